@@ -1,0 +1,303 @@
+"""The job's YAML: strict models, and what they resolve to for the workers.
+
+Every face takes the same YAML (or mapping): ``slurmctl submit``, and the operators'
+``config``. Unknown keys and wrong types are refused with one line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
+
+from airflow_slurm_provider.coordinator.site import Site
+from airflow_slurm_provider.coordinator.validation import explain
+from airflow_slurm_provider.slurm.options import SlurmOptions
+from slurm_worker.config import (
+    HandlerConfig,
+    JobConfig,
+    LeaseConfig,
+    LimitConfig,
+    WorkerConfig,
+)
+from slurm_worker.errors import ErrorClass, UserError
+from slurm_worker.keys import NAME_PATTERN, JobId, check_job_id
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)")
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(s|min|m|h|d)")
+_ENTRY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+#: Rounds of retry per error class, where the job says nothing else.
+DEFAULT_ROUNDS = {
+    ErrorClass.NETWORK: 3,
+    ErrorClass.RATE_LIMITED: 3,
+    ErrorClass.TIMEOUT: 3,
+    ErrorClass.OUT_OF_MEMORY: 1,
+    ErrorClass.WALLTIME: 1,
+    ErrorClass.PREEMPTED: 3,
+    ErrorClass.NODE_FAILURE: 3,
+    ErrorClass.CANCELLED: 1,
+    ErrorClass.WORKER_CRASH: 1,
+    ErrorClass.UNKNOWN: 1,
+    ErrorClass.AUTH: 0,
+    ErrorClass.NOT_FOUND: 0,
+    ErrorClass.BAD_INPUT: 0,
+    ErrorClass.HANDLER_BUG: 0,
+}
+
+
+def _seconds(value: object) -> object:
+    """Seconds from 30, 30.5, "30s", "200ms", "5m", "2h"."""
+    if isinstance(value, str):
+        match = _DURATION.fullmatch(value.strip())
+        if match is None:
+            raise ValueError(f"{value!r} is not a duration; write 30s, 200ms, 5m or 2h")
+        return float(match.group(1)) * _SECONDS[match.group(2)]
+    return value
+
+
+def _per_second(value: object) -> object:
+    """Tokens per second from 40, "40/s", "600/min", "5000/h"."""
+    if isinstance(value, str):
+        match = _RATE.fullmatch(value.strip())
+        if match is None:
+            raise ValueError(f"{value!r} is not a rate; write 40/s, 600/min or 5000/h")
+        return float(match.group(1)) / _SECONDS[match.group(2)]
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+PerSecond = Annotated[float, BeforeValidator(_per_second), Field(gt=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class InputSection(_Strict):
+    """What the items are: a file, and the column that names each item."""
+
+    path: str
+    key: str
+    format: str | None = None
+
+
+class HandlerSection(_Strict):
+    """The user's function; `code` is a folder beside the YAML that is shipped to the nodes."""
+
+    entry: str
+    code: str | None = None
+    params: dict[str, Any] = {}
+
+    @field_validator("entry")
+    @classmethod
+    def _is_entry(cls, value: str) -> str:
+        if not _ENTRY.fullmatch(value):
+            raise ValueError(f"{value!r} does not name a function; write module:function")
+        return value
+
+
+class LimitSection(_Strict):
+    """A rate limit shared by all workers of all jobs that name it."""
+
+    rate: PerSecond
+    burst: Annotated[int, Field(ge=1)] = 1
+    scope: str = "shared"
+    send_window: Seconds = 1.0
+
+
+class WorkerSection(_Strict):
+    """How each worker runs its items."""
+
+    concurrency: Annotated[int, Field(ge=1, le=1000)] = 1
+    tries: Annotated[int, Field(ge=1, le=100)] = 3
+    backoff: Seconds = 0.5
+    max_backoff: Seconds = 30.0
+
+
+class LeaseSection(_Strict):
+    """Times of a task's lease."""
+
+    ttl: Seconds = 120.0
+    heartbeat: Seconds = 30.0
+    margin: Seconds = 15.0
+    stall: Seconds = 3600.0
+
+
+class RetryRule(_Strict):
+    """How often items of one error class are tried again."""
+
+    rounds: Annotated[int, Field(ge=0, le=100)]
+
+
+class AggregateSection(_Strict):
+    """The published dataset."""
+
+    schema_: dict[str, str] | None = Field(default=None, alias="schema")
+    rows_per_file: Annotated[int, Field(ge=1)] = 5_000_000
+    row_group_size: Annotated[int, Field(ge=1)] = 131_072
+
+
+class JobSpec(_Strict):
+    """The job's YAML."""
+
+    job_id: str
+    input: InputSection
+    handler: HandlerSection
+    bundle: Annotated[int, Field(ge=1, le=100_000)] = 500
+    workers: Annotated[int, Field(ge=1, le=100_000)] = 1
+    limits: dict[str, LimitSection] = {}
+    worker: WorkerSection = WorkerSection()
+    lease: LeaseSection = LeaseSection()
+    slurm: dict[str, Any] = {}
+    retry: dict[ErrorClass, RetryRule] = {}
+    aggregate: AggregateSection = AggregateSection()
+
+    @field_validator("limits")
+    @classmethod
+    def _are_names(cls, value: dict[str, LimitSection]) -> dict[str, LimitSection]:
+        for name, limit in value.items():
+            for each in (name, limit.scope):
+                if not NAME_PATTERN.fullmatch(each):
+                    raise ValueError(f"{each!r} is not a name; use letters, digits . _ -")
+        return value
+
+    @property
+    def id(self) -> JobId:
+        """The job's id, checked when the config was loaded."""
+        return JobId(self.job_id)
+
+    @property
+    def slurm_options(self) -> SlurmOptions:
+        """The array's options, checked when the config was loaded."""
+        return SlurmOptions.from_mapping(self.slurm)
+
+    def rounds_for(self, error_class: ErrorClass) -> int:
+        """How many retry rounds an item of this class gets."""
+        rule = self.retry.get(error_class)
+        return DEFAULT_ROUNDS[error_class] if rule is None else rule.rounds
+
+    def identity(self) -> str:
+        """Digest of what can't change between two submits of one job id."""
+        what = [self.job_id, self.input.path, self.input.key, self.input.format, self.bundle]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
+
+    def resolve_lease(self) -> LeaseConfig:
+        """Times of the tasks' leases."""
+        return LeaseConfig(
+            ttl_s=self.lease.ttl,
+            heartbeat_s=self.lease.heartbeat,
+            margin_s=self.lease.margin,
+            stall_s=self.lease.stall,
+        )
+
+    def resolve(self, site: Site, shards: int, code_sha256: str) -> JobConfig:
+        """What the workers need to know."""
+        return JobConfig(
+            job_id=self.id,
+            table=site.storage.table,
+            bucket=site.bucket,
+            prefix=site.prefix,
+            shards=shards,
+            max_workers=self.workers,
+            handler=HandlerConfig(self.handler.entry, code_sha256, self.handler.params),
+            limits=tuple(
+                LimitConfig(name, limit.rate, limit.burst, limit.scope, limit.send_window)
+                for name, limit in self.limits.items()
+            ),
+            lease=self.resolve_lease(),
+            worker=WorkerConfig(
+                concurrency=self.worker.concurrency,
+                tries=self.worker.tries,
+                backoff_s=self.worker.backoff,
+                max_backoff_s=self.worker.max_backoff,
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A job's spec, and the folder that its relative paths start from."""
+
+    spec: JobSpec
+    folder: Path
+    source: str
+
+
+def load_config(source: str | Path | Mapping[str, Any], *, job_id: str | None = None) -> Config:
+    """Read a job's YAML file or mapping.
+
+    Args:
+        source: a file's path, or what such a file holds; relative paths in it start from
+            the file's folder, or from the working directory.
+        job_id: stands in for the `job_id` in `source`.
+
+    Raises:
+        UserError: naming the field, the value and the mend.
+    """
+    if isinstance(source, Mapping):
+        raw, name, folder = dict(source), "config", Path.cwd()
+    else:
+        raw, name, folder = _read(Path(source)), str(source), Path(source).resolve().parent
+    if job_id:
+        raw = {**raw, "job_id": job_id}
+    try:
+        spec = JobSpec.model_validate(raw)
+        check_job_id(spec.job_id, f"{name}: job_id")
+        _check_times(spec, name)
+    except ValidationError as error:
+        raise UserError(explain(error, JobSpec, name)) from error
+    try:
+        _ = spec.slurm_options
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+    return Config(_absolute(spec, folder), folder, name)
+
+
+def spec_of(document: bytes) -> JobSpec:
+    """The user's half of a resolved configuration on S3."""
+    return JobSpec.model_validate(json.loads(document)["spec"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(
+            f"config: {path} can't be read ({error.strerror}); name the job's YAML file"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: holds no mapping of settings; see docs/guides/configuration.md")
+    return raw
+
+
+def _check_times(spec: JobSpec, name: str) -> None:
+    if spec.lease.heartbeat * 2 > spec.lease.ttl:
+        raise UserError(
+            f"{name}: lease.heartbeat: {spec.lease.heartbeat:g}s is over half of lease.ttl "
+            f"({spec.lease.ttl:g}s); make it a quarter, so that one lost beat loses no lease"
+        )
+
+
+def _absolute(spec: JobSpec, folder: Path) -> JobSpec:
+    if spec.input.path.startswith("s3://"):
+        return spec
+    path = str((folder / spec.input.path).resolve())
+    return spec.model_copy(update={"input": spec.input.model_copy(update={"path": path})})

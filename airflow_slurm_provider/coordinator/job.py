@@ -1,0 +1,373 @@
+"""The verbs that every face calls: submit, progress, poll, retry, aggregate, cancel.
+
+Each is safe to call again at any point, from several processes at once. All results
+are plain data with a `to_dict`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from airflow_slurm_provider.coordinator import progress as progress_of
+from airflow_slurm_provider.coordinator import retry as retrying
+from airflow_slurm_provider.coordinator import ship
+from airflow_slurm_provider.coordinator.config import Config, JobSpec, spec_of
+from airflow_slurm_provider.coordinator.inputs import InputSpec, KeyCheck, open_input
+from airflow_slurm_provider.coordinator.plan import PlanConflict, Planner
+from airflow_slurm_provider.coordinator.progress import Poll, Progress
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.submit import Array, ensure_array
+from slurm_worker import aggregate as aggregation
+from slurm_worker.errors import ErrorClass, ServiceError, UserError
+from slurm_worker.jobs import JobRow, JobTable, RoundRow
+from slurm_worker.keys import JobId, RoundState, SubmitState, shard_count
+from slurm_worker.ports import Value
+from slurm_worker.table import TaskTable
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What `submit` came to."""
+
+    job_id: str
+    round: int
+    tasks: int
+    items: int
+    workers: int
+    slurm_job_id: str
+    slurm_job_name: str
+    reattached: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; the names are stable."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What `retry` came to.
+
+    Args:
+        round: the new round's number; None where there was nothing to try again.
+        items: items in it by the error class they had failed with.
+        tasks: failed tasks that were put back.
+        given_up: items that are not tried again, by error class.
+        reattached: an earlier call had planned and submitted this round.
+    """
+
+    job_id: str
+    round: int | None
+    items: dict[str, int] = field(default_factory=dict)
+    tasks: int = 0
+    given_up: dict[str, int] = field(default_factory=dict)
+    slurm_job_id: str = ""
+    reattached: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; the names are stable."""
+        return asdict(self)
+
+
+def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmctl") -> Submitted:
+    """Plan the job and submit its array, or go on where an earlier call was cut short.
+
+    Raises:
+        UserError: a mistake in the config or the input; nothing stays behind.
+        ServiceError: a service can't be reached; calling again goes on.
+    """
+    spec = config.spec
+    jobs = services.jobs(spec.id)
+    job = jobs.find()
+    _check_identity(job, spec)
+    code = ship.ship_code(services, config)
+    # A cluster that can't be reached is found out before anything is written.
+    services.slurm.version()
+    if job is None:
+        shards = shard_count(spec.workers)
+        job = jobs.create(spec.identity(), ship.ship_config(services, spec, shards, code), shards)
+        _check_identity(job, spec)
+    digest = ship.ship_config(services, spec, job.shards, code)
+    round_row = jobs.create_round(0, spec.input.path, ())
+    if round_row.state is RoundState.PLANNING:
+        _plan_input(services, spec, job, round_row, log)
+        round_row = jobs.rounds()[0]
+        jobs.audit(actor, "planned", {"tasks": round_row.tasks, "items": round_row.items})
+    jobs.open(1)
+    if digest != job.config:
+        jobs.set_config(digest)
+    job = jobs.get()
+    array = ensure_array(services, spec, job, 0, round_row.tasks, log)
+    if not array.reattached:
+        _audit_array(services, spec.id, array, actor)
+    return Submitted(
+        job_id=spec.id,
+        round=0,
+        tasks=round_row.tasks,
+        items=round_row.items,
+        workers=array.workers,
+        slurm_job_id=array.slurm_job_id,
+        slurm_job_name=array.slurm_job_name,
+        reattached=array.reattached,
+    )
+
+
+def progress(services: Services, job_id: JobId) -> Progress:
+    """Where the job stands."""
+    return progress_of.read_progress(services, job_id)
+
+
+def poll(services: Services, job_id: JobId) -> Poll:
+    """One look by someone who waits for the job."""
+    return progress_of.look(services, job_id)
+
+
+def retry(
+    services: Services,
+    job_id: JobId,
+    classes: list[str] | None = None,
+    *,
+    log: Log,
+    actor: str = "slurmctl",
+) -> Retried:
+    """Try failed items and tasks again: one new round, and workers for it.
+
+    Two calls at the same time, or a call after one that was cut short, make one round.
+
+    Args:
+        services: the edges.
+        job_id: the job.
+        classes: error classes to try again; by the job's policy where None.
+        log: told of progress.
+        actor: who asks, for the audit trail.
+
+    Raises:
+        UserError: if a class is unknown, or the job is still at its first round.
+    """
+    selector_classes = check_classes(classes)
+    jobs = services.jobs(job_id)
+    job = jobs.get()
+    spec = read_spec(services, job)
+    rounds = jobs.rounds()
+    last = rounds[-1] if rounds else None
+    if last is None or (last.number == 0 and last.state is RoundState.PLANNING):
+        raise UserError(f"job_id: {job_id!r} is not planned yet; run slurmctl submit first")
+    begun = last.number > 0 and not _round_submitted(jobs, last)
+    if not begun:
+        state = progress(services, job_id)
+        if not state.complete:
+            return _still_running(services, state, last)
+    selector = retrying.Selector(spec, last.selector if begun else selector_classes)
+    number = last.number if begun else last.number + 1
+    items = retrying.FailedItems(services.store(job_id), selector, number)
+    failed_tasks = retrying.failed_tasks(services, job, selector)
+    if not begun:
+        if not failed_tasks and next(iter(items), None) is None:
+            return Retried(job_id, None, given_up=dict(items.given_up))
+        items = retrying.FailedItems(services.store(job_id), selector, number)
+        last = jobs.create_round(number, "retry", selector_classes)
+    planned = _plan_retry(services, spec, job, last, items, log)
+    reopened = retrying.reopen(_table(services, spec, job), failed_tasks, number, log)
+    jobs.open(number + 1)
+    array = ensure_array(services, spec, job, number, planned.tasks + reopened, log)
+    result = Retried(
+        job_id=job_id,
+        round=number,
+        items=planned.retried,
+        tasks=reopened,
+        given_up=dict(items.given_up),
+        slurm_job_id=array.slurm_job_id,
+        reattached=array.reattached,
+    )
+    if not array.reattached:
+        jobs.audit(actor, "retried", cast("dict[str, Value]", result.to_dict()))
+        _audit_array(services, job_id, array, actor)
+    return result
+
+
+def aggregate(
+    services: Services, job_id: JobId, *, log: Log, actor: str = "slurmctl"
+) -> dict[str, Any]:
+    """Publish the job's dataset and return its manifest.
+
+    Raises:
+        UserError: if the job is not complete, or a part can't be read as it was committed.
+    """
+    jobs = services.jobs(job_id)
+    job = jobs.get()
+    spec = read_spec(services, job)
+    state = progress(services, job_id)
+    if not state.complete:
+        raise UserError(
+            f"job_id: {job_id!r} has {state.unfinished_tasks:,} tasks that are not done; wait for "
+            f"it (slurmctl wait {job_id}), or submit it again if its workers are gone"
+        )
+    expected = [
+        aggregation.RoundSummary(each.number, each.tasks, each.items) for each in jobs.rounds()
+    ]
+    options = aggregation.AggregateOptions(
+        schema=spec.aggregate.schema_,
+        rows_per_file=spec.aggregate.rows_per_file,
+        row_group_size=spec.aggregate.row_group_size,
+    )
+    with tempfile.TemporaryDirectory(prefix="airflow-slurm-aggregate-") as scratch:
+        manifest = aggregation.aggregate(
+            services.objects, services.paths(job_id), expected, options, Path(scratch), log
+        ).to_dict()
+    summary = {name: manifest[name] for name in ("items", "ok", "rows")}
+    jobs.audit(actor, "published", cast("dict[str, Value]", summary))
+    return manifest
+
+
+def cancel(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> list[str]:
+    """Cancel the job's arrays that may still run; return their ids. Leases run out by themselves."""
+    jobs = services.jobs(job_id)
+    jobs.get()
+    cancelled = []
+    for submission in jobs.submissions():
+        if submission.state is not SubmitState.SUBMITTED:
+            continue
+        array = services.slurm.array(submission.slurm_job_id)
+        if array.unknown or array.alive:
+            services.slurm.cancel(submission.slurm_job_id)
+            cancelled.append(submission.slurm_job_id)
+    if cancelled:
+        jobs.audit(actor, "cancelled", {"arrays": ", ".join(cancelled)})
+    return cancelled
+
+
+def read_spec(services: Services, job: JobRow) -> JobSpec:
+    """The YAML with which the job was last submitted."""
+    document = services.objects.get(services.paths(job.job).config(job.config))
+    if document is None:
+        raise ServiceError(
+            f"{services.paths(job.job).config(job.config)} is missing; submit the job again"
+        )
+    return spec_of(document)
+
+
+def check_classes(classes: list[str] | None) -> tuple[str, ...]:
+    """The error classes, checked and in order.
+
+    Raises:
+        UserError: naming one that is not an error class.
+    """
+    known = [each.value for each in ErrorClass]
+    for name in classes or []:
+        if name not in known:
+            raise UserError(f"errors: {name!r} is not an error class; use {', '.join(known)}")
+    return tuple(sorted(set(classes or [])))
+
+
+@dataclass(frozen=True, slots=True)
+class _PlannedRetry:
+    tasks: int
+    retried: dict[str, int]
+
+
+def _plan_input(
+    services: Services, spec: JobSpec, job: JobRow, round_row: RoundRow, log: Log
+) -> None:
+    source = InputSpec(spec.input.path, spec.input.key, spec.input.format)
+    planner = _planner(services, spec, job, log)
+    try:
+        with KeyCheck() as keys:
+            items = open_input(source, services.bucket)
+            planner.plan(
+                round_row,
+                keys.watch(items),
+                check=lambda: keys.check(lambda: open_input(source, services.bucket)),
+                retried=dict,
+            )
+    except PlanConflict:
+        raise
+    except UserError:
+        # The input is at fault and no task row exists: leave nothing that a corrected
+        # submit would trip over.
+        for key in services.objects.list(services.paths(spec.id).segments(0)):
+            services.objects.delete(key)
+        services.jobs(spec.id).delete()
+        raise
+
+
+def _plan_retry(
+    services: Services,
+    spec: JobSpec,
+    job: JobRow,
+    round_row: RoundRow,
+    items: retrying.FailedItems,
+    log: Log,
+) -> _PlannedRetry:
+    jobs = services.jobs(spec.id)
+    try:
+        _planner(services, spec, job, log).plan(
+            round_row, items, check=lambda: None, retried=lambda: dict(items.retried)
+        )
+    except PlanConflict:
+        # Another retry, planning the same round, saw more failures than this one did.
+        if jobs.rounds()[round_row.number].state is not RoundState.OPEN:
+            raise
+    standing = jobs.rounds()[round_row.number]
+    return _PlannedRetry(standing.tasks, standing.retried)
+
+
+def _planner(services: Services, spec: JobSpec, job: JobRow, log: Log) -> Planner:
+    return Planner(
+        services.store(spec.id),
+        _table(services, spec, job),
+        services.jobs(spec.id),
+        spec.bundle,
+        log,
+    )
+
+
+def _table(services: Services, spec: JobSpec, job: JobRow) -> TaskTable:
+    return TaskTable(services.rows, job.job, job.shards, spec.resolve_lease(), services.clock)
+
+
+def _check_identity(job: JobRow | None, spec: JobSpec) -> None:
+    if job is not None and job.identity != spec.identity():
+        raise UserError(
+            f"job_id: {spec.job_id!r} exists with another input, key, format or bundle; give this "
+            "one another job_id, or restore the old settings to go on with that job"
+        )
+
+
+def _round_submitted(jobs: JobTable, round_row: RoundRow) -> bool:
+    return round_row.state is RoundState.OPEN and any(
+        each.round_no == round_row.number and each.state is SubmitState.SUBMITTED
+        for each in jobs.submissions()
+    )
+
+
+def _still_running(services: Services, state: Progress, last: RoundRow) -> Retried:
+    if last.number == 0:
+        raise UserError(
+            f"job_id: {state.job_id!r} has {state.unfinished_tasks:,} tasks that are not done; "
+            f"retry when it is complete (slurmctl wait {state.job_id})"
+        )
+    submission = progress_of.latest(services.jobs(JobId(state.job_id)).submissions())
+    return Retried(
+        state.job_id,
+        last.number,
+        items=last.retried,
+        slurm_job_id=submission.slurm_job_id if submission else "",
+        reattached=True,
+    )
+
+
+def _audit_array(services: Services, job_id: JobId, array: Array, actor: str) -> None:
+    services.jobs(job_id).audit(
+        actor,
+        "submitted",
+        {
+            "array": array.slurm_job_id,
+            "workers": array.workers,
+            "submission": array.submission,
+        },
+    )

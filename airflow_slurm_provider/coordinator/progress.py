@@ -1,0 +1,201 @@
+"""How far a job is: sums over its task rows, and a look at its array.
+
+Requests: one Query per shard and 1 MB of rows (about 2,300 tasks), eventually
+consistent; for the array one ``squeue`` and, when elements are gone from it, one
+``sacct``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.slurm.client import ArrayState
+from slurm_worker.config import LeaseConfig
+from slurm_worker.jobs import JobRow, RoundRow, SubmissionRow
+from slurm_worker.keys import JobId, JobState, SubmitState, TaskState
+from slurm_worker.table import TaskTable
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a job stands.
+
+    Args:
+        tasks: number of tasks by state.
+        items: items of round 0: all there are.
+        ok: items that succeeded, in whichever round.
+        failed: items whose latest outcome is a failure, by error class.
+        task_errors: tasks that failed or were quarantined, by error class.
+        rows: rows that the handler returned.
+    """
+
+    job_id: str
+    state: str
+    rounds: int
+    tasks: dict[str, int]
+    items: int
+    ok: int
+    failed: dict[str, int]
+    rows: int
+    task_errors: dict[str, int] = field(default_factory=dict)
+    stop: str = ""
+
+    @property
+    def pending(self) -> int:
+        """Items without a final outcome."""
+        return self.items - self.ok - sum(self.failed.values())
+
+    @property
+    def unfinished_tasks(self) -> int:
+        """Tasks that are ready or leased."""
+        return sum(n for state, n in self.tasks.items() if not TaskState(state).terminal)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned task is in an end state."""
+        return self.state == JobState.OPEN.value and self.unfinished_tasks == 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; the names are stable."""
+        return {
+            "job_id": self.job_id,
+            "state": self.state,
+            "stop": self.stop,
+            "rounds": self.rounds,
+            "tasks": dict(self.tasks),
+            "task_errors": dict(self.task_errors),
+            "items": self.items,
+            "ok": self.ok,
+            "failed": dict(self.failed),
+            "pending": self.pending,
+            "rows": self.rows,
+            "complete": self.complete,
+        }
+
+    def line(self) -> str:
+        """One line for a log."""
+        failed = ", ".join(f"{name} {count:,}" for name, count in sorted(self.failed.items()))
+        total = sum(self.tasks.values())
+        return (
+            f"{self.job_id}: {self.ok:,} of {self.items:,} items ok, "
+            f"{sum(self.failed.values()):,} failed{f' ({failed})' if failed else ''}, "
+            f"{self.pending:,} to do; {total - self.unfinished_tasks:,} of {total:,} tasks ended"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """One look at a job by someone who waits for it.
+
+    Args:
+        finished: every task is in an end state.
+        problem: why waiting longer is vain; empty where it isn't.
+    """
+
+    progress: Progress
+    array: ArrayState | None
+    finished: bool
+    problem: str = ""
+
+
+def read_progress(services: Services, job_id: JobId) -> Progress:
+    """Where the job stands.
+
+    Raises:
+        UserError: if there is no such job.
+    """
+    jobs = services.jobs(job_id)
+    job = jobs.get()
+    rounds = jobs.rounds()
+    return _sum_up(services, job, rounds)
+
+
+def look(services: Services, job_id: JobId) -> Poll:
+    """Progress, and whether anybody is left to go on with it."""
+    progress = read_progress(services, job_id)
+    if progress.complete:
+        return Poll(progress, None, finished=True)
+    if progress.stop:
+        return Poll(progress, None, finished=False, problem=f"the job is stopped: {progress.stop}")
+    submission = latest(services.jobs(job_id).submissions())
+    if submission is None or submission.state is not SubmitState.SUBMITTED:
+        return Poll(progress, None, finished=False)
+    array = services.slurm.array(submission.slurm_job_id)
+    if array.unknown or array.alive:
+        return Poll(progress, array, finished=False)
+    # Workers may have ended just after our look at the rows.
+    progress = read_progress(services, job_id)
+    if progress.complete:
+        return Poll(progress, array, finished=True)
+    counts = ", ".join(f"{n} {state}" for state, n in sorted(array.counts().items()))
+    return Poll(
+        progress,
+        array,
+        finished=False,
+        problem=(
+            f"no worker of array {submission.slurm_job_id} is left ({counts}) and "
+            f"{progress.unfinished_tasks:,} tasks are not done; submit the job again to go on"
+        ),
+    )
+
+
+def latest(submissions: list[SubmissionRow]) -> SubmissionRow | None:
+    """The submission of the highest round and number."""
+    return max(submissions, key=lambda each: (each.round_no, each.number), default=None)
+
+
+def _sum_up(services: Services, job: JobRow, rounds: list[RoundRow]) -> Progress:
+    table = TaskTable(services.rows, job.job, job.shards, LeaseConfig(), services.clock)
+
+    def of_shard(shard: int) -> tuple[Counter[str], Counter[str], Counter[str], int, int]:
+        states: Counter[str] = Counter()
+        failed: Counter[str] = Counter()
+        errors: Counter[str] = Counter()
+        ok = rows = 0
+        for row in table.all_rows(shard):
+            states[row.state.value] += 1
+            if row.state is TaskState.DONE:
+                ok += row.items_ok
+                rows += row.rows
+                failed.update(row.failed_by)
+            elif row.state.terminal:
+                errors[row.error_class] += 1
+        return states, failed, errors, ok, rows
+
+    states: Counter[str] = Counter()
+    failed: Counter[str] = Counter()
+    errors: Counter[str] = Counter()
+    ok = rows = 0
+    with ThreadPoolExecutor(min(16, job.shards)) as pool:
+        for part in pool.map(of_shard, range(job.shards)):
+            states += part[0]
+            failed += part[1]
+            errors += part[2]
+            ok += part[3]
+            rows += part[4]
+    # An item that is tried again in a later round no longer counts as failed in its first.
+    failed.subtract(_retried(rounds))
+    return Progress(
+        job_id=job.job,
+        state=job.state.value,
+        rounds=job.rounds,
+        tasks=dict(states),
+        items=next((each.items for each in rounds if each.number == 0), 0),
+        ok=ok,
+        failed={name: count for name, count in sorted(failed.items()) if count},
+        rows=rows,
+        task_errors=dict(errors),
+        stop=job.stop,
+    )
+
+
+def _retried(rounds: list[RoundRow]) -> Mapping[str, int]:
+    total: Counter[str] = Counter()
+    for each in rounds:
+        total.update(each.retried)
+    return total

@@ -1,0 +1,110 @@
+"""What a coordinator works with: the table, the bucket, the cluster, a clock.
+
+`open_services` is the one place where they are made, for every face.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import boto3
+import paramiko
+from botocore.exceptions import BotoCoreError
+
+from airflow_slurm_provider.coordinator.site import ClusterSite, Site
+from airflow_slurm_provider.slurm.client import SlurmClient
+from airflow_slurm_provider.slurm.embedded import EmbeddedTransport
+from airflow_slurm_provider.slurm.transport import (
+    LocalTransport,
+    SshTransport,
+    Transport,
+    open_paramiko,
+)
+from slurm_worker.clock import AwsClock
+from slurm_worker.dynamo import DynamoRows, dynamo_client
+from slurm_worker.errors import UserError
+from slurm_worker.jobs import JobTable
+from slurm_worker.keys import JobId, JobPaths
+from slurm_worker.ports import Clock, ObjectStore, Rows
+from slurm_worker.s3 import S3Objects, s3_client
+from slurm_worker.store import JobStore
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The edges, opened. Close it when done, unless the cluster's client is shared."""
+
+    site: Site
+    rows: Rows
+    objects: ObjectStore
+    slurm: SlurmClient
+    clock: Clock
+    bucket: Callable[[str], ObjectStore]
+
+    def paths(self, job: JobId) -> JobPaths:
+        """The job's S3 keys."""
+        return JobPaths(self.site.prefix, job)
+
+    def store(self, job: JobId) -> JobStore:
+        """The job's objects."""
+        return JobStore(self.objects, self.paths(job))
+
+    def jobs(self, job: JobId) -> JobTable:
+        """The job's own rows."""
+        return JobTable(self.rows, job, self.clock)
+
+    def close(self) -> None:
+        """Close the connection to the cluster."""
+        self.slurm.close()
+
+
+def open_services(
+    site: Site, *, session: boto3.Session | None = None, slurm: SlurmClient | None = None
+) -> Services:
+    """Open the edges of a site; connections are made when first used.
+
+    Args:
+        site: where everything is.
+        session: credentials; the standard chain with the site's profile if absent.
+        slurm: a client to share; a new one by the site's transport if absent.
+
+    Raises:
+        UserError: if the profile or region is not there.
+    """
+    try:
+        chosen = session or boto3.Session(
+            profile_name=site.aws.profile, region_name=site.aws.region
+        )
+        s3 = s3_client(chosen, site.aws.s3_endpoint_url)
+        dynamo = dynamo_client(chosen, site.aws.dynamodb_endpoint_url)
+    except (BotoCoreError, ValueError) as error:
+        raise UserError(
+            f"aws: {error}; correct the site's aws section or AWS_* variables"
+        ) from error
+    clock = AwsClock()
+    return Services(
+        site=site,
+        rows=DynamoRows(dynamo, site.storage.table, clock),
+        objects=S3Objects(s3, site.bucket),
+        slurm=slurm or SlurmClient(open_transport(site.cluster), site.cluster.remote_dir),
+        clock=clock,
+        bucket=lambda name: S3Objects(s3, name),
+    )
+
+
+def open_transport(
+    cluster: ClusterSite, connect: Callable[[], paramiko.SSHClient] | None = None
+) -> Transport:
+    """The site's way to its cluster; `connect` stands in for the site's SSH settings."""
+    if cluster.transport == "local":
+        return LocalTransport()
+    if cluster.transport == "embedded":
+        return EmbeddedTransport(cluster.embedded_dir or "~/.airflow-slurm/embedded")
+    if connect is not None:
+        return SshTransport(connect)
+    return SshTransport(
+        lambda: open_paramiko(
+            cluster.host, cluster.port, cluster.user, cluster.key_file, cluster.known_hosts
+        )
+    )

@@ -1,0 +1,103 @@
+"""Ship what the nodes need: the worker, the handler's code, the resolved configuration.
+
+Everything is named by its digest, so shipping again costs a look and changes nothing
+that runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shlex
+import zipfile
+from functools import lru_cache
+from pathlib import Path
+
+from airflow_slurm_provider.coordinator.config import Config, JobSpec
+from airflow_slurm_provider.coordinator.services import Services
+from slurm_worker import pyz
+from slurm_worker.errors import UserError
+from slurm_worker.keys import JobId
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_MOST_CODE_BYTES = 50 * 1024 * 1024
+
+
+def ship_code(services: Services, config: Config) -> str:
+    """Put the handler's folder on S3 as a zip; return its digest, empty where none is shipped.
+
+    Raises:
+        UserError: if the folder or the handler's module is not in it.
+    """
+    code = config.spec.handler.code
+    if code is None:
+        return ""
+    data = pack_code((config.folder / code).resolve(), config)
+    digest = hashlib.sha256(data).hexdigest()
+    services.objects.put_new(services.paths(config.spec.id).code(digest), data)
+    return digest
+
+
+def pack_code(folder: Path, config: Config) -> bytes:
+    """The folder as a zip; the same files give the same bytes."""
+    where = f"{config.source}: handler.code"
+    if not folder.is_dir():
+        raise UserError(f"{where}: there is no folder {folder}; name the one with the handler")
+    _check_entry(folder, config)
+    out = io.BytesIO()
+    size = 0
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.rglob("*")):
+            relative = path.relative_to(folder)
+            hidden = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
+            if hidden or not path.is_file():
+                continue
+            size += path.stat().st_size
+            if size > _MOST_CODE_BYTES:
+                raise UserError(
+                    f"{where}: {folder} holds over 50 MB; put data on S3 and bring it to the "
+                    "node with context.fetch()"
+                )
+            info = zipfile.ZipInfo(relative.as_posix(), _EPOCH)
+            archive.writestr(info, path.read_bytes(), zipfile.ZIP_DEFLATED)
+    return out.getvalue()
+
+
+def ship_config(services: Services, spec: JobSpec, shards: int, code_sha256: str) -> str:
+    """Put the resolved configuration on S3; return its digest."""
+    resolved = spec.resolve(services.site, shards, code_sha256)
+    data = resolved.to_json(spec.model_dump(mode="json", by_alias=True))
+    digest = hashlib.sha256(data).hexdigest()
+    services.objects.put_new(services.paths(spec.id).config(digest), data)
+    return digest
+
+
+def ship_worker(services: Services) -> str:
+    """Put the worker on the cluster; return the command that starts it there."""
+    cluster = services.site.cluster
+    if cluster.worker_command:
+        return cluster.worker_command
+    digest, data = _built_worker()
+    path = services.slurm.put_file(f"worker-{digest}.pyz", data)
+    return f"{shlex.quote(cluster.python)} {shlex.quote(path)}"
+
+
+def worker_arguments(services: Services, job: JobId, config: str, submission: str) -> list[str]:
+    """What the worker is started with; no secrets."""
+    key = services.paths(job).config(config)
+    return ["run", "--config", f"s3://{services.site.bucket}/{key}", "--submission", submission]
+
+
+@lru_cache(maxsize=1)
+def _built_worker() -> tuple[str, bytes]:
+    return pyz.build()
+
+
+def _check_entry(folder: Path, config: Config) -> None:
+    module, _, _ = config.spec.handler.entry.partition(":")
+    inside = folder.joinpath(*module.split("."))
+    if not inside.with_suffix(".py").is_file() and not (inside / "__init__.py").is_file():
+        raise UserError(
+            f"{config.source}: handler.entry: {config.spec.handler.entry!r} names module "
+            f"{module!r}, and {folder} has no {module.replace('.', '/')}.py; correct one of them"
+        )

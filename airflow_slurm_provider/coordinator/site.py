@@ -1,0 +1,118 @@
+"""The site: which table, bucket, endpoints and cluster. One lab has one; jobs share it.
+
+``slurmctl`` reads it from a YAML file; the Airflow hooks build it from connections.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from airflow_slurm_provider.coordinator.validation import explain
+from slurm_worker.errors import UserError
+from slurm_worker.keys import split_s3_uri
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StorageSite(_Strict):
+    """The DynamoDB table, and the S3 address under which all jobs live."""
+
+    table: str
+    prefix: str
+
+
+class AwsSite(_Strict):
+    """Where AWS is. Credentials come from the standard chain, on both sides."""
+
+    region: str | None = None
+    profile: str | None = None
+    s3_endpoint_url: str | None = None
+    dynamodb_endpoint_url: str | None = None
+
+    def environment(self) -> dict[str, str]:
+        """What workers need to know, in the SDK's own variables; no secrets."""
+        found = {
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_ENDPOINT_URL_S3": self.s3_endpoint_url,
+            "AWS_ENDPOINT_URL_DYNAMODB": self.dynamodb_endpoint_url,
+        }
+        return {name: value for name, value in found.items() if value}
+
+
+class ClusterSite(_Strict):
+    """How the cluster is reached, and what its nodes offer.
+
+    `transport` is ``ssh`` (to a login node), ``local`` (this machine is one) or
+    ``embedded`` (no cluster: the array runs as processes of this machine).
+    """
+
+    transport: Literal["ssh", "local", "embedded"] = "ssh"
+    host: str = ""
+    port: int = 22
+    user: str | None = None
+    key_file: str | None = None
+    known_hosts: str | None = None
+    remote_dir: str = ".airflow-slurm"
+    embedded_dir: str | None = None
+    python: str = "python3"
+    worker_command: str | None = None
+
+
+class Site(_Strict):
+    """All of it."""
+
+    storage: StorageSite
+    aws: AwsSite = AwsSite()
+    cluster: ClusterSite
+
+    @property
+    def bucket(self) -> str:
+        """The bucket of `storage.prefix`."""
+        return split_s3_uri(self.storage.prefix, "storage.prefix")[0]
+
+    @property
+    def prefix(self) -> str:
+        """The key prefix of `storage.prefix`."""
+        return split_s3_uri(self.storage.prefix, "storage.prefix")[1]
+
+
+def load_site(path: str | Path) -> Site:
+    """Read the site's YAML file.
+
+    Raises:
+        UserError: if it is not there or not right.
+    """
+    file = Path(path).expanduser()
+    try:
+        raw = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise UserError(
+            f"site: {file} can't be read ({error.strerror}); name the site's file with --site or "
+            "SLURMCTL_CONFIG"
+        ) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: is not YAML: {' '.join(str(error).split())}") from error
+    return parse_site(raw, str(file))
+
+
+def parse_site(raw: object, name: str) -> Site:
+    """Check a site's settings; `name` says in messages where they come from.
+
+    Raises:
+        UserError: naming the field, the value and the mend.
+    """
+    try:
+        site = Site.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(explain(error, Site, name)) from error
+    split_s3_uri(site.storage.prefix, f"{name}: storage.prefix")
+    if site.cluster.transport == "ssh" and not site.cluster.host:
+        raise UserError(f"{name}: cluster.host: is missing; name the login node")
+    return site

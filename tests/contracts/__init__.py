@@ -1,0 +1,1 @@
+"""One suite per edge, run over every implementation of it."""

@@ -1,0 +1,63 @@
+"""What every `ports.ObjectStore` promises."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from slurm_worker.ports import ObjectStore
+
+
+class ObjectStoreContract:
+    """Inherit and give a fixture `objects` and a fixture `folder` (a fresh key prefix)."""
+
+    def test_what_was_put_is_read_whole_and_in_ranges(
+        self, objects: ObjectStore, folder: str
+    ) -> None:
+        objects.put(f"{folder}a", b"0123456789")
+        assert objects.get(f"{folder}a") == b"0123456789"
+        assert objects.get(f"{folder}a", start=3, length=4) == b"3456"
+        assert objects.size(f"{folder}a") == 10
+
+    def test_a_missing_object_reads_as_none(self, objects: ObjectStore, folder: str) -> None:
+        assert objects.get(f"{folder}none") is None
+        assert objects.get(f"{folder}none", start=0, length=1) is None
+        assert objects.size(f"{folder}none") is None
+
+    def test_put_new_never_replaces(self, objects: ObjectStore, folder: str) -> None:
+        assert objects.put_new(f"{folder}a", b"first")
+        assert not objects.put_new(f"{folder}a", b"second")
+        assert objects.get(f"{folder}a") == b"first"
+
+    def test_of_concurrent_put_new_one_wins(self, objects: ObjectStore, folder: str) -> None:
+        won = []
+
+        def create(number: int) -> None:
+            if objects.put_new(f"{folder}done", str(number).encode()):
+                won.append(number)
+
+        threads = [threading.Thread(target=create, args=(n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        assert objects.get(f"{folder}done") == str(won[0]).encode()
+
+    def test_keys_are_listed_in_order(self, objects: ObjectStore, folder: str) -> None:
+        for name in ("b", "a", "c/d"):
+            objects.put(folder + name, b"x")
+        assert list(objects.list(folder)) == [f"{folder}a", f"{folder}b", f"{folder}c/d"]
+
+    def test_a_deleted_object_is_gone(self, objects: ObjectStore, folder: str) -> None:
+        objects.put(f"{folder}a", b"x")
+        objects.delete(f"{folder}a")
+        assert objects.get(f"{folder}a") is None
+
+    def test_files_go_up_and_come_down_unchanged(
+        self, objects: ObjectStore, folder: str, tmp_path: Path
+    ) -> None:
+        (tmp_path / "up").write_bytes(b"\x00\xff" * 1000)
+        objects.upload(f"{folder}f", str(tmp_path / "up"))
+        objects.download(f"{folder}f", str(tmp_path / "down"))
+        assert (tmp_path / "down").read_bytes() == b"\x00\xff" * 1000

@@ -1,0 +1,87 @@
+"""What every `ports.Rows` promises."""
+
+from __future__ import annotations
+
+import threading
+
+from slurm_worker.ports import Applied, Refused, Rows, Statement
+
+RAISE = Statement(
+    "raise",
+    "SET #n = if_not_exists(#n, :zero) + :one, #log = list_append(if_not_exists(#log, :none), :e)",
+    "attribute_exists(#pk) AND (attribute_not_exists(#stop) OR #stop <> :stop)",
+)
+BELOW = Statement("below", "SET #n = #n + :one REMOVE #log", "#n < :limit AND #n >= :zero")
+
+
+class RowsContract:
+    """Inherit and give a fixture `rows` and a fixture `pk` (a fresh partition)."""
+
+    def test_a_row_is_created_once_and_the_refusal_returns_it(self, rows: Rows, pk: str) -> None:
+        first = rows.put_new({"pk": pk, "sk": "a", "n": 1, "m": {"x": 2}, "l": ["y"]})
+        second = rows.put_new({"pk": pk, "sk": "a", "n": 2})
+        assert isinstance(first, Applied)
+        assert second == Refused({"pk": pk, "sk": "a", "n": 1, "m": {"x": 2}, "l": ["y"]})
+
+    def test_a_missing_row_reads_as_none(self, rows: Rows, pk: str) -> None:
+        assert rows.get(pk, "nothing") is None
+
+    def test_an_update_returns_the_row_after_it(self, rows: Rows, pk: str) -> None:
+        rows.put_new({"pk": pk, "sk": "a"})
+        values = {"zero": 0, "one": 1, "none": [], "e": ["x"], "stop": "yes"}
+        rows.update(pk, "a", RAISE, values)
+        result = rows.update(pk, "a", RAISE, values)
+        assert result == Applied({"pk": pk, "sk": "a", "n": 2, "log": ["x", "x"]})
+
+    def test_a_refused_update_changes_nothing_and_returns_the_row(
+        self, rows: Rows, pk: str
+    ) -> None:
+        rows.put_new({"pk": pk, "sk": "a", "n": 5, "log": ["x"]})
+        result = rows.update(pk, "a", BELOW, {"one": 1, "limit": 5, "zero": 0})
+        assert result == Refused({"pk": pk, "sk": "a", "n": 5, "log": ["x"]})
+        assert rows.get(pk, "a") == {"pk": pk, "sk": "a", "n": 5, "log": ["x"]}
+
+    def test_a_comparison_with_an_absent_attribute_is_false(self, rows: Rows, pk: str) -> None:
+        rows.put_new({"pk": pk, "sk": "a"})
+        result = rows.update(pk, "a", BELOW, {"one": 1, "limit": 5, "zero": 0})
+        assert isinstance(result, Refused)
+
+    def test_an_update_of_no_row_is_refused_without_a_row(self, rows: Rows, pk: str) -> None:
+        values = {"zero": 0, "one": 1, "none": [], "e": [], "stop": "yes"}
+        assert rows.update(pk, "absent", RAISE, values) == Refused(None)
+
+    def test_remove_takes_the_attribute_away(self, rows: Rows, pk: str) -> None:
+        rows.put_new({"pk": pk, "sk": "a", "n": 1, "log": ["x"]})
+        rows.update(pk, "a", BELOW, {"one": 1, "limit": 5, "zero": 0})
+        assert rows.get(pk, "a") == {"pk": pk, "sk": "a", "n": 2}
+
+    def test_a_query_walks_in_order_past_a_key_up_to_a_limit(self, rows: Rows, pk: str) -> None:
+        for name in ("c", "a", "b", "d"):
+            rows.put_new({"pk": pk, "sk": name})
+        assert [row["sk"] for row in rows.query(pk)] == ["a", "b", "c", "d"]
+        assert [row["sk"] for row in rows.query(pk, after="a", limit=2)] == ["b", "c"]
+
+    def test_a_deleted_row_is_gone_and_deleting_again_does_no_harm(
+        self, rows: Rows, pk: str
+    ) -> None:
+        rows.put_new({"pk": pk, "sk": "a"})
+        rows.delete(pk, "a")
+        rows.delete(pk, "a")
+        assert rows.get(pk, "a") is None
+
+    def test_of_concurrent_conditional_updates_exactly_so_many_apply(
+        self, rows: Rows, pk: str
+    ) -> None:
+        rows.put_new({"pk": pk, "sk": "a", "n": 0})
+        applied = []
+
+        def claim() -> None:
+            result = rows.update(pk, "a", BELOW, {"one": 1, "limit": 3, "zero": 0})
+            applied.append(isinstance(result, Applied))
+
+        threads = [threading.Thread(target=claim) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert applied.count(True) == 3

@@ -1,0 +1,229 @@
+"""Leases: one holder at a time, fenced, and every lost reply has a meaning."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from slurm_worker.config import LeaseConfig
+from slurm_worker.errors import ErrorClass
+from slurm_worker.finder import Finished, Found, TaskFinder, Waiting
+from slurm_worker.keys import TaskState
+from slurm_worker.ports import Applied, Refused, Row, Statement
+from slurm_worker.store import Slice
+from slurm_worker.table import Claimed, Held, Lease, Lost, Renewed, TaskTable
+from slurm_worker.testing import ManualClock, MemoryRows
+from tests.unit.world import JOB, World, numbered
+
+LEASE = LeaseConfig(ttl_s=100, heartbeat_s=25, margin_s=10)
+
+
+class LosesReplies(MemoryRows):
+    """Applies each update, loses the reply, and repeats it, as the SDK does."""
+
+    def update(self, pk: str, sk: str, statement: Statement, values: Row) -> Applied | Refused:
+        super().update(pk, sk, statement, values)
+        return super().update(pk, sk, statement, values)
+
+
+@pytest.fixture
+def table() -> TaskTable:
+    table = TaskTable(MemoryRows(), JOB, 8, LEASE, ManualClock())
+    table.create(0, 0, Slice(0, 0, 10, 5, "x"))
+    return table
+
+
+def only_row(table: TaskTable):  # type: ignore[no-untyped-def]
+    return table.page(0, "", 10)[0]
+
+
+def claim(table: TaskTable, owner: str = "w1") -> Lease:
+    result = table.claim(only_row(table), owner)
+    assert isinstance(result, Claimed)
+    return result.lease
+
+
+def test_a_claimed_task_is_held_against_others(table: TaskTable) -> None:
+    row = only_row(table)
+    assert isinstance(table.claim(row, "w1"), Claimed)
+    second = table.claim(row, "w2")
+    assert isinstance(second, Held)
+    assert second.row is not None
+    assert second.row.owner == "w1"
+
+
+def test_a_claim_whose_reply_was_lost_is_still_ours() -> None:
+    table = TaskTable(LosesReplies(), JOB, 8, LEASE, ManualClock())
+    table.create(0, 0, Slice(0, 0, 10, 5, "x"))
+    assert claim(table).attempt == 1
+
+
+def test_creating_again_never_resets_a_claimed_row(table: TaskTable) -> None:
+    claim(table)
+    table.create(0, 0, Slice(0, 0, 10, 5, "x"))
+    assert only_row(table).state is TaskState.LEASED
+
+
+def test_a_live_lease_is_never_stolen(table: TaskTable) -> None:
+    claim(table)
+    assert isinstance(table.steal(only_row(table), "w2"), Held)
+
+
+def test_an_expired_lease_is_stolen_with_a_higher_attempt(table: TaskTable) -> None:
+    lease = claim(table)
+    table.clock.advance(111)  # type: ignore[attr-defined]
+    result = table.steal(only_row(table), "w2")
+    assert isinstance(result, Claimed)
+    assert result.lease.attempt == lease.attempt + 1
+    assert isinstance(table.heartbeat(lease, 1, 0), Lost)
+
+
+def test_a_lease_renewed_since_it_was_seen_is_not_stolen(table: TaskTable) -> None:
+    lease = claim(table)
+    seen = only_row(table)
+    assert isinstance(table.heartbeat(lease, 1, 0), Renewed)
+    table.clock.advance(111)  # type: ignore[attr-defined]
+    assert isinstance(table.steal(seen, "w2"), Held)
+
+
+def test_a_former_holder_can_neither_fail_nor_release_the_task(table: TaskTable) -> None:
+    old = claim(table)
+    table.clock.advance(111)  # type: ignore[attr-defined]
+    table.steal(only_row(table), "w2")
+    table.fail(old, ErrorClass.UNKNOWN, "late", 0)
+    table.release(old)
+    row = only_row(table)
+    assert (row.state, row.owner, row.tries) == (TaskState.LEASED, "w2", 0)
+
+
+def test_a_release_counts_no_try_and_a_failure_does(table: TaskTable) -> None:
+    table.release(claim(table))
+    assert only_row(table).tries == 0
+    table.fail(claim(table), ErrorClass.NODE_FAILURE, "disk full", 30)
+    row = only_row(table)
+    assert (row.state, row.tries, row.error_class) == (TaskState.READY, 1, "node_failure")
+    assert isinstance(table.claim(row, "w2"), Held), "its backoff has not passed"
+    table.clock.advance(31)  # type: ignore[attr-defined]
+    assert isinstance(table.claim(only_row(table), "w2"), Claimed)
+
+
+def test_the_last_try_fails_the_task_for_good_until_it_is_reopened(table: TaskTable) -> None:
+    for _ in range(LEASE.max_tries):
+        table.fail(claim(table), ErrorClass.NODE_FAILURE, "disk full", 0)
+    row = only_row(table)
+    assert row.state is TaskState.FAILED
+    assert table.reopen(row, "test")
+    assert not table.reopen(row, "test"), "only one of two retries reopens it"
+    assert only_row(table).state is TaskState.READY
+
+
+def test_a_task_that_keeps_losing_its_lease_is_quarantined(table: TaskTable) -> None:
+    claim(table)
+    for _ in range(LEASE.max_lost):
+        table.clock.advance(111)  # type: ignore[attr-defined]
+        table.steal(only_row(table), "w")
+    row = only_row(table)
+    assert (row.state, row.error_class) == (TaskState.QUARANTINED, "worker_crash")
+
+
+def test_two_finders_never_hold_the_same_task(tmp_path: Path) -> None:
+    world = World(tmp_path, bundle=1)
+    world.plan(numbered(200))
+    finders = [
+        TaskFinder(world.table, f"w{n}", world.clock, random.Random(n)) for n in range(5)
+    ]
+    tasks = []
+    for turn in range(200):
+        result = finders[turn % 5].next()
+        assert isinstance(result, Found)
+        tasks.append(result.lease.task)
+    assert len(set(tasks)) == 200
+    assert isinstance(finders[0].next(), Waiting)
+
+
+def test_a_finder_steals_only_what_it_saw_unchanged_for_a_heartbeat(tmp_path: Path) -> None:
+    world = World(tmp_path, bundle=5, lease=LEASE)
+    world.plan(numbered(5))
+    first = TaskFinder(world.table, "w1", world.clock, random.Random(1))
+    assert isinstance(first.next(), Found)
+    world.clock.advance(LEASE.ttl_s + LEASE.margin_s + 1)
+    second = TaskFinder(world.table, "w2", world.clock, random.Random(2))
+    assert isinstance(second.next(), Waiting)
+    assert isinstance(second.next(), Waiting)
+    world.clock.advance(LEASE.heartbeat_s)
+    assert isinstance(second.next(), Found)
+
+
+def test_a_new_round_makes_a_finder_look_at_old_tasks_again(tmp_path: Path) -> None:
+    world = World(tmp_path, bundle=5, lease=LeaseConfig(max_tries=1))
+    world.plan(numbered(5))
+    finder = TaskFinder(world.table, "w1", world.clock, random.Random(1))
+    found = finder.next()
+    assert isinstance(found, Found)
+    world.table.fail(found.lease, ErrorClass.UNKNOWN, "x", 0)
+    assert isinstance(finder.next(), Finished)
+    world.table.reopen(world.task_rows()[0], "retry")
+    finder.new_rounds(2)
+    assert isinstance(finder.next(), Found)
+
+
+class Leases(RuleBasedStateMachine):
+    """Random claims, steals, beats and ends by three workers on skewed timing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = ManualClock()
+        self.table = TaskTable(MemoryRows(), JOB, 8, LEASE, self.clock)
+        self.table.create(0, 0, Slice(0, 0, 10, 5, "x"))
+        self.leases: dict[str, Lease] = {}
+        self.attempts: list[int] = []
+
+    workers = st.sampled_from(["w1", "w2", "w3"])
+
+    @rule(worker=workers, steal=st.booleans())
+    def take(self, worker: str, steal: bool) -> None:
+        row = only_row(self.table)
+        result = self.table.steal(row, worker) if steal else self.table.claim(row, worker)
+        if isinstance(result, Claimed):
+            self.leases[worker] = result.lease
+            self.attempts.append(result.lease.attempt)
+
+    @rule(worker=workers)
+    def beat(self, worker: str) -> None:
+        if worker in self.leases:
+            result = self.table.heartbeat(self.leases[worker], 1, 0)
+            newest = self.leases[worker].attempt == max(self.attempts)
+            if isinstance(result, Renewed):
+                assert newest, "a fenced worker's heartbeat was accepted"
+
+    @rule(worker=workers, final=st.booleans())
+    def give_back(self, worker: str, final: bool) -> None:
+        if worker in self.leases:
+            lease = self.leases.pop(worker)
+            if final:
+                self.table.fail(lease, ErrorClass.UNKNOWN, "x", 0)
+            else:
+                self.table.release(lease)
+
+    @rule(seconds=st.integers(1, 200))
+    def wait(self, seconds: int) -> None:
+        self.clock.advance(seconds)
+
+    @invariant()
+    def attempts_strictly_rise(self) -> None:
+        assert self.attempts == sorted(set(self.attempts))
+
+    @invariant()
+    def a_leased_row_names_its_newest_holder(self) -> None:
+        row = only_row(self.table)
+        if row.state is TaskState.LEASED:
+            assert row.attempt == max(self.attempts)
+
+
+TestLeases = Leases.TestCase
+TestLeases.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)

@@ -1,0 +1,221 @@
+"""A worker runs every item once, commits each task once, and gives back what it can't end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slurm_worker.config import LeaseConfig, WorkerConfig
+from slurm_worker.errors import ErrorClass, FatalError, ItemError, UserError
+from slurm_worker.handlers import Context
+from slurm_worker.keys import TaskState
+from slurm_worker.table import Claimed
+from slurm_worker.testing import MemoryRows
+from slurm_worker.worker import EXIT_CONFIG, EXIT_OK, Drain
+from tests.unit.world import World, numbered
+
+
+def test_every_item_has_exactly_one_row_in_the_committed_parts(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.plan(numbered(95))
+    assert world.worker().run() == EXIT_OK
+    assert sorted(row["n"] for row in world.lines("rows")) == list(range(95))
+    assert {row.state for row in world.task_rows()} == {TaskState.DONE}
+    assert sum(row.items_ok for row in world.task_rows()) == 95
+
+
+def test_a_failed_item_is_recorded_with_its_class_and_never_fails_its_task(tmp_path: Path) -> None:
+    def handle(item: dict[str, Any], _context: Context) -> dict[str, Any]:
+        if item["n"] % 10 == 3:
+            raise ItemError("bad_input", f"no {item['n']}")
+        return {"square": item["n"] ** 2}
+
+    world = World(tmp_path, handle)
+    world.plan(numbered(40))
+    world.worker().run()
+    errors = world.lines("errors")
+    assert [(e["_key"], e["class"], e["item"]) for e in errors] == [
+        (f"k{n}", "bad_input", {"n": n}) for n in (3, 13, 23, 33)
+    ]
+    assert sum(marker.ok for marker in world.markers()) == 36
+    assert all(marker.items == marker.ok + sum(marker.failed.values()) for marker in world.markers())
+
+
+def test_a_transient_error_is_tried_again_in_the_worker(tmp_path: Path) -> None:
+    calls: dict[int, int] = {}
+
+    def handle(item: dict[str, Any], _context: Context) -> dict[str, Any]:
+        calls[item["n"]] = calls.get(item["n"], 0) + 1
+        if calls[item["n"]] < 3 and item["n"] == 5:
+            raise ConnectionResetError("dropped")
+        return {}
+
+    world = World(tmp_path, handle, worker_config=WorkerConfig(tries=3))
+    world.plan(numbered(10))
+    world.worker().run()
+    assert calls[5] == 3
+    assert world.markers()[0].ok == 10
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ("text", "the handler returned str"),
+        ([1], "the handler returned int"),
+        ({"x": {1, 2}}, "not JSON"),
+        ({"x": float("nan")}, "not JSON"),
+        ({"x": "\ud800"}, "not JSON"),
+        ({"_key": "mine"}, "has a field '_key'"),
+    ],
+)
+def test_a_result_that_is_no_row_is_the_handlers_bug(
+    tmp_path: Path, result: object, message: str
+) -> None:
+    world = World(tmp_path, lambda _item, _context: result)
+    world.plan(numbered(1))
+    world.worker().run()
+    (error,) = world.lines("errors")
+    assert error["class"] == ErrorClass.HANDLER_BUG.value
+    assert message in error["message"]
+
+
+def test_sys_exit_in_a_handler_is_a_bug_and_ends_nothing(tmp_path: Path) -> None:
+    def handle(_item: dict[str, Any], _context: Context) -> None:
+        raise SystemExit(3)
+
+    world = World(tmp_path, handle)
+    world.plan(numbered(2))
+    assert world.worker().run() == EXIT_OK
+    assert world.markers()[0].failed == {"handler_bug": 2}
+
+
+def test_threads_give_the_same_parts_as_one_after_the_other(tmp_path: Path) -> None:
+    one = World(tmp_path / "one")
+    many = World(tmp_path / "many", worker_config=WorkerConfig(concurrency=8))
+    for world in (one, many):
+        world.plan(numbered(50))
+        world.worker().run()
+    assert one.lines("rows") == many.lines("rows")
+    assert [m.parts[0].sha256 for m in one.markers()] == [m.parts[0].sha256 for m in many.markers()]
+
+
+def test_a_stopping_worker_gives_its_lease_back_without_counting_a_try(tmp_path: Path) -> None:
+    drain = Drain()
+
+    def handle(item: dict[str, Any], _context: Context) -> dict[str, Any]:
+        if item["n"] == 4:
+            drain.asked.set()
+        return {}
+
+    world = World(tmp_path, handle)
+    world.plan(numbered(10))
+    assert world.worker(drain).run() == EXIT_OK
+    (row,) = world.task_rows()
+    assert (row.state, row.tries, row.lost) == (TaskState.READY, 0, 0)
+    assert world.markers() == []
+
+
+def test_a_fatal_error_stops_the_job_for_every_worker(tmp_path: Path) -> None:
+    def handle(_item: dict[str, Any], _context: Context) -> None:
+        raise FatalError("the API key is wrong")
+
+    world = World(tmp_path, handle)
+    world.plan(numbered(30))
+    assert world.worker().run() == EXIT_CONFIG
+    assert "the API key is wrong" in world.jobs.get().stop
+    calls: list[int] = []
+    world.handle = lambda item, _context: calls.append(item["n"])
+    world.worker().run()
+    assert calls == []
+
+
+def test_a_task_that_was_committed_and_not_completed_is_repaired_not_run(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def handle(item: dict[str, Any], _context: Context) -> dict[str, Any]:
+        calls.append(item["n"])
+        return {}
+
+    class ForgetsToComplete(MemoryRows):
+        def update(self, pk, sk, statement, values):  # type: ignore[no-untyped-def]
+            if statement.name == "complete" and not calls_done:
+                calls_done.append(True)
+                raise SystemExit("killed between marker and row")
+            return super().update(pk, sk, statement, values)
+
+    calls_done: list[bool] = []
+    world = World(tmp_path, handle, rows=ForgetsToComplete())
+    world.plan(numbered(5))
+    with pytest.raises(SystemExit):
+        world.worker().run()
+    assert world.task_rows()[0].state is TaskState.LEASED
+    world.clock.advance(world.lease.ttl_s + world.lease.margin_s + 1)
+    second = world.worker()
+    second._finder.next()  # first sight of the expired lease
+    world.clock.advance(world.lease.heartbeat_s + 1)
+    assert second.run() == EXIT_OK
+    assert world.task_rows()[0].state is TaskState.DONE
+    assert len(calls) == 5
+
+
+def test_of_two_attempts_that_both_end_one_is_committed(tmp_path: Path) -> None:
+    world = World(tmp_path, lease=LeaseConfig(ttl_s=100, heartbeat_s=10, margin_s=5))
+    world.plan(numbered(5))
+    world.worker().run()
+    first = world.markers()[0]
+    zombie = world.store.commit(
+        type(first)(**{**{n: getattr(first, n) for n in first.__slots__}, "attempt": 9})
+    )
+    world.table.complete(zombie)
+    assert zombie == first
+    assert world.task_rows()[0].winner == first.attempt
+
+
+def test_a_tampered_slice_fails_the_task_and_runs_nothing(tmp_path: Path) -> None:
+    calls: list[int] = []
+    world = World(tmp_path, lambda item, _context: calls.append(item["n"]))
+    world.plan(numbered(5))
+    key = world.paths.segment(0, 0)
+    world.objects.put(key, bytes(len(world.objects.get(key) or b"")))
+    row = world.task_rows()[0]
+    claimed = world.table.claim(row, "w0")
+    assert isinstance(claimed, Claimed)
+    world.worker()._give_up(claimed.lease, UserError("not those that were planned"))
+    assert world.task_rows()[0].state is TaskState.READY
+    with pytest.raises(UserError, match="not those that were planned"):
+        world.store.read_slice(0, row.where)
+    assert calls == []
+
+
+def test_setup_runs_once_and_its_result_is_the_state(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def setup(context: Context) -> dict[str, Any]:
+        made.append(1)
+        return {"p": context.params["p"]}
+
+    def handle(_item: dict[str, Any], context: Context) -> dict[str, Any]:
+        return {"p": context.state["p"], "idem": context.idempotency_key}
+
+    world = World(tmp_path, handle, setup)
+    world.plan(numbered(20))
+    world.worker().run()
+    assert made == [1]
+    assert world.lines("rows")[0] == {"_key": "k0", "p": 1, "idem": "job-1/k0"}
+
+
+def test_requests_per_task_stay_within_the_budget(tmp_path: Path) -> None:
+    rows = MemoryRows()
+    world = World(tmp_path, rows=rows)
+    world.plan(numbered(1000))
+    tasks = 100
+    rows.requests.clear()
+    world.worker().run()
+    assert rows.requests["claim"] == tasks
+    assert rows.requests["complete"] == tasks
+    # One page and one look at the job's row per claim; and each time a shard is used up,
+    # a look at the others, at most all of them.
+    assert rows.requests["query"] <= tasks + world.shards**2
+    assert rows.requests["get"] <= tasks + 2

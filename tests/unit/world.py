@@ -1,0 +1,125 @@
+"""A job in memory: plan items, run real workers on them, look at what came out."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import random
+import sys
+import types
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from airflow_slurm_provider.coordinator.plan import Planned, Planner
+from slurm_worker.config import HandlerConfig, JobConfig, LeaseConfig, LimitConfig, WorkerConfig
+from slurm_worker.jobs import JobTable
+from slurm_worker.keys import JobId, JobPaths
+from slurm_worker.ports import ObjectStore, Rows
+from slurm_worker.store import JobStore, Marker
+from slurm_worker.table import TaskRow, TaskTable
+from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
+from slurm_worker.worker import Drain, Identity, Worker
+
+JOB = JobId("job-1")
+
+
+@dataclass
+class World:
+    scratch: Path
+    handle: Callable[[dict[str, Any], Any], object] = lambda item, context: dict(item)
+    setup: Callable[[Any], object] | None = None
+    bundle: int = 10
+    rows: Rows = field(default_factory=MemoryRows)
+    objects: ObjectStore = field(default_factory=MemoryObjects)
+    clock: ManualClock = field(default_factory=ManualClock)
+    lease: LeaseConfig = field(default_factory=LeaseConfig)
+    worker_config: WorkerConfig = field(default_factory=lambda: WorkerConfig(tries=2))
+    limits: tuple[LimitConfig, ...] = ()
+    shards: int = 8
+    log: list[str] = field(default_factory=list)
+    workers: int = 0
+
+    @property
+    def paths(self) -> JobPaths:
+        return JobPaths("lab", JOB)
+
+    @property
+    def store(self) -> JobStore:
+        return JobStore(self.objects, self.paths)
+
+    @property
+    def jobs(self) -> JobTable:
+        return JobTable(self.rows, JOB, self.clock)
+
+    @property
+    def table(self) -> TaskTable:
+        return TaskTable(self.rows, JOB, self.shards, self.lease, self.clock)
+
+    def planner(self) -> Planner:
+        return Planner(self.store, self.table, self.jobs, self.bundle, self.log.append)
+
+    def plan(self, items: Iterable[tuple[str, dict[str, Any]]], round_no: int = 0) -> Planned:
+        self.jobs.create("identity", "config", self.shards)
+        round_row = self.jobs.create_round(round_no, "test", ())
+        planned = self.planner().plan(round_row, items, check=lambda: None, retried=dict)
+        self.jobs.open(round_no + 1)
+        return planned
+
+    def worker(self, drain: Drain | None = None) -> Worker:
+        self.workers += 1
+        module = types.ModuleType("handler_under_test")
+        module.handle = self.handle  # type: ignore[attr-defined]  # a module made here
+        if self.setup:
+            module.setup = self.setup  # type: ignore[attr-defined]
+        sys.modules["handler_under_test"] = module
+        name = f"w{self.workers}"
+        scratch = self.scratch / name
+        scratch.mkdir(parents=True)
+        config = JobConfig(
+            job_id=JOB,
+            table="t",
+            bucket="b",
+            prefix="lab",
+            shards=self.shards,
+            handler=HandlerConfig("handler_under_test:handle", params={"p": 1}),
+            limits=self.limits,
+            lease=self.lease,
+            worker=self.worker_config,
+        )
+        return Worker(
+            config,
+            Identity(name, "000-1", {"array": "", "element": "", "restart": "", "node": "n"}),
+            rows=self.rows,
+            buckets=lambda _name: self.objects,
+            clock=self.clock,
+            scratch=scratch,
+            logger=logging.getLogger("test-worker"),
+            ids={},
+            drain=drain or Drain(),
+            rng=random.Random(7),
+        )
+
+    def task_rows(self) -> list[TaskRow]:
+        rows = [row for shard in range(self.shards) for row in self.table.all_rows(shard)]
+        return sorted(rows, key=lambda row: row.sk)
+
+    def markers(self) -> list[Marker]:
+        return list(self.store.markers())
+
+    def lines(self, kind: str) -> list[dict[str, Any]]:
+        """Every line of every committed part of a kind."""
+        found = []
+        for marker in self.markers():
+            for part in marker.parts:
+                if part.kind == kind:
+                    data = gzip.decompress(self.store.read_part(part))
+                    found += [json.loads(line) for line in data.splitlines()]
+        return found
+
+
+def numbered(count: int) -> list[tuple[str, dict[str, Any]]]:
+    """Items k0, k1, …, each with its number."""
+    return [(f"k{n}", {"n": n}) for n in range(count)]

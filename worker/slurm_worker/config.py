@@ -1,0 +1,133 @@
+"""The job as the node sees it: frozen dataclasses, read from the resolved JSON.
+
+The strict models of the YAML that users write live in the provider; they resolve to
+this. The JSON is content-addressed on S3, so a running worker never sees it change.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from slurm_worker.keys import JobId
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerConfig:
+    """Where the user's function is.
+
+    Args:
+        entry: ``module:function``.
+        code_sha256: digest of the zip of the handler's code on S3; empty where the
+            module is already importable on the node.
+        params: the user's own settings, handed to the handler as ``context.params``.
+    """
+
+    entry: str
+    code_sha256: str = ""
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LimitConfig:
+    """One shared rate limit, from which every call of the handler takes a token.
+
+    Args:
+        name: the limit's name; jobs of the same scope and name share it.
+        rate: tokens per second.
+        burst: tokens that may be sent at once after an idle time.
+        scope: the limit's namespace in the table.
+        send_window_s: a token older than this is thrown away (L in the bound).
+    """
+
+    name: str
+    rate: float
+    burst: int = 1
+    scope: str = "shared"
+    send_window_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseConfig:
+    """Times of a task's lease, in seconds.
+
+    Args:
+        ttl_s: a lease not renewed for this long may be stolen.
+        heartbeat_s: renewed this often.
+        margin_s: added to the ttl before anybody steals, for clocks that differ.
+        max_lost: a task whose lease was lost this often is quarantined.
+        max_tries: a task that failed this often is failed for good.
+        stall_s: a worker none of whose items ends within this time gives its lease up.
+    """
+
+    ttl_s: float = 120.0
+    heartbeat_s: float = 30.0
+    margin_s: float = 15.0
+    max_lost: int = 3
+    max_tries: int = 3
+    stall_s: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """How a worker runs the items of a task.
+
+    Args:
+        concurrency: calls of the handler at the same time, in threads.
+        tries: calls per item inside the worker, for errors that may pass.
+        backoff_s: base of the full-jitter backoff between them.
+        max_backoff_s: its ceiling.
+    """
+
+    concurrency: int = 1
+    tries: int = 3
+    backoff_s: float = 0.5
+    max_backoff_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobConfig:
+    """Everything a worker needs to know of a job; no secrets.
+
+    Args:
+        job_id: the job.
+        table: the DynamoDB table's name.
+        bucket: the S3 bucket.
+        prefix: the site's key prefix inside it.
+        shards: task shards of the job.
+        max_workers: workers that may run at the same time, for the limits' horizon.
+    """
+
+    job_id: JobId
+    table: str
+    bucket: str
+    prefix: str
+    shards: int
+    handler: HandlerConfig
+    max_workers: int = 1
+    limits: tuple[LimitConfig, ...] = ()
+    lease: LeaseConfig = field(default_factory=LeaseConfig)
+    worker: WorkerConfig = field(default_factory=WorkerConfig)
+
+    def to_json(self, spec: dict[str, Any]) -> bytes:
+        """The resolved configuration: what workers need, and the user's own words (`spec`).
+
+        The same content gives the same bytes.
+        """
+        document = {"v": 1, "worker": asdict(self), "spec": spec}
+        return json.dumps(document, sort_keys=True, indent=1).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> JobConfig:
+        """Read the worker's half of what `to_json` wrote."""
+        raw = json.loads(data)["worker"]
+        return cls(
+            **{
+                **raw,
+                "handler": HandlerConfig(**raw["handler"]),
+                "limits": tuple(LimitConfig(**limit) for limit in raw["limits"]),
+                "lease": LeaseConfig(**raw["lease"]),
+                "worker": WorkerConfig(**raw["worker"]),
+            }
+        )

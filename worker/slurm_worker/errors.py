@@ -1,0 +1,216 @@
+"""Error classes, the exceptions a handler raises, and the classifier.
+
+    SlurmWorkerError
+    ├── UserError           a mistake in a config, argument or input: one line, exit code 2
+    ├── ServiceError        a service can't be reached or refuses: exit code 3
+    │   └── HostUnreachable the login node can't be reached (a UserError as well)
+    ├── ItemError           raised by a handler: this item failed, with this class
+    │   └── RateLimited     ... because the server asked to slow down
+    └── FatalError          raised by a handler: stop the whole job
+
+The classifier knows exceptions by qualified name, so that no HTTP library need be
+imported on the node.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from enum import Enum
+
+
+class ErrorClass(str, Enum):
+    """Why something failed: one closed list, used by items, tasks and retry policies."""
+
+    NETWORK = "network"  #: connection refused, reset or dropped; 5xx answers
+    RATE_LIMITED = "rate_limited"  #: the server answered 429
+    TIMEOUT = "timeout"  #: no answer within the time allowed
+    AUTH = "auth"  #: 401 or 403
+    NOT_FOUND = "not_found"  #: 404 or 410
+    BAD_INPUT = "bad_input"  #: the item itself can't be processed
+    HANDLER_BUG = "handler_bug"  #: the handler raised what it did not mean to
+    OUT_OF_MEMORY = "out_of_memory"  #: MemoryError, or Slurm's OUT_OF_MEMORY
+    WALLTIME = "walltime"  #: Slurm's TIMEOUT
+    PREEMPTED = "preempted"  #: Slurm's PREEMPTED
+    NODE_FAILURE = "node_failure"  #: Slurm's NODE_FAIL or BOOT_FAIL, a broken scratch disk
+    CANCELLED = "cancelled"  #: Slurm's CANCELLED
+    WORKER_CRASH = "worker_crash"  #: the worker died and Slurm doesn't say why
+    UNKNOWN = "unknown"  #: nothing above fits
+
+
+class SlurmWorkerError(Exception):
+    """Something went wrong in airflow-slurm-provider."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or self.__doc__)
+
+
+class UserError(SlurmWorkerError):
+    """A configuration, argument or input is wrong; the message names field, value and mend."""
+
+
+class ServiceError(SlurmWorkerError):
+    """A service that this needs can't be reached, or refused."""
+
+
+class HostUnreachable(UserError, ServiceError):
+    """The login node that the site names can't be reached.
+
+    Both: a wrong name in a config is the user's to mend (exit code 2), and a login node
+    that is down for an hour is worth another try (Airflow's retries).
+    """
+
+
+class ItemError(SlurmWorkerError):
+    """This item failed, and the handler knows why.
+
+    Args:
+        error_class: an `ErrorClass` or its value, such as ``"bad_input"``.
+        message: what a person should read about it.
+    """
+
+    def __init__(self, error_class: ErrorClass | str, message: str) -> None:
+        super().__init__(message)
+        self.error_class = ErrorClass(error_class)
+
+
+class RateLimited(ItemError):
+    """The server asked to slow down.
+
+    Args:
+        retry_after: seconds the server asked to wait; None where it didn't say.
+        message: what a person should read about it.
+    """
+
+    def __init__(self, retry_after: float | None = None, message: str = "rate limited") -> None:
+        super().__init__(ErrorClass.RATE_LIMITED, message)
+        self.retry_after = retry_after
+
+
+class FatalError(SlurmWorkerError):
+    """Nothing of this job can succeed (a wrong API key, say): stop all of its tasks."""
+
+
+#: Classes that an immediate second try inside the worker may cure.
+TRANSIENT = frozenset(
+    {ErrorClass.NETWORK, ErrorClass.RATE_LIMITED, ErrorClass.TIMEOUT, ErrorClass.UNKNOWN}
+)
+
+_BY_NAME = {
+    "requests.exceptions.Timeout": ErrorClass.TIMEOUT,
+    "requests.exceptions.ConnectionError": ErrorClass.NETWORK,
+    "requests.exceptions.ChunkedEncodingError": ErrorClass.NETWORK,
+    "httpx.TimeoutException": ErrorClass.TIMEOUT,
+    "httpx.TransportError": ErrorClass.NETWORK,
+    "aiohttp.client_exceptions.ServerTimeoutError": ErrorClass.TIMEOUT,
+    "aiohttp.client_exceptions.ClientConnectionError": ErrorClass.NETWORK,
+    "aiohttp.client_exceptions.ClientPayloadError": ErrorClass.NETWORK,
+    "urllib3.exceptions.TimeoutError": ErrorClass.TIMEOUT,
+    "urllib3.exceptions.HTTPError": ErrorClass.NETWORK,
+    "botocore.exceptions.ConnectionError": ErrorClass.NETWORK,
+    "botocore.exceptions.HTTPClientError": ErrorClass.NETWORK,
+    "http.client.HTTPException": ErrorClass.NETWORK,
+    "ssl.SSLError": ErrorClass.NETWORK,
+    "socket.gaierror": ErrorClass.NETWORK,
+    "asyncio.exceptions.TimeoutError": ErrorClass.TIMEOUT,
+    "builtins.TimeoutError": ErrorClass.TIMEOUT,
+    "builtins.ConnectionError": ErrorClass.NETWORK,
+    "builtins.MemoryError": ErrorClass.OUT_OF_MEMORY,
+}
+
+_BY_ERRNO = {
+    errno.ENOSPC: ErrorClass.NODE_FAILURE,
+    errno.EROFS: ErrorClass.NODE_FAILURE,
+    errno.EIO: ErrorClass.NODE_FAILURE,
+    errno.ENOMEM: ErrorClass.OUT_OF_MEMORY,
+    errno.ETIMEDOUT: ErrorClass.TIMEOUT,
+    errno.ENETUNREACH: ErrorClass.NETWORK,
+    errno.EHOSTUNREACH: ErrorClass.NETWORK,
+}
+
+
+def classify_status(status: int) -> ErrorClass:
+    """The class of an HTTP status of 400 or above."""
+    special = {
+        401: ErrorClass.AUTH,
+        403: ErrorClass.AUTH,
+        404: ErrorClass.NOT_FOUND,
+        408: ErrorClass.TIMEOUT,
+        410: ErrorClass.NOT_FOUND,
+        429: ErrorClass.RATE_LIMITED,
+        504: ErrorClass.TIMEOUT,
+    }
+    if status in special:
+        return special[status]
+    return ErrorClass.NETWORK if status >= 500 else ErrorClass.BAD_INPUT
+
+
+def classify(error: BaseException) -> ErrorClass:
+    """The class of an exception that a handler raised.
+
+    The cause chain is searched from the outermost exception inwards, and the first one
+    that says something decides; what says nothing is the handler's bug.
+    """
+    for exception in _chain(error):
+        found = _classify_one(exception)
+        if found is not None:
+            return found
+    return ErrorClass.HANDLER_BUG
+
+
+def describe(error: BaseException, limit: int = 500) -> str:
+    """One line about an exception: its type and message, at most `limit` characters."""
+    text = str(error) if isinstance(error, SlurmWorkerError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())[:limit]
+
+
+def retry_after_of(error: BaseException) -> float | None:
+    """Seconds that the server asked to wait, where the exception says so."""
+    for exception in _chain(error):
+        if isinstance(exception, RateLimited):
+            return exception.retry_after
+        headers = getattr(exception, "headers", None) or getattr(
+            getattr(exception, "response", None), "headers", None
+        )
+        value = headers.get("Retry-After") if headers is not None else None
+        if value is not None and str(value).isdigit():
+            return float(value)
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _classify_one(error: BaseException) -> ErrorClass | None:
+    if isinstance(error, ItemError):
+        return error.error_class
+    status = _http_status(error)
+    if status is not None and status >= 400:
+        return classify_status(status)
+    for kind in type(error).__mro__:
+        found = _BY_NAME.get(f"{kind.__module__}.{kind.__qualname__}")
+        if found is not None:
+            return found
+    if isinstance(error, OSError):
+        if error.errno in _BY_ERRNO:
+            return _BY_ERRNO[error.errno]
+        # urllib.error.URLError wraps the real reason instead of chaining it.
+        reason = getattr(error, "reason", None)
+        if isinstance(reason, BaseException):
+            return _classify_one(reason) or ErrorClass.NETWORK
+    return None
+
+
+def _http_status(error: BaseException) -> int | None:
+    for holder in (error, getattr(error, "response", None)):
+        for name in ("status_code", "status", "code"):
+            value = getattr(holder, name, None)
+            if isinstance(value, int) and not isinstance(value, bool) and 400 <= value < 600:
+                return value
+    return None

@@ -1,0 +1,146 @@
+"""Every condition and update on rows, named.
+
+A task's lease over time (`now` is AWS time; `margin` covers clocks that differ):
+
+    claim          heartbeats            lease_until      lease_until + margin
+      │  attempt+1   │   │   │               │                  │
+      ├──────────────┴───┴───┴───────────────┼──────────────────┼──────────────►
+      │ owner and attempt guard every write  │ nobody may steal │ may be stolen, if
+      │ of the holder                        │                  │ `version` did not move
+
+`attempt` is the fence: it rises with each claim and never falls, so a write of a former
+holder is refused. What a refusal or a lost reply means is decided in `transitions.py`.
+"""
+
+from __future__ import annotations
+
+from slurm_worker.ports import Statement
+
+_READY = "#state = :ready AND (attribute_not_exists(#not_before) OR #not_before <= :now)"
+_HELD_BY_ME = "#state = :leased AND #owner = :owner AND #attempt = :attempt"
+_TAKE = (
+    "SET #state = :leased, #owner = :owner, #request = :request, #version = :request, "
+    "#lease_until = :until, #started = :now, #attempt = if_not_exists(#attempt, :zero) + :one"
+)
+_LET_GO = "REMOVE #owner, #lease_until"
+_HISTORY = "#history = list_append(if_not_exists(#history, :none), :event)"
+
+CLAIM = Statement("claim", f"{_TAKE} REMOVE #not_before", _READY)
+
+#: Reap and claim in one write: the lease is past by the margin *and* the version is the
+#: one that this worker saw a heartbeat interval ago.
+STEAL = Statement(
+    "steal",
+    f"{_TAKE}, #lost = if_not_exists(#lost, :zero) + :one",
+    "#state = :leased AND #lease_until < :dead AND #version = :seen",
+)
+
+#: As STEAL, for a task that has lost its lease too often.
+QUARANTINE = Statement(
+    "quarantine",
+    f"SET #state = :quarantined, #error_class = :class, #error = :message, {_HISTORY} {_LET_GO}",
+    "#state = :leased AND #lease_until < :dead AND #version = :seen",
+)
+
+#: Lease, progress and checkpoint in one write.
+HEARTBEAT = Statement(
+    "heartbeat",
+    "SET #lease_until = :until, #version = :request, #items_ok = :ok, #items_failed = :failed",
+    _HELD_BY_ME,
+)
+
+#: No fence: the `.done` marker has already decided, and anybody may bring the row to it.
+COMPLETE = Statement(
+    "complete",
+    "SET #state = :done, #winner = :winner, #items_ok = :ok, #items_failed = :failed, "
+    f"#failed_by = :by, #rows = :rows, #finished = :now {_LET_GO}, #not_before, #error_class, "
+    "#error",
+    "attribute_exists(#pk) AND (#state <> :done OR #winner = :winner)",
+)
+
+FAIL = Statement(
+    "fail",
+    "SET #state = :next, #not_before = :not_before, #error_class = :class, #error = :message, "
+    f"#tries = if_not_exists(#tries, :zero) + :one, {_HISTORY} {_LET_GO}",
+    _HELD_BY_ME,
+)
+
+#: Preemption and drain: no try is counted.
+RELEASE = Statement(
+    "release",
+    f"SET #state = :ready {_LET_GO}, #not_before",
+    _HELD_BY_ME,
+)
+
+#: A retry puts a task that failed or was quarantined back, with its counts at zero.
+REOPEN = Statement(
+    "reopen",
+    f"SET #state = :ready, #tries = :zero, #lost = :zero, {_HISTORY} "
+    "REMOVE #not_before, #error_class, #error, #owner, #lease_until",
+    "#state = :was AND #attempt = :attempt",
+)
+
+# --- the job's own rows -------------------------------------------------------
+
+ROUND_CURSOR = Statement(
+    "round cursor",
+    "SET #cursor = :cursor",
+    "#state = :planning AND #cursor < :cursor",
+)
+
+ROUND_OPEN = Statement(
+    "round open",
+    "SET #state = :open, #tasks = :tasks, #items = :items, #retried = :retried, #opened = :now",
+    "#state = :planning",
+)
+
+JOB_OPEN = Statement("job open", "SET #state = :open, #rounds = :rounds", "#rounds < :rounds")
+
+JOB_CONFIG = Statement("job config", "SET #config = :config", "attribute_exists(#pk)")
+
+#: Trip the job's breaker; the first reason stays.
+JOB_STOP = Statement(
+    "job stop",
+    "SET #stop = :reason",
+    "attribute_exists(#pk) AND attribute_not_exists(#stop)",
+)
+
+JOB_RESUME = Statement("job resume", "REMOVE #stop", "attribute_exists(#stop)")
+
+SUBMITTED = Statement(
+    "submitted",
+    "SET #state = :submitted, #slurm_job_id = :slurm_job_id, #submitted = :now",
+    "#state = :intent OR #slurm_job_id = :slurm_job_id",
+)
+
+# --- rate limits (GCRA; times in microseconds) --------------------------------
+
+#: Backlogged: the schedule runs ahead of now, so this slice comes after it.
+RESERVE_NEXT = Statement(
+    "reserve next",
+    "SET #tat = #tat + :cost, #used = #used + :tokens",
+    "#tat >= :floor AND #tat <= :ceiling AND #epoch = :epoch",
+)
+
+#: Idle: the schedule has fallen behind now by more than the burst, so it starts anew.
+RESERVE_NOW = Statement(
+    "reserve now",
+    "SET #tat = :floor_plus_cost, #used = #used + :tokens",
+    "#tat < :floor AND #epoch = :epoch",
+)
+
+#: One cut per window, however many workers saw a 429.
+CUT_RATE = Statement(
+    "cut rate",
+    "SET #rate = :rate, #epoch = #epoch + :one, #changed = :now",
+    "#epoch = :epoch AND #changed < :before",
+)
+
+RAISE_RATE = Statement(
+    "raise rate",
+    "SET #rate = :rate, #epoch = #epoch + :one, #changed = :now",
+    "#epoch = :epoch AND #changed < :before AND #rate < :cap",
+)
+
+#: ``Retry-After``: nobody sends before then.
+PUSH_TAT = Statement("push tat", "SET #tat = :tat", "#tat < :tat")

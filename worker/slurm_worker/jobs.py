@@ -1,0 +1,315 @@
+"""The job's own rows: META, rounds, submissions, events.
+
+Written by the coordinator, read by workers. A job's META row is created once and its
+shard count never changes. Requests: one each.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+from slurm_worker import expressions, keys
+from slurm_worker.errors import UserError
+from slurm_worker.keys import JobId, JobState, RoundState, SubmitState
+from slurm_worker.ports import Clock, Row, Rows, Value
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """The META row.
+
+    Args:
+        identity: digest of what must not change between two submits of one job id.
+        config: digest of the resolved configuration that new workers get.
+        rounds: rounds that are open for work.
+        stop: why the job's breaker is tripped; empty where it isn't.
+    """
+
+    job: JobId
+    state: JobState
+    shards: int
+    identity: str
+    config: str
+    rounds: int
+    stop: str
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRow:
+    """One batch of tasks planned together.
+
+    Args:
+        cursor: how many of its task rows surely exist.
+        retried: in a retry's round, its items by the error class they had failed with.
+    """
+
+    number: int
+    state: RoundState
+    source: str
+    selector: tuple[str, ...]
+    tasks: int
+    items: int
+    cursor: int
+    created_ms: int
+    opened_ms: int
+    retried: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionRow:
+    """One array of workers; `token` is in its Slurm job name."""
+
+    round_no: int
+    number: int
+    state: SubmitState
+    token: str
+    slurm_job_id: str
+    workers: int
+    intent_ms: int
+    submitted_ms: int
+
+    @property
+    def label(self) -> str:
+        """How logs and folders name the submission."""
+        return f"{self.round_no:03}-{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the audit trail."""
+
+    at_ms: int
+    actor: str
+    action: str
+    detail: dict[str, Value] = field(default_factory=dict)
+
+
+class JobTable:
+    """The rows of one job besides its tasks."""
+
+    def __init__(self, rows: Rows, job: JobId, clock: Clock) -> None:
+        self.rows = rows
+        self.job = job
+        self.clock = clock
+        self._pk = keys.job_pk(job)
+
+    def find(self, *, consistent: bool = True) -> JobRow | None:
+        """The META row, if there is one."""
+        row = self.rows.get(self._pk, keys.META, consistent=consistent)
+        return None if row is None else _job_row(self.job, row)
+
+    def get(self) -> JobRow:
+        """The META row.
+
+        Raises:
+            UserError: if there is no such job.
+        """
+        found = self.find()
+        if found is None:
+            raise UserError(
+                f"job_id: there is no job {self.job!r} in this table; check the spelling, "
+                "the site's storage.table, or submit it first"
+            )
+        return found
+
+    def create(self, identity: str, config: str, shards: int) -> JobRow:
+        """Create the META row, or return the one that stands (another's, or our lost reply)."""
+        row: Row = {
+            "pk": self._pk,
+            "sk": keys.META,
+            "state": JobState.PLANNING.value,
+            "identity": identity,
+            "config": config,
+            "shards": shards,
+            "rounds": 0,
+            "created": self._ms(),
+        }
+        result = self.rows.put_new(row)
+        return _job_row(self.job, result.row or row)
+
+    def set_config(self, digest: str) -> None:
+        """Point new workers at another resolved configuration; repeating it does no harm."""
+        self.rows.update(self._pk, keys.META, expressions.JOB_CONFIG, {"config": digest})
+
+    def open(self, rounds: int) -> None:
+        """Tell workers that `rounds` rounds are open; refused means that they are already."""
+        self.rows.update(
+            self._pk,
+            keys.META,
+            expressions.JOB_OPEN,
+            {"open": JobState.OPEN.value, "rounds": rounds},
+        )
+
+    def stop(self, reason: str) -> None:
+        """Trip the job's breaker; the first reason stays."""
+        self.rows.update(self._pk, keys.META, expressions.JOB_STOP, {"reason": reason[:400]})
+
+    def resume(self) -> None:
+        """Reset the breaker."""
+        self.rows.update(self._pk, keys.META, expressions.JOB_RESUME, {})
+
+    def delete(self) -> None:
+        """Forget a job whose plan was refused before it had tasks."""
+        for row in list(self.rows.query(self._pk)):
+            self.rows.delete(self._pk, str(row["sk"]))
+
+    def rounds(self) -> list[RoundRow]:
+        """Every round, oldest first."""
+        return [
+            _round_row(row)
+            for row in self.rows.query(self._pk, after=keys.ROUND_PREFIX, consistent=True)
+            if str(row["sk"]).startswith(keys.ROUND_PREFIX)
+        ]
+
+    def create_round(self, number: int, source: str, selector: tuple[str, ...]) -> RoundRow:
+        """Create a round's row, or return the one that stands."""
+        row: Row = {
+            "pk": self._pk,
+            "sk": keys.round_sk(number),
+            "state": RoundState.PLANNING.value,
+            "source": source,
+            "selector": list(selector),
+            "cursor": 0,
+            "created": self._ms(),
+        }
+        return _round_row(self.rows.put_new(row).row or row)
+
+    def note_cursor(self, number: int, cursor: int) -> None:
+        """Note that the round's first `cursor` task rows exist; refused means no news."""
+        self.rows.update(
+            self._pk,
+            keys.round_sk(number),
+            expressions.ROUND_CURSOR,
+            {"cursor": cursor, "planning": RoundState.PLANNING.value},
+        )
+
+    def open_round(self, number: int, tasks: int, items: int, retried: Mapping[str, int]) -> None:
+        """The round is planned; refused means that another planner has said so."""
+        self.rows.update(
+            self._pk,
+            keys.round_sk(number),
+            expressions.ROUND_OPEN,
+            {
+                "planning": RoundState.PLANNING.value,
+                "open": RoundState.OPEN.value,
+                "tasks": tasks,
+                "items": items,
+                "retried": dict(retried),
+                "now": self._ms(),
+            },
+        )
+
+    def submissions(self) -> list[SubmissionRow]:
+        """Every submission, oldest first."""
+        return [
+            _submission_row(row)
+            for row in self.rows.query(self._pk, after=keys.SUBMIT_PREFIX, consistent=True)
+            if str(row["sk"]).startswith(keys.SUBMIT_PREFIX)
+        ]
+
+    def intend(self, round_no: int, number: int, workers: int) -> SubmissionRow:
+        """Write a submission's intent before ``sbatch``, or return the one that stands."""
+        row: Row = {
+            "pk": self._pk,
+            "sk": keys.submit_sk(round_no, number),
+            "state": SubmitState.INTENT.value,
+            "token": uuid.uuid4().hex[:12],
+            "workers": workers,
+            "intent": self._ms(),
+        }
+        return _submission_row(self.rows.put_new(row).row or row)
+
+    def submitted(self, submission: SubmissionRow, slurm_job_id: str) -> None:
+        """Note the array's id; repeating it does no harm."""
+        self.rows.update(
+            self._pk,
+            keys.submit_sk(submission.round_no, submission.number),
+            expressions.SUBMITTED,
+            {
+                "intent": SubmitState.INTENT.value,
+                "submitted": SubmitState.SUBMITTED.value,
+                "slurm_job_id": slurm_job_id,
+                "now": self._ms(),
+            },
+        )
+
+    def forget_submission(self, submission: SubmissionRow) -> None:
+        """Delete an intent that Slurm refused for certain."""
+        self.rows.delete(self._pk, keys.submit_sk(submission.round_no, submission.number))
+
+    def audit(self, actor: str, action: str, detail: dict[str, Value]) -> None:
+        """Append a line to the audit trail."""
+        now = self._ms()
+        self.rows.put_new(
+            {
+                "pk": keys.event_pk(self.job),
+                "sk": f"{now:013}#{uuid.uuid4().hex[:8]}",
+                "actor": actor,
+                "action": action,
+                "detail": detail,
+            }
+        )
+
+    def events(self) -> Iterator[Event]:
+        """The audit trail, oldest first."""
+        for row in self.rows.query(keys.event_pk(self.job)):
+            yield Event(
+                at_ms=int(str(row["sk"]).split("#")[0]),
+                actor=str(row["actor"]),
+                action=str(row["action"]),
+                detail=cast("dict[str, Value]", row["detail"]),
+            )
+
+    def _ms(self) -> int:
+        return int(self.clock.now() * 1000)
+
+
+def _job_row(job: JobId, row: Row) -> JobRow:
+    return JobRow(
+        job=job,
+        state=JobState(row["state"]),
+        shards=_int(row, "shards"),
+        identity=str(row["identity"]),
+        config=str(row["config"]),
+        rounds=_int(row, "rounds"),
+        stop=str(row.get("stop") or ""),
+        created_ms=_int(row, "created"),
+    )
+
+
+def _round_row(row: Row) -> RoundRow:
+    return RoundRow(
+        number=int(str(row["sk"]).removeprefix(keys.ROUND_PREFIX)),
+        state=RoundState(row["state"]),
+        source=str(row["source"]),
+        selector=tuple(str(each) for each in cast("list[Value]", row["selector"])),
+        tasks=_int(row, "tasks"),
+        items=_int(row, "items"),
+        cursor=_int(row, "cursor"),
+        created_ms=_int(row, "created"),
+        opened_ms=_int(row, "opened"),
+        retried=cast("dict[str, int]", row.get("retried") or {}),
+    )
+
+
+def _submission_row(row: Row) -> SubmissionRow:
+    round_no, number = str(row["sk"]).removeprefix(keys.SUBMIT_PREFIX).split("#")
+    return SubmissionRow(
+        round_no=int(round_no),
+        number=int(number),
+        state=SubmitState(row["state"]),
+        token=str(row["token"]),
+        slurm_job_id=str(row.get("slurm_job_id") or ""),
+        workers=_int(row, "workers"),
+        intent_ms=_int(row, "intent"),
+        submitted_ms=_int(row, "submitted"),
+    )
+
+
+def _int(row: Row, name: str) -> int:
+    value = row.get(name)
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,230 @@
+"""Every table key, state name and S3 path, defined once and used by both sides.
+
+A task's id is ``<round>-<sequence>`` (``000-00000012``); its row lives in one of the
+job's task shards, whose number is fixed when the job is created, so that the shard of
+a task never changes. See ``docs/architecture.md`` for the table and the S3 layout.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import NewType
+
+from slurm_worker.errors import UserError
+
+JobId = NewType("JobId", str)
+TaskId = NewType("TaskId", str)
+
+JOB_ID_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+S3_URI_PATTERN = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
+
+META = "META"
+ROUND_PREFIX = "ROUND#"
+SUBMIT_PREFIX = "SUBMIT#"
+
+
+class JobState(str, Enum):
+    """What a job's META row says of it."""
+
+    PLANNING = "planning"  #: task rows are still being written; workers wait
+    OPEN = "open"  #: every task row exists; workers may lease
+
+
+class RoundState(str, Enum):
+    """What a round's row says of it."""
+
+    PLANNING = "planning"  #: its task rows are still being written
+    OPEN = "open"  #: every task row exists
+
+
+class TaskState(str, Enum):
+    """The life of a task row."""
+
+    READY = "ready"  #: claimable, once ``not_before`` has passed
+    LEASED = "leased"  #: held by ``owner`` until ``lease_until``
+    DONE = "done"  #: its ``.done`` marker exists
+    FAILED = "failed"  #: every attempt failed; ``error_class`` says why
+    QUARANTINED = "quarantined"  #: it lost its lease too often; it may kill its workers
+
+    @property
+    def terminal(self) -> bool:
+        """Whether only a retry can move the task again."""
+        return self in (TaskState.DONE, TaskState.FAILED, TaskState.QUARANTINED)
+
+
+class SubmitState(str, Enum):
+    """The life of a submission row."""
+
+    INTENT = "intent"  #: written before ``sbatch``; Slurm may or may not have the array
+    SUBMITTED = "submitted"  #: the array's Slurm job id is known
+
+
+def check_job_id(value: str, field: str = "job_id") -> JobId:
+    """Return `value` as a job id.
+
+    Raises:
+        UserError: if it does not match the one pattern for ids.
+    """
+    if not JOB_ID_PATTERN.fullmatch(value):
+        raise UserError(
+            f"{field}: {value!r} is not a job id; use 1 to 63 of a-z 0-9 . _ - "
+            "and start with a letter or digit"
+        )
+    return JobId(value)
+
+
+def split_s3_uri(uri: str, field: str = "uri") -> tuple[str, str]:
+    """Return (bucket, key) of an ``s3://bucket/key`` address; the key may be empty.
+
+    Raises:
+        UserError: if `uri` is not such an address.
+    """
+    match = S3_URI_PATTERN.fullmatch(uri)
+    if not match:
+        raise UserError(f"{field}: {uri!r} is not an S3 address; write s3://bucket/prefix")
+    return match.group(1), (match.group(2) or "").strip("/")
+
+
+# --- table keys ---------------------------------------------------------------
+
+
+def job_pk(job: JobId) -> str:
+    """Partition of the job's META, ROUND and SUBMIT rows."""
+    return f"JOB#{job}"
+
+
+def round_sk(round_no: int) -> str:
+    """Sort key of a round's row."""
+    return f"{ROUND_PREFIX}{round_no:03}"
+
+
+def submit_sk(round_no: int, number: int) -> str:
+    """Sort key of the `number`-th submission of a round."""
+    return f"{SUBMIT_PREFIX}{round_no:03}#{number}"
+
+
+def event_pk(job: JobId, shard: int = 0) -> str:
+    """Partition of the job's audit events."""
+    return f"JOB#{job}#EVENT#{shard:02}"
+
+
+def task_pk(job: JobId, shard: int) -> str:
+    """Partition of one shard of the job's task rows."""
+    return f"JOB#{job}#TASK#{shard:03}"
+
+
+def task_sk(round_no: int, sequence: int) -> str:
+    """Sort key of a task's row."""
+    return f"{round_no:03}#{sequence:08}"
+
+
+def task_id(round_no: int, sequence: int) -> TaskId:
+    """The task's id, as it stands in S3 keys and logs."""
+    return TaskId(f"{round_no:03}-{sequence:08}")
+
+
+def parse_task_id(task: str) -> tuple[int, int]:
+    """Return (round, sequence) of a task id."""
+    round_no, sequence = task.split("-")
+    return int(round_no), int(sequence)
+
+
+def shard_of(sequence: int, shards: int) -> int:
+    """The shard that holds a task's row."""
+    return sequence % shards
+
+
+def shard_count(workers: int) -> int:
+    """Shards for a job with this many workers: a power of two between 8 and 256.
+
+    One partition serves 1,000 writes a second; 16 workers share one shard, which keeps
+    a mass start under a tenth of that (docs/architecture.md, "Shards").
+    """
+    return min(256, max(8, 1 << max(0, (workers // 16 - 1).bit_length())))
+
+
+def limit_pk(scope: str, name: str) -> str:
+    """Partition of a rate limit."""
+    return f"LIMIT#{scope}#{name}"
+
+
+def limit_sk(slot: int = 0) -> str:
+    """Sort key of one slot of a rate limit."""
+    return f"SLOT#{slot}"
+
+
+# --- S3 keys ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class JobPaths:
+    """The S3 keys of one job, all under ``<prefix>/jobs/<job>/``.
+
+    Args:
+        prefix: the site's key prefix inside the bucket, without slashes at its ends.
+        job: the job's id.
+    """
+
+    prefix: str
+    job: JobId
+
+    @property
+    def root(self) -> str:
+        """The folder of everything of the job, ending in a slash."""
+        return f"{self.prefix}/jobs/{self.job}/".lstrip("/")
+
+    def config(self, digest: str) -> str:
+        """The resolved configuration that workers read, named by its digest."""
+        return f"{self.root}config/{digest}.json"
+
+    def code(self, digest: str) -> str:
+        """The handler's code, named by its digest."""
+        return f"{self.root}code/{digest}.zip"
+
+    def segments(self, round_no: int) -> str:
+        """The folder of a round's segments."""
+        return f"{self.root}input/{round_no:03}/"
+
+    def segment(self, round_no: int, number: int) -> str:
+        """One object of about 50,000 items."""
+        return f"{self.segments(round_no)}segment-{number:05}"
+
+    @property
+    def parts(self) -> str:
+        """The folder of parts, committed or not."""
+        return f"{self.root}parts/"
+
+    def part(self, task: TaskId, attempt: int, unique: str, suffix: str) -> str:
+        """A part's key: unique to the attempt, so nothing is ever overwritten."""
+        return f"{self.parts}{task}/a{attempt}-{unique}.{suffix}"
+
+    @property
+    def done_folder(self) -> str:
+        """The folder of commit markers."""
+        return f"{self.root}done/"
+
+    def done(self, task: TaskId) -> str:
+        """The task's commit marker."""
+        return f"{self.done_folder}{task}.done"
+
+    def log(self, submission: str, worker: str) -> str:
+        """One worker's JSON log."""
+        return f"{self.root}logs/{submission}/{worker}.jsonl.gz"
+
+    @property
+    def dataset(self) -> str:
+        """The folder of the published Parquet files."""
+        return f"{self.root}dataset/"
+
+    @property
+    def manifest(self) -> str:
+        """The object whose presence publishes the dataset."""
+        return f"{self.dataset}_manifest.json"
+
+    @property
+    def errors(self) -> str:
+        """The folder of the Parquet files of items that failed."""
+        return f"{self.root}errors/"

@@ -1,0 +1,108 @@
+"""The worker as one file: a zip that any Python >= 3.10 runs with nothing installed.
+
+Holds this package and what it imports, with botocore's data trimmed to the services
+used. The zip's `__main__` unpacks it once per node, into a private folder named by its
+digest (botocore reads its data as files), and runs the worker from there. The same
+installed packages give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_PACKAGES = ("slurm_worker", "boto3", "botocore", "s3transfer", "jmespath", "dateutil", "urllib3")
+_MODULES = ("six",)
+_BOTOCORE_DATA = ("dynamodb", "s3", "sts", "sso", "sso-oidc", "signin")
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+_MAIN = '''\
+"""Unpack once per node, then run the worker."""
+import os, stat, sys, tempfile, zipfile
+
+DIGEST = "{digest}"
+
+
+def base_folder():
+    """A folder that only this user can write to."""
+    path = os.path.join(tempfile.gettempdir(), "slurm-worker-%d" % os.getuid())
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    found = os.lstat(path)
+    private = found.st_uid == os.getuid() and not found.st_mode & 0o022
+    if stat.S_ISDIR(found.st_mode) and private:
+        return path
+    return tempfile.mkdtemp(prefix="slurm-worker-")
+
+
+def unpacked():
+    target = os.path.join(base_folder(), DIGEST)
+    if not os.path.isdir(target):
+        partial = tempfile.mkdtemp(prefix=DIGEST + "-", dir=os.path.dirname(target))
+        with zipfile.ZipFile(sys.argv[0]) as archive:
+            archive.extractall(partial)
+        try:
+            os.rename(partial, target)
+        except OSError:
+            if not os.path.isdir(target):
+                raise
+    return target
+
+
+if sys.version_info < (3, 10):
+    sys.exit("slurm-worker needs Python 3.10 or later, this is " + sys.version.split()[0])
+sys.path[0] = unpacked()
+from slurm_worker.__main__ import main
+
+sys.exit(main())
+'''
+
+
+def build() -> tuple[str, bytes]:
+    """Return (digest, bytes) of the worker's zip, from the packages installed here."""
+    files = sorted(_files())
+    digest = hashlib.sha256()
+    for name, path in files:
+        digest.update(f"{name}\0".encode() + path.read_bytes())
+    name = digest.hexdigest()[:16]
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for each, path in files:
+            archive.writestr(zipfile.ZipInfo(each, _EPOCH), path.read_bytes(), zipfile.ZIP_DEFLATED)
+        archive.writestr(zipfile.ZipInfo("__main__.py", _EPOCH), _MAIN.replace("{digest}", name))
+    return name, out.getvalue()
+
+
+def _files() -> Iterator[tuple[str, Path]]:
+    for module in _MODULES:
+        yield f"{module}.py", _origin(module)
+    for package in _PACKAGES:
+        root = _origin(package).parent
+        for path in root.rglob("*"):
+            relative = path.relative_to(root.parent)
+            if path.is_file() and _wanted(relative):
+                yield relative.as_posix(), path
+
+
+def _wanted(path: Path) -> bool:
+    parts = path.parts
+    if "__pycache__" in parts or path.suffix in (".pyc", ".pyi", ".so"):
+        return False
+    if parts[0] == "slurm_worker" and parts[1] == "aggregate":
+        return False
+    if parts[:2] == ("botocore", "data") and len(parts) > 3:
+        return parts[2] in _BOTOCORE_DATA
+    return parts[:2] != ("boto3", "examples")
+
+
+def _origin(module: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"{module} is not installed here, so no worker can be built")
+    return Path(spec.origin)

@@ -1,0 +1,150 @@
+"""The object store on S3: verbs over boto3's client, for one bucket.
+
+Each call is one request, unless it says otherwise. Foreign exceptions are translated
+here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import boto3
+from boto3.exceptions import Boto3Error
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from slurm_worker.errors import ServiceError, UserError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_MISSING = {"NoSuchKey", "404", "NotFound"}
+_EXISTS = {"PreconditionFailed", "412"}
+#: Two conditional writes met; S3 asks for another try, which then gets a 412 or succeeds.
+_CONFLICT = {"ConditionalRequestConflict", "409"}
+_CONFLICT_TRIES = 5
+
+
+class S3Objects:
+    """`ports.ObjectStore` on one S3 bucket.
+
+    Args:
+        client: a boto3 S3 client.
+        bucket: the bucket's name.
+    """
+
+    def __init__(self, client: S3Client, bucket: str) -> None:
+        self.client = client
+        self.bucket = bucket
+
+    def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | None:
+        """See `ports.ObjectStore.get`."""
+        end = "" if length is None else start + length - 1
+        with self._errors(key):
+            try:
+                if start == 0 and length is None:
+                    return self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+                return self.client.get_object(
+                    Bucket=self.bucket, Key=key, Range=f"bytes={start}-{end}"
+                )["Body"].read()
+            except ClientError as error:
+                if _code(error) in _MISSING:
+                    return None
+                raise
+
+    def put(self, key: str, body: bytes) -> None:
+        """See `ports.ObjectStore.put`."""
+        with self._errors(key):
+            self.client.put_object(Bucket=self.bucket, Key=key, Body=body)
+
+    def put_new(self, key: str, body: bytes) -> bool:
+        """See `ports.ObjectStore.put_new`."""
+        for attempt in range(_CONFLICT_TRIES):
+            with self._errors(key):
+                try:
+                    self.client.put_object(Bucket=self.bucket, Key=key, Body=body, IfNoneMatch="*")
+                    return True
+                except ClientError as error:
+                    if _code(error) in _EXISTS:
+                        return False
+                    if _code(error) not in _CONFLICT or attempt + 1 == _CONFLICT_TRIES:
+                        raise
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """See `ports.ObjectStore.list`."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=prefix
+        )
+        with self._errors(prefix):
+            for page in pages:
+                for entry in page.get("Contents", []):
+                    yield entry["Key"]
+
+    def delete(self, key: str) -> None:
+        """See `ports.ObjectStore.delete`."""
+        with self._errors(key):
+            self.client.delete_object(Bucket=self.bucket, Key=key)
+
+    def size(self, key: str) -> int | None:
+        """See `ports.ObjectStore.size`."""
+        with self._errors(key):
+            try:
+                return self.client.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
+            except ClientError as error:
+                if _code(error) in _MISSING:
+                    return None
+                raise
+
+    def upload(self, key: str, path: str) -> None:
+        """See `ports.ObjectStore.upload`; several requests for files over 8 MB."""
+        with self._errors(key):
+            self.client.upload_file(path, self.bucket, key)
+
+    def download(self, key: str, path: str) -> None:
+        """See `ports.ObjectStore.download`."""
+        with self._errors(key):
+            self.client.download_file(self.bucket, key, path)
+
+    @contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        where = f"s3://{self.bucket}/{key}"
+        try:
+            yield
+        except ClientError as error:
+            if _code(error) == "NoSuchBucket":
+                raise UserError(
+                    f"storage.prefix: there is no bucket {self.bucket!r}; create it or "
+                    "correct the name"
+                ) from error
+            raise ServiceError(f"{where}: {error}") from error
+        except (BotoCoreError, Boto3Error) as error:
+            raise ServiceError(
+                f"{where}: {error}; check aws.s3_endpoint_url, the region and the network"
+            ) from error
+
+
+def s3_client(session: boto3.Session | None = None, endpoint_url: str | None = None) -> S3Client:
+    """A client with short timeouts; path-style addresses where the endpoint is not AWS's."""
+    chosen = session or boto3.Session()
+    client: S3Client = chosen.client("s3", endpoint_url=endpoint_url, config=_client_config(False))
+    if "amazonaws.com" not in client.meta.endpoint_url:
+        # Other stores seldom answer to bucket names in the host name.
+        client = chosen.client("s3", endpoint_url=endpoint_url, config=_client_config(True))
+    return client
+
+
+def _client_config(path_style: bool) -> Config:
+    return Config(
+        retries={"mode": "standard", "total_max_attempts": 5},
+        connect_timeout=3,
+        read_timeout=30,
+        max_pool_connections=32,
+        s3={"addressing_style": "path"} if path_style else {},
+    )
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))

@@ -1,0 +1,223 @@
+"""A job's objects: task slices, parts and the ``.done`` markers that commit them.
+
+The marker is *the* commit point: created with ``If-None-Match: *``, so of several
+attempts one wins, whatever the table or a paused process says. Readers trust markers
+only, never a listing of parts.
+
+Requests per task: one ranged GET for the slice, one PUT per part (a second only where
+items failed), one PUT for the marker; a GET more where another attempt may have won.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.keys import JobPaths, TaskId
+from slurm_worker.ports import ObjectStore
+
+_READERS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One committed object of a task.
+
+    Args:
+        kind: ``rows`` or ``errors``.
+        key: the object's S3 key.
+        size: bytes.
+        sha256: of the object's bytes, in hex.
+        rows: lines in it.
+    """
+
+    kind: str
+    key: str
+    size: int
+    sha256: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """What a task's ``.done`` says; `items` = `ok` + the sum of `failed`."""
+
+    job: str
+    task: TaskId
+    attempt: int
+    worker: str
+    items: int
+    ok: int
+    rows: int
+    failed: dict[str, int] = field(default_factory=dict)
+    parts: tuple[Part, ...] = ()
+    input_sha256: str = ""
+    handler: str = ""
+    code_sha256: str = ""
+    slurm: dict[str, str] = field(default_factory=dict)
+    started: float = 0.0
+    finished: float = 0.0
+    v: int = 1
+
+    def to_json(self) -> bytes:
+        """The marker's bytes."""
+        return json.dumps(asdict(self), sort_keys=True).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Marker:
+        """Read what `to_json` wrote."""
+        raw: dict[str, Any] = json.loads(data)
+        if raw.get("v") != 1:
+            raise ServiceError(
+                f"marker of task {raw.get('task')} has version {raw.get('v')}, this release "
+                "reads 1: upgrade airflow-slurm-provider"
+            )
+        return cls(**{**raw, "parts": tuple(Part(**part) for part in raw["parts"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Where a task's items stand: a range of a segment, compressed by itself.
+
+    Args:
+        segment: the segment's number within its round.
+        offset: first byte of the slice.
+        length: its bytes.
+        count: items in it.
+        sha256: of the compressed bytes, in hex.
+    """
+
+    segment: int
+    offset: int
+    length: int
+    count: int
+    sha256: str
+
+
+def pack_slice(items: list[tuple[str, dict[str, Any]]]) -> bytes:
+    """Compress (key, item) pairs into a slice; the same items give the same bytes."""
+    lines = "".join(
+        json.dumps([key, item], ensure_ascii=False, separators=(",", ":")) + "\n"
+        for key, item in items
+    )
+    return zlib.compress(lines.encode(), 3)
+
+
+def unpack_slice(data: bytes) -> list[tuple[str, dict[str, Any]]]:
+    """Read what `pack_slice` wrote."""
+    # Only \n ends a line: str.splitlines would also split at U+2028 inside a value.
+    lines = zlib.decompress(data).decode().split("\n")
+    return [(key, item) for key, item in (json.loads(line) for line in lines if line)]
+
+
+def unpack_segment(data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every (key, item) of a segment: its slices stand one behind the other."""
+    while data:
+        reader = zlib.decompressobj()
+        lines = reader.decompress(data).decode().split("\n")
+        data = reader.unused_data
+        for line in lines:
+            if line:
+                key, item = json.loads(line)
+                yield key, item
+
+
+class JobStore:
+    """The objects of one job.
+
+    Args:
+        objects: the bucket.
+        paths: the job's keys.
+    """
+
+    def __init__(self, objects: ObjectStore, paths: JobPaths) -> None:
+        self.objects = objects
+        self.paths = paths
+
+    def read_slice(self, round_no: int, where: Slice) -> list[tuple[str, dict[str, Any]]]:
+        """The task's (key, item) pairs; one ranged GET.
+
+        Raises:
+            UserError: if the bytes are not those that were planned.
+        """
+        key = self.paths.segment(round_no, where.segment)
+        data = self.objects.get(key, start=where.offset, length=where.length)
+        if data is None or hashlib.sha256(data).hexdigest() != where.sha256:
+            raise UserError(
+                f"{key}: bytes {where.offset}+{where.length} are "
+                f"{'missing' if data is None else 'not those that were planned'}; "
+                "plan the input again under another job_id"
+            )
+        return unpack_slice(data)
+
+    def marker(self, task: TaskId) -> Marker | None:
+        """The task's marker, if it is committed."""
+        data = self.objects.get(self.paths.done(task))
+        return None if data is None else Marker.from_json(data)
+
+    def commit(self, marker: Marker) -> Marker:
+        """Create the task's marker and return the one that stands: ours, or the winner's.
+
+        A refusal may be our own first try whose reply was lost, so the marker that
+        stands is read, never guessed.
+        """
+        if self.objects.put_new(self.paths.done(marker.task), marker.to_json()):
+            return marker
+        standing = self.marker(marker.task)
+        if standing is None:
+            raise ServiceError(
+                f"{self.paths.done(marker.task)} exists and can't be read; try again"
+            )
+        return standing
+
+    def upload_part(self, key: str, path: Path, kind: str, rows: int) -> Part:
+        """Upload a part and return what the marker says of it."""
+        data = path.read_bytes()
+        self.objects.put(key, data)
+        return Part(kind, key, len(data), hashlib.sha256(data).hexdigest(), rows)
+
+    def read_part(self, part: Part) -> bytes:
+        """A committed part's bytes, verified.
+
+        Raises:
+            UserError: if they are missing or not those that were committed.
+        """
+        data = self.objects.get(part.key)
+        if data is None:
+            raise UserError(f"{part.key}: the committed part is missing from the bucket")
+        if len(data) != part.size or hashlib.sha256(data).hexdigest() != part.sha256:
+            raise UserError(
+                f"{part.key}: {len(data)} bytes do not match the {part.size} bytes committed "
+                "(sha256 differs); restore the object or run the task again"
+            )
+        return data
+
+    def markers(self) -> Iterator[Marker]:
+        """Every marker of the job in order of task id; one GET each, several at a time."""
+        keys = self.objects.list(self.paths.done_folder)
+        with ThreadPoolExecutor(_READERS) as pool:
+            for key, data in _ahead(pool, self.objects, keys):
+                if data is None:
+                    raise ServiceError(f"{key} was listed and can't be read; try again")
+                yield Marker.from_json(data)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, objects: ObjectStore, keys: Iterator[str]
+) -> Iterator[tuple[str, bytes | None]]:
+    """Read objects in order with a bounded number of reads ahead."""
+    window = []
+    for key in keys:
+        window.append((key, pool.submit(objects.get, key)))
+        if len(window) >= 4 * _READERS:
+            first, reading = window.pop(0)
+            yield first, reading.result()
+    for key, reading in window:
+        yield key, reading.result()

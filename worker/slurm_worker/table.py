@@ -1,0 +1,363 @@
+"""Task rows: each conditional write, and what its refusal means.
+
+Requests per task: one write to create, one to claim, one to complete, one per
+heartbeat; reads are the claim pages of `finder.py`. A row stays under 1 KB, so each
+write is one unit. Every method says what it does where the write was applied and its
+reply lost, because the client library then repeats the request and is refused.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import cast
+
+from slurm_worker import expressions, keys
+from slurm_worker.config import LeaseConfig
+from slurm_worker.errors import ErrorClass
+from slurm_worker.keys import JobId, TaskId, TaskState
+from slurm_worker.ports import Applied, Clock, Refused, Row, Rows, Statement, Value
+from slurm_worker.store import Marker, Slice
+
+_MESSAGE_LIMIT = 200
+_HISTORY_LIMIT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """One row of the table, read."""
+
+    round_no: int
+    sequence: int
+    state: TaskState
+    where: Slice
+    attempt: int = 0
+    owner: str = ""
+    version: str = ""
+    lease_until_ms: int = 0
+    not_before_ms: int = 0
+    tries: int = 0
+    lost: int = 0
+    items_ok: int = 0
+    items_failed: int = 0
+    failed_by: dict[str, int] = field(default_factory=dict)
+    error_class: str = ""
+    error: str = ""
+    winner: int = 0
+    rows: int = 0
+
+    @property
+    def task(self) -> TaskId:
+        """The task's id."""
+        return keys.task_id(self.round_no, self.sequence)
+
+    @property
+    def sk(self) -> str:
+        """The row's sort key."""
+        return keys.task_sk(self.round_no, self.sequence)
+
+    @classmethod
+    def from_row(cls, row: Row) -> TaskRow:
+        """Read a row of the table."""
+        round_no, sequence = str(row["sk"]).split("#")
+        return cls(
+            round_no=int(round_no),
+            sequence=int(sequence),
+            state=TaskState(row["state"]),
+            where=Slice(
+                segment=_int(row, "segment"),
+                offset=_int(row, "offset"),
+                length=_int(row, "length"),
+                count=_int(row, "items"),
+                sha256=_str(row, "sha256"),
+            ),
+            attempt=_int(row, "attempt"),
+            owner=_str(row, "owner"),
+            version=_str(row, "version"),
+            lease_until_ms=_int(row, "lease_until"),
+            not_before_ms=_int(row, "not_before"),
+            tries=_int(row, "tries"),
+            lost=_int(row, "lost"),
+            items_ok=_int(row, "items_ok"),
+            items_failed=_int(row, "items_failed"),
+            failed_by=cast("dict[str, int]", row.get("failed_by") or {}),
+            error_class=_str(row, "error_class"),
+            error=_str(row, "error"),
+            winner=_int(row, "winner"),
+            rows=_int(row, "rows"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to work on a task, fenced by `attempt`."""
+
+    row: TaskRow
+    owner: str
+
+    @property
+    def task(self) -> TaskId:
+        """The task's id."""
+        return self.row.task
+
+    @property
+    def attempt(self) -> int:
+        """The fencing token."""
+        return self.row.attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The lease is ours."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Somebody else was quicker, or the row is not claimable; `row` is how it stands."""
+
+    row: TaskRow | None
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """The lease is ours for another ttl."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The lease is gone: stop, discard, take the next task."""
+
+    row: TaskRow | None
+
+
+class TaskTable:
+    """The task rows of one job.
+
+    Args:
+        rows: the table.
+        job: the job's id.
+        shards: its number of shards, from its META row.
+        lease: times of a lease.
+        clock: AWS time.
+    """
+
+    def __init__(
+        self, rows: Rows, job: JobId, shards: int, lease: LeaseConfig, clock: Clock
+    ) -> None:
+        self.rows = rows
+        self.job = job
+        self.shards = shards
+        self.lease = lease
+        self.clock = clock
+
+    def create(self, round_no: int, sequence: int, where: Slice) -> None:
+        """Write a new row; a row that exists (a restarted planner's) is left as it is.
+
+        A lost reply is refused when repeated, which is as good: the row is there.
+        """
+        self.rows.put_new(
+            {
+                "pk": self._pk(sequence),
+                "sk": keys.task_sk(round_no, sequence),
+                "state": TaskState.READY.value,
+                "segment": where.segment,
+                "offset": where.offset,
+                "length": where.length,
+                "items": where.count,
+                "sha256": where.sha256,
+            }
+        )
+
+    def page(self, shard: int, after: str, limit: int) -> list[TaskRow]:
+        """Up to `limit` rows of a shard past the sort key `after`, as they are now."""
+        rows = self.rows.query(
+            keys.task_pk(self.job, shard), after=after, limit=limit, consistent=True
+        )
+        return [TaskRow.from_row(row) for row in rows]
+
+    def all_rows(self, shard: int) -> Iterator[TaskRow]:
+        """Every row of a shard, perhaps a second old: half the price, for status."""
+        for row in self.rows.query(keys.task_pk(self.job, shard)):
+            yield TaskRow.from_row(row)
+
+    def claim(self, row: TaskRow, owner: str) -> Claimed | Held:
+        """Lease a ready task. A refusal that carries our request id is our own lost reply."""
+        request, values = self._taking(owner)
+        return self._taken(row, owner, request, expressions.CLAIM, values)
+
+    def steal(self, row: TaskRow, owner: str) -> Claimed | Held:
+        """Lease a task whose lease has run out, as `row` was seen a heartbeat ago.
+
+        A task that has lost its lease `max_lost` times is quarantined instead: it may
+        be what kills its workers.
+        """
+        request, values = self._taking(owner)
+        values |= {
+            "leased": TaskState.LEASED.value,
+            "dead": self._ms() - int(self.lease.margin_s * 1000),
+            "seen": row.version,
+        }
+        if row.lost + 1 >= self.lease.max_lost:
+            message = f"the lease was lost {row.lost + 1} times, last by {row.owner}"
+            self.rows.update(
+                self._pk(row.sequence),
+                row.sk,
+                expressions.QUARANTINE,
+                values
+                | {
+                    "quarantined": TaskState.QUARANTINED.value,
+                    "class": ErrorClass.WORKER_CRASH.value,
+                    "message": message,
+                    "none": [],
+                    "event": [f"{self._ms()} quarantined by {owner}"],
+                },
+            )
+            return Held(None)
+        return self._taken(row, owner, request, expressions.STEAL, values)
+
+    def heartbeat(self, lease: Lease, ok: int, failed: int) -> Renewed | Lost:
+        """Renew the lease and note progress; repeating it does no harm."""
+        result = self._held(
+            lease,
+            expressions.HEARTBEAT,
+            {
+                "until": self._ms() + int(self.lease.ttl_s * 1000),
+                "request": uuid.uuid4().hex,
+                "ok": ok,
+                "failed": failed,
+            },
+        )
+        if isinstance(result, Applied):
+            return Renewed()
+        return Lost(TaskRow.from_row(result.row) if result.row else None)
+
+    def complete(self, marker: Marker) -> None:
+        """Bring the row to what the marker says, whoever made it.
+
+        Safe to repeat and for anybody to call: the marker has already decided. A refusal
+        means that the row is done by the same decision.
+        """
+        round_no, sequence = keys.parse_task_id(marker.task)
+        self.rows.update(
+            self._pk(sequence),
+            keys.task_sk(round_no, sequence),
+            expressions.COMPLETE,
+            {
+                "done": TaskState.DONE.value,
+                "winner": marker.attempt,
+                "ok": marker.ok,
+                "failed": sum(marker.failed.values()),
+                "by": cast("dict[str, Value]", marker.failed),
+                "rows": marker.rows,
+                "now": self._ms(),
+            },
+        )
+
+    def fail(self, lease: Lease, error_class: ErrorClass, message: str, delay_s: float) -> None:
+        """Give a task that could not be run back, or fail it after `max_tries`.
+
+        Refused after a lost reply, or because the lease was lost: either way it is gone.
+        """
+        final = lease.row.tries + 1 >= self.lease.max_tries
+        history: list[Value] = []
+        if lease.row.tries < _HISTORY_LIMIT:
+            history = [f"{self._ms()} {error_class.value} a{lease.attempt} {lease.owner}"[:120]]
+        self._held(
+            lease,
+            expressions.FAIL,
+            {
+                "next": (TaskState.FAILED if final else TaskState.READY).value,
+                "not_before": self._ms() + int(delay_s * 1000),
+                "class": error_class.value,
+                "message": message[:_MESSAGE_LIMIT],
+                "zero": 0,
+                "one": 1,
+                "none": [],
+                "event": history,
+            },
+        )
+
+    def release(self, lease: Lease) -> None:
+        """Give the lease back without counting a try; refused means that it is gone anyway."""
+        self._held(lease, expressions.RELEASE, {"ready": TaskState.READY.value})
+
+    def reopen(self, row: TaskRow, why: str) -> bool:
+        """Make a failed or quarantined task ready again; False if somebody else has."""
+        result = self.rows.update(
+            self._pk(row.sequence),
+            row.sk,
+            expressions.REOPEN,
+            {
+                "ready": TaskState.READY.value,
+                "was": row.state.value,
+                "attempt": row.attempt,
+                "zero": 0,
+                "none": [],
+                "event": [f"{self._ms()} reopened: {why}"[:120]],
+            },
+        )
+        return isinstance(result, Applied)
+
+    def _pk(self, sequence: int) -> str:
+        return keys.task_pk(self.job, keys.shard_of(sequence, self.shards))
+
+    def _ms(self) -> int:
+        return int(self.clock.now() * 1000)
+
+    def _taking(self, owner: str) -> tuple[str, dict[str, Value]]:
+        request = uuid.uuid4().hex
+        now = self._ms()
+        return request, {
+            "ready": TaskState.READY.value,
+            "leased": TaskState.LEASED.value,
+            "owner": owner,
+            "request": request,
+            "until": now + int(self.lease.ttl_s * 1000),
+            "now": now,
+            "zero": 0,
+            "one": 1,
+        }
+
+    def _taken(
+        self,
+        row: TaskRow,
+        owner: str,
+        request: str,
+        statement: Statement,
+        values: dict[str, Value],
+    ) -> Claimed | Held:
+        result = self.rows.update(self._pk(row.sequence), row.sk, statement, values)
+        if result.row is None:
+            return Held(None)
+        standing = TaskRow.from_row(result.row)
+        if isinstance(result, Applied) or result.row.get("request") == request:
+            return Claimed(Lease(standing, owner))
+        return Held(standing)
+
+    def _held(
+        self, lease: Lease, statement: Statement, values: dict[str, Value]
+    ) -> Applied | Refused:
+        return self.rows.update(
+            self._pk(lease.row.sequence),
+            lease.row.sk,
+            statement,
+            values
+            | {
+                "leased": TaskState.LEASED.value,
+                "owner": lease.owner,
+                "attempt": lease.attempt,
+            },
+        )
+
+
+def _int(row: Row, name: str) -> int:
+    value = row.get(name)
+    return value if isinstance(value, int) else 0
+
+
+def _str(row: Row, name: str) -> str:
+    value = row.get(name)
+    return value if isinstance(value, str) else ""

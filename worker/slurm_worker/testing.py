@@ -1,0 +1,287 @@
+"""In-memory twins of the edges: the same promises, no AWS.
+
+`MemoryRows` evaluates the real condition and update expressions (the subset that
+`expressions.py` uses), so tests and simulations run the real protocol. They are part
+of the product: use them to test your own tools against a job's table.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+import re
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from slurm_worker.ports import Applied, Refused, Row, Statement, Value
+
+_TOKEN = re.compile(r"\s*(<>|<=|>=|[=<>+\-(),]|[#:]?\w+)")
+_COMPARE: dict[str, Callable[[Value, Value], bool]] = {
+    "=": operator.eq,
+    "<>": operator.ne,
+    "<": lambda a, b: _ordered(a, b, operator.lt),
+    "<=": lambda a, b: _ordered(a, b, operator.le),
+    ">": lambda a, b: _ordered(a, b, operator.gt),
+    ">=": lambda a, b: _ordered(a, b, operator.ge),
+}
+
+
+class MemoryRows:
+    """`ports.Rows` in a dict; safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, dict[str, Row]] = {}
+        self._lock = threading.Lock()
+        #: Requests made, by verb; what a budget test asserts on.
+        self.requests: dict[str, int] = {}
+
+    def get(self, pk: str, sk: str, *, consistent: bool = True) -> Row | None:  # noqa: ARG002
+        """See `ports.Rows.get`."""
+        with self._lock:
+            self._count("get")
+            return copy.deepcopy(self._rows.get(pk, {}).get(sk))
+
+    def put_new(self, row: Row) -> Applied | Refused:
+        """See `ports.Rows.put_new`."""
+        pk, sk = str(row["pk"]), str(row["sk"])
+        with self._lock:
+            self._count("put_new")
+            existing = self._rows.setdefault(pk, {}).get(sk)
+            if existing is not None:
+                return Refused(copy.deepcopy(existing))
+            self._rows[pk][sk] = copy.deepcopy(row)
+            return Applied(copy.deepcopy(row))
+
+    def update(
+        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
+    ) -> Applied | Refused:
+        """See `ports.Rows.update`."""
+        with self._lock:
+            self._count(statement.name)
+            existing = self._rows.get(pk, {}).get(sk)
+            before: Row = dict(existing) if existing is not None else {}
+            if not _Parser(statement.condition, before, values).condition():
+                return Refused(copy.deepcopy(existing))
+            after = _Parser(statement.update, before, values).update()
+            after.update(pk=pk, sk=sk)
+            self._rows.setdefault(pk, {})[sk] = after
+            return Applied(copy.deepcopy(after))
+
+    def query(
+        self,
+        pk: str,
+        *,
+        after: str = "",
+        limit: int | None = None,
+        consistent: bool = False,  # noqa: ARG002  memory is always consistent
+    ) -> Iterator[Row]:
+        """See `ports.Rows.query`."""
+        with self._lock:
+            self._count("query")
+            partition = self._rows.get(pk, {})
+            keys = sorted(partition)
+            keys = keys[bisect_right(keys, after) :][:limit]
+            found = [copy.deepcopy(partition[key]) for key in keys]
+        yield from found
+
+    def delete(self, pk: str, sk: str) -> None:
+        """See `ports.Rows.delete`."""
+        with self._lock:
+            self._count("delete")
+            self._rows.get(pk, {}).pop(sk, None)
+
+    def _count(self, verb: str) -> None:
+        self.requests[verb] = self.requests.get(verb, 0) + 1
+
+
+class MemoryObjects:
+    """`ports.ObjectStore` in a dict; safe to share between threads."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | None:
+        """See `ports.ObjectStore.get`."""
+        body = self.objects.get(key)
+        if body is None:
+            return None
+        return body[start:] if length is None else body[start : start + length]
+
+    def put(self, key: str, body: bytes) -> None:
+        """See `ports.ObjectStore.put`."""
+        with self._lock:
+            self.objects[key] = bytes(body)
+
+    def put_new(self, key: str, body: bytes) -> bool:
+        """See `ports.ObjectStore.put_new`."""
+        with self._lock:
+            if key in self.objects:
+                return False
+            self.objects[key] = bytes(body)
+            return True
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """See `ports.ObjectStore.list`."""
+        with self._lock:
+            found = sorted(key for key in self.objects if key.startswith(prefix))
+        yield from found
+
+    def delete(self, key: str) -> None:
+        """See `ports.ObjectStore.delete`."""
+        with self._lock:
+            self.objects.pop(key, None)
+
+    def size(self, key: str) -> int | None:
+        """See `ports.ObjectStore.size`."""
+        body = self.objects.get(key)
+        return None if body is None else len(body)
+
+    def upload(self, key: str, path: str) -> None:
+        """See `ports.ObjectStore.upload`."""
+        self.put(key, Path(path).read_bytes())
+
+    def download(self, key: str, path: str) -> None:
+        """See `ports.ObjectStore.download`."""
+        Path(path).write_bytes(self.objects[key])
+
+
+class ManualClock:
+    """A clock that moves only when told to, or when somebody sleeps on it."""
+
+    def __init__(self, now: float = 1_700_000_000.0) -> None:
+        self._now = now
+        self._start = now
+
+    def now(self) -> float:
+        """See `ports.Clock.now`."""
+        return self._now
+
+    def boot_time(self) -> float:
+        """See `ports.Clock.boot_time`."""
+        return self._now - self._start
+
+    def sleep(self, seconds: float) -> None:
+        """Move the time on instead of waiting."""
+        self.advance(max(0.0, seconds))
+
+    def advance(self, seconds: float) -> None:
+        """Move the time on."""
+        self._now += seconds
+
+
+def _ordered(a: Value, b: Value, compare: Callable[..., bool]) -> bool:
+    # DynamoDB compares only values of one type; an absent attribute compares false.
+    if isinstance(a, bool) or isinstance(b, bool) or type(a) is not type(b):
+        return False
+    return compare(a, b)
+
+
+class _Parser:
+    """Recursive descent over DynamoDB's expression grammar, evaluating as it goes."""
+
+    def __init__(self, text: str, row: Row, values: Mapping[str, Value]) -> None:
+        self._tokens = _TOKEN.findall(text)
+        self._row = row
+        self._values = values
+        self._at = 0
+
+    def condition(self) -> bool:
+        result = self._and()
+        while self._peek() == "OR":
+            self._next()
+            right = self._and()
+            result = result or right
+        return result
+
+    def update(self) -> Row:
+        after = dict(self._row)
+        while (verb := self._peek()) is not None:
+            if verb not in ("SET", "REMOVE"):
+                raise ValueError(f"unexpected {verb!r} in an update expression")
+            self._next()
+            while True:
+                name = self._next()[1:]
+                if verb == "SET":
+                    self._expect("=")
+                    after[name] = self._sum()
+                else:
+                    after.pop(name, None)
+                if self._peek() != ",":
+                    break
+                self._next()
+        return after
+
+    def _and(self) -> bool:
+        result = self._comparison()
+        while self._peek() == "AND":
+            self._next()
+            right = self._comparison()
+            result = result and right
+        return result
+
+    def _comparison(self) -> bool:
+        word = self._peek()
+        if word == "(":
+            self._next()
+            result = self.condition()
+            self._expect(")")
+            return result
+        if word in ("attribute_exists", "attribute_not_exists"):
+            self._next()
+            self._expect("(")
+            present = self._next().lstrip("#") in self._row
+            self._expect(")")
+            return present is (word == "attribute_exists")
+        left = self._operand()
+        compare = _COMPARE[self._next()]
+        right = self._operand()
+        # A condition on an attribute that isn't there is false, whatever the operator but <>.
+        return compare(left, right)
+
+    def _sum(self) -> Value:
+        left = self._operand()
+        while self._peek() in ("+", "-"):
+            sign = 1 if self._next() == "+" else -1
+            right = self._operand()
+            if not isinstance(left, int) or not isinstance(right, int):
+                raise ValueError("DynamoDB adds numbers only")
+            left = left + sign * right
+        return left
+
+    def _operand(self) -> Value:
+        word = self._next()
+        if word == "if_not_exists":
+            self._expect("(")
+            name = self._next()[1:]
+            self._expect(",")
+            default = self._sum()
+            self._expect(")")
+            return self._row.get(name, default)
+        if word == "list_append":
+            self._expect("(")
+            first = self._sum()
+            self._expect(",")
+            second = self._sum()
+            self._expect(")")
+            if not isinstance(first, list) or not isinstance(second, list):
+                raise ValueError("list_append takes lists")
+            return first + second
+        if word.startswith(":"):
+            return self._values[word[1:]]
+        return self._row.get(word[1:])
+
+    def _peek(self) -> str | None:
+        return self._tokens[self._at] if self._at < len(self._tokens) else None
+
+    def _next(self) -> str:
+        self._at += 1
+        word: str = self._tokens[self._at - 1]
+        return word
+
+    def _expect(self, word: str) -> None:
+        found = self._next()
+        if found != word:
+            raise ValueError(f"expected {word!r}, found {found!r}")
