@@ -16,7 +16,8 @@ from airflow_slurm_provider.coordinator import progress as progress_of
 from airflow_slurm_provider.coordinator import retry as retrying
 from airflow_slurm_provider.coordinator import ship
 from airflow_slurm_provider.coordinator.config import Config, JobSpec, spec_of
-from airflow_slurm_provider.coordinator.inputs import InputSpec, KeyCheck, open_input
+from airflow_slurm_provider.coordinator.inputs import InputSpec, open_input
+from airflow_slurm_provider.coordinator.key_check import KeyCheck
 from airflow_slurm_provider.coordinator.plan import PlanConflict, Planner
 from airflow_slurm_provider.coordinator.progress import Poll, Progress
 from airflow_slurm_provider.coordinator.services import Services
@@ -85,9 +86,10 @@ def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmc
     jobs = services.jobs(spec.id)
     job = jobs.find()
     _check_identity(job, spec)
-    code = ship.ship_code(services, config)
-    # A cluster that can't be reached is found out before anything is written.
+    # What can't be reached is found out before anything is written.
+    services.objects.verify()
     services.slurm.version()
+    code = ship.ship_code(services, config)
     if job is None:
         shards = shard_count(spec.workers)
         job = jobs.create(spec.identity(), ship.ship_config(services, spec, shards, code), shards)
@@ -225,7 +227,10 @@ def aggregate(
 
 
 def cancel(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> list[str]:
-    """Cancel the job's arrays that may still run; return their ids. Leases run out by themselves."""
+    """Cancel the job's arrays that may still run; return their ids.
+
+    Leases run out by themselves, so the job can be submitted again.
+    """
     jobs = services.jobs(job_id)
     jobs.get()
     cancelled = []

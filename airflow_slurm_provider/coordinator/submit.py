@@ -1,6 +1,6 @@
 """One Slurm array of workers per submission, never twice, whatever dies between.
 
-    intent row (token)  →  files on the cluster  →  sbatch, token in the job's name  →  id in the row
+    intent row (token)  →  files on the cluster  →  sbatch, token in its name  →  id in the row
           │ crash here: the next caller finds the intent, goes on with the same token;
           │ the cluster's own lock (slurm/client.py) lets one sbatch per name through.
 

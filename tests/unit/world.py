@@ -41,10 +41,11 @@ class World:
     shards: int = 8
     log: list[str] = field(default_factory=list)
     workers: int = 0
+    job: JobId = JOB
 
     @property
     def paths(self) -> JobPaths:
-        return JobPaths("lab", JOB)
+        return JobPaths("lab", self.job)
 
     @property
     def store(self) -> JobStore:
@@ -52,11 +53,11 @@ class World:
 
     @property
     def jobs(self) -> JobTable:
-        return JobTable(self.rows, JOB, self.clock)
+        return JobTable(self.rows, self.job, self.clock)
 
     @property
     def table(self) -> TaskTable:
-        return TaskTable(self.rows, JOB, self.shards, self.lease, self.clock)
+        return TaskTable(self.rows, self.job, self.shards, self.lease, self.clock)
 
     def planner(self) -> Planner:
         return Planner(self.store, self.table, self.jobs, self.bundle, self.log.append)
@@ -79,7 +80,7 @@ class World:
         scratch = self.scratch / name
         scratch.mkdir(parents=True)
         config = JobConfig(
-            job_id=JOB,
+            job_id=self.job,
             table="t",
             bucket="b",
             prefix="lab",

@@ -73,6 +73,9 @@ class Rows(Protocol):
 class ObjectStore(Protocol):
     """One S3 bucket."""
 
+    def verify(self) -> None:
+        """Raise a UserError if the bucket is not there or not ours to read."""
+
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | None:
         """The object's bytes, or a range of them; None where there is none."""
 

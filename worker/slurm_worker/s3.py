@@ -39,6 +39,21 @@ class S3Objects:
         self.client = client
         self.bucket = bucket
 
+    def verify(self) -> None:
+        """See `ports.ObjectStore.verify`."""
+        with self._errors(""):
+            try:
+                self.client.head_bucket(Bucket=self.bucket)
+            except ClientError as error:
+                if _code(error) in _MISSING:
+                    raise self._no_bucket() from error
+                if _code(error) == "403":
+                    raise UserError(
+                        f"storage.prefix: no access to bucket {self.bucket!r}; check the name "
+                        "and the credentials"
+                    ) from error
+                raise
+
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | None:
         """See `ports.ObjectStore.get`."""
         end = "" if length is None else start + length - 1
@@ -108,6 +123,11 @@ class S3Objects:
         with self._errors(key):
             self.client.download_file(self.bucket, key, path)
 
+    def _no_bucket(self) -> UserError:
+        return UserError(
+            f"storage.prefix: there is no bucket {self.bucket!r}; create it or correct the name"
+        )
+
     @contextmanager
     def _errors(self, key: str) -> Iterator[None]:
         where = f"s3://{self.bucket}/{key}"
@@ -115,10 +135,7 @@ class S3Objects:
             yield
         except ClientError as error:
             if _code(error) == "NoSuchBucket":
-                raise UserError(
-                    f"storage.prefix: there is no bucket {self.bucket!r}; create it or "
-                    "correct the name"
-                ) from error
+                raise self._no_bucket() from error
             raise ServiceError(f"{where}: {error}") from error
         except (BotoCoreError, Boto3Error) as error:
             raise ServiceError(

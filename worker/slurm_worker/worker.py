@@ -12,6 +12,7 @@ import logging
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import threading
 import uuid
@@ -277,7 +278,7 @@ class Worker:
                 else:
                     self._table.release(lease)
                     self.logger.info("lease released", extra={"items_done": journal.ok})
-        except (UserError, OSError) as error:
+        except (UserError, OSError, sqlite3.OperationalError) as error:
             self._give_up(lease, error)
         except FatalError:
             self._table.release(lease)
@@ -342,9 +343,15 @@ class Worker:
             parts.append(self._store.upload_part(key, path, kind, lines))
         return tuple(parts)
 
-    def _give_up(self, lease: Lease, error: UserError | OSError) -> None:
+    def _give_up(self, lease: Lease, error: Exception) -> None:
         """The task can't be run here: say why on its row, for another try elsewhere."""
-        error_class = ErrorClass.BAD_INPUT if isinstance(error, UserError) else classify(error)
+        if isinstance(error, UserError):
+            error_class = ErrorClass.BAD_INPUT
+        elif isinstance(error, sqlite3.Error):
+            # The journal is ours: what SQLite can't do, this node's scratch disk can't.
+            error_class = ErrorClass.NODE_FAILURE
+        else:
+            error_class = classify(error)
         self.logger.error("task failed", extra={"error": describe(error)}, exc_info=error)
         delay = self._rng.uniform(0, min(60.0, 2.0 ** (lease.row.tries + 1)))
         self._table.fail(lease, error_class, describe(error), delay)

@@ -53,4 +53,4 @@ class TestS3Objects(ObjectStoreContract):
 
     def test_an_absent_bucket_is_the_users_mistake(self) -> None:
         with pytest.raises(UserError, match="no bucket 'no-such-bucket'"):
-            S3Objects(s3_client(), "no-such-bucket").put("a", b"x")
+            S3Objects(s3_client(), "no-such-bucket").verify()

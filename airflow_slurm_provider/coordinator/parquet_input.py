@@ -1,0 +1,132 @@
+"""Rows of a Parquet file as JSON-able dicts, a batch at a time.
+
+What JSON has no word for is written by one rule per type, so that nothing is rounded
+and a handler reads it back with the standard library:
+
+    date, time, timestamp   ISO 8601 text, with the zone's offset where there is a zone
+    decimal                 text with all its digits: "12.50"
+    binary                  base64 text
+    uuid                    text
+    map                     a list of [key, value] pairs
+    NaN                     None: tables from pandas mean a missing value by it
+    infinity, nanoseconds that microseconds can't hold, durations    refused
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import math
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+_BATCH_ROWS = 8192
+_BUFFER_BYTES = 1 << 20
+
+
+def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    """Stream the rows; a ValueError names the column that can't be written as JSON."""
+    # Buffered streams instead of pre_buffer: a row group need not fit into memory.
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
+        names = file.schema_arrow.names
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise ValueError(f"the file has two columns named {twice[0]!r}")
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+            yield from _rows(names, batch)
+
+
+def _rows(names: list[str], batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    columns = []
+    special = []
+    for name, column in zip(names, batch.columns, strict=True):
+        columns.append(_python_values(name, column))
+        if not _is_plain(column):
+            special.append(name)
+    for values in zip(*columns, strict=True):
+        row = dict(zip(names, values, strict=True))
+        for name in special:
+            row[name] = _jsonable(row[name], name)
+        yield row
+
+
+def _python_values(name: str, column: pa.Array[Any]) -> list[Any]:
+    try:
+        target = _microseconds(column.type)
+        if target != column.type:
+            column = column.cast(target)
+        return column.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"column {name!r} (or up to {_BATCH_ROWS:,} rows further): {reason}; "
+            "cast the column to string or microseconds"
+        ) from error
+
+
+def _microseconds(kind: pa.DataType) -> pa.DataType:
+    """`kind` with each nanosecond time as microseconds: Python's times hold no more."""
+    if pa.types.is_timestamp(kind) and kind.unit == "ns":
+        return pa.timestamp("us", kind.tz)
+    if pa.types.is_time64(kind) and kind.unit == "ns":
+        return pa.time64("us")
+    if pa.types.is_dictionary(kind):
+        return _microseconds(kind.value_type)
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_microseconds(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_microseconds(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([each.with_type(_microseconds(each.type)) for each in kind])
+    return kind
+
+
+def _is_plain(column: pa.Array[Any]) -> bool:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_floating(kind):
+        return pc.all(pc.is_finite(column)).as_py() in (True, None)
+    return (
+        pa.types.is_integer(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_null(kind)
+    )
+
+
+def _jsonable(value: Any, name: str) -> Any:
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return _finite_or_none(value, name)
+    if isinstance(value, (dt.date, dt.time)):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(each, name) for each in value]
+    if isinstance(value, dict):
+        return {field: _jsonable(each, name) for field, each in value.items()}
+    raise ValueError(
+        f"column {name!r} holds a {type(value).__name__}, which has no JSON form; cast the column"
+    )
+
+
+def _finite_or_none(value: float, name: str) -> float | None:
+    if math.isfinite(value):
+        return value
+    if math.isnan(value):
+        return None
+    raise ValueError(f"column {name!r} holds {value}, which JSON can't say; write null or a string")

@@ -1,0 +1,1 @@
+"""Slurm: options, batch script, transports, client, and the embedded cluster. No Airflow."""

@@ -1,0 +1,73 @@
+"""The batch script, as a pure function of its parts.
+
+The worker is started by ``srun``: only steps receive the preemption signal, and
+``--signal`` without ``B:`` goes to steps alone. Nothing secret is ever in it.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+
+from airflow_slurm_provider.slurm.options import SlurmOptions
+from slurm_worker.errors import UserError
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def render_script(
+    options: SlurmOptions,
+    *,
+    name: str,
+    workers: int,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+) -> str:
+    """The script of an array of `workers` elements, each of which runs `command`.
+
+    Args:
+        options: the user's options.
+        name: the Slurm job's name.
+        workers: elements, at least 1.
+        command: the worker's argument list.
+        environment: variables for it; no secrets.
+    """
+    throttle = f"%{options.throttle}" if options.throttle else ""
+    arguments = [
+        f"--job-name={name}",
+        f"--array=0-{workers - 1}{throttle}",
+        # Beside the script: the submission's folder is the job's working directory.
+        "--output=worker-%a.log",
+        "--open-mode=append",
+        "--requeue",
+        f"--signal=USR1@{options.grace}",
+        *options.arguments(),
+    ]
+    lines = [
+        "#!/bin/bash",
+        *(f"#SBATCH {quote(argument)}" for argument in arguments),
+        "",
+        *(f"export {_variable(each)}={quote(value)}" for each, value in environment.items()),
+        *options.setup,
+        f"exec srun --ntasks=1 --kill-on-bad-exit=1 {' '.join(map(quote, command))}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def quote(value: str) -> str:
+    """Quote one word for the shell.
+
+    Raises:
+        UserError: if it holds a character that no quoting makes safe in a script's line.
+    """
+    if any(ord(character) < 32 or ord(character) == 127 for character in value):
+        raise UserError(f"slurm: {value!r} holds control characters and can't be in a batch script")
+    return shlex.quote(value)
+
+
+def _variable(name: str) -> str:
+    if not _VARIABLE.fullmatch(name):
+        raise UserError(f"slurm: {name!r} is not the name of an environment variable")
+    return name

@@ -1,0 +1,104 @@
+"""Slurm's job states, as ``squeue`` and ``sacct`` print them.
+
+Source: SchedMD, "Job State Codes" (job_state_codes.html). A flag is printed instead of
+the base state; a state that this release doesn't know is taken for alive, and said once.
+"""
+
+from __future__ import annotations
+
+import logging
+from enum import Enum
+from functools import lru_cache
+
+from slurm_worker.errors import ErrorClass
+
+log = logging.getLogger(__name__)
+
+
+class ElementState(str, Enum):
+    """State of one array element."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    SUSPENDED = "SUSPENDED"
+    COMPLETED = "COMPLETED"
+    CANCELLED = "CANCELLED"
+    FAILED = "FAILED"
+    TIMEOUT = "TIMEOUT"
+    NODE_FAIL = "NODE_FAIL"
+    PREEMPTED = "PREEMPTED"
+    BOOT_FAIL = "BOOT_FAIL"
+    DEADLINE = "DEADLINE"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    REVOKED = "REVOKED"
+    COMPLETING = "COMPLETING"
+    CONFIGURING = "CONFIGURING"
+    EXPEDITING = "EXPEDITING"
+    LAUNCH_FAILED = "LAUNCH_FAILED"
+    POWER_UP_NODE = "POWER_UP_NODE"
+    RECONFIG_FAIL = "RECONFIG_FAIL"
+    REQUEUED = "REQUEUED"
+    REQUEUE_FED = "REQUEUE_FED"
+    REQUEUE_HOLD = "REQUEUE_HOLD"
+    RESIZING = "RESIZING"
+    RESV_DEL_HOLD = "RESV_DEL_HOLD"
+    SIGNALING = "SIGNALING"
+    SPECIAL_EXIT = "SPECIAL_EXIT"
+    STAGE_OUT = "STAGE_OUT"
+    STOPPED = "STOPPED"
+    UPDATE_DB = "UPDATE_DB"
+    UNKNOWN = "UNKNOWN"  #: a word that this release doesn't know; taken for alive
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the element will not run again by itself."""
+        return self in _TERMINAL
+
+    @property
+    def error_class(self) -> ErrorClass | None:
+        """Why the element's worker died, where the state says so."""
+        return _ERROR_CLASSES.get(self)
+
+
+_TERMINAL = frozenset(
+    {
+        ElementState.BOOT_FAIL,
+        ElementState.CANCELLED,
+        ElementState.COMPLETED,
+        ElementState.DEADLINE,
+        ElementState.FAILED,
+        ElementState.NODE_FAIL,
+        ElementState.OUT_OF_MEMORY,
+        ElementState.PREEMPTED,
+        ElementState.REVOKED,
+        ElementState.TIMEOUT,
+    }
+)
+
+_ERROR_CLASSES = {
+    ElementState.OUT_OF_MEMORY: ErrorClass.OUT_OF_MEMORY,
+    ElementState.TIMEOUT: ErrorClass.WALLTIME,
+    ElementState.DEADLINE: ErrorClass.WALLTIME,
+    ElementState.PREEMPTED: ErrorClass.PREEMPTED,
+    ElementState.NODE_FAIL: ErrorClass.NODE_FAILURE,
+    ElementState.BOOT_FAIL: ErrorClass.NODE_FAILURE,
+    ElementState.CANCELLED: ErrorClass.CANCELLED,
+    ElementState.FAILED: ErrorClass.WORKER_CRASH,
+}
+
+
+@lru_cache(maxsize=256)
+def parse_state(text: str) -> ElementState:
+    """The state in ``RUNNING``, ``CANCELLED by 1001`` or ``OUT_OF_ME+``."""
+    word = text.strip().split(" ")[0].upper()
+    if word.endswith("+"):
+        stem = word[:-1]
+        matches = [state for state in ElementState if state.value.startswith(stem)]
+        if stem and len(matches) == 1:
+            return matches[0]
+    try:
+        return ElementState(word)
+    except ValueError:
+        # The cache makes this one warning per word.
+        log.warning("Slurm printed a state that is not known here: %r; taken for alive", text)
+        return ElementState.UNKNOWN

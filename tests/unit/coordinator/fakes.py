@@ -1,0 +1,109 @@
+"""A cluster that remembers what was submitted, and services in memory around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from airflow_slurm_provider.coordinator.config import Config, load_config
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.site import parse_site
+from slurm_worker.errors import ServiceError
+from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
+from tests.unit.world import World
+
+SITE = {
+    "storage": {"table": "t", "prefix": "s3://b/lab"},
+    "cluster": {"transport": "local"},
+}
+
+
+@dataclass
+class FakeArray:
+    alive: int = 1
+    unknown: bool = False
+
+    def counts(self) -> dict[str, int]:
+        return {"RUNNING": self.alive} if self.alive else {"COMPLETED": 1}
+
+
+@dataclass
+class FakeSlurm:
+    """`slurm.client.SlurmClient`, as far as the coordinator uses it."""
+
+    arrays: dict[str, str] = field(default_factory=dict)
+    scripts: list[str] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    state: FakeArray = field(default_factory=FakeArray)
+    refuse: Exception | None = None
+    lose_reply: bool = False
+
+    def version(self) -> str:
+        return "22.05.8"
+
+    def put_file(self, name: str, data: bytes) -> str:
+        return f"/home/lab/.airflow-slurm/{name}"
+
+    def submit(self, name: str, script: str, folder: str) -> str:
+        if self.refuse:
+            raise self.refuse
+        if name not in self.arrays:
+            self.arrays[name] = str(100 + len(self.arrays))
+            self.scripts.append(script)
+        if self.lose_reply:
+            self.lose_reply = False
+            raise ServiceError("connection lost")
+        return self.arrays[name]
+
+    def array(self, slurm_job_id: str) -> FakeArray:
+        return self.state
+
+    def cancel(self, slurm_job_id: str) -> None:
+        self.cancelled.append(slurm_job_id)
+
+    def close(self) -> None:
+        pass
+
+
+def services(slurm: FakeSlurm | None = None) -> Services:
+    objects = MemoryObjects()
+    return Services(
+        site=parse_site(SITE, "site"),
+        rows=MemoryRows(),
+        objects=objects,
+        slurm=slurm or FakeSlurm(),  # type: ignore[arg-type]  # the fake has its verbs
+        clock=ManualClock(),
+        bucket=lambda _name: objects,
+    )
+
+
+def world_of(services: Services, config: Config, scratch: Path, handle: Any) -> World:
+    """A world whose workers run the job that was submitted."""
+    row = services.jobs(config.spec.id).get()
+    return World(
+        scratch,
+        handle,
+        rows=services.rows,
+        objects=services.objects,
+        clock=services.clock,  # type: ignore[arg-type]  # it is the manual one
+        shards=row.shards,
+        job=config.spec.id,
+    )
+
+
+def make_config(folder: Path, items: int = 50, **changes: Any) -> Config:
+    """A job of numbered items beside a handler, in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [f'{{"id": "k{n}", "n": {n}}}' for n in range(items)]
+    (folder / "items.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "handler.py").write_text("def handle(item, context):\n    return item\n")
+    raw = {
+        "job_id": "job-1",
+        "input": {"path": str(folder / "items.jsonl"), "key": "id"},
+        "bundle": 5,
+        "workers": 3,
+        "handler": {"entry": "handler:handle", "code": str(folder)},
+        **changes,
+    }
+    return load_config(raw)

@@ -1,0 +1,272 @@
+"""Submit, retry, cancel: safe to call again at any point, by several at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator.config import Config
+from airflow_slurm_provider.coordinator.services import Services
+from slurm_worker.errors import ItemError, ServiceError, UserError
+from slurm_worker.keys import TaskState
+from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
+
+
+def log(_line: str) -> None:
+    pass
+
+
+def submit(edges: Services, config: Config) -> job.Submitted:
+    return job.submit(edges, config, log=log)
+
+
+def run_workers(edges: Services, config: Config, folder: Path, handle: Any) -> None:
+    world_of(edges, config, folder, handle).worker().run()
+
+
+def failing(*classes: str):  # type: ignore[no-untyped-def]
+    """A handler whose item n fails with the n-th class; the others succeed."""
+
+    def handle(item: dict[str, Any], _context: object) -> dict[str, Any]:
+        if item["n"] < len(classes):
+            raise ItemError(classes[item["n"]], "as asked")
+        return {"n": item["n"]}
+
+    return handle
+
+
+def test_submitting_twice_gives_one_array_and_the_same_plan(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path)
+    first, second = submit(edges, config), submit(edges, config)
+    assert len(slurm.arrays) == 1
+    assert (first.tasks, first.items, first.workers) == (10, 50, 3)
+    assert second.reattached
+    assert second.slurm_job_id == first.slurm_job_id
+
+
+def test_an_array_whose_reply_was_lost_is_found_again(tmp_path: Path) -> None:
+    slurm = FakeSlurm(lose_reply=True)
+    edges, config = services(slurm), make_config(tmp_path)
+    with pytest.raises(ServiceError):
+        submit(edges, config)
+    assert submit(edges, config).slurm_job_id == "100"
+    assert len(slurm.arrays) == 1
+
+
+def test_workers_are_submitted_again_when_they_are_gone_and_tasks_are_left(
+    tmp_path: Path,
+) -> None:
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path)
+    first = submit(edges, config)
+    slurm.state = FakeArray(alive=0)
+    second = submit(edges, config)
+    assert second.slurm_job_id != first.slurm_job_id
+    run_workers(edges, config, tmp_path / "w", failing())
+    assert submit(edges, config).reattached, "a complete job needs no workers"
+
+
+def test_an_array_that_slurm_does_not_know_yet_counts_as_alive(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path)
+    submit(edges, config)
+    slurm.state = FakeArray(alive=0, unknown=True)
+    assert submit(edges, config).reattached
+
+
+def test_a_refused_array_leaves_nothing_that_a_corrected_submit_trips_over(
+    tmp_path: Path,
+) -> None:
+    slurm = FakeSlurm(refuse=UserError("slurm.partition: 'nope' is not there"))
+    edges, config = services(slurm), make_config(tmp_path)
+    with pytest.raises(UserError, match="partition"):
+        submit(edges, config)
+    slurm.refuse = None
+    assert not submit(edges, config).reattached
+    assert len(slurm.arrays) == 1
+
+
+def test_duplicate_keys_are_refused_and_nothing_stays_behind(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path)
+    items = tmp_path / "items.jsonl"
+    good = items.read_text()
+    items.write_text(good + '{"id": "k7", "n": 7}\n')
+    with pytest.raises(UserError, match="'k7'"):
+        submit(edges, config)
+    assert edges.jobs(config.spec.id).find() is None
+    assert list(edges.objects.list(edges.paths(config.spec.id).segments(0))) == []
+    items.write_text(good)
+    assert submit(edges, config).items == 50
+
+
+def test_another_input_under_the_same_job_id_is_refused(tmp_path: Path) -> None:
+    edges = services()
+    submit(edges, make_config(tmp_path))
+    with pytest.raises(UserError, match="exists with another input"):
+        submit(edges, make_config(tmp_path, bundle=7))
+
+
+def test_progress_counts_every_item_once_through_retries(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path)
+    submit(edges, config)
+    handle = failing("network", "network", "bad_input", "timeout")
+    run_workers(edges, config, tmp_path / "w0", handle)
+    before = job.progress(edges, config.spec.id)
+    assert (before.items, before.ok, before.pending) == (50, 46, 0)
+    assert before.failed == {"network": 2, "bad_input": 1, "timeout": 1}
+
+    result = job.retry(edges, config.spec.id, ["network"], log=log)
+    assert (result.round, result.items, result.given_up) == (
+        1,
+        {"network": 2},
+        {"bad_input": 1, "timeout": 1},
+    )
+    between = job.progress(edges, config.spec.id)
+    assert (between.pending, between.failed) == (2, {"bad_input": 1, "timeout": 1})
+
+    run_workers(edges, config, tmp_path / "w1", failing("network"))
+    after = job.progress(edges, config.spec.id)
+    assert after.complete
+    assert (after.ok, after.pending) == (47, 0)
+    assert after.failed == {"bad_input": 1, "timeout": 1, "network": 1}
+
+
+def test_a_retry_takes_only_items_whose_latest_outcome_failed(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path)
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "w0", failing("network", "network", "timeout"))
+    job.retry(edges, config.spec.id, ["network"], log=log)
+    run_workers(edges, config, tmp_path / "w1", failing("network"))
+    result = job.retry(edges, config.spec.id, ["network", "timeout"], log=log)
+    assert result.items == {"network": 1, "timeout": 1}
+    run_workers(edges, config, tmp_path / "w2", failing())
+    assert job.progress(edges, config.spec.id).ok == 50
+    assert job.retry(edges, config.spec.id, log=log).round is None
+
+
+def test_the_policy_never_retries_what_cannot_succeed(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path)
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "w", failing("bad_input", "auth", "handler_bug"))
+    result = job.retry(edges, config.spec.id, log=log)
+    assert result.round is None
+    assert result.given_up == {"bad_input": 1, "auth": 1, "handler_bug": 1}
+
+
+def test_the_policy_ends_after_its_rounds(tmp_path: Path) -> None:
+    edges = services()
+    config = make_config(tmp_path, retry={"network": {"rounds": 1}})
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "w0", failing("network"))
+    assert job.retry(edges, config.spec.id, log=log).round == 1
+    run_workers(edges, config, tmp_path / "w1", failing("network"))
+    assert job.retry(edges, config.spec.id, log=log).round is None
+
+
+def test_retrying_again_while_a_round_runs_makes_no_second_round(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path)
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "w", failing("network"))
+    first = job.retry(edges, config.spec.id, ["network"], log=log)
+    second = job.retry(edges, config.spec.id, ["network"], log=log)
+    assert (first.round, second.round, second.reattached) == (1, 1, True)
+    assert len(slurm.arrays) == 2
+
+
+def test_a_retry_cut_short_before_its_array_is_finished_by_the_next(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path)
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "w", failing("network", "timeout"))
+    slurm.refuse = ServiceError("ssh is down")
+    with pytest.raises(ServiceError):
+        job.retry(edges, config.spec.id, ["network"], log=log)
+    slurm.refuse = None
+    result = job.retry(edges, config.spec.id, ["timeout"], log=log)
+    assert (result.round, result.items) == (1, {"network": 1}), "the round begun is finished"
+    assert len(edges.jobs(config.spec.id).rounds()) == 2
+
+
+def test_failed_tasks_go_back_with_the_retry(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path, items=10)
+    submit(edges, config)
+    world = world_of(edges, config, tmp_path / "w", failing())
+    for _ in range(world.lease.max_tries):
+        world.clock.advance(100)
+        claimed = world.table.claim(world.task_rows()[0], "broken-node")
+        world.table.fail(claimed.lease, job.ErrorClass.NODE_FAILURE, "disk full", 0)  # type: ignore[union-attr]
+    world.worker().run()
+    assert job.progress(edges, config.spec.id).task_errors == {"node_failure": 1}
+    result = job.retry(edges, config.spec.id, log=log)
+    assert (result.tasks, result.items) == (1, {})
+    world.worker().run()
+    assert {row.state for row in world.task_rows()} == {TaskState.DONE}
+    assert job.progress(edges, config.spec.id).ok == 10
+
+
+def test_a_running_job_is_not_retried(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path)
+    submit(edges, config)
+    with pytest.raises(UserError, match="10 tasks that are not done"):
+        job.retry(edges, config.spec.id, log=log)
+
+
+def test_an_unknown_error_class_is_named(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path)
+    submit(edges, config)
+    with pytest.raises(UserError, match="'netwrok' is not an error class; use network"):
+        job.retry(edges, config.spec.id, ["netwrok"], log=log)
+
+
+def test_an_unknown_job_is_named() -> None:
+    with pytest.raises(UserError, match="no job 'nope'"):
+        job.progress(services(), job.JobId("nope"))
+
+
+def test_a_poll_says_when_no_worker_is_left(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path)
+    submit(edges, config)
+    assert job.poll(edges, config.spec.id).problem == ""
+    slurm.state = FakeArray(alive=0)
+    assert "no worker of array 100 is left" in job.poll(edges, config.spec.id).problem
+    run_workers(edges, config, tmp_path / "w", failing())
+    assert job.poll(edges, config.spec.id).finished
+
+
+def test_a_cancel_ends_what_may_still_run(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path)
+    submit(edges, config)
+    assert job.cancel(edges, config.spec.id) == ["100"]
+    slurm.state = FakeArray(alive=0)
+    assert job.cancel(edges, config.spec.id) == []
+
+
+def test_the_audit_trail_tells_the_story(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path)
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "w", failing("network"))
+    edges.clock.advance(1)  # type: ignore[attr-defined]
+    job.retry(edges, config.spec.id, log=log, actor="dag run")
+    events = [(event.actor, event.action) for event in edges.jobs(config.spec.id).events()]
+    assert sorted(set(events)) == [
+        ("dag run", "retried"),
+        ("dag run", "submitted"),
+        ("slurmctl", "planned"),
+        ("slurmctl", "submitted"),
+    ]
+
+
+def test_no_secret_is_in_the_script_the_config_or_the_table(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t-value")
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path)
+    submit(edges, config)
+    everything = "".join(slurm.scripts) + repr(edges.rows.__dict__) + repr(edges.objects.__dict__)
+    assert "s3cr3t-value" not in everything
