@@ -156,21 +156,28 @@ def _find(spec: InputSpec, bucket: Callable[[str], ObjectStore], folder: Path) -
         raise UserError(f"input.path: there is no file {spec.path}; {_hint(spec.path, near)}")
     name, key = split_s3_uri(spec.path, "input.path")
     objects = bucket(name)
-    if not key or objects.size(key) is None:
+    if not _is_there(spec, objects, name, key):
         raise _no_object(spec, objects, name, key)
     path = folder / "input"
     objects.download(key, str(path))
     return path
 
 
-def _no_object(spec: InputSpec, objects: ObjectStore, name: str, key: str) -> UserError:
+def _is_there(spec: InputSpec, objects: ObjectStore, name: str, key: str) -> bool:
     try:
+        if key and objects.size(key) is not None:
+            return True
+        # Some stores answer the same for a missing object and a missing bucket.
         objects.verify()
-    except UserError:
-        return UserError(
+    except UserError as error:
+        raise UserError(
             f"input.path: {spec.path}: there is no bucket {name!r}, or no access to it; "
             "correct the path or the credentials"
-        )
+        ) from error
+    return False
+
+
+def _no_object(spec: InputSpec, objects: ObjectStore, name: str, key: str) -> UserError:
     parent = key.rpartition("/")[0]
     listed = islice(objects.list(f"{parent}/" if parent else ""), 1000)
     near = [f"s3://{name}/{each}" for each in listed]

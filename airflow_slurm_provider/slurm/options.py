@@ -16,8 +16,13 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SIZES = ("mem", "mem_per_cpu", "tmp")
 _NUMBERS = ("cpus_per_task", "throttle", "grace", "nice")
 _LISTS = ("extra_args", "setup")
-#: What the project sets itself, so that nothing else may.
-_OURS = ("--array", "--job-name", "--output", "--error", "--signal", "--requeue", "--wrap")
+_LONGEST_GRACE_S = 120
+#: What the project sets itself, or relies on, so that `extra_args` may not.
+_OURS = (
+    *("array", "job-name", "chdir", "signal", "requeue", "no-requeue"),
+    *("output", "error", "input", "open-mode", "wrap", "wait", "parsable", "test-only"),
+)
+_OURS_SHORT = "aJoeiDWH"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +30,10 @@ class SlurmOptions:
     """Options of ``sbatch``; what is None is left to the site's defaults.
 
     Args:
+        time: Slurm's limit per worker: ``"30"`` (minutes), ``"02:00:00"`` or ``"1-00:00"``.
         throttle: workers that may run at the same time (``%`` of ``--array``).
-        grace: seconds before the time limit at which workers are told to drain.
+        grace: seconds before the time limit at which workers are told to drain; of itself
+            120, or a quarter of a short limit. Slurm may tell them up to 60 s earlier.
         extra_args: further ``sbatch`` options, each as one word: ``--hint=nomultithread``.
         setup: shell lines run before the worker: ``module load python/3.12``.
     """
@@ -50,7 +57,7 @@ class SlurmOptions:
     mail_type: str | None = None
     mail_user: str | None = None
     throttle: int | None = None
-    grace: int = 120
+    grace: int = _LONGEST_GRACE_S
     extra_args: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()
 
@@ -70,6 +77,8 @@ class SlurmOptions:
                 raise UserError(f"slurm.{name}: is not a known option; {hint}")
             if value is not None:
                 checked[name] = _check(name, value)
+        if "time" in checked:
+            checked["grace"] = _check_grace(checked.get("grace"), checked["time"])
         return cls(**checked)
 
     def arguments(self) -> list[str]:
@@ -83,26 +92,68 @@ class SlurmOptions:
         return [*named, *self.extra_args]
 
 
+def seconds(time: str) -> int:
+    """Seconds of a limit as Slurm writes it: minutes, mm:ss, hh:mm:ss or d-hh[:mm[:ss]].
+
+    Raises:
+        ValueError: if it is none of these.
+    """
+    if not _TIME.fullmatch(time):
+        raise ValueError(f"{time!r} is not a time")
+    days, dash, rest = time.rpartition("-")
+    numbers = [int(each) for each in rest.split(":")]
+    if dash or len(numbers) == 3:
+        hours, minutes, secs = [*numbers, 0, 0][:3]
+    else:
+        hours, (minutes, secs) = 0, [*numbers, 0][:2]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + secs
+
+
 def _check(name: str, value: object) -> object:
-    where = f"slurm.{name}"
     if name in _LISTS:
-        if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
-            raise UserError(f"{where}: {value!r} is not a list of strings; write one per line")
-        return tuple(_check_line(name, each) for each in value)
+        return _check_list(name, value)
     if name in _NUMBERS:
-        if isinstance(value, bool) or not isinstance(value, int) or (value < 1 and name != "nice"):
-            raise UserError(f"{where}: {value!r} is not a whole number above 0")
-        return value
+        return _check_number(name, value)
+    where = f"slurm.{name}"
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise UserError(f"{where}: {value!r} is not text; quote it")
+    if name == "time" and isinstance(value, int):
+        # Unquoted, YAML takes 12:00:00 for the number 43200, which Slurm takes for minutes.
+        raise UserError(f'{where}: {value} is a number; quote it: "30" (minutes) or "12:00:00"')
     text = str(value)
     if not text or _CONTROL.search(text):
         raise UserError(f"{where}: {text!r} is empty or holds control characters; write one line")
     if name in _SIZES and not _SIZE.fullmatch(text):
         raise UserError(f"{where}: {text!r} is not a size; write 2G or 2048M")
-    if name == "time" and not _TIME.fullmatch(text):
+    if name == "time" and (not _TIME.fullmatch(text) or seconds(text) == 0):
         raise UserError(f'{where}: {text!r} is not a time; write minutes, "02:00:00" or "1-00:00"')
     return text
+
+
+def _check_number(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UserError(f"slurm.{name}: {value!r} is not a whole number; write one, unquoted")
+    if value < 1 and name != "nice":
+        raise UserError(f"slurm.{name}: {value!r} is below 1; write a number above 0")
+    return value
+
+
+def _check_list(name: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(each, str) for each in value):
+        raise UserError(f"slurm.{name}: {value!r} is not a list of strings; write one per line")
+    return tuple(_check_line(name, each) for each in value)
+
+
+def _check_grace(grace: int | None, time: str) -> int:
+    limit = seconds(time)
+    if grace is None:
+        return min(_LONGEST_GRACE_S, max(1, limit // 4))
+    if grace >= limit:
+        raise UserError(
+            f"slurm.grace: {grace} s is not less than slurm.time {time!r} ({limit} s), so workers "
+            "would be told to stop as they start; lower it, or raise slurm.time"
+        )
+    return grace
 
 
 def _check_line(name: str, line: str) -> str:
@@ -111,6 +162,7 @@ def _check_line(name: str, line: str) -> str:
     if name == "extra_args":
         if not line.startswith("-"):
             raise UserError(f"slurm.{name}: {line!r} is not an option; write --name=value")
-        if line.split("=")[0] in _OURS:
+        long, short = line.startswith("--"), line[1:2]
+        if line[2:].split("=")[0] in _OURS if long else short in _OURS_SHORT:
             raise UserError(f"slurm.{name}: {line!r} is set by airflow-slurm-provider; remove it")
     return line

@@ -46,11 +46,11 @@ def render_script(
     ]
     lines = [
         "#!/bin/bash",
-        *(f"#SBATCH {quote(argument)}" for argument in arguments),
+        *(f"#SBATCH {_directive(argument)}" for argument in arguments),
         "",
         *(f"export {_variable(each)}={quote(value)}" for each, value in environment.items()),
         *options.setup,
-        f"exec srun --ntasks=1 --kill-on-bad-exit=1 {' '.join(map(quote, command))}",
+        f"exec {' '.join(_step(options))} {' '.join(map(quote, command))}",
         "",
     ]
     return "\n".join(lines)
@@ -65,6 +65,19 @@ def quote(value: str) -> str:
     if any(ord(character) < 32 or ord(character) == 127 for character in value):
         raise UserError(f"slurm: {value!r} holds control characters and can't be in a batch script")
     return shlex.quote(value)
+
+
+def _directive(argument: str) -> str:
+    # sbatch reads its lines as a shell would, but for backslashes, which it drops.
+    if "\\" in argument:
+        raise UserError(f"slurm: {argument!r} holds a backslash, which sbatch drops; remove it")
+    return quote(argument)
+
+
+def _step(options: SlurmOptions) -> list[str]:
+    # Since 22.05 a step doesn't inherit --cpus-per-task: it would be bound to one core.
+    cpus = [f"--cpus-per-task={options.cpus_per_task}"] if options.cpus_per_task else []
+    return ["srun", "--ntasks=1", *cpus, "--kill-on-bad-exit=1"]
 
 
 def _variable(name: str) -> str:

@@ -14,7 +14,7 @@ from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
 from tests.unit.world import World
 
 SITE = {
-    "storage": {"table": "t", "prefix": "s3://b/lab"},
+    "storage": {"table": "t", "prefix": "s3://lab/lab"},
     "cluster": {"transport": "local"},
 }
 

@@ -28,8 +28,18 @@ from slurm_worker.testing import MemoryObjects
 
 
 class MissingBucket(MemoryObjects):
+    """A store that tells of a missing bucket only when asked for it."""
+
     def verify(self) -> None:
         raise UserError("storage.prefix: there is no such bucket")
+
+
+class OutspokenMissingBucket(MissingBucket):
+    """A store that tells of a missing bucket at once."""
+
+    def size(self, key: str) -> int | None:
+        self.verify()
+        return None
 
 
 def no_bucket(name: str) -> MemoryObjects:
@@ -283,9 +293,10 @@ def test_a_missing_object_names_the_nearest() -> None:
     assert "no object s3://lab/in/flihgts.csv; did you mean s3://lab/in/flights.csv?" in message
 
 
-def test_a_missing_bucket_is_told_from_a_missing_object() -> None:
+@pytest.mark.parametrize("store", [MissingBucket, OutspokenMissingBucket])
+def test_a_missing_bucket_is_told_from_a_missing_object(store: type[MissingBucket]) -> None:
     spec = InputSpec("s3://lab/in/a.csv", "id")
-    message = refusal(lambda: list(open_input(spec, lambda _: MissingBucket())))
+    message = refusal(lambda: list(open_input(spec, lambda _: store())))
     assert "no bucket 'lab'" in message
 
 

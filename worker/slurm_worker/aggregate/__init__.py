@@ -1,0 +1,126 @@
+"""From committed parts to one published Parquet dataset.
+
+    markers → plan (complete?) → schema (declared, or of all rows) → merge → proof → manifest
+
+Nothing is changed silently: a value that does not fit its column is refused with its
+column, item and part. Nothing is published unless every item of the input is there,
+once, as ok or as failed. Calling again is safe at any point, and with the same inputs
+does nothing. Needs pyarrow, which the nodes don't.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from slurm_worker.aggregate.errors import AggregationError
+from slurm_worker.aggregate.merge import AggregateOptions, DataFile, Merger
+from slurm_worker.aggregate.plan import Plan, Remaining, RoundSummary
+from slurm_worker.aggregate.publish import VERSION, Manifest, find_manifest, is_whole, publish
+from slurm_worker.aggregate.types import Schema, parse_schema
+from slurm_worker.keys import JobPaths
+from slurm_worker.parts import KEY_FIELD
+from slurm_worker.ports import ObjectStore
+from slurm_worker.store import JobStore
+
+__all__ = [
+    "AggregateOptions",
+    "AggregationError",
+    "DataFile",
+    "Manifest",
+    "RoundSummary",
+    "aggregate",
+]
+
+
+def aggregate(
+    objects: ObjectStore,
+    paths: JobPaths,
+    expected: Sequence[RoundSummary],
+    options: AggregateOptions,
+    scratch: Path,
+    progress: Callable[[str], None],
+) -> Manifest:
+    """Merge a job's committed parts and publish the dataset.
+
+    Args:
+        objects: the bucket.
+        paths: the job's keys.
+        expected: what was planned, round by round.
+        options: schema and layout.
+        scratch: a folder on local disk with room for one file of the dataset.
+        progress: told of progress, a line at a time.
+
+    Returns:
+        The manifest that stands: a new one, or the last where nothing has changed.
+
+    Raises:
+        UserError: if a declared type is not a type.
+        AggregationError: if a task, part or item is missing, damaged or does not fit;
+            nothing is published then, and what was published before still stands.
+    """
+    declared = None if options.schema is None else parse_schema(options.schema)
+    store = JobStore(objects, paths)
+    with Plan(store, expected, scratch) as plan:
+        inputs = _digest(plan, options)
+        standing = find_manifest(objects, paths)
+        if standing and standing.inputs == inputs and is_whole(objects, standing):
+            progress("the published dataset is up to date")
+            return standing
+        progress(f"{plan.tasks:,} tasks are complete, {plan.totals.rows:,} rows")
+        merger = Merger(store, plan, options, scratch, progress)
+        errors, remaining = merger.merge_errors()
+        items = _prove(plan, remaining, expected)
+        columns = merger.infer() if declared is None else declared
+        files = merger.merge_rows(columns)
+        manifest = Manifest(
+            job=paths.job,
+            rows=sum(each.rows for each in files),
+            items=items,
+            ok=plan.totals.ok,
+            failed=dict(sorted(remaining.failed.items())),
+            files=tuple(files),
+            errors=tuple(errors),
+            schema=_names(columns),
+            inputs=inputs,
+            created=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
+        )
+        if not plan.unchanged():
+            raise AggregationError(
+                "aggregate: tasks were finished while this merged; aggregate again when the "
+                "job is complete"
+            )
+        publish(objects, paths, manifest, standing)
+    progress(f"published {manifest.rows:,} rows in {len(files):,} files")
+    return manifest
+
+
+def _prove(plan: Plan, remaining: Remaining, expected: Sequence[RoundSummary]) -> int:
+    """Every item of the input is there once; return how many there are.
+
+    Within each round items = ok + failed, which the plan has checked marker by marker.
+    Each item of a later round must stand for exactly one earlier failure.
+    """
+    items = sum(each.items for each in expected if each.number == 0)
+    failed = sum(remaining.failed.values())
+    if items != plan.totals.ok + failed or remaining.superseded != plan.totals.retried:
+        raise AggregationError(
+            f"aggregate: {items:,} items went in, {plan.totals.ok:,} succeeded and {failed:,} "
+            f"failed, and {plan.totals.retried:,} retried items stand for "
+            f"{remaining.superseded:,} earlier failures: the markers are not of one job; "
+            "compare done/ with the job's rounds"
+        )
+    return items
+
+
+def _digest(plan: Plan, options: AggregateOptions) -> str:
+    what = [VERSION, plan.digest, asdict(options)]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+def _names(columns: Schema) -> dict[str, str]:
+    return {KEY_FIELD: "string", **{name: str(each) for name, each in columns.items()}}

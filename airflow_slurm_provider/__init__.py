@@ -1,0 +1,3 @@
+"""airflow-slurm-provider."""
+
+__version__ = "0.1.0"

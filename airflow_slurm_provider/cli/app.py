@@ -1,0 +1,141 @@
+"""The root of `slurmctl`: which commands there are, and what an error becomes.
+
+Imports click and the error classes only. Commands live in modules that are imported when
+one of their commands runs; their one-line help stands in `COMMANDS` for that reason.
+
+| exit code | meaning |
+| --- | --- |
+| 0 | done |
+| 1 | the job failed: tasks gave up, or no worker is left while tasks remain |
+| 2 | wrong use, or a mistake in a config, an argument or an input |
+| 3 | a service can't be reached or refuses; the same command may work later |
+| 70 | a bug in slurmctl, with its traceback |
+| 130 | interrupted; running the same command again continues |
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+from enum import IntEnum
+
+import click
+
+from slurm_worker.errors import ServiceError, UserError
+
+#: name: (module, one line for ``slurmctl --help``); the attribute is the command's name.
+COMMANDS = {
+    "submit": ("jobs", "Plan a job from its YAML file and start its workers."),
+    "status": ("following", "Print how far a job is."),
+    "wait": ("following", "Wait until nothing of a job is left to run."),
+    "retry": ("results", "Run failed items again, by error class."),
+    "aggregate": ("results", "Publish a job's results as one Parquet dataset."),
+    "cancel": ("jobs", "Stop a job's workers; submit continues it."),
+}
+
+
+class ExitCode(IntEnum):
+    """What `slurmctl` ends with; the table above says when."""
+
+    OK = 0
+    JOB_FAILED = 1
+    USER_ERROR = 2
+    SERVICE_ERROR = 3
+    BUG = 70
+    INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 click's signature
+        """The names, in the order of `COMMANDS`."""
+        return list(COMMANDS)
+
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002 click's signature
+        cmd_name: str,
+    ) -> click.Command | None:
+        """Import and return a command; None where there is no such name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"airflow_slurm_provider.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, naming the nearest command when there is no such one."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            mend = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"
+            raise UserError(f"command: {args[0]!r} is unknown; {mend}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002 click's signature
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """Write the commands' help without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Each command has an example: slurmctl COMMAND --help",
+)
+@click.version_option(package_name="airflow-slurm-provider", prog_name="slurmctl")
+def slurmctl() -> None:
+    """Run backfills of many items on a Slurm cluster, and follow them.
+
+    The site file (--site, or SLURMCTL_CONFIG, or ~/.config/slurmctl/site.yaml) says where the
+    task table, the bucket and the cluster are.
+    """
+
+
+def main() -> None:
+    """The entry point of the ``slurmctl`` script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; errors become one line on stderr."""
+    try:
+        result = slurmctl.main(list(arguments), prog_name="slurmctl", standalone_mode=False)
+    except UserError as error:
+        return _complain(str(error), ExitCode.USER_ERROR)
+    except ServiceError as error:
+        return _complain(str(error), ExitCode.SERVICE_ERROR)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return ExitCode.USER_ERROR
+    except click.ClickException as error:
+        return _complain(_usage(error), ExitCode.USER_ERROR)
+    except (KeyboardInterrupt, click.Abort):
+        return _complain(
+            "interrupted; running the same command again continues", ExitCode.INTERRUPTED
+        )
+    except Exception:
+        traceback.print_exc()
+        return _complain("this is a bug in slurmctl; please report it", ExitCode.BUG)
+    return result if isinstance(result, int) else ExitCode.OK
+
+
+def _usage(error: click.ClickException) -> str:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    mend = f"; see {context.command_path} --help" if context else ""
+    return error.format_message().rstrip(".") + mend
+
+
+def _complain(message: str, code: ExitCode) -> int:
+    # An exception's text may hold line ends (sbatch's stderr does); the promise is one line.
+    click.echo(f"slurmctl: {' '.join(message.split())}", err=True)
+    return code

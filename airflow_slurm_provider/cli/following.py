@@ -1,0 +1,71 @@
+"""`slurmctl status` and `slurmctl wait`: how far a job is."""
+
+from __future__ import annotations
+
+import click
+
+from airflow_slurm_provider.cli.options import Common, common_options
+from airflow_slurm_provider.cli.output import emit
+from airflow_slurm_provider.cli.report import (
+    dataset_text,
+    manifest_address,
+    progress_fields,
+    read_manifest,
+    workers_document,
+    workers_text,
+)
+from airflow_slurm_provider.cli.waiting import report_wait, wait_limits, wait_until_finished
+from slurm_worker.errors import ServiceError
+from slurm_worker.keys import check_job_id
+
+
+@click.command(epilog="\b\nExample:\n  slurmctl status flights-2013")
+@click.argument("job")
+@common_options
+def status(common: Common, job: str) -> int:
+    """Print the state of JOB: tasks, items, failures by class, workers, dataset.
+
+    Where the cluster can't be asked, the rest is printed, and the error follows.
+    """
+    name = check_job_id(job, "JOB")
+    from airflow_slurm_provider.coordinator import job as verbs
+
+    with common.services() as services:
+        away: ServiceError | None = None
+        try:
+            poll = verbs.poll(services, name)
+            progress, problem = poll.progress, poll.problem
+            workers, array = workers_text(poll.array), workers_document(poll.array)
+        except ServiceError as error:
+            progress, problem, away = verbs.progress(services, name), "", error
+            workers, array = "unknown: the cluster can't be asked", None
+        manifest = read_manifest(services, name)
+        where = manifest_address(services, name)
+    document = {
+        **progress.to_dict(),
+        "problem": problem,
+        "workers": array,
+        "dataset": None if manifest is None else {"manifest": where, **manifest},
+    }
+    fields = [*progress_fields(progress), ("workers", workers)]
+    fields += [("problem", problem)] if problem else []
+    emit(common.as_json, document, [*fields, ("dataset", dataset_text(manifest, where))])
+    if away is not None:
+        raise away
+    return 0
+
+
+@click.command(epilog="\b\nExample:\n  slurmctl wait flights-2013 --timeout 3600")
+@click.argument("job")
+@wait_limits
+@common_options
+def wait(common: Common, job: str, interval: float, timeout: float | None) -> int:
+    """Wait until every task of JOB has ended.
+
+    Failed items don't fail the job: they are counted by class, and `slurmctl retry` runs them
+    again. Ends with 1 where tasks gave up, or no worker is left while tasks remain.
+    """
+    name = check_job_id(job, "JOB")
+    with common.services() as services:
+        poll = wait_until_finished(services, name, interval=interval, timeout=timeout)
+    return report_wait(common, poll)

@@ -1,0 +1,78 @@
+"""`slurmctl submit` and `slurmctl cancel`: the workers of a job, started and stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from airflow_slurm_provider.cli.options import Common, common_options
+from airflow_slurm_provider.cli.output import emit, number, say
+from airflow_slurm_provider.cli.waiting import report_wait, wait_options, wait_until_finished
+from slurm_worker.keys import JobId, check_job_id
+
+
+@click.command(
+    epilog="\b\nExample:\n  slurmctl submit example_dags/backfill_flights/config.yaml "
+    "--job-id flights-2013 --wait"
+)
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--job-id", metavar="ID", help="The job's id, instead of the file's job_id.")
+@wait_options
+@common_options
+def submit(
+    common: Common,
+    config: Path,
+    job_id: str | None,
+    wait: bool,
+    interval: float,
+    timeout: float | None,
+) -> int:
+    """Plan the job that CONFIG describes and start its workers.
+
+    Safe to run again at any point, also after it was killed: it goes on where it stopped,
+    and never starts the workers twice.
+    """
+    from airflow_slurm_provider.coordinator import job
+    from airflow_slurm_provider.coordinator.config import load_config
+
+    loaded = load_config(config, job_id=job_id)
+    with common.services() as services:
+        submitted = job.submit(services, loaded, log=say)
+        fields = [
+            ("job", submitted.job_id),
+            ("round", str(submitted.round)),
+            ("items in", number(submitted.items)),
+            ("planned tasks", number(submitted.tasks)),
+            ("workers", number(submitted.workers)),
+            ("slurm job", f"{submitted.slurm_job_id} {submitted.slurm_job_name}"),
+        ]
+        if submitted.reattached:
+            fields.append(("note", "an earlier submit had started these workers"))
+        if not wait:
+            emit(common.as_json, submitted.to_dict(), fields)
+            return 0
+        name = JobId(submitted.job_id)
+        poll = wait_until_finished(services, name, interval=interval, timeout=timeout)
+    return report_wait(common, poll, submitted.to_dict(), fields)
+
+
+@click.command(epilog="\b\nExample:\n  slurmctl cancel flights-2013")
+@click.argument("job")
+@common_options
+def cancel(common: Common, job: str) -> int:
+    """Cancel the Slurm arrays of JOB.
+
+    What is committed stays; `slurmctl submit` of the same config goes on from there.
+    """
+    name = check_job_id(job, "JOB")
+    from airflow_slurm_provider.coordinator import job as verbs
+
+    with common.services() as services:
+        cancelled = verbs.cancel(services, name)
+    emit(
+        common.as_json,
+        {"job_id": name, "cancelled": cancelled},
+        [("job", name), ("cancelled", ", ".join(cancelled) or "nothing: no array is alive")],
+    )
+    return 0

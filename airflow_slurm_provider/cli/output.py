@@ -1,0 +1,64 @@
+"""What a command prints: its result on stdout, for people or as JSON; all else on stderr.
+
+rich is imported only where a terminal will show it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+
+import click
+
+#: (label, value) lines of a result, as a person reads them.
+Fields = Sequence[tuple[str, str]]
+
+
+def say(message: str) -> None:
+    """Tell how the work goes on: a line on stderr."""
+    click.echo(message, err=True)
+
+
+def emit(as_json: bool, document: Mapping[str, object], fields: Fields) -> None:
+    """Print a command's result on stdout.
+
+    Args:
+        as_json: print `document` in one line, else `fields`.
+        document: the stable machine form.
+        fields: the human form; a table on a terminal, ``label: value`` lines in a pipe.
+    """
+    if as_json:
+        click.echo(json.dumps(document, sort_keys=True))
+    elif sys.stdout.isatty():
+        _show_table(fields)
+    else:
+        for label, value in fields:
+            click.echo(f"{label}: {value}")
+
+
+def number(value: int) -> str:
+    """An amount as a person reads it: ``336,776``."""
+    return f"{value:,}"
+
+
+def by_class(counts: Mapping[str, int]) -> str:
+    """Counts per error class, the largest first: ``9,430 (bad_input 9,430)``."""
+    total = sum(counts.values())
+    if not total:
+        return "0"
+    largest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return f"{total:,} ({', '.join(f'{name} {count:,}' for name, count in largest if count)})"
+
+
+def _show_table(fields: Fields) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for label, value in fields:
+        table.add_row(label, Text(value))
+    Console().print(table)

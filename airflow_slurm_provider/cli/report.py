@@ -1,0 +1,100 @@
+"""How a job's progress, its workers and its dataset are shown: one form for all commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow_slurm_provider.cli.output import Fields, by_class, number
+from slurm_worker.keys import JobId
+
+if TYPE_CHECKING:
+    from airflow_slurm_provider.coordinator.progress import Poll, Progress
+    from airflow_slurm_provider.coordinator.services import Services
+    from airflow_slurm_provider.slurm.client import ArrayState
+
+Manifest = Mapping[str, Any]
+
+
+def read_manifest(services: Services, job: JobId) -> Manifest | None:
+    """The published dataset's manifest, if the job has one; one request."""
+    data = services.objects.get(services.paths(job).manifest)
+    manifest: Manifest | None = None if data is None else json.loads(data)
+    return manifest
+
+
+def manifest_address(services: Services, job: JobId) -> str:
+    """Where the job's manifest is, or will be."""
+    return f"s3://{services.site.bucket}/{services.paths(job).manifest}"
+
+
+def progress_fields(progress: Progress) -> Fields:
+    """What the table says of a job."""
+    tasks = ", ".join(f"{count:,} {state}" for state, count in sorted(progress.tasks.items()))
+    fields = [
+        ("job", progress.job_id),
+        ("state", f"stopped: {progress.stop}" if progress.stop else _state(progress)),
+        ("rounds", str(progress.rounds)),
+        ("tasks", tasks or "none yet"),
+        ("items in", number(progress.items)),
+        ("ok", number(progress.ok)),
+        ("failed", by_class(progress.failed)),
+        ("pending", number(progress.pending)),
+    ]
+    if progress.task_errors:
+        fields.append(("tasks failed", by_class(progress.task_errors)))
+    return fields
+
+
+def workers_document(array: ArrayState | None) -> dict[str, object] | None:
+    """The array in the machine form; None where it was not looked at."""
+    if array is None:
+        return None
+    return {
+        "slurm_job_id": array.slurm_job_id,
+        "alive": array.alive,
+        "states": array.counts(),
+        "known": not array.unknown,
+    }
+
+
+def workers_text(array: ArrayState | None) -> str:
+    """The array in a line."""
+    if array is None:
+        return "none needed"
+    if array.unknown:
+        return f"array {array.slurm_job_id}: Slurm doesn't say yet"
+    states = ", ".join(f"{count:,} {state}" for state, count in sorted(array.counts().items()))
+    return f"array {array.slurm_job_id}: {array.alive:,} alive ({states})"
+
+
+def waited_fields(poll: Poll) -> Fields:
+    """What a wait came to."""
+    fields = list(progress_fields(poll.progress))
+    if poll.problem:
+        fields.append(("problem", poll.problem))
+    return fields
+
+
+def manifest_fields(manifest: Manifest) -> Fields:
+    """What a published dataset holds."""
+    size = sum(int(each["size"]) for each in manifest["files"])
+    return [
+        ("items in", number(manifest["items"])),
+        ("ok", number(manifest["ok"])),
+        ("failed", by_class(manifest["failed"])),
+        ("rows out", number(manifest["rows"])),
+        ("files", f"{number(len(manifest['files']))}, {size / 1e6:,.1f} MB"),
+    ]
+
+
+def dataset_text(manifest: Manifest | None, address: str) -> str:
+    """The dataset in a line."""
+    if manifest is None:
+        return "not published"
+    return f"{number(manifest['rows'])} rows in {len(manifest['files'])} files, {address}"
+
+
+def _state(progress: Progress) -> str:
+    return "complete" if progress.complete else progress.state

@@ -1,0 +1,371 @@
+"""The embedded cluster's commands and their state, in one SQLite file per folder.
+
+Run as ``python -m airflow_slurm_provider.slurm.embedded_cluster FOLDER VERB ARGUMENT…`` by
+the programs that `embedded` installs. Kept of Slurm: arrays with throttle, cancel, requeue,
+time limit with USR1 before it, exit codes, output patterns, and the options and formats
+that `client` uses. Imports little: each command is a new process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shlex
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import airflow_slurm_provider
+from airflow_slurm_provider.slurm.options import seconds
+
+ALIVE = ("PENDING", "RUNNING")
+
+_SCHEMA = """
+PRAGMA journal_mode = WAL;
+CREATE TABLE IF NOT EXISTS jobs (
+    id INTEGER PRIMARY KEY, name TEXT, cwd TEXT, output TEXT, size INTEGER,
+    throttle INTEGER, limit_s REAL, grace_s REAL, environment TEXT);
+CREATE TABLE IF NOT EXISTS elements (
+    job INTEGER, element INTEGER, raw_id INTEGER, state TEXT DEFAULT 'PENDING',
+    exit_code TEXT DEFAULT '0:0', pid INTEGER, born TEXT, started REAL,
+    restarts INTEGER DEFAULT 0, wish TEXT DEFAULT '', asked REAL, warned INTEGER DEFAULT 0,
+    PRIMARY KEY (job, element));
+CREATE INDEX IF NOT EXISTS alive ON elements (state) WHERE state IN ('PENDING', 'RUNNING');
+"""
+
+
+class CommandError(Exception):
+    """A command refuses, as Slurm's would: one line and exit code 1."""
+
+
+class Store:
+    """The folder's state; each method is one transaction."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        # Two processes that make the file at once would see it locked.
+        with locked(folder / "state.lock"):
+            self.db = sqlite3.connect(folder / "state.db", isolation_level=None, timeout=30)
+            self.db.executescript(_SCHEMA)
+
+    def add(self, script: str, request: Request, environment: dict[str, str]) -> int:
+        """A new array; its elements' raw ids follow its own, as in Slurm."""
+        with self.transaction():
+            (job,) = self.db.execute("SELECT COALESCE(MAX(raw_id), 0) + 1 FROM elements").fetchone()
+            self.script(job).write_text(script)
+            self.db.execute(
+                "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    job,
+                    request.name,
+                    str(Path.cwd()),
+                    request.output,
+                    len(request.elements),
+                    request.throttle,
+                    request.limit_s,
+                    request.grace_s,
+                    json.dumps(environment),
+                ),
+            )
+            self.db.executemany(
+                "INSERT INTO elements (job, element, raw_id) VALUES (?, ?, ?)",
+                [(job, each, job + n) for n, each in enumerate(request.elements)],
+            )
+        return int(job)
+
+    def script(self, job: int) -> Path:
+        """Where the job's own copy of its script is."""
+        spool = self.folder / "spool"
+        spool.mkdir(exist_ok=True)
+        return spool / f"{job}.sh"
+
+    def select(self, job: str = "", name: str = "") -> list[tuple[int, int, str, str]]:
+        """``(job, element, state, exit code)`` of all, of one job, or of one name."""
+        return self.db.execute(
+            "SELECT e.job, e.element, e.state, e.exit_code FROM elements e "
+            "JOIN jobs j ON j.id = e.job WHERE (? = '' OR j.id = ?) AND (? = '' OR j.name = ?) "
+            "ORDER BY e.job, e.element",
+            (job, job, name, name),
+        ).fetchall()
+
+    def wish(self, wish: str, target: str) -> bool:
+        """Ask the supervisor to end elements; False if `target` names none.
+
+        Args:
+            wish: ``cancel``, ``requeue`` or ``limit``.
+            target: ``job``, ``job_element``, or an element's raw id.
+        """
+        job, _, element = target.partition("_")
+        chosen = "((job = ? AND (? = '' OR element = ?)) OR (? = '' AND raw_id = ?))"
+        values = (job, element, element, element, job)
+        (count,) = self.db.execute(
+            f"SELECT count(*) FROM elements WHERE {chosen}",  # noqa: S608  no value is in it
+            values,
+        ).fetchone()
+        self.db.execute(
+            f"UPDATE elements SET wish = ?, asked = NULL WHERE {chosen} "  # noqa: S608  as above
+            "AND wish <> 'cancel' AND state IN ('PENDING', 'RUNNING')",
+            (wish, *values),
+        )
+        return bool(count)
+
+    def anything_left(self) -> bool:
+        """Whether an element waits or runs."""
+        row = self.db.execute(
+            "SELECT 1 FROM elements WHERE state IN ('PENDING', 'RUNNING') LIMIT 1"
+        ).fetchone()
+        return row is not None
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Nobody else writes until it ends."""
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self.db.execute("ROLLBACK")
+            raise
+        self.db.execute("COMMIT")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What ``sbatch`` is asked for."""
+
+    name: str
+    output: str
+    elements: tuple[int, ...]
+    throttle: int
+    limit_s: float
+    grace_s: float
+
+
+def read_request(script: str, arguments: list[str], default_name: str) -> Request:
+    """The ``#SBATCH`` lines before the script's first command, and the arguments over them.
+
+    Raises:
+        CommandError: if an option of those that are known here is wrong.
+    """
+    options: dict[str, str] = {}
+    for word in [*_directives(script), *arguments]:
+        name, _, value = word.removeprefix("--").partition("=")
+        options[name] = value
+    elements, throttle = _array(options.get("array", ""))
+    grace = re.search(r"@(\d+)", options.get("signal", ""))
+    try:
+        limit = seconds(options["time"]) if options.get("time") else 0
+    except ValueError:
+        raise CommandError("Invalid --time specification") from None
+    return Request(
+        name=options.get("job-name", default_name),
+        output=options.get("output", "slurm-%A_%a.out"),
+        elements=elements,
+        throttle=throttle,
+        limit_s=float(limit),
+        grace_s=float(grace.group(1)) if grace else 0.0,
+    )
+
+
+def _directives(script: str) -> Iterator[str]:
+    for line in script.splitlines():
+        if line.startswith("#SBATCH "):
+            yield from shlex.split(line.removeprefix("#SBATCH "))
+        elif line.strip() and not line.startswith("#"):
+            return
+
+
+def _array(text: str) -> tuple[tuple[int, ...], int]:
+    """The elements and the throttle in ``0-7%2`` or ``1,3,5-9:2``; one element if empty."""
+    ranges, _, throttle = (text or "0").partition("%")
+    elements: list[int] = []
+    for part in ranges.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part)
+        if match is None or (throttle and not throttle.isdigit()):
+            raise CommandError("Batch job submission failed: Invalid job array specification")
+        first, last, step = (int(each) if each else None for each in match.groups())
+        assert first is not None
+        elements.extend(range(first, (first if last is None else last) + 1, step or 1))
+    return tuple(sorted(set(elements))), int(throttle or 0)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the file's lock; waits for it."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def main(argv: list[str]) -> int:
+    """Run one command: ``FOLDER VERB ARGUMENT…``."""
+    folder, verb, *arguments = argv
+    commands = {
+        "sbatch": sbatch,
+        "squeue": squeue,
+        "sacct": sacct,
+        "scancel": scancel,
+        "scontrol": scontrol,
+    }
+    store = Store(Path(folder))
+    try:
+        _print(commands[verb](store, arguments))
+    except CommandError as error:
+        print(f"{verb}: error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    finally:
+        ensure_supervisor(store)
+    return 0
+
+
+def sbatch(store: Store, arguments: list[str]) -> list[str]:
+    """Submit a script; prints the array's id."""
+    if "--version" in arguments:
+        return [f"slurm-embedded {airflow_slurm_provider.__version__}"]
+    position = next((n for n, each in enumerate(arguments) if not each.startswith("-")), None)
+    if position is None:
+        raise CommandError("no script is given")
+    path = Path(arguments[position])
+    try:
+        script = path.read_text()
+    except OSError as error:
+        raise CommandError(f"Unable to open file {path}: {error.strerror}") from error
+    if not script.startswith("#!"):
+        raise CommandError("This does not look like a batch script.")
+    request = read_request(script, arguments[:position], path.name)
+    job = store.add(script, request, _submitters_environment())
+    return [str(job) if "--parsable" in arguments else f"Submitted batch job {job}"]
+
+
+def squeue(store: Store, arguments: list[str]) -> list[str]:
+    """The elements as ``-o`` asks; those that have ended with ``-t all`` only."""
+    job = _option(arguments, "-j")
+    rows = store.select(job, _option(arguments, "--name"))
+    if job and not rows:
+        raise CommandError("Invalid job id specified")
+    everything = _option(arguments, "-t") == "all"
+    template = _option(arguments, "-o") or "%i|%T"
+    lines = []
+    for number, element, state, _ in rows:
+        if everything or state in ALIVE:
+            values = {
+                "%i": f"{number}_{element}",
+                "%F": str(number),
+                "%T": state,
+                "%N": "" if state == "PENDING" else "localhost",
+                "%r": "Resources" if state == "PENDING" else "None",
+            }
+            lines.append(expand(template, values))
+    return lines
+
+
+def sacct(store: Store, arguments: list[str]) -> list[str]:
+    """The elements' fields as ``-o`` asks, separated by ``|``."""
+    names = (_option(arguments, "-o") or "JobID,State").split(",")
+    return [
+        "|".join(
+            {
+                "JobID": f"{job}_{element}",
+                "State": state,
+                "NodeList": "None assigned" if state == "PENDING" else "localhost",
+                "ExitCode": code,
+            }[name]
+            for name in names
+        )
+        for job, element, state, code in store.select(
+            _option(arguments, "-j"), _option(arguments, "--name")
+        )
+    ]
+
+
+def scancel(store: Store, arguments: list[str]) -> list[str]:
+    """Cancel arrays or elements."""
+    for target in arguments:
+        if not store.wish("cancel", target):
+            raise CommandError(f"Invalid job id {target}")
+    return []
+
+
+def scontrol(store: Store, arguments: list[str]) -> list[str]:
+    """``requeue`` an element or an array."""
+    if arguments[:1] != ["requeue"] or len(arguments) != 2:
+        raise CommandError("only requeue is known here")
+    if not store.wish("requeue", arguments[1]):
+        raise CommandError("Invalid job id specified")
+    return []
+
+
+def expand(template: str, values: Mapping[str, str]) -> str:
+    """`template` with its ``%x`` replaced; an unknown one stays."""
+    return re.sub("%.", lambda match: values.get(match.group(), match.group()), template)
+
+
+def ensure_supervisor(store: Store) -> None:
+    """Start a supervisor where elements are left and none holds the lock.
+
+    No wake-up is lost: a supervisor lets go of its lock inside a transaction in which it
+    saw nothing left, and what this caller added was committed before.
+    """
+    if not store.anything_left():
+        return
+    with (store.folder / "supervisor.lock").open("w") as lock:
+        if not try_lock(lock.fileno()):
+            return
+    with (store.folder / "supervisor.log").open("ab") as log:
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "airflow_slurm_provider.slurm.embedded_supervisor",
+                str(store.folder),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd="/",
+        )
+
+
+def try_lock(descriptor: int) -> bool:
+    """Take the lock if it is free."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _submitters_environment() -> dict[str, str]:
+    """This process's, without what the program around it has put in."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name != "PYTHONPATH" and not name.startswith("EMBEDDED_")
+    }
+    if path := os.environ.get("EMBEDDED_PYTHONPATH"):
+        environment["PYTHONPATH"] = path
+    return environment
+
+
+def _option(arguments: list[str], name: str) -> str:
+    """The value of ``-o VALUE`` or ``--name=VALUE``; empty where it isn't given."""
+    for position, word in enumerate(arguments):
+        if word == name:
+            return arguments[position + 1]
+        if word.startswith(f"{name}="):
+            return word.partition("=")[2]
+    return ""
+
+
+def _print(lines: Iterable[str]) -> None:
+    sys.stdout.writelines(f"{line}\n" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

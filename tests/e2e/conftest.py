@@ -1,0 +1,86 @@
+"""The stack, and `slurmctl` as a process against it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from airflow_slurm_provider.coordinator.services import Services, open_services
+from airflow_slurm_provider.coordinator.site import load_site
+from tests.stack.demo import read_environment
+
+SLURMCTL = Path(sys.executable).with_name("slurmctl")
+
+
+@dataclass(frozen=True)
+class Slurmctl:
+    """Runs the installed ``slurmctl`` in the stack's environment."""
+
+    environment: Mapping[str, str]
+
+    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [str(SLURMCTL), *map(str, arguments)],
+            env=dict(self.environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(SLURMCTL), *map(str, arguments)],
+            env=dict(self.environment),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+        )
+
+    def json(self, *arguments: str | Path) -> Any:
+        """The document of a command that must succeed."""
+        ended = self(*arguments, "--json")
+        assert ended.returncode == 0, ended.stderr
+        return json.loads(ended.stdout)
+
+
+@pytest.fixture(scope="session")
+def environment(stack: object) -> Iterator[Mapping[str, str]]:
+    """The environment of a shell that has sourced the stack's."""
+    before = dict(os.environ)
+    os.environ.update(read_environment())
+    yield dict(os.environ)
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def services(environment: Mapping[str, str]) -> Iterator[Services]:
+    opened = open_services(load_site(environment["SLURMCTL_CONFIG"]))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def slurmctl(environment: Mapping[str, str]) -> Slurmctl:
+    return Slurmctl(environment)
+
+
+@pytest.fixture
+def job_id() -> str:
+    return f"e2e-{uuid.uuid4().hex[:10]}"
+
+
+def write_yaml(path: Path, document: Mapping[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(dict(document)))
+    return path

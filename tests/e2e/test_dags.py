@@ -1,0 +1,58 @@
+"""Both example DAGs in real Airflow, triggered through its API as a user would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from airflow_slurm_provider.coordinator.services import Services
+from tests.stack.airflow_api import AirflowApi, DagRun, failing_tasks
+from tests.stack.demo import DAGS, reset_planes_api, run_dags
+from tests.stack.facts import JobFacts, job_facts
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
+
+FLIGHTS = 336_776
+PLANES = 3_322
+
+
+@pytest.fixture(scope="module")
+def runs(environment: Mapping[str, str]) -> dict[str, DagRun]:
+    reset_planes_api(environment["PLANES_API_URL"])
+    api = AirflowApi.of_stack(environment)
+    ended = run_dags(api, DAGS, timeout=800)
+    for run in ended.values():
+        logs = "\n".join(api.log_tail(run, task) for task in failing_tasks(run))
+        assert run.state == "success", f"{run.summary()}\n{logs}"
+    return ended
+
+
+@pytest.fixture(scope="module")
+def facts(
+    runs: dict[str, DagRun], environment: Mapping[str, str], services: Services
+) -> dict[str, JobFacts]:
+    api = AirflowApi.of_stack(environment)
+    return {
+        dag_id: job_facts(services, api.return_value(run, "submit")) for dag_id, run in runs.items()
+    }
+
+
+@pytest.mark.parametrize("dag_id", DAGS)
+def test_items_in_are_ok_or_failed_and_rows_are_ok(facts: dict[str, JobFacts], dag_id: str) -> None:
+    assert facts[dag_id].problems() == []
+
+
+def test_every_flight_is_accounted_for(facts: dict[str, JobFacts]) -> None:
+    flights = facts["backfill_flights"]
+    assert flights.items == FLIGHTS
+    assert set(flights.error_rows) == {"bad_input"}
+    assert flights.table.tasks == {"done": sum(flights.table.tasks.values())}
+
+
+def test_every_plane_is_cured_by_retry(facts: dict[str, JobFacts]) -> None:
+    planes = facts["backfill_planes_api"]
+    assert planes.items == PLANES
+    assert planes.table.rounds > 1, "retry by error class had no work: the server never failed"
+    assert planes.rows == PLANES
+    assert planes.error_rows == {}

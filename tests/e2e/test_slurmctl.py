@@ -1,0 +1,120 @@
+"""The flights job by `slurmctl` alone, also when it is killed."""
+
+from __future__ import annotations
+
+import io
+import random
+import signal
+import sqlite3
+import subprocess
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from airflow_slurm_provider.coordinator.services import Services, open_transport
+from tests.e2e.conftest import Slurmctl, write_yaml
+from tests.stack.facts import dataset_keys, job_facts
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "example_dags" / "backfill_flights"
+FLIGHTS = 3_000
+BUNDLE = 100
+KILLS = 5
+
+
+@pytest.fixture(scope="module")
+def few_flights(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The flights job with fewer flights, from a local file."""
+    folder = tmp_path_factory.mktemp("flights")
+    config = yaml.safe_load((EXAMPLE / "config.yaml").read_text())
+    bucket, key = config["input"]["path"].removeprefix("s3://").split("/", 1)
+    data = services.bucket(bucket).get(key)
+    assert data is not None, f"the stack did not seed {config['input']['path']}"
+    pq.write_table(pq.read_table(io.BytesIO(data)).slice(0, FLIGHTS), folder / "flights.parquet")
+    config["input"]["path"] = "flights.parquet"
+    config["handler"]["code"] = str(EXAMPLE / config["handler"]["code"])
+    return write_yaml(folder / "config.yaml", {**config, "bundle": BUNDLE, "workers": 2})
+
+
+@pytest.fixture(scope="module")
+def keys(few_flights: Path) -> list[str]:
+    column = pq.read_table(few_flights.parent / "flights.parquet", columns=["flight_id"])
+    return sorted(str(key) for key in column["flight_id"].to_pylist())
+
+
+def arrays_of(services: Services, job_id: str) -> set[str]:
+    """The Slurm job ids of all arrays that were ever submitted for the job, found by name."""
+    cluster = services.site.cluster
+    if cluster.transport == "embedded":
+        assert cluster.embedded_dir is not None
+        with closing(sqlite3.connect(Path(cluster.embedded_dir) / "state.db")) as jobs:
+            pairs = [
+                (str(number), name) for number, name in jobs.execute("SELECT id, name FROM jobs")
+            ]
+    else:
+        transport = open_transport(cluster)
+        found = transport.run(
+            "squeue -h -t all -o '%F|%j'; sacct -nXP -S now-1days -o JobID,JobName"
+        )
+        transport.close()
+        assert found.code == 0, found.stderr
+        lines = [line.split("|") for line in found.stdout.splitlines()]
+        pairs = [(array.split("_")[0], name) for array, name in lines]
+    return {array for array, name in pairs if name.startswith(f"{job_id}.")}
+
+
+def finish(slurmctl: Slurmctl, services: Services, job_id: str, keys: list[str]) -> None:
+    """Wait for the job, publish it, and check that each item came out once."""
+    slurmctl.json("wait", job_id)
+    slurmctl.json("aggregate", job_id)
+    facts = job_facts(services, job_id)
+    assert facts.problems() == []
+    assert facts.items == len(keys)
+    assert set(dataset_keys(services, job_id)) <= set(keys)
+
+
+def test_submit_status_aggregate_without_airflow(
+    slurmctl: Slurmctl, services: Services, few_flights: Path, job_id: str, keys: list[str]
+) -> None:
+    submitted = slurmctl.json("submit", few_flights, "--job-id", job_id)
+    assert (submitted["items"], submitted["tasks"]) == (FLIGHTS, FLIGHTS // BUNDLE)
+    assert slurmctl.json("status", job_id)["items"] == FLIGHTS
+    finish(slurmctl, services, job_id, keys)
+    status = slurmctl.json("status", job_id)
+    assert status["complete"] is True
+    assert status["ok"] + sum(status["failed"].values()) == FLIGHTS
+    assert status["dataset"]["rows"] == status["ok"]
+    assert arrays_of(services, job_id) == {submitted["slurm_job_id"]}
+
+
+def test_submit_killed_at_any_point_ends_with_the_same_items_and_one_array(
+    slurmctl: Slurmctl, services: Services, few_flights: Path, job_id: str, keys: list[str]
+) -> None:
+    began = time.monotonic()
+    slurmctl.json("submit", few_flights, "--job-id", f"{job_id}-whole")
+    whole = time.monotonic() - began
+    rng = random.Random(20130101)
+    moments = sorted(rng.uniform(0.15, 1.0) * whole for _ in range(KILLS))
+    killed = sum(kill_submit(slurmctl, few_flights, job_id, moment) for moment in moments)
+    assert killed > 0, "submit was always quicker than the kill"
+    submitted = slurmctl.json("submit", few_flights, "--job-id", job_id)
+    assert (submitted["items"], submitted["tasks"]) == (FLIGHTS, FLIGHTS // BUNDLE)
+    finish(slurmctl, services, job_id, keys)
+    assert arrays_of(services, job_id) == {submitted["slurm_job_id"]}
+
+
+def kill_submit(slurmctl: Slurmctl, config: Path, job_id: str, moment: float) -> bool:
+    """Start a submit and kill it after `moment` seconds; whether it was still running."""
+    process = slurmctl.start("submit", config, "--job-id", job_id)
+    try:
+        process.communicate(timeout=moment)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        return True
+    return False

@@ -1,0 +1,292 @@
+"""What is published is what the handlers returned, once, or nothing is published."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from slurm_worker.aggregate import AggregationError, RoundSummary
+from slurm_worker.errors import ErrorClass
+from slurm_worker.testing import MemoryObjects
+from tests.unit.aggregate.job import Job, ok
+
+NETWORK, BAD = ErrorClass.NETWORK, ErrorClass.BAD_INPUT
+
+
+def refusal(job: Job) -> str:
+    with pytest.raises(AggregationError) as caught:
+        job.aggregate()
+    assert job.paths.manifest not in job.objects.objects
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_rows_of_all_tasks_in_order_with_the_key_first(job: Job) -> None:
+    job.add_round({"a": ok(n=1), "b": [{"n": 2}, {"n": 3}]}, {"c": [], "d": ok(x="y")})
+    manifest = job.aggregate()
+    assert job.dataset(manifest) == [
+        {"_key": "a", "n": 1, "x": None},
+        {"_key": "b", "n": 2, "x": None},
+        {"_key": "b", "n": 3, "x": None},
+        {"_key": "d", "n": None, "x": "y"},
+    ]
+    assert (manifest.items, manifest.ok, manifest.rows, manifest.failed) == (4, 4, 4, {})
+    assert manifest.schema == {"_key": "string", "n": "int64", "x": "string"}
+    assert job.table(manifest.files).column_names[0] == "_key"
+
+
+def test_the_manifest_lists_files_as_they_are(job: Job) -> None:
+    job.add_round({"a": ok(n=1)}, {"b": NETWORK})
+    manifest = job.aggregate()
+    assert json.loads(job.objects.objects[job.paths.manifest]) == manifest.to_dict()
+    for each in (*manifest.files, *manifest.errors):
+        assert each.size == len(job.objects.objects[each.key])
+    assert all(each.key.startswith("lab/jobs/job-1/dataset/part-") for each in manifest.files)
+    assert all(each.key.startswith("lab/jobs/job-1/errors/part-") for each in manifest.errors)
+
+
+def test_failures_go_to_their_own_dataset(job: Job) -> None:
+    job.add_round({"a": ok(n=1), "b": NETWORK}, {"c": BAD})
+    manifest = job.aggregate()
+    assert manifest.failed == {"network": 1, "bad_input": 1}
+    assert (manifest.ok, manifest.items) == (1, 3)
+    first, second = job.failures(manifest)
+    assert (first["_key"], first["class"], first["message"]) == ("b", "network", "no b")
+    assert (second["task"], second["round"], second["tries"]) == ("000-00000001", 0, 3)
+    assert json.loads(second["item"]) == {"of": "c"}
+    assert second["at"].timestamp() == 1e9
+
+
+def test_a_failure_is_superseded_by_the_last_round_in_which_its_item_occurs(job: Job) -> None:
+    job.add_round({"a": NETWORK, "b": NETWORK, "c": BAD, "d": ok(n=4)})
+    job.add_round({"a": ok(n=1)}, {"b": NETWORK})
+    job.add_round({"b": BAD})
+    manifest = job.aggregate()
+    assert [row["_key"] for row in job.dataset(manifest)] == ["d", "a"]
+    assert [(row["_key"], row["round"]) for row in job.failures(manifest)] == [("c", 0), ("b", 2)]
+    assert manifest.failed == {"bad_input": 2}
+    assert (manifest.items, manifest.ok) == (4, 2)
+
+
+def test_a_planned_round_without_tasks_changes_nothing(job: Job) -> None:
+    job.add_round({"a": NETWORK})
+    job.rounds.append(RoundSummary(1, 0, 0))
+    assert job.aggregate().failed == {"network": 1}
+
+
+def test_a_job_in_which_all_failed_publishes_an_empty_dataset(job: Job) -> None:
+    job.add_round({"a": NETWORK}, {"b": NETWORK})
+    manifest = job.aggregate()
+    assert (manifest.rows, manifest.files, manifest.ok) == (0, (), 0)
+    assert manifest.failed == {"network": 2}
+
+
+# --- again, and again ----------------------------------------------------------------
+
+
+def test_a_second_aggregation_publishes_nothing(job: Job) -> None:
+    job.add_round({"a": ok(n=1)}, {"b": NETWORK})
+    first = job.aggregate()
+    before = dict(job.objects.objects)
+    assert job.aggregate() == first
+    assert job.objects.objects == before
+    assert job.log[-1] == "the published dataset is up to date"
+
+
+def test_other_options_make_another_dataset_and_remove_the_old_files(job: Job) -> None:
+    job.add_round({"a": ok(n=1)}, {"b": ok(n=2)})
+    first = job.aggregate()
+    second = job.aggregate(schema={"n": "double"})
+    assert job.dataset(second) == [{"_key": "a", "n": 1.0}, {"_key": "b", "n": 2.0}]
+    assert all(each.key not in job.objects.objects for each in first.files)
+
+
+def test_a_retry_after_publishing_keeps_the_files_that_did_not_change(job: Job) -> None:
+    job.add_round({"a": ok(n=1)}, {"b": ok(n=2), "c": NETWORK})
+    first = job.aggregate(rows_per_file=1)
+    job.add_round({"c": ok(n=3)})
+    second = job.aggregate(rows_per_file=1)
+    assert second.files[:2] == first.files
+    assert [row["n"] for row in job.dataset(second)] == [1, 2, 3]
+    assert (second.failed, second.errors) == ({}, ())
+    in_folders = {
+        key for key in job.objects.objects if "/dataset/part" in key or "/errors/part" in key
+    }
+    assert in_folders == {each.key for each in second.files}
+
+
+class DyingObjects(MemoryObjects):
+    """The process dies before the manifest is put."""
+
+    armed = True
+    uploads = 0
+
+    def put(self, key: str, body: bytes) -> None:
+        if key.endswith("_manifest.json") and self.armed:
+            raise KeyboardInterrupt
+        super().put(key, body)
+
+    def upload(self, key: str, path: str) -> None:
+        self.uploads += 1
+        super().upload(key, path)
+
+
+def test_an_aggregation_that_was_cut_short_keeps_its_files(job: Job) -> None:
+    job.objects = objects = DyingObjects()
+    job.add_round({"a": ok(n=1)}, {"b": ok(n=2)}, {"c": ok(n=3)})
+    with pytest.raises(KeyboardInterrupt):
+        job.aggregate(rows_per_file=1)
+    assert objects.uploads == 3
+    objects.armed = False
+    manifest = job.aggregate(rows_per_file=1)
+    assert objects.uploads == 3
+    assert [row["n"] for row in job.dataset(manifest)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 nonsense", None])
+def test_a_damaged_or_lost_file_is_written_again(job: Job, damage: bytes | None) -> None:
+    job.add_round({"a": ok(n=1)})
+    first = job.aggregate()
+    key = first.files[0].key
+    job.objects.delete(key)
+    if damage is not None:
+        job.objects.put(key, damage)
+    second = job.aggregate()
+    assert second.files == first.files
+    assert job.dataset(second) == [{"_key": "a", "n": 1}]
+
+
+@pytest.mark.parametrize("garbage", [b"", b"[]", b'{"v": 2}', b'{"v": 1}'])
+def test_a_manifest_that_is_none_is_replaced(job: Job, garbage: bytes) -> None:
+    job.add_round({"a": ok(n=1)})
+    job.objects.put(job.paths.manifest, garbage)
+    manifest = job.aggregate()
+    assert json.loads(job.objects.objects[job.paths.manifest]) == manifest.to_dict()
+
+
+def test_files_and_row_groups_have_about_the_size_that_was_asked_for(job: Job) -> None:
+    job.add_round(*({f"k{t}-{i}": ok(n=t) for i in range(10)} for t in range(10)))
+    manifest = job.aggregate(rows_per_file=35, row_group_size=15)
+    assert [each.rows for each in manifest.files] == [40, 40, 20]
+    assert [row["n"] for row in job.dataset(manifest)] == [t for t in range(10) for _ in range(10)]
+
+
+# --- what is not complete or not as committed is refused -------------------------------
+
+
+def test_missing_markers_are_counted_and_the_first_named(job: Job) -> None:
+    job.add_round(*({f"k{n}": ok(n=n)} for n in range(10)))
+    for number in (3, 7):
+        job.objects.delete(job.paths.done(f"000-{number:08}"))
+    message = refusal(job)
+    assert "2 of 10 tasks have no .done marker, first 000-00000003" in message
+    assert "slurmctl retry job-1" in message
+
+
+def test_a_marker_that_nobody_planned_is_named(job: Job) -> None:
+    job.add_round({"a": ok(n=1)}, {"b": ok(n=2)})
+    job.rounds = [RoundSummary(0, 1, 1)]
+    assert "000-00000001.done is a marker of a task that was never planned" in refusal(job)
+
+
+def test_a_round_with_other_items_than_planned_is_refused(job: Job) -> None:
+    job.add_round({"a": ok(n=1)})
+    job.rounds = [RoundSummary(0, 1, 2)]
+    assert "round 0 was planned with 2 items, its markers have 1" in refusal(job)
+
+
+@pytest.mark.parametrize("changes", [{"ok": 3}, {"rows": 7}, {"failed": {"network": 2}, "ok": 0}])
+def test_a_marker_that_does_not_add_up_is_refused(job: Job, changes: dict[str, object]) -> None:
+    job.add_round({"a": ok(n=1), "b": NETWORK})
+    job.change_marker("000-00000000", **changes)
+    assert "000-00000000.done does not add up" in refusal(job)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"{", b"[]", b'{"v": 1}', b"\xff"])
+def test_a_marker_that_is_none_is_named(job: Job, garbage: bytes) -> None:
+    job.add_round({"a": ok(n=1)})
+    job.objects.put(job.paths.done("000-00000000"), garbage)
+    assert "000-00000000.done is not a marker" in refusal(job)
+
+
+def test_a_marker_of_another_job_is_refused(job: Job) -> None:
+    job.add_round({"a": ok(n=1)})
+    job.change_marker("000-00000000", job="job-2")
+    assert "is a marker of job 'job-2'" in refusal(job)
+
+
+@pytest.mark.parametrize("kind", ["rows", "errors"])
+@pytest.mark.parametrize("cut", [0, 10, None])
+def test_a_part_that_is_not_as_committed_is_named_with_its_task(
+    job: Job, kind: str, cut: int | None
+) -> None:
+    job.add_round({"a": ok(n=1)}, {"b": ok(n=2), "c": NETWORK})
+    marker = job.store.marker("000-00000001")
+    part = next(each for each in marker.parts if each.kind == kind)
+    if cut is None:
+        job.objects.delete(part.key)
+    else:
+        job.objects.put(part.key, job.objects.objects[part.key][:cut])
+    message = refusal(job)
+    assert "task 000-00000001" in message
+    assert part.key in message
+
+
+@pytest.mark.parametrize(
+    ("content", "rows", "says"),
+    [
+        ('{"_key": "a", "n": 1}', 1, "the last line is cut short"),
+        ('{"_key": "a", "n"\n', 1, "Expecting"),
+        ("[1]\n", 1, "is not an object with '_key'"),
+        ('{"n": 1}\n', 1, "is not an object with '_key'"),
+        ('{"_key": 1}\n', 1, "is not an object with '_key'"),
+        ('{"_key": "a", "n": NaN}\n', 1, "it holds NaN"),
+        ('{"_key": "a"}\n{"_key": "a"}\n', 1, "has 2 lines where its marker says 1"),
+        ('{"_key": "a"}\n{"_key": "z"}\n', 2, "has rows of 2 items, its marker says 1"),
+        ("", 1, "has 0 lines"),
+    ],
+)
+def test_a_part_that_was_committed_as_nonsense_is_named(
+    job: Job, content: str, rows: int, says: str
+) -> None:
+    job.add_round({"a": ok(n=1)})
+    job.replace_rows("000-00000000", content, rows)
+    message = refusal(job)
+    assert says in message
+    assert "parts/000-00000000/" in message
+
+
+def test_error_classes_other_than_the_markers_are_refused(job: Job) -> None:
+    job.add_round({"a": NETWORK})
+    job.change_marker("000-00000000", failed={"timeout": 1})
+    assert "its error classes are not those of its marker" in refusal(job)
+
+
+def test_a_retried_item_that_never_failed_is_refused(job: Job) -> None:
+    job.add_round({"a": ok(n=1), "b": NETWORK})
+    job.add_round({"a": ok(n=1)})
+    message = refusal(job)
+    assert "2 items went in, 2 succeeded and 1 failed" in message
+
+
+def test_a_lost_segment_of_a_retry_is_refused(job: Job) -> None:
+    job.add_round({"a": NETWORK})
+    job.add_round({"a": ok(n=1)})
+    job.objects.delete(job.paths.segment(1, 0))
+    assert "0 different items, 1 were planned" in refusal(job)
+
+
+class GrowingObjects(MemoryObjects):
+    """A task is finished while the dataset is uploaded."""
+
+    def upload(self, key: str, path: str) -> None:
+        super().upload(key, path)
+        self.put("lab/jobs/job-1/done/001-00000000.done", b"{}")
+
+
+def test_a_job_that_goes_on_meanwhile_is_not_published(job: Job) -> None:
+    job.objects = GrowingObjects()
+    job.add_round({"a": ok(n=1)})
+    assert "tasks were finished while this merged" in refusal(job)

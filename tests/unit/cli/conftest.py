@@ -1,0 +1,201 @@
+"""`slurmctl` in this process, on a table, a bucket and a cluster in memory."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_slurm_provider.cli.app import run
+from airflow_slurm_provider.coordinator import services as services_module
+from airflow_slurm_provider.coordinator.services import Services
+from slurm_worker.errors import ItemError, ServiceError
+from slurm_worker.testing import ManualClock
+from tests.unit.world import World
+
+ITEMS = 25
+BUNDLE = 10
+
+
+@dataclass
+class FakeArray:
+    """An array as `slurm.client.ArrayState` shows it."""
+
+    slurm_job_id: str
+    elements: dict[str, str]
+    alive: int
+    unknown: bool = False
+
+    def counts(self) -> dict[str, int]:
+        return dict(Counter(self.elements.values()))
+
+
+@dataclass
+class FakeSlurm:
+    """A cluster in memory: arrays live until `end` or `cancel`, and run nothing by themselves."""
+
+    arrays: dict[str, FakeArray] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    away: int = 0
+
+    def version(self) -> str:
+        self._answer()
+        return "slurm 22.05"
+
+    def put_file(self, name: str, data: bytes) -> str:
+        return f"/home/user/{name}"
+
+    def submit(self, name: str, script: str, folder: str) -> str:
+        self._answer()
+        self.names.append(name)
+        slurm_job_id = str(100 + len(self.names))
+        self.arrays[slurm_job_id] = FakeArray(slurm_job_id, {"0": "RUNNING", "1": "RUNNING"}, 2)
+        return slurm_job_id
+
+    def array(self, slurm_job_id: str) -> FakeArray:
+        self._answer()
+        return self.arrays[slurm_job_id]
+
+    def cancel(self, slurm_job_id: str) -> None:
+        self.end(slurm_job_id, "CANCELLED")
+
+    def end(self, slurm_job_id: str, state: str) -> None:
+        array = self.arrays[slurm_job_id]
+        self.arrays[slurm_job_id] = FakeArray(slurm_job_id, dict.fromkeys(array.elements, state), 0)
+
+    def close(self) -> None:
+        pass
+
+    def _answer(self) -> None:
+        if self.away:
+            self.away -= 1
+            raise ServiceError("the login node is away")
+
+
+class EventfulClock(ManualClock):
+    """A clock on which something happens while somebody sleeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[Callable[[], object]] = []
+        self.slept: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        super().sleep(seconds)
+        if self.events:
+            self.events.pop(0)()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        (line,) = self.out.splitlines()
+        return json.loads(line)
+
+    @property
+    def fields(self) -> dict[str, str]:
+        return dict(line.split(": ", 1) for line in self.out.splitlines())
+
+
+@dataclass
+class Cli:
+    """Runs commands, and the workers that they submit when told to."""
+
+    world: World
+    slurm: FakeSlurm
+    clock: EventfulClock
+    config: Path
+    capsys: pytest.CaptureFixture[str]
+
+    def __call__(self, *arguments: str | Path) -> Ended:
+        self.capsys.readouterr()
+        code = run([str(each) for each in arguments])
+        out, err = self.capsys.readouterr()
+        return Ended(int(code), out, err)
+
+    def submit(self, *arguments: str) -> Ended:
+        return self("submit", self.config, *arguments)
+
+    def work(self) -> None:
+        """Let one worker do all there is to do, and end the arrays."""
+        self.world.worker().run()
+        for slurm_job_id, array in self.slurm.arrays.items():
+            if array.alive:
+                self.slurm.end(slurm_job_id, "COMPLETED")
+
+
+@dataclass
+class Handler:
+    """Fails k1 with bad_input, and k2 with a network error until it is cured."""
+
+    cured: bool = False
+
+    def __call__(self, item: dict[str, Any], context: Any) -> dict[str, Any]:
+        if item["n"] == 1:
+            raise ItemError("bad_input", "one is no good")
+        if item["n"] == 2 and not self.cured:
+            raise ItemError("network", "connection reset")
+        return {"double": 2 * item["n"]}
+
+
+@pytest.fixture
+def handler() -> Handler:
+    return Handler()
+
+
+@pytest.fixture
+def cli(
+    tmp_path: Path,
+    handler: Handler,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Cli:
+    clock, slurm = EventfulClock(), FakeSlurm()
+    world = World(tmp_path / "node", handle=handler, bundle=BUNDLE, clock=clock)
+
+    def open_services(site: Any) -> Services:
+        return Services(
+            site=site,
+            rows=world.rows,
+            objects=world.objects,
+            slurm=slurm,  # type: ignore[arg-type]  # a twin with the same verbs
+            clock=clock,
+            bucket=lambda _name: world.objects,
+        )
+
+    monkeypatch.setattr(services_module, "open_services", open_services)
+    site = tmp_path / "site.yaml"
+    site.write_text("storage: {table: t, prefix: s3://bucket/lab}\ncluster: {transport: local}\n")
+    monkeypatch.setenv("SLURMCTL_CONFIG", str(site))
+    return Cli(world, slurm, clock, write_config(tmp_path), capsys)
+
+
+def write_config(folder: Path, **changes: Any) -> Path:
+    """A good job of `ITEMS` items; `changes` replace its top-level settings."""
+    lines = [json.dumps({"id": f"k{n}", "n": n}) for n in range(ITEMS)]
+    (folder / "items.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "handler.py").write_text("def handle(item, context):\n    return dict(item)\n")
+    config: dict[str, Any] = {
+        "job_id": "job-1",
+        "input": {"path": "items.jsonl", "key": "id"},
+        "bundle": BUNDLE,
+        "workers": 2,
+        "handler": {"entry": "handler:handle", "code": "."},
+        **changes,
+    }
+    path = folder / "config.yaml"
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    return path

@@ -1,0 +1,209 @@
+"""What each command does, prints and ends with, on a real coordinator in memory."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from airflow_slurm_provider.cli.app import COMMANDS, ExitCode
+from airflow_slurm_provider.cli.waiting import TOLERATED_FAILURES
+from tests.unit.cli.conftest import ITEMS, Cli, Handler
+
+STATUS_NAMES = {
+    "job_id", "state", "stop", "rounds", "tasks", "task_errors", "items", "ok", "failed",
+    "pending", "rows", "complete", "problem", "workers", "dataset",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_an_example(cli: Cli, name: str) -> None:
+    ended = cli(name, "--help")
+    assert ended.code == ExitCode.OK
+    assert f"slurmctl {name} " in ended.out.split("Example:")[1]
+
+
+def test_submit_says_what_it_started(cli: Cli) -> None:
+    ended = cli.submit()
+    assert ended.code == ExitCode.OK
+    assert ended.fields["job"] == "job-1"
+    assert ended.fields["items in"] == str(ITEMS)
+    assert ended.fields["planned tasks"] == "3"
+    assert ended.fields["slurm job"].startswith("101 job-1.000-1.")
+    assert "planned 25 items as 3 tasks" in ended.err
+
+
+def test_submit_again_starts_nothing_twice(cli: Cli) -> None:
+    first, second = cli.submit("--json"), cli.submit("--json")
+    assert second.code == ExitCode.OK
+    assert second.json == {**first.json, "reattached": True}
+    assert len(cli.slurm.names) == 1
+
+
+def test_json_is_one_document_and_the_rest_is_on_stderr(cli: Cli) -> None:
+    ended = cli.submit("--json")
+    assert ended.json["slurm_job_id"] == "101"
+    assert ended.err
+
+
+def test_job_id_of_the_command_line_wins(cli: Cli) -> None:
+    assert cli.submit("--job-id", "other", "--json").json["job_id"] == "other"
+
+
+def test_status_while_workers_run(cli: Cli) -> None:
+    cli.submit()
+    ended = cli("status", "job-1")
+    assert ended.code == ExitCode.OK
+    assert ended.fields["tasks"] == "3 ready"
+    assert ended.fields["pending"] == str(ITEMS)
+    assert ended.fields["workers"] == "array 101: 2 alive (2 RUNNING)"
+    assert ended.fields["dataset"] == "not published"
+
+
+def test_status_names_are_stable(cli: Cli) -> None:
+    cli.submit()
+    found = cli("status", "job-1", "--json").json
+    assert set(found) == STATUS_NAMES
+    assert found["workers"] == {
+        "slurm_job_id": "101", "alive": 2, "states": {"RUNNING": 2}, "known": True,
+    }  # fmt: skip
+
+
+def test_status_tells_the_rest_when_the_cluster_is_away(cli: Cli) -> None:
+    cli.submit()
+    cli.slurm.away = 1
+    ended = cli("status", "job-1")
+    assert ended.code == ExitCode.SERVICE_ERROR
+    assert ended.fields["items in"] == str(ITEMS)
+    assert ended.fields["workers"].startswith("unknown")
+    assert ended.err == "slurmctl: the login node is away\n"
+
+
+def test_wait_until_all_tasks_have_ended(cli: Cli) -> None:
+    cli.submit()
+    cli.clock.events = [lambda: None, cli.work]
+    ended = cli("wait", "job-1")
+    assert ended.code == ExitCode.OK, "failed items alone are no failed job"
+    assert ended.fields["ok"] == str(ITEMS - 2)
+    assert ended.fields["failed"] == "2 (bad_input 1, network 1)"
+    assert cli.clock.slept[:2] == [1.0, 1.5]
+
+
+def test_submit_and_wait_in_one(cli: Cli) -> None:
+    cli.clock.events = [cli.work]
+    ended = cli.submit("--wait", "--json")
+    assert ended.code == ExitCode.OK
+    assert ended.json["slurm_job_id"] == "101"
+    assert ended.json["progress"]["complete"] is True
+
+
+def test_wait_ends_when_no_worker_is_left(cli: Cli) -> None:
+    cli.submit()
+    cli.clock.events = [lambda: cli.slurm.end("101", "NODE_FAIL")]
+    ended = cli("wait", "job-1")
+    assert ended.code == ExitCode.JOB_FAILED
+    assert "2 NODE_FAIL" in ended.fields["problem"]
+
+
+def test_wait_gives_up_after_its_time(cli: Cli) -> None:
+    cli.submit()
+    ended = cli("wait", "job-1", "--timeout", "60", "--interval", "7")
+    assert ended.code == ExitCode.SERVICE_ERROR
+    assert "not finished after 60 s" in ended.err
+    assert max(cli.clock.slept) == 7
+    assert sum(cli.clock.slept) <= 60
+
+
+def test_wait_bears_a_cluster_that_is_away_for_a_while(cli: Cli) -> None:
+    cli.submit()
+
+    def leave() -> None:
+        cli.slurm.away = TOLERATED_FAILURES
+
+    cli.clock.events = [leave, *[lambda: None] * (TOLERATED_FAILURES - 1), cli.work]
+    ended = cli("wait", "job-1")
+    assert ended.code == ExitCode.OK
+    assert ended.err.count("the login node is away; looking again") == TOLERATED_FAILURES
+
+
+def test_wait_stops_at_once_when_the_first_look_fails(cli: Cli) -> None:
+    cli.submit()
+    cli.slurm.away = 1
+    assert cli("wait", "job-1").code == ExitCode.SERVICE_ERROR
+    assert cli.clock.slept == []
+
+
+def test_retry_runs_the_named_classes_again(cli: Cli, handler: Handler) -> None:
+    cli.submit()
+    cli.work()
+    handler.cured = True
+    cli.clock.events = [cli.work]
+    ended = cli("retry", "--job-id", "job-1", "--errors=network,timeout", "--wait", "--json")
+    assert ended.code == ExitCode.OK
+    assert ended.json["round"] == 1
+    assert ended.json["items"] == {"network": 1}
+    assert ended.json["given_up"] == {"bad_input": 1}
+    assert ended.json["progress"]["failed"] == {"bad_input": 1}
+
+
+def test_a_dry_run_tells_the_same_and_changes_nothing(cli: Cli) -> None:
+    cli.submit()
+    cli.work()
+    before = cli("status", "job-1", "--json").json
+    told = cli("retry", "--job-id", "job-1", "--errors=network", "--dry-run", "--json").json
+    assert cli("status", "job-1", "--json").json == before
+    assert len(cli.slurm.names) == 1
+    done = cli("retry", "--job-id", "job-1", "--errors=network", "--json").json
+    assert told == {**done, "slurm_job_id": "", "dry_run": True}
+
+
+def test_nothing_to_retry_is_no_error(cli: Cli, handler: Handler) -> None:
+    cli.submit()
+    cli.work()
+    ended = cli("retry", "--job-id", "job-1", "--errors=timeout", "--wait")
+    assert ended.code == ExitCode.OK
+    assert ended.fields["round"] == "nothing to run again"
+    assert len(cli.slurm.names) == 1
+
+
+def test_aggregate_publishes_and_status_shows_it(cli: Cli) -> None:
+    cli.submit()
+    cli.work()
+    first, second = cli("aggregate", "job-1", "--json"), cli("aggregate", "job-1", "--json")
+    assert first.code == ExitCode.OK
+    assert first.json["rows"] == ITEMS - 2
+    assert second.json == first.json
+    dataset = "23 rows in 1 files, s3://bucket/lab/jobs/job-1/dataset/_manifest.json"
+    assert cli("status", "job-1").fields["dataset"] == dataset
+
+
+def test_aggregate_refuses_while_tasks_remain(cli: Cli) -> None:
+    cli.submit()
+    ended = cli("aggregate", "job-1")
+    assert ended.code == ExitCode.USER_ERROR
+    assert "3 tasks that are not done" in ended.err
+
+
+def test_cancel_stops_what_is_alive(cli: Cli) -> None:
+    cli.submit()
+    assert cli("cancel", "job-1", "--json").json == {"job_id": "job-1", "cancelled": ["101"]}
+    assert cli("cancel", "job-1").fields["cancelled"].startswith("nothing")
+
+
+def test_submit_after_cancel_goes_on(cli: Cli) -> None:
+    cli.submit()
+    cli("cancel", "job-1")
+    assert cli.submit("--json").json["slurm_job_id"] == "102"
+
+
+def test_a_terminal_gets_a_table_and_a_progress_bar(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli.submit()
+    cli.clock.events = [cli.work]
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    ended = cli("wait", "job-1")
+    assert ended.code == ExitCode.OK
+    assert "\x1b[1mitems in" in ended.out
+    assert f"{ITEMS - 2} of {ITEMS} items ok" in ended.err

@@ -1,0 +1,114 @@
+"""A mistake gets one line and its exit code, and leaves nothing that a good submit trips over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_slurm_provider.cli import app
+from airflow_slurm_provider.cli.app import ExitCode
+from airflow_slurm_provider.coordinator import job
+from tests.unit.cli.conftest import Cli, write_config
+
+MISUSE = [
+    (["sbumit"], "command: 'sbumit' is unknown; did you mean 'submit'?"),
+    (["frobnicate"], "command: 'frobnicate' is unknown; there are submit, status"),
+    (["status"], "Missing argument 'JOB'; see slurmctl status --help"),
+    (["status", "job-1", "--jsn"], "--json"),
+    (["wait", "job-1", "--timeout", "soon"], "'soon' is not a valid float"),
+    (["status", "Not A Job"], "JOB: 'Not A Job' is not a job id"),
+    (["status", "unknown-job"], "there is no job 'unknown-job'"),
+    (["retry", "--job-id", "job-1", "--errors", "netwrok"], "--errors: 'netwrok'"),
+    (["retry", "--job-id", "unknown-job"], "there is no job 'unknown-job'"),
+    (["aggregate", "unknown-job"], "there is no job 'unknown-job'"),
+    (["cancel", "unknown-job"], "there is no job 'unknown-job'"),
+    (["submit", "nowhere.yaml"], "nowhere.yaml can't be read"),
+    (["status", "job-1", "--site", "nowhere.yaml"], "site: nowhere.yaml can't be read"),
+]
+
+WRONG_CONFIGS: list[tuple[dict[str, Any], list[str]]] = [
+    ({"bundel": 10}, ["bundel", "did you mean 'bundle'?"]),
+    ({"bundle": "many"}, ["bundle", "'many'"]),
+    ({"handler": None}, ["handler", "is missing"]),
+    ({"handler": {"entry": "absent:handle", "code": "."}}, ["handler.entry", "absent.py"]),
+    ({"input": {"path": "absent.jsonl", "key": "id"}}, ["absent.jsonl"]),
+    ({"input": {"path": "items.jsonl", "key": "idd"}}, ["'idd'", "'id'"]),
+    ({"input": {"path": "twice.jsonl", "key": "id"}}, ["'k3'", "rows 1 and 3"]),
+    ({"slurm": {"mem": "2 gigs"}}, ["slurm.mem", "'2 gigs'", "2G"]),
+    ({"job_id": "No Good"}, ["job_id", "'No Good'"]),
+]
+
+
+def assert_one_line(err: str) -> str:
+    assert "Traceback" not in err
+    (line,) = [line for line in err.splitlines() if line.startswith("slurmctl: ")]
+    assert err.splitlines()[-1] == line
+    return line
+
+
+@pytest.mark.parametrize(("arguments", "expected"), MISUSE)
+def test_misuse(cli: Cli, arguments: list[str], expected: str) -> None:
+    ended = cli(*arguments)
+    assert ended.code == ExitCode.USER_ERROR
+    assert ended.out == ""
+    assert expected in assert_one_line(ended.err)
+
+
+@pytest.mark.parametrize(("changes", "expected"), WRONG_CONFIGS)
+def test_a_wrong_config_is_named_and_leaves_nothing(
+    cli: Cli, tmp_path: Path, changes: dict[str, Any], expected: list[str]
+) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.mkdir()
+    (wrong / "twice.jsonl").write_text('{"id": "k3"}\n{"id": "k4"}\n{"id": "k3"}\n')
+    ended = cli("submit", write_config(wrong, **changes))
+    assert ended.code == ExitCode.USER_ERROR
+    line = assert_one_line(ended.err)
+    assert [each for each in expected if each not in line] == []
+    assert cli.slurm.names == []
+    assert cli.submit().code == ExitCode.OK
+
+
+def test_no_arguments_print_the_help(cli: Cli) -> None:
+    ended = cli()
+    assert ended.code == ExitCode.USER_ERROR
+    assert "Commands:" in ended.out + ended.err
+
+
+def test_a_service_that_is_away(cli: Cli) -> None:
+    cli.slurm.away = 1
+    ended = cli.submit()
+    assert ended.code == ExitCode.SERVICE_ERROR
+    assert ended.err == "slurmctl: the login node is away\n"
+    assert cli.submit().code == ExitCode.OK
+
+
+def test_an_interrupt_says_how_to_go_on(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "submit", interrupted)
+    ended = cli.submit()
+    assert ended.code == ExitCode.INTERRUPTED
+    assert "running the same command again continues" in ended.err
+
+
+def test_a_bug_is_shown_whole(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise AssertionError("can't be")
+
+    monkeypatch.setattr(job, "submit", broken)
+    ended = cli.submit()
+    assert ended.code == ExitCode.BUG
+    assert "AssertionError: can't be" in ended.err
+    assert ended.err.splitlines()[-1].startswith("slurmctl: this is a bug")
+
+
+def test_every_listed_command_exists() -> None:
+    for name, (_, line) in app.COMMANDS.items():
+        command = app.slurmctl.get_command(None, name)  # type: ignore[arg-type]  # not looked at
+        assert command is not None
+        assert command.name == name
+        assert line.endswith(".")

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from airflow_slurm_provider.slurm.client import SlurmClient
+from airflow_slurm_provider.slurm.states import ElementState
+from airflow_slurm_provider.slurm.transport import CommandResult, LocalTransport
+from slurm_worker.errors import ServiceError, UserError
+from tests.unit.slurm.fake_slurm import BreakingTransport, FakeSlurm, Time
+
+S = ElementState
+NO_SUCH_JOB = CommandResult(1, "", "slurm_load_jobs error: Invalid job id specified\n")
+NO_ACCOUNTING = CommandResult(1, "", "Slurm accounting storage is disabled\n")
+
+
+def said(text: str) -> CommandResult:
+    return CommandResult(0, text, "")
+
+
+class Scripted:
+    """A transport that answers by the command's first word."""
+
+    def __init__(self, **answers: CommandResult) -> None:
+        self.answers = answers
+        self.commands: list[str] = []
+
+    def run(self, command: str, stdin: bytes = b"", timeout: float = 60.0) -> CommandResult:
+        self.commands.append(command)
+        return self.answers[command.split()[0]]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def client_of(transport: Scripted, time: Time | None = None) -> SlurmClient:
+    time = time or Time()
+    return SlurmClient(transport, "x", time.clock, time.sleep)
+
+
+def test_the_queue_says_what_lives_and_the_accounting_how_things_ended() -> None:
+    transport = Scripted(
+        squeue=said("12_0|COMPLETED|n1|None\n12_1|RUNNING|n2|None\n12_7|PENDING||Resources\n"),
+        sacct=said(
+            "12_0|COMPLETED|n1|0:0\n12_1|RUNNING|n2|0:0\n12_2|FAILED|n3|3:0\n"
+            "12_3|CANCELLED by 1001|n3|0:15\n12_[4-7%2]|PENDING|None assigned|0:0\n"
+        ),
+    )
+    array = client_of(transport).array("12")
+    assert {n: each.state for n, each in array.elements.items()} == {
+        0: S.COMPLETED,
+        1: S.RUNNING,
+        2: S.FAILED,
+        3: S.CANCELLED,
+        4: S.UNKNOWN,
+        5: S.UNKNOWN,
+        6: S.UNKNOWN,
+        7: S.PENDING,
+    }
+    assert (array.alive, array.pending, array.running, array.unknown) == (2, 1, 1, False)
+    assert [array.elements[n].exit_code for n in (0, 1, 2, 3)] == ["0:0", "", "3:0", "0:15"]
+    assert (array.elements[2].node, array.elements[7].reason) == ("n3", "Resources")
+    assert array.counts()["FAILED"] == 1
+    assert transport.commands == [
+        "squeue -h -r -t all -j 12 -o '%i|%T|%N|%r'",
+        "sacct -nXP -j 12 -o JobID,State,NodeList,ExitCode",
+    ]
+
+
+def test_an_array_that_ended_has_its_exit_codes() -> None:
+    array = client_of(Scripted(squeue=NO_SUCH_JOB, sacct=said("12_0|TIMEOUT|n1|0:1\n"))).array("12")
+    assert (array.alive, array.unknown, array.elements[0].exit_code) == (0, False, "0:1")
+
+
+@pytest.mark.parametrize("records", ["", "12_0|RUNNING|n1|0:0\n"])
+def test_an_array_that_nobody_knows_is_unknown_until_it_has_been_so_for_long(
+    records: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    time = Time()
+    client = client_of(Scripted(squeue=NO_SUCH_JOB, sacct=said(records)), time)
+    assert client.array("12").unknown
+    time.now += 100
+    assert client.array("12").unknown
+    time.now += 100
+    with caplog.at_level(logging.WARNING):
+        array = client.array("12")
+    assert (array.unknown, array.alive) == (False, 0)
+    assert "how it ended was never recorded" in caplog.text
+
+
+def test_the_time_of_not_knowing_starts_anew_when_the_array_is_seen() -> None:
+    time = Time()
+    transport = Scripted(squeue=NO_SUCH_JOB, sacct=said(""))
+    client = client_of(transport, time)
+    assert client.array("12").unknown
+    time.now += 119
+    transport.answers["squeue"] = said("12_0|RUNNING|n|None\n")
+    assert client.array("12").alive == 1
+    transport.answers["squeue"] = NO_SUCH_JOB
+    time.now += 119
+    assert client.array("12").unknown
+
+
+def test_a_state_of_a_later_slurm_keeps_the_array_alive() -> None:
+    transport = Scripted(squeue=said("12_0|HIBERNATING|n1|None\n"), sacct=said(""))
+    assert client_of(transport).array("12").alive == 1
+
+
+def test_a_line_that_is_not_understood_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    transport = Scripted(squeue=said("12_0|RUNNING|n1|None\nwhat?\n"), sacct=said("12_x|A|B|C\n"))
+    with caplog.at_level(logging.WARNING):
+        assert client_of(transport).array("12").alive == 1
+    assert "'what?'" in caplog.text
+    assert "'12_x|A|B|C'" in caplog.text
+
+
+def test_without_accounting_the_queue_decides() -> None:
+    transport = Scripted(squeue=said("12_0|RUNNING|n1|None\n"), sacct=NO_ACCOUNTING)
+    assert client_of(transport).array("12").alive == 1
+    transport.answers["squeue"] = NO_SUCH_JOB
+    array = client_of(transport).array("12")
+    assert (array.alive, array.unknown, array.elements) == (0, False, {})
+
+
+def test_a_broken_accounting_hides_ends_but_not_life() -> None:
+    broken = CommandResult(1, "", "sacct: error: Problem talking to the database\n")
+    transport = Scripted(squeue=said("12_0|RUNNING|n1|None\n"), sacct=broken)
+    assert client_of(transport).array("12").alive == 1
+    transport.answers["squeue"] = NO_SUCH_JOB
+    with pytest.raises(ServiceError, match="sacct failed: Problem talking to the database"):
+        client_of(transport).array("12")
+
+
+def test_a_queue_that_can_not_be_read_is_an_error() -> None:
+    down = CommandResult(1, "", "slurm_load_jobs error: Unable to contact slurm controller\n")
+    with pytest.raises(ServiceError, match="Unable to contact slurm controller"):
+        client_of(Scripted(squeue=down)).array("12")
+
+
+def test_cancel_takes_an_ended_array_for_done() -> None:
+    ended = CommandResult(1, "", "scancel: error: Kill job error on job id 12: Invalid job id\n")
+    client_of(Scripted(scancel=ended)).cancel("12")
+    refused = CommandResult(1, "", "scancel: error: Access/permission denied\n")
+    with pytest.raises(ServiceError, match="scancel failed: Access/permission denied"):
+        client_of(Scripted(scancel=refused)).cancel("12")
+
+
+def test_the_version_is_slurms() -> None:
+    assert client_of(Scripted(sbatch=said("slurm-wlm 22.05.8\n"))).version() == "slurm-wlm 22.05.8"
+    absent = CommandResult(127, "", "sh: 1: sbatch: not found\n")
+    with pytest.raises(UserError, match="sbatch: not found; make it available"):
+        client_of(Scripted(sbatch=absent)).version()
+
+
+def test_an_array_is_found_by_its_name(tmp_path: Path) -> None:
+    slurm = FakeSlurm(tmp_path / "slurm")
+    client = SlurmClient(slurm.transport(), "x")
+    assert client.find("a") is None
+    (slurm.folder / "ended").write_text("7 a\n5 a\n6 b\n")
+    assert client.find("a") == "5"
+    (slurm.folder / "jobs").write_text("12 a\n9 a\n")
+    assert client.find("a") == "9"
+    slurm.set("squeue-down")
+    with pytest.raises(ServiceError, match="Unable to contact"):
+        client.find("a")
+
+
+def test_an_array_can_be_asked_for_by_its_name(tmp_path: Path) -> None:
+    slurm = FakeSlurm(tmp_path / "slurm")
+    array = SlurmClient(slurm.transport(), "x").array("never-submitted")
+    assert (array.unknown, array.alive) == (True, 0)
+
+
+def test_a_file_is_put_once_and_whole(tmp_path: Path) -> None:
+    transport = BreakingTransport(LocalTransport(), -1, after=False)
+    client = SlurmClient(transport, str(tmp_path / "remote dir"))
+    data = os.urandom(300_000)
+    name = f"worker-{hashlib.sha256(data).hexdigest()}.pyz"
+    path = Path(client.put_file(name, data))
+    assert (path.parent, path.name) == (tmp_path / "remote dir", name)
+    assert path.read_bytes() == data
+    before, made = transport.commands, path.stat().st_ino
+    assert Path(client.put_file(name, data)) == path
+    assert (transport.commands - before, path.stat().st_ino) == (1, made)
+    assert [each.name for each in path.parent.iterdir()] == [name]
+
+
+def test_a_file_of_another_size_is_put_again(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"half")
+    assert (
+        Path(SlurmClient(LocalTransport(), str(tmp_path)).put_file("f", b"whole")).read_bytes()
+        == b"whole"
+    )
+
+
+def test_the_remote_folder_is_below_home_unless_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given in (".airflow-slurm", "~/.airflow-slurm"):
+        path = SlurmClient(LocalTransport(), given).put_file("f", b"x")
+        assert path == f"{tmp_path}/.airflow-slurm/f"

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_slurm_provider.slurm.options import SlurmOptions
+from airflow_slurm_provider.slurm.script import quote, render_script
+from slurm_worker.errors import UserError
+
+GOLDEN = Path(__file__).with_name("golden_script.sh")
+HOSTILE = ["$(touch x)", "`id`", "a b", "'; rm -rf /; '", '"', "#", "\\", "$HOME", "!!", "ü", ""]
+
+
+def render(**changes: object) -> str:
+    parts: dict[str, object] = {
+        "options": SlurmOptions(),
+        "name": "n",
+        "workers": 1,
+        "command": ["true"],
+        "environment": {},
+        **changes,
+    }
+    return render_script(parts.pop("options"), **parts)  # type: ignore[arg-type]  # by name
+
+
+def test_the_whole_script_is_as_it_was_reviewed() -> None:
+    options = SlurmOptions.from_mapping(
+        {
+            "partition": "main",
+            "time": "02:00:00",
+            "mem": "2G",
+            "cpus_per_task": 4,
+            "gres": "gpu:1",
+            "throttle": 10,
+            "grace": 180,
+            "extra_args": ['--comment=it\'s the "first" run'],
+            "setup": ["module load python/3.12"],
+        }
+    )
+    script = render_script(
+        options,
+        name="flights-2013.r0s1.0a1b2c",
+        workers=40,
+        command=[
+            "python3",
+            "/home/lab/.airflow-slurm/worker-00ff.pyz",
+            "run",
+            "--config",
+            "s3://b/k",
+        ],
+        environment={"AWS_DEFAULT_REGION": "eu-west-1", "NOTE": "two words"},
+    )
+    assert script == GOLDEN.read_text()
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_the_shell_sees_hostile_values_as_they_are(value: str, tmp_path: Path) -> None:
+    srun = tmp_path / "srun"
+    srun.write_text(
+        '#!/bin/sh\nprintf "%s\\n" "$VALUE"\nfor each; do printf "%s\\n" "$each"; done\n'
+    )
+    srun.chmod(0o755)
+    script = render(command=["run", value], environment={"VALUE": value})
+    ended = subprocess.run(
+        ["/bin/bash", "-c", script],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    lines = ended.stdout.split("\n")
+    assert (lines[0], lines[-3], lines[-2]) == (value, "run", value)
+    assert ended.stderr == ""
+    assert [each.name for each in tmp_path.iterdir()] == ["srun"]
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\rb", "\x00", "\x1b[0m", "\x7f"])
+@pytest.mark.parametrize("where", ["command", "environment", "name", "options"])
+def test_a_control_character_is_refused_everywhere(value: str, where: str) -> None:
+    changes: dict[str, object] = {
+        "command": ["run", value],
+        "environment": {"VALUE": value},
+        "name": value,
+        "options": SlurmOptions(partition=value),
+    }
+    with pytest.raises(UserError, match="control characters"):
+        render(**{where: changes[where]})
+
+
+def test_a_backslash_that_sbatch_would_drop_is_refused() -> None:
+    with pytest.raises(UserError, match="holds a backslash"):
+        render(options=SlurmOptions(extra_args=("--comment=a\\b",)))
+
+
+@pytest.mark.parametrize("name", ["a b", "A;id", "1A", "", "A=B"])
+def test_a_variable_needs_a_name(name: str) -> None:
+    with pytest.raises(UserError, match="not the name of an environment variable"):
+        render(environment={name: "x"})
+
+
+@given(
+    st.text(st.characters(min_codepoint=32, exclude_characters="\x7f", exclude_categories=["Cs"]))
+)
+def test_quoting_is_undone_by_the_shells_rules(value: str) -> None:
+    assert shlex.split(quote(value)) == [value]

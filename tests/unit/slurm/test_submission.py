@@ -1,0 +1,329 @@
+"""One array per name, whatever fails: the real protocol in a real shell on a fake Slurm."""
+
+from __future__ import annotations
+
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from airflow_slurm_provider.slurm import submission
+from airflow_slurm_provider.slurm.client import SlurmClient
+from slurm_worker.errors import ServiceError, UserError
+from tests.unit.slurm.fake_slurm import BreakingTransport, FakeSlurm, Time
+
+NAME = "flights.r0s1.0a1b2c"
+SCRIPT = f"#!/bin/bash\n#SBATCH --job-name={NAME}\ntrue\n"
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> FakeSlurm:
+    return FakeSlurm(tmp_path / "slurm")
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Path:
+    return tmp_path / "remote dir"
+
+
+@pytest.fixture
+def client(slurm: FakeSlurm, remote: Path, time: Time) -> SlurmClient:
+    return SlurmClient(slurm.transport(), str(remote), time.clock, time.sleep)
+
+
+@pytest.fixture
+def place(remote: Path) -> Path:
+    return remote / "jobs" / "flights" / NAME
+
+
+def submit(client: SlurmClient) -> str:
+    return client.submit(NAME, SCRIPT, "flights")
+
+
+def begin(place: Path, attempt: int = 1, *, age: int = 0) -> None:
+    """A caller that died after mkdir, `age` seconds ago."""
+    folder = place / f"attempt.{attempt}"
+    folder.mkdir(parents=True)
+    subprocess.run(
+        ["sh", "-c", f'echo $(($(date +%s) - {age})) > "$1/at"', "sh", str(folder)], check=True
+    )
+
+
+def make_old(place: Path, attempt: int = 1) -> None:
+    at = place / f"attempt.{attempt}" / "at"
+    at.write_text(str(int(at.read_text()) - submission.STALE_ATTEMPT_S - 1))
+
+
+def arrays(slurm: FakeSlurm) -> list[str]:
+    return slurm.lines("jobs") + slurm.lines("ended")
+
+
+def test_the_script_is_submitted_from_its_folder(
+    client: SlurmClient, slurm: FakeSlurm, place: Path
+) -> None:
+    assert submit(client) == "101"
+    assert slurm.lines("calls") == ["--parsable script.sh"]
+    assert (place / "script.sh").read_text() == SCRIPT
+    assert (place / "id").read_text() == "101\n"
+    assert sorted(each.name for each in place.iterdir()) == ["attempt.1", "id", "script.sh"]
+
+
+def test_the_same_name_again_is_the_same_array(client: SlurmClient, slurm: FakeSlurm) -> None:
+    assert [submit(client) for _ in range(3)] == ["101"] * 3
+    assert len(slurm.lines("calls")) == 1
+
+
+def test_another_name_is_another_array(client: SlurmClient) -> None:
+    assert submit(client) == "101"
+    assert client.submit("flights.r0s2.ffff", SCRIPT, "flights") == "102"
+
+
+def test_a_banner_around_the_id_does_no_harm(client: SlurmClient, slurm: FakeSlurm) -> None:
+    slurm.mode("banner")
+    assert submit(client) == "101"
+
+
+def test_callers_at_the_same_time_get_one_array(slurm: FakeSlurm, remote: Path) -> None:
+    clients = [SlurmClient(slurm.transport(), str(remote)) for _ in range(8)]
+    with ThreadPoolExecutor(len(clients)) as pool:
+        assert set(pool.map(submit, clients)) == {"101"}
+    assert len(slurm.lines("calls")) == 1
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_a_connection_lost_at_any_step_leaves_one_array(
+    slurm: FakeSlurm, remote: Path, time: Time, step: int, after: bool
+) -> None:
+    breaking = BreakingTransport(slurm.transport(), step, after=after)
+    with pytest.raises(ServiceError, match="the connection broke"):
+        submit(SlurmClient(breaking, str(remote), time.clock, time.sleep))
+    assert breaking.commands == step + 1
+    again = SlurmClient(slurm.transport(), str(remote), time.clock, time.sleep)
+    assert submit(again) == "101"
+    assert (len(slurm.lines("calls")), time.slept) == (1, [])
+
+
+def test_a_submission_takes_three_commands_and_a_look_back_two(
+    slurm: FakeSlurm, remote: Path
+) -> None:
+    counting = BreakingTransport(slurm.transport(), -1, after=False)
+    submit(SlurmClient(counting, str(remote)))
+    assert counting.commands == 3
+    submit(SlurmClient(counting, str(remote)))
+    assert counting.commands == 5
+
+
+@pytest.mark.parametrize("mode", ["kill-caller", "lost", "silent", "odd-refusal-but-taken"])
+def test_an_array_whose_id_was_lost_is_found_by_its_name(
+    client: SlurmClient, slurm: FakeSlurm, mode: str
+) -> None:
+    slurm.mode(mode)
+    try:
+        assert submit(client) == "101"
+    except ServiceError:
+        slurm.mode("ok")
+        assert submit(client) == "101"
+    assert len(slurm.lines("calls")) == 1
+
+
+def test_an_array_that_has_ended_meanwhile_is_found_in_the_accounting(
+    client: SlurmClient, slurm: FakeSlurm
+) -> None:
+    slurm.mode("lost-and-ended")
+    assert submit(client) == "101"
+    assert len(slurm.lines("calls")) == 1
+
+
+@pytest.mark.parametrize("mode", ["unreachable", "killed-by-timeout"])
+def test_while_it_is_not_known_nothing_is_submitted_again(
+    client: SlurmClient, slurm: FakeSlurm, place: Path, time: Time, mode: str
+) -> None:
+    slurm.mode(mode)
+    with pytest.raises(ServiceError, match="it will not be submitted twice"):
+        submit(client)
+    assert time.now < 30
+    slurm.mode("ok")
+    with pytest.raises(ServiceError, match="not known yet"):
+        submit(client)
+    assert len(slurm.lines("calls")) == 1
+    make_old(place)
+    assert submit(client) == "101"
+    assert len(arrays(slurm)) == 1
+
+
+def test_the_reason_is_told_while_it_is_not_known(client: SlurmClient, slurm: FakeSlurm) -> None:
+    slurm.mode("unreachable")
+    with pytest.raises(ServiceError, match=r"Unable to contact slurm controller \(connect fail"):
+        submit(client)
+
+
+def test_a_refusal_is_told_and_a_corrected_script_goes_through(
+    client: SlurmClient, slurm: FakeSlurm, time: Time
+) -> None:
+    slurm.mode("refuse")
+    with pytest.raises(UserError) as caught:
+        submit(client)
+    assert not isinstance(caught.value, ServiceError)
+    assert str(caught.value) == (
+        "slurm: sbatch refused the array: invalid partition specified: nope; Batch job submission "
+        "failed: Invalid partition name specified; correct the slurm section"
+    )
+    slurm.mode("ok")
+    assert submit(client) == "101"
+    assert (len(arrays(slurm)), time.slept) == (1, [])
+
+
+def test_a_full_queue_is_worth_another_time(client: SlurmClient, slurm: FakeSlurm) -> None:
+    slurm.mode("full")
+    with pytest.raises(ServiceError, match="submit limit.*submit again later"):
+        submit(client)
+    slurm.mode("ok")
+    assert submit(client) == "101"
+
+
+def test_a_young_attempt_of_another_caller_is_waited_for(
+    client: SlurmClient, slurm: FakeSlurm, place: Path, time: Time
+) -> None:
+    begin(place)
+    with pytest.raises(ServiceError, match="not known yet"):
+        submit(client)
+    assert time.now > submission.STALE_ATTEMPT_S
+    assert max(time.slept) <= 5
+    assert slurm.lines("calls") == []
+
+
+def test_an_attempt_that_died_before_its_note_of_the_time_is_old_one_day(
+    client: SlurmClient, slurm: FakeSlurm, place: Path
+) -> None:
+    (place / "attempt.1").mkdir(parents=True)
+    with pytest.raises(ServiceError, match="not known yet"):
+        submit(client)
+    make_old(place)
+    assert submit(client) == "101"
+
+
+def test_a_dead_attempt_without_an_array_is_taken_over(
+    client: SlurmClient, slurm: FakeSlurm, place: Path, time: Time
+) -> None:
+    begin(place, age=submission.STALE_ATTEMPT_S + 5)
+    assert submit(client) == "101"
+    assert (place / "attempt.2").is_dir()
+    assert time.slept == []
+
+
+def test_of_many_that_take_over_one_submits(slurm: FakeSlurm, remote: Path, place: Path) -> None:
+    begin(place, age=1000)
+    clients = [SlurmClient(slurm.transport(), str(remote)) for _ in range(8)]
+    with ThreadPoolExecutor(len(clients)) as pool:
+        assert set(pool.map(submit, clients)) == {"101"}
+    assert len(slurm.lines("calls")) == 1
+
+
+@pytest.mark.parametrize("where", ["jobs", "ended"])
+def test_a_dead_attempt_with_an_array_is_not_repeated(
+    client: SlurmClient, slurm: FakeSlurm, place: Path, where: str
+) -> None:
+    begin(place, age=100_000)
+    (slurm.folder / where).write_text(f"77 {NAME}\n99 other\n")
+    assert submit(client) == "77"
+    assert slurm.lines("calls") == []
+
+
+@pytest.mark.parametrize("switch", ["squeue-down", "sacct-down"])
+def test_an_error_of_slurm_is_not_taken_for_absence(
+    client: SlurmClient, slurm: FakeSlurm, place: Path, switch: str
+) -> None:
+    begin(place, age=100_000)
+    slurm.set(switch)
+    with pytest.raises(ServiceError, match="not known yet"):
+        submit(client)
+    assert slurm.lines("calls") == []
+    slurm.clear(switch)
+    assert submit(client) == "101"
+
+
+def test_a_site_without_accounting_can_be_submitted_to(
+    client: SlurmClient, slurm: FakeSlurm, place: Path
+) -> None:
+    begin(place, age=100_000)
+    slurm.set("no-accounting")
+    assert submit(client) == "101"
+
+
+def test_workers_without_a_record_are_not_guessed_about(
+    client: SlurmClient, slurm: FakeSlurm, place: Path
+) -> None:
+    begin(place, age=100_000)
+    slurm.set("no-accounting")
+    (place / "worker-0.log").write_text("I ran")
+    with pytest.raises(ServiceError, match=r"write the array's job id into .*/id, or remove"):
+        submit(client)
+    assert slurm.lines("calls") == []
+    (place / "id").write_text("55\n")
+    assert submit(client) == "55"
+
+
+def test_a_caller_that_was_overtaken_cancels_what_it_submitted(
+    client: SlurmClient, slurm: FakeSlurm
+) -> None:
+    slurm.mode("overtaken")
+    assert submit(client) == "4711"
+    assert slurm.lines("cancelled") == ["101"]
+    assert arrays(slurm) == []
+
+
+def test_a_caller_killed_before_sbatch_is_followed_by_one_array(
+    client: SlurmClient, slurm: FakeSlurm, place: Path
+) -> None:
+    slurm.mode("kill-caller-before")
+    with pytest.raises(ServiceError):
+        submit(client)
+    slurm.mode("ok")
+    make_old(place)
+    assert submit(client) == "101"
+    assert len(arrays(slurm)) == 1
+
+
+def test_half_a_program_from_a_broken_connection_does_nothing(
+    slurm: FakeSlurm, place: Path
+) -> None:
+    place.mkdir(parents=True)
+    program = submission.SUBMIT.encode()
+    command = submission.from_stdin(str(place), NAME, "t")
+    for cut in range(0, len(program) - len('main "$@"\n') + 1, 97):
+        slurm.transport().run(command, program[:cut])
+    assert list(place.iterdir()) == []
+    assert slurm.lines("calls") == []
+
+
+def test_half_a_script_is_never_submitted(
+    client: SlurmClient, slurm: FakeSlurm, remote: Path, place: Path
+) -> None:
+    command = submission.one_line(submission.PUT_SCRIPT, str(place), str(len(SCRIPT)), "t")
+    assert slurm.transport().run(command, SCRIPT.encode()[:-3]).code != 0
+    assert not (place / "script.sh").exists()
+    assert submit(client) == "101"
+    assert (place / "script.sh").read_text() == SCRIPT
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "a b", "$(id)", "", "-n", "a\nb", "a,b", "x" * 201]
+)
+def test_a_name_that_means_something_elsewhere_is_refused(client: SlurmClient, name: str) -> None:
+    for arguments in ((name, SCRIPT, "flights"), (NAME, SCRIPT, name)):
+        with pytest.raises(UserError, match="can't name a"):
+            client.submit(*arguments)
+
+
+def test_a_folder_that_can_not_be_written_is_told(slurm: FakeSlurm, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    client = SlurmClient(slurm.transport(), str(tmp_path / "file" / "below"))
+    with pytest.raises(ServiceError, match="make the remote folder failed: .*Not a directory"):
+        submit(client)

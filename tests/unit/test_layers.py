@@ -1,0 +1,103 @@
+"""Imports go downwards only, and `slurmctl --help` imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("airflow", "boto3", "pyarrow", "pydantic", "paramiko", "rich", "yaml")
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    program = (
+        "import os, sys; sys.path[:0] = [os.getcwd(), os.path.join(os.getcwd(), 'worker')];"
+        "sys.argv = ['lint-imports', '--no-cache', '--no-logo'];"
+        "from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The packages and their contracts, to be changed."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    for package in ("airflow_slurm_provider", "worker"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def test_the_contracts_hold() -> None:
+    ended = lint_imports(ROOT)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "contract"),
+    [
+        (
+            "airflow_slurm_provider/coordinator/plan.py",
+            "import airflow_slurm_provider.operators",
+            "faces -> coordinator -> slurm -> worker",
+        ),
+        (
+            "airflow_slurm_provider/slurm/script.py",
+            "import airflow_slurm_provider.coordinator.plan",
+            "faces -> coordinator -> slurm -> worker",
+        ),
+        (
+            "worker/slurm_worker/table.py",
+            "import airflow_slurm_provider.slurm",
+            "the worker imports neither Airflow nor the provider",
+        ),
+        (
+            "airflow_slurm_provider/cli/app.py",
+            "import airflow.sdk",
+            "coordinator, slurm and the command line import no Airflow",
+        ),
+    ],
+)
+def test_an_import_upwards_breaks_a_contract(
+    copy: Path, file: str, line: str, contract: str
+) -> None:
+    path = copy / file
+    path.write_text(f"{path.read_text()}\n{line}\n")
+    ended = lint_imports(copy)
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert f"{contract} BROKEN" in ended.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["submit", "--help"], ["retry", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    program = (
+        "import json, sys\n"
+        "from airflow_slurm_provider.cli.app import run\n"
+        f"code = run({arguments!r})\n"
+        f"heavy = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "print(json.dumps([code, heavy]))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert json.loads(ended.stdout.splitlines()[-1]) == [0, []]
+
+
+def test_the_command_line_and_the_coordinator_run_without_airflow() -> None:
+    program = (
+        "import sys\n"
+        "from airflow_slurm_provider.cli import following, jobs, results\n"
+        "from airflow_slurm_provider.coordinator import job\n"
+        "print('airflow' in sys.modules)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert ended.stdout.strip() == "False"

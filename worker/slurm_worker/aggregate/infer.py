@@ -1,0 +1,191 @@
+"""Inferring a schema: one pass over every value of every row, and no guessing.
+
+    nothing seen, or None     joins any type; a column with nothing else is a string
+    int and float             double, if each int is one that a double holds exactly
+    list, object              joined inside
+    any other mix             refused, naming the column, the item and the part
+    text                      stays text, also where it looks like a date or a number
+
+Sampling is no option: the value that does not fit is in the last part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from slurm_worker.aggregate.errors import AggregationError, Misfit
+from slurm_worker.aggregate.types import ColumnType, Kind
+from slurm_worker.parts import KEY_FIELD
+
+Rows = Sequence[dict[str, Any]]
+
+#: Up to here every int is a double's exact value.
+EXACT = 2**53
+MAX_FIELDS = 2_000
+_INT64 = (-(2**63), 2**63 - 1)
+_KINDS = {
+    bool: Kind.BOOL,
+    int: Kind.INT64,
+    float: Kind.DOUBLE,
+    str: Kind.STRING,
+    list: Kind.LIST,
+    dict: Kind.STRUCT,
+}
+
+
+@dataclass(slots=True)
+class Seen:
+    """What was seen of a column so far; it only grows.
+
+    Args:
+        kind: of all its values.
+        largest_int: the largest absolute value of an int among them.
+        fields: the same of what is inside it.
+    """
+
+    kind: Kind = Kind.NULL
+    largest_int: int = 0
+    fields: dict[str, Seen] = field(default_factory=dict)
+
+    def add(self, values: Sequence[Any], path: str) -> None:
+        """Join the values of one column.
+
+        Raises:
+            Misfit: if they fit no single type.
+        """
+        found = set(map(type, values))
+        for python_type in sorted(found - {type(None)}, key=_KIND_ORDER.index):
+            self._join(_KINDS[python_type], path)
+        if int in found:
+            ints = values if len(found) == 1 else [each for each in values if type(each) is int]
+            self._join_ints(min(ints), max(ints), path)
+        if self.kind is Kind.DOUBLE and self.largest_int > EXACT:
+            raise Misfit(
+                path,
+                "a number that puts floats and ints up to "
+                f"{self.largest_int} into one column, and a double holds those only to {EXACT}",
+            )
+        if self.kind is Kind.LIST:
+            inside = list(chain.from_iterable(each for each in values if each is not None))
+            self.fields.setdefault("item", Seen()).add(inside, f"{path}[]")
+        elif self.kind is Kind.STRUCT:
+            self._join_fields([each for each in values if each is not None], path)
+
+    def column_type(self, path: str) -> ColumnType:
+        """The type that holds everything that was seen.
+
+        Raises:
+            Misfit: if there is none.
+        """
+        if self.kind is Kind.NULL:
+            return ColumnType(Kind.STRING)
+        if self.kind is Kind.STRUCT and not self.fields:
+            raise Misfit(path, "only empty objects, which Parquet can't store")
+        inside = f"{path}[]" if self.kind is Kind.LIST else path
+        return ColumnType(
+            self.kind,
+            {
+                name: each.column_type(inside if self.kind is Kind.LIST else f"{path}.{name}")
+                for name, each in self.fields.items()
+            },
+        )
+
+    def copy(self) -> Seen:
+        """The same, to go on from."""
+        fields = {name: each.copy() for name, each in self.fields.items()}
+        return Seen(self.kind, self.largest_int, fields)
+
+    def _join(self, kind: Kind, path: str) -> None:
+        if self.kind in (Kind.NULL, kind):
+            self.kind = kind
+        elif {self.kind, kind} == {Kind.INT64, Kind.DOUBLE}:
+            self.kind = Kind.DOUBLE
+        else:
+            raise Misfit(path, f"{_word(kind)} where others hold {_word(self.kind)}")
+
+    def _join_ints(self, low: int, high: int, path: str) -> None:
+        if low < _INT64[0] or high > _INT64[1]:
+            beyond = high if high > _INT64[1] else low
+            raise Misfit(path, f"{beyond}, which is beyond 64 bits")
+        self.largest_int = max(self.largest_int, high, -low)
+
+    def _join_fields(self, objects: list[dict[str, Any]], path: str) -> None:
+        for name in dict.fromkeys(chain.from_iterable(objects)):
+            if name not in self.fields and len(self.fields) >= MAX_FIELDS:
+                raise Misfit(path or "(row)", f"more than {MAX_FIELDS:,} different fields")
+            inside = self.fields.setdefault(name, Seen())
+            inside.add([each.get(name) for each in objects], f"{path}.{name}" if path else name)
+
+
+_KIND_ORDER = list(_KINDS)
+
+
+class Inference:
+    """Looks at all rows, a part at a time, and tells their schema."""
+
+    def __init__(self) -> None:
+        self._seen = Seen(Kind.STRUCT)
+
+    def look(self, rows: Rows, part: str) -> None:
+        """Look at the rows of one part.
+
+        Raises:
+            AggregationError: naming the column, the item and the part that do not fit.
+        """
+        before = self._seen.copy()
+        try:
+            self._seen.add(rows, "")
+        except Misfit as error:
+            raise _blame(before, rows, part, error) from error
+
+    def schema(self) -> dict[str, ColumnType]:
+        """The columns in the order in which they were first seen, without the key.
+
+        Raises:
+            AggregationError: naming a column that no type fits.
+        """
+        columns = {name: each for name, each in self._seen.fields.items() if name != KEY_FIELD}
+        try:
+            return {name: each.column_type(name) for name, each in columns.items()}
+        except Misfit as error:
+            raise AggregationError(
+                f"aggregate: column {error.path!r} holds {error.found}; declare it as json under "
+                "aggregate.schema, or let the handler leave it out"
+            ) from error
+
+
+def _blame(seen: Seen, rows: Rows, part: str, error: Misfit) -> AggregationError:
+    """The error that names the first item that does not fit with those before it."""
+    item = "one of its items"
+    for row in rows:
+        misfit = _misfit(seen, row)
+        if misfit is not None:
+            item, error = f"item {row[KEY_FIELD]!r}", misfit
+            break
+    return AggregationError(
+        f"aggregate: column {error.path!r}: {item} has {error.found} ({part}); let the handler "
+        "return one type, or declare the column under aggregate.schema"
+    )
+
+
+def _misfit(seen: Seen, row: dict[str, Any]) -> Misfit | None:
+    try:
+        seen.add([row], "")
+    except Misfit as error:
+        return error
+    return None
+
+
+def _word(kind: Kind) -> str:
+    words = {
+        Kind.BOOL: "a bool",
+        Kind.INT64: "an int",
+        Kind.DOUBLE: "a float",
+        Kind.STRING: "a string",
+        Kind.LIST: "a list",
+        Kind.STRUCT: "an object",
+    }
+    return words[kind]

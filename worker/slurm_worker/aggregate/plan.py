@@ -1,0 +1,302 @@
+"""What there is to merge: the markers, checked for completeness, as a plan on scratch.
+
+The plan is an SQLite file, so that memory does not grow with the number of tasks. It
+holds the committed parts in order of their tasks, and for each item that was ever
+retried the last round in which it occurs: a failure before that round is superseded.
+
+Requests: one GET per marker, one LIST per thousand, one GET per segment of the retry
+rounds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from slurm_worker.aggregate.errors import AggregationError
+from slurm_worker.aggregate.reading import ahead
+from slurm_worker.keys import TaskId, parse_task_id, task_id
+from slurm_worker.store import JobStore, Marker, Part, unpack_segment
+
+ROWS, ERRORS = "rows", "errors"
+_TABLES = """
+CREATE TABLE part (
+    number INTEGER PRIMARY KEY, kind TEXT, task TEXT, ok INTEGER, failed TEXT,
+    key TEXT, size INTEGER, sha256 TEXT, rows INTEGER
+);
+CREATE TABLE retried (digest BLOB PRIMARY KEY, round INTEGER) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundSummary:
+    """What was planned: a round with so many tasks and items."""
+
+    number: int
+    tasks: int
+    items: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPart:
+    """A committed part and what its task's marker says.
+
+    Args:
+        task: whose part it is.
+        ok: the task's items that succeeded.
+        failed: its items that did not, by error class.
+        part: the object.
+    """
+
+    task: TaskId
+    ok: int
+    failed: Mapping[str, int]
+    part: Part
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over the markers; `retried` counts items of the rounds after the first."""
+
+    ok: int = 0
+    failed: int = 0
+    rows: int = 0
+    items: int = 0
+    retried: int = 0
+
+
+@dataclass(slots=True)
+class _Round:
+    expected: RoundSummary
+    seen: bytearray = field(init=False)
+    items: int = 0
+
+    def __post_init__(self) -> None:
+        self.seen = bytearray(self.expected.tasks)
+
+
+class Plan:
+    """Reads and checks all markers when made; use it as a context manager.
+
+    Args:
+        store: the job's objects.
+        expected: the job's rounds.
+        scratch: a folder on local disk.
+
+    Raises:
+        AggregationError: saying which task is missing, or whose counts do not add up.
+    """
+
+    def __init__(self, store: JobStore, expected: Sequence[RoundSummary], scratch: Path) -> None:
+        self._store = store
+        # Nothing here must survive a crash: a restart reads the markers again.
+        self._db = sqlite3.connect(scratch / "plan.sqlite", isolation_level=None)
+        self._db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;" + _TABLES)
+        self._rounds = {each.number: _Round(each) for each in expected if each.tasks}
+        self._digest = hashlib.sha256()
+        self.totals = Totals()
+        self._read_markers()
+        self._check_rounds()
+        self._read_retried()
+
+    def __enter__(self) -> Plan:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._db.close()
+
+    @property
+    def digest(self) -> str:
+        """Names everything that goes into the dataset, in hex."""
+        return self._digest.hexdigest()
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks there are, all done."""
+        return sum(each.expected.tasks for each in self._rounds.values())
+
+    def parts(self, kind: str) -> Iterator[PlannedPart]:
+        """The parts of a kind in order of their tasks."""
+        query = (
+            "SELECT task, ok, failed, kind, key, size, sha256, rows FROM part "
+            "WHERE kind = ? ORDER BY number"
+        )
+        with closing(self._db.execute(query, (kind,))) as found:
+            for task, ok, failed, *part in found:
+                yield PlannedPart(TaskId(task), ok, json.loads(failed), Part(*part))
+
+    def largest(self, kind: str) -> int:
+        """Bytes of the largest part of a kind."""
+        query = "SELECT coalesce(max(size), 0) FROM part WHERE kind = ?"
+        largest: int = self._db.execute(query, (kind,)).fetchone()[0]
+        return largest
+
+    def superseded(self, key: str, round_no: int) -> bool:
+        """Whether the item occurs again in a round after this one."""
+        if not self.totals.retried:
+            return False
+        query = "SELECT round FROM retried WHERE digest = ?"
+        found = self._db.execute(query, (_digest(key),)).fetchone()
+        return found is not None and found[0] > round_no
+
+    def unchanged(self) -> bool:
+        """Whether the job still has exactly these markers; one LIST per thousand."""
+        return sum(1 for _ in self._store.objects.list(self._store.paths.done_folder)) == self.tasks
+
+    # --- markers ---------------------------------------------------------------
+
+    def _read_markers(self) -> None:
+        keys = self._store.objects.list(self._store.paths.done_folder)
+        with closing(ahead(self._store.objects.get, keys)) as markers:
+            self._db.execute("BEGIN")
+            for key, data in markers:
+                marker = _parse(key, data)
+                self._check(marker)
+                self._note(marker)
+            self._db.execute("COMMIT")
+
+    def _check(self, marker: Marker) -> None:
+        where = f"aggregate: {self._store.paths.done(marker.task)}"
+        round_no, sequence = parse_task_id(marker.task)
+        of_round = self._rounds.get(round_no)
+        if marker.job != self._store.paths.job:
+            raise AggregationError(f"{where} is a marker of job {marker.job!r}; remove it")
+        if of_round is None or sequence >= of_round.expected.tasks:
+            raise AggregationError(
+                f"{where} is a marker of a task that was never planned; if a retry is being "
+                "planned, aggregate when it is done, else remove the marker"
+            )
+        of_round.seen[sequence] = 1
+        of_round.items += marker.items
+        failed = sum(marker.failed.values())
+        rows = {
+            kind: sum(p.rows for p in marker.parts if p.kind == kind) for kind in (ROWS, ERRORS)
+        }
+        if marker.items != marker.ok + failed or rows != {ROWS: marker.rows, ERRORS: failed}:
+            raise AggregationError(
+                f"{where} does not add up: {marker.items:,} items are not {marker.ok:,} ok and "
+                f"{failed:,} failed with {rows[ERRORS]:,} errors and {rows[ROWS]:,} of "
+                f"{marker.rows:,} rows; remove the marker and run the task again"
+            )
+
+    def _note(self, marker: Marker) -> None:
+        failed = sum(marker.failed.values())
+        self.totals.items += marker.items
+        self.totals.ok += marker.ok
+        self.totals.failed += failed
+        self.totals.rows += marker.rows
+        for part in marker.parts:
+            self._digest.update(f"{marker.task} {part.kind} {part.sha256} {part.rows}\n".encode())
+            self._db.execute(
+                "INSERT INTO part (kind, task, ok, failed, key, size, sha256, rows) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    part.kind,
+                    marker.task,
+                    marker.ok,
+                    json.dumps(marker.failed),
+                    part.key,
+                    part.size,
+                    part.sha256,
+                    part.rows,
+                ),
+            )
+
+    def _check_rounds(self) -> None:
+        missing = sum(each.seen.count(0) for each in self._rounds.values())
+        if missing:
+            first = next(
+                task_id(number, each.seen.index(0))
+                for number, each in sorted(self._rounds.items())
+                if 0 in each.seen
+            )
+            job = self._store.paths.job
+            raise AggregationError(
+                f"aggregate: {missing:,} of {self.tasks:,} tasks have no .done marker, first "
+                f"{first}; wait for the job (slurmctl wait {job}), or run slurmctl retry {job}"
+            )
+        for number, each in self._rounds.items():
+            if each.items != each.expected.items:
+                raise AggregationError(
+                    f"aggregate: round {number} was planned with {each.expected.items:,} items, "
+                    f"its markers have {each.items:,}; compare them with the job's input segments"
+                )
+
+    # --- rounds after the first --------------------------------------------------
+
+    def _read_retried(self) -> None:
+        for number, each in sorted(self._rounds.items()):
+            if number == 0:
+                continue
+            keys = self._store.objects.list(self._store.paths.segments(number))
+            segments = ahead(self._store.objects.get, keys, window=2)
+            with closing(segments):
+                self._db.execute("BEGIN")
+                found = sum(self._note_retried(number, data or b"") for _, data in segments)
+                self._db.execute("COMMIT")
+            if found != each.expected.items:
+                raise AggregationError(
+                    f"aggregate: the segments of round {number} under "
+                    f"{self._store.paths.segments(number)} have {found:,} different items, "
+                    f"{each.expected.items:,} were planned; restore what is missing there"
+                )
+            self.totals.retried += found
+
+    def _note_retried(self, number: int, segment: bytes) -> int:
+        """Note a segment's items; return how many were new to their round."""
+        return sum(
+            self._db.execute(
+                "INSERT INTO retried VALUES (?1, ?2) ON CONFLICT (digest) "
+                "DO UPDATE SET round = ?2 WHERE round < ?2",
+                (_digest(key), number),
+            ).rowcount
+            for key, _ in unpack_segment(segment)
+        )
+
+
+class Remaining:
+    """Counts of the failures that no later round supersedes, by error class."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self.failed: Counter[str] = Counter()
+        self.superseded = 0
+
+    def keep(self, planned: PlannedPart, key: str, error_class: str) -> bool:
+        """Whether this failure is the item's last word."""
+        if self._plan.superseded(key, parse_task_id(planned.task)[0]):
+            self.superseded += 1
+            return False
+        self.failed[error_class] += 1
+        return True
+
+
+def _parse(key: str, data: bytes | None) -> Marker:
+    if data is None:
+        raise AggregationError(f"aggregate: {key} was there and is gone; aggregate again")
+    try:
+        marker = Marker.from_json(data)
+        if not key.endswith(f"/{marker.task}.done"):
+            raise ValueError(f"it is of task {marker.task}")
+        parse_task_id(marker.task)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AggregationError(
+            f"aggregate: {key} is not a marker ({error}); remove it and run its task again"
+        ) from error
+    return marker
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.blake2b(key.encode(), digest_size=16).digest()
