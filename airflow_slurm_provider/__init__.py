@@ -1,3 +1,90 @@
-"""airflow-slurm-provider."""
+"""Million-item backfills on a Slurm cluster, driven by Apache Airflow.
+
+Importing this package costs nothing: Airflow asks each provider for `get_provider_info`
+at every start.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["__version__", "get_provider_info"]
 
 __version__ = "0.1.0"
+
+_CONNECTION_FIELDS: dict[str, tuple[str, str]] = {
+    "table": ("DynamoDB table", "Holds every job's rows; string keys pk and sk."),
+    "prefix": ("S3 prefix", "s3://bucket/prefix under which all jobs live."),
+    "transport": ("Transport", "ssh (default), local (this host is a login node) or embedded."),
+    "remote_dir": ("Remote folder", "On a file system that login and compute nodes share."),
+    "python": ("Python on the nodes", "3.10 or later; python3 by default."),
+    "worker_command": ("Worker command", "Instead of the shipped worker: a venv, a container."),
+    "key_file": ("Private key file", "The agent and the usual keys are tried where empty."),
+    "host_key": ("Host key", "The login node's public key: ssh-ed25519 AAAA..."),
+    "embedded_dir": ("Embedded folder", "State of the embedded cluster, for trying out."),
+}
+
+
+def get_provider_info() -> dict[str, Any]:
+    """What Airflow needs to know of this provider."""
+    package = "airflow_slurm_provider"
+    name = "Slurm backfills"
+    return {
+        "package-name": "airflow-slurm-provider",
+        "name": name,
+        "description": "Million-item backfills on a Slurm cluster, with DynamoDB and S3 as the "
+        "only shared state.",
+        "versions": [__version__],
+        "integrations": [
+            {
+                "integration-name": name,
+                "external-doc-url": "https://slurm.schedmd.com/",
+                "tags": ["service"],
+            }
+        ],
+        "operators": [
+            {
+                "integration-name": name,
+                "python-modules": [
+                    f"{package}.operators.slurm_submit",
+                    f"{package}.operators.retry_by_error_class",
+                    f"{package}.operators.parquet_aggregate",
+                ],
+            }
+        ],
+        "sensors": [
+            {"integration-name": name, "python-modules": [f"{package}.sensors.slurm_array"]}
+        ],
+        "hooks": [
+            {
+                "integration-name": name,
+                "python-modules": [
+                    f"{package}.hooks.slurm",
+                    f"{package}.hooks.dynamo_task_table",
+                ],
+            }
+        ],
+        "triggers": [
+            {"integration-name": name, "python-modules": [f"{package}.triggers.slurm_array"]}
+        ],
+        "connection-types": [
+            {
+                "connection-type": "slurm",
+                "hook-class-name": f"{package}.hooks.slurm.SlurmHook",
+                "hook-name": "Slurm",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema"],
+                    "relabeling": {"host": "Login node", "login": "User"},
+                    "placeholders": {"host": "login.cluster.example", "port": "22"},
+                },
+                "conn-fields": {
+                    field: {
+                        "label": label,
+                        "description": help_text,
+                        "schema": {"type": ["string", "null"]},
+                    }
+                    for field, (label, help_text) in _CONNECTION_FIELDS.items()
+                },
+            }
+        ],
+    }

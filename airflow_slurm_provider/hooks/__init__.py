@@ -1,0 +1,1 @@
+"""Airflow hooks: thin shells over the coordinator."""

@@ -1,0 +1,1 @@
+"""Airflow sensors: thin shells over the coordinator."""

@@ -7,6 +7,9 @@ The queue is right about what is alive, the accounting about how things ended, l
 | any state   | any         | what the queue says; its exit code comes from sacct       |
 | not there   | terminal    | ended, as sacct says                                      |
 | not there   | else        | UNKNOWN: gone from the queue, its end not yet recorded    |
+
+For some seconds sacct shows a new array as one plain job, whose number is that of its
+last element: such lines say nothing about elements and are passed over (seen on 22.05).
 """
 
 from __future__ import annotations
@@ -123,10 +126,12 @@ def _lines(text: str) -> Iterator[tuple[list[int], tuple[str, str, str]]]:
 
 
 def _numbers(job_id: str) -> list[int] | None:
-    """The elements in ``123`` (0), ``123_4`` or ``123_[0-3,7%2]`` (elements that wait)."""
-    element = job_id.partition("_")[2] or "0"
+    """The elements in ``123`` (none), ``123_4`` or ``123_[0-3,7%2]`` (those that wait)."""
+    job, _, elements = job_id.partition("_")
+    if job.isdigit() and not elements:
+        return []
     found: list[int] = []
-    for part in element.strip("[]").partition("%")[0].split(","):
+    for part in elements.strip("[]").partition("%")[0].split(","):
         first, _, last = part.partition("-")
         if not first.isdigit() or (last and not last.isdigit()):
             return None

@@ -28,7 +28,9 @@ _KEEPALIVE_S = 30
 _LONGEST_PAUSE_S = 60.0
 _REFUSED_PAUSE_S = 600.0
 #: sshd allows 10 sessions per connection by default.
-_MOST_SESSIONS = 8
+_MOST_SESSIONS = 6
+_SESSION_PAUSE_S = 0.05
+_SESSIONS_REFUSED_S = 6.0
 _PIECE = 1 << 16
 _SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 
@@ -98,15 +100,18 @@ class SshTransport:
     Args:
         connect: opens a connected client; called again when the connection broke.
         clock: seconds, for pauses and time limits.
+        sleep: waits, while the node has too many sessions.
     """
 
     def __init__(
         self,
         connect: Callable[[], paramiko.SSHClient],
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._connect = connect
         self._clock = clock
+        self._sleep = sleep
         self._lock = threading.Lock()
         self._sessions = threading.BoundedSemaphore(_MOST_SESSIONS)
         self._current: _Connection | None = None
@@ -145,24 +150,30 @@ class SshTransport:
 
     def _open_channel(self, timeout: float) -> tuple[_Connection, paramiko.Channel]:
         """A channel on the shared connection, which is replaced once if it went stale."""
-        for last_try in (False, True):
+        replaced, refused, pause = False, 0.0, _SESSION_PAUSE_S
+        while True:
             connection = self._join()
             try:
                 return connection, connection.open_session(timeout)
             except paramiko.ChannelException as error:
-                # The connection lives, and others use it: the host has too many sessions.
+                # The connection lives, and others use it. sshd counts a session for a
+                # moment after its end, so it may only have one too many right now.
                 self._leave(connection)
-                raise ServiceError(
-                    f"cluster: {connection.host} refuses another session ({error.text}); try again"
-                ) from error
+                if refused > _SESSIONS_REFUSED_S:
+                    raise ServiceError(
+                        f"cluster: {connection.host} refuses more sessions ({error.text}); try "
+                        "again later"
+                    ) from error
+                self._sleep(pause)
+                refused, pause = refused + pause, 2 * pause
             except (paramiko.SSHException, OSError, EOFError) as error:
                 self._retire(connection)
                 self._leave(connection)
-                if last_try:
+                if replaced:
                     raise ServiceError(
                         f"cluster: {connection.host} opens no session ({error}); try again"
                     ) from error
-        raise AssertionError("the last try returns or raises")
+                replaced = True
 
     def _join(self) -> _Connection:
         with self._lock:

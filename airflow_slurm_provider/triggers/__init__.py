@@ -1,0 +1,1 @@
+"""Airflow triggers: thin shells over the coordinator."""

@@ -1,0 +1,51 @@
+"""Publish a backfill's results as one Parquet dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from airflow.sdk import BaseOperator, Context
+
+from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.failures import as_airflow_failures
+from airflow_slurm_provider.hooks.slurm import SlurmHook
+from airflow_slurm_provider.waiting import actor_of
+from slurm_worker.keys import check_job_id
+
+
+class ParquetAggregateOperator(BaseOperator):
+    """Merge the committed parts into Parquet files and publish their manifest last.
+
+    Strict: it refuses to publish unless every item is accounted for. Running it again with
+    nothing new does nothing. Returns counts and the dataset's address.
+
+    :param job_id: the backfill. (templated)
+    :param slurm_conn_id: connection of type ``slurm``.
+    :param aws_conn_id: connection of type ``aws``.
+    """
+
+    template_fields: ClassVar[Sequence[str]] = ("job_id",)
+
+    def __init__(
+        self,
+        *,
+        job_id: str,
+        slurm_conn_id: str = "slurm_default",
+        aws_conn_id: str | None = "aws_default",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.job_id = job_id
+        self.slurm_conn_id = slurm_conn_id
+        self.aws_conn_id = aws_conn_id
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Aggregate and publish."""
+        with as_airflow_failures():
+            services = SlurmHook(self.slurm_conn_id, self.aws_conn_id).services()
+            job_id = check_job_id(self.job_id)
+            manifest = job.aggregate(services, job_id, log=self.log.info, actor=actor_of(context))
+        address = f"s3://{services.site.bucket}/{services.paths(job_id).dataset}"
+        counts = {name: manifest[name] for name in ("items", "ok", "failed", "rows")}
+        return {"dataset": address, **counts, "files": len(manifest["files"])}

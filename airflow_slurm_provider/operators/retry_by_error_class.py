@@ -1,0 +1,114 @@
+"""Try failed items again, by error class, until nothing retryable is left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from airflow.sdk import BaseOperator, Context
+
+from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.failures import as_airflow_failures
+from airflow_slurm_provider.hooks.slurm import SlurmHook
+from airflow_slurm_provider.waiting import (
+    actor_of,
+    defer_until_done,
+    look,
+    progress_of,
+    wait_until_done,
+)
+from slurm_worker.keys import check_job_id
+
+
+class RetryByErrorClassOperator(BaseOperator):
+    """Plan a round of the items that failed with some classes, submit it, and wait for it.
+
+    Only the failed items run again. Safe to run again at any point: a round that was begun
+    is finished, never doubled. Returns rounds, items tried again and still failed, by class.
+
+    :param job_id: the backfill. (templated)
+    :param errors: error classes to try again; by the job's retry policy where None. (templated)
+    :param until_clean: go on round by round until nothing retryable is left.
+    :param max_rounds: the most rounds that this task starts.
+    :param slurm_conn_id: connection of type ``slurm``.
+    :param aws_conn_id: connection of type ``aws``.
+    :param deferrable: wait in the triggerer.
+    :param poll_interval: seconds between two looks while waiting.
+    :param cancel_on_kill: cancel the arrays when this task is killed while it waits.
+    """
+
+    template_fields: ClassVar[Sequence[str]] = ("job_id", "errors")
+
+    def __init__(
+        self,
+        *,
+        job_id: str,
+        errors: list[str] | None = None,
+        until_clean: bool = True,
+        max_rounds: int = 5,
+        slurm_conn_id: str = "slurm_default",
+        aws_conn_id: str | None = "aws_default",
+        deferrable: bool = True,
+        poll_interval: float = 10.0,
+        cancel_on_kill: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.job_id = job_id
+        self.errors = errors
+        self.until_clean = until_clean
+        self.max_rounds = max_rounds
+        self.slurm_conn_id = slurm_conn_id
+        self.aws_conn_id = aws_conn_id
+        self.deferrable = deferrable
+        self.poll_interval = poll_interval
+        self.cancel_on_kill = cancel_on_kill
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Start the first round."""
+        return self._rounds(context, {"rounds": [], "retried": {}})
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """A round has ended: start the next one, or say what came of it."""
+        progress_of(event)
+        return self._rounds(context, event["state"])
+
+    def _rounds(self, context: Context, state: dict[str, Any]) -> dict[str, Any]:
+        allowed = self.max_rounds if self.until_clean else 1
+        while len(state["rounds"]) < allowed:
+            result = self._retry(context)
+            if result.round is None:
+                break
+            state = _with_round(state, result)
+            self.log.info("round %d tries %s again", result.round, result.items)
+            if self.deferrable and look(self, self.job_id) is None:
+                defer_until_done(self, self.job_id, state)
+            wait_until_done(self, self.job_id)
+        return self._summary(state)
+
+    def _retry(self, context: Context) -> job.Retried:
+        with as_airflow_failures():
+            services = SlurmHook(self.slurm_conn_id, self.aws_conn_id).services()
+            return job.retry(
+                services,
+                check_job_id(self.job_id),
+                self.errors,
+                log=self.log.info,
+                actor=actor_of(context),
+            )
+
+    def _summary(self, state: dict[str, Any]) -> dict[str, Any]:
+        with as_airflow_failures():
+            services = SlurmHook(self.slurm_conn_id, self.aws_conn_id).services()
+            progress = job.progress(services, check_job_id(self.job_id))
+        return {**state, "ok": progress.ok, "still_failed": progress.failed}
+
+
+def _with_round(state: dict[str, Any], result: job.Retried) -> dict[str, Any]:
+    """The state with one more round; a round seen before (reattached) counts once."""
+    if result.round in state["rounds"]:
+        return state
+    retried = dict(state["retried"])
+    for name, count in result.items.items():
+        retried[name] = retried.get(name, 0) + count
+    return {"rounds": [*state["rounds"], result.round], "retried": retried}

@@ -1,0 +1,85 @@
+"""Plan a backfill and submit its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from airflow.sdk import BaseOperator, Context
+
+from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator.config import load_config
+from airflow_slurm_provider.failures import as_airflow_failures
+from airflow_slurm_provider.hooks.slurm import SlurmHook
+from airflow_slurm_provider.waiting import actor_of, defer_until_done, progress_of, wait_until_done
+from slurm_worker.keys import check_job_id
+
+
+class SlurmSubmitOperator(BaseOperator):
+    """Plan the items of a config and submit one array of workers; return the job id.
+
+    Running it again at any point (a retry, a cleared task, after a crash) goes on where the
+    last run was cut short: the plan is conditional writes, and the array is found again by
+    the token that was written before ``sbatch``. That closes the window between submit and
+    store that Airflow's `ResumableJobMixin` leaves open, so the mixin is not needed here.
+
+    :param config: path of the job's YAML, or the mapping that it would hold. (templated)
+    :param job_id: stands in for the config's ``job_id``. (templated)
+    :param slurm_conn_id: connection of type ``slurm``.
+    :param aws_conn_id: connection of type ``aws``.
+    :param wait_for_completion: end only when every task has ended.
+    :param deferrable: wait in the triggerer.
+    :param poll_interval: seconds between two looks while waiting.
+    :param cancel_on_kill: cancel the array when this task is killed while it waits.
+    """
+
+    template_fields: ClassVar[Sequence[str]] = ("config", "job_id")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"config": "yaml"}
+
+    def __init__(
+        self,
+        *,
+        config: str | Mapping[str, Any],
+        job_id: str | None = None,
+        slurm_conn_id: str = "slurm_default",
+        aws_conn_id: str | None = "aws_default",
+        wait_for_completion: bool = False,
+        deferrable: bool = True,
+        poll_interval: float = 10.0,
+        cancel_on_kill: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.config = config
+        self.job_id = job_id
+        self.slurm_conn_id = slurm_conn_id
+        self.aws_conn_id = aws_conn_id
+        self.wait_for_completion = wait_for_completion
+        self.deferrable = deferrable
+        self.poll_interval = poll_interval
+        self.cancel_on_kill = cancel_on_kill
+        self._submitted = ""
+
+    def execute(self, context: Context) -> str:
+        """Plan, submit, and wait if asked to."""
+        with as_airflow_failures():
+            config = load_config(self.config, job_id=self.job_id)
+            services = SlurmHook(self.slurm_conn_id, self.aws_conn_id).services()
+            result = job.submit(services, config, log=self.log.info, actor=actor_of(context))
+        self._submitted = result.job_id
+        context["ti"].xcom_push(key="submission", value=result.to_dict())
+        if self.wait_for_completion:
+            if self.deferrable:
+                defer_until_done(self, result.job_id)
+            wait_until_done(self, result.job_id)
+        return result.job_id
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> str:  # noqa: ARG002
+        """Go on when the trigger has fired."""
+        return str(progress_of(event)["job_id"])
+
+    def on_kill(self) -> None:
+        """Cancel the array, when asked to and when this task submitted it."""
+        if self.cancel_on_kill and self._submitted:
+            services = SlurmHook(self.slurm_conn_id, self.aws_conn_id).services()
+            job.cancel(services, check_job_id(self._submitted))

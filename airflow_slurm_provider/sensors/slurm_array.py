@@ -1,0 +1,86 @@
+"""Wait until a backfill's tasks have all ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from airflow.sdk import BaseSensorOperator, Context, PokeReturnValue
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_slurm_provider.waiting import defer_until_done, look, progress_of
+
+
+class SlurmArraySensor(BaseSensorOperator):
+    """Wait for a job; its progress at the end is the return value.
+
+    Failed items do not fail the sensor unless they pass a bound given here, so that a
+    `RetryByErrorClassOperator` downstream gets its chance; the aggregation is strict.
+
+    :param job_id: the backfill, as `SlurmSubmitOperator` returns it. (templated)
+    :param slurm_conn_id: connection of type ``slurm``.
+    :param aws_conn_id: connection of type ``aws``.
+    :param max_failed_items: more failed items than this fail the sensor.
+    :param max_failed_percent: a larger share of failed items fails the sensor.
+    :param deferrable: wait in the triggerer; else this process pokes.
+    :param poll_interval: seconds between two looks in the triggerer.
+    :param cancel_on_kill: cancel the arrays when this task is killed while it waits.
+    """
+
+    template_fields: ClassVar[Sequence[str]] = ("job_id",)
+
+    def __init__(
+        self,
+        *,
+        job_id: str,
+        slurm_conn_id: str = "slurm_default",
+        aws_conn_id: str | None = "aws_default",
+        max_failed_items: int | None = None,
+        max_failed_percent: float = 100.0,
+        deferrable: bool = True,
+        poll_interval: float = 10.0,
+        cancel_on_kill: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.job_id = job_id
+        self.slurm_conn_id = slurm_conn_id
+        self.aws_conn_id = aws_conn_id
+        self.max_failed_items = max_failed_items
+        self.max_failed_percent = max_failed_percent
+        self.deferrable = deferrable
+        self.poll_interval = poll_interval
+        self.cancel_on_kill = cancel_on_kill
+
+    def execute(self, context: Context) -> Any:
+        """Look once, and wait where it is too early."""
+        if not self.deferrable:
+            return super().execute(context)
+        event = look(self, self.job_id)
+        if event is None:
+            defer_until_done(self, self.job_id)
+        return self._result(event)
+
+    def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002  Airflow's signature
+        """One look."""
+        event = look(self, self.job_id)
+        if event is None:
+            return PokeReturnValue(is_done=False)
+        return PokeReturnValue(is_done=True, xcom_value=self._result(event))
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        """Go on when the trigger has fired."""
+        return self._result(event)
+
+    def _result(self, event: dict[str, Any]) -> dict[str, Any]:
+        progress = progress_of(event)
+        self.log.info("%s", event["message"])
+        failed, items = sum(progress["failed"].values()), progress["items"]
+        percent = 100.0 * failed / items if items else 0.0
+        over_count = self.max_failed_items is not None and failed > self.max_failed_items
+        if over_count or percent > self.max_failed_percent:
+            raise AirflowFailException(
+                f"{failed} of {items} items failed ({percent:.1f} %): {progress['failed']}; the "
+                "sensor tolerates fewer (max_failed_items, max_failed_percent)"
+            )
+        return progress
