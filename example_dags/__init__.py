@@ -1,0 +1,1 @@
+"""Example backfills on real data, to copy from."""

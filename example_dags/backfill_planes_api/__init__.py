@@ -1,0 +1,1 @@
+"""An example: its DAG, its configuration and its handler."""
