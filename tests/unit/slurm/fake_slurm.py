@@ -16,33 +16,46 @@ _SBATCH = r"""#!/bin/sh
 echo "$*" >> "$FAKE/calls"
 name=$(sed -n 's/^#SBATCH --job-name=//p' script.sh)
 mode=$(cat "$FAKE/mode")
-take() { id=$(($(cat "$FAKE/last") + 1)); echo "$id" > "$FAKE/last"; echo "$id $name" >> "$FAKE/$1"; }
+take() {
+  id=$(($(cat "$FAKE/last") + 1))
+  echo "$id" > "$FAKE/last"
+  echo "$id $name" >> "$FAKE/$1"
+}
+fail() {
+  echo "sbatch: error: Batch job submission failed: $1" >&2
+  exit 1
+}
 case $mode in
   ok) take jobs; echo "$id" ;;
   banner) take jobs; echo "Welcome to the lab, 42 users"; echo "$id;cluster" ;;
   refuse) echo "sbatch: error: invalid partition specified: nope" >&2
-          echo "sbatch: error: Batch job submission failed: Invalid partition name specified" >&2
-          exit 1 ;;
-  full) echo "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)" >&2; exit 1 ;;
-  lost) take jobs; echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1 ;;
-  lost-and-ended) take ended; echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1 ;;
-  unreachable) echo "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)" >&2; exit 1 ;;
+          fail "Invalid partition name specified" ;;
+  full) fail "Job violates accounting/QOS policy (job submit limit, user's size limits)" ;;
+  lost) take jobs; fail "Socket timed out on send/recv operation" ;;
+  lost-and-ended) take ended; fail "Socket timed out on send/recv operation" ;;
+  unreachable) fail "Unable to contact slurm controller (connect failure)" ;;
   killed-by-timeout) exit 124 ;;
   kill-caller) take jobs; kill -9 $PPID ;;
   kill-caller-before) kill -9 $PPID ;;
   overtaken) take jobs; echo 4711 > id; echo "$id" ;;
   silent) take jobs ;;
-  odd-refusal-but-taken) take jobs; echo "sbatch: error: something odd" >&2; exit 1 ;;
+  odd-refusal-but-taken) take jobs; fail "something odd" ;;
 esac
 """
 _SQUEUE = r"""#!/bin/sh
-[ -e "$FAKE/squeue-down" ] && { echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1; }
+if [ -e "$FAKE/squeue-down" ]; then
+  echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1
+fi
 for each; do case $each in --name=*) name=${each#--name=} ;; esac; done
 awk -v n="$name" '$2 == n { print $1 }' "$FAKE/jobs"
 """
 _SACCT = r"""#!/bin/sh
-[ -e "$FAKE/no-accounting" ] && { echo "Slurm accounting storage is disabled" >&2; exit 1; }
-[ -e "$FAKE/sacct-down" ] && { echo "sacct: error: Problem talking to the database: Connection refused" >&2; exit 1; }
+if [ -e "$FAKE/no-accounting" ]; then
+  echo "Slurm accounting storage is disabled" >&2; exit 1
+fi
+if [ -e "$FAKE/sacct-down" ]; then
+  echo "sacct: error: Problem talking to the database: Connection refused" >&2; exit 1
+fi
 for each; do case $each in --name=*) name=${each#--name=} ;; esac; done
 awk -v n="$name" '$2 == n { print $1 "_[0-3]" }' "$FAKE/ended"
 """

@@ -14,7 +14,8 @@ import paramiko
 class LoginNode:
     """Accepts one user's key and runs commands in sh.
 
-    `refuse_sessions` and `silent` are switches; `logins` counts tries to log in.
+    `refuse_sessions` and `silent` are switches; `logins` has each try to log in, `sessions`
+    the commands that run now, `most_sessions` their highest number so far.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -29,12 +30,19 @@ class LoginNode:
         self.logins: list[str] = []
         self.refuse_sessions = False
         self.silent = False
+        self.sessions = self.most_sessions = 0
+        self._lock = threading.Lock()
         self._transports: list[paramiko.Transport] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
     def trust(self, key: paramiko.PKey) -> None:
         line = f"[127.0.0.1]:{self.port} {key.get_name()} {key.get_base64()}\n"
         self.known_hosts.write_text(line)
+
+    def count(self, change: int) -> None:
+        with self._lock:
+            self.sessions += change
+            self.most_sessions = max(self.most_sessions, self.sessions)
 
     @property
     def connections(self) -> int:
@@ -88,7 +96,9 @@ class _Session(paramiko.ServerInterface):
         sent = channel.recv(1)
         if b"cat" in command:
             sent += channel.makefile("rb").read()
+        self._node.count(+1)
         ended = subprocess.run(["sh", "-c", command], input=sent, capture_output=True, check=False)
+        self._node.count(-1)
         with contextlib.suppress(OSError):
             channel.sendall(ended.stdout)
             channel.sendall_stderr(ended.stderr)

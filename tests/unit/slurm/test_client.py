@@ -105,6 +105,22 @@ def test_the_time_of_not_knowing_starts_anew_when_the_array_is_seen() -> None:
     assert client.array("12").unknown
 
 
+def test_a_young_record_that_shows_the_array_as_one_job_says_nothing_about_elements() -> None:
+    transport = Scripted(
+        squeue=said("42_0|COMPLETED|n1|None\n42_1|FAILED|n1|NonZeroExitCode\n"),
+        sacct=said("42|FAILED|n1|6:0\n"),
+    )
+    array = client_of(transport).array("42")
+    assert (array.counts(), array.alive, array.unknown) == (
+        {"COMPLETED": 1, "FAILED": 1},
+        0,
+        False,
+    )
+    assert array.elements[0].exit_code == ""
+    transport.answers["squeue"] = NO_SUCH_JOB
+    assert client_of(transport).array("42").unknown
+
+
 def test_a_state_of_a_later_slurm_keeps_the_array_alive() -> None:
     transport = Scripted(squeue=said("12_0|HIBERNATING|n1|None\n"), sacct=said(""))
     assert client_of(transport).array("12").alive == 1

@@ -182,7 +182,7 @@ def test_a_refusal_is_told_and_a_corrected_script_goes_through(
 
 def test_a_full_queue_is_worth_another_time(client: SlurmClient, slurm: FakeSlurm) -> None:
     slurm.mode("full")
-    with pytest.raises(ServiceError, match="submit limit.*submit again later"):
+    with pytest.raises(ServiceError, match=r"submit limit.*submit again later"):
         submit(client)
     slurm.mode("ok")
     assert submit(client) == "101"
@@ -291,6 +291,15 @@ def test_a_caller_killed_before_sbatch_is_followed_by_one_array(
     assert len(arrays(slurm)) == 1
 
 
+def test_an_id_that_is_there_decides_whatever_else_is(slurm: FakeSlurm, place: Path) -> None:
+    begin(place, age=100_000)
+    (place / "id").write_text("55\n")
+    command = submission.from_stdin(str(place), NAME, "t")
+    result = slurm.transport().run(command, submission.SUBMIT.encode())
+    assert (result.code, result.stdout) == (submission.Outcome.KNOWN, "55\n")
+    assert slurm.lines("calls") == []
+
+
 def test_half_a_program_from_a_broken_connection_does_nothing(
     slurm: FakeSlurm, place: Path
 ) -> None:
@@ -325,5 +334,5 @@ def test_a_name_that_means_something_elsewhere_is_refused(client: SlurmClient, n
 def test_a_folder_that_can_not_be_written_is_told(slurm: FakeSlurm, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     client = SlurmClient(slurm.transport(), str(tmp_path / "file" / "below"))
-    with pytest.raises(ServiceError, match="make the remote folder failed: .*Not a directory"):
+    with pytest.raises(ServiceError, match=r"make the remote folder failed: .*Not a directory"):
         submit(client)

@@ -124,6 +124,7 @@ def test_all_threads_share_one_connection(node: LoginNode, ssh: SshTransport) ->
         results = list(pool.map(lambda n: ssh.run(f"echo {n}").stdout, range(40)))
     assert results == [f"{n}\n" for n in range(40)]
     assert (node.connections, node.logins) == (1, ["lab"])
+    assert 1 < node.most_sessions < 10, "sshd allows 10 sessions on a connection"
 
 
 def test_a_connection_that_broke_between_commands_is_replaced_at_once(
@@ -148,10 +149,27 @@ def test_a_connection_that_breaks_within_a_command_is_an_error_and_replaced(
 def test_a_slow_command_does_not_break_those_beside_it(node: LoginNode, ssh: SshTransport) -> None:
     with ThreadPoolExecutor(2) as pool:
         beside = pool.submit(ssh.run, "sleep 1.5; echo beside")
-        with pytest.raises(ServiceError, match="127.0.0.1: no answer within"):
+        with pytest.raises(ServiceError, match=r"127\.0\.0\.1: no answer within"):
             ssh.run("sleep 5", timeout=0.5)
         assert beside.result().stdout == "beside\n"
     assert ssh.run("echo next").stdout == "next\n"
+    assert node.connections == 2
+
+
+def test_a_late_failure_on_the_old_connection_leaves_the_new_one_alone(
+    node: LoginNode, ssh: SshTransport
+) -> None:
+    def fail(seconds: float) -> None:
+        with pytest.raises(ServiceError, match="no answer"):
+            ssh.run("sleep 5", timeout=seconds)
+
+    ssh.run("true")
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(fail, 1.0)
+        fail(0.3)
+        assert ssh.run("echo new").stdout == "new\n"
+        late.result()
+    assert ssh.run("echo still").stdout == "still\n"
     assert node.connections == 2
 
 
@@ -165,16 +183,27 @@ def test_a_node_that_went_silent_is_left_for_a_new_connection(
     assert ssh.run("echo back").stdout == "back\n"
 
 
-def test_a_refused_session_leaves_the_connection_to_others(
-    node: LoginNode, ssh: SshTransport
+def test_a_node_with_too_many_sessions_is_asked_again_on_the_same_connection(
+    node: LoginNode, time: Time
 ) -> None:
-    ssh.run("true")
+    def one_ends(seconds: float) -> None:
+        time.sleep(seconds)
+        node.refuse_sessions = len(time.slept) < 3
+
+    ssh = SshTransport(lambda: connect(node), sleep=one_ends)
     node.refuse_sessions = True
-    with pytest.raises(ServiceError, match="refuses another session"):
-        ssh.run("true")
-    node.refuse_sessions = False
     assert ssh.run("echo on").stdout == "on\n"
-    assert node.connections == 1
+    assert (node.connections, len(time.slept)) == (1, 3)
+    ssh.close()
+
+
+def test_a_node_that_refuses_sessions_for_long_is_an_error(node: LoginNode, time: Time) -> None:
+    ssh = SshTransport(lambda: connect(node), sleep=time.sleep)
+    node.refuse_sessions = True
+    with pytest.raises(ServiceError, match="refuses more sessions"):
+        ssh.run("true")
+    assert (node.connections, 5 < time.now < 20) == (1, True)
+    ssh.close()
 
 
 def test_a_command_that_does_not_read_its_input_still_speaks(ssh: SshTransport) -> None:
@@ -293,6 +322,19 @@ def test_a_refused_key_is_told_with_host_user_and_file(node: LoginNode) -> None:
     assert "'127.0.0.1' refused the login of somebody" in str(caught.value)
     assert f"check user and key_file '{node.key_file}'" in str(caught.value)
     assert node.logins == ["somebody"]
+
+
+def test_a_named_key_is_the_only_one_tried(
+    node: LoginNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home" / ".ssh").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    node.user_key.write_private_key_file(str(tmp_path / "home" / ".ssh" / "id_ecdsa"))
+    other = tmp_path / "other"
+    paramiko.ECDSAKey.generate().write_private_key_file(str(other))
+    with pytest.raises(UserError, match="refused the login of lab"):
+        open_paramiko("127.0.0.1", node.port, "lab", str(other), str(node.known_hosts))
+    assert node.logins == ["lab"]
 
 
 def test_a_key_file_that_holds_no_key_is_named(node: LoginNode) -> None:

@@ -1,0 +1,216 @@
+"""The client against a real Slurm over a real sshd."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import paramiko
+import pytest
+
+from airflow_slurm_provider.slurm import submission
+from airflow_slurm_provider.slurm.client import SlurmClient
+from airflow_slurm_provider.slurm.states import ElementState
+from airflow_slurm_provider.slurm.transport import SshTransport
+from slurm_worker.errors import ServiceError, UserError
+from tests.integration.slurm.conftest import RealCluster, script
+from tests.unit.slurm.fake_slurm import BreakingTransport
+
+pytestmark = pytest.mark.stack
+S = ElementState
+
+
+def test_the_version_is_slurms(cluster: RealCluster) -> None:
+    assert cluster.client.version().startswith("slurm")
+
+
+def test_an_array_has_states_and_exit_codes(cluster: RealCluster, name: str) -> None:
+    job = cluster.submit(name, "exit $((SLURM_ARRAY_TASK_ID * 3))", workers=3)
+    cluster.ended(job)
+    # Exit codes come from the accounting, which is some seconds late.
+    array = cluster.until(job, lambda seen: all(each.exit_code for each in seen.elements.values()))
+    assert {n: (each.state, each.exit_code) for n, each in array.elements.items()} == {
+        0: (S.COMPLETED, "0:0"),
+        1: (S.FAILED, "3:0"),
+        2: (S.FAILED, "6:0"),
+    }
+    assert all(each.node for each in array.elements.values())
+
+
+def test_an_array_is_known_from_the_start(cluster: RealCluster, name: str) -> None:
+    array = cluster.client.array(cluster.submit(name, "sleep 1", workers=4, throttle=1))
+    assert (len(array.elements), array.unknown, array.alive) == (4, False, 4)
+
+
+def test_a_cancelled_array_is_cancelled(cluster: RealCluster, name: str) -> None:
+    job = cluster.submit(name, "sleep 60", workers=3, throttle=2)
+    cluster.until(job, lambda array: array.running == 2)
+    cluster.client.cancel(job)
+    assert cluster.ended(job).counts() == {"CANCELLED": 3}
+    cluster.client.cancel(job)
+    cluster.client.cancel("99999999")
+
+
+def test_options_reach_slurm_as_they_were_written(cluster: RealCluster, name: str) -> None:
+    comment = 'it\'s the "first" run, $(id) # not a comment'
+    job = cluster.submit(name, "sleep 60", time="00:03:00", extra_args=[f"--comment={comment}"])
+    try:
+        shown = cluster.transport.run(f"squeue -h -r -t all -j {job} -o '%k|%l|%j'").stdout
+        assert shown.strip() == f"{comment}|3:00|{name}"
+    finally:
+        cluster.client.cancel(job)
+
+
+def test_a_step_has_all_cpus_of_its_task(cluster: RealCluster, name: str) -> None:
+    program = 'echo "cpus=$SLURM_CPUS_PER_TASK step=$SLURM_STEP_NUM_TASKS" > seen'
+    assert cluster.ended(cluster.submit(name, program, cpus_per_task=2)).counts() == {
+        "COMPLETED": 1
+    }
+    seen = cluster.transport.run(f"cat {cluster.site.remote_dir}/jobs/tests/{name}/seen")
+    assert seen.stdout == "cpus=2 step=1\n"
+
+
+def test_a_refusal_is_told_and_the_corrected_script_is_taken(
+    cluster: RealCluster, name: str
+) -> None:
+    with pytest.raises(UserError, match=r"refused the array: .*nope.*correct the slurm section"):
+        cluster.submit(name, "true", partition="nope")
+    assert cluster.arrays(name) == set()
+    assert cluster.arrays(name) == set()
+    job = cluster.submit(name, "true")
+    assert cluster.arrays(name) == {job}
+
+
+def test_threads_and_connections_that_submit_the_same_get_one_array(
+    cluster: RealCluster, name: str
+) -> None:
+    clients = [cluster.client, cluster.client, *(cluster.another() for _ in range(4))]
+    barrier = threading.Barrier(len(clients))
+
+    def submit(client: SlurmClient) -> str:
+        barrier.wait()
+        return client.submit(name, script(name, "true"), "tests")
+
+    with ThreadPoolExecutor(len(clients)) as pool:
+        jobs = set(pool.map(submit, clients))
+    for client in clients[2:]:
+        client.close()
+    assert jobs == cluster.arrays(name)
+    assert len(jobs) == 1
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_a_connection_lost_at_any_step_leaves_one_array(
+    cluster: RealCluster, name: str, step: int, after: bool
+) -> None:
+    breaking = BreakingTransport(cluster.transport, step, after=after)
+    with pytest.raises(ServiceError):
+        SlurmClient(breaking, cluster.site.remote_dir).submit(name, script(name, "true"), "tests")
+    job = cluster.submit(name, "true")
+    assert cluster.arrays(name) == {job}
+
+
+class CutDuring(SshTransport):
+    """Cuts the TCP connection a moment after the submitting program was started."""
+
+    def __init__(self, cluster: RealCluster, delay: float) -> None:
+        self.opened: list[paramiko.SSHClient] = []
+        self._delay = delay
+
+        def connect() -> paramiko.SSHClient:
+            self.opened.append(cluster.connect())
+            return self.opened[-1]
+
+        super().__init__(connect)
+
+    def run(self, command: str, stdin: bytes = b"", timeout: float = 60.0):  # type: ignore[no-untyped-def]  # as its parent
+        if stdin == submission.SUBMIT.encode():
+            threading.Timer(self._delay, self._cut).start()
+        return super().run(command, stdin, timeout)
+
+    def _cut(self) -> None:
+        transport = self.opened[-1].get_transport()
+        assert transport is not None
+        transport.sock.close()
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05])
+def test_a_connection_cut_while_sbatch_runs_leaves_one_array(
+    cluster: RealCluster, name: str, delay: float
+) -> None:
+    cutting = SlurmClient(CutDuring(cluster, delay), cluster.site.remote_dir)
+    try:
+        first = cutting.submit(name, script(name, "true"), "tests")
+    except ServiceError:
+        first = None
+    job = cluster.submit(name, "true")
+    assert cluster.arrays(name) == {job}
+    assert first in (None, job)
+
+
+def test_a_submission_goes_on_when_its_client_is_killed_within_sbatch(
+    cluster: RealCluster, name: str, tmp_path: Path
+) -> None:
+    """A slow sbatch on the login node; kill -9 of the client's process meanwhile."""
+    place = f"{cluster.site.remote_dir}/jobs/tests/{name}"
+    real = cluster.transport.run("command -v sbatch").stdout.strip()
+    slow = f'#!/bin/sh\nsleep 1\nexec {real} "$@"\n'.encode()
+    made = cluster.transport.run(
+        f"mkdir -p {place}/bin && cat > {place}/bin/sbatch && chmod 755 {place}/bin/sbatch", slow
+    )
+    assert made.code == 0
+    site = cluster.site
+    program = tmp_path / "submit.py"
+    program.write_text(
+        "from airflow_slurm_provider.slurm import submission\n"
+        "from airflow_slurm_provider.slurm.client import SlurmClient\n"
+        "from airflow_slurm_provider.slurm.transport import SshTransport, open_paramiko\n"
+        # The slow sbatch comes first on the login node's PATH.
+        f"slow = 'PATH=$HOME/{place}/bin:$PATH; export PATH\\n'\n"
+        "submission.SUBMIT = slow + submission.SUBMIT\n"
+        f"connect = lambda: open_paramiko({site.host!r}, {site.port}, {site.user!r}, "
+        f"{site.key_file!r}, {site.known_hosts!r})\n"
+        f"client = SlurmClient(SshTransport(connect), {site.remote_dir!r})\n"
+        f"client.submit({name!r}, {script(name, 'true')!r}, 'tests')\n"
+    )
+    child = subprocess.Popen([sys.executable, str(program)])
+    begun = f"test -d {place}/attempt.1 && test ! -e {place}/id"
+    deadline = time.monotonic() + 30
+    while cluster.transport.run(begun).code:
+        assert time.monotonic() < deadline
+        assert child.poll() is None
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert cluster.arrays(name) == set()
+    job = cluster.submit(name, "true")
+    assert cluster.arrays(name) == {job}
+    noted = cluster.transport.run(f"cat {place}/id; ls -d {place}/attempt.*").stdout.split()
+    assert noted == [job, f"{place}/attempt.1"]
+
+
+def test_a_file_is_put_once(cluster: RealCluster) -> None:
+    data = os.urandom(500_000)
+    name = f"test-{hashlib.sha256(data).hexdigest()}.bin"
+    path = cluster.client.put_file(name, data)
+    try:
+        assert path.startswith("/")
+        assert cluster.client.put_file(name, data) == path
+        digest = cluster.transport.run(f"sha256sum {path}").stdout.split()[0]
+        assert digest == hashlib.sha256(data).hexdigest()
+    finally:
+        cluster.transport.run(f"rm -f {path}")
+
+
+def test_many_threads_share_one_connection(cluster: RealCluster) -> None:
+    """More of them than sshd allows sessions on a connection."""
+    with ThreadPoolExecutor(24) as pool:
+        results = list(pool.map(lambda n: cluster.transport.run(f"echo {n}").stdout, range(48)))
+    assert results == [f"{n}\n" for n in range(48)]

@@ -1,0 +1,354 @@
+"""The embedded cluster really runs arrays; asked by the same client as a real cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from airflow_slurm_provider.slurm.client import ArrayState, SlurmClient
+from airflow_slurm_provider.slurm.embedded import EmbeddedTransport
+from airflow_slurm_provider.slurm.embedded_cluster import CommandError, read_request
+from airflow_slurm_provider.slurm.options import SlurmOptions
+from airflow_slurm_provider.slurm.script import render_script
+from airflow_slurm_provider.slurm.states import ElementState
+from slurm_worker.errors import UserError
+
+S = ElementState
+Wait = Callable[[Callable[[], bool]], None]
+
+
+class Cluster:
+    """An embedded cluster, its client, and what its workers leave."""
+
+    def __init__(self, folder: Path, wait: Wait) -> None:
+        self.folder = folder / "the cluster"
+        self.remote = folder / "remote"
+        self.transport = EmbeddedTransport(self.folder, slots=4, kill_wait=0.5)
+        self.client = SlurmClient(self.transport, str(self.remote))
+        self._wait = wait
+
+    def submit(self, program: str, workers: int = 1, **options: object) -> str:
+        name = f"test.{uuid.uuid4().hex[:8]}"
+        script = render_script(
+            SlurmOptions.from_mapping(options),
+            name=name,
+            workers=workers,
+            command=["sh", "-c", program],
+            environment={"OUT": str(self.remote)},
+        )
+        return self.client.submit(name, script, "test")
+
+    def until(self, job: str, condition: Callable[[ArrayState], bool]) -> ArrayState:
+        seen: list[ArrayState] = []
+
+        def holds() -> bool:
+            seen.append(self.client.array(job))
+            return condition(seen[-1])
+
+        self._wait(holds)
+        return seen[-1]
+
+    def ended(self, job: str) -> ArrayState:
+        return self.until(job, lambda array: not array.alive and not array.unknown)
+
+    def read(self, name: str) -> str:
+        return (self.remote / name).read_text()
+
+    def pids(self, job: str) -> list[int]:
+        with sqlite3.connect(self.folder / "state.db") as db:
+            return [row[0] for row in db.execute("SELECT pid FROM elements WHERE job = ?", (job,))]
+
+    def supervisors(self) -> list[int]:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (process / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if str(self.folder).encode() in words and any(b"supervisor" in each for each in words):
+                found.append(int(process.name))
+        return found
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, wait_for: Wait) -> Cluster:
+    return Cluster(tmp_path, wait_for)
+
+
+def test_an_array_runs_and_has_states_and_exit_codes(cluster: Cluster) -> None:
+    job = cluster.submit("exit $((SLURM_ARRAY_TASK_ID * 3))", workers=3)
+    array = cluster.ended(job)
+    assert {n: (each.state, each.exit_code) for n, each in array.elements.items()} == {
+        0: (S.COMPLETED, "0:0"),
+        1: (S.FAILED, "3:0"),
+        2: (S.FAILED, "6:0"),
+    }
+
+
+def test_an_element_ended_by_a_signal_failed_with_it(cluster: Cluster) -> None:
+    array = cluster.ended(cluster.submit("kill -9 $$"))
+    assert (array.elements[0].state, array.elements[0].exit_code) == (S.FAILED, "0:9")
+
+
+def test_elements_see_slurms_variables_and_their_submitters_environment(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OF_THE_SUBMITTER", "first")
+    monkeypatch.setenv("PYTHONPATH", "/of/the/submitter")
+    first = cluster.submit('env > "$OUT/$SLURM_ARRAY_TASK_ID"', workers=2)
+    cluster.ended(first)
+    seen = [dict(line.split("=", 1) for line in cluster.read(n).splitlines()) for n in ("0", "1")]
+    assert [each["SLURM_ARRAY_TASK_ID"] for each in seen] == ["0", "1"]
+    assert {each["SLURM_ARRAY_JOB_ID"] for each in seen} == {first}
+    assert {each["SLURM_ARRAY_TASK_COUNT"] for each in seen} == {"2"}
+    assert len({each["SLURM_JOB_ID"] for each in seen}) == 2
+    assert all("SLURM_RESTART_COUNT" not in each for each in seen)
+    assert {each["OF_THE_SUBMITTER"] for each in seen} == {"first"}
+    assert {each["PYTHONPATH"] for each in seen} == {"/of/the/submitter"}
+    assert not any(name.startswith("EMBEDDED") for name in seen[0])
+
+    monkeypatch.setenv("OF_THE_SUBMITTER", "second")
+    cluster.ended(cluster.submit('env > "$OUT/again"'))
+    assert "OF_THE_SUBMITTER=second\n" in cluster.read("again")
+
+
+def test_the_environment_is_forgotten_when_the_array_has_ended(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-to-be-kept")
+    cluster.ended(cluster.submit("true"))
+    with sqlite3.connect(cluster.folder / "state.db") as db:
+        kept = [json.loads(row[0]) for row in db.execute("SELECT environment FROM jobs")]
+    assert kept == [{}]
+    assert cluster.folder.stat().st_mode & 0o077 == 0
+
+
+def test_the_output_is_in_the_submissions_folder(cluster: Cluster) -> None:
+    cluster.ended(cluster.submit("echo I am $SLURM_ARRAY_TASK_ID; echo error >&2", workers=2))
+    logs = sorted(cluster.remote.glob("jobs/test/*/worker-*.log"))
+    assert [each.read_text() for each in logs] == ["I am 0\nerror\n", "I am 1\nerror\n"]
+
+
+def test_no_more_run_at_once_than_there_are_slots_or_the_throttle_says(cluster: Cluster) -> None:
+    count = 'ls "$OUT"/run-* 2>/dev/null | wc -l >> "$OUT/$NAME"; '
+    program = f'touch "$OUT/run-$$"; sleep 0.2; {count}rm "$OUT/run-$$"'
+    cluster.ended(cluster.submit(f"NAME=throttled; {program}", workers=6, throttle=2))
+    throttled = [int(each) for each in cluster.read("throttled").split()]
+    assert (len(throttled), max(throttled)) == (6, 2)
+    cluster.ended(cluster.submit(f"NAME=slots; {program}", workers=9))
+    slots = [int(each) for each in cluster.read("slots").split()]
+    assert (len(slots), max(slots) <= 4) == (9, True)
+
+
+def test_the_same_name_twice_at_the_same_time_is_one_array(cluster: Cluster) -> None:
+    script = "#!/bin/bash\n#SBATCH --job-name=twice\n#SBATCH --array=0-1\ntrue\n"
+    clients = [SlurmClient(cluster.transport, str(cluster.remote)) for _ in range(5)]
+    with ThreadPoolExecutor(5) as pool:
+        jobs = set(pool.map(lambda each: each.submit("twice", script, "test"), clients))
+    assert jobs == {cluster.client.find("twice")}
+    with sqlite3.connect(cluster.folder / "state.db") as db:
+        assert db.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
+
+
+def test_a_cancelled_array_ends(cluster: Cluster) -> None:
+    job = cluster.submit("sleep 60", workers=6)
+    cluster.until(job, lambda array: array.running == 4)
+    cluster.client.cancel(job)
+    array = cluster.ended(job)
+    assert array.counts() == {"CANCELLED": 6}
+    assert array.elements[0].exit_code == "0:15"
+    cluster.client.cancel(job)
+    assert cluster.client.array(job).counts() == {"CANCELLED": 6}
+
+
+def test_one_element_can_be_cancelled(cluster: Cluster) -> None:
+    job = cluster.submit('while [ ! -e "$OUT/go" ]; do sleep 0.05; done', workers=3)
+    cluster.until(job, lambda array: array.running == 3)
+    cluster.client.cancel(f"{job}_1")
+    cluster.until(job, lambda array: array.elements[1].state is S.CANCELLED)
+    (cluster.remote / "go").touch()
+    assert cluster.ended(job).counts() == {"COMPLETED": 2, "CANCELLED": 1}
+
+
+def test_who_does_not_listen_to_sigterm_is_killed(cluster: Cluster) -> None:
+    job = cluster.submit('trap "" TERM; touch "$OUT/deaf"; while :; do sleep 0.05; done')
+    cluster.until(job, lambda _: (cluster.remote / "deaf").exists())
+    cluster.client.cancel(job)
+    array = cluster.ended(job)
+    assert (array.elements[0].state, array.elements[0].exit_code) == (S.CANCELLED, "0:9")
+
+
+def test_what_an_element_left_running_ends_with_it(cluster: Cluster, wait_for: Wait) -> None:
+    cluster.ended(cluster.submit('sleep 60 & echo $! > "$OUT/child"'))
+    child = int(cluster.read("child"))
+    wait_for(lambda: not _runs(child))
+
+
+def test_the_time_limit_is_warned_of_and_then_ends_it(cluster: Cluster) -> None:
+    job = cluster.submit(
+        'trap "echo warned >> $OUT/signals" USR1; trap "echo term >> $OUT/signals; exit 0" TERM; '
+        "while :; do sleep 0.05; done",
+        time="00:00:02",
+        grace=1,
+    )
+    array = cluster.ended(job)
+    assert array.elements[0].state is S.TIMEOUT
+    assert cluster.read("signals") == "warned\nterm\n"
+
+
+def test_an_element_can_ask_for_its_own_requeue(cluster: Cluster) -> None:
+    job = cluster.submit(
+        'echo "${SLURM_RESTART_COUNT:-none}" >> "$OUT/starts"; [ -n "$SLURM_RESTART_COUNT" ] || '
+        '{ trap "exit 0" TERM; scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"; '
+        "sleep 5; }"
+    )
+    assert cluster.ended(job).counts() == {"COMPLETED": 1}
+    assert cluster.read("starts") == "none\n1\n"
+
+
+def test_a_second_array_runs_after_the_supervisor_has_ended(
+    cluster: Cluster, wait_for: Wait
+) -> None:
+    cluster.ended(cluster.submit("true"))
+    wait_for(lambda: not cluster.supervisors())
+    assert cluster.ended(cluster.submit("true")).counts() == {"COMPLETED": 1}
+
+
+def test_many_submissions_in_a_row_all_run(cluster: Cluster, wait_for: Wait) -> None:
+    """The supervisor often ends just as the next array comes: none may be left waiting.
+
+    Only the files are looked at: a look at the queue would wake the cluster up.
+    """
+    for number in range(15):
+        cluster.submit(f'touch "$OUT/{number}"')
+        wait_for((cluster.remote / str(number)).exists)
+
+
+def test_the_array_outlives_its_submitter(tmp_path: Path, cluster: Cluster, wait_for: Wait) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "from airflow_slurm_provider.slurm.client import SlurmClient\n"
+        "from airflow_slurm_provider.slurm.embedded import EmbeddedTransport\n"
+        f"transport = EmbeddedTransport({str(cluster.folder)!r})\n"
+        f"client = SlurmClient(transport, {str(cluster.remote)!r})\n"
+        "client.submit('orphan', '#!/bin/bash\\n#SBATCH --job-name=orphan\\nsleep 0.5\\n"
+        f"touch {cluster.remote}/ran\\n', 'test')\n"
+        "os.killpg(0, signal.SIGKILL)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], start_new_session=True, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    wait_for((cluster.remote / "ran").exists)
+    job = cluster.client.find("orphan")
+    assert job is not None
+    assert cluster.ended(job).counts() == {"COMPLETED": 1}
+
+
+def test_after_kill_9_of_the_supervisor_its_elements_failed_and_the_rest_runs(
+    cluster: Cluster, wait_for: Wait
+) -> None:
+    job = cluster.submit('[ -e "$OUT/go" ] || sleep 60', workers=6)
+    cluster.until(job, lambda array: array.running == 4)
+    running = [pid for pid in cluster.pids(job) if pid]
+    (supervisor,) = cluster.supervisors()
+    (cluster.remote / "go").touch()
+    os.kill(supervisor, signal.SIGKILL)
+    array = cluster.ended(job)
+    assert array.counts() == {"NODE_FAIL": 4, "COMPLETED": 2}
+    wait_for(lambda: not any(_runs(pid) for pid in running))
+
+
+def test_a_process_that_took_over_a_number_is_spared(cluster: Cluster, wait_for: Wait) -> None:
+    job = cluster.submit("sleep 60")
+    cluster.until(job, lambda array: array.running == 1)
+    (supervisor,) = cluster.supervisors()
+    os.kill(supervisor, signal.SIGSTOP)
+    bystander = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    (element,) = cluster.pids(job)
+    try:
+        with sqlite3.connect(cluster.folder / "state.db") as db:
+            db.execute("UPDATE elements SET pid = ?", (bystander.pid,))
+        os.kill(supervisor, signal.SIGKILL)
+        assert cluster.ended(job).counts() == {"NODE_FAIL": 1}
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+        os.killpg(element, signal.SIGKILL)
+
+
+def test_an_element_whose_folder_is_gone_fails(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    script = tmp_path / "gone" / "script.sh"
+    script.write_text("#!/bin/bash\n#SBATCH --output=nowhere/x.log\ntrue\n")
+    result = cluster.transport.run(f"cd {tmp_path}/gone && sbatch script.sh")
+    assert (result.code, result.stdout) == (0, "Submitted batch job 1\n")
+    assert cluster.ended("1").counts() == {"FAILED": 1}
+
+
+def test_the_programs_run_from_any_folder(cluster: Cluster) -> None:
+    result = cluster.transport.run("cd / && sbatch --version && squeue -h && sacct -nXP")
+    assert (result.code, result.stdout) == (0, "slurm-embedded 0.1.0\n")
+
+
+def test_wrong_requests_are_refused_as_slurm_refuses_them(cluster: Cluster) -> None:
+    script = "#!/bin/bash\n#SBATCH --job-name=x\n#SBATCH --array=nonsense\ntrue\n"
+    with pytest.raises(UserError, match=r"refused the array: .*Invalid job array specification"):
+        cluster.client.submit("x", script, "test")
+    for command, words in {
+        "squeue -h -j 99": "Invalid job id",
+        "scancel 99": "Invalid job id",
+        "scontrol requeue 99": "Invalid job id",
+        "scontrol show": "only requeue",
+        "sbatch": "no script",
+        "sbatch /nowhere.sh": "Unable to open file",
+    }.items():
+        result = cluster.transport.run(command)
+        assert (result.code, words in result.stderr) == (1, True), result
+
+
+@pytest.mark.parametrize(
+    ("array", "elements", "throttle"),
+    [
+        ("0-3", (0, 1, 2, 3), 0),
+        ("0-3%2", (0, 1, 2, 3), 2),
+        ("5", (5,), 0),
+        ("1,3,7-9", (1, 3, 7, 8, 9), 0),
+        ("0-6:3%1", (0, 3, 6), 1),
+        ("3,1,3", (1, 3), 0),
+    ],
+)
+def test_arrays_are_written_as_in_slurm(
+    array: str, elements: tuple[int, ...], throttle: int
+) -> None:
+    request = read_request(f"#!/bin/sh\n#SBATCH --array={array}\n", [], "n")
+    assert (request.elements, request.throttle) == (elements, throttle)
+
+
+@pytest.mark.parametrize("array", ["x", "1-", "-1", "1-2-3", "1%x", "1;2"])
+def test_a_wrong_array_is_refused(array: str) -> None:
+    with pytest.raises(CommandError, match="Invalid job array specification"):
+        read_request("", [f"--array={array}"], "n")
+
+
+def test_arguments_win_over_lines_and_lines_end_at_the_first_command() -> None:
+    script = "#!/bin/sh\n#SBATCH --job-name=a --time=1\n# x\n\ntrue\n#SBATCH --job-name=b\n"
+    assert read_request(script, [], "n").name == "a"
+    request = read_request(script, ["--job-name=c", "--signal=USR1@9"], "n")
+    assert (request.name, request.limit_s, request.grace_s) == ("c", 60.0, 9.0)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
