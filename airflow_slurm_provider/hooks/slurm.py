@@ -78,7 +78,8 @@ class SlurmHook(BaseHook):
 
     def services(self) -> Services:
         """What the coordinator's functions work with."""
-        session = AwsGenericHook(aws_conn_id=self.aws_conn_id).get_session()
+        aws: AwsGenericHook[Any] = AwsGenericHook(aws_conn_id=self.aws_conn_id)
+        session = aws.get_session()
         return open_services(self.site(), session=session, slurm=self.get_conn())
 
     def test_connection(self) -> tuple[bool, str]:
@@ -102,7 +103,7 @@ class SlurmHook(BaseHook):
         return hook.get_conn()
 
     def _aws_site(self) -> dict[str, Any]:
-        hook = AwsGenericHook(aws_conn_id=self.aws_conn_id)
+        hook: AwsGenericHook[Any] = AwsGenericHook(aws_conn_id=self.aws_conn_id)
         config = hook.conn_config
         return {
             "region": hook.region_name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from airflow.sdk import BaseOperator, Context
 
@@ -25,7 +25,7 @@ class ParquetAggregateOperator(BaseOperator):
     :param aws_conn_id: connection of type ``aws``.
     """
 
-    template_fields: ClassVar[Sequence[str]] = ("job_id",)
+    template_fields: Sequence[str] = ("job_id",)
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from airflow.sdk import BaseOperator, Context
 
@@ -37,7 +37,7 @@ class RetryByErrorClassOperator(BaseOperator):
     :param cancel_on_kill: cancel the arrays when this task is killed while it waits.
     """
 
-    template_fields: ClassVar[Sequence[str]] = ("job_id", "errors")
+    template_fields: Sequence[str] = ("job_id", "errors")
 
     def __init__(
         self,

@@ -33,7 +33,7 @@ class SlurmSubmitOperator(BaseOperator):
     :param cancel_on_kill: cancel the array when this task is killed while it waits.
     """
 
-    template_fields: ClassVar[Sequence[str]] = ("config", "job_id")
+    template_fields: Sequence[str] = ("config", "job_id")
     template_fields_renderers: ClassVar[dict[str, str]] = {"config": "yaml"}
 
     def __init__(

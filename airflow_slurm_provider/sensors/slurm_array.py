@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from airflow.sdk import BaseSensorOperator, Context, PokeReturnValue
 from airflow.sdk.exceptions import AirflowFailException
@@ -27,7 +27,7 @@ class SlurmArraySensor(BaseSensorOperator):
     :param cancel_on_kill: cancel the arrays when this task is killed while it waits.
     """
 
-    template_fields: ClassVar[Sequence[str]] = ("job_id",)
+    template_fields: Sequence[str] = ("job_id",)
 
     def __init__(
         self,

@@ -14,14 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slurm_worker.errors import ErrorClass
 from slurm_worker.journal import Journal
 from slurm_worker.parts import error_outcome, ok_outcome, write_part
-from slurm_worker.errors import ErrorClass
 from slurm_worker.store import pack_slice, unpack_segment, unpack_slice
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | text,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
     max_leaves=10,
 )
@@ -32,9 +36,7 @@ def test_outcomes_are_counted_and_written_in_the_order_of_the_items(tmp_path: Pa
     journal = Journal(tmp_path / "j")
     journal.add(ok_outcome(2, "c", {"n": 3}))
     journal.add(ok_outcome(0, "a", [{"n": 1}, {"n": 2}]))
-    journal.add(
-        error_outcome(1, "b", ErrorClass.TIMEOUT, "slow", tries=2, at=1.5, item={"x": 1})
-    )
+    journal.add(error_outcome(1, "b", ErrorClass.TIMEOUT, "slow", tries=2, at=1.5, item={"x": 1}))
     assert write_part(journal, tmp_path / "rows", failed=False) == 3
     assert write_part(journal, tmp_path / "errors", failed=True) == 1
     lines = gzip.decompress((tmp_path / "rows").read_bytes()).splitlines()

@@ -134,9 +134,7 @@ def test_a_task_that_keeps_losing_its_lease_is_quarantined(table: TaskTable) -> 
 def test_two_finders_never_hold_the_same_task(tmp_path: Path) -> None:
     world = World(tmp_path, bundle=1)
     world.plan(numbered(200))
-    finders = [
-        TaskFinder(world.table, f"w{n}", world.clock, random.Random(n)) for n in range(5)
-    ]
+    finders = [TaskFinder(world.table, f"w{n}", world.clock, random.Random(n)) for n in range(5)]
     tasks = []
     for turn in range(200):
         result = finders[turn % 5].next()

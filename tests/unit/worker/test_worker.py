@@ -40,7 +40,9 @@ def test_a_failed_item_is_recorded_with_its_class_and_never_fails_its_task(tmp_p
         (f"k{n}", "bad_input", {"n": n}) for n in (3, 13, 23, 33)
     ]
     assert sum(marker.ok for marker in world.markers()) == 36
-    assert all(marker.items == marker.ok + sum(marker.failed.values()) for marker in world.markers())
+    assert all(
+        marker.items == marker.ok + sum(marker.failed.values()) for marker in world.markers()
+    )
 
 
 def test_a_transient_error_is_tried_again_in_the_worker(tmp_path: Path) -> None:

@@ -1,0 +1,49 @@
+# The menu of the checkout: `make help`.
+PYTHON3 ?= python3
+BIN := .venv/bin
+STACK_RUN := $(BIN)/python -m tests.stack
+
+.DEFAULT_GOAL := help
+.PHONY: help setup stack-up stack-down stack-status demo lint unit integration e2e test clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install what is missing: Debian packages (as root), uv, .venv with locked dependencies
+	@PYTHON="$(PYTHON3)" ./tests/stack/bootstrap.sh
+
+stack-up: setup ## start Slurm, sshd, S3, DynamoDB and Airflow on loopback (STACK=embedded: no Slurm)
+	@$(STACK_RUN) up
+
+stack-down: ## stop what stack-up has started
+	@[ ! -x $(BIN)/python ] || $(STACK_RUN) down
+
+stack-status: ## a line per service of the stack
+	@$(STACK_RUN) status
+
+demo: stack-up ## run both example DAGs in the stack's Airflow and check that nothing was lost
+	@$(BIN)/python -m tests.stack.demo
+
+lint: ## ruff, mypy, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: ## tests that need no service
+	$(BIN)/pytest -q tests/unit
+
+integration: ## tests of the edges against the stack (make stack-up first)
+	$(BIN)/pytest -q tests/integration
+
+e2e: ## DAGs and slurmctl as a user runs them, against the stack (make stack-up first)
+	$(BIN)/pytest -q tests/e2e
+
+test: setup ## everything; the stack is left as it was found
+	@$(MAKE) --no-print-directory lint unit
+	@$(STACK_RUN) with $(MAKE) --no-print-directory integration e2e
+
+clean: stack-down ## stop the stack; remove its state, .venv and caches
+	@[ ! -L .stack ] || rm -rf "$$(readlink .stack)"
+	rm -rf .stack .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
