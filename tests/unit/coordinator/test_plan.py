@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from pathlib import Path
 
@@ -74,10 +75,8 @@ def test_a_planner_killed_at_any_request_goes_on_when_started_again(
     rows, objects = DyingRows(), DyingObjects()
     world = World(tmp_path, bundle=5, rows=rows, objects=objects)
     rows.left = deaths
-    try:
+    with contextlib.suppress(Killed):
         world.plan(numbered(100))
-    except Killed:
-        pass
     rows.left = float("inf")
     world.plan(numbered(100))
     assert items_of(world) == [f"k{n}" for n in range(100)]
