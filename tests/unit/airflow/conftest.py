@@ -1,0 +1,93 @@
+"""Airflow's parts with the coordinator replaced at its one seam, the verbs of `job`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+# Airflow reads its home when it is imported; the tests must not touch the user's.
+os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
+
+import pytest
+
+from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator.progress import Poll, Progress
+from airflow_slurm_provider.hooks.slurm import SlurmHook
+
+
+def progress(*, done: bool, failed: dict[str, int] | None = None) -> Progress:
+    """A job of 100 items in 10 tasks."""
+    failed = failed or {}
+    return Progress(
+        job_id="job-1",
+        state="open",
+        rounds=1,
+        tasks={"done": 10} if done else {"done": 4, "ready": 6},
+        items=100,
+        ok=(100 if done else 40) - sum(failed.values()),
+        failed=failed,
+        rows=100,
+    )
+
+
+RUNNING = Poll(progress(done=False), None, finished=False)
+FINISHED = Poll(progress(done=True), None, finished=True)
+STALLED = Poll(progress(done=False), None, finished=False, problem="no worker is left")
+
+
+@dataclass
+class Coordinator:
+    """Answers in order; remembers what it was asked."""
+
+    polls: list[Any] = field(default_factory=lambda: [FINISHED])
+    retries: list[job.Retried] = field(default_factory=list)
+    submits: int = 0
+    cancelled: list[str] = field(default_factory=list)
+    error: Exception | None = None
+
+    def poll(self, _services: object, _job_id: str) -> Poll:
+        answer = self.polls.pop(0) if len(self.polls) > 1 else self.polls[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def submit(self, _services: object, config: Any, **_: object) -> job.Submitted:
+        if self.error:
+            raise self.error
+        self.submits += 1
+        return job.Submitted(config.spec.job_id, 0, 10, 100, 2, "7", "name", False)
+
+    def retry(self, _services: object, job_id: str, *_: object, **__: object) -> job.Retried:
+        return self.retries.pop(0) if self.retries else job.Retried(job_id, None)
+
+    def cancel(self, _services: object, job_id: str, **_: object) -> list[str]:
+        self.cancelled.append(job_id)
+        return ["7"]
+
+    def progress(self, _services: object, _job_id: str) -> Progress:
+        return progress(done=True, failed={"bad_input": 3})
+
+
+@pytest.fixture
+def coordinator(monkeypatch: pytest.MonkeyPatch) -> Coordinator:
+    fake = Coordinator()
+    for verb in ("poll", "submit", "retry", "cancel", "progress"):
+        monkeypatch.setattr(job, verb, getattr(fake, verb))
+    monkeypatch.setattr(SlurmHook, "services", lambda _self: None)
+    return fake
+
+
+@pytest.fixture
+def context() -> dict[str, Any]:
+    pushed: dict[str, Any] = {}
+    ti = SimpleNamespace(
+        dag_id="d",
+        task_id="t",
+        run_id="r",
+        try_number=1,
+        xcom_push=lambda key, value: pushed.__setitem__(key, value),
+    )
+    return {"ti": ti, "pushed": pushed}

@@ -1,0 +1,190 @@
+"""The operators and the sensor are thin: they call the coordinator and wait well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
+
+from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.operators.retry_by_error_class import RetryByErrorClassOperator
+from airflow_slurm_provider.operators.slurm_submit import SlurmSubmitOperator
+from airflow_slurm_provider.sensors.slurm_array import SlurmArraySensor
+from airflow_slurm_provider.triggers.slurm_array import event_of
+from slurm_worker.errors import HostUnreachable, ServiceError, UserError
+from tests.unit.airflow.conftest import FINISHED, RUNNING, STALLED, Coordinator, Poll, progress
+
+CONFIG = {
+    "job_id": "job-1",
+    "input": {"path": "s3://lab/items.jsonl", "key": "id"},
+    "handler": {"entry": "handler:handle"},
+}
+
+
+def submit(**changes: Any) -> SlurmSubmitOperator:
+    return SlurmSubmitOperator(task_id="submit", config=CONFIG, **changes)
+
+
+def test_submit_returns_the_job_id_and_small_facts(
+    coordinator: Coordinator, context: dict[str, Any]
+) -> None:
+    assert submit().execute(context) == "job-1"
+    assert context["pushed"]["submission"]["slurm_job_id"] == "7"
+    assert coordinator.submits == 1
+
+
+def test_submit_takes_a_path_and_another_job_id(
+    coordinator: Coordinator, context: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "job_id: a\ninput: {path: 's3://lab/i.jsonl', key: id}\nhandler: {entry: 'h:f'}\n"
+    )
+    operator = SlurmSubmitOperator(task_id="submit", config=str(file), job_id="other")
+    assert operator.execute(context) == "other"
+
+
+def test_submit_waits_in_the_triggerer(coordinator: Coordinator, context: dict[str, Any]) -> None:
+    with pytest.raises(TaskDeferred) as deferred:
+        submit(wait_for_completion=True).execute(context)
+    assert deferred.value.trigger.job_id == "job-1"
+    event = event_of(FINISHED)
+    assert event is not None
+    assert submit().execute_complete(context, event) == "job-1"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (UserError("config: wrong"), AirflowFailException),
+        (ServiceError("down"), AirflowException),
+        (HostUnreachable("away"), AirflowException),
+    ],
+)
+def test_what_cannot_succeed_is_not_retried_and_what_may_is(
+    coordinator: Coordinator,
+    context: dict[str, Any],
+    error: Exception,
+    expected: type[Exception],
+) -> None:
+    coordinator.error = error
+    with pytest.raises(AirflowException) as raised:
+        submit().execute(context)
+    assert type(raised.value) is expected
+
+
+def test_a_wrong_config_fails_with_one_line(context: dict[str, Any]) -> None:
+    operator = SlurmSubmitOperator(task_id="submit", config={**CONFIG, "workerz": 3})
+    with pytest.raises(AirflowFailException, match=r"workerz: .*did you mean 'worker'"):
+        operator.execute(context)
+
+
+def test_on_kill_cancels_only_when_asked_to(
+    coordinator: Coordinator, context: dict[str, Any]
+) -> None:
+    for cancel, expected in ((False, []), (True, ["job-1"])):
+        operator = submit(cancel_on_kill=cancel)
+        operator.execute(context)
+        operator.on_kill()
+        assert coordinator.cancelled == expected
+
+
+def test_the_sensor_does_not_defer_for_what_is_finished(
+    coordinator: Coordinator, context: dict[str, Any]
+) -> None:
+    result = SlurmArraySensor(task_id="wait", job_id="job-1").execute(context)
+    assert result["complete"]
+
+
+def test_the_sensor_defers_while_tasks_are_left(
+    coordinator: Coordinator, context: dict[str, Any]
+) -> None:
+    coordinator.polls = [RUNNING]
+    with pytest.raises(TaskDeferred):
+        SlurmArraySensor(task_id="wait", job_id="job-1").execute(context)
+
+
+def test_the_sensor_pokes_where_it_may_not_defer(
+    coordinator: Coordinator, context: dict[str, Any]
+) -> None:
+    coordinator.polls = [RUNNING, FINISHED]
+    sensor = SlurmArraySensor(task_id="wait", job_id="job-1", deferrable=False)
+    assert not sensor.poke(context).is_done
+    assert sensor.poke(context).is_done
+
+
+def test_the_sensor_fails_with_the_reason_when_no_worker_is_left(
+    coordinator: Coordinator, context: dict[str, Any]
+) -> None:
+    coordinator.polls = [STALLED]
+    with pytest.raises(AirflowException, match="no worker is left"):
+        SlurmArraySensor(task_id="wait", job_id="job-1").execute(context)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "fails"),
+    [
+        ({}, False),
+        ({"max_failed_percent": 4.0}, True),
+        ({"max_failed_percent": 5.0}, False),
+        ({"max_failed_items": 4}, True),
+        ({"max_failed_items": 5}, False),
+    ],
+)
+def test_the_sensor_tolerates_failed_items_up_to_its_bounds(
+    coordinator: Coordinator, context: dict[str, Any], bounds: dict[str, Any], fails: bool
+) -> None:
+    coordinator.polls = [Poll(progress(done=True, failed={"network": 5}), None, finished=True)]
+    sensor = SlurmArraySensor(task_id="wait", job_id="job-1", **bounds)
+    if fails:
+        with pytest.raises(AirflowFailException, match=r"5 of 100 items failed \(5\.0 %\)"):
+            sensor.execute(context)
+    else:
+        assert sensor.execute(context)["failed"] == {"network": 5}
+
+
+def test_retry_with_nothing_to_do_ends_at_once(
+    coordinator: Coordinator, context: dict[str, Any]
+) -> None:
+    result = RetryByErrorClassOperator(task_id="retry", job_id="job-1").execute(context)
+    assert result["rounds"] == []
+    assert result["still_failed"] == {"bad_input": 3}
+
+
+def test_retry_goes_on_round_by_round_until_nothing_is_left(
+    coordinator: Coordinator, context: dict[str, Any]
+) -> None:
+    coordinator.retries = [
+        job.Retried("job-1", 1, {"network": 5, "timeout": 2}),
+        job.Retried("job-1", 2, {"network": 1}),
+    ]
+    coordinator.polls = [RUNNING]
+    operator = RetryByErrorClassOperator(task_id="retry", job_id="job-1")
+    with pytest.raises(TaskDeferred) as first:
+        operator.execute(context)
+    finished = {**(event_of(FINISHED) or {}), "state": first.value.trigger.state}
+    with pytest.raises(TaskDeferred) as second:
+        operator.execute_complete(context, finished)
+    finished = {**finished, "state": second.value.trigger.state}
+    result = operator.execute_complete(context, finished)
+    assert result["rounds"] == [1, 2]
+    assert result["retried"] == {"network": 6, "timeout": 2}
+
+
+def test_retry_stops_at_its_bound(coordinator: Coordinator, context: dict[str, Any]) -> None:
+    coordinator.retries = [job.Retried("job-1", n, {"network": 1}) for n in range(1, 9)]
+    operator = RetryByErrorClassOperator(task_id="retry", job_id="job-1", max_rounds=3)
+    assert operator.execute(context)["rounds"] == [1, 2, 3]
+
+
+def test_a_round_that_an_earlier_try_had_begun_counts_once(
+    coordinator: Coordinator, context: dict[str, Any]
+) -> None:
+    coordinator.retries = [
+        job.Retried("job-1", 1, {"network": 4}, reattached=True),
+        job.Retried("job-1", 1, {"network": 4}, reattached=True),
+    ]
+    result = RetryByErrorClassOperator(task_id="retry", job_id="job-1").execute(context)
+    assert result["retried"] == {"network": 4}

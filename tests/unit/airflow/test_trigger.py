@@ -1,0 +1,69 @@
+"""The trigger fires once, for the right reason, and holds no credentials."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from airflow_slurm_provider.triggers.slurm_array import SlurmArrayTrigger
+from slurm_worker.errors import ServiceError, UserError
+from tests.unit.airflow.conftest import FINISHED, RUNNING, STALLED, Coordinator
+
+ARGUMENTS = {
+    "job_id": "job-1",
+    "slurm_conn_id": "slurm",
+    "aws_conn_id": "aws",
+    "poll_interval": 0.0,
+    "cancel_on_kill": True,
+    "failures_allowed": 2,
+    "state": {"rounds": [1]},
+}
+
+
+def fire(trigger: SlurmArrayTrigger) -> list[dict[str, Any]]:
+    async def collect() -> list[dict[str, Any]]:
+        return [event.payload async for event in trigger.run()]
+
+    return asyncio.run(collect())
+
+
+def test_it_is_serialised_to_what_it_was_made_of() -> None:
+    path, arguments = SlurmArrayTrigger(**ARGUMENTS).serialize()
+    assert path == "airflow_slurm_provider.triggers.slurm_array.SlurmArrayTrigger"
+    assert arguments == ARGUMENTS
+    assert SlurmArrayTrigger(**arguments).serialize() == (path, arguments)
+
+
+@pytest.mark.parametrize(
+    ("polls", "status"),
+    [
+        ([RUNNING, RUNNING, FINISHED], "finished"),
+        ([RUNNING, STALLED], "stalled"),
+        ([UserError("no such job")], "failed"),
+        ([ServiceError("ssh"), ServiceError("ssh"), FINISHED], "finished"),
+        ([ServiceError("ssh")], "failed"),
+    ],
+)
+def test_it_fires_once_with_the_status(
+    coordinator: Coordinator, polls: list[Any], status: str
+) -> None:
+    coordinator.polls = polls
+    (event,) = fire(SlurmArrayTrigger(**ARGUMENTS))
+    assert event["status"] == status
+    assert event["state"] == {"rounds": [1]}
+
+
+def test_a_good_look_forgives_the_failed_ones_before_it(coordinator: Coordinator) -> None:
+    down = ServiceError("ssh")
+    coordinator.polls = [down, down, RUNNING, down, down, RUNNING, FINISHED]
+    (event,) = fire(SlurmArrayTrigger(**ARGUMENTS))
+    assert event["status"] == "finished"
+
+
+def test_killing_the_waiting_task_cancels_only_when_asked_to(coordinator: Coordinator) -> None:
+    asyncio.run(SlurmArrayTrigger(**{**ARGUMENTS, "cancel_on_kill": False}).on_kill())
+    assert coordinator.cancelled == []
+    asyncio.run(SlurmArrayTrigger(**ARGUMENTS).on_kill())
+    assert coordinator.cancelled == ["job-1"]
