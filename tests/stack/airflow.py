@@ -74,7 +74,7 @@ def _component(
         environment=environment,
         ready=heart_beats,
         deadline=180.0,
-        patience=30.0,
+        patience=12.0,  # it waits for tasks at work; a stack that goes down does not
     )
 
 

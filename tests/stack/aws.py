@@ -70,7 +70,7 @@ def _seaweedfs(settings: Settings) -> Service:
             *(f"-dir={settings.folder('seaweedfs/data')}", f"-s3.config={identities}"),
             *(f"-ip={LOOPBACK}", f"-ip.bind={LOOPBACK}", *ports),
             *("-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"),
-            *("-volume.max=0", "-master.volumeSizeLimitMB=256"),
+            *("-volume.max=0", "-volume.preStopSeconds=0", "-master.volumeSizeLimitMB=256"),
             *(f"-s3.localSocket={folder}/s3.sock", f"-filer.localSocket={folder}/filer.sock"),
         ),
         ready=lambda: _lists_buckets(settings),

@@ -27,10 +27,8 @@ _SEED = "example_dags.seed"
 _PLANES = "example_dags.backfill_planes_api.server"
 #: services that each mode needs; a stack with all of them alive is up
 _COMMON = ("moto", "airflow-api", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer")
-_CLUSTER = (
-    *("munged", "mariadb", "slurmdbd", "slurmctld", "slurmd-node1", "slurmd-node2"),
-    *("sshd", "seaweedfs"),
-)
+_CHAIN = ("munged", "mariadb", "slurmdbd", "slurmctld", "slurmd-node1", "slurmd-node2")
+_CLUSTER = (*_CHAIN, "sshd", "seaweedfs")
 
 
 def up(say: Callable[[str], None]) -> Settings:
@@ -67,13 +65,13 @@ def down(state: Path, say: Callable[[str], None]) -> None:
             slurm.cancel_jobs(settings, running)
         else:
             _end_embedded(settings)
-    # Airflow's parts take some seconds to end, and none of them needs another for it.
-    group = [each for each in running if each.name.startswith("airflow-")]
-    with ThreadPoolExecutor(max(1, len(group))) as pool:
-        list(pool.map(lambda each: stop(state, each), group))
-    for each in reversed(running):
-        if each not in group:
-            stop(state, each)
+    # The cluster's daemons end one after the other; nothing else needs an order, only time.
+    chain = [each for each in running if each.name in _CHAIN]
+    alone = [each for each in running if each.name not in _CHAIN]
+    with ThreadPoolExecutor(len(alone) + 1) as pool:
+        list(pool.map(lambda each: stop(state, each), alone))
+    for each in reversed(chain):
+        stop(state, each)
     (state / "choice.json").unlink(missing_ok=True)
     say(f"stopped {', '.join(each.name for each in running)}" if running else "nothing was up")
 

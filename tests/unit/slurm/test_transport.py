@@ -121,7 +121,7 @@ def test_an_interrupt_of_the_terminal_does_not_reach_a_local_command() -> None:
 
 def test_all_threads_share_one_connection(node: LoginNode, ssh: SshTransport) -> None:
     with ThreadPoolExecutor(20) as pool:
-        results = list(pool.map(lambda n: ssh.run(f"echo {n}").stdout, range(40)))
+        results = list(pool.map(lambda n: ssh.run(f"sleep 0.1; echo {n}").stdout, range(40)))
     assert results == [f"{n}\n" for n in range(40)]
     assert (node.connections, node.logins) == (1, ["lab"])
     assert 1 < node.most_sessions < 10, "sshd allows 10 sessions on a connection"
