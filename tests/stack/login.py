@@ -25,6 +25,7 @@ AllowUsers {user}
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 UsePAM no
+StrictModes no
 PrintMotd no
 MaxStartups 100
 MaxSessions 100

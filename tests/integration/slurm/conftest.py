@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import paramiko
 import pytest
@@ -18,7 +16,6 @@ from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import render_script
 from airflow_slurm_provider.slurm.transport import SshTransport, open_paramiko
 
-_ROOT = Path(__file__).resolve().parents[3]
 _UNTIL_S = 120
 
 
@@ -73,11 +70,8 @@ def script(name: str, program: str, workers: int = 1, **options: object) -> str:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[RealCluster]:
-    path = Path(os.environ.get("SLURMCTL_CONFIG") or _ROOT / ".stack" / "slurmctl.yaml")
-    if not path.is_file():
-        pytest.fail(f"there is no {path}: start the development stack with: make stack-up")
-    site = load_site(path).cluster
+def cluster(stack: Mapping[str, str]) -> Iterator[RealCluster]:
+    site = load_site(stack["SLURMCTL_CONFIG"]).cluster
     if site.transport != "ssh":
         pytest.skip(f"the stack's cluster is {site.transport}, without a login node")
     transport = SshTransport(

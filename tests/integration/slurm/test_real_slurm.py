@@ -16,7 +16,7 @@ import paramiko
 import pytest
 
 from airflow_slurm_provider.slurm import submission
-from airflow_slurm_provider.slurm.client import SlurmClient
+from airflow_slurm_provider.slurm.client import ArrayState, SlurmClient
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.slurm.transport import SshTransport
 from slurm_worker.errors import ServiceError, UserError
@@ -69,12 +69,16 @@ def test_options_reach_slurm_as_they_were_written(cluster: RealCluster, name: st
 
 
 def test_a_step_has_all_cpus_of_its_task(cluster: RealCluster, name: str) -> None:
-    program = 'echo "cpus=$SLURM_CPUS_PER_TASK step=$SLURM_STEP_NUM_TASKS" > seen'
-    assert cluster.ended(cluster.submit(name, program, cpus_per_task=2)).counts() == {
-        "COMPLETED": 1
-    }
-    seen = cluster.transport.run(f"cat {cluster.site.remote_dir}/jobs/tests/{name}/seen")
-    assert seen.stdout == "cpus=2 step=1\n"
+    job = cluster.submit(name, "true", cpus_per_task=2)
+    steps: dict[str, str] = {}
+
+    def recorded(_: ArrayState) -> bool:
+        shown = cluster.transport.run(f"sacct -nP -j {job} -o JobID,AllocCPUS").stdout
+        steps.update(line.split("|") for line in shown.splitlines())
+        return f"{job}_0.0" in steps
+
+    cluster.until(job, recorded)
+    assert steps[f"{job}_0.0"] == "2"
 
 
 def test_a_refusal_is_told_and_the_corrected_script_is_taken(
@@ -82,7 +86,6 @@ def test_a_refusal_is_told_and_the_corrected_script_is_taken(
 ) -> None:
     with pytest.raises(UserError, match=r"refused the array: .*nope.*correct the slurm section"):
         cluster.submit(name, "true", partition="nope")
-    assert cluster.arrays(name) == set()
     assert cluster.arrays(name) == set()
     job = cluster.submit(name, "true")
     assert cluster.arrays(name) == {job}
