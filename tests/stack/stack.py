@@ -6,13 +6,15 @@ what up has started, the last first.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.util
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -38,42 +40,17 @@ def up(say: Callable[[str], None]) -> Settings:
         StackError: naming each service that can't be started, and why.
     """
     settings = read_settings(os.environ, state_folder(ROOT))
-    _check_choice(settings)
-    for remark in (settings.why, slurm.warning(settings) if _is_slurm(settings) else ""):
-        if remark:
-            say(remark)
-    if _is_slurm(settings):
-        login.prepare_keys(settings)
-    variables = write_site(settings)
-    _remember_choice(settings)
-    parts: dict[str, Callable[[], list[str]]] = {
-        "S3, DynamoDB, inputs": lambda: _storage(settings, variables),
-        "Airflow": lambda: airflow.start(settings, variables),
-    }
-    if _is_slurm(settings):
-        parts["Slurm, sshd"] = lambda: _cluster(settings)
-    _all(parts, say)
+    with _alone(settings.state, say):
+        _check_choice(settings)
+        _remember_choice(settings)
+        _bring_up(settings, say)
     return settings
 
 
 def down(state: Path, say: Callable[[str], None]) -> None:
     """End everything that was started; returns when nothing is left."""
-    running = known_services(state)
-    settings = _remembered_settings(state)
-    if settings is not None:
-        if _is_slurm(settings):
-            slurm.cancel_jobs(settings, running)
-        else:
-            _end_embedded(settings)
-    # The cluster's daemons end one after the other; nothing else needs an order, only time.
-    chain = [each for each in running if each.name in _CHAIN]
-    alone = [each for each in running if each.name not in _CHAIN]
-    with ThreadPoolExecutor(len(alone) + 1) as pool:
-        list(pool.map(lambda each: stop(state, each), alone))
-    for each in reversed(chain):
-        stop(state, each)
-    (state / "choice.json").unlink(missing_ok=True)
-    say(f"stopped {', '.join(each.name for each in running)}" if running else "nothing was up")
+    with _alone(state, say):
+        _take_down(state, say)
 
 
 def problems(state: Path) -> list[str]:
@@ -103,6 +80,53 @@ def report(state: Path) -> list[str]:
         f"pid {each.pid:<8} {each.address or '-'}"
         for each in known_services(state)
     ]
+
+
+def _bring_up(settings: Settings, say: Callable[[str], None]) -> None:
+    for remark in (settings.why, slurm.warning(settings) if _is_slurm(settings) else ""):
+        if remark:
+            say(remark)
+    if _is_slurm(settings):
+        login.prepare_keys(settings)
+    variables = write_site(settings)
+    parts: dict[str, Callable[[], list[str]]] = {
+        "S3, DynamoDB, inputs": lambda: _storage(settings, variables),
+        "Airflow": lambda: airflow.start(settings, variables),
+    }
+    if _is_slurm(settings):
+        parts["Slurm, sshd"] = lambda: _cluster(settings)
+    _all(parts, say)
+
+
+def _take_down(state: Path, say: Callable[[str], None]) -> None:
+    running = known_services(state)
+    settings = _remembered_settings(state)
+    if settings is not None:
+        if _is_slurm(settings):
+            slurm.cancel_jobs(settings, running)
+        else:
+            _end_embedded(settings)
+    # The cluster's daemons end one after the other; nothing else needs an order, only time.
+    chain = [each for each in running if each.name in _CHAIN]
+    alone = [each for each in running if each.name not in _CHAIN]
+    with ThreadPoolExecutor(len(alone) + 1) as pool:
+        list(pool.map(lambda each: stop(state, each), alone))
+    for each in reversed(chain):
+        stop(state, each)
+    (state / "choice.json").unlink(missing_ok=True)
+    say(f"stopped {', '.join(each.name for each in running)}" if running else "nothing was up")
+
+
+@contextlib.contextmanager
+def _alone(state: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Let one up or down at a time touch the stack; the next one waits for it."""
+    with (state / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another up or down is under way; waiting for its end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _storage(settings: Settings, variables: Mapping[str, str]) -> list[str]:
