@@ -23,4 +23,4 @@ else
 fi
 # The interpreter of an environment that is there stays; a new one gets the one named above.
 [ -x .venv/bin/python ] || "$uv" venv --quiet --python "$python" .venv
-exec "$uv" sync --quiet --frozen
+exec "$uv" sync --quiet --frozen --compile-bytecode
