@@ -8,7 +8,7 @@ consistent; for the array one ``squeue`` and, when elements are gone from it, on
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,10 @@ from airflow_slurm_provider.slurm.client import ArrayState
 from slurm_worker.config import LeaseConfig
 from slurm_worker.jobs import JobRow, RoundRow, SubmissionRow
 from slurm_worker.keys import JobId, JobState, SubmitState, TaskState
-from slurm_worker.table import TaskTable
+from slurm_worker.table import TaskRow, TaskTable
+
+#: A submitter may still be between the plan and ``sbatch``.
+_GRACE_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,9 @@ def look(services: Services, job_id: JobId) -> Poll:
         return Poll(progress, None, finished=False, problem=f"the job is stopped: {progress.stop}")
     submission = latest(services.jobs(job_id).submissions())
     if submission is None or submission.state is not SubmitState.SUBMITTED:
-        return Poll(progress, None, finished=False)
+        return Poll(
+            progress, None, finished=False, problem=_never_submitted(services, job_id, submission)
+        )
     array = services.slurm.array(submission.slurm_job_id)
     if array.unknown or array.alive:
         return Poll(progress, array, finished=False)
@@ -144,52 +149,70 @@ def look(services: Services, job_id: JobId) -> Poll:
     )
 
 
+def _never_submitted(services: Services, job_id: JobId, intent: SubmissionRow | None) -> str:
+    """Why waiting for workers is vain, where a submit was cut short and nobody went on."""
+    job = services.jobs(job_id).get()
+    since_ms = intent.intent_ms if intent else job.created_ms
+    if job.state is JobState.PLANNING or services.clock.now() < since_ms / 1000 + _GRACE_S:
+        return ""
+    return "no array was submitted for what is planned; submit the job again to go on"
+
+
 def latest(submissions: list[SubmissionRow]) -> SubmissionRow | None:
     """The submission of the highest round and number."""
     return max(submissions, key=lambda each: (each.round_no, each.number), default=None)
 
 
+@dataclass(slots=True)
+class _Tally:
+    """What the task rows say together."""
+
+    states: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    task_errors: Counter[str] = field(default_factory=Counter)
+    ok: int = 0
+    rows: int = 0
+
+    def add(self, other: _Tally) -> None:
+        self.states += other.states
+        self.failed += other.failed
+        self.task_errors += other.task_errors
+        self.ok += other.ok
+        self.rows += other.rows
+
+
+def _tally(rows: Iterable[TaskRow]) -> _Tally:
+    tally = _Tally()
+    for row in rows:
+        tally.states[row.state.value] += 1
+        if row.state is TaskState.DONE:
+            tally.ok += row.items_ok
+            tally.rows += row.rows
+            tally.failed.update(row.failed_by)
+        elif row.state.terminal:
+            tally.task_errors[row.error_class] += 1
+    return tally
+
+
 def _sum_up(services: Services, job: JobRow, rounds: list[RoundRow]) -> Progress:
     table = TaskTable(services.rows, job.job, job.shards, LeaseConfig(), services.clock)
 
-    def of_shard(shard: int) -> tuple[Counter[str], Counter[str], Counter[str], int, int]:
-        states: Counter[str] = Counter()
-        failed: Counter[str] = Counter()
-        errors: Counter[str] = Counter()
-        ok = rows = 0
-        for row in table.all_rows(shard):
-            states[row.state.value] += 1
-            if row.state is TaskState.DONE:
-                ok += row.items_ok
-                rows += row.rows
-                failed.update(row.failed_by)
-            elif row.state.terminal:
-                errors[row.error_class] += 1
-        return states, failed, errors, ok, rows
-
-    states: Counter[str] = Counter()
-    failed: Counter[str] = Counter()
-    errors: Counter[str] = Counter()
-    ok = rows = 0
+    total = _Tally()
     with ThreadPoolExecutor(min(16, job.shards)) as pool:
-        for part in pool.map(of_shard, range(job.shards)):
-            states += part[0]
-            failed += part[1]
-            errors += part[2]
-            ok += part[3]
-            rows += part[4]
+        for tally in pool.map(lambda shard: _tally(table.all_rows(shard)), range(job.shards)):
+            total.add(tally)
     # An item that is tried again in a later round no longer counts as failed in its first.
-    failed.subtract(_retried(rounds))
+    total.failed.subtract(_retried(rounds))
     return Progress(
         job_id=job.job,
         state=job.state.value,
         rounds=job.rounds,
-        tasks=dict(states),
+        tasks=dict(total.states),
         items=next((each.items for each in rounds if each.number == 0), 0),
-        ok=ok,
-        failed={name: count for name, count in sorted(failed.items()) if count},
-        rows=rows,
-        task_errors=dict(errors),
+        ok=total.ok,
+        failed={name: count for name, count in sorted(total.failed.items()) if count},
+        rows=total.rows,
+        task_errors=dict(total.task_errors),
         stop=job.stop,
     )
 

@@ -9,7 +9,8 @@ A task's lease over time (`now` is AWS time; `margin` covers clocks that differ)
       │ of the holder                        │                  │ `version` did not move
 
 `attempt` is the fence: it rises with each claim and never falls, so a write of a former
-holder is refused. What a refusal or a lost reply means is decided in `transitions.py`.
+holder is refused. What a refusal or a lost reply means is said at each call site in
+`table.py`.
 """
 
 from __future__ import annotations

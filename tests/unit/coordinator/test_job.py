@@ -228,6 +228,18 @@ def test_an_unknown_job_is_named() -> None:
         job.progress(services(), job.JobId("nope"))
 
 
+def test_a_poll_says_when_a_submit_was_cut_short_and_nobody_went_on(tmp_path: Path) -> None:
+    edges, config = (
+        services(FakeSlurm(refuse=ServiceError("connection lost"))),
+        make_config(tmp_path),
+    )
+    with pytest.raises(ServiceError):
+        submit(edges, config)
+    assert job.poll(edges, config.spec.id).problem == "", "its submitter may still be at it"
+    edges.clock.sleep(3600)
+    assert "no array was submitted" in job.poll(edges, config.spec.id).problem
+
+
 def test_a_poll_says_when_no_worker_is_left(tmp_path: Path) -> None:
     slurm = FakeSlurm()
     edges, config = services(slurm), make_config(tmp_path)
