@@ -14,7 +14,7 @@ from typing import cast
 from slurm_worker import expressions, keys
 from slurm_worker.errors import UserError
 from slurm_worker.keys import JobId, JobState, RoundState, SubmitState
-from slurm_worker.ports import Clock, Row, Rows, Value
+from slurm_worker.ports import Clock, Row, Rows, Value, int_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,12 +272,12 @@ def _job_row(job: JobId, row: Row) -> JobRow:
     return JobRow(
         job=job,
         state=JobState(row["state"]),
-        shards=_int(row, "shards"),
+        shards=int_of(row, "shards"),
         identity=str(row["identity"]),
         config=str(row["config"]),
-        rounds=_int(row, "rounds"),
+        rounds=int_of(row, "rounds"),
         stop=str(row.get("stop") or ""),
-        created_ms=_int(row, "created"),
+        created_ms=int_of(row, "created"),
     )
 
 
@@ -287,11 +287,11 @@ def _round_row(row: Row) -> RoundRow:
         state=RoundState(row["state"]),
         source=str(row["source"]),
         selector=tuple(str(each) for each in cast("list[Value]", row["selector"])),
-        tasks=_int(row, "tasks"),
-        items=_int(row, "items"),
-        cursor=_int(row, "cursor"),
-        created_ms=_int(row, "created"),
-        opened_ms=_int(row, "opened"),
+        tasks=int_of(row, "tasks"),
+        items=int_of(row, "items"),
+        cursor=int_of(row, "cursor"),
+        created_ms=int_of(row, "created"),
+        opened_ms=int_of(row, "opened"),
         retried=cast("dict[str, int]", row.get("retried") or {}),
     )
 
@@ -304,12 +304,7 @@ def _submission_row(row: Row) -> SubmissionRow:
         state=SubmitState(row["state"]),
         token=str(row["token"]),
         slurm_job_id=str(row.get("slurm_job_id") or ""),
-        workers=_int(row, "workers"),
-        intent_ms=_int(row, "intent"),
-        submitted_ms=_int(row, "submitted"),
+        workers=int_of(row, "workers"),
+        intent_ms=int_of(row, "intent"),
+        submitted_ms=int_of(row, "submitted"),
     )
-
-
-def _int(row: Row, name: str) -> int:
-    value = row.get(name)
-    return value if isinstance(value, int) else 0

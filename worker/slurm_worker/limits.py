@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from slurm_worker import expressions, keys
 from slurm_worker.config import LimitConfig
-from slurm_worker.ports import Applied, Clock, Row, Rows, Statement
+from slurm_worker.ports import Applied, Clock, Row, Rows, Statement, int_of
 
 _CUT = 0.7
 _CUT_WINDOW_S = 10.0
@@ -118,7 +118,7 @@ class RateLimiter:
         now = _us(self._clock.now())
         floor = now - math.ceil(self.config.burst * 1e6 / _rate(row))
         ceiling = now + _us(self._horizon_s)
-        behind = _get(row, "tat") < floor
+        behind = int_of(row, "tat") < floor
         result = self._rows.update(
             self._pk,
             self._sk,
@@ -129,16 +129,16 @@ class RateLimiter:
                 "floor": floor,
                 "floor_plus_cost": floor + cost,
                 "ceiling": ceiling,
-                "epoch": _get(row, "epoch"),
+                "epoch": int_of(row, "epoch"),
             },
         )
         self._row = result.row or {}
         if isinstance(result, Applied):
-            first = _get(self._row, "tat") - cost
+            first = int_of(self._row, "tat") - cost
             step = 1e6 / _rate(row)
             self._slots.extend((first + j * step) / 1e6 for j in range(self.tokens))
             return None
-        ahead = (_get(self._row, "tat") - ceiling) / 1e6
+        ahead = (int_of(self._row, "tat") - ceiling) / 1e6
         if ahead > 0:
             return _Full(ahead + self._rng.uniform(0, self._turn_s))
         # Our picture of the row was old; the refusal brought the true one.
@@ -146,7 +146,7 @@ class RateLimiter:
 
     def _climb(self, row: Row) -> None:
         """Raise a rate that was cut, a little at a time while no 429 comes."""
-        since = self._clock.now() - _get(row, "changed") / 1e6
+        since = self._clock.now() - int_of(row, "changed") / 1e6
         if _rate(row) < self.config.rate and since > _RAISE_AFTER_S:
             rate = min(self.config.rate, _rate(row) * _RAISE)
             self._change_rate(row, expressions.RAISE_RATE, rate, _RAISE_AFTER_S)
@@ -160,7 +160,7 @@ class RateLimiter:
             {
                 "rate": max(1, round(rate * 1000)),
                 "cap": round(self.config.rate * 1000),
-                "epoch": _get(row, "epoch"),
+                "epoch": int_of(row, "epoch"),
                 "before": _us(now - window_s),
                 "now": _us(now),
                 "one": 1,
@@ -198,11 +198,6 @@ def _us(seconds: float) -> int:
     return int(seconds * 1e6)
 
 
-def _get(row: Row, name: str) -> int:
-    value = row.get(name)
-    return value if isinstance(value, int) else 0
-
-
 def _rate(row: Row) -> float:
     """Tokens per second; the row holds thousandths."""
-    return max(1, _get(row, "rate")) / 1000
+    return max(1, int_of(row, "rate")) / 1000

@@ -16,6 +16,18 @@ Value: TypeAlias = "str | int | bool | list[Value] | dict[str, Value] | None"
 Row: TypeAlias = dict[str, Value]
 
 
+def int_of(row: Row, name: str) -> int:
+    """An integer attribute; 0 where the row lacks it."""
+    value = row.get(name)
+    return value if isinstance(value, int) else 0
+
+
+def str_of(row: Row, name: str) -> str:
+    """A string attribute; empty where the row lacks it."""
+    value = row.get(name)
+    return value if isinstance(value, str) else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Statement:
     """A named conditional update: what to change, and when it is allowed.

@@ -17,7 +17,7 @@ from slurm_worker import expressions, keys
 from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ErrorClass
 from slurm_worker.keys import JobId, TaskId, TaskState
-from slurm_worker.ports import Applied, Clock, Refused, Row, Rows, Statement, Value
+from slurm_worker.ports import Applied, Clock, Refused, Row, Rows, Statement, Value, int_of, str_of
 from slurm_worker.store import Marker, Slice
 
 _MESSAGE_LIMIT = 200
@@ -66,26 +66,26 @@ class TaskRow:
             sequence=int(sequence),
             state=TaskState(row["state"]),
             where=Slice(
-                segment=_int(row, "segment"),
-                offset=_int(row, "offset"),
-                length=_int(row, "length"),
-                count=_int(row, "items"),
-                sha256=_str(row, "sha256"),
+                segment=int_of(row, "segment"),
+                offset=int_of(row, "offset"),
+                length=int_of(row, "length"),
+                count=int_of(row, "items"),
+                sha256=str_of(row, "sha256"),
             ),
-            attempt=_int(row, "attempt"),
-            owner=_str(row, "owner"),
-            version=_str(row, "version"),
-            lease_until_ms=_int(row, "lease_until"),
-            not_before_ms=_int(row, "not_before"),
-            tries=_int(row, "tries"),
-            lost=_int(row, "lost"),
-            items_ok=_int(row, "items_ok"),
-            items_failed=_int(row, "items_failed"),
+            attempt=int_of(row, "attempt"),
+            owner=str_of(row, "owner"),
+            version=str_of(row, "version"),
+            lease_until_ms=int_of(row, "lease_until"),
+            not_before_ms=int_of(row, "not_before"),
+            tries=int_of(row, "tries"),
+            lost=int_of(row, "lost"),
+            items_ok=int_of(row, "items_ok"),
+            items_failed=int_of(row, "items_failed"),
             failed_by=cast("dict[str, int]", row.get("failed_by") or {}),
-            error_class=_str(row, "error_class"),
-            error=_str(row, "error"),
-            winner=_int(row, "winner"),
-            rows=_int(row, "rows"),
+            error_class=str_of(row, "error_class"),
+            error=str_of(row, "error"),
+            winner=int_of(row, "winner"),
+            rows=int_of(row, "rows"),
         )
 
 
@@ -351,13 +351,3 @@ class TaskTable:
                 "attempt": lease.attempt,
             },
         )
-
-
-def _int(row: Row, name: str) -> int:
-    value = row.get(name)
-    return value if isinstance(value, int) else 0
-
-
-def _str(row: Row, name: str) -> str:
-    value = row.get(name)
-    return value if isinstance(value, str) else ""
