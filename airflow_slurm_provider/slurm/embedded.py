@@ -32,8 +32,9 @@ class EmbeddedTransport(LocalTransport):
 
     Args:
         directory: its folder; only its owner may enter it.
-        slots: elements that run at the same time; the machine's cores by default. The
-            first submission after an idle time decides.
+        slots: elements that run at the same time; by default two per core, so that an
+            array that waits for a server does not keep another from its work. The first
+            submission after an idle time decides.
         kill_wait: seconds between SIGTERM and SIGKILL.
     """
 
@@ -51,7 +52,7 @@ class EmbeddedTransport(LocalTransport):
         super().__init__(
             {
                 "PATH": f"{folder / 'bin'}:{os.environ.get('PATH', os.defpath)}",
-                "EMBEDDED_SLOTS": str(slots or os.cpu_count() or 1),
+                "EMBEDDED_SLOTS": str(slots or 2 * (os.cpu_count() or 1)),
                 "EMBEDDED_KILL_WAIT": str(kill_wait),
             }
         )
