@@ -26,15 +26,17 @@ while [ "${1#--}" != "$1" ]; do shift; done
 exec "$@"
 """
 
+_LEAST_SLOTS = 8
+
 
 class EmbeddedTransport(LocalTransport):
     """A transport to the embedded cluster in `directory`; made if absent.
 
     Args:
         directory: its folder; only its owner may enter it.
-        slots: elements that run at the same time; by default two per core, so that an
-            array that waits for a server does not keep another from its work. The first
-            submission after an idle time decides.
+        slots: elements that run at the same time; by default one per core and at least
+            eight, so that an array that waits for a server does not keep another from its
+            work. The first submission after an idle time decides.
         kill_wait: seconds between SIGTERM and SIGKILL.
     """
 
@@ -52,7 +54,7 @@ class EmbeddedTransport(LocalTransport):
         super().__init__(
             {
                 "PATH": f"{folder / 'bin'}:{os.environ.get('PATH', os.defpath)}",
-                "EMBEDDED_SLOTS": str(slots or 2 * (os.cpu_count() or 1)),
+                "EMBEDDED_SLOTS": str(slots or max(_LEAST_SLOTS, os.cpu_count() or 1)),
                 "EMBEDDED_KILL_WAIT": str(kill_wait),
             }
         )
