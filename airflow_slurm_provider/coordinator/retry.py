@@ -7,7 +7,6 @@ memory grows with the items that were ever retried (16 bytes each), not with the
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 from collections import Counter
@@ -21,7 +20,7 @@ from slurm_worker import keys
 from slurm_worker.errors import ErrorClass
 from slurm_worker.jobs import JobRow
 from slurm_worker.keys import TaskState
-from slurm_worker.parts import KEY_FIELD
+from slurm_worker.parts import KEY_FIELD, lines_of
 from slurm_worker.store import JobStore, unpack_segment
 from slurm_worker.table import TaskRow, TaskTable
 
@@ -69,7 +68,7 @@ class FailedItems:
             for part in marker.parts:
                 if part.kind != "errors":
                     continue
-                for line in gzip.decompress(self.store.read_part(part)).splitlines():
+                for line in lines_of(self.store.read_part(part), part.key).splitlines():
                     record = json.loads(line)
                     key, error_class = record[KEY_FIELD], record["class"]
                     if last_round.get(_digest(key), 0) > round_no:

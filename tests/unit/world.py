@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import logging
 import random
 import sys
 import types
@@ -15,15 +14,29 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.plan import Planned, Planner
 from slurm_worker.config import HandlerConfig, JobConfig, LeaseConfig, LimitConfig, WorkerConfig
+from slurm_worker.identity import Drain, Identity
 from slurm_worker.jobs import JobTable
 from slurm_worker.keys import JobId, JobPaths
 from slurm_worker.ports import ObjectStore, Rows
 from slurm_worker.store import JobStore, Marker
 from slurm_worker.table import TaskRow, TaskTable
 from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
-from slurm_worker.worker import Drain, Identity, Worker
+from slurm_worker.threads import PooledThreads
+from slurm_worker.worker import Worker
 
 JOB = JobId("job-1")
+
+
+class Lines:
+    """A logger that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def info(self, event: str, **fields: Any) -> None:
+        self.lines.append({"event": event, **fields})
+
+    warning = error = info
 
 
 @dataclass
@@ -40,6 +53,7 @@ class World:
     limits: tuple[LimitConfig, ...] = ()
     shards: int = 8
     log: list[str] = field(default_factory=list)
+    logger: Lines = field(default_factory=lambda: Lines())
     workers: int = 0
     job: JobId = JOB
 
@@ -71,6 +85,7 @@ class World:
 
     def worker(self, drain: Drain | None = None) -> Worker:
         self.workers += 1
+        threads = PooledThreads()
         module = types.ModuleType("handler_under_test")
         module.handle = self.handle  # type: ignore[attr-defined]  # a module made here
         if self.setup:
@@ -97,9 +112,9 @@ class World:
             buckets=lambda _name: self.objects,
             clock=self.clock,
             scratch=scratch,
-            logger=logging.getLogger("test-worker"),
-            ids={},
-            drain=drain or Drain(),
+            logger=self.logger,
+            threads=threads,
+            drain=drain or Drain(threads.signal()),
             rng=random.Random(7),
         )
 

@@ -3,43 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import gzip
 import os
 import random
-import shutil
 import socket
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slurm_worker import __version__
-from slurm_worker.clock import AwsClock
-from slurm_worker.dynamo import DynamoRows, dynamo_client
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.keys import JobPaths, check_job_id, split_s3_uri
-from slurm_worker.log import start_logging
-from slurm_worker.s3 import S3Objects, s3_client
-from slurm_worker.worker import (
-    EXIT_CONFIG,
-    EXIT_INFRASTRUCTURE,
-    Drain,
-    Identity,
-    Worker,
-    read_config,
-)
+
+if TYPE_CHECKING:
+    from slurm_worker.recorder import Recorder
+    from slurm_worker.supervisor import Death
+
+EXIT_CONFIG = 3
+EXIT_INFRASTRUCTURE = 75
+#: A hung item is first interrupted within its process; its parent waits for that.
+_PATIENCE = 1.5
+_PATIENCE_S = 5.0
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments = _parser().parse_args(argv)
-    try:
-        return _run(arguments.config, arguments.submission, arguments.scratch)
-    except UserError as error:
-        print(f"slurm-worker: {error}", file=sys.stderr)  # noqa: T201
-        return EXIT_CONFIG
-    except ServiceError as error:
-        print(f"slurm-worker: {error}", file=sys.stderr)  # noqa: T201
-        return EXIT_INFRASTRUCTURE
+    return int(arguments.function(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,8 +36,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"slurm-worker {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="work on a job until nothing of it is left")
+    run.set_defaults(function=_run)
     run.add_argument("--config", required=True, help="s3://bucket/key of the resolved job")
     run.add_argument("--submission", default="manual", help="names the folder of the logs")
+    run.add_argument("--processes", type=int, default=1, help="worker processes to start")
     run.add_argument(
         "--scratch",
         type=Path,
@@ -58,56 +49,112 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(config_uri: str, submission: str, scratch: Path | None) -> int:
-    bucket, key = split_s3_uri(config_uri, "--config")
+def _run(arguments: argparse.Namespace) -> int:
+    from slurm_worker.supervisor import Supervisor
+
+    scratch = arguments.scratch or Path(os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir())
+
+    def child(folder: Path, recorder: Recorder, number: int, death: Death | None) -> int:
+        try:
+            return _work(arguments, folder, recorder, number, death)
+        except UserError as error:
+            print(f"slurm-worker: {error}", file=sys.stderr)  # noqa: T201
+            return EXIT_CONFIG
+        except ServiceError as error:
+            print(f"slurm-worker: {error}", file=sys.stderr)  # noqa: T201
+            return EXIT_INFRASTRUCTURE
+
+    try:
+        return Supervisor(child, arguments.processes, scratch).run()
+    except ServiceError as error:
+        print(f"slurm-worker: {error}", file=sys.stderr)  # noqa: T201
+        return EXIT_INFRASTRUCTURE
+
+
+def _work(
+    arguments: argparse.Namespace,
+    folder: Path,
+    recorder: Recorder,
+    number: int,
+    death: Death | None,
+) -> int:
+    """One worker process, from its configuration to its end."""
+    # What is heavy is imported by the processes that do the work, not by their parent.
+    from slurm_worker import log
+    from slurm_worker.clock import AwsClock
+    from slurm_worker.dynamo import DynamoRows, dynamo_client
+    from slurm_worker.identity import Drain, Identity, seconds_left
+    from slurm_worker.keys import JobPaths, TaskId, check_job_id, split_s3_uri
+    from slurm_worker.s3 import S3Objects, s3_client
+    from slurm_worker.table import TaskTable
+    from slurm_worker.threads import PooledThreads
+    from slurm_worker.worker import Worker, read_config
+
+    bucket, key = split_s3_uri(arguments.config, "--config")
     client = s3_client()
     config = read_config(S3Objects(client, bucket).get(key), key)
     check_job_id(config.job_id)
-    identity = Identity.from_environment(dict(os.environ), submission, socket.gethostname())
-    folder = _scratch_folder(scratch, identity)
+    identity = Identity.from_environment(os.environ, arguments.submission, socket.gethostname())
+    threads = PooledThreads()
+    drain = Drain(threads.signal())
+    drain.install()
+    clock = AwsClock()
+    rows = DynamoRows(dynamo_client(), config.table, clock)
+    paths = JobPaths(config.prefix, config.job_id)
+    objects = S3Objects(client, config.bucket)
+    timeout_s = config.worker.item_timeout_s
+    recorder.limits(
+        timeout_s * _PATIENCE + _PATIENCE_S if timeout_s else 0.0,
+        config.lease.stall_s + _PATIENCE_S,
+    )
     ids: dict[str, object] = {
         "job": config.job_id,
         "task": "",
         "attempt": 0,
         "worker": identity.worker,
-        "submission": submission,
+        "submission": identity.submission,
         "slurm": identity.slurm,
+        "process": number,
     }
-    log_file = folder / "worker.jsonl"
-    logger = start_logging(ids, log_file)
-    drain = Drain()
-    drain.install()
-    clock = AwsClock()
-    worker = Worker(
-        config,
-        identity,
-        rows=DynamoRows(dynamo_client(), config.table, clock),
-        buckets=lambda name: S3Objects(client, name),
-        clock=clock,
-        scratch=folder,
-        logger=logger,
-        ids=ids,
-        drain=drain,
-        rng=random.Random(),
+    logs = log.start(
+        ids,
+        folder,
+        lambda chunk, data: objects.put(
+            paths.log(identity.submission, identity.worker, chunk), data
+        ),
+        config.worker.log_level,
     )
     try:
+        if death is not None:
+            table = TaskTable(rows, config.job_id, config.shards, config.lease, clock)
+            noted = table.crashed(TaskId(death.task), death.attempt, death.owner, death.crash)
+            logs.logger.error(
+                "the process before this one died",
+                task=death.task,
+                attempt=death.attempt,
+                crash=death.crash.to_text(),
+                noted=noted,
+            )
+        worker = Worker(
+            config,
+            identity,
+            rows=rows,
+            buckets=lambda name: S3Objects(client, name),
+            clock=clock,
+            scratch=folder,
+            logger=logs.logger,
+            threads=threads,
+            drain=drain,
+            rng=random.Random(),
+            recorder=recorder,
+            seconds_left=seconds_left(os.environ),
+        )
         return worker.run()
-    except (UserError, ServiceError):
-        logger.exception("the worker can't go on")
+    except (UserError, ServiceError) as error:
+        logs.logger.error("the worker can't go on", error=str(error), exc_info=error)
         raise
     finally:
-        log_key = JobPaths(config.prefix, config.job_id).log(submission, identity.worker)
-        S3Objects(client, config.bucket).put(log_key, gzip.compress(log_file.read_bytes()))
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _scratch_folder(chosen: Path | None, identity: Identity) -> Path:
-    base = chosen or Path(os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir())
-    try:
-        base.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f"slurm-worker-{identity.worker}-", dir=base))
-    except OSError as error:
-        raise ServiceError(f"scratch {base}: {error}; name another with --scratch") from error
+        logs.close()
 
 
 if __name__ == "__main__":

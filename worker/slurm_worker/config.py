@@ -22,11 +22,15 @@ class HandlerConfig:
         code_sha256: digest of the zip of the handler's code on S3; empty where the
             module is already importable on the node.
         params: the user's own settings, handed to the handler as ``context.params``.
+        requirements: a requirements file within the shipped code, installed on the node.
+        plugin: an entry point to use instead of `entry`.
     """
 
     entry: str
     code_sha256: str = ""
     params: dict[str, Any] = field(default_factory=dict)
+    requirements: str = ""
+    plugin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +78,24 @@ class WorkerConfig:
     """How a worker runs the items of a task.
 
     Args:
-        concurrency: calls of the handler at the same time, in threads.
+        concurrency: calls of the handler at the same time: threads, or coroutines.
+        processes: worker processes per element of the array, for work that needs CPUs.
         tries: calls per item inside the worker, for errors that may pass.
         backoff_s: base of the full-jitter backoff between them.
         max_backoff_s: its ceiling.
+        item_timeout_s: an item that takes longer fails with class timeout; 0 for no limit.
+        checkpoint_s: least time between two checkpoints; 0 for none.
+        log_level: of the worker's and the handler's log lines.
     """
 
     concurrency: int = 1
+    processes: int = 1
     tries: int = 3
     backoff_s: float = 0.5
     max_backoff_s: float = 30.0
+    item_timeout_s: float = 0.0
+    checkpoint_s: float = 60.0
+    log_level: str = "INFO"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +109,9 @@ class JobConfig:
         prefix: the site's key prefix inside it.
         shards: task shards of the job.
         max_workers: workers that may run at the same time, for the limits' horizon.
+        conditional_put: whether the store decides between two markers; where it can't, the
+            table does.
+        part_format: ``jsonl.gz`` or ``sqlite``.
     """
 
     job_id: JobId
@@ -106,6 +121,8 @@ class JobConfig:
     shards: int
     handler: HandlerConfig
     max_workers: int = 1
+    conditional_put: bool = True
+    part_format: str = "jsonl.gz"
     limits: tuple[LimitConfig, ...] = ()
     lease: LeaseConfig = field(default_factory=LeaseConfig)
     worker: WorkerConfig = field(default_factory=WorkerConfig)

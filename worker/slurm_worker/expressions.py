@@ -46,7 +46,8 @@ QUARANTINE = Statement(
 #: Lease, progress and checkpoint in one write.
 HEARTBEAT = Statement(
     "heartbeat",
-    "SET #lease_until = :until, #version = :request, #items_ok = :ok, #items_failed = :failed",
+    "SET #lease_until = :until, #version = :request, #items_ok = :ok, #items_failed = :failed, "
+    "#checkpoint = :checkpoint",
     _HELD_BY_ME,
 )
 
@@ -59,6 +60,13 @@ COMPLETE = Statement(
     "attribute_exists(#pk) AND (#state <> :done OR #winner = :winner)",
 )
 
+#: Which attempt's marker shall stand, for stores without conditional PUT.
+DECIDE = Statement(
+    "decide",
+    "SET #winner = :winner",
+    "attribute_exists(#pk) AND (attribute_not_exists(#winner) OR #winner = :winner)",
+)
+
 FAIL = Statement(
     "fail",
     "SET #state = :next, #not_before = :not_before, #error_class = :class, #error = :message, "
@@ -69,7 +77,15 @@ FAIL = Statement(
 #: Preemption and drain: no try is counted.
 RELEASE = Statement(
     "release",
-    f"SET #state = :ready {_LET_GO}, #not_before",
+    f"SET #state = :ready, #checkpoint = :checkpoint {_LET_GO}, #not_before",
+    _HELD_BY_ME,
+)
+
+#: The process died and its supervisor says on which item; no lease need run out.
+CRASHED = Statement(
+    "crashed",
+    "SET #state = :ready, #crashes = list_append(if_not_exists(#crashes, :none), :crash), "
+    f"{_HISTORY} {_LET_GO}",
     _HELD_BY_ME,
 )
 
@@ -77,7 +93,7 @@ RELEASE = Statement(
 REOPEN = Statement(
     "reopen",
     f"SET #state = :ready, #tries = :zero, #lost = :zero, {_HISTORY} "
-    "REMOVE #not_before, #error_class, #error, #owner, #lease_until",
+    "REMOVE #not_before, #error_class, #error, #owner, #lease_until, #crashes",
     "#state = :was AND #attempt = :attempt",
 )
 

@@ -1,30 +1,49 @@
 """Loading and calling the user's code.
 
 A handler is ``module:function`` in the code that the job shipped (a zip named by its
-digest) or in a module that is importable on the node. A function ``setup(context)`` in
-the same module is called once per worker; what it returns is ``context.state``.
+digest) or in a module that is importable on the node, or an entry point of an installed
+distribution. Functions ``setup(context)`` and ``teardown(context)`` in the same module are
+called once per worker; what `setup` returns is ``context.state``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import io
-import logging
+import subprocess
 import sys
 import threading
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from enum import Enum
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TypeAlias
+from types import ModuleType
+from typing import Any, Protocol, TypeVar
 
 from slurm_worker.config import HandlerConfig
-from slurm_worker.errors import UserError
+from slurm_worker.errors import UserError, describe
 from slurm_worker.keys import JobPaths, split_s3_uri
 from slurm_worker.ports import ObjectStore
 
-Handle: TypeAlias = Callable[[dict[str, Any], "Context"], object]
+#: Installed distributions offer handlers under this group of entry points.
+PLUGIN_GROUP = "slurm_worker.handlers"
+_PIP = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+_BATCH_MARK = "__slurm_worker_batch__"
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Limiters(Protocol):
+    """The job's rate limits, as a handler may use them."""
+
+    def acquire(self, name: str | None) -> None:
+        """Wait for a token of the limit `name`, or of each."""
+
+    async def acquire_async(self, name: str | None) -> None:
+        """The same in a coroutine."""
 
 
 class Fetcher:
@@ -55,53 +74,124 @@ class Fetcher:
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
-    """What a handler gets beside the item.
+class Shared:
+    """What all items of a worker have in common.
 
     Args:
         job: the job's id.
-        key: the item's key.
-        attempt: the task's attempt.
         params: the user's own settings (``handler.params``).
-        state: what ``setup`` returned.
         logger: writes JSON lines with all ids.
         scratch: a node-local folder of this worker.
+        fetcher: brings S3 objects.
+        limiters: the job's rate limits.
+        state: what ``setup`` returned.
     """
 
     job: str
     params: Mapping[str, Any]
-    logger: logging.Logger
+    logger: Any
     scratch: Path
     fetcher: Fetcher
-    take_token: Callable[[str | None], None]
-    key: str = ""
-    attempt: int = 0
+    limiters: Limiters
     state: Any = None
+
+
+class Context:
+    """What a handler gets beside the item.
+
+    Attributes:
+        key: the item's key; empty in ``setup`` and ``teardown``.
+        attempt: the number of this attempt at the item's task.
+    """
+
+    __slots__ = ("_shared", "attempt", "key")
+
+    def __init__(self, shared: Shared, key: str = "", attempt: int = 0) -> None:
+        self._shared = shared
+        self.key = key
+        self.attempt = attempt
+
+    @property
+    def job(self) -> str:
+        """The job's id."""
+        return self._shared.job
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The user's own settings (``handler.params``)."""
+        return self._shared.params
+
+    @property
+    def state(self) -> Any:
+        """What ``setup`` returned."""
+        return self._shared.state
+
+    @property
+    def logger(self) -> Any:
+        """Writes JSON lines with all ids."""
+        return self._shared.logger
+
+    @property
+    def scratch(self) -> Path:
+        """A node-local folder of this worker."""
+        return self._shared.scratch
 
     @property
     def idempotency_key(self) -> str:
         """``job/key``: the same for every attempt, for servers that take such a key."""
-        return f"{self.job}/{self.key}"
+        return f"{self._shared.job}/{self.key}"
 
     def fetch(self, uri: str) -> Path:
         """A node-local copy of an S3 object, brought once per worker."""
-        return self.fetcher.fetch(uri)
+        return self._shared.fetcher.fetch(uri)
 
     def acquire(self, limit: str | None = None) -> None:
         """Wait for one more token (of every limit, or of one), before one more request."""
-        self.take_token(limit)
+        self._shared.limiters.acquire(limit)
 
-    def for_item(self, key: str, attempt: int) -> Context:
-        """The same context for one item."""
-        return replace(self, key=key, attempt=attempt)
+    async def acquire_async(self, limit: str | None = None) -> None:
+        """As `acquire`, for ``async def`` handlers."""
+        await self._shared.limiters.acquire_async(limit)
+
+
+class Kind(Enum):
+    """How a handler wants to be called."""
+
+    ITEM = "item"  #: ``handle(item, context)``
+    ASYNC = "async"  #: ``async def handle(item, context)``
+    BATCH = "batch"  #: ``@batch(size)``: ``handle(items, context)``, one result per item
+
+
+def batch(size: int = 100) -> Callable[[F], F]:
+    """Mark a handler that takes a list of up to `size` items and returns as many results.
+
+    An exception in the place of a result fails that item alone.
+    """
+
+    def mark(function: F) -> F:
+        setattr(function, _BATCH_MARK, size)
+        return function
+
+    return mark
 
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """The user's functions, loaded."""
+    """The user's functions, loaded.
 
-    handle: Handle
-    setup: Callable[[Context], object] | None = field(default=None)
+    Args:
+        handle: called for each item, or for each batch.
+        kind: how.
+        batch_size: items of a call, at the most.
+        setup: called once per worker, before the first item.
+        teardown: called once per worker, after the last one.
+    """
+
+    handle: Callable[..., Any]
+    kind: Kind = Kind.ITEM
+    batch_size: int = 1
+    setup: Callable[[Context], object] | None = None
+    teardown: Callable[[Context], object] | None = None
 
 
 def load(config: HandlerConfig, objects: ObjectStore, paths: JobPaths, scratch: Path) -> Handler:
@@ -112,15 +202,31 @@ def load(config: HandlerConfig, objects: ObjectStore, paths: JobPaths, scratch: 
     """
     if config.code_sha256:
         folder = _unpack(config.code_sha256, objects, paths, scratch)
-        if str(folder) not in sys.path:
-            sys.path.insert(0, str(folder))
-    module_name, _, function_name = config.entry.partition(":")
+        if config.requirements:
+            _put_first(_install(folder / config.requirements, scratch / "requirements"))
+        _put_first(folder)
+    module, handle = _plugin(config.plugin) if config.plugin else _function(config.entry)
+    size = getattr(handle, _BATCH_MARK, 0)
+    asynchronous = inspect.iscoroutinefunction(handle)
+    if size and asynchronous:
+        raise UserError("handler: a batch handler can't be async; make it a plain function")
+    return Handler(
+        handle,
+        Kind.BATCH if size else Kind.ASYNC if asynchronous else Kind.ITEM,
+        size or 1,
+        getattr(module, "setup", None),
+        getattr(module, "teardown", None),
+    )
+
+
+def _function(entry: str) -> tuple[ModuleType, Callable[..., Any]]:
+    module_name, _, function_name = entry.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:  # the user's module may raise anything when imported
         raise UserError(
-            f"handler.entry: module {module_name!r} can't be imported on the node: {error}; ship "
-            "it with handler.code or install it there"
+            f"handler.entry: module {module_name!r} can't be imported on the node: "
+            f"{describe(error)}; ship it with handler.code or install it there"
         ) from error
     handle = getattr(module, function_name, None)
     if not callable(handle):
@@ -128,7 +234,46 @@ def load(config: HandlerConfig, objects: ObjectStore, paths: JobPaths, scratch: 
             f"handler.entry: module {module_name!r} has no function {function_name!r}; define it "
             "or correct the name"
         )
-    return Handler(handle, getattr(module, "setup", None))
+    return module, handle
+
+
+def _plugin(name: str) -> tuple[ModuleType, Callable[..., Any]]:
+    found = [each for each in entry_points(group=PLUGIN_GROUP) if each.name == name]
+    if not found:
+        raise UserError(
+            f"handler.plugin: {name!r} is not installed on the node; install the distribution "
+            f"that has it as an entry point of {PLUGIN_GROUP!r}, or name another"
+        )
+    handle = found[0].load()
+    return importlib.import_module(found[0].module), handle
+
+
+def _put_first(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def _install(requirements: Path, target: Path) -> Path:
+    """Install the handler's requirements into a folder of this worker."""
+    if target.exists():
+        return target
+    if not requirements.exists():
+        raise UserError(
+            f"handler.requirements: {requirements.name!r} is not in the shipped code; correct "
+            "the name, relative to handler.code"
+        )
+    ended = subprocess.run(
+        [*_PIP, "--target", str(target), "--requirement", str(requirements)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ended.returncode:
+        last = (ended.stderr.strip() or ended.stdout.strip() or "no output").splitlines()[-1]
+        raise UserError(
+            f"handler.requirements: pip can't install {requirements.name!r} on the node: {last}"
+        )
+    return target
 
 
 def _unpack(digest: str, objects: ObjectStore, paths: JobPaths, scratch: Path) -> Path:

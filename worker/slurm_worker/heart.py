@@ -1,93 +1,178 @@
-"""The heartbeat of one lease, in a thread of its own.
+"""The heartbeat of the leases that a worker holds, in one thread.
 
-One write per interval renews the lease and notes progress. The heart beats only while
-the main loop makes progress, so that a hung worker loses its lease, and it knows when
-the last answer is too old for the lease to be trusted (timed on the boot-time clock
-from when the request was sent).
+A worker holds up to three: the task that it runs, the next one, and the last one while
+it is committed. One write per lease and interval renews it, notes progress and, where one
+is due, names the checkpoint. The running task's heart beats only while items finish, so
+that a hung worker loses its lease. Each hold knows when the last answer is too old for
+the lease to be trusted (timed on the boot-time clock from when the request was sent).
 """
 
 from __future__ import annotations
 
-import logging
 import random
+import sqlite3
 import threading
-from collections.abc import Callable
+from typing import Any
 
+from slurm_worker.checkpoints import Checkpoints
 from slurm_worker.errors import ServiceError
+from slurm_worker.journal import Journal
 from slurm_worker.ports import Clock
 from slurm_worker.table import Lease, Lost, TaskTable
+from slurm_worker.threads import Pending, Signal, Threads
+
+_TICK_S = 0.5
+
+
+class Hold:
+    """One lease, kept.
+
+    Args:
+        lease: what is kept.
+        ttl_s: for how long an answer can be trusted.
+        clock: boot time.
+    """
+
+    def __init__(self, lease: Lease, ttl_s: float, clock: Clock) -> None:
+        self.lease = lease
+        self.lost = False
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self.acknowledged = clock.boot_time()
+        self.journal: Journal | None = None
+        self.checkpoints: Checkpoints | None = None
+        #: Boot times: when items began to run, when the last of them ended, when the
+        #: last checkpoint was made.
+        self.began = self.moved = self.saved = clock.boot_time()
+        self.last = (0, 0)
+        self.note = lease.row.checkpoint
+        self._lock = threading.Lock()
+
+    def start(self, journal: Journal, checkpoints: Checkpoints) -> None:
+        """Items begin to run."""
+        self.journal, self.checkpoints = journal, checkpoints
+        self.began = self.moved = self.saved = self._clock.boot_time()
+        self.last = self.progress
+
+    def stop(self) -> None:
+        """Items have run: what is left needs no progress and no checkpoint."""
+        with self._lock:
+            self.last = self.progress
+            self.journal = self.checkpoints = None
+
+    def save(self) -> None:
+        """Upload what is journaled, and have the next write to the row name it."""
+        checkpoints = self.checkpoints
+        # The journal is used for another task as soon as `stop` has returned.
+        with self._lock:
+            outcomes = self.journal.snapshot() if self.journal else []
+        if checkpoints is None:
+            return
+        began = self._clock.boot_time()
+        note = checkpoints.save(outcomes)
+        self.saved = self._clock.boot_time()
+        checkpoints.took(self.saved - began)
+        self.note = note or self.note
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Items (ok, failed) so far."""
+        journal = self.journal
+        return (journal.ok, journal.failed) if journal else self.last
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the lease is still ours for sure."""
+        return not self.lost and self._clock.boot_time() - self.acknowledged < self._ttl_s
 
 
 class Heart:
-    """Keeps one lease; a context manager around the work on its task.
+    """Keeps the worker's leases.
 
     Args:
-        table: the job's tasks.
-        lease: what to keep.
-        progress: items (ok, failed) so far.
-        stall_s: without progress for this long, the lease is let go.
+        table: the job's tasks, and the times of a lease.
+        clock: boot time.
+        rng: jitter.
+        logger: told of leases that are lost.
+        threads: where the heart beats.
     """
 
     def __init__(
         self,
         table: TaskTable,
-        lease: Lease,
-        progress: Callable[[], tuple[int, int]],
         clock: Clock,
         rng: random.Random,
-        logger: logging.Logger,
-        stall_s: float,
+        logger: Any,
+        threads: Threads,
     ) -> None:
         self._table = table
-        self._lease = lease
-        self._progress = progress
         self._clock = clock
         self._rng = rng
         self._logger = logger
-        self._stall_s = stall_s
-        self._acknowledged = clock.boot_time()
-        self._moved = clock.boot_time()
-        self._last = progress()
-        self._lost = threading.Event()
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heart", daemon=True)
+        self._holds: dict[Hold, float] = {}
+        self._lock = threading.Lock()
+        self._end: Signal = threads.signal()
+        self._thread: Pending[None] = threads.start(self._beat)
 
-    def __enter__(self) -> Heart:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    @property
-    def holds(self) -> bool:
-        """Whether the lease can still be trusted to be ours."""
-        age = self._clock.boot_time() - self._acknowledged
+    def hold(self, lease: Lease) -> Hold:
+        """Keep a lease from now on."""
         times = self._table.lease
-        return not self._lost.is_set() and age < times.ttl_s - times.margin_s
+        hold = Hold(lease, times.ttl_s - times.margin_s, self._clock)
+        with self._lock:
+            self._holds[hold] = self._next_beat()
+        return hold
+
+    def drop(self, hold: Hold) -> None:
+        """Keep it no longer."""
+        with self._lock:
+            self._holds.pop(hold, None)
+
+    def close(self) -> None:
+        """Stop beating."""
+        self._end.set()
+        self._thread.result()
+
+    def _next_beat(self) -> float:
+        return self._clock.boot_time() + self._table.lease.heartbeat_s * self._rng.uniform(0.9, 1.1)
 
     def _beat(self) -> None:
-        interval = self._table.lease.heartbeat_s
-        while not self._end.wait(interval * self._rng.uniform(0.9, 1.1)):
-            sent = self._clock.boot_time()
-            progress = self._progress()
-            if progress != self._last:
-                self._last, self._moved = progress, sent
-            elif sent - self._moved > self._stall_s:
-                self._logger.error(
-                    "no item finished within the stall limit; the lease is let go",
-                    extra={"stall_s": self._stall_s},
-                )
-                self._lost.set()
-                return
-            try:
-                result = self._table.heartbeat(self._lease, *progress)
-            except ServiceError as error:
-                # `holds` turns false by itself when this goes on for too long.
-                self._logger.warning("heartbeat failed", extra={"error": str(error)})
-                continue
-            if isinstance(result, Lost):
-                self._lost.set()
-                return
-            self._acknowledged = sent
+        tick_s = min(_TICK_S, self._table.lease.heartbeat_s / 4)
+        while not self._end.wait(tick_s):
+            now = self._clock.boot_time()
+            with self._lock:
+                due = [hold for hold, when in self._holds.items() if when <= now]
+            for hold in due:
+                self._renew(hold)
+                with self._lock:
+                    if hold in self._holds:
+                        self._holds[hold] = self._next_beat()
+
+    def _renew(self, hold: Hold) -> None:
+        sent = self._clock.boot_time()
+        progress = hold.progress
+        if progress != hold.last or hold.journal is None:
+            hold.last, hold.moved = progress, sent
+        elif sent - hold.moved > self._table.lease.stall_s:
+            self._logger.error(
+                "no item finished within the stall limit; the lease is let go",
+                task=hold.lease.task,
+                stall_s=self._table.lease.stall_s,
+            )
+            hold.lost = True
+            return
+        try:
+            if hold.checkpoints and hold.checkpoints.due(sent - hold.saved):
+                hold.save()
+        except (ServiceError, OSError, sqlite3.Error) as error:
+            self._logger.warning("checkpoint failed", task=hold.lease.task, error=str(error))
+        sent = self._clock.boot_time()
+        try:
+            result = self._table.heartbeat(hold.lease, *progress, checkpoint=hold.note)
+        except ServiceError as error:
+            # `trusted` turns false by itself when this goes on for too long.
+            self._logger.warning("heartbeat failed", task=hold.lease.task, error=str(error))
+            return
+        if isinstance(result, Lost):
+            hold.lost = True
+        else:
+            hold.acknowledged = sent

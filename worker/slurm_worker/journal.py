@@ -2,20 +2,24 @@
 
 WAL with ``synchronous=NORMAL`` loses nothing when the process is killed and never
 corrupts; a power cut may lose the last commits, which are then simply done again. Must
-not lie on NFS or Lustre, where WAL's shared memory does not work. Used by one thread.
+not lie on NFS or Lustre, where WAL's shared memory does not work.
+
+A worker has two of them and uses them in turn: while the outcomes of one task are
+committed, those of the next are journaled. An item is named by its position in the task;
+that a task's keys are distinct is checked when its slice is read (`store.read_slice`),
+which is what saves a second index here.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS outcomes (
     position INTEGER PRIMARY KEY,
-    key TEXT NOT NULL UNIQUE,
     class TEXT NOT NULL,
     rows INTEGER NOT NULL,
     body TEXT NOT NULL
@@ -24,20 +28,17 @@ CREATE TABLE IF NOT EXISTS outcomes (
 _BATCH = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one item.
 
     Args:
         position: the item's place in its task, from 0.
-        key: the item's key.
         error_class: empty where it succeeded.
         rows: lines in `body` (1 for a failed item).
         body: JSON lines, each ended by a newline: the rows, or the one error record.
     """
 
     position: int
-    key: str
     error_class: str
     rows: int
     body: str
@@ -46,26 +47,39 @@ class Outcome:
 class Journal:
     """One attempt's outcomes, durable against the death of the process.
 
+    One thread at a time writes; `snapshot` may be called from another meanwhile.
+
     Args:
-        path: the SQLite file; made if absent.
+        path: the SQLite file; made anew.
+
+    Raises:
+        sqlite3.Error: from any method, when scratch is full or read-only.
     """
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
+        self.path = path
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.execute(_SCHEMA)
         self._pending: list[Outcome] = []
-        self.ok = self._count("class = ''")
-        self.failed = self._count("class <> ''")
+        self.ok = self.failed = self.rows = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the last attempt."""
+        self._pending.clear()
+        self._db.execute("DELETE FROM outcomes")
+        self.ok = self.failed = self.rows = 0
 
     def add(self, outcome: Outcome) -> None:
-        """Note an outcome; written with the next batch."""
+        """Note an outcome; written with the next batch. The first of a position stays."""
         self._pending.append(outcome)
-        if outcome.error_class:
+        if outcome[1]:
             self.failed += 1
         else:
             self.ok += 1
+            self.rows += outcome[2]
         if len(self._pending) >= _BATCH:
             self.flush()
 
@@ -74,28 +88,28 @@ class Journal:
         if not self._pending:
             return
         self._db.execute("BEGIN")
-        self._db.executemany(
-            "INSERT OR IGNORE INTO outcomes VALUES (?, ?, ?, ?, ?)",
-            [(o.position, o.key, o.error_class, o.rows, o.body) for o in self._pending],
-        )
+        self._db.executemany("INSERT INTO outcomes VALUES (?, ?, ?, ?)", self._pending)
         self._db.execute("COMMIT")
         self._pending.clear()
 
     def positions(self) -> set[int]:
         """Places of the items that have an outcome."""
+        self.flush()
         return {row[0] for row in self._db.execute("SELECT position FROM outcomes")}
 
-    def bodies(self, *, failed: bool) -> Iterator[tuple[str, int]]:
-        """(body, rows) of the items that failed, or of those that did not, in order."""
+    def bodies(self, *, failed: bool) -> Iterator[str]:
+        """The lines of the items that failed, or of those that did not, in order."""
         condition = "class <> ''" if failed else "class = ''"
         self.flush()
-        yield from self._db.execute(
-            f"SELECT body, rows FROM outcomes WHERE {condition} AND rows > 0 "  # noqa: S608
-            "ORDER BY position"
-        )
+        for (body,) in self._db.execute(
+            f"SELECT body FROM outcomes WHERE {condition} ORDER BY position"  # noqa: S608
+        ):
+            yield body
 
     def failed_by_class(self) -> dict[str, int]:
         """Failed items by error class."""
+        if not self.failed:
+            return {}
         self.flush()
         return dict(
             self._db.execute(
@@ -104,11 +118,22 @@ class Journal:
             )
         )
 
+    def snapshot(self) -> list[Outcome]:
+        """Every outcome written so far, through a connection of its own."""
+        reader = sqlite3.connect(self.path, isolation_level=None)
+        try:
+            return [
+                Outcome(*row) for row in reader.execute("SELECT * FROM outcomes ORDER BY position")
+            ]
+        finally:
+            reader.close()
+
+    def restore(self, outcomes: Iterable[Outcome]) -> None:
+        """Start from what an earlier attempt had done."""
+        for outcome in outcomes:
+            self.add(outcome)
+        self.flush()
+
     def close(self) -> None:
         """Close the file."""
-        self.flush()
         self._db.close()
-
-    def _count(self, condition: str) -> int:
-        query = f"SELECT count(*) FROM outcomes WHERE {condition}"  # noqa: S608  a constant
-        return int(self._db.execute(query).fetchone()[0])

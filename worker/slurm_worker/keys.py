@@ -22,6 +22,9 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 S3_URI_PATTERN = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
 
 META = "META"
+#: Tasks that one round may have; the numbers above are for the halves of bisected tasks.
+MAX_TASKS = 10_000_000
+_FIRST_HALF = 2 * MAX_TASKS
 ROUND_PREFIX = "ROUND#"
 SUBMIT_PREFIX = "SUBMIT#"
 
@@ -132,6 +135,15 @@ def parse_task_id(task: str) -> tuple[int, int]:
     return int(round_no), int(sequence)
 
 
+def halves(task: TaskId) -> tuple[TaskId, TaskId] | None:
+    """The ids of the two tasks that a task is bisected into; None for one that is a half."""
+    round_no, sequence = parse_task_id(task)
+    if sequence >= MAX_TASKS:
+        return None
+    first = _FIRST_HALF + 2 * sequence
+    return task_id(round_no, first), task_id(round_no, first + 1)
+
+
 def shard_of(sequence: int, shards: int) -> int:
     """The shard that holds a task's row."""
     return sequence % shards
@@ -201,6 +213,14 @@ class JobPaths:
         """A part's key: unique to the attempt, so nothing is ever overwritten."""
         return f"{self.parts}{task}/a{attempt}-{unique}.{suffix}"
 
+    def checkpoints(self, task: TaskId) -> str:
+        """The folder of a task's checkpoints."""
+        return f"{self.root}checkpoints/{task}/"
+
+    def checkpoint(self, task: TaskId, attempt: int, number: int) -> str:
+        """An attempt's `number`-th checkpoint."""
+        return f"{self.checkpoints(task)}a{attempt}-{number}"
+
     @property
     def done_folder(self) -> str:
         """The folder of commit markers."""
@@ -209,6 +229,10 @@ class JobPaths:
     def done(self, task: TaskId) -> str:
         """The task's commit marker."""
         return f"{self.done_folder}{task}.done"
+
+    def proposed(self, task: TaskId, attempt: int) -> str:
+        """An attempt's marker before the table has decided, in stores that can't."""
+        return f"{self.root}proposed/{task}/a{attempt}"
 
     def log(self, submission: str, worker: str) -> str:
         """One worker's JSON log."""

@@ -1,4 +1,4 @@
-"""Parts: a task's outcomes as gzipped JSON lines.
+"""Parts: a task's outcomes as gzipped JSON lines, or as SQLite.
 
 The rows part has one line per row, ``{"_key": item key, ...row}``; the errors part one
 line per failed item with its class, message and the item itself, so that a retry can
@@ -8,7 +8,13 @@ be planned from it alone. The same outcomes give the same bytes.
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +22,33 @@ from slurm_worker.errors import ErrorClass, ItemError
 from slurm_worker.journal import Journal, Outcome
 
 KEY_FIELD = "_key"
-ROWS_SUFFIX = "jsonl.gz"
-ERRORS_SUFFIX = "errors.jsonl.gz"
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+JSONL = "jsonl.gz"
+SQLITE = "sqlite"
+#: What a job may ask for.
+PART_FORMATS = (JSONL, SQLITE)
+#: Items whose lines are compressed in one call: a call a line costs more than the line.
+_CHUNK = 256
+
+
+def _encoder() -> Callable[[object], str]:
+    """JSON without spaces, NaN or escapes of what is not ASCII.
+
+    `JSONEncoder.encode` spends as long on preparing as on encoding a small row, so the
+    encoder that it prepares is made once, where this Python has it in C.
+    """
+    encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return encoder.encode
+    # No memory of the containers it is in (the first argument): it would keep those of a row
+    # that failed. A row that contains itself is a RecursionError instead.
+    encode = make(
+        None, encoder.default, json.encoder.encode_basestring, None, ":", ",", *(False,) * 3
+    )
+    return lambda value: "".join(encode(value, 0))
+
+
+_encode = _encoder()
 
 
 def ok_outcome(position: int, key: str, result: object) -> Outcome:
@@ -32,17 +62,25 @@ def ok_outcome(position: int, key: str, result: object) -> Outcome:
     Raises:
         ItemError: class `handler_bug`, if the result is something else or not JSON.
     """
-    rows = _rows_of(result)
     try:
-        body = "".join([_encode({KEY_FIELD: key, **row}) + "\n" for row in rows])
-        body.encode()  # A lone surrogate is text to Python and to no one else.
-    except (TypeError, ValueError) as error:
+        if type(result) is dict and KEY_FIELD not in result:
+            return Outcome(position, "", 1, _line({KEY_FIELD: key, **result}))
+        rows = _rows_of(result)
+        body = "".join([_line({KEY_FIELD: key, **row}) for row in rows])
+    except (TypeError, ValueError, RecursionError) as error:
         raise ItemError(
             ErrorClass.HANDLER_BUG,
             f"the handler's result is not JSON: {error}; return strings, numbers (no NaN or "
             "infinity), booleans, None, lists and dicts with string keys",
         ) from error
-    return Outcome(position, key, "", len(rows), body)
+    return Outcome(position, "", len(rows), body)
+
+
+def _line(row: dict[str, Any]) -> str:
+    line = _encode(row) + "\n"
+    if not line.isascii():
+        line.encode()  # A lone surrogate is text to Python and to no one else.
+    return line
 
 
 def error_outcome(
@@ -64,21 +102,82 @@ def error_outcome(
         "at": round(at, 3),
         "item": item,
     }
-    return Outcome(position, key, error_class.value, 1, json.dumps(record) + "\n")
+    return Outcome(position, error_class.value, 1, json.dumps(record) + "\n")
 
 
-def write_part(journal: Journal, path: Path, *, failed: bool) -> int:
-    """Write one part from the journal; return the number of its lines."""
-    lines = 0
-    with (
-        path.open("wb") as raw,
-        # No time and no name in the header: the same lines give the same bytes.
-        gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=3, mtime=0) as part,
-    ):
-        for body, rows in journal.bodies(failed=failed):
-            part.write(body.encode())
-            lines += rows
-    return lines
+def suffix_of(part_format: str, kind: str) -> str:
+    """The end of a part's key."""
+    return part_format if kind == "rows" else f"errors.{JSONL}"
+
+
+def make_part(journal: Journal, part_format: str, kind: str, scratch: Path) -> bytes:
+    """A part's bytes; the same outcomes give the same bytes.
+
+    Args:
+        journal: of the attempt.
+        part_format: of parts of rows; errors are always JSON lines.
+        kind: ``rows`` or ``errors``.
+        scratch: for what can only be made as a file.
+
+    Raises:
+        OSError, sqlite3.Error: if scratch is full.
+    """
+    bodies = journal.bodies(failed=kind == "errors")
+    if kind == "rows" and part_format == SQLITE:
+        return _sqlite_part(bodies, scratch / "part.sqlite")
+    out = io.BytesIO()
+    # No time and no name in the header: the same lines give the same bytes.
+    with gzip.GzipFile(filename="", mode="wb", fileobj=out, compresslevel=3, mtime=0) as part:
+        for chunk in _chunks(bodies):
+            part.write("".join(chunk).encode())
+    return out.getvalue()
+
+
+def lines_of(data: bytes, key: str) -> bytes:
+    """The JSON lines of a part, whatever its format; `key` ends in that.
+
+    Raises:
+        OSError, EOFError, zlib.error, sqlite3.Error: if it is not of that format.
+    """
+    if not key.endswith(f".{SQLITE}"):
+        return gzip.decompress(data)
+    with tempfile.NamedTemporaryFile(suffix=f".{SQLITE}") as file:
+        file.write(data)
+        file.flush()
+        with closing(sqlite3.connect(file.name)) as db:
+            found = db.execute("SELECT line FROM rows ORDER BY number")
+            return "".join(f"{line}\n" for (line,) in found).encode()
+
+
+def _sqlite_part(bodies: Iterator[str], path: Path) -> bytes:
+    """One table ``rows(number, key, line)``: a part that SQLite's own tools can query."""
+    path.unlink(missing_ok=True)
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("PRAGMA journal_mode=OFF")
+            db.execute(
+                "CREATE TABLE rows (number INTEGER PRIMARY KEY, key TEXT NOT NULL, "
+                "line TEXT NOT NULL) STRICT"
+            )
+            db.execute("BEGIN")
+            db.executemany(
+                "INSERT INTO rows (key, line) VALUES (?, ?)",
+                (
+                    (json.loads(line)[KEY_FIELD], line)
+                    for body in bodies
+                    for line in body.split("\n")
+                    if line
+                ),
+            )
+            db.execute("COMMIT")
+        return path.read_bytes()
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _chunks(bodies: Iterator[str]) -> Iterator[list[str]]:
+    while chunk := list(islice(bodies, _CHUNK)):
+        yield chunk
 
 
 def _rows_of(result: object) -> list[dict[str, Any]]:

@@ -1,171 +1,190 @@
-"""The items of one task: concurrency, in-worker retries, pacing.
-
-Calls the handler for each item that has no outcome in the journal yet. Outcomes are
-journaled by the calling thread; the handler runs in that same thread, or in a pool
-where the worker's concurrency is above one. Makes no AWS request but for rate limits.
-"""
+"""The items of one task: one after the other, or in threads; and the choice between runners."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
-from slurm_worker.config import WorkerConfig
-from slurm_worker.errors import (
-    TRANSIENT,
-    ErrorClass,
-    FatalError,
-    classify,
-    describe,
-    retry_after_of,
-)
-from slurm_worker.handlers import Context, Handle
+from slurm_worker.calling import Calls, Item, ItemTimeout, Runner, retry
+from slurm_worker.errors import ErrorClass, FatalError
+from slurm_worker.handlers import Context, Kind
 from slurm_worker.journal import Journal, Outcome
-from slurm_worker.limits import RateLimiter, Stopped
-from slurm_worker.parts import error_outcome, ok_outcome
-from slurm_worker.ports import Clock
+from slurm_worker.limits import Stopped
+from slurm_worker.parts import ok_outcome
+from slurm_worker.runner_async import AsyncRunner
+from slurm_worker.runner_batch import BatchRunner
 
 
-@dataclass(frozen=True, slots=True)
-class ItemCall:
-    """One item of a task."""
-
-    position: int
-    key: str
-    item: dict[str, Any]
-
-
-class Runner:
-    """Runs items through a handler.
+def make_runner(calls: Calls, *, careful: bool = False) -> Runner:
+    """The runner for the handler's kind.
 
     Args:
-        handle: the user's function.
-        context: of the worker; each item gets its own.
-        config: concurrency, tries, backoff.
-        limiters: told when the server answers 429.
-        stopping: true once the worker shall take no more items.
-        clock: for backoff.
-        rng: jitter.
+        calls: what to call.
+        careful: one item at a time, so that a crash can be traced to its item.
     """
+    if calls.handler.kind is Kind.ASYNC:
+        return AsyncRunner(calls, 1 if careful else calls.config.concurrency)
+    if calls.handler.kind is Kind.BATCH:
+        return BatchRunner(calls, 1 if careful else calls.handler.batch_size)
+    if calls.config.concurrency > 1 and not careful:
+        return ThreadRunner(calls)
+    return SerialRunner(calls)
 
-    def __init__(
-        self,
-        handle: Handle,
-        context: Context,
-        config: WorkerConfig,
-        limiters: dict[str, RateLimiter],
-        stopping: Callable[[], bool],
-        clock: Clock,
-        rng: random.Random,
+
+class SerialRunner:
+    """One item after the other, in the calling thread."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    def run(
+        self, items: Sequence[Item], todo: Sequence[int], attempt: int, journal: Journal
     ) -> None:
-        self._handle = handle
-        self._context = context
-        self._config = config
-        self._limiters = limiters
-        self._stopping = stopping
-        self._clock = clock
-        self._rng = rng
-        self._pool: ThreadPoolExecutor | None = None
-        if config.concurrency > 1:
-            self._pool = ThreadPoolExecutor(config.concurrency, thread_name_prefix="item")
-
-    def run(self, items: list[tuple[str, dict[str, Any]]], attempt: int, journal: Journal) -> bool:
-        """Run what the journal lacks; True when every item has an outcome.
-
-        False means that the worker is stopping.
-
-        Raises:
-            FatalError: if the handler raised one.
-        """
-        have = journal.positions()
-        calls = (
-            ItemCall(position, key, item)
-            for position, (key, item) in enumerate(items)
-            if position not in have
-        )
-        for outcome in self._outcomes(calls, attempt):
-            journal.add(outcome)
-        journal.flush()
-        return journal.ok + journal.failed == len(items)
-
-    def close(self) -> None:
-        """End the pool's threads."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _outcomes(self, calls: Iterator[ItemCall], attempt: int) -> Iterator[Outcome]:
-        if self._pool is None:
-            for call in calls:
-                if self._stopping():
-                    return
-                outcome = self._run_item(call, attempt)
-                if outcome is None:
-                    return
-                yield outcome
-            return
-        running: set[Future[Outcome | None]] = set()
-        for call in calls:
-            if self._stopping():
-                break
-            running.add(self._pool.submit(self._run_item, call, attempt))
-            if len(running) >= self._config.concurrency:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                yield from _results(done)
-        yield from _results(wait(running).done)
-
-    def _run_item(self, call: ItemCall, attempt: int) -> Outcome | None:
-        """The item's outcome; None if the worker stopped before there was one."""
-        context = self._context.for_item(call.key, attempt)
-        tries = 0
-        while True:
-            tries += 1
+        """See `Runner.run`."""
+        calls = self._calls
+        handle, shared, stopping = calls.handler.handle, calls.shared, calls.stopping
+        note, add = calls.recorder.item, journal.add
+        paced = not calls.pace.unlimited
+        timeout_s = calls.config.item_timeout_s
+        if paced or timeout_s:
+            handle = self._wrapped(handle, timeout_s)
+        for position in todo:
+            if stopping():
+                return
+            note(position)
+            key, item = items[position]
             try:
-                context.take_token(None)
-                return ok_outcome(call.position, call.key, self._handle(call.item, context))
-            except (Stopped, FatalError) as stop:
-                if isinstance(stop, FatalError):
-                    raise
-                return None
+                outcome = ok_outcome(position, key, handle(item, Context(shared, key, attempt)))
+            except (FatalError, Stopped) as stop:
+                if isinstance(stop, Stopped):
+                    return
+                raise
             # User code raises anything; a handler that calls sys.exit() has a bug, not a say.
             except (Exception, SystemExit) as error:
-                outcome = self._failure(call, error, tries)
-            if outcome is not None:
-                return outcome
-            if self._stopping():
+                again = retry(calls, position, items[position], error, attempt, handle)
+                if again is None:
+                    return
+                outcome = again
+            add(outcome)
+
+    def close(self) -> None:
+        """See `Runner.close`."""
+
+    def _wrapped(self, handle: Callable[..., Any], timeout_s: float) -> Callable[..., Any]:
+        pace = self._calls.pace
+
+        def call(item: dict[str, Any], context: Context) -> object:
+            pace.acquire(None)
+            with _alarm(timeout_s):
+                return handle(item, context)
+
+        return call
+
+
+class ThreadRunner:
+    """Several items at a time, for handlers that wait for something else.
+
+    A thread can't be made to end: an item that overruns its time is given up, and its
+    thread is left behind. When all are, the process asks to be replaced.
+    """
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._pool = self._new_pool()
+
+    def run(
+        self, items: Sequence[Item], todo: Sequence[int], attempt: int, journal: Journal
+    ) -> None:
+        """See `Runner.run`."""
+        calls = self._calls
+        running: dict[Future[Outcome | None], tuple[int, float]] = {}
+        left = iter(todo)
+        more = True
+        while more or running:
+            while more and len(running) < calls.config.concurrency:
+                position = next(left, None)
+                if position is None or calls.stopping():
+                    more = False
+                    break
+                future = self._pool.submit(self._call, position, items[position], attempt)
+                running[future] = (position, calls.clock.boot_time())
+            calls.recorder.several(len(running))
+            done, _ = wait(running, timeout=self._patience(running), return_when=FIRST_COMPLETED)
+            for future in done:
+                del running[future]
+                outcome = future.result()
+                if outcome is not None:
+                    journal.add(outcome)
+            for outcome in self._overdue(running, items):
+                journal.add(outcome)
+
+    def close(self) -> None:
+        """See `Runner.close`."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _call(self, position: int, item: Item, attempt: int) -> Outcome | None:
+        calls = self._calls
+
+        def handle(value: dict[str, Any], context: Context) -> object:
+            calls.pace.acquire(None)
+            return calls.handler.handle(value, context)
+
+        try:
+            context = Context(calls.shared, item[0], attempt)
+            return ok_outcome(position, item[0], handle(item[1], context))
+        except (FatalError, Stopped) as stop:
+            if isinstance(stop, Stopped):
                 return None
+            raise
+        except (Exception, SystemExit) as error:
+            return retry(calls, position, item, error, attempt, handle)
 
-    def _failure(self, call: ItemCall, error: BaseException, tries: int) -> Outcome | None:
-        """The outcome of a failure, or None after a wait for another try."""
-        error_class = classify(error)
-        retry_after = retry_after_of(error)
-        if error_class is ErrorClass.RATE_LIMITED:
-            for limiter in self._limiters.values():
-                limiter.penalize(retry_after)
-        if error_class in TRANSIENT and tries < self._config.tries:
-            # Full jitter, after "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
-            ceiling = min(self._config.max_backoff_s, self._config.backoff_s * 2 ** (tries - 1))
-            self._clock.sleep(max(retry_after or 0.0, self._rng.uniform(0, ceiling)))
+    def _patience(self, running: dict[Future[Outcome | None], tuple[int, float]]) -> float | None:
+        timeout_s = self._calls.config.item_timeout_s
+        if not timeout_s or not running:
             return None
-        self._context.logger.info(
-            "item failed",
-            extra={"item": call.key, "error_class": error_class.value, "error": describe(error)},
-        )
-        return error_outcome(
-            call.position,
-            call.key,
-            error_class,
-            describe(error),
-            tries=tries,
-            at=self._clock.now(),
-            item=call.item,
-        )
+        oldest = min(since for _, since in running.values())
+        return max(0.0, oldest + timeout_s - self._calls.clock.boot_time()) + 0.01
+
+    def _overdue(
+        self, running: dict[Future[Outcome | None], tuple[int, float]], items: Sequence[Item]
+    ) -> Iterator[Outcome]:
+        timeout_s = self._calls.config.item_timeout_s
+        if not timeout_s:
+            return
+        now = self._calls.clock.boot_time()
+        late = [future for future, (_, since) in running.items() if now - since > timeout_s]
+        for future in late:
+            position, _ = running.pop(future)
+            if not future.cancel():
+                # The thread is lost; the pool that has it is let go, with the rest of its work.
+                self._pool = self._new_pool()
+            message = str(ItemTimeout(timeout_s))
+            yield self._calls.failed(position, items[position], ErrorClass.TIMEOUT, message, 1)
+
+    def _new_pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._calls.config.concurrency, thread_name_prefix="item")
 
 
-def _results(done: set[Future[Outcome | None]]) -> Iterator[Outcome]:
-    for future in done:
-        outcome = future.result()
-        if outcome is not None:
-            yield outcome
+@contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """Raise `ItemTimeout` in this thread when the time is over; for the main thread only."""
+    if not seconds or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(_signal: int, _frame: FrameType | None) -> None:
+        raise ItemTimeout(seconds)
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from slurm_worker import expressions, keys
@@ -19,6 +19,7 @@ from slurm_worker.errors import ErrorClass
 from slurm_worker.keys import JobId, TaskId, TaskState
 from slurm_worker.ports import Applied, Clock, Refused, Row, Rows, Statement, Value, int_of, str_of
 from slurm_worker.store import Marker, Slice
+from slurm_worker.transitions import Crash
 
 _MESSAGE_LIMIT = 200
 _HISTORY_LIMIT = 5
@@ -46,6 +47,8 @@ class TaskRow:
     error: str = ""
     winner: int = 0
     rows: int = 0
+    checkpoint: str = ""
+    crashes: tuple[str, ...] = ()
 
     @property
     def task(self) -> TaskId:
@@ -71,6 +74,7 @@ class TaskRow:
                 length=int_of(row, "length"),
                 count=int_of(row, "items"),
                 sha256=str_of(row, "sha256"),
+                first=int_of(row, "first"),
             ),
             attempt=int_of(row, "attempt"),
             owner=str_of(row, "owner"),
@@ -86,6 +90,8 @@ class TaskRow:
             error=str_of(row, "error"),
             winner=int_of(row, "winner"),
             rows=int_of(row, "rows"),
+            checkpoint=str_of(row, "checkpoint"),
+            crashes=tuple(str(each) for each in cast("list[Value]", row.get("crashes") or [])),
         )
 
 
@@ -105,6 +111,10 @@ class Lease:
     def attempt(self) -> int:
         """The fencing token."""
         return self.row.attempt
+
+    def to_bisect(self, max_lost: int) -> bool:
+        """Whether the task lost its lease too often to be run as a whole."""
+        return self.row.lost >= max_lost and _can_bisect(self.row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +178,7 @@ class TaskTable:
                 "length": where.length,
                 "items": where.count,
                 "sha256": where.sha256,
+                **({"first": where.first} if where.first else {}),
             }
         )
 
@@ -191,8 +202,8 @@ class TaskTable:
     def steal(self, row: TaskRow, owner: str) -> Claimed | Held:
         """Lease a task whose lease has run out, as `row` was seen a heartbeat ago.
 
-        A task that has lost its lease `max_lost` times is quarantined instead: it may
-        be what kills its workers.
+        A task that has lost its lease `max_lost` times may be what kills its workers. The
+        thief bisects it (`Lease.to_bisect`); one that can't be is quarantined here instead.
         """
         request, values = self._taking(owner)
         values |= {
@@ -200,7 +211,7 @@ class TaskTable:
             "dead": self._ms() - int(self.lease.margin_s * 1000),
             "seen": row.version,
         }
-        if row.lost + 1 >= self.lease.max_lost:
+        if row.lost + 1 >= self.lease.max_lost and not _can_bisect(row):
             message = f"the lease was lost {row.lost + 1} times, last by {row.owner}"
             self.rows.update(
                 self._pk(row.sequence),
@@ -218,8 +229,10 @@ class TaskTable:
             return Held(None)
         return self._taken(row, owner, request, expressions.STEAL, values)
 
-    def heartbeat(self, lease: Lease, ok: int, failed: int) -> Renewed | Lost:
-        """Renew the lease and note progress; repeating it does no harm."""
+    def heartbeat(
+        self, lease: Lease, ok: int, failed: int, *, checkpoint: str = ""
+    ) -> Renewed | Lost:
+        """Renew the lease, note progress and the checkpoint; repeating it does no harm."""
         result = self._held(
             lease,
             expressions.HEARTBEAT,
@@ -228,6 +241,7 @@ class TaskTable:
                 "request": uuid.uuid4().hex,
                 "ok": ok,
                 "failed": failed,
+                "checkpoint": checkpoint,
             },
         )
         if isinstance(result, Applied):
@@ -256,12 +270,34 @@ class TaskTable:
             },
         )
 
-    def fail(self, lease: Lease, error_class: ErrorClass, message: str, delay_s: float) -> None:
-        """Give a task that could not be run back, or fail it after `max_tries`.
+    def decide(self, marker: Marker) -> int:
+        """The attempt whose marker shall stand, where the store can't decide: the first asked.
+
+        A refusal names the winner; it may be our own first try whose reply was lost.
+        """
+        round_no, sequence = keys.parse_task_id(marker.task)
+        result = self.rows.update(
+            self._pk(sequence),
+            keys.task_sk(round_no, sequence),
+            expressions.DECIDE,
+            {"winner": marker.attempt},
+        )
+        return int_of(result.row or {}, "winner")
+
+    def fail(
+        self,
+        lease: Lease,
+        error_class: ErrorClass,
+        message: str,
+        delay_s: float,
+        *,
+        final: bool = False,
+    ) -> None:
+        """Give a task that could not be run back, or fail it: at once, or after `max_tries`.
 
         Refused after a lost reply, or because the lease was lost: either way it is gone.
         """
-        final = lease.row.tries + 1 >= self.lease.max_tries
+        final = final or lease.row.tries + 1 >= self.lease.max_tries
         history: list[Value] = []
         if lease.row.tries < _HISTORY_LIMIT:
             history = [f"{self._ms()} {error_class.value} a{lease.attempt} {lease.owner}"[:120]]
@@ -280,9 +316,49 @@ class TaskTable:
             },
         )
 
-    def release(self, lease: Lease) -> None:
+    def release(self, lease: Lease, checkpoint: str = "") -> None:
         """Give the lease back without counting a try; refused means that it is gone anyway."""
-        self._held(lease, expressions.RELEASE, {"ready": TaskState.READY.value})
+        self._held(
+            lease,
+            expressions.RELEASE,
+            {"ready": TaskState.READY.value, "checkpoint": checkpoint},
+        )
+
+    def crashed(self, task: TaskId, attempt: int, owner: str, crash: Crash) -> bool:
+        """Say on which item the process that held the lease died, and give the lease back.
+
+        False if the lease is gone: it ran out first, or this was said before.
+        """
+        round_no, sequence = keys.parse_task_id(task)
+        result = self.rows.update(
+            self._pk(sequence),
+            keys.task_sk(round_no, sequence),
+            expressions.CRASHED,
+            {
+                "ready": TaskState.READY.value,
+                "leased": TaskState.LEASED.value,
+                "owner": owner,
+                "attempt": attempt,
+                "crash": [crash.to_text()],
+                "none": [],
+                "event": [f"{self._ms()} crashed: {crash.to_text()}"],
+            },
+        )
+        return isinstance(result, Applied)
+
+    def create_halves(self, row: TaskRow) -> None:
+        """Write the rows of a bisected task's halves; those that exist stay."""
+        halves = keys.halves(row.task)
+        if halves is None:
+            raise ValueError(f"{row.task} is a half already")
+        middle = row.where.count // 2
+        first, second = row.where.first, row.where.first + middle
+        for task, start, count in (
+            (halves[0], first, middle),
+            (halves[1], second, row.where.count - middle),
+        ):
+            round_no, sequence = keys.parse_task_id(task)
+            self.create(round_no, sequence, replace(row.where, first=start, count=count))
 
     def reopen(self, row: TaskRow, why: str) -> bool:
         """Make a failed or quarantined task ready again; False if somebody else has."""
@@ -351,3 +427,7 @@ class TaskTable:
                 "attempt": lease.attempt,
             },
         )
+
+
+def _can_bisect(row: TaskRow) -> bool:
+    return row.where.count > 1 and keys.halves(row.task) is not None

@@ -1,46 +1,47 @@
 """The life of a worker: lease a task, run it, commit it, take the next; drain when told.
 
 Workers are interchangeable and keep nothing: whichever dies, another leases its task
-once the lease has run out. Requests per task beside heartbeats: one read of the job's
-row, one page of task rows, claim, slice, part(s), marker, complete.
+once the lease has run out. The three parts of a task overlap with its neighbours':
+
+    lease, fetch   ─A──B────────C────────D─
+    run items      ────A═══════B════════C══
+    commit         ────────────A────────B──
+
+The next task is leased only when this one is nearly done, so that no worker sits on work
+that another could begin. Requests per task beside heartbeats: one read of the job's row,
+one page of task rows, claim; and those of `attempt.py`.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import random
-import shutil
-import signal
 import sqlite3
-import subprocess
-import threading
-import uuid
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
+from slurm_worker.attempt import Attempt, Attempts
+from slurm_worker.calling import Calls, Runner
 from slurm_worker.config import JobConfig
-from slurm_worker.errors import (
-    ErrorClass,
-    FatalError,
-    ServiceError,
-    UserError,
-    classify,
-    describe,
-)
+from slurm_worker.errors import FatalError, ServiceError, UserError, describe
 from slurm_worker.finder import Finished, Found, TaskFinder
-from slurm_worker.handlers import Context, Fetcher, load
+from slurm_worker.handlers import Context, Fetcher, Handler, Shared, load
 from slurm_worker.heart import Heart
+from slurm_worker.identity import Drain, Identity, requeue
 from slurm_worker.jobs import JobTable
 from slurm_worker.journal import Journal
 from slurm_worker.keys import JobPaths, JobState
 from slurm_worker.limits import RateLimiter
-from slurm_worker.parts import ERRORS_SUFFIX, ROWS_SUFFIX, write_part
+from slurm_worker.pace import Pace
 from slurm_worker.ports import Clock, ObjectStore, Rows
-from slurm_worker.runner import Runner
-from slurm_worker.store import JobStore, Marker, Part
-from slurm_worker.table import Lease, TaskTable
+from slurm_worker.recorder import Recorder
+from slurm_worker.runner import make_runner
+from slurm_worker.store import JobStore
+from slurm_worker.table import TaskTable
+from slurm_worker.threads import Pending, Signal, Threads
+from slurm_worker.transitions import needs_care
 
 EXIT_OK = 0
 EXIT_CONFIG = 3  #: nothing of this job can run on this node: a mistake in the job
@@ -50,55 +51,23 @@ _IDLE_FIRST_S = 0.2
 _IDLE_MOST_S = 5.0
 _SERVICE_FAILURES = 5
 _STARTS_PER_S = 500
+#: The next task is leased when this one has about so long to go.
+_AHEAD_S = 5.0
+_LOOK_AHEAD_S = 0.1
+_REMEMBERED_TASKS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who this worker is; new with each start of the process, so a requeued twin differs.
+class Logger(Protocol):
+    """structlog's bound logger, as far as the worker uses it."""
 
-    Args:
-        worker: the worker's id.
-        submission: the submission that started it, such as ``000-1``.
-        slurm: Slurm's ids and the node.
-    """
+    def info(self, event: str, **fields: Any) -> Any:
+        """Log a line."""
 
-    worker: str
-    submission: str
-    slurm: dict[str, str]
+    def warning(self, event: str, **fields: Any) -> Any:
+        """Log a line."""
 
-    @classmethod
-    def from_environment(cls, environment: dict[str, str], submission: str, host: str) -> Identity:
-        """Read Slurm's variables; outside Slurm the host stands for them."""
-        array = environment.get("SLURM_ARRAY_JOB_ID") or environment.get("SLURM_JOB_ID", "")
-        element = environment.get("SLURM_ARRAY_TASK_ID", "0")
-        restart = environment.get("SLURM_RESTART_COUNT") or "0"
-        name = f"{array}_{element}-r{restart}" if array else host
-        slurm = {
-            "array": array,
-            "element": element if array else "",
-            "restart": restart if array else "",
-            "node": environment.get("SLURMD_NODENAME", host),
-        }
-        return cls(f"{name}-{uuid.uuid4().hex[:8]}", submission, slurm)
-
-
-class Drain:
-    """The wish to stop, set by signals; a signal handler does nothing else."""
-
-    def __init__(self) -> None:
-        self.asked = threading.Event()
-        self.before_time_limit = False
-
-    def install(self) -> None:
-        """Listen to TERM (cancel, preemption) and USR1 (the time limit is near)."""
-        signal.signal(signal.SIGTERM, self._ask)
-        signal.signal(signal.SIGINT, self._ask)
-        signal.signal(signal.SIGUSR1, self._ask)
-
-    def _ask(self, number: int, _frame: object) -> None:
-        if number == signal.SIGUSR1:
-            self.before_time_limit = True
-        self.asked.set()
+    def error(self, event: str, **fields: Any) -> Any:
+        """Log a line."""
 
 
 class Worker:
@@ -112,9 +81,11 @@ class Worker:
         clock: AWS time.
         scratch: an empty node-local folder of this worker.
         logger: writes JSON lines.
-        ids: fields that the logger adds to each line.
+        threads: for what goes on beside the items.
         drain: the wish to stop.
         rng: jitter and random picks.
+        recorder: told what is being done.
+        seconds_left: until Slurm ends this job; None if nobody knows.
     """
 
     def __init__(
@@ -126,112 +97,173 @@ class Worker:
         buckets: Callable[[str], ObjectStore],
         clock: Clock,
         scratch: Path,
-        logger: logging.Logger,
-        ids: dict[str, object],
+        logger: Logger,
+        threads: Threads,
         drain: Drain,
         rng: random.Random,
+        recorder: Recorder | None = None,
+        seconds_left: float | None = None,
     ) -> None:
         self.config = config
         self.identity = identity
         self.logger = logger
-        self._ids = ids
+        self.tasks_done = 0
         self._clock = clock
         self._scratch = scratch
+        self._threads = threads
         self._drain = drain
         self._rng = rng
+        self._recorder = recorder or Recorder()
         self._buckets = buckets
-        paths = JobPaths(config.prefix, config.job_id)
-        self._store = JobStore(buckets(config.bucket), paths)
+        self._store = JobStore(buckets(config.bucket), JobPaths(config.prefix, config.job_id))
         self._jobs = JobTable(rows, config.job_id, clock)
         self._table = TaskTable(rows, config.job_id, config.shards, config.lease, clock)
         self._finder = TaskFinder(self._table, identity.worker, clock, rng)
-        self._limiters = {
-            limit.name: RateLimiter(rows, limit, config.max_workers, clock, rng)
-            for limit in config.limits
-        }
-        self._heart: Heart | None = None
+        self._pace = Pace(
+            [RateLimiter(rows, limit, config.max_workers, clock, rng) for limit in config.limits],
+            self._must_stop,
+        )
+        self._ends = None if seconds_left is None else clock.boot_time() + seconds_left
+        self._running: Attempt | None = None
+        self._ahead: Pending[Attempt | Finished | None] | None = None
+        self._committing: Pending[None] | None = None
+        self._took: deque[float] = deque(maxlen=_REMEMBERED_TASKS)
         self._service_failures = 0
-        self.tasks_done = 0
 
     def run(self) -> int:
-        """Work until nothing is left, or until asked to stop; return the exit code."""
+        """Work until nothing is left, or until asked to stop; return the exit code.
+
+        Raises:
+            UserError: if the job's code can't be run.
+            ServiceError: if a service or the node's scratch fails at the start.
+        """
         # A mass start spreads over workers/500 seconds.
         self._clock.sleep(self._rng.uniform(0, self.config.max_workers / _STARTS_PER_S))
-        runner = self._start_runner()
+        handler, shared = self._load()
         try:
-            return self._loop(runner)
+            # While one task is committed from its journal, the next has the other.
+            journals = [Journal(self._scratch / f"journal-{each}.sqlite") for each in "ab"]
+        except sqlite3.Error as error:
+            raise ServiceError(f"scratch {self._scratch}: {error}; see --scratch") from error
+        calls = Calls(
+            handler,
+            shared,
+            self.config.worker,
+            self._pace,
+            self._must_stop,
+            self._clock,
+            self._rng,
+            self._recorder,
+        )
+        heart = Heart(self._table, self._clock, self._rng, self.logger, self._threads)
+        self._attempts = Attempts(
+            self.config,
+            self.identity,
+            self._store,
+            self._table,
+            heart,
+            self._clock,
+            self._scratch,
+            self.logger,
+            self._rng,
+        )
+        self.logger.info(
+            "worker starts", handler=self.config.handler.entry, scratch=str(self._scratch)
+        )
+        try:
+            return self._loop(calls, journals)
         finally:
-            runner.close()
-            self.logger.info("worker ends", extra={"tasks_done": self.tasks_done})
+            self._tear_down(handler, shared)
+            heart.close()
+            self.logger.info("worker ends", tasks_done=self.tasks_done, **self._pace.numbers())
 
-    def _start_runner(self) -> Runner:
+    # --- the handler ----------------------------------------------------------
+
+    def _load(self) -> tuple[Handler, Shared]:
         handler = load(self.config.handler, self._store.objects, self._store.paths, self._scratch)
-        context = Context(
+        shared = Shared(
             job=self.config.job_id,
             params=self.config.handler.params,
             logger=self.logger,
             scratch=self._scratch,
             fetcher=Fetcher(self._buckets, self._scratch / "fetched"),
-            take_token=self._take_tokens,
+            limiters=self._pace,
         )
-        if handler.setup is not None:
-            context = replace(context, state=self._set_up(handler.setup, context))
-        runner = Runner(
-            handler.handle,
-            context,
-            self.config.worker,
-            self._limiters,
-            self._must_stop,
-            self._clock,
-            self._rng,
-        )
-        self.logger.info("worker starts", extra={"handler": self.config.handler.entry})
-        return runner
-
-    def _set_up(self, setup: Callable[[Context], object], context: Context) -> object:
+        if handler.setup is None:
+            return handler, shared
         try:
-            return setup(context)
+            state = handler.setup(Context(shared))
         except UserError:
             raise
         except Exception as error:
+            self.logger.error("setup failed", exc_info=error)
             raise UserError(
                 f"handler: setup() failed: {describe(error)}; the worker's log has the traceback"
             ) from error
+        return handler, Shared(
+            shared.job,
+            shared.params,
+            shared.logger,
+            shared.scratch,
+            shared.fetcher,
+            self._pace,
+            state,
+        )
 
-    def _take_tokens(self, name: str | None) -> None:
-        """Wait for one token of the limit `name`, or of every limit."""
-        chosen = self._limiters.values() if name is None else [self._limiters[name]]
-        for limiter in chosen:
-            limiter.acquire(self._must_stop)
+    def _tear_down(self, handler: Handler, shared: Shared) -> None:
+        if handler.teardown is None:
+            return
+        try:
+            handler.teardown(Context(shared))
+        except Exception as error:
+            self.logger.error("teardown failed", error=describe(error), exc_info=error)
 
-    def _loop(self, runner: Runner) -> int:
+    # --- the loop -------------------------------------------------------------
+
+    def _loop(self, calls: Calls, journals: list[Journal]) -> int:
+        plain, careful = make_runner(calls), make_runner(calls, careful=True)
         last_found = self._clock.boot_time()
         idle_s = _IDLE_FIRST_S
-        while not self._drain.asked.is_set():
-            try:
-                lease = self._next_lease()
-                if lease is None:
-                    if self._clock.boot_time() - last_found > self._patience_s:
-                        self.logger.info("live workers hold what is left")
-                        return EXIT_OK
-                    self._drain.asked.wait(idle_s * self._rng.uniform(0.8, 1.2))
-                    idle_s = min(idle_s * 1.5, _IDLE_MOST_S)
-                    continue
-                if isinstance(lease, Finished):
-                    return EXIT_OK
-                last_found, idle_s = self._clock.boot_time(), _IDLE_FIRST_S
-                self._work(lease, runner)
-                self._service_failures = 0
-            except FatalError as error:
-                self._jobs.stop(f"{describe(error)} (worker {self.identity.worker})")
-                self._jobs.audit(self.identity.worker, "stopped", {"reason": describe(error)})
-                self.logger.error("the handler stopped the job", extra={"error": describe(error)})
-                return EXIT_CONFIG
-            except ServiceError as error:
-                if not self._survive(error):
-                    return EXIT_INFRASTRUCTURE
-        self._ask_for_requeue()
-        return EXIT_OK
+        code = EXIT_OK
+        try:
+            while not self._drain.asked.is_set():
+                try:
+                    found = self._next()
+                    if isinstance(found, Finished):
+                        break
+                    if found is None and self._committing is not None:
+                        # Our own last task may be all that is left.
+                        self._finish_commit()
+                        continue
+                    if found is None:
+                        if self._clock.boot_time() - last_found > self._patience_s:
+                            self.logger.info("live workers hold what is left")
+                            break
+                        self._drain.asked.wait(idle_s * self._rng.uniform(0.8, 1.2))
+                        idle_s = min(idle_s * 1.5, _IDLE_MOST_S)
+                        continue
+                    runner = careful if needs_care(found.lease.row.crashes) else plain
+                    self._work(found, runner, journals[0])
+                    journals.reverse()
+                    last_found, idle_s = self._clock.boot_time(), _IDLE_FIRST_S
+                    self._service_failures = 0
+                except FatalError:
+                    code = EXIT_CONFIG
+                    break
+                except ServiceError as error:
+                    if not self._survive(error):
+                        code = EXIT_INFRASTRUCTURE
+                        break
+                except (OSError, sqlite3.Error) as error:
+                    # This node's scratch: every further task would fail here too.
+                    self.logger.error("scratch failed", error=describe(error))
+                    code = EXIT_INFRASTRUCTURE
+                    break
+        finally:
+            code = self._wind_up(code)
+            plain.close()
+            careful.close()
+        return code
 
     @property
     def _patience_s(self) -> float:
@@ -239,122 +271,163 @@ class Worker:
         times = self.config.lease
         return times.ttl_s + times.margin_s + 2 * times.heartbeat_s
 
-    def _next_lease(self) -> Lease | Finished | None:
+    def _next(self) -> Attempt | Finished | None:
+        """The next task: the one that was leased ahead, or one leased now."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            found = ahead.result()
+            if isinstance(found, Attempt):
+                return found
+        return self._find()
+
+    def _find(self) -> Attempt | Finished | None:
         job = self._jobs.find(consistent=False)
         if job is not None and job.stop:
-            self.logger.warning("the job is stopped", extra={"reason": job.stop})
+            self.logger.warning("the job is stopped", reason=job.stop)
             return Finished()
         if job is None or job.state is JobState.PLANNING:
             return None
+        if not self._fits():
+            self._drain.before_time_limit = True
+            self._drain.asked.set()
+            self.logger.info("no time is left for another task")
+            return None
         self._finder.new_rounds(job.rounds)
-        result = self._finder.next()
-        if isinstance(result, Found):
-            return result.lease
-        return result if isinstance(result, Finished) else None
+        while True:
+            found = self._finder.next()
+            if isinstance(found, Finished):
+                return found
+            if not isinstance(found, Found):
+                return None
+            attempt = self._attempts.open(found.lease)
+            if attempt is not None:
+                return attempt
+
+    def _fits(self) -> bool:
+        """Whether a task like the last ones would end before Slurm ends us."""
+        if self._ends is None or not self._took:
+            return True
+        likely_s = sorted(self._took)[int(0.9 * (len(self._took) - 1))]
+        return self._clock.boot_time() + likely_s < self._ends
 
     def _must_stop(self) -> bool:
-        heart = self._heart
-        return self._drain.asked.is_set() or (heart is not None and not heart.holds)
+        if self._drain.asked.is_set():
+            return True
+        running = self._running
+        return running is not None and not running.hold.trusted
 
-    def _work(self, lease: Lease, runner: Runner) -> None:
-        """One task, from its lease to its marker."""
-        self._ids.update(task=lease.task, attempt=lease.attempt)
-        started = self._clock.now()
-        folder = self._scratch / f"{lease.task}-a{lease.attempt}"
+    def _work(self, attempt: Attempt, runner: Runner, journal: Journal) -> None:
+        """Run one task, and leave its commit to go on beside the next.
+
+        Raises:
+            OSError, sqlite3.Error: if scratch fails; the lease was given back.
+        """
+        hold, lease = attempt.hold, attempt.lease
+        began, started = self._clock.boot_time(), self._clock.now()
+        ran = self._threads.signal()
         try:
-            if lease.attempt > 1 and (marker := self._store.marker(lease.task)) is not None:
-                # A former attempt committed and died before it said so.
-                self._table.complete(marker)
-                return
-            items = self._store.read_slice(lease.row.round_no, lease.row.where)
-            folder.mkdir()
-            journal = Journal(folder / "journal.sqlite")
-            with self._watch(lease, journal) as heart:
-                finished = runner.run(items, lease.attempt, journal)
-                if not heart.holds:
-                    self.logger.warning("the lease was lost; this attempt is discarded")
-                elif finished:
-                    self._commit(lease, journal, folder, started)
-                else:
-                    self._table.release(lease)
-                    self.logger.info("lease released", extra={"items_done": journal.ok})
-        except (UserError, OSError, sqlite3.OperationalError) as error:
-            self._give_up(lease, error)
-        except FatalError:
-            self._table.release(lease)
+            journal.begin()
+            journal.restore(attempt.restored)
+            have = {outcome.position for outcome in attempt.restored}
+            todo = [each for each in range(len(attempt.items)) if each not in have]
+            hold.start(journal, attempt.checkpoints)
+            self._running = attempt
+            self._recorder.task(lease.task, lease.attempt, self.identity.worker)
+            self._ahead = self._threads.start(lambda: self._lease_ahead(attempt, journal, ran))
+            runner.run(attempt.items, todo, lease.attempt, journal)
+            journal.flush()
+        except FatalError as error:
+            # The job is stopped first: should the release fail, the lease runs out unused.
+            self._stop_job(error)
+            self._attempts.release(attempt)
+            raise
+        except (OSError, sqlite3.Error) as error:
+            self._attempts.give_up(hold, error)
             raise
         finally:
-            self._heart = None
-            shutil.rmtree(folder, ignore_errors=True)
-            self._ids.update(task="", attempt=0)
+            ran.set()
+            self._running = None
+            self._recorder.idle()
+        took = self._clock.boot_time() - began
+        if hold.lost:
+            hold.stop()
+            self._attempts.discard(attempt)
+        elif journal.ok + journal.failed < len(attempt.items):
+            self._attempts.release(attempt, self._clock.boot_time() - hold.saved)
+        else:
+            hold.stop()
+            self._took.append(took)
+            self._finish_commit()
+            self._committing = self._threads.start(lambda: self._commit(attempt, journal, started))
 
-    def _watch(self, lease: Lease, journal: Journal) -> Heart:
-        heart = Heart(
-            self._table,
-            lease,
-            lambda: (journal.ok, journal.failed),
-            self._clock,
-            self._rng,
-            self.logger,
-            self.config.lease.stall_s,
-        )
-        self._heart = heart
-        return heart
+    def _lease_ahead(
+        self, attempt: Attempt, journal: Journal, ran: Signal
+    ) -> Attempt | Finished | None:
+        """Wait until the running task is nearly done, then lease and fetch the next."""
+        began = self._clock.boot_time()
+        left = len(attempt.items) - len(attempt.restored)
+        while not self._nearly_done(
+            journal.ok + journal.failed - len(attempt.restored), left, began
+        ):
+            if ran.wait(_LOOK_AHEAD_S):
+                break
+        return None if self._drain.asked.is_set() else self._find()
 
-    def _commit(self, lease: Lease, journal: Journal, folder: Path, started: float) -> None:
-        """Upload, create the marker, complete the row: in this order, whatever dies between."""
-        parts = self._upload_parts(lease, journal, folder)
-        ours = Marker(
-            job=self.config.job_id,
-            task=lease.task,
-            attempt=lease.attempt,
-            worker=self.identity.worker,
-            items=lease.row.where.count,
-            ok=journal.ok,
-            rows=sum(part.rows for part in parts if part.kind == "rows"),
-            failed=journal.failed_by_class(),
-            parts=parts,
-            input_sha256=lease.row.where.sha256,
-            handler=self.config.handler.entry,
-            code_sha256=self.config.handler.code_sha256,
-            slurm=self.identity.slurm,
-            started=round(started, 3),
-            finished=round(self._clock.now(), 3),
-        )
-        journal.close()
-        standing = self._store.commit(ours)
-        self._table.complete(standing)
-        won = standing.attempt == lease.attempt
+    def _nearly_done(self, done: int, total: int, began: float) -> bool:
+        worked_s = self._clock.boot_time() - began
+        if done and worked_s:
+            return (total - done) * worked_s / done < _AHEAD_S
+        return bool(self._took) and max(self._took) < _AHEAD_S
+
+    def _commit(self, attempt: Attempt, journal: Journal, started: float) -> None:
+        try:
+            standing = self._attempts.commit(attempt, journal, started)
+        except (OSError, sqlite3.Error) as error:
+            self._attempts.give_up(attempt.hold, error)
+            raise
+        finally:
+            self._attempts.discard(attempt)
+        won = standing.attempt == attempt.lease.attempt and not standing.split
         self.tasks_done += won
         self.logger.info(
             "task committed" if won else "another attempt had committed this task",
-            extra={"items_ok": standing.ok, "failed": standing.failed, "rows": standing.rows},
+            task=attempt.lease.task,
+            attempt=attempt.lease.attempt,
+            items_ok=standing.ok,
+            failed=standing.failed,
+            rows=standing.rows,
         )
 
-    def _upload_parts(self, lease: Lease, journal: Journal, folder: Path) -> tuple[Part, ...]:
-        unique = uuid.uuid4().hex[:12]
-        parts = []
-        for kind, suffix in (("rows", ROWS_SUFFIX), ("errors", ERRORS_SUFFIX)):
-            if kind == "errors" and not journal.failed:
-                continue
-            path = folder / suffix
-            lines = write_part(journal, path, failed=kind == "errors")
-            key = self._store.paths.part(lease.task, lease.attempt, unique, suffix)
-            parts.append(self._store.upload_part(key, path, kind, lines))
-        return tuple(parts)
+    def _finish_commit(self) -> None:
+        committing, self._committing = self._committing, None
+        if committing is not None:
+            committing.result()
 
-    def _give_up(self, lease: Lease, error: Exception) -> None:
-        """The task can't be run here: say why on its row, for another try elsewhere."""
-        if isinstance(error, UserError):
-            error_class = ErrorClass.BAD_INPUT
-        elif isinstance(error, sqlite3.Error):
-            # The journal is ours: what SQLite can't do, this node's scratch disk can't.
-            error_class = ErrorClass.NODE_FAILURE
-        else:
-            error_class = classify(error)
-        self.logger.error("task failed", extra={"error": describe(error)}, exc_info=error)
-        delay = self._rng.uniform(0, min(60.0, 2.0 ** (lease.row.tries + 1)))
-        self._table.fail(lease, error_class, describe(error), delay)
+    def _wind_up(self, code: int) -> int:
+        """Commit what is run, give back what is not; the exit code."""
+        ahead, self._ahead = self._ahead, None
+        steps: list[Callable[[], object]] = [self._finish_commit]
+        if ahead is not None:
+            steps.append(lambda: self._return_ahead(ahead))
+        if self._drain.before_time_limit and self.identity.slurm["array"]:
+            steps.append(self._ask_for_requeue)
+        for step in steps:
+            try:
+                step()
+            except (ServiceError, OSError, sqlite3.Error) as error:
+                self.logger.warning("not wound up; the lease will run out", error=describe(error))
+                code = code or EXIT_INFRASTRUCTURE
+        return code
+
+    def _return_ahead(self, ahead: Pending[Attempt | Finished | None]) -> None:
+        found = ahead.result()
+        if isinstance(found, Attempt):
+            self._attempts.release(found)
+
+    def _stop_job(self, error: FatalError) -> None:
+        self._jobs.stop(f"{describe(error)} (worker {self.identity.worker})")
+        self._jobs.audit(self.identity.worker, "stopped", {"reason": describe(error)})
+        self.logger.error("the handler stopped the job", error=describe(error))
 
     def _survive(self, error: ServiceError) -> bool:
         """Wait after a service failed; False when it has failed too often in a row.
@@ -363,9 +436,7 @@ class Worker:
         for the next holder to see.
         """
         self._service_failures += 1
-        self.logger.warning(
-            "a service failed", extra={"error": str(error), "in_a_row": self._service_failures}
-        )
+        self.logger.warning("a service failed", error=str(error), in_a_row=self._service_failures)
         if self._service_failures >= _SERVICE_FAILURES:
             return False
         self._drain.asked.wait(self._rng.uniform(0, 2.0**self._service_failures))
@@ -373,16 +444,7 @@ class Worker:
 
     def _ask_for_requeue(self) -> None:
         """Before the time limit: have Slurm start this element again, as work is left."""
-        if not self._drain.before_time_limit or not self.identity.slurm["array"]:
-            return
-        slurm = self.identity.slurm
-        element = f"{slurm['array']}_{slurm['element']}"
-        result = subprocess.run(
-            ["scontrol", "requeue", element], capture_output=True, text=True, check=False
-        )
-        self.logger.info(
-            "requeue asked", extra={"code": result.returncode, "error": result.stderr.strip()}
-        )
+        self.logger.info("requeue asked", error=requeue(self.identity.slurm))
 
 
 def read_config(data: bytes | None, key: str) -> JobConfig:

@@ -79,10 +79,9 @@ class Job:
         )
 
     def part(self, task: TaskId, kind: str, lines: str) -> Part:
-        path = self.scratch / "part"
-        path.write_bytes(gzip.compress(lines.encode(), mtime=0))
+        data = gzip.compress(lines.encode(), mtime=0)
         key = self.paths.part(task, 1, kind, "jsonl.gz")
-        return self.store.upload_part(key, path, kind, lines.count("\n"))
+        return self.store.upload_part(key, data, kind, lines.count("\n"))
 
     def commit(self, marker: Marker) -> None:
         self.objects.put(self.paths.done(marker.task), marker.to_json())

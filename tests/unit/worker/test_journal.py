@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from slurm_worker.errors import ErrorClass
 from slurm_worker.journal import Journal
-from slurm_worker.parts import error_outcome, ok_outcome, write_part
+from slurm_worker.parts import PART_FORMATS, error_outcome, lines_of, make_part, ok_outcome
 from slurm_worker.store import pack_slice, unpack_segment, unpack_slice
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
@@ -37,29 +38,61 @@ def test_outcomes_are_counted_and_written_in_the_order_of_the_items(tmp_path: Pa
     journal.add(ok_outcome(2, "c", {"n": 3}))
     journal.add(ok_outcome(0, "a", [{"n": 1}, {"n": 2}]))
     journal.add(error_outcome(1, "b", ErrorClass.TIMEOUT, "slow", tries=2, at=1.5, item={"x": 1}))
-    assert write_part(journal, tmp_path / "rows", failed=False) == 3
-    assert write_part(journal, tmp_path / "errors", failed=True) == 1
-    lines = gzip.decompress((tmp_path / "rows").read_bytes()).splitlines()
+    lines = lines_of(make_part(journal, "jsonl.gz", "rows", tmp_path), "x.jsonl.gz").splitlines()
+    errors = lines_of(make_part(journal, "jsonl.gz", "errors", tmp_path), "x.jsonl.gz")
+    assert errors.count(b"\n") == 1
+    assert (journal.rows, len(lines)) == (3, 3)
     assert [json.loads(line)["n"] for line in lines] == [1, 2, 3]
     assert (journal.ok, journal.failed, journal.failed_by_class()) == (2, 1, {"timeout": 1})
 
 
-def test_the_same_outcomes_give_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part_format", PART_FORMATS)
+def test_the_same_outcomes_give_the_same_bytes(tmp_path: Path, part_format: str) -> None:
+    parts = []
     for name in ("one", "two"):
         journal = Journal(tmp_path / f"{name}.db")
         for n in range(10):
-            journal.add(ok_outcome(n, f"k{n}", {"n": n}))
-        write_part(journal, tmp_path / name, failed=False)
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+            journal.add(ok_outcome(n, f"k{n}", [{"n": n}, {"n": -n}]))
+        parts.append(make_part(journal, part_format, "rows", tmp_path))
+    assert parts[0] == parts[1]
 
 
-def test_an_item_counts_once_however_often_it_is_added(tmp_path: Path) -> None:
+def test_every_format_holds_the_same_lines(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.add(ok_outcome(0, "a", [{"n": "x\u2028y"}, {"n": None}]))
+    journal.add(ok_outcome(1, "b", None))
+    found = {
+        lines_of(make_part(journal, each, "rows", tmp_path), f"part.{each}")
+        for each in PART_FORMATS
+    }
+    assert found == {'{"_key":"a","n":"x\u2028y"}\n{"_key":"a","n":null}\n'.encode()}
+
+
+def test_a_second_outcome_of_an_item_is_refused(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     journal.add(ok_outcome(0, "a", {"n": 1}))
     journal.add(ok_outcome(0, "a", {"n": 2}))
-    journal.close()
-    again = Journal(tmp_path / "j")
-    assert (again.ok, again.positions()) == (1, {0})
+    with pytest.raises(sqlite3.IntegrityError):
+        journal.flush()
+
+
+def test_a_journal_begun_anew_has_forgotten_the_last_task(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.add(ok_outcome(0, "a", {"n": 1}))
+    journal.flush()
+    journal.add(ok_outcome(1, "b", {"n": 1}))
+    journal.begin()
+    assert (journal.ok, journal.failed, journal.rows, journal.positions()) == (0, 0, 0, set())
+
+
+def test_a_snapshot_has_what_was_flushed_and_can_be_restored(tmp_path: Path) -> None:
+    journal, other = Journal(tmp_path / "j"), Journal(tmp_path / "k")
+    journal.add(ok_outcome(0, "a", [{"n": 1}, {"n": 2}]))
+    journal.add(error_outcome(1, "b", ErrorClass.TIMEOUT, "slow", tries=2, at=1.5, item={}))
+    journal.flush()
+    journal.add(ok_outcome(2, "c", {"n": 1}))
+    other.restore(journal.snapshot())
+    assert (other.ok, other.failed, other.rows, other.positions()) == (1, 1, 2, {0, 1})
 
 
 def test_what_was_flushed_survives_kill_minus_9(tmp_path: Path) -> None:
@@ -72,7 +105,8 @@ def test_what_was_flushed_survives_kill_minus_9(tmp_path: Path) -> None:
     )
     ended = subprocess.run([sys.executable, "-c", script, str(tmp_path / "j")], check=False)
     assert ended.returncode == -signal.SIGKILL
-    assert Journal(tmp_path / "j").positions() == set(range(300))
+    with closing(sqlite3.connect(tmp_path / "j")) as db:
+        assert db.execute("SELECT count(*) FROM outcomes").fetchone() == (300,)
 
 
 @settings(max_examples=50, deadline=None)
@@ -82,9 +116,9 @@ def test_any_json_row_comes_back_as_it_went_in(tmp_path_factory, given_rows) -> 
     journal = Journal(folder / "j")
     for n, row in enumerate(given_rows):
         journal.add(ok_outcome(n, f"k{n}", row))
-    write_part(journal, folder / "part", failed=False)
+    data = make_part(journal, "jsonl.gz", "rows", folder)
     journal.close()
-    lines = gzip.decompress((folder / "part").read_bytes()).decode().split("\n")[:-1]
+    lines = lines_of(data, "part.jsonl.gz").decode().split("\n")[:-1]
     back = [json.loads(line) for line in lines]
     assert [row.pop("_key") for row in back] == [f"k{n}" for n in range(len(given_rows))]
     assert back == given_rows

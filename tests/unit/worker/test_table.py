@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ErrorClass
 from slurm_worker.finder import Finished, Found, TaskFinder, Waiting
-from slurm_worker.keys import TaskState
+from slurm_worker.keys import TaskId, TaskState, parse_task_id
 from slurm_worker.ports import Applied, Refused, Row, Statement
-from slurm_worker.store import Slice
+from slurm_worker.store import Marker, Slice
 from slurm_worker.table import Claimed, Held, Lease, Lost, Renewed, TaskTable
 from slurm_worker.testing import ManualClock, MemoryRows
+from slurm_worker.transitions import Crash
 from tests.unit.world import JOB, World, numbered
 
 LEASE = LeaseConfig(ttl_s=100, heartbeat_s=25, margin_s=10)
@@ -122,13 +124,50 @@ def test_the_last_try_fails_the_task_for_good_until_it_is_reopened(table: TaskTa
     assert only_row(table).state is TaskState.READY
 
 
-def test_a_task_that_keeps_losing_its_lease_is_quarantined(table: TaskTable) -> None:
-    claim(table)
+def keep_stealing(table: TaskTable, task: TaskId) -> Claimed | Held:
+    shard = parse_task_id(task)[1] % table.shards
+    (row,) = (each for each in table.page(shard, "", 10) if each.task == task)
+    table.claim(row, "w")
     for _ in range(LEASE.max_lost):
         table.clock.advance(111)  # type: ignore[attr-defined]
-        table.steal(only_row(table), "w")
-    row = only_row(table)
+        (row,) = (each for each in table.page(shard, "", 10) if each.task == task)
+        result = table.steal(row, "w")
+    return result
+
+
+def test_a_task_that_keeps_losing_its_lease_is_to_be_bisected(table: TaskTable) -> None:
+    result = keep_stealing(table, TaskId("000-00000000"))
+    assert isinstance(result, Claimed)
+    assert result.lease.to_bisect(LEASE.max_lost)
+
+
+def test_a_half_that_keeps_losing_its_lease_is_quarantined(table: TaskTable) -> None:
+    table.create_halves(only_row(table))
+    halves = [TaskId("000-20000000"), TaskId("000-20000001")]
+    rows = {row.task: row for shard in (0, 1) for row in table.page(shard, "", 10)}
+    assert [(rows[half].where.first, rows[half].where.count) for half in halves] == [(0, 2), (2, 3)]
+    assert isinstance(keep_stealing(table, halves[1]), Held)
+    (row,) = table.page(1, "", 10)
     assert (row.state, row.error_class) == (TaskState.QUARANTINED, "worker_crash")
+
+
+def test_a_task_of_one_item_that_keeps_losing_its_lease_is_quarantined(table: TaskTable) -> None:
+    table.create(0, 8, Slice(0, 0, 10, 1, "x"))
+    assert isinstance(keep_stealing(table, TaskId("000-00000008")), Held)
+
+
+def test_a_death_is_noted_by_whoever_follows_and_only_once(table: TaskTable) -> None:
+    lease = claim(table)
+    crash = Crash(ErrorClass.OUT_OF_MEMORY, 3)
+    assert table.crashed(lease.task, lease.attempt, "w1", crash)
+    assert not table.crashed(lease.task, lease.attempt, "w1", crash)
+    row = only_row(table)
+    assert (row.state, row.crashes) == (TaskState.READY, ("3 out_of_memory",))
+
+
+def test_a_decision_between_markers_is_the_same_for_all_who_ask(table: TaskTable) -> None:
+    ours = Marker(JOB, TaskId("000-00000000"), 2, "w", 5, 5, 5)
+    assert [table.decide(replace(ours, attempt=each)) for each in (2, 3, 2)] == [2, 2, 2]
 
 
 def test_two_finders_never_hold_the_same_task(tmp_path: Path) -> None:

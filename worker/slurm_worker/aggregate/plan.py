@@ -76,10 +76,19 @@ class Totals:
 class _Round:
     expected: RoundSummary
     seen: bytearray = field(init=False)
+    #: The halves of bisected tasks, and whether they are there.
+    halves: dict[int, bool] = field(default_factory=dict)
     items: int = 0
 
     def __post_init__(self) -> None:
         self.seen = bytearray(self.expected.tasks)
+
+    def missing(self) -> Iterator[int]:
+        """The numbers of tasks without a marker."""
+        for sequence, seen in enumerate(self.seen):
+            if not seen:
+                yield sequence
+        yield from (sequence for sequence, seen in self.halves.items() if not seen)
 
 
 class Plan:
@@ -153,7 +162,9 @@ class Plan:
 
     def unchanged(self) -> bool:
         """Whether the job still has exactly these markers; one LIST per thousand."""
-        return sum(1 for _ in self._store.objects.list(self._store.paths.done_folder)) == self.tasks
+        halves = sum(len(each.halves) for each in self._rounds.values())
+        standing = self._store.objects.list(self._store.paths.done_folder)
+        return sum(1 for _ in standing) == self.tasks + halves
 
     # --- markers ---------------------------------------------------------------
 
@@ -173,12 +184,18 @@ class Plan:
         of_round = self._rounds.get(round_no)
         if marker.job != self._store.paths.job:
             raise AggregationError(f"{where} is a marker of job {marker.job!r}; remove it")
-        if of_round is None or sequence >= of_round.expected.tasks:
+        half = of_round is not None and sequence in of_round.halves
+        if of_round is None or (sequence >= of_round.expected.tasks and not half):
             raise AggregationError(
                 f"{where} is a marker of a task that was never planned; if a retry is being "
                 "planned, aggregate when it is done, else remove the marker"
             )
-        of_round.seen[sequence] = 1
+        if half:
+            of_round.halves[sequence] = True
+        else:
+            of_round.seen[sequence] = 1
+        # A task's halves come after it: their numbers are above those of all tasks.
+        of_round.halves.update((parse_task_id(each)[1], False) for each in marker.split)
         of_round.items += marker.items
         failed = sum(marker.failed.values())
         rows = {
@@ -215,13 +232,13 @@ class Plan:
             )
 
     def _check_rounds(self) -> None:
-        missing = sum(each.seen.count(0) for each in self._rounds.values())
+        first: TaskId | None = None
+        missing = 0
+        for number, each in sorted(self._rounds.items()):
+            for sequence in each.missing():
+                first = first or task_id(number, sequence)
+                missing += 1
         if missing:
-            first = next(
-                task_id(number, each.seen.index(0))
-                for number, each in sorted(self._rounds.items())
-                if 0 in each.seen
-            )
             job = self._store.paths.job
             raise AggregationError(
                 f"aggregate: {missing:,} of {self.tasks:,} tasks have no .done marker, first "

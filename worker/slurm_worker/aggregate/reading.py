@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
+import sqlite3
 import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -13,10 +13,12 @@ from typing import Any, TypeVar
 from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.errors import UserError
 from slurm_worker.keys import TaskId
-from slurm_worker.parts import KEY_FIELD
+from slurm_worker.parts import KEY_FIELD, lines_of
 from slurm_worker.store import JobStore, Part
 
 READERS = 16
+#: What reading a part that is not what its name says may raise.
+_BROKEN = (OSError, EOFError, ValueError, RecursionError, zlib.error, sqlite3.Error)
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
@@ -61,11 +63,11 @@ def unpack(store: JobStore, task: TaskId, part: Part, data: bytes) -> list[dict[
     """
     mend = f"remove its marker {store.paths.done(task)} and run the task again"
     try:
-        rows = parse_lines(gzip.decompress(data))
-    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
+        rows = parse_lines(lines_of(data, part.key))
+    except _BROKEN as error:
         reason = " ".join(str(error).split())[:200]
         raise AggregationError(
-            f"aggregate: task {task}: {part.key} is not gzipped JSON lines: {reason}; {mend}"
+            f"aggregate: task {task}: {part.key} can't be read: {reason}; {mend}"
         ) from error
     if len(rows) != part.rows:
         raise AggregationError(

@@ -1,0 +1,276 @@
+"""One attempt at a task: opened, run, committed, given back.
+
+    open     lease → marker of a former attempt? → slice → checkpoint
+    run      every item that has no outcome yet
+    commit   part(s) → marker → row: in this order, whatever dies between
+
+Requests per task beside heartbeats: slice, part(s), marker, complete; for a second
+attempt a GET of the marker and, where the row notes one, of the checkpoint.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slurm_worker import keys
+from slurm_worker.calling import Item
+from slurm_worker.checkpoints import Checkpoints, Origin
+from slurm_worker.config import JobConfig
+from slurm_worker.errors import ErrorClass, UserError, classify, describe
+from slurm_worker.heart import Heart, Hold
+from slurm_worker.identity import Identity
+from slurm_worker.journal import Journal, Outcome
+from slurm_worker.parts import error_outcome, make_part, suffix_of
+from slurm_worker.ports import Clock
+from slurm_worker.store import JobStore, Marker, Part
+from slurm_worker.table import Lease, TaskTable
+from slurm_worker.transitions import MOST_CRASHES, condemned
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A lease whose items are here.
+
+    Args:
+        hold: the lease, kept.
+        items: (key, item), in order.
+        checkpoints: of this attempt.
+        restored: outcomes to start from.
+    """
+
+    hold: Hold
+    items: Sequence[Item]
+    checkpoints: Checkpoints
+    restored: list[Outcome] = field(default_factory=list)
+
+    @property
+    def lease(self) -> Lease:
+        """The lease."""
+        return self.hold.lease
+
+
+class Attempts:
+    """Opens, commits and gives back the attempts of one worker.
+
+    Args:
+        config: the job.
+        identity: who we are.
+        store: the job's objects.
+        table: its tasks.
+        heart: keeps the leases.
+        clock: AWS time.
+        scratch: where parts are written before they are uploaded.
+        logger: writes JSON lines.
+        rng: jitter.
+    """
+
+    def __init__(
+        self,
+        config: JobConfig,
+        identity: Identity,
+        store: JobStore,
+        table: TaskTable,
+        heart: Heart,
+        clock: Clock,
+        scratch: Path,
+        logger: Any,
+        rng: random.Random,
+    ) -> None:
+        self._config = config
+        self._identity = identity
+        self._store = store
+        self._table = table
+        self._heart = heart
+        self._clock = clock
+        self._scratch = scratch
+        self._logger = logger
+        self._rng = rng
+
+    def open(self, lease: Lease) -> Attempt | None:
+        """Bring the task's items; None if there is nothing to run.
+
+        Raises:
+            ServiceError: if the store can't be reached; the lease is left to run out.
+        """
+        hold = self._heart.hold(lease)
+        try:
+            attempt = self._open(hold)
+        except UserError as error:
+            self.give_up(hold, error)
+            return None
+        except BaseException:
+            self._heart.drop(hold)
+            raise
+        if attempt is None:
+            self._heart.drop(hold)
+        return attempt
+
+    def _open(self, hold: Hold) -> Attempt | None:
+        lease = hold.lease
+        if lease.attempt > 1 and (marker := self._store.marker(lease.task)) is not None:
+            # A former attempt committed and died before it said so.
+            self._finish(lease, marker)
+            return None
+        if lease.row.winner and not self._config.conditional_put:
+            # ... or was decided for, and died before its marker was published.
+            self._finish(lease, self._store.publish(lease.task, lease.row.winner))
+            return None
+        if lease.to_bisect(self._config.lease.max_lost):
+            self._bisect(lease)
+            return None
+        if len(lease.row.crashes) > MOST_CRASHES:
+            message = f"{len(lease.row.crashes)} worker processes died on this task"
+            self._table.fail(lease, ErrorClass.WORKER_CRASH, message, 0.0, final=True)
+            return None
+        items = self._store.read_slice(lease.row.round_no, lease.row.where)
+        checkpoints = Checkpoints(
+            self._store,
+            Origin(lease.task, lease.row.where.sha256, self._code),
+            lease.attempt,
+            self._config.worker.checkpoint_s,
+        )
+        restored = checkpoints.load(lease.row.checkpoint) if lease.row.checkpoint else []
+        have = {outcome.position for outcome in restored}
+        for position, error_class in condemned(lease.row.crashes).items():
+            if position not in have:
+                restored.append(self._killer(position, items[position], error_class))
+        return Attempt(hold, items, checkpoints, restored)
+
+    def commit(self, attempt: Attempt, journal: Journal, started: float) -> Marker:
+        """Upload, create the marker, complete the row; return the marker that stands.
+
+        Raises:
+            ServiceError: if a service can't be reached; the lease is left to run out, and
+                the next holder sees how far this came.
+            OSError: if scratch is full.
+        """
+        lease = attempt.lease
+        ours = Marker(
+            job=self._config.job_id,
+            task=lease.task,
+            attempt=lease.attempt,
+            worker=self._identity.worker,
+            items=lease.row.where.count,
+            ok=journal.ok,
+            rows=journal.rows,
+            failed=journal.failed_by_class(),
+            parts=self._upload_parts(lease, journal),
+            input_sha256=lease.row.where.sha256,
+            handler=self._config.handler.entry or self._config.handler.plugin,
+            code_sha256=self._config.handler.code_sha256,
+            slurm=self._identity.slurm,
+            started=round(started, 3),
+            finished=round(self._clock.now(), 3),
+        )
+        standing = self._decide(ours)
+        self._finish(lease, standing)
+        return standing
+
+    def release(self, attempt: Attempt, worked_s: float = 0.0) -> None:
+        """Give the lease back, with a checkpoint where that saves work."""
+        hold = attempt.hold
+        if hold.journal is not None and attempt.checkpoints.worth_saving(worked_s):
+            hold.journal.flush()
+            hold.save()
+        hold.stop()
+        self._table.release(hold.lease, hold.note)
+        self._heart.drop(hold)
+        self._logger.info("lease released", task=hold.lease.task, items_done=sum(hold.last))
+
+    def discard(self, attempt: Attempt) -> None:
+        """Keep the lease no longer: it is lost, or the task is done."""
+        attempt.hold.stop()
+        self._heart.drop(attempt.hold)
+        if attempt.hold.lost:
+            self._logger.warning("the lease was lost", task=attempt.lease.task)
+
+    def give_up(self, hold: Hold, error: Exception) -> None:
+        """The task can't be run here: say why on its row, for another try elsewhere."""
+        lease = hold.lease
+        hold.stop()
+        self._heart.drop(hold)
+        if isinstance(error, UserError):
+            error_class = ErrorClass.BAD_INPUT
+        elif isinstance(error, sqlite3.Error):
+            # The journal is ours: what SQLite can't do, this node's scratch disk can't.
+            error_class = ErrorClass.NODE_FAILURE
+        else:
+            error_class = classify(error)
+        self._logger.error("task failed", task=lease.task, error=describe(error), exc_info=error)
+        delay = self._rng.uniform(0, min(60.0, 2.0 ** (lease.row.tries + 1)))
+        self._table.fail(lease, error_class, describe(error), delay)
+
+    @property
+    def _code(self) -> str:
+        handler = self._config.handler
+        return f"{handler.code_sha256} {handler.entry}{handler.plugin}"
+
+    def _decide(self, ours: Marker) -> Marker:
+        """Which marker stands: the store decides, or, where it can't, the table."""
+        if self._config.conditional_put:
+            return self._store.commit(ours)
+        self._store.propose(ours)
+        winner = self._table.decide(ours)
+        return self._store.publish(ours.task, winner)
+
+    def _finish(self, lease: Lease, standing: Marker) -> None:
+        if standing.split:
+            self._table.create_halves(lease.row)
+        self._table.complete(standing)
+
+    def _bisect(self, lease: Lease) -> None:
+        """Replace a task that keeps losing its lease by two halves of it."""
+        ours = Marker(
+            job=self._config.job_id,
+            task=lease.task,
+            attempt=lease.attempt,
+            worker=self._identity.worker,
+            items=0,
+            ok=0,
+            rows=0,
+            input_sha256=lease.row.where.sha256,
+            slurm=self._identity.slurm,
+            finished=round(self._clock.now(), 3),
+            split=keys.halves(lease.task) or (),
+        )
+        standing = self._decide(ours)
+        self._finish(lease, standing)
+        self._logger.warning(
+            "task bisected: it lost its lease too often",
+            task=lease.task,
+            lost=lease.row.lost,
+            halves=standing.split,
+        )
+
+    def _killer(self, position: int, item: Item, error_class: ErrorClass) -> Outcome:
+        reason = {
+            ErrorClass.TIMEOUT: "did not return, and its process had to be killed",
+            ErrorClass.OUT_OF_MEMORY: "ran its process out of memory, again and again",
+        }.get(error_class, "killed its process, again and again")
+        return error_outcome(
+            position,
+            item[0],
+            error_class,
+            f"the handler {reason}",
+            tries=1,
+            at=self._clock.now(),
+            item=item[1],
+        )
+
+    def _upload_parts(self, lease: Lease, journal: Journal) -> tuple[Part, ...]:
+        unique = f"{self._rng.getrandbits(48):012x}"
+        parts = []
+        for kind in ("rows", "errors"):
+            if kind == "errors" and not journal.failed:
+                continue
+            data = make_part(journal, self._config.part_format, kind, self._scratch)
+            suffix = suffix_of(self._config.part_format, kind)
+            key = self._store.paths.part(lease.task, lease.attempt, unique, suffix)
+            rows = journal.rows if kind == "rows" else journal.failed
+            parts.append(self._store.upload_part(key, data, kind, rows))
+        return tuple(parts)

@@ -1,0 +1,163 @@
+"""What every way of calling a handler shares: its failures, its second tries.
+
+Three ways, by the handler's kind: one after the other or in threads (`runner.py`), as
+coroutines (`runner_async.py`), in batches (`runner_batch.py`). Outcomes are journaled by
+the calling thread alone. Makes no AWS request but for rate limits.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from slurm_worker.config import WorkerConfig
+from slurm_worker.errors import (
+    TRANSIENT,
+    ErrorClass,
+    FatalError,
+    ItemError,
+    classify,
+    describe,
+    retry_after_of,
+)
+from slurm_worker.handlers import Context, Handler, Shared
+from slurm_worker.journal import Journal, Outcome
+from slurm_worker.limits import Stopped
+from slurm_worker.parts import error_outcome, ok_outcome
+from slurm_worker.ports import Clock
+from slurm_worker.recorder import Recorder
+
+Item = tuple[str, dict[str, Any]]
+
+
+class Pace(Protocol):
+    """The job's rate limits, as the runner uses them."""
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether there is none."""
+
+    def acquire(self, name: str | None) -> None:
+        """Wait for a token of one limit, or of each; raises `Stopped`."""
+
+    async def acquire_async(self, name: str | None) -> None:
+        """The same in a coroutine."""
+
+    def penalize(self, retry_after_s: float | None) -> None:
+        """The server said 429."""
+
+
+class ItemTimeout(ItemError):
+    """The item took longer than `worker.item_timeout`."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(ErrorClass.TIMEOUT, f"not done after {seconds:g} s; see item_timeout")
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """What every way of calling shares.
+
+    Args:
+        handler: the user's functions.
+        shared: the part of the context that is the same for all items.
+        config: concurrency, tries, backoff, timeout.
+        pace: the rate limits.
+        stopping: true once no more items shall be taken.
+        clock: for backoff and times of day.
+        rng: jitter.
+        recorder: told which item is being run, for whoever finds the process dead.
+    """
+
+    handler: Handler
+    shared: Shared
+    config: WorkerConfig
+    pace: Pace
+    stopping: Callable[[], bool]
+    clock: Clock
+    rng: random.Random
+    recorder: Recorder
+
+    def failure(
+        self, position: int, item: Item, error: BaseException, tries: int
+    ) -> Outcome | float:
+        """The outcome of a failure, or the seconds to wait before another try."""
+        error_class = classify(error)
+        retry_after = retry_after_of(error)
+        if error_class is ErrorClass.RATE_LIMITED:
+            self.pace.penalize(retry_after)
+        if error_class in TRANSIENT and tries < self.config.tries and not self.stopping():
+            # Full jitter, after "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+            ceiling = min(self.config.max_backoff_s, self.config.backoff_s * 2 ** (tries - 1))
+            return max(retry_after or 0.0, self.rng.uniform(0, ceiling))
+        return self.failed(position, item, error_class, describe(error), tries)
+
+    def failed(
+        self, position: int, item: Item, error_class: ErrorClass, message: str, tries: int
+    ) -> Outcome:
+        """The outcome of an item that is not tried again here."""
+        self.shared.logger.info(
+            "item failed", item=item[0], error_class=error_class.value, error=message
+        )
+        return error_outcome(
+            position,
+            item[0],
+            error_class,
+            message,
+            tries=tries,
+            at=self.clock.now(),
+            item=item[1],
+        )
+
+
+class Runner(Protocol):
+    """One way of calling the handler."""
+
+    def run(
+        self, items: Sequence[Item], todo: Sequence[int], attempt: int, journal: Journal
+    ) -> None:
+        """Run the items at the positions `todo`; journal what becomes of each.
+
+        Returns early when the worker is stopping.
+
+        Raises:
+            FatalError: if the handler raised one.
+        """
+
+    def close(self) -> None:
+        """End what was started."""
+
+
+def retry(
+    calls: Calls,
+    position: int,
+    item: Item,
+    error: BaseException,
+    attempt: int,
+    handle: Callable[..., Any],
+) -> Outcome | None:
+    """Go on with an item that failed once; None if the worker stops meanwhile.
+
+    Raises:
+        FatalError: if the handler raised one.
+    """
+    tries = 1
+    while True:
+        result = calls.failure(position, item, error, tries)
+        if isinstance(result, Outcome):
+            return result
+        calls.clock.sleep(result)
+        if calls.stopping():
+            return None
+        tries += 1
+        try:
+            context = Context(calls.shared, item[0], attempt)
+            return ok_outcome(position, item[0], handle(item[1], context))
+        except Stopped:
+            return None
+        except FatalError:
+            raise
+        except (Exception, SystemExit) as again:
+            error = again

@@ -1,0 +1,113 @@
+"""Coroutine handlers: many calls at a time in one event loop.
+
+The loop runs in the calling thread for the length of one task. Rate limits are waited
+for without holding the loop up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from slurm_worker.calling import Calls, Item, ItemTimeout
+from slurm_worker.errors import FatalError
+from slurm_worker.handlers import Context
+from slurm_worker.journal import Journal, Outcome
+from slurm_worker.limits import Stopped
+from slurm_worker.parts import ok_outcome
+
+_LOOK_S = 0.1
+
+
+class AsyncRunner:
+    """Runs an ``async def`` handler; at most `concurrency` calls at a time."""
+
+    def __init__(self, calls: Calls, concurrency: int) -> None:
+        self._calls = calls
+        self._concurrency = concurrency
+        self._loop = asyncio.new_event_loop()
+
+    def run(
+        self, items: Sequence[Item], todo: Sequence[int], attempt: int, journal: Journal
+    ) -> None:
+        """See `calling.Runner.run`."""
+        self._loop.run_until_complete(self._run(items, iter(todo), attempt, journal))
+
+    def close(self) -> None:
+        """See `calling.Runner.close`."""
+        self._loop.close()
+
+    async def _run(
+        self, items: Sequence[Item], todo: Iterator[int], attempt: int, journal: Journal
+    ) -> None:
+        lanes = [
+            asyncio.create_task(self._lane(items, todo, attempt, journal))
+            for _ in range(self._concurrency)
+        ]
+        watch = asyncio.create_task(self._watch(lanes))
+        try:
+            await asyncio.gather(*lanes)
+        except asyncio.CancelledError:
+            pass  # `_watch` cancels the calls when the worker stops; none of them has an outcome
+        finally:
+            watch.cancel()
+            for lane in lanes:
+                lane.cancel()
+            await asyncio.gather(*lanes, watch, return_exceptions=True)
+
+    async def _watch(self, lanes: list[asyncio.Task[None]]) -> None:
+        while not self._calls.stopping():  # noqa: ASYNC110  a thread decides, not this loop
+            await asyncio.sleep(_LOOK_S)
+        for lane in lanes:
+            lane.cancel()
+
+    async def _lane(
+        self, items: Sequence[Item], todo: Iterator[int], attempt: int, journal: Journal
+    ) -> None:
+        """Take one item after the other, as long as there are any."""
+        calls = self._calls
+        for position in todo:
+            if self._concurrency == 1:
+                calls.recorder.item(position)
+            else:
+                calls.recorder.several(self._concurrency)
+            outcome = await self._item(position, items[position], attempt)
+            if outcome is None:
+                return
+            journal.add(outcome)
+
+    async def _item(self, position: int, item: Item, attempt: int) -> Outcome | None:
+        calls = self._calls
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                if not calls.pace.unlimited:
+                    await calls.pace.acquire_async(None)
+                result = await self._timed(item, attempt)
+                return ok_outcome(position, item[0], result)
+            except Stopped:
+                return None
+            except FatalError:
+                raise
+            except (Exception, SystemExit) as error:
+                failure = calls.failure(position, item, error, tries)
+            if isinstance(failure, Outcome):
+                return failure
+            await asyncio.sleep(failure)
+            if calls.stopping():
+                return None
+
+    async def _timed(self, item: Item, attempt: int) -> Any:
+        calls = self._calls
+        call = calls.handler.handle(item[1], Context(calls.shared, item[0], attempt))
+        timeout_s = calls.config.item_timeout_s
+        if not timeout_s:
+            return await call
+        task = asyncio.ensure_future(call)
+        done, _ = await asyncio.wait({task}, timeout=timeout_s)
+        if not done:
+            task.cancel()
+            raise ItemTimeout(timeout_s)
+        return task.result()

@@ -1,0 +1,111 @@
+"""Batch handlers: one call for many items.
+
+A call that raises says nothing about its single items. What may pass is tried again
+whole; otherwise the batch is halved until the items at fault stand alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from slurm_worker.calling import Calls, Item
+from slurm_worker.errors import ErrorClass, FatalError, ItemError
+from slurm_worker.handlers import Context
+from slurm_worker.journal import Journal, Outcome
+from slurm_worker.limits import Stopped
+from slurm_worker.parts import ok_outcome
+
+
+class BatchRunner:
+    """Runs a ``@batch`` handler on up to `size` items at a time."""
+
+    def __init__(self, calls: Calls, size: int) -> None:
+        self._calls = calls
+        self._size = size
+
+    def run(
+        self, items: Sequence[Item], todo: Sequence[int], attempt: int, journal: Journal
+    ) -> None:
+        """See `calling.Runner.run`."""
+        for first in range(0, len(todo), self._size):
+            positions = todo[first : first + self._size]
+            try:
+                for outcome in self._batch(items, positions, attempt):
+                    journal.add(outcome)
+            except Stopped:
+                return
+
+    def close(self) -> None:
+        """See `calling.Runner.close`."""
+
+    def _batch(
+        self, items: Sequence[Item], positions: Sequence[int], attempt: int
+    ) -> Iterator[Outcome]:
+        """The outcome of each item of one batch.
+
+        Raises:
+            Stopped: if the worker stops before there were any.
+        """
+        calls = self._calls
+        tries = 0
+        while True:
+            if calls.stopping():
+                raise Stopped
+            tries += 1
+            calls.recorder.item(positions[0]) if len(positions) == 1 else calls.recorder.several(
+                len(positions)
+            )
+            try:
+                results = self._call(items, positions, attempt)
+            except (FatalError, Stopped):
+                raise
+            except (Exception, SystemExit) as error:
+                first = positions[0]
+                failure = calls.failure(first, items[first], error, tries)
+                if not isinstance(failure, Outcome):
+                    calls.clock.sleep(failure)
+                    continue
+                if len(positions) == 1:
+                    yield failure
+                    return
+                middle = len(positions) // 2
+                yield from self._batch(items, positions[:middle], attempt)
+                yield from self._batch(items, positions[middle:], attempt)
+                return
+            for position, result in zip(positions, results, strict=True):
+                yield self._outcome(position, items[position], result)
+            return
+
+    def _call(
+        self, items: Sequence[Item], positions: Sequence[int], attempt: int
+    ) -> Sequence[object]:
+        calls = self._calls
+        for _ in positions:
+            if not calls.pace.unlimited:
+                calls.pace.acquire(None)
+        key = items[positions[0]][0]
+        results = calls.handler.handle(
+            [items[position][1] for position in positions], Context(calls.shared, key, attempt)
+        )
+        if not isinstance(results, list | tuple) or len(results) != len(positions):
+            found = (
+                f"{len(results)}" if isinstance(results, list | tuple) else type(results).__name__
+            )
+            raise ItemError(
+                ErrorClass.HANDLER_BUG,
+                f"the batch handler returned {found} for {len(positions)} items; return a list "
+                "with one result per item, in order",
+            )
+        return results
+
+    def _outcome(self, position: int, item: Item, result: object) -> Outcome:
+        try:
+            if isinstance(result, BaseException):
+                raise result
+            return ok_outcome(position, item[0], result)
+        except FatalError:
+            raise
+        except (Exception, SystemExit) as error:
+            failure = self._calls.failure(position, item, error, self._calls.config.tries)
+            assert isinstance(failure, Outcome), "the last try has an outcome"
+            return failure

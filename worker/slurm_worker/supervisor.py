@@ -1,0 +1,207 @@
+"""The worker's parent: starts worker processes, and tells what they died of.
+
+A handler can take its process down: a segmentation fault, the kernel's out-of-memory
+killer, a call that never returns. The parent sees the death, reads the flight recorder,
+and starts a successor whose first act is to note on the task's row which item it was, so
+that no lease need run out and that the item is not run for ever. It imports nothing
+heavy, and makes no request itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from slurm_worker.errors import ErrorClass, ServiceError
+from slurm_worker.recorder import Record, Recorder
+from slurm_worker.transitions import Crash
+
+_TICK_S = 0.1
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_MOST_RESTARTS = 100
+_PR_SET_PDEATHSIG = 1
+#: exit codes that a worker process chooses; every other end is a crash
+_CHOSEN = (0, 3, 75)
+_OOM_COUNTERS = ("memory.events", "memory.oom_control")
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """What a dead process was doing, for its successor to report."""
+
+    task: str
+    attempt: int
+    owner: str
+    crash: Crash
+
+
+#: Runs one worker process: scratch folder, recorder, number, the death before; an exit code.
+Child = Callable[[Path, Recorder, int, "Death | None"], int]
+
+
+@dataclass
+class _Process:
+    number: int
+    pid: int
+    folder: Path
+    recorder: Recorder
+    hung: bool = False
+    oom_kills: int = 0
+
+
+class Supervisor:
+    """Keeps `processes` worker processes until they have ended by themselves.
+
+    Args:
+        child: what a process does.
+        processes: how many.
+        scratch: node-local folder in which each gets one of its own.
+    """
+
+    def __init__(self, child: Child, processes: int, scratch: Path) -> None:
+        self._child = child
+        self._count = processes
+        self._scratch = scratch
+        self._processes: dict[int, _Process] = {}
+        self._asked = False
+        self._restarts = 0
+
+    def run(self) -> int:
+        """Start the processes and wait for their ends; return the worst exit code.
+
+        Raises:
+            ServiceError: if scratch can't be written to.
+        """
+        for number in _SIGNALS:
+            signal.signal(number, self._forward)
+        code = 0
+        try:
+            for index in range(self._count):
+                self._start(index, None)
+            while self._processes:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    self._kill_hung()
+                    time.sleep(_TICK_S)
+                elif pid in self._processes:
+                    code = max(code, self._ended(self._processes.pop(pid), status))
+        finally:
+            shutil.rmtree(self._base, ignore_errors=True)
+        return code
+
+    @property
+    def _base(self) -> Path:
+        return self._scratch / f"slurm-worker-{os.getuid()}-{os.getpid()}"
+
+    def _start(self, index: int, death: Death | None) -> None:
+        try:
+            self._base.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=f"{index}-", dir=self._base))
+            recorder = Recorder(folder / "recorder")
+        except OSError as error:
+            raise ServiceError(
+                f"scratch {self._scratch}: {error}; name another with --scratch"
+            ) from error
+        sys.stdout.flush()
+        sys.stderr.flush()
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            _end_with(parent)
+            # Whatever threads a handler has left behind must not keep the process alive.
+            os._exit(_run(self._child, folder, recorder, index, death))
+        self._processes[pid] = _Process(index, pid, folder, recorder, oom_kills=_oom_kills())
+
+    def _ended(self, process: _Process, status: int) -> int:
+        code = os.waitstatus_to_exitcode(status)
+        record = process.recorder.read()
+        shutil.rmtree(process.folder, ignore_errors=True)
+        if code in _CHOSEN:
+            return code
+        print(f"slurm-worker: a process ended with {code} during {record}", file=sys.stderr)  # noqa: T201
+        self._restarts += 1
+        if self._asked or self._restarts > _MOST_RESTARTS:
+            return 75
+        self._start(process.number, _death(process, record, code))
+        return 0
+
+    def _kill_hung(self) -> None:
+        now = time.monotonic()
+        for process in self._processes.values():
+            if not process.hung and process.recorder.read().hangs(now):
+                process.hung = True
+                os.kill(process.pid, signal.SIGKILL)
+
+    def _forward(self, number: int, _frame: object) -> None:
+        self._asked = True
+        for pid in list(self._processes):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+
+
+def _run(child: Child, folder: Path, recorder: Recorder, number: int, death: Death | None) -> int:
+    try:
+        code = child(folder, recorder, number, death)
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+
+def _death(process: _Process, record: Record, code: int) -> Death | None:
+    if not record.task:
+        return None
+    error_class = ErrorClass.WORKER_CRASH
+    if process.hung:
+        error_class = ErrorClass.TIMEOUT
+    elif code == -signal.SIGKILL and _oom_kills() > process.oom_kills:
+        error_class = ErrorClass.OUT_OF_MEMORY
+    return Death(record.task, record.attempt, record.owner, Crash(error_class, record.position))
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel ask this process to drain when its parent dies."""
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    except (OSError, AttributeError):
+        return  # not Linux
+    if os.getppid() != parent:
+        os._exit(75)
+
+
+def _oom_kills() -> int:
+    """Processes that the kernel has killed for want of memory in our control groups."""
+    kills = 0
+    try:
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return 0
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        root = Path("/sys/fs/cgroup") / controllers
+        for name in _OOM_COUNTERS:
+            try:
+                text = (root / path.lstrip("/") / name).read_text()
+            except OSError:
+                continue
+            for entry in text.splitlines():
+                counter, _, value = entry.partition(" ")
+                if counter == "oom_kill" and value.isdigit():
+                    kills += int(value)
+    return kills
