@@ -46,7 +46,18 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         help="node-local folder (default: $SLURM_TMPDIR, $TMPDIR or /tmp)",
     )
+    simulate = commands.add_parser("simulate", help="try the protocol with many seeds")
+    simulate.set_defaults(function=_simulate)
+    simulate.add_argument("--seeds", type=int, default=100, help="how many runs")
+    simulate.add_argument("--first", type=int, default=0, help="the first seed")
+    simulate.add_argument("--jobs", type=int, default=1, help="processes")
     return parser
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    from slurm_worker.simulate.cli import main as run_seeds
+
+    return run_seeds(arguments.first, arguments.seeds, arguments.jobs)
 
 
 def _run(arguments: argparse.Namespace) -> int:

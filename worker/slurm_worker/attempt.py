@@ -178,8 +178,9 @@ class Attempts:
             hold.journal.flush()
             hold.save()
         hold.stop()
-        self._table.release(hold.lease, hold.note)
+        # Not kept from here on: should the request fail, the lease runs out.
         self._heart.drop(hold)
+        self._table.release(hold.lease, hold.note)
         self._logger.info("lease released", task=hold.lease.task, items_done=sum(hold.last))
 
     def discard(self, attempt: Attempt) -> None:

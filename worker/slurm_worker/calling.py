@@ -18,6 +18,7 @@ from slurm_worker.errors import (
     ErrorClass,
     FatalError,
     ItemError,
+    ServiceError,
     classify,
     describe,
     retry_after_of,
@@ -30,6 +31,8 @@ from slurm_worker.ports import Clock
 from slurm_worker.recorder import Recorder
 
 Item = tuple[str, dict[str, Any]]
+#: What ends the task, not the item: the handler says so, or a service of ours is away.
+NOT_THE_ITEM = (FatalError, ServiceError)
 
 
 class Pace(Protocol):
@@ -124,6 +127,7 @@ class Runner(Protocol):
 
         Raises:
             FatalError: if the handler raised one.
+            ServiceError: if a service of ours can't be reached.
         """
 
     def close(self) -> None:
@@ -157,7 +161,7 @@ def retry(
             return ok_outcome(position, item[0], handle(item[1], context))
         except Stopped:
             return None
-        except FatalError:
+        except NOT_THE_ITEM:
             raise
         except (Exception, SystemExit) as again:
             error = again

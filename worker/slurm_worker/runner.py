@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from slurm_worker.calling import Calls, Item, ItemTimeout, Runner, retry
-from slurm_worker.errors import ErrorClass, FatalError
+from slurm_worker.calling import NOT_THE_ITEM, Calls, Item, ItemTimeout, Runner, retry
+from slurm_worker.errors import ErrorClass
 from slurm_worker.handlers import Context, Kind
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.limits import Stopped
@@ -60,9 +60,9 @@ class SerialRunner:
             key, item = items[position]
             try:
                 outcome = ok_outcome(position, key, handle(item, Context(shared, key, attempt)))
-            except (FatalError, Stopped) as stop:
-                if isinstance(stop, Stopped):
-                    return
+            except Stopped:
+                return
+            except NOT_THE_ITEM:
                 raise
             # User code raises anything; a handler that calls sys.exit() has a bug, not a say.
             except (Exception, SystemExit) as error:
@@ -137,9 +137,9 @@ class ThreadRunner:
         try:
             context = Context(calls.shared, item[0], attempt)
             return ok_outcome(position, item[0], handle(item[1], context))
-        except (FatalError, Stopped) as stop:
-            if isinstance(stop, Stopped):
-                return None
+        except Stopped:
+            return None
+        except NOT_THE_ITEM:
             raise
         except (Exception, SystemExit) as error:
             return retry(calls, position, item, error, attempt, handle)

@@ -10,8 +10,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from slurm_worker.calling import Calls, Item, ItemTimeout
-from slurm_worker.errors import FatalError
+from slurm_worker.calling import NOT_THE_ITEM, Calls, Item, ItemTimeout
 from slurm_worker.handlers import Context
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.limits import Stopped
@@ -89,7 +88,7 @@ class AsyncRunner:
                 return ok_outcome(position, item[0], result)
             except Stopped:
                 return None
-            except FatalError:
+            except NOT_THE_ITEM:
                 raise
             except (Exception, SystemExit) as error:
                 failure = calls.failure(position, item, error, tries)

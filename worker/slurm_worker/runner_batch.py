@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from slurm_worker.calling import Calls, Item
-from slurm_worker.errors import ErrorClass, FatalError, ItemError
+from slurm_worker.calling import NOT_THE_ITEM, Calls, Item
+from slurm_worker.errors import ErrorClass, ItemError
 from slurm_worker.handlers import Context
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.limits import Stopped
@@ -57,7 +57,7 @@ class BatchRunner:
             )
             try:
                 results = self._call(items, positions, attempt)
-            except (FatalError, Stopped):
+            except (*NOT_THE_ITEM, Stopped):
                 raise
             except (Exception, SystemExit) as error:
                 first = positions[0]
@@ -103,7 +103,7 @@ class BatchRunner:
             if isinstance(result, BaseException):
                 raise result
             return ok_outcome(position, item[0], result)
-        except FatalError:
+        except NOT_THE_ITEM:
             raise
         except (Exception, SystemExit) as error:
             failure = self._calls.failure(position, item, error, self._calls.config.tries)

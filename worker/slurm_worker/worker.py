@@ -115,7 +115,7 @@ class Worker:
         self._rng = rng
         self._recorder = recorder or Recorder()
         self._buckets = buckets
-        self._store = JobStore(buckets(config.bucket), JobPaths(config.prefix, config.job_id))
+        self.store = JobStore(buckets(config.bucket), JobPaths(config.prefix, config.job_id))
         self._jobs = JobTable(rows, config.job_id, clock)
         self._table = TaskTable(rows, config.job_id, config.shards, config.lease, clock)
         self._finder = TaskFinder(self._table, identity.worker, clock, rng)
@@ -127,6 +127,7 @@ class Worker:
         self._running: Attempt | None = None
         self._ahead: Pending[Attempt | Finished | None] | None = None
         self._committing: Pending[None] | None = None
+        self._committed_from: Journal | None = None
         self._took: deque[float] = deque(maxlen=_REMEMBERED_TASKS)
         self._service_failures = 0
 
@@ -159,7 +160,7 @@ class Worker:
         self._attempts = Attempts(
             self.config,
             self.identity,
-            self._store,
+            self.store,
             self._table,
             heart,
             self._clock,
@@ -180,7 +181,7 @@ class Worker:
     # --- the handler ----------------------------------------------------------
 
     def _load(self) -> tuple[Handler, Shared]:
-        handler = load(self.config.handler, self._store.objects, self._store.paths, self._scratch)
+        handler = load(self.config.handler, self.store.objects, self.store.paths, self._scratch)
         shared = Shared(
             job=self.config.job_id,
             params=self.config.handler.params,
@@ -320,11 +321,15 @@ class Worker:
         """Run one task, and leave its commit to go on beside the next.
 
         Raises:
+            ServiceError: if a service failed; a lease is left to run out.
             OSError, sqlite3.Error: if scratch fails; the lease was given back.
         """
         hold, lease = attempt.hold, attempt.lease
         began, started = self._clock.boot_time(), self._clock.now()
         ran = self._threads.signal()
+        if self._committed_from is journal:
+            # A task in between was lost or given back, so nobody has waited for this yet.
+            self._finish_commit()
         try:
             journal.begin()
             journal.restore(attempt.restored)
@@ -344,6 +349,9 @@ class Worker:
         except (OSError, sqlite3.Error) as error:
             self._attempts.give_up(hold, error)
             raise
+        except ServiceError:
+            self._attempts.discard(attempt)
+            raise
         finally:
             ran.set()
             self._running = None
@@ -357,8 +365,13 @@ class Worker:
         else:
             hold.stop()
             self._took.append(took)
-            self._finish_commit()
-            self._committing = self._threads.start(lambda: self._commit(attempt, journal, started))
+            try:
+                self._finish_commit()
+            finally:
+                self._committing = self._threads.start(
+                    lambda: self._commit(attempt, journal, started)
+                )
+                self._committed_from = journal
 
     def _lease_ahead(
         self, attempt: Attempt, journal: Journal, ran: Signal
@@ -400,6 +413,7 @@ class Worker:
 
     def _finish_commit(self) -> None:
         committing, self._committing = self._committing, None
+        self._committed_from = None
         if committing is not None:
             committing.result()
 

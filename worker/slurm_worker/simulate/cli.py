@@ -1,0 +1,48 @@
+"""``python -m slurm_worker simulate``: many seeds, in several processes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+
+from slurm_worker.simulate.run import Report, Simulation, Violation
+
+_CHUNK = 20
+
+
+def main(first: int, count: int, jobs: int) -> int:
+    """Run `count` seeds from `first` on; print what happened; 1 if a promise was broken."""
+    began = time.monotonic()
+    seeds = range(first, first + count)
+    requests: Counter[str] = Counter()
+    faults: Counter[str] = Counter()
+    lost = done = 0
+    broken: list[str] = []
+    with ProcessPoolExecutor(jobs) as pool:
+        for result in pool.map(run_seed, seeds, chunksize=_CHUNK):
+            if isinstance(result, str):
+                broken.append(result)
+                print(result, flush=True)  # noqa: T201
+                continue
+            requests.update(result.requests)
+            faults.update(result.faults)
+            lost += result.lost_leases
+            done += 1
+            if sys.stderr.isatty() and done % 100 == 0:
+                print(f"\r{done:,} seeds", end="", file=sys.stderr)  # noqa: T201
+    print(  # noqa: T201
+        f"{len(seeds):,} seeds, {len(broken)} violations, {requests.total():,} requests, "
+        f"{lost:,} leases lost, {time.monotonic() - began:.0f} s; "
+        f"faults: {', '.join(f'{n:,} {name}' for name, n in sorted(faults.items()))}"
+    )
+    return 1 if broken else 0
+
+
+def run_seed(seed: int) -> Report | str:
+    """What a seed came to; a line that begins with the seed where a promise was broken."""
+    try:
+        return Simulation(seed).run()
+    except Violation as violation:
+        return f"seed {seed}: {violation}"

@@ -1,0 +1,184 @@
+"""Services that lose, repeat, delay and refuse, in virtual time; and what they saw."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from slurm_worker.errors import ServiceError
+from slurm_worker.ports import Applied, Refused, Row, Statement, Value
+from slurm_worker.simulate.schedule import Schedule
+from slurm_worker.testing import MemoryObjects, MemoryRows
+
+T = TypeVar("T")
+_LATENCY_S = 0.008
+_SLOW_S = 2.0
+_TIMEOUT_S = 5.0
+_TRIES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class FaultRates:
+    """Chances per request, until `until` of simulated time.
+
+    Args:
+        lost_request: it never arrives.
+        lost_reply: it is applied, and nobody hears of it.
+        throttled: it is refused, for now.
+        slow: it takes up to two seconds.
+    """
+
+    lost_request: float = 0.0
+    lost_reply: float = 0.0
+    throttled: float = 0.0
+    slow: float = 0.0
+    until: float = 0.0
+
+
+@dataclass
+class Seen:
+    """What the services were asked, for the invariants."""
+
+    requests: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    #: Distinct bodies ever stored under a marker's key.
+    markers: dict[str, set[str]] = field(default_factory=dict)
+    #: Attempts of each task, in the order in which they were granted.
+    attempts: dict[str, list[int]] = field(default_factory=dict)
+
+
+class Network:
+    """Between a process and the services: the SDK's repeats, and the faults."""
+
+    def __init__(
+        self, schedule: Schedule, rng: random.Random, rates: FaultRates, seen: Seen
+    ) -> None:
+        self._schedule = schedule
+        self._rng = rng
+        self._rates = rates
+        self._seen = seen
+
+    def call(self, name: str, apply: Callable[[], T]) -> T:
+        """Make a request as the SDK does: repeated until an answer comes, a few times."""
+        for attempt in range(_TRIES):
+            self._schedule.sleep(self._rng.uniform(0.2, 1.8) * _LATENCY_S)
+            fault = self._fault()
+            if fault:
+                self._seen.faults[fault] += 1
+            self._seen.requests[name] += 1
+            if fault == "slow":
+                self._schedule.sleep(self._rng.uniform(0, _SLOW_S))
+            if fault == "throttled":
+                self._schedule.sleep(self._rng.uniform(0, 0.1 * 2**attempt))
+                continue
+            if fault != "lost_request":
+                result = apply()
+            if fault in ("lost_request", "lost_reply"):
+                self._schedule.sleep(_TIMEOUT_S)
+                continue
+            self._schedule.sleep(self._rng.uniform(0.2, 1.8) * _LATENCY_S)
+            return result
+        raise ServiceError(f"{name}: no answer after {_TRIES} tries")
+
+    def _fault(self) -> str:
+        if self._schedule.now > self._rates.until:
+            return ""
+        dice = self._rng.random()
+        for name in ("lost_request", "lost_reply", "throttled", "slow"):
+            dice -= getattr(self._rates, name)
+            if dice < 0:
+                return name
+        return ""
+
+
+class SimRows:
+    """`ports.Rows` over a network."""
+
+    def __init__(self, rows: MemoryRows, network: Network, seen: Seen) -> None:
+        self._rows = rows
+        self._network = network
+        self._seen = seen
+
+    def get(self, pk: str, sk: str, *, consistent: bool = True) -> Row | None:
+        """See `ports.Rows.get`."""
+        return self._network.call("get", lambda: self._rows.get(pk, sk, consistent=consistent))
+
+    def put_new(self, row: Row) -> Applied | Refused:
+        """See `ports.Rows.put_new`."""
+        return self._network.call("put", lambda: self._rows.put_new(row))
+
+    def update(
+        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
+    ) -> Applied | Refused:
+        """See `ports.Rows.update`."""
+
+        def apply() -> Applied | Refused:
+            result = self._rows.update(pk, sk, statement, values)
+            if isinstance(result, Applied) and statement.name in ("claim", "steal"):
+                attempt = result.row["attempt"]
+                assert isinstance(attempt, int)
+                self._seen.attempts.setdefault(sk, []).append(attempt)
+            if isinstance(result, Refused) and statement.name == "claim":
+                self._seen.requests["claim refused"] += 1
+            return result
+
+        return self._network.call(statement.name, apply)
+
+    def query(
+        self, pk: str, *, after: str = "", limit: int | None = None, consistent: bool = False
+    ) -> Iterator[Row]:
+        """See `ports.Rows.query`."""
+        yield from self._network.call(
+            "query",
+            lambda: list(self._rows.query(pk, after=after, limit=limit, consistent=consistent)),
+        )
+
+    def delete(self, pk: str, sk: str) -> None:
+        """See `ports.Rows.delete`."""
+        self._network.call("delete", lambda: self._rows.delete(pk, sk))
+
+
+class SimObjects(MemoryObjects):
+    """`ports.ObjectStore` over a network; shares the objects of `store`."""
+
+    def __init__(self, store: MemoryObjects, network: Network, seen: Seen) -> None:
+        super().__init__()
+        self._store = store
+        self.objects = store.objects
+        self._network = network
+        self._seen = seen
+
+    def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | None:
+        """See `ports.ObjectStore.get`."""
+        return self._network.call(
+            "object get", lambda: self._store.get(key, start=start, length=length)
+        )
+
+    def put(self, key: str, body: bytes) -> None:
+        """See `ports.ObjectStore.put`."""
+
+        def apply() -> None:
+            self._store.put(key, body)
+            self._note(key, body)
+
+        self._network.call("object put", apply)
+
+    def put_new(self, key: str, body: bytes) -> bool:
+        """See `ports.ObjectStore.put_new`."""
+
+        def apply() -> bool:
+            created = self._store.put_new(key, body)
+            if created:
+                self._note(key, body)
+            return created
+
+        return self._network.call("object put", apply)
+
+    def _note(self, key: str, body: bytes) -> None:
+        if key.endswith(".done"):
+            digest = hashlib.sha256(body).hexdigest()
+            self._seen.markers.setdefault(key, set()).add(digest)

@@ -1,0 +1,385 @@
+"""One seed: a job, its workers, what goes wrong, and whether the promises held."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import random
+import shutil
+import tempfile
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from slurm_worker.config import HandlerConfig, JobConfig, LeaseConfig, LimitConfig, WorkerConfig
+from slurm_worker.errors import ItemError, ServiceError
+from slurm_worker.handlers import Context
+from slurm_worker.identity import Drain, Identity
+from slurm_worker.jobs import JobTable
+from slurm_worker.keys import JobId, JobPaths, TaskState
+from slurm_worker.ports import ObjectStore, Rows
+from slurm_worker.simulate.faults import FaultRates, Network, Seen, SimObjects, SimRows
+from slurm_worker.simulate.schedule import Host, Overrun, Schedule, SimClock, SimThreads
+from slurm_worker.store import JobStore, Marker, Slice, pack_slice
+from slurm_worker.table import TaskRow, TaskTable
+from slurm_worker.testing import MemoryObjects, MemoryRows
+from slurm_worker.worker import Worker
+
+_JOB = JobId("simulated")
+_SHARDS = 4
+_LEASE = LeaseConfig(ttl_s=20.0, heartbeat_s=5.0, margin_s=3.0, max_lost=4, max_tries=50)
+_LIMIT = LimitConfig("api", rate=100.0, burst=1, send_window_s=0.1)
+_UNTIL_S = 20_000.0
+_WINDOWS_S = (0.05, 0.2, 1.0, 5.0)
+
+
+class Violation(Exception):
+    """A promise was broken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """A way to break the protocol, for checking that the simulator would notice.
+
+    Args:
+        objects: replaces a worker's object store.
+        paths: replaces the job's keys.
+        limit: replaces the rate limit.
+    """
+
+    objects: Callable[[ObjectStore], ObjectStore] = lambda objects: objects
+    paths: Callable[[JobPaths], JobPaths] = lambda paths: paths
+    limit: Callable[[LimitConfig], LimitConfig] = lambda limit: limit
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What kind of work a run has.
+
+    Args:
+        items: how many, at least and at most.
+        bundles: items per task to choose from.
+        item_s: mean seconds of an item.
+        hurt_s: mean seconds between two kills or pauses.
+        skew_s: the most that a clock is wrong.
+        troubles: what befalls the workers; named twice, it does so twice as often.
+    """
+
+    items: tuple[int, int]
+    bundles: tuple[int, ...]
+    item_s: float
+    hurt_s: float
+    skew_s: float
+    troubles: tuple[str, ...]
+
+
+#: Long items, for leases; and short ones that keep a rate limit busy.
+_SLOW = Load((12, 40), (3, 5, 8), 1.5, 5.0, 2.0, ("kill", "pause", "long pause", "freeze"))
+_BUSY = Load((300, 600), (50, 100), 0.0005, 1.5, 0.02, ("kill", "pause", *["freeze"] * 4))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one seed came to.
+
+    Args:
+        simulated_s: simulated seconds.
+        requests: by name.
+        faults: by name, with crashes and pauses.
+        lost_leases: leases that ran out.
+    """
+
+    seed: int
+    simulated_s: float
+    requests: Counter[str]
+    faults: Counter[str]
+    lost_leases: int
+
+
+@dataclass
+class Simulation:
+    """One run.
+
+    Args:
+        seed: decides everything.
+        mutation: what is broken on purpose.
+    """
+
+    seed: int
+    mutation: Mutation = field(default_factory=Mutation)
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.seed)
+        self.schedule = Schedule(_UNTIL_S)
+        self.rows, self.objects, self.seen = MemoryRows(), MemoryObjects(), Seen()
+        self.limited = self.rng.random() < 0.3
+        self.load = _BUSY if self.limited else _SLOW
+        self.items = self.rng.randint(*self.load.items)
+        self.bundle = self.rng.choice(self.load.bundles)
+        self.hosts = self.rng.randint(2, 5)
+        self.calm = self.rng.random() < 0.1
+        self.checkpoints = self.rng.random() < 0.4
+        self.conditional_put = self.rng.random() < 0.85
+        self.rates = FaultRates() if self.calm else self._rates()
+        self.sends: list[float] = []
+        self.calls: Counter[str] = Counter()
+        self.live: set[Host] = set()
+        self.started = 0
+
+    def run(self) -> Report:
+        """Run it and check every promise.
+
+        Raises:
+            Violation: naming the promise.
+        """
+        # Journals are real files; in memory, a run takes half the time.
+        memory = "/dev/shm"  # noqa: S108
+        base = memory if os.access(memory, os.W_OK) else None
+        scratch = Path(tempfile.mkdtemp(prefix="simulate-", dir=base))
+        try:
+            self.schedule.run(Host("main"), lambda: self._main(scratch))
+        except Overrun as error:
+            raise Violation(f"the job does not end: {error}; {self._states()}") from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        self._check()
+        return Report(
+            self.seed,
+            self.schedule.now,
+            self.seen.requests,
+            self.seen.faults,
+            sum(row.lost for row in self._task_rows()),
+        )
+
+    # --- what happens -----------------------------------------------------------
+
+    def _rates(self) -> FaultRates:
+        worst = self.rng.choice((0.01, 0.04, 0.1))
+        requests, replies, throttles, slow = (self.rng.uniform(0, worst) for _ in range(4))
+        return FaultRates(requests, replies, throttles, slow, self.rng.uniform(60, 600))
+
+    def _main(self, scratch: Path) -> None:
+        self._plan()
+        for number in range(self.hosts):
+            self._start_worker(scratch / f"{number}")
+        restarts = 0
+        while not self._complete():
+            self.schedule.sleep(self.rng.expovariate(1 / self.load.hurt_s))
+            if not self.calm and self.schedule.now < self.rates.until:
+                self._hurt()
+            while len(self.live) < self.hosts and not self._complete():
+                restarts += 1
+                self._start_worker(scratch / f"again-{restarts}")
+        # Late attempts may still be under way; what they do must change nothing.
+        self.schedule.sleep(3 * _LEASE.ttl_s)
+
+    def _plan(self) -> None:
+        clock = SimClock(self.schedule, Host("planner"))
+        jobs = JobTable(self.rows, _JOB, clock)
+        jobs.create("identity", "config", _SHARDS)
+        row = jobs.create_round(0, "simulated", ())
+        items: list[tuple[str, dict[str, Any]]] = [(f"k{n}", {"n": n}) for n in range(self.items)]
+        table = TaskTable(self.rows, _JOB, _SHARDS, _LEASE, clock)
+        body = b""
+        bundles = [items[at : at + self.bundle] for at in range(0, len(items), self.bundle)]
+        for sequence, bundle in enumerate(bundles):
+            data = pack_slice(bundle)
+            digest = hashlib.sha256(data).hexdigest()
+            table.create(0, sequence, Slice(0, len(body), len(data), len(bundle), digest))
+            body += data
+        self.objects.put(self._paths.segment(0, 0), body)
+        jobs.open_round(row.number, len(bundles), len(items), {})
+        jobs.open(1)
+
+    def _hurt(self) -> None:
+        if not self.live:
+            return
+        host = self.rng.choice(sorted(self.live, key=lambda each: each.name))
+        kind = self.rng.choice(self.load.troubles)
+        self.seen.faults[kind] += 1
+        if kind == "kill":
+            self.live.discard(host)
+            self.schedule.kill(host)
+        elif kind == "pause":
+            self.schedule.pause(host, self.rng.uniform(0, _LEASE.ttl_s))
+        elif kind == "long pause":
+            self.schedule.pause(host, self.rng.uniform(1, 4) * _LEASE.ttl_s)
+        elif kind == "freeze":
+            # All of them at once, as when a node or a cluster is suspended.
+            seconds = self.rng.uniform(0.5, 5.0)
+            for each in self.live:
+                self.schedule.pause(each, seconds)
+
+    def _start_worker(self, scratch: Path) -> None:
+        self.started += 1
+        host = Host(f"w{self.started}", self.rng.uniform(-1, 1) * self.load.skew_s)
+        seed = self.rng.random()
+        self.live.add(host)
+
+        def run() -> None:
+            rng = random.Random(seed)
+            try:
+                scratch.mkdir()
+                self._worker(host, scratch, rng).run()
+            except ServiceError:
+                pass  # as a process that ends with an exit code; Slurm starts another
+            finally:
+                self.live.discard(host)
+
+        self.schedule.spawn(host, run)
+
+    def _worker(self, host: Host, scratch: Path, rng: random.Random) -> Worker:
+        network = Network(self.schedule, rng, self.rates, self.seen)
+        clock, threads = SimClock(self.schedule, host), SimThreads(self.schedule, host)
+        rows: Rows = SimRows(self.rows, network, self.seen)
+        objects = self.mutation.objects(SimObjects(self.objects, network, self.seen))
+        limits = (self.mutation.limit(_LIMIT),) if self.limited else ()
+        config = JobConfig(
+            job_id=_JOB,
+            table="t",
+            bucket="b",
+            prefix="lab",
+            shards=_SHARDS,
+            handler=HandlerConfig(
+                f"{__name__}:handle", params={"call": lambda item: self._handle(item, rng)}
+            ),
+            max_workers=self.hosts,
+            limits=limits,
+            lease=_LEASE,
+            conditional_put=self.conditional_put,
+            worker=WorkerConfig(
+                tries=2, backoff_s=0.1, checkpoint_s=6.0 if self.checkpoints else 0.0
+            ),
+        )
+        worker = Worker(
+            config,
+            Identity(host.name, "000-1", {"array": "", "element": "", "restart": "", "node": "n"}),
+            rows=rows,
+            buckets=lambda _: objects,
+            clock=clock,
+            scratch=scratch,
+            logger=_Silent(),
+            threads=threads,
+            drain=Drain(threads.signal()),
+            rng=rng,
+        )
+        worker.store.paths = self.mutation.paths(worker.store.paths)
+        return worker
+
+    def _handle(self, item: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+        self.calls[f"k{item['n']}"] += 1
+        if self.limited:
+            self.sends.append(self.schedule.now)
+        self.schedule.sleep(rng.expovariate(1 / self.load.item_s))
+        if item["n"] % 7 == 3:
+            raise ItemError("bad_input", "every seventh")
+        # Two attempts at an item differ, as a live API's answers would.
+        return {"n": item["n"], "answer": rng.random()}
+
+    # --- what must hold -----------------------------------------------------------
+
+    @property
+    def _paths(self) -> JobPaths:
+        return JobPaths("lab", _JOB)
+
+    def _task_rows(self) -> list[TaskRow]:
+        clock = SimClock(self.schedule, Host("checker"))
+        table = TaskTable(self.rows, _JOB, _SHARDS, _LEASE, clock)
+        return [row for shard in range(_SHARDS) for row in table.all_rows(shard)]
+
+    def _complete(self) -> bool:
+        return all(row.state.terminal for row in self._task_rows())
+
+    def _states(self) -> str:
+        return ", ".join(f"{row.task} {row.state.value}" for row in self._task_rows())
+
+    def _check(self) -> None:
+        rows = {row.task: row for row in self._task_rows()}
+        store = JobStore(self.objects, self._paths)
+        markers = {marker.task: marker for marker in store.markers()}
+        for key, bodies in self.seen.markers.items():
+            if len(bodies) > 1:
+                raise Violation(f"{key} had {len(bodies)} different contents")
+        for task, attempts in self.seen.attempts.items():
+            if any(later <= earlier for earlier, later in pairwise(attempts)):
+                raise Violation(f"attempts of {task} do not rise: {attempts}")
+        for task, row in rows.items():
+            if not row.state.terminal:
+                raise Violation(f"{task} is {row.state.value} at the end")
+            if row.state is TaskState.DONE and task not in markers:
+                raise Violation(f"{task} is done without a marker")
+            if row.state is TaskState.DONE and markers[task].attempt != row.winner:
+                raise Violation(f"{task}: the row and the marker name different winners")
+        self._check_items(rows, markers, store)
+        self._check_sends()
+        if self.calm:
+            self._check_budget(rows)
+
+    def _check_items(
+        self, rows: dict[Any, TaskRow], markers: dict[Any, Marker], store: JobStore
+    ) -> None:
+        found: Counter[str] = Counter()
+        for marker in markers.values():
+            for part in marker.parts:
+                data = self.objects.get(part.key)
+                if data is None:
+                    raise Violation(f"{marker.task}: part {part.key} is not there")
+                if hashlib.sha256(data).hexdigest() != part.sha256:
+                    raise Violation(f"{marker.task}: part {part.key} is not what was committed")
+                lines = gzip.decompress(data).splitlines()
+                found.update(json.loads(line)["_key"] for line in lines)
+        expected = Counter({f"k{n}": 1 for n in range(self.items)})
+        for row in rows.values():
+            # A late attempt may have committed what was given up meanwhile.
+            if row.state is TaskState.QUARANTINED and row.task not in markers:
+                items = store.read_slice(row.round_no, row.where)
+                expected.subtract(key for key, _ in items)
+        if found != +expected:
+            raise Violation(
+                f"items lost {expected - found}, items twice or more {found - expected}"
+            )
+
+    def _check_sends(self) -> None:
+        """N(T) <= R*(T + L + burst/R + 2*eps) + n, for windows that begin at each send."""
+        sends = sorted(self.sends)
+        tokens = max(1, round(_LIMIT.rate / self.hosts))
+        for window in _WINDOWS_S:
+            bound = tokens + _LIMIT.rate * (
+                window + _LIMIT.send_window_s + _LIMIT.burst / _LIMIT.rate + 2 * self.load.skew_s
+            )
+            for first, when in enumerate(sends):
+                count = bisect_right(sends, when + window) - first
+                if count > bound:
+                    raise Violation(
+                        f"{count} requests within {window:g} s of {when:.1f}, {bound:.1f} allowed"
+                    )
+
+    def _check_budget(self, rows: dict[Any, TaskRow]) -> None:
+        """Where nothing goes wrong: one claim and one complete per task, each item once."""
+        tasks = len(rows)
+        requests = self.seen.requests
+        claims = requests["claim"] - requests["claim refused"]
+        if claims != tasks or requests["complete"] != tasks or requests["steal"]:
+            raise Violation(f"{tasks} tasks took {dict(requests)}")
+        if max(self.calls.values()) > 1:
+            raise Violation("an item was run twice although nothing went wrong")
+
+
+def handle(item: dict[str, Any], context: Context) -> object:
+    """The simulated user's handler."""
+    return context.params["call"](item)
+
+
+class _Silent:
+    """A logger for nobody."""
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Drop the line."""
+
+    warning = error = info

@@ -1,0 +1,329 @@
+"""Virtual time, and who runs when: threads that pass a baton.
+
+Each simulated thread is a real one, but only the holder of the baton runs. It gives the
+baton up where it would wait: when it sleeps, makes a request, or waits for a signal. The
+next holder is whoever's time comes first, so that a run depends on its seed alone.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+_STACK = 256 * 1024
+
+
+class Killed(BaseException):
+    """The simulated process of this thread has been killed."""
+
+
+class Overrun(Exception):
+    """The simulated time is over, and something still runs."""
+
+
+@dataclass(eq=False)
+class Host:
+    """A simulated process: what is killed or paused as one.
+
+    Args:
+        name: for messages.
+        skew_s: its clock's error.
+    """
+
+    name: str
+    skew_s: float = 0.0
+    dead: bool = False
+    resumes: float = 0.0
+
+
+@dataclass(eq=False)
+class _Thread:
+    host: Host
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    #: Which of its places in the queue counts; earlier ones are void.
+    turn: int = 0
+
+    def __post_init__(self) -> None:
+        self.lock.acquire()
+
+
+class Schedule:
+    """The baton and the time.
+
+    Args:
+        until: simulated seconds after which a run is taken to hang.
+    """
+
+    def __init__(self, until: float) -> None:
+        self.now = 0.0
+        self._until = until
+        self._queue: list[tuple[float, int, int, _Thread]] = []
+        self._order = itertools.count()
+        self._current: _Thread | None = None
+        self._idle: list[_Starter] = []
+        self._alive: set[_Thread] = set()
+        self._end = threading.Lock()
+        self.overrun = False
+        self.failure: BaseException | None = None
+
+    def run(self, host: Host, main: Callable[[], None]) -> None:
+        """Run `main` and all that it starts, until nothing is left.
+
+        Raises:
+            Overrun: if the time is over before that.
+        """
+        self._end.acquire()
+        self.spawn(host, main)
+        self._pass_on()
+        self._end.acquire()
+        for starter in self._idle:
+            starter.dismiss()
+        if self.failure is not None:
+            raise self.failure
+        if self.overrun:
+            raise Overrun(f"something still runs after {self._until:.0f} s")
+
+    def spawn(self, host: Host, function: Callable[[], None]) -> None:
+        """Run `function` in a thread of `host`, from now on."""
+        starter = self._idle.pop() if self._idle else _Starter(self)
+        thread = _Thread(host)
+        self._alive.add(thread)
+        starter.begin(thread, function)
+        self._enqueue(thread, self.now)
+
+    def sleep(self, seconds: float) -> None:
+        """Let the others run for so long.
+
+        Raises:
+            Killed: if the caller's host was killed meanwhile.
+        """
+        self._check()
+        self._enqueue(self.current, self.now + max(0.0, seconds))
+        self._pass_on(self.current)
+        self._check()
+
+    def wait(self) -> None:
+        """Let the others run until `wake`.
+
+        Raises:
+            Killed: if the caller's host was killed before or meanwhile.
+        """
+        self._check()
+        self.current.turn += 1
+        self._pass_on(self.current)
+        self._check()
+
+    def _check(self) -> None:
+        if self.current.host.dead or self.overrun:
+            raise Killed
+
+    @property
+    def current(self) -> _Thread:
+        """The thread that runs."""
+        assert self._current is not None
+        return self._current
+
+    def wake(self, thread: _Thread) -> None:
+        """Have a waiting thread go on now."""
+        if thread in self._alive:
+            self._enqueue(thread, self.now)
+
+    def kill(self, host: Host) -> None:
+        """End a host's threads where they wait, now or when they resume."""
+        host.dead = True
+        for thread in self._alive:
+            if thread.host is host and thread is not self._current:
+                self._enqueue(thread, self.now)
+
+    def ended(self, thread: _Thread) -> None:
+        """The thread's function has returned: pass the baton on for good."""
+        self._alive.discard(thread)
+        thread.turn += 1
+        self._pass_on(thread, ends=True)
+
+    def pause(self, host: Host, seconds: float) -> None:
+        """Have none of a host's threads go on for so long, as SIGSTOP does."""
+        host.resumes = max(host.resumes, self.now + seconds)
+
+    def release(self, starter: _Starter) -> None:
+        """A real thread has nothing to do."""
+        self._idle.append(starter)
+
+    def _enqueue(self, thread: _Thread, when: float) -> None:
+        thread.turn += 1
+        heapq.heappush(self._queue, (when, next(self._order), thread.turn, thread))
+
+    def _pass_on(self, giver: _Thread | None = None, *, ends: bool = False) -> None:
+        """Give the baton to whoever is next; return when it is the giver's again."""
+        following = self._next()
+        if following is giver and giver is not None:
+            self._current = giver
+            return
+        self._current = following
+        if following is None:
+            self._end.release()
+        else:
+            following.lock.release()
+        if giver is not None and not ends:
+            giver.lock.acquire()
+
+    def _next(self) -> _Thread | None:
+        while self._queue:
+            when, _, turn, thread = heapq.heappop(self._queue)
+            if turn != thread.turn:
+                continue
+            if thread.host.resumes > when and not thread.host.dead:
+                self._enqueue(thread, thread.host.resumes)
+                continue
+            self.now = max(self.now, when)
+            if self.now > self._until and not self.overrun:
+                self.overrun = True
+                for each in self._alive - {thread}:
+                    self._enqueue(each, self.now)
+            return thread
+        return None
+
+
+class _Starter:
+    """A real thread, used for one simulated thread after the other."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+        self._work: tuple[_Thread, Callable[[], None]] | None = None
+        self._go = threading.Lock()
+        self._go.acquire()
+        threading.Thread(target=self._loop, daemon=True).start()
+
+    def begin(self, thread: _Thread, function: Callable[[], None]) -> None:
+        self._work = (thread, function)
+        self._go.release()
+
+    def dismiss(self) -> None:
+        self._work = None
+        self._go.release()
+
+    def _loop(self) -> None:
+        while True:
+            self._go.acquire()
+            if self._work is None:
+                return
+            thread, function = self._work
+            thread.lock.acquire()
+            try:
+                if not thread.host.dead and not self._schedule.overrun:
+                    function()
+            except Killed:
+                pass
+            except BaseException as error:
+                self._schedule.failure = self._schedule.failure or error
+            self._schedule.release(self)
+            self._schedule.ended(thread)
+
+
+class SimSignal:
+    """`threads.Signal` in virtual time."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+        self._set = False
+        self._waiting: list[_Thread] = []
+
+    def set(self) -> None:
+        """See `threads.Signal.set`."""
+        self._set = True
+        for thread in self._waiting:
+            self._schedule.wake(thread)
+        self._waiting.clear()
+
+    def is_set(self) -> bool:
+        """See `threads.Signal.is_set`."""
+        return self._set
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """See `threads.Signal.wait`."""
+        if self._set:
+            return True
+        thread = self._schedule.current
+        self._waiting.append(thread)
+        if timeout is None:
+            self._schedule.wait()
+        else:
+            self._schedule.sleep(timeout)
+        if not self._set:
+            self._waiting.remove(thread)
+        return self._set
+
+
+class SimPending(Generic[T]):
+    """`threads.Pending` in virtual time."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._ended = SimSignal(schedule)
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    def done(self) -> bool:
+        """See `threads.Pending.done`."""
+        return self._ended.is_set()
+
+    def result(self) -> T:
+        """See `threads.Pending.result`."""
+        self._ended.wait()
+        if self._error is not None:
+            raise self._error
+        value: T = self._value
+        return value
+
+    def run(self, function: Callable[[], T]) -> None:
+        """Run the function and keep what comes of it."""
+        try:
+            self._value = function()
+        except Killed:
+            raise
+        except BaseException as error:
+            self._error = error
+        self._ended.set()
+
+
+class SimThreads:
+    """`threads.Threads` of one simulated process."""
+
+    def __init__(self, schedule: Schedule, host: Host) -> None:
+        self._schedule = schedule
+        self._host = host
+
+    def start(self, function: Callable[[], T]) -> SimPending[T]:
+        """See `threads.Threads.start`."""
+        pending: SimPending[T] = SimPending(self._schedule)
+        self._schedule.spawn(self._host, lambda: pending.run(function))
+        return pending
+
+    def signal(self) -> SimSignal:
+        """See `threads.Threads.signal`."""
+        return SimSignal(self._schedule)
+
+
+class SimClock:
+    """`ports.Clock` of one simulated process: wrong by its host's skew."""
+
+    def __init__(self, schedule: Schedule, host: Host, epoch: float = 1_700_000_000.0) -> None:
+        self._schedule = schedule
+        self._host = host
+        self._epoch = epoch
+
+    def now(self) -> float:
+        """See `ports.Clock.now`."""
+        return self._epoch + self._schedule.now + self._host.skew_s
+
+    def boot_time(self) -> float:
+        """See `ports.Clock.boot_time`."""
+        return self._schedule.now
+
+    def sleep(self, seconds: float) -> None:
+        """See `ports.Clock.sleep`."""
+        self._schedule.sleep(seconds)
