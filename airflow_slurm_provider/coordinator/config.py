@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -22,6 +22,7 @@ from pydantic import (
     Field,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from airflow_slurm_provider.coordinator.site import Site
@@ -100,8 +101,10 @@ class InputSection(_Strict):
 class HandlerSection(_Strict):
     """The user's function; `code` is a folder beside the YAML that is shipped to the nodes."""
 
-    entry: str
+    entry: str = ""
+    plugin: str = ""
     code: str | None = None
+    requirements: str = ""
     params: dict[str, Any] = {}
 
     @field_validator("entry")
@@ -110,6 +113,14 @@ class HandlerSection(_Strict):
         if not _ENTRY.fullmatch(value):
             raise ValueError(f"{value!r} does not name a function; write module:function")
         return value
+
+    @model_validator(mode="after")
+    def _is_one_function(self) -> HandlerSection:
+        if bool(self.entry) == bool(self.plugin):
+            raise ValueError("names no function, or two; give either entry or plugin")
+        if self.requirements and not self.code:
+            raise ValueError("has requirements and no code; give the folder that holds the file")
+        return self
 
 
 class LimitSection(_Strict):
@@ -125,9 +136,14 @@ class WorkerSection(_Strict):
     """How each worker runs its items."""
 
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 1
+    processes: Annotated[int, Field(ge=1, le=256)] = 1
     tries: Annotated[int, Field(ge=1, le=100)] = 3
     backoff: Seconds = 0.5
     max_backoff: Seconds = 30.0
+    item_timeout: Seconds | None = None
+    checkpoint: Seconds | None = 60.0
+    part_format: Literal["jsonl.gz", "sqlite"] = "jsonl.gz"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 
 class LeaseSection(_Strict):
@@ -137,6 +153,7 @@ class LeaseSection(_Strict):
     heartbeat: Seconds = 30.0
     margin: Seconds = 15.0
     stall: Seconds = 3600.0
+    max_lost: Annotated[int, Field(ge=1, le=1000)] = 3
 
 
 class RetryRule(_Strict):
@@ -204,9 +221,12 @@ class JobSpec(_Strict):
             heartbeat_s=self.lease.heartbeat,
             margin_s=self.lease.margin,
             stall_s=self.lease.stall,
+            max_lost=self.lease.max_lost,
         )
 
-    def resolve(self, site: Site, shards: int, code_sha256: str) -> JobConfig:
+    def resolve(
+        self, site: Site, shards: int, code_sha256: str, *, conditional_put: bool = True
+    ) -> JobConfig:
         """What the workers need to know."""
         return JobConfig(
             job_id=self.id,
@@ -214,8 +234,16 @@ class JobSpec(_Strict):
             bucket=site.bucket,
             prefix=site.prefix,
             shards=shards,
-            max_workers=self.workers,
-            handler=HandlerConfig(self.handler.entry, code_sha256, self.handler.params),
+            max_workers=self.workers * self.worker.processes,
+            conditional_put=conditional_put,
+            part_format=self.worker.part_format,
+            handler=HandlerConfig(
+                self.handler.entry,
+                code_sha256,
+                self.handler.params,
+                self.handler.requirements,
+                self.handler.plugin,
+            ),
             limits=tuple(
                 LimitConfig(name, limit.rate, limit.burst, limit.scope, limit.send_window)
                 for name, limit in self.limits.items()
@@ -226,6 +254,9 @@ class JobSpec(_Strict):
                 tries=self.worker.tries,
                 backoff_s=self.worker.backoff,
                 max_backoff_s=self.worker.max_backoff,
+                item_timeout_s=self.worker.item_timeout or 0.0,
+                checkpoint_s=self.worker.checkpoint or 0.0,
+                log_level=self.worker.log_level,
             ),
         )
 

@@ -17,7 +17,7 @@ from airflow_slurm_provider.coordinator.config import Config, JobSpec
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker import pyz
 from slurm_worker.errors import UserError
-from slurm_worker.keys import JobId
+from slurm_worker.store import probe_conditional_put
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MOST_CODE_BYTES = 50 * 1024 * 1024
@@ -65,7 +65,8 @@ def pack_code(folder: Path, config: Config) -> bytes:
 
 def ship_config(services: Services, spec: JobSpec, shards: int, code_sha256: str) -> str:
     """Put the resolved configuration on S3; return its digest."""
-    resolved = spec.resolve(services.site, shards, code_sha256)
+    conditional = probe_conditional_put(services.objects, services.paths(spec.id))
+    resolved = spec.resolve(services.site, shards, code_sha256, conditional_put=conditional)
     data = resolved.to_json(spec.model_dump(mode="json", by_alias=True))
     digest = hashlib.sha256(data).hexdigest()
     services.objects.put_new(services.paths(spec.id).config(digest), data)
@@ -82,10 +83,11 @@ def ship_worker(services: Services) -> str:
     return f"{shlex.quote(cluster.python)} {shlex.quote(path)}"
 
 
-def worker_arguments(services: Services, job: JobId, config: str, submission: str) -> list[str]:
+def worker_arguments(services: Services, spec: JobSpec, config: str, submission: str) -> list[str]:
     """What the worker is started with; no secrets."""
-    key = services.paths(job).config(config)
-    return ["run", "--config", f"s3://{services.site.bucket}/{key}", "--submission", submission]
+    uri = f"s3://{services.site.bucket}/{services.paths(spec.id).config(config)}"
+    processes = str(spec.worker.processes)
+    return ["run", "--config", uri, "--submission", submission, "--processes", processes]
 
 
 @lru_cache(maxsize=1)
@@ -94,6 +96,14 @@ def _built_worker() -> tuple[str, bytes]:
 
 
 def _check_entry(folder: Path, config: Config) -> None:
+    requirements = config.spec.handler.requirements
+    if requirements and not (folder / requirements).is_file():
+        raise UserError(
+            f"{config.source}: handler.requirements: {folder} has no {requirements!r}; name the "
+            "file within handler.code"
+        )
+    if config.spec.handler.plugin:
+        return
     module, _, _ = config.spec.handler.entry.partition(":")
     inside = folder.joinpath(*module.split("."))
     if not inside.with_suffix(".py").is_file() and not (inside / "__init__.py").is_file():

@@ -77,7 +77,7 @@ def _submit(services: Services, spec: JobSpec, job: JobRow, submission: Submissi
     name = job_name(spec, submission)
     command = [
         *shlex.split(ship.ship_worker(services)),
-        *ship.worker_arguments(services, spec.id, job.config, submission.label),
+        *ship.worker_arguments(services, spec, job.config, submission.label),
     ]
     try:
         script = render_script(

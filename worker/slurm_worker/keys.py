@@ -234,9 +234,13 @@ class JobPaths:
         """An attempt's marker before the table has decided, in stores that can't."""
         return f"{self.root}proposed/{task}/a{attempt}"
 
-    def log(self, submission: str, worker: str) -> str:
-        """One worker's JSON log."""
-        return f"{self.root}logs/{submission}/{worker}.jsonl.gz"
+    def probe(self, unique: str) -> str:
+        """An object for trying out what the store can do."""
+        return f"{self.root}probe/{unique}"
+
+    def log(self, submission: str, worker: str, number: int) -> str:
+        """A chunk of one worker's JSON log."""
+        return f"{self.root}logs/{submission}/{worker}-{number:03}.jsonl.gz"
 
     @property
     def dataset(self) -> str:

@@ -1,52 +1,230 @@
 """JSON logs: one object a line, with job, task, attempt, worker and Slurm ids on each.
 
 The stream goes to stderr (Slurm's output file) and to a file on scratch, which is
-shipped to S3 when the worker ends.
+shipped to S3 in chunks: when one is full, and when the worker ends. The user's own
+`logging` calls come out as the same JSON lines. What looks like a secret is not written.
 """
 
 from __future__ import annotations
 
-import json
+import gzip
 import logging
+import os
+import re
 import sys
-from datetime import datetime, timezone
+import threading
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TextIO
 
-LOGGER = "slurm_worker"
-_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+import structlog
+
+#: Sends a finished chunk, gzipped, away: its number and bytes.
+Ship = Callable[[int, bytes], None]
+
+_CHUNK_BYTES = 16 * 1024 * 1024
+_SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIAL", re.I)
+_SHORTEST_SECRET = 6
+_REDACTED = "[redacted]"
+#: What secrets look like, between what stays of the match.
+_SHAPES = tuple(
+    re.compile(shape, re.IGNORECASE)
+    for shape in (
+        r"()\b(?:AKIA|ASIA)[0-9A-Z]{16}\b()",
+        r"\b(authorization[\\\"']*\s*[:=]\s*[\\\"']*(?:bearer|basic)\s+)[^\s\"'\\]+()",
+        r"\b((?:password|passwd|secret|token|api_?key)[\\\"']*\s*[:=]\s*[\\\"']*)[^\s\"'\\,&]+()",
+        r"(\w+://[^\s/:@]*:)[^\s/@]+(@)",
+    )
+)
+_QUIET = ("botocore", "boto3", "s3transfer", "urllib3")
 
 
-class JsonFormatter(logging.Formatter):
-    """A record as one JSON object; what was passed as `extra` becomes fields."""
+class Logs:
+    """The logs of one worker process.
 
-    def __init__(self, ids: dict[str, object]) -> None:
+    Args:
+        ids: on every line.
+        folder: on scratch.
+        ship: sends chunks away; its failure harms nothing, and the chunk is sent later.
+        level: the least severe line that is written.
+        stream: where lines go besides the file.
+        chunk_bytes: the size at which a chunk is shipped.
+    """
+
+    def __init__(
+        self,
+        ids: Mapping[str, object],
+        folder: Path,
+        ship: Ship,
+        level: str,
+        stream: TextIO,
+        chunk_bytes: int,
+    ) -> None:
+        self._ids = dict(ids)
+        self._sink = _Sink(folder, ship, stream, chunk_bytes)
+        self._secrets = _secrets(os.environ)
+        number = logging.getLevelName(level.upper())
+        self._level: int = number if isinstance(number, int) else logging.INFO
+        processors: list[Any] = [
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            self._add_ids,
+            structlog.processors.format_exc_info,
+        ]
+        renderer = structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
+        self.logger: Any = structlog.wrap_logger(
+            _Lines(self._sink, self._redact),
+            processors=[*processors, renderer],
+            wrapper_class=structlog.make_filtering_bound_logger(self._level),
+            cache_logger_on_first_use=True,
+        )
+        handler = _Handler(self._sink, self._redact)
+        handler.setFormatter(
+            structlog.stdlib.ProcessorFormatter(
+                foreign_pre_chain=processors,
+                processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            )
+        )
+        self._handler = handler
+        root = logging.getLogger()
+        root.addHandler(handler)
+        root.setLevel(self._level)
+        for name in _QUIET:
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+    def close(self) -> None:
+        """Ship what is left."""
+        logging.getLogger().removeHandler(self._handler)
+        self._sink.close()
+
+    def _add_ids(
+        self, _logger: object, _method: str, line: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        # First what a reader looks for first.
+        head = {name: line.pop(name) for name in ("timestamp", "level", "event") if name in line}
+        return {**head, **self._ids, **line}
+
+    def _redact(self, line: str) -> str:
+        for secret in self._secrets:
+            line = line.replace(secret, _REDACTED)
+        for shape in _SHAPES:
+            line = shape.sub(rf"\1{_REDACTED}\2", line)
+        return line
+
+
+def start(
+    ids: Mapping[str, object],
+    folder: Path,
+    ship: Ship,
+    level: str = "INFO",
+    *,
+    stream: TextIO | None = None,
+    chunk_bytes: int = _CHUNK_BYTES,
+) -> Logs:
+    """Begin to log; see `Logs`."""
+    return Logs(ids, folder, ship, level, stream or sys.stderr, chunk_bytes)
+
+
+@contextmanager
+def bound(**ids: object) -> Iterator[None]:
+    """Put ids on every line of this thread, or of this coroutine, meanwhile."""
+    with structlog.contextvars.bound_contextvars(**ids):
+        yield
+
+
+class _Sink:
+    """The stream and the file; both get whole lines only."""
+
+    def __init__(self, folder: Path, ship: Ship, stream: TextIO, chunk_bytes: int) -> None:
+        self._folder = folder
+        self._ship = ship
+        self._stream = stream
+        self._chunk_bytes = chunk_bytes
+        self._lock = threading.Lock()
+        self._number = 0
+        self._size = 0
+        #: Finished chunks that could not be shipped yet, oldest first.
+        self._waiting: list[int] = []
+        self._file = self._path(0).open("wb")
+
+    def write(self, line: str) -> None:
+        data = f"{line}\n".encode(errors="backslashreplace")
+        with self._lock:
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+            if self._file.closed:
+                return
+            self._file.write(data)
+            self._size += len(data)
+            if self._size >= self._chunk_bytes:
+                self._finish_chunk()
+                self._number += 1
+                self._size = 0
+                self._file = self._path(self._number).open("wb")
+
+    def close(self) -> None:
+        with self._lock:
+            if not self._file.closed:
+                self._finish_chunk()
+
+    def _finish_chunk(self) -> None:
+        self._file.close()
+        self._waiting.append(self._number)
+        while self._waiting:
+            path = self._path(self._waiting[0])
+            try:
+                self._ship(self._waiting[0], gzip.compress(path.read_bytes()))
+            except Exception as error:
+                self._stream.write(f"slurm-worker: a chunk of the log is not shipped: {error}\n")
+                break
+            path.unlink()
+            self._waiting.pop(0)
+        if len(self._waiting) > _MOST_WAITING:
+            self._path(self._waiting.pop(0)).unlink()
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"worker-{number:03}.jsonl"
+
+
+#: Disk use is bounded: so many chunks are kept for a store that is away.
+_MOST_WAITING = 4
+
+
+class _Lines:
+    """What structlog writes to."""
+
+    def __init__(self, sink: _Sink, redact: Callable[[str], str]) -> None:
+        self._sink = sink
+        self._redact = redact
+
+    def msg(self, message: str) -> None:
+        self._sink.write(self._redact(message))
+
+    debug = info = warning = error = critical = exception = fatal = msg
+
+
+class _Handler(logging.Handler):
+    """Where the user's own `logging` calls go."""
+
+    def __init__(self, sink: _Sink, redact: Callable[[str], str]) -> None:
         super().__init__()
-        #: Shared by all lines; the worker changes `task` and `attempt` as it goes on.
-        self.ids = ids
+        self._sink = sink
+        self._redact = redact
 
-    def format(self, record: logging.LogRecord) -> str:
-        """Render the record."""
-        line: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(),
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-            **self.ids,
-        }
-        line.update((k, v) for k, v in record.__dict__.items() if k not in _STANDARD)
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._sink.write(self._redact(self.format(record)))
+        except Exception:
+            self.handleError(record)
 
 
-def start_logging(ids: dict[str, object], path: Path) -> logging.Logger:
-    """Send the worker's and the handler's logs to stderr and `path`, as JSON with `ids`."""
-    formatter = JsonFormatter(ids)
-    logger = logging.getLogger(LOGGER)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    for old in list(logger.handlers):
-        logger.removeHandler(old)
-    for handler in (logging.StreamHandler(sys.stderr), logging.FileHandler(path)):
-        handler.setFormatter(formatter)
-        logger.addHandler(handler)
-    return logger
+def _secrets(environment: Mapping[str, str]) -> list[str]:
+    found = {
+        value
+        for name, value in environment.items()
+        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET
+    }
+    # The longest first: one secret may be the beginning of another.
+    return sorted(found, key=len, reverse=True)

@@ -15,8 +15,11 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-_PACKAGES = ("slurm_worker", "boto3", "botocore", "s3transfer", "jmespath", "dateutil", "urllib3")
-_MODULES = ("six",)
+_PACKAGES = (
+    *("slurm_worker", "boto3", "botocore", "s3transfer", "jmespath", "dateutil", "urllib3"),
+    "structlog",
+)
+_MODULES = ("six", "typing_extensions")
 _BOTOCORE_DATA = ("dynamodb", "s3", "sts", "sso", "sso-oidc", "signin")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 

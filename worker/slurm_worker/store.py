@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -249,3 +250,15 @@ def _ahead(
             yield first, reading.result()
     for key, reading in window:
         yield key, reading.result()
+
+
+def probe_conditional_put(objects: ObjectStore, paths: JobPaths) -> bool:
+    """Whether the store refuses to create an object twice; three requests.
+
+    Some stores ignore ``If-None-Match``, and then the table decides between markers.
+    """
+    key = paths.probe(uuid.uuid4().hex)
+    objects.put_new(key, b"1")
+    refused = not objects.put_new(key, b"2")
+    objects.delete(key)
+    return refused
