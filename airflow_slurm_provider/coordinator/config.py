@@ -130,6 +130,7 @@ class LimitSection(_Strict):
     burst: Annotated[int, Field(ge=1)] = 1
     scope: str = "shared"
     send_window: Seconds = 1.0
+    quota_per_day: Annotated[int, Field(ge=1)] | None = None
 
 
 class WorkerSection(_Strict):
@@ -245,7 +246,14 @@ class JobSpec(_Strict):
                 self.handler.plugin,
             ),
             limits=tuple(
-                LimitConfig(name, limit.rate, limit.burst, limit.scope, limit.send_window)
+                LimitConfig(
+                    name,
+                    limit.rate,
+                    limit.burst,
+                    limit.scope,
+                    limit.send_window,
+                    limit.quota_per_day,
+                )
                 for name, limit in self.limits.items()
             ),
             lease=self.resolve_lease(),

@@ -43,6 +43,7 @@ class LimitConfig:
         burst: tokens that may be sent at once after an idle time.
         scope: the limit's namespace in the table.
         send_window_s: a token older than this is thrown away (L in the bound).
+        quota_per_day: tokens per UTC day; None for no limit.
     """
 
     name: str
@@ -50,6 +51,7 @@ class LimitConfig:
     burst: int = 1
     scope: str = "shared"
     send_window_s: float = 1.0
+    quota_per_day: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,19 +132,24 @@ SUBMITTED = Statement(
 
 # --- rate limits (GCRA; times in microseconds) --------------------------------
 
+_AS_SEEN = "#epoch = :epoch AND #window = :window AND #used <= :most"
+
 #: Backlogged: the schedule runs ahead of now, so this slice comes after it.
 RESERVE_NEXT = Statement(
     "reserve next",
     "SET #tat = #tat + :cost, #used = #used + :tokens",
-    "#tat >= :floor AND #tat <= :ceiling AND #epoch = :epoch",
+    f"#tat >= :floor AND #tat <= :ceiling AND {_AS_SEEN}",
 )
 
 #: Idle: the schedule has fallen behind now by more than the burst, so it starts anew.
 RESERVE_NOW = Statement(
     "reserve now",
     "SET #tat = :floor_plus_cost, #used = #used + :tokens",
-    "#tat < :floor AND #epoch = :epoch",
+    f"#tat < :floor AND {_AS_SEEN}",
 )
+
+#: A new day of a quota; refused means that it has begun.
+NEW_WINDOW = Statement("new window", "SET #window = :window, #used = :zero", "#window < :window")
 
 #: One cut per window, however many workers saw a 429.
 CUT_RATE = Statement(

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
-from slurm_worker.limits import RateLimiter
+from slurm_worker.limits import RateLimiter, Stopped, wait_until
+from slurm_worker.ports import Clock
+
+_LOOK_S = 0.5
 
 
 class Pace:
     """Takes tokens of several limits.
 
+    A token of one limit may be over by the time that another's has come. So all are taken,
+    and all are looked at again right before sending; one that is over is thrown away and
+    taken anew, which wastes it and never oversteps.
+
     Args:
         limiters: one per limit.
+        clock: AWS time.
         stopping: true once the worker shall take no more items.
     """
 
-    def __init__(self, limiters: Sequence[RateLimiter], stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self, limiters: Sequence[RateLimiter], clock: Clock, stopping: Callable[[], bool]
+    ) -> None:
         self._limiters = {limiter.config.name: limiter for limiter in limiters}
+        self._clock = clock
         self._stopping = stopping
 
     @property
@@ -29,13 +41,24 @@ class Pace:
 
         Raises:
             Stopped: if the worker is asked to stop meanwhile.
+            KeyError: if there is no such limit.
+            ServiceError: if the table can't be reached.
         """
-        for limiter in self._chosen(name):
-            limiter.acquire(self._stopping)
+        slots: dict[RateLimiter, float] = {}
+        while missing := self._missing(slots, name):
+            for limiter in missing:
+                slots[limiter] = limiter.slot(self._stopping)
+            wait_until(max(slots.values()), self._clock, self._stopping)
 
     async def acquire_async(self, name: str | None) -> None:
         """As `acquire`, without holding the event loop up."""
-        raise NotImplementedError
+        slots: dict[RateLimiter, float] = {}
+        while missing := self._missing(slots, name):
+            for limiter in missing:
+                while (slot := limiter.poll()) is None:
+                    await self._sleep(await asyncio.to_thread(limiter.reserve))
+                slots[limiter] = slot
+            await self._sleep(max(slots.values()) - self._clock.now())
 
     def penalize(self, retry_after_s: float | None) -> None:
         """The server said 429: slow every limit down."""
@@ -44,9 +67,17 @@ class Pace:
 
     def numbers(self) -> dict[str, object]:
         """What the limits were used for, for the log."""
-        return {}
+        used = {name: each.numbers.to_dict() for name, each in self._limiters.items()}
+        return {"limits": used} if used else {}
 
-    def _chosen(self, name: str | None) -> Sequence[RateLimiter]:
-        if name is None:
-            return list(self._limiters.values())
-        return [self._limiters[name]]
+    def _missing(self, slots: dict[RateLimiter, float], name: str | None) -> list[RateLimiter]:
+        """The limits of which there is no token that may be sent now."""
+        chosen = list(self._limiters.values()) if name is None else [self._limiters[name]]
+        return [each for each in chosen if each not in slots or not each.usable(slots[each])]
+
+    async def _sleep(self, seconds: float) -> None:
+        until = self._clock.boot_time() + seconds
+        while (left := until - self._clock.boot_time()) > 0:
+            if self._stopping():
+                raise Stopped
+            await asyncio.sleep(min(left, _LOOK_S))

@@ -121,6 +121,7 @@ class Worker:
         self._finder = TaskFinder(self._table, identity.worker, clock, rng)
         self._pace = Pace(
             [RateLimiter(rows, limit, config.max_workers, clock, rng) for limit in config.limits],
+            clock,
             self._must_stop,
         )
         self._ends = None if seconds_left is None else clock.boot_time() + seconds_left
