@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import time
 
 import pytest
 
 from slurm_worker.config import LimitConfig
-from slurm_worker.limits import RateLimiter, Stopped
+from slurm_worker.limits import RateLimiter, Stopped, bound, safe_rate
+from slurm_worker.pace import Pace
 from slurm_worker.testing import ManualClock, MemoryRows
 
 
@@ -92,3 +95,92 @@ def test_waiting_for_a_token_ends_when_the_worker_stops() -> None:
     limit.acquire(never)
     with pytest.raises(Stopped):
         limit.acquire(lambda: clock.boot_time() > 5)
+
+
+def quota_limiter(rows: MemoryRows, clock: ManualClock, quota: int) -> RateLimiter:
+    config = LimitConfig("api", rate=10.0, quota_per_day=quota)
+    return RateLimiter(rows, config, 1, clock, random.Random(1))
+
+
+def test_a_days_quota_is_never_overstepped_and_the_next_day_goes_on() -> None:
+    rows, clock = MemoryRows(), ManualClock()
+    limit = quota_limiter(rows, clock, 50)
+    days: dict[int, int] = {}
+    for _ in range(120):
+        limit.acquire(never)
+        day = int(clock.now() // 86_400)
+        days[day] = days.get(day, 0) + 1
+    assert len(days) >= 3
+    assert max(days.values()) <= 50
+
+
+def test_slots_of_before_a_cut_are_not_used_after_it() -> None:
+    rows, clock = MemoryRows(), ManualClock()
+    first, second = limiter(rows, clock, 100.0, 1, 1), limiter(rows, clock, 100.0, 1, 2)
+    first.acquire(never)
+    held = first.tokens - 1
+    second.penalize(None)
+    clock.advance(0.5)
+    assert first.poll() is not None, "fresh slots may be used"
+    clock.advance(2.0)
+    assert first.poll() is None
+    first.reserve()
+    assert first.numbers.stale + first.numbers.late >= held - 60
+
+
+def test_a_held_slot_costs_no_request() -> None:
+    rows, clock = MemoryRows(), ManualClock()
+    limit = limiter(rows, clock, 100.0)
+    limit.acquire(never)
+    before = dict(rows.requests)
+    for _ in range(limit.tokens - 1):
+        limit.acquire(never)
+    assert rows.requests == before
+
+
+@pytest.mark.parametrize("quota", [10, 600, 5000])
+def test_the_safe_rate_makes_the_bound_the_quota(quota: int) -> None:
+    rate = safe_rate(quota, 60, 2, 1.0, 0.1, 5)
+    assert rate == 0 or bound(rate, 2, 1.0, 0.1, 5, 60) == pytest.approx(quota)
+
+
+def test_of_two_limits_no_token_is_used_after_its_time() -> None:
+    rows, clock = MemoryRows(), ManualClock()
+    fast = RateLimiter(
+        rows, LimitConfig("fast", 50.0, send_window_s=0.2), 1, clock, random.Random(1)
+    )
+    slow = RateLimiter(
+        rows, LimitConfig("slow", 0.5, send_window_s=0.2), 1, clock, random.Random(2)
+    )
+    pace = Pace([fast, slow], clock, never)
+    for _ in range(5):
+        pace.acquire(None)
+    assert fast.numbers.reservations >= 4, "a token of the fast limit is over before the slow one's"
+    assert slow.numbers.late <= 1
+
+
+def test_a_coroutine_waits_for_its_token_without_holding_others_up() -> None:
+    class LoopClock(ManualClock):
+        def now(self) -> float:
+            return time.time()
+
+        def boot_time(self) -> float:
+            return time.monotonic()
+
+    async def main() -> list[str]:
+        pace = Pace([limiter(MemoryRows(), LoopClock(), 20.0)], LoopClock(), never)  # type: ignore[arg-type]
+        order: list[str] = []
+
+        async def paced() -> None:
+            for _ in range(3):
+                await pace.acquire_async(None)
+            order.append("paced")
+
+        async def free() -> None:
+            await asyncio.sleep(0)
+            order.append("free")
+
+        await asyncio.gather(paced(), free())
+        return order
+
+    assert asyncio.run(main()) == ["free", "paced"]
