@@ -31,6 +31,8 @@ from slurm_worker.ports import Clock
 from slurm_worker.recorder import Recorder
 
 Item = tuple[str, dict[str, Any]]
+#: Seconds between two looks at whether to stop, each with a write of what is journaled.
+LOOK_S = 0.05
 #: What ends the task, not the item: the handler says so, or a service of ours is away.
 NOT_THE_ITEM = (FatalError, ServiceError)
 

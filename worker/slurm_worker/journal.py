@@ -49,6 +49,8 @@ class Journal:
 
     One thread at a time writes; `snapshot` may be called from another meanwhile.
 
+    `ok`, `failed` and `rows` count what is flushed.
+
     Args:
         path: the SQLite file; made anew.
 
@@ -73,24 +75,24 @@ class Journal:
         self.ok = self.failed = self.rows = 0
 
     def add(self, outcome: Outcome) -> None:
-        """Note an outcome; written with the next batch. The first of a position stays."""
+        """Note an outcome; written, and counted, with the next batch."""
         self._pending.append(outcome)
-        if outcome[1]:
-            self.failed += 1
-        else:
-            self.ok += 1
-            self.rows += outcome[2]
         if len(self._pending) >= _BATCH:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is pending, in one transaction."""
-        if not self._pending:
+        """Write and count what is pending, in one transaction."""
+        pending = self._pending
+        if not pending:
             return
         self._db.execute("BEGIN")
-        self._db.executemany("INSERT INTO outcomes VALUES (?, ?, ?, ?)", self._pending)
+        self._db.executemany("INSERT INTO outcomes VALUES (?, ?, ?, ?)", pending)
         self._db.execute("COMMIT")
-        self._pending.clear()
+        failed = sum(1 for outcome in pending if outcome[1])
+        self.rows += sum(outcome[2] for outcome in pending if not outcome[1])
+        self.ok += len(pending) - failed
+        self.failed += failed
+        self._pending = []
 
     def positions(self) -> set[int]:
         """Places of the items that have an outcome."""
@@ -99,8 +101,8 @@ class Journal:
 
     def bodies(self, *, failed: bool) -> Iterator[str]:
         """The lines of the items that failed, or of those that did not, in order."""
-        condition = "class <> ''" if failed else "class = ''"
         self.flush()
+        condition = "class <> ''" if failed else "class = ''"
         for (body,) in self._db.execute(
             f"SELECT body FROM outcomes WHERE {condition} ORDER BY position"  # noqa: S608
         ):
@@ -108,9 +110,9 @@ class Journal:
 
     def failed_by_class(self) -> dict[str, int]:
         """Failed items by error class."""
+        self.flush()
         if not self.failed:
             return {}
-        self.flush()
         return dict(
             self._db.execute(
                 "SELECT class, count(*) FROM outcomes WHERE class <> '' "

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import mmap
 import struct
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +31,7 @@ class Record:
         owner: who holds the lease.
         position: the only item being run; None where there are several, or none.
         running: items being run.
-        since: when that last changed, on the monotonic clock, in seconds.
+        since: when that last changed, in seconds on the boot-time clock.
         item_limit_s: an item that runs longer hangs; 0 for no limit.
         stall_limit_s: a process in which nothing changes for longer hangs; 0 for no limit.
     """
@@ -47,7 +46,7 @@ class Record:
     stall_limit_s: float
 
     def hangs(self, now: float) -> bool:
-        """Whether the process does not go on, `now` on the monotonic clock."""
+        """Whether the process does not go on, `now` on the boot-time clock."""
         if not self.task or not self.running:
             return False
         limits = [self.stall_limit_s] + ([self.item_limit_s] if self.position is not None else [])
@@ -72,17 +71,15 @@ class Recorder:
 
     def task(self, task: str, attempt: int, owner: str) -> None:
         """A task begins."""
-        _FORMAT.pack_into(
-            self._memory, 0, _NOBODY, 0, time.monotonic(), attempt, task.encode(), owner.encode()
-        )
+        _FORMAT.pack_into(self._memory, 0, _NOBODY, 0, 0.0, attempt, task.encode(), owner.encode())
 
-    def item(self, position: int) -> None:
-        """The process runs this item and no other."""
-        _ITEM.pack_into(self._memory, 0, position, 1, time.monotonic())
+    def item(self, position: int, now: float) -> None:
+        """The process runs this item and no other, `now` on the boot-time clock."""
+        _ITEM.pack_into(self._memory, 0, position, 1, now)
 
-    def several(self, count: int) -> None:
+    def several(self, count: int, now: float) -> None:
         """The process runs several items."""
-        _ITEM.pack_into(self._memory, 0, _NOBODY, count, time.monotonic())
+        _ITEM.pack_into(self._memory, 0, _NOBODY, count, now)
 
     def limits(self, item_s: float, stall_s: float) -> None:
         """Say when the process must be taken to hang."""

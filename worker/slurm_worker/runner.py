@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from slurm_worker.calling import NOT_THE_ITEM, Calls, Item, ItemTimeout, Runner, retry
+from slurm_worker.calling import LOOK_S, NOT_THE_ITEM, Calls, Item, ItemTimeout, Runner, retry
 from slurm_worker.errors import ErrorClass
 from slurm_worker.handlers import Context, Kind
 from slurm_worker.journal import Journal, Outcome
@@ -47,16 +47,22 @@ class SerialRunner:
     ) -> None:
         """See `Runner.run`."""
         calls = self._calls
-        handle, shared, stopping = calls.handler.handle, calls.shared, calls.stopping
-        note, add = calls.recorder.item, journal.add
+        handle, shared = calls.handler.handle, calls.shared
+        note, add, boot_time = calls.recorder.item, journal.add, calls.clock.boot_time
+        look_at = 0.0
         paced = not calls.pace.unlimited
         timeout_s = calls.config.item_timeout_s
         if paced or timeout_s:
             handle = self._wrapped(handle, timeout_s)
         for position in todo:
-            if stopping():
-                return
-            note(position)
+            now = boot_time()
+            if now >= look_at:
+                # Not for each item: looking takes as long as a small item does.
+                if calls.stopping():
+                    return
+                journal.flush()
+                look_at = now + LOOK_S
+            note(position, now)
             key, item = items[position]
             try:
                 outcome = ok_outcome(position, key, handle(item, Context(shared, key, attempt)))
@@ -105,6 +111,7 @@ class ThreadRunner:
         running: dict[Future[Outcome | None], tuple[int, float]] = {}
         left = iter(todo)
         more = True
+        look_at = 0.0
         while more or running:
             while more and len(running) < calls.config.concurrency:
                 position = next(left, None)
@@ -113,13 +120,16 @@ class ThreadRunner:
                     break
                 future = self._pool.submit(self._call, position, items[position], attempt)
                 running[future] = (position, calls.clock.boot_time())
-            calls.recorder.several(len(running))
+            calls.recorder.several(len(running), calls.clock.boot_time())
             done, _ = wait(running, timeout=self._patience(running), return_when=FIRST_COMPLETED)
             for future in done:
                 del running[future]
                 outcome = future.result()
                 if outcome is not None:
                     journal.add(outcome)
+            if (now := calls.clock.boot_time()) >= look_at:
+                journal.flush()
+                look_at = now + LOOK_S
             for outcome in self._overdue(running, items):
                 journal.add(outcome)
 

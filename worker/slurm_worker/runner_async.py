@@ -10,13 +10,11 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from slurm_worker.calling import NOT_THE_ITEM, Calls, Item, ItemTimeout
+from slurm_worker.calling import LOOK_S, NOT_THE_ITEM, Calls, Item, ItemTimeout
 from slurm_worker.handlers import Context
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.limits import Stopped
 from slurm_worker.parts import ok_outcome
-
-_LOOK_S = 0.1
 
 
 class AsyncRunner:
@@ -44,7 +42,7 @@ class AsyncRunner:
             asyncio.create_task(self._lane(items, todo, attempt, journal))
             for _ in range(self._concurrency)
         ]
-        watch = asyncio.create_task(self._watch(lanes))
+        watch = asyncio.create_task(self._watch(lanes, journal))
         try:
             await asyncio.gather(*lanes)
         except asyncio.CancelledError:
@@ -55,9 +53,10 @@ class AsyncRunner:
                 lane.cancel()
             await asyncio.gather(*lanes, watch, return_exceptions=True)
 
-    async def _watch(self, lanes: list[asyncio.Task[None]]) -> None:
-        while not self._calls.stopping():  # noqa: ASYNC110  a thread decides, not this loop
-            await asyncio.sleep(_LOOK_S)
+    async def _watch(self, lanes: list[asyncio.Task[None]], journal: Journal) -> None:
+        while not self._calls.stopping():
+            await asyncio.sleep(LOOK_S)
+            journal.flush()
         for lane in lanes:
             lane.cancel()
 
@@ -68,9 +67,9 @@ class AsyncRunner:
         calls = self._calls
         for position in todo:
             if self._concurrency == 1:
-                calls.recorder.item(position)
+                calls.recorder.item(position, calls.clock.boot_time())
             else:
-                calls.recorder.several(self._concurrency)
+                calls.recorder.several(self._concurrency, calls.clock.boot_time())
             outcome = await self._item(position, items[position], attempt)
             if outcome is None:
                 return

@@ -32,6 +32,7 @@ class BatchRunner:
             try:
                 for outcome in self._batch(items, positions, attempt):
                     journal.add(outcome)
+                journal.flush()
             except Stopped:
                 return
 
@@ -52,9 +53,11 @@ class BatchRunner:
             if calls.stopping():
                 raise Stopped
             tries += 1
-            calls.recorder.item(positions[0]) if len(positions) == 1 else calls.recorder.several(
-                len(positions)
-            )
+            now = calls.clock.boot_time()
+            if len(positions) == 1:
+                calls.recorder.item(positions[0], now)
+            else:
+                calls.recorder.several(len(positions), now)
             try:
                 results = self._call(items, positions, attempt)
             except (*NOT_THE_ITEM, Stopped):

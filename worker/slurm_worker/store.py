@@ -123,7 +123,8 @@ def unpack_slice(data: bytes) -> list[tuple[str, dict[str, Any]]]:
     """Read what `pack_slice` wrote."""
     # Only \n ends a line (JSON escapes it inside values); one document is read faster than lines.
     lines = zlib.decompress(data).rstrip(b"\n").replace(b"\n", b",")
-    return [(key, item) for key, item in json.loads(b"[" + lines + b"]")]
+    items: list[list[Any]] = json.loads(b"[" + lines + b"]")
+    return [(key, item) for key, item in items]
 
 
 def unpack_segment(data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:

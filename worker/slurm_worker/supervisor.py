@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from slurm_worker.clock import boot_time
 from slurm_worker.errors import ErrorClass, ServiceError
 from slurm_worker.recorder import Record, Recorder
 from slurm_worker.transitions import Crash
@@ -136,7 +137,7 @@ class Supervisor:
         return 0
 
     def _kill_hung(self) -> None:
-        now = time.monotonic()
+        now = boot_time()
         for process in self._processes.values():
             if not process.hung and process.recorder.read().hangs(now):
                 process.hung = True

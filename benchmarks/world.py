@@ -1,0 +1,120 @@
+"""A job in memory for the benchmarks: the real worker, services that answer at once or late."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from slurm_worker.clock import boot_time
+from slurm_worker.config import HandlerConfig, JobConfig, LeaseConfig, WorkerConfig
+from slurm_worker.identity import Drain, Identity
+from slurm_worker.jobs import JobTable
+from slurm_worker.keys import JobId, JobPaths
+from slurm_worker.ports import ObjectStore, Rows
+from slurm_worker.store import Slice, pack_slice
+from slurm_worker.table import TaskTable
+from slurm_worker.testing import MemoryObjects, MemoryRows
+from slurm_worker.threads import PooledThreads
+from slurm_worker.worker import Worker
+
+JOB = JobId("benchmark")
+SHARDS = 8
+
+
+class WallClock:
+    """Real time."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def boot_time(self) -> float:
+        return boot_time()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(max(0.0, seconds))
+
+
+class Late:
+    """Any edge, with so many seconds added to each call."""
+
+    def __init__(self, edge: Any, seconds: float) -> None:
+        self._edge = edge
+        self._seconds = seconds
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._edge, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            time.sleep(self._seconds)
+            result = method(*args, **kwargs)
+            return list(result) if isinstance(result, Iterator) else result
+
+        return call
+
+
+class Silent:
+    def info(self, event: str, **fields: Any) -> None:
+        pass
+
+    warning = error = info
+
+
+def items(count: int) -> list[tuple[str, dict[str, Any]]]:
+    return [(f"k{n}", {"n": n}) for n in range(count)]
+
+
+def plan(rows: MemoryRows, objects: MemoryObjects, count: int, bundle: int) -> None:
+    clock = WallClock()
+    jobs = JobTable(rows, JOB, clock)
+    jobs.create("identity", "config", SHARDS)
+    jobs.create_round(0, "benchmark", ())
+    table = TaskTable(rows, JOB, SHARDS, LeaseConfig(), clock)
+    body = bytearray()
+    everything = items(count)
+    for sequence, at in enumerate(range(0, count, bundle)):
+        some = everything[at : at + bundle]
+        data = pack_slice(some)
+        digest = hashlib.sha256(data).hexdigest()
+        table.create(0, sequence, Slice(0, len(body), len(data), len(some), digest))
+        body += data
+    objects.put(JobPaths("lab", JOB).segment(0, 0), bytes(body))
+    jobs.open(1)
+
+
+def worker(
+    rows: Rows,
+    objects: ObjectStore,
+    handle: Callable[..., Any],
+    scratch: Path,
+    options: WorkerConfig | None = None,
+) -> Worker:
+    module = types.ModuleType("benchmark_handler")
+    module.handle = handle  # type: ignore[attr-defined]  # a module made here
+    sys.modules["benchmark_handler"] = module
+    threads = PooledThreads()
+    return Worker(
+        JobConfig(
+            job_id=JOB,
+            table="t",
+            bucket="b",
+            prefix="lab",
+            shards=SHARDS,
+            handler=HandlerConfig("benchmark_handler:handle"),
+            worker=options or WorkerConfig(),
+        ),
+        Identity("w1", "000-1", {"array": "", "element": "", "restart": "", "node": "n"}),
+        rows=rows,
+        buckets=lambda _: objects,
+        clock=WallClock(),
+        scratch=scratch,
+        logger=Silent(),
+        threads=threads,
+        drain=Drain(threads.signal()),
+        rng=random.Random(1),
+    )
