@@ -135,7 +135,7 @@ class Attempts:
             self._config.worker.checkpoint_s,
         )
         restored = checkpoints.load(lease.row.checkpoint) if lease.row.checkpoint else []
-        have = {outcome.position for outcome in restored}
+        have = {at + n for at, _, _, _, count in restored for n in range(count)}
         for position, error_class in condemned(lease.row.crashes).items():
             if position not in have:
                 restored.append(self._killer(position, items[position], error_class))

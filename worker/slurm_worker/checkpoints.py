@@ -56,7 +56,7 @@ class Checkpoints:
         self._every_s = every_s
         self._number = 0
         self._cost_s = 0.0
-        self._outcomes = 0
+        self._items = 0
 
     def due(self, worked_s: float) -> bool:
         """Whether what was worked since the last checkpoint is worth another."""
@@ -68,7 +68,8 @@ class Checkpoints:
 
     def save(self, outcomes: Sequence[Outcome]) -> str:
         """Upload the outcomes; return what the row notes: ``key sha256``. Empty if no news."""
-        if len(outcomes) <= self._outcomes:
+        items = sum(outcome.items for outcome in outcomes)
+        if items <= self._items:
             return ""
         head = {"origin": [self._origin.task, self._origin.input_sha256, self._origin.code]}
         lines = [json.dumps(head), *(json.dumps(outcome) for outcome in outcomes)]
@@ -76,7 +77,7 @@ class Checkpoints:
         key = self._store.paths.checkpoint(self._origin.task, self._attempt, self._number)
         self._store.objects.put(key, data)
         self._number += 1
-        self._outcomes = len(outcomes)
+        self._items = items
         return f"{key.rsplit('/', 1)[1]} {hashlib.sha256(data).hexdigest()}"
 
     def took(self, seconds: float) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,10 +23,12 @@ CREATE TABLE IF NOT EXISTS outcomes (
     position INTEGER PRIMARY KEY,
     class TEXT NOT NULL,
     rows INTEGER NOT NULL,
-    body TEXT NOT NULL
+    body TEXT NOT NULL,
+    items INTEGER NOT NULL
 ) STRICT
 """
-_BATCH = 256
+#: The runners flush by the clock; this bounds what is kept in memory between two looks.
+_BATCH = 1000
 
 
 class Outcome(NamedTuple):
@@ -36,12 +39,15 @@ class Outcome(NamedTuple):
         error_class: empty where it succeeded.
         rows: lines in `body` (1 for a failed item).
         body: JSON lines, each ended by a newline: the rows, or the one error record.
+        items: how many this speaks of: that many from `position` on. Neighbours that
+            succeeded are written as one, which saves most of what SQLite costs.
     """
 
     position: int
     error_class: str
     rows: int
     body: str
+    items: int = 1
 
 
 class Journal:
@@ -64,14 +70,12 @@ class Journal:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.execute(_SCHEMA)
-        self._pending: list[Outcome] = []
-        self.ok = self.failed = self.rows = 0
         self.begin()
 
     def begin(self) -> None:
-        """Forget the last attempt."""
-        self._pending.clear()
-        self._db.execute("DELETE FROM outcomes")
+        """Forget the last attempt; what it left goes with the first batch of this one."""
+        self._pending: list[Outcome] = []
+        self._stale = True
         self.ok = self.failed = self.rows = 0
 
     def add(self, outcome: Outcome) -> None:
@@ -83,21 +87,28 @@ class Journal:
     def flush(self) -> None:
         """Write and count what is pending, in one transaction."""
         pending = self._pending
-        if not pending:
+        if not pending and not self._stale:
             return
+        runs = _runs(pending)
         self._db.execute("BEGIN")
-        self._db.executemany("INSERT INTO outcomes VALUES (?, ?, ?, ?)", pending)
+        if self._stale:
+            self._db.execute("DELETE FROM outcomes")
+        self._db.executemany("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?)", runs)
         self._db.execute("COMMIT")
-        failed = sum(1 for outcome in pending if outcome[1])
-        self.rows += sum(outcome[2] for outcome in pending if not outcome[1])
-        self.ok += len(pending) - failed
-        self.failed += failed
+        self._stale = False
         self._pending = []
+        for _, error_class, rows, _, count in runs:
+            if error_class:
+                self.failed += count
+            else:
+                self.ok += count
+                self.rows += rows
 
     def positions(self) -> set[int]:
         """Places of the items that have an outcome."""
         self.flush()
-        return {row[0] for row in self._db.execute("SELECT position FROM outcomes")}
+        found = self._db.execute("SELECT position, items FROM outcomes")
+        return {each for first, count in found for each in range(first, first + count)}
 
     def bodies(self, *, failed: bool) -> Iterator[str]:
         """The lines of the items that failed, or of those that did not, in order."""
@@ -122,6 +133,8 @@ class Journal:
 
     def snapshot(self) -> list[Outcome]:
         """Every outcome written so far, through a connection of its own."""
+        if self._stale:
+            return []
         reader = sqlite3.connect(self.path, isolation_level=None)
         try:
             return [
@@ -139,3 +152,35 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+
+def _runs(outcomes: list[Outcome]) -> list[Outcome]:
+    """The outcomes in order, neighbours that succeeded as one.
+
+    Raises:
+        sqlite3.IntegrityError: if an item has two.
+    """
+    if any(later[0] <= earlier[0] for earlier, later in pairwise(outcomes)):
+        outcomes = sorted(outcomes)
+    found: list[Outcome] = []
+    bodies: list[str] = []
+    first = rows = 0
+    following = -1
+    for outcome in outcomes:
+        position, error_class, its_rows, body, count = outcome
+        if position < following:
+            raise sqlite3.IntegrityError(f"item {position} has two outcomes")
+        if bodies and (error_class or position != following):
+            found.append(Outcome(first, "", rows, "".join(bodies), following - first))
+            bodies = []
+        if error_class:
+            found.append(outcome)
+        else:
+            if not bodies:
+                first, rows = position, 0
+            bodies.append(body)
+            rows += its_rows
+        following = position + count
+    if bodies:
+        found.append(Outcome(first, "", rows, "".join(bodies), following - first))
+    return found

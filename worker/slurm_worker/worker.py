@@ -334,7 +334,7 @@ class Worker:
         try:
             journal.begin()
             journal.restore(attempt.restored)
-            have = {outcome.position for outcome in attempt.restored}
+            have = journal.positions() if attempt.restored else set()
             todo = [each for each in range(len(attempt.items)) if each not in have]
             hold.start(journal, attempt.checkpoints)
             self._running = attempt

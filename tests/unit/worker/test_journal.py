@@ -91,6 +91,7 @@ def test_a_snapshot_has_what_was_flushed_and_can_be_restored(tmp_path: Path) -> 
     journal.add(error_outcome(1, "b", ErrorClass.TIMEOUT, "slow", tries=2, at=1.5, item={}))
     journal.flush()
     journal.add(ok_outcome(2, "c", {"n": 1}))
+    assert journal.snapshot()[0].items == 1
     other.restore(journal.snapshot())
     assert (other.ok, other.failed, other.rows, other.positions()) == (1, 1, 2, {0, 1})
 
@@ -106,7 +107,7 @@ def test_what_was_flushed_survives_kill_minus_9(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", script, str(tmp_path / "j")], check=False)
     assert ended.returncode == -signal.SIGKILL
     with closing(sqlite3.connect(tmp_path / "j")) as db:
-        assert db.execute("SELECT count(*) FROM outcomes").fetchone() == (300,)
+        assert db.execute("SELECT sum(items) FROM outcomes").fetchone() == (300,)
 
 
 @settings(max_examples=50, deadline=None)
@@ -140,3 +141,26 @@ def test_a_read_only_scratch_is_an_error_not_a_loss(tmp_path: Path) -> None:
         target = tmp_path / "j"
     with pytest.raises(Exception, match="unable to open database file"):
         Journal(target)
+
+
+@settings(deadline=None)
+@given(st.permutations(range(40)), st.sets(st.integers(0, 39)), st.integers(1, 40))
+def test_whatever_the_order_each_item_is_counted_and_written_once(  # type: ignore[no-untyped-def]
+    tmp_path_factory, order, failing, batch
+) -> None:
+    journal = Journal(tmp_path_factory.mktemp("journal") / "j")
+    for at, n in enumerate(order):
+        if n in failing:
+            journal.add(error_outcome(n, f"k{n}", ErrorClass.AUTH, "", tries=1, at=0.0, item={}))
+        else:
+            journal.add(ok_outcome(n, f"k{n}", {"n": n}))
+        if at % batch == 0:
+            journal.flush()
+    assert journal.positions() == set(range(40))
+    assert (journal.ok, journal.failed, journal.rows) == (
+        40 - len(failing),
+        len(failing),
+        40 - len(failing),
+    )
+    lines = "".join(journal.bodies(failed=False)).splitlines()
+    assert [json.loads(line)["n"] for line in lines] == sorted(set(range(40)) - failing)

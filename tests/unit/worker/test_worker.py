@@ -108,6 +108,7 @@ def test_a_stopping_worker_gives_its_lease_back_without_counting_a_try(tmp_path:
     drain = Drain(PooledThreads().signal())
 
     def handle(item: dict[str, Any], _context: Context) -> dict[str, Any]:
+        world.clock.advance(1)
         if item["n"] == 4:
             drain.asked.set()
         return {}
