@@ -131,11 +131,12 @@ class WorkerSection(_Strict):
 
 
 class LeaseSection(_Strict):
-    """Times of a task's lease."""
+    """Times of a task's lease, and how often it may be lost."""
 
     ttl: Seconds = 120.0
     heartbeat: Seconds = 30.0
     margin: Seconds = 15.0
+    max_lost: Annotated[int, Field(ge=1)] = 3
     stall: Seconds = 3600.0
 
 
@@ -203,6 +204,7 @@ class JobSpec(_Strict):
             ttl_s=self.lease.ttl,
             heartbeat_s=self.lease.heartbeat,
             margin_s=self.lease.margin,
+            max_lost=self.lease.max_lost,
             stall_s=self.lease.stall,
         )
 

@@ -21,7 +21,9 @@ from slurm_worker.ports import Applied, Clock, Refused, Row, Rows, Statement, Va
 from slurm_worker.store import Marker, Slice
 
 _MESSAGE_LIMIT = 200
-_HISTORY_LIMIT = 5
+#: Entries of a row's history, of whatever kind, and characters of each: within the 1 KB.
+HISTORY_LIMIT = 5
+_ENTRY_LIMIT = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class TaskRow:
     error: str = ""
     winner: int = 0
     rows: int = 0
+    history: tuple[str, ...] = ()
 
     @property
     def task(self) -> TaskId:
@@ -86,6 +89,7 @@ class TaskRow:
             error=str_of(row, "error"),
             winner=int_of(row, "winner"),
             rows=int_of(row, "rows"),
+            history=tuple(cast("list[str]", row.get("history") or [])),
         )
 
 
@@ -200,6 +204,7 @@ class TaskTable:
             "dead": self._ms() - int(self.lease.margin_s * 1000),
             "seen": row.version,
         }
+        values["none"] = []
         if row.lost + 1 >= self.lease.max_lost:
             message = f"the lease was lost {row.lost + 1} times, last by {row.owner}"
             self.rows.update(
@@ -211,11 +216,11 @@ class TaskTable:
                     "quarantined": TaskState.QUARANTINED.value,
                     "class": ErrorClass.WORKER_CRASH.value,
                     "message": message,
-                    "none": [],
-                    "event": [f"{self._ms()} quarantined by {owner}"],
+                    "event": [f"{self._ms()} quarantined by {owner}"[:_ENTRY_LIMIT]],
                 },
             )
             return Held(None)
+        values["event"] = self._event(row, f"stolen by {owner} from {row.owner}")
         return self._taken(row, owner, request, expressions.STEAL, values)
 
     def heartbeat(self, lease: Lease, ok: int, failed: int) -> Renewed | Lost:
@@ -262,9 +267,6 @@ class TaskTable:
         Refused after a lost reply, or because the lease was lost: either way it is gone.
         """
         final = lease.row.tries + 1 >= self.lease.max_tries
-        history: list[Value] = []
-        if lease.row.tries < _HISTORY_LIMIT:
-            history = [f"{self._ms()} {error_class.value} a{lease.attempt} {lease.owner}"[:120]]
         self._held(
             lease,
             expressions.FAIL,
@@ -276,13 +278,23 @@ class TaskTable:
                 "zero": 0,
                 "one": 1,
                 "none": [],
-                "event": history,
+                "event": self._event(
+                    lease.row, f"{error_class.value} a{lease.attempt} {lease.owner}"
+                ),
             },
         )
 
     def release(self, lease: Lease) -> None:
         """Give the lease back without counting a try; refused means that it is gone anyway."""
-        self._held(lease, expressions.RELEASE, {"ready": TaskState.READY.value})
+        self._held(
+            lease,
+            expressions.RELEASE,
+            {
+                "ready": TaskState.READY.value,
+                "none": [],
+                "event": self._event(lease.row, f"released by {lease.owner}"),
+            },
+        )
 
     def reopen(self, row: TaskRow, why: str) -> bool:
         """Make a failed or quarantined task ready again; False if somebody else has."""
@@ -296,7 +308,7 @@ class TaskTable:
                 "attempt": row.attempt,
                 "zero": 0,
                 "none": [],
-                "event": [f"{self._ms()} reopened: {why}"[:120]],
+                "event": [f"{self._ms()} reopened: {why}"[:_ENTRY_LIMIT]],
             },
         )
         return isinstance(result, Applied)
@@ -306,6 +318,16 @@ class TaskTable:
 
     def _ms(self) -> int:
         return int(self.clock.now() * 1000)
+
+    def _event(self, row: TaskRow, what: str) -> list[Value]:
+        """An entry for the history, none where it is full.
+
+        The history changes only in writes that end the lease under which `row` was read,
+        so its length is what it was then.
+        """
+        if len(row.history) >= HISTORY_LIMIT:
+            return []
+        return [f"{self._ms()} {what}"[:_ENTRY_LIMIT]]
 
     def _taking(self, owner: str) -> tuple[str, dict[str, Value]]:
         request = uuid.uuid4().hex

@@ -16,7 +16,7 @@ from slurm_worker.finder import Finished, Found, TaskFinder, Waiting
 from slurm_worker.keys import TaskState
 from slurm_worker.ports import Applied, Refused, Row, Statement
 from slurm_worker.store import Slice
-from slurm_worker.table import Claimed, Held, Lease, Lost, Renewed, TaskTable
+from slurm_worker.table import HISTORY_LIMIT, Claimed, Held, Lease, Lost, Renewed, TaskTable
 from slurm_worker.testing import ManualClock, MemoryRows
 from tests.unit.world import JOB, World, numbered
 
@@ -129,6 +129,27 @@ def test_a_task_that_keeps_losing_its_lease_is_quarantined(table: TaskTable) -> 
         table.steal(only_row(table), "w")
     row = only_row(table)
     assert (row.state, row.error_class) == (TaskState.QUARANTINED, "worker_crash")
+
+
+def test_the_history_says_why_each_further_attempt_began(table: TaskTable) -> None:
+    table.release(claim(table, "w1"))
+    claim(table, "w2")
+    table.clock.advance(111)  # type: ignore[attr-defined]
+    stolen = table.steal(only_row(table), "w3")
+    assert isinstance(stolen, Claimed)
+    table.fail(stolen.lease, ErrorClass.NETWORK, "no route", 0)
+    words = [entry.split(" ", 1)[1] for entry in only_row(table).history]
+    assert words == ["released by w1", "stolen by w3 from w2", "network a3 w3"]
+
+
+def test_the_history_stays_short_however_often_a_task_is_given_back(table: TaskTable) -> None:
+    owner = "1234567_1023-r12-0123456789abcdef"
+    for _ in range(HISTORY_LIMIT + 3):
+        table.release(claim(table, owner))
+    row = only_row(table)
+    assert row.attempt == HISTORY_LIMIT + 3
+    assert len(row.history) == HISTORY_LIMIT
+    assert sum(map(len, row.history)) <= 400
 
 
 def test_two_finders_never_hold_the_same_task(tmp_path: Path) -> None:
