@@ -141,8 +141,7 @@ class Report:
         """The figures, as they are printed."""
         result = "FAILED" if self.problems else "passed"
         return [
-            f"seed {self.seed}: {result} in {self.seconds:.0f} s; {self.injected} faults; "
-            f"job {self.job_id}",
+            f"seed {self.seed}: {result} in {self.seconds:.0f} s; {self.injected} faults",
             f"  {self.faults.total()} of {self.requests:,} requests: {_counts(self.faults)}",
             f"  {self.disturbances.total()} disturbances: {_counts(self.disturbances)}",
             f"  {self.submits} submits; attempts after a task's first: {self.further_attempts}",
