@@ -4,7 +4,7 @@ BIN := .venv/bin
 STACK_RUN := $(BIN)/python -m tests.stack
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stack-up stack-down stack-status demo lint unit integration e2e test clean
+.PHONY: help setup stack-up stack-down stack-status demo lint unit integration e2e chaos chaos-short test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,9 +39,15 @@ integration: ## tests of the edges against the stack (make stack-up first)
 e2e: ## DAGs and slurmctl as a user runs them, against the stack (make stack-up first)
 	$(BIN)/pytest -q tests/e2e
 
+chaos: ## a job among dying workers and spoiled requests (make stack-up first; SEEDS="1 2 3")
+	@$(BIN)/python -m tests.chaos $(or $(SEEDS),$(SEED))
+
+chaos-short: ## one short round of chaos, always the same (make stack-up first)
+	$(BIN)/pytest -q tests/chaos
+
 test: setup ## everything; the stack is left as it was found
 	@$(MAKE) --no-print-directory lint unit
-	@$(STACK_RUN) with $(MAKE) --no-print-directory integration e2e
+	@$(STACK_RUN) with $(MAKE) --no-print-directory integration e2e chaos-short
 
 clean: stack-down ## stop the stack; remove its state, .venv and caches
 	@[ ! -L .stack ] || rm -rf "$$(readlink .stack)"

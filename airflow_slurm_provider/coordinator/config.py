@@ -148,7 +148,7 @@ class WorkerSection(_Strict):
 
 
 class LeaseSection(_Strict):
-    """Times of a task's lease."""
+    """Times of a task's lease, and how often it may be lost."""
 
     ttl: Seconds = 120.0
     heartbeat: Seconds = 30.0

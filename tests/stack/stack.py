@@ -55,7 +55,7 @@ def down(state: Path, say: Callable[[str], None]) -> None:
 
 def problems(state: Path) -> list[str]:
     """What is not as it should be in a stack that was brought up; empty if all is well."""
-    settings = _remembered_settings(state)
+    settings = remembered_settings(state)
     if settings is None or not (state / "env").exists():
         return ["the stack is not up"]
     found = {each.name: each for each in known_services(state)}
@@ -100,7 +100,7 @@ def _bring_up(settings: Settings, say: Callable[[str], None]) -> None:
 
 def _take_down(state: Path, say: Callable[[str], None]) -> None:
     running = known_services(state)
-    settings = _remembered_settings(state)
+    settings = remembered_settings(state)
     if settings is not None:
         if _is_slurm(settings):
             slurm.cancel_jobs(settings, running)
@@ -189,7 +189,7 @@ def _end_embedded(settings: Settings) -> None:
 
 
 def _check_choice(settings: Settings) -> None:
-    before = _remembered_settings(settings.state)
+    before = remembered_settings(settings.state)
     if before is None or not any(each.alive for each in known_services(settings.state)):
         return
     if (before.mode, before.ports, before.user) != (settings.mode, settings.ports, settings.user):
@@ -212,7 +212,8 @@ def _remember_choice(settings: Settings) -> None:
     )
 
 
-def _remembered_settings(state: Path) -> Settings | None:
+def remembered_settings(state: Path) -> Settings | None:
+    """The settings of the stack that was brought up; None if none was."""
     path = state / "choice.json"
     if not path.exists():
         return None

@@ -32,7 +32,7 @@ CLAIM = Statement("claim", f"{_TAKE} REMOVE #not_before", _READY)
 #: one that this worker saw a heartbeat interval ago.
 STEAL = Statement(
     "steal",
-    f"{_TAKE}, #lost = if_not_exists(#lost, :zero) + :one",
+    f"{_TAKE}, #lost = if_not_exists(#lost, :zero) + :one, {_HISTORY}",
     "#state = :leased AND #lease_until < :dead AND #version = :seen",
 )
 
@@ -77,7 +77,7 @@ FAIL = Statement(
 #: Preemption and drain: no try is counted.
 RELEASE = Statement(
     "release",
-    f"SET #state = :ready, #checkpoint = :checkpoint {_LET_GO}, #not_before",
+    f"SET #state = :ready, #checkpoint = :checkpoint, {_HISTORY} {_LET_GO}, #not_before",
     _HELD_BY_ME,
 )
 

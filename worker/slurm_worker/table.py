@@ -22,7 +22,9 @@ from slurm_worker.store import Marker, Slice
 from slurm_worker.transitions import Crash
 
 _MESSAGE_LIMIT = 200
-_HISTORY_LIMIT = 5
+#: Entries of a row's history, of whatever kind, and characters of each: within the 1 KB.
+HISTORY_LIMIT = 5
+_ENTRY_LIMIT = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class TaskRow:
     rows: int = 0
     checkpoint: str = ""
     crashes: tuple[str, ...] = ()
+    history: tuple[str, ...] = ()
 
     @property
     def task(self) -> TaskId:
@@ -92,6 +95,7 @@ class TaskRow:
             rows=int_of(row, "rows"),
             checkpoint=str_of(row, "checkpoint"),
             crashes=tuple(str(each) for each in cast("list[Value]", row.get("crashes") or [])),
+            history=tuple(cast("list[str]", row.get("history") or [])),
         )
 
 
@@ -211,6 +215,7 @@ class TaskTable:
             "dead": self._ms() - int(self.lease.margin_s * 1000),
             "seen": row.version,
         }
+        values["none"] = []
         if row.lost + 1 >= self.lease.max_lost and not _can_bisect(row):
             message = f"the lease was lost {row.lost + 1} times, last by {row.owner}"
             self.rows.update(
@@ -222,11 +227,11 @@ class TaskTable:
                     "quarantined": TaskState.QUARANTINED.value,
                     "class": ErrorClass.WORKER_CRASH.value,
                     "message": message,
-                    "none": [],
-                    "event": [f"{self._ms()} quarantined by {owner}"],
+                    "event": [f"{self._ms()} quarantined by {owner}"[:_ENTRY_LIMIT]],
                 },
             )
             return Held(None)
+        values["event"] = self._event(row, f"stolen by {owner} from {row.owner}")
         return self._taken(row, owner, request, expressions.STEAL, values)
 
     def heartbeat(
@@ -298,9 +303,6 @@ class TaskTable:
         Refused after a lost reply, or because the lease was lost: either way it is gone.
         """
         final = final or lease.row.tries + 1 >= self.lease.max_tries
-        history: list[Value] = []
-        if lease.row.tries < _HISTORY_LIMIT:
-            history = [f"{self._ms()} {error_class.value} a{lease.attempt} {lease.owner}"[:120]]
         self._held(
             lease,
             expressions.FAIL,
@@ -312,7 +314,9 @@ class TaskTable:
                 "zero": 0,
                 "one": 1,
                 "none": [],
-                "event": history,
+                "event": self._event(
+                    lease.row, f"{error_class.value} a{lease.attempt} {lease.owner}"
+                ),
             },
         )
 
@@ -321,7 +325,12 @@ class TaskTable:
         self._held(
             lease,
             expressions.RELEASE,
-            {"ready": TaskState.READY.value, "checkpoint": checkpoint},
+            {
+                "ready": TaskState.READY.value,
+                "checkpoint": checkpoint,
+                "none": [],
+                "event": self._event(lease.row, f"released by {lease.owner}"),
+            },
         )
 
     def crashed(self, task: TaskId, attempt: int, owner: str, crash: Crash) -> bool:
@@ -341,7 +350,7 @@ class TaskTable:
                 "attempt": attempt,
                 "crash": [crash.to_text()],
                 "none": [],
-                "event": [f"{self._ms()} crashed: {crash.to_text()}"],
+                "event": [f"{self._ms()} crashed: {crash.to_text()}"[:_ENTRY_LIMIT]],
             },
         )
         return isinstance(result, Applied)
@@ -372,7 +381,7 @@ class TaskTable:
                 "attempt": row.attempt,
                 "zero": 0,
                 "none": [],
-                "event": [f"{self._ms()} reopened: {why}"[:120]],
+                "event": [f"{self._ms()} reopened: {why}"[:_ENTRY_LIMIT]],
             },
         )
         return isinstance(result, Applied)
@@ -382,6 +391,16 @@ class TaskTable:
 
     def _ms(self) -> int:
         return int(self.clock.now() * 1000)
+
+    def _event(self, row: TaskRow, what: str) -> list[Value]:
+        """An entry for the history, none where it is full.
+
+        The history changes only in writes that end the lease under which `row` was read,
+        so its length is what it was then.
+        """
+        if len(row.history) >= HISTORY_LIMIT:
+            return []
+        return [f"{self._ms()} {what}"[:_ENTRY_LIMIT]]
 
     def _taking(self, owner: str) -> tuple[str, dict[str, Value]]:
         request = uuid.uuid4().hex

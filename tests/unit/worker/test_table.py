@@ -17,7 +17,7 @@ from slurm_worker.finder import Finished, Found, TaskFinder, Waiting
 from slurm_worker.keys import TaskId, TaskState, parse_task_id
 from slurm_worker.ports import Applied, Refused, Row, Statement
 from slurm_worker.store import Marker, Slice
-from slurm_worker.table import Claimed, Held, Lease, Lost, Renewed, TaskTable
+from slurm_worker.table import HISTORY_LIMIT, Claimed, Held, Lease, Lost, Renewed, TaskTable
 from slurm_worker.testing import ManualClock, MemoryRows
 from slurm_worker.transitions import Crash
 from tests.unit.world import JOB, World, numbered
@@ -168,6 +168,27 @@ def test_a_death_is_noted_by_whoever_follows_and_only_once(table: TaskTable) -> 
 def test_a_decision_between_markers_is_the_same_for_all_who_ask(table: TaskTable) -> None:
     ours = Marker(JOB, TaskId("000-00000000"), 2, "w", 5, 5, 5)
     assert [table.decide(replace(ours, attempt=each)) for each in (2, 3, 2)] == [2, 2, 2]
+
+
+def test_the_history_says_why_each_further_attempt_began(table: TaskTable) -> None:
+    table.release(claim(table, "w1"))
+    claim(table, "w2")
+    table.clock.advance(111)  # type: ignore[attr-defined]
+    stolen = table.steal(only_row(table), "w3")
+    assert isinstance(stolen, Claimed)
+    table.fail(stolen.lease, ErrorClass.NETWORK, "no route", 0)
+    words = [entry.split(" ", 1)[1] for entry in only_row(table).history]
+    assert words == ["released by w1", "stolen by w3 from w2", "network a3 w3"]
+
+
+def test_the_history_stays_short_however_often_a_task_is_given_back(table: TaskTable) -> None:
+    owner = "1234567_1023-r12-0123456789abcdef"
+    for _ in range(HISTORY_LIMIT + 3):
+        table.release(claim(table, owner))
+    row = only_row(table)
+    assert row.attempt == HISTORY_LIMIT + 3
+    assert len(row.history) == HISTORY_LIMIT
+    assert sum(map(len, row.history)) <= 400
 
 
 def test_two_finders_never_hold_the_same_task(tmp_path: Path) -> None:

@@ -1,0 +1,40 @@
+"""The checks after chaos find what they are there to find."""
+
+from __future__ import annotations
+
+import pytest
+
+from slurm_worker.ports import Row
+from slurm_worker.table import HISTORY_LIMIT
+from tests.chaos.checks import unexplained
+
+SOUND: Row = {
+    "sk": "000#00000001",
+    "state": "done",
+    "attempt": 3,
+    "winner": 3,
+    "lost": 1,
+    "history": ["1 released by w1", "2 stolen by w3 from w2"],
+}
+
+
+def test_a_row_whose_attempts_all_have_their_reason_is_sound() -> None:
+    assert unexplained(SOUND) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"history": ["2 stolen by w3 from w2"]},
+        {"history": ["1 released by w1", "2 released by w2"]},
+        {"winner": 4},
+        {"error": "x" * 1024},
+    ],
+)
+def test_a_row_that_hides_something_is_told_of(change: Row) -> None:
+    assert unexplained({**SOUND, **change}) != []
+
+
+def test_a_full_history_may_leave_the_last_attempts_out() -> None:
+    full: Row = {"history": ["1 stolen by w2 from w1"] * HISTORY_LIMIT, "lost": 9, "attempt": 10}
+    assert unexplained({**SOUND, **full}) == []
