@@ -4,6 +4,8 @@ Holds this package and what it imports, with botocore's data trimmed to the serv
 used. The zip's `__main__` unpacks it once per node, into a private folder named by its
 digest (botocore reads its data as files), and runs the worker from there. The same
 installed packages give the same bytes.
+
+    python -m slurm_worker.pyz worker.pyz
 """
 
 from __future__ import annotations
@@ -11,9 +13,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from slurm_worker import __version__
 
 _PACKAGES = (
     *("slurm_worker", "boto3", "botocore", "s3transfer", "jmespath", "dateutil", "urllib3"),
@@ -28,6 +33,7 @@ _MAIN = '''\
 import os, stat, sys, tempfile, zipfile
 
 DIGEST = "{digest}"
+VERSION = "{version}"
 
 
 def base_folder():
@@ -60,6 +66,8 @@ def unpacked():
 
 if sys.version_info < (3, 10):
     sys.exit("slurm-worker needs Python 3.10 or later, this is " + sys.version.split()[0])
+if sys.argv[1:] == ["--version"]:
+    sys.exit(print("slurm-worker " + VERSION + " (" + DIGEST + ")"))
 sys.path[0] = unpacked()
 from slurm_worker.__main__ import main
 
@@ -68,7 +76,10 @@ sys.exit(main())
 
 
 def build() -> tuple[str, bytes]:
-    """Return (digest, bytes) of the worker's zip, from the packages installed here."""
+    """Return (digest, bytes) of the worker's zip, from the packages installed here.
+
+    The digest is of what is in it, so that it is the same wherever that is installed.
+    """
     files = sorted(_files())
     digest = hashlib.sha256()
     for name, path in files:
@@ -78,7 +89,8 @@ def build() -> tuple[str, bytes]:
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for each, path in files:
             archive.writestr(zipfile.ZipInfo(each, _EPOCH), path.read_bytes(), zipfile.ZIP_DEFLATED)
-        archive.writestr(zipfile.ZipInfo("__main__.py", _EPOCH), _MAIN.replace("{digest}", name))
+        main = _MAIN.replace("{digest}", name).replace("{version}", __version__)
+        archive.writestr(zipfile.ZipInfo("__main__.py", _EPOCH), main)
     return name, out.getvalue()
 
 
@@ -109,3 +121,7 @@ def _origin(module: str) -> Path:
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"{module} is not installed here, so no worker can be built")
     return Path(spec.origin)
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_bytes(build()[1])

@@ -1,0 +1,121 @@
+"""The worker is one file that every supported Python here runs, with nothing installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from airflow_slurm_provider.coordinator import job, ship
+from airflow_slurm_provider.coordinator.config import load_config
+from airflow_slurm_provider.coordinator.services import Services, open_services
+from airflow_slurm_provider.coordinator.site import load_site
+from airflow_slurm_provider.coordinator.submit import Array
+from slurm_worker import pyz
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
+
+
+def interpreters() -> dict[str, str]:
+    """Version: path, of the supported Pythons that are here; at least the one that runs this."""
+    found = {f"{sys.version_info.major}.{sys.version_info.minor}": sys.executable}
+    pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
+    for version in (f"3.{minor}" for minor in range(10, 15)):
+        candidates = [
+            shutil.which(f"python{version}") or "",
+            *map(str, sorted(pyenv.glob(f"versions/{version}.*/bin/python"))),
+        ]
+        for path in filter(None, candidates):
+            # A version manager's shim may be on the PATH and lead nowhere.
+            tried = subprocess.run([path, "-c", ""], capture_output=True, check=False)
+            if tried.returncode == 0:
+                found[version] = path
+    return found
+
+
+INTERPRETERS = interpreters()
+
+
+@pytest.fixture(scope="module")
+def worker_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pyz") / "worker.pyz"
+    path.write_bytes(pyz.build()[1])
+    return path
+
+
+@pytest.fixture
+def services(stack: Mapping[str, str]) -> Iterator[Services]:
+    opened = open_services(load_site(stack["SLURMCTL_CONFIG"]))
+    yield opened
+    opened.close()
+
+
+def run(
+    version: str, *arguments: str | Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run Python without its site packages and without our environment."""
+    aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    return subprocess.run(
+        [INTERPRETERS[version], "-I", "-S", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+        cwd="/",
+        env={"PATH": "/usr/bin:/bin", **aws, **environment},
+    )
+
+
+@pytest.mark.parametrize("version", INTERPRETERS)
+def test_it_tells_its_version_and_unpacks_nothing_for_that(
+    worker_file: Path, version: str, tmp_path: Path
+) -> None:
+    ended = run(version, worker_file, "--version", TMPDIR=str(tmp_path))
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("slurm-worker ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("version", INTERPRETERS)
+def test_it_works_off_a_job(
+    worker_file: Path,
+    version: str,
+    tmp_path: Path,
+    services: Services,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "handler.py").write_text(
+        "import sys\ndef handle(item, context):\n"
+        "    context.logger.info('seen', python=sys.version)\n    return {'n': item['n']}\n"
+    )
+    (tmp_path / "items.jsonl").write_text(
+        "".join(json.dumps({"id": f"k{n}", "n": n}) + "\n" for n in range(20))
+    )
+    config = load_config(
+        {
+            "job_id": f"pyz-{uuid.uuid4().hex[:10]}",
+            "input": {"path": str(tmp_path / "items.jsonl"), "key": "id"},
+            "bundle": 5,
+            "handler": {"entry": "handler:handle", "code": str(tmp_path)},
+        }
+    )
+    monkeypatch.setattr(job, "ensure_array", lambda *_: Array("", "", 0, "", reattached=True))
+    job.submit(services, config, log=lambda _: None)
+    standing = services.jobs(config.spec.id).get()
+    arguments = ship.worker_arguments(services, config.spec, standing.config, "000-1")
+    ended = run(version, worker_file, *arguments, TMPDIR=str(tmp_path))
+    assert ended.returncode == 0, ended.stderr
+    assert sum(marker.ok for marker in services.store(config.spec.id).markers()) == 20
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert any(line.get("python", "").startswith(version) for line in lines)
+
+
+def test_the_same_packages_give_the_same_bytes() -> None:
+    assert pyz.build() == pyz.build()
