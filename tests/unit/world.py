@@ -44,6 +44,7 @@ class World:
     scratch: Path
     handle: Callable[[dict[str, Any], Any], object] = lambda item, context: dict(item)
     setup: Callable[[Any], object] | None = None
+    teardown: Callable[[Any], object] | None = None
     bundle: int = 10
     rows: Rows = field(default_factory=MemoryRows)
     objects: ObjectStore = field(default_factory=MemoryObjects)
@@ -56,6 +57,9 @@ class World:
     logger: Lines = field(default_factory=lambda: Lines())
     workers: int = 0
     job: JobId = JOB
+    module: str = "handler_under_test"
+    conditional_put: bool = True
+    seconds_left: float | None = None
 
     @property
     def paths(self) -> JobPaths:
@@ -86,11 +90,13 @@ class World:
     def worker(self, drain: Drain | None = None) -> Worker:
         self.workers += 1
         threads = PooledThreads()
-        module = types.ModuleType("handler_under_test")
+        module = types.ModuleType(self.module)
         module.handle = self.handle  # type: ignore[attr-defined]  # a module made here
         if self.setup:
             module.setup = self.setup  # type: ignore[attr-defined]
-        sys.modules["handler_under_test"] = module
+        if self.teardown:
+            module.teardown = self.teardown  # type: ignore[attr-defined]
+        sys.modules[self.module] = module
         name = f"w{self.workers}"
         scratch = self.scratch / name
         scratch.mkdir(parents=True)
@@ -100,7 +106,8 @@ class World:
             bucket="b",
             prefix="lab",
             shards=self.shards,
-            handler=HandlerConfig("handler_under_test:handle", params={"p": 1}),
+            handler=HandlerConfig(f"{self.module}:handle", params={"p": 1}),
+            conditional_put=self.conditional_put,
             limits=self.limits,
             lease=self.lease,
             worker=self.worker_config,
@@ -116,6 +123,7 @@ class World:
             threads=threads,
             drain=drain or Drain(threads.signal()),
             rng=random.Random(7),
+            seconds_left=self.seconds_left,
         )
 
     def task_rows(self) -> list[TaskRow]:

@@ -83,6 +83,7 @@ class Supervisor:
         """
         for number in _SIGNALS:
             signal.signal(number, self._forward)
+        self._sweep()
         code = 0
         try:
             for index in range(self._count):
@@ -100,7 +101,19 @@ class Supervisor:
 
     @property
     def _base(self) -> Path:
-        return self._scratch / f"slurm-worker-{os.getuid()}-{os.getpid()}"
+        return self._scratch / f"{self._prefix}{os.getpid()}"
+
+    @property
+    def _prefix(self) -> str:
+        return f"slurm-worker-{os.getuid()}-"
+
+    def _sweep(self) -> None:
+        """Remove what workers of ours that were killed have left on this node."""
+        for folder in self._scratch.glob(f"{self._prefix}*"):
+            pid = folder.name.removeprefix(self._prefix)
+            ours = folder.is_dir() and folder.lstat().st_uid == os.getuid()
+            if ours and pid.isdigit() and not _is_there(int(pid)):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _start(self, index: int, death: Death | None) -> None:
         try:

@@ -7,6 +7,7 @@ starts it, but by this test.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -197,3 +198,18 @@ def test_a_scratch_that_can_not_be_written_to_is_one_line_and_exit_75(
     (line,) = ended.stderr.splitlines()
     assert line.startswith("slurm-worker: scratch /proc/nowhere")
     assert {row.state for row in rows(services, config)} == {TaskState.READY}
+
+
+def test_what_a_killed_worker_left_on_the_node_is_removed_by_the_next_one(
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = tmp_path / f"slurm-worker-{os.getuid()}-{ended.pid}"
+    alive = tmp_path / f"slurm-worker-{os.getuid()}-{os.getpid()}"
+    for folder in (left, alive):
+        (folder / "0-x").mkdir(parents=True)
+    config = plan(services, tmp_path, monkeypatch, {})
+    assert run_worker(services, config, tmp_path).returncode == 0
+    assert not left.exists()
+    assert alive.exists()
