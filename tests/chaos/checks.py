@@ -13,6 +13,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker import keys
 from slurm_worker.keys import JobId
 from slurm_worker.ports import Row, Value, int_of
+from slurm_worker.store import Marker
 from slurm_worker.table import HISTORY_LIMIT, TaskRow
 from tests.chaos.handler.digest import fails, value_of
 from tests.stack.facts import job_facts
@@ -35,6 +36,8 @@ def problems(services: Services, job_id: str, expected: list[str]) -> list[str]:
     if facts.items != len(expected):
         found.append(f"{facts.items:,} items in the manifest, {len(expected):,} were planned")
     found += wrong_items(services, job_id, expected)
+    markers = list(services.store(JobId(job_id)).markers())
+    found += disagreements([TaskRow.from_row(row) for row in rows], markers)
     for row in rows:
         found += unexplained(row)
     return found
@@ -67,6 +70,20 @@ def wrong_items(services: Services, job_id: str, expected: list[str]) -> list[st
     if classes:
         found.append(f"items failed for other reasons than their own: {dict(classes)}")
     return found
+
+
+def disagreements(tasks: list[TaskRow], markers: list[Marker]) -> list[str]:
+    """Tasks of which the table says another thing than the marker that decided them."""
+    said = {task.task: (task.winner, task.items_ok, task.items_failed) for task in tasks}
+    decided = {
+        marker.task: (marker.attempt, marker.ok, sum(marker.failed.values())) for marker in markers
+    }
+    return [
+        f"task {task}: (attempt, ok, failed) is {said.get(task)} in its row but "
+        f"{decided.get(task)} in its marker"
+        for task in sorted({*said, *decided})
+        if said.get(task) != decided.get(task)
+    ]
 
 
 def unexplained(row: Row) -> list[str]:

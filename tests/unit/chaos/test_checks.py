@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from slurm_worker.ports import Row
 from slurm_worker.table import HISTORY_LIMIT
-from tests.chaos.checks import unexplained
+from tests.chaos.checks import disagreements, unexplained
+from tests.unit.world import World, numbered
 
 SOUND: Row = {
     "sk": "000#00000001",
@@ -38,3 +42,13 @@ def test_a_row_that_hides_something_is_told_of(change: Row) -> None:
 def test_a_full_history_may_leave_the_last_attempts_out() -> None:
     full: Row = {"history": ["1 stolen by w2 from w1"] * HISTORY_LIMIT, "lost": 9, "attempt": 10}
     assert unexplained({**SOUND, **full}) == []
+
+
+def test_a_row_that_disagrees_with_its_marker_is_told_of(tmp_path: Path) -> None:
+    world = World(tmp_path, bundle=5)
+    world.plan(numbered(10))
+    world.worker().run()
+    first, second = world.task_rows()
+    assert disagreements([first, second], world.markers()) == []
+    assert len(disagreements([first], world.markers())) == 1
+    assert len(disagreements([first, replace(second, winner=2)], world.markers())) == 1
