@@ -165,6 +165,17 @@ class Supervisor:
                 continue
 
 
+def _is_there(pid: int) -> bool:
+    """Whether a process has this id, ours or not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def _run(child: Child, folder: Path, recorder: Recorder, number: int, death: Death | None) -> int:
     try:
         code = child(folder, recorder, number, death)
