@@ -6,7 +6,7 @@ at random, so that workers of one shard seldom meet. A cursor per shard passes o
 what is finished; it goes back to the start when a new round opens, because a retry may
 put old tasks back.
 
-Requests: one consistent Query of 10 rows (2 read units) for a claim in the usual case.
+Requests: one consistent Query of 20 rows (3 read units) for a claim in the usual case.
 """
 
 from __future__ import annotations
@@ -14,15 +14,19 @@ from __future__ import annotations
 import random
 import zlib
 from dataclasses import dataclass
+from itertools import takewhile
 
 from slurm_worker.keys import TaskState
 from slurm_worker.ports import Clock
 from slurm_worker.table import Claimed, Lease, TaskRow, TaskTable
 
-_FIRST_PAGE = 10
+_FIRST_PAGE = 20
 _PAGE_GROWTH = 4
 _LARGEST_PAGE = 250
 _CLAIM_TRIES = 3
+#: With nothing to lease in so many shards, there is next to nothing in the others. Looking
+#: at all of them would be most of what a job with many workers reads at its end.
+_MOST_SHARDS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +38,15 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Nothing now, but others hold leases that may run out, or a backoff is under way."""
+    """Nothing now, but others hold leases that may run out, or a backoff is under way.
 
-    unfinished: int
+    Args:
+        leased: tasks that others hold: about so many, after a sample of the shards.
+        later: tasks that may be leased after their backoff; likewise.
+    """
+
+    leased: int
+    later: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,10 @@ class TaskFinder:
         #: Where the last task was found; at first a shard that the worker's name decides.
         self._home = zlib.crc32(owner.encode()) % table.shards
         self._cursors: dict[int, str] = {}
+        #: Where the next ready row is likely to be; leases past their end are before it.
+        self._hints: dict[int, str] = {}
+        #: Shards whose every row is in an end state; only a new round changes that.
+        self._used_up: set[int] = set()
         #: Leases past their end: row version and when we first saw it, on the boot-time clock.
         self._expired: dict[str, tuple[str, float]] = {}
         self._rounds = 0
@@ -70,38 +84,70 @@ class TaskFinder:
         if rounds != self._rounds:
             self._rounds = rounds
             self._cursors.clear()
+            self._hints.clear()
+            self._used_up.clear()
 
     def next(self) -> Found | Waiting | Finished:
         """Lease a task, if there is one."""
-        shards = [shard for shard in range(self._table.shards) if shard != self._home]
-        self._rng.shuffle(shards)
-        unfinished = 0
-        for shard in [self._home, *shards]:
+        others = [shard for shard in range(self._table.shards) if shard != self._home]
+        self._rng.shuffle(others)
+        looked = leased = later = 0
+        for shard in [self._home, *others]:
+            if shard in self._used_up:
+                continue
             result = self._search(shard)
             if isinstance(result, Lease):
                 self._home = shard
                 return Found(result)
-            unfinished += result
-        return Waiting(unfinished) if unfinished else Finished()
+            if not result:
+                self._used_up.add(shard)
+                continue
+            states = [row.state for row in result]
+            leased += states.count(TaskState.LEASED)
+            later += states.count(TaskState.READY)
+            looked += 1
+            if looked == _MOST_SHARDS:
+                break
+        if not looked:
+            return Finished()
+        in_all = (self._table.shards - len(self._used_up)) / looked
+        return Waiting(round(leased * in_all), round(later * in_all))
 
-    def _search(self, shard: int) -> Lease | int:
-        """A lease from this shard, or the number of its unfinished rows."""
-        after = self._cursors.get(shard, "")
+    def _search(self, shard: int) -> Lease | list[TaskRow]:
+        """A lease from this shard, or its unfinished rows."""
+        lease, _ = self._read_on(shard, self._hints.get(shard, ""), steal=False)
+        if lease is not None:
+            return lease
+        lease, unfinished = self._read_on(shard, self._cursors.get(shard, ""), steal=True)
+        return lease or unfinished
+
+    def _read_on(
+        self, shard: int, after: str, *, steal: bool
+    ) -> tuple[Lease | None, list[TaskRow]]:
+        """Page through a shard until a lease is had; else every unfinished row past `after`."""
+        if not steal and not after:
+            return None, []
         size = _FIRST_PAGE
-        unfinished = 0
+        unfinished: list[TaskRow] = []
         while True:
             rows = self._table.page(shard, after, size)
             open_rows = [row for row in rows if not row.state.terminal]
-            if not unfinished:
+            if steal and not unfinished:
                 self._advance(shard, rows)
-            lease = self._claim_one(open_rows) or self._steal_one(open_rows)
+            lease = self._claim_one(open_rows) or (self._steal_one(open_rows) if steal else None)
             if lease is not None:
-                return lease
-            unfinished += len(open_rows)
+                self._note_ready(shard, after, rows)
+                return lease, []
+            unfinished += open_rows
             if len(rows) < size:
-                return unfinished
+                return None, unfinished
             after = rows[-1].sk
             size = min(size * _PAGE_GROWTH, _LARGEST_PAGE)
+
+    def _note_ready(self, shard: int, after: str, rows: list[TaskRow]) -> None:
+        """Remember where the first ready row stood: what is before it is others' by now."""
+        before = takewhile(lambda row: row.state is not TaskState.READY, rows)
+        self._hints[shard] = max((row.sk for row in before), default=after)
 
     def _advance(self, shard: int, rows: list[TaskRow]) -> None:
         for row in rows:

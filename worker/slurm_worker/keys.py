@@ -24,7 +24,9 @@ S3_URI_PATTERN = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?"
 META = "META"
 #: Tasks that one round may have; the numbers above are for the halves of bisected tasks.
 MAX_TASKS = 10_000_000
-_FIRST_HALF = 2 * MAX_TASKS
+#: Added to a task's number; multiples of every number of shards, so that the halves are in
+#: the shard of the whole, where nobody has looked for the last time yet.
+_HALVES = (2 * MAX_TASKS, 4 * MAX_TASKS)
 ROUND_PREFIX = "ROUND#"
 SUBMIT_PREFIX = "SUBMIT#"
 
@@ -140,8 +142,8 @@ def halves(task: TaskId) -> tuple[TaskId, TaskId] | None:
     round_no, sequence = parse_task_id(task)
     if sequence >= MAX_TASKS:
         return None
-    first = _FIRST_HALF + 2 * sequence
-    return task_id(round_no, first), task_id(round_no, first + 1)
+    first, second = (task_id(round_no, sequence + each) for each in _HALVES)
+    return first, second
 
 
 def shard_of(sequence: int, shards: int) -> int:

@@ -26,7 +26,7 @@ from slurm_worker.attempt import Attempt, Attempts
 from slurm_worker.calling import Calls, Runner
 from slurm_worker.config import JobConfig
 from slurm_worker.errors import FatalError, ServiceError, UserError, describe
-from slurm_worker.finder import Finished, Found, TaskFinder
+from slurm_worker.finder import Finished, Found, TaskFinder, Waiting
 from slurm_worker.handlers import Context, Fetcher, Handler, Shared, load
 from slurm_worker.heart import Heart
 from slurm_worker.identity import Drain, Identity, requeue
@@ -55,6 +55,7 @@ _STARTS_PER_S = 500
 _AHEAD_S = 5.0
 _LOOK_AHEAD_S = 0.1
 _REMEMBERED_TASKS = 20
+_STANDBY = 8
 
 
 class Logger(Protocol):
@@ -131,6 +132,8 @@ class Worker:
         self._committed_from: Journal | None = None
         self._took: deque[float] = deque(maxlen=_REMEMBERED_TASKS)
         self._service_failures = 0
+        self._waiting: Waiting | None = None
+        self._rank = rng.random()
 
     def run(self) -> int:
         """Work until nothing is left, or until asked to stop; return the exit code.
@@ -238,7 +241,8 @@ class Worker:
                         self._finish_commit()
                         continue
                     if found is None:
-                        if self._clock.boot_time() - last_found > self._patience_s:
+                        idle = self._clock.boot_time() - last_found
+                        if idle > self._patience_s or self._is_surplus():
                             self.logger.info("live workers hold what is left")
                             break
                         self._drain.asked.wait(idle_s * self._rng.uniform(0.8, 1.2))
@@ -273,6 +277,18 @@ class Worker:
         times = self.config.lease
         return times.ttl_s + times.margin_s + 2 * times.heartbeat_s
 
+    def _is_surplus(self) -> bool:
+        """Whether others will do: each idle worker knows by a number drawn at its start.
+
+        At the end of a job thousands of idle workers would look at every shard again and
+        again; one for each ten leases, and a few more, are enough to take over from the dead.
+        """
+        waiting, self._waiting = self._waiting, None
+        if waiting is None:
+            return False
+        wanted = max(_STANDBY, waiting.later + waiting.leased / 10)
+        return self._rank * self.config.max_workers > wanted
+
     def _next(self) -> Attempt | Finished | None:
         """The next task: the one that was leased ahead, or one leased now."""
         ahead, self._ahead = self._ahead, None
@@ -300,6 +316,7 @@ class Worker:
             if isinstance(found, Finished):
                 return found
             if not isinstance(found, Found):
+                self._waiting = found
                 return None
             attempt = self._attempts.open(found.lease)
             if attempt is not None:

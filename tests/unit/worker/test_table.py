@@ -143,11 +143,11 @@ def test_a_task_that_keeps_losing_its_lease_is_to_be_bisected(table: TaskTable) 
 
 def test_a_half_that_keeps_losing_its_lease_is_quarantined(table: TaskTable) -> None:
     table.create_halves(only_row(table))
-    halves = [TaskId("000-20000000"), TaskId("000-20000001")]
-    rows = {row.task: row for shard in (0, 1) for row in table.page(shard, "", 10)}
+    halves = [TaskId("000-20000000"), TaskId("000-40000000")]
+    rows = {row.task: row for row in table.page(0, "", 10)}
     assert [(rows[half].where.first, rows[half].where.count) for half in halves] == [(0, 2), (2, 3)]
     assert isinstance(keep_stealing(table, halves[1]), Held)
-    (row,) = table.page(1, "", 10)
+    row = table.page(0, "", 10)[-1]
     assert (row.state, row.error_class) == (TaskState.QUARANTINED, "worker_crash")
 
 
