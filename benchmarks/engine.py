@@ -72,7 +72,7 @@ def run_worker(
 
 def plain_loop(count: int) -> float:
     """Items a second of the simplest program: call, encode, write a line."""
-    given = items(count)
+    given = items(0, count)
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         with (Path(folder) / "out.jsonl").open("w") as out:
@@ -199,15 +199,11 @@ def peak_mb(count: int) -> float:
     ]
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as scratch:
         rows, objects = MemoryRows(), DiskObjects(Path(folder))
-        plan_on_disk(rows, objects, count)
+        plan(rows, objects, count, BUNDLE)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         assert worker(rows, objects, noop, Path(scratch)).run() == 0
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return max(before, after) / 1024
-
-
-def plan_on_disk(rows: MemoryRows, objects: DiskObjects, count: int) -> None:
-    plan(rows, objects, count, BUNDLE)
 
 
 def figures(*, short: bool) -> list[Figure]:

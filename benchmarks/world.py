@@ -19,12 +19,12 @@ from slurm_worker.keys import JobId, JobPaths
 from slurm_worker.ports import ObjectStore, Rows
 from slurm_worker.store import Slice, pack_slice
 from slurm_worker.table import TaskTable
-from slurm_worker.testing import MemoryObjects, MemoryRows
 from slurm_worker.threads import PooledThreads
 from slurm_worker.worker import Worker
 
 JOB = JobId("benchmark")
 SHARDS = 8
+SEGMENT = 50_000
 
 
 class WallClock:
@@ -65,25 +65,29 @@ class Silent:
     warning = error = info
 
 
-def items(count: int) -> list[tuple[str, dict[str, Any]]]:
-    return [(f"k{n}", {"n": n}) for n in range(count)]
+def items(first: int, count: int) -> list[tuple[str, dict[str, Any]]]:
+    return [(f"k{n}", {"n": n}) for n in range(first, first + count)]
 
 
-def plan(rows: MemoryRows, objects: MemoryObjects, count: int, bundle: int) -> None:
+def plan(rows: Rows, objects: ObjectStore, count: int, bundle: int) -> None:
+    """Segments of 50,000 items and their task rows, a segment at a time in memory."""
     clock = WallClock()
     jobs = JobTable(rows, JOB, clock)
     jobs.create("identity", "config", SHARDS)
     jobs.create_round(0, "benchmark", ())
     table = TaskTable(rows, JOB, SHARDS, LeaseConfig(), clock)
-    body = bytearray()
-    everything = items(count)
-    for sequence, at in enumerate(range(0, count, bundle)):
-        some = everything[at : at + bundle]
-        data = pack_slice(some)
-        digest = hashlib.sha256(data).hexdigest()
-        table.create(0, sequence, Slice(0, len(body), len(data), len(some), digest))
-        body += data
-    objects.put(JobPaths("lab", JOB).segment(0, 0), bytes(body))
+    sequence = 0
+    for segment, start in enumerate(range(0, count, SEGMENT)):
+        body = bytearray()
+        for at in range(start, min(start + SEGMENT, count), bundle):
+            some = items(at, min(bundle, count - at))
+            data = pack_slice(some)
+            digest = hashlib.sha256(data).hexdigest()
+            where = Slice(segment, len(body), len(data), len(some), digest)
+            table.create(0, sequence, where)
+            body += data
+            sequence += 1
+        objects.put(JobPaths("lab", JOB).segment(0, segment), bytes(body))
     jobs.open(1)
 
 

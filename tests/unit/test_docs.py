@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -93,10 +95,11 @@ def test_the_handler_guide_raises_what_it_says(tmp_path: Path) -> None:
         namespace: dict[str, object] = {}
         exec(compile(block, str(guide), "exec"), namespace)
         namespaces.append(namespace["handle"])
-    plain, raising = namespaces
-    assert callable(plain)
-    assert callable(raising)
-    assert plain({"sequence": "ACGT"}, None) == {"length": 4}
+    plain, coroutine, batched, raising = (cast("Callable[..., Any]", each) for each in namespaces)
+    item, row = {"sequence": "ACGT"}, {"length": 4}
+    assert plain(item, None) == row
+    assert asyncio.run(coroutine(item, None)) == row
+    assert batched([item, item], None) == [row, row]
     for sequence, expected in (
         ("", ItemError),
         ("slow down", RateLimited),

@@ -22,9 +22,10 @@ from enum import Enum
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from slurm_worker.config import HandlerConfig
+from slurm_worker.decorators import BATCH_MARK
 from slurm_worker.errors import UserError, describe
 from slurm_worker.keys import JobPaths, split_s3_uri
 from slurm_worker.ports import ObjectStore
@@ -32,8 +33,6 @@ from slurm_worker.ports import ObjectStore
 #: Installed distributions offer handlers under this group of entry points.
 PLUGIN_GROUP = "slurm_worker.handlers"
 _PIP = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-_BATCH_MARK = "__slurm_worker_batch__"
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Limiters(Protocol):
@@ -162,19 +161,6 @@ class Kind(Enum):
     BATCH = "batch"  #: ``@batch(size)``: ``handle(items, context)``, one result per item
 
 
-def batch(size: int = 100) -> Callable[[F], F]:
-    """Mark a handler that takes a list of up to `size` items and returns as many results.
-
-    An exception in the place of a result fails that item alone.
-    """
-
-    def mark(function: F) -> F:
-        setattr(function, _BATCH_MARK, size)
-        return function
-
-    return mark
-
-
 @dataclass(frozen=True, slots=True)
 class Handler:
     """The user's functions, loaded.
@@ -206,7 +192,7 @@ def load(config: HandlerConfig, objects: ObjectStore, paths: JobPaths, scratch: 
             _put_first(_install(folder / config.requirements, scratch / "requirements"))
         _put_first(folder)
     module, handle = _plugin(config.plugin) if config.plugin else _function(config.entry)
-    size = getattr(handle, _BATCH_MARK, 0)
+    size = getattr(handle, BATCH_MARK, 0)
     asynchronous = inspect.iscoroutinefunction(handle)
     if size and asynchronous:
         raise UserError("handler: a batch handler can't be async; make it a plain function")

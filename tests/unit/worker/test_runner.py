@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from slurm_worker import batch
 from slurm_worker.config import LimitConfig, WorkerConfig
 from slurm_worker.errors import FatalError, ItemError, ServiceError
-from slurm_worker.handlers import Context, batch
+from slurm_worker.handlers import Context
 from slurm_worker.testing import MemoryRows
 from slurm_worker.worker import EXIT_CONFIG, EXIT_OK
 from tests.unit.world import World, numbered

@@ -1,0 +1,22 @@
+"""What a handler's author puts on a function; imports nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+BATCH_MARK = "__slurm_worker_batch__"
+
+
+def batch(size: int = 100) -> Callable[[F], F]:
+    """Mark a handler that takes a list of up to `size` items and returns as many results.
+
+    An exception in the place of a result fails that item alone.
+    """
+
+    def mark(function: F) -> F:
+        setattr(function, BATCH_MARK, size)
+        return function
+
+    return mark
