@@ -15,7 +15,7 @@ import itertools
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import greenlet
@@ -166,16 +166,16 @@ def figures(*, short: bool) -> list[dict[str, Any]]:
     return [simulate(100, 3)] if short else [simulate(1_000, 3), simulate(10_000, 3)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def show(description: str | None, measure: Callable[[bool], list[dict[str, Any]]]) -> None:
+    """Parse the common options and print what was measured, a line each."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    for each in figures(short=arguments.short):
-        print(
-            json.dumps(each) if arguments.json else ", ".join(f"{k} {v}" for k, v in each.items())
-        )
+    for each in measure(arguments.short):
+        line = ", ".join(f"{name} {value}" for name, value in each.items())
+        print(json.dumps(each) if arguments.json else line)
 
 
 if __name__ == "__main__":
-    main()
+    show(__doc__, lambda short: figures(short=short))

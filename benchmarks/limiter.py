@@ -5,14 +5,12 @@ python -m benchmarks.limiter [--short] [--json]
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from benchmarks.claims import Hub, HubClock
+from benchmarks.claims import Hub, HubClock, show
 from slurm_worker.config import LimitConfig
 from slurm_worker.limits import RateLimiter, Stopped, bound
 from slurm_worker.ports import Applied, Refused, Row, Statement, Value
@@ -117,16 +115,5 @@ def figures(*, short: bool) -> list[dict[str, Any]]:
     return [simulate(200, 20.0)] if short else [simulate(2_000, 300.0)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--short", action="store_true")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    for each in figures(short=arguments.short):
-        print(
-            json.dumps(each) if arguments.json else ", ".join(f"{k} {v}" for k, v in each.items())
-        )
-
-
 if __name__ == "__main__":
-    main()
+    show(__doc__, lambda short: figures(short=short))

@@ -24,6 +24,8 @@ import structlog
 Ship = Callable[[int, bytes], None]
 
 _CHUNK_BYTES = 16 * 1024 * 1024
+#: Disk use is bounded: so many chunks are kept for a store that is away.
+_MOST_WAITING = 4
 _SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIAL", re.I)
 _SHORTEST_SECRET = 6
 _REDACTED = "[redacted]"
@@ -186,10 +188,6 @@ class _Sink:
 
     def _path(self, number: int) -> Path:
         return self._folder / f"worker-{number:03}.jsonl"
-
-
-#: Disk use is bounded: so many chunks are kept for a store that is away.
-_MOST_WAITING = 4
 
 
 class _Lines:

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,7 @@ import pytest
 
 from airflow_slurm_provider.coordinator import job, ship
 from airflow_slurm_provider.coordinator.config import Config, load_config
-from airflow_slurm_provider.coordinator.services import Services, open_services
-from airflow_slurm_provider.coordinator.site import load_site
+from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submit import Array
 from slurm_worker.keys import TaskState
 from slurm_worker.parts import lines_of
@@ -63,13 +61,6 @@ def handle(item, context):
         sys.stderr.write("nor this\\n")
     return {"n": n}
 """
-
-
-@pytest.fixture
-def services(stack: Mapping[str, str]) -> Iterator[Services]:
-    opened = open_services(load_site(stack["SLURMCTL_CONFIG"]))
-    yield opened
-    opened.close()
 
 
 def plan(

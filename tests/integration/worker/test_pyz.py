@@ -8,15 +8,13 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from airflow_slurm_provider.coordinator import job, ship
 from airflow_slurm_provider.coordinator.config import load_config
-from airflow_slurm_provider.coordinator.services import Services, open_services
-from airflow_slurm_provider.coordinator.site import load_site
+from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submit import Array
 from slurm_worker import pyz
 
@@ -48,13 +46,6 @@ def worker_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pyz") / "worker.pyz"
     path.write_bytes(pyz.build()[1])
     return path
-
-
-@pytest.fixture
-def services(stack: Mapping[str, str]) -> Iterator[Services]:
-    opened = open_services(load_site(stack["SLURMCTL_CONFIG"]))
-    yield opened
-    opened.close()
 
 
 def run(
