@@ -37,6 +37,7 @@ from slurm_worker.config import (
 )
 from slurm_worker.errors import ErrorClass, UserError
 from slurm_worker.keys import NAME_PATTERN, JobId, check_job_id
+from slurm_worker.parts import PARQUET
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)")
@@ -143,7 +144,7 @@ class WorkerSection(_Strict):
     max_backoff: Seconds = 30.0
     item_timeout: Seconds | None = None
     checkpoint: Seconds | None = 60.0
-    part_format: Literal["jsonl.gz", "sqlite"] = "jsonl.gz"
+    part_format: Literal["jsonl.gz", "sqlite", "parquet"] = "jsonl.gz"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 
@@ -205,6 +206,23 @@ class JobSpec(_Strict):
         """The array's options, checked when the config was loaded."""
         return SlurmOptions.from_mapping(self.slurm)
 
+    def check_schema(self) -> None:
+        """Look at the declared schema, if there is one.
+
+        Raises:
+            UserError: naming the column whose type is none.
+        """
+        declared = self.aggregate.schema_
+        if declared is not None:
+            # pyarrow takes long to import, and most jobs declare nothing.
+            from slurm_worker.aggregate.types import parse_schema
+
+            parse_schema(declared)
+        elif self.worker.part_format == PARQUET:
+            raise UserError(
+                "worker.part_format: 'parquet' needs columns; declare them in aggregate.schema"
+            )
+
     def rounds_for(self, error_class: ErrorClass) -> int:
         """How many retry rounds an item of this class gets."""
         rule = self.retry.get(error_class)
@@ -238,6 +256,7 @@ class JobSpec(_Strict):
             max_workers=self.workers * self.worker.processes,
             conditional_put=conditional_put,
             part_format=self.worker.part_format,
+            columns=self.aggregate.schema_ or {},
             handler=HandlerConfig(
                 self.handler.entry,
                 code_sha256,
@@ -303,6 +322,7 @@ def load_config(source: str | Path | Mapping[str, Any], *, job_id: str | None = 
         raise UserError(explain(error, JobSpec, name)) from error
     try:
         _ = spec.slurm_options
+        spec.check_schema()
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     return Config(_absolute(spec, folder), folder, name)

@@ -59,6 +59,9 @@ class World:
     job: JobId = JOB
     module: str = "handler_under_test"
     conditional_put: bool = True
+    part_format: str = "jsonl.gz"
+    columns: dict[str, str] = field(default_factory=dict)
+    leave: Callable[[], None] = lambda: None
     seconds_left: float | None = None
 
     @property
@@ -108,6 +111,8 @@ class World:
             shards=self.shards,
             handler=HandlerConfig(f"{self.module}:handle", params={"p": 1}),
             conditional_put=self.conditional_put,
+            part_format=self.part_format,
+            columns=self.columns,
             limits=self.limits,
             lease=self.lease,
             worker=self.worker_config,
@@ -124,6 +129,7 @@ class World:
             drain=drain or Drain(threads.signal()),
             rng=random.Random(7),
             seconds_left=self.seconds_left,
+            leave=self.leave,
         )
 
     def task_rows(self) -> list[TaskRow]:

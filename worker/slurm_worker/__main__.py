@@ -135,6 +135,12 @@ def _work(
         ),
         config.worker.log_level,
     )
+
+    def leave() -> None:
+        logs.close()
+        sys.stderr.flush()
+        os._exit(0)
+
     try:
         if death is not None:
             table = TaskTable(rows, config.job_id, config.shards, config.lease, clock)
@@ -159,6 +165,7 @@ def _work(
             rng=random.Random(),
             recorder=recorder,
             seconds_left=seconds_left(os.environ),
+            leave=leave,
         )
         return worker.run()
     except (UserError, ServiceError) as error:

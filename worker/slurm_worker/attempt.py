@@ -25,7 +25,7 @@ from slurm_worker.errors import ErrorClass, UserError, classify, describe
 from slurm_worker.heart import Heart, Hold
 from slurm_worker.identity import Identity
 from slurm_worker.journal import Journal, Outcome
-from slurm_worker.parts import error_outcome, make_part, suffix_of
+from slurm_worker.parts import Columns, error_outcome, make_part
 from slurm_worker.ports import Clock
 from slurm_worker.store import JobStore, Marker, Part
 from slurm_worker.table import Lease, TaskTable
@@ -67,6 +67,7 @@ class Attempts:
         scratch: where parts are written before they are uploaded.
         logger: writes JSON lines.
         rng: jitter.
+        columns: writes Parquet parts, where the job wants them and this node can.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Attempts:
         scratch: Path,
         logger: Any,
         rng: random.Random,
+        columns: Columns | None = None,
     ) -> None:
         self._config = config
         self._identity = identity
@@ -90,6 +92,7 @@ class Attempts:
         self._scratch = scratch
         self._logger = logger
         self._rng = rng
+        self._columns = columns
 
     def open(self, lease: Lease) -> Attempt | None:
         """Bring the task's items; None if there is nothing to run.
@@ -172,10 +175,9 @@ class Attempts:
         return standing
 
     def release(self, attempt: Attempt, worked_s: float = 0.0) -> None:
-        """Give the lease back, with a checkpoint where that saves work."""
+        """Give the lease back, with a checkpoint of what is journaled where that saves work."""
         hold = attempt.hold
         if hold.journal is not None and attempt.checkpoints.worth_saving(worked_s):
-            hold.journal.flush()
             hold.save()
         hold.stop()
         # Not kept from here on: should the request fail, the lease runs out.
@@ -269,8 +271,9 @@ class Attempts:
         for kind in ("rows", "errors"):
             if kind == "errors" and not journal.failed:
                 continue
-            data = make_part(journal, self._config.part_format, kind, self._scratch)
-            suffix = suffix_of(self._config.part_format, kind)
+            suffix, data = make_part(
+                journal, self._config.part_format, kind, self._scratch, self._columns
+            )
             key = self._store.paths.part(lease.task, lease.attempt, unique, suffix)
             rows = journal.rows if kind == "rows" else journal.failed
             parts.append(self._store.upload_part(key, data, kind, rows))

@@ -74,6 +74,7 @@ class Calls:
         clock: for backoff and times of day.
         rng: jitter.
         recorder: told which item is being run, for whoever finds the process dead.
+        to_outcome: turns a result into an outcome, or refuses it.
     """
 
     handler: Handler
@@ -84,6 +85,7 @@ class Calls:
     clock: Clock
     rng: random.Random
     recorder: Recorder
+    to_outcome: Callable[[int, str, object], Outcome] = ok_outcome
 
     def failure(
         self, position: int, item: Item, error: BaseException, tries: int
@@ -160,7 +162,7 @@ def retry(
         tries += 1
         try:
             context = Context(calls.shared, item[0], attempt)
-            return ok_outcome(position, item[0], handle(item[1], context))
+            return calls.to_outcome(position, item[0], handle(item[1], context))
         except Stopped:
             return None
         except NOT_THE_ITEM:

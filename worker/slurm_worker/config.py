@@ -113,7 +113,8 @@ class JobConfig:
         max_workers: workers that may run at the same time, for the limits' horizon.
         conditional_put: whether the store decides between two markers; where it can't, the
             table does.
-        part_format: ``jsonl.gz`` or ``sqlite``.
+        part_format: one of `parts.PART_FORMATS`.
+        columns: the declared schema, for parts that need one.
     """
 
     job_id: JobId
@@ -125,6 +126,7 @@ class JobConfig:
     max_workers: int = 1
     conditional_put: bool = True
     part_format: str = "jsonl.gz"
+    columns: dict[str, str] = field(default_factory=dict)
     limits: tuple[LimitConfig, ...] = ()
     lease: LeaseConfig = field(default_factory=LeaseConfig)
     worker: WorkerConfig = field(default_factory=WorkerConfig)

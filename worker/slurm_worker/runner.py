@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from contextvars import copy_context
 from types import FrameType
 from typing import Any
 
@@ -15,7 +16,6 @@ from slurm_worker.errors import ErrorClass
 from slurm_worker.handlers import Context, Kind
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.limits import Stopped
-from slurm_worker.parts import ok_outcome
 from slurm_worker.runner_async import AsyncRunner
 from slurm_worker.runner_batch import BatchRunner
 
@@ -47,7 +47,7 @@ class SerialRunner:
     ) -> None:
         """See `Runner.run`."""
         calls = self._calls
-        handle, shared = calls.handler.handle, calls.shared
+        handle, shared, to_outcome = calls.handler.handle, calls.shared, calls.to_outcome
         note, add, boot_time = calls.recorder.item, journal.add, calls.clock.boot_time
         look_at = 0.0
         paced = not calls.pace.unlimited
@@ -65,7 +65,7 @@ class SerialRunner:
             note(position, now)
             key, item = items[position]
             try:
-                outcome = ok_outcome(position, key, handle(item, Context(shared, key, attempt)))
+                outcome = to_outcome(position, key, handle(item, Context(shared, key, attempt)))
             except Stopped:
                 return
             except NOT_THE_ITEM:
@@ -95,8 +95,8 @@ class SerialRunner:
 class ThreadRunner:
     """Several items at a time, for handlers that wait for something else.
 
-    A thread can't be made to end: an item that overruns its time is given up, and its
-    thread is left behind. When all are, the process asks to be replaced.
+    A thread can't be made to end: an item that overruns its time is given up, its thread
+    is left behind, and others take the items that follow.
     """
 
     def __init__(self, calls: Calls) -> None:
@@ -118,7 +118,9 @@ class ThreadRunner:
                 if position is None or calls.stopping():
                     more = False
                     break
-                future = self._pool.submit(self._call, position, items[position], attempt)
+                # With the ids that are on this thread's log lines.
+                call = copy_context().run
+                future = self._pool.submit(call, self._call, position, items[position], attempt)
                 running[future] = (position, calls.clock.boot_time())
             calls.recorder.several(len(running), calls.clock.boot_time())
             done, _ = wait(running, timeout=self._patience(running), return_when=FIRST_COMPLETED)
@@ -146,7 +148,7 @@ class ThreadRunner:
 
         try:
             context = Context(calls.shared, item[0], attempt)
-            return ok_outcome(position, item[0], handle(item[1], context))
+            return calls.to_outcome(position, item[0], handle(item[1], context))
         except Stopped:
             return None
         except NOT_THE_ITEM:

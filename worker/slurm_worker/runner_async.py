@@ -14,7 +14,6 @@ from slurm_worker.calling import LOOK_S, NOT_THE_ITEM, Calls, Item, ItemTimeout
 from slurm_worker.handlers import Context
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.limits import Stopped
-from slurm_worker.parts import ok_outcome
 
 
 class AsyncRunner:
@@ -84,7 +83,7 @@ class AsyncRunner:
                 if not calls.pace.unlimited:
                     await calls.pace.acquire_async(None)
                 result = await self._timed(item, attempt)
-                return ok_outcome(position, item[0], result)
+                return calls.to_outcome(position, item[0], result)
             except Stopped:
                 return None
             except NOT_THE_ITEM:
@@ -104,8 +103,11 @@ class AsyncRunner:
         if not timeout_s:
             return await call
         task = asyncio.ensure_future(call)
-        done, _ = await asyncio.wait({task}, timeout=timeout_s)
-        if not done:
+        try:
+            done, _ = await asyncio.wait({task}, timeout=timeout_s)
+            if not done:
+                raise ItemTimeout(timeout_s)
+            return task.result()
+        finally:
+            # Also where this lane is cancelled: `wait` leaves the call running.
             task.cancel()
-            raise ItemTimeout(timeout_s)
-        return task.result()

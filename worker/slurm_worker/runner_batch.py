@@ -13,7 +13,6 @@ from slurm_worker.errors import ErrorClass, ItemError
 from slurm_worker.handlers import Context
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.limits import Stopped
-from slurm_worker.parts import ok_outcome
 
 
 class BatchRunner:
@@ -105,7 +104,7 @@ class BatchRunner:
         try:
             if isinstance(result, BaseException):
                 raise result
-            return ok_outcome(position, item[0], result)
+            return self._calls.to_outcome(position, item[0], result)
         except NOT_THE_ITEM:
             raise
         except (Exception, SystemExit) as error:

@@ -34,7 +34,9 @@ from slurm_worker.jobs import JobTable
 from slurm_worker.journal import Journal
 from slurm_worker.keys import JobPaths, JobState
 from slurm_worker.limits import RateLimiter
+from slurm_worker.log import bound
 from slurm_worker.pace import Pace
+from slurm_worker.parts import PARQUET, Columns, ok_outcome
 from slurm_worker.ports import Clock, ObjectStore, Rows
 from slurm_worker.recorder import Recorder
 from slurm_worker.runner import make_runner
@@ -56,6 +58,8 @@ _AHEAD_S = 5.0
 _LOOK_AHEAD_S = 0.1
 _REMEMBERED_TASKS = 20
 _STANDBY = 8
+#: A worker that is asked to stop waits so long for the items at hand.
+_DRAIN_S = 12.0
 
 
 class Logger(Protocol):
@@ -87,6 +91,7 @@ class Worker:
         rng: jitter and random picks.
         recorder: told what is being done.
         seconds_left: until Slurm ends this job; None if nobody knows.
+        leave: ends the process at once, whatever its main thread is in.
     """
 
     def __init__(
@@ -104,6 +109,7 @@ class Worker:
         rng: random.Random,
         recorder: Recorder | None = None,
         seconds_left: float | None = None,
+        leave: Callable[[], None] = lambda: None,
     ) -> None:
         self.config = config
         self.identity = identity
@@ -115,6 +121,8 @@ class Worker:
         self._drain = drain
         self._rng = rng
         self._recorder = recorder or Recorder()
+        self._leave = leave
+        self._ended = threads.signal()
         self._buckets = buckets
         self.store = JobStore(buckets(config.bucket), JobPaths(config.prefix, config.job_id))
         self._jobs = JobTable(rows, config.job_id, clock)
@@ -145,6 +153,7 @@ class Worker:
         # A mass start spreads over workers/500 seconds.
         self._clock.sleep(self._rng.uniform(0, self.config.max_workers / _STARTS_PER_S))
         handler, shared = self._load()
+        columns = self._columns()
         try:
             # While one task is committed from its journal, the next has the other.
             journals = [Journal(self._scratch / f"journal-{each}.sqlite") for each in "ab"]
@@ -159,6 +168,7 @@ class Worker:
             self._clock,
             self._rng,
             self._recorder,
+            columns.outcome if columns else ok_outcome,
         )
         heart = Heart(self._table, self._clock, self._rng, self.logger, self._threads)
         self._attempts = Attempts(
@@ -171,14 +181,19 @@ class Worker:
             self._scratch,
             self.logger,
             self._rng,
+            columns,
         )
         self.logger.info(
             "worker starts", handler=self.config.handler.entry, scratch=str(self._scratch)
         )
+        watch = self._threads.start(self._watch_drain)
         try:
             return self._loop(calls, journals)
         finally:
             self._tear_down(handler, shared)
+            self._ended.set()
+            self._drain.asked.set()
+            watch.result()
             heart.close()
             self.logger.info("worker ends", tasks_done=self.tasks_done, **self._pace.numbers())
 
@@ -215,6 +230,18 @@ class Worker:
             state,
         )
 
+    def _columns(self) -> Columns | None:
+        """What writes Parquet parts; None if they are not wanted, or not to be had here."""
+        if self.config.part_format != PARQUET:
+            return None
+        try:
+            # Only now: the handler's requirements may have brought it.
+            from slurm_worker.aggregate.part import ParquetColumns
+        except ImportError as error:
+            self.logger.warning("parts are JSON lines", reason=describe(error))
+            return None
+        return ParquetColumns(self.config.columns)
+
     def _tear_down(self, handler: Handler, shared: Shared) -> None:
         if handler.teardown is None:
             return
@@ -222,6 +249,31 @@ class Worker:
             handler.teardown(Context(shared))
         except Exception as error:
             self.logger.error("teardown failed", error=describe(error), exc_info=error)
+
+    # --- the end that is asked for ---------------------------------------------
+
+    def _watch_drain(self) -> None:
+        """Leave in time even if an item runs on: Slurm kills about 30 s after it asks.
+
+        The item at hand is given up, and done again by whoever has the task next. Should
+        it end at this very moment, both ways out are taken; the table lets one release.
+        """
+        self._drain.asked.wait()
+        if self._ended.wait(_DRAIN_S):
+            return
+        running = self._running
+        self.logger.warning("an item runs on; the worker leaves without it")
+        try:
+            if running is not None:
+                worked_s = self._clock.boot_time() - running.hold.saved
+                self._attempts.release(running, worked_s)
+            if self._ahead is not None and self._ahead.done():
+                self._return_ahead(self._ahead)
+        except (ServiceError, OSError, sqlite3.Error) as error:
+            self.logger.warning("not wound up; the lease will run out", error=describe(error))
+        if self._drain.before_time_limit and self.identity.slurm["array"]:
+            self._ask_for_requeue()
+        self._leave()
 
     # --- the loop -------------------------------------------------------------
 
@@ -357,7 +409,8 @@ class Worker:
             self._running = attempt
             self._recorder.task(lease.task, lease.attempt, self.identity.worker)
             self._ahead = self._threads.start(lambda: self._lease_ahead(attempt, journal, ran))
-            runner.run(attempt.items, todo, lease.attempt, journal)
+            with bound(task=lease.task, attempt=lease.attempt):
+                runner.run(attempt.items, todo, lease.attempt, journal)
             journal.flush()
         except FatalError as error:
             # The job is stopped first: should the release fail, the lease runs out unused.

@@ -6,6 +6,7 @@ starts it, but by this test.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -56,6 +57,9 @@ def handle(item, context):
             pass
     if what == "thread":
         threading.Thread(target=time.sleep, args=(3600,)).start()
+    if what == "sleep":
+        context.logger.info("sleeping")
+        time.sleep(90)
     if what == "print":
         print("not JSON", {"n": n})
         sys.stderr.write("nor this\\n")
@@ -204,3 +208,28 @@ def test_what_a_killed_worker_left_on_the_node_is_removed_by_the_next_one(
     assert run_worker(services, config, tmp_path).returncode == 0
     assert not left.exists()
     assert alive.exists()
+
+
+def test_a_worker_that_is_asked_to_stop_goes_in_time_though_an_item_runs_on(
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = plan(services, tmp_path, monkeypatch, {"13": "sleep"})
+    standing = services.jobs(config.spec.id).get()
+    arguments = ship.worker_arguments(services, config.spec, standing.config, "000-1")
+    with subprocess.Popen(
+        [sys.executable, "-m", "slurm_worker", *arguments, "--scratch", str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as worker:
+        assert worker.stderr is not None
+        assert any("sleeping" in line for line in worker.stderr), "the item runs"
+        worker.terminate()
+        # The rest of its output is read, so that it never waits for us.
+        ended = "".join(worker.stderr)
+        assert worker.wait(60) == 0, ended
+    assert "the worker leaves without it" in ended
+    assert TaskState.LEASED not in {row.state for row in rows(services, config)}
+    (log,) = services.objects.list(services.paths(config.spec.id).root + "logs/")
+    assert (
+        "the worker leaves without it" in gzip.decompress(services.objects.get(log) or b"").decode()
+    ), "the log is shipped before the process ends"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 from collections import Counter
@@ -15,15 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from slurm_worker.aggregate import AggregateOptions, Manifest, RoundSummary, aggregate
+from slurm_worker.aggregate.part import ParquetColumns
 from slurm_worker.errors import ErrorClass
-from slurm_worker.keys import JobId, JobPaths, TaskId, task_id
-from slurm_worker.parts import KEY_FIELD, error_outcome, ok_outcome
+from slurm_worker.journal import Journal, Outcome
+from slurm_worker.keys import JobId, JobPaths, TaskId, parse_task_id, task_id
+from slurm_worker.parts import JSONL, KEY_FIELD, PARQUET, error_outcome, make_part, ok_outcome
 from slurm_worker.store import JobStore, Marker, Part, pack_slice
 from slurm_worker.testing import MemoryObjects
 
 Row = dict[str, Any]
 #: What became of an item: its rows, or the class of its failure.
-Outcome = list[Row] | ErrorClass
+Fate = list[Row] | ErrorClass
 
 
 @dataclass
@@ -32,6 +33,9 @@ class Job:
     objects: MemoryObjects = field(default_factory=MemoryObjects)
     rounds: list[RoundSummary] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
+    #: Formats of the tasks' parts, in turn; `columns` is for Parquet.
+    formats: Sequence[str] = (JSONL,)
+    columns: dict[str, str] = field(default_factory=dict)
 
     @property
     def paths(self) -> JobPaths:
@@ -41,7 +45,7 @@ class Job:
     def store(self) -> JobStore:
         return JobStore(self.objects, self.paths)
 
-    def add_round(self, *tasks: dict[str, Outcome]) -> None:
+    def add_round(self, *tasks: dict[str, Fate]) -> None:
         """Plan a round and finish it; each task is its items' outcomes by key."""
         number = len(self.rounds)
         self.rounds.append(RoundSummary(number, len(tasks), sum(map(len, tasks))))
@@ -50,7 +54,7 @@ class Job:
         for sequence, outcomes in enumerate(tasks):
             self.finish(task_id(number, sequence), outcomes)
 
-    def finish(self, task: TaskId, outcomes: dict[str, Outcome]) -> None:
+    def finish(self, task: TaskId, outcomes: dict[str, Fate]) -> None:
         rows, errors = "", ""
         failed: Counter[str] = Counter()
         for key, outcome in outcomes.items():
@@ -79,8 +83,13 @@ class Job:
         )
 
     def part(self, task: TaskId, kind: str, lines: str) -> Part:
-        data = gzip.compress(lines.encode(), mtime=0)
-        key = self.paths.part(task, 1, kind, "jsonl.gz")
+        journal = Journal(self.scratch / "journal.sqlite")
+        journal.add(Outcome(0, "x" if kind == "errors" else "", lines.count("\n"), lines))
+        part_format = self.formats[parse_task_id(task)[1] % len(self.formats)]
+        columns = ParquetColumns(self.columns) if part_format == PARQUET else None
+        suffix, data = make_part(journal, part_format, kind, self.scratch, columns)
+        journal.close()
+        key = self.paths.part(task, 1, kind, suffix)
         return self.store.upload_part(key, data, kind, lines.count("\n"))
 
     def commit(self, marker: Marker) -> None:
@@ -123,7 +132,7 @@ class Job:
         return self.table(manifest.errors).to_pylist()
 
 
-def ok(**row: Any) -> Outcome:
+def ok(**row: Any) -> Fate:
     return [row]
 
 

@@ -15,9 +15,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slurm_worker.aggregate.part import ParquetColumns
 from slurm_worker.errors import ErrorClass
 from slurm_worker.journal import Journal
-from slurm_worker.parts import PART_FORMATS, error_outcome, lines_of, make_part, ok_outcome
+from slurm_worker.parts import (
+    JSONL,
+    PART_FORMATS,
+    SQLITE,
+    error_outcome,
+    lines_of,
+    make_part,
+    ok_outcome,
+)
 from slurm_worker.store import pack_slice, unpack_segment, unpack_slice
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
@@ -38,8 +47,10 @@ def test_outcomes_are_counted_and_written_in_the_order_of_the_items(tmp_path: Pa
     journal.add(ok_outcome(2, "c", {"n": 3}))
     journal.add(ok_outcome(0, "a", [{"n": 1}, {"n": 2}]))
     journal.add(error_outcome(1, "b", ErrorClass.TIMEOUT, "slow", tries=2, at=1.5, item={"x": 1}))
-    lines = lines_of(make_part(journal, "jsonl.gz", "rows", tmp_path), "x.jsonl.gz").splitlines()
-    errors = lines_of(make_part(journal, "jsonl.gz", "errors", tmp_path), "x.jsonl.gz")
+    lines = lines_of(make_part(journal, "jsonl.gz", "rows", tmp_path)[1], "jsonl.gz").splitlines()
+    suffix, data = make_part(journal, "jsonl.gz", "errors", tmp_path)
+    assert suffix == "errors.jsonl.gz"
+    errors = lines_of(data, suffix)
     assert errors.count(b"\n") == 1
     assert (journal.rows, len(lines)) == (3, 3)
     assert [json.loads(line)["n"] for line in lines] == [1, 2, 3]
@@ -48,23 +59,23 @@ def test_outcomes_are_counted_and_written_in_the_order_of_the_items(tmp_path: Pa
 
 @pytest.mark.parametrize("part_format", PART_FORMATS)
 def test_the_same_outcomes_give_the_same_bytes(tmp_path: Path, part_format: str) -> None:
+    columns = ParquetColumns({"n": "int64"})
     parts = []
     for name in ("one", "two"):
         journal = Journal(tmp_path / f"{name}.db")
         for n in range(10):
             journal.add(ok_outcome(n, f"k{n}", [{"n": n}, {"n": -n}]))
-        parts.append(make_part(journal, part_format, "rows", tmp_path))
+        parts.append(make_part(journal, part_format, "rows", tmp_path, columns))
     assert parts[0] == parts[1]
+    assert parts[0][0] == part_format
 
 
-def test_every_format_holds_the_same_lines(tmp_path: Path) -> None:
+def test_both_formats_of_lines_hold_the_same(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     journal.add(ok_outcome(0, "a", [{"n": "x\u2028y"}, {"n": None}]))
     journal.add(ok_outcome(1, "b", None))
-    found = {
-        lines_of(make_part(journal, each, "rows", tmp_path), f"part.{each}")
-        for each in PART_FORMATS
-    }
+    parts = [make_part(journal, each, "rows", tmp_path) for each in (JSONL, SQLITE)]
+    found = {lines_of(data, f"part.{suffix}") for suffix, data in parts}
     assert found == {'{"_key":"a","n":"x\u2028y"}\n{"_key":"a","n":null}\n'.encode()}
 
 
@@ -117,9 +128,9 @@ def test_any_json_row_comes_back_as_it_went_in(tmp_path_factory, given_rows) -> 
     journal = Journal(folder / "j")
     for n, row in enumerate(given_rows):
         journal.add(ok_outcome(n, f"k{n}", row))
-    data = make_part(journal, "jsonl.gz", "rows", folder)
+    suffix, data = make_part(journal, "jsonl.gz", "rows", folder)
     journal.close()
-    lines = lines_of(data, "part.jsonl.gz").decode().split("\n")[:-1]
+    lines = lines_of(data, f"part.{suffix}").decode().split("\n")[:-1]
     back = [json.loads(line) for line in lines]
     assert [row.pop("_key") for row in back] == [f"k{n}" for n in range(len(given_rows))]
     assert back == given_rows

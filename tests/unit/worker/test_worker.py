@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from slurm_worker.aggregate.part import read_rows
 from slurm_worker.config import LeaseConfig, WorkerConfig
 from slurm_worker.errors import ErrorClass, FatalError, ItemError
 from slurm_worker.handlers import Context
@@ -119,6 +122,63 @@ def test_a_stopping_worker_gives_its_lease_back_without_counting_a_try(tmp_path:
     (row,) = world.task_rows()
     assert (row.state, row.tries, row.lost) == (TaskState.READY, 0, 0)
     assert world.markers() == []
+
+
+def test_a_worker_leaves_in_time_though_an_item_runs_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slurm_worker.worker._DRAIN_S", 0.2)
+    drain = Drain(PooledThreads().signal())
+    left = threading.Event()
+
+    def handle(item: dict[str, Any], _context: Context) -> dict[str, Any]:
+        world.clock.advance(1)
+        if item["n"] == 4:
+            drain.asked.set()
+            assert left.wait(20), "the worker leaves while this item runs"
+        return {}
+
+    world = World(tmp_path, handle, leave=left.set)
+    world.plan(numbered(10))
+    world.worker(drain).run()
+    (row,) = world.task_rows()
+    assert (row.state, row.tries, row.lost) == (TaskState.READY, 0, 0)
+    assert row.checkpoint, "what was done is kept"
+    world.handle = lambda item, _context: item
+    assert world.worker().run() == EXIT_OK
+    assert [line["_key"] for line in world.lines("rows")] == [f"k{n}" for n in range(10)]
+    assert [line for line in world.lines("rows") if "n" in line] == [
+        {"_key": f"k{n}", "n": n} for n in range(4, 10)
+    ]
+
+
+def test_a_row_that_does_not_fit_the_declared_schema_is_its_items_failure(tmp_path: Path) -> None:
+    def handle(item: dict[str, Any], _context: Context) -> dict[str, Any]:
+        return {"n": "seven" if item["n"] == 7 else item["n"]}
+
+    world = World(tmp_path, handle, part_format="parquet", columns={"n": "int64"})
+    world.plan(numbered(10))
+    assert world.worker().run() == EXIT_OK
+    (marker,) = world.markers()
+    assert (marker.ok, marker.failed) == (9, {"handler_bug": 1})
+    rows, errors = marker.parts
+    assert rows.key.endswith(".parquet")
+    assert errors.key.endswith(".errors.jsonl.gz")
+    assert [row["n"] for row in read_rows(world.store.read_part(rows))] == [
+        n for n in range(10) if n != 7
+    ]
+    (error,) = world.lines("errors")
+    assert error["message"].startswith("column 'n': the handler returned \"seven\"")
+
+
+def test_a_node_without_pyarrow_writes_lines_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "slurm_worker.aggregate.part", None)
+    world = World(tmp_path, part_format="parquet", columns={"n": "int64"})
+    world.plan(numbered(3))
+    assert world.worker().run() == EXIT_OK
+    assert world.markers()[0].parts[0].key.endswith(".jsonl.gz")
 
 
 def test_a_fatal_error_stops_the_job_for_every_worker(tmp_path: Path) -> None:

@@ -79,6 +79,14 @@ class Converter:
         except Misfit as error:
             raise self._blame(rows, part, error) from error
 
+    def check(self, rows: Rows) -> None:
+        """Refuse rows that do not fit.
+
+        Raises:
+            Misfit: naming the column.
+        """
+        self._build(rows)
+
     def _build(self, rows: Rows) -> pa.Table:
         extra = dict.fromkeys(chain.from_iterable(rows)).keys() - self._columns.keys()
         if extra:

@@ -24,8 +24,16 @@ import pyarrow.parquet as pq
 from slurm_worker.aggregate.convert import Converter
 from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.aggregate.infer import Inference
+from slurm_worker.aggregate.part import count_keys
 from slurm_worker.aggregate.plan import ERRORS, ROWS, Plan, PlannedPart, Remaining
-from slurm_worker.aggregate.reading import READERS, ahead, fetch, unpack
+from slurm_worker.aggregate.reading import (
+    READERS,
+    ahead,
+    fetch,
+    is_columns,
+    unpack,
+    unpack_columns,
+)
 from slurm_worker.aggregate.types import Schema
 from slurm_worker.keys import parse_task_id
 from slurm_worker.parts import KEY_FIELD
@@ -152,9 +160,9 @@ class Merger:
 
     # --- reading -----------------------------------------------------------------
 
-    def _lines(
+    def _fetched(
         self, parts: Iterable[PlannedPart], kind: str
-    ) -> Generator[tuple[PlannedPart, Lines], None, None]:
+    ) -> Generator[tuple[PlannedPart, bytes], None, None]:
         window = _AHEAD_BYTES // max(1, self._plan.largest(kind))
         fetched = ahead(
             lambda each: fetch(self._store, each.task, each.part),
@@ -162,19 +170,37 @@ class Merger:
             max(1, min(2 * READERS, window)),
         )
         with closing(fetched):
+            yield from fetched
+
+    def _lines(
+        self, parts: Iterable[PlannedPart], kind: str
+    ) -> Generator[tuple[PlannedPart, Lines], None, None]:
+        with closing(self._fetched(parts, kind)) as fetched:
             for planned, data in fetched:
                 yield planned, unpack(self._store, planned.task, planned.part, data)
 
     def _tables(self, parts: Sequence[PlannedPart], converter: Converter) -> Iterator[pa.Table]:
-        for planned, rows in self._lines(parts, ROWS):
-            items = len({row[KEY_FIELD] for row in rows})
+        for planned, data in self._fetched(parts, ROWS):
+            table, items = self._table(planned, data, converter)
             if items > planned.ok:
                 raise AggregationError(
                     f"aggregate: task {planned.task}: {planned.part.key} has rows of {items:,} "
                     f"items, its marker says {planned.ok:,} succeeded; remove its marker "
                     f"{self._store.paths.done(planned.task)} and run the task again"
                 )
-            yield converter.table(rows, planned.part.key)
+            yield table
+
+    def _table(
+        self, planned: PlannedPart, data: bytes, converter: Converter
+    ) -> tuple[pa.Table, int]:
+        """A part's columns, and how many items they are of."""
+        if is_columns(planned.part):
+            table = unpack_columns(self._store, planned.task, planned.part, data)
+            if table.schema.equals(converter.arrow_schema):
+                return table.replace_schema_metadata(None), count_keys(table)
+        # Made into rows, and into columns again where the schema has changed since.
+        rows = unpack(self._store, planned.task, planned.part, data)
+        return converter.table(rows, planned.part.key), len({row[KEY_FIELD] for row in rows})
 
     def _error_tables(
         self, parts: Sequence[PlannedPart], remaining: Remaining

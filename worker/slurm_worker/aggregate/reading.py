@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import zlib
 from collections import deque
@@ -10,17 +9,29 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import pyarrow as pa
+
 from slurm_worker.aggregate.errors import AggregationError
+from slurm_worker.aggregate.part import read_columns, read_rows
 from slurm_worker.errors import UserError
 from slurm_worker.keys import TaskId
-from slurm_worker.parts import KEY_FIELD, lines_of
+from slurm_worker.parts import PARQUET, lines_of, parse_lines
 from slurm_worker.store import JobStore, Part
 
 READERS = 16
 #: What reading a part that is not what its name says may raise.
-_BROKEN = (OSError, EOFError, ValueError, RecursionError, zlib.error, sqlite3.Error)
+_BROKEN = (
+    OSError,
+    EOFError,
+    ValueError,
+    RecursionError,
+    zlib.error,
+    sqlite3.Error,
+    pa.ArrowException,
+)
 _A = TypeVar("_A")
 _B = TypeVar("_B")
+_Rows = TypeVar("_Rows", list[dict[str, Any]], pa.Table)
 
 
 def ahead(
@@ -55,15 +66,35 @@ def fetch(store: JobStore, task: TaskId, part: Part) -> bytes:
         raise AggregationError(f"aggregate: task {task}: {error}") from error
 
 
+def is_columns(part: Part) -> bool:
+    """Whether a part is Parquet."""
+    return part.key.endswith(f".{PARQUET}")
+
+
 def unpack(store: JobStore, task: TaskId, part: Part, data: bytes) -> list[dict[str, Any]]:
-    """The lines of a part.
+    """The rows of a part.
 
     Raises:
         AggregationError: naming task and part, if they are not what its marker says.
     """
+    if is_columns(part):
+        return _checked(store, task, part, lambda: read_rows(data))
+    return _checked(store, task, part, lambda: parse_lines(lines_of(data, part.key)))
+
+
+def unpack_columns(store: JobStore, task: TaskId, part: Part, data: bytes) -> pa.Table:
+    """The columns of a Parquet part.
+
+    Raises:
+        AggregationError: naming task and part, if they are not what its marker says.
+    """
+    return _checked(store, task, part, lambda: read_columns(data))
+
+
+def _checked(store: JobStore, task: TaskId, part: Part, read: Callable[[], _Rows]) -> _Rows:
     mend = f"remove its marker {store.paths.done(task)} and run the task again"
     try:
-        rows = parse_lines(lines_of(data, part.key))
+        rows = read()
     except _BROKEN as error:
         reason = " ".join(str(error).split())[:200]
         raise AggregationError(
@@ -71,32 +102,7 @@ def unpack(store: JobStore, task: TaskId, part: Part, data: bytes) -> list[dict[
         ) from error
     if len(rows) != part.rows:
         raise AggregationError(
-            f"aggregate: task {task}: {part.key} has {len(rows):,} lines where its marker says "
+            f"aggregate: task {task}: {part.key} has {len(rows):,} rows where its marker says "
             f"{part.rows:,}; {mend}"
         )
     return rows
-
-
-def parse_lines(data: bytes) -> list[dict[str, Any]]:
-    """Rows of JSON lines, each with its item's key.
-
-    Raises:
-        ValueError: if a line is not a JSON object, or has no key.
-    """
-    text = data.decode()
-    if not text:
-        return []
-    if not text.endswith("\n"):
-        raise ValueError("the last line is cut short")
-    # One call for the whole part takes a third less time than one for each line. A line
-    # end can't stand inside a JSON value, so nothing but line ends becomes a comma.
-    rows = json.loads(f"[{text[:-1].replace(chr(10), ',')}]", parse_constant=_refuse)
-    for row in rows:
-        if type(row) is not dict or type(row.get(KEY_FIELD)) is not str:
-            raise ValueError(f"a line is not an object with {KEY_FIELD!r}")
-    lines: list[dict[str, Any]] = rows
-    return lines
-
-
-def _refuse(name: str) -> float:
-    raise ValueError(f"it holds {name}, which is not JSON")

@@ -1,0 +1,141 @@
+"""Parquet parts: a task's rows as columns, by the job's declared schema.
+
+Each item's rows are checked against the schema when the item ends, so that a result that
+does not fit is that item's failure, and not the aggregation's. Merging then copies
+columns. The part says by which schema it was written, so that it can be read as rows again
+after the declared one has changed.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from slurm_worker.aggregate.convert import Converter
+from slurm_worker.aggregate.errors import AggregationError, Misfit
+from slurm_worker.aggregate.types import ColumnType, Kind, parse_schema
+from slurm_worker.errors import ErrorClass, ItemError
+from slurm_worker.journal import Outcome
+from slurm_worker.parts import KEY_FIELD, ok_outcome, parse_lines
+
+_METADATA = b"slurm_worker.schema"
+_CHUNK = 256
+
+
+class ParquetColumns:
+    """Checks rows and writes parts by one declared schema.
+
+    Args:
+        declared: column types by name, without the key's.
+
+    Raises:
+        UserError: if a declared type is not a type.
+    """
+
+    def __init__(self, declared: Mapping[str, str]) -> None:
+        self._converter = Converter(parse_schema(declared), declared=True)
+        self._schema = self._converter.arrow_schema.with_metadata(
+            {_METADATA: json.dumps(dict(declared)).encode()}
+        )
+
+    def outcome(self, position: int, key: str, result: object) -> Outcome:
+        """As `parts.ok_outcome`, of rows that fit the schema.
+
+        Raises:
+            ItemError: class `handler_bug`, if one does not.
+        """
+        outcome = ok_outcome(position, key, result)
+        try:
+            self._converter.check(parse_lines(outcome.body.encode()))
+        except Misfit as error:
+            raise ItemError(
+                ErrorClass.HANDLER_BUG,
+                f"column {error.path!r}: the handler returned {error.found}; correct "
+                "aggregate.schema, or what the handler returns",
+            ) from error
+        return outcome
+
+    def make(self, bodies: Iterator[str]) -> bytes | None:
+        """A part of these JSON lines; None if one does not fit.
+
+        That happens where a checkpoint is continued that was made on a node without pyarrow.
+        """
+        out = io.BytesIO()
+        with pq.ParquetWriter(out, self._schema, compression="zstd", version="2.6") as writer:
+            while chunk := "".join(islice(bodies, _CHUNK)):
+                try:
+                    table = self._converter.table(parse_lines(chunk.encode()), "")
+                except AggregationError:
+                    return None
+                writer.write_table(table.replace_schema_metadata(self._schema.metadata))
+        return out.getvalue()
+
+
+def read_columns(data: bytes) -> pa.Table:
+    """A Parquet part as it was written.
+
+    Raises:
+        OSError, ValueError, pyarrow.ArrowException: if it is none.
+    """
+    table = pq.ParquetFile(io.BytesIO(data)).read()
+    if KEY_FIELD not in table.column_names or _METADATA not in (table.schema.metadata or {}):
+        raise ValueError("it is a Parquet file, and no part of a worker")
+    return table
+
+
+def count_keys(table: pa.Table) -> int:
+    """Distinct items in a part."""
+    count: int = pc.count_distinct(table.column(KEY_FIELD)).as_py()
+    return count
+
+
+def read_rows(data: bytes) -> list[dict[str, Any]]:
+    """The rows of a Parquet part, as the JSON that they were.
+
+    Raises:
+        OSError, ValueError, pyarrow.ArrowException: if it is none.
+    """
+    table = read_columns(data)
+    declared = parse_schema(json.loads(table.schema.metadata[_METADATA]))
+    rows: list[dict[str, Any]] = table.to_pylist()
+    for name, kind in declared.items():
+        restore = _restorer(kind)
+        for row in rows:
+            row[name] = restore(row[name])
+    return rows
+
+
+def _restorer(kind: ColumnType) -> Callable[[Any], Any]:
+    """What turns a Python value of pyarrow's into the JSON value that it was."""
+    inner = {name: _restorer(each) for name, each in kind.fields.items()}
+
+    def restore(value: Any) -> Any:
+        if value is None:
+            return None
+        match kind.kind:
+            case Kind.LIST:
+                return [inner["item"](each) for each in value]
+            case Kind.MAP:
+                return {name: inner["value"](each) for name, each in value}
+            case Kind.STRUCT:
+                return {name: inner[name](each) for name, each in value.items()}
+            case Kind.JSON:
+                return json.loads(value)
+            case Kind.DECIMAL:
+                return str(value)
+            case Kind.BINARY:
+                return base64.b64encode(value).decode()
+            case Kind.TIMESTAMP | Kind.LOCAL_TIMESTAMP | Kind.DATE:
+                return value.isoformat()
+            case _:
+                return value
+
+    return restore
