@@ -48,8 +48,9 @@ chaos-short: ## one short round of chaos, always the same (make stack-up first)
 simulate: ## the protocol in virtual time, 10,000 seeds (SEEDS=n for more or fewer)
 	@$(BIN)/python -m slurm_worker simulate --seeds $(or $(SEEDS),10000) --jobs 2
 
-bench: ## measure the worker; writes benchmarks/RESULTS.md (a quiet machine, about 5 minutes)
-	@$(BIN)/python -m benchmarks
+bench: setup ## measure the worker; writes benchmarks/RESULTS.md (a quiet machine, about 8 minutes)
+	@$(STACK_RUN) with $(BIN)/python -m benchmarks.peers > peers.json
+	@$(BIN)/python -m benchmarks --peers peers.json; rm -f peers.json
 
 test: setup ## everything; the stack is left as it was found
 	@$(MAKE) --no-print-directory lint unit

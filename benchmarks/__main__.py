@@ -1,15 +1,18 @@
 """All benchmarks of the worker, as one table in ``benchmarks/RESULTS.md``.
 
-python -m benchmarks [--short]
+python -m benchmarks [--short] [--peers FILE]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks import claims, engine, limiter
+from benchmarks import claims, engine, limiter, startup
+from benchmarks.engine import Figure
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
@@ -37,7 +40,7 @@ def line(*cells: object) -> str:
     return f"| {' | '.join(str(cell) for cell in cells)} |"
 
 
-def engine_lines(*, short: bool) -> list[str]:
+def figure_lines(figures: Iterable[Figure]) -> list[str]:
     return [
         line(
             each.name,
@@ -47,7 +50,7 @@ def engine_lines(*, short: bool) -> list[str]:
             f"{'≥' if each.at_least else '≤'} {each.target:g}",
             mark(each.met),
         )
-        for each in engine.figures(short=short)
+        for each in figures
     ]
 
 
@@ -102,7 +105,7 @@ def limiter_lines(*, short: bool) -> list[str]:
     return lines
 
 
-def table(*, short: bool) -> str:
+def table(peers: list[Figure], *, short: bool) -> str:
     lines = [
         "# Results",
         "",
@@ -111,7 +114,9 @@ def table(*, short: bool) -> str:
         "",
         "| what | measured | baseline | ratio | target | |",
         "| --- | --- | --- | --- | --- | --- |",
-        *engine_lines(short=short),
+        *figure_lines(engine.figures(short=short)),
+        *figure_lines(peers),
+        *figure_lines(startup.figures(short=short)),
         *claim_lines(short=short),
         *limiter_lines(short=short),
     ]
@@ -121,10 +126,12 @@ def table(*, short: bool) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="small sizes; print, write nothing")
-    short = parser.parse_args().short
-    text = table(short=short)
+    parser.add_argument("--peers", type=Path, help="what benchmarks.peers has printed")
+    arguments = parser.parse_args()
+    measured = json.loads(arguments.peers.read_text()) if arguments.peers else []
+    text = table([Figure(**each) for each in measured], short=arguments.short)
     print(text)
-    if not short:
+    if not arguments.short:
         RESULTS.write_text(text)
 
 

@@ -46,12 +46,42 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         help="node-local folder (default: $SLURM_TMPDIR, $TMPDIR or /tmp)",
     )
+    check = commands.add_parser("check", help="load all that a worker needs; tell what is here")
+    check.set_defaults(function=_check)
     simulate = commands.add_parser("simulate", help="try the protocol with many seeds")
     simulate.set_defaults(function=_simulate)
     simulate.add_argument("--seeds", type=int, default=100, help="how many runs")
     simulate.add_argument("--first", type=int, default=0, help="the first seed")
     simulate.add_argument("--jobs", type=int, default=1, help="processes")
     return parser
+
+
+def _check(_arguments: argparse.Namespace) -> int:
+    """Print as JSON what this node offers."""
+    import importlib.util
+    import json
+    import shutil
+    import sqlite3
+
+    from slurm_worker import dynamo, log, s3, worker  # noqa: F401
+
+    scratch = _scratch()
+    found = {
+        "worker": __version__,
+        "python": sys.version.split()[0],
+        "sqlite": sqlite3.sqlite_version,
+        "pyarrow": importlib.util.find_spec("pyarrow") is not None,
+        "host": socket.gethostname(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "scratch": str(scratch),
+        "scratch_free_bytes": shutil.disk_usage(scratch).free,
+    }
+    print(json.dumps(found))  # noqa: T201
+    return 0
+
+
+def _scratch() -> Path:
+    return Path(os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir())
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
@@ -63,7 +93,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from slurm_worker.supervisor import Supervisor
 
-    scratch = arguments.scratch or Path(os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir())
+    scratch = arguments.scratch or _scratch()
 
     def child(folder: Path, recorder: Recorder, number: int, death: Death | None) -> int:
         try:

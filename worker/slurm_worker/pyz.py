@@ -30,10 +30,18 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 _MAIN = '''\
 """Unpack once per node, then run the worker."""
-import os, stat, sys, tempfile, zipfile
+import sys
 
 DIGEST = "{digest}"
 VERSION = "{version}"
+FILES = {files}
+
+if sys.version_info < (3, 10):
+    sys.exit("slurm-worker needs Python 3.10 or later, this is " + sys.version.split()[0])
+if sys.argv[1:] == ["--version"]:
+    sys.exit(print("slurm-worker " + VERSION + " (" + DIGEST + ")"))
+
+import fcntl, os, shutil, stat, tempfile, zipfile
 
 
 def base_folder():
@@ -50,25 +58,47 @@ def base_folder():
     return tempfile.mkdtemp(prefix="slurm-worker-")
 
 
+def whole(folder):
+    """Whether every file is there: nodes clean their temporary folders of old files."""
+    return FILES == sum(
+        len(names) for path, _, names in os.walk(folder) if not path.endswith("__pycache__")
+    )
+
+
 def unpacked():
     target = os.path.join(base_folder(), DIGEST)
-    if not os.path.isdir(target):
-        partial = tempfile.mkdtemp(prefix=DIGEST + "-", dir=os.path.dirname(target))
-        with zipfile.ZipFile(sys.argv[0]) as archive:
-            archive.extractall(partial)
+    if whole(target):
+        return target
+    with open(target + ".lock", "w") as lock:
         try:
-            os.rename(partial, target)
+            # Of the many that start together on a node, one unpacks and the others wait.
+            fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:
-            if not os.path.isdir(target):
-                raise
+            pass  # a file system without locks: the rename decides
+        if not whole(target):
+            unpack(target)
     return target
 
 
-if sys.version_info < (3, 10):
-    sys.exit("slurm-worker needs Python 3.10 or later, this is " + sys.version.split()[0])
-if sys.argv[1:] == ["--version"]:
-    sys.exit(print("slurm-worker " + VERSION + " (" + DIGEST + ")"))
-sys.path[0] = unpacked()
+def unpack(target):
+    partial = tempfile.mkdtemp(prefix=DIGEST + "-", dir=os.path.dirname(target))
+    try:
+        with zipfile.ZipFile(sys.argv[0]) as archive:
+            archive.extractall(partial)
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(partial, target)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not whole(target):
+            raise
+
+
+try:
+    sys.path[0] = unpacked()
+except OSError as error:
+    print("slurm-worker: can't unpack to a temporary folder:", error, file=sys.stderr)
+    print("slurm-worker: name another with TMPDIR", file=sys.stderr)
+    sys.exit(75)  # as for any node that fails: another may succeed
 from slurm_worker.__main__ import main
 
 sys.exit(main())
@@ -89,7 +119,10 @@ def build() -> tuple[str, bytes]:
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for each, path in files:
             archive.writestr(zipfile.ZipInfo(each, _EPOCH), path.read_bytes(), zipfile.ZIP_DEFLATED)
-        main = _MAIN.replace("{digest}", name).replace("{version}", __version__)
+        values = {"{digest}": name, "{version}": __version__, "{files}": str(len(files) + 1)}
+        main = _MAIN
+        for field, value in values.items():
+            main = main.replace(field, value)
         archive.writestr(zipfile.ZipInfo("__main__.py", _EPOCH), main)
     return name, out.getvalue()
 
@@ -108,8 +141,6 @@ def _files() -> Iterator[tuple[str, Path]]:
 def _wanted(path: Path) -> bool:
     parts = path.parts
     if "__pycache__" in parts or path.suffix in (".pyc", ".pyi", ".so"):
-        return False
-    if parts[0] == "slurm_worker" and parts[1] == "aggregate":
         return False
     if parts[:2] == ("botocore", "data") and len(parts) > 3:
         return parts[2] in _BOTOCORE_DATA

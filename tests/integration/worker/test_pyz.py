@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,46 @@ def test_it_works_off_a_job(
     assert sum(marker.ok for marker in services.store(config.spec.id).markers()) == 20
     lines = [json.loads(line) for line in ended.stderr.splitlines()]
     assert any(line.get("python", "").startswith(version) for line in lines)
+
+
+def unpacked(folder: Path) -> list[Path]:
+    """The unpacked workers under a temporary folder."""
+    return [each for each in folder.glob("slurm-worker-*/*") if each.is_dir()]
+
+
+def start(worker_file: Path, temporary: Path) -> subprocess.CompletedProcess[str]:
+    version = next(iter(INTERPRETERS))
+    return run(version, worker_file, "run", "--help", TMPDIR=str(temporary))
+
+
+def test_many_that_start_together_unpack_once(worker_file: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        ended = list(pool.map(lambda _: start(worker_file, tmp_path), range(8)))
+    assert [each.returncode for each in ended] == [0] * 8, ended
+    assert len(unpacked(tmp_path)) == 1
+
+
+def test_what_a_cleaner_of_old_files_took_is_put_back(worker_file: Path, tmp_path: Path) -> None:
+    assert start(worker_file, tmp_path).returncode == 0
+    (folder,) = unpacked(tmp_path)
+    taken = folder / "slurm_worker" / "table.py"
+    taken.unlink()
+    assert start(worker_file, tmp_path).returncode == 0
+    assert unpacked(tmp_path) == [folder]
+    assert taken.exists()
+
+
+def test_a_temporary_folder_that_can_not_be_used_is_one_line_and_exit_75(
+    worker_file: Path, tmp_path: Path
+) -> None:
+    # Root may write anywhere, so something lies in the way instead.
+    in_the_way = tmp_path / f"slurm-worker-{os.getuid()}" / f"{pyz.build()[0]}.lock"
+    in_the_way.mkdir(parents=True)
+    in_the_way.parent.chmod(0o700)
+    ended = start(worker_file, tmp_path)
+    assert ended.returncode == 75
+    assert "name another with TMPDIR" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_the_same_packages_give_the_same_bytes() -> None:

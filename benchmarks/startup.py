@@ -1,0 +1,74 @@
+"""How long the shipped zipapp takes to start, beside the same from installed packages.
+
+python -m benchmarks.startup [--short]
+
+``first`` finds an empty temporary folder, so it unpacks and compiles; ``warm`` finds both
+done, as every worker of a node but the first one does. Each ends where a worker has
+imported all that it needs (``check``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.engine import Figure
+from slurm_worker import pyz
+
+
+def _timed(command: list[str], temporary: Path) -> float:
+    environment = {"PATH": os.defpath, "TMPDIR": str(temporary)}
+    began = time.perf_counter()
+    subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - began
+
+
+def figures(*, short: bool) -> list[Figure]:
+    times: dict[str, list[float]] = {"installed": [], "version": [], "first": [], "warm": []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        worker = folder / "worker.pyz"
+        worker.write_bytes(pyz.build()[1])
+        zipped = [sys.executable, "-I", "-S", str(worker)]
+        # Turn by turn, so that whatever else the machine does meets all of them.
+        for turn in range(3 if short else 12):
+            empty = Path(tempfile.mkdtemp(dir=folder))
+            first = _timed([*zipped, "check"], empty)
+            warm = _timed([*zipped, "check"], empty)
+            version = _timed([*zipped, "--version"], empty)
+            installed = _timed([sys.executable, "-m", "slurm_worker", "check"], empty)
+            shutil.rmtree(empty)
+            if turn:  # the first one finds nothing in the kernel's caches
+                for kind, took in zip(times, (installed, version, first, warm), strict=True):
+                    times[kind].append(took)
+    median = {kind: statistics.median(each) for kind, each in times.items()}
+    return [
+        Figure(
+            f"start of worker.pyz: {kind}",
+            f"{median[kind] * 1000:.0f} ms",
+            f"{median['installed'] * 1000:.0f} ms, installed packages",
+            median[kind] / median["installed"],
+            target,
+            at_least=False,
+        )
+        for kind, target in (("version", 0.25), ("first", 4.0), ("warm", 1.25))
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true")
+    print(json.dumps([asdict(each) for each in figures(short=parser.parse_args().short)]))
+
+
+if __name__ == "__main__":
+    main()
