@@ -33,8 +33,7 @@ class WallClock:
     def now(self) -> float:
         return time.time()
 
-    def boot_time(self) -> float:
-        return boot_time()
+    boot_time = staticmethod(boot_time)
 
     def sleep(self, seconds: float) -> None:
         time.sleep(max(0.0, seconds))

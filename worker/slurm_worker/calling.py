@@ -26,7 +26,7 @@ from slurm_worker.errors import (
 from slurm_worker.handlers import Context, Handler, Shared
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.limits import Stopped
-from slurm_worker.parts import error_outcome, ok_outcome
+from slurm_worker.parts import ToLines, error_outcome, ok_outcome, to_lines
 from slurm_worker.ports import Clock
 from slurm_worker.recorder import Recorder
 
@@ -74,7 +74,7 @@ class Calls:
         clock: for backoff and times of day.
         rng: jitter.
         recorder: told which item is being run, for whoever finds the process dead.
-        to_outcome: turns a result into an outcome, or refuses it.
+        to_lines: turns a result into lines, or refuses it.
     """
 
     handler: Handler
@@ -85,7 +85,7 @@ class Calls:
     clock: Clock
     rng: random.Random
     recorder: Recorder
-    to_outcome: Callable[[int, str, object], Outcome] = ok_outcome
+    to_lines: ToLines = to_lines
 
     def failure(
         self, position: int, item: Item, error: BaseException, tries: int
@@ -162,7 +162,7 @@ def retry(
         tries += 1
         try:
             context = Context(calls.shared, item[0], attempt)
-            return calls.to_outcome(position, item[0], handle(item[1], context))
+            return ok_outcome(position, item[0], handle(item[1], context), calls.to_lines)
         except Stopped:
             return None
         except NOT_THE_ITEM:

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
+from functools import partial
 
-
-def boot_time() -> float:
-    """Seconds on a timer that keeps running while the machine is suspended."""
-    # macOS has no CLOCK_BOOTTIME; its CLOCK_MONOTONIC already counts sleep.
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+#: Seconds on a timer that keeps running while the machine is suspended. A partial, since it
+#: is asked for each item. macOS has no CLOCK_BOOTTIME; its CLOCK_MONOTONIC counts sleep.
+boot_time: Callable[[], float] = partial(
+    time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+)
 
 
 class AwsClock:
@@ -57,9 +59,7 @@ class AwsClock:
                 return boot_time() + self._fallback
             return boot_time() + (self._low + self._high) / 2
 
-    def boot_time(self) -> float:
-        """See `boot_time`."""
-        return boot_time()
+    boot_time = staticmethod(boot_time)
 
     def sleep(self, seconds: float) -> None:
         """Wait."""

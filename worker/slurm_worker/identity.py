@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from datetime import datetime
 from slurm_worker.threads import Signal
 
 _ASK_SLURM_S = 10.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,12 @@ class Identity:
 
 
 class Drain:
-    """The wish to stop, set by signals; a signal handler does nothing else.
+    """The wish to stop, set by signals.
+
+    A thread of its own learns of them through a pipe, into which the interpreter writes
+    each signal's number at once. So it is heard even while the main thread is inside a
+    long call, and no lock is taken in a signal handler: Slurm and the supervisor often
+    signal at the same moment, and a handler interrupted by itself would wait for itself.
 
     Args:
         asked: becomes true with the wish.
@@ -61,13 +68,20 @@ class Drain:
 
     def install(self) -> None:
         """Listen to TERM (cancel, preemption) and USR1 (the time limit is near)."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, self._ask)
+        numbers, pipe = os.pipe()
+        os.set_blocking(pipe, False)
+        signal.set_wakeup_fd(pipe, warn_on_full_buffer=False)
+        for number in _SIGNALS:
+            signal.signal(number, lambda *_: None)
+        threading.Thread(target=self._listen, args=(numbers,), name="signals", daemon=True).start()
 
-    def _ask(self, number: int, _frame: object) -> None:
-        if number == signal.SIGUSR1:
-            self.before_time_limit = True
-        self.asked.set()
+    def _listen(self, numbers: int) -> None:
+        while True:
+            for number in os.read(numbers, 64):
+                if number == signal.SIGUSR1:
+                    self.before_time_limit = True
+                if number in _SIGNALS:
+                    self.asked.set()
 
 
 def seconds_left(environment: Mapping[str, str]) -> float | None:

@@ -75,6 +75,9 @@ class Journal:
     def begin(self) -> None:
         """Forget the last attempt; what it left goes with the first batch of this one."""
         self._pending: list[Outcome] = []
+        self._run: list[str] = []
+        self._run_rows = 0
+        self._following = 0
         self._stale = True
         self.ok = self.failed = self.rows = 0
 
@@ -84,8 +87,27 @@ class Journal:
         if len(self._pending) >= _BATCH:
             self.flush()
 
+    def add_ok(self, position: int, rows: int, lines: str) -> None:
+        """Note that an item succeeded, as `add` does, at less cost where it follows the last."""
+        if position != self._following:
+            self._end_run()
+        self._run.append(lines)
+        self._run_rows += rows
+        self._following = position + 1
+        if len(self._run) >= _BATCH:
+            self.flush()
+
+    def _end_run(self) -> None:
+        if self._run:
+            count = len(self._run)
+            first = self._following - count
+            self._pending.append(Outcome(first, "", self._run_rows, "".join(self._run), count))
+            self._run = []
+            self._run_rows = 0
+
     def flush(self) -> None:
         """Write and count what is pending, in one transaction."""
+        self._end_run()
         pending = self._pending
         if not pending and not self._stale:
             return

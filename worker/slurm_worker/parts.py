@@ -53,21 +53,24 @@ def _encoder() -> Callable[[object], str]:
 _encode = _encoder()
 
 
+#: Turns (key, result) into (rows, lines), or raises `ItemError`.
+ToLines = Callable[[str, object], tuple[int, str]]
+
+
 class Columns(Protocol):
     """Rows made into columns on the node, by the job's schema."""
 
-    def outcome(self, position: int, key: str, result: object) -> Outcome:
-        """As `ok_outcome`, of rows that fit the schema."""
+    def to_lines(self, key: str, result: object) -> tuple[int, str]:
+        """As `to_lines`, of rows that fit the schema."""
 
     def make(self, bodies: Iterator[str]) -> bytes | None:
         """A part of these JSON lines; None if one does not fit."""
 
 
-def ok_outcome(position: int, key: str, result: object) -> Outcome:
-    """The outcome of a handler's result.
+def to_lines(key: str, result: object) -> tuple[int, str]:
+    """A handler's result as JSON lines: how many, and the lines.
 
     Args:
-        position: the item's place in its task.
         key: the item's key.
         result: a dict (one row), a list of dicts (that many rows), or None (no row).
 
@@ -76,16 +79,20 @@ def ok_outcome(position: int, key: str, result: object) -> Outcome:
     """
     try:
         if type(result) is dict and KEY_FIELD not in result:
-            return Outcome(position, "", 1, _line({KEY_FIELD: key, **result}))
+            return 1, _line({KEY_FIELD: key, **result})
         rows = _rows_of(result)
-        body = "".join([_line({KEY_FIELD: key, **row}) for row in rows])
+        return len(rows), "".join([_line({KEY_FIELD: key, **row}) for row in rows])
     except (TypeError, ValueError, RecursionError) as error:
         raise ItemError(
             ErrorClass.HANDLER_BUG,
             f"the handler's result is not JSON: {error}; return strings, numbers (no NaN or "
             "infinity), booleans, None, lists and dicts with string keys",
         ) from error
-    return Outcome(position, "", len(rows), body)
+
+
+def ok_outcome(position: int, key: str, result: object, lines: ToLines = to_lines) -> Outcome:
+    """The outcome of a handler's result; see `to_lines`."""
+    return Outcome(position, "", *lines(key, result))
 
 
 def _line(row: dict[str, Any]) -> str:

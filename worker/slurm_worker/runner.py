@@ -16,6 +16,7 @@ from slurm_worker.errors import ErrorClass
 from slurm_worker.handlers import Context, Kind
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.limits import Stopped
+from slurm_worker.parts import ok_outcome
 from slurm_worker.runner_async import AsyncRunner
 from slurm_worker.runner_batch import BatchRunner
 
@@ -47,8 +48,8 @@ class SerialRunner:
     ) -> None:
         """See `Runner.run`."""
         calls = self._calls
-        handle, shared, to_outcome = calls.handler.handle, calls.shared, calls.to_outcome
-        note, add, boot_time = calls.recorder.item, journal.add, calls.clock.boot_time
+        handle, shared, to_lines = calls.handler.handle, calls.shared, calls.to_lines
+        note, add_ok, boot_time = calls.recorder.item, journal.add_ok, calls.clock.boot_time
         look_at = 0.0
         paced = not calls.pace.unlimited
         timeout_s = calls.config.item_timeout_s
@@ -65,18 +66,19 @@ class SerialRunner:
             note(position, now)
             key, item = items[position]
             try:
-                outcome = to_outcome(position, key, handle(item, Context(shared, key, attempt)))
+                rows, lines = to_lines(key, handle(item, Context(shared, key, attempt)))
             except Stopped:
                 return
             except NOT_THE_ITEM:
                 raise
             # User code raises anything; a handler that calls sys.exit() has a bug, not a say.
             except (Exception, SystemExit) as error:
-                again = retry(calls, position, items[position], error, attempt, handle)
-                if again is None:
+                outcome = retry(calls, position, items[position], error, attempt, handle)
+                if outcome is None:
                     return
-                outcome = again
-            add(outcome)
+                journal.add(outcome)
+            else:
+                add_ok(position, rows, lines)
 
     def close(self) -> None:
         """See `Runner.close`."""
@@ -148,7 +150,8 @@ class ThreadRunner:
 
         try:
             context = Context(calls.shared, item[0], attempt)
-            return calls.to_outcome(position, item[0], handle(item[1], context))
+            result = handle(item[1], context)
+            return ok_outcome(position, item[0], result, calls.to_lines)
         except Stopped:
             return None
         except NOT_THE_ITEM:

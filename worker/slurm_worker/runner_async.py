@@ -14,6 +14,7 @@ from slurm_worker.calling import LOOK_S, NOT_THE_ITEM, Calls, Item, ItemTimeout
 from slurm_worker.handlers import Context
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.limits import Stopped
+from slurm_worker.parts import ok_outcome
 
 
 class AsyncRunner:
@@ -83,7 +84,7 @@ class AsyncRunner:
                 if not calls.pace.unlimited:
                     await calls.pace.acquire_async(None)
                 result = await self._timed(item, attempt)
-                return calls.to_outcome(position, item[0], result)
+                return ok_outcome(position, item[0], result, calls.to_lines)
             except Stopped:
                 return None
             except NOT_THE_ITEM:

@@ -13,6 +13,7 @@ from slurm_worker.errors import ErrorClass, ItemError
 from slurm_worker.handlers import Context
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.limits import Stopped
+from slurm_worker.parts import ok_outcome
 
 
 class BatchRunner:
@@ -104,7 +105,7 @@ class BatchRunner:
         try:
             if isinstance(result, BaseException):
                 raise result
-            return self._calls.to_outcome(position, item[0], result)
+            return ok_outcome(position, item[0], result, self._calls.to_lines)
         except NOT_THE_ITEM:
             raise
         except (Exception, SystemExit) as error:

@@ -36,7 +36,7 @@ from slurm_worker.keys import JobPaths, JobState
 from slurm_worker.limits import RateLimiter
 from slurm_worker.log import bound
 from slurm_worker.pace import Pace
-from slurm_worker.parts import PARQUET, Columns, ok_outcome
+from slurm_worker.parts import PARQUET, Columns, to_lines
 from slurm_worker.ports import Clock, ObjectStore, Rows
 from slurm_worker.recorder import Recorder
 from slurm_worker.runner import make_runner
@@ -168,7 +168,7 @@ class Worker:
             self._clock,
             self._rng,
             self._recorder,
-            columns.outcome if columns else ok_outcome,
+            columns.to_lines if columns else to_lines,
         )
         heart = Heart(self._table, self._clock, self._rng, self.logger, self._threads)
         self._attempts = Attempts(

@@ -52,7 +52,7 @@ row = st.fixed_dictionaries(
 @given(st.lists(row, max_size=5))
 def test_rows_come_back_as_they_were(given_rows) -> None:  # type: ignore[no-untyped-def]
     columns = ParquetColumns(SCHEMA)
-    bodies = [columns.outcome(n, f"k{n}", each).body for n, each in enumerate(given_rows)]
+    bodies = [columns.to_lines(f"k{n}", each)[1] for n, each in enumerate(given_rows)]
     data = columns.make(iter(bodies))
     assert data is not None
     assert read_rows(data) == [{"_key": f"k{n}", **each} for n, each in enumerate(given_rows)]
@@ -61,7 +61,7 @@ def test_rows_come_back_as_they_were(given_rows) -> None:  # type: ignore[no-unt
 def test_times_come_back_as_the_same_moments() -> None:
     columns = ParquetColumns({"at": "timestamp", "wall": "local_timestamp", "day": "date"})
     told = {"at": "2026-11-23T17:00:00+01:00", "wall": "2026-11-23T17:00:00", "day": "2026-11-23"}
-    data = columns.make(iter([columns.outcome(0, "a", told).body]))
+    data = columns.make(iter([columns.to_lines("a", told)[1]]))
     assert data is not None
     assert read_rows(data) == [{"_key": "a", **told, "at": "2026-11-23T16:00:00+00:00"}]
 
@@ -78,7 +78,7 @@ def test_times_come_back_as_the_same_moments() -> None:
 )
 def test_a_result_that_does_not_fit_names_its_column(result: object, path: str) -> None:
     with pytest.raises(ItemError) as caught:
-        ParquetColumns(SCHEMA).outcome(0, "a", result)
+        ParquetColumns(SCHEMA).to_lines("a", result)
     assert caught.value.error_class is ErrorClass.HANDLER_BUG
     assert str(caught.value).startswith(f"column {path!r}")
 

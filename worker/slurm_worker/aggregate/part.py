@@ -23,8 +23,7 @@ from slurm_worker.aggregate.convert import Converter
 from slurm_worker.aggregate.errors import AggregationError, Misfit
 from slurm_worker.aggregate.types import ColumnType, Kind, parse_schema
 from slurm_worker.errors import ErrorClass, ItemError
-from slurm_worker.journal import Outcome
-from slurm_worker.parts import KEY_FIELD, ok_outcome, parse_lines
+from slurm_worker.parts import KEY_FIELD, parse_lines, to_lines
 
 _METADATA = b"slurm_worker.schema"
 _CHUNK = 256
@@ -46,22 +45,22 @@ class ParquetColumns:
             {_METADATA: json.dumps(dict(declared)).encode()}
         )
 
-    def outcome(self, position: int, key: str, result: object) -> Outcome:
-        """As `parts.ok_outcome`, of rows that fit the schema.
+    def to_lines(self, key: str, result: object) -> tuple[int, str]:
+        """As `parts.to_lines`, of rows that fit the schema.
 
         Raises:
             ItemError: class `handler_bug`, if one does not.
         """
-        outcome = ok_outcome(position, key, result)
+        rows, lines = to_lines(key, result)
         try:
-            self._converter.check(parse_lines(outcome.body.encode()))
+            self._converter.check(parse_lines(lines.encode()))
         except Misfit as error:
             raise ItemError(
                 ErrorClass.HANDLER_BUG,
                 f"column {error.path!r}: the handler returned {error.found}; correct "
                 "aggregate.schema, or what the handler returns",
             ) from error
-        return outcome
+        return rows, lines
 
     def make(self, bodies: Iterator[str]) -> bytes | None:
         """A part of these JSON lines; None if one does not fit.
