@@ -49,8 +49,8 @@ simulate: ## the protocol in virtual time, 10,000 seeds (SEEDS=n for more or few
 	@$(BIN)/python -m slurm_worker simulate --seeds $(or $(SEEDS),10000) --jobs 2
 
 bench: setup ## measure the worker; writes benchmarks/RESULTS.md (a quiet machine, about 8 minutes)
-	@$(STACK_RUN) with $(BIN)/python -m benchmarks.peers > peers.json
-	@$(BIN)/python -m benchmarks --peers peers.json; rm -f peers.json
+	@$(STACK_RUN) with sh -c '. .stack/env && exec $(BIN)/python -m benchmarks.peers > .stack/peers.json'
+	@$(BIN)/python -m benchmarks --peers .stack/peers.json
 
 test: setup ## everything; the stack is left as it was found
 	@$(MAKE) --no-print-directory lint unit

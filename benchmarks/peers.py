@@ -54,7 +54,7 @@ def dask_jobqueue(items: int, times: int) -> dict[str, Any]:
 
 def figures(*, short: bool) -> list[Figure]:
     if "SLURM_CONF" not in os.environ:
-        sys.exit("peers: no Slurm; run them by: python -m tests.stack with python -m benchmarks")
+        sys.exit("peers: no Slurm; use: make bench")
     items, times = (40_000, 2) if short else (400_000, 5)
     theirs = dask_jobqueue(items, times)
     steady = statistics.median(theirs["items_per_s"][1:])

@@ -97,6 +97,13 @@ REOPEN = Statement(
     "#state = :was AND #attempt = :attempt",
 )
 
+#: A task that was given up because its workers died gets the class that Slurm knows.
+ATTRIBUTE = Statement(
+    "attribute",
+    "SET #error_class = :class, #error = :message",
+    "#state = :quarantined AND #attempt = :attempt AND #error_class = :unknown",
+)
+
 # --- the job's own rows -------------------------------------------------------
 
 ROUND_CURSOR = Statement(

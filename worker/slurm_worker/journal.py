@@ -106,11 +106,19 @@ class Journal:
             self._run_rows = 0
 
     def flush(self) -> None:
-        """Write and count what is pending, in one transaction."""
+        """Write and count what is pending, so that the file holds this attempt and no other."""
+        self.write()
+        if self._stale:
+            self._transact([])
+
+    def write(self) -> None:
+        """Write and count what is pending, if anything is, in one transaction."""
         self._end_run()
-        pending = self._pending
-        if not pending and not self._stale:
-            return
+        if self._pending:
+            pending, self._pending = self._pending, []
+            self._transact(pending)
+
+    def _transact(self, pending: list[Outcome]) -> None:
         runs = _runs(pending)
         self._db.execute("BEGIN")
         if self._stale:
@@ -118,7 +126,6 @@ class Journal:
         self._db.executemany("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?)", runs)
         self._db.execute("COMMIT")
         self._stale = False
-        self._pending = []
         for _, error_class, rows, _, count in runs:
             if error_class:
                 self.failed += count
@@ -169,7 +176,7 @@ class Journal:
         """Start from what an earlier attempt had done."""
         for outcome in outcomes:
             self.add(outcome)
-        self.flush()
+        self.write()
 
     def close(self) -> None:
         """Close the file."""

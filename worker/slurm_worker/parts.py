@@ -12,7 +12,7 @@ import io
 import json
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -32,8 +32,8 @@ PART_FORMATS = (JSONL, SQLITE, PARQUET)
 _CHUNK = 256
 
 
-def _encoder() -> Callable[[object], str]:
-    """JSON without spaces, NaN or escapes of what is not ASCII.
+def _encoder() -> Callable[[object, int], Iterable[str]]:
+    """Pieces of JSON without spaces, NaN or escapes of what is not ASCII.
 
     `JSONEncoder.encode` spends as long on preparing as on encoding a small row, so the
     encoder that it prepares is made once, where this Python has it in C.
@@ -41,13 +41,13 @@ def _encoder() -> Callable[[object], str]:
     encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     make = getattr(json.encoder, "c_make_encoder", None)
     if make is None:
-        return encoder.encode
+        return lambda value, _indent: encoder.iterencode(value)
     # No memory of the containers it is in (the first argument): it would keep those of a row
     # that failed. A row that contains itself is a RecursionError instead.
-    encode = make(
+    made: Callable[[object, int], Iterable[str]] = make(
         None, encoder.default, json.encoder.encode_basestring, None, ":", ",", *(False,) * 3
     )
-    return lambda value: "".join(encode(value, 0))
+    return made
 
 
 _encode = _encoder()
@@ -96,7 +96,7 @@ def ok_outcome(position: int, key: str, result: object, lines: ToLines = to_line
 
 
 def _line(row: dict[str, Any]) -> str:
-    line = _encode(row) + "\n"
+    line = "".join(_encode(row, 0)) + "\n"
     if not line.isascii():
         line.encode()  # A lone surrogate is text to Python and to no one else.
     return line

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 #: position or -1, items in flight, time of the last change, attempt, task, owner
@@ -63,11 +65,14 @@ class Recorder:
     def __init__(self, path: Path | None = None) -> None:
         if path is None:
             self._memory = mmap.mmap(-1, _SIZE)
-            return
-        if not path.exists():
-            path.write_bytes(bytes(_SIZE))
-        with path.open("r+b") as file:
-            self._memory = mmap.mmap(file.fileno(), _SIZE)
+        else:
+            if not path.exists():
+                path.write_bytes(bytes(_SIZE))
+            with path.open("r+b") as file:
+                self._memory = mmap.mmap(file.fileno(), _SIZE)
+        #: (position, number of items, now): what `item` and `several` call, for who can't
+        #: spare a call per item.
+        self.items: Callable[[int, int, float], None] = partial(_ITEM.pack_into, self._memory, 0)
 
     def task(self, task: str, attempt: int, owner: str) -> None:
         """A task begins."""
@@ -75,11 +80,11 @@ class Recorder:
 
     def item(self, position: int, now: float) -> None:
         """The process runs this item and no other, `now` on the boot-time clock."""
-        _ITEM.pack_into(self._memory, 0, position, 1, now)
+        self.items(position, 1, now)
 
     def several(self, count: int, now: float) -> None:
         """The process runs several items."""
-        _ITEM.pack_into(self._memory, 0, _NOBODY, count, now)
+        self.items(_NOBODY, count, now)
 
     def limits(self, item_s: float, stall_s: float) -> None:
         """Say when the process must be taken to hang."""

@@ -49,7 +49,7 @@ class SerialRunner:
         """See `Runner.run`."""
         calls = self._calls
         handle, shared, to_lines = calls.handler.handle, calls.shared, calls.to_lines
-        note, add_ok, boot_time = calls.recorder.item, journal.add_ok, calls.clock.boot_time
+        note, add_ok, boot_time = calls.recorder.items, journal.add_ok, calls.clock.boot_time
         look_at = 0.0
         paced = not calls.pace.unlimited
         timeout_s = calls.config.item_timeout_s
@@ -61,9 +61,9 @@ class SerialRunner:
                 # Not for each item: looking takes as long as a small item does.
                 if calls.stopping():
                     return
-                journal.flush()
+                journal.write()
                 look_at = now + LOOK_S
-            note(position, now)
+            note(position, 1, now)
             key, item = items[position]
             try:
                 rows, lines = to_lines(key, handle(item, Context(shared, key, attempt)))

@@ -386,6 +386,22 @@ class TaskTable:
         )
         return isinstance(result, Applied)
 
+    def attribute(self, row: TaskRow, error_class: ErrorClass, message: str) -> bool:
+        """Say why the workers of a quarantined task died; False if somebody else has."""
+        result = self.rows.update(
+            self._pk(row.sequence),
+            row.sk,
+            expressions.ATTRIBUTE,
+            {
+                "quarantined": TaskState.QUARANTINED.value,
+                "attempt": row.attempt,
+                "unknown": ErrorClass.WORKER_CRASH.value,
+                "class": error_class.value,
+                "message": message[:_MESSAGE_LIMIT],
+            },
+        )
+        return isinstance(result, Applied)
+
     def _pk(self, sequence: int) -> str:
         return keys.task_pk(self.job, keys.shard_of(sequence, self.shards))
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import operator
 import re
 import threading
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import overload
 
@@ -33,6 +34,8 @@ class MemoryRows:
 
     def __init__(self) -> None:
         self._rows: dict[str, dict[str, Row]] = {}
+        #: The partitions' sort keys, in order.
+        self._order: dict[str, list[str]] = {}
         self._lock = threading.Lock()
         #: Requests made, by verb; what a budget test asserts on.
         self.requests: dict[str, int] = {}
@@ -48,10 +51,10 @@ class MemoryRows:
         pk, sk = str(row["pk"]), str(row["sk"])
         with self._lock:
             self._count("put_new")
-            existing = self._rows.setdefault(pk, {}).get(sk)
+            existing = self._rows.get(pk, {}).get(sk)
             if existing is not None:
                 return Refused(_copied(existing))
-            self._rows[pk][sk] = _copied(row)
+            self._set(pk, sk, _copied(row))
             return Applied(_copied(row))
 
     def update(
@@ -66,7 +69,7 @@ class MemoryRows:
                 return Refused(_copied(existing))
             after = _Parser(statement.update, before, values).update()
             after.update(pk=pk, sk=sk)
-            self._rows.setdefault(pk, {})[sk] = after
+            self._set(pk, sk, after)
             return Applied(_copied(after))
 
     def query(
@@ -81,16 +84,24 @@ class MemoryRows:
         with self._lock:
             self._count("query")
             partition = self._rows.get(pk, {})
-            keys = sorted(partition)
-            keys = keys[bisect_right(keys, after) :][:limit]
-            found = [_copied(partition[key]) for key in keys]
+            order = self._order.get(pk, [])
+            first = bisect_right(order, after)
+            last = len(order) if limit is None else first + limit
+            found = [_copied(partition[sk]) for sk in order[first:last]]
         yield from found
 
     def delete(self, pk: str, sk: str) -> None:
         """See `ports.Rows.delete`."""
         with self._lock:
             self._count("delete")
-            self._rows.get(pk, {}).pop(sk, None)
+            if self._rows.get(pk, {}).pop(sk, None) is not None:
+                self._order[pk].remove(sk)
+
+    def _set(self, pk: str, sk: str, row: Row) -> None:
+        partition = self._rows.setdefault(pk, {})
+        if sk not in partition:
+            insort(self._order.setdefault(pk, []), sk)
+        partition[sk] = row
 
     def _count(self, verb: str) -> None:
         self.requests[verb] = self.requests.get(verb, 0) + 1
@@ -203,11 +214,16 @@ def _ordered(a: Value, b: Value, compare: Callable[..., bool]) -> bool:
     return compare(a, b)
 
 
+@lru_cache(maxsize=100)
+def _tokens(text: str) -> list[str]:
+    return _TOKEN.findall(text)
+
+
 class _Parser:
     """Recursive descent over DynamoDB's expression grammar, evaluating as it goes."""
 
     def __init__(self, text: str, row: Row, values: Mapping[str, Value]) -> None:
-        self._tokens = _TOKEN.findall(text)
+        self._tokens = _tokens(text)
         self._row = row
         self._values = values
         self._at = 0
