@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import Any, NoReturn, Protocol
 
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException, TaskDeferred
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.failures import as_airflow_failures
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.triggers.slurm_array import SlurmArrayTrigger, event_of
@@ -22,6 +23,7 @@ class Waits(Protocol):
     aws_conn_id: str | None
     poll_interval: float
     cancel_on_kill: bool
+    max_resubmissions: int
 
     @property
     def log(self) -> Any:
@@ -30,21 +32,40 @@ class Waits(Protocol):
 
 def look(operator: Waits, job_id: str) -> dict[str, Any] | None:
     """One look at the job: the event that ends the wait, or None."""
-    with as_airflow_failures():
-        services = SlurmHook(operator.slurm_conn_id, operator.aws_conn_id).services()
-        seen = job.poll(services, check_job_id(job_id))
-    operator.log.info("%s", seen.progress.line())
-    return event_of(seen)
+    return _look(_watcher(operator, job_id))
 
 
 def wait_until_done(operator: Waits, job_id: str) -> dict[str, Any]:
     """Wait in this process; return the job's progress at its end."""
-    while (event := look(operator, job_id)) is None:
+    watcher = _watcher(operator, job_id)
+    while (event := _look(watcher)) is None:
         time.sleep(operator.poll_interval)
     return progress_of(event)
 
 
-def defer_until_done(operator: Waits, job_id: str, state: dict[str, Any] | None = None) -> NoReturn:
+def _watcher(operator: Waits, job_id: str) -> Watcher:
+    with as_airflow_failures():
+        return Watcher(
+            SlurmHook(operator.slurm_conn_id, operator.aws_conn_id).services(),
+            check_job_id(job_id),
+            operator.log.info,
+            max_resubmissions=operator.max_resubmissions,
+            actor="airflow",
+        )
+
+
+def _look(watcher: Watcher) -> dict[str, Any] | None:
+    with as_airflow_failures():
+        event = event_of(watcher.look())
+    return None if event is None else {**event, "lost_workers": dict(watcher.lost)}
+
+
+def defer_until_done(
+    operator: Waits,
+    job_id: str,
+    state: dict[str, Any] | None = None,
+    timeout: timedelta | None = None,
+) -> NoReturn:
     """Wait in the triggerer; the operator goes on in `execute_complete`."""
     raise TaskDeferred(
         trigger=SlurmArrayTrigger(
@@ -53,8 +74,10 @@ def defer_until_done(operator: Waits, job_id: str, state: dict[str, Any] | None 
             aws_conn_id=operator.aws_conn_id,
             poll_interval=operator.poll_interval,
             cancel_on_kill=operator.cancel_on_kill,
+            max_resubmissions=operator.max_resubmissions,
             state=state,
         ),
+        timeout=timeout,
         method_name="execute_complete",
     )
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from airflow_slurm_provider.cli.options import Common, common_options
 from airflow_slurm_provider.cli.output import emit
 from airflow_slurm_provider.cli.report import (
     dataset_text,
+    loss_fields,
     manifest_address,
     progress_fields,
     read_manifest,
@@ -16,7 +19,11 @@ from airflow_slurm_provider.cli.report import (
 )
 from airflow_slurm_provider.cli.waiting import report_wait, wait_limits, wait_until_finished
 from slurm_worker.errors import ServiceError
-from slurm_worker.keys import check_job_id
+from slurm_worker.keys import JobId, check_job_id
+
+if TYPE_CHECKING:
+    from airflow_slurm_provider.coordinator.losses import Loss
+    from airflow_slurm_provider.coordinator.services import Services
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl status flights-2013")
@@ -39,20 +46,32 @@ def status(common: Common, job: str) -> int:
         except ServiceError as error:
             progress, problem, away = verbs.progress(services, name), "", error
             workers, array = "unknown: the cluster can't be asked", None
+        lost = _losses(services, name)
         manifest = read_manifest(services, name)
         where = manifest_address(services, name)
     document = {
         **progress.to_dict(),
         "problem": problem,
         "workers": array,
+        "lost_workers": None if lost is None else [each.to_dict() for each in lost],
         "dataset": None if manifest is None else {"manifest": where, **manifest},
     }
-    fields = [*progress_fields(progress), ("workers", workers)]
+    fields = [*progress_fields(progress), ("workers", workers), *loss_fields(lost)]
     fields += [("problem", problem)] if problem else []
     emit(common.as_json, document, [*fields, ("dataset", dataset_text(manifest, where))])
     if away is not None:
         raise away
     return 0
+
+
+def _losses(services: Services, job: JobId) -> list[Loss] | None:
+    """Workers that died; None where Slurm can't be asked, which alone is no failure."""
+    from airflow_slurm_provider.coordinator import job as verbs
+
+    try:
+        return verbs.losses(services, job)
+    except ServiceError:
+        return None
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl wait flights-2013 --timeout 3600")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_slurm_provider.cli.output import Fields, by_class, number
 from slurm_worker.keys import JobId
 
 if TYPE_CHECKING:
+    from airflow_slurm_provider.coordinator.losses import Loss
     from airflow_slurm_provider.coordinator.progress import Poll, Progress
     from airflow_slurm_provider.coordinator.services import Services
     from airflow_slurm_provider.slurm.client import ArrayState
 
 Manifest = Mapping[str, Any]
+_LOSSES_SHOWN = 5
 
 
 def read_manifest(services: Services, job: JobId) -> Manifest | None:
@@ -67,6 +70,15 @@ def workers_text(array: ArrayState | None) -> str:
         return f"array {array.slurm_job_id}: Slurm doesn't say yet"
     states = ", ".join(f"{count:,} {state}" for state, count in sorted(array.counts().items()))
     return f"array {array.slurm_job_id}: {array.alive:,} alive ({states})"
+
+
+def loss_fields(losses: Sequence[Loss] | None) -> Fields:
+    """Workers that died, by error class, and the last of them."""
+    if not losses:
+        return []
+    classes = Counter(each.error_class.value for each in losses)
+    fields = [("workers lost", by_class(classes))]
+    return fields + [("", each.line()) for each in losses[-_LOSSES_SHOWN:]]
 
 
 def waited_fields(poll: Poll) -> Fields:

@@ -18,6 +18,7 @@ from airflow_slurm_provider.coordinator import ship
 from airflow_slurm_provider.coordinator.config import Config, JobSpec, spec_of
 from airflow_slurm_provider.coordinator.inputs import InputSpec, open_input
 from airflow_slurm_provider.coordinator.key_check import KeyCheck
+from airflow_slurm_provider.coordinator.losses import Loss, attribute, find_losses
 from airflow_slurm_provider.coordinator.plan import PlanConflict, Planner
 from airflow_slurm_provider.coordinator.progress import Poll, Progress
 from airflow_slurm_provider.coordinator.services import Services
@@ -129,6 +130,41 @@ def poll(services: Services, job_id: JobId) -> Poll:
     return progress_of.look(services, job_id)
 
 
+def resubmit(
+    services: Services, job_id: JobId, *, most: int, log: Log, actor: str = "slurmctl"
+) -> Array | None:
+    """New workers for a job whose workers are gone and whose tasks are not done.
+
+    Args:
+        services: the edges.
+        job_id: the job.
+        most: arrays that the latest round may have had after its first one.
+        log: told of progress.
+        actor: who asks, for the audit trail.
+
+    Returns:
+        The array that works on the round now; None if there were `most` of them already.
+    """
+    jobs = services.jobs(job_id)
+    job = jobs.get()
+    spec = read_spec(services, job)
+    round_row = jobs.rounds()[-1]
+    number = max(
+        (each.number for each in jobs.submissions() if each.round_no == round_row.number), default=1
+    )
+    if number > most:
+        return None
+    array = ensure_array(services, spec, job, round_row.number, round_row.tasks, log)
+    if not array.reattached:
+        _audit_array(services, job_id, array, actor)
+    return array
+
+
+def losses(services: Services, job_id: JobId) -> list[Loss]:
+    """The job's workers that died, why, and the tasks that they held."""
+    return find_losses(services, job_id)
+
+
 def retry(
     services: Services,
     job_id: JobId,
@@ -160,6 +196,7 @@ def retry(
     if last is None or (last.number == 0 and last.state is RoundState.PLANNING):
         raise UserError(f"job_id: {job_id!r} is not planned yet; run slurmctl submit first")
     begun = last.number > 0 and not _round_submitted(jobs, last)
+    attribute(services, job_id)
     if not begun:
         state = progress(services, job_id)
         if not state.complete:

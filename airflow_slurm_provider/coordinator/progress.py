@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.slurm.client import ArrayState
 from slurm_worker.config import LeaseConfig
@@ -22,6 +23,8 @@ from slurm_worker.table import TaskRow, TaskTable
 
 #: A submitter may still be between the plan and ``sbatch``.
 _GRACE_S = 600.0
+#: How old progress may be that somebody else has read.
+_SHARED_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +101,14 @@ class Poll:
     Args:
         finished: every task is in an end state.
         problem: why waiting longer is vain; empty where it isn't.
+        workers_gone: that is because no worker is left: new ones would go on.
     """
 
     progress: Progress
     array: ArrayState | None
     finished: bool
     problem: str = ""
+    workers_gone: bool = False
 
 
 def read_progress(services: Services, job_id: JobId) -> Progress:
@@ -120,7 +125,7 @@ def read_progress(services: Services, job_id: JobId) -> Progress:
 
 def look(services: Services, job_id: JobId) -> Poll:
     """Progress, and whether anybody is left to go on with it."""
-    progress = read_progress(services, job_id)
+    progress = _recent_progress(services, job_id)
     if progress.complete:
         return Poll(progress, None, finished=True)
     if progress.stop:
@@ -130,7 +135,7 @@ def look(services: Services, job_id: JobId) -> Poll:
         return Poll(
             progress, None, finished=False, problem=_never_submitted(services, job_id, submission)
         )
-    array = services.slurm.array(submission.slurm_job_id)
+    array = services.array(submission.slurm_job_id)
     if array.unknown or array.alive:
         return Poll(progress, array, finished=False)
     # Workers may have ended just after our look at the rows.
@@ -146,7 +151,18 @@ def look(services: Services, job_id: JobId) -> Poll:
             f"no worker of array {submission.slurm_job_id} is left ({counts}) and "
             f"{progress.unfinished_tasks:,} tasks are not done; submit the job again to go on"
         ),
+        workers_gone=True,
     )
+
+
+def _recent_progress(services: Services, job_id: JobId) -> Progress:
+    """Progress, shared by those who wait for the same job at the same time."""
+    if services.shared is None:
+        return read_progress(services, job_id)
+    # Half an interval: with the waiter's own interval, its news is at most 1.5 of them old.
+    recent: Recent[Progress] = services.shared.progress
+    max_age_s = min(_SHARED_S, services.poll_s / 2)
+    return recent.get(job_id, max_age_s, lambda: read_progress(services, job_id))
 
 
 def _never_submitted(services: Services, job_id: JobId, intent: SubmissionRow | None) -> str:

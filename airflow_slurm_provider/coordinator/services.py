@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import boto3
 import paramiko
 from botocore.exceptions import BotoCoreError
 
+from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.site import ClusterSite, Site
+from airflow_slurm_provider.slurm.arrays import ArrayState
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.embedded import EmbeddedTransport
+from airflow_slurm_provider.slurm.poller import ArrayPoller
 from airflow_slurm_provider.slurm.transport import (
     LocalTransport,
     SshTransport,
@@ -32,8 +36,27 @@ from slurm_worker.store import JobStore
 
 
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """What those who wait in one process share.
+
+    Args:
+        poller: looks at the cluster's arrays.
+        progress: the last progress of each job.
+    """
+
+    poller: ArrayPoller
+    progress: Recent[Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Services:
-    """The edges, opened. Close it when done, unless the cluster's client is shared."""
+    """The edges, opened. Close it when done, unless the cluster's client is shared.
+
+    Args:
+        shared: what all who wait in this process see together; where there is none, each
+            looks for itself.
+        poll_s: seconds between two looks of this one who waits.
+    """
 
     site: Site
     rows: Rows
@@ -41,6 +64,8 @@ class Services:
     slurm: SlurmClient
     clock: Clock
     bucket: Callable[[str], ObjectStore]
+    shared: Shared | None = None
+    poll_s: float = 0.0
 
     def paths(self, job: JobId) -> JobPaths:
         """The job's S3 keys."""
@@ -54,13 +79,24 @@ class Services:
         """The job's own rows."""
         return JobTable(self.rows, job, self.clock)
 
+    def array(self, slurm_job_id: str) -> ArrayState:
+        """An array, for someone who waits: perhaps an interval old where others wait too."""
+        if self.shared is not None:
+            return self.shared.poller.array(slurm_job_id, self.poll_s)
+        return self.slurm.array(slurm_job_id)
+
     def close(self) -> None:
         """Close the connection to the cluster."""
         self.slurm.close()
 
 
 def open_services(
-    site: Site, *, session: boto3.Session | None = None, slurm: SlurmClient | None = None
+    site: Site,
+    *,
+    session: boto3.Session | None = None,
+    slurm: SlurmClient | None = None,
+    shared: Shared | None = None,
+    poll_s: float = 0.0,
 ) -> Services:
     """Open the edges of a site; connections are made when first used.
 
@@ -68,6 +104,8 @@ def open_services(
         site: where everything is.
         session: credentials; the standard chain with the site's profile if absent.
         slurm: a client to share; a new one by the site's transport if absent.
+        shared: with others who wait on the same cluster.
+        poll_s: seconds between two looks of the one who waits.
 
     Raises:
         UserError: if the profile or region is not there.
@@ -90,6 +128,8 @@ def open_services(
         slurm=slurm or SlurmClient(open_transport(site.cluster), site.cluster.remote_dir),
         clock=clock,
         bucket=lambda name: S3Objects(s3, name),
+        shared=shared,
+        poll_s=poll_s,
     )
 
 

@@ -8,6 +8,8 @@ and shared, also by all deferred tasks of a triggerer.
 from __future__ import annotations
 
 import threading
+import time
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import paramiko
@@ -15,11 +17,20 @@ from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 from airflow.providers.ssh.hooks.ssh import SSHHook
 from airflow.sdk import BaseHook
 
-from airflow_slurm_provider.coordinator.services import Services, open_services, open_transport
+from airflow_slurm_provider.coordinator.recent import Recent
+from airflow_slurm_provider.coordinator.services import (
+    Services,
+    Shared,
+    open_services,
+    open_transport,
+)
 from airflow_slurm_provider.coordinator.site import Site, parse_site
 from airflow_slurm_provider.slurm.client import SlurmClient
+from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.errors import SlurmWorkerError
 
+#: Services are opened anew after so long, so that a connection that was edited counts.
+_REOPEN_S = 300.0
 _SITE_EXTRAS = ("transport", "remote_dir", "python", "worker_command", "embedded_dir")
 
 
@@ -35,8 +46,10 @@ class SlurmHook(BaseHook):
     conn_type = "slurm"
     hook_name = "Slurm"
 
-    #: Clients that live as long as the process, by connection.
-    _clients: ClassVar[dict[str, SlurmClient]] = {}
+    #: Clients that live as long as the process, by connection, each with what is shared.
+    _clients: ClassVar[dict[str, tuple[SlurmClient, Shared]]] = {}
+    #: Services that were opened lately, and when, by connections: hundreds may wait.
+    _opened: ClassVar[dict[tuple[str, str | None], tuple[Services, float]]] = {}
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(
@@ -48,12 +61,16 @@ class SlurmHook(BaseHook):
 
     def get_conn(self) -> SlurmClient:
         """The cluster's client, shared by this process."""
+        return self._shared()[0]
+
+    def _shared(self) -> tuple[SlurmClient, Shared]:
         site = self.site()
         key = f"{self.slurm_conn_id} {site.cluster!r}"
         with self._lock:
             if key not in self._clients:
                 transport = open_transport(site.cluster, connect=self._connect)
-                self._clients[key] = SlurmClient(transport, site.cluster.remote_dir)
+                client = SlurmClient(transport, site.cluster.remote_dir)
+                self._clients[key] = client, Shared(ArrayPoller(client), Recent())
             return self._clients[key]
 
     def site(self) -> Site:
@@ -76,17 +93,31 @@ class SlurmHook(BaseHook):
         raw = {"storage": storage, "aws": self._aws_site(), "cluster": cluster}
         return parse_site(raw, f"connection {self.slurm_conn_id!r}")
 
-    def services(self) -> Services:
-        """What the coordinator's functions work with."""
+    def services(self, *, poll_s: float | None = None) -> Services:
+        """What the coordinator's functions work with.
+
+        :param poll_s: for someone who waits: seconds between two looks, which are shared with
+            all who wait in this process.
+        """
+        key = (self.slurm_conn_id, self.aws_conn_id)
+        with self._lock:
+            opened, when = self._opened.get(key, (None, 0.0))
+        if opened is None or time.monotonic() - when > _REOPEN_S:
+            opened = self._open()
+            with self._lock:
+                self._opened[key] = opened, time.monotonic()
+        return replace(opened, shared=None) if poll_s is None else replace(opened, poll_s=poll_s)
+
+    def _open(self) -> Services:
         aws: AwsGenericHook[Any] = AwsGenericHook(aws_conn_id=self.aws_conn_id)
-        session = aws.get_session()
-        return open_services(self.site(), session=session, slurm=self.get_conn())
+        client, shared = self._shared()
+        return open_services(self.site(), session=aws.get_session(), slurm=client, shared=shared)
 
     def test_connection(self) -> tuple[bool, str]:
         """For the Test button: login, Slurm, table and bucket."""
         try:
             version = self.get_conn().version()
-            services = self.services()
+            services = self._open()
             services.objects.verify()
             services.rows.get("CONNECTION", "TEST")
         except SlurmWorkerError as error:

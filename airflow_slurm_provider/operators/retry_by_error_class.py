@@ -35,6 +35,8 @@ class RetryByErrorClassOperator(BaseOperator):
     :param deferrable: wait in the triggerer.
     :param poll_interval: seconds between two looks while waiting.
     :param cancel_on_kill: cancel the arrays when this task is killed while it waits.
+    :param max_resubmissions: arrays of new workers that a round may get when its workers are
+        gone and tasks are left; then the task fails with the reason.
     """
 
     template_fields: Sequence[str] = ("job_id", "errors")
@@ -51,6 +53,7 @@ class RetryByErrorClassOperator(BaseOperator):
         deferrable: bool = True,
         poll_interval: float = 10.0,
         cancel_on_kill: bool = False,
+        max_resubmissions: int = 3,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -63,6 +66,7 @@ class RetryByErrorClassOperator(BaseOperator):
         self.deferrable = deferrable
         self.poll_interval = poll_interval
         self.cancel_on_kill = cancel_on_kill
+        self.max_resubmissions = max_resubmissions
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Start the first round."""

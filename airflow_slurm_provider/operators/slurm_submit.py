@@ -31,6 +31,8 @@ class SlurmSubmitOperator(BaseOperator):
     :param deferrable: wait in the triggerer.
     :param poll_interval: seconds between two looks while waiting.
     :param cancel_on_kill: cancel the array when this task is killed while it waits.
+    :param max_resubmissions: arrays of new workers that a round may get when its workers are
+        gone and tasks are left; then the task fails with the reason.
     """
 
     template_fields: Sequence[str] = ("config", "job_id")
@@ -47,6 +49,7 @@ class SlurmSubmitOperator(BaseOperator):
         deferrable: bool = True,
         poll_interval: float = 10.0,
         cancel_on_kill: bool = False,
+        max_resubmissions: int = 3,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -58,6 +61,7 @@ class SlurmSubmitOperator(BaseOperator):
         self.deferrable = deferrable
         self.poll_interval = poll_interval
         self.cancel_on_kill = cancel_on_kill
+        self.max_resubmissions = max_resubmissions
         self._submitted = ""
 
     def execute(self, context: Context) -> str:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import BaseSensorOperator, Context, PokeReturnValue
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSkipException,
+)
 
 from airflow_slurm_provider.waiting import defer_until_done, look, progress_of
 
@@ -25,6 +30,8 @@ class SlurmArraySensor(BaseSensorOperator):
     :param deferrable: wait in the triggerer; else this process pokes.
     :param poll_interval: seconds between two looks in the triggerer.
     :param cancel_on_kill: cancel the arrays when this task is killed while it waits.
+    :param max_resubmissions: arrays of new workers that a round may get when its workers are
+        gone and tasks are left; then the task fails with the reason.
     """
 
     template_fields: Sequence[str] = ("job_id",)
@@ -40,6 +47,7 @@ class SlurmArraySensor(BaseSensorOperator):
         deferrable: bool = True,
         poll_interval: float = 10.0,
         cancel_on_kill: bool = False,
+        max_resubmissions: int = 3,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -51,6 +59,7 @@ class SlurmArraySensor(BaseSensorOperator):
         self.deferrable = deferrable
         self.poll_interval = poll_interval
         self.cancel_on_kill = cancel_on_kill
+        self.max_resubmissions = max_resubmissions
 
     def execute(self, context: Context) -> Any:
         """Look once, and wait where it is too early."""
@@ -58,8 +67,14 @@ class SlurmArraySensor(BaseSensorOperator):
             return super().execute(context)
         event = look(self, self.job_id)
         if event is None:
-            defer_until_done(self, self.job_id)
-        return self._result(event)
+            defer_until_done(self, self.job_id, timeout=timedelta(seconds=self.timeout))
+        try:
+            return self._result(event)
+        except AirflowException as error:
+            # Airflow's sensor sees to this only where it pokes or resumes.
+            if self.soft_fail:
+                raise AirflowSkipException(str(error)) from error
+            raise
 
     def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002  Airflow's signature
         """One look."""
@@ -73,7 +88,7 @@ class SlurmArraySensor(BaseSensorOperator):
         return self._result(event)
 
     def _result(self, event: dict[str, Any]) -> dict[str, Any]:
-        progress = progress_of(event)
+        progress = {**progress_of(event), "lost_workers": event["lost_workers"]}
         self.log.info("%s", event["message"])
         failed, items = sum(progress["failed"].values()), progress["items"]
         percent = 100.0 * failed / items if items else 0.0

@@ -15,7 +15,7 @@ last element: such lines say nothing about elements and are passed over (seen on
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -44,6 +44,10 @@ class Element:
     reason: str = ""
 
 
+#: By array and number.
+Elements = dict[str, dict[int, Element]]
+
+
 @dataclass(frozen=True, slots=True)
 class ArrayState:
     """An array, as Slurm shows it.
@@ -69,30 +73,36 @@ class ArrayState:
         """Elements that run."""
         return self.counts().get(ElementState.RUNNING.value, 0)
 
+    def lost(self) -> dict[str, int]:
+        """Elements whose worker died, by error class."""
+        classes = (element.state.error_class for element in self.elements.values())
+        return dict(Counter(each.value for each in classes if each is not None))
+
     def counts(self) -> dict[str, int]:
         """Elements by state."""
         return dict(Counter(element.state.value for element in self.elements.values()))
 
 
-def parse_queue(text: str) -> dict[int, Element]:
-    """Elements in lines of `QUEUE_FORMAT`."""
-    return {
-        number: Element(parse_state(state), node=node, reason="" if reason == "None" else reason)
-        for numbers, (state, node, reason) in _lines(text)
-        for number in numbers
-    }
+def parse_queue(text: str) -> Elements:
+    """Elements by array in lines of `QUEUE_FORMAT`."""
+    found: Elements = defaultdict(dict)
+    for job, numbers, (state, node, reason) in _lines(text):
+        element = Element(parse_state(state), node=node, reason="" if reason == "None" else reason)
+        found[job].update(dict.fromkeys(numbers, element))
+    return found
 
 
-def parse_records(text: str) -> dict[int, Element]:
-    """Elements in lines of `RECORD_FORMAT`."""
-    return {
-        number: Element(parse_state(state), exit_code, node)
-        for numbers, (state, node, exit_code) in _lines(text)
-        for number in numbers
-    }
+def parse_records(text: str) -> Elements:
+    """Elements by array in lines of `RECORD_FORMAT`."""
+    found: Elements = defaultdict(dict)
+    for job, numbers, (state, node, exit_code) in _lines(text):
+        found[job].update(dict.fromkeys(numbers, Element(parse_state(state), exit_code, node)))
+    return found
 
 
-def merge(slurm_job_id: str, queued: dict[int, Element], records: dict[int, Element]) -> ArrayState:
+def merge(
+    slurm_job_id: str, queued: Mapping[int, Element], records: Mapping[int, Element]
+) -> ArrayState:
     """The array, from what both say; see the table above."""
     elements = {}
     for number in sorted({*queued, *records}):
@@ -115,14 +125,14 @@ def parse_job_id(text: str) -> str | None:
     return word if word.isdigit() else None
 
 
-def _lines(text: str) -> Iterator[tuple[list[int], tuple[str, str, str]]]:
+def _lines(text: str) -> Iterator[tuple[str, list[int], tuple[str, str, str]]]:
     for line in text.splitlines():
         words = line.strip().split("|")
         numbers = _numbers(words[0])
         if len(words) != 4 or numbers is None:
             log.warning("Slurm printed a line that is not understood: %r", line)
             continue
-        yield numbers, (words[1], words[2], words[3])
+        yield words[0].partition("_")[0], numbers, (words[1], words[2], words[3])
 
 
 def _numbers(job_id: str) -> list[int] | None:

@@ -12,7 +12,7 @@ import re
 import shlex
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 from airflow_slurm_provider.slurm import submission
 from airflow_slurm_provider.slurm.arrays import (
@@ -25,6 +25,7 @@ from airflow_slurm_provider.slurm.arrays import (
     parse_queue,
     parse_records,
 )
+from airflow_slurm_provider.slurm.endings import ENDING_FORMAT, Ending, parse_endings
 from airflow_slurm_provider.slurm.submission import Outcome
 from airflow_slurm_provider.slurm.transport import CommandResult, Transport
 from slurm_worker.errors import ServiceError, UserError
@@ -38,6 +39,8 @@ _FIRST_POLL_S, _LONGEST_POLL_S = 0.5, 5.0
 _UNSURE_S = 15.0
 _VANISHED_AFTER_S = 120.0
 _MOST_SAID = 400
+#: Array ids in one command line.
+_MOST_IDS = 500
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 #: Refusals that another time may cure.
@@ -142,7 +145,7 @@ class SlurmClient:
         return min(found, key=int, default=None)
 
     def array(self, slurm_job_id: str) -> ArrayState:
-        """The array's elements: one ``squeue`` and one ``sacct``.
+        """The array's elements, as `arrays` tells them.
 
         Args:
             slurm_job_id: the array's job id, or its name.
@@ -155,24 +158,61 @@ class SlurmClient:
             if found is None:
                 return ArrayState(slurm_job_id, unknown=True)
             slurm_job_id = found
+        return self.arrays([slurm_job_id])[slurm_job_id]
+
+    def arrays(self, slurm_job_ids: Collection[str]) -> dict[str, ArrayState]:
+        """Several arrays' elements: one ``squeue`` and one ``sacct`` for up to 500 of them.
+
+        Raises:
+            ServiceError: if the queue can't be read.
+        """
+        found: dict[str, ArrayState] = {}
+        jobs = sorted(slurm_job_ids, key=int)
+        for first in range(0, len(jobs), _MOST_IDS):
+            found.update(self._look(jobs[first : first + _MOST_IDS]))
+        return found
+
+    def _look(self, jobs: Sequence[str]) -> dict[str, ArrayState]:
+        ids = ",".join(jobs)
         result = self._transport.run(
-            shlex.join(["squeue", "-h", "-r", "-t", "all", "-j", slurm_job_id, "-o", QUEUE_FORMAT])
+            shlex.join(["squeue", "-h", "-r", "-t", "all", "-j", ids, "-o", QUEUE_FORMAT])
         )
         if result.code and "invalid job id" not in result.stderr.lower():
             raise ServiceError(f"cluster: squeue failed: {_said(result)}; try again")
-        queued = {} if result.code else parse_queue(result.stdout)
-        alive = any(not element.state.terminal for element in queued.values())
+        queued = parse_queue("" if result.code else result.stdout)
         try:
-            records = self._records("-j", slurm_job_id, "-o", RECORD_FORMAT)
+            records = self._records("-j", ids, "-o", RECORD_FORMAT)
         except ServiceError as error:
             if not queued:
                 raise
             log.warning("%s; how elements ended is not shown", error)
             records = ""
-        if records is None and not alive:
-            # Without accounting, the queue alone says that the array has ended.
-            return ArrayState(slurm_job_id, queued)
-        return self._settle(merge(slurm_job_id, queued, parse_records(records or "")))
+        ended = parse_records(records or "")
+        found = {}
+        for job in jobs:
+            array = merge(job, queued.get(job, {}), ended.get(job, {}))
+            if records is None and not array.alive:
+                # Without accounting, the queue alone says that the array has ended.
+                found[job] = ArrayState(job, queued.get(job, {}))
+            else:
+                found[job] = self._settle(array)
+        return found
+
+    def endings(self, slurm_job_ids: Collection[str]) -> list[Ending]:
+        """How each start of the arrays' elements ended, requeued ones included; one ``sacct``.
+
+        Empty where the site keeps no accounting.
+
+        Raises:
+            ServiceError: if the accounting can't be read.
+        """
+        if not slurm_job_ids:
+            return []
+        ids = ",".join(sorted(slurm_job_ids, key=int))
+        result = self._transport.run(shlex.join(["sacct", "-nPD", "-j", ids, "-o", ENDING_FORMAT]))
+        if result.code and _NO_ACCOUNTING not in result.stderr + result.stdout:
+            raise ServiceError(f"cluster: sacct failed: {_said(result)}; try again")
+        return [] if result.code else parse_endings(result.stdout)
 
     def cancel(self, slurm_job_id: str) -> None:
         """Cancel the array; one that has ended is none the worse."""

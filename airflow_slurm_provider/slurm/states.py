@@ -80,6 +80,7 @@ _ERROR_CLASSES = {
     ElementState.TIMEOUT: ErrorClass.WALLTIME,
     ElementState.DEADLINE: ErrorClass.WALLTIME,
     ElementState.PREEMPTED: ErrorClass.PREEMPTED,
+    ElementState.REQUEUED: ErrorClass.PREEMPTED,
     ElementState.NODE_FAIL: ErrorClass.NODE_FAILURE,
     ElementState.BOOT_FAIL: ErrorClass.NODE_FAILURE,
     ElementState.CANCELLED: ErrorClass.CANCELLED,

@@ -35,7 +35,9 @@ def progress(*, done: bool, failed: dict[str, int] | None = None) -> Progress:
 
 RUNNING = Poll(progress(done=False), None, finished=False)
 FINISHED = Poll(progress(done=True), None, finished=True)
-STALLED = Poll(progress(done=False), None, finished=False, problem="no worker is left")
+STALLED = Poll(
+    progress(done=False), None, finished=False, problem="no worker is left", workers_gone=True
+)
 
 
 @dataclass
@@ -46,6 +48,7 @@ class Coordinator:
     retries: list[job.Retried] = field(default_factory=list)
     submits: int = 0
     cancelled: list[str] = field(default_factory=list)
+    resubmitted: int = 0
     error: Exception | None = None
 
     def poll(self, _services: object, _job_id: str) -> Poll:
@@ -67,6 +70,15 @@ class Coordinator:
         self.cancelled.append(job_id)
         return ["7"]
 
+    def resubmit(self, _services: object, _job_id: str, *, most: int, **_: object) -> str | None:
+        if self.resubmitted >= most:
+            return None
+        self.resubmitted += 1
+        return "8"
+
+    def losses(self, _services: object, _job_id: str) -> list[object]:
+        return []
+
     def progress(self, _services: object, _job_id: str) -> Progress:
         return progress(done=True, failed={"bad_input": 3})
 
@@ -74,9 +86,9 @@ class Coordinator:
 @pytest.fixture
 def coordinator(monkeypatch: pytest.MonkeyPatch) -> Coordinator:
     fake = Coordinator()
-    for verb in ("poll", "submit", "retry", "cancel", "progress"):
+    for verb in ("poll", "submit", "retry", "cancel", "progress", "resubmit", "losses"):
         monkeypatch.setattr(job, verb, getattr(fake, verb))
-    monkeypatch.setattr(SlurmHook, "services", lambda _self: None)
+    monkeypatch.setattr(SlurmHook, "services", lambda _self, **_: None)
     return fake
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSkipException,
+    TaskDeferred,
+)
 
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.operators.retry_by_error_class import RetryByErrorClassOperator
@@ -120,7 +126,26 @@ def test_the_sensor_fails_with_the_reason_when_no_worker_is_left(
 ) -> None:
     coordinator.polls = [STALLED]
     with pytest.raises(AirflowException, match="no worker is left"):
-        SlurmArraySensor(task_id="wait", job_id="job-1").execute(context)
+        SlurmArraySensor(task_id="wait", job_id="job-1", max_resubmissions=0).execute(context)
+
+
+def test_the_sensor_replaces_workers_that_are_gone_and_waits_on(
+    coordinator: Coordinator, context: dict[str, Any]
+) -> None:
+    coordinator.polls = [STALLED]
+    with pytest.raises(TaskDeferred) as deferred:
+        SlurmArraySensor(task_id="wait", job_id="job-1", timeout=60).execute(context)
+    assert coordinator.resubmitted == 1
+    assert deferred.value.timeout == timedelta(seconds=60)
+
+
+def test_a_sensor_that_may_fail_softly_is_skipped(
+    coordinator: Coordinator, context: dict[str, Any]
+) -> None:
+    coordinator.polls = [Poll(progress(done=True, failed={"network": 5}), None, finished=True)]
+    sensor = SlurmArraySensor(task_id="wait", job_id="job-1", max_failed_items=0, soft_fail=True)
+    with pytest.raises(AirflowSkipException, match="5 of 100 items failed"):
+        sensor.execute(context)
 
 
 @pytest.mark.parametrize(

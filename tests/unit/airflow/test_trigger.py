@@ -18,6 +18,7 @@ ARGUMENTS = {
     "poll_interval": 0.0,
     "cancel_on_kill": True,
     "failures_allowed": 2,
+    "max_resubmissions": 0,
     "state": {"rounds": [1]},
 }
 
@@ -60,6 +61,13 @@ def test_a_good_look_forgives_the_failed_ones_before_it(coordinator: Coordinator
     coordinator.polls = [down, down, RUNNING, down, down, RUNNING, FINISHED]
     (event,) = fire(SlurmArrayTrigger(**ARGUMENTS))
     assert event["status"] == "finished"
+
+
+def test_workers_that_are_gone_are_replaced_up_to_a_bound(coordinator: Coordinator) -> None:
+    coordinator.polls = [STALLED, RUNNING, STALLED, STALLED]
+    (event,) = fire(SlurmArrayTrigger(**{**ARGUMENTS, "max_resubmissions": 2}))
+    assert coordinator.resubmitted == 2
+    assert event["status"] == "stalled"
 
 
 def test_killing_the_waiting_task_cancels_only_when_asked_to(coordinator: Coordinator) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 from airflow_slurm_provider.cli.app import run
 from airflow_slurm_provider.coordinator import services as services_module
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.slurm.endings import Ending
 from slurm_worker.errors import ItemError, ServiceError
 from slurm_worker.testing import ManualClock
 from tests.unit.world import World
@@ -42,6 +43,7 @@ class FakeSlurm:
     arrays: dict[str, FakeArray] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     away: int = 0
+    ended: list[Ending] = field(default_factory=list)
 
     def version(self) -> str:
         self._answer()
@@ -60,6 +62,10 @@ class FakeSlurm:
     def array(self, slurm_job_id: str) -> FakeArray:
         self._answer()
         return self.arrays[slurm_job_id]
+
+    def endings(self, slurm_job_ids: Collection[str]) -> list[Ending]:
+        self._answer()
+        return self.ended
 
     def cancel(self, slurm_job_id: str) -> None:
         self.end(slurm_job_id, "CANCELLED")

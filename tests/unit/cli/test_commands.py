@@ -8,11 +8,13 @@ import pytest
 
 from airflow_slurm_provider.cli.app import COMMANDS, ExitCode
 from airflow_slurm_provider.cli.waiting import TOLERATED_FAILURES
+from airflow_slurm_provider.slurm.endings import Ending
+from airflow_slurm_provider.slurm.states import ElementState
 from tests.unit.cli.conftest import ITEMS, Cli, Handler
 
 STATUS_NAMES = {
     "job_id", "state", "stop", "rounds", "tasks", "task_errors", "items", "ok", "failed",
-    "pending", "rows", "complete", "problem", "workers", "dataset",
+    "pending", "rows", "complete", "problem", "workers", "lost_workers", "dataset",
 }  # fmt: skip
 
 
@@ -77,6 +79,16 @@ def test_status_tells_the_rest_when_the_cluster_is_away(cli: Cli) -> None:
     assert ended.fields["items in"] == str(ITEMS)
     assert ended.fields["workers"].startswith("unknown")
     assert ended.err == "slurmctl: the login node is away\n"
+
+
+def test_status_says_which_workers_died_and_why(cli: Cli) -> None:
+    cli.submit()
+    cli.slurm.ended = [Ending("101", 1, 0, ElementState.OUT_OF_MEMORY, "0:125", "n7", 65, 2**29)]
+    ended = cli("status", "job-1")
+    assert ended.fields["workers lost"] == "1 (out_of_memory 1)"
+    assert "worker 101_1 (start 1) on n7: out_of_memory" in ended.out
+    (lost,) = cli("status", "job-1", "--json").json["lost_workers"]
+    assert (lost["error_class"], lost["node"], lost["max_rss"]) == ("out_of_memory", "n7", 2**29)
 
 
 def test_wait_until_all_tasks_have_ended(cli: Cli) -> None:

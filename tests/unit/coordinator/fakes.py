@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from airflow_slurm_provider.coordinator.config import Config, load_config
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.site import parse_site
+from airflow_slurm_provider.slurm.endings import Ending
 from slurm_worker.errors import ServiceError
 from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
 from tests.unit.world import World
@@ -23,6 +25,10 @@ SITE = {
 class FakeArray:
     alive: int = 1
     unknown: bool = False
+    dead: dict[str, int] = field(default_factory=dict)
+
+    def lost(self) -> dict[str, int]:
+        return dict(self.dead)
 
     def counts(self) -> dict[str, int]:
         return {"RUNNING": self.alive} if self.alive else {"COMPLETED": 1}
@@ -38,6 +44,7 @@ class FakeSlurm:
     state: FakeArray = field(default_factory=FakeArray)
     refuse: Exception | None = None
     lose_reply: bool = False
+    ended: list[Ending] = field(default_factory=list)
 
     def version(self) -> str:
         return "22.05.8"
@@ -58,6 +65,9 @@ class FakeSlurm:
 
     def array(self, slurm_job_id: str) -> FakeArray:
         return self.state
+
+    def endings(self, slurm_job_ids: Collection[str]) -> list[Ending]:
+        return self.ended
 
     def cancel(self, slurm_job_id: str) -> None:
         self.cancelled.append(slurm_job_id)

@@ -1,0 +1,136 @@
+"""What someone who waits for a job does at each look, and what they say of it.
+
+Progress with its rate and the time that is left, workers that died and why, and new
+workers where the old ones are gone and tasks are left. Airflow's trigger and sensor and
+``slurmctl wait`` look through this.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import replace
+
+from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator.progress import Poll, Progress
+from airflow_slurm_provider.coordinator.services import Services
+from slurm_worker.errors import ServiceError
+from slurm_worker.keys import JobId
+
+_RATE_WINDOW_S = 300.0
+
+
+class Watcher:
+    """Looks at a job again and again; one per waiting task.
+
+    Args:
+        services: the edges.
+        job_id: the job.
+        say: told each line that is new.
+        max_resubmissions: arrays of new workers that a round may get when its workers are
+            gone and tasks are left.
+        actor: who waits, for the audit trail.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        job_id: JobId,
+        say: Callable[[str], None],
+        *,
+        max_resubmissions: int = 0,
+        actor: str = "slurmctl",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._services = services
+        self._job_id = job_id
+        self._say = say
+        self._max_resubmissions = max_resubmissions
+        self._actor = actor
+        self._clock = clock
+        self._meter = RateMeter()
+        self._said = ""
+        self._ended: dict[str, int] = {}
+        self._told: set[tuple[str, int]] = set()
+        #: Workers that died, by error class, as far as they were told.
+        self.lost: Counter[str] = Counter()
+
+    def look(self) -> Poll:
+        """One look.
+
+        Raises:
+            ServiceError: if the table or the cluster can't be reached.
+            UserError: if there is no such job.
+        """
+        seen = job.poll(self._services, self._job_id)
+        self._meter.add(self._clock(), seen.progress)
+        line = seen.progress.line()
+        if line != self._said:
+            self._said = line
+            self._say(f"{line}{self._meter.outlook(seen.progress)}")
+        self._tell_losses(seen)
+        if seen.workers_gone and self._resubmit(seen):
+            return replace(seen, problem="", workers_gone=False)
+        return seen
+
+    def _resubmit(self, seen: Poll) -> bool:
+        if self._max_resubmissions < 1:
+            return False
+        self._say(seen.problem)
+        array = job.resubmit(
+            self._services,
+            self._job_id,
+            most=self._max_resubmissions,
+            log=self._say,
+            actor=self._actor,
+        )
+        return array is not None
+
+    def _tell_losses(self, seen: Poll) -> None:
+        """Say who died, when the array looks as if somebody new had, and at the end."""
+        ended = dict(self._ended) if seen.array is None else seen.array.lost()
+        if ended == self._ended and not seen.finished:
+            return
+        try:
+            losses = job.losses(self._services, self._job_id)
+        except ServiceError as error:
+            self._say(f"how workers ended is not known: {error}")
+            return
+        self._ended = ended
+        for loss in losses:
+            if (loss.element, loss.restart) not in self._told:
+                self._told.add((loss.element, loss.restart))
+                self.lost[loss.error_class.value] += 1
+                self._say(loss.line())
+
+
+class RateMeter:
+    """Items per second over the last minutes."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def add(self, now: float, progress: Progress) -> None:
+        """Note a look, `now` in seconds."""
+        self._seen.append((now, progress.items - progress.pending))
+        while len(self._seen) > 2 and self._seen[1][0] <= now - _RATE_WINDOW_S:
+            self._seen.popleft()
+
+    @property
+    def rate(self) -> float:
+        """Items per second; 0 where nothing is known."""
+        if len(self._seen) < 2:
+            return 0.0
+        (first, before), (last, after) = self._seen[0], self._seen[-1]
+        return max(0.0, (after - before) / (last - first)) if last > first else 0.0
+
+    def outlook(self, progress: Progress) -> str:
+        """Rate and time left, to stand behind a progress line; empty where nothing is known."""
+        rate = self.rate
+        if not rate or not progress.pending:
+            return ""
+        left = int(progress.pending / rate)
+        hours, minutes, seconds = left // 3600, left // 60 % 60, left % 60
+        return f"; {rate:,.1f} items/s, about {hours}:{minutes:02}:{seconds:02} left"

@@ -1,0 +1,148 @@
+"""Who waits is told what is new: rate, deaths with their reasons; gone workers are replaced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator.losses import attribute
+from airflow_slurm_provider.coordinator.progress import Progress
+from airflow_slurm_provider.coordinator.recent import Recent
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.watch import RateMeter, Watcher
+from airflow_slurm_provider.slurm.endings import Ending
+from airflow_slurm_provider.slurm.states import ElementState
+from slurm_worker.config import LeaseConfig
+from slurm_worker.errors import ErrorClass
+from slurm_worker.table import Claimed, TaskTable
+from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services
+
+
+def submitted(folder: Path, slurm: FakeSlurm, **changes: object) -> tuple[Services, str]:
+    edges = services(slurm)
+    config = make_config(folder / "job", **changes)
+    job.submit(edges, config, log=lambda _: None)
+    return edges, config.spec.id
+
+
+def progress(done: int) -> Progress:
+    return Progress("j", "open", 1, {"ready": 1}, 1000, done, {}, done)
+
+
+def test_the_rate_is_that_of_the_last_minutes_and_says_when_it_ends() -> None:
+    meter = RateMeter()
+    for minute in range(20):
+        # Ten items a minute at first, then sixty.
+        done = 10 * minute if minute < 10 else 100 + 60 * (minute - 10)
+        meter.add(60.0 * minute, progress(done))
+    assert meter.rate == pytest.approx(1.0)
+    assert meter.outlook(progress(640)) == "; 1.0 items/s, about 0:06:00 left"
+
+
+def test_nothing_is_said_of_a_rate_that_is_not_known() -> None:
+    meter = RateMeter()
+    meter.add(0.0, progress(0))
+    assert meter.outlook(progress(0)) == ""
+    meter.add(10.0, progress(0))
+    assert meter.outlook(progress(0)) == ""
+
+
+def test_gone_workers_are_replaced_up_to_the_bound(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, job_id = submitted(tmp_path, slurm)
+    slurm.state = FakeArray(alive=0)
+    lines: list[str] = []
+    watcher = Watcher(edges, edges.jobs(job_id).job, lines.append, max_resubmissions=2)
+    polls = [watcher.look() for _ in range(4)]
+    assert [bool(each.problem) for each in polls] == [False, False, True, True]
+    assert len(slurm.arrays) == 3
+    assert any("no worker of array 100 is left" in line for line in lines)
+
+
+def die(edges: Services, owner: str, times: int) -> None:
+    """Let the first task's lease be lost by workers of this name."""
+    clock = edges.clock
+    job_id = edges.jobs("job-1").job  # type: ignore[arg-type]  # a plain string will do
+    row = edges.jobs(job_id).get()
+    lease = LeaseConfig(max_lost=1)
+    table = TaskTable(edges.rows, job_id, row.shards, lease, clock)
+    (first,) = [
+        each for shard in range(row.shards) for each in table.all_rows(shard) if not each.sequence
+    ]
+    assert isinstance(table.claim(first, f"{owner}aaaa"), Claimed)
+    for _ in range(times):
+        clock.sleep(1000)
+        (first,) = [
+            each
+            for shard in range(row.shards)
+            for each in table.all_rows(shard)
+            if not each.sequence
+        ]
+        table.steal(first, f"{owner}bbbb")
+
+
+def test_slurms_word_becomes_the_class_of_a_task_whose_workers_died(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, job_id = submitted(tmp_path, slurm, items=5, bundle=1)
+    slurm.ended = [Ending("100", 2, 0, ElementState.OUT_OF_MEMORY, "0:125", "n7", 65, 512 * 2**20)]
+    die(edges, "100_2-r0-", 1)
+    before = job.progress(edges, job_id)
+    assert before.task_errors == {"worker_crash": 1}
+    (loss,) = job.losses(edges, job_id)
+    assert loss.line() == (
+        "worker 100_2 (start 1) on n7: out_of_memory (OUT_OF_MEMORY, exit 0:125, after 65 s, "
+        "512 MB); held 000-00000000"
+    )
+    assert attribute(edges, job_id) == 1
+    assert attribute(edges, job_id) == 0, "once"
+    assert job.progress(edges, job_id).task_errors == {"out_of_memory": 1}
+
+
+def test_each_death_is_told_once(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, job_id = submitted(tmp_path, slurm)
+    lines: list[str] = []
+    watcher = Watcher(edges, job_id, lines.append)
+    watcher.look()
+    slurm.ended = [Ending("100", 1, 0, ElementState.TIMEOUT, "0:15", "n1", 60, 0)]
+    slurm.state = FakeArray(alive=1, dead={"walltime": 1})
+    for _ in range(3):
+        watcher.look()
+    assert sum("walltime (TIMEOUT" in line for line in lines) == 1
+    assert watcher.lost == {"walltime": 1}
+
+
+def test_a_question_of_many_is_asked_once() -> None:
+    now = 0.0
+    recent: Recent[int] = Recent(lambda: now)
+    asked: list[float] = []
+
+    def ask() -> int:
+        asked.append(now)
+        return len(asked)
+
+    assert [recent.get("a", 5.0, ask) for _ in range(3)] == [1, 1, 1]
+    now = 6.0
+    assert recent.get("a", 5.0, ask) == 2
+    assert recent.get("b", 5.0, ask) == 3
+
+
+def test_an_error_is_not_remembered() -> None:
+    recent: Recent[int] = Recent()
+
+    def fail() -> int:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        recent.get("a", 5.0, fail)
+    assert recent.get("a", 5.0, lambda: 1) == 1
+
+
+def test_what_ended_well_is_no_loss(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, job_id = submitted(tmp_path, slurm)
+    slurm.ended = [Ending("100", 0, 0, ElementState.COMPLETED, "0:0", "n1", 60, 0)]
+    assert job.losses(edges, job_id) == []
+    assert ErrorClass.WORKER_CRASH.value not in job.progress(edges, job_id).task_errors
