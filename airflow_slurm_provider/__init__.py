@@ -67,6 +67,13 @@ def get_provider_info() -> dict[str, Any]:
         "triggers": [
             {"integration-name": name, "python-modules": [f"{package}.triggers.slurm_array"]}
         ],
+        "task-decorators": [
+            {
+                "name": "slurm_map",
+                "class-name": f"{package}.decorators.slurm_map.slurm_map_task",
+            }
+        ],
+        "extra-links": [f"{package}.links.JobObjectsLink"],
         "connection-types": [
             {
                 "connection-type": "slurm",

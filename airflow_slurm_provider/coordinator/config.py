@@ -308,12 +308,25 @@ def load_config(source: str | Path | Mapping[str, Any], *, job_id: str | None = 
     Raises:
         UserError: naming the field, the value and the mend.
     """
+    raw = read_source(source)
+    return parse_config({**raw, "job_id": job_id} if job_id else raw, source)
+
+
+def read_source(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """What a job's YAML file or mapping holds, unchecked.
+
+    Raises:
+        UserError: if it is no file, or no YAML.
+    """
+    return dict(source) if isinstance(source, Mapping) else _read(Path(source))
+
+
+def parse_config(raw: Mapping[str, Any], source: str | Path | Mapping[str, Any]) -> Config:
+    """Check what `read_source` read from `source`; see `load_config`."""
     if isinstance(source, Mapping):
-        raw, name, folder = dict(source), "config", Path.cwd()
+        name, folder = "config", Path.cwd()
     else:
-        raw, name, folder = _read(Path(source)), str(source), Path(source).resolve().parent
-    if job_id:
-        raw = {**raw, "job_id": job_id}
+        name, folder = str(source), Path(source).resolve().parent
     try:
         spec = JobSpec.model_validate(raw)
         check_job_id(spec.job_id, f"{name}: job_id")

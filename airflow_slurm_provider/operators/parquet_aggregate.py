@@ -5,20 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from airflow.sdk import BaseOperator, Context
+from airflow.sdk import Asset, AssetAlias, BaseOperator, Context
 
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.failures import as_airflow_failures
 from airflow_slurm_provider.hooks.slurm import SlurmHook
+from airflow_slurm_provider.links import JobObjectsLink
 from airflow_slurm_provider.waiting import actor_of
 from slurm_worker.keys import check_job_id
+
+
+def emit_assets(
+    operator: BaseOperator, context: Context, address: str, extra: dict[str, Any]
+) -> None:
+    """Tell Airflow that a dataset was published: an event for each of the task's outlets."""
+    for outlet in operator.outlets:
+        events = context["outlet_events"][outlet]
+        if isinstance(outlet, AssetAlias):
+            events.add(Asset(address), extra=extra)
+        elif isinstance(outlet, Asset):
+            events.extra.update(extra)
 
 
 class ParquetAggregateOperator(BaseOperator):
     """Merge the committed parts into Parquet files and publish their manifest last.
 
     Strict: it refuses to publish unless every item is accounted for. Running it again with
-    nothing new does nothing. Returns counts and the dataset's address.
+    nothing new does nothing. Returns counts and the dataset's address. Each asset among its
+    `outlets` gets an event with them; an `AssetAlias` there becomes the asset of the dataset.
 
     :param job_id: the backfill. (templated)
     :param slurm_conn_id: connection of type ``slurm``.
@@ -26,6 +40,7 @@ class ParquetAggregateOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("job_id",)
+    operator_extra_links = (JobObjectsLink(),)
 
     def __init__(
         self,
@@ -46,6 +61,9 @@ class ParquetAggregateOperator(BaseOperator):
             services = SlurmHook(self.slurm_conn_id, self.aws_conn_id).services()
             job_id = check_job_id(self.job_id)
             manifest = job.aggregate(services, job_id, log=self.log.info, actor=actor_of(context))
-        address = f"s3://{services.site.bucket}/{services.paths(job_id).dataset}"
-        counts = {name: manifest[name] for name in ("items", "ok", "failed", "rows")}
-        return {"dataset": address, **counts, "files": len(manifest["files"])}
+            address = f"s3://{services.site.bucket}/{services.paths(job_id).dataset}"
+            counts = {name: manifest[name] for name in ("items", "ok", "failed", "rows")}
+            JobObjectsLink.persist(context, services, job_id)
+        result = {"dataset": address, **counts, "files": len(manifest["files"])}
+        emit_assets(self, context, address, {"job_id": job_id, **result})
+        return result

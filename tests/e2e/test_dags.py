@@ -56,3 +56,17 @@ def test_every_plane_is_cured_by_retry(facts: dict[str, JobFacts]) -> None:
     assert planes.table.rounds > 1, "retry by error class had no work: the server never failed"
     assert planes.rows == PLANES
     assert planes.error_rows == {}
+
+
+def test_a_function_and_a_list_become_a_dataset(
+    environment: Mapping[str, str], services: Services
+) -> None:
+    api = AirflowApi.of_stack(environment)
+    (run,) = run_dags(api, ("slurm_map_squares",), timeout=300).values()
+    logs = "\n".join(api.log_tail(run, task) for task in failing_tasks(run))
+    assert run.state == "success", f"{run.summary()}\n{logs}"
+    published = api.return_value(run, "square")
+    assert (published["items"], published["ok"], published["rows"]) == (1000, 1000, 1000)
+    assert api.return_value(run, "total") == 1000
+    facts = job_facts(services, published["job_id"])
+    assert facts.problems() == []

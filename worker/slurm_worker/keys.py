@@ -198,6 +198,10 @@ class JobPaths:
         """The handler's code, named by its digest."""
         return f"{self.root}code/{digest}.zip"
 
+    def given(self, digest: str) -> str:
+        """Items that were handed over instead of a file."""
+        return f"{self.root}given/{digest}.jsonl"
+
     def segments(self, round_no: int) -> str:
         """The folder of a round's segments."""
         return f"{self.root}input/{round_no:03}/"

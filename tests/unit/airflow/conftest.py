@@ -16,6 +16,7 @@ import pytest
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.progress import Poll, Progress
 from airflow_slurm_provider.hooks.slurm import SlurmHook
+from tests.unit.coordinator.fakes import services
 
 
 def progress(*, done: bool, failed: dict[str, int] | None = None) -> Progress:
@@ -88,7 +89,8 @@ def coordinator(monkeypatch: pytest.MonkeyPatch) -> Coordinator:
     fake = Coordinator()
     for verb in ("poll", "submit", "retry", "cancel", "progress", "resubmit", "losses"):
         monkeypatch.setattr(job, verb, getattr(fake, verb))
-    monkeypatch.setattr(SlurmHook, "services", lambda _self, **_: None)
+    edges = services()
+    monkeypatch.setattr(SlurmHook, "services", lambda _self, **_: edges)
     return fake
 
 

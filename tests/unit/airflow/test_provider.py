@@ -25,6 +25,9 @@ def test_every_module_and_class_that_it_names_exists() -> None:
         for entry in info[kind]:
             for module in entry["python-modules"]:
                 importlib.import_module(module)
+    for path in (*info["extra-links"], *(each["class-name"] for each in info["task-decorators"])):
+        module, _, name = path.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), name))
     for connection in info["connection-types"]:
         module, _, name = connection["hook-class-name"].rpartition(".")
         assert getattr(importlib.import_module(module), name).conn_type == "slurm"
@@ -38,3 +41,4 @@ def test_the_example_dags_load_without_an_error() -> None:
     for dag_id in ("backfill_flights", "backfill_planes_api"):
         order = [task.task_id for task in bag.dags[dag_id].topological_sort()]
         assert order == ["submit", "wait", "retry", "aggregate"]
+    assert "slurm_map_squares" in bag.dags
