@@ -33,6 +33,7 @@ COMMANDS = {
     "wait": ("following", "Wait until nothing of a job is left to run."),
     "retry": ("results", "Run failed items again, by error class."),
     "aggregate": ("results", "Publish a job's results as one Parquet dataset."),
+    "logs": ("logs", "Print what the workers of a job said."),
     "limits": ("limits", "Show a job's rate limits, or the rate that a vendor's quota allows."),
     "cancel": ("jobs", "Stop a job's workers; submit continues it."),
 }

@@ -20,7 +20,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.slurm.script import render_script
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.jobs import JobRow, SubmissionRow
-from slurm_worker.keys import SubmitState
+from slurm_worker.keys import JobId, SubmitState
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,13 @@ def ensure_array(
     return _array(spec, last, slurm_job_id, reattached=False)
 
 
-def job_name(spec: JobSpec, submission: SubmissionRow) -> str:
+def job_name(job_id: JobId, submission: SubmissionRow) -> str:
     """The Slurm job's name: what finds the array again, on any doubt."""
-    return f"{spec.id}.{submission.label}.{submission.token}"
+    return f"{job_id}.{submission.label}.{submission.token}"
 
 
 def _submit(services: Services, spec: JobSpec, job: JobRow, submission: SubmissionRow) -> str:
-    name = job_name(spec, submission)
+    name = job_name(spec.id, submission)
     command = [
         *shlex.split(ship.ship_worker(services)),
         *ship.worker_arguments(services, spec, job.config, submission.label),
@@ -107,7 +107,7 @@ def _array(
 ) -> Array:
     return Array(
         slurm_job_id=slurm_job_id,
-        slurm_job_name=job_name(spec, submission),
+        slurm_job_name=job_name(spec.id, submission),
         workers=submission.workers,
         submission=submission.label,
         reattached=reattached,

@@ -13,12 +13,19 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator.logs import read_output
+from airflow_slurm_provider.coordinator.losses import Loss
 from airflow_slurm_provider.coordinator.progress import Poll, Progress
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker.errors import ServiceError
+from slurm_worker.errors import ErrorClass, ServiceError, UserError
 from slurm_worker.keys import JobId
 
 _RATE_WINDOW_S = 300.0
+#: Of so many workers that died the last lines are told, at one look.
+_TAILS = 3
+_TAIL_LINES = 10
+#: Ends that say nothing of the work, and that the output does not explain.
+_EXPECTED = (ErrorClass.PREEMPTED, ErrorClass.CANCELLED)
 
 
 class Watcher:
@@ -99,11 +106,21 @@ class Watcher:
             self._say(f"how workers ended is not known: {error}")
             return
         self._ended = ended
-        for loss in losses:
-            if (loss.element, loss.restart) not in self._told:
-                self._told.add((loss.element, loss.restart))
-                self.lost[loss.error_class.value] += 1
-                self._say(loss.line())
+        new = [each for each in losses if (each.element, each.restart) not in self._told]
+        for number, loss in enumerate(new):
+            self._told.add((loss.element, loss.restart))
+            self.lost[loss.error_class.value] += 1
+            self._say(loss.line())
+            if number < _TAILS and loss.error_class not in _EXPECTED:
+                self._tell_output(loss)
+
+    def _tell_output(self, loss: Loss) -> None:
+        try:
+            said = read_output(self._services, self._job_id, loss.element, _TAIL_LINES)
+        except (ServiceError, UserError) as error:
+            said = str(error)
+        for line in said.splitlines():
+            self._say(f"  {loss.element}: {line}")
 
 
 class RateMeter:

@@ -131,6 +131,20 @@ class SlurmClient:
         )
         return parse_job_id(known) or self._submit_in(place, name)
 
+    def output(self, name: str, folder: str, element: int, lines: int) -> str:
+        """The last lines that an element of an array wrote; empty where it wrote none.
+
+        Args:
+            name: the array's name.
+            folder: that of its `submit`.
+            element: its number.
+            lines: at most so many.
+        """
+        _check_plain(name, "job")
+        _check_plain(folder, "folder")
+        place = f"{self._base_folder()}/jobs/{folder}/{name}"
+        return self._must("tail", submission.TAIL, place, f"worker-{element}.log", str(lines))
+
     def find(self, name: str) -> str | None:
         """The id of the array of this name that Slurm knows, in its queue or its accounting.
 

@@ -158,6 +158,8 @@ PUT_FILE = (
     '|| { rm -f "$2.$4"; exit 1; }'
 )
 HAS_FILE = 'cd "$1" && [ -f "$2" ] && [ "$(wc -c < "$2")" -eq "$3" ]'
+#: The last lines of a file; nothing where there is none.
+TAIL = 'cd "$1" 2>/dev/null && [ -f "$2" ] && tail -n "$3" "$2" || true'
 MAKE_FOLDER = 'mkdir -p "$1" && cd "$1" && pwd'
 
 

@@ -244,9 +244,14 @@ class JobPaths:
         """An object for trying out what the store can do."""
         return f"{self.root}probe/{unique}"
 
+    @property
+    def logs(self) -> str:
+        """Under which the workers' logs are."""
+        return f"{self.root}logs/"
+
     def log(self, submission: str, worker: str, number: int) -> str:
         """A chunk of one worker's JSON log."""
-        return f"{self.root}logs/{submission}/{worker}-{number:03}.jsonl.gz"
+        return f"{self.logs}{submission}/{worker}-{number:03}.jsonl.gz"
 
     @property
     def dataset(self) -> str:

@@ -63,6 +63,10 @@ class FakeSlurm:
         self._answer()
         return self.arrays[slurm_job_id]
 
+    def output(self, name: str, folder: str, element: int, lines: int) -> str:
+        self._answer()
+        return f"the end of {element}\n"
+
     def endings(self, slurm_job_ids: Collection[str]) -> list[Ending]:
         self._answer()
         return self.ended

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import sys
 
 import pytest
@@ -219,3 +221,35 @@ def test_a_terminal_gets_a_table_and_a_progress_bar(
     assert ended.code == ExitCode.OK
     assert "\x1b[1mitems in" in ended.out
     assert f"{ITEMS - 2} of {ITEMS} items ok" in ended.err
+
+
+def test_logs_are_told_by_task_worker_and_severity(cli: Cli) -> None:
+    cli.submit()
+    paths = cli.world.paths
+    for worker, task, level in (
+        ("7_0-r0-a", "000-00000000", "info"),
+        ("7_1-r0-b", "000-00000001", "error"),
+        ("7_1-r0-b", "000-00000002", "info"),
+    ):
+        line = {"level": level, "event": f"{level} of {task}", "task": task, "worker": worker}
+        number = int(task[-1])
+        data = gzip.compress(json.dumps(line).encode() + b"\nnot JSON\n")
+        cli.world.objects.put(paths.log("000-1", worker, number), data)
+    assert len(cli("logs", "job-1").out.splitlines()) == 3
+    assert cli("logs", "job-1", "--errors").out.split() == [
+        *("ERROR", "7_1-r0-b", "000-00000001", "error", "of", "000-00000001"),
+    ]
+    assert cli("logs", "job-1", "--worker", "7_0").out.count("\n") == 1
+    assert cli("logs", "job-1", "--task", "000-00000002", "--json").json["level"] == "info"
+
+
+def test_the_output_of_a_worker_comes_from_the_cluster(cli: Cli) -> None:
+    cli.submit()
+    ended = cli("logs", "job-1", "--worker", "101_3", "--output")
+    assert ended.out == "the end of 3\n"
+    wrong = cli("logs", "job-1", "--worker", "999_3", "--output")
+    assert (wrong.code, wrong.err) == (
+        ExitCode.USER_ERROR,
+        "slurmctl: --worker: '999_3' is no element of an array of 'job-1'\n",
+    )
+    assert cli("logs", "job-1", "--output").code == ExitCode.USER_ERROR

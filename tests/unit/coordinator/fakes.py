@@ -66,6 +66,9 @@ class FakeSlurm:
     def array(self, slurm_job_id: str) -> FakeArray:
         return self.state
 
+    def output(self, name: str, folder: str, element: int, lines: int) -> str:
+        return f"the end of {folder} {element}\n"
+
     def endings(self, slurm_job_ids: Collection[str]) -> list[Ending]:
         return self.ended
 

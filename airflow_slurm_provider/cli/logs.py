@@ -1,0 +1,38 @@
+"""`slurmctl logs`: what the workers of a job said."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from airflow_slurm_provider.cli.options import Common, common_options
+from slurm_worker.keys import check_job_id
+
+
+@click.command(epilog="\b\nExample:\n  slurmctl logs flights-2013 --errors")
+@click.argument("job")
+@click.option("--task", metavar="ID", default="", help="Lines of one task only.")
+@click.option("--worker", metavar="ID", default="", help="Of workers whose id begins so: 1234_7.")
+@click.option("--errors", is_flag=True, help="Failures, warnings and errors only.")
+@click.option(
+    "--output", is_flag=True, help="Slurm's output file of the --worker, from the cluster."
+)
+@common_options
+def logs(common: Common, job: str, task: str, worker: str, errors: bool, output: bool) -> int:
+    """Print the log lines of JOB's workers, worker by worker; with --json as they were written.
+
+    A worker that was killed has not shipped its last lines: see them with --output.
+    """
+    name = check_job_id(job, "JOB")
+    if output and not worker:
+        raise click.UsageError("--output needs the --worker that wrote it, such as 1234_7")
+    from airflow_slurm_provider.coordinator import logs as reading
+
+    with common.services() as services:
+        if output:
+            click.echo(reading.read_output(services, name, worker.partition("-")[0]), nl=False)
+            return 0
+        for line in reading.read_logs(services, name, reading.Selection(task, worker, errors)):
+            click.echo(json.dumps(line) if common.as_json else reading.as_text(line))
+    return 0

@@ -1,0 +1,109 @@
+"""The workers' logs: JSON lines on S3, and what Slurm wrote for those that could not ship theirs.
+
+A worker ships its log when a chunk is full and when it ends; one that was killed has shipped
+nothing since its last chunk, and its lines are in the array's output file on the cluster.
+Requests: a list per thousand chunks, a GET per chunk; one command for an output file.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.submit import job_name
+from slurm_worker.errors import UserError
+from slurm_worker.keys import JobId, SubmitState
+
+_SEVERE = ("warning", "error", "critical")
+#: Events that tell of a failed item, whatever their level.
+_FAILURES = ("item failed", "task failed")
+_HEAD = ("timestamp", "level", "event", "job", "submission", "slurm", "process", "worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which lines.
+
+    Args:
+        task: of this task only.
+        worker: of workers whose id begins so, such as ``1234_7``.
+        errors: of failures, warnings and errors only.
+    """
+
+    task: str = ""
+    worker: str = ""
+    errors: bool = False
+
+    def wants(self, line: dict[str, Any]) -> bool:
+        """Whether a line is asked for; the worker is told from the chunk's name."""
+        if self.task and line.get("task") != self.task:
+            return False
+        return not self.errors or line.get("level") in _SEVERE or line.get("event") in _FAILURES
+
+
+def read_logs(services: Services, job_id: JobId, selection: Selection) -> Iterator[dict[str, Any]]:
+    """The shipped lines, worker by worker, oldest first.
+
+    Raises:
+        UserError: if there is no such job.
+    """
+    services.jobs(job_id).get()
+    for key in services.objects.list(services.paths(job_id).logs):
+        worker = key.rsplit("/", 1)[1]
+        if selection.worker and not worker.startswith(selection.worker):
+            continue
+        for line in _lines(services.objects.get(key) or b""):
+            if selection.wants(line):
+                yield line
+
+
+def read_output(services: Services, job_id: JobId, element: str, lines: int = 50) -> str:
+    """The end of what an array's element wrote, from the cluster.
+
+    Args:
+        services: the edges.
+        job_id: the job.
+        element: such as ``1234_7``.
+        lines: at most so many.
+
+    Raises:
+        UserError: if no array of the job has this id.
+        ServiceError: if the cluster can't be reached.
+    """
+    array, _, number = element.partition("_")
+    for submission in services.jobs(job_id).submissions():
+        if submission.state is SubmitState.SUBMITTED and submission.slurm_job_id == array:
+            name = job_name(job_id, submission)
+            return services.slurm.output(name, job_id, int(number or 0), lines)
+    raise UserError(f"--worker: {element!r} is no element of an array of {job_id!r}")
+
+
+def as_text(line: dict[str, Any]) -> str:
+    """A line as a person reads it."""
+    ids = " ".join(str(line[name]) for name in ("worker", "task") if line.get(name))
+    rest = " ".join(
+        f"{name}={json.dumps(value, ensure_ascii=False)}"
+        for name, value in line.items()
+        if name not in (*_HEAD, "task", "attempt")
+    )
+    level = str(line.get("level", "")).upper()
+    return f"{line.get('timestamp', '')} {level:7} {ids} {line.get('event', '')} {rest}".rstrip()
+
+
+def _lines(chunk: bytes) -> Iterator[dict[str, Any]]:
+    try:
+        text = gzip.decompress(chunk).decode(errors="replace")
+    except (OSError, EOFError, zlib.error):
+        return
+    for line in text.splitlines():
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            yield found
