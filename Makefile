@@ -4,7 +4,7 @@ BIN := .venv/bin
 STACK_RUN := $(BIN)/python -m tests.stack
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stack-up stack-down stack-status demo lint unit integration e2e chaos chaos-short simulate bench test clean
+.PHONY: help setup stack-up stack-down stack-status demo lint unit integration e2e chaos chaos-short submit-faults simulate bench test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ chaos: ## a job among dying workers and spoiled requests (make stack-up first; S
 
 chaos-short: ## one short round of chaos, always the same (make stack-up first)
 	$(BIN)/pytest -q tests/chaos
+
+submit-faults: ## submit jobs, dying before or after each request in turn (make stack-up first)
+	@$(BIN)/python -m tests.chaos.submit_faults --points $(or $(POINTS),200)
 
 simulate: ## the protocol in virtual time, 10,000 seeds (SEEDS=n for more or fewer)
 	@$(BIN)/python -m slurm_worker simulate --seeds $(or $(SEEDS),10000) --jobs 2

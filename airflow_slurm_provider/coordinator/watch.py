@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.logs import read_output
-from airflow_slurm_provider.coordinator.losses import Loss
+from airflow_slurm_provider.coordinator.losses import Loss, attribute
 from airflow_slurm_provider.coordinator.progress import Poll, Progress
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.errors import ErrorClass, ServiceError, UserError
@@ -106,6 +106,8 @@ class Watcher:
             self._say(f"how workers ended is not known: {error}")
             return
         self._ended = ended
+        if seen.finished:
+            attribute(self._services, self._job_id)
         new = [each for each in losses if (each.element, each.restart) not in self._told]
         for number, loss in enumerate(new):
             self._told.add((loss.element, loss.restart))

@@ -1,5 +1,9 @@
 """How workers ended that did not end well, from ``sacct``: state, node, memory, time.
 
+Where memory is enforced by cgroups, Slurm says OUT_OF_MEMORY. Where it is enforced by
+sampling (``OverMemoryKill``), it says that the step was cancelled and the job failed; then
+the memory used tells it from other failures.
+
 A requeued element has a record per start (``sacct -D``), oldest first, so that each
 worker, whose name holds element and restart, is told from its twin.
 """
@@ -16,7 +20,7 @@ from airflow_slurm_provider.slurm.states import ElementState, parse_state
 from slurm_worker.errors import ErrorClass
 
 #: The fields that `parse_endings` expects, of elements and of their steps.
-ENDING_FORMAT = "JobID,State,ExitCode,NodeList,Elapsed,MaxRSS"
+ENDING_FORMAT = "JobID,State,ExitCode,NodeList,Elapsed,MaxRSS,ReqMem,AllocCPUS"
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGTP]?)")
 _UNITS = {unit: 1024**power for power, unit in enumerate(["", "K", "M", "G", "T", "P"])}
 #: What the worker's own exit codes say; see `slurm_worker.worker`.
@@ -62,6 +66,7 @@ def parse_endings(text: str) -> list[Ending]:
     """The starts that ended, in lines of `ENDING_FORMAT` with duplicates and steps."""
     found: list[Ending] = []
     starts: Counter[tuple[str, int]] = Counter()
+    allowed = 0
     for words in _lines(text):
         job, _, step = words[0].partition(".")
         array, _, element = job.partition("_")
@@ -75,11 +80,13 @@ def parse_endings(text: str) -> list[Ending]:
                 Ending(*which, starts[which], state, words[2], words[3], _elapsed(words[4]), size)
             )
             starts[which] += 1
+            allowed = _allowed(words[6], words[7])
         elif found:
-            last = found[-1]
-            if last.state is ElementState.FAILED and state is ElementState.OUT_OF_MEMORY:
-                last = replace(last, state=state)
-            found[-1] = replace(last, max_rss=max(last.max_rss, size))
+            last = replace(found[-1], max_rss=max(found[-1].max_rss, size))
+            over = state is ElementState.CANCELLED and 0 < allowed < last.max_rss
+            if last.state is ElementState.FAILED and (over or state is ElementState.OUT_OF_MEMORY):
+                last = replace(last, state=ElementState.OUT_OF_MEMORY)
+            found[-1] = last
     return [each for each in found if each.state.terminal or each.state is ElementState.REQUEUED]
 
 
@@ -93,6 +100,12 @@ def _lines(text: str) -> Iterator[list[str]]:
 def _bytes(text: str) -> int:
     match = _SIZE.fullmatch(text.strip().upper())
     return int(float(match.group(1)) * _UNITS[match.group(2)]) if match else 0
+
+
+def _allowed(requested: str, cpus: str) -> int:
+    """Bytes that were asked for: ``4G``; of older releases ``4Gn`` a node, ``1Gc`` a CPU."""
+    per_cpu = requested.endswith("c") and cpus.isdigit()
+    return _bytes(requested.rstrip("nc")) * (int(cpus) if per_cpu else 1)
 
 
 def _elapsed(text: str) -> int:

@@ -1,0 +1,164 @@
+"""What Slurm does to workers is told by its reason: in `slurmctl status`, for the tasks, and to
+who waits."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.watch import Watcher
+from slurm_worker.keys import JobId, SubmitState
+from tests.e2e.conftest import Slurmctl, write_yaml
+from tests.stack.settings import ROOT, Mode
+from tests.stack.stack import remembered_settings
+from tests.stack.state_folder import state_folder
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(500)]
+
+HANDLER = """
+import os, signal, time
+
+def handle(item, context):
+    if item["what"] == "memory":
+        kept = bytearray(900 * 2**20)
+        time.sleep(60)
+        return {"n": len(kept)}
+    if item["what"] == "stop":
+        # Deaf to all signals but the last one.
+        os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(item["seconds"])
+    return {"n": 1}
+"""
+LEASE = {"ttl": "8s", "heartbeat": "2s", "margin": "1s", "max_lost": 1}
+
+
+@pytest.fixture(autouse=True)
+def _real_slurm(stack: object) -> None:
+    settings = remembered_settings(state_folder(ROOT))
+    if settings is None or settings.mode is not Mode.SLURM:
+        pytest.skip("the embedded cluster kills nobody for memory, and has no node to lose")
+
+
+def submit(
+    slurmctl: Slurmctl, folder: Path, items: list[tuple[str, int]], **changes: object
+) -> JobId:
+    folder.mkdir()
+    lines = [
+        f'{{"id": "k{n}", "what": "{what}", "seconds": {seconds}}}\n'
+        for n, (what, seconds) in enumerate(items)
+    ]
+    (folder / "items.jsonl").write_text("".join(lines))
+    (folder / "handler.py").write_text(HANDLER)
+    name = f"losses-{uuid.uuid4().hex[:8]}"
+    config = {
+        "job_id": name,
+        "input": {"path": "items.jsonl", "key": "id"},
+        "bundle": 1,
+        "handler": {"entry": "handler:handle", "code": "."},
+        "lease": LEASE,
+        **changes,
+    }
+    ended = slurmctl("submit", write_yaml(folder / "job.yaml", config))
+    assert ended.returncode == 0, ended.stderr
+    return JobId(name)
+
+
+def command(*words: str) -> str:
+    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def until(happens: Callable[[], object], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(1)
+
+
+def array_of(services: Services, job_id: JobId) -> str:
+    (only,) = [
+        each.slurm_job_id
+        for each in services.jobs(job_id).submissions()
+        if each.state is SubmitState.SUBMITTED
+    ]
+    return only
+
+
+def wait_for(services: Services, job_id: JobId) -> tuple[list[str], Watcher]:
+    """Wait as the sensor does, and keep what it says."""
+    said: list[str] = []
+    watcher = Watcher(services, job_id, said.append, max_resubmissions=3)
+    deadline = time.monotonic() + 300
+    while not (seen := watcher.look()).finished:
+        assert not seen.problem, seen.problem
+        assert time.monotonic() < deadline, said
+        time.sleep(2)
+    return said, watcher
+
+
+def test_memory_cancel_requeue_and_a_lost_node_each_have_their_class(
+    services: Services, slurmctl: Slurmctl, tmp_path: Path
+) -> None:
+    items = [("memory", 0), *[("work", 6)] * 30]
+    job_id = submit(slurmctl, tmp_path / "a", items, workers=6, slurm={"mem": "400M", "time": "30"})
+    array = array_of(services, job_id)
+
+    def running() -> dict[int, str]:
+        state = services.slurm.array(array)
+        return {n: e.node for n, e in state.elements.items() if e.state.value == "RUNNING"}
+
+    until(lambda: len(running()) >= 5)
+    nodes = running()
+    lost = "node2"
+    on_lost = [n for n, node in nodes.items() if node == lost]
+    others = [n for n, node in nodes.items() if node != lost]
+    assert on_lost, nodes
+    until(lambda: job.losses(services, job_id))
+    assert job.losses(services, job_id)[0].error_class.value == "out_of_memory"
+    others = [n for n in running() if n in others]
+    command("scancel", f"{array}_{others[0]}")
+    command("scontrol", "requeue", f"{array}_{others[1]}")
+    command("scontrol", "update", f"nodename={lost}", "state=down", "reason=test")
+    try:
+        until(lambda: {"node_failure"} <= classes(services, job_id))
+    finally:
+        command("scontrol", "update", f"nodename={lost}", "state=resume")
+    said, watcher = wait_for(services, job_id)
+    expected = {"out_of_memory", "cancelled", "preempted", "node_failure"}
+    assert set(watcher.lost) >= expected, said
+    for name in expected:
+        assert any(f": {name} (" in line for line in said), said
+
+    document = slurmctl.json("status", job_id)
+    assert document["task_errors"] == {"out_of_memory": 1}
+    assert {each["error_class"] for each in document["lost_workers"]} >= expected
+    memory = [e for e in document["lost_workers"] if e["error_class"] == "out_of_memory"]
+    assert memory[0]["max_rss"] > 400 * 2**20
+    assert memory[0]["tasks"] == ["000-00000000"]
+
+
+def classes(services: Services, job_id: JobId) -> set[str]:
+    return {each.error_class.value for each in job.losses(services, job_id)}
+
+
+def test_a_worker_at_its_time_limit_has_the_class_walltime(
+    services: Services, slurmctl: Slurmctl, tmp_path: Path
+) -> None:
+    job_id = submit(
+        slurmctl,
+        tmp_path / "b",
+        [("stop", 1)],
+        workers=1,
+        slurm={"mem": "300M", "time": "1", "grace": 1},
+    )
+    until(lambda: "walltime" in classes(services, job_id), 240)
+    (loss,) = [e for e in job.losses(services, job_id) if e.error_class.value == "walltime"]
+    assert loss.state == "TIMEOUT"
+    assert loss.elapsed_s >= 60
+    job.cancel(services, job_id)
