@@ -45,7 +45,7 @@ def submit(
             ("items in", number(submitted.items)),
             ("planned tasks", number(submitted.tasks)),
             ("workers", number(submitted.workers)),
-            ("slurm job", f"{submitted.slurm_job_id} {submitted.slurm_job_name}"),
+            ("slurm job", f"{', '.join(submitted.slurm_job_ids)} {submitted.slurm_job_name}"),
         ]
         if submitted.reattached:
             fields.append(("note", "an earlier submit had started these workers"))

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_slurm_provider.cli.output import Fields, by_class, number
+from airflow_slurm_provider.slurm.arrays import named
 from slurm_worker.keys import JobId
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.losses import Loss
     from airflow_slurm_provider.coordinator.progress import Poll, Progress
     from airflow_slurm_provider.coordinator.services import Services
-    from airflow_slurm_provider.slurm.client import ArrayState
+    from airflow_slurm_provider.slurm.arrays import ArrayState
 
 Manifest = Mapping[str, Any]
 _LOSSES_SHOWN = 5
@@ -55,7 +56,7 @@ def workers_document(array: ArrayState | None) -> dict[str, object] | None:
     if array is None:
         return None
     return {
-        "slurm_job_id": array.slurm_job_id,
+        "slurm_job_ids": array.slurm_job_id.split(","),
         "alive": array.alive,
         "states": array.counts(),
         "known": not array.unknown,
@@ -66,10 +67,11 @@ def workers_text(array: ArrayState | None) -> str:
     """The array in a line."""
     if array is None:
         return "none needed"
+    arrays = named(array.slurm_job_id.split(","))
     if array.unknown:
-        return f"array {array.slurm_job_id}: Slurm doesn't say yet"
+        return f"{arrays}: Slurm doesn't say yet"
     states = ", ".join(f"{count:,} {state}" for state, count in sorted(array.counts().items()))
-    return f"array {array.slurm_job_id}: {array.alive:,} alive ({states})"
+    return f"{arrays}: {array.alive:,} alive ({states})"
 
 
 def loss_fields(losses: Sequence[Loss] | None) -> Fields:

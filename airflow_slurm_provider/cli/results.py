@@ -106,6 +106,6 @@ def _retried_fields(retried: Retried, dry_run: bool) -> list[tuple[str, str]]:
         ("tasks put back", number(retried.tasks)),
         ("given up", by_class(retried.given_up)),
     ]
-    if retried.slurm_job_id:
-        fields.append(("slurm job", retried.slurm_job_id))
+    if retried.slurm_job_ids:
+        fields.append(("slurm job", ", ".join(retried.slurm_job_ids)))
     return fields

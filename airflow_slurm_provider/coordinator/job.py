@@ -22,7 +22,7 @@ from airflow_slurm_provider.coordinator.losses import Loss, attribute, find_loss
 from airflow_slurm_provider.coordinator.plan import PlanConflict, Planner
 from airflow_slurm_provider.coordinator.progress import Poll, Progress
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.submit import Array, ensure_array
+from airflow_slurm_provider.coordinator.submit import Workers, ensure_workers
 from slurm_worker import aggregate as aggregation
 from slurm_worker.errors import ErrorClass, ServiceError, UserError
 from slurm_worker.jobs import JobRow, JobTable, RoundRow
@@ -42,13 +42,13 @@ class Submitted:
     tasks: int
     items: int
     workers: int
-    slurm_job_id: str
+    slurm_job_ids: tuple[str, ...]
     slurm_job_name: str
     reattached: bool
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
-        return asdict(self)
+        return {**asdict(self), "slurm_job_ids": list(self.slurm_job_ids)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,12 @@ class Retried:
     items: dict[str, int] = field(default_factory=dict)
     tasks: int = 0
     given_up: dict[str, int] = field(default_factory=dict)
-    slurm_job_id: str = ""
+    slurm_job_ids: tuple[str, ...] = ()
     reattached: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
-        return asdict(self)
+        return {**asdict(self), "slurm_job_ids": list(self.slurm_job_ids)}
 
 
 def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmctl") -> Submitted:
@@ -105,18 +105,18 @@ def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmc
     if digest != job.config:
         jobs.set_config(digest)
     job = jobs.get()
-    array = ensure_array(services, spec, job, 0, round_row.tasks, log)
-    if not array.reattached:
-        _audit_array(services, spec.id, array, actor)
+    workers = ensure_workers(services, spec, job, 0, round_row.tasks, log)
+    if not workers.reattached:
+        _audit_workers(services, spec.id, workers, actor)
     return Submitted(
         job_id=spec.id,
         round=0,
         tasks=round_row.tasks,
         items=round_row.items,
-        workers=array.workers,
-        slurm_job_id=array.slurm_job_id,
-        slurm_job_name=array.slurm_job_name,
-        reattached=array.reattached,
+        workers=workers.workers,
+        slurm_job_ids=workers.slurm_job_ids,
+        slurm_job_name=workers.slurm_job_name,
+        reattached=workers.reattached,
     )
 
 
@@ -132,18 +132,18 @@ def poll(services: Services, job_id: JobId) -> Poll:
 
 def resubmit(
     services: Services, job_id: JobId, *, most: int, log: Log, actor: str = "slurmctl"
-) -> Array | None:
+) -> Workers | None:
     """New workers for a job whose workers are gone and whose tasks are not done.
 
     Args:
         services: the edges.
         job_id: the job.
-        most: arrays that the latest round may have had after its first one.
+        most: how often the latest round may have got new workers.
         log: told of progress.
         actor: who asks, for the audit trail.
 
     Returns:
-        The array that works on the round now; None if there were `most` of them already.
+        The workers of the round now; None if it had new ones `most` times already.
     """
     jobs = services.jobs(job_id)
     job = jobs.get()
@@ -154,10 +154,10 @@ def resubmit(
     )
     if number > most:
         return None
-    array = ensure_array(services, spec, job, round_row.number, round_row.tasks, log)
-    if not array.reattached:
-        _audit_array(services, job_id, array, actor)
-    return array
+    workers = ensure_workers(services, spec, job, round_row.number, round_row.tasks, log)
+    if not workers.reattached:
+        _audit_workers(services, job_id, workers, actor)
+    return workers
 
 
 def losses(services: Services, job_id: JobId) -> list[Loss]:
@@ -213,19 +213,19 @@ def retry(
     planned = _plan_retry(services, spec, job, last, items, log)
     reopened = retrying.reopen(_table(services, spec, job), failed_tasks, number, log)
     jobs.open(number + 1)
-    array = ensure_array(services, spec, job, number, planned.tasks + reopened, log)
+    workers = ensure_workers(services, spec, job, number, planned.tasks + reopened, log)
     result = Retried(
         job_id=job_id,
         round=number,
         items=planned.retried,
         tasks=reopened,
         given_up=dict(items.given_up),
-        slurm_job_id=array.slurm_job_id,
-        reattached=array.reattached,
+        slurm_job_ids=workers.slurm_job_ids,
+        reattached=workers.reattached,
     )
-    if not array.reattached:
+    if not workers.reattached:
         jobs.audit(actor, "retried", cast("dict[str, Value]", result.to_dict()))
-        _audit_array(services, job_id, array, actor)
+        _audit_workers(services, job_id, workers, actor)
     return result
 
 
@@ -271,13 +271,11 @@ def cancel(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> lis
     jobs = services.jobs(job_id)
     jobs.get()
     cancelled = []
-    for submission in jobs.submissions():
-        if submission.state is not SubmitState.SUBMITTED:
-            continue
-        array = services.slurm.array(submission.slurm_job_id)
+    for slurm_job_id in [each for row in jobs.submissions() for each in row.slurm_job_ids]:
+        array = services.slurm.array(slurm_job_id)
         if array.unknown or array.alive:
-            services.slurm.cancel(submission.slurm_job_id)
-            cancelled.append(submission.slurm_job_id)
+            services.slurm.cancel(slurm_job_id)
+            cancelled.append(slurm_job_id)
     if cancelled:
         jobs.audit(actor, "cancelled", {"arrays": ", ".join(cancelled)})
     return cancelled
@@ -398,18 +396,18 @@ def _still_running(services: Services, state: Progress, last: RoundRow) -> Retri
         state.job_id,
         last.number,
         items=last.retried,
-        slurm_job_id=submission.slurm_job_id if submission else "",
+        slurm_job_ids=submission.slurm_job_ids if submission else (),
         reattached=True,
     )
 
 
-def _audit_array(services: Services, job_id: JobId, array: Array, actor: str) -> None:
+def _audit_workers(services: Services, job_id: JobId, workers: Workers, actor: str) -> None:
     services.jobs(job_id).audit(
         actor,
         "submitted",
         {
-            "array": array.slurm_job_id,
-            "workers": array.workers,
-            "submission": array.submission,
+            "arrays": ", ".join(workers.slurm_job_ids),
+            "workers": workers.workers,
+            "submission": workers.submission,
         },
     )

@@ -17,7 +17,7 @@ from typing import Any
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submit import job_name
 from slurm_worker.errors import UserError
-from slurm_worker.keys import JobId, SubmitState
+from slurm_worker.keys import JobId
 
 _SEVERE = ("warning", "error", "critical")
 #: Events that tell of a failed item, whatever their level.
@@ -77,8 +77,8 @@ def read_output(services: Services, job_id: JobId, element: str, lines: int = 50
     """
     array, _, number = element.partition("_")
     for submission in services.jobs(job_id).submissions():
-        if submission.state is SubmitState.SUBMITTED and submission.slurm_job_id == array:
-            name = job_name(job_id, submission)
+        if array in submission.slurm_job_ids:
+            name = job_name(job_id, submission, submission.slurm_job_ids.index(array))
             return services.slurm.output(name, job_id, int(number or 0), lines)
     raise UserError(f"--worker: {element!r} is no element of an array of {job_id!r}")
 

@@ -16,11 +16,11 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.slurm.endings import Ending
 from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ErrorClass
-from slurm_worker.keys import JobId, SubmitState, TaskState
+from slurm_worker.keys import JobId, TaskState
 from slurm_worker.table import TaskRow, TaskTable
 
-_TAKEN_FROM = re.compile(r" (?:stolen by \S+ from|quarantined, last held by) (\S+)")
-_LAST_BY = re.compile(r"last by (\S+)")
+_TAKEN_FROM = re.compile(r" stolen by \S+ from (\S+)")
+_LAST_BY = re.compile(r"last by ([^\s;]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +79,7 @@ def find_losses(services: Services, job_id: JobId) -> list[Loss]:
     """
     jobs = services.jobs(job_id)
     job = jobs.get()
-    arrays = [
-        each.slurm_job_id for each in jobs.submissions() if each.state is SubmitState.SUBMITTED
-    ]
+    arrays = [each for row in jobs.submissions() for each in row.slurm_job_ids]
     died = [each for each in services.slurm.endings(arrays) if each.error_class is not None]
     if not died:
         return []
@@ -112,7 +110,9 @@ def attribute(services: Services, job_id: JobId) -> int:
     for row in lost:
         why = next((each for each in reversed(losses) if row.task in each.tasks), None)
         if why is not None and why.error_class is not ErrorClass.WORKER_CRASH:
-            count += table.attribute(row, why.error_class, why.line())
+            # What it said before holds whose lease it was: it is kept.
+            message = f"{row.error}; {why.line()}"
+            count += table.attribute(row, why.error_class, message)
     return count
 
 

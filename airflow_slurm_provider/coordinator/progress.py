@@ -15,7 +15,7 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.slurm.client import ArrayState
+from airflow_slurm_provider.slurm.arrays import ArrayState, named
 from slurm_worker.config import LeaseConfig
 from slurm_worker.jobs import JobRow, RoundRow, SubmissionRow
 from slurm_worker.keys import JobId, JobState, SubmitState, TaskState
@@ -135,7 +135,7 @@ def look(services: Services, job_id: JobId) -> Poll:
         return Poll(
             progress, None, finished=False, problem=_never_submitted(services, job_id, submission)
         )
-    array = services.array(submission.slurm_job_id)
+    array = services.arrays(submission.slurm_job_ids)
     if array.unknown or array.alive:
         return Poll(progress, array, finished=False)
     # Workers may have ended just after our look at the rows.
@@ -148,7 +148,7 @@ def look(services: Services, job_id: JobId) -> Poll:
         array,
         finished=False,
         problem=(
-            f"no worker of array {submission.slurm_job_id} is left ({counts}) and "
+            f"no worker of {named(submission.slurm_job_ids)} is left ({counts}) and "
             f"{progress.unfinished_tasks:,} tasks are not done; submit the job again to go on"
         ),
         workers_gone=True,

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError
 
 from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.site import ClusterSite, Site
-from airflow_slurm_provider.slurm.arrays import ArrayState
+from airflow_slurm_provider.slurm.arrays import ArrayState, merge_arrays
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.embedded import EmbeddedTransport
 from airflow_slurm_provider.slurm.poller import ArrayPoller
@@ -79,11 +79,12 @@ class Services:
         """The job's own rows."""
         return JobTable(self.rows, job, self.clock)
 
-    def array(self, slurm_job_id: str) -> ArrayState:
-        """An array, for someone who waits: perhaps an interval old where others wait too."""
-        if self.shared is not None:
-            return self.shared.poller.array(slurm_job_id, self.poll_s)
-        return self.slurm.array(slurm_job_id)
+    def arrays(self, slurm_job_ids: Sequence[str]) -> ArrayState:
+        """Arrays as one, for someone who waits: perhaps an interval old where others wait too."""
+        if self.shared is None:
+            return merge_arrays([self.slurm.array(each) for each in slurm_job_ids])
+        poller = self.shared.poller
+        return merge_arrays([poller.array(each, self.poll_s) for each in slurm_job_ids])
 
     def close(self) -> None:
         """Close the connection to the cluster."""

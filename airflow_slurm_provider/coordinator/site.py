@@ -101,6 +101,16 @@ def load_site(path: str | Path) -> Site:
     return parse_site(raw, str(file))
 
 
+def parse_cluster(raw: object, name: str) -> ClusterSite:
+    """Check a cluster's settings; see `parse_site`."""
+    try:
+        cluster = ClusterSite.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(explain(error, ClusterSite, name)) from error
+    _check_host(cluster, name)
+    return cluster
+
+
 def parse_site(raw: object, name: str) -> Site:
     """Check a site's settings; `name` says in messages where they come from.
 
@@ -112,6 +122,10 @@ def parse_site(raw: object, name: str) -> Site:
     except ValidationError as error:
         raise UserError(explain(error, Site, name)) from error
     split_s3_uri(site.storage.prefix, f"{name}: storage.prefix")
-    if site.cluster.transport == "ssh" and not site.cluster.host:
-        raise UserError(f"{name}: cluster.host: is missing; name the login node")
+    _check_host(site.cluster, name)
     return site
+
+
+def _check_host(cluster: ClusterSite, name: str) -> None:
+    if cluster.transport == "ssh" and not cluster.host:
+        raise UserError(f"{name}: cluster.host: is missing; name the login node")

@@ -4,47 +4,55 @@
           │ crash here: the next caller finds the intent, goes on with the same token;
           │ the cluster's own lock (slurm/client.py) lets one sbatch per name through.
 
-Requests: one write for the intent, one for the id.
+More workers than one array may hold (``MaxArraySize``) become several arrays of the same
+token; where the account may not submit so many (``MaxSubmitJobs``), as many as it takes.
+Requests: one write for the intent, one for the ids.
 """
 
 from __future__ import annotations
 
+import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from airflow_slurm_provider.coordinator import ship
 from airflow_slurm_provider.coordinator.config import JobSpec
 from airflow_slurm_provider.coordinator.progress import latest, read_progress
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.slurm.arrays import merge_arrays, named
+from airflow_slurm_provider.slurm.client import SubmitLimitError
 from airflow_slurm_provider.slurm.script import render_script
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.jobs import JobRow, SubmissionRow
 from slurm_worker.keys import JobId, SubmitState
 
+#: What a call may take where the job sets no timeout.
+_LONG_CALL_S = 60.0
+
 
 @dataclass(frozen=True, slots=True)
-class Array:
-    """The array that works on a round; `reattached` if an earlier call had submitted it."""
+class Workers:
+    """The arrays that work on a round; `reattached` if an earlier call had submitted them."""
 
-    slurm_job_id: str
+    slurm_job_ids: tuple[str, ...]
     slurm_job_name: str
     workers: int
     submission: str
     reattached: bool
 
 
-def ensure_array(
+def ensure_workers(
     services: Services,
     spec: JobSpec,
     job: JobRow,
     round_no: int,
     tasks: int,
     log: Callable[[str], None],
-) -> Array:
-    """The round's array: the one that was submitted, or a new one.
+) -> Workers:
+    """The round's workers: those that were submitted, or new ones.
 
-    A new one is also submitted where the last has ended and left tasks undone.
+    New ones are also submitted where the last have ended and left tasks undone.
 
     Raises:
         UserError: if Slurm refuses the options; nothing stays behind then.
@@ -53,41 +61,75 @@ def ensure_array(
     jobs = services.jobs(spec.id)
     of_round = [each for each in jobs.submissions() if each.round_no == round_no]
     last = latest(of_round)
-    workers = max(1, min(spec.workers, tasks))
+    number = 1
     if last is not None and last.state is SubmitState.SUBMITTED:
+        arrays = named(last.slurm_job_ids)
         if not _left_work_undone(services, spec, last):
-            log(f"array {last.slurm_job_id} was submitted before; going on with it")
-            return _array(spec, last, last.slurm_job_id, reattached=True)
-        log(f"array {last.slurm_job_id} has ended and left tasks; submitting new workers")
-        last = jobs.intend(round_no, last.number + 1, workers)
-    elif last is None:
-        last = jobs.intend(round_no, 1, workers)
-    slurm_job_id = _submit(services, spec, job, last)
-    jobs.submitted(last, slurm_job_id)
-    log(f"submitted array {slurm_job_id} of {last.workers} workers")
-    return _array(spec, last, slurm_job_id, reattached=False)
+            log(f"{arrays} was submitted before; going on with it")
+            return _workers(spec, last, last.slurm_job_ids, last.workers, reattached=True)
+        log(f"{arrays} has ended and left tasks; submitting new workers")
+        number = last.number + 1
+        last = None
+    if last is None:
+        wanted = useful_workers(spec, tasks, log)
+        last = jobs.intend(round_no, number, wanted, services.slurm.max_array_size())
+    slurm_job_ids, workers = _submit(services, spec, job, last, log)
+    jobs.submitted(last, slurm_job_ids)
+    log(f"submitted {named(slurm_job_ids)} of {workers} workers")
+    return _workers(spec, last, tuple(slurm_job_ids), workers, reattached=False)
 
 
-def job_name(job_id: JobId, submission: SubmissionRow) -> str:
-    """The Slurm job's name: what finds the array again, on any doubt."""
-    return f"{job_id}.{submission.label}.{submission.token}"
+def job_name(job_id: JobId, submission: SubmissionRow, part: int = 0) -> str:
+    """The name of a submission's array `part`: what finds the array again, on any doubt."""
+    return f"{job_id}.{submission.label}.{submission.token}{f'.{part}' if part else ''}"
 
 
-def _submit(services: Services, spec: JobSpec, job: JobRow, submission: SubmissionRow) -> str:
-    name = job_name(spec.id, submission)
+def useful_workers(spec: JobSpec, tasks: int, log: Callable[[str], None]) -> int:
+    """How many workers have something to do: at most one per task, and no more than limits feed.
+
+    By Little's law a limit of r per second keeps r * t calls under way, where a call takes t
+    seconds: the item's timeout, or a minute where there is none.
+    """
+    wanted = max(1, min(spec.workers, tasks))
+    under_way = spec.worker.concurrency * spec.worker.processes
+    longest_s = spec.worker.item_timeout or _LONG_CALL_S
+    for name, limit in spec.limits.items():
+        fed = math.ceil((limit.rate * longest_s + limit.burst) / under_way)
+        if fed < wanted:
+            log(
+                f"limit {name!r} of {limit.rate:g}/s keeps {fed} workers of {under_way} items at a "
+                f"time busy, even if each takes {longest_s:g} s; submitting no more than these"
+            )
+            wanted = fed
+    return wanted
+
+
+def _submit(
+    services: Services,
+    spec: JobSpec,
+    job: JobRow,
+    submission: SubmissionRow,
+    log: Callable[[str], None],
+) -> tuple[list[str], int]:
+    """The arrays' ids, and the workers in them."""
     command = [
         *shlex.split(ship.ship_worker(services)),
         *ship.worker_arguments(services, spec, job.config, submission.label),
     ]
-    try:
+
+    def submit_part(part: int, size: int) -> str:
+        name = job_name(spec.id, submission, part)
         script = render_script(
             spec.slurm_options,
             name=name,
-            workers=submission.workers,
+            workers=size,
             command=command,
             environment=services.site.aws.environment(),
         )
         return services.slurm.submit(name, script, folder=spec.id)
+
+    try:
+        return _submit_parts(submission.sizes(), submit_part, log)
     except UserError as error:
         if not isinstance(error, ServiceError):
             # Refused for certain: forget the intent, so that a corrected submit starts clean.
@@ -95,20 +137,50 @@ def _submit(services: Services, spec: JobSpec, job: JobRow, submission: Submissi
         raise
 
 
+def _submit_parts(
+    sizes: Sequence[int], submit_part: Callable[[int, int], str], log: Callable[[str], None]
+) -> tuple[list[str], int]:
+    submitted: list[str] = []
+    workers = 0
+    for part, wanted in enumerate(sizes):
+        size = wanted
+        while len(submitted) == part:
+            try:
+                submitted.append(submit_part(part, size))
+            except SubmitLimitError as error:
+                if size == 1 and not submitted:
+                    raise
+                if size == 1:
+                    break
+                log(f"{error}; trying {size // 2} workers instead of {size}")
+                size //= 2
+        if len(submitted) == part:
+            break
+        workers += size
+        if size < wanted:
+            break
+    return submitted, workers
+
+
 def _left_work_undone(services: Services, spec: JobSpec, last: SubmissionRow) -> bool:
     if read_progress(services, spec.id).complete:
         return False
-    array = services.slurm.array(last.slurm_job_id)
+    array = merge_arrays([services.slurm.array(each) for each in last.slurm_job_ids])
     return not array.unknown and array.alive == 0
 
 
-def _array(
-    spec: JobSpec, submission: SubmissionRow, slurm_job_id: str, *, reattached: bool
-) -> Array:
-    return Array(
-        slurm_job_id=slurm_job_id,
+def _workers(
+    spec: JobSpec,
+    submission: SubmissionRow,
+    slurm_job_ids: tuple[str, ...],
+    workers: int,
+    *,
+    reattached: bool,
+) -> Workers:
+    return Workers(
+        slurm_job_ids=slurm_job_ids,
         slurm_job_name=job_name(spec.id, submission),
-        workers=submission.workers,
+        workers=workers,
         submission=submission.label,
         reattached=reattached,
     )

@@ -106,7 +106,7 @@ class Watcher:
             self._say(f"how workers ended is not known: {error}")
             return
         self._ended = ended
-        if seen.finished:
+        if seen.finished and losses:
             attribute(self._services, self._job_id)
         new = [each for each in losses if (each.element, each.restart) not in self._told]
         for number, loss in enumerate(new):

@@ -24,7 +24,8 @@ from airflow_slurm_provider.coordinator.services import (
     open_services,
     open_transport,
 )
-from airflow_slurm_provider.coordinator.site import Site, parse_site
+from airflow_slurm_provider.coordinator.site import Site, parse_cluster, parse_site
+from airflow_slurm_provider.slurm.arrays import ArrayState
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.errors import SlurmWorkerError
@@ -64,12 +65,12 @@ class SlurmHook(BaseHook):
         return self._shared()[0]
 
     def _shared(self) -> tuple[SlurmClient, Shared]:
-        site = self.site()
-        key = f"{self.slurm_conn_id} {site.cluster!r}"
+        cluster = parse_cluster(self._cluster(), f"connection {self.slurm_conn_id!r}")
+        key = f"{self.slurm_conn_id} {cluster!r}"
         with self._lock:
             if key not in self._clients:
-                transport = open_transport(site.cluster, connect=self._connect)
-                client = SlurmClient(transport, site.cluster.remote_dir)
+                transport = open_transport(cluster, connect=self._connect)
+                client = SlurmClient(transport, cluster.remote_dir)
                 self._clients[key] = client, Shared(ArrayPoller(client), Recent())
             return self._clients[key]
 
@@ -78,6 +79,12 @@ class SlurmHook(BaseHook):
 
         :raises UserError: naming the connection's field, its value and the mend.
         """
+        extra = self.get_connection(self.slurm_conn_id).extra_dejson
+        storage = {name: extra[name] for name in ("table", "prefix") if extra.get(name)}
+        raw = {"storage": storage, "aws": self._aws_site(), "cluster": self._cluster()}
+        return parse_site(raw, f"connection {self.slurm_conn_id!r}")
+
+    def _cluster(self) -> dict[str, Any]:
         connection = self.get_connection(self.slurm_conn_id)
         extra = connection.extra_dejson
         cluster: dict[str, Any] = {
@@ -89,9 +96,7 @@ class SlurmHook(BaseHook):
             cluster["port"] = connection.port
         if connection.login:
             cluster["user"] = connection.login
-        storage = {name: extra[name] for name in ("table", "prefix") if extra.get(name)}
-        raw = {"storage": storage, "aws": self._aws_site(), "cluster": cluster}
-        return parse_site(raw, f"connection {self.slurm_conn_id!r}")
+        return cluster
 
     def services(self, *, poll_s: float | None = None) -> Services:
         """What the coordinator's functions work with.
@@ -112,6 +117,10 @@ class SlurmHook(BaseHook):
         aws: AwsGenericHook[Any] = AwsGenericHook(aws_conn_id=self.aws_conn_id)
         client, shared = self._shared()
         return open_services(self.site(), session=aws.get_session(), slurm=client, shared=shared)
+
+    def array(self, slurm_job_id: str, max_age_s: float) -> ArrayState:
+        """An array, by a look that is shared with all who wait in this process."""
+        return self._shared()[1].poller.array(slurm_job_id, max_age_s)
 
     def test_connection(self) -> tuple[bool, str]:
         """For the Test button: login, Slurm, table and bucket."""

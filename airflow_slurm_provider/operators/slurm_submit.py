@@ -1,4 +1,4 @@
-"""Plan a backfill and submit its workers."""
+"""Plan a backfill and submit its workers; or submit a batch script as it is."""
 
 from __future__ import annotations
 
@@ -14,47 +14,77 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.failures import as_airflow_failures
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.links import JobObjectsLink
+from airflow_slurm_provider.operators.batch import BatchJobMixin
 from airflow_slurm_provider.waiting import actor_of, defer_until_done, progress_of, wait_until_done
+from slurm_worker.errors import UserError
 from slurm_worker.keys import check_job_id
 
+_KINDS = ("config", "script", "command")
+_OF_BACKFILLS = ("job_id", "items", "item_key")
+_OF_SCRIPTS = ("array", "slurm", "env")
 
-class SlurmSubmitOperator(BaseOperator):
+
+class SlurmSubmitOperator(BatchJobMixin, BaseOperator):
     """Plan the items of a config and submit one array of workers; return the job id.
 
     Running it again at any point (a retry, a cleared task, after a crash) goes on where the
     last run was cut short: the plan is conditional writes, and the array is found again by
-    the token that was written before ``sbatch``. That closes the window between submit and
-    store that Airflow's `ResumableJobMixin` leaves open, so the mixin is not needed here.
+    the token that was written before ``sbatch``.
+
+    With `script` or `command` it submits any batch job instead, waits for its elements and
+    returns the array's id; needs no AWS. See `BatchJobMixin` for what a retry does.
 
     :param config: path of the job's YAML, or the mapping that it would hold. (templated)
     :param job_id: stands in for the config's ``job_id``. (templated)
     :param items: what to run instead of the config's ``input``: objects, strings or integers,
         such as the result of another task. (templated)
     :param item_key: the field that names each object in `items`; ``id`` where None.
+    :param script: a batch script's text, or the path of a ``.sh`` or ``.sbatch`` file beside
+        the DAG; its own ``#SBATCH`` lines count where `slurm` says nothing else. (templated)
+    :param command: a shell line, or a list of words, instead of a script. (templated)
+    :param array: elements of a script's array: ``"0-99%10"``; one where None. (templated)
+    :param slurm: a script's options, as in a config's ``slurm`` section. (templated)
+    :param env: variables for a script; no secrets. (templated)
     :param slurm_conn_id: connection of type ``slurm``.
     :param aws_conn_id: connection of type ``aws``.
-    :param wait_for_completion: end only when every task has ended.
+    :param wait_for_completion: end only when every task has ended; of itself so for a script.
     :param deferrable: wait in the triggerer.
     :param poll_interval: seconds between two looks while waiting.
     :param cancel_on_kill: cancel the array when this task is killed while it waits.
     :param max_resubmissions: arrays of new workers that a round may get when its workers are
         gone and tasks are left; then the task fails with the reason.
+    :param durable: for a script: a retry goes on with an array that still runs.
     """
 
-    template_fields: Sequence[str] = ("config", "job_id", "items")
-    template_fields_renderers: ClassVar[dict[str, str]] = {"config": "yaml"}
+    template_fields: Sequence[str] = (
+        *("config", "job_id", "items"),
+        *("script", "command", "array", "slurm", "env"),
+    )
+    template_ext: Sequence[str] = (".sh", ".sbatch")
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        "config": "yaml",
+        "script": "bash",
+        "command": "bash",
+        "slurm": "json",
+        "env": "json",
+    }
     operator_extra_links = (JobObjectsLink(),)
 
     def __init__(
         self,
         *,
-        config: str | Mapping[str, Any],
+        config: str | Mapping[str, Any] | None = None,
         job_id: str | None = None,
         items: Iterable[Any] | None = None,
         item_key: str | None = None,
+        script: str | None = None,
+        command: str | Sequence[str] | None = None,
+        array: str | int | None = None,
+        slurm: Mapping[str, Any] | None = None,
+        env: Mapping[str, str] | None = None,
         slurm_conn_id: str = "slurm_default",
         aws_conn_id: str | None = "aws_default",
-        wait_for_completion: bool = False,
+        wait_for_completion: bool | None = None,
         deferrable: bool = True,
         poll_interval: float = 10.0,
         cancel_on_kill: bool = False,
@@ -66,9 +96,17 @@ class SlurmSubmitOperator(BaseOperator):
         self.job_id = job_id
         self.items = items
         self.item_key = item_key
+        self.script = script
+        self.command = command
+        self.array = array
+        self.slurm = slurm
+        self.env = env
         self.slurm_conn_id = slurm_conn_id
         self.aws_conn_id = aws_conn_id
-        self.wait_for_completion = wait_for_completion
+        runs_script = script is not None or command is not None
+        self.wait_for_completion = (
+            runs_script if wait_for_completion is None else wait_for_completion
+        )
         self.deferrable = deferrable
         self.poll_interval = poll_interval
         self.cancel_on_kill = cancel_on_kill
@@ -76,7 +114,11 @@ class SlurmSubmitOperator(BaseOperator):
         self._submitted = ""
 
     def execute(self, context: Context) -> Any:
-        """Plan, submit, and wait if asked to; the job id."""
+        """Plan, submit, and wait if asked to; the job id, or the array's for a script."""
+        with as_airflow_failures():
+            runs_script = self._runs_script()
+        if runs_script:
+            return self.execute_resumable(context)
         result = self._submit(context)
         if self.wait_for_completion:
             if self.deferrable:
@@ -97,7 +139,29 @@ class SlurmSubmitOperator(BaseOperator):
     def _services(self) -> Services:
         return SlurmHook(self.slurm_conn_id, self.aws_conn_id).services()
 
+    def _runs_script(self) -> bool:
+        given = [name for name in _KINDS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise UserError(
+                f"SlurmSubmitOperator: is given {' and '.join(given) or 'nothing to run'}; "
+                f"give one of {', '.join(_KINDS)}"
+            )
+        backfills = [name for name in _OF_BACKFILLS if getattr(self, name) is not None]
+        scripts = [name for name in _OF_SCRIPTS if getattr(self, name) is not None]
+        wrong = scripts if self.config is not None else backfills
+        if wrong:
+            raise UserError(
+                f"{wrong[0]}: does not go with {given[0]}; "
+                + (
+                    "write it into the config's slurm section"
+                    if wrong[0] == "slurm"
+                    else "leave it out"
+                )
+            )
+        return self.config is None
+
     def _config(self) -> Config:
+        assert self.config is not None, "what is given was looked at"
         if self.items is None:
             return load_config(self.config, job_id=self.job_id)
         return config_of(self._services(), self.config, self.job_id, self.items, self.item_key)
@@ -108,6 +172,9 @@ class SlurmSubmitOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Cancel the array, when asked to and when this task submitted it."""
-        if self.cancel_on_kill and self._submitted:
+        if not self.cancel_on_kill:
+            return
+        self.cancel_batch()
+        if self._submitted:
             services = SlurmHook(self.slurm_conn_id, self.aws_conn_id).services()
             job.cancel(services, check_job_id(self._submitted))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from airflow_slurm_provider.slurm.states import ElementState, parse_state
@@ -117,6 +117,24 @@ def merge(
     alive = sum(not each.state.terminal for each in queued.values())
     settled = elements and all(each.state.terminal for each in elements.values())
     return ArrayState(slurm_job_id, elements, alive, unknown=not alive and not settled)
+
+
+def named(slurm_job_ids: Sequence[str]) -> str:
+    """Arrays in words."""
+    return f"array{'s' if len(slurm_job_ids) > 1 else ''} {', '.join(slurm_job_ids)}"
+
+
+def merge_arrays(arrays: Sequence[ArrayState]) -> ArrayState:
+    """Several arrays that work together as one; its elements are numbered anew."""
+    if len(arrays) == 1:
+        return arrays[0]
+    elements = (element for array in arrays for element in array.elements.values())
+    return ArrayState(
+        ",".join(array.slurm_job_id for array in arrays),
+        dict(enumerate(elements)),
+        sum(array.alive for array in arrays),
+        unknown=any(array.unknown for array in arrays),
+    )
 
 
 def parse_job_id(text: str) -> str | None:

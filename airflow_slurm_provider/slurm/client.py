@@ -44,10 +44,18 @@ _MOST_IDS = 500
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 #: Refusals that another time may cure.
-_TEMPORARY = ("temporarily", "try again", "queue limit", "submit limit", "maxsubmit", "maxjob")
+_TEMPORARY = ("temporarily", "try again", "queue limit")
+#: Refusals for the number of jobs that an account, a user or a QOS may have in the queue.
+_SUBMIT_LIMIT = re.compile(r"(max|grp)submitjob", re.IGNORECASE)
+_MAX_ARRAY_SIZE = re.compile(r"^MaxArraySize\s*=\s*(\d+)", re.MULTILINE)
+_DEFAULT_ARRAY_SIZE = 1001
 _NO_ACCOUNTING = "ccounting storage is disabled"
 #: What scancel says of an array that has ended.
 _ENDED = ("invalid job id", "already completing or completed")
+
+
+class SubmitLimitError(ServiceError):
+    """The account, user or QOS may not have so many jobs in the queue now."""
 
 
 class SlurmClient:
@@ -73,6 +81,7 @@ class SlurmClient:
         self._clock = clock
         self._sleep = sleep
         self._base = ""
+        self._max_array_size = 0
         self._unknown_since: dict[str, float] = {}
 
     def close(self) -> None:
@@ -92,6 +101,14 @@ class SlurmClient:
                 "available to non-interactive shells"
             )
         return result.stdout.strip()
+
+    def max_array_size(self) -> int:
+        """How many elements one array may have; Slurm's default where it doesn't say."""
+        if not self._max_array_size:
+            result = self._transport.run("scontrol show config")
+            match = _MAX_ARRAY_SIZE.search(result.stdout)
+            self._max_array_size = int(match.group(1)) if match else _DEFAULT_ARRAY_SIZE
+        return max(1, self._max_array_size)
 
     def put_file(self, name: str, data: bytes) -> str:
         """Put a file, whose name holds its digest, into `remote_dir`; return its path.
@@ -297,6 +314,8 @@ class SlurmClient:
 
 def _refusal(result: CommandResult) -> UserError | ServiceError:
     message = f"slurm: sbatch refused the array: {_said(result)}"
+    if _SUBMIT_LIMIT.search(message):
+        return SubmitLimitError(f"{message}; submit again when fewer jobs are in the queue")
     if any(words in message.lower() for words in _TEMPORARY):
         return ServiceError(f"{message}; submit again later")
     return UserError(f"{message}; correct the slurm section")

@@ -292,9 +292,11 @@ def scancel(store: Store, arguments: list[str]) -> list[str]:
 
 
 def scontrol(store: Store, arguments: list[str]) -> list[str]:
-    """``requeue`` an element or an array."""
+    """``requeue`` an element or an array; ``show config``, as far as it is asked for."""
+    if arguments == ["show", "config"]:
+        return ["MaxArraySize            = 1001"]
     if arguments[:1] != ["requeue"] or len(arguments) != 2:
-        raise CommandError("only requeue is known here")
+        raise CommandError("only requeue and show config are known here")
     if not store.wish("requeue", arguments[1]):
         raise CommandError("Invalid job id specified")
     return []

@@ -46,14 +46,32 @@ def render_script(
     ]
     lines = [
         "#!/bin/bash",
-        *(f"#SBATCH {_directive(argument)}" for argument in arguments),
+        *directives(arguments),
         "",
-        *(f"export {_variable(each)}={quote(value)}" for each, value in environment.items()),
+        *exports(environment),
         *options.setup,
         f"exec {' '.join(_step(options))} {' '.join(map(quote, command))}",
         "",
     ]
     return "\n".join(lines)
+
+
+def directives(arguments: Sequence[str]) -> list[str]:
+    """Options as lines that ``sbatch`` reads.
+
+    Raises:
+        UserError: if one can't be written there.
+    """
+    return [f"#SBATCH {_directive(argument)}" for argument in arguments]
+
+
+def exports(environment: Mapping[str, str]) -> list[str]:
+    """Lines that set variables; no secrets.
+
+    Raises:
+        UserError: if a name or a value can't be written there.
+    """
+    return [f"export {_variable(each)}={quote(value)}" for each, value in environment.items()]
 
 
 def quote(value: str) -> str:

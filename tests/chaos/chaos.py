@@ -24,8 +24,9 @@ from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.config import Config, load_config
 from airflow_slurm_provider.coordinator.services import Services, open_services
 from airflow_slurm_provider.coordinator.site import load_site
+from airflow_slurm_provider.slurm.arrays import named
 from airflow_slurm_provider.slurm.states import ElementState
-from slurm_worker.keys import JobId, SubmitState
+from slurm_worker.keys import JobId
 from tests.chaos.checks import attempts_over_one, problems, read_manifest, task_rows
 from tests.chaos.disturb import Disturbance, Disturber, make_schedule, workers_of
 from tests.chaos.proxy import Faults, Upstream, listening_proxy
@@ -255,7 +256,7 @@ class Round:
         submitted = job.submit(behind_proxies, config, log=lambda _: None, actor="chaos")
         if not submitted.reattached:
             self._report.submits += 1
-            self._say(f"submitted array {submitted.slurm_job_id} of {submitted.workers} workers")
+            self._say(f"submitted {named(submitted.slurm_job_ids)} of {submitted.workers} workers")
 
     def _disturb_until_complete(self, behind_proxies: Services, config: Config) -> None:
         deadline = time.monotonic() + self._size.deadline_s
@@ -300,9 +301,9 @@ class Round:
 
     def _arrays(self) -> list[str]:
         return [
-            each.slurm_job_id
+            slurm_job_id
             for each in self._services.jobs(self._job_id).submissions()
-            if each.state is SubmitState.SUBMITTED
+            for slurm_job_id in each.slurm_job_ids
         ]
 
     def _cancel(self) -> None:

@@ -32,7 +32,6 @@ from airflow_slurm_provider.coordinator.services import open_services
 from airflow_slurm_provider.coordinator.site import load_site
 from airflow_slurm_provider.slurm.transport import CommandResult
 from slurm_worker.errors import ServiceError
-from slurm_worker.keys import SubmitState
 from tests.stack.demo import read_environment
 
 _DEADLINE_S = 150.0
@@ -189,7 +188,7 @@ def try_point(folder: Path, point: Point) -> str:
         rows = services.jobs(config.spec.id).submissions()
     finally:
         services.close()
-    noted = {each.slurm_job_id for each in rows if each.state is SubmitState.SUBMITTED}
+    noted = {slurm_job_id for each in rows for slurm_job_id in each.slurm_job_ids}
     known = arrays_of(config.spec.job_id)
     if len(rows) != 1 or noted != known or len(known) != 1:
         return f"Slurm knows the arrays {sorted(known)}, the table {sorted(noted)}"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from airflow_slurm_provider.coordinator.services import Services, open_services
+from airflow_slurm_provider.coordinator.services import Services, open_services, open_transport
 from airflow_slurm_provider.coordinator.site import load_site
 from tests.stack.demo import read_environment
 
@@ -79,6 +81,27 @@ def slurmctl(environment: Mapping[str, str]) -> Slurmctl:
 @pytest.fixture
 def job_id() -> str:
     return f"e2e-{uuid.uuid4().hex[:10]}"
+
+
+def arrays_of(services: Services, job_id: str) -> set[str]:
+    """The Slurm job ids of all arrays that were ever submitted for the job, found by name."""
+    cluster = services.site.cluster
+    if cluster.transport == "embedded":
+        assert cluster.embedded_dir is not None
+        with closing(sqlite3.connect(Path(cluster.embedded_dir) / "state.db")) as jobs:
+            pairs = [
+                (str(number), name) for number, name in jobs.execute("SELECT id, name FROM jobs")
+            ]
+    else:
+        transport = open_transport(cluster)
+        found = transport.run(
+            "squeue -h -t all -o '%F|%j'; sacct -nXP -S now-1days -o JobID,JobName"
+        )
+        transport.close()
+        assert found.code == 0, found.stderr
+        lines = [line.split("|") for line in found.stdout.splitlines()]
+        pairs = [(array.split("_")[0], name) for array, name in lines]
+    return {array for array, name in pairs if name.startswith(f"{job_id}.")}
 
 
 def write_yaml(path: Path, document: Mapping[str, Any]) -> Path:

@@ -14,7 +14,7 @@ import pytest
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.watch import Watcher
-from slurm_worker.keys import JobId, SubmitState
+from slurm_worker.keys import JobId
 from tests.e2e.conftest import Slurmctl, write_yaml
 from tests.stack.settings import ROOT, Mode
 from tests.stack.stack import remembered_settings
@@ -25,14 +25,26 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(500)]
 HANDLER = """
 import os, signal, time
 
+def hang():
+    # Worker and parent stand still, whatever wakes them (Slurm sends CONT), as on a node that
+    # swaps: only KILL ends them, and with them the process that holds them.
+    held = os.getppid(), os.getpid()
+    if os.fork():
+        return
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        for pid in held:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.005)
+
 def handle(item, context):
     if item["what"] == "memory":
         kept = bytearray(900 * 2**20)
         time.sleep(60)
         return {"n": len(kept)}
     if item["what"] == "stop":
-        # Deaf to all signals but the last one.
-        os.kill(os.getpid(), signal.SIGSTOP)
+        hang()
     time.sleep(item["seconds"])
     return {"n": 1}
 """
@@ -81,11 +93,16 @@ def until(happens: Callable[[], object], seconds: float = 120.0) -> None:
         time.sleep(1)
 
 
+def back_in_service(node: str) -> bool:
+    subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False)
+    return "down" not in command("sinfo", "-h", "-n", node, "-o", "%T").lower()
+
+
 def array_of(services: Services, job_id: JobId) -> str:
     (only,) = [
-        each.slurm_job_id
+        slurm_job_id
         for each in services.jobs(job_id).submissions()
-        if each.state is SubmitState.SUBMITTED
+        for slurm_job_id in each.slurm_job_ids
     ]
     return only
 
@@ -128,7 +145,8 @@ def test_memory_cancel_requeue_and_a_lost_node_each_have_their_class(
     try:
         until(lambda: {"node_failure"} <= classes(services, job_id))
     finally:
-        command("scontrol", "update", f"nodename={lost}", "state=resume")
+        # It may have come back by itself: its slurmd is alive.
+        until(lambda: back_in_service(lost))
     said, watcher = wait_for(services, job_id)
     expected = {"out_of_memory", "cancelled", "preempted", "node_failure"}
     assert set(watcher.lost) >= expected, said

@@ -5,18 +5,16 @@ from __future__ import annotations
 import io
 import random
 import signal
-import sqlite3
 import subprocess
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from airflow_slurm_provider.coordinator.services import Services, open_transport
-from tests.e2e.conftest import Slurmctl, write_yaml
+from airflow_slurm_provider.coordinator.services import Services
+from tests.e2e.conftest import Slurmctl, arrays_of, write_yaml
 from tests.stack.facts import dataset_keys, job_facts
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
@@ -47,27 +45,6 @@ def keys(few_flights: Path) -> list[str]:
     return sorted(str(key) for key in column["flight_id"].to_pylist())
 
 
-def arrays_of(services: Services, job_id: str) -> set[str]:
-    """The Slurm job ids of all arrays that were ever submitted for the job, found by name."""
-    cluster = services.site.cluster
-    if cluster.transport == "embedded":
-        assert cluster.embedded_dir is not None
-        with closing(sqlite3.connect(Path(cluster.embedded_dir) / "state.db")) as jobs:
-            pairs = [
-                (str(number), name) for number, name in jobs.execute("SELECT id, name FROM jobs")
-            ]
-    else:
-        transport = open_transport(cluster)
-        found = transport.run(
-            "squeue -h -t all -o '%F|%j'; sacct -nXP -S now-1days -o JobID,JobName"
-        )
-        transport.close()
-        assert found.code == 0, found.stderr
-        lines = [line.split("|") for line in found.stdout.splitlines()]
-        pairs = [(array.split("_")[0], name) for array, name in lines]
-    return {array for array, name in pairs if name.startswith(f"{job_id}.")}
-
-
 def finish(slurmctl: Slurmctl, services: Services, job_id: str, keys: list[str]) -> None:
     """Wait for the job, publish it, and check that each item came out once."""
     slurmctl.json("wait", job_id)
@@ -89,7 +66,7 @@ def test_submit_status_aggregate_without_airflow(
     assert status["complete"] is True
     assert status["ok"] + sum(status["failed"].values()) == FLIGHTS
     assert status["dataset"]["rows"] == status["ok"]
-    assert arrays_of(services, job_id) == {submitted["slurm_job_id"]}
+    assert arrays_of(services, job_id) == set(submitted["slurm_job_ids"])
 
 
 def test_submit_killed_at_any_point_ends_with_the_same_items_and_one_array(
@@ -105,7 +82,7 @@ def test_submit_killed_at_any_point_ends_with_the_same_items_and_one_array(
     submitted = slurmctl.json("submit", few_flights, "--job-id", job_id)
     assert (submitted["items"], submitted["tasks"]) == (FLIGHTS, FLIGHTS // BUNDLE)
     finish(slurmctl, services, job_id, keys)
-    assert arrays_of(services, job_id) == {submitted["slurm_job_id"]}
+    assert arrays_of(services, job_id) == set(submitted["slurm_job_ids"])
 
 
 def kill_submit(slurmctl: Slurmctl, config: Path, job_id: str, moment: float) -> bool:

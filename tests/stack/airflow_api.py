@@ -32,6 +32,7 @@ class AirflowApiError(Exception):
 class TaskRun:
     """A task instance: times in seconds since the epoch, None where not reached."""
 
+    id: str
     task_id: str
     state: str
     try_number: int
@@ -121,6 +122,7 @@ class AirflowApi:
         tasks = self._call("GET", f"{where}/taskInstances?limit=100")["task_instances"]
         found = [
             TaskRun(
+                id=each["id"],
                 task_id=each["task_id"],
                 state=each["state"] or "none",
                 try_number=each["try_number"],

@@ -27,6 +27,7 @@ KbdInteractiveAuthentication no
 UsePAM no
 StrictModes no
 PrintMotd no
+LogLevel VERBOSE
 MaxStartups 100
 MaxSessions 100
 SetEnv SLURM_CONF={slurm_conf}

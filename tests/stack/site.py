@@ -125,7 +125,6 @@ def _airflow_variables(settings: Settings) -> dict[str, str]:
     _write_private(passwords, json.dumps({"admin": made["password"]}))
     options = {
         "CORE": {
-            "DAGS_FOLDER": str(ROOT / "example_dags"),
             "LOAD_EXAMPLES": "False",
             "EXECUTOR": "LocalExecutor",
             "PARALLELISM": "4",
@@ -141,12 +140,21 @@ def _airflow_variables(settings: Settings) -> dict[str, str]:
         "SCHEDULER": {
             "SCHEDULER_IDLE_SLEEP_TIME": "0.25",
             "SCHEDULER_HEARTBEAT_SEC": "2",
+            # Tasks of a scheduler that was killed go on after seconds instead of minutes.
+            "SCHEDULER_HEALTH_CHECK_THRESHOLD": "10",
+            "ORPHANED_TASKS_CHECK_INTERVAL": "10",
+            "TASK_INSTANCE_HEARTBEAT_SEC": "4",
+            "TASK_INSTANCE_HEARTBEAT_TIMEOUT": "16",
+            "TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
         },
         "TRIGGERER": {"JOB_HEARTBEAT_SEC": "1"},
         "DAG_PROCESSOR": {
             "REFRESH_INTERVAL": "5",
             "BUNDLE_REFRESH_CHECK_INTERVAL": "2",
             "MIN_FILE_PROCESS_INTERVAL": "20",
+            "DAG_BUNDLE_CONFIG_LIST": json.dumps(
+                [_bundle("examples", "example_dags"), _bundle("tests", "tests/e2e/dags")]
+            ),
         },
         "USAGE_DATA_COLLECTION": {"ENABLED": "False"},
     }
@@ -160,6 +168,14 @@ def _airflow_variables(settings: Settings) -> dict[str, str]:
             for section, values in options.items()
             for name, value in values.items()
         },
+    }
+
+
+def _bundle(name: str, folder: str) -> dict[str, object]:
+    return {
+        "name": name,
+        "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+        "kwargs": {"path": str(ROOT / folder)},
     }
 
 

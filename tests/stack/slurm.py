@@ -6,6 +6,7 @@ are the stack's own, below ``munge/``, ``mariadb/`` and ``slurm/``; nothing in /
 
 from __future__ import annotations
 
+import getpass
 import os
 import secrets
 import shutil
@@ -18,6 +19,10 @@ from tests.stack.settings import LOOPBACK, Settings, StackError
 
 CLUSTER = "lab"
 NODES = ("node1", "node2")
+#: Elements that an array may have; few, so that several arrays are needed for more.
+MAX_ARRAY_SIZE = 12
+#: Jobs that a user of the account `few` may have in the queue.
+FEW_JOBS = 5
 
 _SLURM_CONF = """\
 ClusterName={cluster}
@@ -46,6 +51,8 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=1000
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=2
 JobAcctGatherParams=OverMemoryKill
+MaxArraySize={max_array_size}
+AccountingStorageEnforce=limits
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost={address}
 AccountingStoragePort={slurmdbd_port}
@@ -91,10 +98,20 @@ def start(settings: Settings) -> list[str]:
     below = (_munged(settings), _mariadb(settings), _slurmdbd(settings))
     started = [service.name for service in below if ensure(settings, service)]
     _ask(settings, "sacctmgr", "-i", "add", "cluster", CLUSTER, known="already exists")
+    _add_accounts(settings)
     above = (_slurmctld(settings), *(_slurmd(settings, node) for node in NODES))
     started += [service.name for service in above if ensure(settings, service)]
     _resume_nodes(settings)
     return started
+
+
+def _add_accounts(settings: Settings) -> None:
+    """The users' account, and one whose users may have few jobs in the queue."""
+    for account, limit in (("lab", ()), ("few", (f"MaxSubmitJobs={FEW_JOBS}",))):
+        _ask(settings, "sacctmgr", "-i", "add", "account", account, known="Nothing new")
+        for user in sorted({settings.user, getpass.getuser()}):
+            command = ("sacctmgr", "-i", "add", "user", user, f"account={account}", *limit)
+            _ask(settings, *command, known="Nothing new")
 
 
 def cancel_jobs(settings: Settings, running: list[Running]) -> None:
@@ -125,6 +142,7 @@ def _write_configuration(settings: Settings) -> None:
     host, address = _own_address()
     values = {
         "cluster": CLUSTER,
+        "max_array_size": MAX_ARRAY_SIZE,
         "host": host,
         "address": address if address.startswith("127.") else LOOPBACK,
         "communication": (

@@ -133,8 +133,8 @@ JOB_RESUME = Statement("job resume", "REMOVE #stop", "attribute_exists(#stop)")
 
 SUBMITTED = Statement(
     "submitted",
-    "SET #state = :submitted, #slurm_job_id = :slurm_job_id, #submitted = :now",
-    "#state = :intent OR #slurm_job_id = :slurm_job_id",
+    "SET #state = :submitted, #slurm_job_ids = :slurm_job_ids, #submitted = :now",
+    "#state = :intent OR #slurm_job_ids = :slurm_job_ids",
 )
 
 # --- rate limits (GCRA; times in microseconds) --------------------------------

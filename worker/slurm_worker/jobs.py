@@ -7,7 +7,7 @@ shard count never changes. Requests: one each.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -61,14 +61,21 @@ class RoundRow:
 
 @dataclass(frozen=True, slots=True)
 class SubmissionRow:
-    """One array of workers; `token` is in its Slurm job name."""
+    """Workers that were submitted together; `token` is in their Slurm job names.
+
+    Args:
+        workers: how many were wanted.
+        array_size: the most that one array may hold.
+        slurm_job_ids: the arrays, several where one may not hold all workers.
+    """
 
     round_no: int
     number: int
     state: SubmitState
     token: str
-    slurm_job_id: str
     workers: int
+    array_size: int
+    slurm_job_ids: tuple[str, ...]
     intent_ms: int
     submitted_ms: int
 
@@ -76,6 +83,11 @@ class SubmissionRow:
     def label(self) -> str:
         """How logs and folders name the submission."""
         return f"{self.round_no:03}-{self.number}"
+
+    def sizes(self) -> list[int]:
+        """Workers of each array."""
+        whole, rest = divmod(self.workers, self.array_size)
+        return [self.array_size] * whole + ([rest] if rest else [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +223,7 @@ class JobTable:
             if str(row["sk"]).startswith(keys.SUBMIT_PREFIX)
         ]
 
-    def intend(self, round_no: int, number: int, workers: int) -> SubmissionRow:
+    def intend(self, round_no: int, number: int, workers: int, array_size: int) -> SubmissionRow:
         """Write a submission's intent before ``sbatch``, or return the one that stands."""
         row: Row = {
             "pk": self._pk,
@@ -219,12 +231,13 @@ class JobTable:
             "state": SubmitState.INTENT.value,
             "token": uuid.uuid4().hex[:12],
             "workers": workers,
+            "array_size": array_size,
             "intent": self._ms(),
         }
         return _submission_row(self.rows.put_new(row).row or row)
 
-    def submitted(self, submission: SubmissionRow, slurm_job_id: str) -> None:
-        """Note the array's id; repeating it does no harm."""
+    def submitted(self, submission: SubmissionRow, slurm_job_ids: Sequence[str]) -> None:
+        """Note the arrays' ids; repeating it does no harm."""
         self.rows.update(
             self._pk,
             keys.submit_sk(submission.round_no, submission.number),
@@ -232,7 +245,7 @@ class JobTable:
             {
                 "intent": SubmitState.INTENT.value,
                 "submitted": SubmitState.SUBMITTED.value,
-                "slurm_job_id": slurm_job_id,
+                "slurm_job_ids": list(slurm_job_ids),
                 "now": self._ms(),
             },
         )
@@ -303,8 +316,9 @@ def _submission_row(row: Row) -> SubmissionRow:
         number=int(number),
         state=SubmitState(row["state"]),
         token=str(row["token"]),
-        slurm_job_id=str(row.get("slurm_job_id") or ""),
         workers=int_of(row, "workers"),
+        array_size=int_of(row, "array_size"),
+        slurm_job_ids=tuple(cast("list[str]", row.get("slurm_job_ids") or [])),
         intent_ms=int_of(row, "intent"),
         submitted_ms=int_of(row, "submitted"),
     )

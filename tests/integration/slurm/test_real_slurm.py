@@ -15,11 +15,12 @@ import paramiko
 import pytest
 
 from airflow_slurm_provider.slurm import submission
-from airflow_slurm_provider.slurm.client import SlurmClient
+from airflow_slurm_provider.slurm.client import SlurmClient, SubmitLimitError
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.slurm.transport import SshTransport
 from slurm_worker.errors import ServiceError, UserError
 from tests.integration.slurm.conftest import RealCluster, script
+from tests.stack.slurm import FEW_JOBS, MAX_ARRAY_SIZE
 from tests.unit.slurm.fake_slurm import BreakingTransport
 
 pytestmark = pytest.mark.stack
@@ -74,6 +75,28 @@ def test_a_refusal_is_told_and_the_corrected_script_is_taken(
         cluster.submit(name, "true", partition="nope")
     assert cluster.arrays(name) == set()
     job = cluster.submit(name, "true")
+    assert cluster.arrays(name) == {job}
+
+
+def test_more_elements_than_an_array_may_have_are_refused_and_the_limit_is_known(
+    cluster: RealCluster, name: str
+) -> None:
+    most = cluster.client.max_array_size()
+    assert most == MAX_ARRAY_SIZE
+    with pytest.raises(UserError, match="Invalid job array specification"):
+        cluster.submit(name, "true", workers=most + 1)
+    job = cluster.submit(name, "sleep 60", workers=most)
+    cluster.client.cancel(job)
+
+
+def test_more_jobs_than_the_account_may_have_are_told_from_other_refusals(
+    cluster: RealCluster, name: str
+) -> None:
+    with pytest.raises(SubmitLimitError, match="AssocMaxSubmitJobLimit"):
+        cluster.submit(name, "sleep 60", workers=FEW_JOBS + 1, account="few")
+    assert cluster.arrays(name) == set()
+    job = cluster.submit(name, "sleep 60", workers=FEW_JOBS, account="few")
+    cluster.client.cancel(job)
     assert cluster.arrays(name) == {job}
 
 

@@ -62,7 +62,7 @@ class Coordinator:
         if self.error:
             raise self.error
         self.submits += 1
-        return job.Submitted(config.spec.job_id, 0, 10, 100, 2, "7", "name", False)
+        return job.Submitted(config.spec.job_id, 0, 10, 100, 2, ("7",), "name", False)
 
     def retry(self, _services: object, job_id: str, *_: object, **__: object) -> job.Retried:
         return self.retries.pop(0) if self.retries else job.Retried(job_id, None)

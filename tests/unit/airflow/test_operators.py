@@ -37,7 +37,7 @@ def test_submit_returns_the_job_id_and_small_facts(
     coordinator: Coordinator, context: dict[str, Any]
 ) -> None:
     assert submit().execute(context) == "job-1"
-    assert context["pushed"]["submission"]["slurm_job_id"] == "7"
+    assert context["pushed"]["submission"]["slurm_job_ids"] == ["7"]
     assert coordinator.submits == 1
 
 

@@ -45,6 +45,9 @@ class FakeSlurm:
     away: int = 0
     ended: list[Ending] = field(default_factory=list)
 
+    def max_array_size(self) -> int:
+        return 1001
+
     def version(self) -> str:
         self._answer()
         return "slurm 22.05"

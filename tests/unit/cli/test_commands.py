@@ -46,7 +46,7 @@ def test_submit_again_starts_nothing_twice(cli: Cli) -> None:
 
 def test_json_is_one_document_and_the_rest_is_on_stderr(cli: Cli) -> None:
     ended = cli.submit("--json")
-    assert ended.json["slurm_job_id"] == "101"
+    assert ended.json["slurm_job_ids"] == ["101"]
     assert ended.err
 
 
@@ -69,7 +69,7 @@ def test_status_names_are_stable(cli: Cli) -> None:
     found = cli("status", "job-1", "--json").json
     assert set(found) == STATUS_NAMES
     assert found["workers"] == {
-        "slurm_job_id": "101", "alive": 2, "states": {"RUNNING": 2}, "known": True,
+        "slurm_job_ids": ["101"], "alive": 2, "states": {"RUNNING": 2}, "known": True,
     }  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def test_submit_and_wait_in_one(cli: Cli) -> None:
     cli.clock.events = [cli.work]
     ended = cli.submit("--wait", "--json")
     assert ended.code == ExitCode.OK
-    assert ended.json["slurm_job_id"] == "101"
+    assert ended.json["slurm_job_ids"] == ["101"]
     assert ended.json["progress"]["complete"] is True
 
 
@@ -168,7 +168,7 @@ def test_a_dry_run_tells_the_same_and_changes_nothing(cli: Cli) -> None:
     assert cli("status", "job-1", "--json").json == before
     assert len(cli.slurm.names) == 1
     done = cli("retry", "--job-id", "job-1", "--errors=network", "--json").json
-    assert told == {**done, "slurm_job_id": "", "dry_run": True}
+    assert told == {**done, "slurm_job_ids": [], "dry_run": True}
 
 
 def test_nothing_to_retry_is_no_error(cli: Cli, handler: Handler) -> None:
@@ -207,7 +207,7 @@ def test_cancel_stops_what_is_alive(cli: Cli) -> None:
 def test_submit_after_cancel_goes_on(cli: Cli) -> None:
     cli.submit()
     cli("cancel", "job-1")
-    assert cli.submit("--json").json["slurm_job_id"] == "102"
+    assert cli.submit("--json").json["slurm_job_ids"] == ["102"]
 
 
 def test_a_terminal_gets_a_table_and_a_progress_bar(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any
 from airflow_slurm_provider.coordinator.config import Config, load_config
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.site import parse_site
+from airflow_slurm_provider.slurm.arrays import Element
+from airflow_slurm_provider.slurm.client import SubmitLimitError
 from airflow_slurm_provider.slurm.endings import Ending
+from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ServiceError
 from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
 from tests.unit.world import World
@@ -25,10 +29,15 @@ SITE = {
 class FakeArray:
     alive: int = 1
     unknown: bool = False
+    slurm_job_id: str = "100"
     dead: dict[str, int] = field(default_factory=dict)
 
     def lost(self) -> dict[str, int]:
         return dict(self.dead)
+
+    @property
+    def elements(self) -> dict[int, Element]:
+        return {n: Element(ElementState.RUNNING) for n in range(self.alive)}
 
     def counts(self) -> dict[str, int]:
         return {"RUNNING": self.alive} if self.alive else {"COMPLETED": 1}
@@ -43,11 +52,16 @@ class FakeSlurm:
     cancelled: list[str] = field(default_factory=list)
     state: FakeArray = field(default_factory=FakeArray)
     refuse: Exception | None = None
+    room: int = 1_000_000
+    array_size: int = 1001
     lose_reply: bool = False
     ended: list[Ending] = field(default_factory=list)
 
     def version(self) -> str:
         return "22.05.8"
+
+    def max_array_size(self) -> int:
+        return self.array_size
 
     def put_file(self, name: str, data: bytes) -> str:
         return f"/home/lab/.airflow-slurm/{name}"
@@ -56,6 +70,10 @@ class FakeSlurm:
         if self.refuse:
             raise self.refuse
         if name not in self.arrays:
+            elements = 1 + int(re.findall(r"--array=0-(\d+)", script)[0])
+            if elements > self.room:
+                raise SubmitLimitError("AssocMaxSubmitJobLimit")
+            self.room -= elements
             self.arrays[name] = str(100 + len(self.arrays))
             self.scripts.append(script)
         if self.lose_reply:

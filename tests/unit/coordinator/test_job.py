@@ -45,7 +45,7 @@ def test_submitting_twice_gives_one_array_and_the_same_plan(tmp_path: Path) -> N
     assert len(slurm.arrays) == 1
     assert (first.tasks, first.items, first.workers) == (10, 50, 3)
     assert second.reattached
-    assert second.slurm_job_id == first.slurm_job_id
+    assert second.slurm_job_ids == first.slurm_job_ids
 
 
 def test_an_array_whose_reply_was_lost_is_found_again(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_an_array_whose_reply_was_lost_is_found_again(tmp_path: Path) -> None:
     edges, config = services(slurm), make_config(tmp_path)
     with pytest.raises(ServiceError):
         submit(edges, config)
-    assert submit(edges, config).slurm_job_id == "100"
+    assert submit(edges, config).slurm_job_ids == ("100",)
     assert len(slurm.arrays) == 1
 
 
@@ -65,7 +65,7 @@ def test_workers_are_submitted_again_when_they_are_gone_and_tasks_are_left(
     first = submit(edges, config)
     slurm.state = FakeArray(alive=0)
     second = submit(edges, config)
-    assert second.slurm_job_id != first.slurm_job_id
+    assert second.slurm_job_ids != first.slurm_job_ids
     run_workers(edges, config, tmp_path / "w", failing())
     assert submit(edges, config).reattached, "a complete job needs no workers"
 

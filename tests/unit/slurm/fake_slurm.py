@@ -30,7 +30,8 @@ case $mode in
   banner) take jobs; echo "Welcome to the lab, 42 users"; echo "$id;cluster" ;;
   refuse) echo "sbatch: error: invalid partition specified: nope" >&2
           fail "Invalid partition name specified" ;;
-  full) fail "Job violates accounting/QOS policy (job submit limit, user's size limits)" ;;
+  full) echo "sbatch: error: AssocMaxSubmitJobLimit" >&2
+        fail "Job violates accounting/QOS policy (job submit limit, etc.)" ;;
   lost) take jobs; fail "Socket timed out on send/recv operation" ;;
   lost-and-ended) take ended; fail "Socket timed out on send/recv operation" ;;
   unreachable) fail "Unable to contact slurm controller (connect failure)" ;;

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.slurm import submission
-from airflow_slurm_provider.slurm.client import SlurmClient
+from airflow_slurm_provider.slurm.client import SlurmClient, SubmitLimitError
 from slurm_worker.errors import ServiceError, UserError
 from tests.unit.slurm.fake_slurm import BreakingTransport, FakeSlurm, Time
 
@@ -182,7 +182,7 @@ def test_a_refusal_is_told_and_a_corrected_script_goes_through(
 
 def test_a_full_queue_is_worth_another_time(client: SlurmClient, slurm: FakeSlurm) -> None:
     slurm.mode("full")
-    with pytest.raises(ServiceError, match=r"submit limit.*submit again later"):
+    with pytest.raises(SubmitLimitError, match=r"SubmitJob.*submit again when fewer jobs are in"):
         submit(client)
     slurm.mode("ok")
     assert submit(client) == "101"

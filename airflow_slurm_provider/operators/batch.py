@@ -1,0 +1,169 @@
+"""`SlurmSubmitOperator` with a script of the user's own, by Airflow's `ResumableJobMixin`.
+
+The mixin keeps the job's id in the task state store, so that a task that is tried again goes
+on with a job that still runs, takes the result of one that succeeded, and submits anew after
+one that failed. Between ``sbatch`` and the store it may die and would submit twice: here the
+store first gets a token, which is in the Slurm job's name, and a submission under a name
+happens once (`slurm.submission`).
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from airflow.providers.common.compat.sdk import ResumableJobMixin
+from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowException, TaskDeferred
+
+from airflow_slurm_provider.failures import as_airflow_failures
+from airflow_slurm_provider.hooks.slurm import SlurmHook
+from airflow_slurm_provider.slurm.batch import (
+    FOLDER,
+    batch_name,
+    batch_script,
+    failure,
+    has_ended,
+    last_output,
+    new_token,
+)
+from airflow_slurm_provider.slurm.options import SlurmOptions
+from airflow_slurm_provider.triggers.slurm_batch import SlurmBatchTrigger, array_line, batch_event
+
+_INTENT = "slurm_submit_intent"
+
+
+class BatchJobMixin(ResumableJobMixin):
+    """Submits a script once and waits for its elements."""
+
+    external_id_key = "slurm_job"
+
+    script: str | None
+    command: str | Sequence[str] | None
+    array: str | int | None
+    slurm: Mapping[str, Any] | None
+    env: Mapping[str, str] | None
+    slurm_conn_id: str
+    wait_for_completion: bool
+    deferrable: bool
+    poll_interval: float
+    cancel_on_kill: bool
+    _batch: str = ""
+
+    def submit_job(self, context: Context) -> Any:
+        """Submit the script, or find the array that an earlier try submitted."""
+        ti = context["ti"]
+        mapped = f".{ti.map_index}" if ti.map_index is not None and ti.map_index >= 0 else ""
+        name = batch_name(f"{ti.dag_id}.{ti.task_id}{mapped}", self._token(context))
+        with as_airflow_failures():
+            script = self._render_batch(name)
+            self.log.info("::group::Batch script\n%s\n::endgroup::", script)
+            slurm_job_id = self._hook().get_conn().submit(name, script, FOLDER)
+        self.log.info("submitted array %s as %s", slurm_job_id, name)
+        found = {"slurm_job_id": slurm_job_id, "slurm_job_name": name}
+        ti.xcom_push(key="submission", value=found)
+        return found
+
+    def get_job_status(self, external_id: Any, context: Context) -> str:  # noqa: ARG002
+        """RUNNING, COMPLETED or FAILED, of the array as a whole."""
+        with as_airflow_failures():
+            array = self._hook().get_conn().array(external_id["slurm_job_id"])
+        if not has_ended(array):
+            return "RUNNING"
+        return "FAILED" if failure(array) else "COMPLETED"
+
+    def is_job_active(self, status: str) -> bool:
+        """Whether to go on with it."""
+        return status == "RUNNING"
+
+    def is_job_succeeded(self, status: str) -> bool:
+        """Whether there is nothing left to do."""
+        return status == "COMPLETED"
+
+    def poll_until_complete(self, external_id: Any, context: Context) -> Any:
+        """Wait here or in the triggerer, if asked to wait."""
+        slurm_job_id, name = external_id["slurm_job_id"], external_id["slurm_job_name"]
+        self._batch = slurm_job_id
+        if not self.wait_for_completion:
+            return slurm_job_id
+        if self.deferrable:
+            raise TaskDeferred(
+                trigger=SlurmBatchTrigger(
+                    slurm_job_id=slurm_job_id,
+                    name=name,
+                    slurm_conn_id=self.slurm_conn_id,
+                    poll_interval=self.poll_interval,
+                    cancel_on_kill=self.cancel_on_kill,
+                ),
+                method_name="batch_complete",
+                kwargs={"slurm_job_id": slurm_job_id},
+            )
+        client, said = self._hook().get_conn(), ""
+        while True:
+            with as_airflow_failures():
+                array = client.array(slurm_job_id)
+            line = array_line(array)
+            if line != said:
+                said = line
+                self.log.info(line)
+            if has_ended(array):
+                event = batch_event(array, last_output(client, name, array))
+                return self.batch_complete(context, event, slurm_job_id)
+            time.sleep(self.poll_interval)
+
+    def batch_complete(
+        self,
+        context: Context,  # noqa: ARG002  Airflow's signature
+        event: dict[str, Any],
+        slurm_job_id: str,
+    ) -> str:
+        """Go on when all elements have ended; the array's id.
+
+        :raises AirflowException: if an element did not complete.
+        """
+        for line in event["output"].splitlines():
+            self.log.info("%s", line)
+        if event["status"] != "finished":
+            raise AirflowException(event["message"])
+        self.log.info("%s", event["message"])
+        return slurm_job_id
+
+    def get_job_result(self, external_id: Any, context: Context) -> str:  # noqa: ARG002
+        """The array's id."""
+        return str(external_id["slurm_job_id"])
+
+    def cancel_batch(self) -> None:
+        """Cancel the array that this process has submitted or found."""
+        if self._batch:
+            self._hook().get_conn().cancel(self._batch)
+
+    def _render_batch(self, name: str) -> str:
+        body = self.script
+        if body is None:
+            words = self.command or ""
+            body = words if isinstance(words, str) else shlex.join(map(str, words))
+        return batch_script(
+            SlurmOptions.from_mapping(self.slurm or {}),
+            name=name,
+            array=str(0 if self.array is None else self.array),
+            body=body,
+            environment=self.env or {},
+        )
+
+    def _token(self, context: Context) -> str:
+        """The intent's token: that of a try that was cut short, or a new one, stored first."""
+        store = context.get("task_state_store")
+        if not self.durable or store is None:
+            return new_token()
+        after = store.get(self.external_id_key)
+        intent = store.get(_INTENT)
+        if isinstance(intent, dict) and intent.get("after") == after:
+            return str(intent["token"])
+        token = new_token()
+        store.set(_INTENT, {"token": token, "after": after})
+        return token
+
+    def _hook(self) -> SlurmHook:
+        return SlurmHook(self.slurm_conn_id, None)

@@ -1,0 +1,114 @@
+"""What triggers that look again and again have in common: patience with failing looks."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_slurm_provider.hooks.slurm import SlurmHook
+from slurm_worker.errors import ServiceError, UserError
+
+T = TypeVar("T")
+
+_LONGEST_PAUSE_S = 60.0
+_THREADS = ThreadPoolExecutor(16, thread_name_prefix="slurm-trigger")
+
+
+class PollingTrigger(BaseTrigger):
+    """Looks every so many seconds, in threads, until there is an event; fires once.
+
+    An event that says why looking is vain has the status ``failed``.
+
+    :param slurm_conn_id: connection of type ``slurm``.
+    :param aws_conn_id: connection of type ``aws``.
+    :param poll_interval: seconds between two looks.
+    :param cancel_on_kill: cancel what is waited for when the waiting task is killed or cleared.
+    :param failures_allowed: looks in a row that may fail before the task fails.
+    """
+
+    def __init__(
+        self,
+        slurm_conn_id: str,
+        aws_conn_id: str | None,
+        poll_interval: float,
+        cancel_on_kill: bool,
+        failures_allowed: int,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Airflow's base is untyped
+        self.slurm_conn_id = slurm_conn_id
+        self.aws_conn_id = aws_conn_id
+        self.poll_interval = poll_interval
+        self.cancel_on_kill = cancel_on_kill
+        self.failures_allowed = failures_allowed
+
+    @property
+    @abstractmethod
+    def arguments(self) -> dict[str, Any]:
+        """Arguments that are this trigger's own; no credentials."""
+
+    @abstractmethod
+    def look(self) -> dict[str, Any] | None:
+        """One look, in a thread: the event to fire, or None where it is too early.
+
+        :raises ServiceError: if looking again may help.
+        :raises UserError: if it can't.
+        """
+
+    @abstractmethod
+    def failed(self, message: str) -> dict[str, Any]:
+        """The event for looks that failed."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Cancel what is waited for; in a thread."""
+
+    @property
+    def hook(self) -> SlurmHook:
+        """The connections."""
+        return SlurmHook(self.slurm_conn_id, self.aws_conn_id)
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Class path and arguments; no credentials."""
+        common = {
+            "slurm_conn_id": self.slurm_conn_id,
+            "aws_conn_id": self.aws_conn_id,
+            "poll_interval": self.poll_interval,
+            "cancel_on_kill": self.cancel_on_kill,
+            "failures_allowed": self.failures_allowed,
+        }
+        return f"{type(self).__module__}.{type(self).__qualname__}", {**self.arguments, **common}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Look until there is something to say."""
+        failures = 0
+        while True:
+            try:
+                event = await _in_thread(self.look)
+                failures = 0
+            except ServiceError as error:
+                failures += 1
+                self.log.warning("look %d in a row failed: %s", failures, error)
+                event = self.failed(str(error)) if failures > self.failures_allowed else None
+            except UserError as error:
+                event = self.failed(str(error))
+            if event is not None:
+                # Airflow's class is untyped.
+                yield TriggerEvent(event)  # type: ignore[no-untyped-call]
+                return
+            pause = self.poll_interval * max(1, failures)
+            await asyncio.sleep(min(max(_LONGEST_PAUSE_S, self.poll_interval), pause))
+
+    async def on_kill(self) -> None:
+        """Called when the waiting task is killed or cleared."""
+        if self.cancel_on_kill:
+            await _in_thread(self.cancel)
+
+
+async def _in_thread(function: Callable[[], T]) -> T:
+    """Run what waits for the network in one of our own threads: a triggerer has few."""
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, function)

@@ -1,0 +1,77 @@
+"""Waits in the triggerer until a batch job's elements have all ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_slurm_provider.slurm.arrays import ArrayState
+from airflow_slurm_provider.slurm.batch import failure, has_ended, last_output
+from airflow_slurm_provider.triggers.polling import PollingTrigger
+
+
+class SlurmBatchTrigger(PollingTrigger):
+    """Fires once: ``finished`` or ``failed``.
+
+    :param slurm_job_id: the array.
+    :param name: its name.
+
+    The other parameters are those of `PollingTrigger`; no connection to AWS is needed.
+    """
+
+    def __init__(
+        self,
+        slurm_job_id: str,
+        name: str,
+        slurm_conn_id: str,
+        aws_conn_id: str | None = None,
+        poll_interval: float = 10.0,
+        cancel_on_kill: bool = False,
+        failures_allowed: int = 20,
+    ) -> None:
+        super().__init__(
+            slurm_conn_id, aws_conn_id, poll_interval, cancel_on_kill, failures_allowed
+        )
+        self.slurm_job_id = slurm_job_id
+        self.name = name
+        self._said = ""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """See `PollingTrigger`."""
+        return {"slurm_job_id": self.slurm_job_id, "name": self.name}
+
+    def look(self) -> dict[str, Any] | None:
+        """One look at the array."""
+        array = self.hook.array(self.slurm_job_id, self.poll_interval)
+        line = array_line(array)
+        if line != self._said:
+            self._said = line
+            self.log.info(line)
+        if not has_ended(array):
+            return None
+        return batch_event(array, last_output(self.hook.get_conn(), self.name, array))
+
+    def failed(self, message: str) -> dict[str, Any]:
+        """The event for looks that failed."""
+        return {"status": "failed", "message": message, "states": {}, "output": ""}
+
+    def cancel(self) -> None:
+        """Cancel the array."""
+        self.hook.get_conn().cancel(self.slurm_job_id)
+
+
+def array_line(array: ArrayState) -> str:
+    """An array in one line for a log."""
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(array.counts().items()))
+    return f"array {array.slurm_job_id}: {counts or 'not known yet'}"
+
+
+def batch_event(array: ArrayState, output: str) -> dict[str, Any]:
+    """What an array that has ended means to who waits."""
+    problem = failure(array)
+    return {
+        "status": "failed" if problem else "finished",
+        "message": problem or array_line(array),
+        "states": array.counts(),
+        "output": output,
+    }

@@ -1,0 +1,119 @@
+"""How many workers are submitted, and in how many arrays."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator.config import Config
+from airflow_slurm_provider.coordinator.logs import read_output
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.slurm.client import SubmitLimitError
+from slurm_worker.errors import ServiceError
+from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services
+
+
+def submit(edges: Services, config: Config, said: list[str] | None = None) -> job.Submitted:
+    return job.submit(edges, config, log=(said if said is not None else []).append)
+
+
+def sizes(slurm: FakeSlurm) -> list[int]:
+    return [1 + int(re.findall(r"--array=0-(\d+)", each)[0]) for each in slurm.scripts]
+
+
+def test_more_workers_than_an_array_may_hold_are_several_arrays(tmp_path: Path) -> None:
+    slurm = FakeSlurm(array_size=3)
+    submitted = submit(services(slurm), make_config(tmp_path, workers=8))
+    assert sizes(slurm) == [3, 3, 2]
+    assert submitted.slurm_job_ids == ("100", "101", "102")
+    assert submitted.workers == 8
+    assert len(set(slurm.arrays)) == 3
+
+
+def test_several_arrays_cut_short_are_completed_and_none_is_submitted_twice(
+    tmp_path: Path,
+) -> None:
+    slurm = FakeSlurm(array_size=3)
+    edges, config = services(slurm), make_config(tmp_path, workers=8)
+    slurm.lose_reply = True
+    with pytest.raises(ServiceError):
+        submit(edges, config)
+    assert submit(edges, config).slurm_job_ids == ("100", "101", "102")
+    assert len(slurm.arrays) == 3
+
+
+def test_several_arrays_are_watched_and_cancelled_together(tmp_path: Path) -> None:
+    slurm = FakeSlurm(array_size=3)
+    edges, config = services(slurm), make_config(tmp_path, workers=6)
+    submitted = submit(edges, config)
+    slurm.state = FakeArray(alive=2)
+    seen = job.poll(edges, config.spec.id)
+    assert seen.array is not None
+    assert (seen.array.alive, seen.array.counts()) == (4, {"RUNNING": 4})
+    assert job.cancel(edges, config.spec.id) == list(submitted.slurm_job_ids)
+    slurm.state = FakeArray(alive=0)
+    seen = job.poll(edges, config.spec.id)
+    assert "no worker of arrays 100, 101 is left" in seen.problem
+    assert submit(edges, config).slurm_job_ids == ("102", "103")
+
+
+def test_the_output_of_each_array_is_found(tmp_path: Path) -> None:
+    slurm = FakeSlurm(array_size=3)
+    edges, config = services(slurm), make_config(tmp_path, workers=6)
+    submit(edges, config)
+    assert read_output(edges, config.spec.id, "101_2") == "the end of job-1 2\n"
+
+
+@pytest.mark.parametrize(("room", "taken"), [(8, [8]), (7, [4]), (5, [4]), (1, [1])])
+def test_as_many_workers_are_submitted_as_the_account_may_have(
+    tmp_path: Path, room: int, taken: list[int]
+) -> None:
+    slurm = FakeSlurm(room=room)
+    said: list[str] = []
+    submitted = submit(services(slurm), make_config(tmp_path, workers=8), said)
+    assert sizes(slurm) == taken
+    assert submitted.workers == sum(taken)
+    assert any("SubmitJobLimit; trying 4 workers instead of 8" in line for line in said) == (
+        room < 8
+    )
+
+
+def test_a_full_account_is_told_and_the_next_submit_goes_on(tmp_path: Path) -> None:
+    slurm = FakeSlurm(room=0)
+    edges, config = services(slurm), make_config(tmp_path, workers=4)
+    with pytest.raises(SubmitLimitError):
+        submit(edges, config)
+    slurm.room = 10
+    assert submit(edges, config).workers == 4
+
+
+def test_the_second_array_takes_the_room_that_the_first_has_left(tmp_path: Path) -> None:
+    slurm = FakeSlurm(array_size=3, room=4)
+    submitted = submit(services(slurm), make_config(tmp_path, workers=9))
+    assert (sizes(slurm), submitted.workers) == ([3, 1], 4)
+
+
+def test_there_are_no_more_workers_than_tasks(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    assert submit(services(slurm), make_config(tmp_path, items=10, workers=8)).workers == 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "worker", "workers"),
+    [
+        ({"rate": "6/min"}, {}, 7),  # 0.1/s, at most 60 s each, and a burst of 1
+        ({"rate": "1/s"}, {"item_timeout": "5s"}, 6),
+        ({"rate": "1/s"}, {"item_timeout": "5s", "concurrency": 2, "processes": 2}, 2),
+        ({"rate": "100/s"}, {}, 8),
+    ],
+)
+def test_there_are_no_more_workers_than_a_limit_feeds(
+    tmp_path: Path, limit: dict[str, object], worker: dict[str, object], workers: int
+) -> None:
+    said: list[str] = []
+    config = make_config(tmp_path, workers=8, limits={"api": limit}, worker=worker)
+    assert submit(services(FakeSlurm()), config, said).workers == workers
+    assert any("limit 'api'" in line for line in said) == (workers < 8)
