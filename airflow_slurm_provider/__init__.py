@@ -21,6 +21,7 @@ _CONNECTION_FIELDS: dict[str, tuple[str, str]] = {
     "worker_command": ("Worker command", "Instead of the shipped worker: a venv, a container."),
     "key_file": ("Private key file", "The agent and the usual keys are tried where empty."),
     "host_key": ("Host key", "The login node's public key: ssh-ed25519 AAAA..."),
+    "node_role_arn": ("Role of the nodes", "Assumed for each job; empty: the nodes' own profile."),
     "embedded_dir": ("Embedded folder", "State of the embedded cluster, for trying out."),
 }
 

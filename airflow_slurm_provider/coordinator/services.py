@@ -64,6 +64,7 @@ class Services:
     slurm: SlurmClient
     clock: Clock
     bucket: Callable[[str], ObjectStore]
+    sts: Callable[[], Any]
     shared: Shared | None = None
     poll_s: float = 0.0
 
@@ -129,6 +130,7 @@ def open_services(
         slurm=slurm or SlurmClient(open_transport(site.cluster), site.cluster.remote_dir),
         clock=clock,
         bucket=lambda name: S3Objects(s3, name),
+        sts=lambda: chosen.client("sts", endpoint_url=site.aws.sts_endpoint_url),
         shared=shared,
         poll_s=poll_s,
     )

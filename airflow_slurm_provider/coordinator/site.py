@@ -28,12 +28,19 @@ class StorageSite(_Strict):
 
 
 class AwsSite(_Strict):
-    """Where AWS is. Credentials come from the standard chain, on both sides."""
+    """Where AWS is. Credentials come from the standard chain, on both sides.
+
+    With `node_role_arn` nodes get credentials of this role instead, limited to the job; and
+    to reading below the S3 addresses of `node_read`.
+    """
 
     region: str | None = None
     profile: str | None = None
     s3_endpoint_url: str | None = None
     dynamodb_endpoint_url: str | None = None
+    sts_endpoint_url: str | None = None
+    node_role_arn: str | None = None
+    node_read: tuple[str, ...] = ()
 
     def environment(self) -> dict[str, str]:
         """What workers need to know, in the SDK's own variables; no secrets."""

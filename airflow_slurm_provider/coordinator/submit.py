@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from airflow_slurm_provider.coordinator import ship
 from airflow_slurm_provider.coordinator.config import JobSpec
+from airflow_slurm_provider.coordinator.credentials import give_credentials
 from airflow_slurm_provider.coordinator.progress import latest, read_progress
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.slurm.arrays import merge_arrays, named
@@ -117,6 +118,8 @@ def _submit(
         *ship.worker_arguments(services, spec, job.config, submission.label),
     ]
 
+    environment = services.site.aws.environment()
+
     def submit_part(part: int, size: int) -> str:
         name = job_name(spec.id, submission, part)
         script = render_script(
@@ -124,11 +127,12 @@ def _submit(
             name=name,
             workers=size,
             command=command,
-            environment=services.site.aws.environment(),
+            environment=environment,
         )
         return services.slurm.submit(name, script, folder=spec.id)
 
     try:
+        environment.update(give_credentials(services, spec.id))
         return _submit_parts(submission.sizes(), submit_part, log)
     except UserError as error:
         if not isinstance(error, ServiceError):

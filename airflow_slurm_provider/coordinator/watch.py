@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator.credentials import RENEW_AFTER_S, give_credentials
 from airflow_slurm_provider.coordinator.logs import read_output
 from airflow_slurm_provider.coordinator.losses import Loss, attribute
 from airflow_slurm_provider.coordinator.progress import Poll, Progress
@@ -61,6 +62,7 @@ class Watcher:
         self._said = ""
         self._ended: dict[str, int] = {}
         self._told: set[tuple[str, int]] = set()
+        self._renewed = float("-inf")
         #: Workers that died, by error class, as far as they were told.
         self.lost: Counter[str] = Counter()
 
@@ -78,9 +80,21 @@ class Watcher:
             self._said = line
             self._say(f"{line}{self._meter.outlook(seen.progress)}")
         self._tell_losses(seen)
+        if not seen.finished:
+            self._renew_credentials()
         if seen.workers_gone and self._resubmit(seen):
             return replace(seen, problem="", workers_gone=False)
         return seen
+
+    def _renew_credentials(self) -> None:
+        if self._clock() < self._renewed + RENEW_AFTER_S:
+            return
+        try:
+            give_credentials(self._services, self._job_id)
+        except (ServiceError, UserError) as error:
+            self._say(f"the nodes' credentials are not renewed: {error}")
+        else:
+            self._renewed = self._clock()
 
     def _resubmit(self, seen: Poll) -> bool:
         if self._max_resubmissions < 1:

@@ -32,6 +32,7 @@ from slurm_worker.errors import SlurmWorkerError
 
 #: Services are opened anew after so long, so that a connection that was edited counts.
 _REOPEN_S = 300.0
+_NODE_EXTRAS = ("node_role_arn", "node_read")
 _SITE_EXTRAS = ("transport", "remote_dir", "python", "worker_command", "embedded_dir")
 
 
@@ -149,4 +150,10 @@ class SlurmHook(BaseHook):
             "region": hook.region_name,
             "s3_endpoint_url": config.get_service_endpoint_url("s3"),
             "dynamodb_endpoint_url": config.get_service_endpoint_url("dynamodb"),
+            "sts_endpoint_url": config.get_service_endpoint_url("sts", sts_connection_assume=True),
+            **{
+                name: value
+                for name in _NODE_EXTRAS
+                if (value := self.get_connection(self.slurm_conn_id).extra_dejson.get(name))
+            },
         }

@@ -121,6 +121,25 @@ class SlurmClient:
             self._must("upload", submission.PUT_FILE, base, name, size, _token(), stdin=data)
         return f"{base}/{name}"
 
+    def put_secret(self, folder: str, name: str, data: bytes) -> str:
+        """Put a file that only the account can read, in place of one of this name; its path.
+
+        Args:
+            folder: that of the job's submissions.
+            name: the file's name.
+            data: its content, which goes through standard input alone.
+
+        Raises:
+            ServiceError: if the cluster can't be reached.
+        """
+        _check_plain(folder, "folder")
+        _check_plain(name, "file")
+        place, size = f"{self._base_folder()}/jobs/{folder}", str(len(data))
+        self._must(
+            f"upload of {name}", submission.PUT_SECRET, place, name, size, _token(), stdin=data
+        )
+        return f"{place}/{name}"
+
     def submit(self, name: str, script: str, folder: str) -> str:
         """Submit `script` under `name` exactly once; return the array's job id.
 

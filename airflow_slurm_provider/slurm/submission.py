@@ -157,6 +157,8 @@ PUT_FILE = (
     'cd "$1" && cat > "$2.$4" && [ "$(wc -c < "$2.$4")" -eq "$3" ] && mv "$2.$4" "$2" '
     '|| { rm -f "$2.$4"; exit 1; }'
 )
+#: The same, for a file that only its owner may read.
+PUT_SECRET = f'umask 077; mkdir -p "$1" && {PUT_FILE}'
 HAS_FILE = 'cd "$1" && [ -f "$2" ] && [ "$(wc -c < "$2")" -eq "$3" ]'
 #: The last lines of a file; nothing where there is none.
 TAIL = 'cd "$1" 2>/dev/null && [ -f "$2" ] && tail -n "$3" "$2" || true'

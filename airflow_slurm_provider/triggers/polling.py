@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -111,4 +112,6 @@ class PollingTrigger(BaseTrigger):
 
 async def _in_thread(function: Callable[[], T]) -> T:
     """Run what waits for the network in one of our own threads: a triggerer has few."""
-    return await asyncio.get_running_loop().run_in_executor(_THREADS, function)
+    # With the trigger's context, by which Airflow tells whose log a line belongs to.
+    here = contextvars.copy_context()
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, here.run, function)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import subprocess
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,7 +51,7 @@ def handle(item, context):
 LEASE = {"ttl": "8s", "heartbeat": "2s", "margin": "1s", "max_lost": 1}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _real_slurm(stack: object) -> None:
     settings = remembered_settings(state_folder(ROOT))
     if settings is None or settings.mode is not Mode.SLURM:
@@ -119,6 +119,19 @@ def wait_for(services: Services, job_id: JobId) -> tuple[list[str], Watcher]:
     return said, watcher
 
 
+@pytest.fixture(scope="module")
+def hung(
+    services: Services, slurmctl: Slurmctl, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[JobId]:
+    """A job whose worker hangs; it has two minutes until Slurm has ended it."""
+    options = {"mem": "300M", "time": "1", "grace": 1, "nodelist": "node1"}
+    folder = tmp_path_factory.mktemp("hung") / "job"
+    job_id = submit(slurmctl, folder, [("stop", 1)], workers=1, slurm=options)
+    yield job_id
+    job.cancel(services, job_id)
+
+
+@pytest.mark.usefixtures("hung")
 def test_memory_cancel_requeue_and_a_lost_node_each_have_their_class(
     services: Services, slurmctl: Slurmctl, tmp_path: Path
 ) -> None:
@@ -165,18 +178,8 @@ def classes(services: Services, job_id: JobId) -> set[str]:
     return {each.error_class.value for each in job.losses(services, job_id)}
 
 
-def test_a_worker_at_its_time_limit_has_the_class_walltime(
-    services: Services, slurmctl: Slurmctl, tmp_path: Path
-) -> None:
-    job_id = submit(
-        slurmctl,
-        tmp_path / "b",
-        [("stop", 1)],
-        workers=1,
-        slurm={"mem": "300M", "time": "1", "grace": 1},
-    )
-    until(lambda: "walltime" in classes(services, job_id), 240)
-    (loss,) = [e for e in job.losses(services, job_id) if e.error_class.value == "walltime"]
+def test_a_worker_at_its_time_limit_has_the_class_walltime(services: Services, hung: JobId) -> None:
+    until(lambda: "walltime" in classes(services, hung), 240)
+    (loss,) = [e for e in job.losses(services, hung) if e.error_class.value == "walltime"]
     assert loss.state == "TIMEOUT"
     assert loss.elapsed_s >= 60
-    job.cancel(services, job_id)

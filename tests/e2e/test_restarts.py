@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,19 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
 DAG_ID = "waits_for_work"
 KILLED = ("airflow-scheduler", "airflow-triggerer", "task process", "sshd", "slurmctld")
-ITEMS = [{"id": f"k{n}", "seconds": 4} for n in range(120)]
+
+
+@pytest.fixture
+def gate() -> Iterator[Path]:
+    """A file that lets the work end when it is made; where the cluster's user sees it, too."""
+    path = Path(tempfile.gettempdir()) / f"gate-{uuid.uuid4().hex}"
+    yield path
+    path.touch()
+    path.unlink()
 
 
 def test_a_run_goes_on_though_all_that_it_needs_is_killed_in_turn(
-    environment: Mapping[str, str], services: Services
+    environment: Mapping[str, str], services: Services, gate: Path
 ) -> None:
     killed = [
         each
@@ -41,12 +50,14 @@ def test_a_run_goes_on_though_all_that_it_needs_is_killed_in_turn(
     api = AirflowApi.of_stack(environment)
     api.wait_for_dag(DAG_ID)
     job_id = f"restarts-{uuid.uuid4().hex[:8]}"
-    run_id = api.trigger(DAG_ID, {"items": ITEMS, "job_id": job_id})
+    items = [{"id": f"k{n}", "gate": str(gate)} for n in range(30)]
+    run_id = api.trigger(DAG_ID, {"items": items, "job_id": job_id})
     for each in killed:
         _until(lambda: _waits(api, run_id))
         _kill(each, api.run(DAG_ID, run_id))
         the_stack.up(print)
-    assert not api.run(DAG_ID, run_id).ended, "the work was too short"
+    _until(lambda: _waits(api, run_id))
+    gate.touch()
     run = api.follow({DAG_ID: run_id}, timeout=300)[DAG_ID]
     logs = "\n".join(api.log_tail(run, task) for task in failing_tasks(run))
     assert run.state == "success", f"{run.summary()}\n{logs}"

@@ -115,6 +115,15 @@ class AirflowApi:
         run_id: str = self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"]
         return run_id
 
+    def count(self, dag_id: str, run_id: str, state: str) -> int:
+        """How many of the run's task instances are in a state."""
+        where = f"{self._run_path(dag_id, run_id)}/taskInstances?limit=1&state={state}"
+        return int(self._call("GET", where)["total_entries"])
+
+    def end(self, dag_id: str, run_id: str) -> None:
+        """Fail the run, and with it what still waits."""
+        self._call("PATCH", self._run_path(dag_id, run_id), {"state": "failed"})
+
     def run(self, dag_id: str, run_id: str) -> DagRun:
         """The run as it stands."""
         where = self._run_path(dag_id, run_id)

@@ -20,8 +20,8 @@ BUCKET = "lab"
 TABLE = "backfills"
 REMOTE_DIR = ".airflow-slurm"
 #: The S3 server knows this key, and no other. It opens nothing but the stack on loopback.
-ACCESS_KEY = "test"
-SECRET_KEY = "test"
+ACCESS_KEY = "stack"
+SECRET_KEY = "opens-nothing-but-the-stack-on-loopback"
 
 
 class StackError(Exception):

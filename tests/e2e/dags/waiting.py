@@ -1,4 +1,4 @@
-"""DAGs that wait: for a job while everything around it is restarted, and for many jobs."""
+"""Waits for two jobs, one in the triggerer and one in the task's own process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from airflow.sdk import DAG, Param
 
 from airflow_slurm_provider.operators.slurm_submit import SlurmSubmitOperator
-from airflow_slurm_provider.sensors.slurm_array import SlurmArraySensor
 
 CONFIG = {
     "handler": {"entry": "handler:handle", "code": str(Path(__file__).with_name("slow"))},
@@ -38,22 +37,5 @@ with DAG(
             deferrable=deferrable,
             retries=5,
             retry_delay=timedelta(seconds=1),
-            **CONNECTIONS,
-        )
-
-with DAG(
-    "waits_for_many_jobs",
-    schedule=None,
-    catchup=False,
-    doc_md=__doc__,
-    render_template_as_native_obj=True,
-    params={"job_ids": Param([], type="array")},
-    max_active_tasks=1000,
-):
-    # Mapping needs a number when the file is parsed: each sensor takes its own from the run's.
-    for number in range(300):
-        SlurmArraySensor(
-            task_id=f"wait_{number:03}",
-            job_id=f"{{{{ params.job_ids[{number} % (params.job_ids | length)] }}}}",
             **CONNECTIONS,
         )

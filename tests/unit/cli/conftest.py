@@ -17,6 +17,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.slurm.endings import Ending
 from slurm_worker.errors import ItemError, ServiceError
 from slurm_worker.testing import ManualClock
+from tests.unit.coordinator.fakes import no_sts
 from tests.unit.world import World
 
 ITEMS = 25
@@ -187,6 +188,7 @@ def cli(
             slurm=slurm,  # type: ignore[arg-type]  # a twin with the same verbs
             clock=clock,
             bucket=lambda _name: world.objects,
+            sts=no_sts,
         )
 
     monkeypatch.setattr(services_module, "open_services", open_services)

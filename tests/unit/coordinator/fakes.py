@@ -52,6 +52,7 @@ class FakeSlurm:
     cancelled: list[str] = field(default_factory=list)
     state: FakeArray = field(default_factory=FakeArray)
     refuse: Exception | None = None
+    secrets: dict[str, bytes] = field(default_factory=dict)
     room: int = 1_000_000
     array_size: int = 1001
     lose_reply: bool = False
@@ -59,6 +60,10 @@ class FakeSlurm:
 
     def version(self) -> str:
         return "22.05.8"
+
+    def put_secret(self, folder: str, name: str, data: bytes) -> str:
+        self.secrets[name] = data
+        return f"/home/lab/.airflow-slurm/jobs/{folder}/{name}"
 
     def max_array_size(self) -> int:
         return self.array_size
@@ -97,6 +102,10 @@ class FakeSlurm:
         pass
 
 
+def no_sts() -> Any:
+    raise AssertionError("no role is named, so STS is not asked")
+
+
 def services(slurm: FakeSlurm | None = None) -> Services:
     objects = MemoryObjects()
     return Services(
@@ -106,6 +115,7 @@ def services(slurm: FakeSlurm | None = None) -> Services:
         slurm=slurm or FakeSlurm(),  # type: ignore[arg-type]  # the fake has its verbs
         clock=ManualClock(),
         bucket=lambda _name: objects,
+        sts=no_sts,
     )
 
 

@@ -1,0 +1,118 @@
+"""Credentials of the job's own for the nodes, minted by STS where the site names a role.
+
+They open this job's objects and rows and nothing else, and are short-lived. They go to the
+cluster as a file that only its account can read, through standard input: never in the
+batch script, an argument, a log, an XCom or the table. Workers read them through
+``credential_process``, whose document says when it runs out, so that the SDK reads it anew;
+whoever waits for the job renews it. Where no role is named, nodes use what the site gave
+them (a profile, an instance role). Requests: one of STS per submission, and per renewal.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from airflow_slurm_provider.coordinator.services import Services
+from slurm_worker import keys
+from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.keys import JobId, split_s3_uri
+
+#: The most that a role assumed by a role may get, and every role's default.
+LIFETIME_S = 3600
+#: When those who wait renew them.
+RENEW_AFTER_S = LIFETIME_S / 3
+_DOCUMENT, _CONFIG = "credentials.json", "aws-config"
+_TABLE_ACTIONS = ("GetItem", "PutItem", "UpdateItem", "DeleteItem", "Query")
+_OBJECT_ACTIONS = ("GetObject", "PutObject", "DeleteObject")
+#: Refusals that another time may cure.
+_TEMPORARY = ("Throttling", "ThrottlingException", "RequestTimeout", "InternalFailure")
+
+
+def session_policy(services: Services, job_id: JobId) -> dict[str, Any]:
+    """What the job's workers may do, as an IAM policy; well below its 2,048 characters."""
+    bucket = f"arn:aws:s3:::{services.site.bucket}"
+    root = services.paths(job_id).root
+    table = f"arn:aws:dynamodb:*:*:table/{services.site.storage.table}"
+    rows = [keys.job_pk(job_id), f"{keys.job_pk(job_id)}#*", keys.limit_pk("*", "*")]
+    readable = [f"{bucket}/{root}*"]
+    for each in services.site.aws.node_read:
+        other, prefix = split_s3_uri(each, "aws.node_read")
+        readable.append(f"arn:aws:s3:::{other}/{prefix}*")
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Action": [f"s3:{name}" for name in _OBJECT_ACTIONS],
+                "Resource": f"{bucket}/{root}*",
+            },
+            {"Effect": "Allow", "Action": "s3:GetObject", "Resource": readable},
+            {
+                "Effect": "Allow",
+                "Action": "s3:ListBucket",
+                "Resource": bucket,
+                "Condition": {"StringLike": {"s3:prefix": f"{root}*"}},
+            },
+            {
+                "Effect": "Allow",
+                "Action": [f"dynamodb:{name}" for name in _TABLE_ACTIONS],
+                "Resource": table,
+                "Condition": {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": rows}},
+            },
+        ],
+    }
+
+
+def give_credentials(services: Services, job_id: JobId) -> dict[str, str]:
+    """Put new credentials for the job on the cluster; return the variables that name them.
+
+    Nothing is done, and nothing returned, where the site names no role for nodes.
+
+    Raises:
+        UserError: if the role can't be assumed.
+        ServiceError: if STS or the cluster can't be reached; calling again may help.
+    """
+    role = services.site.aws.node_role_arn
+    if not role:
+        return {}
+    document = services.slurm.put_secret(job_id, _DOCUMENT, _mint(services, job_id, role))
+    config = f"[default]\ncredential_process = cat {shlex.quote(document)}\n"
+    return {
+        "AWS_CONFIG_FILE": services.slurm.put_secret(job_id, _CONFIG, config.encode()),
+        # What the account has of its own would come first.
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+    }
+
+
+def _mint(services: Services, job_id: JobId, role: str) -> bytes:
+    """The document that ``credential_process`` is expected to print."""
+    try:
+        minted = services.sts().assume_role(
+            RoleArn=role,
+            RoleSessionName=f"slurm-{job_id}"[:64],
+            Policy=json.dumps(session_policy(services, job_id), separators=(",", ":")),
+            DurationSeconds=LIFETIME_S,
+        )["Credentials"]
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code in _TEMPORARY:
+            raise ServiceError(f"STS: {code}; try again") from error
+        raise UserError(
+            f"aws.node_role_arn: {role!r} can't be assumed ({code}: "
+            f"{error.response['Error'].get('Message', '')}); correct it, or its trust policy"
+        ) from error
+    except BotoCoreError as error:
+        raise ServiceError(f"STS: {error}; try again") from error
+    return json.dumps(
+        {
+            "Version": 1,
+            "AccessKeyId": minted["AccessKeyId"],
+            "SecretAccessKey": minted["SecretAccessKey"],
+            "SessionToken": minted["SessionToken"],
+            "Expiration": minted["Expiration"].isoformat(),
+        }
+    ).encode()

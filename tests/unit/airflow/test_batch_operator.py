@@ -1,0 +1,206 @@
+"""A script is submitted once, whatever cuts the task short; a failed one is submitted anew."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
+
+from airflow_slurm_provider.hooks.slurm import SlurmHook
+from airflow_slurm_provider.operators.slurm_submit import SlurmSubmitOperator
+from airflow_slurm_provider.slurm.arrays import ArrayState, Element
+from airflow_slurm_provider.slurm.states import ElementState
+from airflow_slurm_provider.triggers.slurm_batch import SlurmBatchTrigger
+from slurm_worker.errors import ServiceError
+
+S = ElementState
+
+
+class Cluster:
+    """Arrays by name, as the real client gives them."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.scripts: list[str] = []
+        self.state = S.RUNNING
+        self.cancelled: list[str] = []
+        self.lose_reply = False
+
+    def submit(self, name: str, script: str, folder: str) -> str:
+        assert folder == "batch"
+        if name not in self.names:
+            self.names.append(name)
+            self.scripts.append(script)
+        if self.lose_reply:
+            self.lose_reply = False
+            raise ServiceError("connection lost")
+        return str(100 + self.names.index(name))
+
+    def array(self, slurm_job_id: str) -> ArrayState:
+        alive = 0 if self.state.terminal else 1
+        return ArrayState(slurm_job_id, {0: Element(self.state, "1:0")}, alive)
+
+    def output(self, name: str, folder: str, element: int, lines: int) -> str:
+        return f"the end of {element}\n"
+
+    def cancel(self, slurm_job_id: str) -> None:
+        self.cancelled.append(slurm_job_id)
+
+
+class Store(dict[str, Any]):
+    """Airflow's task state store."""
+
+    def set(self, key: str, value: Any) -> None:
+        self[key] = value
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    fake = Cluster()
+    monkeypatch.setattr(SlurmHook, "get_conn", lambda _self: fake)
+    monkeypatch.setattr(SlurmHook, "array", lambda _self, job, _age: fake.array(job))
+    return fake
+
+
+@pytest.fixture
+def context(context: dict[str, Any]) -> dict[str, Any]:
+    context["ti"].map_index = -1
+    context["ti"].stats_tags = {}
+    return {**context, "task_state_store": Store()}
+
+
+def operator(**arguments: Any) -> SlurmSubmitOperator:
+    given = {"command": "hostname", "deferrable": False, "poll_interval": 0.0, **arguments}
+    return SlurmSubmitOperator(task_id="t", **given)
+
+
+def test_a_script_is_submitted_waited_for_and_its_array_returned(
+    cluster: Cluster, context: dict[str, Any]
+) -> None:
+    cluster.state = S.COMPLETED
+    assert operator().execute(context) == "100"
+    assert cluster.scripts[0].endswith("\nhostname\n")
+    assert context["pushed"]["submission"]["slurm_job_id"] == "100"
+
+
+def test_words_are_quoted(cluster: Cluster, context: dict[str, Any]) -> None:
+    cluster.state = S.COMPLETED
+    operator(command=["echo", "a b", "$(c)"]).execute(context)
+    assert cluster.scripts[0].endswith("\necho 'a b' '$(c)'\n")
+
+
+def test_a_failed_element_fails_the_task_with_its_output(
+    cluster: Cluster, context: dict[str, Any]
+) -> None:
+    cluster.state = S.FAILED
+    with pytest.raises(AirflowException, match=r"1 of 1 elements failed \(1 FAILED\)"):
+        operator().execute(context)
+
+
+def test_a_retry_goes_on_with_an_array_that_runs(cluster: Cluster, context: dict[str, Any]) -> None:
+    waiting = operator(deferrable=True)
+    for _ in range(2):
+        with pytest.raises(TaskDeferred) as deferred:
+            waiting.execute(context)
+        assert deferred.value.trigger.slurm_job_id == "100"
+    assert len(cluster.names) == 1
+
+
+def test_a_submission_whose_reply_was_lost_is_found_by_the_token_in_its_name(
+    cluster: Cluster, context: dict[str, Any]
+) -> None:
+    cluster.lose_reply = True
+    cluster.state = S.COMPLETED
+    with pytest.raises(AirflowException, match="connection lost"):
+        operator().execute(context)
+    assert operator().execute(context) == "100"
+    assert len(cluster.names) == 1
+
+
+def test_a_retry_after_a_failure_submits_anew(cluster: Cluster, context: dict[str, Any]) -> None:
+    cluster.state = S.FAILED
+    with pytest.raises(AirflowException):
+        operator().execute(context)
+    with pytest.raises(AirflowException):
+        operator().execute(context)
+    assert len(cluster.names) == 2
+
+
+def test_what_succeeded_is_not_run_again_by_a_retry(
+    cluster: Cluster, context: dict[str, Any]
+) -> None:
+    cluster.state = S.COMPLETED
+    assert operator().execute(context) == operator().execute(context) == "100"
+    assert len(cluster.names) == 1
+
+
+def test_who_is_not_durable_submits_each_time(cluster: Cluster, context: dict[str, Any]) -> None:
+    cluster.state = S.COMPLETED
+    assert operator(durable=False).execute(context) == "100"
+    assert operator(durable=False).execute(context) == "101"
+
+
+def test_elements_of_mapped_tasks_have_names_of_their_own(
+    cluster: Cluster, context: dict[str, Any]
+) -> None:
+    cluster.state = S.COMPLETED
+    context["ti"].map_index = 0
+    operator().execute(context)
+    assert cluster.names[0].startswith("d.t.0.")
+
+
+def test_killing_the_task_cancels_only_when_asked_to(
+    cluster: Cluster, context: dict[str, Any]
+) -> None:
+    for asked, cancelled in ((False, []), (True, ["100"])):
+        task = operator(wait_for_completion=False, cancel_on_kill=asked)
+        task.execute(context)
+        task.on_kill()
+        assert cluster.cancelled == cancelled
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"command": None}, "is given nothing to run; give one of config, script, command"),
+        ({"script": "true"}, "is given script and command"),
+        ({"config": {"job_id": "x"}}, "is given config and command"),
+        ({"command": None, "config": {}, "slurm": {}}, "slurm: does not go with config"),
+        ({"items": [1]}, "items: does not go with command; leave it out"),
+        ({"array": "x"}, "array: 'x' is not a list of elements"),
+        ({"slurm": {"mem": "lots"}}, "slurm.mem: 'lots' is not a size"),
+    ],
+)
+def test_arguments_that_do_not_go_together_fail_for_good(
+    cluster: Cluster, context: dict[str, Any], arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(AirflowFailException, match=message):
+        operator(**arguments).execute(context)
+    assert cluster.names == []
+
+
+def test_the_trigger_is_serialised_to_what_it_was_made_of() -> None:
+    arguments = {
+        "slurm_job_id": "7",
+        "name": "n",
+        "slurm_conn_id": "s",
+        "aws_conn_id": None,
+        "poll_interval": 1.0,
+        "cancel_on_kill": True,
+        "failures_allowed": 2,
+    }
+    path, found = SlurmBatchTrigger(**arguments).serialize()
+    assert (path.rsplit(".", 1)[1], found) == ("SlurmBatchTrigger", arguments)
+
+
+def test_the_trigger_waits_for_the_end_and_tells_the_output(cluster: Cluster) -> None:
+    trigger = SlurmBatchTrigger("100", "n", "slurm")
+    assert trigger.look() is None
+    cluster.state = S.FAILED
+    event = trigger.look()
+    assert event is not None
+    assert (event["status"], event["states"]) == ("failed", {"FAILED": 1})
+    assert event["output"] == "100_0: the end of 0"
+    trigger.cancel()
+    assert cluster.cancelled == ["100"]
