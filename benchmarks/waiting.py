@@ -3,8 +3,8 @@
 python -m benchmarks.waiting [--sensors 300]        (make stack-up first: it runs on Slurm)
 
 Real sensors wait in a real triggerer for arrays that are held. Counted over a minute each,
-for one sensor and for all: sessions that sshd opened, requests that slurmctld (``sdiag``)
-and slurmdbd (``sacctmgr show stats``) served to the user, and the triggerer's processor
+for one sensor and for all: commands that sshd ran, job requests that slurmctld (``sdiag``)
+and slurmdbd (``sacctmgr show stats``) served, and the triggerer's processor
 time and memory. Reaction: the last worker's last commit until the task's end.
 """
 
@@ -128,15 +128,12 @@ class Bench:
         return float(text.count(f"Starting session: command for {self._user}"))
 
     def _squeue(self) -> float:
-        return self._by_user(["sdiag"])
+        found = re.findall(r"REQUEST_JOB_INFO(?:_SINGLE)?\s.*count:(\d+)", _run(["sdiag"]))
+        return float(sum(map(int, found)))
 
     def _sacct(self) -> float:
         shown = _run(["sacctmgr", "show", "stats"])
         found = re.search(r"DBD_GET_JOBS_COND\s.*count:(\d+)", shown)
-        return float(found.group(1)) if found else 0.0
-
-    def _by_user(self, command: list[str]) -> float:
-        found = re.search(rf"^\s+{self._user}\s.*count:(\d+)", _run(command), re.MULTILINE)
         return float(found.group(1)) if found else 0.0
 
     def _triggerer(self) -> list[int]:

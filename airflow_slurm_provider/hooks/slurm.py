@@ -124,16 +124,18 @@ class SlurmHook(BaseHook):
         return self._shared()[1].poller.array(slurm_job_id, max_age_s)
 
     def test_connection(self) -> tuple[bool, str]:
-        """For the Test button: login, Slurm, table and bucket."""
+        """For the Test button: login, Slurm and its limits, table and bucket."""
         try:
-            version = self.get_conn().version()
+            client = self.get_conn()
+            version, most = client.version(), client.max_array_size()
             services = self._open()
             services.objects.verify()
             services.rows.get("CONNECTION", "TEST")
         except SlurmWorkerError as error:
             return False, str(error)
         storage = services.site.storage
-        return True, f"{version}; table {storage.table} and {storage.prefix} can be reached"
+        reached = f"table {storage.table} and {storage.prefix} can be reached"
+        return True, f"{version}, arrays of up to {most:,}; {reached}"
 
     def _connect(self) -> paramiko.SSHClient:
         extra = self.get_connection(self.slurm_conn_id).extra_dejson

@@ -39,8 +39,8 @@ class SlurmSubmitOperator(BatchJobMixin, BaseOperator):
     :param items: what to run instead of the config's ``input``: objects, strings or integers,
         such as the result of another task. (templated)
     :param item_key: the field that names each object in `items`; ``id`` where None.
-    :param script: a batch script's text, or the path of a ``.sh`` or ``.sbatch`` file beside
-        the DAG; its own ``#SBATCH`` lines count where `slurm` says nothing else. (templated)
+    :param script: a batch script's text; its own ``#SBATCH`` lines count where `slurm` says
+        nothing else. (templated)
     :param command: a shell line, or a list of words, instead of a script. (templated)
     :param array: elements of a script's array: ``"0-99%10"``; one where None. (templated)
     :param slurm: a script's options, as in a config's ``slurm`` section. (templated)
@@ -60,7 +60,6 @@ class SlurmSubmitOperator(BatchJobMixin, BaseOperator):
         *("config", "job_id", "items"),
         *("script", "command", "array", "slurm", "env"),
     )
-    template_ext: Sequence[str] = (".sh", ".sbatch")
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "config": "yaml",
         "script": "bash",

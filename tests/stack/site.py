@@ -140,12 +140,8 @@ def _airflow_variables(settings: Settings) -> dict[str, str]:
         "SCHEDULER": {
             "SCHEDULER_IDLE_SLEEP_TIME": "0.25",
             "SCHEDULER_HEARTBEAT_SEC": "2",
-            # Tasks of a scheduler that was killed go on after seconds instead of minutes.
-            "SCHEDULER_HEALTH_CHECK_THRESHOLD": "10",
+            # Tasks of a scheduler that was killed go on after half a minute, not after five.
             "ORPHANED_TASKS_CHECK_INTERVAL": "10",
-            "TASK_INSTANCE_HEARTBEAT_SEC": "4",
-            "TASK_INSTANCE_HEARTBEAT_TIMEOUT": "16",
-            "TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
         },
         "TRIGGERER": {"JOB_HEARTBEAT_SEC": "1"},
         "DAG_PROCESSOR": {

@@ -114,3 +114,10 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
     local = [target for target in targets if "://" not in target]
     assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize(("name", "task_id"), [("squares.py", "square"), ("align.py", "align")])
+def test_the_dags_of_the_airflow_guide_load(name: str, task_id: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(named(ROOT / "docs" / "guides" / "airflow.md", name))
+    assert load(path).dag.task_ids == [task_id]
