@@ -24,11 +24,12 @@ stack-status: ## a line per service of the stack
 demo: stack-up ## run both example DAGs in the stack's Airflow and check that nothing was lost
 	@$(BIN)/python -m tests.stack.demo
 
-lint: ## ruff, mypy, import contracts
+lint: ## ruff, mypy, import contracts, and that every test module can be loaded
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/pytest -q --collect-only tests >/dev/null
 
 unit: ## tests that need no service
 	$(BIN)/pytest -q tests/unit

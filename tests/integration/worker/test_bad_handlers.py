@@ -21,7 +21,7 @@ import pytest
 from airflow_slurm_provider.coordinator import job, ship
 from airflow_slurm_provider.coordinator.config import Config, load_config
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.submit import Array
+from airflow_slurm_provider.coordinator.submit import Workers
 from slurm_worker.keys import TaskState
 from slurm_worker.parts import lines_of
 from slurm_worker.table import TaskRow, TaskTable
@@ -88,8 +88,8 @@ def plan(
             "worker": {"backoff": "10ms", **worker},
         }
     )
-    nobody = Array("", "", 0, "", reattached=True)
-    monkeypatch.setattr(job, "ensure_array", lambda *_: nobody)
+    nobody = Workers((), "", 0, "", reattached=True)
+    monkeypatch.setattr(job, "ensure_workers", lambda *_: nobody)
     job.submit(services, config, log=lambda _: None)
     return config
 

@@ -16,7 +16,7 @@ import pytest
 from airflow_slurm_provider.coordinator import job, ship
 from airflow_slurm_provider.coordinator.config import load_config
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.submit import Array
+from airflow_slurm_provider.coordinator.submit import Workers
 from slurm_worker import pyz
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
@@ -98,7 +98,7 @@ def test_it_works_off_a_job(
             "handler": {"entry": "handler:handle", "code": str(tmp_path)},
         }
     )
-    monkeypatch.setattr(job, "ensure_array", lambda *_: Array("", "", 0, "", reattached=True))
+    monkeypatch.setattr(job, "ensure_workers", lambda *_: Workers((), "", 0, "", reattached=True))
     job.submit(services, config, log=lambda _: None)
     standing = services.jobs(config.spec.id).get()
     arguments = ship.worker_arguments(services, config.spec, standing.config, "000-1")
