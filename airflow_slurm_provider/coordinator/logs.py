@@ -8,6 +8,7 @@ Requests: a list per thousand chunks, a GET per chunk; one command for an output
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import zlib
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from slurm_worker.keys import JobId
 _SEVERE = ("warning", "error", "critical")
 #: Events that tell of a failed item, whatever their level.
 _FAILURES = ("item failed", "task failed")
+#: Where failures are looked for, for a log that is about more than them.
+_FIRST_CHUNKS = 20
 _HEAD = ("timestamp", "level", "event", "job", "submission", "slurm", "process", "worker")
 
 
@@ -81,6 +84,14 @@ def read_output(services: Services, job_id: JobId, element: str, lines: int = 50
             name = job_name(job_id, submission, submission.slurm_job_ids.index(array))
             return services.slurm.output(name, job_id, int(number or 0), lines)
     raise UserError(f"--worker: {element!r} is no element of an array of {job_id!r}")
+
+
+def first_failures(services: Services, job_id: JobId, most: int = 5) -> list[str]:
+    """What workers said of the first items that failed, from a few chunks of their logs."""
+    chunks = itertools.islice(services.objects.list(services.paths(job_id).logs), _FIRST_CHUNKS)
+    lines = (line for key in chunks for line in _lines(services.objects.get(key) or b""))
+    failures = (as_text(line) for line in lines if line.get("event") in _FAILURES)
+    return list(itertools.islice(failures, most))
 
 
 def as_text(line: dict[str, Any]) -> str:

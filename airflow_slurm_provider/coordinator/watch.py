@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.credentials import RENEW_AFTER_S, give_credentials
-from airflow_slurm_provider.coordinator.logs import read_output
+from airflow_slurm_provider.coordinator.logs import first_failures, read_output
 from airflow_slurm_provider.coordinator.losses import Loss, attribute
 from airflow_slurm_provider.coordinator.progress import Poll, Progress
 from airflow_slurm_provider.coordinator.services import Services
@@ -80,6 +80,8 @@ class Watcher:
             self._said = line
             self._say(f"{line}{self._meter.outlook(seen.progress)}")
         self._tell_losses(seen)
+        if seen.finished and seen.progress.failed:
+            self._tell_failures()
         if not seen.finished:
             self._renew_credentials()
         if seen.workers_gone and self._resubmit(seen):
@@ -129,6 +131,16 @@ class Watcher:
             self._say(loss.line())
             if number < _TAILS and loss.error_class not in _EXPECTED:
                 self._tell_output(loss)
+
+    def _tell_failures(self) -> None:
+        try:
+            failures = first_failures(self._services, self._job_id)
+        except ServiceError as error:
+            failures = [str(error)]
+        if failures:
+            self._say(f"the first failures (all: slurmctl logs {self._job_id} --errors):")
+        for line in failures:
+            self._say(f"  {line}")
 
     def _tell_output(self, loss: Loss) -> None:
         try:

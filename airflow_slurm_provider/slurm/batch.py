@@ -44,6 +44,8 @@ def batch_script(
     """
     if not _ARRAY.fullmatch(array):
         raise UserError(f"array: {array!r} is not a list of elements; write 0-9, 1,3,5 or 0-99%10")
+    if options.command_prefix:
+        raise UserError("slurm.command_prefix: is for backfills; write it into the script")
     if not body.strip():
         raise UserError("script: is empty; give the lines to run")
     lines = body.splitlines()

@@ -15,7 +15,7 @@ _TIME = re.compile(r"\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+(:\d+){0,2}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SIZES = ("mem", "mem_per_cpu", "tmp")
 _NUMBERS = ("cpus_per_task", "throttle", "grace", "nice")
-_LISTS = ("extra_args", "setup")
+_LISTS = ("extra_args", "setup", "command_prefix")
 _LONGEST_GRACE_S = 120
 #: What the project sets itself, or relies on, so that `extra_args` may not.
 _OURS = (
@@ -36,6 +36,7 @@ class SlurmOptions:
             120, or a quarter of a short limit. Slurm may tell them up to 60 s earlier.
         extra_args: further ``sbatch`` options, each as one word: ``--hint=nomultithread``.
         setup: shell lines run before the worker: ``module load python/3.12``.
+        command_prefix: words before the worker's command: ``apptainer exec image.sif``.
     """
 
     partition: str | None = None
@@ -60,6 +61,7 @@ class SlurmOptions:
     grace: int = _LONGEST_GRACE_S
     extra_args: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()
+    command_prefix: tuple[str, ...] = ()
 
     @classmethod
     def from_mapping(cls, raw: Mapping[str, Any]) -> SlurmOptions:

@@ -44,13 +44,14 @@ def render_script(
         f"--signal=USR1@{options.grace}",
         *options.arguments(),
     ]
+    words = " ".join(map(quote, [*options.command_prefix, *command]))
     lines = [
         "#!/bin/bash",
         *directives(arguments),
         "",
         *exports(environment),
         *options.setup,
-        f"exec {' '.join(_step(options))} {' '.join(map(quote, command))}",
+        f"exec {' '.join(_step(options))} {words}",
         "",
     ]
     return "\n".join(lines)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,9 @@ from airflow_slurm_provider.coordinator.watch import RateMeter, Watcher
 from airflow_slurm_provider.slurm.endings import Ending
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.config import LeaseConfig
-from slurm_worker.errors import ErrorClass
+from slurm_worker.errors import ErrorClass, ItemError
 from slurm_worker.table import Claimed, TaskTable
-from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services
+from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
 
 
 def submitted(folder: Path, slurm: FakeSlurm, **changes: object) -> tuple[Services, str]:
@@ -112,6 +114,29 @@ def test_each_death_is_told_once(tmp_path: Path) -> None:
         watcher.look()
     assert sum("walltime (TIMEOUT" in line for line in lines) == 1
     assert watcher.lost == {"walltime": 1}
+
+
+def test_the_first_failures_are_told_when_the_job_ends(tmp_path: Path) -> None:
+    edges = services(FakeSlurm())
+    config = make_config(tmp_path / "job", items=10, bundle=10)
+    job.submit(edges, config, log=lambda _: None)
+
+    def handle(item: dict[str, int], _context: object) -> dict[str, int]:
+        raise ItemError("bad_input", f"no {item['n']}")
+
+    world_of(edges, config, tmp_path / "w", handle).worker().run()
+    chunk = [
+        {"event": "worker started", "level": "info"},
+        *({"event": "item failed", "level": "warning", "item": f"k{n}"} for n in range(8)),
+    ]
+    job_id = config.spec.id
+    text = "\n".join(map(json.dumps, chunk))
+    edges.objects.put(edges.paths(job_id).log("r0s1", "w", 0), gzip.compress(text.encode()))
+    lines: list[str] = []
+    Watcher(edges, job_id, lines.append).look()
+    told = [line for line in lines if "item failed" in line]
+    assert [f"k{n}" in line for n, line in enumerate(told)] == [True] * 5, lines
+    assert f"the first failures (all: slurmctl logs {job_id} --errors):" in lines
 
 
 def test_a_question_of_many_is_asked_once() -> None:

@@ -105,3 +105,8 @@ def test_a_failure_names_states_element_and_exit_code() -> None:
         "array 7: 2 of 3 elements failed (1 FAILED, 1 OUT_OF_MEMORY); element 1 exited with 3:0"
     )
     assert "no record" in failure(array())
+
+
+def test_a_batch_job_takes_no_prefix_of_a_worker() -> None:
+    with pytest.raises(UserError, match=r"slurm\.command_prefix: is for backfills"):
+        script("true", command_prefix=["apptainer"])

@@ -109,3 +109,9 @@ def test_a_variable_needs_a_name(name: str) -> None:
 )
 def test_quoting_is_undone_by_the_shells_rules(value: str) -> None:
     assert shlex.split(quote(value)) == [value]
+
+
+def test_a_prefix_stands_before_the_workers_command_as_words_of_their_own() -> None:
+    options = SlurmOptions.from_mapping({"command_prefix": ["apptainer", "exec", "my image.sif"]})
+    last = render(options=options, command=["python3", "w.pyz"]).splitlines()[-1]
+    assert last.endswith(" apptainer exec 'my image.sif' python3 w.pyz")
