@@ -66,7 +66,13 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "triggers": [
-            {"integration-name": name, "python-modules": [f"{package}.triggers.slurm_array"]}
+            {
+                "integration-name": name,
+                "python-modules": [
+                    f"{package}.triggers.slurm_array",
+                    f"{package}.triggers.slurm_batch",
+                ],
+            }
         ],
         "task-decorators": [
             {

@@ -1,6 +1,6 @@
 """What it costs to wait for many jobs, and how soon the end of a job is noticed.
 
-python -m benchmarks.waiting [--sensors 300]        (make stack-up first: it runs on Slurm)
+make bench-waiting        (make stack-up first: it runs on Slurm)
 
 Real sensors wait in a real triggerer for arrays that are held. Counted over a minute each,
 for one sensor and for all: commands that sshd ran, job requests that slurmctld (``sdiag``)
@@ -187,21 +187,45 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sensors", type=int, default=300)
     parser.add_argument("--reactions", type=int, default=5)
+    parser.add_argument("--write", type=Path, help="the Markdown file for the results")
     arguments = parser.parse_args()
+    costs = []
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
         reactions = bench.reactions(arguments.reactions)
-        print(
-            f"reaction with 2 s between looks: median {statistics.median(reactions):.1f} s, "
-            f"longest {max(reactions):.1f} s of {len(reactions)}",
-            flush=True,
+        reaction = (
+            f"with 2 s between looks: median {statistics.median(reactions):.1f} s, "
+            f"longest {max(reactions):.1f} s of {len(reactions)}"
         )
+        print(f"reaction {reaction}", flush=True)
         jobs = [bench.submit_held(number) for number in range(arguments.sensors)]
         try:
-            print(bench.wait_for(jobs[:1]).line(), flush=True)
-            print(bench.wait_for(jobs).line(), flush=True)
+            for each in (jobs[:1], jobs):
+                costs.append(bench.wait_for(each))
+                print(costs[-1].line(), flush=True)
         finally:
             bench.cancel(jobs)
+    if arguments.write:
+        arguments.write.write_text(_report(reaction, costs))
+
+
+def _report(reaction: str, costs: list[Cost]) -> str:
+    rows = "".join(
+        f"| {each.sensors} | {each.commands} | {each.squeue} | {each.sacct} "
+        f"| {each.cpu_percent:.0f} % | {each.memory_mb:.0f} MB |\n"
+        for each in costs
+    )
+    return f"""# Waiting
+
+Measured by `make bench-waiting` on {os.cpu_count()} cores with the development stack's Slurm, sshd
+and Airflow: deferred sensors wait for arrays that are held. Per minute:
+
+| sensors | commands over SSH | squeue | sacct | triggerer, of a core | its memory |
+| --- | --- | --- | --- | --- | --- |
+{rows}
+Counted by sshd's log, `sdiag` and `sacctmgr show stats`. From a job's last commit to its sensor's
+success, {reaction}.
+"""
 
 
 if __name__ == "__main__":
