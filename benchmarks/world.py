@@ -73,7 +73,7 @@ def plan(rows: Rows, objects: ObjectStore, count: int, bundle: int) -> None:
     clock = WallClock()
     jobs = JobTable(rows, JOB, clock)
     jobs.create("identity", "config", SHARDS)
-    jobs.create_round(0, "benchmark", ())
+    jobs.create_round(0, "benchmark")
     table = TaskTable(rows, JOB, SHARDS, LeaseConfig(), clock)
     sequence = 0
     for segment, start in enumerate(range(0, count, SEGMENT)):

@@ -32,6 +32,7 @@ COMMANDS = {
     "status": ("following", "Print how far a job is."),
     "wait": ("following", "Wait until nothing of a job is left to run."),
     "retry": ("results", "Run failed items again, by error class."),
+    "errors": ("results", "Group a job's failures by class and message."),
     "aggregate": ("results", "Publish a job's results as one Parquet dataset."),
     "logs": ("logs", "Print what the workers of a job said."),
     "limits": ("limits", "Show a job's rate limits, or the rate that a vendor's quota allows."),

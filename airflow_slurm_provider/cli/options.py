@@ -72,7 +72,7 @@ def common_options(function: Callable[Concatenate[Common, P], int]) -> Callable[
     return command
 
 
-def error_classes(value: str | None) -> list[str] | None:
+def error_classes(value: str | None, option: str = "--errors") -> list[str] | None:
     """Read ``network,timeout``; None, for every class that has a retry policy, where not given.
 
     Raises:
@@ -85,7 +85,7 @@ def error_classes(value: str | None) -> list[str] | None:
     wrong = [name for name in names if name not in known]
     if wrong or not names:
         raise UserError(
-            f"--errors: {(wrong or [value])[0]!r} is not an error class; "
+            f"{option}: {(wrong or [value])[0]!r} is not an error class; "
             f"choose from {', '.join(known)}"
         )
     return list(dict.fromkeys(names))

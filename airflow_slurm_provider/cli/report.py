@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from airflow_slurm_provider.cli.output import Fields, by_class, number
@@ -12,6 +13,7 @@ from airflow_slurm_provider.slurm.arrays import named
 from slurm_worker.keys import JobId
 
 if TYPE_CHECKING:
+    from airflow_slurm_provider.coordinator.failures import Group
     from airflow_slurm_provider.coordinator.losses import Loss
     from airflow_slurm_provider.coordinator.progress import Poll, Progress
     from airflow_slurm_provider.coordinator.services import Services
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 Manifest = Mapping[str, Any]
 _LOSSES_SHOWN = 5
+_GROUPS_SHOWN = 20
 
 
 def read_manifest(services: Services, job: JobId) -> Manifest | None:
@@ -83,6 +86,32 @@ def loss_fields(losses: Sequence[Loss] | None) -> Fields:
     return fields + [("", each.line()) for each in losses[-_LOSSES_SHOWN:]]
 
 
+def failure_fields(job_id: str, groups: Sequence[Group]) -> Fields:
+    """Failures by class and message, each with its examples, and the command for the class."""
+    if not groups:
+        return [("failures", "none")]
+    fields: list[tuple[str, str]] = []
+    for each in groups[:_GROUPS_SHOWN]:
+        what = "tasks given up" if each.of == "task" else "items"
+        again = f" ({each.superseded:,} more were tried again)" if each.superseded else ""
+        fields.append((each.error_class, f"{each.count:,} {what}{again}: {each.message}"))
+        fields += [("", f"{key}: {message}") for key, message in each.examples]
+        if each.first:
+            times = " to ".join(_utc(at) for at in (each.first, each.last))
+            nodes = ", ".join(f"{node} {count:,}" for node, count in each.nodes.most_common(5))
+            fields.append(("", f"{times}{f'; on {nodes}' if nodes else ''}"))
+    left = len(groups) - _GROUPS_SHOWN
+    if left > 0:
+        fields.append(("", f"and {left:,} further messages; see --json"))
+    standing = Counter[str]()
+    for each in groups:
+        standing[each.error_class] += each.count
+    for name, count in standing.most_common():
+        if count:
+            fields.append((f"retry {name}", f"slurmctl retry {job_id} --errors={name}"))
+    return fields
+
+
 def waited_fields(poll: Poll) -> Fields:
     """What a wait came to."""
     fields = list(progress_fields(poll.progress))
@@ -108,6 +137,10 @@ def dataset_text(manifest: Manifest | None, address: str) -> str:
     if manifest is None:
         return "not published"
     return f"{number(manifest['rows'])} rows in {len(manifest['files'])} files, {address}"
+
+
+def _utc(at: float) -> str:
+    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _state(progress: Progress) -> str:

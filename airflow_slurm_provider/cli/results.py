@@ -1,38 +1,46 @@
-"""`slurmctl retry` and `slurmctl aggregate`: what becomes of a job's results."""
+"""`slurmctl retry`, `errors` and `aggregate`: what becomes of a job's results."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from airflow_slurm_provider.cli.options import Common, common_options, error_classes
 from airflow_slurm_provider.cli.output import by_class, emit, number, say
-from airflow_slurm_provider.cli.report import manifest_address, manifest_fields
+from airflow_slurm_provider.cli.report import failure_fields, manifest_address, manifest_fields
 from airflow_slurm_provider.cli.waiting import report_wait, wait_options, wait_until_finished
+from slurm_worker.errors import UserError
 from slurm_worker.keys import JobId, check_job_id
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.job import Retried
-    from airflow_slurm_provider.coordinator.services import Services
+    from airflow_slurm_provider.coordinator.retry import RetryPlan
 
 
-@click.command(
-    epilog="\b\nExample:\n  slurmctl retry --job-id planes-1 --errors=network,timeout --wait"
-)
-@click.option("--job-id", metavar="JOB", required=True, help="The job.")
+@click.command(epilog="\b\nExample:\n  slurmctl retry planes-1 --errors=network,timeout --wait")
+@click.argument("job", required=False)
+@click.option("--job-id", metavar="JOB", help="The same as JOB.")
 @click.option(
     "--errors",
     metavar="CLASSES",
     help="Error classes, separated by commas; without it, the job's retry policy decides.",
+)
+@click.option(
+    "--items",
+    type=click.Path(path_type=Path),
+    help="A file with keys of items, one per line: only the failed ones among them.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be run again, and do nothing.")
 @wait_options
 @common_options
 def retry(
     common: Common,
-    job_id: str,
+    job: str | None,
+    job_id: str | None,
     errors: str | None,
+    items: Path | None,
     dry_run: bool,
     wait: bool,
     interval: float,
@@ -42,21 +50,44 @@ def retry(
 
     Safe to run again: a round that was begun is finished before another one starts.
     """
-    name, classes = check_job_id(job_id, "--job-id"), error_classes(errors)
-    from airflow_slurm_provider.coordinator import job
+    name, classes = _one_job(job, job_id), error_classes(errors)
+    only = None if items is None else _keys(items)
+    from airflow_slurm_provider.coordinator import job as verbs
 
     with common.services() as services:
         if dry_run:
-            retried = _preview(services, name, classes)
-        else:
-            retried = job.retry(services, name, classes, log=say)
-        document = {**retried.to_dict(), "dry_run": dry_run}
-        fields = _retried_fields(retried, dry_run)
-        if dry_run or not wait or retried.round is None:
+            plan = verbs.plan_retry(services, name, classes, only=only)
+            document = {"job_id": name, "dry_run": True, **plan.to_dict()}
+            emit(common.as_json, document, _planned_fields(name, plan))
+            return 0
+        retried = verbs.retry(services, name, classes, only=only, log=say)
+        document = {**retried.to_dict(), "dry_run": False}
+        fields = _retried_fields(retried)
+        if not wait or retried.round is None:
             emit(common.as_json, document, fields)
             return 0
         poll = wait_until_finished(services, name, interval=interval, timeout=timeout)
     return report_wait(common, poll, document, fields)
+
+
+@click.command(epilog="\b\nExample:\n  slurmctl errors planes-1 --class network")
+@click.argument("job")
+@click.option("--class", "error_class", metavar="CLASS", help="Failures of this class only.")
+@common_options
+def errors(common: Common, job: str, error_class: str | None) -> int:
+    """Group the failures of JOB by class and message, with the command that retries them.
+
+    Numbers, quoted text, paths and addresses in messages are left out of the comparison.
+    """
+    name = check_job_id(job, "JOB")
+    chosen = (error_classes(error_class, "--class") or [""])[0]
+    from airflow_slurm_provider.coordinator.failures import explain
+
+    with common.services() as services:
+        groups = explain(services, name, chosen)
+    document = {"job_id": name, "groups": [each.to_dict() for each in groups]}
+    emit(common.as_json, document, [("job", name), *failure_fields(name, groups)])
+    return 0
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl aggregate flights-2013")
@@ -78,30 +109,45 @@ def aggregate(common: Common, job: str) -> int:
     return 0
 
 
-def _preview(services: Services, job_id: JobId, classes: list[str] | None) -> Retried:
-    """What a retry would find now; reads the committed parts' errors and writes nothing."""
-    from airflow_slurm_provider.coordinator import job, retry
-
-    row = services.jobs(job_id).get()
-    next_round = len(services.jobs(job_id).rounds())
-    selector = retry.Selector(job.read_spec(services, row), job.check_classes(classes))
-    items = retry.FailedItems(services.store(job_id), selector, next_round)
-    count = sum(1 for _ in items)
-    tasks = len(retry.failed_tasks(services, row, selector))
-    return job.Retried(
-        job_id,
-        next_round if count or tasks else None,
-        items=dict(items.retried),
-        tasks=tasks,
-        given_up=dict(items.given_up),
-    )
+def _one_job(argument: str | None, option: str | None) -> JobId:
+    if argument and option and argument != option:
+        raise UserError(f"--job-id: {option!r} is not JOB, which is {argument!r}; give one of them")
+    if not argument and not option:
+        raise UserError("JOB: is missing; name the job")
+    return check_job_id(argument or option or "", "JOB" if argument else "--job-id")
 
 
-def _retried_fields(retried: Retried, dry_run: bool) -> list[tuple[str, str]]:
-    number_of = "nothing to run again" if retried.round is None else str(retried.round)
+def _keys(path: Path) -> list[str]:
+    try:
+        keys = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--items: {path} can't be read ({error}); name a text file") from error
+    if not keys:
+        raise UserError(f"--items: {path} is empty; write the key of an item on each line")
+    return keys
+
+
+def _planned_fields(job_id: str, plan: RetryPlan) -> list[tuple[str, str]]:
+    number_of = "nothing to run again" if plan.round is None else str(plan.round)
+    fields = [
+        ("job", job_id),
+        ("round", f"{number_of} (dry run: nothing was done)"),
+        ("items to run again", by_class(plan.items)),
+        ("tasks put back", by_class(plan.tasks)),
+        ("given up", by_class(plan.given_up)),
+    ]
+    if plan.resources.slurm:
+        options = " ".join(f"{name}={value}" for name, value in plan.resources.slurm.items())
+        fields.append(("with", options))
+    if plan.resources.delay_s:
+        fields.append(("not before", f"{plan.resources.delay_s:,} s from now"))
+    return [*fields, *(("note", each) for each in plan.notes)]
+
+
+def _retried_fields(retried: Retried) -> list[tuple[str, str]]:
     fields = [
         ("job", retried.job_id),
-        ("round", f"{number_of} (dry run: nothing was done)" if dry_run else number_of),
+        ("round", "nothing to run again" if retried.round is None else str(retried.round)),
         ("items to run again", by_class(retried.items)),
         ("tasks put back", number(retried.tasks)),
         ("given up", by_class(retried.given_up)),

@@ -15,19 +15,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from airflow_slurm_provider.coordinator.fields import PerSecond, Seconds, Strict
+from airflow_slurm_provider.coordinator.policy import Policy, RetryRule, Rules
 from airflow_slurm_provider.coordinator.site import Site
 from airflow_slurm_provider.coordinator.validation import explain
 from airflow_slurm_provider.slurm.options import SlurmOptions
+from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.config import (
     HandlerConfig,
     JobConfig,
@@ -35,63 +30,14 @@ from slurm_worker.config import (
     LimitConfig,
     WorkerConfig,
 )
-from slurm_worker.errors import ErrorClass, UserError
+from slurm_worker.errors import ClassRule, ErrorClass, UserError
 from slurm_worker.keys import NAME_PATTERN, JobId, check_job_id
 from slurm_worker.parts import PARQUET
 
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)")
-_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(s|min|m|h|d)")
 _ENTRY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
-#: Rounds of retry per error class, where the job says nothing else.
-DEFAULT_ROUNDS = {
-    ErrorClass.NETWORK: 3,
-    ErrorClass.RATE_LIMITED: 3,
-    ErrorClass.TIMEOUT: 3,
-    ErrorClass.OUT_OF_MEMORY: 1,
-    ErrorClass.WALLTIME: 1,
-    ErrorClass.PREEMPTED: 3,
-    ErrorClass.NODE_FAILURE: 3,
-    ErrorClass.CANCELLED: 1,
-    ErrorClass.WORKER_CRASH: 1,
-    ErrorClass.UNKNOWN: 1,
-    ErrorClass.AUTH: 0,
-    ErrorClass.NOT_FOUND: 0,
-    ErrorClass.BAD_INPUT: 0,
-    ErrorClass.HANDLER_BUG: 0,
-}
 
-
-def _seconds(value: object) -> object:
-    """Seconds from 30, 30.5, "30s", "200ms", "5m", "2h"."""
-    if isinstance(value, str):
-        match = _DURATION.fullmatch(value.strip())
-        if match is None:
-            raise ValueError(f"{value!r} is not a duration; write 30s, 200ms, 5m or 2h")
-        return float(match.group(1)) * _SECONDS[match.group(2)]
-    return value
-
-
-def _per_second(value: object) -> object:
-    """Tokens per second from 40, "40/s", "600/min", "5000/h"."""
-    if isinstance(value, str):
-        match = _RATE.fullmatch(value.strip())
-        if match is None:
-            raise ValueError(f"{value!r} is not a rate; write 40/s, 600/min or 5000/h")
-        return float(match.group(1)) / _SECONDS[match.group(2)]
-    return value
-
-
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
-PerSecond = Annotated[float, BeforeValidator(_per_second), Field(gt=0)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class InputSection(_Strict):
+class InputSection(Strict):
     """What the items are: a file, and the column that names each item."""
 
     path: str
@@ -99,14 +45,14 @@ class InputSection(_Strict):
     format: str | None = None
 
 
-class HandlerSection(_Strict):
+class HandlerSection(Strict):
     """The user's function; `code` is a folder beside the YAML that is shipped to the nodes."""
 
     entry: str = ""
     plugin: str = ""
     code: str | None = None
     requirements: str = ""
-    params: dict[str, Any] = {}
+    params: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("entry")
     @classmethod
@@ -124,7 +70,7 @@ class HandlerSection(_Strict):
         return self
 
 
-class LimitSection(_Strict):
+class LimitSection(Strict):
     """A rate limit shared by all workers of all jobs that name it."""
 
     rate: PerSecond
@@ -134,7 +80,7 @@ class LimitSection(_Strict):
     quota_per_day: Annotated[int, Field(ge=1)] | None = None
 
 
-class WorkerSection(_Strict):
+class WorkerSection(Strict):
     """How each worker runs its items."""
 
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -148,7 +94,7 @@ class WorkerSection(_Strict):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 
-class LeaseSection(_Strict):
+class LeaseSection(Strict):
     """Times of a task's lease, and how often it may be lost."""
 
     ttl: Seconds = 120.0
@@ -158,13 +104,33 @@ class LeaseSection(_Strict):
     max_lost: Annotated[int, Field(ge=1, le=1000)] = 3
 
 
-class RetryRule(_Strict):
-    """How often items of one error class are tried again."""
+class ClassifySection(Strict):
+    """One rule on which errors have which class; each condition that is given must hold."""
 
-    rounds: Annotated[int, Field(ge=0, le=100)]
+    error_class: ErrorClass = Field(alias="class")
+    exception: str = ""
+    message: str = ""
+    status: Annotated[int, Field(ge=400, le=599)] | None = None
+    slurm: ElementState | None = None
+
+    @field_validator("message")
+    @classmethod
+    def _is_pattern(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"{value!r} is no regular expression: {error}") from None
+        return value
+
+    @model_validator(mode="after")
+    def _says_what_it_matches(self) -> ClassifySection:
+        of_exceptions = bool(self.exception or self.message or self.status)
+        if of_exceptions == bool(self.slurm):
+            raise ValueError("matches nothing; give exception, message or status, or else slurm")
+        return self
 
 
-class AggregateSection(_Strict):
+class AggregateSection(Strict):
     """The published dataset."""
 
     schema_: dict[str, str] | None = Field(default=None, alias="schema")
@@ -172,7 +138,7 @@ class AggregateSection(_Strict):
     row_group_size: Annotated[int, Field(ge=1)] = 131_072
 
 
-class JobSpec(_Strict):
+class JobSpec(Strict):
     """The job's YAML."""
 
     job_id: str
@@ -180,11 +146,12 @@ class JobSpec(_Strict):
     handler: HandlerSection
     bundle: Annotated[int, Field(ge=1, le=100_000)] = 500
     workers: Annotated[int, Field(ge=1, le=100_000)] = 1
-    limits: dict[str, LimitSection] = {}
+    limits: dict[str, LimitSection] = Field(default_factory=dict)
     worker: WorkerSection = WorkerSection()
     lease: LeaseSection = LeaseSection()
-    slurm: dict[str, Any] = {}
-    retry: dict[ErrorClass, RetryRule] = {}
+    slurm: dict[str, Any] = Field(default_factory=dict)
+    retry: dict[ErrorClass, RetryRule] = Field(default_factory=dict)
+    classify: list[ClassifySection] = Field(default_factory=list)
     aggregate: AggregateSection = AggregateSection()
 
     @field_validator("limits")
@@ -223,10 +190,14 @@ class JobSpec(_Strict):
                 "worker.part_format: 'parquet' needs columns; declare them in aggregate.schema"
             )
 
-    def rounds_for(self, error_class: ErrorClass) -> int:
-        """How many retry rounds an item of this class gets."""
-        rule = self.retry.get(error_class)
-        return DEFAULT_ROUNDS[error_class] if rule is None else rule.rounds
+    def policy(self, *over: Rules) -> Policy:
+        """The retry policy: the job's rules, and those of whoever retries over them."""
+        return Policy(self.retry, *over)
+
+    @property
+    def slurm_classes(self) -> dict[ElementState, ErrorClass]:
+        """The classes that the job's rules give to Slurm's states."""
+        return {each.slurm: each.error_class for each in self.classify if each.slurm}
 
     def identity(self) -> str:
         """Digest of what can't change between two submits of one job id."""
@@ -284,6 +255,11 @@ class JobSpec(_Strict):
                 item_timeout_s=self.worker.item_timeout or 0.0,
                 checkpoint_s=self.worker.checkpoint or 0.0,
                 log_level=self.worker.log_level,
+            ),
+            rules=tuple(
+                ClassRule(each.error_class, each.exception, each.message, each.status or 0)
+                for each in self.classify
+                if each.slurm is None
             ),
         )
 

@@ -7,7 +7,8 @@ are plain data with a `to_dict`.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -15,16 +16,19 @@ from typing import Any, cast
 from airflow_slurm_provider.coordinator import progress as progress_of
 from airflow_slurm_provider.coordinator import retry as retrying
 from airflow_slurm_provider.coordinator import ship
-from airflow_slurm_provider.coordinator.config import Config, JobSpec, spec_of
+from airflow_slurm_provider.coordinator.config import Config, JobSpec
+from airflow_slurm_provider.coordinator.failures import cured_by_class
 from airflow_slurm_provider.coordinator.inputs import InputSpec, open_input
 from airflow_slurm_provider.coordinator.key_check import KeyCheck
 from airflow_slurm_provider.coordinator.losses import Loss, attribute, find_losses
 from airflow_slurm_provider.coordinator.plan import PlanConflict, Planner
+from airflow_slurm_provider.coordinator.policy import Rules, parse_rules
 from airflow_slurm_provider.coordinator.progress import Poll, Progress
+from airflow_slurm_provider.coordinator.retry import RetryPlan
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submit import Workers, ensure_workers
 from slurm_worker import aggregate as aggregation
-from slurm_worker.errors import ErrorClass, ServiceError, UserError
+from slurm_worker.errors import ErrorClass, UserError
 from slurm_worker.jobs import JobRow, JobTable, RoundRow
 from slurm_worker.keys import JobId, RoundState, SubmitState, shard_count
 from slurm_worker.ports import Value
@@ -96,7 +100,7 @@ def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmc
         job = jobs.create(spec.identity(), ship.ship_config(services, spec, shards, code), shards)
         _check_identity(job, spec)
     digest = ship.ship_config(services, spec, job.shards, code)
-    round_row = jobs.create_round(0, spec.input.path, ())
+    round_row = jobs.create_round(0, spec.input.path)
     if round_row.state is RoundState.PLANNING:
         _plan_input(services, spec, job, round_row, log)
         round_row = jobs.rounds()[0]
@@ -105,7 +109,7 @@ def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmc
     if digest != job.config:
         jobs.set_config(digest)
     job = jobs.get()
-    workers = ensure_workers(services, spec, job, 0, round_row.tasks, log)
+    workers = ensure_workers(services, spec, job, round_row, round_row.tasks, log)
     if not workers.reattached:
         _audit_workers(services, spec.id, workers, actor)
     return Submitted(
@@ -147,14 +151,14 @@ def resubmit(
     """
     jobs = services.jobs(job_id)
     job = jobs.get()
-    spec = read_spec(services, job)
+    spec = ship.read_spec(services, job)
     round_row = jobs.rounds()[-1]
     number = max(
         (each.number for each in jobs.submissions() if each.round_no == round_row.number), default=1
     )
     if number > most:
         return None
-    workers = ensure_workers(services, spec, job, round_row.number, round_row.tasks, log)
+    workers = ensure_workers(services, spec, job, round_row, round_row.tasks, log)
     if not workers.reattached:
         _audit_workers(services, job_id, workers, actor)
     return workers
@@ -165,11 +169,29 @@ def losses(services: Services, job_id: JobId) -> list[Loss]:
     return find_losses(services, job_id)
 
 
+def plan_retry(
+    services: Services,
+    job_id: JobId,
+    classes: list[str] | None = None,
+    *,
+    policy: Mapping[str, Any] | None = None,
+    only: Iterable[str] | None = None,
+) -> RetryPlan:
+    """What `retry` with the same arguments would do now; writes nothing."""
+    asked = _Asked.of(classes, policy, only)
+    job = services.jobs(job_id).get()
+    spec = ship.read_spec(services, job)
+    return retrying.plan_retry(services, spec, job, spec.policy(asked.rules), asked.selector(spec))
+
+
 def retry(
     services: Services,
     job_id: JobId,
     classes: list[str] | None = None,
     *,
+    policy: Mapping[str, Any] | None = None,
+    only: Iterable[str] | None = None,
+    most_items: int | None = None,
     log: Log,
     actor: str = "slurmctl",
 ) -> Retried:
@@ -180,52 +202,82 @@ def retry(
     Args:
         services: the edges.
         job_id: the job.
-        classes: error classes to try again; by the job's policy where None.
+        classes: error classes to try again; by the retry policy where None.
+        policy: rules that go over the job's own, by error class.
+        only: keys of the items to try again; all of the classes where None.
+        most_items: a round of more items than this is not begun.
         log: told of progress.
         actor: who asks, for the audit trail.
 
     Raises:
-        UserError: if a class is unknown, or the job is still at its first round.
+        UserError: if a class or a rule is wrong, or the job is still at its first round.
     """
-    selector_classes = check_classes(classes)
+    asked = _Asked.of(classes, policy, only)
     jobs = services.jobs(job_id)
     job = jobs.get()
-    spec = read_spec(services, job)
+    spec = ship.read_spec(services, job)
     rounds = jobs.rounds()
     last = rounds[-1] if rounds else None
     if last is None or (last.number == 0 and last.state is RoundState.PLANNING):
         raise UserError(f"job_id: {job_id!r} is not planned yet; run slurmctl submit first")
-    begun = last.number > 0 and not _round_submitted(jobs, last)
     attribute(services, job_id)
-    if not begun:
+    if last.number == 0 or _round_submitted(jobs, last):
         state = progress(services, job_id)
         if not state.complete:
             return _still_running(services, state, last)
-    selector = retrying.Selector(spec, last.selector if begun else selector_classes)
-    number = last.number if begun else last.number + 1
-    items = retrying.FailedItems(services.store(job_id), selector, number)
-    failed_tasks = retrying.failed_tasks(services, job, selector)
-    if not begun:
-        if not failed_tasks and next(iter(items), None) is None:
-            return Retried(job_id, None, given_up=dict(items.given_up))
-        items = retrying.FailedItems(services.store(job_id), selector, number)
-        last = jobs.create_round(number, "retry", selector_classes)
-    planned = _plan_retry(services, spec, job, last, items, log)
-    reopened = retrying.reopen(_table(services, spec, job), failed_tasks, number, log)
+        plan = retrying.plan_retry(
+            services, spec, job, spec.policy(asked.rules), asked.selector(spec)
+        )
+        for note in plan.notes:
+            log(note)
+        too_many = most_items is not None and sum(plan.items.values()) > most_items
+        if plan.round is None or too_many:
+            left = Counter(plan.given_up) + Counter(plan.items if too_many else {})
+            return Retried(job_id, None, given_up=dict(left))
+        last = jobs.create_round(
+            plan.round,
+            "retry",
+            asked.selector(spec).rounds,
+            tasks_back=plan.tasks,
+            only="" if asked.only is None else retrying.keep_keys(services, job_id, asked.only),
+            slurm=plan.resources.slurm,
+            delay_s=plan.resources.delay_s,
+        )
+    return _begun_retry(services, spec, job, last, log, actor)
+
+
+def cured(services: Services, job_id: JobId) -> dict[str, int]:
+    """Failures that the job's retries have undone, by error class."""
+    return dict(cured_by_class(services, job_id))
+
+
+def _begun_retry(
+    services: Services, spec: JobSpec, job: JobRow, round_row: RoundRow, log: Log, actor: str
+) -> Retried:
+    """Finish a round whose row says what it is to try again."""
+    jobs = services.jobs(spec.id)
+    number = round_row.number
+    only = retrying.kept_keys(services, spec.id, round_row.only)
+    selector = retrying.Selector(round_row.selector, only)
+    items = retrying.FailedItems(services.store(spec.id), selector, number)
+    planned = _plan_retry(services, spec, job, round_row, items, log)
+    tasks = retrying.failed_tasks(services, spec, job, selector)
+    retrying.reopen(_table(services, spec, job), tasks, number, log)
     jobs.open(number + 1)
-    workers = ensure_workers(services, spec, job, number, planned.tasks + reopened, log)
+    back = sum(round_row.tasks_back.values())
+    workers = ensure_workers(services, spec, job, round_row, planned.tasks + back, log)
     result = Retried(
-        job_id=job_id,
+        job_id=spec.id,
         round=number,
         items=planned.retried,
-        tasks=reopened,
+        tasks=back,
         given_up=dict(items.given_up),
         slurm_job_ids=workers.slurm_job_ids,
         reattached=workers.reattached,
     )
     if not workers.reattached:
         jobs.audit(actor, "retried", cast("dict[str, Value]", result.to_dict()))
-        _audit_workers(services, job_id, workers, actor)
+        _audit_workers(services, spec.id, workers, actor)
     return result
 
 
@@ -239,7 +291,7 @@ def aggregate(
     """
     jobs = services.jobs(job_id)
     job = jobs.get()
-    spec = read_spec(services, job)
+    spec = ship.read_spec(services, job)
     state = progress(services, job_id)
     if not state.complete:
         raise UserError(
@@ -281,16 +333,6 @@ def cancel(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> lis
     return cancelled
 
 
-def read_spec(services: Services, job: JobRow) -> JobSpec:
-    """The YAML with which the job was last submitted."""
-    document = services.objects.get(services.paths(job.job).config(job.config))
-    if document is None:
-        raise ServiceError(
-            f"{services.paths(job.job).config(job.config)} is missing; submit the job again"
-        )
-    return spec_of(document)
-
-
 def check_classes(classes: list[str] | None) -> tuple[str, ...]:
     """The error classes, checked and in order.
 
@@ -302,6 +344,29 @@ def check_classes(classes: list[str] | None) -> tuple[str, ...]:
         if name not in known:
             raise UserError(f"errors: {name!r} is not an error class; use {', '.join(known)}")
     return tuple(sorted(set(classes or [])))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a retry was asked for, checked."""
+
+    classes: tuple[str, ...]
+    rules: Rules
+    only: frozenset[str] | None
+
+    @classmethod
+    def of(
+        cls,
+        classes: list[str] | None,
+        policy: Mapping[str, Any] | None,
+        only: Iterable[str] | None,
+    ) -> _Asked:
+        rules = parse_rules(policy or {}, "policy")
+        return cls(check_classes(classes), rules, None if only is None else frozenset(only))
+
+    def selector(self, spec: JobSpec) -> retrying.Selector:
+        """Which failures that means."""
+        return retrying.Selector.of(spec.policy(self.rules), self.classes, self.only)
 
 
 @dataclass(frozen=True, slots=True)

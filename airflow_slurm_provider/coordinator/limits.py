@@ -6,8 +6,8 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from airflow_slurm_provider.coordinator.job import read_spec
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.ship import read_spec
 from slurm_worker import keys
 from slurm_worker.errors import UserError
 from slurm_worker.keys import JobId

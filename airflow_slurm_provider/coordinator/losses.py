@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.ship import read_spec
 from airflow_slurm_provider.slurm.endings import Ending
+from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ErrorClass
 from slurm_worker.keys import JobId, TaskState
@@ -83,9 +86,10 @@ def find_losses(services: Services, job_id: JobId) -> list[Loss]:
     died = [each for each in services.slurm.endings(arrays) if each.error_class is not None]
     if not died:
         return []
+    classes = read_spec(services, job).slurm_classes
     table = TaskTable(services.rows, job_id, job.shards, LeaseConfig(), services.clock)
     held = _held(row for shard in range(job.shards) for row in table.all_rows(shard))
-    return [_loss(each, held) for each in died]
+    return [_loss(each, held, classes) for each in died]
 
 
 def attribute(services: Services, job_id: JobId) -> int:
@@ -129,7 +133,9 @@ def _held(rows: Any) -> dict[str, list[TaskRow]]:
     return found
 
 
-def _loss(ending: Ending, held: dict[str, list[TaskRow]]) -> Loss:
+def _loss(
+    ending: Ending, held: dict[str, list[TaskRow]], classes: Mapping[ElementState, ErrorClass]
+) -> Loss:
     tasks = {
         row.task for owner, rows in held.items() if owner.startswith(ending.worker) for row in rows
     }
@@ -137,7 +143,7 @@ def _loss(ending: Ending, held: dict[str, list[TaskRow]]) -> Loss:
     return Loss(
         element=f"{ending.array}_{ending.element}",
         restart=ending.restart,
-        error_class=ending.error_class,
+        error_class=classes.get(ending.state, ending.error_class),
         state=ending.state.value,
         exit_code=ending.exit_code,
         node=ending.node,

@@ -1,28 +1,32 @@
 """Planning a retry: which failed items go into a new round, which failed tasks go back.
 
-An item's latest outcome decides: what failed in round r and was tried again in a later
-round is no longer round r's. The items come from the committed parts' errors, streamed;
-memory grows with the items that were ever retried (16 bytes each), not with the job.
+What a retry selects is written to its round's row before anything else, so that a call that
+was cut short is finished by the next one with the same selection, and two calls at the same
+time make one round.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_slurm_provider.coordinator.config import JobSpec
+from airflow_slurm_provider.coordinator.failures import read_failures, retried_items
+from airflow_slurm_provider.coordinator.losses import find_losses
+from airflow_slurm_provider.coordinator.policy import Past, Policy, RoundResources
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker import keys
-from slurm_worker.errors import ErrorClass
-from slurm_worker.jobs import JobRow
-from slurm_worker.keys import TaskState
-from slurm_worker.parts import KEY_FIELD, lines_of
-from slurm_worker.store import JobStore, unpack_segment
+from slurm_worker.errors import UserError
+from slurm_worker.jobs import JobRow, RoundRow
+from slurm_worker.keys import JobId, TaskState
+from slurm_worker.store import JobStore
 from slurm_worker.table import TaskRow, TaskTable
+
+#: Rounds that a class which the user has named gets, whatever the policy says.
+_ALWAYS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +34,28 @@ class Selector:
     """Which failures are tried again.
 
     Args:
-        spec: the job's policy: rounds per error class.
-        classes: named by the user, and then all of these whatever the policy's rounds say;
-            empty where the policy decides.
+        rounds: by error class, how many retry rounds its failures get.
+        only: keys of the items that were asked for; None for all.
     """
 
-    spec: JobSpec
-    classes: tuple[str, ...]
+    rounds: Mapping[str, int]
+    only: frozenset[str] | None = None
 
-    def wants(self, error_class: str, round_no: int) -> bool:
-        """Whether a failure of this class, in this round, is tried again."""
-        if self.classes:
-            return error_class in self.classes
-        return round_no < self.spec.rounds_for(ErrorClass(error_class))
+    @classmethod
+    def of(
+        cls, policy: Policy, classes: Iterable[str], only: frozenset[str] | None = None
+    ) -> Selector:
+        """By the policy, or every failure of these classes where some are named."""
+        named = dict.fromkeys(classes, _ALWAYS)
+        return cls(named or policy.rounds, only)
+
+    def wants(self, error_class: str, rounds: int) -> bool:
+        """Whether a failure of this class is tried again after so many retry rounds."""
+        return rounds < self.rounds.get(error_class, 0)
+
+    def asks_for(self, key: str) -> bool:
+        """Whether the item is one of those that were asked for."""
+        return self.only is None or key in self.only
 
 
 @dataclass(slots=True)
@@ -60,47 +73,97 @@ class FailedItems:
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Stream the items in order of their tasks."""
-        last_round = self._last_rounds()
-        for marker in self.store.markers():
-            round_no, _ = keys.parse_task_id(marker.task)
-            if round_no >= self.before or not marker.failed:
-                continue
-            for part in marker.parts:
-                if part.kind != "errors":
+        self.retried.clear()
+        self.given_up.clear()
+        with retried_items(self.store, self.before) as retried:
+            for each in read_failures(self.store, retried, range(self.before)):
+                if each.superseded or not self.selector.asks_for(each.key):
                     continue
-                for line in lines_of(self.store.read_part(part), part.key).splitlines():
-                    record = json.loads(line)
-                    key, error_class = record[KEY_FIELD], record["class"]
-                    if last_round.get(_digest(key), 0) > round_no:
-                        continue
-                    if self.selector.wants(error_class, round_no):
-                        self.retried[error_class] += 1
-                        yield key, record["item"]
-                    else:
-                        self.given_up[error_class] += 1
-
-    def _last_rounds(self) -> dict[bytes, int]:
-        """The last round of each item that was ever retried, by digest of its key."""
-        found: dict[bytes, int] = {}
-        for round_no in range(1, self.before):
-            for segment in self.store.objects.list(self.store.paths.segments(round_no)):
-                data = self.store.objects.get(segment)
-                for key, _ in unpack_segment(data or b""):
-                    found[_digest(key)] = round_no
-        return found
+                if self.selector.wants(each.error_class, each.round_no):
+                    self.retried[each.error_class] += 1
+                    yield each.key, each.item
+                else:
+                    self.given_up[each.error_class] += 1
 
 
-def failed_tasks(services: Services, job: JobRow, selector: Selector) -> list[TaskRow]:
-    """Tasks that failed or were quarantined with a class that is to be tried again."""
-    table = TaskTable(
-        services.rows, job.job, job.shards, selector.spec.resolve_lease(), services.clock
+@dataclass(frozen=True, slots=True)
+class RetryPlan:
+    """What a retry would do.
+
+    Args:
+        round: the new round's number; None where there is nothing to try again.
+        items: its items by the error class they had failed with.
+        tasks: failed tasks that it puts back, by error class.
+        given_up: failed items that are not tried again, by error class.
+        missing: items that were asked for by key and have not failed.
+        resources: what its array gets.
+    """
+
+    round: int | None
+    items: dict[str, int]
+    tasks: dict[str, int]
+    given_up: dict[str, int]
+    missing: int
+    resources: RoundResources
+
+    @property
+    def notes(self) -> list[str]:
+        """What whoever asked should know."""
+        missing = [f"{self.missing:,} of the items that were asked for have not failed"]
+        return [*self.resources.notes, *(missing if self.missing else [])]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; the names are stable."""
+        return {
+            "round": self.round,
+            "items": self.items,
+            "tasks": self.tasks,
+            "given_up": self.given_up,
+            "missing": self.missing,
+            "slurm": self.resources.slurm,
+            "delay_s": self.resources.delay_s,
+            "notes": self.notes,
+        }
+
+
+def plan_retry(
+    services: Services, spec: JobSpec, job: JobRow, policy: Policy, selector: Selector
+) -> RetryPlan:
+    """Look at all failures; writes nothing."""
+    rounds = services.jobs(job.job).rounds()
+    number = len(rounds)
+    items = FailedItems(services.store(job.job), selector, number)
+    for _ in items:
+        pass
+    tasks = Counter(row.error_class for row in failed_tasks(services, spec, job, selector))
+    found = {*items.retried, *tasks}
+    resources = RoundResources()
+    if found:
+        resources = policy.resources(spec.slurm_options, found, _past(services, job.job, rounds))
+    failed = items.retried.total() + items.given_up.total()
+    return RetryPlan(
+        number if found else None,
+        dict(items.retried),
+        dict(tasks),
+        dict(items.given_up),
+        0 if selector.only is None else len(selector.only) - failed,
+        resources,
     )
+
+
+def failed_tasks(
+    services: Services, spec: JobSpec, job: JobRow, selector: Selector
+) -> list[TaskRow]:
+    """Tasks that failed or were quarantined with a class that is to be tried again."""
+    if selector.only is not None:
+        return []
+    table = TaskTable(services.rows, job.job, job.shards, spec.resolve_lease(), services.clock)
     return [
         row
         for shard in range(job.shards)
         for row in table.all_rows(shard)
         if row.state in (TaskState.FAILED, TaskState.QUARANTINED)
-        and selector.wants(row.error_class, row.round_no)
+        and selector.wants(row.error_class, row.reopened)
     ]
 
 
@@ -112,5 +175,32 @@ def reopen(table: TaskTable, rows: list[TaskRow], round_no: int, log: Callable[[
     return count
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.blake2b(key.encode(), digest_size=16).digest()
+def keep_keys(services: Services, job_id: JobId, keys: Iterable[str]) -> str:
+    """Put a list of items' keys on S3, for whoever finishes the round; return its digest."""
+    data = json.dumps(sorted(set(keys))).encode()
+    digest = hashlib.sha256(data).hexdigest()
+    services.objects.put_new(services.paths(job_id).given(digest), data)
+    return digest
+
+
+def kept_keys(services: Services, job_id: JobId, digest: str) -> frozenset[str] | None:
+    """The list that `keep_keys` put there; None for no list."""
+    if not digest:
+        return None
+    data = services.objects.get(services.paths(job_id).given(digest))
+    if data is None:
+        raise UserError(
+            f"{services.paths(job_id).given(digest)}: the list of items of a retry that was begun "
+            "is missing from the bucket; restore it"
+        )
+    return frozenset(json.loads(data))
+
+
+def _past(services: Services, job_id: JobId, rounds: list[RoundRow]) -> Past:
+    nodes: defaultdict[str, set[str]] = defaultdict(set)
+    for loss in find_losses(services, job_id):
+        if loss.node:
+            nodes[loss.error_class.value].add(loss.node)
+    arrays = [each for row in services.jobs(job_id).submissions() for each in row.slurm_job_ids]
+    memory = max((each.mem for each in services.slurm.endings(arrays)), default=0)
+    return Past([each.classes for each in rounds[1:]], nodes, memory >> 20)

@@ -13,10 +13,11 @@ import zipfile
 from functools import lru_cache
 from pathlib import Path
 
-from airflow_slurm_provider.coordinator.config import Config, JobSpec
+from airflow_slurm_provider.coordinator.config import Config, JobSpec, spec_of
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker import pyz
-from slurm_worker.errors import UserError
+from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.jobs import JobRow
 from slurm_worker.store import probe_conditional_put
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -71,6 +72,15 @@ def ship_config(services: Services, spec: JobSpec, shards: int, code_sha256: str
     digest = hashlib.sha256(data).hexdigest()
     services.objects.put_new(services.paths(spec.id).config(digest), data)
     return digest
+
+
+def read_spec(services: Services, job: JobRow) -> JobSpec:
+    """The YAML with which the job was last submitted."""
+    key = services.paths(job.job).config(job.config)
+    document = services.objects.get(key)
+    if document is None:
+        raise ServiceError(f"{key} is missing; submit the job again")
+    return spec_of(document)
 
 
 def ship_worker(services: Services) -> str:

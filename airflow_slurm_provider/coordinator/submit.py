@@ -23,9 +23,10 @@ from airflow_slurm_provider.coordinator.progress import latest, read_progress
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.slurm.arrays import merge_arrays, named
 from airflow_slurm_provider.slurm.client import SubmitLimitError
+from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import render_script
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.jobs import JobRow, SubmissionRow
+from slurm_worker.jobs import JobRow, RoundRow, SubmissionRow
 from slurm_worker.keys import JobId, SubmitState
 
 #: What a call may take where the job sets no timeout.
@@ -47,7 +48,7 @@ def ensure_workers(
     services: Services,
     spec: JobSpec,
     job: JobRow,
-    round_no: int,
+    round_row: RoundRow,
     tasks: int,
     log: Callable[[str], None],
 ) -> Workers:
@@ -60,7 +61,7 @@ def ensure_workers(
         ServiceError: if the cluster can't be reached; calling again goes on.
     """
     jobs = services.jobs(spec.id)
-    of_round = [each for each in jobs.submissions() if each.round_no == round_no]
+    of_round = [each for each in jobs.submissions() if each.round_no == round_row.number]
     last = latest(of_round)
     number = 1
     if last is not None and last.state is SubmitState.SUBMITTED:
@@ -73,8 +74,9 @@ def ensure_workers(
         last = None
     if last is None:
         wanted = useful_workers(spec, tasks, log)
-        last = jobs.intend(round_no, number, wanted, services.slurm.max_array_size())
-    slurm_job_ids, workers = _submit(services, spec, job, last, log)
+        last = jobs.intend(round_row.number, number, wanted, services.slurm.max_array_size())
+    options = _options(spec, round_row, last.number)
+    slurm_job_ids, workers = _submit(services, spec, job, last, options, log)
     jobs.submitted(last, slurm_job_ids)
     log(f"submitted {named(slurm_job_ids)} of {workers} workers")
     return _workers(spec, last, tuple(slurm_job_ids), workers, reattached=False)
@@ -105,11 +107,18 @@ def useful_workers(spec: JobSpec, tasks: int, log: Callable[[str], None]) -> int
     return wanted
 
 
+def _options(spec: JobSpec, round_row: RoundRow, number: int) -> SlurmOptions:
+    """The job's options under those of the round; only the first submission waits."""
+    delay = {"begin": f"now+{round_row.delay_s}"} if round_row.delay_s and number == 1 else {}
+    return SlurmOptions.from_mapping({**spec.slurm, **round_row.slurm, **delay})
+
+
 def _submit(
     services: Services,
     spec: JobSpec,
     job: JobRow,
     submission: SubmissionRow,
+    options: SlurmOptions,
     log: Callable[[str], None],
 ) -> tuple[list[str], int]:
     """The arrays' ids, and the workers in them."""
@@ -123,7 +132,7 @@ def _submit(
     def submit_part(part: int, size: int) -> str:
         name = job_name(spec.id, submission, part)
         script = render_script(
-            spec.slurm_options,
+            options,
             name=name,
             workers=size,
             command=command,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import BaseOperator, Context
@@ -24,12 +26,17 @@ class RetryByErrorClassOperator(BaseOperator):
     """Plan a round of the items that failed with some classes, submit it, and wait for it.
 
     Only the failed items run again. Safe to run again at any point: a round that was begun
-    is finished, never doubled. Returns rounds, items tried again and still failed, by class.
+    is finished, never doubled. Returns its rounds, and by error class what they tried again, what
+    the job's retries have cured, and what is given up.
 
     :param job_id: the backfill. (templated)
-    :param errors: error classes to try again; by the job's retry policy where None. (templated)
+    :param errors: error classes to try again; by the retry policy where None. (templated)
+    :param policy: rules by error class, as under ``retry`` in the job's YAML; they go over the
+        job's own: ``{"out_of_memory": {"mem": "x2 up to 64G"}, "timeout": "never"}``. (templated)
     :param until_clean: go on round by round until nothing retryable is left.
     :param max_rounds: the most rounds that this task starts.
+    :param max_items: the most items that its rounds may have together.
+    :param max_duration: no round is started after so long, in seconds or as a timedelta.
     :param slurm_conn_id: connection of type ``slurm``.
     :param aws_conn_id: connection of type ``aws``.
     :param deferrable: wait in the triggerer.
@@ -39,15 +46,18 @@ class RetryByErrorClassOperator(BaseOperator):
         gone and tasks are left; then the task fails with the reason.
     """
 
-    template_fields: Sequence[str] = ("job_id", "errors")
+    template_fields: Sequence[str] = ("job_id", "errors", "policy")
 
     def __init__(
         self,
         *,
         job_id: str,
         errors: list[str] | None = None,
+        policy: Mapping[str, Any] | None = None,
         until_clean: bool = True,
         max_rounds: int = 5,
+        max_items: int | None = None,
+        max_duration: float | timedelta | None = None,
         slurm_conn_id: str = "slurm_default",
         aws_conn_id: str | None = "aws_default",
         deferrable: bool = True,
@@ -59,8 +69,13 @@ class RetryByErrorClassOperator(BaseOperator):
         super().__init__(**kwargs)
         self.job_id = job_id
         self.errors = errors
+        self.policy = policy
         self.until_clean = until_clean
         self.max_rounds = max_rounds
+        self.max_items = max_items
+        self.max_duration = (
+            max_duration.total_seconds() if isinstance(max_duration, timedelta) else max_duration
+        )
         self.slurm_conn_id = slurm_conn_id
         self.aws_conn_id = aws_conn_id
         self.deferrable = deferrable
@@ -70,7 +85,7 @@ class RetryByErrorClassOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Start the first round."""
-        return self._rounds(context, {"rounds": [], "retried": {}})
+        return self._rounds(context, {"rounds": [], "retried": {}, "began": time.time()})
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """A round has ended: start the next one, or say what came of it."""
@@ -79,8 +94,8 @@ class RetryByErrorClassOperator(BaseOperator):
 
     def _rounds(self, context: Context, state: dict[str, Any]) -> dict[str, Any]:
         allowed = self.max_rounds if self.until_clean else 1
-        while len(state["rounds"]) < allowed:
-            result = self._retry(context)
+        while len(state["rounds"]) < allowed and self._has_time(state):
+            result = self._retry(context, state)
             if result.round is None:
                 break
             state = _with_round(state, result)
@@ -90,13 +105,19 @@ class RetryByErrorClassOperator(BaseOperator):
             wait_until_done(self, self.job_id)
         return self._summary(state)
 
-    def _retry(self, context: Context) -> job.Retried:
+    def _has_time(self, state: dict[str, Any]) -> bool:
+        return self.max_duration is None or time.time() - state["began"] < self.max_duration
+
+    def _retry(self, context: Context, state: dict[str, Any]) -> job.Retried:
+        spent = sum(state["retried"].values())
         with as_airflow_failures():
             services = SlurmHook(self.slurm_conn_id, self.aws_conn_id).services()
             return job.retry(
                 services,
                 check_job_id(self.job_id),
                 self.errors,
+                policy=self.policy,
+                most_items=None if self.max_items is None else self.max_items - spent,
                 log=self.log.info,
                 actor=actor_of(context),
             )
@@ -104,8 +125,16 @@ class RetryByErrorClassOperator(BaseOperator):
     def _summary(self, state: dict[str, Any]) -> dict[str, Any]:
         with as_airflow_failures():
             services = SlurmHook(self.slurm_conn_id, self.aws_conn_id).services()
-            progress = job.progress(services, check_job_id(self.job_id))
-        return {**state, "ok": progress.ok, "still_failed": progress.failed}
+            job_id = check_job_id(self.job_id)
+            progress = job.progress(services, job_id)
+            cured = job.cured(services, job_id)
+        return {
+            "rounds": state["rounds"],
+            "retried": state["retried"],
+            "cured": cured,
+            "given_up": progress.failed,
+            "ok": progress.ok,
+        }
 
 
 def _with_round(state: dict[str, Any], result: job.Retried) -> dict[str, Any]:
@@ -115,4 +144,4 @@ def _with_round(state: dict[str, Any], result: job.Retried) -> dict[str, Any]:
     retried = dict(state["retried"])
     for name, count in result.items.items():
         retried[name] = retried.get(name, 0) + count
-    return {"rounds": [*state["rounds"], result.round], "retried": retried}
+    return {**state, "rounds": [*state["rounds"], result.round], "retried": retried}

@@ -16,6 +16,7 @@ import shlex
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ _SCHEMA = """
 PRAGMA journal_mode = WAL;
 CREATE TABLE IF NOT EXISTS jobs (
     id INTEGER PRIMARY KEY, name TEXT, cwd TEXT, output TEXT, size INTEGER,
-    throttle INTEGER, limit_s REAL, grace_s REAL, environment TEXT);
+    throttle INTEGER, limit_s REAL, grace_s REAL, environment TEXT, begin REAL);
 CREATE TABLE IF NOT EXISTS elements (
     job INTEGER, element INTEGER, raw_id INTEGER, state TEXT DEFAULT 'PENDING',
     exit_code TEXT DEFAULT '0:0', pid INTEGER, born TEXT, started REAL,
@@ -60,7 +61,7 @@ class Store:
             (job,) = self.db.execute("SELECT COALESCE(MAX(raw_id), 0) + 1 FROM elements").fetchone()
             self.script(job).write_text(script)
             self.db.execute(
-                "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     job,
                     request.name,
@@ -71,6 +72,7 @@ class Store:
                     request.limit_s,
                     request.grace_s,
                     json.dumps(environment),
+                    time.time() + request.delay_s,
                 ),
             )
             self.db.executemany(
@@ -144,6 +146,7 @@ class Request:
     throttle: int
     limit_s: float
     grace_s: float
+    delay_s: float
 
 
 def read_request(script: str, arguments: list[str], default_name: str) -> Request:
@@ -169,7 +172,15 @@ def read_request(script: str, arguments: list[str], default_name: str) -> Reques
         throttle=throttle,
         limit_s=float(limit),
         grace_s=float(grace.group(1)) if grace else 0.0,
+        delay_s=_delay(options.get("begin", "now+0")),
     )
+
+
+def _delay(begin: str) -> float:
+    match = re.fullmatch(r"now\+(\d+)", begin)
+    if match is None:
+        raise CommandError("--begin: this cluster knows now+SECONDS only")
+    return float(match.group(1))
 
 
 def _directives(script: str) -> Iterator[str]:

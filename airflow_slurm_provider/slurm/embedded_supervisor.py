@@ -62,7 +62,9 @@ class Supervisor:
             return
         for job, element, throttle in self._db.execute(
             "SELECT e.job, e.element, j.throttle FROM elements e JOIN jobs j ON j.id = e.job "
-            "WHERE e.state = 'PENDING' AND e.wish = '' ORDER BY e.job, e.element"
+            "WHERE e.state = 'PENDING' AND e.wish = '' AND j.begin <= ? "
+            "ORDER BY e.job, e.element",
+            (time.time(),),
         ).fetchall():
             running = sum(1 for other, _ in self._children if other == job)
             if not throttle or running < throttle:

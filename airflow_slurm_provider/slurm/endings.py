@@ -38,6 +38,7 @@ class Ending:
         exit_code: ``<code>:<signal>``.
         elapsed_s: seconds that it ran.
         max_rss: most bytes of memory that one of its steps used, as Slurm sampled it.
+        mem: bytes of memory that it was given; 0 where Slurm does not say.
     """
 
     array: str
@@ -48,6 +49,7 @@ class Ending:
     node: str
     elapsed_s: int
     max_rss: int
+    mem: int = 0
 
     @property
     def error_class(self) -> ErrorClass | None:
@@ -66,7 +68,6 @@ def parse_endings(text: str) -> list[Ending]:
     """The starts that ended, in lines of `ENDING_FORMAT` with duplicates and steps."""
     found: list[Ending] = []
     starts: Counter[tuple[str, int]] = Counter()
-    allowed = 0
     for words in _lines(text):
         job, _, step = words[0].partition(".")
         array, _, element = job.partition("_")
@@ -76,14 +77,15 @@ def parse_endings(text: str) -> list[Ending]:
         size = _bytes(words[5])
         if not step:
             which = (array, int(element))
+            allowed = _allowed(words[6], words[7])
+            elapsed = _elapsed(words[4])
             found.append(
-                Ending(*which, starts[which], state, words[2], words[3], _elapsed(words[4]), size)
+                Ending(*which, starts[which], state, words[2], words[3], elapsed, size, allowed)
             )
             starts[which] += 1
-            allowed = _allowed(words[6], words[7])
         elif found:
             last = replace(found[-1], max_rss=max(found[-1].max_rss, size))
-            over = state is ElementState.CANCELLED and 0 < allowed < last.max_rss
+            over = state is ElementState.CANCELLED and 0 < last.mem < last.max_rss
             if last.state is ElementState.FAILED and (over or state is ElementState.OUT_OF_MEMORY):
                 last = replace(last, state=ElementState.OUT_OF_MEMORY)
             found[-1] = last

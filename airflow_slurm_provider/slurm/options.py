@@ -31,6 +31,7 @@ class SlurmOptions:
 
     Args:
         time: Slurm's limit per worker: ``"30"`` (minutes), ``"02:00:00"`` or ``"1-00:00"``.
+        begin: not before: ``"20:00"``, ``"2026-12-01T18:00"`` or ``"now+600"`` (seconds).
         throttle: workers that may run at the same time (``%`` of ``--array``).
         grace: seconds before the time limit at which workers are told to drain; of itself
             120, or a quarter of a short limit. Slurm may tell them up to 60 s earlier.
@@ -57,6 +58,7 @@ class SlurmOptions:
     tmp: str | None = None
     mail_type: str | None = None
     mail_user: str | None = None
+    begin: str | None = None
     throttle: int | None = None
     grace: int = _LONGEST_GRACE_S
     extra_args: tuple[str, ...] = ()

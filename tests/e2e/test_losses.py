@@ -14,7 +14,9 @@ import pytest
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.watch import Watcher
-from slurm_worker.keys import JobId
+from slurm_worker.config import LeaseConfig
+from slurm_worker.keys import JobId, TaskId
+from slurm_worker.table import TaskTable
 from tests.e2e.conftest import Slurmctl, write_yaml
 from tests.stack.settings import ROOT, Mode
 from tests.stack.stack import remembered_settings
@@ -41,7 +43,7 @@ def hang():
 def handle(item, context):
     if item["what"] == "memory":
         kept = bytearray(900 * 2**20)
-        time.sleep(60)
+        time.sleep(20)
         return {"n": len(kept)}
     if item["what"] == "stop":
         hang()
@@ -136,7 +138,14 @@ def test_memory_cancel_requeue_and_a_lost_node_each_have_their_class(
     services: Services, slurmctl: Slurmctl, tmp_path: Path
 ) -> None:
     items = [("memory", 0), *[("work", 6)] * 30]
-    job_id = submit(slurmctl, tmp_path / "a", items, workers=6, slurm={"mem": "400M", "time": "30"})
+    job_id = submit(
+        slurmctl,
+        tmp_path / "a",
+        items,
+        workers=6,
+        slurm={"mem": "400M", "time": "30"},
+        retry={"out_of_memory": {"mem": "x4 up to 1200M"}},
+    )
     array = array_of(services, job_id)
 
     def running() -> dict[int, str]:
@@ -172,6 +181,24 @@ def test_memory_cancel_requeue_and_a_lost_node_each_have_their_class(
     memory = [e for e in document["lost_workers"] if e["error_class"] == "out_of_memory"]
     assert memory[0]["max_rss"] > 400 * 2**20
     assert memory[0]["tasks"] == ["000-00000000"]
+
+    before = attempts(services, job_id)
+    plan = slurmctl.json("retry", job_id, "--dry-run")
+    assert (plan["items"], plan["tasks"]) == ({}, {"out_of_memory": 1})
+    assert plan["slurm"] == {"mem": "1200M"}
+    again = slurmctl("retry", job_id, "--wait")
+    assert again.returncode == 0, again.stderr
+    after = attempts(services, job_id)
+    assert [task for task in after if after[task] != before[task]] == ["000-00000000"]
+    assert services.store(job_id).marker(TaskId("000-00000000")) is not None
+    assert job.progress(services, job_id).ok == len(items)
+
+
+def attempts(services: Services, job_id: JobId) -> dict[str, int]:
+    row = services.jobs(job_id).get()
+    table = TaskTable(services.rows, job_id, row.shards, LeaseConfig(), services.clock)
+    rows = [each for shard in range(row.shards) for each in table.all_rows(shard)]
+    return {each.task: each.attempt for each in rows}
 
 
 def classes(services: Services, job_id: JobId) -> set[str]:

@@ -85,7 +85,7 @@ class World:
 
     def plan(self, items: Iterable[tuple[str, dict[str, Any]]], round_no: int = 0) -> Planned:
         self.jobs.create("identity", "config", self.shards)
-        round_row = self.jobs.create_round(round_no, "test", ())
+        round_row = self.jobs.create_round(round_no, "test")
         planned = self.planner().plan(round_row, items, check=lambda: None, retried=dict)
         self.jobs.open(round_no + 1)
         return planned

@@ -203,7 +203,7 @@ class Attempts:
             # The journal is ours: what SQLite can't do, this node's scratch disk can't.
             error_class = ErrorClass.NODE_FAILURE
         else:
-            error_class = classify(error)
+            error_class = classify(error, self._config.rules)
         self._logger.error("task failed", task=lease.task, error=describe(error), exc_info=error)
         delay = self._rng.uniform(0, min(60.0, 2.0 ** (lease.row.tries + 1)))
         self._table.fail(lease, error_class, describe(error), delay)

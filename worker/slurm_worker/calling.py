@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from slurm_worker.config import WorkerConfig
 from slurm_worker.errors import (
     TRANSIENT,
+    ClassRule,
     ErrorClass,
     FatalError,
     ItemError,
@@ -75,6 +76,7 @@ class Calls:
         rng: jitter.
         recorder: told which item is being run, for whoever finds the process dead.
         to_lines: turns a result into lines, or refuses it.
+        rules: the job's own on errors.
     """
 
     handler: Handler
@@ -86,12 +88,13 @@ class Calls:
     rng: random.Random
     recorder: Recorder
     to_lines: ToLines = to_lines
+    rules: Sequence[ClassRule] = ()
 
     def failure(
         self, position: int, item: Item, error: BaseException, tries: int
     ) -> Outcome | float:
         """The outcome of a failure, or the seconds to wait before another try."""
-        error_class = classify(error)
+        error_class = classify(error, self.rules)
         retry_after = retry_after_of(error)
         if error_class is ErrorClass.RATE_LIMITED:
             self.pace.penalize(retry_after)

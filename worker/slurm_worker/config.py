@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from slurm_worker.errors import ClassRule, ErrorClass
 from slurm_worker.keys import JobId
 
 
@@ -115,6 +116,7 @@ class JobConfig:
             table does.
         part_format: one of `parts.PART_FORMATS`.
         columns: the declared schema, for parts that need one.
+        rules: the job's own on which errors have which class.
     """
 
     job_id: JobId
@@ -130,6 +132,7 @@ class JobConfig:
     limits: tuple[LimitConfig, ...] = ()
     lease: LeaseConfig = field(default_factory=LeaseConfig)
     worker: WorkerConfig = field(default_factory=WorkerConfig)
+    rules: tuple[ClassRule, ...] = ()
 
     def to_json(self, spec: dict[str, Any]) -> bytes:
         """The resolved configuration: what workers need, and the user's own words (`spec`).
@@ -150,5 +153,9 @@ class JobConfig:
                 "limits": tuple(LimitConfig(**limit) for limit in raw["limits"]),
                 "lease": LeaseConfig(**raw["lease"]),
                 "worker": WorkerConfig(**raw["worker"]),
+                "rules": tuple(
+                    ClassRule(**{**rule, "error_class": ErrorClass(rule["error_class"])})
+                    for rule in raw["rules"]
+                ),
             }
         )

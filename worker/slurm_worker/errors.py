@@ -15,7 +15,9 @@ imported on the node.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 
@@ -91,6 +93,31 @@ class FatalError(SlurmWorkerError):
     """Nothing of this job can succeed (a wrong API key, say): stop all of its tasks."""
 
 
+@dataclass(frozen=True, slots=True)
+class ClassRule:
+    """What a job says of its own errors; each condition that is given must hold.
+
+    Args:
+        error_class: the class of what matches.
+        exception: qualified name of the exception's class or of one of its bases.
+        message: a regular expression that is searched for in the exception's text.
+        status: the HTTP status that the exception carries.
+    """
+
+    error_class: ErrorClass
+    exception: str = ""
+    message: str = ""
+    status: int = 0
+
+    def matches(self, error: BaseException) -> bool:
+        """Whether the rule is about this exception."""
+        return (
+            (not self.exception or self.exception in _names(error))
+            and (not self.status or self.status == _http_status(error))
+            and (not self.message or re.search(self.message, str(error)) is not None)
+        )
+
+
 #: Classes that an immediate second try inside the worker may cure.
 TRANSIENT = frozenset(
     {ErrorClass.NETWORK, ErrorClass.RATE_LIMITED, ErrorClass.TIMEOUT, ErrorClass.UNKNOWN}
@@ -145,13 +172,18 @@ def classify_status(status: int) -> ErrorClass:
     return ErrorClass.NETWORK if status >= 500 else ErrorClass.BAD_INPUT
 
 
-def classify(error: BaseException) -> ErrorClass:
+def classify(error: BaseException, rules: Sequence[ClassRule] = ()) -> ErrorClass:
     """The class of an exception that a handler raised.
 
     The cause chain is searched from the outermost exception inwards, and the first one
-    that says something decides; what says nothing is the handler's bug.
+    that says something decides; what says nothing is the handler's bug. The job's rules come
+    before what is known of exceptions, and after the class that an `ItemError` names.
     """
     for exception in _chain(error):
+        if not isinstance(exception, ItemError):
+            for rule in rules:
+                if rule.matches(exception):
+                    return rule.error_class
         found = _classify_one(exception)
         if found is not None:
             return found
@@ -193,10 +225,9 @@ def _classify_one(error: BaseException) -> ErrorClass | None:
     status = _http_status(error)
     if status is not None and status >= 400:
         return classify_status(status)
-    for kind in type(error).__mro__:
-        found = _BY_NAME.get(f"{kind.__module__}.{kind.__qualname__}")
-        if found is not None:
-            return found
+    for name in _names(error):
+        if name in _BY_NAME:
+            return _BY_NAME[name]
     if isinstance(error, OSError):
         if error.errno in _BY_ERRNO:
             return _BY_ERRNO[error.errno]
@@ -205,6 +236,10 @@ def _classify_one(error: BaseException) -> ErrorClass | None:
         if isinstance(reason, BaseException):
             return _classify_one(reason) or ErrorClass.NETWORK
     return None
+
+
+def _names(error: BaseException) -> list[str]:
+    return [f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__]
 
 
 def _http_status(error: BaseException) -> int | None:

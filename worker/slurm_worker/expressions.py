@@ -92,7 +92,8 @@ CRASHED = Statement(
 #: A retry puts a task that failed or was quarantined back, with its counts at zero.
 REOPEN = Statement(
     "reopen",
-    f"SET #state = :ready, #tries = :zero, #lost = :zero, {_HISTORY} "
+    f"SET #state = :ready, #tries = :zero, #lost = :zero, {_HISTORY}, "
+    "#reopened = if_not_exists(#reopened, :zero) + :one "
     "REMOVE #not_before, #error_class, #error, #owner, #lease_until, #crashes",
     "#state = :was AND #attempt = :attempt",
 )

@@ -43,20 +43,34 @@ class RoundRow:
     """One batch of tasks planned together.
 
     Args:
+        selector: of a retry: by error class, how many retry rounds its failures get.
         cursor: how many of its task rows surely exist.
         retried: in a retry's round, its items by the error class they had failed with.
+        tasks_back: in a retry's round, the failed tasks that it puts back, by error class.
+        only: digest of the list of items that a retry was asked for; empty for all.
+        slurm: options that its array has beside, or instead of, the job's.
+        delay_s: seconds before its array may start.
     """
 
     number: int
     state: RoundState
     source: str
-    selector: tuple[str, ...]
+    selector: dict[str, int]
     tasks: int
     items: int
     cursor: int
     created_ms: int
     opened_ms: int
     retried: dict[str, int] = field(default_factory=dict)
+    tasks_back: dict[str, int] = field(default_factory=dict)
+    only: str = ""
+    slurm: dict[str, str] = field(default_factory=dict)
+    delay_s: int = 0
+
+    @property
+    def classes(self) -> set[str]:
+        """The error classes that a retry's round is about."""
+        return {*self.retried, *self.tasks_back}
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,14 +191,28 @@ class JobTable:
             if str(row["sk"]).startswith(keys.ROUND_PREFIX)
         ]
 
-    def create_round(self, number: int, source: str, selector: tuple[str, ...]) -> RoundRow:
+    def create_round(
+        self,
+        number: int,
+        source: str,
+        selector: Mapping[str, int] | None = None,
+        *,
+        tasks_back: Mapping[str, int] | None = None,
+        only: str = "",
+        slurm: Mapping[str, str] | None = None,
+        delay_s: int = 0,
+    ) -> RoundRow:
         """Create a round's row, or return the one that stands."""
         row: Row = {
             "pk": self._pk,
             "sk": keys.round_sk(number),
             "state": RoundState.PLANNING.value,
             "source": source,
-            "selector": list(selector),
+            "selector": dict(selector or {}),
+            "tasks_back": dict(tasks_back or {}),
+            "only": only,
+            "slurm": dict(slurm or {}),
+            "delay": delay_s,
             "cursor": 0,
             "created": self._ms(),
         }
@@ -299,13 +327,17 @@ def _round_row(row: Row) -> RoundRow:
         number=int(str(row["sk"]).removeprefix(keys.ROUND_PREFIX)),
         state=RoundState(row["state"]),
         source=str(row["source"]),
-        selector=tuple(str(each) for each in cast("list[Value]", row["selector"])),
+        selector=cast("dict[str, int]", row["selector"]),
         tasks=int_of(row, "tasks"),
         items=int_of(row, "items"),
         cursor=int_of(row, "cursor"),
         created_ms=int_of(row, "created"),
         opened_ms=int_of(row, "opened"),
         retried=cast("dict[str, int]", row.get("retried") or {}),
+        tasks_back=cast("dict[str, int]", row.get("tasks_back") or {}),
+        only=str(row.get("only") or ""),
+        slurm=cast("dict[str, str]", row.get("slurm") or {}),
+        delay_s=int_of(row, "delay"),
     )
 
 

@@ -15,15 +15,14 @@ import json
 import uuid
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from slurm_worker.ahead import ahead
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.keys import JobPaths, TaskId
 from slurm_worker.ports import ObjectStore
-
-_READERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,28 +228,18 @@ class JobStore:
             )
         return data
 
-    def markers(self) -> Iterator[Marker]:
-        """Every marker of the job in order of task id; one GET each, several at a time."""
-        keys = self.objects.list(self.paths.done_folder)
-        with ThreadPoolExecutor(_READERS) as pool:
-            for key, data in _ahead(pool, self.objects, keys):
+    def markers(self, round_no: int | None = None) -> Iterator[Marker]:
+        """Every marker of the job, or of a round, in order of task id.
+
+        One GET each, several at a time.
+        """
+        done = self.paths.done_folder
+        keys = self.objects.list(done if round_no is None else f"{done}{round_no:03}-")
+        with closing(ahead(self.objects.get, keys)) as markers:
+            for key, data in markers:
                 if data is None:
                     raise ServiceError(f"{key} was listed and can't be read; try again")
                 yield Marker.from_json(data)
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, objects: ObjectStore, keys: Iterator[str]
-) -> Iterator[tuple[str, bytes | None]]:
-    """Read objects in order with a bounded number of reads ahead."""
-    window = []
-    for key in keys:
-        window.append((key, pool.submit(objects.get, key)))
-        if len(window) >= 4 * _READERS:
-            first, reading = window.pop(0)
-            yield first, reading.result()
-    for key, reading in window:
-        yield key, reading.result()
 
 
 def probe_conditional_put(objects: ObjectStore, paths: JobPaths) -> bool:

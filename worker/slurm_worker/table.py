@@ -52,6 +52,7 @@ class TaskRow:
     checkpoint: str = ""
     crashes: tuple[str, ...] = ()
     history: tuple[str, ...] = ()
+    reopened: int = 0
 
     @property
     def task(self) -> TaskId:
@@ -96,6 +97,7 @@ class TaskRow:
             checkpoint=str_of(row, "checkpoint"),
             crashes=tuple(str(each) for each in cast("list[Value]", row.get("crashes") or [])),
             history=tuple(cast("list[str]", row.get("history") or [])),
+            reopened=int_of(row, "reopened"),
         )
 
 
@@ -380,6 +382,7 @@ class TaskTable:
                 "was": row.state.value,
                 "attempt": row.attempt,
                 "zero": 0,
+                "one": 1,
                 "none": [],
                 "event": [f"{self._ms()} reopened: {why}"[:_ENTRY_LIMIT]],
             },

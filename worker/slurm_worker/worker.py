@@ -169,6 +169,7 @@ class Worker:
             self._rng,
             self._recorder,
             columns.to_lines if columns else to_lines,
+            self.config.rules,
         )
         heart = Heart(self._table, self._clock, self._rng, self.logger, self._threads)
         self._attempts = Attempts(

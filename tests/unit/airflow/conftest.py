@@ -51,6 +51,7 @@ class Coordinator:
     cancelled: list[str] = field(default_factory=list)
     resubmitted: int = 0
     error: Exception | None = None
+    asked: list[dict[str, object]] = field(default_factory=list)
 
     def poll(self, _services: object, _job_id: str) -> Poll:
         answer = self.polls.pop(0) if len(self.polls) > 1 else self.polls[0]
@@ -64,7 +65,8 @@ class Coordinator:
         self.submits += 1
         return job.Submitted(config.spec.job_id, 0, 10, 100, 2, ("7",), "name", False)
 
-    def retry(self, _services: object, job_id: str, *_: object, **__: object) -> job.Retried:
+    def retry(self, _services: object, job_id: str, *_: object, **asked: object) -> job.Retried:
+        self.asked.append(asked)
         return self.retries.pop(0) if self.retries else job.Retried(job_id, None)
 
     def cancel(self, _services: object, job_id: str, **_: object) -> list[str]:
@@ -80,6 +82,9 @@ class Coordinator:
     def losses(self, _services: object, _job_id: str) -> list[object]:
         return []
 
+    def cured(self, _services: object, _job_id: str) -> dict[str, int]:
+        return {"network": 2}
+
     def progress(self, _services: object, _job_id: str) -> Progress:
         return progress(done=True, failed={"bad_input": 3})
 
@@ -87,7 +92,7 @@ class Coordinator:
 @pytest.fixture
 def coordinator(monkeypatch: pytest.MonkeyPatch) -> Coordinator:
     fake = Coordinator()
-    for verb in ("poll", "submit", "retry", "cancel", "progress", "resubmit", "losses"):
+    for verb in ("poll", "submit", "retry", "cancel", "progress", "resubmit", "losses", "cured"):
         monkeypatch.setattr(job, verb, getattr(fake, verb))
     edges = services()
     monkeypatch.setattr(SlurmHook, "services", lambda _self, **_: edges)

@@ -175,7 +175,37 @@ def test_retry_with_nothing_to_do_ends_at_once(
 ) -> None:
     result = RetryByErrorClassOperator(task_id="retry", job_id="job-1").execute(context)
     assert result["rounds"] == []
-    assert result["still_failed"] == {"bad_input": 3}
+    assert result == {
+        "rounds": [],
+        "retried": {},
+        "cured": {"network": 2},
+        "given_up": {"bad_input": 3},
+        "ok": 97,
+    }
+
+
+def test_retry_begins_no_round_beyond_its_budget_of_items(
+    coordinator: Coordinator, context: dict[str, Any]
+) -> None:
+    coordinator.retries = [job.Retried("job-1", n, {"network": 30}) for n in (1, 2)]
+    policy = {"network": {"rounds": 9}}
+    RetryByErrorClassOperator(
+        task_id="retry", job_id="job-1", max_items=100, policy=policy
+    ).execute(context)
+    assert [each["most_items"] for each in coordinator.asked] == [100, 70, 40]
+    assert coordinator.asked[0]["policy"] == policy
+
+
+def test_retry_begins_no_round_after_its_time(
+    coordinator: Coordinator, context: dict[str, Any]
+) -> None:
+    coordinator.retries = [job.Retried("job-1", 1, {"network": 1})]
+    operator = RetryByErrorClassOperator(
+        task_id="retry", job_id="job-1", max_duration=timedelta(hours=1)
+    )
+    late = {**(event_of(FINISHED) or {}), "state": {"rounds": [1], "retried": {}, "began": 1.0}}
+    assert operator.execute_complete(context, late)["rounds"] == [1]
+    assert coordinator.asked == []
 
 
 def test_retry_goes_on_round_by_round_until_nothing_is_left(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -168,7 +169,30 @@ def test_a_dry_run_tells_the_same_and_changes_nothing(cli: Cli) -> None:
     assert cli("status", "job-1", "--json").json == before
     assert len(cli.slurm.names) == 1
     done = cli("retry", "--job-id", "job-1", "--errors=network", "--json").json
-    assert told == {**done, "slurm_job_ids": [], "dry_run": True}
+    assert told["dry_run"]
+    assert (told["round"], told["items"]) == (done["round"], done["items"])
+    assert (told["given_up"], told["delay_s"]) == (done["given_up"], 30)
+
+
+def test_retry_takes_a_list_of_items(cli: Cli, tmp_path: Path) -> None:
+    cli.submit()
+    cli.work()
+    keys = tmp_path / "keys.txt"
+    (failed,) = cli("errors", "job-1", "--class", "network", "--json").json["groups"]
+    keys.write_text(f"{failed['examples'][0]['key']}\nnobody\n")
+    told = cli("retry", "job-1", "--items", str(keys), "--dry-run", "--json").json
+    assert (told["items"], told["missing"]) == ({"network": 1}, 1)
+
+
+def test_errors_groups_failures_and_names_the_command_that_retries_them(cli: Cli) -> None:
+    cli.submit()
+    cli.work()
+    ended = cli("errors", "job-1")
+    assert ended.code == 0
+    assert "slurmctl retry job-1 --errors=network" in ended.out
+    groups = cli("errors", "job-1", "--json").json["groups"]
+    counts = {each["error_class"]: each["count"] for each in groups}
+    assert counts == cli("status", "job-1", "--json").json["failed"]
 
 
 def test_nothing_to_retry_is_no_error(cli: Cli, handler: Handler) -> None:

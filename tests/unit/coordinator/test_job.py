@@ -282,3 +282,116 @@ def test_no_secret_is_in_the_script_the_config_or_the_table(tmp_path: Path, monk
     submit(edges, config)
     everything = "".join(slurm.scripts) + repr(edges.rows.__dict__) + repr(edges.objects.__dict__)
     assert "s3cr3t-value" not in everything
+
+
+def quarantined(edges: Services, config: Config, folder: Path) -> Any:
+    """A world whose first task was given up after its workers died."""
+    world = world_of(edges, config, folder, failing())
+    row = next(each for each in world.task_rows() if each.state is not TaskState.DONE)
+    for _ in range(world.lease.max_tries):
+        world.clock.advance(100)
+        (row,) = [each for each in world.task_rows() if each.task == row.task]
+        claimed = world.table.claim(row, "broken-node")
+        world.table.fail(claimed.lease, job.ErrorClass.OUT_OF_MEMORY, "killed", 0)
+    return world
+
+
+def test_tasks_that_ran_out_of_memory_get_more_and_no_others_run_again(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path, items=10, slurm={"mem": "500M"})
+    submit(edges, config)
+    world = quarantined(edges, config, tmp_path / "w")
+    world.worker().run()
+    done = {row.task: row.attempt for row in world.task_rows() if row.state is TaskState.DONE}
+    plan = job.plan_retry(edges, config.spec.id)
+    assert (plan.round, plan.tasks, plan.resources.slurm) == (
+        1,
+        {"out_of_memory": 1},
+        {"mem": "1000M"},
+    )
+    assert job.retry(edges, config.spec.id, log=log).tasks == 1
+    assert "#SBATCH --mem=1000M" in slurm.scripts[-1]
+    world.worker().run()
+    after = {row.task: row.attempt for row in world.task_rows()}
+    assert {task: after[task] for task in done} == done
+
+
+def test_a_task_that_fails_again_and_again_is_given_up_after_its_rounds(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path, items=5, slurm={"mem": "500M"})
+    submit(edges, config)
+    memory = []
+    for _ in range(5):
+        quarantined(edges, config, tmp_path / "w")
+        if job.retry(edges, config.spec.id, log=log).round is None:
+            break
+        memory.append(edges.jobs(config.spec.id).rounds()[-1].slurm["mem"])
+    assert memory == ["1000M", "2000M"]
+
+
+def test_new_workers_of_a_round_have_its_resources_and_do_not_wait_again(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    rules = {"network": {"backoff": "40s", "mem": "x2"}}
+    edges, config = services(slurm), make_config(tmp_path, slurm={"mem": "1G"}, retry=rules)
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "w", failing("network"))
+    job.retry(edges, config.spec.id, log=log)
+    assert "#SBATCH --mem=2048M" in slurm.scripts[-1]
+    assert "#SBATCH --begin=now+40" in slurm.scripts[-1]
+    slurm.state = FakeArray(alive=0)
+    job.resubmit(edges, config.spec.id, most=3, log=log)
+    assert len(slurm.scripts) == 3
+    assert "#SBATCH --mem=2048M" in slurm.scripts[-1]
+    assert "--begin" not in slurm.scripts[-1]
+
+
+def test_only_the_items_that_were_asked_for_run_again(tmp_path: Path) -> None:
+    edges, config = services(FakeSlurm()), make_config(tmp_path)
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "w", failing("network", "network", "bad_input"))
+    lines: list[str] = []
+    result = job.retry(
+        edges, config.spec.id, ["network"], only=["k1", "k2", "k9", "k10"], log=lines.append
+    )
+    assert (result.items, result.given_up) == ({"network": 1}, {"bad_input": 1})
+    assert "2 of the items that were asked for have not failed" in lines
+    ran: list[int] = []
+
+    def handle(item: dict[str, Any], _context: object) -> dict[str, Any]:
+        ran.append(item["n"])
+        return item
+
+    run_workers(edges, config, tmp_path / "w1", handle)
+    assert ran == [1]
+
+
+def test_a_retry_of_named_items_that_was_cut_short_is_finished_with_the_same_items(
+    tmp_path: Path,
+) -> None:
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path)
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "w", failing("network", "network"))
+    slurm.refuse = ServiceError("ssh is down")
+    with pytest.raises(ServiceError):
+        job.retry(edges, config.spec.id, only=["k1"], log=log)
+    slurm.refuse = None
+    assert job.retry(edges, config.spec.id, log=log).items == {"network": 1}
+
+
+def test_a_round_of_more_items_than_the_budget_is_not_begun(tmp_path: Path) -> None:
+    edges, config = services(FakeSlurm()), make_config(tmp_path)
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "w", failing("network", "network", "bad_input"))
+    result = job.retry(edges, config.spec.id, most_items=1, log=log)
+    assert (result.round, result.given_up) == (None, {"network": 2, "bad_input": 1})
+    assert job.retry(edges, config.spec.id, most_items=2, log=log).round == 1
+
+
+def test_the_plan_of_a_retry_writes_nothing(tmp_path: Path) -> None:
+    edges, config = services(FakeSlurm()), make_config(tmp_path)
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "w", failing("network"))
+    plan = job.plan_retry(edges, config.spec.id)
+    assert (plan.round, plan.items, plan.resources.delay_s) == (1, {"network": 1}, 30)
+    assert len(edges.jobs(config.spec.id).rounds()) == 1

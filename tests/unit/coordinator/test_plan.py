@@ -126,7 +126,7 @@ def test_a_refused_input_leaves_no_task_row(tmp_path: Path) -> None:
 
     world = World(tmp_path)
     world.jobs.create("i", "c", 8)
-    round_row = world.jobs.create_round(0, "test", ())
+    round_row = world.jobs.create_round(0, "test")
     with pytest.raises(UserError, match="duplicate"):
         world.planner().plan(round_row, numbered(50), check=refuse, retried=dict)
     assert world.task_rows() == []

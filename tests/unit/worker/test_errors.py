@@ -11,6 +11,7 @@ from email.message import Message
 import pytest
 
 from slurm_worker.errors import (
+    ClassRule,
     ErrorClass,
     HostUnreachable,
     ItemError,
@@ -91,3 +92,31 @@ def test_an_item_error_refuses_a_class_that_is_not_in_the_list() -> None:
 def test_an_unreachable_host_is_the_users_to_mend_and_worth_another_try() -> None:
     assert issubclass(HostUnreachable, UserError)
     assert issubclass(HostUnreachable, ServiceError)
+
+
+class QuotaError(ConnectionError):
+    status_code = 418
+
+
+@pytest.mark.parametrize(
+    ("rule", "matches"),
+    [
+        (ClassRule(ErrorClass.AUTH, message=r"no \w+ left"), True),
+        (ClassRule(ErrorClass.AUTH, message="no quota$"), False),
+        (ClassRule(ErrorClass.AUTH, status=418), True),
+        (ClassRule(ErrorClass.AUTH, status=419), False),
+        (ClassRule(ErrorClass.AUTH, exception="builtins.ConnectionError"), True),
+        (ClassRule(ErrorClass.AUTH, exception="ConnectionError"), False),
+        (ClassRule(ErrorClass.AUTH, exception="builtins.OSError", message="quota"), True),
+        (ClassRule(ErrorClass.AUTH, exception="builtins.OSError", message="quote"), False),
+    ],
+)
+def test_a_jobs_rule_comes_before_what_is_known(rule: ClassRule, matches: bool) -> None:
+    wrapped = RuntimeError("while fetching")
+    wrapped.__cause__ = QuotaError("no quota left")
+    assert (classify(wrapped, [rule]) is ErrorClass.AUTH) == matches
+
+
+def test_a_handlers_own_class_stands_above_the_jobs_rules() -> None:
+    rule = ClassRule(ErrorClass.AUTH, message=".")
+    assert classify(ItemError("network", "reset"), [rule]) is ErrorClass.NETWORK

@@ -27,14 +27,13 @@ from slurm_worker.aggregate.infer import Inference
 from slurm_worker.aggregate.part import count_keys
 from slurm_worker.aggregate.plan import ERRORS, ROWS, Plan, PlannedPart, Remaining
 from slurm_worker.aggregate.reading import (
-    READERS,
-    ahead,
     fetch,
     is_columns,
     unpack,
     unpack_columns,
 )
 from slurm_worker.aggregate.types import Schema
+from slurm_worker.ahead import READERS, ahead
 from slurm_worker.keys import parse_task_id
 from slurm_worker.parts import KEY_FIELD
 from slurm_worker.store import JobStore

@@ -1,8 +1,7 @@
 """What there is to merge: the markers, checked for completeness, as a plan on scratch.
 
 The plan is an SQLite file, so that memory does not grow with the number of tasks. It
-holds the committed parts in order of their tasks, and for each item that was ever
-retried the last round in which it occurs: a failure before that round is superseded.
+holds the committed parts in order of their tasks.
 
 Requests: one GET per marker, one LIST per thousand, one GET per segment of the retry
 rounds.
@@ -21,9 +20,10 @@ from pathlib import Path
 from types import TracebackType
 
 from slurm_worker.aggregate.errors import AggregationError
-from slurm_worker.aggregate.reading import ahead
+from slurm_worker.ahead import ahead
 from slurm_worker.keys import TaskId, parse_task_id, task_id
-from slurm_worker.store import JobStore, Marker, Part, unpack_segment
+from slurm_worker.retried import RetriedItems
+from slurm_worker.store import JobStore, Marker, Part
 
 ROWS, ERRORS = "rows", "errors"
 _TABLES = """
@@ -31,7 +31,6 @@ CREATE TABLE part (
     number INTEGER PRIMARY KEY, kind TEXT, task TEXT, ok INTEGER, failed TEXT,
     key TEXT, size INTEGER, sha256 TEXT, rows INTEGER
 );
-CREATE TABLE retried (digest BLOB PRIMARY KEY, round INTEGER) WITHOUT ROWID;
 """
 
 
@@ -108,6 +107,7 @@ class Plan:
         # Nothing here must survive a crash: a restart reads the markers again.
         self._db = sqlite3.connect(scratch / "plan.sqlite", isolation_level=None)
         self._db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;" + _TABLES)
+        self._retried = RetriedItems(scratch / "retried.sqlite")
         self._rounds = {each.number: _Round(each) for each in expected if each.tasks}
         self._digest = hashlib.sha256()
         self.totals = Totals()
@@ -125,6 +125,7 @@ class Plan:
         trace: TracebackType | None,
     ) -> None:
         self._db.close()
+        self._retried.close()
 
     @property
     def digest(self) -> str:
@@ -154,11 +155,7 @@ class Plan:
 
     def superseded(self, key: str, round_no: int) -> bool:
         """Whether the item occurs again in a round after this one."""
-        if not self.totals.retried:
-            return False
-        query = "SELECT round FROM retried WHERE digest = ?"
-        found = self._db.execute(query, (_digest(key),)).fetchone()
-        return found is not None and found[0] > round_no
+        return self._retried.superseded(key, round_no)
 
     def unchanged(self) -> bool:
         """Whether the job still has exactly these markers; one LIST per thousand."""
@@ -251,36 +248,17 @@ class Plan:
                     f"its markers have {each.items:,}; compare them with the job's input segments"
                 )
 
-    # --- rounds after the first --------------------------------------------------
-
     def _read_retried(self) -> None:
-        for number, each in sorted(self._rounds.items()):
-            if number == 0:
-                continue
-            keys = self._store.objects.list(self._store.paths.segments(number))
-            segments = ahead(self._store.objects.get, keys, window=2)
-            with closing(segments):
-                self._db.execute("BEGIN")
-                found = sum(self._note_retried(number, data or b"") for _, data in segments)
-                self._db.execute("COMMIT")
-            if found != each.expected.items:
+        found = self._retried.read(self._store, [each for each in sorted(self._rounds) if each])
+        for number, items in found.items():
+            if items != self._rounds[number].expected.items:
                 raise AggregationError(
                     f"aggregate: the segments of round {number} under "
-                    f"{self._store.paths.segments(number)} have {found:,} different items, "
-                    f"{each.expected.items:,} were planned; restore what is missing there"
+                    f"{self._store.paths.segments(number)} have {items:,} different items, "
+                    f"{self._rounds[number].expected.items:,} were planned; restore what is "
+                    "missing there"
                 )
-            self.totals.retried += found
-
-    def _note_retried(self, number: int, segment: bytes) -> int:
-        """Note a segment's items; return how many were new to their round."""
-        return sum(
-            self._db.execute(
-                "INSERT INTO retried VALUES (?1, ?2) ON CONFLICT (digest) "
-                "DO UPDATE SET round = ?2 WHERE round < ?2",
-                (_digest(key), number),
-            ).rowcount
-            for key, _ in unpack_segment(segment)
-        )
+            self.totals.retried += items
 
 
 class Remaining:
@@ -313,7 +291,3 @@ def _parse(key: str, data: bytes | None) -> Marker:
             f"aggregate: {key} is not a marker ({error}); remove it and run its task again"
         ) from error
     return marker
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.blake2b(key.encode(), digest_size=16).digest()

@@ -1,12 +1,10 @@
-"""Reading committed objects: several requests at a time, verified, in order."""
+"""Reading committed parts, verified."""
 
 from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -18,7 +16,6 @@ from slurm_worker.keys import TaskId
 from slurm_worker.parts import PARQUET, lines_of, parse_lines
 from slurm_worker.store import JobStore, Part
 
-READERS = 16
 #: What reading a part that is not what its name says may raise.
 _BROKEN = (
     OSError,
@@ -29,29 +26,7 @@ _BROKEN = (
     sqlite3.Error,
     pa.ArrowException,
 )
-_A = TypeVar("_A")
-_B = TypeVar("_B")
 _Rows = TypeVar("_Rows", list[dict[str, Any]], pa.Table)
-
-
-def ahead(
-    function: Callable[[_A], _B], inputs: Iterable[_A], window: int = 2 * READERS
-) -> Generator[tuple[_A, _B], None, None]:
-    """(input, function(input)) in order, with at most `window` of them computed ahead."""
-    with ThreadPoolExecutor(READERS) as pool:
-        waiting: deque[tuple[_A, Future[_B]]] = deque()
-        try:
-            for each in inputs:
-                waiting.append((each, pool.submit(function, each)))
-                if len(waiting) >= window:
-                    first, result = waiting.popleft()
-                    yield first, result.result()
-            while waiting:
-                first, result = waiting.popleft()
-                yield first, result.result()
-        finally:
-            # After an error, or where the reader stops early, the rest is not worth a wait.
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def fetch(store: JobStore, task: TaskId, part: Part) -> bytes:

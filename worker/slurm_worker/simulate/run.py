@@ -183,7 +183,7 @@ class Simulation:
         clock = SimClock(self.schedule, Host("planner"))
         jobs = JobTable(self.rows, _JOB, clock)
         jobs.create("identity", "config", _SHARDS)
-        row = jobs.create_round(0, "simulated", ())
+        row = jobs.create_round(0, "simulated")
         items: list[tuple[str, dict[str, Any]]] = [(f"k{n}", {"n": n}) for n in range(self.items)]
         table = TaskTable(self.rows, _JOB, _SHARDS, _LEASE, clock)
         body = b""

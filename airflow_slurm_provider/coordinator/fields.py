@@ -1,0 +1,43 @@
+"""Kinds of values that the job's YAML is made of."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)")
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(s|min|m|h|d)")
+
+
+class Strict(BaseModel):
+    """A section that knows all of its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+def _seconds(value: object) -> object:
+    """Seconds from 30, 30.5, "30s", "200ms", "5m", "2h"."""
+    if isinstance(value, str):
+        match = _DURATION.fullmatch(value.strip())
+        if match is None:
+            raise ValueError(f"{value!r} is not a duration; write 30s, 200ms, 5m or 2h")
+        return float(match.group(1)) * _SECONDS[match.group(2)]
+    return value
+
+
+def _per_second(value: object) -> object:
+    """Tokens per second from 40, "40/s", "600/min", "5000/h"."""
+    if isinstance(value, str):
+        match = _RATE.fullmatch(value.strip())
+        if match is None:
+            raise ValueError(f"{value!r} is not a rate; write 40/s, 600/min or 5000/h")
+        return float(match.group(1)) / _SECONDS[match.group(2)]
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+Delay = Annotated[float, BeforeValidator(_seconds), Field(ge=0)]
+PerSecond = Annotated[float, BeforeValidator(_per_second), Field(gt=0)]

@@ -1,0 +1,32 @@
+"""Reading objects: several requests at a time, results in order, memory bounded."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+READERS = 16
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+
+
+def ahead(
+    function: Callable[[_A], _B], inputs: Iterable[_A], window: int = 2 * READERS
+) -> Generator[tuple[_A, _B], None, None]:
+    """(input, function(input)) in order, with at most `window` of them computed ahead."""
+    with ThreadPoolExecutor(READERS) as pool:
+        waiting: deque[tuple[_A, Future[_B]]] = deque()
+        try:
+            for each in inputs:
+                waiting.append((each, pool.submit(function, each)))
+                if len(waiting) >= window:
+                    first, result = waiting.popleft()
+                    yield first, result.result()
+            while waiting:
+                first, result = waiting.popleft()
+                yield first, result.result()
+        finally:
+            # After an error, or where the reader stops early, the rest is not worth a wait.
+            pool.shutdown(wait=True, cancel_futures=True)
