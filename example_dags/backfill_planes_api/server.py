@@ -110,7 +110,9 @@ class _Request(BaseHTTPRequestHandler):
                 self.connection.shutdown(socket.SHUT_RDWR)
             return None
         if trouble == "slow":
+            self.server.note(tailnum, "late")
             time.sleep(SLOW_S)
+            return self._answer(200, plane)
         return self._plane(tailnum, 200, plane)
 
     def do_POST(self) -> None:

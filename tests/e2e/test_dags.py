@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import time
+from collections import Counter
 from collections.abc import Mapping
 
 import pytest
 
 from airflow_slurm_provider.coordinator.services import Services
+from tests.e2e.conftest import Slurmctl
 from tests.stack.airflow_api import AirflowApi, DagRun, failing_tasks
 from tests.stack.demo import DAGS, reset_planes_api, run_dags
 from tests.stack.facts import JobFacts, job_facts
+from tests.stack.settings import ROOT
+from tests.stack.state_folder import state_folder
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
@@ -18,7 +24,12 @@ PLANES = 3_322
 
 
 @pytest.fixture(scope="module")
-def runs(environment: Mapping[str, str]) -> dict[str, DagRun]:
+def began() -> float:
+    return time.time()
+
+
+@pytest.fixture(scope="module")
+def runs(environment: Mapping[str, str], began: float) -> dict[str, DagRun]:
     reset_planes_api(environment["PLANES_API_URL"])
     api = AirflowApi.of_stack(environment)
     ended = run_dags(api, DAGS, timeout=800)
@@ -56,6 +67,37 @@ def test_every_plane_is_cured_by_retry(facts: dict[str, JobFacts]) -> None:
     assert planes.table.rounds > 1, "retry by error class had no work: the server never failed"
     assert planes.rows == PLANES
     assert planes.error_rows == {}
+
+
+def test_the_retrys_result_and_errors_tell_the_story(
+    runs: dict[str, DagRun], environment: Mapping[str, str], slurmctl: Slurmctl
+) -> None:
+    run = runs["backfill_planes_api"]
+    api = AirflowApi.of_stack(environment)
+    result = api.return_value(run, "retry")
+    assert (result["given_up"], result["ok"]) == ({}, PLANES)
+    assert result["retried"].keys() >= {"network", "timeout"}
+    assert sum(result["cured"].values()) == sum(result["retried"].values())
+    groups = slurmctl.json("errors", api.return_value(run, "submit"))["groups"]
+    told = Counter[str]()
+    for each in groups:
+        assert each["count"] == 0, "each was cured"
+        assert each["nodes"]
+        told[each["error_class"]] += each["superseded"]
+    assert told == result["retried"]
+
+
+def test_nothing_that_had_succeeded_was_fetched_again(
+    runs: dict[str, DagRun], began: float
+) -> None:
+    assert runs["backfill_planes_api"].state == "success"
+    log = state_folder(ROOT) / "planes-api.jsonl"
+    requests = [json.loads(line) for line in log.read_text().splitlines()]
+    fetched = Counter(
+        each["tailnum"] for each in requests if each["time"] >= began and each["status"] == "200"
+    )
+    assert len(fetched) == PLANES
+    assert set(fetched.values()) == {1}
 
 
 def test_a_function_and_a_list_become_a_dataset(

@@ -140,8 +140,10 @@ def _airflow_variables(settings: Settings) -> dict[str, str]:
         "SCHEDULER": {
             "SCHEDULER_IDLE_SLEEP_TIME": "0.25",
             "SCHEDULER_HEARTBEAT_SEC": "2",
-            # Tasks of a scheduler that was killed go on after half a minute, not after five.
+            # Tasks of a scheduler that was killed go on after a minute, not after five.
             "ORPHANED_TASKS_CHECK_INTERVAL": "10",
+            "TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
+            "TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
         },
         "TRIGGERER": {"JOB_HEARTBEAT_SEC": "1"},
         "DAG_PROCESSOR": {

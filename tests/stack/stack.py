@@ -136,9 +136,10 @@ def _storage(settings: Settings, variables: Mapping[str, str]) -> list[str]:
         run([_PYTHON, "-m", _SEED], environment=environment, timeout=300.0)
     if _module_is_there(_PLANES):
         port = str(settings.ports["planes-api"])
+        log = settings.state / "planes-api.jsonl"
         planes = Service(
             name="planes-api",
-            argv=(_PYTHON, "-m", _PLANES, "--port", port),
+            argv=(_PYTHON, "-m", _PLANES, "--port", port, "--log", str(log)),
             environment=environment,
             port="planes-api",
         )

@@ -1,0 +1,197 @@
+"""Merging parts into Parquet: rows per second and memory, beside DuckDB and plain pyarrow.
+
+Each tool runs in a process of its own over the same parts, which stand in a folder, and is
+given the columns' types. Ours reads markers and proves the counts, verifies each part's
+digest, checks every value and uploads the file; the others read and write.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from slurm_worker.folder import FolderObjects
+from slurm_worker.keys import JobId, JobPaths, task_id
+from slurm_worker.store import JobStore, Marker, Part
+
+PATHS = JobPaths("bench", JobId("merge"))
+PLAIN = {"n": "int64", "score": "double", "name": "string", "city": "string", "ok": "bool"}
+NESTED = {**PLAIN, "visits": "list<struct<at: string, km: double>>"}
+DUCKDB = {
+    "int64": "BIGINT",
+    "double": "DOUBLE",
+    "string": "VARCHAR",
+    "bool": "BOOLEAN",
+    "list<struct<at: string, km: double>>": 'STRUCT("at" VARCHAR, km DOUBLE)[]',
+}
+_CITIES = ["Lagos", "Lima", "Oslo", "Pune", "Quito", "Riga", "São Paulo", "Tallinn"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """So many rows in so many parts."""
+
+    rows: int
+    parts: int
+    nested: bool = False
+    form: str = "jsonl.gz"
+
+    @property
+    def schema(self) -> dict[str, str]:
+        return NESTED if self.nested else PLAIN
+
+    @property
+    def name(self) -> str:
+        kind = "nested, " if self.nested else ""
+        return f"{self.rows:,} rows, {kind}{self.parts:,} {self.form} parts"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one tool took."""
+
+    rows_per_s: float
+    memory_mb: float
+
+
+def rows_of(case: Case, number: int) -> Iterator[dict[str, Any]]:
+    rng = random.Random(number)
+    size = case.rows // case.parts
+    for n in range(number * size, (number + 1) * size):
+        row: dict[str, Any] = {
+            "_key": f"item-{n:09}",
+            "n": rng.randrange(10**9),
+            "score": rng.random(),
+            "name": f"user {rng.randrange(10**6)}",
+            "city": _CITIES[n % len(_CITIES)],
+            "ok": n % 3 > 0,
+        }
+        if case.nested:
+            row["visits"] = [
+                {"at": f"2026-11-{d:02}", "km": rng.random() * 9} for d in range(1, n % 4)
+            ]
+        yield row
+
+
+def make(case: Case, folder: Path) -> None:
+    """A job's parts and markers."""
+    store = JobStore(FolderObjects(folder), PATHS)
+    columns = None
+    if case.form == "parquet":
+        from slurm_worker.aggregate.part import ParquetColumns
+
+        columns = ParquetColumns(case.schema)
+    for number in range(case.parts):
+        task = task_id(0, number)
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows_of(case, number)]
+        data = (columns.make(iter(lines)) if columns else None) or gzip.compress(
+            "".join(lines).encode(), 3, mtime=0
+        )
+        part = store.upload_part(
+            PATHS.part(task, 1, "x", case.form), data, "rows", len(lines)
+        )
+        assert part.sha256 == hashlib.sha256(data).hexdigest()
+        store.commit(_marker(task, part))
+
+
+def _marker(task: Any, part: Part) -> Marker:
+    return Marker(PATHS.job, task, 1, "bench", part.rows, part.rows, part.rows, parts=(part,))
+
+
+def ours(case: Case, folder: Path, scratch: Path) -> None:
+    from slurm_worker import aggregate
+
+    options = aggregate.AggregateOptions(schema=case.schema)
+    expected = [aggregate.RoundSummary(0, case.parts, case.rows)]
+    manifest = aggregate.aggregate(
+        FolderObjects(folder), PATHS, expected, options, scratch, lambda _: None
+    )
+    assert manifest.rows == case.rows
+
+
+def duckdb(case: Case, folder: Path, scratch: Path) -> None:
+    import duckdb as engine
+
+    parts = f"{folder}/{PATHS.parts}**/*.{case.form}"
+    columns = {"_key": "VARCHAR", **{n: DUCKDB[kind] for n, kind in case.schema.items()}}
+    source = f"read_json('{parts}', format='newline_delimited', columns={columns})"
+    if case.form == "parquet":
+        source = f"read_parquet('{parts}')"
+    db = engine.connect()
+    db.execute("SET threads = 2")
+    target = scratch / "duckdb.parquet"
+    db.execute(f"COPY (SELECT * FROM {source}) TO '{target}' (COMPRESSION zstd)")
+    assert db.execute(f"SELECT count(*) FROM '{target}'").fetchone() == (case.rows,)
+
+
+def pyarrow(case: Case, folder: Path, scratch: Path) -> None:
+    """A part at a time, as plainly as it can be written."""
+    import io
+
+    import pyarrow.json as pj
+    import pyarrow.parquet as pq
+
+    from slurm_worker.aggregate.convert import Converter
+    from slurm_worker.aggregate.types import parse_schema
+
+    schema = Converter(parse_schema(case.schema), declared=True).arrow_schema
+    parse = pj.ParseOptions(explicit_schema=schema)
+    with pq.ParquetWriter(scratch / "plain.parquet", schema, compression="zstd") as writer:
+        for path in sorted((folder / PATHS.parts).rglob(f"*.{case.form}")):
+            if case.form == "parquet":
+                writer.write_table(pq.read_table(path).cast(schema))
+                continue
+            text = gzip.decompress(path.read_bytes())
+            writer.write_table(pj.read_json(io.BytesIO(text), parse_options=parse).cast(schema))
+
+
+TOOLS: dict[str, Callable[[Case, Path, Path], None]] = {
+    "ours": ours,
+    "duckdb": duckdb,
+    "pyarrow": pyarrow,
+}
+
+
+def measure(tool: str, case: Case, folder: Path) -> Run:
+    """Run a tool in a process of its own."""
+    shutil.rmtree(folder / PATHS.dataset, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [sys.executable, "-m", "benchmarks.merging", tool, str(folder), scratch]
+        ended = subprocess.run(
+            [*command, json.dumps(asdict(case))], capture_output=True, text=True, check=False
+        )
+        if ended.returncode:
+            raise SystemExit(f"{tool}: {ended.stderr}")
+    return Run(**json.loads(ended.stdout))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tool", choices=TOOLS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("scratch", type=Path)
+    parser.add_argument("case", type=json.loads)
+    arguments = parser.parse_args()
+    case = Case(**arguments.case)
+    began = time.perf_counter()
+    TOOLS[arguments.tool](case, arguments.folder, arguments.scratch)
+    took = time.perf_counter() - began
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    json.dump(asdict(Run(case.rows / took, memory)), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

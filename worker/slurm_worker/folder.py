@@ -1,0 +1,94 @@
+"""A folder of local files as an object store: for datasets that are merged without S3."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from slurm_worker.errors import UserError
+
+
+class FolderObjects:
+    """`ports.ObjectStore` over the files below a folder; each appears whole, or not at all.
+
+    Args:
+        root: the folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def verify(self) -> None:
+        """See `ports.ObjectStore.verify`."""
+        if not self._root.is_dir():
+            raise UserError(f"{self._root}: is no folder; name one that is there")
+
+    def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | None:
+        """See `ports.ObjectStore.get`."""
+        try:
+            with (self._root / key).open("rb") as file:
+                file.seek(start)
+                return file.read(-1 if length is None else length)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return None
+
+    def put(self, key: str, body: bytes) -> None:
+        """See `ports.ObjectStore.put`."""
+        written = self._write(key, body)
+        written.replace(self._root / key)
+
+    def put_new(self, key: str, body: bytes) -> bool:
+        """See `ports.ObjectStore.put_new`."""
+        written = self._write(key, body)
+        try:
+            os.link(written, self._root / key)
+        except FileExistsError:
+            return False
+        finally:
+            written.unlink()
+        return True
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """See `ports.ObjectStore.list`."""
+        folder = self._root / prefix.rpartition("/")[0]
+        found = (each.relative_to(self._root) for each in folder.rglob("*") if each.is_file())
+        keys = (each.as_posix() for each in found if not each.name.startswith(".part-"))
+        yield from sorted(each for each in keys if each.startswith(prefix))
+
+    def delete(self, key: str) -> None:
+        """See `ports.ObjectStore.delete`."""
+        (self._root / key).unlink(missing_ok=True)
+
+    def size(self, key: str) -> int | None:
+        """See `ports.ObjectStore.size`."""
+        path = self._root / key
+        return path.stat().st_size if path.is_file() else None
+
+    def upload(self, key: str, path: str) -> None:
+        """See `ports.ObjectStore.upload`."""
+        written = self._temporary(key)
+        shutil.copyfile(path, written)
+        written.replace(self._root / key)
+
+    def download(self, key: str, path: str) -> None:
+        """See `ports.ObjectStore.download`."""
+        shutil.copyfile(self._root / key, path)
+
+    def copy(self, source: str, key: str) -> None:
+        """See `ports.ObjectStore.copy`."""
+        self.upload(key, str(self._root / source))
+
+    def _write(self, key: str, body: bytes) -> Path:
+        path = self._temporary(key)
+        path.write_bytes(body)
+        return path
+
+    def _temporary(self, key: str) -> Path:
+        folder = (self._root / key).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".part-", dir=folder)
+        os.close(handle)
+        return Path(name)
