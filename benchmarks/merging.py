@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
+import importlib
 import json
 import random
 import resource
@@ -100,9 +101,7 @@ def make(case: Case, folder: Path) -> None:
         data = (columns.make(iter(lines)) if columns else None) or gzip.compress(
             "".join(lines).encode(), 3, mtime=0
         )
-        part = store.upload_part(
-            PATHS.part(task, 1, "x", case.form), data, "rows", len(lines)
-        )
+        part = store.upload_part(PATHS.part(task, 1, "x", case.form), data, "rows", len(lines))
         assert part.sha256 == hashlib.sha256(data).hexdigest()
         store.commit(_marker(task, part))
 
@@ -158,6 +157,11 @@ def pyarrow(case: Case, folder: Path, scratch: Path) -> None:
             writer.write_table(pj.read_json(io.BytesIO(text), parse_options=parse).cast(schema))
 
 
+MODULES = {
+    "ours": ["slurm_worker.aggregate", "boto3"],
+    "duckdb": ["duckdb"],
+    "pyarrow": ["pyarrow.json", "pyarrow.parquet", "slurm_worker.aggregate.convert"],
+}
 TOOLS: dict[str, Callable[[Case, Path, Path], None]] = {
     "ours": ours,
     "duckdb": duckdb,
@@ -186,6 +190,9 @@ def main() -> None:
     parser.add_argument("case", type=json.loads)
     arguments = parser.parse_args()
     case = Case(**arguments.case)
+    # What is timed is the work, and not the start of the tool.
+    for name in MODULES[arguments.tool]:
+        importlib.import_module(name)
     began = time.perf_counter()
     TOOLS[arguments.tool](case, arguments.folder, arguments.scratch)
     took = time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""Reading objects: several requests at a time, results in order, memory bounded."""
+"""Working ahead of whoever reads: several at a time, results in order, memory bounded."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ _B = TypeVar("_B")
 
 
 def ahead(
-    function: Callable[[_A], _B], inputs: Iterable[_A], window: int = 2 * READERS
+    function: Callable[[_A], _B],
+    inputs: Iterable[_A],
+    window: int = 2 * READERS,
+    threads: int = READERS,
 ) -> Generator[tuple[_A, _B], None, None]:
     """(input, function(input)) in order, with at most `window` of them computed ahead."""
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         waiting: deque[tuple[_A, Future[_B]]] = deque()
         try:
             for each in inputs:

@@ -7,6 +7,7 @@ be planned from it alone. The same outcomes give the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -20,6 +21,12 @@ from typing import Any, Protocol
 
 from slurm_worker.errors import ErrorClass, ItemError
 from slurm_worker.journal import Journal, Outcome
+
+try:
+    # Takes about half the time; installed with the aggregation, never needed.
+    from isal import igzip
+except ImportError:
+    igzip = None
 
 KEY_FIELD = "_key"
 JSONL = "jsonl.gz"
@@ -168,13 +175,22 @@ def lines_of(data: bytes, key: str) -> bytes:
         OSError, EOFError, zlib.error, sqlite3.Error: if it is not of that format.
     """
     if not key.endswith(f".{SQLITE}"):
-        return gzip.decompress(data)
+        return _gunzip(data)
     with tempfile.NamedTemporaryFile(suffix=f".{SQLITE}") as file:
         file.write(data)
         file.flush()
         with closing(sqlite3.connect(file.name)) as db:
             found = db.execute("SELECT line FROM rows ORDER BY number")
             return "".join(f"{line}\n" for (line,) in found).encode()
+
+
+def _gunzip(data: bytes) -> bytes:
+    if igzip is not None:
+        with contextlib.suppress(Exception):
+            lines: bytes = igzip.decompress(data)
+            return lines
+    # What is wrong with the data, if anything is, is said by the standard library.
+    return gzip.decompress(data)
 
 
 def parse_lines(data: bytes) -> list[dict[str, Any]]:

@@ -11,19 +11,20 @@ Sampling is no option: the value that does not fit is in the last part.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from slurm_worker.aggregate.errors import AggregationError, Misfit
-from slurm_worker.aggregate.types import ColumnType, Kind
+from slurm_worker.aggregate.fast import LineReader
+from slurm_worker.aggregate.reading import Fetched, is_columns
+from slurm_worker.aggregate.types import EXACT, ColumnType, Kind, Rows
 from slurm_worker.parts import KEY_FIELD
 
-Rows = Sequence[dict[str, Any]]
-
-#: Up to here every int is a double's exact value.
-EXACT = 2**53
 MAX_FIELDS = 2_000
 _INT64 = (-(2**63), 2**63 - 1)
 _KINDS = {
@@ -62,12 +63,7 @@ class Seen:
         if int in found:
             ints = values if len(found) == 1 else [each for each in values if type(each) is int]
             self._join_ints(min(ints), max(ints), path)
-        if self.kind is Kind.DOUBLE and self.largest_int > EXACT:
-            raise Misfit(
-                path,
-                "a number that puts floats and ints up to "
-                f"{self.largest_int} into one column, and a double holds those only to {EXACT}",
-            )
+        self._check_exact(path)
         if self.kind is Kind.LIST:
             inside = list(chain.from_iterable(each for each in values if each is not None))
             self.fields.setdefault("item", Seen()).add(inside, f"{path}[]")
@@ -93,10 +89,39 @@ class Seen:
             },
         )
 
+    def shape(self) -> ColumnType:
+        """What was seen so far, with `NULL` for what has had no value."""
+        return ColumnType(self.kind, {name: each.shape() for name, each in self.fields.items()})
+
+    def note(self, array: pa.Array[Any], path: str) -> None:
+        """Join an array of this shape, or of a shape that it had before.
+
+        Raises:
+            Misfit: if a whole number does not fit among doubles.
+        """
+        if pa.types.is_int64(array.type):
+            low, high = pc.min(array).as_py(), pc.max(array).as_py()
+            if low is not None and high is not None:
+                self._join_ints(low, high, path)
+            self._check_exact(path)
+        elif isinstance(array, pa.ListArray):
+            self.fields["item"].note(array.flatten(), f"{path}[]")
+        elif isinstance(array, pa.StructArray):
+            for inner, inside in zip(array.type, array.flatten(), strict=True):
+                self.fields[inner.name].note(inside, f"{path}.{inner.name}" if path else inner.name)
+
     def copy(self) -> Seen:
         """The same, to go on from."""
         fields = {name: each.copy() for name, each in self.fields.items()}
         return Seen(self.kind, self.largest_int, fields)
+
+    def _check_exact(self, path: str) -> None:
+        if self.kind is Kind.DOUBLE and self.largest_int > EXACT:
+            raise Misfit(
+                path,
+                "a number that puts floats and ints up to "
+                f"{self.largest_int} into one column, and a double holds those only to {EXACT}",
+            )
 
     def _join(self, kind: Kind, path: str) -> None:
         if self.kind in (Kind.NULL, kind):
@@ -128,6 +153,28 @@ class Inference:
 
     def __init__(self) -> None:
         self._seen = Seen(Kind.STRUCT)
+        self._shape = self._seen.shape()
+        self._reader: LineReader | None = None
+
+    def read(self, fetched: Fetched) -> Callable[[str], None]:
+        """Read a part, in any thread; what is returned looks at it, in the caller's, in order.
+
+        Lines that Arrow reads as what was seen before need no closer look: only how large
+        their whole numbers are.
+        """
+        lines = None if is_columns(fetched.part) else fetched.lines()
+        table = self._reader.table(lines) if self._reader and lines else None
+        if table is not None and table.num_rows == fetched.part.rows:
+            return lambda part: self._note(table, fetched, part)
+        rows = fetched.rows() if lines is None else fetched.parse(lines)
+        return lambda part: self.look(rows, part)
+
+    def _note(self, table: pa.Table, fetched: Fetched, part: str) -> None:
+        try:
+            for batch in table.to_batches():
+                self._seen.note(batch.to_struct_array(), "")
+        except Misfit:
+            self.look(fetched.rows(), part)
 
     def look(self, rows: Rows, part: str) -> None:
         """Look at the rows of one part.
@@ -140,6 +187,9 @@ class Inference:
             self._seen.add(rows, "")
         except Misfit as error:
             raise _blame(before, rows, part, error) from error
+        if self._seen.shape() != self._shape:
+            self._shape = self._seen.shape()
+            self._reader = LineReader(self._shape.fields)
 
     def schema(self) -> dict[str, ColumnType]:
         """The columns in the order in which they were first seen, without the key.

@@ -11,36 +11,40 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from slurm_worker.aggregate.convert import Converter
 from slurm_worker.aggregate.errors import AggregationError
+from slurm_worker.aggregate.fast import leaves
 from slurm_worker.aggregate.infer import Inference
 from slurm_worker.aggregate.part import count_keys
 from slurm_worker.aggregate.plan import ERRORS, ROWS, Plan, PlannedPart, Remaining
-from slurm_worker.aggregate.reading import (
-    fetch,
-    is_columns,
-    unpack,
-    unpack_columns,
-)
+from slurm_worker.aggregate.reading import Fetched, is_columns
 from slurm_worker.aggregate.types import Schema
 from slurm_worker.ahead import READERS, ahead
 from slurm_worker.keys import parse_task_id
 from slurm_worker.parts import KEY_FIELD
 from slurm_worker.store import JobStore
 
-_WRITER = f"1 pyarrow-{pa.__version__}"
+_WRITER = f"2 pyarrow-{pa.__version__}"
 _AHEAD_BYTES = 64 << 20
+#: How much more a part's lines and columns take than its compressed bytes, about.
+_UNPACKED = 8
 _GROUP_BYTES = 128 << 20
+#: A dictionary pays where each value occurs about so often.
+_REPEATED = 4
+_LOOKED_AT = 16_384
 
 _ERROR_FIELDS: list[pa.Field[Any]] = [
     pa.field(KEY_FIELD, pa.string(), nullable=False),
@@ -54,7 +58,7 @@ _ERROR_FIELDS: list[pa.Field[Any]] = [
 ]
 ERRORS_SCHEMA = pa.schema(_ERROR_FIELDS)
 
-Lines = list[dict[str, Any]]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +118,10 @@ class Merger:
             AggregationError: naming a value that fits no one schema with the others.
         """
         inference = Inference()
-        with closing(self._lines(_nonempty(self._plan.parts(ROWS)), ROWS)) as read:
-            for planned, rows in read:
-                inference.look(rows, planned.part.key)
+        parts = _nonempty(self._plan.parts(ROWS))
+        with closing(self._ahead(parts, ROWS, lambda _, each: inference.read(each))) as read:
+            for planned, look in read:
+                look(planned.part.key)
         return inference.schema()
 
     def merge_rows(self, columns: Schema) -> list[DataFile]:
@@ -159,52 +164,43 @@ class Merger:
 
     # --- reading -----------------------------------------------------------------
 
-    def _fetched(
-        self, parts: Iterable[PlannedPart], kind: str
-    ) -> Generator[tuple[PlannedPart, bytes], None, None]:
-        window = _AHEAD_BYTES // max(1, self._plan.largest(kind))
-        fetched = ahead(
-            lambda each: fetch(self._store, each.task, each.part),
-            parts,
-            max(1, min(2 * READERS, window)),
-        )
-        with closing(fetched):
-            yield from fetched
+    def _ahead(
+        self, parts: Iterable[PlannedPart], kind: str, read: Callable[[PlannedPart, Fetched], _T]
+    ) -> Generator[tuple[PlannedPart, _T], None, None]:
+        """What `read` makes of each part, in order: many are fetched ahead, a few are unpacked."""
+        largest = max(1, self._plan.largest(kind))
+        cpus = len(os.sched_getaffinity(0))
+        window = max(1, min(2 * READERS, _AHEAD_BYTES // largest))
+        unpacked = max(1, min(2 * cpus, window // _UNPACKED))
 
-    def _lines(
-        self, parts: Iterable[PlannedPart], kind: str
-    ) -> Generator[tuple[PlannedPart, Lines], None, None]:
-        with closing(self._fetched(parts, kind)) as fetched:
-            for planned, data in fetched:
-                yield planned, unpack(self._store, planned.task, planned.part, data)
+        def fetch(planned: PlannedPart) -> Fetched:
+            return Fetched(self._store, planned.task, planned.part)
+
+        with (
+            closing(ahead(fetch, parts, window)) as fetched,
+            closing(ahead(lambda each: read(*each), fetched, unpacked, cpus)) as found,
+        ):
+            for (planned, _), made in found:
+                yield planned, made
 
     def _tables(self, parts: Sequence[PlannedPart], converter: Converter) -> Iterator[pa.Table]:
-        for planned, data in self._fetched(parts, ROWS):
-            table, items = self._table(planned, data, converter)
-            if items > planned.ok:
+        def read(planned: PlannedPart, fetched: Fetched) -> pa.Table:
+            table = _table(fetched, converter)
+            if table.num_rows > planned.ok and (items := count_keys(table)) > planned.ok:
                 raise AggregationError(
                     f"aggregate: task {planned.task}: {planned.part.key} has rows of {items:,} "
                     f"items, its marker says {planned.ok:,} succeeded; remove its marker "
                     f"{self._store.paths.done(planned.task)} and run the task again"
                 )
-            yield table
+            return table
 
-    def _table(
-        self, planned: PlannedPart, data: bytes, converter: Converter
-    ) -> tuple[pa.Table, int]:
-        """A part's columns, and how many items they are of."""
-        if is_columns(planned.part):
-            table = unpack_columns(self._store, planned.task, planned.part, data)
-            if table.schema.equals(converter.arrow_schema):
-                return table.replace_schema_metadata(None), count_keys(table)
-        # Made into rows, and into columns again where the schema has changed since.
-        rows = unpack(self._store, planned.task, planned.part, data)
-        return converter.table(rows, planned.part.key), len({row[KEY_FIELD] for row in rows})
+        for _, table in self._ahead(parts, ROWS, read):
+            yield table
 
     def _error_tables(
         self, parts: Sequence[PlannedPart], remaining: Remaining
     ) -> Iterator[pa.Table]:
-        for planned, records in self._lines(parts, ERRORS):
+        for planned, records in self._ahead(parts, ERRORS, lambda _, each: each.rows()):
             try:
                 if Counter(each["class"] for each in records) != planned.failed:
                     raise ValueError("its error classes are not those of its marker")
@@ -247,10 +243,10 @@ class Merger:
     def _write(self, key: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> DataFile:
         size = self._options.row_group_size
         rows = 0
-        with pq.ParquetWriter(self._path, schema, compression="zstd", version="2.6") as writer:
+        with _Writer(self._path, schema) as writer:
             for group in _row_groups(tables, size):
                 # Up to twice the size in one group, rather than a small one behind each.
-                writer.write_table(group, row_group_size=2 * size)
+                writer.write(group, 2 * size)
                 rows += group.num_rows
         if rows:
             self._store.objects.upload(key, str(self._path))
@@ -264,6 +260,70 @@ class Merger:
         size = self._path.stat().st_size
         self._path.unlink()
         return DataFile(key, rows, size, digest.hexdigest())
+
+
+class _Writer:
+    """Writes row groups; the first decides how, so that the same rows give the same bytes."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._path = path
+        self._schema = schema
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open(self._schema.empty_table()).close()
+
+    def write(self, group: pa.Table, size: int) -> None:
+        """Append a table in row groups of at most `size` rows."""
+        self._open(group).write_table(group, row_group_size=size)
+
+    def _open(self, first: pa.Table) -> pq.ParquetWriter:
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(
+                self._path,
+                self._schema,
+                version="2.6",
+                compression="zstd",
+                use_dictionary=_repetitive(first),  # type: ignore[arg-type]  # a list will do
+                write_page_index=True,
+            )
+        return self._writer
+
+
+def _repetitive(table: pa.Table) -> list[str]:
+    """The columns for which a dictionary pays; building one in vain takes longer than writing."""
+    found = []
+    first = table.slice(0, _LOOKED_AT)
+    for name, column in zip(first.column_names, first.columns, strict=True):
+        for path, leaf in leaves(column.combine_chunks(), name):
+            if len(leaf) and pc.count_distinct(leaf).as_py() * _REPEATED <= len(leaf):
+                found.append(path)
+    return found
+
+
+def _table(fetched: Fetched, converter: Converter) -> pa.Table:
+    """A part's columns."""
+    if is_columns(fetched.part):
+        table = fetched.columns()
+        if table.schema.equals(converter.arrow_schema):
+            return table.replace_schema_metadata(None)
+        # Made into rows, and into columns again where the schema has changed since.
+        rows = fetched.rows()
+    else:
+        lines = fetched.lines()
+        exact = converter.read(lines)
+        if exact is not None and exact.num_rows == fetched.part.rows:
+            return exact
+        rows = fetched.parse(lines)
+    return converter.table(rows, fetched.part.key)
 
 
 def _row_groups(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:

@@ -26,6 +26,7 @@ _BROKEN = (
     sqlite3.Error,
     pa.ArrowException,
 )
+_T = TypeVar("_T")
 _Rows = TypeVar("_Rows", list[dict[str, Any]], pa.Table)
 
 
@@ -46,38 +47,52 @@ def is_columns(part: Part) -> bool:
     return part.key.endswith(f".{PARQUET}")
 
 
-def unpack(store: JobStore, task: TaskId, part: Part, data: bytes) -> list[dict[str, Any]]:
-    """The rows of a part.
+class Fetched:
+    """A committed part's bytes, in the form that is asked for.
 
-    Raises:
-        AggregationError: naming task and part, if they are not what its marker says.
+    Each raises an AggregationError, naming task and part, if they are not what the marker says.
     """
-    if is_columns(part):
-        return _checked(store, task, part, lambda: read_rows(data))
-    return _checked(store, task, part, lambda: parse_lines(lines_of(data, part.key)))
 
+    def __init__(self, store: JobStore, task: TaskId, part: Part) -> None:
+        self.part = part
+        self._mend = f"remove its marker {store.paths.done(task)} and run the task again"
+        self._where = f"aggregate: task {task}: {part.key}"
+        try:
+            self._data = store.read_part(part)
+        except UserError as error:
+            raise AggregationError(f"aggregate: task {task}: {error}") from error
 
-def unpack_columns(store: JobStore, task: TaskId, part: Part, data: bytes) -> pa.Table:
-    """The columns of a Parquet part.
+    def lines(self) -> bytes:
+        """The JSON lines of a part that is not Parquet."""
+        return self._guarded(lambda: lines_of(self._data, self.part.key))
 
-    Raises:
-        AggregationError: naming task and part, if they are not what its marker says.
-    """
-    return _checked(store, task, part, lambda: read_columns(data))
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows, as the JSON that they were."""
+        if is_columns(self.part):
+            return self._counted(self._guarded(lambda: read_rows(self._data)))
+        return self.parse(self.lines())
 
+    def parse(self, lines: bytes) -> list[dict[str, Any]]:
+        """The rows in these lines of the part."""
+        return self._counted(self._guarded(lambda: parse_lines(lines)))
 
-def _checked(store: JobStore, task: TaskId, part: Part, read: Callable[[], _Rows]) -> _Rows:
-    mend = f"remove its marker {store.paths.done(task)} and run the task again"
-    try:
-        rows = read()
-    except _BROKEN as error:
-        reason = " ".join(str(error).split())[:200]
-        raise AggregationError(
-            f"aggregate: task {task}: {part.key} can't be read: {reason}; {mend}"
-        ) from error
-    if len(rows) != part.rows:
-        raise AggregationError(
-            f"aggregate: task {task}: {part.key} has {len(rows):,} rows where its marker says "
-            f"{part.rows:,}; {mend}"
-        )
-    return rows
+    def columns(self) -> pa.Table:
+        """The columns of a Parquet part."""
+        return self._counted(self._guarded(lambda: read_columns(self._data)))
+
+    def _guarded(self, read: Callable[[], _T]) -> _T:
+        try:
+            return read()
+        except _BROKEN as error:
+            reason = " ".join(str(error).split())[:200]
+            raise AggregationError(
+                f"{self._where} can't be read: {reason}; {self._mend}"
+            ) from error
+
+    def _counted(self, rows: _Rows) -> _Rows:
+        if len(rows) != self.part.rows:
+            raise AggregationError(
+                f"{self._where} has {len(rows):,} rows where its marker says "
+                f"{self.part.rows:,}; {self._mend}"
+            )
+        return rows

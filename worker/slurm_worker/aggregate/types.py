@@ -19,9 +19,10 @@ A type is written as text, ``string`` or ``list<struct<at: timestamp, n: int64>>
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 import pyarrow as pa
 
@@ -109,6 +110,9 @@ class ColumnType:
 
 
 Schema = Mapping[str, ColumnType]
+Rows = Sequence[dict[str, Any]]
+#: Up to here every int is a double's exact value.
+EXACT = 2**53
 STRING = ColumnType(Kind.STRING)
 
 
