@@ -129,6 +129,8 @@ def manifest_fields(manifest: Manifest) -> Fields:
         ("failed", by_class(manifest["failed"])),
         ("rows out", number(manifest["rows"])),
         ("files", f"{number(len(manifest['files']))}, {size / 1e6:,.1f} MB"),
+        ("dataset", manifest["dataset"]),
+        ("manifest", manifest["manifest"]),
     ]
 
 

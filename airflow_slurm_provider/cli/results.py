@@ -9,7 +9,7 @@ import click
 
 from airflow_slurm_provider.cli.options import Common, common_options, error_classes
 from airflow_slurm_provider.cli.output import by_class, emit, number, say
-from airflow_slurm_provider.cli.report import failure_fields, manifest_address, manifest_fields
+from airflow_slurm_provider.cli.report import failure_fields, manifest_fields
 from airflow_slurm_provider.cli.waiting import report_wait, wait_options, wait_until_finished
 from slurm_worker.errors import UserError
 from slurm_worker.keys import JobId, check_job_id
@@ -103,9 +103,7 @@ def aggregate(common: Common, job: str) -> int:
 
     with common.services() as services:
         manifest = verbs.aggregate(services, name, log=say)
-        where = manifest_address(services, name)
-    fields = [("job", name), *manifest_fields(manifest), ("dataset", where)]
-    emit(common.as_json, {**manifest, "manifest": where}, fields)
+    emit(common.as_json, manifest, [("job", name), *manifest_fields(manifest)])
     return 0
 
 

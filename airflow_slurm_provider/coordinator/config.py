@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from airflow_slurm_provider.coordinator.fields import PerSecond, Seconds, Strict
+from airflow_slurm_provider.coordinator.fields import Bytes, PerSecond, Seconds, Strict
 from airflow_slurm_provider.coordinator.policy import Policy, RetryRule, Rules
 from airflow_slurm_provider.coordinator.site import Site
 from airflow_slurm_provider.coordinator.validation import explain
@@ -134,8 +134,13 @@ class AggregateSection(Strict):
     """The published dataset."""
 
     schema_: dict[str, str] | None = Field(default=None, alias="schema")
+    rename: dict[str, str] = Field(default_factory=dict)
+    partition_by: tuple[str, ...] = ()
+    sort_by: tuple[str, ...] = ()
     rows_per_file: Annotated[int, Field(ge=1)] = 5_000_000
+    file_size: Bytes = 512 << 20
     row_group_size: Annotated[int, Field(ge=1)] = 131_072
+    memory: Bytes = 1 << 30
 
 
 class JobSpec(Strict):

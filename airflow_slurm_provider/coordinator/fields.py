@@ -10,6 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)")
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(s|min|m|h|d)")
+_BYTES = re.compile(r"(\d+)\s*(KB|MB|GB|TB)")
+_SHIFTS = {"KB": 10, "MB": 20, "GB": 30, "TB": 40}
 
 
 class Strict(BaseModel):
@@ -38,6 +40,17 @@ def _per_second(value: object) -> object:
     return value
 
 
+def _bytes(value: object) -> object:
+    """Bytes from 1000000, "500MB", "2GB"."""
+    if isinstance(value, str):
+        match = _BYTES.fullmatch(value.strip())
+        if match is None:
+            raise ValueError(f"{value!r} is not a size; write 500MB or 2GB")
+        return int(match.group(1)) << _SHIFTS[match.group(2)]
+    return value
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1 << 20)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 Delay = Annotated[float, BeforeValidator(_seconds), Field(ge=0)]
 PerSecond = Annotated[float, BeforeValidator(_per_second), Field(gt=0)]

@@ -284,7 +284,10 @@ def _begun_retry(
 def aggregate(
     services: Services, job_id: JobId, *, log: Log, actor: str = "slurmctl"
 ) -> dict[str, Any]:
-    """Publish the job's dataset and return its manifest.
+    """Publish the job's dataset.
+
+    Returns:
+        Its manifest, with the addresses of the version's folder (`dataset`) and of the manifest.
 
     Raises:
         UserError: if the job is not complete, or a part can't be read as it was committed.
@@ -303,8 +306,7 @@ def aggregate(
     ]
     options = aggregation.AggregateOptions(
         schema=spec.aggregate.schema_,
-        rows_per_file=spec.aggregate.rows_per_file,
-        row_group_size=spec.aggregate.row_group_size,
+        **spec.aggregate.model_dump(exclude={"schema_"}),
     )
     with tempfile.TemporaryDirectory(prefix="airflow-slurm-aggregate-") as scratch:
         manifest = aggregation.aggregate(
@@ -312,7 +314,12 @@ def aggregate(
         ).to_dict()
     summary = {name: manifest[name] for name in ("items", "ok", "rows")}
     jobs.audit(actor, "published", cast("dict[str, Value]", summary))
-    return manifest
+    bucket, paths = services.site.bucket, services.paths(job_id)
+    return {
+        **manifest,
+        "dataset": f"s3://{bucket}/{manifest['folder']}",
+        "manifest": f"s3://{bucket}/{paths.manifest}",
+    }
 
 
 def cancel(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> list[str]:

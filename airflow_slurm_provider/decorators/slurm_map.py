@@ -31,7 +31,7 @@ from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.config import Config, parse_config
 from airflow_slurm_provider.coordinator.given import VALUE_FIELD, put_items
 from airflow_slurm_provider.failures import as_airflow_failures
-from airflow_slurm_provider.operators.parquet_aggregate import emit_assets
+from airflow_slurm_provider.operators.parquet_aggregate import PUBLISHED, emit_assets
 from airflow_slurm_provider.operators.slurm_submit import SlurmSubmitOperator
 from airflow_slurm_provider.waiting import actor_of, defer_until_done, progress_of, wait_until_done
 from slurm_worker.errors import UserError
@@ -119,8 +119,7 @@ class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
             job_id = check_job_id(progress["job_id"])
             manifest = job.aggregate(services, job_id, log=self.log.info, actor=actor_of(context))
             address = f"s3://{services.site.bucket}/{services.paths(job_id).dataset}"
-        counts = {name: manifest[name] for name in ("items", "ok", "failed", "rows")}
-        result = {"job_id": job_id, "dataset": address, **counts}
+        result = {"job_id": job_id, **{name: manifest[name] for name in PUBLISHED}}
         emit_assets(self, context, address, result)
         return result
 

@@ -27,6 +27,10 @@ def emit_assets(
             events.extra.update(extra)
 
 
+#: What is told of a published dataset.
+PUBLISHED = ("dataset", "manifest", "items", "ok", "failed", "rows")
+
+
 class ParquetAggregateOperator(BaseOperator):
     """Merge the committed parts into Parquet files and publish their manifest last.
 
@@ -62,8 +66,7 @@ class ParquetAggregateOperator(BaseOperator):
             job_id = check_job_id(self.job_id)
             manifest = job.aggregate(services, job_id, log=self.log.info, actor=actor_of(context))
             address = f"s3://{services.site.bucket}/{services.paths(job_id).dataset}"
-            counts = {name: manifest[name] for name in ("items", "ok", "failed", "rows")}
             JobObjectsLink.persist(context, services, job_id)
-        result = {"dataset": address, **counts, "files": len(manifest["files"])}
+        result = {name: manifest[name] for name in PUBLISHED} | {"files": len(manifest["files"])}
         emit_assets(self, context, address, {"job_id": job_id, **result})
         return result

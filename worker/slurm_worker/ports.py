@@ -116,6 +116,9 @@ class ObjectStore(Protocol):
     def download(self, key: str, path: str) -> None:
         """Write an object to a local file, without holding it in memory."""
 
+    def copy(self, source: str, key: str) -> None:
+        """Write an object that is there under another key, within the store."""
+
 
 class Clock(Protocol):
     """Time of day for leases, and a timer that no one can set back.

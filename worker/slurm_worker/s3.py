@@ -123,6 +123,11 @@ class S3Objects:
         with self._errors(key):
             self.client.download_file(self.bucket, key, path)
 
+    def copy(self, source: str, key: str) -> None:
+        """See `ports.ObjectStore.copy`; several requests for objects over 8 MB."""
+        with self._errors(source):
+            self.client.copy({"Bucket": self.bucket, "Key": source}, self.bucket, key)
+
     def _no_bucket(self) -> UserError:
         return UserError(
             f"storage.prefix: there is no bucket {self.bucket!r}; create it or correct the name"

@@ -161,6 +161,10 @@ class MemoryObjects:
         """See `ports.ObjectStore.download`."""
         Path(path).write_bytes(self.objects[key])
 
+    def copy(self, source: str, key: str) -> None:
+        """See `ports.ObjectStore.copy`."""
+        self.put(key, self.objects[source])
+
 
 class ManualClock:
     """A clock that moves only when told to, or when somebody sleeps on it."""

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from slurm_worker.aggregate import AggregationError, RoundSummary
-from slurm_worker.errors import ErrorClass
+from slurm_worker.errors import ErrorClass, UserError
 from slurm_worker.testing import MemoryObjects
 from tests.unit.aggregate.job import Job, ok
 
@@ -43,8 +43,8 @@ def test_the_manifest_lists_files_as_they_are(job: Job) -> None:
     assert json.loads(job.objects.objects[job.paths.manifest]) == manifest.to_dict()
     for each in (*manifest.files, *manifest.errors):
         assert each.size == len(job.objects.objects[each.key])
-    assert all(each.key.startswith("lab/jobs/job-1/dataset/part-") for each in manifest.files)
-    assert all(each.key.startswith("lab/jobs/job-1/errors/part-") for each in manifest.errors)
+    assert all(each.key.startswith(f"{manifest.folder}part-") for each in manifest.files)
+    assert all(each.key.startswith("lab/jobs/job-1/errors/") for each in manifest.errors)
 
 
 def test_failures_go_to_their_own_dataset(job: Job) -> None:
@@ -95,26 +95,52 @@ def test_a_second_aggregation_publishes_nothing(job: Job) -> None:
     assert job.log[-1] == "the published dataset is up to date"
 
 
-def test_other_options_make_another_dataset_and_remove_the_old_files(job: Job) -> None:
+def test_who_reads_the_old_version_is_not_disturbed_by_the_new_one(job: Job) -> None:
     job.add_round({"a": ok(n=1)}, {"b": ok(n=2)})
     first = job.aggregate()
     second = job.aggregate(schema={"n": "double"})
     assert job.dataset(second) == [{"_key": "a", "n": 1.0}, {"_key": "b", "n": 2.0}]
+    assert job.dataset(first) == [{"_key": "a", "n": 1}, {"_key": "b", "n": 2}]
+    assert first.folder != second.folder
+    third = job.aggregate(rename={"n": "m"})
+    assert job.dataset(third) == [{"_key": "a", "m": 1}, {"_key": "b", "m": 2}]
+    assert job.dataset(second)
     assert all(each.key not in job.objects.objects for each in first.files)
 
 
+def test_what_a_run_with_other_inputs_left_behind_is_removed(job: Job) -> None:
+    job.add_round({"a": ok(n=1)})
+    job.objects.put(f"{job.paths.dataset}0000/part-1.parquet", b"left")
+    job.aggregate()
+    assert f"{job.paths.dataset}0000/part-1.parquet" not in job.objects.objects
+
+
+class CopyingObjects(MemoryObjects):
+    """Counts what the store copies by itself."""
+
+    copied = 0
+
+    def copy(self, source: str, key: str) -> None:
+        self.copied += 1
+        super().copy(source, key)
+
+
 def test_a_retry_after_publishing_keeps_the_files_that_did_not_change(job: Job) -> None:
+    job.objects = CopyingObjects()
     job.add_round({"a": ok(n=1)}, {"b": ok(n=2), "c": NETWORK})
     first = job.aggregate(rows_per_file=1)
     job.add_round({"c": ok(n=3)})
     second = job.aggregate(rows_per_file=1)
-    assert second.files[:2] == first.files
+    assert [each.sha256 for each in second.files[:2]] == [each.sha256 for each in first.files]
+    assert job.objects.copied == 2
     assert [row["n"] for row in job.dataset(second)] == [1, 2, 3]
     assert (second.failed, second.errors) == ({}, ())
     in_folders = {
-        key for key in job.objects.objects if "/dataset/part" in key or "/errors/part" in key
+        key
+        for key in job.objects.objects
+        if ("/dataset/" in key or "/errors/" in key) and not key.endswith(".json")
     }
-    assert in_folders == {each.key for each in second.files}
+    assert in_folders == {e.key for e in (*first.files, *first.errors, *second.files)}
 
 
 class DyingObjects(MemoryObjects):
@@ -290,3 +316,88 @@ def test_a_job_that_goes_on_meanwhile_is_not_published(job: Job) -> None:
     job.objects = GrowingObjects()
     job.add_round({"a": ok(n=1)})
     assert "tasks were finished while this merged" in refusal(job)
+
+
+# --- other names, other orders ---------------------------------------------------------
+
+
+def by_city(job: Job) -> None:
+    rows = [("b", "Oslo", 3), ("a", "Lima", 1), ("d", None, 4), ("c", "Oslo", 2), ("e", "Lima", 5)]
+    job.add_round(*({key: ok(city=city, n=n)} for key, city, n in rows))
+
+
+def test_columns_get_other_names(job: Job) -> None:
+    by_city(job)
+    manifest = job.aggregate(rename={"n": "number"}, schema={"n": "int64", "city": "string"})
+    assert manifest.schema == {"_key": "string", "number": "int64", "city": "string"}
+    assert [row["number"] for row in job.dataset(manifest)] == [3, 1, 4, 2, 5]
+
+
+def test_rows_are_sorted_over_all_files(job: Job) -> None:
+    by_city(job)
+    manifest = job.aggregate(sort_by=("city", "n"), rows_per_file=2)
+    assert [row["n"] for row in job.dataset(manifest)] == [1, 5, 2, 3, 4]
+    assert [each.rows for each in manifest.files] == [2, 2, 1]
+
+
+def test_partitions_become_folders_and_leave_the_files(job: Job) -> None:
+    by_city(job)
+    manifest = job.aggregate(partition_by=("city",), sort_by=("n",))
+    folders = [each.key.removeprefix(manifest.folder).split("/")[0] for each in manifest.files]
+    assert folders == ["city=Lima", "city=Oslo", "city=__HIVE_DEFAULT_PARTITION__"]
+    assert job.table(manifest.files).column_names == ["_key", "n"]
+    assert [row["n"] for row in job.dataset(manifest)] == [1, 5, 2, 3, 4]
+
+
+def test_a_partitioned_dataset_is_published_once_and_keeps_what_did_not_change(job: Job) -> None:
+    job.objects = CopyingObjects()
+    by_city(job)
+    options = {"partition_by": ("city",), "sort_by": ("n",)}
+    first = job.aggregate(**options)
+    assert job.aggregate(**options) == first
+    job.objects.delete(job.paths.manifest)
+    assert job.aggregate(**options).files == first.files
+    assert job.objects.copied == 0
+    second = job.aggregate(**options, rows_per_file=1_000)
+    assert job.objects.copied == 3
+    assert [e.sha256 for e in second.files] == [e.sha256 for e in first.files]
+
+
+def test_ties_keep_the_order_of_the_input_and_every_type_survives_the_sort(job: Job) -> None:
+    row = {
+        "i": 2**62, "u": 2**63 + 5, "d": 0.1, "s": "ü", "b": True,
+        "t": "2026-11-23T17:00:00.000001Z", "l": "2026-11-23T17:00:00", "y": "2026-11-23",
+        "c": "12.50", "x": "aGk=", "j": {"a": [1]},
+        "e": [], "o": {"a": 1.5, "b": ["x", None]}, "m": {"k": 1},
+    }  # fmt: skip
+    schema = {
+        "i": "int64", "u": "uint64", "d": "double", "s": "string", "b": "bool", "t": "timestamp",
+        "l": "local_timestamp", "y": "date", "c": "decimal(20, 2)", "x": "binary", "j": "json",
+        "e": "list<int64>", "o": "struct<a: double, b: list<string>>", "m": "map<string, int64>",
+        "same": "int64", "n": "int64",
+    }  # fmt: skip
+    job.add_round(*({f"k{n:02}": ok(**row, same=1, n=n)} for n in range(50)))
+    plain = job.table(job.aggregate(schema=schema, rows_per_file=7).files)
+    ordered = job.table(job.aggregate(schema=schema, rows_per_file=7, sort_by=("same",)).files)
+    assert ordered.equals(plain)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"sort_by": ("citty",)}, "aggregate.sort_by: 'citty' is no column; did you mean 'city'?"),
+        ({"partition_by": ("x",)}, "aggregate.partition_by: 'x' is no column; there are"),
+        ({"partition_by": ("l",)}, "'l' is a list<int64>; use a column of strings"),
+        ({"partition_by": ("city", "l")}, "'l' is a list<int64>"),
+        ({"rename": {"x": "y"}}, "aggregate.rename: 'x' is no column"),
+        ({"rename": {"city": "l"}}, "aggregate.rename: gives two columns one name"),
+        ({"rename": {"city": "_key"}}, "aggregate.rename: gives two columns one name"),
+    ],
+)
+def test_a_column_that_is_not_there_is_named(
+    job: Job, options: dict[str, object], says: str
+) -> None:
+    job.add_round({"a": ok(city="Oslo", l=[1])})
+    with pytest.raises(UserError) as refused:
+        job.aggregate(**options)
+    assert says in str(refused.value)

@@ -18,7 +18,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from slurm_worker.aggregate.errors import AggregationError
-from slurm_worker.aggregate.merge import AggregateOptions, DataFile, Merger
+from slurm_worker.aggregate.files import DataFile, Version
+from slurm_worker.aggregate.merge import Merger
+from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.aggregate.plan import Plan, Remaining, RoundSummary
 from slurm_worker.aggregate.publish import VERSION, Manifest, find_manifest, is_whole, publish
 from slurm_worker.aggregate.types import Schema, parse_schema
@@ -52,7 +54,8 @@ def aggregate(
         paths: the job's keys.
         expected: what was planned, round by round.
         options: schema and layout.
-        scratch: a folder on local disk with room for one file of the dataset.
+        scratch: a folder on local disk with room for one file of the dataset; where it is
+            sorted or partitioned, for the dataset twice.
         progress: told of progress, a line at a time.
 
     Returns:
@@ -73,10 +76,18 @@ def aggregate(
             return standing
         progress(f"{plan.tasks:,} tasks are complete, {plan.totals.rows:,} rows")
         merger = Merger(store, plan, options, scratch, progress)
-        errors, remaining = merger.merge_errors()
+        name = inputs[:16]
+        rows_version, errors_version = (
+            Version(objects, f"{folder}{name}/", before, scratch / "file.parquet", progress)
+            for folder, before in (
+                (paths.dataset, standing.file_names() if standing else {}),
+                (paths.errors, {}),
+            )
+        )
+        errors, remaining = merger.merge_errors(errors_version)
         items = _prove(plan, remaining, expected)
         columns = merger.infer() if declared is None else declared
-        files = merger.merge_rows(columns)
+        files = merger.merge_rows(columns, rows_version)
         manifest = Manifest(
             job=paths.job,
             rows=sum(each.rows for each in files),
@@ -85,7 +96,8 @@ def aggregate(
             failed=dict(sorted(remaining.failed.items())),
             files=tuple(files),
             errors=tuple(errors),
-            schema=_names(columns),
+            folder=f"{paths.dataset}{name}/",
+            schema=_names(columns, options),
             inputs=inputs,
             created=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         )
@@ -122,5 +134,6 @@ def _digest(plan: Plan, options: AggregateOptions) -> str:
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
-def _names(columns: Schema) -> dict[str, str]:
-    return {KEY_FIELD: "string", **{name: str(each) for name, each in columns.items()}}
+def _names(columns: Schema, options: AggregateOptions) -> dict[str, str]:
+    names = options.names
+    return {KEY_FIELD: "string", **{names.get(name, name): str(t) for name, t in columns.items()}}

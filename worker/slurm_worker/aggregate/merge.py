@@ -1,10 +1,9 @@
 """Parts to Parquet: a part at a time, in order of the tasks, verified on the way.
 
 A file's name is the hash of what it is made of: its parts, the schema and this writer.
-So a file that is there already, from a run that was cut short, is checked and kept.
 Memory holds one row group and the parts that are read ahead.
 
-Requests: one GET per part; one HEAD per file, then its upload, or a GET where it stands.
+Requests: one GET per part (two where the schema is inferred), and those of `files`.
 """
 
 from __future__ import annotations
@@ -15,22 +14,20 @@ import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from slurm_worker.aggregate.convert import Converter
 from slurm_worker.aggregate.errors import AggregationError
-from slurm_worker.aggregate.fast import leaves
+from slurm_worker.aggregate.files import DataFile, Version, write_parquet
 from slurm_worker.aggregate.infer import Inference
+from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.aggregate.part import count_keys
 from slurm_worker.aggregate.plan import ERRORS, ROWS, Plan, PlannedPart, Remaining
 from slurm_worker.aggregate.reading import Fetched, is_columns
+from slurm_worker.aggregate.sorting import sort_files
 from slurm_worker.aggregate.types import Schema
 from slurm_worker.ahead import READERS, ahead
 from slurm_worker.keys import parse_task_id
@@ -38,13 +35,8 @@ from slurm_worker.parts import KEY_FIELD
 from slurm_worker.store import JobStore
 
 _WRITER = f"2 pyarrow-{pa.__version__}"
-_AHEAD_BYTES = 64 << 20
 #: How much more a part's lines and columns take than its compressed bytes, about.
 _UNPACKED = 8
-_GROUP_BYTES = 128 << 20
-#: A dictionary pays where each value occurs about so often.
-_REPEATED = 4
-_LOOKED_AT = 16_384
 
 _ERROR_FIELDS: list[pa.Field[Any]] = [
     pa.field(KEY_FIELD, pa.string(), nullable=False),
@@ -59,31 +51,6 @@ _ERROR_FIELDS: list[pa.Field[Any]] = [
 ERRORS_SCHEMA = pa.schema(_ERROR_FIELDS)
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class AggregateOptions:
-    """How the dataset is laid out.
-
-    Args:
-        schema: column types by name, without the key's; inferred from all rows where None.
-        rows_per_file: about how many rows a file holds.
-        row_group_size: about how many rows a row group holds.
-    """
-
-    schema: dict[str, str] | None = None
-    rows_per_file: int = 5_000_000
-    row_group_size: int = 131_072
-
-
-@dataclass(frozen=True, slots=True)
-class DataFile:
-    """One Parquet file of the dataset."""
-
-    key: str
-    rows: int
-    size: int
-    sha256: str
 
 
 class Merger:
@@ -108,7 +75,7 @@ class Merger:
         self._store = store
         self._plan = plan
         self._options = options
-        self._path = scratch / "file.parquet"
+        self._scratch = scratch
         self._progress = progress
 
     def infer(self) -> Schema:
@@ -124,28 +91,31 @@ class Merger:
                 look(planned.part.key)
         return inference.schema()
 
-    def merge_rows(self, columns: Schema) -> list[DataFile]:
+    def merge_rows(self, columns: Schema, version: Version) -> list[DataFile]:
         """Write the dataset's files.
 
         Raises:
             AggregationError: naming task, part or item, if a part is not what was
                 committed, or a value does not fit the schema.
         """
+        self._options.check(columns)
         converter = Converter(columns, declared=self._options.schema is not None)
+        if self._options.sorted:
+            return self._sort(converter, version)
+        schema = self._renamed(converter.arrow_schema)
+        size = self._options.row_group_size
         files = []
         rows = 0
-        for group in _groups(_nonempty(self._plan.parts(ROWS)), self._options.rows_per_file):
-            key = f"{self._store.paths.dataset}part-{self._name(group, converter)}.parquet"
+        for group in self._groups(ROWS):
+            name = f"part-{self._name(group, schema)}.parquet"
             count = sum(each.part.rows for each in group)
-            file = self._standing(key, count, converter.arrow_schema)
-            if file is None:
-                file = self._write(key, converter.arrow_schema, self._tables(group, converter))
-            files.append(file)
+            file = version.find(name, count, schema)
+            files.append(file or version.write(name, schema, self._tables(group, converter), size))
             rows += count
             self._progress(f"merged {rows:,} of {self._plan.totals.rows:,} rows")
         return files
 
-    def merge_errors(self) -> tuple[list[DataFile], Remaining]:
+    def merge_errors(self, version: Version) -> tuple[list[DataFile], Remaining]:
         """Write the files of the failures that no later round supersedes.
 
         Raises:
@@ -153,14 +123,42 @@ class Merger:
         """
         remaining = Remaining(self._plan)
         files = []
-        groups = _groups(_nonempty(self._plan.parts(ERRORS)), self._options.rows_per_file)
-        for number, group in enumerate(groups):
-            name = _hash16([_WRITER, self._plan.digest, number])
-            key = f"{self._store.paths.errors}part-{name}.parquet"
-            file = self._write(key, ERRORS_SCHEMA, self._error_tables(group, remaining))
+        for number, group in enumerate(self._groups(ERRORS)):
+            name = f"part-{_hash16([_WRITER, self._plan.digest, number])}.parquet"
+            tables = self._error_tables(group, remaining)
+            file = version.write(name, ERRORS_SCHEMA, tables, self._options.row_group_size)
             if file.rows:
                 files.append(file)
         return files, remaining
+
+    def _sort(self, converter: Converter, version: Version) -> list[DataFile]:
+        schema = self._renamed(converter.arrow_schema)
+        merged: list[Path] = []
+        rows = 0
+        for number, group in enumerate(self._groups(ROWS)):
+            path = self._scratch / f"merged-{number:05}.parquet"
+            tables = self._tables(group, converter)
+            rows += write_parquet(path, schema, tables, self._options.row_group_size)
+            merged.append(path)
+            self._progress(f"merged {rows:,} of {self._plan.totals.rows:,} rows")
+        files = []
+        done = 0
+        for file in sort_files(merged, schema, self._options, version, self._scratch):
+            files.append(file)
+            done += file.rows
+            self._progress(f"sorted {done:,} of {rows:,} rows")
+        for path in merged:
+            path.unlink()
+        return files
+
+    def _renamed(self, schema: pa.Schema) -> pa.Schema:
+        names = self._options.names
+        return pa.schema([each.with_name(names.get(each.name, each.name)) for each in schema])
+
+    def _name(self, group: Sequence[PlannedPart], schema: pa.Schema) -> str:
+        columns = [[each.name, str(each.type)] for each in schema]
+        inputs = [each.part.sha256 for each in group]
+        return _hash16([_WRITER, columns, self._options.row_group_size, inputs])
 
     # --- reading -----------------------------------------------------------------
 
@@ -170,7 +168,7 @@ class Merger:
         """What `read` makes of each part, in order: many are fetched ahead, a few are unpacked."""
         largest = max(1, self._plan.largest(kind))
         cpus = len(os.sched_getaffinity(0))
-        window = max(1, min(2 * READERS, _AHEAD_BYTES // largest))
+        window = max(1, min(2 * READERS, self._options.memory // (16 * largest)))
         unpacked = max(1, min(2 * cpus, window // _UNPACKED))
 
         def fetch(planned: PlannedPart) -> Fetched:
@@ -183,6 +181,20 @@ class Merger:
             for (planned, _), made in found:
                 yield planned, made
 
+    def _groups(self, kind: str) -> Iterator[list[PlannedPart]]:
+        """Neighbouring parts, file by file."""
+        group: list[PlannedPart] = []
+        rows = size = 0
+        for each in _nonempty(self._plan.parts(kind)):
+            group.append(each)
+            rows += each.part.rows
+            size += each.part.size
+            if rows >= self._options.rows_per_file or size >= self._options.file_size:
+                yield group
+                group, rows, size = [], 0, 0
+        if group:
+            yield group
+
     def _tables(self, parts: Sequence[PlannedPart], converter: Converter) -> Iterator[pa.Table]:
         def read(planned: PlannedPart, fetched: Fetched) -> pa.Table:
             table = _table(fetched, converter)
@@ -192,8 +204,9 @@ class Merger:
                     f"items, its marker says {planned.ok:,} succeeded; remove its marker "
                     f"{self._store.paths.done(planned.task)} and run the task again"
                 )
-            return table
+            return table.rename_columns([names.get(each, each) for each in table.column_names])
 
+        names = self._options.names
         for _, table in self._ahead(parts, ROWS, read):
             yield table
 
@@ -219,95 +232,6 @@ class Merger:
                 ) from error
             yield table
 
-    # --- writing -----------------------------------------------------------------
-
-    def _name(self, group: Sequence[PlannedPart], converter: Converter) -> str:
-        schema = [[each.name, str(each.type)] for each in converter.arrow_schema]
-        inputs = [each.part.sha256 for each in group]
-        return _hash16([_WRITER, schema, self._options.row_group_size, inputs])
-
-    def _standing(self, key: str, rows: int, schema: pa.Schema) -> DataFile | None:
-        """The file of an earlier run, if it is there and whole."""
-        if self._store.objects.size(key) is None:
-            return None
-        self._store.objects.download(key, str(self._path))
-        try:
-            with pq.ParquetFile(self._path) as file:
-                if file.metadata.num_rows != rows or not file.schema_arrow.equals(schema):
-                    return None
-        except (pa.ArrowException, OSError) as error:
-            self._progress(f"{key} stands and is damaged ({error}); writing it again")
-            return None
-        return self._describe(key, rows)
-
-    def _write(self, key: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> DataFile:
-        size = self._options.row_group_size
-        rows = 0
-        with _Writer(self._path, schema) as writer:
-            for group in _row_groups(tables, size):
-                # Up to twice the size in one group, rather than a small one behind each.
-                writer.write(group, 2 * size)
-                rows += group.num_rows
-        if rows:
-            self._store.objects.upload(key, str(self._path))
-        return self._describe(key, rows)
-
-    def _describe(self, key: str, rows: int) -> DataFile:
-        digest = hashlib.sha256()
-        with self._path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        size = self._path.stat().st_size
-        self._path.unlink()
-        return DataFile(key, rows, size, digest.hexdigest())
-
-
-class _Writer:
-    """Writes row groups; the first decides how, so that the same rows give the same bytes."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._path = path
-        self._schema = schema
-        self._writer: pq.ParquetWriter | None = None
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._open(self._schema.empty_table()).close()
-
-    def write(self, group: pa.Table, size: int) -> None:
-        """Append a table in row groups of at most `size` rows."""
-        self._open(group).write_table(group, row_group_size=size)
-
-    def _open(self, first: pa.Table) -> pq.ParquetWriter:
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(
-                self._path,
-                self._schema,
-                version="2.6",
-                compression="zstd",
-                use_dictionary=_repetitive(first),  # type: ignore[arg-type]  # a list will do
-                write_page_index=True,
-            )
-        return self._writer
-
-
-def _repetitive(table: pa.Table) -> list[str]:
-    """The columns for which a dictionary pays; building one in vain takes longer than writing."""
-    found = []
-    first = table.slice(0, _LOOKED_AT)
-    for name, column in zip(first.column_names, first.columns, strict=True):
-        for path, leaf in leaves(column.combine_chunks(), name):
-            if len(leaf) and pc.count_distinct(leaf).as_py() * _REPEATED <= len(leaf):
-                found.append(path)
-    return found
-
 
 def _table(fetched: Fetched, converter: Converter) -> pa.Table:
     """A part's columns."""
@@ -326,37 +250,8 @@ def _table(fetched: Fetched, converter: Converter) -> pa.Table:
     return converter.table(rows, fetched.part.key)
 
 
-def _row_groups(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
-    """Join small tables up to `size` rows, or fewer where rows are large."""
-    waiting: list[pa.Table] = []
-    rows = volume = 0
-    for table in tables:
-        waiting.append(table)
-        rows += table.num_rows
-        volume += table.nbytes
-        if rows >= size or volume >= _GROUP_BYTES:
-            yield pa.concat_tables(waiting)
-            waiting, rows, volume = [], 0, 0
-    if rows:
-        yield pa.concat_tables(waiting)
-
-
 def _nonempty(parts: Iterable[PlannedPart]) -> Iterator[PlannedPart]:
     return (each for each in parts if each.part.rows)
-
-
-def _groups(parts: Iterable[PlannedPart], rows_per_file: int) -> Iterator[list[PlannedPart]]:
-    """Neighbouring parts, file by file."""
-    group: list[PlannedPart] = []
-    rows = 0
-    for each in parts:
-        group.append(each)
-        rows += each.part.rows
-        if rows >= rows_per_file:
-            yield group
-            group, rows = [], 0
-    if group:
-        yield group
 
 
 def _error_row(planned: PlannedPart, record: dict[str, Any]) -> dict[str, Any]:

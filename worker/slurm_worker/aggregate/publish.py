@@ -1,8 +1,8 @@
 """The manifest: the one object that publishes a dataset, written last and at once.
 
-Readers start from the manifest: it lists the files, with size and SHA-256 of each. A new
-manifest replaces the old in one PUT; files that only the old one listed are removed
-after that, so that a reader of the whole folder sees no row twice.
+Readers start from the manifest: it names the folder of the version and lists its files, with
+size and SHA-256 of each. A new manifest replaces the old in one PUT. Who reads the old version
+goes on undisturbed: its files are removed by the publication after the next.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from slurm_worker.aggregate.merge import DataFile
+from slurm_worker.aggregate.errors import AggregationError
+from slurm_worker.aggregate.files import DataFile, names_in
 from slurm_worker.keys import JobPaths
 from slurm_worker.ports import ObjectStore
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,8 @@ class Manifest:
         items: items of the job's input.
         ok: items that succeeded, each with none, one or several rows.
         failed: items that failed for good, by error class.
-        files: the dataset's files, in order of the tasks.
+        folder: where the files are: a folder of this version's own.
+        files: the dataset's files, in order of the tasks, or of the sorting.
         errors: the files of the items that failed.
         schema: column types by name.
         inputs: digest of all that went into it; the same inputs are published once.
@@ -41,12 +43,17 @@ class Manifest:
     items: int
     ok: int
     failed: Mapping[str, int]
+    folder: str
     files: tuple[DataFile, ...]
     errors: tuple[DataFile, ...]
     schema: Mapping[str, str]
     inputs: str
     created: str
     v: int = VERSION
+
+    def file_names(self) -> dict[str, DataFile]:
+        """The dataset's files by their names in its folder."""
+        return names_in(self.folder, self.files)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
@@ -86,11 +93,22 @@ def is_whole(objects: ObjectStore, manifest: Manifest) -> bool:
 def publish(
     objects: ObjectStore, paths: JobPaths, manifest: Manifest, replaced: Manifest | None
 ) -> None:
-    """Put the manifest, then remove the files that only the one it replaces listed."""
+    """Put the manifest; then remove what neither it nor the one that it replaces lists.
+
+    Raises:
+        AggregationError: if a file of it has gone: another aggregation ran meanwhile.
+    """
+    if not is_whole(objects, manifest):
+        raise AggregationError(
+            "aggregate: files of this version have gone while it was made: another aggregation of "
+            "this job has published; aggregate again"
+        )
     objects.put(paths.manifest, json.dumps(manifest.to_dict(), indent=1).encode())
-    if replaced is None:
-        return
-    listed = {each.key for each in (*manifest.files, *manifest.errors)}
-    for each in (*replaced.files, *replaced.errors):
-        if each.key not in listed:
-            objects.delete(each.key)
+    kept = {paths.manifest}
+    for each in (manifest, replaced):
+        if each is not None:
+            kept.update(file.key for file in (*each.files, *each.errors))
+    for folder in (paths.dataset, paths.errors):
+        for key in objects.list(folder):
+            if key not in kept:
+                objects.delete(key)

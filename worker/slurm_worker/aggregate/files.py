@@ -1,0 +1,199 @@
+"""The files of one version of a dataset: written once, found again, copied where they stand.
+
+Each version of a dataset has its own folder, so that a new one never disturbs who reads the
+old one. A file's name says what it is made of; one that the version before has is copied by
+the store itself, and one that a run which was cut short has left is checked and kept.
+
+Requests per file: one HEAD, then its upload; or a copy; or a GET of what was left behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from slurm_worker.aggregate.fast import leaves
+from slurm_worker.ports import ObjectStore
+
+#: A dictionary pays where each value occurs about so often.
+_REPEATED = 4
+_LOOKED_AT = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """One Parquet file of a dataset."""
+
+    key: str
+    rows: int
+    size: int
+    sha256: str
+
+
+class Version:
+    """The folder of one version.
+
+    Args:
+        objects: the bucket.
+        folder: the folder's key, ending in a slash.
+        before: the files of the version before, with their names in its folder.
+        path: a file on local disk.
+        progress: told of what is found damaged.
+    """
+
+    def __init__(
+        self,
+        objects: ObjectStore,
+        folder: str,
+        before: dict[str, DataFile],
+        path: Path,
+        progress: Callable[[str], None],
+    ) -> None:
+        self._objects = objects
+        self._folder = folder
+        self._before = before
+        self._path = path
+        self._progress = progress
+
+    def find(self, name: str, rows: int, schema: pa.Schema) -> DataFile | None:
+        """The file of this name, from the version before or from a run that was cut short."""
+        key = self._folder + name
+        known = self._before.get(name)
+        if known is not None and self._objects.size(known.key) == known.size:
+            if known.key != key:
+                self._objects.copy(known.key, key)
+            return replace(known, key=key)
+        if self._objects.size(key) is None:
+            return None
+        self._objects.download(key, str(self._path))
+        try:
+            with pq.ParquetFile(self._path) as file:
+                if file.metadata.num_rows != rows or not file.schema_arrow.equals(schema):
+                    return None
+        except (pa.ArrowException, OSError) as error:
+            self._progress(f"{key} stands and is damaged ({error}); writing it again")
+            return None
+        return self._describe(key, rows)
+
+    def write(
+        self, name: str, schema: pa.Schema, tables: Iterable[pa.Table], size: int
+    ) -> DataFile:
+        """Write a file of row groups of about `size` rows; without rows, nothing is uploaded."""
+        key = self._folder + name
+        rows = write_parquet(self._path, schema, tables, size)
+        if rows:
+            self._objects.upload(key, str(self._path))
+        return self._describe(key, rows)
+
+    def keep(self, path: Path, rows: int, folder: str = "") -> DataFile:
+        """Upload a file that was written, named by what is in it, unless it is there."""
+        path.replace(self._path)
+        described = self._describe("", rows, unlink=False)
+        name = f"{folder}part-{described.sha256[:16]}.parquet"
+        key = self._folder + name
+        known = self._before.get(name)
+        if self._objects.size(key) == described.size:
+            pass
+        elif known is not None and self._objects.size(known.key) == known.size:
+            self._objects.copy(known.key, key)
+        else:
+            self._objects.upload(key, str(self._path))
+        self._path.unlink()
+        return replace(described, key=key)
+
+    def _describe(self, key: str, rows: int, *, unlink: bool = True) -> DataFile:
+        digest = hashlib.sha256()
+        with self._path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        size = self._path.stat().st_size
+        if unlink:
+            self._path.unlink()
+        return DataFile(key, rows, size, digest.hexdigest())
+
+
+def names_in(folder: str, files: Sequence[DataFile]) -> dict[str, DataFile]:
+    """A version's files by their names in its folder."""
+    return {each.key.removeprefix(folder): each for each in files}
+
+
+def write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], size: int) -> int:
+    """Write tables in row groups of about `size` rows; return how many rows there were."""
+    rows = 0
+    with _Writer(path, schema) as writer:
+        for group in row_groups(tables, size):
+            # Up to twice the size in one group, rather than a small one behind each.
+            writer.write(group, 2 * size)
+            rows += group.num_rows
+    return rows
+
+
+def row_groups(
+    tables: Iterable[pa.Table], size: int, most_bytes: int = 128 << 20
+) -> Iterator[pa.Table]:
+    """Join small tables up to `size` rows, or fewer where rows are large."""
+    waiting: list[pa.Table] = []
+    rows = volume = 0
+    for table in tables:
+        waiting.append(table)
+        rows += table.num_rows
+        volume += table.nbytes
+        if rows >= size or volume >= most_bytes:
+            yield pa.concat_tables(waiting)
+            waiting, rows, volume = [], 0, 0
+    if rows:
+        yield pa.concat_tables(waiting)
+
+
+class _Writer:
+    """Writes row groups; the first decides how, so that the same rows give the same bytes."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._path = path
+        self._schema = schema
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open(self._schema.empty_table()).close()
+
+    def write(self, group: pa.Table, size: int) -> None:
+        """Append a table in row groups of at most `size` rows."""
+        self._open(group).write_table(group, row_group_size=size)
+
+    def _open(self, first: pa.Table) -> pq.ParquetWriter:
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(
+                self._path,
+                self._schema,
+                version="2.6",
+                compression="zstd",
+                use_dictionary=_repetitive(first),  # type: ignore[arg-type]  # a list will do
+                write_page_index=True,
+            )
+        return self._writer
+
+
+def _repetitive(table: pa.Table) -> list[str]:
+    """The columns for which a dictionary pays; building one in vain takes longer than writing."""
+    found = []
+    first = table.slice(0, _LOOKED_AT)
+    for name, column in zip(first.column_names, first.columns, strict=True):
+        for path, leaf in leaves(column.combine_chunks(), name):
+            if len(leaf) and pc.count_distinct(leaf).as_py() * _REPEATED <= len(leaf):
+                found.append(path)
+    return found
