@@ -4,7 +4,7 @@ BIN := .venv/bin
 STACK_RUN := $(BIN)/python -m tests.stack
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stack-up stack-down stack-status demo lint unit integration e2e chaos chaos-short submit-faults simulate bench bench-waiting test clean
+.PHONY: help setup stack-up stack-down stack-status demo lint unit integration e2e chaos chaos-short submit-faults simulate bench bench-merging bench-waiting test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ simulate: ## the protocol in virtual time, 10,000 seeds (SEEDS=n for more or few
 bench: setup ## measure the worker; writes benchmarks/RESULTS.md (a quiet machine, about 8 minutes)
 	@$(STACK_RUN) with sh -c '. .stack/env && exec $(BIN)/python -m benchmarks.peers > .stack/peers.json'
 	@$(BIN)/python -m benchmarks --peers .stack/peers.json
+
+bench-merging: setup ## measure aggregation beside DuckDB; writes benchmarks/MERGING.md (10 minutes)
+	@$(BIN)/python -m benchmarks.merging --write benchmarks/MERGING.md
 
 bench-waiting: ## measure 300 waiting sensors; writes benchmarks/WAITING.md (make stack-up first)
 	@sh -c '. .stack/env && exec $(BIN)/python -m benchmarks.waiting --write benchmarks/WAITING.md'

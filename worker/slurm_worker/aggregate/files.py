@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -124,7 +125,9 @@ def names_in(folder: str, files: Sequence[DataFile]) -> dict[str, DataFile]:
     return {each.key.removeprefix(folder): each for each in files}
 
 
-def write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], size: int) -> int:
+def write_parquet(
+    path: Path | BinaryIO, schema: pa.Schema, tables: Iterable[pa.Table], size: int
+) -> int:
     """Write tables in row groups of about `size` rows; return how many rows there were."""
     rows = 0
     with _Writer(path, schema) as writer:
@@ -144,7 +147,7 @@ def row_groups(
     for table in tables:
         waiting.append(table)
         rows += table.num_rows
-        volume += table.nbytes
+        volume += table.get_total_buffer_size()
         if rows >= size or volume >= most_bytes:
             yield pa.concat_tables(waiting)
             waiting, rows, volume = [], 0, 0
@@ -155,7 +158,7 @@ def row_groups(
 class _Writer:
     """Writes row groups; the first decides how, so that the same rows give the same bytes."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
+    def __init__(self, path: Path | BinaryIO, schema: pa.Schema) -> None:
         self._path = path
         self._schema = schema
         self._writer: pq.ParquetWriter | None = None
@@ -169,23 +172,22 @@ class _Writer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._open(self._schema.empty_table()).close()
+        (self._writer or self._open([])).close()
 
     def write(self, group: pa.Table, size: int) -> None:
         """Append a table in row groups of at most `size` rows."""
-        self._open(group).write_table(group, row_group_size=size)
+        self._writer = self._writer or self._open(_repetitive(group))
+        self._writer.write_table(group, row_group_size=size)
 
-    def _open(self, first: pa.Table) -> pq.ParquetWriter:
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(
-                self._path,
-                self._schema,
-                version="2.6",
-                compression="zstd",
-                use_dictionary=_repetitive(first),  # type: ignore[arg-type]  # a list will do
-                write_page_index=True,
-            )
-        return self._writer
+    def _open(self, dictionaries: list[str]) -> pq.ParquetWriter:
+        return pq.ParquetWriter(
+            self._path,
+            self._schema,
+            version="2.6",
+            compression="zstd",
+            use_dictionary=dictionaries,  # type: ignore[arg-type]  # a list will do
+            write_page_index=True,
+        )
 
 
 def _repetitive(table: pa.Table) -> list[str]:

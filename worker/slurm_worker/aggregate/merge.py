@@ -168,8 +168,9 @@ class Merger:
         """What `read` makes of each part, in order: many are fetched ahead, a few are unpacked."""
         largest = max(1, self._plan.largest(kind))
         cpus = len(os.sched_getaffinity(0))
-        window = max(1, min(2 * READERS, self._options.memory // (16 * largest)))
-        unpacked = max(1, min(2 * cpus, window // _UNPACKED))
+        fit = self._options.memory // 16 // largest
+        window = max(1, min(2 * READERS, fit))
+        unpacked = max(1, min(16 * cpus, fit // _UNPACKED))
 
         def fetch(planned: PlannedPart) -> Fetched:
             return Fetched(self._store, planned.task, planned.part)

@@ -21,12 +21,14 @@ import pyarrow.parquet as pq
 
 from slurm_worker.aggregate.convert import Converter
 from slurm_worker.aggregate.errors import AggregationError, Misfit
+from slurm_worker.aggregate.files import write_parquet
 from slurm_worker.aggregate.types import ColumnType, Kind, parse_schema
 from slurm_worker.errors import ErrorClass, ItemError
 from slurm_worker.parts import KEY_FIELD, parse_lines, to_lines
 
 _METADATA = b"slurm_worker.schema"
 _CHUNK = 256
+_GROUP_ROWS = 65_536
 
 
 class ParquetColumns:
@@ -68,14 +70,16 @@ class ParquetColumns:
         That happens where a checkpoint is continued that was made on a node without pyarrow.
         """
         out = io.BytesIO()
-        with pq.ParquetWriter(out, self._schema, compression="zstd", version="2.6") as writer:
-            while chunk := "".join(islice(bodies, _CHUNK)):
-                try:
-                    table = self._converter.table(parse_lines(chunk.encode()), "")
-                except AggregationError:
-                    return None
-                writer.write_table(table.replace_schema_metadata(self._schema.metadata))
+        try:
+            write_parquet(out, self._schema, self._tables(bodies), _GROUP_ROWS)
+        except AggregationError:
+            return None
         return out.getvalue()
+
+    def _tables(self, bodies: Iterator[str]) -> Iterator[pa.Table]:
+        while chunk := "".join(islice(bodies, _CHUNK)):
+            table = self._converter.table(parse_lines(chunk.encode()), "")
+            yield table.replace_schema_metadata(self._schema.metadata)
 
 
 def read_columns(data: bytes) -> pa.Table:
@@ -84,7 +88,7 @@ def read_columns(data: bytes) -> pa.Table:
     Raises:
         OSError, ValueError, pyarrow.ArrowException: if it is none.
     """
-    table = pq.ParquetFile(io.BytesIO(data)).read()
+    table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
     if KEY_FIELD not in table.column_names or _METADATA not in (table.schema.metadata or {}):
         raise ValueError("it is a Parquet file, and no part of a worker")
     return table
