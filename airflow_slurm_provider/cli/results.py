@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from airflow_slurm_provider.cli.merging import merge_paths
 from airflow_slurm_provider.cli.options import Common, common_options, error_classes
 from airflow_slurm_provider.cli.output import by_class, emit, number, say
 from airflow_slurm_provider.cli.report import failure_fields, manifest_fields
@@ -90,15 +91,40 @@ def errors(common: Common, job: str, error_class: str | None) -> int:
     return 0
 
 
-@click.command(epilog="\b\nExample:\n  slurmctl aggregate flights-2013")
-@click.argument("job")
+@click.command(
+    epilog="\b\nExample:\n  slurmctl aggregate flights-2013\n"
+    "  slurmctl aggregate results/ more.jsonl.gz -o dataset/ --sort-by city,name"
+)
+@click.argument("targets", metavar="JOB | PATH...", nargs=-1, required=True)
+@click.option("-o", "--output", metavar="DATASET", help="Merge files at PATHs into this folder.")
+@click.option(
+    "--schema",
+    type=click.Path(path_type=Path),
+    help="A YAML file of column: type, for PATHs; inferred from all rows without it.",
+)
+@click.option("--sort-by", metavar="COLUMNS", default="", help="Separated by commas, for PATHs.")
+@click.option("--partition-by", metavar="COLUMNS", default="", help="The same.")
 @common_options
-def aggregate(common: Common, job: str) -> int:
-    """Publish the results of JOB as one Parquet dataset with a manifest.
+def aggregate(
+    common: Common,
+    targets: tuple[str, ...],
+    output: str | None,
+    schema: Path | None,
+    sort_by: str,
+    partition_by: str,
+) -> int:
+    """Publish the results of JOB, or merge files, as one Parquet dataset with a manifest.
 
-    Refuses while tasks are missing. Running it again with the same results changes nothing.
+    A job is refused while tasks are missing. With -o, files of JSON lines or SQLite at or below
+    PATHs, local or s3://, are merged, without a job. Running either again changes nothing.
     """
-    name = check_job_id(job, "JOB")
+    if output is not None:
+        return merge_paths(common, targets, output, schema, sort_by, partition_by)
+    if len(targets) != 1:
+        raise UserError("-o: is missing; name the folder of the dataset, or give a single JOB")
+    if schema or sort_by or partition_by:
+        raise UserError("--schema, --sort-by, --partition-by: are for files; a job has its YAML's")
+    name = check_job_id(targets[0], "JOB")
     from airflow_slurm_provider.coordinator import job as verbs
 
     with common.services() as services:

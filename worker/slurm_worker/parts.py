@@ -193,8 +193,8 @@ def _gunzip(data: bytes) -> bytes:
     return gzip.decompress(data)
 
 
-def parse_lines(data: bytes) -> list[dict[str, Any]]:
-    """Rows of JSON lines, each with its item's key.
+def parse_lines(data: bytes, *, keyed: bool = True) -> list[dict[str, Any]]:
+    """Rows of JSON lines, each with its item's key where they are `keyed`.
 
     Raises:
         ValueError: if a line is not a JSON object, or has no key.
@@ -208,8 +208,9 @@ def parse_lines(data: bytes) -> list[dict[str, Any]]:
     # end can't stand inside a JSON value, so nothing but line ends becomes a comma.
     rows = json.loads(f"[{text[:-1].replace(chr(10), ',')}]", parse_constant=_refuse)
     for row in rows:
-        if type(row) is not dict or type(row.get(KEY_FIELD)) is not str:
-            raise ValueError(f"a line is not an object with {KEY_FIELD!r}")
+        if type(row) is not dict or (keyed and type(row.get(KEY_FIELD)) is not str):
+            what = f"an object with {KEY_FIELD!r}" if keyed else "an object"
+            raise ValueError(f"a line is not {what}")
     lines: list[dict[str, Any]] = rows
     return lines
 

@@ -277,3 +277,21 @@ def test_the_output_of_a_worker_comes_from_the_cluster(cli: Cli) -> None:
         "slurmctl: --worker: '999_3' is no element of an array of 'job-1'\n",
     )
     assert cli("logs", "job-1", "--output").code == ExitCode.USER_ERROR
+
+
+def test_aggregate_merges_files_without_a_job_or_a_site(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURMCTL_CONFIG", str(tmp_path / "nowhere.yaml"))
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text('{"n": 2}\n{"n": 1}\n')
+    (tmp_path / "schema.yaml").write_text("n: double\n")
+    out = str(tmp_path / "out")
+    ended = cli(
+        "aggregate", folder, "-o", out, "--sort-by", "n",
+        "--schema", tmp_path / "schema.yaml", "--json",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    assert (ended.json["rows"], ended.json["schema"]) == (2, {"n": "double"})
+    assert cli("aggregate", folder, "-o", out).code == ExitCode.USER_ERROR

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -56,13 +56,14 @@ class Converter:
     Args:
         columns: the schema, without the key.
         declared: whether the user wrote it, for the mend in messages.
+        keyed: whether each row has its item's key.
     """
 
-    def __init__(self, columns: Schema, *, declared: bool) -> None:
-        self._columns: dict[str, ColumnType] = {KEY_FIELD: STRING, **columns}
+    def __init__(self, columns: Schema, *, declared: bool, keyed: bool = True) -> None:
+        self._columns: Schema = {KEY_FIELD: STRING, **columns} if keyed else columns
         self._declared = declared
-        self._reader = LineReader(self._columns)
-        self.arrow_schema = to_arrow(self._columns)
+        self._reader = LineReader(self._columns, keyed=keyed)
+        self.arrow_schema = to_arrow(self._columns, keyed=keyed)
 
     def table(self, rows: Rows, part: str) -> pa.Table:
         """Convert the rows of one part.
@@ -103,7 +104,7 @@ class Converter:
         for row in rows:
             misfit = self._misfit(row)
             if misfit is not None:
-                item, error = f"item {row[KEY_FIELD]!r}", misfit
+                item, error = named(row), misfit
                 break
         mend = (
             "correct aggregate.schema, or what the handler returns"
@@ -120,6 +121,11 @@ class Converter:
         except Misfit as error:
             return error
         return None
+
+
+def named(row: Mapping[str, Any]) -> str:
+    """The row, in a message."""
+    return f"item {row[KEY_FIELD]!r}" if KEY_FIELD in row else f"the row {_show(row)}"
 
 
 def build(values: Values, kind: ColumnType, path: str) -> pa.Array[Any]:

@@ -36,11 +36,13 @@ class LineReader:
     """Reads lines of one schema.
 
     Args:
-        columns: the schema, with the key's column.
+        columns: the schema, with the key's column where there is one.
+        keyed: whether each row has its item's key.
     """
 
-    def __init__(self, columns: Schema) -> None:
-        self._target = to_arrow(columns)
+    def __init__(self, columns: Schema, *, keyed: bool = True) -> None:
+        self._keyed = keyed
+        self._target = to_arrow(columns, keyed=keyed)
         self._doubles = any(Kind.DOUBLE in set(_kinds(each)) for each in columns.values())
         self._options: pj.ParseOptions | None = None
         if not any(kind in _NOT_HERE for each in columns.values() for kind in _kinds(each)):
@@ -60,7 +62,9 @@ class LineReader:
                 lines.decode()
         except (pa.ArrowException, ValueError):
             return None
-        if table.column(KEY_FIELD).null_count or not self._exact(table, lines):
+        if self._keyed and table.column(KEY_FIELD).null_count:
+            return None
+        if not self._exact(table, lines):
             return None
         return table
 
@@ -78,10 +82,13 @@ class LineReader:
         return largest < EXACT or _LONG_INT.search(lines) is None
 
 
-def to_arrow(columns: Schema) -> pa.Schema:
+def to_arrow(columns: Schema, *, keyed: bool = True) -> pa.Schema:
     """The columns as Arrow has them; only the key is never null."""
     return pa.schema(
-        [pa.field(name, each.arrow(), nullable=name != KEY_FIELD) for name, each in columns.items()]
+        [
+            pa.field(name, each.arrow(), nullable=not (keyed and name == KEY_FIELD))
+            for name, each in columns.items()
+        ]
     )
 
 

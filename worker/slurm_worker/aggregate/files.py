@@ -63,8 +63,11 @@ class Version:
         self._path = path
         self._progress = progress
 
-    def find(self, name: str, rows: int, schema: pa.Schema) -> DataFile | None:
-        """The file of this name, from the version before or from a run that was cut short."""
+    def find(self, name: str, rows: int | None, schema: pa.Schema) -> DataFile | None:
+        """The file of this name, from the version before or from a run that was cut short.
+
+        `rows` is how many it must have; None where that is not known.
+        """
         key = self._folder + name
         known = self._before.get(name)
         if known is not None and self._objects.size(known.key) == known.size:
@@ -76,12 +79,13 @@ class Version:
         self._objects.download(key, str(self._path))
         try:
             with pq.ParquetFile(self._path) as file:
-                if file.metadata.num_rows != rows or not file.schema_arrow.equals(schema):
+                found: int = file.metadata.num_rows
+                if rows not in (None, found) or not file.schema_arrow.equals(schema):
                     return None
         except (pa.ArrowException, OSError) as error:
             self._progress(f"{key} stands and is damaged ({error}); writing it again")
             return None
-        return self._describe(key, rows)
+        return self._describe(key, found)
 
     def write(
         self, name: str, schema: pa.Schema, tables: Iterable[pa.Table], size: int

@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from slurm_worker.aggregate.convert import named
 from slurm_worker.aggregate.errors import AggregationError, Misfit
 from slurm_worker.aggregate.fast import LineReader
 from slurm_worker.aggregate.reading import Fetched, is_columns
@@ -149,9 +150,14 @@ _KIND_ORDER = list(_KINDS)
 
 
 class Inference:
-    """Looks at all rows, a part at a time, and tells their schema."""
+    """Looks at all rows, a part at a time, and tells their schema.
 
-    def __init__(self) -> None:
+    Args:
+        keyed: whether each row has its item's key.
+    """
+
+    def __init__(self, *, keyed: bool = True) -> None:
+        self._keyed = keyed
         self._seen = Seen(Kind.STRUCT)
         self._shape = self._seen.shape()
         self._reader: LineReader | None = None
@@ -162,19 +168,28 @@ class Inference:
         Lines that Arrow reads as what was seen before need no closer look: only how large
         their whole numbers are.
         """
-        lines = None if is_columns(fetched.part) else fetched.lines()
-        table = self._reader.table(lines) if self._reader and lines else None
-        if table is not None and table.num_rows == fetched.part.rows:
-            return lambda part: self._note(table, fetched, part)
-        rows = fetched.rows() if lines is None else fetched.parse(lines)
+        if is_columns(fetched.part):
+            rows = fetched.rows()
+            return lambda part: self.look(rows, part)
+        lines = fetched.lines()
+        return self.read_lines(lines, fetched.part.rows, fetched.parse)
+
+    def read_lines(
+        self, lines: bytes, count: int | None, parse: Callable[[bytes], Rows]
+    ) -> Callable[[str], None]:
+        """As `read`, of lines that hold `count` rows (None where unknown)."""
+        table = self._reader.table(lines) if self._reader else None
+        if table is not None and count in (None, table.num_rows):
+            return lambda part: self._note(table, lambda: parse(lines), part)
+        rows = parse(lines)
         return lambda part: self.look(rows, part)
 
-    def _note(self, table: pa.Table, fetched: Fetched, part: str) -> None:
+    def _note(self, table: pa.Table, rows: Callable[[], Rows], part: str) -> None:
         try:
             for batch in table.to_batches():
                 self._seen.note(batch.to_struct_array(), "")
         except Misfit:
-            self.look(fetched.rows(), part)
+            self.look(rows(), part)
 
     def look(self, rows: Rows, part: str) -> None:
         """Look at the rows of one part.
@@ -189,7 +204,7 @@ class Inference:
             raise _blame(before, rows, part, error) from error
         if self._seen.shape() != self._shape:
             self._shape = self._seen.shape()
-            self._reader = LineReader(self._shape.fields)
+            self._reader = LineReader(self._shape.fields, keyed=self._keyed)
 
     def schema(self) -> dict[str, ColumnType]:
         """The columns in the order in which they were first seen, without the key.
@@ -197,7 +212,9 @@ class Inference:
         Raises:
             AggregationError: naming a column that no type fits.
         """
-        columns = {name: each for name, each in self._seen.fields.items() if name != KEY_FIELD}
+        columns = dict(self._seen.fields)
+        if self._keyed:
+            columns.pop(KEY_FIELD, None)
         try:
             return {name: each.column_type(name) for name, each in columns.items()}
         except Misfit as error:
@@ -213,7 +230,7 @@ def _blame(seen: Seen, rows: Rows, part: str, error: Misfit) -> AggregationError
     for row in rows:
         misfit = _misfit(seen, row)
         if misfit is not None:
-            item, error = f"item {row[KEY_FIELD]!r}", misfit
+            item, error = named(row), misfit
             break
     return AggregationError(
         f"aggregate: column {error.path!r}: {item} has {error.found} ({part}); let the handler "

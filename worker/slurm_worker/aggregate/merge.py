@@ -147,8 +147,6 @@ class Merger:
             files.append(file)
             done += file.rows
             self._progress(f"sorted {done:,} of {rows:,} rows")
-        for path in merged:
-            path.unlink()
         return files
 
     def _renamed(self, schema: pa.Schema) -> pa.Schema:

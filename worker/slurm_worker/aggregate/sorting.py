@@ -31,7 +31,7 @@ def sort_files(
     version: Version,
     scratch: Path,
 ) -> Iterator[DataFile]:
-    """Read merged files in order, and write them sorted, a folder per partition.
+    """Write merged files sorted, a folder per partition, and remove them.
 
     Raises:
         UserError: if DuckDB is not installed.
@@ -47,6 +47,8 @@ def sort_files(
             path = scratch / "sorted.parquet"
             rows = write_parquet(path, inside, file, options.row_group_size)
             yield version.keep(path, rows, folder)
+    for path in merged:
+        path.unlink()
 
 
 def _sorted(
