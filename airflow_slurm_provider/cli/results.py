@@ -18,6 +18,7 @@ from slurm_worker.keys import JobId, check_job_id
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.job import Retried
     from airflow_slurm_provider.coordinator.retry import RetryPlan
+    from airflow_slurm_provider.coordinator.services import Services
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl retry planes-1 --errors=network,timeout --wait")
@@ -102,6 +103,11 @@ def errors(common: Common, job: str, error_class: str | None) -> int:
     type=click.Path(path_type=Path),
     help="A YAML file of column: type, for PATHs; inferred from all rows without it.",
 )
+@click.option(
+    "--where",
+    type=click.Choice(["local", "slurm"]),
+    help="Merge a JOB here, or on the cluster's nodes; as its config says without it.",
+)
 @click.option("--sort-by", metavar="COLUMNS", default="", help="Separated by commas, for PATHs.")
 @click.option("--partition-by", metavar="COLUMNS", default="", help="The same.")
 @common_options
@@ -110,6 +116,7 @@ def aggregate(
     targets: tuple[str, ...],
     output: str | None,
     schema: Path | None,
+    where: str | None,
     sort_by: str,
     partition_by: str,
 ) -> int:
@@ -128,9 +135,22 @@ def aggregate(
     from airflow_slurm_provider.coordinator import job as verbs
 
     with common.services() as services:
+        if (where or verbs.merges_where(services, name)) == "slurm":
+            submitted = verbs.merge_on_nodes(services, name, log=say)
+            if submitted is not None and not _merged(services, JobId(submitted.job_id)):
+                return 1
         manifest = verbs.aggregate(services, name, log=say)
     emit(common.as_json, manifest, [("job", name), *manifest_fields(manifest)])
     return 0
+
+
+def _merged(services: Services, merging: JobId) -> bool:
+    """Wait until the nodes have merged; false, with the reason on stderr, where they can't."""
+    poll = wait_until_finished(services, merging, interval=2.0, timeout=None)
+    failed = poll.problem or poll.progress.failed or poll.progress.task_errors
+    if failed:
+        say(f"the nodes could not merge all files; see slurmctl errors {merging}")
+    return not failed
 
 
 def _one_job(argument: str | None, option: str | None) -> JobId:

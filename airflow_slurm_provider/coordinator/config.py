@@ -141,6 +141,10 @@ class AggregateSection(Strict):
     file_size: Bytes = 512 << 20
     row_group_size: Annotated[int, Field(ge=1)] = 131_072
     memory: Bytes = 1 << 30
+    where: Literal["local", "slurm"] = "local"
+    workers: Annotated[int, Field(ge=1, le=10_000)] = 8
+    slurm: dict[str, Any] = Field(default_factory=dict)
+    requirements: tuple[str, ...] | None = None
 
 
 class JobSpec(Strict):

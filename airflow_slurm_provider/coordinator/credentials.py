@@ -38,7 +38,14 @@ def session_policy(services: Services, job_id: JobId) -> dict[str, Any]:
     root = services.paths(job_id).root
     table = f"arn:aws:dynamodb:*:*:table/{services.site.storage.table}"
     rows = [keys.job_pk(job_id), f"{keys.job_pk(job_id)}#*", keys.limit_pk("*", "*")]
+    written = [f"{bucket}/{root}*"]
+    merged = keys.merged_job(job_id)
+    if merged is not None:
+        # It reads another job's parts, and writes that job's dataset.
+        written.append(f"{bucket}/{services.paths(merged).dataset}*")
     readable = [f"{bucket}/{root}*"]
+    if merged is not None:
+        readable.append(f"{bucket}/{services.paths(merged).root}*")
     for each in services.site.aws.node_read:
         other, prefix = split_s3_uri(each, "aws.node_read")
         readable.append(f"arn:aws:s3:::{other}/{prefix}*")
@@ -48,7 +55,7 @@ def session_policy(services: Services, job_id: JobId) -> dict[str, Any]:
             {
                 "Effect": "Allow",
                 "Action": [f"s3:{name}" for name in _OBJECT_ACTIONS],
-                "Resource": f"{bucket}/{root}*",
+                "Resource": written,
             },
             {"Effect": "Allow", "Action": "s3:GetObject", "Resource": readable},
             {

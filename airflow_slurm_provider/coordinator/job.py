@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from airflow_slurm_provider.coordinator import merging, ship
 from airflow_slurm_provider.coordinator import progress as progress_of
 from airflow_slurm_provider.coordinator import retry as retrying
-from airflow_slurm_provider.coordinator import ship
 from airflow_slurm_provider.coordinator.config import Config, JobSpec
 from airflow_slurm_provider.coordinator.failures import cured_by_class
 from airflow_slurm_provider.coordinator.inputs import InputSpec, open_input
@@ -27,7 +27,6 @@ from airflow_slurm_provider.coordinator.progress import Poll, Progress
 from airflow_slurm_provider.coordinator.retry import RetryPlan
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submit import Workers, ensure_workers
-from slurm_worker import aggregate as aggregation
 from slurm_worker.errors import ErrorClass, UserError
 from slurm_worker.jobs import JobRow, JobTable, RoundRow
 from slurm_worker.keys import JobId, RoundState, SubmitState, shard_count
@@ -293,25 +292,9 @@ def aggregate(
         UserError: if the job is not complete, or a part can't be read as it was committed.
     """
     jobs = services.jobs(job_id)
-    job = jobs.get()
-    spec = ship.read_spec(services, job)
-    state = progress(services, job_id)
-    if not state.complete:
-        raise UserError(
-            f"job_id: {job_id!r} has {state.unfinished_tasks:,} tasks that are not done; wait for "
-            f"it (slurmctl wait {job_id}), or submit it again if its workers are gone"
-        )
-    expected = [
-        aggregation.RoundSummary(each.number, each.tasks, each.items) for each in jobs.rounds()
-    ]
-    options = aggregation.AggregateOptions(
-        schema=spec.aggregate.schema_,
-        **spec.aggregate.model_dump(exclude={"schema_"}),
-    )
-    with tempfile.TemporaryDirectory(prefix="airflow-slurm-aggregate-") as scratch:
-        manifest = aggregation.aggregate(
-            services.objects, services.paths(job_id), expected, options, Path(scratch), log
-        ).to_dict()
+    spec = ship.read_spec(services, jobs.get())
+    merging.check_complete(services, job_id)
+    manifest = merging.merge(services, spec, log).to_dict()
     summary = {name: manifest[name] for name in ("items", "ok", "rows")}
     jobs.audit(actor, "published", cast("dict[str, Value]", summary))
     bucket, paths = services.site.bucket, services.paths(job_id)
@@ -320,6 +303,29 @@ def aggregate(
         "dataset": f"s3://{bucket}/{manifest['folder']}",
         "manifest": f"s3://{bucket}/{paths.manifest}",
     }
+
+
+def merges_where(services: Services, job_id: JobId) -> str:
+    """Where the job's config says that its parts are merged: ``local`` or ``slurm``."""
+    return ship.read_spec(services, services.jobs(job_id).get()).aggregate.where
+
+
+def merge_on_nodes(
+    services: Services, job_id: JobId, *, log: Log, actor: str = "slurmctl"
+) -> Submitted | None:
+    """Start the merge of the job's parts on the cluster; `aggregate` publishes when it is done.
+
+    Returns:
+        The job that merges; None where there is nothing to merge.
+
+    Raises:
+        UserError: if the job is not complete, or its dataset is to be sorted.
+    """
+    spec = ship.read_spec(services, services.jobs(job_id).get())
+    merging.check_complete(services, job_id)
+    with tempfile.TemporaryDirectory(prefix="airflow-slurm-merging-") as folder:
+        config = merging.plan_on_nodes(services, spec, Path(folder), log)
+        return None if config is None else submit(services, config, log=log, actor=actor)
 
 
 def cancel(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> list[str]:

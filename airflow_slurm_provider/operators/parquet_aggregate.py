@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from airflow.sdk import Asset, AssetAlias, BaseOperator, Context
+from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.failures import as_airflow_failures
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.links import JobObjectsLink
-from airflow_slurm_provider.waiting import actor_of
+from airflow_slurm_provider.waiting import (
+    actor_of,
+    defer_until_done,
+    look,
+    progress_of,
+    wait_until_done,
+)
 from slurm_worker.keys import check_job_id
 
 
@@ -27,6 +34,16 @@ def emit_assets(
             events.extra.update(extra)
 
 
+def check_merged(progress: dict[str, Any]) -> None:
+    """Fail where the nodes could not merge a file."""
+    failed = sum(progress["failed"].values()) + sum(progress["task_errors"].values())
+    if failed:
+        name = progress["job_id"]
+        raise AirflowFailException(
+            f"{failed} files could not be merged on the nodes; see slurmctl errors {name}"
+        )
+
+
 #: What is told of a published dataset.
 PUBLISHED = ("dataset", "manifest", "items", "ok", "failed", "rows")
 
@@ -39,8 +56,14 @@ class ParquetAggregateOperator(BaseOperator):
     `outlets` gets an event with them; an `AssetAlias` there becomes the asset of the dataset.
 
     :param job_id: the backfill. (templated)
+    :param where: ``local``: merge in this process; ``slurm``: on the cluster's nodes, a file of the
+        dataset each, and publish here; ``aggregate.where`` of the job's config where None.
     :param slurm_conn_id: connection of type ``slurm``.
     :param aws_conn_id: connection of type ``aws``.
+    :param deferrable: wait for the nodes in the triggerer.
+    :param poll_interval: seconds between two looks at them.
+    :param cancel_on_kill: cancel their array when this task is killed while it waits.
+    :param max_resubmissions: arrays of new workers that they may get.
     """
 
     template_fields: Sequence[str] = ("job_id",)
@@ -50,17 +73,52 @@ class ParquetAggregateOperator(BaseOperator):
         self,
         *,
         job_id: str,
+        where: Literal["local", "slurm"] | None = None,
         slurm_conn_id: str = "slurm_default",
         aws_conn_id: str | None = "aws_default",
+        deferrable: bool = True,
+        poll_interval: float = 10.0,
+        cancel_on_kill: bool = False,
+        max_resubmissions: int = 3,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.job_id = job_id
+        self.where = where
         self.slurm_conn_id = slurm_conn_id
         self.aws_conn_id = aws_conn_id
+        self.deferrable = deferrable
+        self.poll_interval = poll_interval
+        self.cancel_on_kill = cancel_on_kill
+        self.max_resubmissions = max_resubmissions
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Aggregate and publish."""
+        """Aggregate and publish, or have the nodes merge first."""
+        merging = self._on_nodes(context)
+        if merging is not None:
+            if self.deferrable and look(self, merging) is None:
+                defer_until_done(self, merging)
+            check_merged(wait_until_done(self, merging))
+        return self._publish(context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """The nodes have merged: publish."""
+        check_merged(progress_of(event))
+        return self._publish(context)
+
+    def _on_nodes(self, context: Context) -> str | None:
+        """The job that merges on the nodes, started; None where this process shall."""
+        with as_airflow_failures():
+            services = SlurmHook(self.slurm_conn_id, self.aws_conn_id).services()
+            job_id = check_job_id(self.job_id)
+            if (self.where or job.merges_where(services, job_id)) == "local":
+                return None
+            submitted = job.merge_on_nodes(
+                services, job_id, log=self.log.info, actor=actor_of(context)
+            )
+        return None if submitted is None else submitted.job_id
+
+    def _publish(self, context: Context) -> dict[str, Any]:
         with as_airflow_failures():
             services = SlurmHook(self.slurm_conn_id, self.aws_conn_id).services()
             job_id = check_job_id(self.job_id)

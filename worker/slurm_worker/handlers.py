@@ -54,7 +54,7 @@ class Fetcher:
     """
 
     def __init__(self, buckets: Callable[[str], ObjectStore], folder: Path) -> None:
-        self._buckets = buckets
+        self.buckets = buckets
         self._folder = folder
         self._lock = threading.Lock()
 
@@ -67,7 +67,7 @@ class Fetcher:
             if not target.exists():
                 self._folder.mkdir(parents=True, exist_ok=True)
                 partial = target.with_suffix(".partial")
-                self._buckets(bucket).download(key, str(partial))
+                self.buckets(bucket).download(key, str(partial))
                 partial.rename(target)
         return target
 
@@ -143,6 +143,13 @@ class Context:
     def fetch(self, uri: str) -> Path:
         """A node-local copy of an S3 object, brought once per worker."""
         return self._shared.fetcher.fetch(uri)
+
+    def objects(self, bucket: str) -> ObjectStore:
+        """The objects of a bucket, for handlers that write files of their own.
+
+        An item may run more than once: give such files names that say what is in them.
+        """
+        return self._shared.fetcher.buckets(bucket)
 
     def acquire(self, limit: str | None = None) -> None:
         """Wait for one more token (of every limit, or of one), before one more request."""

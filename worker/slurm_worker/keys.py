@@ -18,6 +18,7 @@ JobId = NewType("JobId", str)
 TaskId = NewType("TaskId", str)
 
 JOB_ID_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_MERGE = re.compile(r"(.+)\.merge-[0-9a-f]{8}")
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 S3_URI_PATTERN = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
 
@@ -144,6 +145,17 @@ def halves(task: TaskId) -> tuple[TaskId, TaskId] | None:
         return None
     first, second = (task_id(round_no, sequence + each) for each in _HALVES)
     return first, second
+
+
+def merge_job_id(job: JobId, inputs: str) -> JobId:
+    """The job that merges another's parts on the nodes, from inputs of a digest."""
+    return check_job_id(f"{job}.merge-{inputs[:8]}", "job_id")
+
+
+def merged_job(job: JobId) -> JobId | None:
+    """The job whose parts this one merges; None for any other job."""
+    match = _MERGE.fullmatch(job)
+    return None if match is None else JobId(match.group(1))
 
 
 def shard_of(sequence: int, shards: int) -> int:

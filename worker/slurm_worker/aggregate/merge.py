@@ -53,6 +53,83 @@ ERRORS_SCHEMA = pa.schema(_ERROR_FIELDS)
 _T = TypeVar("_T")
 
 
+class PartReader:
+    """Reads parts: many are fetched ahead, a few are unpacked, a processor each.
+
+    Args:
+        store: the job's objects.
+        options: bounds and names.
+    """
+
+    def __init__(self, store: JobStore, options: AggregateOptions) -> None:
+        self.options = options
+        self._store = store
+
+    def ahead(
+        self,
+        parts: Iterable[PlannedPart],
+        largest: int,
+        read: Callable[[PlannedPart, Fetched], _T],
+    ) -> Generator[tuple[PlannedPart, _T], None, None]:
+        """What `read` makes of each part, in order; none is larger than `largest`."""
+        cpus = len(os.sched_getaffinity(0))
+        fit = self.options.memory // 16 // max(1, largest)
+        window = max(1, min(2 * READERS, fit))
+        unpacked = max(1, min(16 * cpus, fit // _UNPACKED))
+
+        def fetch(planned: PlannedPart) -> Fetched:
+            return Fetched(self._store, planned.task, planned.part)
+
+        with (
+            closing(ahead(fetch, parts, window)) as fetched,
+            closing(ahead(lambda each: read(*each), fetched, unpacked, cpus)) as found,
+        ):
+            for (planned, _), made in found:
+                yield planned, made
+
+    def tables(self, parts: Sequence[PlannedPart], converter: Converter) -> Iterator[pa.Table]:
+        """The columns of each part, by the dataset's names."""
+        names = self.options.names
+
+        def read(planned: PlannedPart, fetched: Fetched) -> pa.Table:
+            table = _table(fetched, converter)
+            if table.num_rows > planned.ok and (items := count_keys(table)) > planned.ok:
+                raise AggregationError(
+                    f"aggregate: task {planned.task}: {planned.part.key} has rows of {items:,} "
+                    f"items, its marker says {planned.ok:,} succeeded; remove its marker "
+                    f"{self._store.paths.done(planned.task)} and run the task again"
+                )
+            return table.rename_columns([names.get(each, each) for each in table.column_names])
+
+        for _, table in self.ahead(parts, max(each.part.size for each in parts), read):
+            yield table
+
+
+def merge_group(
+    reader: PartReader, group: Sequence[PlannedPart], converter: Converter, version: Version
+) -> DataFile:
+    """The file of these parts: found, or written."""
+    schema = renamed(converter.arrow_schema, reader.options)
+    name = file_name(group, schema, reader.options)
+    rows = sum(each.part.rows for each in group)
+    return version.find(name, rows, schema) or version.write(
+        name, schema, reader.tables(group, converter), reader.options.row_group_size
+    )
+
+
+def file_name(group: Sequence[PlannedPart], schema: pa.Schema, options: AggregateOptions) -> str:
+    """The name of the file of these parts: what it is made of, and by what."""
+    columns = [[each.name, str(each.type)] for each in schema]
+    inputs = [each.part.sha256 for each in group]
+    return f"part-{_hash16([_WRITER, columns, options.row_group_size, inputs])}.parquet"
+
+
+def renamed(schema: pa.Schema, options: AggregateOptions) -> pa.Schema:
+    """The schema by the dataset's names."""
+    names = options.names
+    return pa.schema([each.with_name(names.get(each.name, each.name)) for each in schema])
+
+
 class Merger:
     """Reads the parts of a plan and writes Parquet files.
 
@@ -76,6 +153,7 @@ class Merger:
         self._plan = plan
         self._options = options
         self._scratch = scratch
+        self._reader = PartReader(store, options)
         self._progress = progress
 
     def infer(self) -> Schema:
@@ -86,7 +164,10 @@ class Merger:
         """
         inference = Inference()
         parts = _nonempty(self._plan.parts(ROWS))
-        with closing(self._ahead(parts, ROWS, lambda _, each: inference.read(each))) as read:
+        read = self._reader.ahead(
+            parts, self._plan.largest(ROWS), lambda _, each: inference.read(each)
+        )
+        with closing(read):
             for planned, look in read:
                 look(planned.part.key)
         return inference.schema()
@@ -102,18 +183,17 @@ class Merger:
         converter = Converter(columns, declared=self._options.schema is not None)
         if self._options.sorted:
             return self._sort(converter, version)
-        schema = self._renamed(converter.arrow_schema)
-        size = self._options.row_group_size
         files = []
         rows = 0
-        for group in self._groups(ROWS):
-            name = f"part-{self._name(group, schema)}.parquet"
-            count = sum(each.part.rows for each in group)
-            file = version.find(name, count, schema)
-            files.append(file or version.write(name, schema, self._tables(group, converter), size))
-            rows += count
+        for group in self.groups():
+            files.append(merge_group(self._reader, group, converter, version))
+            rows += files[-1].rows
             self._progress(f"merged {rows:,} of {self._plan.totals.rows:,} rows")
         return files
+
+    def groups(self) -> Iterator[list[PlannedPart]]:
+        """The parts of each file, where rows stay in the input's order."""
+        return self._groups(ROWS)
 
     def merge_errors(self, version: Version) -> tuple[list[DataFile], Remaining]:
         """Write the files of the failures that no later round supersedes.
@@ -132,12 +212,12 @@ class Merger:
         return files, remaining
 
     def _sort(self, converter: Converter, version: Version) -> list[DataFile]:
-        schema = self._renamed(converter.arrow_schema)
+        schema = renamed(converter.arrow_schema, self._options)
         merged: list[Path] = []
         rows = 0
         for number, group in enumerate(self._groups(ROWS)):
             path = self._scratch / f"merged-{number:05}.parquet"
-            tables = self._tables(group, converter)
+            tables = self._reader.tables(group, converter)
             rows += write_parquet(path, schema, tables, self._options.row_group_size)
             merged.append(path)
             self._progress(f"merged {rows:,} of {self._plan.totals.rows:,} rows")
@@ -148,37 +228,6 @@ class Merger:
             done += file.rows
             self._progress(f"sorted {done:,} of {rows:,} rows")
         return files
-
-    def _renamed(self, schema: pa.Schema) -> pa.Schema:
-        names = self._options.names
-        return pa.schema([each.with_name(names.get(each.name, each.name)) for each in schema])
-
-    def _name(self, group: Sequence[PlannedPart], schema: pa.Schema) -> str:
-        columns = [[each.name, str(each.type)] for each in schema]
-        inputs = [each.part.sha256 for each in group]
-        return _hash16([_WRITER, columns, self._options.row_group_size, inputs])
-
-    # --- reading -----------------------------------------------------------------
-
-    def _ahead(
-        self, parts: Iterable[PlannedPart], kind: str, read: Callable[[PlannedPart, Fetched], _T]
-    ) -> Generator[tuple[PlannedPart, _T], None, None]:
-        """What `read` makes of each part, in order: many are fetched ahead, a few are unpacked."""
-        largest = max(1, self._plan.largest(kind))
-        cpus = len(os.sched_getaffinity(0))
-        fit = self._options.memory // 16 // largest
-        window = max(1, min(2 * READERS, fit))
-        unpacked = max(1, min(16 * cpus, fit // _UNPACKED))
-
-        def fetch(planned: PlannedPart) -> Fetched:
-            return Fetched(self._store, planned.task, planned.part)
-
-        with (
-            closing(ahead(fetch, parts, window)) as fetched,
-            closing(ahead(lambda each: read(*each), fetched, unpacked, cpus)) as found,
-        ):
-            for (planned, _), made in found:
-                yield planned, made
 
     def _groups(self, kind: str) -> Iterator[list[PlannedPart]]:
         """Neighbouring parts, file by file."""
@@ -194,25 +243,11 @@ class Merger:
         if group:
             yield group
 
-    def _tables(self, parts: Sequence[PlannedPart], converter: Converter) -> Iterator[pa.Table]:
-        def read(planned: PlannedPart, fetched: Fetched) -> pa.Table:
-            table = _table(fetched, converter)
-            if table.num_rows > planned.ok and (items := count_keys(table)) > planned.ok:
-                raise AggregationError(
-                    f"aggregate: task {planned.task}: {planned.part.key} has rows of {items:,} "
-                    f"items, its marker says {planned.ok:,} succeeded; remove its marker "
-                    f"{self._store.paths.done(planned.task)} and run the task again"
-                )
-            return table.rename_columns([names.get(each, each) for each in table.column_names])
-
-        names = self._options.names
-        for _, table in self._ahead(parts, ROWS, read):
-            yield table
-
     def _error_tables(
         self, parts: Sequence[PlannedPart], remaining: Remaining
     ) -> Iterator[pa.Table]:
-        for planned, records in self._ahead(parts, ERRORS, lambda _, each: each.rows()):
+        largest = self._plan.largest(ERRORS)
+        for planned, records in self._reader.ahead(parts, largest, lambda _, each: each.rows()):
             try:
                 if Counter(each["class"] for each in records) != planned.failed:
                     raise ValueError("its error classes are not those of its marker")
