@@ -63,7 +63,7 @@ def test_they_are_for_this_job_alone_and_soon_run_out() -> None:
     assert request["RoleSessionName"] == "slurm-job-1"
     assert len(request["Policy"]) < 2048
     objects, reads, lists, rows = json.loads(request["Policy"])["Statement"]
-    assert objects["Resource"] == "arn:aws:s3:::lab/lab/jobs/job-1/*"
+    assert objects["Resource"] == ["arn:aws:s3:::lab/lab/jobs/job-1/*"]
     assert reads["Resource"] == ["arn:aws:s3:::lab/lab/jobs/job-1/*"]
     assert lists["Condition"] == {"StringLike": {"s3:prefix": "lab/jobs/job-1/*"}}
     assert rows["Resource"].endswith(":table/t")
