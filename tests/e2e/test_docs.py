@@ -36,8 +36,9 @@ def test_the_first_session_of_the_readme(environment: Mapping[str, str]) -> None
     assert "319,809" in run(lines, environment)
 
 
-def test_the_sessions_of_the_command_line_guide(environment: Mapping[str, str]) -> None:
-    guide = (ROOT / "docs" / "guides" / "cli.md").read_text()
+@pytest.mark.parametrize("name", ["cli", "retries", "datasets"])
+def test_the_sessions_of_a_guide(environment: Mapping[str, str], name: str) -> None:
+    guide = (ROOT / "docs" / "guides" / f"{name}.md").read_text()
     consoles = re.findall(r"^```console\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
     lines = [line for console in consoles for line in console.splitlines()]
     commands = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
@@ -46,5 +47,5 @@ def test_the_sessions_of_the_command_line_guide(environment: Mapping[str, str]) 
         printed = run(commands, environment)
     finally:
         Path(ROOT / "status.json").unlink(missing_ok=True)
-    assert shown
-    assert printed.splitlines()[-len(shown) :] == shown
+    assert commands
+    assert printed.splitlines()[-len(shown) :] == shown or not shown

@@ -17,6 +17,9 @@ import yaml
 from airflow_slurm_provider.coordinator.config import load_config
 from airflow_slurm_provider.coordinator.site import parse_site
 from slurm_worker import FatalError, ItemError, RateLimited
+from slurm_worker.aggregate.loose import local_sources, merge_files
+from slurm_worker.aggregate.options import AggregateOptions
+from slurm_worker.folder import FolderObjects
 from tests.stack.settings import ROOT
 
 README = ROOT / "README.md"
@@ -121,3 +124,23 @@ def test_the_dags_of_the_airflow_guide_load(name: str, task_id: str, tmp_path: P
     path = tmp_path / name
     path.write_text(named(ROOT / "docs" / "guides" / "airflow.md", name))
     assert load(path).dag.task_ids == [task_id]
+
+
+def test_a_dataset_is_read_as_the_guide_says(tmp_path: Path) -> None:
+    (snippet,) = (
+        block
+        for block in blocks(ROOT / "docs" / "guides" / "datasets.md", "python")
+        if "read_dataset" in block
+    )
+    (tmp_path / "reading.py").write_text(snippet)
+    (tmp_path / "in.jsonl").write_text('{"n": 1}\n{"n": 2}\n')
+    merge_files(
+        local_sources([tmp_path / "in.jsonl"]),
+        FolderObjects(tmp_path / "out"),
+        "",
+        AggregateOptions(),
+        tmp_path,
+        lambda _done, _total: None,
+    )
+    found = load(tmp_path / "reading.py").read_dataset(tmp_path / "out")
+    assert found.fetchall() == [(1,), (2,)]
