@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -401,3 +407,50 @@ def test_a_column_that_is_not_there_is_named(
     with pytest.raises(UserError) as refused:
         job.aggregate(**options)
     assert says in str(refused.value)
+
+
+# --- extremes ------------------------------------------------------------------------------
+
+
+def test_a_value_of_fifty_megabytes_comes_back(job: Job) -> None:
+    text = "Ångström " * 5_500_000
+    job.add_round({"a": ok(text=text)}, {"b": ok(text="short")})
+    manifest = job.aggregate()
+    assert [row["text"] == text for row in job.dataset(manifest)] == [True, False]
+
+
+def test_five_thousand_declared_columns_come_back_and_inference_refuses_so_many(job: Job) -> None:
+    row = {f"c{n}": n for n in range(5_000)}
+    job.add_round({"a": ok(**row)}, {"b": ok(**row)})
+    manifest = job.aggregate(schema=dict.fromkeys(row, "int64"))
+    assert job.dataset(manifest) == [{"_key": "a", **row}, {"_key": "b", **row}]
+    with pytest.raises(AggregationError, match="more than 2,000 different fields"):
+        job.aggregate()
+
+
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        (lambda db: db.execute("CREATE TABLE other (a)"), "no such table: rows"),
+        (lambda db: db.execute("CREATE TABLE rows (a)"), "no such column: line"),
+        (None, "file is not a database"),
+    ],
+)
+def test_an_sqlite_part_that_is_none_is_named(
+    job: Job, tmp_path: Path, write: Any, says: str
+) -> None:
+    job.formats = ("sqlite",)
+    job.add_round({"a": ok(n=1)})
+    path = tmp_path / "wrong.sqlite"
+    path.write_bytes(b"" if write else b"garbage" * 200)
+    if write:
+        with closing(sqlite3.connect(path)) as db:
+            write(db)
+    part = job.store.marker("000-00000000").parts[0]
+    data = path.read_bytes()
+    job.objects.put(part.key, data)
+    digest = hashlib.sha256(data).hexdigest()
+    job.change_marker("000-00000000", parts=(replace(part, size=len(data), sha256=digest),))
+    message = refusal(job)
+    assert says in message
+    assert part.key in message
