@@ -139,6 +139,7 @@ def write_parquet(
             # Up to twice the size in one group, rather than a small one behind each.
             writer.write(group, 2 * size)
             rows += group.num_rows
+            pa.default_memory_pool().release_unused()
     return rows
 
 
