@@ -8,8 +8,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from airflow_slurm_provider.cli.options import Common
 from airflow_slurm_provider.cli.output import emit, number
 from slurm_worker.errors import UserError
@@ -102,6 +100,8 @@ class _Buckets:
 def _read_schema(path: Path | None) -> dict[str, str] | None:
     if path is None:
         return None
+    import yaml
+
     try:
         raw = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
