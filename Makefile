@@ -53,7 +53,7 @@ simulate: ## the protocol in virtual time, 10,000 seeds (SEEDS=n for more or few
 	@$(BIN)/python -m slurm_worker simulate --seeds $(or $(SEEDS),10000) --jobs 2
 
 bench: setup ## measure the worker; writes benchmarks/RESULTS.md (a quiet machine, about 8 minutes)
-	@$(STACK_RUN) with sh -c '. .stack/env && exec $(BIN)/python -m benchmarks.peers > .stack/peers.json'
+	@$(STACK_RUN) with sh -c '. .stack/env && PATH="$$PWD/.stack/tools/bin:$$PATH" exec $(BIN)/python -m benchmarks.peers > .stack/peers.json'
 	@$(BIN)/python -m benchmarks --peers .stack/peers.json
 
 bench-merging: setup ## measure aggregation beside DuckDB; writes benchmarks/MERGING.md (10 minutes)
