@@ -100,10 +100,20 @@ class CountedRows:
         return result
 
     def query(
-        self, pk: str, *, after: str = "", limit: int | None = None, consistent: bool = False
+        self,
+        pk: str,
+        *,
+        after: str = "",
+        limit: int | None = None,
+        consistent: bool = False,
+        backwards: bool = False,
     ) -> Iterator[Row]:
         self._wait()
-        found = list(self.rows.query(pk, after=after, limit=limit, consistent=consistent))
+        found = list(
+            self.rows.query(
+                pk, after=after, limit=limit, consistent=consistent, backwards=backwards
+            )
+        )
         units = max(1, -(-len(found) * ROW_BYTES // 4096))
         self.reads[pk, int(self._hub.now)] += units
         self._wait()

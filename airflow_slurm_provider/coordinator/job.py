@@ -178,9 +178,12 @@ def plan_retry(
 ) -> RetryPlan:
     """What `retry` with the same arguments would do now; writes nothing."""
     asked = _Asked.of(classes, policy, only)
-    job = services.jobs(job_id).get()
+    jobs = services.jobs(job_id)
+    job, rounds = jobs.get(), jobs.rounds()
     spec = ship.read_spec(services, job)
-    return retrying.plan_retry(services, spec, job, spec.policy(asked.rules), asked.selector(spec))
+    return retrying.plan_retry(
+        services, spec, job, rounds, spec.policy(asked.rules), asked.selector(spec)
+    )
 
 
 def retry(
@@ -220,29 +223,36 @@ def retry(
     if last is None or (last.number == 0 and last.state is RoundState.PLANNING):
         raise UserError(f"job_id: {job_id!r} is not planned yet; run slurmctl submit first")
     attribute(services, job_id)
-    if last.number == 0 or _round_submitted(jobs, last):
-        state = progress(services, job_id)
-        if not state.complete:
+    if last.number > 0 and not _round_submitted(jobs, last):
+        return _begun_retry(services, spec, job, last, log, actor)
+    state = progress(services, job_id)
+    if not state.complete:
+        standing = jobs.rounds()[-1]
+        if standing.number == last.number:
             return _still_running(services, state, last)
-        plan = retrying.plan_retry(
-            services, spec, job, spec.policy(asked.rules), asked.selector(spec)
-        )
-        for note in plan.notes:
-            log(note)
-        too_many = most_items is not None and sum(plan.items.values()) > most_items
-        if plan.round is None or too_many:
-            left = Counter(plan.given_up) + Counter(plan.items if too_many else {})
-            return Retried(job_id, None, given_up=dict(left))
-        last = jobs.create_round(
-            plan.round,
-            "retry",
-            asked.selector(spec).rounds,
-            tasks_back=plan.tasks,
-            only="" if asked.only is None else retrying.keep_keys(services, job_id, asked.only),
-            slurm=plan.resources.slurm,
-            delay_s=plan.resources.delay_s,
-        )
-    return _begun_retry(services, spec, job, last, log, actor)
+        # Another call has begun a round since.
+        return _begun_retry(services, spec, job, standing, log, actor)
+    # Of the rounds that were seen before the job was seen complete: a round that another call
+    # begins meanwhile has the number of ours, and is one with it.
+    plan = retrying.plan_retry(
+        services, spec, job, rounds, spec.policy(asked.rules), asked.selector(spec)
+    )
+    for note in plan.notes:
+        log(note)
+    too_many = most_items is not None and sum(plan.items.values()) > most_items
+    if plan.round is None or too_many:
+        left = Counter(plan.given_up) + Counter(plan.items if too_many else {})
+        return Retried(job_id, None, given_up=dict(left))
+    begun = jobs.create_round(
+        plan.round,
+        "retry",
+        asked.selector(spec).rounds,
+        tasks_back=plan.tasks,
+        only="" if asked.only is None else retrying.keep_keys(services, job_id, asked.only),
+        slurm=plan.resources.slurm,
+        delay_s=plan.resources.delay_s,
+    )
+    return _begun_retry(services, spec, job, begun, log, actor)
 
 
 def cured(services: Services, job_id: JobId) -> dict[str, int]:

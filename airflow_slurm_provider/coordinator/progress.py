@@ -1,25 +1,22 @@
-"""How far a job is: sums over its task rows, and a look at its array.
+"""How far a job is: what a snapshot of its tasks comes to, and a look at its array.
 
-Requests: one Query per shard and 1 MB of rows (about 2,300 tasks), eventually
-consistent; for the array one ``squeue`` and, when elements are gone from it, one
-``sacct``.
+Requests: those of `snapshot.py`; for the array one ``squeue`` and, when elements are gone
+from it, one ``sacct``.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.slurm.arrays import ArrayState, named
-from slurm_worker.config import LeaseConfig
-from slurm_worker.jobs import JobRow, RoundRow, SubmissionRow
+from slurm_worker.jobs import RoundRow, SubmissionRow
 from slurm_worker.keys import JobId, JobState, SubmitState, TaskState
-from slurm_worker.table import TaskRow, TaskTable
 
 #: A submitter may still be between the plan and ``sbatch``.
 _GRACE_S = 600.0
@@ -50,6 +47,7 @@ class Progress:
     rows: int
     task_errors: dict[str, int] = field(default_factory=dict)
     stop: str = ""
+    paused: str = ""
 
     @property
     def pending(self) -> int:
@@ -72,6 +70,7 @@ class Progress:
             "job_id": self.job_id,
             "state": self.state,
             "stop": self.stop,
+            "paused": self.paused,
             "rounds": self.rounds,
             "tasks": dict(self.tasks),
             "task_errors": dict(self.task_errors),
@@ -91,6 +90,7 @@ class Progress:
             f"{self.job_id}: {self.ok:,} of {self.items:,} items ok, "
             f"{sum(self.failed.values()):,} failed{f' ({failed})' if failed else ''}, "
             f"{self.pending:,} to do; {total - self.unfinished_tasks:,} of {total:,} tasks ended"
+            f"{f'; paused by {self.paused}' if self.paused else ''}"
         )
 
 
@@ -102,6 +102,7 @@ class Poll:
         finished: every task is in an end state.
         problem: why waiting longer is vain; empty where it isn't.
         workers_gone: that is because no worker is left: new ones would go on.
+        snapshot: what `progress` comes from.
     """
 
     progress: Progress
@@ -109,6 +110,7 @@ class Poll:
     finished: bool
     problem: str = ""
     workers_gone: bool = False
+    snapshot: Snapshot | None = None
 
 
 def read_progress(services: Services, job_id: JobId) -> Progress:
@@ -117,31 +119,30 @@ def read_progress(services: Services, job_id: JobId) -> Progress:
     Raises:
         UserError: if there is no such job.
     """
-    jobs = services.jobs(job_id)
-    job = jobs.get()
-    rounds = jobs.rounds()
-    return _sum_up(services, job, rounds)
+    return progress_of(read_snapshot(services, job_id))
 
 
 def look(services: Services, job_id: JobId) -> Poll:
     """Progress, and whether anybody is left to go on with it."""
-    progress = _recent_progress(services, job_id)
+    snapshot = _recent(services, job_id)
+    progress = progress_of(snapshot)
     if progress.complete:
-        return Poll(progress, None, finished=True)
+        return Poll(progress, None, finished=True, snapshot=snapshot)
     if progress.stop:
-        return Poll(progress, None, finished=False, problem=f"the job is stopped: {progress.stop}")
+        problem = f"the job is stopped: {progress.stop}"
+        return Poll(progress, None, finished=False, problem=problem, snapshot=snapshot)
     submission = latest(services.jobs(job_id).submissions())
     if submission is None or submission.state is not SubmitState.SUBMITTED:
-        return Poll(
-            progress, None, finished=False, problem=_never_submitted(services, job_id, submission)
-        )
+        problem = "" if progress.paused else _never_submitted(services, job_id, submission)
+        return Poll(progress, None, finished=False, problem=problem, snapshot=snapshot)
     array = services.arrays(submission.slurm_job_ids)
-    if array.unknown or array.alive:
-        return Poll(progress, array, finished=False)
+    if array.unknown or array.alive or progress.paused:
+        return Poll(progress, array, finished=False, snapshot=snapshot)
     # Workers may have ended just after our look at the rows.
-    progress = read_progress(services, job_id)
+    snapshot = read_snapshot(services, job_id)
+    progress = progress_of(snapshot)
     if progress.complete:
-        return Poll(progress, array, finished=True)
+        return Poll(progress, array, finished=True, snapshot=snapshot)
     counts = ", ".join(f"{n} {state}" for state, n in sorted(array.counts().items()))
     return Poll(
         progress,
@@ -152,17 +153,18 @@ def look(services: Services, job_id: JobId) -> Poll:
             f"{progress.unfinished_tasks:,} tasks are not done; submit the job again to go on"
         ),
         workers_gone=True,
+        snapshot=snapshot,
     )
 
 
-def _recent_progress(services: Services, job_id: JobId) -> Progress:
-    """Progress, shared by those who wait for the same job at the same time."""
+def _recent(services: Services, job_id: JobId) -> Snapshot:
+    """The tasks, seen together by those who wait for the same job at the same time."""
     if services.shared is None:
-        return read_progress(services, job_id)
+        return read_snapshot(services, job_id)
     # Half an interval: with the waiter's own interval, its news is at most 1.5 of them old.
-    recent: Recent[Progress] = services.shared.progress
+    recent: Recent[Snapshot] = services.shared.progress
     max_age_s = min(_SHARED_S, services.poll_s / 2)
-    return recent.get(job_id, max_age_s, lambda: read_progress(services, job_id))
+    return recent.get(job_id, max_age_s, lambda: read_snapshot(services, job_id))
 
 
 def _never_submitted(services: Services, job_id: JobId, intent: SubmissionRow | None) -> str:
@@ -179,61 +181,27 @@ def latest(submissions: list[SubmissionRow]) -> SubmissionRow | None:
     return max(submissions, key=lambda each: (each.round_no, each.number), default=None)
 
 
-@dataclass(slots=True)
-class _Tally:
-    """What the task rows say together."""
-
-    states: Counter[str] = field(default_factory=Counter)
-    failed: Counter[str] = field(default_factory=Counter)
-    task_errors: Counter[str] = field(default_factory=Counter)
-    ok: int = 0
-    rows: int = 0
-
-    def add(self, other: _Tally) -> None:
-        self.states += other.states
-        self.failed += other.failed
-        self.task_errors += other.task_errors
-        self.ok += other.ok
-        self.rows += other.rows
-
-
-def _tally(rows: Iterable[TaskRow]) -> _Tally:
-    tally = _Tally()
-    for row in rows:
-        tally.states[row.state.value] += 1
-        if row.state is TaskState.DONE:
-            tally.ok += row.items_ok
-            tally.rows += row.rows
-            tally.failed.update(row.failed_by)
-        elif row.state.terminal:
-            tally.task_errors[row.error_class] += 1
-    return tally
-
-
-def _sum_up(services: Services, job: JobRow, rounds: list[RoundRow]) -> Progress:
-    table = TaskTable(services.rows, job.job, job.shards, LeaseConfig(), services.clock)
-
-    total = _Tally()
-    with ThreadPoolExecutor(min(16, job.shards)) as pool:
-        for tally in pool.map(lambda shard: _tally(table.all_rows(shard)), range(job.shards)):
-            total.add(tally)
+def progress_of(snapshot: Snapshot) -> Progress:
+    """What a look at the tasks comes to."""
     # An item that is tried again in a later round no longer counts as failed in its first.
-    total.failed.subtract(_retried(rounds))
+    failed = Counter(snapshot.done.failed)
+    failed.subtract(_retried(snapshot.rounds))
     return Progress(
-        job_id=job.job,
-        state=job.state.value,
-        rounds=job.rounds,
-        tasks=dict(total.states),
-        items=next((each.items for each in rounds if each.number == 0), 0),
-        ok=total.ok,
-        failed={name: count for name, count in sorted(total.failed.items()) if count},
-        rows=total.rows,
-        task_errors=dict(total.task_errors),
-        stop=job.stop,
+        job_id=snapshot.job.job,
+        state=snapshot.job.state.value,
+        rounds=snapshot.job.rounds,
+        tasks=snapshot.tasks,
+        items=next((each.items for each in snapshot.rounds if each.number == 0), 0),
+        ok=snapshot.done.ok,
+        failed={name: count for name, count in sorted(failed.items()) if count},
+        rows=snapshot.done.rows,
+        task_errors=dict(Counter(row.error_class for row in snapshot.ended)),
+        stop=snapshot.job.stop,
+        paused=snapshot.job.paused,
     )
 
 
-def _retried(rounds: list[RoundRow]) -> Mapping[str, int]:
+def _retried(rounds: Iterable[RoundRow]) -> Mapping[str, int]:
     total: Counter[str] = Counter()
     for each in rounds:
         total.update(each.retried)

@@ -127,10 +127,14 @@ class RetryPlan:
 
 
 def plan_retry(
-    services: Services, spec: JobSpec, job: JobRow, policy: Policy, selector: Selector
+    services: Services,
+    spec: JobSpec,
+    job: JobRow,
+    rounds: list[RoundRow],
+    policy: Policy,
+    selector: Selector,
 ) -> RetryPlan:
-    """Look at all failures; writes nothing."""
-    rounds = services.jobs(job.job).rounds()
+    """Look at the failures of these rounds; writes nothing."""
     number = len(rounds)
     items = FailedItems(services.store(job.job), selector, number)
     for _ in items:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import boto3
@@ -56,6 +56,7 @@ class Services:
         shared: what all who wait in this process see together; where there is none, each
             looks for itself.
         poll_s: seconds between two looks of this one who waits.
+        readers: what looks at jobs remember of the last look, by job.
     """
 
     site: Site
@@ -67,6 +68,7 @@ class Services:
     sts: Callable[[], Any]
     shared: Shared | None = None
     poll_s: float = 0.0
+    readers: dict[JobId, Any] = field(default_factory=dict)
 
     def paths(self, job: JobId) -> JobPaths:
         """The job's S3 keys."""

@@ -106,7 +106,13 @@ class DynamoRows:
         return Applied(_row(reply["Attributes"]))
 
     def query(
-        self, pk: str, *, after: str = "", limit: int | None = None, consistent: bool = False
+        self,
+        pk: str,
+        *,
+        after: str = "",
+        limit: int | None = None,
+        consistent: bool = False,
+        backwards: bool = False,
     ) -> Iterator[Row]:
         """See `ports.Rows.query`; a read unit per 8 KB, or per 4 KB when consistent."""
         request: dict[str, Any] = {
@@ -115,6 +121,7 @@ class DynamoRows:
             # The empty string is no legal key value; a space sorts before every sort key.
             "ExpressionAttributeValues": {":pk": _serialize(pk), ":sk": _serialize(after or " ")},
             "ConsistentRead": consistent,
+            "ScanIndexForward": not backwards,
         }
         left = limit
         while True:

@@ -55,8 +55,8 @@ HEARTBEAT = Statement(
 COMPLETE = Statement(
     "complete",
     "SET #state = :done, #winner = :winner, #items_ok = :ok, #items_failed = :failed, "
-    f"#failed_by = :by, #rows = :rows, #finished = :now {_LET_GO}, #not_before, #error_class, "
-    "#error",
+    "#failed_by = :by, #rows = :rows, #finished = :now, #worker = :worker, #node = :node, "
+    f"#took = :took, #requests = :requests {_LET_GO}, #not_before, #error_class, #error",
     "attribute_exists(#pk) AND (#state <> :done OR #winner = :winner)",
 )
 
@@ -130,7 +130,18 @@ JOB_STOP = Statement(
     "attribute_exists(#pk) AND attribute_not_exists(#stop)",
 )
 
-JOB_RESUME = Statement("job resume", "REMOVE #stop", "attribute_exists(#stop)")
+#: Nobody leases a task of a paused job; the first who paused it stays.
+JOB_PAUSE = Statement(
+    "job pause",
+    "SET #paused = :who",
+    "attribute_exists(#pk) AND attribute_not_exists(#paused)",
+)
+
+JOB_RESUME = Statement(
+    "job resume",
+    "REMOVE #stop, #paused",
+    "attribute_exists(#stop) OR attribute_exists(#paused)",
+)
 
 SUBMITTED = Statement(
     "submitted",

@@ -26,6 +26,7 @@ class JobRow:
         config: digest of the resolved configuration that new workers get.
         rounds: rounds that are open for work.
         stop: why the job's breaker is tripped; empty where it isn't.
+        paused: who has paused the job; empty where it isn't.
     """
 
     job: JobId
@@ -36,6 +37,7 @@ class JobRow:
     rounds: int
     stop: str
     created_ms: int
+    paused: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,8 @@ class Event:
     actor: str
     action: str
     detail: dict[str, Value] = field(default_factory=dict)
+    #: Where it stands in the trail; a reader goes on after it.
+    mark: str = ""
 
 
 class JobTable:
@@ -143,7 +147,10 @@ class JobTable:
         return found
 
     def create(self, identity: str, config: str, shards: int) -> JobRow:
-        """Create the META row, or return the one that stands (another's, or our lost reply)."""
+        """Create the META row, or return the one that stands (another's, or our lost reply).
+
+        Two writes: the second enters the job in the register of jobs.
+        """
         row: Row = {
             "pk": self._pk,
             "sk": keys.META,
@@ -154,8 +161,12 @@ class JobTable:
             "rounds": 0,
             "created": self._ms(),
         }
-        result = self.rows.put_new(row)
-        return _job_row(self.job, result.row or row)
+        standing = _job_row(self.job, self.rows.put_new(row).row or row)
+        # By now the job has its one date of birth, so writing this again changes nothing.
+        self.rows.put_new(
+            {"pk": keys.JOBS_PK, "sk": keys.register_sk(standing.created_ms, self.job)}
+        )
+        return standing
 
     def set_config(self, digest: str) -> None:
         """Point new workers at another resolved configuration; repeating it does no harm."""
@@ -174,12 +185,19 @@ class JobTable:
         """Trip the job's breaker; the first reason stays."""
         self.rows.update(self._pk, keys.META, expressions.JOB_STOP, {"reason": reason[:400]})
 
+    def pause(self, who: str) -> None:
+        """Have nobody lease a task; refused means that the job is paused already."""
+        self.rows.update(self._pk, keys.META, expressions.JOB_PAUSE, {"who": who[:200]})
+
     def resume(self) -> None:
-        """Reset the breaker."""
+        """Reset the breaker and a pause."""
         self.rows.update(self._pk, keys.META, expressions.JOB_RESUME, {})
 
     def delete(self) -> None:
         """Forget a job whose plan was refused before it had tasks."""
+        job = self.find()
+        if job is not None:
+            self.rows.delete(keys.JOBS_PK, keys.register_sk(job.created_ms, self.job))
         for row in list(self.rows.query(self._pk)):
             self.rows.delete(self._pk, str(row["sk"]))
 
@@ -295,18 +313,25 @@ class JobTable:
             }
         )
 
-    def events(self) -> Iterator[Event]:
-        """The audit trail, oldest first."""
-        for row in self.rows.query(keys.event_pk(self.job)):
+    def events(self, after: str = "") -> Iterator[Event]:
+        """The audit trail past a mark, oldest first."""
+        for row in self.rows.query(keys.event_pk(self.job), after=after):
             yield Event(
                 at_ms=int(str(row["sk"]).split("#")[0]),
                 actor=str(row["actor"]),
                 action=str(row["action"]),
                 detail=cast("dict[str, Value]", row["detail"]),
+                mark=str(row["sk"]),
             )
 
     def _ms(self) -> int:
         return int(self.clock.now() * 1000)
+
+
+def newest_jobs(rows: Rows, most: int) -> list[JobId]:
+    """The ids of the jobs that were created last, the newest first; one request per page."""
+    found = rows.query(keys.JOBS_PK, limit=most, backwards=True)
+    return [JobId(str(row["sk"]).partition("#")[2]) for row in found]
 
 
 def _job_row(job: JobId, row: Row) -> JobRow:
@@ -319,6 +344,7 @@ def _job_row(job: JobId, row: Row) -> JobRow:
         rounds=int_of(row, "rounds"),
         stop=str(row.get("stop") or ""),
         created_ms=int_of(row, "created"),
+        paused=str(row.get("paused") or ""),
     )
 
 

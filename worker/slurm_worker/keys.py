@@ -28,6 +28,8 @@ MAX_TASKS = 10_000_000
 #: Added to a task's number; multiples of every number of shards, so that the halves are in
 #: the shard of the whole, where nobody has looked for the last time yet.
 _HALVES = (2 * MAX_TASKS, 4 * MAX_TASKS)
+#: Partition of the register of jobs.
+JOBS_PK = "JOBS"
 ROUND_PREFIX = "ROUND#"
 SUBMIT_PREFIX = "SUBMIT#"
 
@@ -110,6 +112,11 @@ def round_sk(round_no: int) -> str:
 def submit_sk(round_no: int, number: int) -> str:
     """Sort key of the `number`-th submission of a round."""
     return f"{SUBMIT_PREFIX}{round_no:03}#{number}"
+
+
+def register_sk(created_ms: int, job: JobId) -> str:
+    """Sort key of a job in the register: by age."""
+    return f"{created_ms:013}#{job}"
 
 
 def event_pk(job: JobId, shard: int = 0) -> str:
@@ -255,6 +262,11 @@ class JobPaths:
     def probe(self, unique: str) -> str:
         """An object for trying out what the store can do."""
         return f"{self.root}probe/{unique}"
+
+    @property
+    def progress(self) -> str:
+        """What is summed up of tasks that are done, so that nobody reads their rows again."""
+        return f"{self.root}progress.json"
 
     @property
     def logs(self) -> str:

@@ -74,9 +74,18 @@ class Rows(Protocol):
         """Apply `statement` with ``:name`` taken from `values`."""
 
     def query(
-        self, pk: str, *, after: str = "", limit: int | None = None, consistent: bool = False
+        self,
+        pk: str,
+        *,
+        after: str = "",
+        limit: int | None = None,
+        consistent: bool = False,
+        backwards: bool = False,
     ) -> Iterator[Row]:
-        """Rows of a partition in order of ``sk``, past `after`; one request per page."""
+        """Rows of a partition in order of ``sk``, past `after`; one request per page.
+
+        `backwards` they come from the last one on, down to `after`.
+        """
 
     def delete(self, pk: str, sk: str) -> None:
         """Delete a row, if there."""

@@ -50,7 +50,8 @@ class Marker:
 
     A task that kept killing its workers is bisected: its marker names the two tasks that
     have its items (`split`), and holds none itself. So the marker also decides between a
-    late attempt at the whole and the halves.
+    late attempt at the whole and the halves. `requests` are those to AWS, by kind, that its
+    worker has made since its last marker.
     """
 
     job: str
@@ -69,6 +70,7 @@ class Marker:
     started: float = 0.0
     finished: float = 0.0
     split: tuple[TaskId, ...] = ()
+    requests: dict[str, int] = field(default_factory=dict)
     v: int = 1
 
     def to_json(self) -> bytes:

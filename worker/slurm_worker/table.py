@@ -29,7 +29,11 @@ _ENTRY_LIMIT = 80
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """One row of the table, read."""
+    """One row of the table, read.
+
+    Times are in milliseconds, by AWS's clock. Of a task that is done, `worker`, `node`,
+    `took_ms` (of the attempt that won) and `requests` are what its marker says.
+    """
 
     round_no: int
     sequence: int
@@ -53,6 +57,12 @@ class TaskRow:
     crashes: tuple[str, ...] = ()
     history: tuple[str, ...] = ()
     reopened: int = 0
+    started_ms: int = 0
+    finished_ms: int = 0
+    worker: str = ""
+    node: str = ""
+    took_ms: int = 0
+    requests: dict[str, int] = field(default_factory=dict)
 
     @property
     def task(self) -> TaskId:
@@ -98,6 +108,12 @@ class TaskRow:
             crashes=tuple(str(each) for each in cast("list[Value]", row.get("crashes") or [])),
             history=tuple(cast("list[str]", row.get("history") or [])),
             reopened=int_of(row, "reopened"),
+            started_ms=int_of(row, "started"),
+            finished_ms=int_of(row, "finished"),
+            worker=str_of(row, "worker"),
+            node=str_of(row, "node"),
+            took_ms=int_of(row, "took"),
+            requests=cast("dict[str, int]", row.get("requests") or {}),
         )
 
 
@@ -196,9 +212,15 @@ class TaskTable:
         return [TaskRow.from_row(row) for row in rows]
 
     def all_rows(self, shard: int) -> Iterator[TaskRow]:
-        """Every row of a shard, perhaps a second old: half the price, for status."""
+        """Every row of a shard, perhaps a second old: half the price."""
         for row in self.rows.query(keys.task_pk(self.job, shard)):
             yield TaskRow.from_row(row)
+
+    def find(self, task: TaskId) -> TaskRow | None:
+        """One task's row."""
+        round_no, sequence = keys.parse_task_id(task)
+        row = self.rows.get(self._pk(sequence), keys.task_sk(round_no, sequence))
+        return None if row is None else TaskRow.from_row(row)
 
     def claim(self, row: TaskRow, owner: str) -> Claimed | Held:
         """Lease a ready task. A refusal that carries our request id is our own lost reply."""
@@ -274,6 +296,10 @@ class TaskTable:
                 "by": cast("dict[str, Value]", marker.failed),
                 "rows": marker.rows,
                 "now": self._ms(),
+                "worker": marker.worker,
+                "node": marker.slurm.get("node", ""),
+                "took": max(0, int((marker.finished - marker.started) * 1000)),
+                "requests": cast("dict[str, Value]", marker.requests),
             },
         )
 

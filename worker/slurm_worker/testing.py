@@ -79,15 +79,17 @@ class MemoryRows:
         after: str = "",
         limit: int | None = None,
         consistent: bool = False,  # noqa: ARG002  memory is always consistent
+        backwards: bool = False,
     ) -> Iterator[Row]:
         """See `ports.Rows.query`."""
         with self._lock:
             self._count("query")
             partition = self._rows.get(pk, {})
             order = self._order.get(pk, [])
-            first = bisect_right(order, after)
-            last = len(order) if limit is None else first + limit
-            found = [_copied(partition[sk]) for sk in order[first:last]]
+            chosen = order[bisect_right(order, after) :]
+            if backwards:
+                chosen.reverse()
+            found = [_copied(partition[sk]) for sk in chosen[:limit]]
         yield from found
 
     def delete(self, pk: str, sk: str) -> None:

@@ -356,6 +356,10 @@ class Worker:
         if job is not None and job.stop:
             self.logger.warning("the job is stopped", reason=job.stop)
             return Finished()
+        if job is not None and job.paused:
+            # The nodes are others' until somebody resumes the job, with new workers.
+            self.logger.info("the job is paused", by=job.paused)
+            return Finished()
         if job is None or job.state is JobState.PLANNING:
             return None
         if not self._fits():

@@ -129,13 +129,19 @@ class SimRows:
         return self._network.call(statement.name, apply)
 
     def query(
-        self, pk: str, *, after: str = "", limit: int | None = None, consistent: bool = False
+        self,
+        pk: str,
+        *,
+        after: str = "",
+        limit: int | None = None,
+        consistent: bool = False,
+        backwards: bool = False,
     ) -> Iterator[Row]:
         """See `ports.Rows.query`."""
-        yield from self._network.call(
-            "query",
-            lambda: list(self._rows.query(pk, after=after, limit=limit, consistent=consistent)),
+        found = self._rows.query(
+            pk, after=after, limit=limit, consistent=consistent, backwards=backwards
         )
+        yield from self._network.call("query", lambda: list(found))
 
     def delete(self, pk: str, sk: str) -> None:
         """See `ports.Rows.delete`."""
