@@ -31,10 +31,11 @@ from slurm_worker.keys import JobId, RoundState, TaskId, TaskState
 from slurm_worker.table import TaskRow, TaskTable
 
 _VERSION = 1
-_PAGE, _PAGE_GROWTH, _LARGEST_PAGE = 50, 5, 1000
-#: A worker picks at random within a page of 250 rows (`finder.py`), after pages whose ready
-#: rows it has tried; untouched rows in a row, after which nobody has been.
-_UNTOUCHED = 500
+_PAGE, _PAGE_GROWTH, _LARGEST_PAGE = 50, 4, 1000
+#: Untouched rows in a row, after which nobody has been: a worker picks at random among 20
+#: (`finder.py`), among more only where others were quicker. Should one have been further, its
+#: task counts as ready until the rows before it are done; the job is never complete too early.
+_UNTOUCHED = 100
 #: Rows of a shard that are passed over although they are not done; each costs a GET per look.
 _MOST_ASIDE = 20
 _THREADS = 16
@@ -299,7 +300,7 @@ class _Look:
             else:
                 if len(page) < size:
                     return
-            size = min(size * _PAGE_GROWTH, _LARGEST_PAGE)
+            size = _PAGE if untouched else min(size * _PAGE_GROWTH, _LARGEST_PAGE)
 
     def _after(self, row: TaskRow) -> int:
         """Rows of the round behind this one in the shard, halves of bisected tasks aside."""
