@@ -83,6 +83,7 @@ class SubmissionRow:
         workers: how many were wanted.
         array_size: the most that one array may hold.
         slurm_job_ids: the arrays, several where one may not hold all workers.
+        asked: somebody asked for these, beside those that the round gets by itself.
     """
 
     round_no: int
@@ -94,6 +95,7 @@ class SubmissionRow:
     slurm_job_ids: tuple[str, ...]
     intent_ms: int
     submitted_ms: int
+    asked: bool = False
 
     @property
     def label(self) -> str:
@@ -269,7 +271,9 @@ class JobTable:
             if str(row["sk"]).startswith(keys.SUBMIT_PREFIX)
         ]
 
-    def intend(self, round_no: int, number: int, workers: int, array_size: int) -> SubmissionRow:
+    def intend(
+        self, round_no: int, number: int, workers: int, array_size: int, *, asked: bool = False
+    ) -> SubmissionRow:
         """Write a submission's intent before ``sbatch``, or return the one that stands."""
         row: Row = {
             "pk": self._pk,
@@ -279,6 +283,7 @@ class JobTable:
             "workers": workers,
             "array_size": array_size,
             "intent": self._ms(),
+            "asked": asked,
         }
         return _submission_row(self.rows.put_new(row).row or row)
 
@@ -300,29 +305,40 @@ class JobTable:
         """Delete an intent that Slurm refused for certain."""
         self.rows.delete(self._pk, keys.submit_sk(submission.round_no, submission.number))
 
-    def audit(self, actor: str, action: str, detail: dict[str, Value]) -> None:
-        """Append a line to the audit trail."""
-        now = self._ms()
-        self.rows.put_new(
-            {
-                "pk": keys.event_pk(self.job),
-                "sk": f"{now:013}#{uuid.uuid4().hex[:8]}",
-                "actor": actor,
-                "action": action,
-                "detail": detail,
-            }
-        )
+    def audit(self, actor: str, action: str, detail: dict[str, Value], *, once: str = "") -> bool:
+        """Append a line to the audit trail.
+
+        With `once`, a name for what happened, only the first of all who say so appends it: a
+        row under that name is created by a conditional put and holds the line; whoever finds
+        it standing appends that line, in case its writer died in between. Two writes then.
+
+        Returns:
+            Whether this call was the first.
+        """
+        line: Row = {"actor": actor, "action": action, "detail": detail}
+        mine = f"{self._ms():013}#{uuid.uuid4().hex[:8]}"
+        mark = mine
+        if once:
+            claim: Row = {"pk": self._pk, "sk": keys.once_sk(once), "mark": mine, **line}
+            standing = self.rows.put_new(claim).row or claim
+            # Our own claim, where its reply was lost, bears our mark.
+            mark = str(standing["mark"])
+            line = {name: standing[name] for name in line}
+        self.rows.put_new({"pk": keys.event_pk(self.job), "sk": mark, **line})
+        return mark == mine
+
+    def once(self, prefix: str) -> Iterator[tuple[str, Event]]:
+        """Lines of the audit trail that were appended `once` under names with this prefix."""
+        start = keys.once_sk(prefix)
+        for row in self.rows.query(self._pk, after=start, consistent=True):
+            if not str(row["sk"]).startswith(start):
+                return
+            yield str(row["sk"]).removeprefix(keys.once_sk("")), _event(row, str(row["mark"]))
 
     def events(self, after: str = "") -> Iterator[Event]:
         """The audit trail past a mark, oldest first."""
         for row in self.rows.query(keys.event_pk(self.job), after=after):
-            yield Event(
-                at_ms=int(str(row["sk"]).split("#")[0]),
-                actor=str(row["actor"]),
-                action=str(row["action"]),
-                detail=cast("dict[str, Value]", row["detail"]),
-                mark=str(row["sk"]),
-            )
+            yield _event(row, str(row["sk"]))
 
     def _ms(self) -> int:
         return int(self.clock.now() * 1000)
@@ -332,6 +348,16 @@ def newest_jobs(rows: Rows, most: int) -> list[JobId]:
     """The ids of the jobs that were created last, the newest first; one request per page."""
     found = rows.query(keys.JOBS_PK, limit=most, backwards=True)
     return [JobId(str(row["sk"]).partition("#")[2]) for row in found]
+
+
+def _event(row: Row, mark: str) -> Event:
+    return Event(
+        at_ms=int(mark.split("#")[0]),
+        actor=str(row["actor"]),
+        action=str(row["action"]),
+        detail=cast("dict[str, Value]", row["detail"]),
+        mark=mark,
+    )
 
 
 def _job_row(job: JobId, row: Row) -> JobRow:
@@ -379,4 +405,5 @@ def _submission_row(row: Row) -> SubmissionRow:
         slurm_job_ids=tuple(cast("list[str]", row.get("slurm_job_ids") or [])),
         intent_ms=int_of(row, "intent"),
         submitted_ms=int_of(row, "submitted"),
+        asked=bool(row.get("asked")),
     )

@@ -32,6 +32,7 @@ _HALVES = (2 * MAX_TASKS, 4 * MAX_TASKS)
 JOBS_PK = "JOBS"
 ROUND_PREFIX = "ROUND#"
 SUBMIT_PREFIX = "SUBMIT#"
+ONCE_PREFIX = "EVENT#"
 
 
 class JobState(str, Enum):
@@ -122,6 +123,11 @@ def register_sk(created_ms: int, job: JobId) -> str:
 def event_pk(job: JobId, shard: int = 0) -> str:
     """Partition of the job's audit events."""
     return f"JOB#{job}#EVENT#{shard:02}"
+
+
+def once_sk(name: str) -> str:
+    """Sort key, among the job's rows, of an audit event that is told but once."""
+    return f"{ONCE_PREFIX}{name}"
 
 
 def task_pk(job: JobId, shard: int) -> str:
@@ -267,6 +273,11 @@ class JobPaths:
     def progress(self) -> str:
         """What is summed up of tasks that are done, so that nobody reads their rows again."""
         return f"{self.root}progress.json"
+
+    @property
+    def anomalies(self) -> str:
+        """What those who look for anomalies remember between two looks."""
+        return f"{self.root}anomalies.json"
 
     @property
     def logs(self) -> str:

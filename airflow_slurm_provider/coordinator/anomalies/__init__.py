@@ -1,0 +1,12 @@
+"""Anomalies of a job that runs: noticed, told once, kept in the audit trail.
+
+`Detector` is pure: looks in, alerts out. What it notices is appended to the trail and
+delivered by `Anomalies`, which every watcher of a job has; `read_alerts` gives it back.
+"""
+
+from airflow_slurm_provider.coordinator.anomalies.alert import OVER, RAISED, Alert, Kind
+from airflow_slurm_provider.coordinator.anomalies.look import Look
+from airflow_slurm_provider.coordinator.anomalies.thresholds import Thresholds
+from airflow_slurm_provider.coordinator.anomalies.trail import read_alerts
+
+__all__ = ["OVER", "RAISED", "Alert", "Kind", "Look", "Thresholds", "read_alerts"]

@@ -1,0 +1,115 @@
+"""What an anomaly is told as."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any, cast
+
+from slurm_worker.jobs import Event
+from slurm_worker.ports import Value
+
+#: The alert's action in the audit trail, and that of its episode's end.
+RAISED, OVER = "anomaly", "anomaly over"
+
+
+class Kind(str, Enum):
+    """What can be wrong with a job that runs."""
+
+    STALL = "stall"  #: nothing ends, although tasks are held
+    ERROR_RATE = "error_rate"  #: one class of failures is far more frequent than before
+    THROUGHPUT = "throughput"  #: far fewer items a second than before
+    STRAGGLER = "straggler"  #: a task is held far longer than the others took
+    BAD_NODE = "bad_node"  #: items fail, or leases are lost, on one node and not on others
+    LEASE_LOSS = "lease_loss"  #: many leases run out: workers die or freeze
+    LIMIT_STARVED = "limit_starved"  #: workers wait for a rate that was cut, or a quota
+    LIMIT_IDLE = "limit_idle"  #: a rate limit is hardly used while tasks wait
+    COST = "cost"  #: the job costs more than it was to
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One anomaly, told once per episode.
+
+    Args:
+        job_id: the job.
+        subject: what it is about: the error class, task, node or limit; ``job`` for all of it.
+        episode: counts the times that this subject had this anomaly, from 1.
+        message: what is wrong, with the numbers that say so.
+        advice: what to do.
+        numbers: those of the message, by name; times in seconds, shares from 0 to 1.
+        at_ms: when it was noticed, by AWS's clock.
+        over_ms: when the episode was over; 0 while it lasts.
+    """
+
+    job_id: str
+    kind: Kind
+    subject: str
+    episode: int
+    message: str
+    advice: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    at_ms: int = 0
+    over_ms: int = 0
+
+    @property
+    def id(self) -> str:
+        """Unique in the job, and the same for everybody who notices the same episode."""
+        return f"{self.kind.value}/{self.subject}/{self.episode}"
+
+    def line(self) -> str:
+        """One line for a log."""
+        return f"{self.job_id}: {self.kind.value}: {self.message}; {self.advice}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; the names are stable."""
+        return {
+            "job_id": self.job_id,
+            "id": self.id,
+            "kind": self.kind.value,
+            "subject": self.subject,
+            "episode": self.episode,
+            "message": self.message,
+            "advice": self.advice,
+            "numbers": dict(self.numbers),
+            "at_ms": self.at_ms,
+            "over_ms": self.over_ms,
+        }
+
+    def detail(self) -> dict[str, Value]:
+        """How the audit trail holds it; fractions as text, since rows hold none."""
+        return {
+            "kind": self.kind.value,
+            "subject": self.subject,
+            "episode": self.episode,
+            "message": self.message,
+            "advice": self.advice,
+            "numbers": {
+                name: each if isinstance(each, int) else repr(each)
+                for name, each in self.numbers.items()
+            },
+        }
+
+    @classmethod
+    def of_event(cls, job_id: str, event: Event) -> Alert:
+        """Read a line of the audit trail with the action `RAISED`."""
+        detail = event.detail
+        numbers = cast("dict[str, int | str]", detail["numbers"])
+        return cls(
+            job_id=job_id,
+            kind=Kind(str(detail["kind"])),
+            subject=str(detail["subject"]),
+            episode=cast("int", detail["episode"]),
+            message=str(detail["message"]),
+            advice=str(detail["advice"]),
+            numbers={
+                name: each if isinstance(each, int) else float(each)
+                for name, each in numbers.items()
+            },
+            at_ms=event.at_ms,
+        )
+
+    def ended(self, at_ms: int) -> Alert:
+        """The same, its episode over."""
+        return replace(self, over_ms=at_ms)

@@ -1,0 +1,37 @@
+"""What one look at a job gives to whoever looks for anomalies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from airflow_slurm_provider.coordinator.limits import LimitState
+from airflow_slurm_provider.coordinator.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A snapshot, and what else is known at that moment.
+
+    Args:
+        snapshot: the job's tasks.
+        finished: every task has ended.
+        workers: elements of the array that run; None where nobody has asked Slurm.
+        nodes: node by the beginning of its workers' names (``<array>_<element>-``).
+        limits: how the job's rate limits stand.
+        dollars: what the job has cost so far; None where it is not known.
+        estimate: what the whole job was to cost, in dollars; None where it is not known.
+    """
+
+    snapshot: Snapshot
+    finished: bool = False
+    workers: int | None = None
+    nodes: Mapping[str, str] = field(default_factory=dict)
+    limits: tuple[LimitState, ...] = ()
+    dollars: float | None = None
+    estimate: float | None = None
+
+    @property
+    def at_ms(self) -> int:
+        """When, by AWS's clock."""
+        return self.snapshot.at_ms

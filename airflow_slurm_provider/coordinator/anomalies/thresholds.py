@@ -1,0 +1,82 @@
+"""When something is an anomaly: what a job's ``anomalies`` section can set.
+
+Least counts are no settings: below them the numbers say nothing. They stand here with
+their reasons.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Tasks that must be done before their durations say what is usual. With 20, the median is
+#: within a third of the true one, and a median deviation is not that of two lucky tasks.
+LEAST_DURATIONS = 20
+#: Tasks that others must have ended since a straggler began: else all of them are slow.
+LEAST_SINCE = 5
+#: Tasks and items behind a share of failures. One task's items share their node, their
+#: minute and often their fault, so items alone prove little; of fewer than 50 items a share
+#: jumps by itself.
+LEAST_TASKS = 5
+LEAST_ITEMS = 50
+#: Tasks of one window of throughput: with 8, chance alone changes it by a third.
+LEAST_PER_WINDOW = 8
+#: Windows before the slow ones: the median of fewer is that of the job's start.
+LEAST_WINDOWS = 4
+#: Windows in a row that must be slow.
+SLOW_WINDOWS = 2
+#: Stragglers that are named one by one; more have one cause, and one alert.
+MOST_NAMED = 3
+#: Robust standard deviations (1.4826 MAD) of the logarithm of durations: one task in three
+#: million, where durations are log-normal.
+STRAGGLER_DEVIATIONS = 5.0
+#: Standard deviations of a difference between shares, with tasks as the units.
+SHARE_DEVIATIONS = 3.0
+#: Robust standard deviations of the throughput of windows.
+SLOW_DEVIATIONS = 3.0
+#: A share of failures must be so many times that of before, or of the other nodes.
+SHARE_RATIO = 3.0
+#: Part of the job's items that must have ended before their cost says anything of the rest.
+LEAST_PROGRESS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """The settings, with defaults right for most jobs. Times are in seconds.
+
+    Args:
+        calm_s: an episode is over when its condition has not held for this long.
+        window_s: least time over which shares, losses and throughput are measured.
+        stall_s: least time without any item that ends, while tasks are held.
+        stall_first_s: the same before it is known how long tasks take.
+        straggler_s: least time that a straggler has been held.
+        straggler_ratio: how many times longer than the median task.
+        error_rise: rise of a class's share of all items.
+        error_first: share of a class that is too much from the job's first items on.
+        throughput_drop: part of the usual throughput that is missing.
+        node_rise: a node's share of failed items above that of the others.
+        losses: leases lost within the window.
+        limit_after_s: how long a limit must have starved the workers.
+        limit_cut: part of the configured rate that is left, at most, where it starves.
+        idle_after_s: time over which a limit's use is measured.
+        idle_share: part of a limit that is used, at most, where it is idle.
+        cost_ratio: how many times the estimate a job may cost.
+        budget: dollars that the whole job may cost; 0 for none.
+    """
+
+    calm_s: float = 300.0
+    window_s: float = 300.0
+    stall_s: float = 300.0
+    stall_first_s: float = 1800.0
+    straggler_s: float = 120.0
+    straggler_ratio: float = 4.0
+    error_rise: float = 0.1
+    error_first: float = 0.5
+    throughput_drop: float = 0.5
+    node_rise: float = 0.2
+    losses: int = 5
+    limit_after_s: float = 60.0
+    limit_cut: float = 0.5
+    idle_after_s: float = 600.0
+    idle_share: float = 0.1
+    cost_ratio: float = 1.5
+    budget: float = 0.0
