@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 from slurm_worker.ports import ObjectStore
@@ -48,6 +49,24 @@ class ObjectStoreContract:
         for name in ("b", "a", "c/d"):
             objects.put(folder + name, b"x")
         assert list(objects.list(folder)) == [f"{folder}a", f"{folder}b", f"{folder}c/d"]
+
+    def test_a_listing_tells_size_and_age(self, objects: ObjectStore, folder: str) -> None:
+        before = time.time()
+        objects.put(f"{folder}a", b"0123456789")
+        objects.put(f"{folder}b", b"")
+        entries = list(objects.entries(folder))
+        assert [(each.key, each.size) for each in entries] == [(f"{folder}a", 10), (f"{folder}b", 0)]
+        # By the store's clock, in whole seconds where it is S3.
+        assert all(abs(each.modified - before) < 60 for each in entries)
+
+    def test_many_are_deleted_at_once_also_those_that_are_gone(
+        self, objects: ObjectStore, folder: str
+    ) -> None:
+        for name in ("a", "b", "c"):
+            objects.put(folder + name, b"x")
+        objects.delete_many([f"{folder}a", f"{folder}none", f"{folder}c"])
+        assert list(objects.list(folder)) == [f"{folder}b"]
+        objects.delete_many([])
 
     def test_a_deleted_object_is_gone(self, objects: ObjectStore, folder: str) -> None:
         objects.put(f"{folder}a", b"x")

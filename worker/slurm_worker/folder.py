@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from slurm_worker.errors import UserError
+from slurm_worker.ports import Entry
 
 
 class FolderObjects:
@@ -58,9 +59,20 @@ class FolderObjects:
         keys = (each.as_posix() for each in found if not each.name.startswith(".part-"))
         yield from sorted(each for each in keys if each.startswith(prefix))
 
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """See `ports.ObjectStore.entries`."""
+        for key in self.list(prefix):
+            stat = (self._root / key).stat()
+            yield Entry(key, stat.st_size, stat.st_mtime)
+
     def delete(self, key: str) -> None:
         """See `ports.ObjectStore.delete`."""
         (self._root / key).unlink(missing_ok=True)
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """See `ports.ObjectStore.delete_many`."""
+        for key in keys:
+            self.delete(key)
 
     def size(self, key: str) -> int | None:
         """See `ports.ObjectStore.size`."""

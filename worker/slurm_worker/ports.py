@@ -7,7 +7,7 @@ over both. Each call is one request to AWS unless it says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -52,6 +52,21 @@ class Refused:
     """The condition did not hold; `row` is the row as it stands, None where there is none."""
 
     row: Row | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An object as a listing shows it.
+
+    Args:
+        key: its key.
+        size: bytes.
+        modified: when it was written, in seconds since the epoch, by the store's clock.
+    """
+
+    key: str
+    size: int
+    modified: float
 
 
 class Rows(Protocol):
@@ -113,8 +128,14 @@ class ObjectStore(Protocol):
     def list(self, prefix: str) -> Iterator[str]:
         """Keys under `prefix`, in order; one request per thousand."""
 
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """The same objects with size and age, for the same requests."""
+
     def delete(self, key: str) -> None:
         """Delete an object, if there."""
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """Delete objects, if there; one request per thousand."""
 
     def size(self, key: str) -> int | None:
         """Bytes of the object; None where there is none."""

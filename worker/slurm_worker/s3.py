@@ -6,8 +6,9 @@ here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import boto3
@@ -16,6 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.ports import Entry
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -25,6 +27,8 @@ _EXISTS = {"PreconditionFailed", "412"}
 #: Two conditional writes met; S3 asks for another try, which then gets a 412 or succeeds.
 _CONFLICT = {"ConditionalRequestConflict", "409"}
 _CONFLICT_TRIES = 5
+#: Objects that one request may delete.
+_MOST_DELETED = 1000
 
 
 class S3Objects:
@@ -90,18 +94,38 @@ class S3Objects:
 
     def list(self, prefix: str) -> Iterator[str]:
         """See `ports.ObjectStore.list`."""
+        for entry in self.entries(prefix):
+            yield entry.key
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """See `ports.ObjectStore.entries`."""
         pages = self.client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=prefix
         )
         with self._errors(prefix):
             for page in pages:
-                for entry in page.get("Contents", []):
-                    yield entry["Key"]
+                for each in page.get("Contents", []):
+                    yield Entry(each["Key"], each["Size"], each["LastModified"].timestamp())
 
     def delete(self, key: str) -> None:
         """See `ports.ObjectStore.delete`."""
         with self._errors(key):
             self.client.delete_object(Bucket=self.bucket, Key=key)
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """See `ports.ObjectStore.delete_many`."""
+        left = iter(keys)
+        while batch := list(islice(left, _MOST_DELETED)):
+            with self._errors(batch[0]):
+                reply = self.client.delete_objects(
+                    Bucket=self.bucket,
+                    Delete={"Objects": [{"Key": key} for key in batch], "Quiet": True},
+                )
+            for error in reply.get("Errors", []):
+                raise ServiceError(
+                    f"s3://{self.bucket}/{error.get('Key')}: can't be deleted "
+                    f"({error.get('Code')}: {error.get('Message')})"
+                )
 
     def size(self, key: str) -> int | None:
         """See `ports.ObjectStore.size`."""

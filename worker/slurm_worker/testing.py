@@ -10,13 +10,14 @@ from __future__ import annotations
 import operator
 import re
 import threading
+import time
 from bisect import bisect_right, insort
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import overload
 
-from slurm_worker.ports import Applied, Refused, Row, Statement, Value
+from slurm_worker.ports import Applied, Entry, Refused, Row, Statement, Value
 
 _TOKEN = re.compile(r"\s*(<>|<=|>=|[=<>+\-(),]|[#:]?\w+)")
 _COMPARE: dict[str, Callable[[Value, Value], bool]] = {
@@ -114,6 +115,8 @@ class MemoryObjects:
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+        #: When each was written, in seconds since the epoch.
+        self.modified: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def verify(self) -> None:
@@ -129,14 +132,14 @@ class MemoryObjects:
     def put(self, key: str, body: bytes) -> None:
         """See `ports.ObjectStore.put`."""
         with self._lock:
-            self.objects[key] = bytes(body)
+            self._set(key, body)
 
     def put_new(self, key: str, body: bytes) -> bool:
         """See `ports.ObjectStore.put_new`."""
         with self._lock:
             if key in self.objects:
                 return False
-            self.objects[key] = bytes(body)
+            self._set(key, body)
             return True
 
     def list(self, prefix: str) -> Iterator[str]:
@@ -145,10 +148,21 @@ class MemoryObjects:
             found = sorted(key for key in self.objects if key.startswith(prefix))
         yield from found
 
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """See `ports.ObjectStore.entries`."""
+        for key in self.list(prefix):
+            body = self.objects.get(key, b"")
+            yield Entry(key, len(body), self.modified.get(key, 0.0))
+
     def delete(self, key: str) -> None:
         """See `ports.ObjectStore.delete`."""
         with self._lock:
             self.objects.pop(key, None)
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """See `ports.ObjectStore.delete_many`."""
+        for key in keys:
+            self.delete(key)
 
     def size(self, key: str) -> int | None:
         """See `ports.ObjectStore.size`."""
@@ -166,6 +180,10 @@ class MemoryObjects:
     def copy(self, source: str, key: str) -> None:
         """See `ports.ObjectStore.copy`."""
         self.put(key, self.objects[source])
+
+    def _set(self, key: str, body: bytes) -> None:
+        self.objects[key] = bytes(body)
+        self.modified[key] = time.time()
 
 
 class ManualClock:
