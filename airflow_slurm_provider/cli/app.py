@@ -37,6 +37,7 @@ COMMANDS = {
     "logs": ("logs", "Print what the workers of a job said."),
     "limits": ("limits", "Show a job's rate limits, or the rate that a vendor's quota allows."),
     "cancel": ("jobs", "Stop a job's workers; submit continues it."),
+    "gc": ("gc", "Delete what a job has left behind on S3 and nothing names."),
 }
 
 

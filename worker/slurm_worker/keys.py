@@ -244,9 +244,14 @@ class JobPaths:
         """A part's key: unique to the attempt, so nothing is ever overwritten."""
         return f"{self.parts}{task}/a{attempt}-{unique}.{suffix}"
 
+    @property
+    def all_checkpoints(self) -> str:
+        """The folder with a folder of checkpoints for each task."""
+        return f"{self.root}checkpoints/"
+
     def checkpoints(self, task: TaskId) -> str:
         """The folder of a task's checkpoints."""
-        return f"{self.root}checkpoints/{task}/"
+        return f"{self.all_checkpoints}{task}/"
 
     def checkpoint(self, task: TaskId, attempt: int, number: int) -> str:
         """An attempt's `number`-th checkpoint."""
@@ -261,9 +266,14 @@ class JobPaths:
         """The task's commit marker."""
         return f"{self.done_folder}{task}.done"
 
+    @property
+    def all_proposed(self) -> str:
+        """The folder with a folder of proposed markers for each task."""
+        return f"{self.root}proposed/"
+
     def proposed(self, task: TaskId, attempt: int) -> str:
         """An attempt's marker before the table has decided, in stores that can't."""
-        return f"{self.root}proposed/{task}/a{attempt}"
+        return f"{self.all_proposed}{task}/a{attempt}"
 
     def probe(self, unique: str) -> str:
         """An object for trying out what the store can do."""

@@ -1,0 +1,64 @@
+"""`slurmctl gc`: what a job has left behind on S3 and nothing names."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import click
+
+from airflow_slurm_provider.cli.options import Common, common_options
+from airflow_slurm_provider.cli.output import emit, number, say
+from slurm_worker.errors import UserError
+from slurm_worker.keys import check_job_id
+
+if TYPE_CHECKING:
+    from airflow_slurm_provider.coordinator.gc import Collected
+
+_AGE = re.compile(r"(\d+)([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+@click.command(epilog="\b\nExample:\n  slurmctl gc flights-2013 --dry-run")
+@click.argument("job")
+@click.option(
+    "--older-than",
+    metavar="AGE",
+    default="7d",
+    show_default=True,
+    help="What might still be used is garbage after: 90m, 12h, 7d.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be deleted, and do nothing.")
+@common_options
+def gc(common: Common, job: str, older_than: str, dry_run: bool) -> int:
+    """Delete what JOB has left behind on S3: uncommitted parts, checkpoints, old datasets.
+
+    What a marker or the published manifest names is never touched.
+    """
+    name, age_s = check_job_id(job, "JOB"), _age(older_than)
+    from airflow_slurm_provider.coordinator.gc import collect
+
+    with common.services() as services:
+        found = collect(services, name, older_than_s=age_s, dry_run=dry_run, log=say)
+    emit(common.as_json, found.to_dict(), _fields(found))
+    return 0
+
+
+def _age(text: str) -> float:
+    match = _AGE.fullmatch(text.strip().lower())
+    if match is None:
+        raise UserError(f"--older-than: {text!r} is not an age; write 90m, 12h or 7d")
+    return float(match.group(1)) * _SECONDS[match.group(2)]
+
+
+def _fields(found: Collected) -> list[tuple[str, str]]:
+    verb = "would delete" if found.dry_run else "deleted"
+    fields = [
+        ("job", found.job_id),
+        (verb, f"{number(found.objects.total())} objects, {number(found.sizes.total())} bytes"),
+    ]
+    for kind, count in sorted(found.objects.items()):
+        fields.append((kind, f"{number(count)} objects, {number(found.sizes[kind])} bytes"))
+    if not found.complete:
+        fields.append(("note", "the job is not complete: parts of tasks that are not done stay"))
+    return fields
