@@ -83,7 +83,10 @@ def _seaweedfs(settings: Settings) -> Service:
 def _moto(settings: Settings) -> Service:
     return Service(
         name="moto",
-        argv=(str(_BIN / "moto_server"), "-H", LOOPBACK, "-p", str(settings.ports["dynamodb"])),
+        argv=(
+            *(str(_BIN / "python"), "-m", "tests.stack.dynamodb"),
+            *("-H", LOOPBACK, "-p", str(settings.ports["dynamodb"])),
+        ),
         environment={**os.environ, "MOTO_ALLOW_NONEXISTENT_REGION": "false"},
         port="dynamodb",
         needs="moto",

@@ -1,0 +1,90 @@
+"""The stack's DynamoDB answers queries as moto does, only sooner."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+from moto.dynamodb.models.table import Table
+
+from tests.stack.dynamodb import query
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "none")
+    for name in ("AWS_ENDPOINT_URL_DYNAMODB", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    with mock_aws():
+        client = boto3.client("dynamodb", region_name="us-east-1")
+        client.create_table(
+            TableName="t",
+            KeySchema=[
+                {"AttributeName": "pk", "KeyType": "HASH"},
+                {"AttributeName": "sk", "KeyType": "RANGE"},
+            ],
+            AttributeDefinitions=[
+                {"AttributeName": "pk", "AttributeType": "S"},
+                {"AttributeName": "sk", "AttributeType": "S"},
+            ],
+            BillingMode="PAY_PER_REQUEST",
+        )
+        for number in range(400):
+            pad = "x" * (6000 if number % 2 else 10)
+            client.put_item(
+                TableName="t",
+                Item={
+                    "pk": {"S": f"p{number % 3}"},
+                    "sk": {"S": f"{number * 7919 % 1000:05}"},
+                    "n": {"N": str(number)},
+                    "pad": {"S": pad},
+                },
+            )
+        yield client
+
+
+def pages(client: Any, request: dict[str, Any]) -> list[Any]:
+    """Sort keys and counts of the first pages."""
+    found: list[Any] = []
+    while len(found) < 5:
+        reply = client.query(TableName="t", **request)
+        last = reply.get("LastEvaluatedKey")
+        keys = [item["sk"]["S"] for item in reply["Items"]]
+        found.append((keys, last, reply["Count"], reply["ScannedCount"]))
+        if last is None:
+            break
+        request = {**request, "ExclusiveStartKey": last}
+    return found
+
+
+def a_query(choose: random.Random) -> dict[str, Any]:
+    after = choose.choice([" ", f"{choose.randrange(1000):05}"])
+    values = {":pk": {"S": f"p{choose.randrange(4)}"}}
+    request: dict[str, Any] = {
+        "KeyConditionExpression": "pk = :pk",
+        "ExpressionAttributeValues": values,
+        "ScanIndexForward": choose.random() < 0.7,
+    }
+    if choose.random() < 0.8:
+        request["KeyConditionExpression"] += " AND sk > :sk"
+        values[":sk"] = {"S": after}
+    if choose.random() < 0.7:
+        request["Limit"] = choose.choice([1, 3, 20, 100])
+    if choose.random() < 0.2:
+        request["FilterExpression"] = "n > :n"
+        values[":n"] = {"N": "100"}
+    return request
+
+
+def test_pages_are_those_of_moto(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose = random.Random(1)
+    requests = [a_query(choose) for _ in range(60)]
+    expected = [pages(client, each) for each in requests]
+    assert any(len(each) > 1 for each in expected)
+    monkeypatch.setattr(Table, "query", query)
+    assert [pages(client, each) for each in requests] == expected
