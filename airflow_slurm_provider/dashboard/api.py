@@ -1,0 +1,160 @@
+"""The JSON API that reads. Each answer is as old as `looks.py` says, at most."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Query, Request
+
+from airflow_slurm_provider.coordinator.logs import Selection, as_text, read_logs
+from airflow_slurm_provider.coordinator.snapshot import task_row
+from airflow_slurm_provider.dashboard import listing, models, views
+from airflow_slurm_provider.dashboard.dependencies import (
+    PROBLEMS,
+    Job,
+    Reader,
+    Site,
+    Task,
+)
+from slurm_worker.errors import ServiceError
+from slurm_worker.keys import JobId, TaskId, TaskState
+
+#: Jobs that the page of all anomalies looks at, the newest ones.
+_ANOMALY_JOBS = 20
+_MOST_LOG_LINES = 1_000
+
+router = APIRouter(prefix="/api", responses=PROBLEMS)
+
+
+@router.get("/jobs")
+def list_jobs(
+    site: Site,
+    offset: Annotated[int, Query(ge=0, le=1_000)] = 0,
+    limit: Annotated[int, Query(ge=1, le=50)] = 20,
+) -> models.JobList:
+    """Jobs and how far they are, the newest first."""
+    found, more = site.newest(offset, limit)
+    return models.JobList(
+        jobs=[views.job_summary(each) for each in found], offset=offset, more=more
+    )
+
+
+@router.get("/jobs/{job}")
+def get_job(site: Site, job: Job) -> models.JobDetail:
+    """All that the table says of a job."""
+    job_id = JobId(job)
+    seen = site.snapshot(job_id)
+    return views.job_detail(seen, site.submissions(job_id), list(site.trail(job_id).events))
+
+
+@router.get("/jobs/{job}/workers")
+def get_workers(site: Site, job: Job) -> models.Workers:
+    """Workers as Slurm shows them, and what they have done; also where Slurm can't be asked."""
+    job_id = JobId(job)
+    seen = site.snapshot(job_id)
+    problem, array = "", None
+    try:
+        array = site.arrays(job_id)
+    except ServiceError as error:
+        problem = " ".join(str(error).split())
+    return models.Workers(
+        known=array is not None and not array.unknown,
+        problem=problem,
+        alive=0 if array is None else array.alive,
+        states={} if array is None else array.counts(),
+        slurm_job_ids=[] if array is None else array.slurm_job_id.split(","),
+        nodes=views.nodes(seen),
+        workers=views.workers(seen),
+        worker_count=len({*seen.done.workers, *views.held_by(seen)}),
+    )
+
+
+@router.get("/jobs/{job}/limits")
+def get_limits(site: Site, job: Job) -> list[models.Limit]:
+    """The job's rate limits and how they are used."""
+    job_id = JobId(job)
+    site.snapshot(job_id)
+    return [models.Limit.model_validate(each.to_dict()) for each in site.limits(job_id)]
+
+
+@router.get("/jobs/{job}/failures")
+def get_failures(site: Site, job: Job) -> list[models.FailureGroup]:
+    """Failures by class and message. Reads the parts of failed items: ask when it is wanted."""
+    return [views.failure_group(each) for each in site.failures(JobId(job))]
+
+
+@router.get("/jobs/{job}/events")
+def get_events(
+    site: Site, job: Job, limit: Annotated[int, Query(ge=1, le=500)] = 100
+) -> list[models.Event]:
+    """The audit trail, the newest first."""
+    job_id = JobId(job)
+    site.snapshot(job_id)
+    events = site.trail(job_id).events
+    return [views.event(each) for each in itertools.islice(reversed(list(events)), limit)]
+
+
+@router.get("/jobs/{job}/anomalies")
+def get_job_anomalies(site: Site, job: Job) -> list[models.Anomaly]:
+    """The job's alerts, the newest first."""
+    job_id = JobId(job)
+    site.snapshot(job_id)
+    return views.anomalies(job, list(site.trail(job_id).anomalies))
+
+
+@router.get("/anomalies")
+def list_anomalies(site: Site) -> list[models.Anomaly]:
+    """The alerts of the newest jobs, the newest first."""
+    found, _ = site.newest(0, _ANOMALY_JOBS)
+    alerts = [
+        alert
+        for seen in found
+        for alert in views.anomalies(seen.job.job, list(site.trail(seen.job.job).anomalies))
+    ]
+    return sorted(alerts, key=lambda each: -each.at_ms)
+
+
+@router.get("/jobs/{job}/tasks")
+def list_tasks(
+    site: Site,
+    job: Job,
+    state: TaskState | None = None,
+    after: Annotated[
+        str, Query(pattern=r"^$|^[0-9]{1,3}:(|[0-9]{3}#[0-9]{8})$", description="A page's `next`.")
+    ] = "",
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> models.TaskList:
+    """A page of tasks, shard by shard."""
+    seen = site.snapshot(JobId(job))
+    return listing.page_of_tasks(site.services, seen, state, after, limit)
+
+
+@router.get("/jobs/{job}/tasks/{task}")
+def get_task(site: Site, job: Job, task: Task) -> models.TaskDetail:
+    """A task's row, its history, and what it committed."""
+    job_id, task_id = JobId(job), TaskId(task)
+    site.snapshot(job_id)
+    row = task_row(site.services, job_id, task_id)
+    if row is None:
+        raise HTTPException(404, f"task: {job!r} has no task {task!r}")
+    store = site.services.store(job_id)
+    segment = site.services.paths(job_id).segment(row.round_no, row.where.segment)
+    return views.task_detail(row, store.marker(task_id), segment)
+
+
+@router.get("/jobs/{job}/tasks/{task}/log")
+def get_task_log(site: Site, job: Job, task: Task) -> models.LogLines:
+    """What workers said of a task. Reads the job's logs: ask when it is wanted."""
+    job_id = JobId(job)
+    site.snapshot(job_id)
+    lines = read_logs(site.services, job_id, Selection(task=task))
+    found = [as_text(each) for each in itertools.islice(lines, _MOST_LOG_LINES + 1)]
+    return models.LogLines(lines=found[:_MOST_LOG_LINES], more=len(found) > _MOST_LOG_LINES)
+
+
+@router.get("/openapi.json", include_in_schema=False)
+def get_openapi(request: Request, _user: Reader) -> dict[str, object]:
+    """What this API can be asked, in OpenAPI's form."""
+    document: dict[str, object] = request.app.openapi()
+    return document

@@ -1,0 +1,70 @@
+"""What routes ask for: the user, the actor, and the looks at the site that was named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from fastapi import Depends, Path, Query, Request
+
+from airflow_slurm_provider.dashboard.guard import Guard, User, check_csrf
+from airflow_slurm_provider.dashboard.looks import Looks, Shares
+from airflow_slurm_provider.dashboard.models import Problem
+from airflow_slurm_provider.dashboard.runs import Runs
+from airflow_slurm_provider.dashboard.sites import SitesSource
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the application keeps."""
+
+    sites: SitesSource
+    guard: Guard
+    shares: Shares = field(default_factory=Shares)
+    runs: Runs = field(default_factory=Runs)
+
+
+def state_of(request: Request) -> State:
+    """The application's."""
+    state: State = request.app.state.dashboard
+    return state
+
+
+async def current_user(request: Request) -> User:
+    """Whoever reads; every route depends on it."""
+    return await state_of(request).guard.user(request)
+
+
+async def current_actor(request: Request) -> User:
+    """Whoever acts, by a page of ours."""
+    check_csrf(request)
+    return await state_of(request).guard.actor(request)
+
+
+def looks_of(
+    request: Request,
+    _user: Reader,
+    conn: Annotated[
+        str, Query(max_length=250, description="The site; the default where empty.")
+    ] = "",
+) -> Looks:
+    """What the request looks through."""
+    state = state_of(request)
+    return Looks(conn, state.sites.services(conn), state.shares)
+
+
+Reader = Annotated[User, Depends(current_user)]
+Actor = Annotated[User, Depends(current_actor)]
+Site = Annotated[Looks, Depends(looks_of)]
+Job = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="The job's id.")]
+Task = Annotated[str, Path(pattern=r"^[0-9]{3}-[0-9]{8}$", description="The task's id.")]
+
+#: Answers that any route of the API may give, for its OpenAPI document.
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "What was asked can't be done; it says why."},
+    401: {"model": Problem, "description": "Who asks is not known."},
+    403: {"model": Problem, "description": "Who asks may not."},
+    404: {"model": Problem, "description": "There is no such job, task or action."},
+    422: {"model": Problem, "description": "A parameter is wrong; it names the field."},
+    503: {"model": Problem, "description": "A service is away; it says which."},
+}

@@ -1,0 +1,91 @@
+"""Who may look, who may act, and that an action comes from a page of ours.
+
+Every route but the static files asks the application's `Guard`: Airflow's asks Airflow's
+auth manager, the stand-alone one wants the token that was printed at start. An action must
+also prove that a page of this application sent it, and no other site in the same browser:
+
+| check | what it stops |
+| --- | --- |
+| ``Sec-Fetch-Site`` is ``same-origin``, where the browser sends it | any other site's page |
+| ``Origin`` is of the host that was asked, where it is sent | the same, in older browsers |
+| the header ``X-CSRF-Token`` repeats the cookie ``slurm_csrf`` | what can't read our pages |
+
+The token is in the cookie and in the page, not in this process: several may serve one site.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from fastapi import HTTPException, Request
+
+CSRF_COOKIE = "slurm_csrf"
+CSRF_HEADER = "X-CSRF-Token"
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{20,100}")
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who asks.
+
+    Args:
+        name: as it stands in the audit trail.
+        may_act: whether pages offer actions; `Guard.actor` decides when one is asked for.
+    """
+
+    name: str
+    may_act: bool = True
+
+
+class Guard(Protocol):
+    """Lets requests in."""
+
+    async def user(self, request: Request) -> User:
+        """Who reads.
+
+        Raises:
+            HTTPException: 401 for a stranger, 403 for a user who may not look.
+        """
+
+    async def actor(self, request: Request) -> User:
+        """Who acts; `check_csrf` was called before.
+
+        Raises:
+            HTTPException: 401 for a stranger, 403 for a user who may not act.
+        """
+
+
+def csrf_token(request: Request) -> str:
+    """The token of this browser: its cookie's, or a new one that the page is to set."""
+    token = request.cookies.get(CSRF_COOKIE, "")
+    return token if _TOKEN.fullmatch(token) else secrets.token_urlsafe(24)
+
+
+def check_csrf(request: Request) -> None:
+    """Refuse an action that no page of ours sent.
+
+    Raises:
+        HTTPException: 403, saying what is missing.
+    """
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None and site != "same-origin":
+        raise HTTPException(403, "this action was sent by a page of another site")
+    origin = request.headers.get("Origin")
+    if origin is not None and urlsplit(origin).netloc not in _hosts(request):
+        raise HTTPException(403, "this action was sent by a page of another site")
+    token = request.cookies.get(CSRF_COOKIE, "")
+    given = request.headers.get(CSRF_HEADER, "")
+    if not _TOKEN.fullmatch(token) or not secrets.compare_digest(token.encode(), given.encode()):
+        raise HTTPException(
+            403, f"the header {CSRF_HEADER} must repeat the cookie {CSRF_COOKIE}; reload the page"
+        )
+
+
+def _hosts(request: Request) -> set[str]:
+    """The host that was asked, also where a proxy stands before us; no page can set either."""
+    names = (request.headers.get(each, "") for each in ("Host", "X-Forwarded-Host"))
+    return {name.strip() for name in names if name}
