@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import job, steer
 from airflow_slurm_provider.coordinator.config import load_config
 from airflow_slurm_provider.coordinator.services import Services, open_services
 from airflow_slurm_provider.coordinator.site import load_site
@@ -159,7 +159,7 @@ class Bench:
 
     def cancel(self, job_ids: list[str]) -> None:
         for each in job_ids:
-            job.cancel(self.services, JobId(each))
+            steer.cancel(self.services, JobId(each))
         self.services.close()
 
 

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 
 import click
+from click.shell_completion import CompletionItem
 
 from slurm_worker.errors import ServiceError, UserError
 
@@ -36,7 +37,11 @@ COMMANDS = {
     "aggregate": ("results", "Publish a job's results as one Parquet dataset."),
     "logs": ("logs", "Print what the workers of a job said."),
     "limits": ("limits", "Show a job's rate limits, or the rate that a vendor's quota allows."),
-    "cancel": ("jobs", "Stop a job's workers; submit continues it."),
+    "pause": ("steering", "Have a job's workers leave; who waits goes on waiting."),
+    "resume": ("steering", "Go on with a job that was paused or stopped."),
+    "workers": ("steering", "Add workers to a job that is under way."),
+    "cancel": ("steering", "Cancel a job's arrays at once; submit continues it."),
+    "completion": ("completion", "Print the script that makes a shell complete slurmctl."),
     "gc": ("gc", "Delete what a job has left behind on S3 and nothing names."),
 }
 
@@ -75,11 +80,26 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click's, naming the nearest command when there is no such one."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        unknown = args and args[0] not in COMMANDS and not args[0].startswith("-")
+        if unknown and not ctx.resilient_parsing:
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
             mend = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"
             raise UserError(f"command: {args[0]!r} is unknown; {mend}")
         return super().resolve_command(ctx, args)
+
+    def shell_complete(
+        self,
+        ctx: click.Context,
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """Complete a command's name without importing the commands."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [
+            CompletionItem(name, help=line)
+            for name, (_, line) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
 
     def format_commands(
         self,
@@ -100,8 +120,9 @@ class LazyGroup(click.Group):
 def slurmctl() -> None:
     """Run backfills of many items on a Slurm cluster, and follow them.
 
-    The site file (--site, or SLURMCTL_CONFIG, or ~/.config/slurmctl/site.yaml) says where the
-    task table, the bucket and the cluster are.
+    The site file says where the task table, the bucket and the cluster are: --site FILE, or
+    --profile NAME for ~/.config/slurmctl/NAME.yaml; without them SLURMCTL_CONFIG, then
+    SLURMCTL_PROFILE, then ~/.config/slurmctl/site.yaml.
     """
 
 

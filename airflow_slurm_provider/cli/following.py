@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from airflow_slurm_provider.cli.options import Common, common_options
+from airflow_slurm_provider.cli.options import Common, common_options, job_argument
 from airflow_slurm_provider.cli.output import emit
 from airflow_slurm_provider.cli.report import (
     dataset_text,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl status flights-2013")
-@click.argument("job")
+@job_argument
 @common_options
 def status(common: Common, job: str) -> int:
     """Print the state of JOB: tasks, items, failures by class, workers, dataset.
@@ -75,7 +75,7 @@ def _losses(services: Services, job: JobId) -> list[Loss] | None:
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl wait flights-2013 --timeout 3600")
-@click.argument("job")
+@job_argument
 @wait_limits
 @common_options
 def wait(common: Common, job: str, interval: float, timeout: float | None) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from airflow_slurm_provider.cli.options import Common, common_options
+from airflow_slurm_provider.cli.options import Common, common_options, job_argument
 from airflow_slurm_provider.cli.output import emit, number, say
 from slurm_worker.errors import UserError
 from slurm_worker.keys import check_job_id
@@ -20,7 +20,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl gc flights-2013 --dry-run")
-@click.argument("job")
+@job_argument
 @click.option(
     "--older-than",
     metavar="AGE",

@@ -1,4 +1,4 @@
-"""`slurmctl submit` and `slurmctl cancel`: the workers of a job, started and stopped."""
+"""`slurmctl submit`: a job planned, and its workers started."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from airflow_slurm_provider.cli.options import Common, common_options
 from airflow_slurm_provider.cli.output import emit, number, say
 from airflow_slurm_provider.cli.waiting import report_wait, wait_options, wait_until_finished
-from slurm_worker.keys import JobId, check_job_id
+from slurm_worker.keys import JobId
 
 
 @click.command(
@@ -38,7 +38,7 @@ def submit(
 
     loaded = load_config(config, job_id=job_id)
     with common.services() as services:
-        submitted = job.submit(services, loaded, log=say)
+        submitted = job.submit(services, loaded, log=say, actor=common.actor)
         fields = [
             ("job", submitted.job_id),
             ("round", str(submitted.round)),
@@ -47,7 +47,7 @@ def submit(
             ("workers", number(submitted.workers)),
             ("slurm job", f"{', '.join(submitted.slurm_job_ids)} {submitted.slurm_job_name}"),
         ]
-        if submitted.reattached:
+        if submitted.reattached and submitted.slurm_job_ids:
             fields.append(("note", "an earlier submit had started these workers"))
         if not wait:
             emit(common.as_json, submitted.to_dict(), fields)
@@ -55,24 +55,3 @@ def submit(
         name = JobId(submitted.job_id)
         poll = wait_until_finished(services, name, interval=interval, timeout=timeout)
     return report_wait(common, poll, submitted.to_dict(), fields)
-
-
-@click.command(epilog="\b\nExample:\n  slurmctl cancel flights-2013")
-@click.argument("job")
-@common_options
-def cancel(common: Common, job: str) -> int:
-    """Cancel the Slurm arrays of JOB.
-
-    What is committed stays; `slurmctl submit` of the same config goes on from there.
-    """
-    name = check_job_id(job, "JOB")
-    from airflow_slurm_provider.coordinator import job as verbs
-
-    with common.services() as services:
-        cancelled = verbs.cancel(services, name)
-    emit(
-        common.as_json,
-        {"job_id": name, "cancelled": cancelled},
-        [("job", name), ("cancelled", ", ".join(cancelled) or "nothing: no array is alive")],
-    )
-    return 0

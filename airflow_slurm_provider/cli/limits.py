@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from airflow_slurm_provider.cli.completing import complete_jobs
 from airflow_slurm_provider.cli.options import Common, common_options
 from airflow_slurm_provider.cli.output import emit, number
 from slurm_worker.errors import UserError
@@ -13,7 +14,7 @@ from slurm_worker.keys import check_job_id
 @click.command(
     epilog="\b\nExample:\n  slurmctl limits planes-2013\n  slurmctl limits --safe 600/min"
 )
-@click.argument("job", required=False)
+@click.argument("job", required=False, shell_complete=complete_jobs)
 @click.option("--safe", metavar="QUOTA", help="A vendor's quota: which rate never oversteps it?")
 @click.option("--burst", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--send-window", type=float, default=1.0, show_default=True, help="Seconds.")

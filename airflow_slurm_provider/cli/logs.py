@@ -6,12 +6,12 @@ import json
 
 import click
 
-from airflow_slurm_provider.cli.options import Common, common_options
+from airflow_slurm_provider.cli.options import Common, common_options, job_argument
 from slurm_worker.keys import check_job_id
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl logs flights-2013 --errors")
-@click.argument("job")
+@job_argument
 @click.option("--task", metavar="ID", default="", help="Lines of one task only.")
 @click.option("--worker", metavar="ID", default="", help="Of workers whose id begins so: 1234_7.")
 @click.option("--errors", is_flag=True, help="Failures, warnings and errors only.")

@@ -6,22 +6,26 @@ Imports click only; the coordinator (boto3, pydantic) is imported when services 
 from __future__ import annotations
 
 import functools
+import getpass
+import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
+from airflow_slurm_provider.cli.completing import complete_jobs, complete_profiles
+from airflow_slurm_provider.cli.profiles import site_file
 from slurm_worker.errors import ErrorClass, UserError
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.services import Services
 
 P = ParamSpec("P")
-
-DEFAULT_SITE = "~/.config/slurmctl/site.yaml"
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,11 @@ class Common:
 
     site: Path
     as_json: bool
+
+    @property
+    def actor(self) -> str:
+        """Who acts, for the audit trail."""
+        return f"slurmctl {_user()}@{socket.gethostname()}"
 
     @contextmanager
     def services(self) -> Iterator[Services]:
@@ -50,26 +59,35 @@ class Common:
 
 
 def common_options(function: Callable[Concatenate[Common, P], int]) -> Callable[..., int]:
-    """Give a command ``--site`` and ``--json``, handed to it as its first argument."""
+    """Give a command ``--site``, ``--profile`` and ``--json``, as its first argument."""
 
     @click.option(
         "--site",
         metavar="FILE",
-        envvar="SLURMCTL_CONFIG",
-        default=DEFAULT_SITE,
-        show_default=True,
-        show_envvar=True,
-        help="Site file: task table, bucket and cluster.",
+        help="Site file: task table, bucket and cluster. [env: SLURMCTL_CONFIG]",
+    )
+    @click.option(
+        "--profile",
+        metavar="NAME",
+        shell_complete=complete_profiles,
+        help="The site file of this name in ~/.config/slurmctl. [env: SLURMCTL_PROFILE]",
     )
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
     @functools.wraps(function)
     def command(*args: P.args, **kwargs: P.kwargs) -> int:
+        site, profile = kwargs.pop("site"), kwargs.pop("profile")
         common = Common(
-            site=Path(str(kwargs.pop("site"))).expanduser(), as_json=bool(kwargs.pop("as_json"))
+            site=site_file(_text(site), _text(profile), os.environ),
+            as_json=bool(kwargs.pop("as_json")),
         )
         return function(common, *args, **kwargs)
 
     return command
+
+
+def job_argument(function: F) -> F:
+    """Give a command its JOB, whose id the shell completes."""
+    return click.argument("job", shell_complete=complete_jobs)(function)
 
 
 def error_classes(value: str | None, option: str = "--errors") -> list[str] | None:
@@ -89,3 +107,14 @@ def error_classes(value: str | None, option: str = "--errors") -> list[str] | No
             f"choose from {', '.join(known)}"
         )
     return list(dict.fromkeys(names))
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())  # a container whose user has no name

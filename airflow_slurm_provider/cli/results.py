@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from airflow_slurm_provider.cli.completing import complete_jobs
 from airflow_slurm_provider.cli.merging import merge_paths
-from airflow_slurm_provider.cli.options import Common, common_options, error_classes
+from airflow_slurm_provider.cli.options import (
+    Common,
+    common_options,
+    error_classes,
+    job_argument,
+)
 from airflow_slurm_provider.cli.output import by_class, emit, number, say
 from airflow_slurm_provider.cli.report import failure_fields, manifest_fields
 from airflow_slurm_provider.cli.waiting import report_wait, wait_options, wait_until_finished
@@ -22,8 +28,8 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl retry planes-1 --errors=network,timeout --wait")
-@click.argument("job", required=False)
-@click.option("--job-id", metavar="JOB", help="The same as JOB.")
+@click.argument("job", required=False, shell_complete=complete_jobs)
+@click.option("--job-id", metavar="JOB", shell_complete=complete_jobs, help="The same as JOB.")
 @click.option(
     "--errors",
     metavar="CLASSES",
@@ -62,7 +68,7 @@ def retry(
             document = {"job_id": name, "dry_run": True, **plan.to_dict()}
             emit(common.as_json, document, _planned_fields(name, plan))
             return 0
-        retried = verbs.retry(services, name, classes, only=only, log=say)
+        retried = verbs.retry(services, name, classes, only=only, log=say, actor=common.actor)
         document = {**retried.to_dict(), "dry_run": False}
         fields = _retried_fields(retried)
         if not wait or retried.round is None:
@@ -73,7 +79,7 @@ def retry(
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl errors planes-1 --class network")
-@click.argument("job")
+@job_argument
 @click.option("--class", "error_class", metavar="CLASS", help="Failures of this class only.")
 @common_options
 def errors(common: Common, job: str, error_class: str | None) -> int:
@@ -96,7 +102,9 @@ def errors(common: Common, job: str, error_class: str | None) -> int:
     epilog="\b\nExample:\n  slurmctl aggregate flights-2013\n"
     "  slurmctl aggregate results/ more.jsonl.gz -o dataset/ --sort-by city,name"
 )
-@click.argument("targets", metavar="JOB | PATH...", nargs=-1, required=True)
+@click.argument(
+    "targets", metavar="JOB | PATH...", nargs=-1, required=True, shell_complete=complete_jobs
+)
 @click.option("-o", "--output", metavar="DATASET", help="Merge files at PATHs into this folder.")
 @click.option(
     "--schema",
@@ -136,10 +144,10 @@ def aggregate(
 
     with common.services() as services:
         if (where or verbs.merges_where(services, name)) == "slurm":
-            submitted = verbs.merge_on_nodes(services, name, log=say)
+            submitted = verbs.merge_on_nodes(services, name, log=say, actor=common.actor)
             if submitted is not None and not _merged(services, JobId(submitted.job_id)):
                 return 1
-        manifest = verbs.aggregate(services, name, log=say)
+        manifest = verbs.aggregate(services, name, log=say, actor=common.actor)
     emit(common.as_json, manifest, [("job", name), *manifest_fields(manifest)])
     return 0
 

@@ -1,4 +1,6 @@
-"""The verbs that every face calls: submit, progress, poll, retry, aggregate, cancel.
+"""The verbs that every face calls: submit, progress, poll, retry, aggregate.
+
+Those that steer a job under way (pause, resume, cancel) are in `steer.py`.
 
 Each is safe to call again at any point, from several processes at once. All results
 are plain data with a `to_dict`.
@@ -26,7 +28,7 @@ from airflow_slurm_provider.coordinator.policy import Rules, parse_rules
 from airflow_slurm_provider.coordinator.progress import Poll, Progress
 from airflow_slurm_provider.coordinator.retry import RetryPlan
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.submit import Workers, ensure_workers
+from airflow_slurm_provider.coordinator.submit import Workers, audit_workers, ensure_workers
 from slurm_worker.errors import ErrorClass, UserError
 from slurm_worker.jobs import JobRow, JobTable, RoundRow
 from slurm_worker.keys import JobId, RoundState, SubmitState, shard_count
@@ -110,7 +112,7 @@ def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmc
     job = jobs.get()
     workers = ensure_workers(services, spec, job, round_row, round_row.tasks, log)
     if not workers.reattached:
-        _audit_workers(services, spec.id, workers, actor)
+        audit_workers(services, spec.id, workers, actor)
     return Submitted(
         job_id=spec.id,
         round=0,
@@ -152,14 +154,13 @@ def resubmit(
     job = jobs.get()
     spec = ship.read_spec(services, job)
     round_row = jobs.rounds()[-1]
-    number = max(
-        (each.number for each in jobs.submissions() if each.round_no == round_row.number), default=1
-    )
-    if number > most:
+    submissions = progress_of.of_round(jobs.submissions(), round_row.number)
+    if sum(not each.asked for each in submissions) > most:
         return None
-    workers = ensure_workers(services, spec, job, round_row, round_row.tasks, log)
+    tasks = round_row.tasks + sum(round_row.tasks_back.values())
+    workers = ensure_workers(services, spec, job, round_row, tasks, log)
     if not workers.reattached:
-        _audit_workers(services, job_id, workers, actor)
+        audit_workers(services, job_id, workers, actor)
     return workers
 
 
@@ -286,7 +287,7 @@ def _begun_retry(
     )
     if not workers.reattached:
         jobs.audit(actor, "retried", cast("dict[str, Value]", result.to_dict()))
-        _audit_workers(services, spec.id, workers, actor)
+        audit_workers(services, spec.id, workers, actor)
     return result
 
 
@@ -336,24 +337,6 @@ def merge_on_nodes(
     with tempfile.TemporaryDirectory(prefix="airflow-slurm-merging-") as folder:
         config = merging.plan_on_nodes(services, spec, Path(folder), log)
         return None if config is None else submit(services, config, log=log, actor=actor)
-
-
-def cancel(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> list[str]:
-    """Cancel the job's arrays that may still run; return their ids.
-
-    Leases run out by themselves, so the job can be submitted again.
-    """
-    jobs = services.jobs(job_id)
-    jobs.get()
-    cancelled = []
-    for slurm_job_id in [each for row in jobs.submissions() for each in row.slurm_job_ids]:
-        array = services.slurm.array(slurm_job_id)
-        if array.unknown or array.alive:
-            services.slurm.cancel(slurm_job_id)
-            cancelled.append(slurm_job_id)
-    if cancelled:
-        jobs.audit(actor, "cancelled", {"arrays": ", ".join(cancelled)})
-    return cancelled
 
 
 def check_classes(classes: list[str] | None) -> tuple[str, ...]:
@@ -486,16 +469,4 @@ def _still_running(services: Services, state: Progress, last: RoundRow) -> Retri
         items=last.retried,
         slurm_job_ids=submission.slurm_job_ids if submission else (),
         reattached=True,
-    )
-
-
-def _audit_workers(services: Services, job_id: JobId, workers: Workers, actor: str) -> None:
-    services.jobs(job_id).audit(
-        actor,
-        "submitted",
-        {
-            "arrays": ", ".join(workers.slurm_job_ids),
-            "workers": workers.workers,
-            "submission": workers.submission,
-        },
     )

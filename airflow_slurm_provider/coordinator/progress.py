@@ -131,12 +131,15 @@ def look(services: Services, job_id: JobId) -> Poll:
     if progress.stop:
         problem = f"the job is stopped: {progress.stop}"
         return Poll(progress, None, finished=False, problem=problem, snapshot=snapshot)
-    submission = latest(services.jobs(job_id).submissions())
-    if submission is None or submission.state is not SubmitState.SUBMITTED:
-        problem = "" if progress.paused else _never_submitted(services, job_id, submission)
+    submissions = services.jobs(job_id).submissions()
+    newest = latest(submissions)
+    # Each of the round's arrays may still be alive: workers may have been added to it.
+    arrays = slurm_job_ids_of(of_round(submissions, newest.round_no)) if newest else []
+    if not arrays:
+        problem = "" if progress.paused else _never_submitted(services, job_id, newest)
         return Poll(progress, None, finished=False, problem=problem, snapshot=snapshot)
-    array = services.arrays(submission.slurm_job_ids)
-    if array.unknown or array.alive or progress.paused:
+    array = services.arrays(arrays)
+    if array.unknown or array.alive or progress.paused or _is_under_way(services, newest):
         return Poll(progress, array, finished=False, snapshot=snapshot)
     # Workers may have ended just after our look at the rows.
     snapshot = read_snapshot(services, job_id)
@@ -149,7 +152,7 @@ def look(services: Services, job_id: JobId) -> Poll:
         array,
         finished=False,
         problem=(
-            f"no worker of {named(submission.slurm_job_ids)} is left ({counts}) and "
+            f"no worker of {named(arrays)} is left ({counts}) and "
             f"{progress.unfinished_tasks:,} tasks are not done; submit the job again to go on"
         ),
         workers_gone=True,
@@ -174,6 +177,25 @@ def _never_submitted(services: Services, job_id: JobId, intent: SubmissionRow | 
     if job.state is JobState.PLANNING or services.clock.now() < since_ms / 1000 + _GRACE_S:
         return ""
     return "no array was submitted for what is planned; submit the job again to go on"
+
+
+def _is_under_way(services: Services, submission: SubmissionRow | None) -> bool:
+    """Whether somebody may be between a submission's intent and its ``sbatch``."""
+    return (
+        submission is not None
+        and submission.state is SubmitState.INTENT
+        and services.clock.now() < submission.intent_ms / 1000 + _GRACE_S
+    )
+
+
+def of_round(submissions: Iterable[SubmissionRow], number: int) -> list[SubmissionRow]:
+    """The submissions of one round."""
+    return [each for each in submissions if each.round_no == number]
+
+
+def slurm_job_ids_of(submissions: Iterable[SubmissionRow]) -> list[str]:
+    """The arrays of several submissions."""
+    return [slurm_job_id for each in submissions for slurm_job_id in each.slurm_job_ids]
 
 
 def latest(submissions: list[SubmissionRow]) -> SubmissionRow | None:

@@ -85,7 +85,7 @@ class Services:
     def arrays(self, slurm_job_ids: Sequence[str]) -> ArrayState:
         """Arrays as one, for someone who waits: perhaps an interval old where others wait too."""
         if self.shared is None:
-            return merge_arrays([self.slurm.array(each) for each in slurm_job_ids])
+            return self.slurm.together(slurm_job_ids)
         poller = self.shared.poller
         return merge_arrays([poller.array(each, self.poll_s) for each in slurm_job_ids])
 

@@ -10,12 +10,14 @@ import hashlib
 import io
 import shlex
 import zipfile
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 from airflow_slurm_provider.coordinator.config import Config, JobSpec, spec_of
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker import pyz
+from slurm_worker.config import JobConfig
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.jobs import JobRow
 from slurm_worker.store import probe_conditional_put
@@ -68,10 +70,7 @@ def ship_config(services: Services, spec: JobSpec, shards: int, code_sha256: str
     """Put the resolved configuration on S3; return its digest."""
     conditional = probe_conditional_put(services.objects, services.paths(spec.id))
     resolved = spec.resolve(services.site, shards, code_sha256, conditional_put=conditional)
-    data = resolved.to_json(spec.model_dump(mode="json", by_alias=True))
-    digest = hashlib.sha256(data).hexdigest()
-    services.objects.put_new(services.paths(spec.id).config(digest), data)
-    return digest
+    return _put_config(services, spec, resolved)
 
 
 def read_spec(services: Services, job: JobRow) -> JobSpec:
@@ -81,6 +80,25 @@ def read_spec(services: Services, job: JobRow) -> JobSpec:
     if document is None:
         raise ServiceError(f"{key} is missing; submit the job again")
     return spec_of(document)
+
+
+def ship_more_workers(services: Services, job: JobRow, workers: int) -> str:
+    """Put the job's configuration on S3 as one of at least so many workers; return its digest."""
+    paths = services.paths(job.job)
+    document = services.objects.get(paths.config(job.config))
+    spec = read_spec(services, job)
+    if document is None or spec.workers >= workers:
+        return job.config
+    raised = spec.model_copy(update={"workers": workers})
+    resolved = replace(JobConfig.from_json(document), max_workers=workers * spec.worker.processes)
+    return _put_config(services, raised, resolved)
+
+
+def _put_config(services: Services, spec: JobSpec, resolved: JobConfig) -> str:
+    data = resolved.to_json(spec.model_dump(mode="json", by_alias=True))
+    digest = hashlib.sha256(data).hexdigest()
+    services.objects.put_new(services.paths(spec.id).config(digest), data)
+    return digest
 
 
 def ship_worker(services: Services) -> str:

@@ -14,14 +14,19 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from airflow_slurm_provider.coordinator import ship
 from airflow_slurm_provider.coordinator.config import JobSpec
 from airflow_slurm_provider.coordinator.credentials import give_credentials
-from airflow_slurm_provider.coordinator.progress import latest, read_progress
+from airflow_slurm_provider.coordinator.progress import (
+    latest,
+    of_round,
+    read_progress,
+    slurm_job_ids_of,
+)
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.slurm.arrays import merge_arrays, named
+from airflow_slurm_provider.slurm.arrays import named
 from airflow_slurm_provider.slurm.client import SubmitLimitError
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import render_script
@@ -35,13 +40,19 @@ _LONG_CALL_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """The arrays that work on a round; `reattached` if an earlier call had submitted them."""
+    """The arrays that work on a round; `reattached` if an earlier call had submitted them.
+
+    Args:
+        submission: its label; empty where the job is paused or stopped and never had workers.
+        config: digest of the configuration that they were started with.
+    """
 
     slurm_job_ids: tuple[str, ...]
     slurm_job_name: str
     workers: int
     submission: str
     reattached: bool
+    config: str = ""
 
 
 def ensure_workers(
@@ -54,32 +65,73 @@ def ensure_workers(
 ) -> Workers:
     """The round's workers: those that were submitted, or new ones.
 
-    New ones are also submitted where the last have ended and left tasks undone.
+    New ones are also submitted where all others have ended and left tasks undone. A job that
+    is paused or stopped gets none.
 
     Raises:
         UserError: if Slurm refuses the options; nothing stays behind then.
         ServiceError: if the cluster can't be reached; calling again goes on.
     """
     jobs = services.jobs(spec.id)
-    of_round = [each for each in jobs.submissions() if each.round_no == round_row.number]
-    last = latest(of_round)
+    submissions = of_round(jobs.submissions(), round_row.number)
+    last = latest(submissions)
     number = 1
+    if job.paused or job.stop:
+        why = f"is paused by {job.paused}" if job.paused else f"is stopped: {job.stop}"
+        log(f"{spec.id} {why}; no workers are started; slurmctl resume {spec.id} goes on")
+        if last is None:
+            return Workers((), "", 0, "", reattached=True)
+        return _workers(spec, last, last.slurm_job_ids, last.workers, reattached=True)
     if last is not None and last.state is SubmitState.SUBMITTED:
-        arrays = named(last.slurm_job_ids)
-        if not _left_work_undone(services, spec, last):
-            log(f"{arrays} was submitted before; going on with it")
+        ids = slurm_job_ids_of(submissions)
+        if not _left_work_undone(services, spec, ids):
+            log(f"{named(last.slurm_job_ids)} was submitted before; going on with it")
             return _workers(spec, last, last.slurm_job_ids, last.workers, reattached=True)
-        log(f"{arrays} has ended and left tasks; submitting new workers")
+        log(f"{named(ids)} has ended and left tasks; submitting new workers")
         number = last.number + 1
         last = None
     if last is None:
-        wanted = useful_workers(spec, tasks, log)
+        wanted = useful_workers(spec, spec.workers, tasks, log)
         last = jobs.intend(round_row.number, number, wanted, services.slurm.max_array_size())
-    options = _options(spec, round_row, last.number)
-    slurm_job_ids, workers = _submit(services, spec, job, last, options, log)
-    jobs.submitted(last, slurm_job_ids)
+    return submit_workers(services, spec, job, round_row, last, log)
+
+
+def submit_workers(
+    services: Services,
+    spec: JobSpec,
+    job: JobRow,
+    round_row: RoundRow,
+    submission: SubmissionRow,
+    log: Callable[[str], None],
+) -> Workers:
+    """Carry out a submission that was intended, whoever began with it.
+
+    Raises:
+        UserError: if Slurm refuses the options; the intent is gone then.
+        ServiceError: if the cluster can't be reached; calling again goes on.
+    """
+    options = _options(spec, round_row, submission.number)
+    slurm_job_ids, workers = _submit(services, spec, job, submission, options, log)
+    services.jobs(spec.id).submitted(submission, slurm_job_ids)
     log(f"submitted {named(slurm_job_ids)} of {workers} workers")
-    return _workers(spec, last, tuple(slurm_job_ids), workers, reattached=False)
+    found = _workers(spec, submission, tuple(slurm_job_ids), workers, reattached=False)
+    return replace(found, config=job.config)
+
+
+def audit_workers(
+    services: Services, job_id: JobId, workers: Workers, actor: str, action: str = "submitted"
+) -> None:
+    """Note who has submitted workers, and with which configuration."""
+    services.jobs(job_id).audit(
+        actor,
+        action,
+        {
+            "arrays": ", ".join(workers.slurm_job_ids),
+            "workers": workers.workers,
+            "submission": workers.submission,
+            "config": workers.config,
+        },
+    )
 
 
 def job_name(job_id: JobId, submission: SubmissionRow, part: int = 0) -> str:
@@ -87,13 +139,13 @@ def job_name(job_id: JobId, submission: SubmissionRow, part: int = 0) -> str:
     return f"{job_id}.{submission.label}.{submission.token}{f'.{part}' if part else ''}"
 
 
-def useful_workers(spec: JobSpec, tasks: int, log: Callable[[str], None]) -> int:
+def useful_workers(spec: JobSpec, asked: int, tasks: int, log: Callable[[str], None]) -> int:
     """How many workers have something to do: at most one per task, and no more than limits feed.
 
     By Little's law a limit of r per second keeps r * t calls under way, where a call takes t
     seconds: the item's timeout, or a minute where there is none.
     """
-    wanted = max(1, min(spec.workers, tasks))
+    wanted = max(1, min(asked, tasks))
     under_way = spec.worker.concurrency * spec.worker.processes
     longest_s = spec.worker.item_timeout or _LONG_CALL_S
     for name, limit in spec.limits.items():
@@ -175,10 +227,10 @@ def _submit_parts(
     return submitted, workers
 
 
-def _left_work_undone(services: Services, spec: JobSpec, last: SubmissionRow) -> bool:
+def _left_work_undone(services: Services, spec: JobSpec, slurm_job_ids: Sequence[str]) -> bool:
     if read_progress(services, spec.id).complete:
         return False
-    array = merge_arrays([services.slurm.array(each) for each in last.slurm_job_ids])
+    array = services.slurm.together(slurm_job_ids)
     return not array.unknown and array.alive == 0
 
 

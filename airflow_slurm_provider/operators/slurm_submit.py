@@ -7,15 +7,24 @@ from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator, Context
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import job, steer
 from airflow_slurm_provider.coordinator.config import Config, load_config
 from airflow_slurm_provider.coordinator.given import config_of
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.failures import as_airflow_failures
 from airflow_slurm_provider.hooks.slurm import SlurmHook
-from airflow_slurm_provider.links import JobObjectsLink
+from airflow_slurm_provider.links import BackfillLink, JobObjectsLink
 from airflow_slurm_provider.operators.batch import BatchJobMixin
-from airflow_slurm_provider.waiting import actor_of, defer_until_done, progress_of, wait_until_done
+from airflow_slurm_provider.waiting import (
+    Notifier,
+    actor_of,
+    defer_until_done,
+    hear_anomalies,
+    progress_of,
+    show_kept_script,
+    show_script,
+    wait_until_done,
+)
 from slurm_worker.errors import UserError
 from slurm_worker.keys import check_job_id
 
@@ -53,12 +62,16 @@ class SlurmSubmitOperator(BatchJobMixin, BaseOperator):
     :param cancel_on_kill: cancel the array when this task is killed while it waits.
     :param max_resubmissions: arrays of new workers that a round may get when its workers are
         gone and tasks are left; then the task fails with the reason.
+    :param on_anomaly: notifiers that are run when something is wrong with the job while this
+        task waits for it; their context has the ``alert``.
     :param durable: for a script: a retry goes on with an array that still runs.
     """
 
+    #: `batch_script` is shown there, once it is known; it is no argument.
     template_fields: Sequence[str] = (
         *("config", "job_id", "items"),
         *("script", "command", "array", "slurm", "env"),
+        "batch_script",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "config": "yaml",
@@ -66,8 +79,10 @@ class SlurmSubmitOperator(BatchJobMixin, BaseOperator):
         "command": "bash",
         "slurm": "json",
         "env": "json",
+        "batch_script": "bash",
     }
-    operator_extra_links = (JobObjectsLink(),)
+    overwrite_rtif_after_execution = True
+    operator_extra_links = (BackfillLink(), JobObjectsLink())
 
     def __init__(
         self,
@@ -88,6 +103,7 @@ class SlurmSubmitOperator(BatchJobMixin, BaseOperator):
         poll_interval: float = 10.0,
         cancel_on_kill: bool = False,
         max_resubmissions: int = 3,
+        on_anomaly: Sequence[Notifier] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -110,7 +126,14 @@ class SlurmSubmitOperator(BatchJobMixin, BaseOperator):
         self.poll_interval = poll_interval
         self.cancel_on_kill = cancel_on_kill
         self.max_resubmissions = max_resubmissions
+        self.on_anomaly = on_anomaly
+        self.batch_script: str | None = None
         self._submitted = ""
+
+    @property
+    def backfill(self) -> str:
+        """The job that `BackfillLink` leads to; empty before it is submitted."""
+        return self._submitted
 
     def execute(self, context: Context) -> Any:
         """Plan, submit, and wait if asked to; the job id, or the array's for a script."""
@@ -119,10 +142,11 @@ class SlurmSubmitOperator(BatchJobMixin, BaseOperator):
         if runs_script:
             return self.execute_resumable(context)
         result = self._submit(context)
+        state = show_script(self, result.job_id)
         if self.wait_for_completion:
             if self.deferrable:
-                defer_until_done(self, result.job_id)
-            wait_until_done(self, result.job_id)
+                defer_until_done(self, result.job_id, state)
+            wait_until_done(self, context, result.job_id)
         return result.job_id
 
     def _submit(self, context: Context) -> job.Submitted:
@@ -133,6 +157,7 @@ class SlurmSubmitOperator(BatchJobMixin, BaseOperator):
             self._submitted = result.job_id
             context["ti"].xcom_push(key="submission", value=result.to_dict())
             JobObjectsLink.persist(context, services, config.spec.id)
+            BackfillLink.persist(context, self)
         return result
 
     def _services(self) -> Services:
@@ -165,9 +190,16 @@ class SlurmSubmitOperator(BatchJobMixin, BaseOperator):
             return load_config(self.config, job_id=self.job_id)
         return config_of(self._services(), self.config, self.job_id, self.items, self.item_key)
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:  # noqa: ARG002
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Go on when the trigger has fired; the job id."""
-        return str(progress_of(event)["job_id"])
+        return str(self._resume(context, event)["job_id"])
+
+    def _resume(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """The job's progress from the trigger's event, as long as there is nothing to wait for."""
+        self._submitted = event.get("job_id", "")
+        show_kept_script(self, event)
+        hear_anomalies(self, context, event)
+        return progress_of(event)
 
     def on_kill(self) -> None:
         """Cancel the array, when asked to and when this task submitted it."""
@@ -176,4 +208,4 @@ class SlurmSubmitOperator(BatchJobMixin, BaseOperator):
         self.cancel_batch()
         if self._submitted:
             services = SlurmHook(self.slurm_conn_id, self.aws_conn_id).services()
-            job.cancel(services, check_job_id(self._submitted))
+            steer.cancel(services, check_job_id(self._submitted))

@@ -129,11 +129,12 @@ def merge_arrays(arrays: Sequence[ArrayState]) -> ArrayState:
     if len(arrays) == 1:
         return arrays[0]
     elements = (element for array in arrays for element in array.elements.values())
+    alive = sum(array.alive for array in arrays)
     return ArrayState(
         ",".join(array.slurm_job_id for array in arrays),
         dict(enumerate(elements)),
-        sum(array.alive for array in arrays),
-        unknown=any(array.unknown for array in arrays),
+        alive,
+        unknown=not alive and any(array.unknown for array in arrays),
     )
 
 

@@ -21,6 +21,7 @@ from airflow_slurm_provider.slurm.arrays import (
     ArrayState,
     Element,
     merge,
+    merge_arrays,
     parse_job_id,
     parse_queue,
     parse_records,
@@ -39,6 +40,8 @@ _FIRST_POLL_S, _LONGEST_POLL_S = 0.5, 5.0
 _UNSURE_S = 15.0
 _VANISHED_AFTER_S = 120.0
 _MOST_SAID = 400
+#: More lines than a batch script has.
+_ALL_LINES = "100000"
 #: Array ids in one command line.
 _MOST_IDS = 500
 
@@ -181,6 +184,18 @@ class SlurmClient:
         place = f"{self._base_folder()}/jobs/{folder}/{name}"
         return self._must("tail", submission.TAIL, place, f"worker-{element}.log", str(lines))
 
+    def script(self, name: str, folder: str) -> str:
+        """The batch script of an array, as ``sbatch`` got it.
+
+        Args:
+            name: the array's name.
+            folder: that of its `submit`.
+        """
+        _check_plain(name, "job")
+        _check_plain(folder, "folder")
+        place = f"{self._base_folder()}/jobs/{folder}/{name}"
+        return self._must("tail", submission.TAIL, place, "script.sh", _ALL_LINES)
+
     def find(self, name: str) -> str | None:
         """The id of the array of this name that Slurm knows, in its queue or its accounting.
 
@@ -221,6 +236,11 @@ class SlurmClient:
         for first in range(0, len(jobs), _MOST_IDS):
             found.update(self._look(jobs[first : first + _MOST_IDS]))
         return found
+
+    def together(self, slurm_job_ids: Sequence[str]) -> ArrayState:
+        """Several arrays as one; as many calls as `arrays` makes."""
+        found = self.arrays(slurm_job_ids)
+        return merge_arrays([found[each] for each in slurm_job_ids])
 
     def _look(self, jobs: Sequence[str]) -> dict[str, ArrayState]:
         ids = ",".join(jobs)

@@ -9,19 +9,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import job, steer
 from airflow_slurm_provider.coordinator.progress import Poll
 from airflow_slurm_provider.coordinator.watch import Watcher
+from airflow_slurm_provider.metrics import JobMetrics
 from airflow_slurm_provider.triggers.polling import PollingTrigger
 from slurm_worker.keys import check_job_id
 
+#: The status of an event that tells of anomalies; who waits is to wait on.
+ANOMALY = "anomaly"
+
 
 class SlurmArrayTrigger(PollingTrigger):
-    """Fires once: ``finished``, ``stalled`` (no worker is left) or ``failed``.
+    """Fires once: ``finished``, ``stalled`` (no worker is left), ``failed`` or ``anomaly``.
 
     :param job_id: the backfill.
     :param max_resubmissions: arrays of new workers that a round may get when its workers are
         gone and tasks are left.
+    :param tells_anomalies: fire for alerts too, for an operator that has notifiers; they are
+        in the log in any case.
     :param state: handed back with the event, for operators that wait several times.
 
     The other parameters are those of `PollingTrigger`.
@@ -36,6 +42,7 @@ class SlurmArrayTrigger(PollingTrigger):
         cancel_on_kill: bool = False,
         failures_allowed: int = 20,
         max_resubmissions: int = 0,
+        tells_anomalies: bool = False,
         state: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(
@@ -43,8 +50,10 @@ class SlurmArrayTrigger(PollingTrigger):
         )
         self.job_id = job_id
         self.max_resubmissions = max_resubmissions
+        self.tells_anomalies = tells_anomalies
         self.state = state or {}
         self._watcher: Watcher | None = None
+        self._metrics = JobMetrics(job_id)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -52,6 +61,7 @@ class SlurmArrayTrigger(PollingTrigger):
         return {
             "job_id": self.job_id,
             "max_resubmissions": self.max_resubmissions,
+            "tells_anomalies": self.tells_anomalies,
             "state": self.state,
         }
 
@@ -59,10 +69,18 @@ class SlurmArrayTrigger(PollingTrigger):
         """One look at the job."""
         if self._watcher is None:
             self._watcher = self._open_watcher()
-        event = event_of(self._watcher.look())
+        seen = self._watcher.look()
+        self._metrics.look(seen)
+        alerts = [each.to_dict() for each in self._watcher.take_alerts()]
+        for alert in alerts:
+            self._metrics.anomaly(alert["kind"])
+        if alerts and self.tells_anomalies:
+            told = {"status": ANOMALY, "message": alerts[0]["message"], "alerts": alerts}
+            return {**told, **self._known()}
+        event = event_of(seen)
         if event is None:
             return None
-        return {**event, "lost_workers": dict(self._watcher.lost), "state": self.state}
+        return {**event, "lost_workers": dict(self._watcher.lost), **self._known()}
 
     def failed(self, message: str) -> dict[str, Any]:
         """The event for looks that failed."""
@@ -71,12 +89,16 @@ class SlurmArrayTrigger(PollingTrigger):
             "message": message,
             "progress": None,
             "lost_workers": {},
-            "state": self.state,
+            **self._known(),
         }
 
     def cancel(self) -> None:
         """Cancel the job's arrays."""
-        job.cancel(self.hook.services(), check_job_id(self.job_id))
+        steer.cancel(self.hook.services(), check_job_id(self.job_id))
+
+    def _known(self) -> dict[str, Any]:
+        """What each event hands back."""
+        return {"job_id": self.job_id, "state": self.state}
 
     def _open_watcher(self) -> Watcher:
         return Watcher(

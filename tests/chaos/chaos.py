@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import job, steer
 from airflow_slurm_provider.coordinator.config import Config, load_config
 from airflow_slurm_provider.coordinator.services import Services, open_services
 from airflow_slurm_provider.coordinator.site import load_site
@@ -310,7 +310,7 @@ class Round:
         """End the job's arrays and wait until Slurm knows it."""
         self._few_since = None
         self._disturber.thaw_all()
-        cancelled = job.cancel(self._services, self._job_id, actor="chaos")
+        cancelled = steer.cancel(self._services, self._job_id, actor="chaos")
         deadline = time.monotonic() + 60.0
         while (left := self._elements()) or workers_of(self._job_id):
             if time.monotonic() > deadline:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import job, steer
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.watch import Watcher
 from slurm_worker.config import LeaseConfig
@@ -130,7 +130,7 @@ def hung(
     folder = tmp_path_factory.mktemp("hung") / "job"
     job_id = submit(slurmctl, folder, [("stop", 1)], workers=1, slurm=options)
     yield job_id
-    job.cancel(services, job_id)
+    steer.cancel(services, job_id)
 
 
 @pytest.mark.usefixtures("hung")

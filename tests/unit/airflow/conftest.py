@@ -13,7 +13,7 @@ os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import job, steer
 from airflow_slurm_provider.coordinator.progress import Poll, Progress
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from tests.unit.coordinator.fakes import services
@@ -92,8 +92,9 @@ class Coordinator:
 @pytest.fixture
 def coordinator(monkeypatch: pytest.MonkeyPatch) -> Coordinator:
     fake = Coordinator()
-    for verb in ("poll", "submit", "retry", "cancel", "progress", "resubmit", "losses", "cured"):
+    for verb in ("poll", "submit", "retry", "progress", "resubmit", "losses", "cured"):
         monkeypatch.setattr(job, verb, getattr(fake, verb))
+    monkeypatch.setattr(steer, "cancel", fake.cancel)
     edges = services()
     monkeypatch.setattr(SlurmHook, "services", lambda _self, **_: edges)
     return fake

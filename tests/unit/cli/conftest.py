@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,10 @@ class FakeArray:
     elements: dict[str, str]
     alive: int
     unknown: bool = False
+
+    @property
+    def running(self) -> int:
+        return self.counts().get("RUNNING", 0)
 
     def counts(self) -> dict[str, int]:
         return dict(Counter(self.elements.values()))
@@ -66,6 +70,12 @@ class FakeSlurm:
     def array(self, slurm_job_id: str) -> FakeArray:
         self._answer()
         return self.arrays[slurm_job_id]
+
+    def together(self, slurm_job_ids: Sequence[str]) -> FakeArray:
+        self._answer()
+        found = [self.arrays[each] for each in slurm_job_ids]
+        elements = {f"{a.slurm_job_id}_{n}": s for a in found for n, s in a.elements.items()}
+        return FakeArray(",".join(slurm_job_ids), elements, sum(a.alive for a in found))
 
     def output(self, name: str, folder: str, element: int, lines: int) -> str:
         self._answer()

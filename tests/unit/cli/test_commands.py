@@ -16,7 +16,7 @@ from airflow_slurm_provider.slurm.states import ElementState
 from tests.unit.cli.conftest import ITEMS, Cli, Handler
 
 STATUS_NAMES = {
-    "job_id", "state", "stop", "rounds", "tasks", "task_errors", "items", "ok", "failed",
+    "job_id", "state", "stop", "paused", "rounds", "tasks", "task_errors", "items", "ok", "failed",
     "pending", "rows", "complete", "problem", "workers", "lost_workers", "dataset",
 }  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from airflow_slurm_provider.coordinator.config import Config, load_config
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.site import parse_site
-from airflow_slurm_provider.slurm.arrays import Element
+from airflow_slurm_provider.slurm.arrays import Element, merge_arrays
 from airflow_slurm_provider.slurm.client import SubmitLimitError
 from airflow_slurm_provider.slurm.endings import Ending
 from airflow_slurm_provider.slurm.states import ElementState
@@ -36,6 +36,10 @@ class FakeArray:
         return dict(self.dead)
 
     @property
+    def running(self) -> int:
+        return self.alive
+
+    @property
     def elements(self) -> dict[int, Element]:
         return {n: Element(ElementState.RUNNING) for n in range(self.alive)}
 
@@ -57,6 +61,7 @@ class FakeSlurm:
     array_size: int = 1001
     lose_reply: bool = False
     ended: list[Ending] = field(default_factory=list)
+    states: dict[str, FakeArray] = field(default_factory=dict)
 
     def version(self) -> str:
         return "22.05.8"
@@ -87,10 +92,16 @@ class FakeSlurm:
         return self.arrays[name]
 
     def array(self, slurm_job_id: str) -> FakeArray:
-        return self.state
+        return self.states.get(slurm_job_id, self.state)
+
+    def together(self, slurm_job_ids: Sequence[str]) -> Any:
+        return merge_arrays([self.array(each) for each in slurm_job_ids])  # type: ignore[misc]
 
     def output(self, name: str, folder: str, element: int, lines: int) -> str:
         return f"the end of {folder} {element}\n"
+
+    def script(self, name: str, folder: str) -> str:
+        return self.scripts[list(self.arrays).index(name)]
 
     def endings(self, slurm_job_ids: Collection[str]) -> list[Ending]:
         return self.ended

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import job, steer
 from airflow_slurm_provider.coordinator.config import Config
 from airflow_slurm_provider.coordinator.logs import read_output
 from airflow_slurm_provider.coordinator.services import Services
@@ -53,7 +53,7 @@ def test_several_arrays_are_watched_and_cancelled_together(tmp_path: Path) -> No
     seen = job.poll(edges, config.spec.id)
     assert seen.array is not None
     assert (seen.array.alive, seen.array.counts()) == (4, {"RUNNING": 4})
-    assert job.cancel(edges, config.spec.id) == list(submitted.slurm_job_ids)
+    assert steer.cancel(edges, config.spec.id) == list(submitted.slurm_job_ids)
     slurm.state = FakeArray(alive=0)
     seen = job.poll(edges, config.spec.id)
     assert "no worker of arrays 100, 101 is left" in seen.problem

@@ -1,0 +1,23 @@
+"""`slurmctl completion`: what makes a shell complete commands, options and job ids."""
+
+from __future__ import annotations
+
+import click
+
+from airflow_slurm_provider.cli.completing import SHELLS, script
+from airflow_slurm_provider.cli.options import Common, common_options
+
+
+@click.command(epilog="\b\nExample:\n  slurmctl completion bash >> ~/.bashrc")
+@click.argument("shell", type=click.Choice(SHELLS))
+@common_options
+def completion(common: Common, shell: str) -> int:
+    """Print the script that makes SHELL complete commands, options, profiles and job ids."""
+    text = script(click.get_current_context().find_root().command, shell)
+    if common.as_json:
+        from airflow_slurm_provider.cli.output import emit
+
+        emit(True, {"shell": shell, "script": text}, [])
+    else:
+        click.echo(text)
+    return 0

@@ -1,0 +1,254 @@
+"""Steer a job that is under way: pause, resume, more workers, cancel.
+
+Each may be cut short at any point and called again, and notes in the audit trail who has
+asked. New workers come by the protocol of `submit.py`: an intent, then one ``sbatch``.
+
+    resume   the intent of who replaces the workers that left  →  pause and breaker cleared
+             →  sbatch. Cut short before the second step it is still paused, after it the
+             intent stands, and whoever looks for workers next carries it out.
+
+Requests: a few reads and writes of the job's rows; for workers also a snapshot, one
+``squeue`` and one ``sacct``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from airflow_slurm_provider.coordinator import ship
+from airflow_slurm_provider.coordinator.config import JobSpec
+from airflow_slurm_provider.coordinator.progress import (
+    latest,
+    of_round,
+    progress_of,
+    slurm_job_ids_of,
+)
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
+from airflow_slurm_provider.coordinator.submit import (
+    Workers,
+    audit_workers,
+    ensure_workers,
+    submit_workers,
+    useful_workers,
+)
+from airflow_slurm_provider.slurm.arrays import ArrayState, named
+from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.jobs import JobRow, RoundRow, SubmissionRow
+from slurm_worker.keys import JobId, RoundState, SubmitState
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Steered:
+    """What `pause`, `resume` and `add_workers` came to.
+
+    Args:
+        changed: this call has paused or resumed the job; false where it was so before.
+        paused: who has paused the job; empty where it is not paused.
+        workers: new workers that this call has submitted.
+        slurm_job_ids: their arrays.
+    """
+
+    job_id: str
+    changed: bool
+    paused: str = ""
+    workers: int = 0
+    slurm_job_ids: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; the names are stable."""
+        return {**asdict(self), "slurm_job_ids": list(self.slurm_job_ids)}
+
+
+def pause(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> Steered:
+    """Have the workers finish the task they hold and leave; who waits goes on waiting.
+
+    Raises:
+        UserError: if there is no such job.
+    """
+    jobs = services.jobs(job_id)
+    job = jobs.get()
+    if job.paused:
+        return Steered(job_id, changed=False, paused=job.paused)
+    jobs.pause(actor)
+    jobs.audit(actor, "paused", {})
+    return Steered(job_id, changed=True, paused=jobs.get().paused)
+
+
+def resume(services: Services, job_id: JobId, *, log: Log, actor: str = "slurmctl") -> Steered:
+    """Undo a pause and reset a breaker that a handler has tripped; replace workers that left.
+
+    A job that is neither paused nor stopped gets new workers where none is left.
+
+    Args:
+        services: the edges.
+        job_id: the job.
+        log: told of progress.
+        actor: who asks, for the audit trail.
+
+    Raises:
+        UserError: if there is no such job, or Slurm refuses its options.
+        ServiceError: if a service can't be reached, or Slurm can't say who is left; calling
+            again goes on.
+    """
+    jobs = services.jobs(job_id)
+    job = jobs.get()
+    halted = bool(job.paused or job.stop)
+    snapshot = read_snapshot(services, job_id)
+    round_row = _open_round(snapshot)
+    if halted:
+        if round_row is not None:
+            _intend_replacements(services, job, snapshot, round_row, log)
+        jobs.resume()
+        jobs.audit(actor, "resumed", {"paused": job.paused, "stop": job.stop})
+    if round_row is None:
+        log("the job's plan was cut short; submit it again to go on")
+        return Steered(job_id, changed=halted)
+    job, spec = jobs.get(), ship.read_spec(services, job)
+    tasks = progress_of(snapshot).unfinished_tasks
+    workers = ensure_workers(services, spec, job, round_row, tasks, log)
+    if workers.reattached:
+        return Steered(job_id, changed=halted)
+    audit_workers(services, job_id, workers, actor)
+    return _with(job_id, workers, changed=halted)
+
+
+def add_workers(
+    services: Services, job_id: JobId, count: int, *, log: Log, actor: str = "slurmctl"
+) -> Steered:
+    """Submit more workers of the job's latest round, beside those that are at work.
+
+    No more than have something to do (`submit.useful_workers`). The job's configuration has
+    their number from then on, also for its later rounds. A submission that was cut short is
+    carried out first, in place of a new one; so are two calls at the same moment one.
+
+    Args:
+        services: the edges.
+        job_id: the job.
+        count: how many.
+        log: told of progress.
+        actor: who asks, for the audit trail.
+
+    Raises:
+        UserError: if more workers would have nothing to do, or Slurm refuses the options.
+        ServiceError: if a service can't be reached; calling again goes on.
+    """
+    if count < 1:
+        raise UserError(f"workers: {count} is no number of workers to add; add 1 or more")
+    jobs = services.jobs(job_id)
+    job = jobs.get()
+    _check_running(job)
+    snapshot = read_snapshot(services, job_id)
+    round_row = _open_round(snapshot)
+    if round_row is None:
+        raise UserError(f"job_id: {job_id!r} is not planned yet; run slurmctl submit first")
+    submissions = of_round(jobs.submissions(), round_row.number)
+    last = latest(submissions)
+    spec = ship.read_spec(services, job)
+    tasks = progress_of(snapshot).unfinished_tasks
+    if last is None or last.state is not SubmitState.SUBMITTED:
+        log("an earlier submission was cut short; it is carried out now, and none is added")
+        workers = ensure_workers(services, spec, job, round_row, tasks, log)
+    else:
+        alive = _look(services, submissions).alive
+        more = _useful(spec, job_id, alive, count, tasks, log)
+        jobs.set_config(ship.ship_more_workers(services, job, alive + more))
+        added = jobs.intend(
+            round_row.number, last.number + 1, more, services.slurm.max_array_size(), asked=True
+        )
+        workers = submit_workers(services, spec, jobs.get(), round_row, added, log)
+    audit_workers(services, job_id, workers, actor, "added workers")
+    return _with(job_id, workers, changed=True)
+
+
+def cancel(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> list[str]:
+    """Cancel the job's arrays that may still run; return their ids.
+
+    Leases run out by themselves, so the job can be submitted again.
+    """
+    jobs = services.jobs(job_id)
+    jobs.get()
+    cancelled = []
+    for slurm_job_id in slurm_job_ids_of(jobs.submissions()):
+        array = services.slurm.array(slurm_job_id)
+        if array.unknown or array.alive:
+            services.slurm.cancel(slurm_job_id)
+            cancelled.append(slurm_job_id)
+    if cancelled:
+        jobs.audit(actor, "cancelled", {"arrays": ", ".join(cancelled)})
+    return cancelled
+
+
+def _intend_replacements(
+    services: Services, job: JobRow, snapshot: Snapshot, round_row: RoundRow, log: Log
+) -> None:
+    """Write the intent of new workers in place of those that have left, or are leaving."""
+    jobs = services.jobs(job.job)
+    submissions = of_round(jobs.submissions(), round_row.number)
+    last, tasks = latest(submissions), progress_of(snapshot).unfinished_tasks
+    if not tasks or last is None or last.state is not SubmitState.SUBMITTED:
+        return
+    spec = ship.read_spec(services, job)
+    array = _look(services, submissions)
+    # A worker that runs and holds nothing has seen the pause; one that holds a task looks
+    # again after it, and goes on.
+    staying = array.alive - array.running + min(array.running, _holders(snapshot))
+    missing = useful_workers(spec, spec.workers, tasks, log) - staying
+    if missing > 0:
+        most = services.slurm.max_array_size()
+        jobs.intend(round_row.number, last.number + 1, missing, most, asked=True)
+
+
+def _holders(snapshot: Snapshot) -> int:
+    """Elements of arrays whose workers hold a task now; an element may be several workers."""
+    live = (row for row in snapshot.leased if row.lease_until_ms > snapshot.at_ms)
+    return len({row.owner.partition("-")[0] for row in live})
+
+
+def _look(services: Services, submissions: list[SubmissionRow]) -> ArrayState:
+    arrays = slurm_job_ids_of(submissions)
+    array = services.slurm.together(arrays)
+    if array.unknown:
+        raise ServiceError(
+            f"cluster: Slurm doesn't say yet whether {named(arrays)} has ended; try again"
+        )
+    return array
+
+
+def _useful(spec: JobSpec, job_id: JobId, alive: int, count: int, tasks: int, log: Log) -> int:
+    if not tasks:
+        raise UserError(f"job_id: {job_id!r} has no task that is not done; it needs no workers")
+    more = useful_workers(spec, alive + count, tasks, log) - alive
+    if more < 1:
+        raise UserError(
+            f"workers: {alive:,} are alive and {tasks:,} tasks are not done; more would have "
+            "nothing to do"
+        )
+    if more < count:
+        log(f"{tasks:,} tasks are not done and {alive:,} workers are alive; adding {more:,}")
+    return more
+
+
+def _check_running(job: JobRow) -> None:
+    if job.paused or job.stop:
+        why = f"is paused by {job.paused}" if job.paused else f"is stopped: {job.stop}"
+        raise UserError(f"job_id: {job.job!r} {why}; resume it first: slurmctl resume {job.job}")
+
+
+def _open_round(snapshot: Snapshot) -> RoundRow | None:
+    """The latest round, if it is planned and open for work."""
+    if not snapshot.rounds:
+        return None
+    last = snapshot.rounds[-1]
+    planned = last.state is RoundState.OPEN and snapshot.job.rounds > last.number
+    return last if planned else None
+
+
+def _with(job_id: JobId, workers: Workers, *, changed: bool) -> Steered:
+    return Steered(
+        job_id, changed=changed, workers=workers.workers, slurm_job_ids=workers.slurm_job_ids
+    )

@@ -1,0 +1,238 @@
+"""Pause, resume, more workers: whoever waits goes on waiting, and nothing is submitted twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_slurm_provider.coordinator import job, steer
+from airflow_slurm_provider.coordinator.config import Config
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.ship import read_spec
+from airflow_slurm_provider.coordinator.watch import Watcher
+from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.keys import SubmitState
+from slurm_worker.table import Claimed
+from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
+from tests.unit.coordinator.test_retry_faults import Cut, cut_at
+
+GONE = FakeArray(alive=0)
+
+
+def log(_line: str) -> None:
+    pass
+
+
+def submitted(folder: Path, **changes: Any) -> tuple[Services, FakeSlurm, Config]:
+    """A job of ten tasks and three workers."""
+    slurm = FakeSlurm(state=FakeArray(alive=3))
+    edges, config = services(slurm), make_config(folder, **changes)
+    job.submit(edges, config, log=log)
+    return edges, slurm, config
+
+
+def actions(edges: Services, config: Config) -> list[tuple[str, str]]:
+    return [(each.actor, each.action) for each in edges.jobs(config.spec.id).events()]
+
+
+def hold(edges: Services, config: Config, folder: Path, owner: str) -> None:
+    """Let a worker of this name hold one more task."""
+    world = world_of(edges, config, folder, lambda item, _context: item)
+    row = next(each for each in world.task_rows() if not each.attempt)
+    assert isinstance(world.table.claim(row, owner), Claimed)
+
+
+def work(edges: Services, config: Config, folder: Path) -> None:
+    world_of(edges, config, folder, lambda item, _context: item).worker().run()
+
+
+def test_a_paused_job_is_waited_for_without_new_workers_and_without_a_problem(
+    tmp_path: Path,
+) -> None:
+    edges, slurm, config = submitted(tmp_path)
+    watcher = Watcher(edges, config.spec.id, log, max_resubmissions=3)
+    assert steer.pause(edges, config.spec.id, actor="me").changed
+    slurm.state = GONE
+    for _ in range(3):
+        seen = watcher.look()
+        assert (seen.problem, seen.finished, seen.progress.paused) == ("", False, "me")
+    assert len(slurm.arrays) == 1
+    steer.resume(edges, config.spec.id, log=log)
+    slurm.state = FakeArray(alive=3)
+    assert watcher.look().problem == ""
+    work(edges, config, tmp_path / "w")
+    assert watcher.look().finished
+
+
+def test_a_worker_of_a_paused_job_leases_nothing(tmp_path: Path) -> None:
+    edges, _, config = submitted(tmp_path)
+    steer.pause(edges, config.spec.id)
+    work(edges, config, tmp_path / "w")
+    assert job.progress(edges, config.spec.id).tasks == {"ready": 10}
+
+
+def test_the_first_who_paused_stays_and_is_told_once(tmp_path: Path) -> None:
+    edges, _, config = submitted(tmp_path)
+    assert steer.pause(edges, config.spec.id, actor="me").changed
+    again = steer.pause(edges, config.spec.id, actor="you")
+    assert (again.changed, again.paused) == (False, "me")
+    assert [each for each in actions(edges, config) if each[1] == "paused"] == [("me", "paused")]
+
+
+def test_submit_of_a_paused_job_starts_no_workers(tmp_path: Path) -> None:
+    edges, slurm, config = submitted(tmp_path)
+    steer.pause(edges, config.spec.id, actor="me")
+    slurm.state = GONE
+    lines: list[str] = []
+    again = job.submit(edges, config, log=lines.append)
+    assert (again.reattached, len(slurm.arrays)) == (True, 1)
+    assert any("is paused by me; no workers are started" in line for line in lines)
+
+
+def test_a_job_paused_between_plan_and_submission_gets_its_workers_on_resume(
+    tmp_path: Path,
+) -> None:
+    slurm = FakeSlurm(refuse=ServiceError("ssh is down"))
+    edges, config = services(slurm), make_config(tmp_path)
+    with pytest.raises(ServiceError):
+        job.submit(edges, config, log=log)
+    slurm.refuse = None
+    steer.pause(edges, config.spec.id)
+    assert job.submit(edges, config, log=log).slurm_job_ids == ()
+    assert steer.resume(edges, config.spec.id, log=log).workers == 3
+
+
+@pytest.mark.parametrize(
+    ("alive", "holders", "new"),
+    [
+        (0, 0, 3),  # all have left
+        (3, 3, 0),  # all hold a task, and look again after it
+        (3, 1, 2),  # two have seen the pause, and are on their way out
+        (2, 0, 3),  # all are on their way out
+    ],
+)
+def test_resume_replaces_the_workers_that_leave(
+    tmp_path: Path, alive: int, holders: int, new: int
+) -> None:
+    edges, slurm, config = submitted(tmp_path)
+    steer.pause(edges, config.spec.id)
+    slurm.state = FakeArray(alive=alive)
+    for number in range(holders):
+        hold(edges, config, tmp_path / f"h{number}", f"100_{number}-r0-abc")
+    resumed = steer.resume(edges, config.spec.id, log=log)
+    assert (resumed.changed, resumed.workers) == (True, new)
+    assert len(slurm.arrays) == 1 + bool(new)
+
+
+def test_resume_resets_a_breaker_that_a_handler_has_tripped(tmp_path: Path) -> None:
+    edges, slurm, config = submitted(tmp_path)
+    edges.jobs(config.spec.id).stop("the API key is wrong")
+    slurm.state = GONE
+    assert "the API key is wrong" in job.poll(edges, config.spec.id).problem
+    assert steer.resume(edges, config.spec.id, log=log).workers == 3
+    work(edges, config, tmp_path / "w")
+    assert job.poll(edges, config.spec.id).finished
+
+
+def test_resume_of_a_job_that_runs_changes_nothing(tmp_path: Path) -> None:
+    edges, slurm, config = submitted(tmp_path)
+    resumed = steer.resume(edges, config.spec.id, log=log)
+    assert (resumed.changed, resumed.workers, len(slurm.arrays)) == (False, 0, 1)
+    assert ("slurmctl", "resumed") not in actions(edges, config)
+
+
+def test_resume_does_not_guess_whether_workers_are_left(tmp_path: Path) -> None:
+    edges, slurm, config = submitted(tmp_path)
+    steer.pause(edges, config.spec.id)
+    slurm.state = FakeArray(alive=0, unknown=True)
+    with pytest.raises(ServiceError, match="doesn't say yet"):
+        steer.resume(edges, config.spec.id, log=log)
+    assert job.progress(edges, config.spec.id).paused, "as it was"
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_resume_cut_off_at_any_request_is_finished_by_the_next(tmp_path: Path, after: bool) -> None:
+    points = 0
+    while True:
+        points += 1
+        edges, slurm, config = submitted(tmp_path / str(points))
+        steer.pause(edges, config.spec.id)
+        slurm.state = FakeArray(alive=2)  # on their way out
+        try:
+            steer.resume(cut_at(edges, points, after=after), config.spec.id, log=log)
+        except Cut:
+            steer.resume(edges, config.spec.id, log=log)
+        else:
+            break
+        assert len(slurm.arrays) == 2, f"one array of new workers, cut at {points}"
+        assert not job.progress(edges, config.spec.id).paused
+    assert points > 10
+
+
+def test_added_workers_work_beside_the_others(tmp_path: Path) -> None:
+    edges, slurm, config = submitted(tmp_path)
+    added = steer.add_workers(edges, config.spec.id, 2, log=log, actor="me")
+    assert (added.workers, added.slurm_job_ids) == (2, ("101",))
+    assert ("me", "added workers") in actions(edges, config)
+    row = edges.jobs(config.spec.id).get()
+    assert read_spec(edges, row).workers == 5, "later rounds have them too"
+    slurm.states = {"101": GONE}
+    assert job.poll(edges, config.spec.id).problem == "", "the first array is alive"
+    assert job.submit(edges, config, log=log).reattached
+    slurm.states = {"100": GONE, "101": GONE}
+    assert "no worker of arrays 100, 101 is left" in job.poll(edges, config.spec.id).problem
+
+
+def test_no_more_workers_are_added_than_have_something_to_do(tmp_path: Path) -> None:
+    edges, _, config = submitted(tmp_path)
+    lines: list[str] = []
+    assert steer.add_workers(edges, config.spec.id, 50, log=lines.append).workers == 7
+    assert "10 tasks are not done and 3 workers are alive; adding 7" in lines
+
+
+def test_workers_that_would_be_idle_are_refused(tmp_path: Path) -> None:
+    edges, slurm, config = submitted(tmp_path)
+    slurm.state = FakeArray(alive=10)
+    with pytest.raises(UserError, match="would have nothing to do"):
+        steer.add_workers(edges, config.spec.id, 1, log=log)
+    work(edges, config, tmp_path / "w")
+    with pytest.raises(UserError, match="needs no workers"):
+        steer.add_workers(edges, config.spec.id, 1, log=log)
+    assert len(slurm.arrays) == 1
+
+
+def test_a_paused_job_gets_no_workers_added(tmp_path: Path) -> None:
+    edges, _, config = submitted(tmp_path)
+    steer.pause(edges, config.spec.id, actor="me")
+    with pytest.raises(UserError, match="is paused by me; resume it first"):
+        steer.add_workers(edges, config.spec.id, 1, log=log)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_adding_cut_off_before_it_is_noted_adds_once(tmp_path: Path, after: bool) -> None:
+    points = 0
+    while True:
+        points += 1
+        edges, slurm, config = submitted(tmp_path / str(points))
+        try:
+            steer.add_workers(cut_at(edges, points, after=after), config.spec.id, 2, log=log)
+        except Cut:
+            last = edges.jobs(config.spec.id).submissions()[-1]
+            if last.number == 2 and last.state is SubmitState.SUBMITTED:
+                continue
+            steer.add_workers(edges, config.spec.id, 2, log=log)
+        else:
+            break
+        assert len(slurm.arrays) == 2, f"cut at {points}"
+    assert points > 10
+
+
+def test_workers_that_were_asked_for_are_not_counted_as_resubmissions(tmp_path: Path) -> None:
+    edges, slurm, config = submitted(tmp_path)
+    for _ in range(3):
+        steer.add_workers(edges, config.spec.id, 1, log=log)
+    slurm.state = GONE
+    assert job.resubmit(edges, config.spec.id, most=1, log=log) is not None
+    assert job.resubmit(edges, config.spec.id, most=1, log=log) is None
