@@ -1,13 +1,13 @@
 """Wait for a job from a terminal: one look at a growing interval, and what it says.
 
-A look costs what `coordinator.job.poll` costs: a few reads of the table and one squeue.
+A look costs what one of `coordinator.watch` costs: a few reads of the table and one squeue.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -58,7 +58,12 @@ def wait_limits(function: F) -> F:
 
 
 def wait_until_finished(
-    services: Services, job_id: JobId, *, interval: float, timeout: float | None
+    services: Services,
+    job_id: JobId,
+    *,
+    interval: float,
+    timeout: float | None,
+    show: Callable[[Poll], None] | None = None,
 ) -> Poll:
     """Look until every task has ended, or until there is a problem that waiting can't cure.
 
@@ -67,19 +72,21 @@ def wait_until_finished(
         job_id: the job.
         interval: seconds between two looks, at most; the first ones follow faster.
         timeout: seconds to wait at all; None for as long as it takes.
+        show: shows a look; a bar or lines on stderr where None.
 
     Raises:
         ServiceError: if the time is up, or a service is away at the first look or stays away.
     """
-    from airflow_slurm_provider.coordinator import job
+    from airflow_slurm_provider.coordinator.watch import Watcher
 
     clock = services.clock
+    watcher = Watcher(services, job_id, say, clock=clock.boot_time, tell_progress=False)
     deadline = None if timeout is None else clock.boot_time() + timeout
     pause, failures = min(FIRST_INTERVAL_S, interval), TOLERATED_FAILURES
-    with _shown() as show:
+    with nullcontext(show) if show else _shown() as show_look:
         while True:
             try:
-                poll = job.poll(services, job_id)
+                poll = watcher.look()
             except ServiceError as error:
                 failures += 1
                 if failures > TOLERATED_FAILURES:
@@ -87,7 +94,7 @@ def wait_until_finished(
                 say(f"{error}; looking again in {pause:.0f} s")
             else:
                 failures = 0
-                show(poll)
+                show_look(poll)
                 if poll.finished or poll.problem:
                     return poll
             if deadline is not None and clock.boot_time() + pause > deadline:

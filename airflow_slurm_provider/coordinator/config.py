@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from airflow_slurm_provider.coordinator.fields import Bytes, PerSecond, Seconds, Strict
 from airflow_slurm_provider.coordinator.policy import Policy, RetryRule, Rules
 from airflow_slurm_provider.coordinator.site import Site
+from airflow_slurm_provider.coordinator.thresholds import AnomaliesSection
 from airflow_slurm_provider.coordinator.validation import explain
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.states import ElementState
@@ -162,6 +163,7 @@ class JobSpec(Strict):
     retry: dict[ErrorClass, RetryRule] = Field(default_factory=dict)
     classify: list[ClassifySection] = Field(default_factory=list)
     aggregate: AggregateSection = AggregateSection()
+    anomalies: AnomaliesSection = AnomaliesSection()
 
     @field_validator("limits")
     @classmethod

@@ -3,7 +3,7 @@
 A done row never changes, so it is added once and need not be read again. The sum holds
 what every view of a job wants: items and rows, failures by class, nodes and workers,
 progress over time, how long tasks took, AWS requests. Its size does not grow with the
-number of tasks: time has at most `MOST_BUCKETS` buckets, durations have `_PER_DOUBLING`
+number of tasks: time has at most `MOST_BUCKETS` buckets, durations have `PER_DOUBLING`
 per doubling.
 """
 
@@ -18,9 +18,9 @@ from typing import Any
 from slurm_worker.table import TaskRow
 
 MOST_BUCKETS = 480
-FIRST_WIDTH_S = 10
+FIRST_WIDTH_S = 2
 _SLOWEST = 20
-_PER_DOUBLING = 8
+PER_DOUBLING = 8
 
 
 @dataclass(slots=True)
@@ -42,17 +42,19 @@ class Share:
 
 @dataclass(slots=True)
 class Bucket:
-    """What was done within a stretch of time."""
+    """What was done within a stretch of time; `touched` counts the tasks that a class hit."""
 
     tasks: int = 0
     ok: int = 0
     failed: Counter[str] = field(default_factory=Counter)
+    touched: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Bucket) -> None:
         """Count these too."""
         self.tasks += other.tasks
         self.ok += other.ok
         self.failed.update(other.failed)
+        self.touched.update(other.touched)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -105,7 +107,8 @@ class History:
         self.workers.setdefault(row.worker or "unknown", Share()).add(share)
         self.durations[_log(row.took_ms)] += 1
         number = row.finished_ms // (self.width_s * 1000)
-        bucket = Bucket(1, row.items_ok, Counter(row.failed_by))
+        touched = Counter(name for name, count in row.failed_by.items() if count)
+        bucket = Bucket(1, row.items_ok, Counter(row.failed_by), touched)
         self.timeline.setdefault(number, Bucket()).add(bucket)
         self._note_slow([Slow(row.took_ms, row.task, row.worker, row.node)])
         self._coarsen()
@@ -136,7 +139,7 @@ class History:
         for number in sorted(self.durations):
             left -= self.durations[number]
             if left <= 0:
-                return float(2 ** ((number + 0.5) / _PER_DOUBLING)) if number else 0.0
+                return float(2 ** ((number + 0.5) / PER_DOUBLING)) if number else 0.0
         return 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -153,7 +156,7 @@ class History:
             "durations": {str(number): count for number, count in self.durations.items()},
             "width_s": self.width_s,
             "timeline": {
-                str(number): [each.tasks, each.ok, dict(each.failed)]
+                str(number): [each.tasks, each.ok, dict(each.failed), dict(each.touched)]
                 for number, each in self.timeline.items()
             },
             "slowest": [[each.took_ms, each.task, each.worker, each.node] for each in self.slowest],
@@ -174,8 +177,8 @@ class History:
             durations=Counter({int(number): count for number, count in raw["durations"].items()}),
             width_s=raw["width_s"],
             timeline={
-                int(number): Bucket(tasks, ok, Counter(failed))
-                for number, (tasks, ok, failed) in raw["timeline"].items()
+                int(number): Bucket(tasks, ok, Counter(failed), Counter(touched))
+                for number, (tasks, ok, failed, touched) in raw["timeline"].items()
             },
             slowest=[Slow(*each) for each in raw["slowest"]],
         )
@@ -200,7 +203,7 @@ class History:
 
 
 def _log(took_ms: int) -> int:
-    return int(math.log2(took_ms) * _PER_DOUBLING) if took_ms > 1 else 0
+    return int(math.log2(took_ms) * PER_DOUBLING) if took_ms > 1 else 0
 
 
 def _share(share: Share) -> list[int]:

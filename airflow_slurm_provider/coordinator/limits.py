@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from airflow_slurm_provider.coordinator.config import LimitSection
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.ship import read_spec
 from slurm_worker import keys
@@ -70,9 +72,13 @@ def read_limits(services: Services, job_id: JobId) -> list[LimitState]:
     Raises:
         UserError: if there is no such job.
     """
-    spec = read_spec(services, services.jobs(job_id).get())
+    return limit_states(services, read_spec(services, services.jobs(job_id).get()).limits)
+
+
+def limit_states(services: Services, limits: Mapping[str, LimitSection]) -> list[LimitState]:
+    """How limits stand that a job's config names."""
     found = []
-    for name, limit in spec.limits.items():
+    for name, limit in limits.items():
         row = services.rows.get(keys.limit_pk(limit.scope, name), keys.limit_sk()) or {}
         rate = int_of(row, "rate") / 1000 or limit.rate
         ahead_s = int_of(row, "tat") / 1e6 - services.clock.now()

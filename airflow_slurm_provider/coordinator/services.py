@@ -11,6 +11,7 @@ from typing import Any
 
 import boto3
 import paramiko
+from botocore.config import Config as BotoConfig
 from botocore.exceptions import BotoCoreError
 
 from airflow_slurm_provider.coordinator.recent import Recent
@@ -33,6 +34,9 @@ from slurm_worker.keys import JobId, JobPaths
 from slurm_worker.ports import Clock, ObjectStore, Rows
 from slurm_worker.s3 import S3Objects, s3_client
 from slurm_worker.store import JobStore
+
+#: An alert is worth some seconds of a wait, not more.
+_HASTY = BotoConfig(connect_timeout=5, read_timeout=5, retries={"total_max_attempts": 2})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class Services:
             looks for itself.
         poll_s: seconds between two looks of this one who waits.
         readers: what looks at jobs remember of the last look, by job.
+        sns: a client for alerts in a region; None where none can be made.
     """
 
     site: Site
@@ -69,6 +74,7 @@ class Services:
     shared: Shared | None = None
     poll_s: float = 0.0
     readers: dict[JobId, Any] = field(default_factory=dict)
+    sns: Callable[[str], Any] | None = None
 
     def paths(self, job: JobId) -> JobPaths:
         """The job's S3 keys."""
@@ -133,6 +139,9 @@ def open_services(
         clock=clock,
         bucket=lambda name: S3Objects(s3, name),
         sts=lambda: chosen.client("sts", endpoint_url=site.aws.sts_endpoint_url),
+        sns=lambda region: chosen.client(
+            "sns", region_name=region, endpoint_url=site.aws.sns_endpoint_url, config=_HASTY
+        ),
         shared=shared,
         poll_s=poll_s,
     )

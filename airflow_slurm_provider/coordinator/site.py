@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -14,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from airflow_slurm_provider.coordinator.validation import explain
 from slurm_worker.errors import UserError
 from slurm_worker.keys import split_s3_uri
+
+_TOPIC = re.compile(r"arn:aws[a-z-]*:sns:([a-z0-9-]+):\d+:[A-Za-z0-9_.-]+")
+_WEBHOOK_FIELDS = ("webhook_url", "webhook_url_env", "webhook_url_file")
 
 
 class _Strict(BaseModel):
@@ -39,6 +44,7 @@ class AwsSite(_Strict):
     s3_endpoint_url: str | None = None
     dynamodb_endpoint_url: str | None = None
     sts_endpoint_url: str | None = None
+    sns_endpoint_url: str | None = None
     node_role_arn: str | None = None
     node_read: tuple[str, ...] = ()
 
@@ -71,12 +77,26 @@ class ClusterSite(_Strict):
     worker_command: str | None = None
 
 
+class AlertsSite(_Strict):
+    """Where alerts of anomalies go, beside the log and the audit trail.
+
+    A webhook's address is often a secret: `webhook_url_env` and `webhook_url_file` name the
+    environment variable, or the file, that holds it.
+    """
+
+    sns_topic_arn: str | None = None
+    webhook_url: str | None = None
+    webhook_url_env: str | None = None
+    webhook_url_file: str | None = None
+
+
 class Site(_Strict):
     """All of it."""
 
     storage: StorageSite
     aws: AwsSite = AwsSite()
     cluster: ClusterSite
+    alerts: AlertsSite = AlertsSite()
 
     @property
     def bucket(self) -> str:
@@ -130,9 +150,37 @@ def parse_site(raw: object, name: str) -> Site:
         raise UserError(explain(error, Site, name)) from error
     split_s3_uri(site.storage.prefix, f"{name}: storage.prefix")
     _check_host(site.cluster, name)
+    _check_alerts(site.alerts, name)
     return site
 
 
 def _check_host(cluster: ClusterSite, name: str) -> None:
     if cluster.transport == "ssh" and not cluster.host:
         raise UserError(f"{name}: cluster.host: is missing; name the login node")
+
+
+def _check_alerts(alerts: AlertsSite, name: str) -> None:
+    if alerts.sns_topic_arn and not _TOPIC.fullmatch(alerts.sns_topic_arn):
+        raise UserError(
+            f"{name}: alerts.sns_topic_arn: {alerts.sns_topic_arn!r} is not a topic; write "
+            "arn:aws:sns:<region>:<account>:<name>"
+        )
+    given = [each for each in _WEBHOOK_FIELDS if getattr(alerts, each)]
+    if len(given) > 1:
+        raise UserError(f"{name}: alerts: has {' and '.join(given)}; give one of them")
+    if alerts.webhook_url:
+        check_webhook(alerts.webhook_url, f"{name}: alerts.webhook_url")
+
+
+def check_webhook(url: str, field: str) -> str:
+    """Return a webhook's address; messages don't repeat it, since it may be a secret.
+
+    Raises:
+        UserError: if it is not one, or is neither https nor on this machine.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("https", "http") or not parts.hostname:
+        raise UserError(f"{field}: is no address; write https://host/path")
+    if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        raise UserError(f"{field}: sends alerts to {parts.hostname} unencrypted; use https")
+    return url

@@ -30,7 +30,7 @@ from slurm_worker.jobs import JobRow, RoundRow
 from slurm_worker.keys import JobId, RoundState, TaskId, TaskState
 from slurm_worker.table import TaskRow, TaskTable
 
-_VERSION = 1
+_VERSION = 2
 _PAGE, _PAGE_GROWTH, _LARGEST_PAGE = 50, 4, 1000
 #: Untouched rows in a row, after which nobody has been: a worker picks at random among 20
 #: (`finder.py`), among more only where others were quicker. Should one have been further, its

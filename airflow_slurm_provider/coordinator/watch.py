@@ -1,7 +1,7 @@
 """What someone who waits for a job does at each look, and what they say of it.
 
-Progress with its rate and the time that is left, workers that died and why, and new
-workers where the old ones are gone and tasks are left. Airflow's trigger and sensor and
+Progress with its rate and the time that is left, workers that died and why, anomalies, and
+new workers where the old ones are gone and tasks are left. Airflow's trigger and sensor and
 ``slurmctl wait`` look through this.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator.anomalies import Alert, Anomalies
 from airflow_slurm_provider.coordinator.credentials import RENEW_AFTER_S, give_credentials
 from airflow_slurm_provider.coordinator.logs import first_failures, read_output
 from airflow_slurm_provider.coordinator.losses import Loss, attribute
@@ -40,6 +41,7 @@ class Watcher:
             gone and tasks are left.
         actor: who waits, for the audit trail.
         clock: seconds.
+        tell_progress: say how far the job is, too.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Watcher:
         max_resubmissions: int = 0,
         actor: str = "slurmctl",
         clock: Callable[[], float] = time.monotonic,
+        tell_progress: bool = True,
     ) -> None:
         self._services = services
         self._job_id = job_id
@@ -58,11 +61,16 @@ class Watcher:
         self._max_resubmissions = max_resubmissions
         self._actor = actor
         self._clock = clock
+        self._tell_progress = tell_progress
         self._meter = RateMeter()
+        self._anomalies = Anomalies(
+            services, job_id, say, actor=actor, alert=lambda each: self._alerts.append(each)
+        )
         self._said = ""
         self._ended: dict[str, int] = {}
         self._told: set[tuple[str, int]] = set()
         self._renewed = float("-inf")
+        self._alerts: list[Alert] = []
         #: Workers that died, by error class, as far as they were told.
         self.lost: Counter[str] = Counter()
 
@@ -76,10 +84,11 @@ class Watcher:
         seen = job.poll(self._services, self._job_id)
         self._meter.add(self._clock(), seen.progress)
         line = seen.progress.line()
-        if line != self._said:
+        if line != self._said and self._tell_progress:
             self._said = line
             self._say(f"{line}{self._meter.outlook(seen.progress)}")
         self._tell_losses(seen)
+        self._anomalies.look(seen)
         if seen.finished and seen.progress.failed:
             self._tell_failures()
         if not seen.finished:
@@ -87,6 +96,11 @@ class Watcher:
         if seen.workers_gone and self._resubmit(seen):
             return replace(seen, problem="", workers_gone=False)
         return seen
+
+    def take_alerts(self) -> list[Alert]:
+        """Alerts that this watcher's looks have raised since the last call."""
+        taken, self._alerts = self._alerts, []
+        return taken
 
     def _renew_credentials(self) -> None:
         if self._clock() < self._renewed + RENEW_AFTER_S:

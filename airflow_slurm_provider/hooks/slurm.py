@@ -83,6 +83,8 @@ class SlurmHook(BaseHook):
         extra = self.get_connection(self.slurm_conn_id).extra_dejson
         storage = {name: extra[name] for name in ("table", "prefix") if extra.get(name)}
         raw = {"storage": storage, "aws": self._aws_site(), "cluster": self._cluster()}
+        if extra.get("alerts"):
+            raw["alerts"] = extra["alerts"]
         return parse_site(raw, f"connection {self.slurm_conn_id!r}")
 
     def _cluster(self) -> dict[str, Any]:
@@ -153,6 +155,7 @@ class SlurmHook(BaseHook):
             "s3_endpoint_url": config.get_service_endpoint_url("s3"),
             "dynamodb_endpoint_url": config.get_service_endpoint_url("dynamodb"),
             "sts_endpoint_url": config.get_service_endpoint_url("sts", sts_connection_assume=True),
+            "sns_endpoint_url": config.get_service_endpoint_url("sns"),
             **{
                 name: value
                 for name in _NODE_EXTRAS

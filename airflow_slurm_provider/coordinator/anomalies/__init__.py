@@ -5,8 +5,21 @@ delivered by `Anomalies`, which every watcher of a job has; `read_alerts` gives 
 """
 
 from airflow_slurm_provider.coordinator.anomalies.alert import OVER, RAISED, Alert, Kind
+from airflow_slurm_provider.coordinator.anomalies.detector import Detector, News
 from airflow_slurm_provider.coordinator.anomalies.look import Look
-from airflow_slurm_provider.coordinator.anomalies.thresholds import Thresholds
 from airflow_slurm_provider.coordinator.anomalies.trail import read_alerts
+from airflow_slurm_provider.coordinator.anomalies.watching import Anomalies
+from airflow_slurm_provider.coordinator.thresholds import Thresholds
 
-__all__ = ["OVER", "RAISED", "Alert", "Kind", "Look", "Thresholds", "read_alerts"]
+__all__ = [
+    "OVER",
+    "RAISED",
+    "Alert",
+    "Anomalies",
+    "Detector",
+    "Kind",
+    "Look",
+    "News",
+    "Thresholds",
+    "read_alerts",
+]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,10 @@ import pytest
 from airflow_slurm_provider.cli.app import run
 from airflow_slurm_provider.coordinator import services as services_module
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.site import Site, load_site
+from airflow_slurm_provider.slurm.arrays import ArrayState, Element, merge_arrays
 from airflow_slurm_provider.slurm.endings import Ending
+from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ItemError, ServiceError
 from slurm_worker.testing import ManualClock
 from tests.unit.coordinator.fakes import no_sts
@@ -25,27 +27,10 @@ BUNDLE = 10
 
 
 @dataclass
-class FakeArray:
-    """An array as `slurm.client.ArrayState` shows it."""
-
-    slurm_job_id: str
-    elements: dict[str, str]
-    alive: int
-    unknown: bool = False
-
-    @property
-    def running(self) -> int:
-        return self.counts().get("RUNNING", 0)
-
-    def counts(self) -> dict[str, int]:
-        return dict(Counter(self.elements.values()))
-
-
-@dataclass
 class FakeSlurm:
     """A cluster in memory: arrays live until `end` or `cancel`, and run nothing by themselves."""
 
-    arrays: dict[str, FakeArray] = field(default_factory=dict)
+    arrays: dict[str, ArrayState] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     away: int = 0
     ended: list[Ending] = field(default_factory=list)
@@ -64,18 +49,16 @@ class FakeSlurm:
         self._answer()
         self.names.append(name)
         slurm_job_id = str(100 + len(self.names))
-        self.arrays[slurm_job_id] = FakeArray(slurm_job_id, {"0": "RUNNING", "1": "RUNNING"}, 2)
+        running = Element(ElementState.RUNNING, node="n1")
+        self.arrays[slurm_job_id] = ArrayState(slurm_job_id, {0: running, 1: running}, 2)
         return slurm_job_id
 
-    def array(self, slurm_job_id: str) -> FakeArray:
-        self._answer()
-        return self.arrays[slurm_job_id]
+    def array(self, slurm_job_id: str) -> ArrayState:
+        return self.together([slurm_job_id])
 
-    def together(self, slurm_job_ids: Sequence[str]) -> FakeArray:
+    def together(self, slurm_job_ids: Sequence[str]) -> ArrayState:
         self._answer()
-        found = [self.arrays[each] for each in slurm_job_ids]
-        elements = {f"{a.slurm_job_id}_{n}": s for a in found for n, s in a.elements.items()}
-        return FakeArray(",".join(slurm_job_ids), elements, sum(a.alive for a in found))
+        return merge_arrays([self.arrays[each] for each in slurm_job_ids])
 
     def output(self, name: str, folder: str, element: int, lines: int) -> str:
         self._answer()
@@ -89,8 +72,9 @@ class FakeSlurm:
         self.end(slurm_job_id, "CANCELLED")
 
     def end(self, slurm_job_id: str, state: str) -> None:
-        array = self.arrays[slurm_job_id]
-        self.arrays[slurm_job_id] = FakeArray(slurm_job_id, dict.fromkeys(array.elements, state), 0)
+        ended = Element(ElementState(state))
+        elements = dict.fromkeys(self.arrays[slurm_job_id].elements, ended)
+        self.arrays[slurm_job_id] = ArrayState(slurm_job_id, elements)
 
     def close(self) -> None:
         pass
@@ -143,6 +127,7 @@ class Cli:
     clock: EventfulClock
     config: Path
     capsys: pytest.CaptureFixture[str]
+    services: Services
 
     def __call__(self, *arguments: str | Path) -> Ended:
         self.capsys.readouterr()
@@ -190,7 +175,7 @@ def cli(
     clock, slurm = EventfulClock(), FakeSlurm()
     world = World(tmp_path / "node", handle=handler, bundle=BUNDLE, clock=clock)
 
-    def open_services(site: Any) -> Services:
+    def open_services(site: Site) -> Services:
         return Services(
             site=site,
             rows=world.rows,
@@ -205,7 +190,8 @@ def cli(
     site = tmp_path / "site.yaml"
     site.write_text("storage: {table: t, prefix: s3://bucket/lab}\ncluster: {transport: local}\n")
     monkeypatch.setenv("SLURMCTL_CONFIG", str(site))
-    return Cli(world, slurm, clock, write_config(tmp_path), capsys)
+    services = open_services(load_site(site))
+    return Cli(world, slurm, clock, write_config(tmp_path), capsys, services)
 
 
 def write_config(folder: Path, **changes: Any) -> Path:

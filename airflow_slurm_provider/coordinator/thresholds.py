@@ -6,7 +6,12 @@ their reasons.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Annotated
+
+from pydantic import Field
+
+from airflow_slurm_provider.coordinator.fields import Delay, Seconds, Strict
 
 #: Tasks that must be done before their durations say what is usual. With 20, the median is
 #: within a third of the true one, and a median deviation is not that of two lucky tasks.
@@ -18,6 +23,8 @@ LEAST_SINCE = 5
 #: jumps by itself.
 LEAST_TASKS = 5
 LEAST_ITEMS = 50
+#: Tasks that a class must have hit: one bad task is no rise, however many its items are.
+LEAST_TOUCHED = 3
 #: Tasks of one window of throughput: with 8, chance alone changes it by a third.
 LEAST_PER_WINDOW = 8
 #: Windows before the slow ones: the median of fewer is that of the job's start.
@@ -80,3 +87,36 @@ class Thresholds:
     idle_share: float = 0.1
     cost_ratio: float = 1.5
     budget: float = 0.0
+
+
+_DEFAULT = Thresholds()
+_Part = Annotated[float, Field(gt=0, le=1)]
+
+
+class AnomaliesSection(Strict):
+    """The job's ``anomalies``: whether to look for any, and the thresholds by their names."""
+
+    enabled: bool = True
+    calm: Seconds = _DEFAULT.calm_s
+    window: Seconds = _DEFAULT.window_s
+    stall: Seconds = _DEFAULT.stall_s
+    stall_first: Seconds = _DEFAULT.stall_first_s
+    straggler: Seconds = _DEFAULT.straggler_s
+    straggler_ratio: Annotated[float, Field(gt=1)] = _DEFAULT.straggler_ratio
+    error_rise: _Part = _DEFAULT.error_rise
+    error_first: _Part = _DEFAULT.error_first
+    throughput_drop: _Part = _DEFAULT.throughput_drop
+    node_rise: _Part = _DEFAULT.node_rise
+    losses: Annotated[int, Field(ge=1)] = _DEFAULT.losses
+    limit_after: Delay = _DEFAULT.limit_after_s
+    limit_cut: _Part = _DEFAULT.limit_cut
+    idle_after: Seconds = _DEFAULT.idle_after_s
+    idle_share: _Part = _DEFAULT.idle_share
+    cost_ratio: Annotated[float, Field(ge=1)] = _DEFAULT.cost_ratio
+    budget: Annotated[float, Field(ge=0)] = _DEFAULT.budget
+
+    def resolve(self) -> Thresholds:
+        """For the detector."""
+        given = self.model_dump()
+        names = [each.name for each in fields(Thresholds)]
+        return Thresholds(**{name: given[name.removesuffix("_s")] for name in names})

@@ -1,0 +1,141 @@
+"""What the rules look at: a look, the memory, and what several rules derive from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from airflow_slurm_provider.coordinator.anomalies.alert import Kind
+from airflow_slurm_provider.coordinator.anomalies.look import Look
+from airflow_slurm_provider.coordinator.anomalies.measures import (
+    Share,
+    Timeline,
+    Usual,
+    usual_durations,
+)
+from airflow_slurm_provider.coordinator.anomalies.memory import Memory, node_shares
+from airflow_slurm_provider.coordinator.thresholds import LEAST_SINCE, Thresholds
+from slurm_worker.table import TaskRow
+
+#: What an anomaly is about, where it is all of the job.
+WHOLE = "job"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """An anomaly's condition holds."""
+
+    kind: Kind
+    subject: str
+    message: str
+    advice: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[Kind, str]:
+        """What it is an episode of."""
+        return self.kind, self.subject
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that rules may look at.
+
+    Args:
+        levels: numbers of the alerts whose episodes last, by kind and subject.
+    """
+
+    look: Look
+    memory: Memory
+    thresholds: Thresholds
+    levels: Mapping[tuple[Kind, str], Mapping[str, float]]
+
+    @property
+    def now_ms(self) -> int:
+        """When the look was had."""
+        return self.look.at_ms
+
+    @property
+    def ready(self) -> int:
+        """Tasks that nobody holds."""
+        return self.look.snapshot.ready
+
+    @cached_property
+    def live(self) -> list[TaskRow]:
+        """Tasks whose lease lasts, the one that was taken first foremost."""
+        rows = (each for each in self.look.snapshot.leased if each.lease_until_ms >= self.now_ms)
+        return sorted(rows, key=lambda each: each.started_ms)
+
+    @property
+    def expired(self) -> int:
+        """Tasks whose lease has run out, and that nobody has taken over yet."""
+        return len(self.look.snapshot.leased) - len(self.live)
+
+    @cached_property
+    def usual(self) -> Usual | None:
+        """How long tasks take."""
+        return usual_durations(self.look.snapshot.done, self.thresholds)
+
+    @property
+    def round_ms(self) -> int:
+        """When the latest round began: what is tried again fails more often than the rest."""
+        return max((each.opened_ms for each in self.look.snapshot.rounds), default=0)
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        """What has ended in the latest round."""
+        done = self.look.snapshot.done
+        # At the end nothing more is added to the bucket that has begun.
+        until_ms = self.now_ms + (done.width_s * 1000 if self.look.finished else 0)
+        return Timeline.of(done, self.round_ms, until_ms)
+
+    @cached_property
+    def slow(self) -> list[TaskRow]:
+        """Tasks held for longer than is usual while others ended theirs; one per worker."""
+        if self.usual is None:
+            return []
+        found: dict[str, TaskRow] = {}
+        for row in self.live:
+            found.setdefault(row.owner, row)
+        return [
+            row
+            for row in found.values()
+            if self.held_s(row) > self.usual.longest_s and self._ended_since(row)
+        ]
+
+    @cached_property
+    def nodes(self) -> dict[str, Share]:
+        """Failures by node, lately."""
+        before = self.memory.nodes[0].shares if self.memory.nodes else {}
+        return {
+            name: share - before.get(name, Share())
+            for name, share in node_shares(self.look).items()
+        }
+
+    def held_s(self, row: TaskRow) -> float:
+        """Seconds since a lease was taken."""
+        return (self.now_ms - row.started_ms) / 1000
+
+    def _ended_since(self, row: TaskRow) -> bool:
+        """Whether enough other tasks have ended since this one was leased."""
+        done = self.look.snapshot.done
+        first = -(-row.started_ms // (done.width_s * 1000))
+        ended = sum(each.tasks for number, each in done.timeline.items() if number >= first)
+        return ended >= LEAST_SINCE
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a sentence."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 300:
+        return f"{seconds:.0f} s"
+    if seconds < 3 * 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def percent(share: float) -> str:
+    """A share for a sentence."""
+    return f"{share * 100:.1f} %" if share < 0.1 else f"{share * 100:.0f} %"

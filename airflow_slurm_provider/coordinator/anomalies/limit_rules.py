@@ -1,0 +1,119 @@
+"""The rules on rate limits and on cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from airflow_slurm_provider.coordinator.anomalies.alert import Kind
+from airflow_slurm_provider.coordinator.anomalies.facts import (
+    WHOLE,
+    Facts,
+    Finding,
+    duration,
+    percent,
+)
+from airflow_slurm_provider.coordinator.limits import LimitState
+from airflow_slurm_provider.coordinator.thresholds import LEAST_PROGRESS
+
+#: Part of a day's quota that counts as used up: what is left is less than a reservation.
+_USED_UP = 0.98
+
+
+def limit_starved(facts: Facts) -> Iterator[Finding]:
+    """Workers wait, because the rate was cut after 429s or the day's quota is used up."""
+    if not facts.live:
+        return
+    for limit in facts.look.limits:
+        quota = limit.quota_per_day
+        if quota and limit.used >= _USED_UP * quota:
+            yield Finding(
+                Kind.LIMIT_STARVED,
+                limit.name,
+                f"{limit.used:,} of the {quota:,} tokens that limit {limit.name} has a day are "
+                f"used; {len(facts.live):,} tasks are held and wait for tomorrow (UTC)",
+                "pause the job until then (slurmctl pause), so that it holds no nodes, or raise "
+                "limits.<name>.quota_per_day if the vendor grants more",
+                {"used": limit.used, "quota": quota, "held": len(facts.live)},
+            )
+        elif limit.ahead_s > 0 and limit.current_rate <= facts.thresholds.limit_cut * limit.rate:
+            yield Finding(
+                Kind.LIMIT_STARVED,
+                limit.name,
+                f"the rate of limit {limit.name} is {limit.current_rate:.3g}/s, "
+                f"{percent(limit.current_rate / limit.rate)} of the {limit.rate:.3g}/s that are "
+                f"configured: the server said 429, and the rate was changed {limit.cuts:,} times",
+                "configure the rate that the vendor really grants (slurmctl limits --safe), and "
+                "see who else uses the same quota",
+                {"rate": limit.current_rate, "configured": limit.rate, "changes": limit.cuts},
+            )
+
+
+def limit_idle(facts: Facts) -> Iterator[Finding]:
+    """A rate limit is hardly used, while tasks wait for workers."""
+    limits, mark = facts.thresholds, facts.memory.mark(facts.now_ms, facts.thresholds.idle_after_s)
+    worked = facts.memory.since_ms
+    if mark is None or not worked or worked > mark.at_ms or not facts.live or not facts.ready:
+        return
+    seconds = (facts.now_ms - mark.at_ms) / 1000
+    for limit in facts.look.limits:
+        used = limit.used - mark.used.get(limit.name, limit.used)
+        rate = used / seconds
+        # A day's new quota begins with no token used.
+        if used < 0 or rate > limits.idle_share * limit.current_rate:
+            continue
+        yield Finding(
+            Kind.LIMIT_IDLE,
+            limit.name,
+            f"{rate:.3g} tokens/s of limit {limit.name} were used in the last "
+            f"{duration(seconds)}, {percent(rate / limit.current_rate)} of its "
+            f"{limit.current_rate:.3g}/s, while {facts.ready:,} tasks wait",
+            _more_workers(facts, limit, rate),
+            {"used": round(rate, 4), "rate": limit.current_rate, "window_s": round(seconds, 1)},
+        )
+
+
+def cost(facts: Facts) -> Iterator[Finding]:
+    """The job costs, or at this pace will cost, more than it was to."""
+    dollars, limits = facts.look.dollars, facts.thresholds
+    if dollars is None:
+        return
+    most = limits.budget or limits.cost_ratio * (facts.look.estimate or 0.0)
+    if most <= 0:
+        return
+    done = facts.look.snapshot.done
+    items = sum(each.items for each in facts.look.snapshot.rounds)
+    progress = min(1.0, (done.ok + done.failed.total()) / items) if items else 0.0
+    whole = dollars / progress if progress >= LEAST_PROGRESS else dollars
+    if max(dollars, whole) <= most:
+        return
+    bound = (
+        f"anomalies.budget is ${limits.budget:.4g}"
+        if limits.budget
+        else f"${facts.look.estimate:.4g} were estimated, and {limits.cost_ratio:g} times that is "
+        "too much"
+    )
+    yield Finding(
+        Kind.COST,
+        WHOLE,
+        f"${dollars:.4g} of AWS requests so far, with {percent(progress)} of the items ended, so "
+        f"about ${whole:.4g} in all; {bound}",
+        "slurmctl cost tells which requests it is; larger tasks (bundle) need fewer, and so do "
+        "rarer checkpoints and heartbeats",
+        {
+            "dollars": dollars,
+            "whole": round(whole, 6),
+            "most": most,
+            "progress": round(progress, 4),
+        },
+    )
+
+
+def _more_workers(facts: Facts, limit: LimitState, rate: float) -> str:
+    if not rate:
+        return "see why the handler makes no calls, or remove the limit from the job"
+    workers = facts.look.workers or len({row.owner for row in facts.live})
+    wanted = max(workers + 1, round(workers * limit.current_rate / rate))
+    return (
+        f"{workers:,} workers do this; about {wanted:,} would use the limit up: add some "
+        "(slurmctl workers), or raise worker.concurrency"
+    )

@@ -1,0 +1,308 @@
+"""The rules: each looks at the facts, and yields a finding where its condition holds.
+
+A rule stays silent where its counts are too small to tell (`thresholds.py` says why so).
+`EXPLAINS` keeps one cause from being told twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from airflow_slurm_provider.coordinator.anomalies.alert import Kind
+from airflow_slurm_provider.coordinator.anomalies.facts import (
+    WHOLE,
+    Facts,
+    Finding,
+    duration,
+    percent,
+)
+from airflow_slurm_provider.coordinator.anomalies.measures import (
+    Share,
+    exceeds,
+    spread_of,
+)
+from airflow_slurm_provider.coordinator.thresholds import (
+    LEAST_ITEMS,
+    LEAST_PER_WINDOW,
+    LEAST_TASKS,
+    LEAST_TOUCHED,
+    LEAST_WINDOWS,
+    MOST_NAMED,
+    SLOW_DEVIATIONS,
+    SLOW_WINDOWS,
+)
+
+Rule = Callable[[Facts], Iterator[Finding]]
+
+#: What is not told while the anomaly on the left holds, because it follows from it.
+EXPLAINS: dict[Kind, frozenset[Kind]] = {
+    Kind.BAD_NODE: frozenset({Kind.ERROR_RATE, Kind.LEASE_LOSS, Kind.THROUGHPUT}),
+    Kind.LIMIT_STARVED: frozenset(
+        {Kind.STALL, Kind.STRAGGLER, Kind.THROUGHPUT, Kind.ERROR_RATE, Kind.LIMIT_IDLE}
+    ),
+    Kind.LEASE_LOSS: frozenset({Kind.STALL, Kind.STRAGGLER, Kind.THROUGHPUT, Kind.LIMIT_IDLE}),
+    Kind.STALL: frozenset({Kind.STRAGGLER, Kind.THROUGHPUT, Kind.LIMIT_IDLE}),
+    Kind.ERROR_RATE: frozenset({Kind.THROUGHPUT, Kind.LIMIT_IDLE}),
+    Kind.THROUGHPUT: frozenset({Kind.LIMIT_IDLE}),
+}
+#: Items of a task from which on its single items tell progress better than its end does.
+_MANY_ITEMS = 10
+
+
+def stall(facts: Facts) -> Iterator[Finding]:
+    """Nothing ends, although tasks are held by live workers."""
+    done, memory = facts.look.snapshot.done, facts.memory
+    stragglers = len(facts.slow) == len({row.owner for row in facts.live}) <= MOST_NAMED
+    if not facts.live or (stragglers and not facts.ready):
+        return
+    since_ms = max(memory.ended_ms, facts.live[0].started_ms)
+    still_s = (facts.now_ms - since_ms) / 1000
+    window_s, known = facts.thresholds.stall_first_s, "no task of this job has ended yet"
+    if facts.usual is not None:
+        usual, per_task = facts.usual, (done.ok + done.failed.total()) / done.tasks
+        longest_s = 2 * usual.median_s if per_task >= _MANY_ITEMS else usual.longest_s
+        window_s = max(facts.thresholds.stall_s, longest_s)
+        known = f"tasks of this job take {duration(usual.median_s)} at the median"
+    if still_s <= window_s:
+        return
+    yield Finding(
+        Kind.STALL,
+        WHOLE,
+        f"no item has ended for {duration(still_s)}, although {len(facts.live):,} tasks are held "
+        f"by live workers and {facts.ready:,} wait ({known}; told after {duration(window_s)})",
+        "look at what the handler waits for (slurmctl logs), and set worker.item_timeout so that "
+        "an item that hangs fails with class timeout",
+        {"still_s": round(still_s, 1), "window_s": round(window_s, 1), "held": len(facts.live)},
+    )
+
+
+def error_rate(facts: Facts) -> Iterator[Finding]:
+    """A class of failures has a far larger share of the items than before."""
+    timeline, limits = facts.timeline, facts.thresholds
+    recent = _recent(facts)
+    if recent is None:
+        return
+    classes = sorted({name for each in timeline.buckets[recent:] for name in each.failed})
+    for name in classes:
+        now, before = timeline.share(name, recent), timeline.share(name, 0, recent)
+        touched = sum(each.touched[name] for each in timeline.buckets[recent:])
+        # One bad task, however many of its items failed, is no rise.
+        if touched < LEAST_TOUCHED or _of_one_node(facts):
+            continue
+        level = facts.levels.get((Kind.ERROR_RATE, name))
+        if level is not None:
+            # The bad minutes are part of what was before by now: the bar stays as it was.
+            base = min(before.value, level["before"])
+            rises = now.value - base >= limits.error_rise
+        elif before.enough:
+            base, rises = before.value, exceeds(now, before, limits.error_rise)
+        else:
+            base, rises = (
+                0.0,
+                now.value >= limits.error_first and facts.look.snapshot.job.rounds < 2,
+            )
+        if rises:
+            yield _error_finding(facts, name, now, base, recent)
+
+
+def throughput(facts: Facts) -> Iterator[Finding]:
+    """Far fewer items end per second than did before."""
+    if not facts.ready or not facts.usual or not facts.memory.since_ms:
+        return
+    done, limits = facts.look.snapshot.done, facts.thresholds
+    timeline = type(facts.timeline).of(
+        done, max(facts.round_ms, facts.memory.since_ms), facts.now_ms
+    )
+    tasks = sum(each.tasks for each in timeline.buckets)
+    if not tasks:
+        return
+    rate = tasks / (len(timeline.buckets) * timeline.width_s)
+    width_s = max(limits.window_s / 5, 2 * facts.usual.median_s, LEAST_PER_WINDOW / rate)
+    length = math.ceil(width_s / timeline.width_s)
+    # The first one holds the start of workers.
+    windows = timeline.windows(length)[1:]
+    if len(windows) < LEAST_WINDOWS + SLOW_WINDOWS:
+        return
+    seconds = length * timeline.width_s
+    rates = [(each.ok + each.failed.total()) / seconds for each in windows]
+    usual, deviation = spread_of(rates[:-SLOW_WINDOWS])
+    level = facts.levels.get((Kind.THROUGHPUT, WHOLE))
+    usual = max(usual, level["usual"]) if level is not None else usual
+    least = min(usual * (1 - limits.throughput_drop), usual - SLOW_DEVIATIONS * deviation)
+    # What has stopped altogether is a stall, or soon will be.
+    if not windows[-1].tasks or max(rates[-SLOW_WINDOWS:]) >= least:
+        return
+    now = sum(rates[-SLOW_WINDOWS:]) / SLOW_WINDOWS
+    workers = "" if facts.look.workers is None else f", by {facts.look.workers:,} workers"
+    yield Finding(
+        Kind.THROUGHPUT,
+        WHOLE,
+        f"{now:.1f} items/s have ended in the last {duration(SLOW_WINDOWS * seconds)}{workers}; "
+        f"{usual:.1f} items/s were usual before, give or take {deviation:.1f}",
+        "look whether workers were lost (slurmctl status) or whatever the handler calls has "
+        "become slower",
+        {
+            "rate": round(now, 3),
+            "usual": round(usual, 3),
+            "deviation": round(deviation, 3),
+            "window_s": seconds,
+            "workers": -1 if facts.look.workers is None else facts.look.workers,
+        },
+    )
+
+
+def straggler(facts: Facts) -> Iterator[Finding]:
+    """A task is held far longer than tasks of this job take."""
+    if not facts.slow or facts.usual is None:
+        return
+    usual = facts.usual
+    numbers = {"median_s": round(usual.median_s, 1), "usual_s": round(usual.longest_s, 1)}
+    told = f"tasks take {duration(usual.median_s)} at the median, and {duration(usual.longest_s)}"
+    advice = "see what its worker does (slurmctl logs); worker.item_timeout bounds an item's time"
+    if len(facts.slow) > MOST_NAMED:
+        worst = facts.slow[0]
+        yield Finding(
+            Kind.STRAGGLER,
+            "several",
+            f"{len(facts.slow):,} tasks are held for very long, {worst.task} for "
+            f"{duration(facts.held_s(worst))}; {told} hardly ever",
+            advice,
+            {**numbers, "held_s": round(facts.held_s(worst), 1), "tasks": len(facts.slow)},
+        )
+        return
+    for row in facts.slow:
+        held_s = facts.held_s(row)
+        yield Finding(
+            Kind.STRAGGLER,
+            row.task,
+            f"task {row.task} has been held for {duration(held_s)} by {row.owner} "
+            f"({row.items_ok + row.items_failed:,} of {row.where.count:,} items ended); "
+            f"{told} hardly ever",
+            advice,
+            {**numbers, "held_s": round(held_s, 1), "attempt": row.attempt},
+        )
+
+
+def bad_node(facts: Facts) -> Iterator[Finding]:
+    """Items fail, or leases are lost, on one node and not on the others."""
+    shares = facts.nodes
+    for name, share in shares.items():
+        others = _sum(each for other, each in shares.items() if other != name)
+        if not share.enough or not others.enough:
+            continue
+        if exceeds(share, others, facts.thresholds.node_rise):
+            yield Finding(
+                Kind.BAD_NODE,
+                name,
+                f"on node {name} {percent(share.value)} of {share.tried:,} items failed, on the "
+                f"others {percent(others.value)} of {others.tried:,}",
+                _node_advice(name),
+                {
+                    "share": round(share.value, 4),
+                    "others": round(others.value, 4),
+                    "items": share.tried,
+                    "tasks": share.tasks,
+                },
+            )
+    yield from _losing_node(facts)
+
+
+def lease_loss(facts: Facts) -> Iterator[Finding]:
+    """Many leases ran out: workers die, freeze, or can't reach the table."""
+    limits = facts.thresholds
+    mark = facts.memory.mark(facts.now_ms, limits.window_s) or next(iter(facts.memory.marks), None)
+    lost = max(0, facts.look.snapshot.lost - mark.lost) if mark is not None else 0
+    total = lost + facts.expired
+    if total < limits.losses or total * 5 < len(facts.look.snapshot.leased):
+        return
+    yield Finding(
+        Kind.LEASE_LOSS,
+        WHOLE,
+        f"{total:,} leases ran out within {duration(limits.window_s)}: {lost:,} tasks were begun "
+        f"anew by others, {facts.expired:,} still wait for that; {len(facts.live):,} are held",
+        "slurmctl status tells how workers died (memory, time limit, node); where none did, they "
+        "can't reach the table, or lease.ttl is too short",
+        {"lost": lost, "expired": facts.expired, "held": len(facts.live)},
+    )
+
+
+def _recent(facts: Facts) -> int | None:
+    """The first bucket of the shortest recent stretch that holds enough."""
+    timeline = facts.timeline
+    least = math.ceil(facts.thresholds.window_s / 5 / timeline.width_s)
+    tasks = items = 0
+    for first in range(len(timeline.buckets) - 1, -1, -1):
+        tasks += timeline.buckets[first].tasks
+        items += timeline.buckets[first].ok + timeline.buckets[first].failed.total()
+        if tasks >= LEAST_TASKS and items >= LEAST_ITEMS and len(timeline.buckets) - first >= least:
+            return first
+    return None
+
+
+def _error_finding(facts: Facts, name: str, now: Share, base: float, recent: int) -> Finding:
+    timeline = facts.timeline
+    seconds = (len(timeline.buckets) - recent) * timeline.width_s
+    return Finding(
+        Kind.ERROR_RATE,
+        name,
+        f"{percent(now.value)} of the {now.tried:,} items that ended in the last "
+        f"{duration(seconds)} failed with {name}; {percent(base)} did before",
+        f"see examples with slurmctl errors --class {name}; stop the job with slurmctl pause if "
+        "it is not worth going on, and retry the class when it is mended",
+        {
+            "share": round(now.value, 4),
+            "before": round(base, 4),
+            "failed": now.failed,
+            "items": now.tried,
+        },
+    )
+
+
+def _of_one_node(facts: Facts) -> bool:
+    """Whether it looks as if one node's items fail, even if it is too early to say so."""
+    for name, share in facts.nodes.items():
+        others = _sum(each for other, each in facts.nodes.items() if other != name)
+        worse = share.value - others.value >= facts.thresholds.node_rise
+        if others.tasks >= 1 and share.tasks >= 1 and worse and share.value >= 3 * others.value:
+            return True
+    return False
+
+
+def _losing_node(facts: Facts) -> Iterator[Finding]:
+    """Of the leases that were lost lately, one node lost more than its part."""
+    losses = Counter(node for _, node in facts.memory.losses if node)
+    for name, lost in losses.items():
+        share = Share(lost, lost + facts.nodes.get(name, Share()).tasks, LEAST_TASKS)
+        others = Share(
+            losses.total() - lost,
+            losses.total() - lost + sum(s.tasks for n, s in facts.nodes.items() if n != name),
+            LEAST_TASKS,
+        )
+        if lost < facts.thresholds.losses or not others.tried:
+            continue
+        alike = Share(share.failed, share.tried, share.tried)
+        if exceeds(alike, Share(others.failed, others.tried, others.tried), 0.2):
+            yield Finding(
+                Kind.BAD_NODE,
+                name,
+                f"workers on node {name} lost {lost:,} of {share.tried:,} leases lately, those on "
+                f"other nodes {others.failed:,} of {others.tried:,}",
+                _node_advice(name),
+                {"lost": lost, "leases": share.tried, "others": round(others.value, 4)},
+            )
+
+
+def _node_advice(name: str) -> str:
+    return (
+        f"keep workers off it with slurm.exclude: {name}, tell the cluster's staff, and retry "
+        "what failed there"
+    )
+
+
+def _sum(shares: Iterator[Share]) -> Share:
+    total = Share()
+    for each in shares:
+        total += each
+    return total
