@@ -1,21 +1,26 @@
-"""moto's server, with a Query that reads a range of one partition instead of every row.
+"""moto's server, made quick enough for tables of a hundred thousand rows.
 
-moto looks at all rows of a table for each page, and answers take seconds where a table has
-tens of thousands. What a page is, is still moto's to say: it is handed the rows of the
-partition past the start, as many as the page may have, instead of all there are.
+moto looks at every row of a table for each page of a Query, and spends about two milliseconds
+on each row that it returns. What a reply holds is still moto's to say: a Query is handed the
+rows of its partition past the start, as many as a page may have, instead of all there are; and
+a reply that is plain JSON already is not walked through once more.
 """
 
 from __future__ import annotations
 
 import copy
 import heapq
+import json
 import sys
 from typing import Any
 
+from moto.core.responses import ActionResult
 from moto.dynamodb.models.table import Table
+from moto.dynamodb.responses import DynamoHandler
 from moto.server import main
 
 _whole_query = Table.query
+_serialized = DynamoHandler.serialized
 
 
 def query(
@@ -38,17 +43,17 @@ def query(
     # Other threads may write meanwhile; this copy is made in one step.
     found = list(dict(table.items.get(hash_key, {})).items())
     if comparison == "GT":
-        found = [each for each in found if each[0].cast_value > values[0].cast_value]
+        found = [each for each in found if each[0].value > values[0].value]
     if start:
         last = start[table.range_key_attr]["S"]
         if forwards is False:
-            found = [each for each in found if each[0].cast_value < last]
+            found = [each for each in found if each[0].value < last]
         else:
-            found = [each for each in found if each[0].cast_value > last]
+            found = [each for each in found if each[0].value > last]
     if limit and filter_expression is None and comparison in (None, "GT"):
         pick = heapq.nlargest if forwards is False else heapq.nsmallest
         # One more tells moto that there is another page.
-        found = pick(limit + 1, found, key=lambda each: each[0].cast_value)
+        found = pick(limit + 1, found, key=lambda each: each[0].value)
     partition = copy.copy(table)
     partition.items = {hash_key: dict(found)}
     return _whole_query(
@@ -56,6 +61,19 @@ def query(
     )
 
 
+def serialized(handler: DynamoHandler, action_result: ActionResult) -> Any:
+    """`DynamoHandler.serialized`, for what is JSON as it stands; else moto's."""
+    if not isinstance(action_result.result, dict):
+        return _serialized(handler, action_result)
+    try:
+        body = json.dumps(action_result.result)
+    except TypeError:
+        return _serialized(handler, action_result)
+    headers = {"Content-Type": "application/x-amz-json-1.0", **handler.response_headers}
+    return 200, headers, body
+
+
 if __name__ == "__main__":
     Table.query = query
+    DynamoHandler.serialized = serialized
     main(sys.argv[1:])

@@ -10,8 +10,9 @@ import boto3
 import pytest
 from moto import mock_aws
 from moto.dynamodb.models.table import Table
+from moto.dynamodb.responses import DynamoHandler
 
-from tests.stack.dynamodb import query
+from tests.stack.dynamodb import query, serialized
 
 
 @pytest.fixture
@@ -49,13 +50,12 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def pages(client: Any, request: dict[str, Any]) -> list[Any]:
-    """Sort keys and counts of the first pages."""
+    """Rows and counts of the first pages."""
     found: list[Any] = []
     while len(found) < 5:
         reply = client.query(TableName="t", **request)
         last = reply.get("LastEvaluatedKey")
-        keys = [item["sk"]["S"] for item in reply["Items"]]
-        found.append((keys, last, reply["Count"], reply["ScannedCount"]))
+        found.append((reply["Items"], last, reply["Count"], reply["ScannedCount"]))
         if last is None:
             break
         request = {**request, "ExclusiveStartKey": last}
@@ -87,4 +87,39 @@ def test_pages_are_those_of_moto(client: Any, monkeypatch: pytest.MonkeyPatch) -
     expected = [pages(client, each) for each in requests]
     assert any(len(each) > 1 for each in expected)
     monkeypatch.setattr(Table, "query", query)
+    monkeypatch.setattr(DynamoHandler, "serialized", serialized)
     assert [pages(client, each) for each in requests] == expected
+
+
+def test_other_replies_are_those_of_moto(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = {"pk": {"S": "p1"}, "sk": {"S": "00919"}}
+
+    def replies() -> list[Any]:
+        update = {
+            "TableName": "t",
+            "Key": key,
+            "UpdateExpression": "SET n = :n",
+            "ConditionExpression": "n <> :n",
+            "ExpressionAttributeValues": {":n": {"N": "-1"}},
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+            "ReturnValues": "ALL_NEW",
+        }
+        found = [client.get_item(TableName="t", Key=key), client.update_item(**update)]
+        with pytest.raises(client.exceptions.ConditionalCheckFailedException) as refused:
+            client.update_item(**update)
+        update["ExpressionAttributeValues"] = {":n": {"N": "1"}}
+        found += [refused.value.response, client.update_item(**update)]
+        found.append(client.describe_table(TableName="t"))
+        for each in found:
+            del each["ResponseMetadata"]
+        return found
+
+    client.update_item(
+        TableName="t",
+        Key=key,
+        UpdateExpression="SET n = :n",
+        ExpressionAttributeValues={":n": {"N": "1"}},
+    )
+    expected = replies()
+    monkeypatch.setattr(DynamoHandler, "serialized", serialized)
+    assert replies() == expected
