@@ -18,6 +18,7 @@ from slurm_worker.identity import Drain, Identity
 from slurm_worker.jobs import JobTable
 from slurm_worker.keys import JobId, JobPaths
 from slurm_worker.ports import ObjectStore, Rows
+from slurm_worker.requests import RequestCounts
 from slurm_worker.store import JobStore, Marker
 from slurm_worker.table import TaskRow, TaskTable
 from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
@@ -63,6 +64,7 @@ class World:
     columns: dict[str, str] = field(default_factory=dict)
     leave: Callable[[], None] = lambda: None
     seconds_left: float | None = None
+    requests: RequestCounts = field(default_factory=RequestCounts)
 
     @property
     def paths(self) -> JobPaths:
@@ -130,6 +132,7 @@ class World:
             rng=random.Random(7),
             seconds_left=self.seconds_left,
             leave=self.leave,
+            requests=self.requests,
         )
 
     def task_rows(self) -> list[TaskRow]:

@@ -48,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     check = commands.add_parser("check", help="load all that a worker needs; tell what is here")
     check.set_defaults(function=_check)
+    check.add_argument("--table", default="", help="a table to try, with this node's credentials")
+    check.add_argument("--objects", default="", help="s3://bucket/prefix to try")
     simulate = commands.add_parser("simulate", help="try the protocol with many seeds")
     simulate.set_defaults(function=_simulate)
     simulate.add_argument("--seeds", type=int, default=100, help="how many runs")
@@ -56,27 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check(_arguments: argparse.Namespace) -> int:
+def _check(arguments: argparse.Namespace) -> int:
     """Print as JSON what this node offers."""
-    import importlib.util
-    import json
-    import shutil
-    import sqlite3
+    from slurm_worker import check, log, worker  # noqa: F401  all that a worker needs
 
-    from slurm_worker import dynamo, log, s3, worker  # noqa: F401
-
-    scratch = _scratch()
-    found = {
-        "worker": __version__,
-        "python": sys.version.split()[0],
-        "sqlite": sqlite3.sqlite_version,
-        "pyarrow": importlib.util.find_spec("pyarrow") is not None,
-        "host": socket.gethostname(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "scratch": str(scratch),
-        "scratch_free_bytes": shutil.disk_usage(scratch).free,
-    }
-    print(json.dumps(found))  # noqa: T201
+    found = check.examine(_scratch(), arguments.table, arguments.objects)
+    print(check.as_line(found))  # noqa: T201
     return 0
 
 
@@ -126,13 +113,15 @@ def _work(
     from slurm_worker.dynamo import DynamoRows, dynamo_client
     from slurm_worker.identity import Drain, Identity, seconds_left
     from slurm_worker.keys import JobPaths, TaskId, check_job_id, split_s3_uri
+    from slurm_worker.requests import RequestCounts
     from slurm_worker.s3 import S3Objects, s3_client
     from slurm_worker.table import TaskTable
     from slurm_worker.threads import PooledThreads
     from slurm_worker.worker import Worker, read_config
 
     bucket, key = split_s3_uri(arguments.config, "--config")
-    client = s3_client()
+    client, requests = s3_client(), RequestCounts()
+    requests.watch(client)
     config = read_config(S3Objects(client, bucket).get(key), key)
     check_job_id(config.job_id)
     identity = Identity.from_environment(os.environ, arguments.submission, socket.gethostname())
@@ -140,7 +129,9 @@ def _work(
     drain = Drain(threads.signal())
     drain.install()
     clock = AwsClock()
-    rows = DynamoRows(dynamo_client(), config.table, clock)
+    dynamo = dynamo_client()
+    requests.watch(dynamo)
+    rows = DynamoRows(dynamo, config.table, clock)
     paths = JobPaths(config.prefix, config.job_id)
     objects = S3Objects(client, config.bucket)
     timeout_s = config.worker.item_timeout_s
@@ -196,6 +187,7 @@ def _work(
             recorder=recorder,
             seconds_left=seconds_left(os.environ),
             leave=leave,
+            requests=requests,
         )
         return worker.run()
     except (UserError, ServiceError) as error:

@@ -27,8 +27,10 @@ from slurm_worker.identity import Identity
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.parts import Columns, error_outcome, make_part
 from slurm_worker.ports import Clock
+from slurm_worker.requests import RequestCounts
 from slurm_worker.store import JobStore, Marker, Part
 from slurm_worker.table import Lease, TaskTable
+from slurm_worker.trail import Note, no_note
 from slurm_worker.transitions import MOST_CRASHES, condemned
 
 
@@ -68,6 +70,8 @@ class Attempts:
         logger: writes JSON lines.
         rng: jitter.
         columns: writes Parquet parts, where the job wants them and this node can.
+        requests: what this worker has asked of AWS; each marker tells of them.
+        note: told of a task that is bisected.
     """
 
     def __init__(
@@ -82,6 +86,8 @@ class Attempts:
         logger: Any,
         rng: random.Random,
         columns: Columns | None = None,
+        requests: RequestCounts | None = None,
+        note: Note = no_note,
     ) -> None:
         self._config = config
         self._identity = identity
@@ -93,6 +99,8 @@ class Attempts:
         self._logger = logger
         self._rng = rng
         self._columns = columns
+        self._requests = requests or RequestCounts()
+        self._note = note
 
     def open(self, lease: Lease) -> Attempt | None:
         """Bring the task's items; None if there is nothing to run.
@@ -169,6 +177,7 @@ class Attempts:
             slurm=self._identity.slurm,
             started=round(started, 3),
             finished=round(self._clock.now(), 3),
+            requests=self._requests.take(),
         )
         standing = self._decide(ours)
         self._finish(lease, standing)
@@ -214,12 +223,22 @@ class Attempts:
         return f"{handler.code_sha256} {handler.entry}{handler.plugin}"
 
     def _decide(self, ours: Marker) -> Marker:
-        """Which marker stands: the store decides, or, where it can't, the table."""
-        if self._config.conditional_put:
-            return self._store.commit(ours)
-        self._store.propose(ours)
-        winner = self._table.decide(ours)
-        return self._store.publish(ours.task, winner)
+        """Which marker stands: the store decides, or, where it can't, the table.
+
+        Where it isn't ours, or nobody knows, the next marker tells what this one would have.
+        """
+        told = False
+        try:
+            if self._config.conditional_put:
+                standing = self._store.commit(ours)
+            else:
+                self._store.propose(ours)
+                standing = self._store.publish(ours.task, self._table.decide(ours))
+            told = standing.attempt == ours.attempt
+        finally:
+            if not told:
+                self._requests.put_back(ours.requests)
+        return standing
 
     def _finish(self, lease: Lease, standing: Marker) -> None:
         if standing.split:
@@ -240,6 +259,7 @@ class Attempts:
             slurm=self._identity.slurm,
             finished=round(self._clock.now(), 3),
             split=keys.halves(lease.task) or (),
+            requests=self._requests.take(),
         )
         standing = self._decide(ours)
         self._finish(lease, standing)
@@ -249,6 +269,16 @@ class Attempts:
             lost=lease.row.lost,
             halves=standing.split,
         )
+        if standing.split and standing.attempt == lease.attempt:
+            self._note(
+                "bisected",
+                {
+                    "task": lease.task,
+                    "attempt": lease.attempt,
+                    "lost": lease.row.lost,
+                    "halves": list(standing.split),
+                },
+            )
 
     def _killer(self, position: int, item: Item, error_class: ErrorClass) -> Outcome:
         reason = {

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from slurm_worker.keys import TaskState
-from slurm_worker.ports import Clock
-from slurm_worker.table import Claimed, Lease, TaskRow, TaskTable
+from slurm_worker.ports import Clock, Value
+from slurm_worker.table import Claimed, GivenUp, Lease, TaskRow, TaskTable
+from slurm_worker.trail import Note, no_note
 
 _FIRST_PAGE = 20
 _PAGE_GROWTH = 4
@@ -61,13 +62,22 @@ class TaskFinder:
         table: the job's task rows.
         owner: the worker's identity, new with each start of the process.
         rng: source of the random picks.
+        note: told of leases that are taken from others, and of tasks given up for it.
     """
 
-    def __init__(self, table: TaskTable, owner: str, clock: Clock, rng: random.Random) -> None:
+    def __init__(
+        self,
+        table: TaskTable,
+        owner: str,
+        clock: Clock,
+        rng: random.Random,
+        note: Note = no_note,
+    ) -> None:
         self._table = table
         self._owner = owner
         self._clock = clock
         self._rng = rng
+        self._note = note
         #: Where the last task was found; at first a shard that the worker's name decides.
         self._home = zlib.crc32(owner.encode()) % table.shards
         self._cursors: dict[int, str] = {}
@@ -179,6 +189,14 @@ class TaskFinder:
             elif self._clock.boot_time() - since >= self._table.lease.heartbeat_s:
                 del self._expired[row.sk]
                 result = self._table.steal(row, self._owner)
+                lost: dict[str, Value] = {
+                    "task": row.task,
+                    "attempt": row.attempt,
+                    "lost": row.lost + 1,
+                }
+                if isinstance(result, GivenUp):
+                    self._note("quarantined", {**lost, "from": row.owner})
                 if isinstance(result, Claimed):
+                    self._note("lease_stolen", {**lost, "from": row.owner})
                     return result.lease
         return None

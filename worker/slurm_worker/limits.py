@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass
 from slurm_worker import expressions, keys
 from slurm_worker.config import LimitConfig
 from slurm_worker.ports import Applied, Clock, Row, Rows, Statement, int_of
+from slurm_worker.trail import Note, no_note
 
 _CUT = 0.7
 _CUT_WINDOW_S = 10.0
@@ -102,16 +103,24 @@ class RateLimiter:
         workers: workers that share it, for the size of a slice and the horizon.
         clock: AWS time.
         rng: jitter.
+        note: told of the cuts of the rate that are this worker's doing.
     """
 
     def __init__(
-        self, rows: Rows, config: LimitConfig, workers: int, clock: Clock, rng: random.Random
+        self,
+        rows: Rows,
+        config: LimitConfig,
+        workers: int,
+        clock: Clock,
+        rng: random.Random,
+        note: Note = no_note,
     ) -> None:
         self.config = config
         self.numbers = Numbers()
         self._rows = rows
         self._clock = clock
         self._rng = rng
+        self._note = note
         self._lock = threading.Lock()
         self._asking = threading.Lock()
         self._slots: deque[float] = deque()
@@ -192,7 +201,18 @@ class RateLimiter:
                 self._rows.update(
                     self._pk, self._sk, expressions.PUSH_TAT, {"tat": _us(now + pause)}
                 )
-            self._change_rate(row, expressions.CUT_RATE, _rate(row) * _CUT, _CUT_WINDOW_S)
+            cut = self._change_rate(row, expressions.CUT_RATE, _rate(row) * _CUT, _CUT_WINDOW_S)
+        if cut:
+            self._note(
+                "rate_cut",
+                {
+                    "limit": self.config.name,
+                    "scope": self.config.scope,
+                    "from": f"{_rate(row):g}/s",
+                    "to": f"{_rate(self._row):g}/s",
+                    "retry_after_s": round(retry_after_s or 0),
+                },
+            )
 
     def _revalidate(self) -> bool:
         """Whether slots that were granted a while ago still stand: half a read unit."""
@@ -281,8 +301,10 @@ class RateLimiter:
             rate = min(self.config.rate, _rate(row) * _RAISE)
             self._change_rate(row, expressions.RAISE_RATE, rate, _RAISE_AFTER_S)
 
-    def _change_rate(self, row: Row, statement: Statement, rate: float, window_s: float) -> None:
+    def _change_rate(self, row: Row, statement: Statement, rate: float, window_s: float) -> bool:
+        """Change it unless another has; whether it was us. `changed` tells a lost reply of ours."""
         now = self._clock.now()
+        epoch = int_of(row, "epoch")
         result = self._rows.update(
             self._pk,
             self._sk,
@@ -290,13 +312,15 @@ class RateLimiter:
             {
                 "rate": max(1, round(rate * 1000)),
                 "cap": round(self.config.rate * 1000),
-                "epoch": int_of(row, "epoch"),
+                "epoch": epoch,
                 "before": _us(now - window_s),
                 "now": _us(now),
                 "one": 1,
             },
         )
         self._row = result.row or {}
+        ours = (int_of(self._row, "changed"), int_of(self._row, "epoch")) == (_us(now), epoch + 1)
+        return isinstance(result, Applied) or ours
 
     def _read(self) -> Row:
         row = self._rows.get(self._pk, self._sk)

@@ -154,6 +154,11 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenUp:
+    """The task lost its lease too often: we have quarantined it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Renewed:
     """The lease is ours for another ttl."""
 
@@ -185,10 +190,11 @@ class TaskTable:
         self.lease = lease
         self.clock = clock
 
-    def create(self, round_no: int, sequence: int, where: Slice) -> None:
+    def create(self, round_no: int, sequence: int, where: Slice, attempt: int = 0) -> None:
         """Write a new row; a row that exists (a restarted planner's) is left as it is.
 
-        A lost reply is refused when repeated, which is as good: the row is there.
+        A lost reply is refused when repeated, which is as good: the row is there. A row that
+        stands in for a lost one starts from the last `attempt` that is known of.
         """
         self.rows.put_new(
             {
@@ -201,6 +207,7 @@ class TaskTable:
                 "items": where.count,
                 "sha256": where.sha256,
                 **({"first": where.first} if where.first else {}),
+                **({"attempt": attempt} if attempt else {}),
             }
         )
 
@@ -227,7 +234,7 @@ class TaskTable:
         request, values = self._taking(owner)
         return self._taken(row, owner, request, expressions.CLAIM, values)
 
-    def steal(self, row: TaskRow, owner: str) -> Claimed | Held:
+    def steal(self, row: TaskRow, owner: str) -> Claimed | Held | GivenUp:
         """Lease a task whose lease has run out, as `row` was seen a heartbeat ago.
 
         A task that has lost its lease `max_lost` times may be what kills its workers. The
@@ -241,20 +248,7 @@ class TaskTable:
         }
         values["none"] = []
         if row.lost + 1 >= self.lease.max_lost and not _can_bisect(row):
-            message = f"the lease was lost {row.lost + 1} times, last by {row.owner}"
-            self.rows.update(
-                self._pk(row.sequence),
-                row.sk,
-                expressions.QUARANTINE,
-                values
-                | {
-                    "quarantined": TaskState.QUARANTINED.value,
-                    "class": ErrorClass.WORKER_CRASH.value,
-                    "message": message,
-                    "event": [f"{self._ms()} quarantined by {owner}"[:_ENTRY_LIMIT]],
-                },
-            )
-            return Held(None)
+            return self._quarantine(row, owner, values)
         values["event"] = self._event(row, f"stolen by {owner} from {row.owner}")
         return self._taken(row, owner, request, expressions.STEAL, values)
 
@@ -476,6 +470,24 @@ class TaskTable:
         if isinstance(result, Applied) or result.row.get("request") == request:
             return Claimed(Lease(standing, owner))
         return Held(standing)
+
+    def _quarantine(self, row: TaskRow, owner: str, values: dict[str, Value]) -> Held | GivenUp:
+        """Give a task up; a refusal whose row holds our entry is our own lost reply."""
+        entry = f"{self._ms()} quarantined by {owner}"[:_ENTRY_LIMIT]
+        result = self.rows.update(
+            self._pk(row.sequence),
+            row.sk,
+            expressions.QUARANTINE,
+            values
+            | {
+                "quarantined": TaskState.QUARANTINED.value,
+                "class": ErrorClass.WORKER_CRASH.value,
+                "message": f"the lease was lost {row.lost + 1} times, last by {row.owner}",
+                "event": [entry],
+            },
+        )
+        history = cast("list[Value]", (result.row or {}).get("history") or [])
+        return GivenUp() if isinstance(result, Applied) or entry in history else Held(None)
 
     def _held(
         self, lease: Lease, statement: Statement, values: dict[str, Value]

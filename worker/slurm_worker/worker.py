@@ -39,10 +39,12 @@ from slurm_worker.pace import Pace
 from slurm_worker.parts import PARQUET, Columns, to_lines
 from slurm_worker.ports import Clock, ObjectStore, Rows
 from slurm_worker.recorder import Recorder
+from slurm_worker.requests import RequestCounts
 from slurm_worker.runner import make_runner
 from slurm_worker.store import JobStore
 from slurm_worker.table import TaskTable
 from slurm_worker.threads import Pending, Signal, Threads
+from slurm_worker.trail import Trail
 from slurm_worker.transitions import needs_care
 
 EXIT_OK = 0
@@ -92,6 +94,7 @@ class Worker:
         recorder: told what is being done.
         seconds_left: until Slurm ends this job; None if nobody knows.
         leave: ends the process at once, whatever its main thread is in.
+        requests: what this process asks of AWS.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class Worker:
         recorder: Recorder | None = None,
         seconds_left: float | None = None,
         leave: Callable[[], None] = lambda: None,
+        requests: RequestCounts | None = None,
     ) -> None:
         self.config = config
         self.identity = identity
@@ -127,9 +131,14 @@ class Worker:
         self.store = JobStore(buckets(config.bucket), JobPaths(config.prefix, config.job_id))
         self._jobs = JobTable(rows, config.job_id, clock)
         self._table = TaskTable(rows, config.job_id, config.shards, config.lease, clock)
-        self._finder = TaskFinder(self._table, identity.worker, clock, rng)
+        self._requests = requests
+        self._trail = Trail(self._jobs, identity.worker, logger)
+        self._finder = TaskFinder(self._table, identity.worker, clock, rng, self._trail.note)
         self._pace = Pace(
-            [RateLimiter(rows, limit, config.max_workers, clock, rng) for limit in config.limits],
+            [
+                RateLimiter(rows, limit, config.max_workers, clock, rng, self._trail.note)
+                for limit in config.limits
+            ],
             clock,
             self._must_stop,
         )
@@ -183,6 +192,8 @@ class Worker:
             self.logger,
             self._rng,
             columns,
+            self._requests,
+            self._trail.note,
         )
         self.logger.info(
             "worker starts", handler=self.config.handler.entry, scratch=str(self._scratch)
@@ -516,7 +527,7 @@ class Worker:
 
     def _stop_job(self, error: FatalError) -> None:
         self._jobs.stop(f"{describe(error)} (worker {self.identity.worker})")
-        self._jobs.audit(self.identity.worker, "stopped", {"reason": describe(error)})
+        self._trail.note("stopped", {"reason": describe(error)})
         self.logger.error("the handler stopped the job", error=describe(error))
 
     def _survive(self, error: ServiceError) -> bool:

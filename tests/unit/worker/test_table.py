@@ -14,10 +14,20 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ErrorClass
 from slurm_worker.finder import Finished, Found, TaskFinder, Waiting
-from slurm_worker.keys import TaskId, TaskState, parse_task_id
+from slurm_worker.keys import TaskId, TaskState, parse_task_id, task_pk
 from slurm_worker.ports import Applied, Refused, Row, Statement
+from slurm_worker.requests import RequestKind
 from slurm_worker.store import Marker, Slice
-from slurm_worker.table import HISTORY_LIMIT, Claimed, Held, Lease, Lost, Renewed, TaskTable
+from slurm_worker.table import (
+    HISTORY_LIMIT,
+    Claimed,
+    GivenUp,
+    Held,
+    Lease,
+    Lost,
+    Renewed,
+    TaskTable,
+)
 from slurm_worker.testing import ManualClock, MemoryRows
 from slurm_worker.transitions import Crash
 from tests.unit.world import JOB, World, numbered
@@ -124,7 +134,7 @@ def test_the_last_try_fails_the_task_for_good_until_it_is_reopened(table: TaskTa
     assert only_row(table).state is TaskState.READY
 
 
-def keep_stealing(table: TaskTable, task: TaskId) -> Claimed | Held:
+def keep_stealing(table: TaskTable, task: TaskId) -> Claimed | Held | GivenUp:
     shard = parse_task_id(task)[1] % table.shards
     (row,) = (each for each in table.page(shard, "", 10) if each.task == task)
     table.claim(row, "w")
@@ -146,14 +156,57 @@ def test_a_half_that_keeps_losing_its_lease_is_quarantined(table: TaskTable) -> 
     halves = [TaskId("000-20000000"), TaskId("000-40000000")]
     rows = {row.task: row for row in table.page(0, "", 10)}
     assert [(rows[half].where.first, rows[half].where.count) for half in halves] == [(0, 2), (2, 3)]
-    assert isinstance(keep_stealing(table, halves[1]), Held)
+    assert isinstance(keep_stealing(table, halves[1]), GivenUp)
     row = table.page(0, "", 10)[-1]
     assert (row.state, row.error_class) == (TaskState.QUARANTINED, "worker_crash")
 
 
 def test_a_task_of_one_item_that_keeps_losing_its_lease_is_quarantined(table: TaskTable) -> None:
     table.create(0, 8, Slice(0, 0, 10, 1, "x"))
-    assert isinstance(keep_stealing(table, TaskId("000-00000008")), Held)
+    assert isinstance(keep_stealing(table, TaskId("000-00000008")), GivenUp)
+
+
+def test_whoever_gives_a_task_up_knows_it_also_when_the_reply_was_lost() -> None:
+    table = TaskTable(LosesReplies(), JOB, 8, LEASE, ManualClock())
+    table.create(0, 0, Slice(0, 0, 10, 1, "x"))
+    assert isinstance(keep_stealing(table, TaskId("000-00000000")), GivenUp)
+    row = only_row(table)
+    assert isinstance(table.steal(row, "late"), Held), "it was given up by another"
+
+
+def test_a_done_row_that_tells_all_there_is_to_tell_stays_under_a_kilobyte(
+    table: TaskTable,
+) -> None:
+    for _ in range(HISTORY_LIMIT):
+        claim(table, "1234567_1000-r0-0123456789ab")
+        table.clock.advance(111)  # type: ignore[attr-defined]
+        table.steal(only_row(table), "1234567_1001-r0-0123456789ab")
+        table.release(Lease(only_row(table), "1234567_1001-r0-0123456789ab"))
+    table.complete(
+        Marker(
+            "j" * 63,
+            TaskId("000-00000000"),
+            9,
+            "1234567_1000-r0-0123456789ab",
+            100_000,
+            90_000,
+            99_999,
+            failed=dict.fromkeys(("network", "timeout", "bad_input", "rate_limited"), 1000),
+            slurm={"node": "node-0123.cluster"},
+            requests={each.value: 12_345 for each in RequestKind},
+        )
+    )
+    (row,) = table.rows.query(task_pk(JOB, 0))
+    # As DynamoDB counts: names and texts by length, small numbers 3 bytes, a map or list 3 + 1.
+    assert size_of(row) < 1024
+
+
+def size_of(value: object) -> int:
+    if isinstance(value, dict):
+        return 3 + sum(len(name) + 1 + size_of(each) for name, each in value.items())
+    if isinstance(value, list):
+        return 3 + sum(1 + size_of(each) for each in value)
+    return len(value) if isinstance(value, str) else len(str(value)) // 2 + 2
 
 
 def test_a_death_is_noted_by_whoever_follows_and_only_once(table: TaskTable) -> None:
