@@ -35,7 +35,7 @@ def complete_jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(_PATIENCE_S)
-    return [each for each in found if each.startswith(incomplete)]
+    return [each for each in list(found) if each.startswith(incomplete)]
 
 
 def complete_profiles(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 click's signature

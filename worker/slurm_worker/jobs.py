@@ -6,6 +6,7 @@ shard count never changes. Requests: one each.
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from slurm_worker import expressions, keys
 from slurm_worker.errors import UserError
 from slurm_worker.keys import JobId, JobState, RoundState, SubmitState
 from slurm_worker.ports import Clock, Row, Rows, Value, int_of
+
+#: Keeps one process's events of the same millisecond in their order.
+_ORDER = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +320,7 @@ class JobTable:
             Whether this call was the first.
         """
         line: Row = {"actor": actor, "action": action, "detail": detail}
-        mine = f"{self._ms():013}#{uuid.uuid4().hex[:8]}"
+        mine = f"{self._ms():013}#{next(_ORDER) % 0x10000:04x}{uuid.uuid4().hex[:8]}"
         mark = mine
         if once:
             claim: Row = {"pk": self._pk, "sk": keys.once_sk(once), "mark": mine, **line}

@@ -1,0 +1,71 @@
+"""`slurmctl events`: a job's audit trail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from airflow_slurm_provider.cli.options import Common, common_options, job_argument
+from airflow_slurm_provider.cli.output import emit
+from slurm_worker.keys import check_job_id
+
+if TYPE_CHECKING:
+    from slurm_worker.jobs import Event
+
+
+@click.command(epilog="\b\nExample:\n  slurmctl events flights-2013 --follow")
+@job_argument
+@click.option(
+    "--after", metavar="MARK", default="", help="Events past the mark of an earlier call."
+)
+@click.option("--follow", is_flag=True, help="Go on printing new events, until interrupted.")
+@click.option(
+    "--interval",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.1),
+    default=5.0,
+    show_default=True,
+    help="Time between two looks with --follow.",
+)
+@common_options
+def events(common: Common, job: str, after: str, follow: bool, interval: float) -> int:
+    """Print who did what with JOB, when: times are UTC.
+
+    With --json the document's `mark` is what --after takes to go on from there; with --follow
+    there is one such document per line, whenever something has happened.
+    """
+    name = check_job_id(job, "JOB")
+    from airflow_slurm_provider.coordinator.events import EventReader
+
+    with common.services() as services:
+        reader = EventReader(services, name, after)
+        found = reader.read()
+        _show(common, name, found, after)
+        while follow:
+            services.clock.sleep(interval)
+            found = reader.read()
+            if found:
+                _show(common, name, found, after)
+    return 0
+
+
+def event_line(event: Event) -> str:
+    """An event in a line: time, who, what, details."""
+    from airflow_slurm_provider.coordinator.events import as_utc
+
+    detail = ", ".join(f"{name}={value}" for name, value in event.detail.items() if value != "")
+    return f"{as_utc(event.at_ms)} {event.actor}: {event.action}{f' ({detail})' if detail else ''}"
+
+
+def _show(common: Common, job: str, found: Sequence[Event], after: str) -> None:
+    from airflow_slurm_provider.coordinator.events import event_document
+
+    if not common.as_json:
+        for each in found:
+            click.echo(event_line(each))
+        return
+    mark = max((each.mark for each in found), default=after)
+    documents = [event_document(each) for each in found]
+    emit(True, {"job_id": job, "events": documents, "mark": mark}, [])

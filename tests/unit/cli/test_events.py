@@ -1,0 +1,141 @@
+"""A job's full story is in its audit trail, and whoever follows it misses nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airflow_slurm_provider.cli.app import ExitCode
+from airflow_slurm_provider.coordinator.events import EventReader
+from tests.unit.cli.conftest import Cli, Handler
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_full_story_can_be_rebuilt(cli: Cli, handler: Handler) -> None:
+    def do(*arguments: str) -> Any:
+        cli.clock.advance(1)
+        ended = cli(*arguments, "--json")
+        assert ended.code == ExitCode.OK, ended.err
+        return ended.json
+
+    submitted = cli.submit("--json").json
+    config = cli.world.jobs.get().config
+    do("pause", "job-1")
+    cli.slurm.end("101", "COMPLETED")
+    resumed = do("resume", "job-1")
+    do("cancel", "job-1")
+    cli.clock.advance(1)
+    cli.submit()
+    added = do("workers", "job-1", "--add", "1")
+    cli.work()
+    handler.cured = True
+    retried = do("retry", "job-1", "--errors", "network")
+    cli.work()
+    published = do("aggregate", "job-1")
+
+    story = do("events", "job-1")["events"]
+    assert all(each["actor"].startswith("slurmctl ") and "@" in each["actor"] for each in story)
+    told = [(each["action"], each["detail"]) for each in story]
+    assert told == [
+        ("planned", {"tasks": 3, "items": 25}),
+        (
+            "submitted",
+            {
+                "arrays": submitted["slurm_job_ids"][0],
+                "workers": 2,
+                "submission": "000-1",
+                "config": config,
+            },
+        ),
+        ("paused", {}),
+        ("resumed", {"paused": story[0]["actor"], "stop": ""}),
+        (
+            "submitted",
+            {
+                "arrays": resumed["slurm_job_ids"][0],
+                "workers": 2,
+                "submission": "000-2",
+                "config": config,
+            },
+        ),
+        ("cancelled", {"arrays": "102"}),
+        (
+            "submitted",
+            {"arrays": "103", "workers": 2, "submission": "000-3", "config": config},
+        ),
+        (
+            "added workers",
+            {
+                "arrays": added["slurm_job_ids"][0],
+                "workers": 1,
+                "submission": "000-4",
+                "config": cli.world.jobs.get().config,
+            },
+        ),
+        ("retried", {key: value for key, value in retried.items() if key != "dry_run"}),
+        (
+            "submitted",
+            {
+                "arrays": retried["slurm_job_ids"][0],
+                "workers": 1,
+                "submission": "001-1",
+                "config": cli.world.jobs.get().config,
+            },
+        ),
+        ("published", {name: published[name] for name in ("items", "ok", "rows")}),
+    ]
+
+
+def test_a_mark_goes_on_where_the_last_call_ended(cli: Cli) -> None:
+    cli.submit()
+    first = cli("events", "job-1", "--json").json
+    assert [each["action"] for each in first["events"]] == ["planned", "submitted"]
+    cli.clock.advance(1)
+    cli("pause", "job-1")
+    second = cli("events", "job-1", "--after", first["mark"], "--json").json
+    assert [each["action"] for each in second["events"]] == ["paused"]
+    third = cli("events", "job-1", "--after", second["mark"], "--json").json
+    assert (third["events"], third["mark"]) == ([], second["mark"])
+
+
+def test_a_line_tells_time_actor_action_and_details(cli: Cli) -> None:
+    cli.submit()
+    lines = cli("events", "job-1").out.splitlines()
+    assert len(lines) == 2
+    assert lines[0].endswith(": planned (tasks=3, items=25)")
+    time, who, *_ = lines[0].split()
+    assert (time[10], time[-1], who) == ("T", "Z", "slurmctl")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_following_prints_what_is_new_until_interrupted(cli: Cli, as_json: bool) -> None:
+    cli.submit()
+    cli.clock.events = [
+        lambda: cli.world.jobs.audit("me", "looked", {}),
+        lambda: None,
+        lambda: cli.world.jobs.audit("you", "looked too", {}),
+        interrupt,
+    ]
+    ended = cli("events", "job-1", "--follow", *(["--json"] if as_json else []))
+    assert ended.code == ExitCode.INTERRUPTED
+    lines = ended.out.splitlines()
+    assert len(lines) == (3 if as_json else 4), "planned and submitted, and one each"
+    assert "looked too" in lines[-1]
+
+
+def test_an_event_that_comes_late_is_told_once(cli: Cli) -> None:
+    cli.submit()
+    jobs = cli.world.jobs
+    reader = EventReader(cli.services, jobs.job)
+    assert len(reader.read()) == 2
+    cli.clock.advance(10)
+    jobs.audit("a worker", "later", {})
+    assert [each.action for each in reader.read()] == ["later"]
+    cli.clock.advance(-5)
+    jobs.audit("a worker whose clock is behind", "late", {})
+    assert [each.action for each in reader.read()] == ["late"]
+    assert reader.read() == []

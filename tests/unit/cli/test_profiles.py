@@ -1,0 +1,80 @@
+"""Option, then environment, then file: which site a command works with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from airflow_slurm_provider.cli.app import ExitCode
+from airflow_slurm_provider.cli.profiles import site_file
+from slurm_worker.errors import UserError
+from tests.unit.cli.conftest import Cli
+
+OPTION, BY_ENVIRONMENT = "/o.yaml", {"SLURMCTL_CONFIG": "/e.yaml"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`~/.config/slurmctl` with three profiles."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / ".config" / "slurmctl"
+    folder.mkdir(parents=True)
+    for name in ("site", "lab", "cloud"):
+        (folder / f"{name}.yaml").write_text("")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("site", "profile", "environment", "expected"),
+    [
+        (OPTION, None, {**BY_ENVIRONMENT, "SLURMCTL_PROFILE": "lab"}, OPTION),
+        (None, "cloud", {**BY_ENVIRONMENT, "SLURMCTL_PROFILE": "lab"}, "cloud.yaml"),
+        (None, None, {**BY_ENVIRONMENT, "SLURMCTL_PROFILE": "lab"}, "/e.yaml"),
+        (None, None, {"SLURMCTL_PROFILE": "lab"}, "lab.yaml"),
+        (None, None, {"SLURMCTL_PROFILE": "", "SLURMCTL_CONFIG": ""}, "site.yaml"),
+        (None, None, {}, "site.yaml"),
+    ],
+)
+def test_an_option_goes_over_the_environment_and_that_over_the_default(
+    folder: Path,
+    site: str | None,
+    profile: str | None,
+    environment: dict[str, str],
+    expected: str,
+) -> None:
+    assert site_file(site, profile, environment) == folder / expected
+
+
+def test_an_unknown_profile_is_told_with_those_that_there_are(folder: Path) -> None:
+    with pytest.raises(UserError) as told:
+        site_file(None, "lap", {})
+    assert str(told.value) == (
+        "--profile: 'lap' is no profile; did you mean 'lab'? there are cloud, lab, site in "
+        "~/.config/slurmctl"
+    )
+    with pytest.raises(UserError, match=r"SLURMCTL_PROFILE: '\.\./lab' is no profile"):
+        site_file(None, None, {"SLURMCTL_PROFILE": "../lab"})
+
+
+def test_where_there_is_no_profile_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UserError, match="there is none yet"):
+        site_file(None, "lab", {})
+
+
+def test_site_and_profile_exclude_each_other(cli: Cli) -> None:
+    ended = cli("status", "job-1", "--site", "a.yaml", "--profile", "lab")
+    assert ended.code == ExitCode.USER_ERROR
+    assert "exclude each other" in ended.err
+
+
+def test_a_command_works_with_the_profile_that_it_is_given(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "lab.yaml").write_text("storage: {table: t}\n")
+    ended = cli("status", "job-1", "--profile", "lab")
+    assert ended.code == ExitCode.USER_ERROR
+    assert f"{folder / 'lab.yaml'}: storage.prefix: is missing" in ended.err

@@ -1,0 +1,200 @@
+"""The live view shows what a look has found, ends like a wait, and leaves the job alone."""
+
+from __future__ import annotations
+
+import io
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from airflow_slurm_provider.cli.app import ExitCode
+from airflow_slurm_provider.cli.view import View, duration, render
+from airflow_slurm_provider.coordinator.history import History
+from airflow_slurm_provider.coordinator.limits import LimitState
+from airflow_slurm_provider.coordinator.outlook import rate_of, stragglers
+from airflow_slurm_provider.coordinator.progress import Poll, progress_of
+from airflow_slurm_provider.coordinator.snapshot import Snapshot
+from airflow_slurm_provider.slurm.arrays import ArrayState, Element
+from airflow_slurm_provider.slurm.states import ElementState
+from slurm_worker.jobs import Event, JobRow, RoundRow
+from slurm_worker.keys import JobId, JobState, RoundState, TaskState
+from slurm_worker.store import Slice
+from slurm_worker.table import TaskRow
+from tests.unit.cli.conftest import Cli
+
+NOW_MS = 1_700_000_000_000
+JOB = JobRow(JobId("job-1"), JobState.OPEN, 1, "", "", 1, "", NOW_MS - 600_000)
+
+
+def task(sequence: int, state: TaskState, **changes: Any) -> TaskRow:
+    return TaskRow(0, sequence, state, Slice(0, 0, 1, 10, ""), **changes)
+
+
+def snapshot(done_tasks: int = 50, job: JobRow = JOB) -> Snapshot:
+    """A job of 100 tasks of 10 items, ten minutes old, half of it done, one task held long."""
+    done = History()
+    for number in range(done_tasks):
+        done.add_row(
+            task(
+                number,
+                TaskState.DONE,
+                items_ok=9,
+                failed_by={"network": 1},
+                rows=9,
+                worker=f"7_{number % 2}",
+                node=f"n{number % 2}",
+                took_ms=20_000,
+                finished_ms=NOW_MS - 5_000 * number,
+            )
+        )
+    held = (
+        task(60, TaskState.LEASED, owner="7_0-r0-a", attempt=1, started_ms=NOW_MS - 5_000),
+        task(61, TaskState.LEASED, owner="7_1-r0-b", attempt=2, started_ms=NOW_MS - 90_000),
+    )
+    opened = NOW_MS - 600_000
+    first = RoundRow(0, RoundState.OPEN, "input", {}, 100, 1000, 100, opened, opened)
+    return Snapshot(
+        job, (first,), NOW_MS, done, held, (), ready=98 - done_tasks, waiting=0, lost=1, rows_read=9
+    )
+
+
+def poll(seen: Snapshot, **changes: Any) -> Poll:
+    running = Element(ElementState.RUNNING, node="n0")
+    waiting = Element(ElementState.PENDING)
+    array = ArrayState("7", {0: running, 1: replace(running, node="n1"), 2: waiting}, 3)
+    return replace(Poll(progress_of(seen), array, finished=False, snapshot=seen), **changes)
+
+
+def text(view: View, width: int = 100) -> str:
+    console = Console(record=True, width=width, file=io.StringIO())
+    console.print(render(view))
+    return console.export_text()
+
+
+def test_the_picture_has_all_that_a_look_has_found() -> None:
+    limits = [LimitState("api", "job-1", 10.0, 7.0, 2, 1.5, 1234, 86_400)]
+    events = [Event(NOW_MS, "me", "submitted", {"workers": 3}, "m")]
+    seen = text(View(poll(snapshot()), limits, events))
+    for expected in (
+        "job-1  open  22:13:20 UTC",
+        "50.0% of 1,000 items",
+        "450 ok, 50 failed, 500 to do; 1.7 items/s; about 0:05:00 left",
+        "48 ready, 2 leased",
+        "3 alive (2 RUNNING, 1 PENDING)",
+        "50 network",
+        "n0          1          25       225      25     10.0%",
+        "000-00000061   0:01:30        2  7_1-r0-b",
+        "95 of 100 tasks took at most",
+        "1,234 of 86,400 today",
+        "2023-11-14T22:13:20.000Z me: submitted (workers=3)",
+    ):
+        assert expected in seen, seen
+    assert "000-00000060" not in seen, "held for no longer than is usual"
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_picture_fits_the_terminal(width: int) -> None:
+    events = [Event(NOW_MS, "me", "submitted", {"arrays": "1234567, " * 50}, "m")]
+    lines = text(View(poll(snapshot()), (), events), width).splitlines()
+    assert max(map(len, lines)) <= width
+
+
+def test_a_job_without_anything_yet_has_a_picture() -> None:
+    fresh = replace(snapshot(0), leased=(), rounds=(), ready=0, lost=0)
+    seen = text(View(Poll(progress_of(fresh), None, finished=False, snapshot=fresh)))
+    assert "0.0% of 0 items" in seen
+    assert "not submitted" in seen
+
+
+def test_a_pause_a_problem_and_an_error_are_told() -> None:
+    paused = snapshot(job=replace(JOB, paused="me"))
+    assert "paused by me" in text(View(poll(paused)))
+    assert "no worker is left" in text(View(poll(snapshot(), problem="no worker is left")))
+    assert "table: away" in text(View(poll(snapshot()), note="table: away"))
+
+
+def test_many_nodes_and_slow_tasks_are_cut_and_counted() -> None:
+    seen = snapshot()
+    for number in range(20):
+        seen.done.add_row(task(number, TaskState.DONE, node=f"m{number:02}", took_ms=20_000))
+    slow = tuple(replace(seen.leased[1], sequence=200 + number) for number in range(9))
+    shown = text(View(poll(replace(seen, leased=slow))))
+    assert "and 14 more nodes" in shown
+    assert "and 4 more slow tasks" in shown
+
+
+def test_nothing_is_slow_while_too_little_is_known() -> None:
+    assert stragglers(snapshot(9)) == []
+    assert [row.sequence for row in stragglers(snapshot(10))] == [61]
+
+
+def test_the_rate_is_of_the_last_five_minutes_or_of_the_job_while_it_is_younger() -> None:
+    seen = snapshot()
+    assert rate_of(seen) == pytest.approx(500 / 300, rel=0.02)
+    young = replace(seen.rounds[0], opened_ms=NOW_MS - 100_000)
+    assert rate_of(replace(seen, rounds=(young,))) == pytest.approx(210 / 100, rel=0.05)
+    assert rate_of(snapshot(0)) == 0.0
+
+
+def test_times_are_as_a_clock_has_them() -> None:
+    assert [duration(each) for each in (0.9, 61, 3_723, 90_061)] == [
+        "0:00:00",
+        "0:01:01",
+        "1:02:03",
+        "1 d 1:01:01",
+    ]
+
+
+def test_without_a_terminal_watch_prints_lines_and_ends_like_wait(cli: Cli) -> None:
+    cli.submit()
+    cli.clock.events = [cli.work]
+    ended = cli("watch", "job-1", "--json")
+    assert ended.code == ExitCode.OK
+    assert ended.json["progress"]["complete"]
+    assert "23 of 25 items ok" in ended.err
+
+
+def test_watch_ends_with_one_where_no_worker_is_left(cli: Cli) -> None:
+    cli.submit()
+    cli.clock.events = [lambda: cli.slurm.end("101", "NODE_FAIL")]
+    assert cli("watch", "job-1").code == ExitCode.JOB_FAILED
+
+
+def test_a_terminal_gets_the_other_screen_and_gets_it_back(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    cli.submit()
+    cli.clock.events = [cli.work]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    ended = cli("watch", "job-1")
+    assert ended.code == ExitCode.OK
+    screen, _, after = ended.out.partition("\x1b[?1049l")
+    assert screen.startswith("\x1b[?1049h")
+    assert "slurmctl" in screen
+    assert "submitted" in screen, "the audit trail is on it"
+    assert "items in" in after
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_leaving_does_nothing_to_the_job(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    cli.submit()
+    before = cli("status", "job-1", "--json").json
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    cli.clock.events = [interrupt]
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.stdout, "isatty", lambda: terminal)
+        ended = cli("watch", "job-1")
+    assert ended.code == ExitCode.INTERRUPTED
+    assert ended.err.endswith("job-1 goes on by itself; look again with: slurmctl watch job-1\n")
+    assert ("\x1b[?1049l" in ended.out) == terminal, "the terminal is as it was"
+    assert cli("status", "job-1", "--json").json == before
