@@ -17,7 +17,7 @@ from rich.text import Text
 from airflow_slurm_provider.cli.events import event_line
 from airflow_slurm_provider.coordinator.events import as_utc
 from airflow_slurm_provider.coordinator.limits import LimitState
-from airflow_slurm_provider.coordinator.outlook import left_s, rate_of, stragglers, usual_ms
+from airflow_slurm_provider.coordinator.outlook import Outlook, outlook_of, stragglers, usual_ms
 from airflow_slurm_provider.coordinator.progress import Poll, Progress
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
 from slurm_worker.jobs import Event
@@ -44,10 +44,14 @@ class View:
 def render(view: View) -> RenderableType:
     """The picture."""
     poll, snapshot = view.poll, view.poll.snapshot
-    parts: list[RenderableType] = [_title(poll), _bar(poll.progress)]
-    if snapshot is not None:
-        parts.append(_outlook(poll.progress, snapshot))
-    parts += [Text(), _counts(poll)]
+    outlook = Outlook(0.0, None, 0) if snapshot is None else outlook_of(snapshot)
+    parts: list[RenderableType] = [
+        _title(poll),
+        _bar(poll.progress, outlook),
+        _pace(poll.progress, outlook),
+        Text(),
+        _counts(poll),
+    ]
     if snapshot is not None:
         parts += [*_nodes(poll, snapshot), *_stragglers(snapshot)]
     parts += [*_limits(view.limits), *_events(view.events)]
@@ -72,8 +76,8 @@ def _title(poll: Poll) -> Text:
     return title
 
 
-def _bar(progress: Progress) -> RenderableType:
-    done = progress.items - progress.pending
+def _bar(progress: Progress, outlook: Outlook) -> RenderableType:
+    done = progress.items - progress.pending + outlook.running_items
     share = done / progress.items if progress.items else 0.0
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(ratio=1)
@@ -83,13 +87,15 @@ def _bar(progress: Progress) -> RenderableType:
     return table
 
 
-def _outlook(progress: Progress, snapshot: Snapshot) -> Text:
-    rate = rate_of(snapshot)
-    left = left_s(progress, rate)
+def _pace(progress: Progress, outlook: Outlook) -> Text:
     text = Text(f"{progress.ok:,} ok, {sum(progress.failed.values()):,} failed, ")
-    text.append(f"{progress.pending:,} to do; {rate:,.1f} items/s")
-    if left is not None:
-        text.append(f"; about {duration(left)} left")
+    text.append(f"{progress.pending:,} to do")
+    if outlook.running_items:
+        text.append(f" ({outlook.running_items:,} of them in running tasks, done)")
+    if outlook.rate:
+        text.append(f"; {outlook.rate:,.1f} items/s")
+    if outlook.eta_s is not None:
+        text.append(f"; about {duration(outlook.eta_s)} left")
     return text
 
 

