@@ -22,6 +22,7 @@ _CONNECTION_FIELDS: dict[str, tuple[str, str]] = {
     "key_file": ("Private key file", "The agent and the usual keys are tried where empty."),
     "host_key": ("Host key", "The login node's public key: ssh-ed25519 AAAA..."),
     "node_role_arn": ("Role of the nodes", "Assumed for each job; empty: the nodes' own profile."),
+    "aws_conn_id": ("AWS connection", "That the dashboard uses with it; aws_default where empty."),
     "embedded_dir": ("Embedded folder", "State of the embedded cluster, for trying out."),
 }
 
@@ -80,7 +81,29 @@ def get_provider_info() -> dict[str, Any]:
                 "class-name": f"{package}.decorators.slurm_map.slurm_map_task",
             }
         ],
-        "extra-links": [f"{package}.links.JobObjectsLink"],
+        "extra-links": [f"{package}.links.BackfillLink", f"{package}.links.JobObjectsLink"],
+        "plugins": [
+            {
+                "name": "slurm_backfills",
+                "plugin-class": f"{package}.dashboard.plugin.SlurmPlugin",
+            }
+        ],
+        "config": {
+            "slurm_backfills": {
+                "description": "The dashboard of Slurm backfills, below /slurm.",
+                "options": {
+                    "connections": {
+                        "description": "Connections of type slurm that it offers, the first one "
+                        "by default. Where empty: those that Airflow's database holds. Connections "
+                        "of a secrets backend or of the environment must be named.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "slurm_default, slurm_gpu",
+                        "default": "",
+                    }
+                },
+            }
+        },
         "connection-types": [
             {
                 "connection-type": "slurm",

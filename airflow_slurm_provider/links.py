@@ -1,4 +1,4 @@
-"""Links on the task's page."""
+"""Links on the task's page: the job on the dashboard, the job's folder in the S3 console."""
 
 from __future__ import annotations
 
@@ -9,7 +9,26 @@ from airflow.providers.common.compat.sdk import XCom
 from airflow.sdk import BaseOperatorLink
 
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.dashboard.plugin.addresses import Destination
 from slurm_worker.keys import JobId
+
+
+class BackfillLink(BaseOperatorLink):
+    """The job on the dashboard; there from the moment at which the job is known."""
+
+    name = "Backfill"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002  Airflow's signature
+        """The address; empty where the task runs no backfill, or has not submitted it yet."""
+        if not operator.backfill:
+            return ""
+        return Destination(operator.backfill, operator.slurm_conn_id).address()
+
+    @classmethod
+    def persist(cls, context: Any, operator: Any) -> None:
+        """Store the address now; Airflow itself does so when the task defers or ends."""
+        link = cls()
+        context["ti"].xcom_push(key=link.xcom_key, value=link.get_link(operator, ti_key=None))
 
 
 class JobObjectsLink(BaseOperatorLink):

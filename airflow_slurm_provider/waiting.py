@@ -1,19 +1,37 @@
-"""What the operators and the sensor share: waiting for a job, and reading its end."""
+"""What the operators and the sensor share: waiting for a job, and what they hear meanwhile.
+
+    execute ──> defer ──> trigger looks ──┬─> finished, stalled, failed ──> execute_complete
+                  ^                       └─> anomaly ──> execute_complete
+                  └────────── notifiers have run ────────────────┘
+
+A trigger knows nothing of the DAG's notifiers. Where there are some it fires an event for
+alerts, the operator runs them and defers again, with the same state and what is left of its
+timeout. An alert is told once per episode, whoever watches: the audit trail sees to that.
+"""
 
 from __future__ import annotations
 
+import copy
 import time
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, NoReturn, Protocol
 
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException, TaskDeferred
 
+from airflow_slurm_provider.coordinator.logs import read_script
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.failures import as_airflow_failures
 from airflow_slurm_provider.hooks.slurm import SlurmHook
-from airflow_slurm_provider.triggers.slurm_array import SlurmArrayTrigger, event_of
+from airflow_slurm_provider.metrics import JobMetrics
+from airflow_slurm_provider.triggers.slurm_array import ANOMALY, SlurmArrayTrigger, event_of
+from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.keys import check_job_id
+
+#: An Airflow notifier, or any function of a context.
+Notifier = Callable[[Any], Any]
+_UNTIL, _SCRIPT = "until", "batch_script"
 
 
 class Waits(Protocol):
@@ -24,40 +42,63 @@ class Waits(Protocol):
     poll_interval: float
     cancel_on_kill: bool
     max_resubmissions: int
+    on_anomaly: Sequence[Notifier]
 
     @property
     def log(self) -> Any:
         """Airflow's task logger."""
 
 
-def look(operator: Waits, job_id: str) -> dict[str, Any] | None:
+class ShowsScript(Waits, Protocol):
+    """An operator that shows its array's batch script among its rendered templates."""
+
+    batch_script: str | None
+
+
+class JobWatch:
+    """Looks at a job from a task's own process, and runs the notifiers.
+
+    Args:
+        operator: who waits.
+        job_id: the job.
+    """
+
+    def __init__(self, operator: Waits, job_id: str) -> None:
+        self._operator = operator
+        with as_airflow_failures():
+            self._watcher = Watcher(
+                SlurmHook(operator.slurm_conn_id, operator.aws_conn_id).services(),
+                check_job_id(job_id),
+                operator.log.info,
+                max_resubmissions=operator.max_resubmissions,
+                actor="airflow",
+            )
+        self._metrics = JobMetrics(job_id)
+
+    def look(self, context: Context) -> dict[str, Any] | None:
+        """One look: the event that ends the wait, or None."""
+        with as_airflow_failures():
+            seen = self._watcher.look()
+        self._metrics.look(seen)
+        alerts = [each.to_dict() for each in self._watcher.take_alerts()]
+        for alert in alerts:
+            self._metrics.anomaly(alert["kind"])
+        _notify(self._operator, context, alerts)
+        event = event_of(seen)
+        return None if event is None else {**event, "lost_workers": dict(self._watcher.lost)}
+
+
+def look(operator: Waits, context: Context, job_id: str) -> dict[str, Any] | None:
     """One look at the job: the event that ends the wait, or None."""
-    return _look(_watcher(operator, job_id))
+    return JobWatch(operator, job_id).look(context)
 
 
-def wait_until_done(operator: Waits, job_id: str) -> dict[str, Any]:
+def wait_until_done(operator: Waits, context: Context, job_id: str) -> dict[str, Any]:
     """Wait in this process; return the job's progress at its end."""
-    watcher = _watcher(operator, job_id)
-    while (event := _look(watcher)) is None:
+    watch = JobWatch(operator, job_id)
+    while (event := watch.look(context)) is None:
         time.sleep(operator.poll_interval)
     return progress_of(event)
-
-
-def _watcher(operator: Waits, job_id: str) -> Watcher:
-    with as_airflow_failures():
-        return Watcher(
-            SlurmHook(operator.slurm_conn_id, operator.aws_conn_id).services(),
-            check_job_id(job_id),
-            operator.log.info,
-            max_resubmissions=operator.max_resubmissions,
-            actor="airflow",
-        )
-
-
-def _look(watcher: Watcher) -> dict[str, Any] | None:
-    with as_airflow_failures():
-        event = event_of(watcher.look())
-    return None if event is None else {**event, "lost_workers": dict(watcher.lost)}
 
 
 def defer_until_done(
@@ -67,6 +108,9 @@ def defer_until_done(
     timeout: timedelta | None = None,
 ) -> NoReturn:
     """Wait in the triggerer; the operator goes on in `execute_complete`."""
+    state = dict(state or {})
+    if timeout is not None:
+        state[_UNTIL] = time.time() + timeout.total_seconds()
     raise TaskDeferred(
         trigger=SlurmArrayTrigger(
             job_id=job_id,
@@ -75,11 +119,23 @@ def defer_until_done(
             poll_interval=operator.poll_interval,
             cancel_on_kill=operator.cancel_on_kill,
             max_resubmissions=operator.max_resubmissions,
+            tells_anomalies=bool(operator.on_anomaly),
             state=state,
         ),
         timeout=timeout,
         method_name="execute_complete",
     )
+
+
+def hear_anomalies(operator: Waits, context: Context, event: dict[str, Any]) -> None:
+    """Where an event tells of anomalies: run the notifiers and wait on; else do nothing."""
+    if event.get("status") != ANOMALY:
+        return
+    _notify(operator, context, event["alerts"])
+    state = dict(event["state"])
+    until = state.get(_UNTIL)
+    left = None if until is None else timedelta(seconds=max(1.0, until - time.time()))
+    defer_until_done(operator, event["job_id"], state, left)
 
 
 def progress_of(event: dict[str, Any] | None) -> dict[str, Any]:
@@ -99,3 +155,33 @@ def actor_of(context: Context) -> str:
     """Who acts, for the audit trail."""
     ti = context["ti"]
     return f"airflow {ti.dag_id}.{ti.task_id} {ti.run_id} try {ti.try_number}"
+
+
+def show_script(operator: ShowsScript, job_id: str) -> dict[str, Any]:
+    """Show the latest array's script among the rendered templates; the state that keeps it.
+
+    It is read back from the cluster, so it is what ``sbatch`` got, also where an earlier try
+    had submitted it. A cluster that can't be reached now costs the view, not the task.
+    """
+    try:
+        services = SlurmHook(operator.slurm_conn_id, operator.aws_conn_id).services()
+        operator.batch_script = read_script(services, check_job_id(job_id)) or None
+    except (ServiceError, UserError) as error:
+        operator.log.warning("the batch script can't be shown: %s", error)
+    return {_SCRIPT: operator.batch_script}
+
+
+def show_kept_script(operator: ShowsScript, event: dict[str, Any] | None) -> None:
+    """Show the script again after a wait; Airflow has rendered the task's fields anew."""
+    operator.batch_script = ((event or {}).get("state") or {}).get(_SCRIPT)
+
+
+def _notify(operator: Waits, context: Context, alerts: Sequence[dict[str, Any]]) -> None:
+    """Run the notifiers for each alert; one that fails is logged, and fails nothing else."""
+    for alert in alerts:
+        for notifier in operator.on_anomaly:
+            try:
+                # A notifier renders its templates in place, and may be called again.
+                copy.copy(notifier)({**context, "alert": alert})
+            except Exception:
+                operator.log.exception("a notifier of on_anomaly failed for %s", alert["id"])

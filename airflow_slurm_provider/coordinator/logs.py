@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_slurm_provider.coordinator.progress import latest
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submit import job_name
 from slurm_worker.errors import UserError
@@ -63,6 +64,18 @@ def read_logs(services: Services, job_id: JobId, selection: Selection) -> Iterat
         for line in _lines(services.objects.get(key) or b""):
             if selection.wants(line):
                 yield line
+
+
+def read_script(services: Services, job_id: JobId) -> str:
+    """The batch script of the job's latest array, from the cluster; empty where there is none.
+
+    Raises:
+        ServiceError: if the cluster can't be reached.
+    """
+    submission = latest(services.jobs(job_id).submissions())
+    if submission is None or not submission.slurm_job_ids:
+        return ""
+    return services.slurm.script(job_name(job_id, submission), job_id)
 
 
 def read_output(services: Services, job_id: JobId, element: str, lines: int = 50) -> str:

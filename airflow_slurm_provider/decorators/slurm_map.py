@@ -33,7 +33,12 @@ from airflow_slurm_provider.coordinator.given import VALUE_FIELD, put_items
 from airflow_slurm_provider.failures import as_airflow_failures
 from airflow_slurm_provider.operators.parquet_aggregate import PUBLISHED, emit_assets
 from airflow_slurm_provider.operators.slurm_submit import SlurmSubmitOperator
-from airflow_slurm_provider.waiting import actor_of, defer_until_done, progress_of, wait_until_done
+from airflow_slurm_provider.waiting import (
+    actor_of,
+    defer_until_done,
+    show_script,
+    wait_until_done,
+)
 from slurm_worker.errors import UserError
 from slurm_worker.keys import check_job_id
 
@@ -64,9 +69,13 @@ class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
     """
 
     custom_operator_name: str = "@task.slurm_map"
-    template_fields: Sequence[str] = (*DecoratedOperator.template_fields, "job_id", "options")
+    template_fields: Sequence[str] = (
+        *DecoratedOperator.template_fields,
+        *("job_id", "options", "batch_script"),
+    )
     template_fields_renderers: ClassVar[dict[str, str]] = {
-        **DecoratedOperator.template_fields_renderers
+        **DecoratedOperator.template_fields_renderers,
+        "batch_script": "bash",
     }
 
     def __init__(
@@ -99,13 +108,14 @@ class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Plan, submit and wait; then publish."""
         result = self._submit(context)
+        state = show_script(self, result.job_id)
         if self.deferrable:
-            defer_until_done(self, result.job_id)
-        return self._publish(context, wait_until_done(self, result.job_id))
+            defer_until_done(self, result.job_id, state)
+        return self._publish(context, wait_until_done(self, context, result.job_id))
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Publish when the trigger has fired."""
-        return self._publish(context, progress_of(event))
+        return self._publish(context, self._resume(context, event))
 
     def _publish(self, context: Context, progress: dict[str, Any]) -> dict[str, Any]:
         failed = sum(progress["failed"].values())

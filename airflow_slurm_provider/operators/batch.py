@@ -50,6 +50,7 @@ class BatchJobMixin(ResumableJobMixin):
     deferrable: bool
     poll_interval: float
     cancel_on_kill: bool
+    batch_script: str | None
     _batch: str = ""
 
     def submit_job(self, context: Context) -> Any:
@@ -58,7 +59,7 @@ class BatchJobMixin(ResumableJobMixin):
         mapped = f".{ti.map_index}" if ti.map_index is not None and ti.map_index >= 0 else ""
         name = batch_name(f"{ti.dag_id}.{ti.task_id}{mapped}", self._token(context))
         with as_airflow_failures():
-            script = self._render_batch(name)
+            self.batch_script = script = self._render_batch(name)
             self.log.info("::group::Batch script\n%s\n::endgroup::", script)
             slurm_job_id = self._hook().get_conn().submit(name, script, FOLDER)
         self.log.info("submitted array %s as %s", slurm_job_id, name)
@@ -86,6 +87,10 @@ class BatchJobMixin(ResumableJobMixin):
         """Wait here or in the triggerer, if asked to wait."""
         slurm_job_id, name = external_id["slurm_job_id"], external_id["slurm_job_name"]
         self._batch = slurm_job_id
+        if self.batch_script is None:
+            # An earlier try submitted it.
+            with as_airflow_failures():
+                self.batch_script = self._hook().get_conn().script(name, FOLDER) or None
         if not self.wait_for_completion:
             return slurm_job_id
         if self.deferrable:
@@ -98,7 +103,7 @@ class BatchJobMixin(ResumableJobMixin):
                     cancel_on_kill=self.cancel_on_kill,
                 ),
                 method_name="batch_complete",
-                kwargs={"slurm_job_id": slurm_job_id},
+                kwargs={"slurm_job_id": slurm_job_id, "batch_script": self.batch_script},
             )
         client, said = self._hook().get_conn(), ""
         while True:
@@ -110,7 +115,7 @@ class BatchJobMixin(ResumableJobMixin):
                 self.log.info(line)
             if has_ended(array):
                 event = batch_event(array, last_output(client, name, array))
-                return self.batch_complete(context, event, slurm_job_id)
+                return self.batch_complete(context, event, slurm_job_id, self.batch_script)
             time.sleep(self.poll_interval)
 
     def batch_complete(
@@ -118,11 +123,14 @@ class BatchJobMixin(ResumableJobMixin):
         context: Context,  # noqa: ARG002  Airflow's signature
         event: dict[str, Any],
         slurm_job_id: str,
+        batch_script: str | None = None,
     ) -> str:
         """Go on when all elements have ended; the array's id.
 
         :raises AirflowException: if an element did not complete.
         """
+        # Airflow has rendered the task's fields anew.
+        self.batch_script = batch_script
         for line in event["output"].splitlines():
             self.log.info("%s", line)
         if event["status"] != "finished":

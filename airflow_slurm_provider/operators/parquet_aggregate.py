@@ -11,10 +11,12 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.failures import as_airflow_failures
 from airflow_slurm_provider.hooks.slurm import SlurmHook
-from airflow_slurm_provider.links import JobObjectsLink
+from airflow_slurm_provider.links import BackfillLink, JobObjectsLink
 from airflow_slurm_provider.waiting import (
+    Notifier,
     actor_of,
     defer_until_done,
+    hear_anomalies,
     look,
     progress_of,
     wait_until_done,
@@ -64,10 +66,12 @@ class ParquetAggregateOperator(BaseOperator):
     :param poll_interval: seconds between two looks at them.
     :param cancel_on_kill: cancel their array when this task is killed while it waits.
     :param max_resubmissions: arrays of new workers that they may get.
+    :param on_anomaly: notifiers that are run when something is wrong with them; their context
+        has the ``alert``.
     """
 
     template_fields: Sequence[str] = ("job_id",)
-    operator_extra_links = (JobObjectsLink(),)
+    operator_extra_links = (BackfillLink(), JobObjectsLink())
 
     def __init__(
         self,
@@ -80,6 +84,7 @@ class ParquetAggregateOperator(BaseOperator):
         poll_interval: float = 10.0,
         cancel_on_kill: bool = False,
         max_resubmissions: int = 3,
+        on_anomaly: Sequence[Notifier] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -91,18 +96,26 @@ class ParquetAggregateOperator(BaseOperator):
         self.poll_interval = poll_interval
         self.cancel_on_kill = cancel_on_kill
         self.max_resubmissions = max_resubmissions
+        self.on_anomaly = on_anomaly
+
+    @property
+    def backfill(self) -> str:
+        """The job that `BackfillLink` leads to."""
+        return self.job_id
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Aggregate and publish, or have the nodes merge first."""
+        BackfillLink.persist(context, self)
         merging = self._on_nodes(context)
         if merging is not None:
-            if self.deferrable and look(self, merging) is None:
+            if self.deferrable and look(self, context, merging) is None:
                 defer_until_done(self, merging)
-            check_merged(wait_until_done(self, merging))
+            check_merged(wait_until_done(self, context, merging))
         return self._publish(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """The nodes have merged: publish."""
+        hear_anomalies(self, context, event)
         check_merged(progress_of(event))
         return self._publish(context)
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator, Context
 
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.failures import as_airflow_failures
 from airflow_slurm_provider.hooks.slurm import SlurmHook
+from airflow_slurm_provider.links import BackfillLink
 from airflow_slurm_provider.waiting import (
+    Notifier,
     actor_of,
     defer_until_done,
+    hear_anomalies,
     look,
     progress_of,
+    show_kept_script,
+    show_script,
     wait_until_done,
 )
 from slurm_worker.keys import check_job_id
@@ -44,9 +49,15 @@ class RetryByErrorClassOperator(BaseOperator):
     :param cancel_on_kill: cancel the arrays when this task is killed while it waits.
     :param max_resubmissions: arrays of new workers that a round may get when its workers are
         gone and tasks are left; then the task fails with the reason.
+    :param on_anomaly: notifiers that are run when something is wrong with the job while this
+        task waits; their context has the ``alert``.
     """
 
-    template_fields: Sequence[str] = ("job_id", "errors", "policy")
+    #: `batch_script` is shown there, once it is known; it is no argument.
+    template_fields: Sequence[str] = ("job_id", "errors", "policy", "batch_script")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"batch_script": "bash"}
+    overwrite_rtif_after_execution = True
+    operator_extra_links = (BackfillLink(),)
 
     def __init__(
         self,
@@ -64,6 +75,7 @@ class RetryByErrorClassOperator(BaseOperator):
         poll_interval: float = 10.0,
         cancel_on_kill: bool = False,
         max_resubmissions: int = 3,
+        on_anomaly: Sequence[Notifier] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -82,13 +94,23 @@ class RetryByErrorClassOperator(BaseOperator):
         self.poll_interval = poll_interval
         self.cancel_on_kill = cancel_on_kill
         self.max_resubmissions = max_resubmissions
+        self.on_anomaly = on_anomaly
+        self.batch_script: str | None = None
+
+    @property
+    def backfill(self) -> str:
+        """The job that `BackfillLink` leads to."""
+        return self.job_id
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Start the first round."""
+        BackfillLink.persist(context, self)
         return self._rounds(context, {"rounds": [], "retried": {}, "began": time.time()})
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """A round has ended: start the next one, or say what came of it."""
+        show_kept_script(self, event)
+        hear_anomalies(self, context, event)
         progress_of(event)
         return self._rounds(context, event["state"])
 
@@ -98,11 +120,11 @@ class RetryByErrorClassOperator(BaseOperator):
             result = self._retry(context, state)
             if result.round is None:
                 break
-            state = _with_round(state, result)
+            state = {**_with_round(state, result), **show_script(self, self.job_id)}
             self.log.info("round %d tries %s again", result.round, result.items)
-            if self.deferrable and look(self, self.job_id) is None:
+            if self.deferrable and look(self, context, self.job_id) is None:
                 defer_until_done(self, self.job_id, state)
-            wait_until_done(self, self.job_id)
+            wait_until_done(self, context, self.job_id)
         return self._summary(state)
 
     def _has_time(self, state: dict[str, Any]) -> bool:

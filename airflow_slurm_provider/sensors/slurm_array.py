@@ -13,7 +13,14 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
 )
 
-from airflow_slurm_provider.waiting import defer_until_done, look, progress_of
+from airflow_slurm_provider.links import BackfillLink
+from airflow_slurm_provider.waiting import (
+    JobWatch,
+    Notifier,
+    defer_until_done,
+    hear_anomalies,
+    progress_of,
+)
 
 
 class SlurmArraySensor(BaseSensorOperator):
@@ -32,9 +39,12 @@ class SlurmArraySensor(BaseSensorOperator):
     :param cancel_on_kill: cancel the arrays when this task is killed while it waits.
     :param max_resubmissions: arrays of new workers that a round may get when its workers are
         gone and tasks are left; then the task fails with the reason.
+    :param on_anomaly: notifiers that are run when something is wrong with the job while this
+        task waits; their context has the ``alert``.
     """
 
     template_fields: Sequence[str] = ("job_id",)
+    operator_extra_links = (BackfillLink(),)
 
     def __init__(
         self,
@@ -48,6 +58,7 @@ class SlurmArraySensor(BaseSensorOperator):
         poll_interval: float = 10.0,
         cancel_on_kill: bool = False,
         max_resubmissions: int = 3,
+        on_anomaly: Sequence[Notifier] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -60,12 +71,20 @@ class SlurmArraySensor(BaseSensorOperator):
         self.poll_interval = poll_interval
         self.cancel_on_kill = cancel_on_kill
         self.max_resubmissions = max_resubmissions
+        self.on_anomaly = on_anomaly
+        self._watch: JobWatch | None = None
+
+    @property
+    def backfill(self) -> str:
+        """The job that `BackfillLink` leads to."""
+        return self.job_id
 
     def execute(self, context: Context) -> Any:
         """Look once, and wait where it is too early."""
         if not self.deferrable:
+            BackfillLink.persist(context, self)
             return super().execute(context)
-        event = look(self, self.job_id)
+        event = self._look(context)
         if event is None:
             defer_until_done(self, self.job_id, timeout=timedelta(seconds=self.timeout))
         try:
@@ -76,16 +95,22 @@ class SlurmArraySensor(BaseSensorOperator):
                 raise AirflowSkipException(str(error)) from error
             raise
 
-    def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002  Airflow's signature
+    def poke(self, context: Context) -> PokeReturnValue:
         """One look."""
-        event = look(self, self.job_id)
+        event = self._look(context)
         if event is None:
             return PokeReturnValue(is_done=False)
         return PokeReturnValue(is_done=True, xcom_value=self._result(event))
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Go on when the trigger has fired."""
+        hear_anomalies(self, context, event)
         return self._result(event)
+
+    def _look(self, context: Context) -> dict[str, Any] | None:
+        # One watcher for all pokes: what is usual for this job shows over several looks.
+        self._watch = self._watch or JobWatch(self, self.job_id)
+        return self._watch.look(context)
 
     def _result(self, event: dict[str, Any]) -> dict[str, Any]:
         progress = {**progress_of(event), "lost_workers": event["lost_workers"]}

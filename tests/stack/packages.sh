@@ -14,6 +14,7 @@ if [ "$(id -u)" = 0 ] && [ "${STACK:-slurm}" = slurm ]; then
     need mariadbd mariadb-server
     need sshd openssh-server
     need ssh-keygen openssh-client
+    need chromium chromium # of the dashboard's tests
     need python3 python3 # on the nodes, which share this machine
 fi
 command -v uv >/dev/null 2>&1 || "$python" -c 'import ensurepip' 2>/dev/null ||

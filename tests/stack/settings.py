@@ -50,6 +50,8 @@ PORTS = {
     "dynamodb": (8000, "STACK_DYNAMODB_PORT"),
     "airflow-api": (8080, "STACK_AIRFLOW_PORT"),
     "planes-api": (8090, "STACK_PLANES_PORT"),
+    # Where Airflow sends its metrics; nobody listens but a test that wants to see them.
+    "statsd": (8125, "STACK_STATSD_PORT"),
 }
 
 

@@ -30,6 +30,8 @@ from tests.stack.settings import (
 )
 
 PREFIX = f"s3://{BUCKET}/backfills"
+#: A user of Airflow for each role, named like it; all have the stack's password.
+ROLES = ("admin", "op", "user", "viewer")
 
 
 def write_site(settings: Settings) -> dict[str, str]:
@@ -85,7 +87,7 @@ def _variables(settings: Settings) -> dict[str, str]:
 
 
 def _slurm_connection(settings: Settings) -> dict[str, object]:
-    storage = {"table": TABLE, "prefix": PREFIX}
+    storage = {"table": TABLE, "prefix": PREFIX, "aws_conn_id": "aws"}
     if settings.mode is Mode.EMBEDDED:
         return {"conn_type": "slurm", "extra": {**_cluster(settings), **storage}}
     return {
@@ -122,7 +124,7 @@ def _airflow_variables(settings: Settings) -> dict[str, str]:
     home = settings.folder("airflow")
     made = _airflow_secrets(home)
     passwords = home / "passwords.json"
-    _write_private(passwords, json.dumps({"admin": made["password"]}))
+    _write_private(passwords, json.dumps(dict.fromkeys(ROLES, made["password"])))
     options = {
         "CORE": {
             "LOAD_EXAMPLES": "False",
@@ -131,7 +133,7 @@ def _airflow_variables(settings: Settings) -> dict[str, str]:
             "TEST_CONNECTION": "Enabled",
             "FERNET_KEY": made["fernet"],
             "EXECUTION_API_SERVER_URL": f"{settings.airflow_url}/execution/",
-            "SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
+            "SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{role}:{role}" for role in ROLES),
             "SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
         },
         "DATABASE": {"SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db"},
@@ -154,6 +156,13 @@ def _airflow_variables(settings: Settings) -> dict[str, str]:
                 [_bundle("examples", "example_dags"), _bundle("tests", "tests/e2e/dags")]
             ),
         },
+        "METRICS": {
+            "STATSD_ON": "True",
+            "STATSD_HOST": LOOPBACK,
+            "STATSD_PORT": str(settings.ports["statsd"]),
+            "STATSD_INFLUXDB_ENABLED": "True",
+        },
+        "SLURM_BACKFILLS": {"CONNECTIONS": "slurm"},
         "USAGE_DATA_COLLECTION": {"ENABLED": "False"},
     }
     return {

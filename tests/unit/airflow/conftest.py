@@ -14,7 +14,9 @@ os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
 import pytest
 
 from airflow_slurm_provider.coordinator import job, steer
+from airflow_slurm_provider.coordinator.anomalies import Alert, Kind
 from airflow_slurm_provider.coordinator.progress import Poll, Progress
+from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from tests.unit.coordinator.fakes import services
 
@@ -39,6 +41,30 @@ FINISHED = Poll(progress(done=True), None, finished=True)
 STALLED = Poll(
     progress(done=False), None, finished=False, problem="no worker is left", workers_gone=True
 )
+
+
+ALERT = Alert(
+    job_id="job-1",
+    kind=Kind.STALL,
+    subject="job",
+    episode=1,
+    message="no item has ended for 300 s",
+    advice="look at the workers' logs",
+    numbers={"seconds": 300.0},
+    at_ms=1,
+)
+
+
+def raise_once(patch: pytest.MonkeyPatch, *alerts: Alert) -> None:
+    """Have the first look of whichever watcher raise the alerts."""
+    left = list(alerts)
+
+    def take(_self: Watcher) -> list[Alert]:
+        taken = list(left)
+        left.clear()
+        return taken
+
+    patch.setattr(Watcher, "take_alerts", take)
 
 
 @dataclass

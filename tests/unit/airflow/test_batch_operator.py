@@ -41,6 +41,9 @@ class Cluster:
         alive = 0 if self.state.terminal else 1
         return ArrayState(slurm_job_id, {0: Element(self.state, "1:0")}, alive)
 
+    def script(self, name: str, folder: str) -> str:
+        return self.scripts[self.names.index(name)]
+
     def output(self, name: str, folder: str, element: int, lines: int) -> str:
         return f"the end of {element}\n"
 
@@ -99,11 +102,11 @@ def test_a_failed_element_fails_the_task_with_its_output(
 
 
 def test_a_retry_goes_on_with_an_array_that_runs(cluster: Cluster, context: dict[str, Any]) -> None:
-    waiting = operator(deferrable=True)
     for _ in range(2):
         with pytest.raises(TaskDeferred) as deferred:
-            waiting.execute(context)
+            operator(deferrable=True).execute(context)
         assert deferred.value.trigger.slurm_job_id == "100"
+        assert deferred.value.kwargs["batch_script"] == cluster.scripts[0]
     assert len(cluster.names) == 1
 
 

@@ -14,13 +14,23 @@ from airflow.sdk.exceptions import (
     TaskDeferred,
 )
 
+from airflow_slurm_provider import waiting
 from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.dashboard.plugin.addresses import Destination
+from airflow_slurm_provider.links import BackfillLink
 from airflow_slurm_provider.operators.retry_by_error_class import RetryByErrorClassOperator
 from airflow_slurm_provider.operators.slurm_submit import SlurmSubmitOperator
 from airflow_slurm_provider.sensors.slurm_array import SlurmArraySensor
 from airflow_slurm_provider.triggers.slurm_array import event_of
 from slurm_worker.errors import HostUnreachable, ServiceError, UserError
-from tests.unit.airflow.conftest import FINISHED, RUNNING, STALLED, Coordinator, Poll, progress
+from tests.unit.airflow.conftest import (
+    FINISHED,
+    RUNNING,
+    STALLED,
+    Coordinator,
+    Poll,
+    progress,
+)
 
 CONFIG = {
     "job_id": "job-1",
@@ -243,3 +253,75 @@ def test_a_round_that_an_earlier_try_had_begun_counts_once(
     ]
     result = RetryByErrorClassOperator(task_id="retry", job_id="job-1").execute(context)
     assert result["retried"] == {"network": 4}
+
+
+def test_every_task_leads_to_its_job_on_the_dashboard(
+    coordinator: Coordinator, context: dict[str, Any]
+) -> None:
+    coordinator.polls = [FINISHED]
+    address = "/slurm/jobs/job-1?conn=slurm_hpc"
+    tasks = [
+        submit(slurm_conn_id="slurm_hpc"),
+        RetryByErrorClassOperator(task_id="retry", job_id="job-1", slurm_conn_id="slurm_hpc"),
+        SlurmArraySensor(
+            task_id="wait", job_id="job-1", slurm_conn_id="slurm_hpc", deferrable=False
+        ),
+    ]
+    for task in tasks:
+        context["pushed"].clear()
+        task.execute(context)
+        assert context["pushed"]["_link_BackfillLink"] == address
+        assert BackfillLink().get_link(task, ti_key=None) == address
+    assert BackfillLink().get_link(submit(), ti_key=None) == "", "it is not submitted yet"
+
+
+def test_the_link_stands_after_a_wait_too(
+    coordinator: Coordinator, context: dict[str, Any]
+) -> None:
+    resumed = submit(wait_for_completion=True)
+    resumed.execute_complete(context, {**(event_of(FINISHED) or {}), "job_id": "job-1"})
+    assert BackfillLink().get_link(resumed, ti_key=None).startswith("/slurm/jobs/job-1")
+
+
+@pytest.mark.parametrize(
+    ("address", "job_id"),
+    [
+        ("/slurm/jobs/job-1?conn=s", "job-1"),
+        ("https://airflow.example/base/slurm/jobs/job-1?conn=s", "job-1"),
+        ("/slurm/jobs/..%2f?conn=s", None),
+        ("/slurm/jobs/job-1", None),
+        ("https://elsewhere.example/", None),
+        ("", None),
+    ],
+)
+def test_only_what_is_an_address_of_a_job_is_read_as_one(address: str, job_id: str | None) -> None:
+    found = Destination.of_address(address)
+    assert (found and found.job_id) == job_id
+
+
+def test_the_rendered_templates_show_the_script_that_sbatch_got(
+    coordinator: Coordinator, context: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "read_script", lambda _services, job_id: f"#SBATCH {job_id}")
+    first = submit(wait_for_completion=True)
+    with pytest.raises(TaskDeferred) as deferred:
+        first.execute(context)
+    assert first.batch_script == "#SBATCH job-1"
+    resumed = submit(wait_for_completion=True)
+    event = {**(event_of(FINISHED) or {}), "state": deferred.value.trigger.state}
+    resumed.execute_complete(context, event)
+    assert resumed.batch_script == "#SBATCH job-1"
+    assert "batch_script" in submit().template_fields
+    assert submit().overwrite_rtif_after_execution
+
+
+def test_a_script_that_cannot_be_read_back_does_not_fail_the_task(
+    coordinator: Coordinator, context: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_services: object, _job_id: str) -> str:
+        raise ServiceError("the login node is away")
+
+    monkeypatch.setattr(waiting, "read_script", away)
+    task = submit()
+    assert task.execute(context) == "job-1"
+    assert task.batch_script is None

@@ -9,7 +9,7 @@ import pytest
 
 from airflow_slurm_provider.triggers.slurm_array import SlurmArrayTrigger
 from slurm_worker.errors import ServiceError, UserError
-from tests.unit.airflow.conftest import FINISHED, RUNNING, STALLED, Coordinator
+from tests.unit.airflow.conftest import ALERT, FINISHED, RUNNING, STALLED, Coordinator, raise_once
 
 ARGUMENTS = {
     "job_id": "job-1",
@@ -19,6 +19,7 @@ ARGUMENTS = {
     "cancel_on_kill": True,
     "failures_allowed": 2,
     "max_resubmissions": 0,
+    "tells_anomalies": False,
     "state": {"rounds": [1]},
 }
 
@@ -68,6 +69,19 @@ def test_workers_that_are_gone_are_replaced_up_to_a_bound(coordinator: Coordinat
     (event,) = fire(SlurmArrayTrigger(**{**ARGUMENTS, "max_resubmissions": 2}))
     assert coordinator.resubmitted == 2
     assert event["status"] == "stalled"
+
+
+def test_an_alert_fires_only_for_an_operator_that_has_notifiers(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for tells, statuses in ((True, ["anomaly"]), (False, ["finished"])):
+        coordinator.polls = [RUNNING, FINISHED]
+        raise_once(monkeypatch, ALERT)
+        events = fire(SlurmArrayTrigger(**{**ARGUMENTS, "tells_anomalies": tells}))
+        assert [each["status"] for each in events] == statuses
+        assert (events[0]["job_id"], events[0]["state"]) == ("job-1", {"rounds": [1]})
+        if tells:
+            assert events[0]["alerts"] == [ALERT.to_dict()]
 
 
 def test_killing_the_waiting_task_cancels_only_when_asked_to(coordinator: Coordinator) -> None:

@@ -1,0 +1,69 @@
+"""Who may use the dashboard in Airflow: whom Airflow's own auth manager lets.
+
+| to | Airflow must allow |
+| --- | --- |
+| look | reading of task instances (of any DAG) |
+| act | changing them: what clearing a task asks for |
+
+The user is found as in Airflow's own API: by a bearer token, or by the UI's cookie.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
+from airflow.api_fastapi.core_api.security import bearer_scheme, get_user
+from fastapi import HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
+
+from airflow_slurm_provider.dashboard.guard import User
+
+if TYPE_CHECKING:
+    from airflow.api_fastapi.auth.managers.base_auth_manager import ResourceMethod
+    from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+
+
+class AirflowGuard:
+    """See `airflow_slurm_provider.dashboard.guard.Guard`."""
+
+    async def user(self, request: Request) -> User:
+        """Who reads; 401 without a login, 403 for who may not read task instances."""
+        found = await airflow_user(request)
+        if not await run_in_threadpool(_may, "GET", found):
+            raise HTTPException(403, "your role in Airflow may not read task instances")
+        return User(_name(found), may_act=await run_in_threadpool(_may, "PUT", found))
+
+    async def actor(self, request: Request) -> User:
+        """Who acts; 403 for who may not change task instances, such as a viewer."""
+        found = await airflow_user(request)
+        if not await run_in_threadpool(_may, "PUT", found):
+            raise HTTPException(403, "your role in Airflow may not change task instances")
+        return User(_name(found))
+
+
+async def airflow_user(request: Request) -> BaseUser:
+    """Airflow's user.
+
+    Raises:
+        HTTPException: 401 or 403, as Airflow's own API does.
+    """
+    return await get_user(request, None, await bearer_scheme(request))
+
+
+def may_read_xcoms(user: BaseUser, dag_id: str) -> bool:
+    """Whether the user may read what the DAG's tasks have left."""
+    return get_auth_manager().is_authorized_dag(
+        method="GET", access_entity=DagAccessEntity.XCOM, details=DagDetails(id=dag_id), user=user
+    )
+
+
+def _may(method: ResourceMethod, user: BaseUser) -> bool:
+    return get_auth_manager().is_authorized_dag(
+        method=method, access_entity=DagAccessEntity.TASK_INSTANCE, user=user
+    )
+
+
+def _name(user: BaseUser) -> str:
+    return f"airflow user {user.get_name()}"

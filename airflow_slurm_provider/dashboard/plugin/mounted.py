@@ -1,0 +1,94 @@
+"""The application that Airflow mounts: the dashboard, and the ways to it from runs and tasks.
+
+A DAG run's and a task instance's page in Airflow's UI have a tab that asks here which job
+is theirs: the address that `BackfillLink` left among the task's XComs. One query each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from airflow.models.xcom import XComModel
+from airflow.utils.session import create_session
+from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import RedirectResponse, Response
+
+from airflow_slurm_provider.dashboard import pages
+from airflow_slurm_provider.dashboard.app import create_app
+from airflow_slurm_provider.dashboard.plugin.addresses import Destination
+from airflow_slurm_provider.dashboard.plugin.guard import (
+    AirflowGuard,
+    airflow_user,
+    may_read_xcoms,
+)
+from airflow_slurm_provider.dashboard.plugin.sites import AirflowSites
+from airflow_slurm_provider.links import BackfillLink
+
+router = APIRouter(include_in_schema=False)
+_NONE_YET = (
+    "no backfill is known here: it has not been submitted yet, or the task is none of "
+    "airflow-slurm-provider's operators"
+)
+
+
+def mounted_app() -> FastAPI:
+    """The dashboard behind Airflow's own permissions."""
+    app = create_app(AirflowSites(), AirflowGuard())
+    app.include_router(router)
+    return app
+
+
+@router.get("/airflow/run")
+async def of_run(
+    request: Request,
+    dag_id: Annotated[str, Query(max_length=250)],
+    run_id: Annotated[str, Query(max_length=250)],
+) -> Response:
+    """The job of a DAG run: the latest that one of its tasks has told of."""
+    return await _lead(request, dag_id, run_id, None, None)
+
+
+@router.get("/airflow/task")
+async def of_task(
+    request: Request,
+    dag_id: Annotated[str, Query(max_length=250)],
+    run_id: Annotated[str, Query(max_length=250)],
+    task_id: Annotated[str, Query(max_length=250)],
+    # Airflow's UI leaves its placeholder standing where a task is not mapped.
+    map_index: Annotated[str, Query(max_length=20)] = "-1",
+) -> Response:
+    """The job of a task instance."""
+    index = int(map_index) if map_index.isdecimal() else -1
+    return await _lead(request, dag_id, run_id, task_id, index)
+
+
+async def _lead(
+    request: Request, dag_id: str, run_id: str, task_id: str | None, map_index: int | None
+) -> Response:
+    user = await airflow_user(request)
+    if not await run_in_threadpool(may_read_xcoms, user, dag_id):
+        raise HTTPException(403, f"your role in Airflow may not read XComs of {dag_id}")
+    found = await run_in_threadpool(_destinations, dag_id, run_id, task_id, map_index)
+    if not found:
+        return pages.error_page(request, 404, _NONE_YET)
+    # Relative to this mount, whatever the XCom says of hosts: it leads nowhere else.
+    return RedirectResponse(f"{request.scope['root_path']}/{found[-1].path()}", 303)
+
+
+def _destinations(
+    dag_id: str, run_id: str, task_id: str | None, map_index: int | None
+) -> Sequence[Destination]:
+    """Jobs that tasks of the run have told of, oldest first."""
+    query = XComModel.get_many(
+        run_id=run_id,
+        key=BackfillLink().xcom_key,
+        dag_ids=dag_id,
+        task_ids=task_id,
+        map_indexes=map_index,
+    ).with_only_columns(XComModel.value, XComModel.timestamp)
+    with create_session() as session:
+        rows = sorted(session.execute(query), key=lambda row: row.timestamp)
+        addresses = [str(XComModel.deserialize_value(row)) for row in rows]
+    return [each for text in addresses if (each := Destination.of_address(text)) is not None]
