@@ -39,7 +39,9 @@ def gc(common: Common, job: str, older_than: str, dry_run: bool) -> int:
     from airflow_slurm_provider.coordinator.gc import collect
 
     with common.services() as services:
-        found = collect(services, name, older_than_s=age_s, dry_run=dry_run, log=say)
+        found = collect(
+            services, name, older_than_s=age_s, dry_run=dry_run, log=say, actor=common.actor
+        )
     emit(common.as_json, found.to_dict(), _fields(found))
     return 0
 

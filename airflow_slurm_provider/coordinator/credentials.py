@@ -17,36 +17,37 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.site import Site
 from slurm_worker import keys
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.keys import JobId, split_s3_uri
+from slurm_worker.keys import JobId, JobPaths, split_s3_uri
 
 #: The most that a role assumed by a role may get, and every role's default.
 LIFETIME_S = 3600
 #: When those who wait renew them.
 RENEW_AFTER_S = LIFETIME_S / 3
 _DOCUMENT, _CONFIG = "credentials.json", "aws-config"
-_TABLE_ACTIONS = ("GetItem", "PutItem", "UpdateItem", "DeleteItem", "Query")
-_OBJECT_ACTIONS = ("GetObject", "PutObject", "DeleteObject")
+TABLE_ACTIONS = ("GetItem", "PutItem", "UpdateItem", "DeleteItem", "Query")
+OBJECT_ACTIONS = ("GetObject", "PutObject", "DeleteObject")
 #: Refusals that another time may cure.
 _TEMPORARY = ("Throttling", "ThrottlingException", "RequestTimeout", "InternalFailure")
 
 
-def session_policy(services: Services, job_id: JobId) -> dict[str, Any]:
+def session_policy(site: Site, job_id: JobId) -> dict[str, Any]:
     """What the job's workers may do, as an IAM policy; well below its 2,048 characters."""
-    bucket = f"arn:aws:s3:::{services.site.bucket}"
-    root = services.paths(job_id).root
-    table = f"arn:aws:dynamodb:*:*:table/{services.site.storage.table}"
+    bucket = f"arn:aws:s3:::{site.bucket}"
+    root = JobPaths(site.prefix, job_id).root
+    table = f"arn:aws:dynamodb:*:*:table/{site.storage.table}"
     rows = [keys.job_pk(job_id), f"{keys.job_pk(job_id)}#*", keys.limit_pk("*", "*")]
     written = [f"{bucket}/{root}*"]
     merged = keys.merged_job(job_id)
     if merged is not None:
         # It reads another job's parts, and writes that job's dataset.
-        written.append(f"{bucket}/{services.paths(merged).dataset}*")
+        written.append(f"{bucket}/{JobPaths(site.prefix, merged).dataset}*")
     readable = [f"{bucket}/{root}*"]
     if merged is not None:
-        readable.append(f"{bucket}/{services.paths(merged).root}*")
-    for each in services.site.aws.node_read:
+        readable.append(f"{bucket}/{JobPaths(site.prefix, merged).root}*")
+    for each in site.aws.node_read:
         other, prefix = split_s3_uri(each, "aws.node_read")
         readable.append(f"arn:aws:s3:::{other}/{prefix}*")
     return {
@@ -54,7 +55,7 @@ def session_policy(services: Services, job_id: JobId) -> dict[str, Any]:
         "Statement": [
             {
                 "Effect": "Allow",
-                "Action": [f"s3:{name}" for name in _OBJECT_ACTIONS],
+                "Action": [f"s3:{name}" for name in OBJECT_ACTIONS],
                 "Resource": written,
             },
             {"Effect": "Allow", "Action": "s3:GetObject", "Resource": readable},
@@ -66,7 +67,7 @@ def session_policy(services: Services, job_id: JobId) -> dict[str, Any]:
             },
             {
                 "Effect": "Allow",
-                "Action": [f"dynamodb:{name}" for name in _TABLE_ACTIONS],
+                "Action": [f"dynamodb:{name}" for name in TABLE_ACTIONS],
                 "Resource": table,
                 "Condition": {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": rows}},
             },
@@ -101,7 +102,7 @@ def _mint(services: Services, job_id: JobId, role: str) -> bytes:
         minted = services.sts().assume_role(
             RoleArn=role,
             RoleSessionName=f"slurm-{job_id}"[:64],
-            Policy=json.dumps(session_policy(services, job_id), separators=(",", ":")),
+            Policy=json.dumps(session_policy(services.site, job_id), separators=(",", ":")),
             DurationSeconds=LIFETIME_S,
         )["Credentials"]
     except ClientError as error:

@@ -140,6 +140,11 @@ def task_sk(round_no: int, sequence: int) -> str:
     return f"{round_no:03}#{sequence:08}"
 
 
+def before_round(round_no: int) -> str:
+    """A sort key before those of a round's tasks, and behind those of the rounds before."""
+    return f"{round_no:03}#"
+
+
 def task_id(round_no: int, sequence: int) -> TaskId:
     """The task's id, as it stands in S3 keys and logs."""
     return TaskId(f"{round_no:03}-{sequence:08}")
@@ -215,9 +220,14 @@ class JobPaths:
         """The folder of everything of the job, ending in a slash."""
         return f"{self.prefix}/jobs/{self.job}/".lstrip("/")
 
+    @property
+    def config_folder(self) -> str:
+        """The folder of every configuration that the job had."""
+        return f"{self.root}config/"
+
     def config(self, digest: str) -> str:
         """The resolved configuration that workers read, named by its digest."""
-        return f"{self.root}config/{digest}.json"
+        return f"{self.config_folder}{digest}.json"
 
     def code(self, digest: str) -> str:
         """The handler's code, named by its digest."""
@@ -227,9 +237,14 @@ class JobPaths:
         """Items that were handed over instead of a file."""
         return f"{self.root}given/{digest}.jsonl"
 
+    @property
+    def segments_folder(self) -> str:
+        """The folder with a folder of segments for each round."""
+        return f"{self.root}input/"
+
     def segments(self, round_no: int) -> str:
         """The folder of a round's segments."""
-        return f"{self.root}input/{round_no:03}/"
+        return f"{self.segments_folder}{round_no:03}/"
 
     def segment(self, round_no: int, number: int) -> str:
         """One object of about 50,000 items."""

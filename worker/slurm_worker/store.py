@@ -140,6 +140,17 @@ def unpack_segment(data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield key, item
 
 
+def slices_of(number: int, data: bytes) -> Iterator[Slice]:
+    """The slices of a segment, as they were planned."""
+    offset = 0
+    while data:
+        reader = zlib.decompressobj()
+        count = reader.decompress(data).count(b"\n")
+        length = len(data) - len(reader.unused_data)
+        yield Slice(number, offset, length, count, hashlib.sha256(data[:length]).hexdigest())
+        offset, data = offset + length, reader.unused_data
+
+
 class JobStore:
     """The objects of one job.
 

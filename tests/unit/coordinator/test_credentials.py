@@ -74,7 +74,7 @@ def test_they_are_for_this_job_alone_and_soon_run_out() -> None:
 
 def test_what_handlers_read_elsewhere_is_named_by_the_site() -> None:
     edges = edges_with(Sts(), FakeSlurm(), node_read=["s3://reference/genomes/"])
-    reads = session_policy(edges, JOB)["Statement"][1]
+    reads = session_policy(edges.site, JOB)["Statement"][1]
     assert reads == {
         "Effect": "Allow",
         "Action": "s3:GetObject",

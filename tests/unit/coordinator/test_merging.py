@@ -108,7 +108,7 @@ def test_the_merging_jobs_credentials_open_the_other_jobs_parts_and_dataset() ->
     name = merge_job_id(JobId("flights"), "0123456789abcdef")
     assert merged_job(name) == "flights"
     assert merged_job(JobId("flights")) is None
-    statements = session_policy(edges, name)["Statement"]
+    statements = session_policy(edges.site, name)["Statement"]
     objects = [each["Resource"] for each in statements if isinstance(each["Resource"], list)]
     assert [r.rpartition("jobs/")[2] for r in objects[0]] == [f"{name}/*", "flights/dataset/*"]
     assert [r.rpartition("jobs/")[2] for r in objects[1]] == [f"{name}/*", "flights/*"]

@@ -1,0 +1,175 @@
+"""`slurmctl doctor`: whether all is there that a job needs, and what to do where it isn't."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from airflow_slurm_provider.cli.completing import complete_jobs
+from airflow_slurm_provider.cli.options import Common, common_options
+from airflow_slurm_provider.cli.output import emit, number, say
+from slurm_worker.errors import UserError
+from slurm_worker.keys import JobId, check_job_id
+
+if TYPE_CHECKING:
+    from airflow_slurm_provider.coordinator.config import JobSpec
+    from airflow_slurm_provider.coordinator.doctor import Finding, Report
+    from airflow_slurm_provider.coordinator.repair import Repaired
+    from airflow_slurm_provider.coordinator.services import Services
+
+_COLOURS = {"pass": "green", "warn": "yellow", "fail": "red", "skip": "cyan"}
+
+
+@click.command(
+    epilog="\b\nExample:\n  slurmctl doctor --config config.yaml\n"
+    "  slurmctl doctor --repair --job flights-2013 --dry-run"
+)
+@click.option(
+    "--job",
+    metavar="JOB",
+    shell_complete=complete_jobs,
+    help="Look from a node of this job's partition, with its setup.",
+)
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="The same, for a job not yet submitted."
+)
+@click.option("--node/--no-node", default=True, help="Look from a node, by a short job.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For the look from a node.",
+)
+@click.option("--iam", is_flag=True, help="Print the IAM policies that the site needs.")
+@click.option("--repair", is_flag=True, help="Rebuild rows of --job from S3.")
+@click.option("--dry-run", is_flag=True, help="With --repair: say what is wrong, and do nothing.")
+@common_options
+def doctor(
+    common: Common,
+    job: str | None,
+    config: Path | None,
+    node: bool,
+    timeout: float,
+    iam: bool,
+    repair: bool,
+    dry_run: bool,
+) -> int:
+    """Check the login, Slurm, the table, the bucket, permissions and clocks, also from a node.
+
+    Exits with 1 where a check fails. Nothing is changed, but with --repair, which brings the
+    rows of a job to what S3 says of it.
+    """
+    name = None if job is None else check_job_id(job, "--job")
+    if name is not None and config is not None:
+        raise UserError("--config: can't go with --job; give one of them")
+    if dry_run and not repair:
+        raise UserError("--dry-run: is for --repair; without it, nothing is changed anyway")
+    if iam:
+        return _print_policies(common)
+    if repair:
+        if name is None:
+            raise UserError("--repair: names no job; add --job JOB")
+        return _repair(common, name, dry_run)
+    return _diagnose(common, _reader(name, config), node, timeout)
+
+
+def _diagnose(
+    common: Common,
+    job: Callable[[Services], JobSpec] | None,
+    node: bool,
+    timeout: float,
+) -> int:
+    from airflow_slurm_provider.coordinator.doctor import diagnose
+    from airflow_slurm_provider.coordinator.site import load_site
+
+    report = diagnose(
+        load_site(common.site),
+        job=job,
+        probe=node,
+        timeout_s=timeout,
+        log=_ignore if common.as_json else _show,
+    )
+    if common.as_json:
+        emit(True, report.to_dict(), [])
+    else:
+        click.echo(_summary(report))
+    return 0 if report.ok else 1
+
+
+def _reader(name: JobId | None, config: Path | None) -> Callable[[Services], JobSpec] | None:
+    """What reads the job in question; None for no job."""
+    if config is not None:
+        from airflow_slurm_provider.coordinator.config import load_config
+
+        spec = load_config(config).spec
+        return lambda _: spec
+    if name is not None:
+        from airflow_slurm_provider.coordinator.ship import read_spec
+
+        return lambda services: read_spec(services, services.jobs(name).get())
+    return None
+
+
+def _print_policies(common: Common) -> int:
+    from airflow_slurm_provider.coordinator.doctor import policies
+    from airflow_slurm_provider.coordinator.site import load_site
+
+    found = policies(load_site(common.site))
+    if common.as_json:
+        emit(True, found, [])
+    else:
+        for whose, policy in found.items():
+            click.echo(f"# {whose}")
+            click.echo(json.dumps(policy, indent=2))
+    return 0
+
+
+def _repair(common: Common, name: JobId, dry_run: bool) -> int:
+    from airflow_slurm_provider.coordinator.repair import repair
+
+    with common.services() as services:
+        found = repair(services, name, dry_run=dry_run, log=say, actor=common.actor)
+    emit(common.as_json, found.to_dict(), _repaired_fields(found))
+    return 0
+
+
+def _show(finding: Finding) -> None:
+    """A finding as it is made, with its mend below it."""
+    level = click.style(f"{finding.level.value:4}", fg=_COLOURS[finding.level.value])
+    click.echo(f"{level}  {finding.check}: {finding.found}", color=sys.stdout.isatty())
+    if finding.mend:
+        click.echo(f"      mend: {finding.mend}")
+
+
+def _ignore(finding: Finding) -> None:
+    """With --json, all is told at the end."""
+
+
+def _summary(report: Report) -> str:
+    words = {"pass": "passed", "warn": "warnings", "fail": "failed", "skip": "not checked"}
+    return ", ".join(f"{count} {words[level]}" for level, count in report.counts.items())
+
+
+def _repaired_fields(found: Repaired) -> list[tuple[str, str]]:
+    job = found.job_id
+    if not found.changed:
+        state = "as S3 says: nothing to do"
+    else:
+        state = "would be repaired (dry run)" if found.dry_run else "repaired"
+    return [
+        ("job", job),
+        ("rows", state),
+        *([("rebuilt", "the job's own row")] if found.job else []),
+        *([("rounds rebuilt", ", ".join(map(str, found.rounds)))] if found.rounds else []),
+        *([("submissions rebuilt", ", ".join(found.submissions))] if found.submissions else []),
+        ("tasks rebuilt", number(found.tasks)),
+        ("done by their markers", number(found.completed)),
+        *(("can't be rebuilt", each) for each in found.unmended),
+    ]

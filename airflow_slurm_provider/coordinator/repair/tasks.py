@@ -1,0 +1,214 @@
+"""The task rows of one round, brought to what segments and markers say.
+
+Several at a time; memory grows with the number of tasks by an entry in a set. Requests: a
+query per page of rows, a list per thousand markers; where rows are missing a GET per segment;
+per row that is brought right one GET and two writes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+from airflow_slurm_provider.coordinator.repair.report import Repaired
+from slurm_worker import keys
+from slurm_worker.ahead import ahead
+from slurm_worker.clock import boot_time
+from slurm_worker.errors import ServiceError
+from slurm_worker.jobs import RoundRow
+from slurm_worker.keys import TaskId, TaskState
+from slurm_worker.store import JobStore, Marker, Slice, slices_of
+from slurm_worker.table import TaskRow, TaskTable
+
+_PAGE = 1000
+_ATTEMPT = re.compile(r"a(\d+)")
+
+
+class TaskRepair:
+    """The task rows of one round that is open.
+
+    Args:
+        store: the job's objects.
+        table: its tasks.
+        round_row: the round.
+        found: told of what was brought right.
+        log: told of progress.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        table: TaskTable,
+        round_row: RoundRow,
+        found: Repaired,
+        log: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._table = table
+        self._round = round_row
+        self._found = found
+        self._log = log
+        self._write = not found.dry_run
+        done = store.paths.done_folder
+        self._done = {
+            TaskId(key.removeprefix(done).removesuffix(".done"))
+            for key in store.objects.list(f"{done}{round_row.number:03}-")
+        }
+        self._seen: set[int] = set()
+
+    def run(self) -> None:
+        """Bring rows to what their markers say, and create those that are missing."""
+        undone, whole = self._look()
+        split = []
+        before = self._found.tasks
+        with closing(ahead(self._rebuild, self._missing())) as rebuilt:
+            for row, marker in rebuilt:
+                self._seen.add(row.sequence)
+                self._found.tasks += 1
+                self._found.completed += marker is not None
+                if marker is not None and marker.split:
+                    split.append((row, marker))
+        if self._found.tasks > before:
+            lost = self._found.tasks - before
+            self._log(f"round {self._round.number}: {lost:,} tasks had no row")
+        with closing(ahead(self._settle, undone)) as settled:
+            for row, marker in settled:
+                self._found.completed += 1
+                if marker.split:
+                    split.append((row, marker))
+        with closing(ahead(self._marker, whole)) as markers:
+            split += [(row, marker) for row, marker in markers if marker.split]
+        for row, marker in split:
+            self._halve(row, marker)
+
+    def _look(self) -> tuple[list[TaskRow], list[TaskRow]]:
+        """Rows that aren't done and have a marker; rows of tasks that may be bisected."""
+        undone, whole = [], []
+        for row in self._rows():
+            self._seen.add(row.sequence)
+            if row.state is not TaskState.DONE:
+                if row.task in self._done:
+                    undone.append(row)
+            elif row.task not in self._done:
+                self._found.unmended.append(
+                    f"task {row.task} is done and {self._store.paths.done(row.task)} is missing "
+                    "from the bucket; restore it"
+                )
+            elif row.where.count > 1 and not row.items_ok and not row.items_failed:
+                whole.append(row)
+        return undone, whole
+
+    def _rows(self) -> Iterator[TaskRow]:
+        for shard in range(self._table.shards):
+            after = keys.before_round(self._round.number)
+            while page := self._table.page(shard, after, _PAGE):
+                of_round = [row for row in page if row.round_no == self._round.number]
+                yield from of_round
+                after = page[-1].sk
+                if len(of_round) < len(page):
+                    break
+
+    def _missing(self) -> Iterator[TaskRow]:
+        """Rows that should be there, as they were planned."""
+        if all(number in self._seen for number in range(self._round.tasks)):
+            return
+        planned = 0
+        for planned, where in enumerate(planned_slices(self._store, self._round.number), 1):
+            if planned - 1 not in self._seen:
+                yield TaskRow(self._round.number, planned - 1, TaskState.READY, where)
+        if planned < self._round.tasks:
+            self._found.unmended.append(
+                f"tasks {planned:,} to {self._round.tasks - 1:,} of round {self._round.number} "
+                f"have no slice below {self._store.paths.segments(self._round.number)}; restore "
+                "its segments"
+            )
+
+    def _rebuild(self, row: TaskRow) -> Marker | None:
+        """Create a row; return the marker by which it is done, if it is."""
+        done = row.task in self._done
+        if self._write:
+            attempt = 0 if done else self._last_attempt(row.task)
+            self._table.create(row.round_no, row.sequence, row.where, attempt)
+        return self._settle(row) if done else None
+
+    def _settle(self, row: TaskRow) -> Marker:
+        """Make a row done, by its marker; of a bisected task, the halves come first."""
+        marker = self._marker(row)
+        if not marker.split and self._write:
+            _at(self._table, marker.finished).complete(marker)
+        return marker
+
+    def _marker(self, row: TaskRow) -> Marker:
+        marker = self._store.marker(row.task)
+        if marker is None:
+            key = self._store.paths.done(row.task)
+            raise ServiceError(f"{key} was listed and can't be read; try again")
+        return marker
+
+    def _last_attempt(self, task: TaskId) -> int:
+        """The highest attempt that left an object: what is granted next must be above it."""
+        paths = self._store.paths
+        folders = (
+            f"{paths.parts}{task}/",
+            paths.checkpoints(task),
+            f"{paths.all_proposed}{task}/",
+        )
+        names = (
+            key.removeprefix(folder)
+            for folder in folders
+            for key in self._store.objects.list(folder)
+        )
+        found = (match for name in names if (match := _ATTEMPT.match(name)))
+        return max((int(each.group(1)) for each in found), default=0)
+
+    def _halve(self, row: TaskRow, marker: Marker) -> None:
+        """Have the halves of a bisected task, and then the whole done."""
+        lost = []
+        for half in marker.split:
+            round_no, sequence = keys.parse_task_id(half)
+            if sequence not in self._seen:
+                lost.append(TaskRow(round_no, sequence, TaskState.READY, row.where))
+        self._found.tasks += len(lost)
+        if lost and self._write:
+            self._table.create_halves(row)
+        for each in lost:
+            if each.task in self._done:
+                self._settle(each)
+                self._found.completed += 1
+        if row.state is not TaskState.DONE and self._write:
+            _at(self._table, marker.finished).complete(marker)
+
+
+@dataclass(frozen=True, slots=True)
+class StandingClock:
+    """A clock that stands: rows say when things were, not when they were rebuilt."""
+
+    at: float
+
+    def now(self) -> float:
+        """See `ports.Clock.now`."""
+        return self.at
+
+    def boot_time(self) -> float:
+        """See `ports.Clock.boot_time`."""
+        return boot_time()
+
+    def sleep(self, seconds: float) -> None:
+        """See `ports.Clock.sleep`: nobody does."""
+        raise NotImplementedError("nobody waits by a clock that stands")
+
+
+def _at(table: TaskTable, at: float) -> TaskTable:
+    return TaskTable(table.rows, table.job, table.shards, table.lease, StandingClock(at))
+
+
+def planned_slices(store: JobStore, round_no: int) -> Iterator[Slice]:
+    """A round's slices, in the order of its tasks, up to the first segment that is missing."""
+    keys_of = store.objects.list(store.paths.segments(round_no))
+    with closing(ahead(store.objects.get, keys_of, window=2)) as segments:
+        for number, (key, data) in enumerate(segments):
+            if data is None or key != store.paths.segment(round_no, number):
+                return
+            yield from slices_of(number, data)

@@ -1,0 +1,133 @@
+"""What a cluster is like: its settings, its accounting, its login node's folder.
+
+For `slurmctl doctor`. Each verb costs one command.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+
+from airflow_slurm_provider.slurm import submission
+from airflow_slurm_provider.slurm.transport import CommandResult, Transport
+from slurm_worker.errors import ServiceError, UserError
+
+_SETTING = re.compile(r"^(\w+)[ \t]*=[ \t]*(.*?)[ \t]*$", re.MULTILINE)
+_PAIR = re.compile(r"(\w+)=(\S*)")
+_NO_ACCOUNTING = "ccounting storage is disabled"
+_MOST_SAID = 300
+#: A file is written and removed; then the folder, its file system and what is free are told.
+_TRY_FOLDER = (
+    'mkdir -p "$1" && cd "$1" && : > ".tried.$2" && rm ".tried.$2" && pwd && '
+    "{ stat -f -c %T . 2>/dev/null || echo; }"
+)
+_REMOVE = 'cd "$1" 2>/dev/null && rm -rf "./jobs/$2/$3"; rmdir "./jobs/$2" 2>/dev/null; true'
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The project's folder on the login node, and the type of its file system where known."""
+
+    path: str
+    filesystem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A partition, as far as it matters here; `grace_s` is its ``GraceTime``."""
+
+    name: str
+    default: bool
+    grace_s: int
+    preempt_mode: str
+
+
+class Survey:
+    """Looks at a cluster over the transport of its client.
+
+    Args:
+        transport: runs the commands.
+        remote_dir: the project's folder on the login node.
+    """
+
+    def __init__(self, transport: Transport, remote_dir: str) -> None:
+        self._transport = transport
+        self._remote_dir = remote_dir
+
+    def settings(self) -> dict[str, str]:
+        """``scontrol show config``, as it says; empty where the account may not ask.
+
+        Raises:
+            ServiceError: if the cluster can't be reached.
+        """
+        result = self._transport.run("scontrol show config")
+        return {} if result.code else dict(_SETTING.findall(result.stdout))
+
+    def partitions(self) -> list[Partition]:
+        """The partitions that the account may see.
+
+        Raises:
+            ServiceError: if the cluster can't be reached.
+        """
+        result = self._transport.run("scontrol -o show partition")
+        lines = [] if result.code else result.stdout.splitlines()
+        return [
+            Partition(
+                name=found["PartitionName"],
+                default=found.get("Default") == "YES",
+                grace_s=int(grace) if (grace := found.get("GraceTime", "0")).isdigit() else 0,
+                preempt_mode=found.get("PreemptMode", "OFF"),
+            )
+            for line in lines
+            if "PartitionName" in (found := dict(_PAIR.findall(line)))
+        ]
+
+    def accounting(self) -> bool:
+        """Whether ``sacct`` answers; false where the site keeps no accounting.
+
+        Raises:
+            ServiceError: if it fails in another way.
+        """
+        result = self._transport.run("sacct -nXP -S now-1hours -o JobID")
+        if result.code and _NO_ACCOUNTING in result.stderr + result.stdout:
+            return False
+        if result.code:
+            raise ServiceError(f"sacct failed: {_said(result)}")
+        return True
+
+    def try_folder(self, unique: str) -> Folder:
+        """Write into the project's folder, which is made if absent.
+
+        Raises:
+            UserError: if that can't be.
+        """
+        result = self._transport.run(
+            submission.one_line(_TRY_FOLDER, self._remote_dir.removeprefix("~/"), unique)
+        )
+        if result.code:
+            raise UserError(
+                f"cluster.remote_dir: {self._remote_dir!r} can't be written on the login node "
+                f"({_said(result)}); name a folder of the account's own"
+            )
+        path, filesystem = [*result.stdout.splitlines(), ""][:2]
+        return Folder(path, filesystem)
+
+    def why_waiting(self, slurm_job_id: str) -> str:
+        """Slurm's reason why an array waits: ``Resources``; empty where it says none."""
+        result = self._transport.run(
+            shlex.join(["squeue", "-h", "-j", slurm_job_id, "-t", "pending", "-o", "%r"])
+        )
+        lines = result.stdout.split("\n")
+        return "" if result.code else lines[0].strip().removeprefix("None")
+
+    def remove(self, name: str, folder: str) -> None:
+        """Remove what a submission of this name has left in the project's folder."""
+        self._transport.run(
+            submission.one_line(_REMOVE, self._remote_dir.removeprefix("~/"), folder, name)
+        )
+
+
+def _said(result: CommandResult) -> str:
+    text = result.stderr if result.stderr.strip() else result.stdout
+    return " ".join(text.split())[:_MOST_SAID] or f"exit code {result.code}"

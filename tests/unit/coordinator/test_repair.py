@@ -1,0 +1,289 @@
+"""Whatever rows are lost, a finished job is what it was after a repair."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator.repair import Repaired, repair
+from airflow_slurm_provider.coordinator.services import Services
+from slurm_worker import keys
+from slurm_worker.config import LeaseConfig
+from slurm_worker.errors import ItemError, UserError
+from slurm_worker.keys import JobId, TaskState, task_id
+from slurm_worker.store import Marker
+from slurm_worker.table import Claimed, TaskTable
+from slurm_worker.testing import MemoryObjects, MemoryRows
+from tests.unit.coordinator.fakes import make_config, services, world_of
+from tests.unit.world import World
+
+JOB = JobId("job-1")
+
+
+class Handler:
+    """Fails k3 always and k17 until it is cured."""
+
+    cured = False
+
+    def __call__(self, item: dict[str, Any], context: Any) -> dict[str, Any]:
+        if item["n"] == 3:
+            raise ItemError("bad_input", "three is no good")
+        if item["n"] == 17 and not self.cured:
+            raise ItemError("network", "connection reset")
+        return item
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """A job of two rounds that is done."""
+    edges, handler = services(), Handler()
+    config = make_config(tmp_path / "config")
+    job.submit(edges, config, log=lambda _: None)
+    world = world_of(edges, config, tmp_path / "node", handler)
+    world.worker().run()
+    handler.cured = True
+    job.retry(edges, JOB, ["network"], log=lambda _: None)
+    world.worker().run()
+    return world
+
+
+@pytest.fixture
+def edges(world: World) -> Services:
+    found = services()
+    object.__setattr__(found, "rows", world.rows)
+    object.__setattr__(found, "objects", world.objects)
+    object.__setattr__(found, "clock", world.clock)
+    return found
+
+
+def run(edges: Services, **options: Any) -> Repaired:
+    edges.readers.clear()
+    return repair(edges, JOB, log=lambda _: None, **options)
+
+
+def status(edges: Services) -> dict[str, Any]:
+    edges.readers.clear()
+    return job.progress(edges, JOB).to_dict()
+
+
+def published(edges: Services) -> dict[str, Any]:
+    """The dataset, but for when it was made."""
+    manifest = job.aggregate(edges, JOB, log=lambda _: None)
+    return {name: value for name, value in manifest.items() if name != "created"}
+
+
+def table_of(edges: Services) -> dict[str, dict[str, Any]]:
+    return cast("MemoryRows", edges.rows)._rows
+
+
+def lose_everything(edges: Services) -> None:
+    table_of(edges).clear()
+    cast("MemoryRows", edges.rows)._order.clear()
+
+
+def ship_logs(edges: Services, *names: str) -> None:
+    for name in names:
+        edges.objects.put(f"{edges.paths(JOB).logs}{name}.jsonl.gz", b"")
+
+
+def audited(edges: Services) -> int:
+    return sum(each.action == "repaired" for each in edges.jobs(JOB).events())
+
+
+def test_a_job_that_is_right_is_left_alone(edges: Services, world: World) -> None:
+    before = world.task_rows()
+    found = run(edges)
+    assert (found.changed, found.unmended) == (False, [])
+    assert world.task_rows() == before
+    assert audited(edges) == 0
+
+
+def test_lost_task_rows_are_done_again_by_their_markers(edges: Services, world: World) -> None:
+    before, rows = status(edges), world.task_rows()
+    for row in rows[::2]:
+        world.rows.delete(keys.task_pk(JOB, row.sequence % 8), row.sk)
+    found = run(edges)
+    lost = len(rows[::2])
+    assert (found.tasks, found.completed, found.unmended) == (lost, lost, [])
+    assert status(edges) == before
+    after = world.task_rows()
+    assert [row.where for row in after] == [row.where for row in rows]
+    assert [row.winner for row in after] == [row.winner for row in rows]
+    assert audited(edges) == 1
+    assert not run(edges).changed
+    assert audited(edges) == 1
+
+
+def test_the_whole_table_lost_the_dataset_is_the_same(edges: Services, world: World) -> None:
+    before, dataset = status(edges), published(edges)
+    register = [str(row["sk"]) for row in edges.rows.query(keys.JOBS_PK)]
+    lose_everything(edges)
+    found = run(edges)
+    assert (found.job, found.rounds, found.tasks, found.completed) == (True, [0, 1], 11, 11)
+    assert status(edges) == before
+    assert published(edges) == dataset
+    assert len(list(edges.rows.query(keys.JOBS_PK))) == len(register)
+    assert "audit trail" in found.unmended[0]
+    again = run(edges)
+    assert (again.changed, again.unmended) == (False, [])
+
+
+def test_a_dataset_can_be_made_for_the_first_time_after_a_repair(edges: Services) -> None:
+    lose_everything(edges)
+    run(edges)
+    assert published(edges)["rows"] == 49
+    assert published(edges)["failed"] == {"bad_input": 1}
+
+
+def test_a_repaired_job_can_be_retried(edges: Services) -> None:
+    ship_logs(edges, "000-1/100_0-r0-aa-000", "001-1/101_0-r0-bb-000")
+    lose_everything(edges)
+    run(edges)
+    retried = job.retry(edges, JOB, ["bad_input"], log=lambda _: None)
+    assert (retried.round, retried.items) == (2, {"bad_input": 1})
+
+
+def test_a_dry_run_tells_and_writes_nothing(edges: Services) -> None:
+    lose_everything(edges)
+    found = run(edges, dry_run=True)
+    assert (found.job, found.rounds, found.tasks, found.completed) == (True, [0, 1], 11, 11)
+    assert table_of(edges) == {}
+
+
+def test_a_row_that_does_not_say_what_its_marker_decided_is_completed(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    world.plan([(f"k{n}", {"n": n}) for n in range(30)])
+    edges = services()
+    for name in ("rows", "objects", "clock"):
+        object.__setattr__(edges, name, getattr(world, name))
+    row = world.task_rows()[0]
+    claimed = world.table.claim(row, "w")
+    assert isinstance(claimed, Claimed)
+    world.store.commit(Marker(JOB, row.task, 1, "w", 10, 9, 9, {"network": 1}, finished=123.0))
+    found = run(edges)
+    assert (found.tasks, found.completed) == (0, 1)
+    after = world.table.find(row.task)
+    assert after is not None
+    assert (after.state, after.items_ok, after.failed_by) == (TaskState.DONE, 9, {"network": 1})
+    assert after.finished_ms == 123_000
+    assert [each.state for each in world.task_rows()[1:]] == [TaskState.READY] * 2
+
+
+def test_lost_halves_of_a_bisected_task_come_back(edges: Services, world: World) -> None:
+    whole = world.task_rows()[0]
+    halves = keys.halves(whole.task)
+    assert halves is not None
+    objects = cast("MemoryObjects", world.objects)
+    old = world.store.marker(whole.task)
+    assert old is not None
+    objects.delete(world.paths.done(whole.task))
+    split = Marker(JOB, whole.task, 4, "w", 0, 0, 0, split=halves)
+    world.store.commit(split)
+    world.store.commit(Marker(JOB, halves[0], 1, "w", 2, 2, 2))
+    world.rows.delete(keys.task_pk(JOB, whole.sequence), whole.sk)
+    found = run(edges)
+    assert (found.tasks, found.completed) == (3, 2)
+    states = {row.task: row.state for row in world.task_rows()}
+    assert states[whole.task] is TaskState.DONE
+    assert states[halves[0]] is TaskState.DONE
+    assert states[halves[1]] is TaskState.READY
+    half = world.table.find(halves[1])
+    assert half is not None
+    assert (half.where.first, half.where.count) == (2, 3)
+    for each in halves:
+        world.rows.delete(keys.task_pk(JOB, whole.sequence), "#".join(each.split("-")))
+    found = run(edges)
+    assert (found.tasks, found.completed) == (2, 1)
+    assert not run(edges).changed
+
+
+def test_a_lost_task_without_a_marker_goes_on_above_its_last_attempt(
+    tmp_path: Path,
+) -> None:
+    edges = services()
+    config = make_config(tmp_path, items=10)
+    job.submit(edges, config, log=lambda _: None)
+    paths, task = edges.paths(JOB), task_id(0, 1)
+    edges.objects.put(paths.part(task, 2, "u", "jsonl.gz"), b"")
+    edges.objects.put(paths.checkpoint(task, 7, 0), b"")
+    edges.rows.delete(keys.task_pk(JOB, 1), keys.task_sk(0, 1))
+    found = run(edges)
+    assert (found.tasks, found.completed) == (1, 0)
+    row = TaskTable(edges.rows, JOB, 8, LeaseConfig(), edges.clock).find(task)
+    assert row is not None
+    assert (row.state, row.attempt) == (TaskState.READY, 7)
+
+
+def test_submissions_are_known_by_their_workers_logs(edges: Services) -> None:
+    ship_logs(edges, "000-1/100_0-r0-aa-000", "000-1/100_1-r0-bb-000", "001-1/105_0-r0-cc-000")
+    lose_everything(edges)
+    found = run(edges)
+    assert found.submissions == ["000-1", "001-1"]
+    rows = edges.jobs(JOB).submissions()
+    assert [(row.label, row.workers, row.slurm_job_ids) for row in rows] == [
+        ("000-1", 2, ("100",)),
+        ("001-1", 1, ("105",)),
+    ]
+
+
+def test_a_plan_of_which_nothing_is_committed_is_left_to_submit(tmp_path: Path) -> None:
+    edges = services()
+    config = make_config(tmp_path, items=10)
+    job.submit(edges, config, log=lambda _: None)
+    lose_everything(edges)
+    with pytest.raises(UserError, match="submit it again"):
+        run(edges)
+    job.submit(edges, config, log=lambda _: None)
+    assert status(edges)["tasks"] == {"ready": 2}
+
+
+def test_a_retry_of_which_nothing_is_committed_is_named(edges: Services) -> None:
+    retried = job.retry(edges, JOB, ["bad_input"], log=lambda _: None)
+    assert retried.round == 2
+    lose_everything(edges)
+    found = run(edges)
+    assert found.rounds == [0, 1]
+    assert any("round 2 has segments" in each for each in found.unmended)
+
+
+def test_a_marker_that_is_missing_from_the_bucket_is_named(edges: Services) -> None:
+    edges.objects.delete(edges.paths(JOB).done(task_id(0, 2)))
+    found = run(edges)
+    assert not found.changed
+    (named,) = found.unmended
+    assert "task 000-00000002 is done" in named
+    assert "lab/jobs/job-1/done/000-00000002.done is missing from the bucket; restore it" in named
+
+
+def test_lost_input_is_named(edges: Services, world: World) -> None:
+    edges.objects.delete(edges.paths(JOB).segment(0, 0))
+    row = world.task_rows()[0]
+    world.rows.delete(keys.task_pk(JOB, row.sequence), row.sk)
+    assert any("have no slice" in each for each in run(edges).unmended)
+    lose_everything(edges)
+    with pytest.raises(UserError, match="input of 'job-1'"):
+        run(edges)
+
+
+def test_the_shards_are_those_of_the_rows_that_are_left(edges: Services, world: World) -> None:
+    config = edges.jobs(JOB).get().config
+    data = edges.objects.get(edges.paths(JOB).config(config))
+    assert data is not None
+    edges.objects.put(
+        edges.paths(JOB).config("f" * 64), data.replace(b'"shards": 8', b'"shards": 16')
+    )
+    edges.rows.delete(keys.job_pk(JOB), keys.META)
+    found = run(edges)
+    assert (found.job, found.rounds, found.tasks) == (True, [], 0)
+    row = edges.jobs(JOB).get()
+    assert (row.config, row.shards) == (config, 8)
+
+
+def test_a_job_of_which_nothing_is_left_is_unknown() -> None:
+    with pytest.raises(UserError, match="nor a configuration"):
+        run(services())
