@@ -7,6 +7,7 @@ import json
 import click
 
 from airflow_slurm_provider.cli.options import Common, common_options, job_argument
+from airflow_slurm_provider.cli.output import emit
 from slurm_worker.keys import check_job_id
 
 
@@ -30,8 +31,14 @@ def logs(common: Common, job: str, task: str, worker: str, errors: bool, output:
     from airflow_slurm_provider.coordinator import logs as reading
 
     with common.services() as services:
+        services.jobs(name).get()  # a job that is not there has no logs, and is told as such
         if output:
-            click.echo(reading.read_output(services, name, worker.partition("-")[0]), nl=False)
+            element = worker.partition("-")[0]
+            text = reading.read_output(services, name, element)
+            if common.as_json:
+                emit(True, {"job_id": name, "worker": element, "output": text}, [])
+            else:
+                click.echo(text, nl=False)
             return 0
         for line in reading.read_logs(services, name, reading.Selection(task, worker, errors)):
             click.echo(json.dumps(line) if common.as_json else reading.as_text(line))

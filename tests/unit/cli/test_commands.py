@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.cli.app import COMMANDS, ExitCode
+from airflow_slurm_provider.cli.app import ExitCode
 from airflow_slurm_provider.cli.waiting import TOLERATED_FAILURES
 from airflow_slurm_provider.slurm.endings import Ending
 from airflow_slurm_provider.slurm.states import ElementState
@@ -19,13 +19,6 @@ STATUS_NAMES = {
     "job_id", "state", "stop", "paused", "rounds", "tasks", "task_errors", "items", "ok", "failed",
     "pending", "rows", "complete", "problem", "workers", "lost_workers", "dataset",
 }  # fmt: skip
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_each_command_has_an_example(cli: Cli, name: str) -> None:
-    ended = cli(name, "--help")
-    assert ended.code == ExitCode.OK
-    assert f"slurmctl {name} " in ended.out.split("Example:")[1]
 
 
 def test_submit_says_what_it_started(cli: Cli) -> None:

@@ -32,7 +32,10 @@ MISUSE = [
     (["aggregate", "nowhere", "-o", "out"], "PATH: there is no nowhere"),
     (["aggregate", ".", "-o", "out", "--schema", "nowhere.yaml"], "--schema: nowhere.yaml can't"),
     (["aggregate", "unknown-job"], "there is no job 'unknown-job'"),
-    (["cancel", "unknown-job"], "there is no job 'unknown-job'"),
+    (["workers", "job-1"], "Missing option '--add'; see slurmctl workers --help"),
+    (["workers", "job-1", "--add", "0"], "0 is not in the range x>=1"),
+    (["logs", "unknown-job"], "there is no job 'unknown-job'"),
+    (["limits"], "JOB: is missing"),
     (["submit", "nowhere.yaml"], "nowhere.yaml can't be read"),
     (["status", "job-1", "--site", "nowhere.yaml"], "site: nowhere.yaml can't be read"),
 ]
