@@ -27,17 +27,18 @@ class Cut(BaseException):
 class Countdown:
     """Ends the process at the n-th request, before or after it is applied."""
 
-    def __init__(self, left: int, *, after: bool) -> None:
+    def __init__(self, left: int, *, after: bool, end: type[BaseException] = Cut) -> None:
         self.left = left
         self.after = after
+        self.end = end
 
     def call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         self.left -= 1
         if self.left == 0 and not self.after:
-            raise Cut
+            raise self.end
         result = function(*args, **kwargs)
         if self.left == 0:
-            raise Cut
+            raise self.end
         return result
 
 
@@ -55,8 +56,9 @@ class Edge:
         return lambda *args, **kwargs: self._countdown.call(found, *args, **kwargs)
 
 
-def cut_at(edges: Services, left: int, *, after: bool) -> Services:
-    countdown = Countdown(left, after=after)
+def cut_at(edges: Services, left: int, *, after: bool, end: type[BaseException] = Cut) -> Services:
+    """These services, that end the process at the n-th request."""
+    countdown = Countdown(left, after=after, end=end)
     return replace(
         edges,
         rows=Edge(edges.rows, countdown),
