@@ -52,7 +52,7 @@ def _apps() -> list[dict[str, Any]]:
 @cache
 def _views() -> list[dict[str, Any]]:
     root = dashboard_root()
-    icons = {"icon": f"{root}/static/icon.svg", "icon_dark_mode": f"{root}/static/icon-dark.svg"}
+    icon = f"{root}/static/icon.svg"
     return [
         {
             "name": "Slurm backfills",
@@ -60,21 +60,21 @@ def _views() -> list[dict[str, Any]]:
             "destination": "nav",
             "url_route": "slurm",
             "nav_top_level": True,
-            **icons,
+            "icon": icon,
         },
         {
             "name": "Slurm backfill",
             "href": f"{root}/{_RUN}",
             "destination": "dag_run",
             "url_route": "slurm-run",
-            **icons,
+            "icon": icon,
         },
         {
             "name": "Slurm backfill",
             "href": f"{root}/{_TASK}",
             "destination": "task_instance",
             "url_route": "slurm-task",
-            **icons,
+            "icon": icon,
         },
     ]
 
