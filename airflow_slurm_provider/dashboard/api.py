@@ -7,7 +7,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Request
 
-from airflow_slurm_provider.coordinator.logs import Selection, as_text, read_logs
 from airflow_slurm_provider.coordinator.snapshot import task_row
 from airflow_slurm_provider.dashboard import listing, models, views
 from airflow_slurm_provider.dashboard.dependencies import (
@@ -17,12 +16,13 @@ from airflow_slurm_provider.dashboard.dependencies import (
     Site,
     Task,
 )
+from airflow_slurm_provider.dashboard.task_log import read_task_log
 from slurm_worker.errors import ServiceError
 from slurm_worker.keys import JobId, TaskId, TaskState
+from slurm_worker.table import TaskRow
 
 #: Jobs that the page of all anomalies looks at, the newest ones.
 _ANOMALY_JOBS = 20
-_MOST_LOG_LINES = 1_000
 
 router = APIRouter(prefix="/api", responses=PROBLEMS)
 
@@ -133,24 +133,17 @@ def list_tasks(
 @router.get("/jobs/{job}/tasks/{task}")
 def get_task(site: Site, job: Job, task: Task) -> models.TaskDetail:
     """A task's row, its history, and what it committed."""
-    job_id, task_id = JobId(job), TaskId(task)
-    site.snapshot(job_id)
-    row = task_row(site.services, job_id, task_id)
-    if row is None:
-        raise HTTPException(404, f"task: {job!r} has no task {task!r}")
-    store = site.services.store(job_id)
+    job_id = JobId(job)
+    row = _task_row(site, job_id, task)
     segment = site.services.paths(job_id).segment(row.round_no, row.where.segment)
-    return views.task_detail(row, store.marker(task_id), segment)
+    return views.task_detail(row, site.services.store(job_id).marker(row.task), segment)
 
 
 @router.get("/jobs/{job}/tasks/{task}/log")
 def get_task_log(site: Site, job: Job, task: Task) -> models.LogLines:
-    """What workers said of a task. Reads the job's logs: ask when it is wanted."""
+    """What workers said of a task. Reads their logs: ask when it is wanted."""
     job_id = JobId(job)
-    site.snapshot(job_id)
-    lines = read_logs(site.services, job_id, Selection(task=task))
-    found = [as_text(each) for each in itertools.islice(lines, _MOST_LOG_LINES + 1)]
-    return models.LogLines(lines=found[:_MOST_LOG_LINES], more=len(found) > _MOST_LOG_LINES)
+    return read_task_log(site.services, job_id, _task_row(site, job_id, task))
 
 
 @router.get("/openapi.json", include_in_schema=False)
@@ -158,3 +151,11 @@ def get_openapi(request: Request, _user: Reader) -> dict[str, object]:
     """What this API can be asked, in OpenAPI's form."""
     document: dict[str, object] = request.app.openapi()
     return document
+
+
+def _task_row(site: Site, job_id: JobId, task: str) -> TaskRow:
+    site.snapshot(job_id)
+    row = task_row(site.services, job_id, TaskId(task))
+    if row is None:
+        raise HTTPException(404, f"task: {job_id!r} has no task {task!r}")
+    return row

@@ -78,10 +78,12 @@ def create_app(sites: SitesSource, guard: Guard) -> FastAPI:
 async def _add_headers(
     request: Request, call_next: Callable[[Request], Awaitable[Response]]
 ) -> Response:
+    # Routing into the static files changes it.
+    root = pages.note_root(request)
+    is_static = request.url.path.startswith(f"{root}/static/")
     response = await call_next(request)
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
-    is_static = request.url.path.startswith(f"{request.scope.get('root_path', '')}/static/")
     # Files are revalidated by their ETag; whatever holds data is kept nowhere.
     response.headers.setdefault("Cache-Control", "no-cache" if is_static else "no-store")
     return response

@@ -62,8 +62,6 @@ def _of_table(
     found: list[TaskRow] = []
     size = limit + 1 if state is None else _PAGE
     for _ in range(_MOST_PAGES):
-        if shard >= shards:
-            return _list(found, shards, more=False)
         rows = table.page(shard, after, size)
         for row in rows:
             after = row.sk
@@ -73,6 +71,8 @@ def _of_table(
                 return _list(found, shards, more=True)
         if len(rows) < size:
             shard, after = shard + 1, ""
+        if shard >= shards:
+            return _list(found, shards, more=False)
     summaries = [views.task_summary(row) for row in found]
     return models.TaskList(tasks=summaries, next=f"{shard}:{after}")
 

@@ -29,6 +29,7 @@ _templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+_ROOT = "slurm_dashboard_root"
 _API = ("/api/", "/metrics", "/static/")
 
 
@@ -56,6 +57,13 @@ def task_page(request: Request, user: Reader, site: Site, job: Job, task: Task) 
     """One task of a job."""
     _check_known(site, job)
     return _page(request, user, "task.html", job=job, task=task)
+
+
+def note_root(request: Request) -> str:
+    """Note the path below which the application is mounted, before anything is routed."""
+    root = str(request.scope.get("root_path", "")).rstrip("/")
+    request.scope[_ROOT] = root
+    return root
 
 
 def wants_page(request: Request) -> bool:
@@ -119,4 +127,4 @@ def _check_known(site: Site, job: str) -> None:
 
 
 def _root(request: Request) -> str:
-    return str(request.scope.get("root_path", "")).rstrip("/")
+    return str(request.scope.get(_ROOT) or "")

@@ -28,7 +28,6 @@ function show(found) {
     name ? h("div", { class: "note fail" }, h("strong", {}, name), h("span", {}, message)) : "",
   );
   fill($("facts"), found, facts);
-  $("facts").querySelectorAll(".bone").forEach((each) => each.classList.remove("bone"));
   fill($("history"), [found.history, found.crashes], ([history, crashes]) => attempts(history, crashes));
   fill($("marker"), found.marker, (marker) => (marker ? committed(marker) : h("p", { class: "muted" }, "Nothing yet: a task is committed when all of its items have an outcome.")));
 }
