@@ -9,6 +9,7 @@ a reply that is plain JSON already is not walked through once more.
 from __future__ import annotations
 
 import copy
+import gc
 import heapq
 import json
 import sys
@@ -76,4 +77,6 @@ def serialized(handler: DynamoHandler, action_result: ActionResult) -> Any:
 if __name__ == "__main__":
     Table.query = query
     DynamoHandler.serialized = serialized
+    # With millions of objects in its tables, each full collection takes seconds.
+    gc.set_threshold(100_000, 50, 1_000)
     main(sys.argv[1:])
