@@ -4,7 +4,7 @@ BIN := .venv/bin
 STACK_RUN := $(BIN)/python -m tests.stack
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stack-up stack-down stack-status demo lint unit integration e2e chaos chaos-short submit-faults simulate bench bench-merging bench-waiting test clean
+.PHONY: help setup stack-up stack-down stack-status demo lint unit integration e2e chaos chaos-short submit-faults simulate bench bench-merging bench-status bench-waiting test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ bench: setup ## measure the worker; writes benchmarks/RESULTS.md (a quiet machin
 
 bench-merging: setup ## measure aggregation beside DuckDB; writes benchmarks/MERGING.md (10 minutes)
 	@$(BIN)/python -m benchmarks.merging --write benchmarks/MERGING.md
+
+bench-status: ## measure slurmctl status at 100,000 tasks; writes benchmarks/STATUS.md (make stack-up first)
+	@sh -c '. .stack/env && exec $(BIN)/python -m benchmarks.status --write benchmarks/STATUS.md'
 
 bench-waiting: ## measure 300 waiting sensors; writes benchmarks/WAITING.md (make stack-up first)
 	@sh -c '. .stack/env && exec $(BIN)/python -m benchmarks.waiting --write benchmarks/WAITING.md'

@@ -1,0 +1,210 @@
+"""What `slurmctl status` costs on a job of 100,000 tasks, and what it reads the next time.
+
+make bench-status         (make stack-up first: objects and Slurm are the stack's)
+
+The job's rows are put into a DynamoDB of its own (moto, a process of its own), half of them
+done. Measured from outside, as a user waits for it: the first status, one right after it, and
+one after a further 1,000 tasks are done; beside them, reading every row once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import boto3
+import yaml
+
+from airflow_slurm_provider.coordinator.services import Services, open_services
+from airflow_slurm_provider.coordinator.site import load_site, parse_site
+from airflow_slurm_provider.coordinator.snapshot import SnapshotReader
+from slurm_worker import keys
+from slurm_worker.config import LeaseConfig
+from slurm_worker.keys import JobId, TaskState
+from slurm_worker.store import Marker, Slice
+from slurm_worker.table import TaskTable
+from slurm_worker.testing import MemoryObjects
+from tests.stack.settings import LOOPBACK, REGION, ROOT
+
+TASKS = 100_000
+DONE = 50_000
+MORE = 1_000
+PER_TASK = 500
+JOB = JobId("bench-status")
+SHARDS = 8
+_TABLE = "bench"
+_SLURMCTL = Path(sys.executable).with_name("slurmctl")
+
+
+@contextmanager
+def table() -> Iterator[str]:
+    """A DynamoDB with an empty table; its endpoint."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.stack.dynamodb", "-H", LOOPBACK, "-p", str(port)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        url = f"http://{LOOPBACK}:{port}"
+        deadline = time.monotonic() + 30
+        while socket.socket().connect_ex((LOOPBACK, port)):
+            if time.monotonic() > deadline:
+                raise SystemExit("status: the table's server did not come up within 30 s")
+            time.sleep(0.1)
+        boto3.client("dynamodb", endpoint_url=url, region_name=REGION).create_table(
+            TableName=_TABLE,
+            KeySchema=[
+                {"AttributeName": "pk", "KeyType": "HASH"},
+                {"AttributeName": "sk", "KeyType": "RANGE"},
+            ],
+            AttributeDefinitions=[
+                {"AttributeName": "pk", "AttributeType": "S"},
+                {"AttributeName": "sk", "AttributeType": "S"},
+            ],
+            BillingMode="PAY_PER_REQUEST",
+        )
+        yield url
+    finally:
+        server.kill()
+        server.wait()
+
+
+def plan(services: Services) -> TaskTable:
+    """The job with its rows, all ready."""
+    jobs = services.jobs(JOB)
+    for key in services.objects.list(services.paths(JOB).root):
+        services.objects.delete(key)
+    jobs.create("bench", "bench", SHARDS)
+    jobs.create_round(0, "bench")
+    tasks = TaskTable(services.rows, JOB, SHARDS, LeaseConfig(), services.clock)
+    with ThreadPoolExecutor(8) as pool:
+        for _ in pool.map(
+            lambda number: tasks.create(0, number, Slice(number // 100, 0, 9, PER_TASK, "0" * 64)),
+            range(TASKS),
+        ):
+            pass
+    jobs.open_round(0, TASKS, TASKS * PER_TASK, {})
+    jobs.open(1)
+    return tasks
+
+
+def finish(services: Services, tasks: TaskTable, numbers: range) -> None:
+    """These tasks are done."""
+    now = services.clock.now()
+
+    def complete(number: int) -> None:
+        tasks.complete(
+            Marker(
+                job=JOB,
+                task=keys.task_id(0, number),
+                attempt=1,
+                worker=f"100_{number % 200}-r0",
+                items=PER_TASK,
+                ok=PER_TASK - 1,
+                rows=PER_TASK - 1,
+                failed={"network": 1},
+                slurm={"node": f"node{number % 20}"},
+                started=now - 60,
+                finished=now,
+                requests={"s3_put": 3, "dynamo_write": 2, "dynamo_read": 3},
+            )
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in pool.map(complete, numbers):
+            pass
+
+
+def status(site: Path, environment: Mapping[str, str]) -> tuple[float, dict[str, Any]]:
+    """Seconds that the command takes, and what it prints."""
+    before = time.monotonic()
+    ended = subprocess.run(
+        [str(_SLURMCTL), "status", JOB, "--json", "--site", str(site)],
+        env=dict(environment),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return time.monotonic() - before, json.loads(ended.stdout)
+
+
+def measure(say: Any) -> list[tuple[str, float, int]]:
+    """(what, seconds, rows read) of each look."""
+    own = load_site(os.environ["SLURMCTL_CONFIG"]).model_dump(mode="json")
+    with table() as url, tempfile.TemporaryDirectory(prefix="bench-status-") as folder:
+        own["storage"]["table"] = _TABLE
+        own["aws"]["dynamodb_endpoint_url"] = url
+        site = Path(folder) / "site.yaml"
+        site.write_text(yaml.safe_dump(own))
+        environment = {
+            name: value for name, value in os.environ.items() if name != "AWS_ENDPOINT_URL_DYNAMODB"
+        }
+        services = open_services(parse_site(own, "bench"))
+        say(f"writing {TASKS:,} rows")
+        tasks = plan(services)
+        finish(services, tasks, range(DONE))
+        say("looking")
+        found = []
+        before = time.monotonic()
+        rows = sum(1 for shard in range(SHARDS) for _ in tasks.all_rows(shard))
+        found.append(("reading every row", time.monotonic() - before, rows))
+        alone = replace(services, objects=MemoryObjects())
+        for what, done, by in (
+            ("first", DONE, alone),
+            ("next", DONE, services),
+            (f"after {MORE:,} more", DONE + MORE, services),
+        ):
+            if done > DONE:
+                finish(services, tasks, range(DONE, done))
+            # A look of this process tells how many rows one of the command's has to read.
+            rows = SnapshotReader(by, JOB).read().rows_read
+            took, document = status(site, environment)
+            assert document["tasks"] == {
+                TaskState.DONE.value: done,
+                TaskState.READY.value: TASKS - done,
+            }
+            found.append((f"slurmctl status, {what}", took, rows))
+        services.close()
+    return found
+
+
+def main() -> None:
+    """Measure, print, and write the table if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", type=Path, help="write the table there")
+    arguments = parser.parse_args()
+    lines = [
+        "# Status",
+        "",
+        f"Measured by `make bench-status` on {os.cpu_count()} cores: a job of {TASKS:,} tasks",
+        f"({TASKS * PER_TASK:,} items), {DONE:,} of them done, in moto. `slurmctl status` as a",
+        "whole process, its start included.",
+        "",
+        "| what | seconds | rows of tasks read |",
+        "| --- | --- | --- |",
+    ]
+    lines += [f"| {what} | {took:.1f} | {rows:,} |" for what, took, rows in measure(print)]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if arguments.write:
+        arguments.write.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
