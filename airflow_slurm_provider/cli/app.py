@@ -11,12 +11,14 @@ one of their commands runs; their one-line help stands in `COMMANDS` for that re
 | 3 | a service can't be reached or refuses; the same command may work later |
 | 70 | a bug in slurmctl, with its traceback |
 | 130 | interrupted; running the same command again continues |
+| 141 | whoever read the output has left, as ``head`` does |
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -29,6 +31,7 @@ from slurm_worker.errors import ServiceError, UserError
 
 #: name: (module, one line for ``slurmctl --help``); the attribute is the command's name.
 COMMANDS = {
+    "plan": ("costs", "Tell what submitting a job would plan, start and cost; do none of it."),
     "submit": ("jobs", "Plan a job from its YAML file and start its workers."),
     "status": ("following", "Print how far a job is."),
     "wait": ("following", "Wait until nothing of a job is left to run."),
@@ -38,6 +41,7 @@ COMMANDS = {
     "aggregate": ("results", "Publish a job's results as one Parquet dataset."),
     "logs": ("logs", "Print what the workers of a job said."),
     "events": ("events", "Print a job's audit trail: who did what, when."),
+    "cost": ("costs", "Tell what a job has cost so far, and what would make it cheaper."),
     "limits": ("limits", "Show a job's rate limits, or the rate that a vendor's quota allows."),
     "pause": ("steering", "Have a job's workers leave; who waits goes on waiting."),
     "resume": ("steering", "Go on with a job that was paused or stopped."),
@@ -59,10 +63,24 @@ class ExitCode(IntEnum):
     SERVICE_ERROR = 3
     BUG = 70
     INTERRUPTED = 130
+    READER_LEFT = 141
+
+
+class _ReaderLeft(Exception):
+    """Standard output is closed. No OSError, because click ends these by itself, with 1."""
 
 
 class LazyGroup(click.Group):
     """A group that imports a command's module when the command is asked for."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command, and have all that it printed out of the process."""
+        try:
+            result: object = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise _ReaderLeft from error
+        return result
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 click's signature
         """The names, in the order of `COMMANDS`."""
@@ -152,6 +170,10 @@ def run(arguments: Sequence[str]) -> int:
         return _complain(
             "interrupted; running the same command again continues", ExitCode.INTERRUPTED
         )
+    except _ReaderLeft:
+        # What is still buffered would complain at the interpreter's end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.READER_LEFT
     except Exception:
         traceback.print_exc()
         return _complain("this is a bug in slurmctl; please report it", ExitCode.BUG)

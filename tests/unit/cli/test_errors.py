@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from tests.unit.cli.conftest import Cli, write_config
 
 MISUSE = [
     (["sbumit"], "command: 'sbumit' is unknown; did you mean 'submit'?"),
-    (["frobnicate"], "command: 'frobnicate' is unknown; there are submit, status"),
+    (["frobnicate"], "command: 'frobnicate' is unknown; there are plan, submit"),
     (["status"], "Missing argument 'JOB'; see slurmctl status --help"),
     (["status", "job-1", "--jsn"], "--json"),
     (["wait", "job-1", "--timeout", "soon"], "'soon' is not a valid float"),
@@ -116,6 +118,16 @@ def test_a_bug_is_shown_whole(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None
     assert ended.code == ExitCode.BUG
     assert "AssertionError: can't be" in ended.err
     assert ended.err.splitlines()[-1].startswith("slurmctl: this is a bug")
+
+
+def test_a_reader_that_leaves_is_no_bug() -> None:
+    program = [str(Path(sys.executable).with_name("slurmctl")), "completion", "bash"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == ExitCode.READER_LEFT
 
 
 def test_every_listed_command_exists() -> None:
