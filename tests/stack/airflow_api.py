@@ -182,11 +182,40 @@ class AirflowApi:
         where = f"{self._run_path(run.dag_id, run.run_id)}/taskInstances/{task_id}"
         return self._call("GET", f"{where}/xcomEntries/return_value?deserialize=true")["value"]
 
+    def links(self, run: DagRun, task_id: str) -> dict[str, str | None]:
+        """Where a task's extra links lead, by their names."""
+        where = f"{self._run_path(run.dag_id, run.run_id)}/taskInstances/{task_id}/links"
+        found: dict[str, str | None] = self._call("GET", where)["extra_links"]
+        return found
+
+    def rendered(self, run: DagRun, task_id: str) -> dict[str, Any]:
+        """A task's rendered templates."""
+        where = f"{self._run_path(run.dag_id, run.run_id)}/taskInstances/{task_id}"
+        found: dict[str, Any] = self._call("GET", where)["rendered_fields"]
+        return found
+
+    def clear(self, run: DagRun, *task_ids: str) -> None:
+        """Have tasks of a run run again, as the UI's Clear does."""
+        body = {
+            "dag_run_id": run.run_id,
+            "task_ids": list(task_ids),
+            "dry_run": False,
+            "only_failed": False,
+            "reset_dag_runs": True,
+        }
+        self._call("POST", f"/api/v2/dags/{run.dag_id}/clearTaskInstances", body)
+
     def log_tail(self, run: DagRun, task: TaskRun, lines: int = 40) -> str:
         """The last lines of a task's log."""
         where = f"{self._run_path(run.dag_id, run.run_id)}/taskInstances/{task.task_id}"
         content = self._call("GET", f"{where}/logs/{task.try_number}?full_content=true")["content"]
         return "\n".join(_log_line(each) for each in content[-lines:])
+
+    @property
+    def token(self) -> str:
+        """A bearer token of the user's."""
+        self._token = self._token or self._new_token()
+        return self._token
 
     def _run_path(self, dag_id: str, run_id: str) -> str:
         return f"/api/v2/dags/{dag_id}/dagRuns/{urllib.parse.quote(run_id, safe='')}"
