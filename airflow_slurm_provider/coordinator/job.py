@@ -286,7 +286,8 @@ def _begun_retry(
         reattached=workers.reattached,
     )
     if not workers.reattached:
-        jobs.audit(actor, "retried", cast("dict[str, Value]", result.to_dict()))
+        detail = {**result.to_dict(), "config": job.config}
+        jobs.audit(actor, "retried", cast("dict[str, Value]", detail))
         audit_workers(services, spec.id, workers, actor)
     return result
 

@@ -32,13 +32,23 @@ def ship_code(services: Services, config: Config) -> str:
     Raises:
         UserError: if the folder or the handler's module is not in it.
     """
+    digest, data = packed_code(config)
+    if digest:
+        services.objects.put_new(services.paths(config.spec.id).code(digest), data)
+    return digest
+
+
+def packed_code(config: Config) -> tuple[str, bytes]:
+    """The handler's folder as a zip, and its digest; both empty where none is shipped.
+
+    Raises:
+        UserError: if the folder or the handler's module is not in it.
+    """
     code = config.spec.handler.code
     if code is None:
-        return ""
+        return "", b""
     data = pack_code((config.folder / code).resolve(), config)
-    digest = hashlib.sha256(data).hexdigest()
-    services.objects.put_new(services.paths(config.spec.id).code(digest), data)
-    return digest
+    return hashlib.sha256(data).hexdigest(), data
 
 
 def pack_code(folder: Path, config: Config) -> bytes:
@@ -95,10 +105,15 @@ def ship_more_workers(services: Services, job: JobRow, workers: int) -> str:
 
 
 def _put_config(services: Services, spec: JobSpec, resolved: JobConfig) -> str:
-    data = resolved.to_json(spec.model_dump(mode="json", by_alias=True))
-    digest = hashlib.sha256(data).hexdigest()
+    digest, data = config_document(spec, resolved)
     services.objects.put_new(services.paths(spec.id).config(digest), data)
     return digest
+
+
+def config_document(spec: JobSpec, resolved: JobConfig) -> tuple[str, bytes]:
+    """What workers read and what the user wrote, as one document, and its digest."""
+    data = resolved.to_json(spec.model_dump(mode="json", by_alias=True))
+    return hashlib.sha256(data).hexdigest(), data
 
 
 def ship_worker(services: Services) -> str:
@@ -106,9 +121,20 @@ def ship_worker(services: Services) -> str:
     cluster = services.site.cluster
     if cluster.worker_command:
         return cluster.worker_command
+    name, data = built_worker()
+    return worker_command(services, services.slurm.put_file(name, data))
+
+
+def worker_command(services: Services, path: str) -> str:
+    """The command that starts a worker which was put to `path`, or that the site has."""
+    cluster = services.site.cluster
+    return cluster.worker_command or f"{shlex.quote(cluster.python)} {shlex.quote(path)}"
+
+
+def built_worker() -> tuple[str, bytes]:
+    """The worker as one file: its name, which holds its digest, and its bytes."""
     digest, data = _built_worker()
-    path = services.slurm.put_file(f"worker-{digest}.pyz", data)
-    return f"{shlex.quote(cluster.python)} {shlex.quote(path)}"
+    return f"worker-{digest}.pyz", data
 
 
 def worker_arguments(services: Services, spec: JobSpec, config: str, submission: str) -> list[str]:

@@ -28,7 +28,9 @@ from airflow_slurm_provider.slurm.arrays import (
 )
 from airflow_slurm_provider.slurm.endings import ENDING_FORMAT, Ending, parse_endings
 from airflow_slurm_provider.slurm.submission import Outcome
+from airflow_slurm_provider.slurm.survey import Survey
 from airflow_slurm_provider.slurm.transport import CommandResult, Transport
+from airflow_slurm_provider.slurm.usage import USAGE_FORMAT, Usage, parse_usage
 from slurm_worker.errors import ServiceError, UserError
 
 __all__ = ["ArrayState", "Element", "SlurmClient"]
@@ -90,6 +92,10 @@ class SlurmClient:
     def close(self) -> None:
         """Close the connection."""
         self._transport.close()
+
+    def survey(self) -> Survey:
+        """What looks at the cluster itself, over the same connection."""
+        return Survey(self._transport, self._remote_dir)
 
     def version(self) -> str:
         """Slurm's version, such as ``slurm-wlm 22.05.8``.
@@ -276,13 +282,17 @@ class SlurmClient:
         Raises:
             ServiceError: if the accounting can't be read.
         """
-        if not slurm_job_ids:
-            return []
-        ids = ",".join(sorted(slurm_job_ids, key=int))
-        result = self._transport.run(shlex.join(["sacct", "-nPD", "-j", ids, "-o", ENDING_FORMAT]))
-        if result.code and _NO_ACCOUNTING not in result.stderr + result.stdout:
-            raise ServiceError(f"cluster: sacct failed: {_said(result)}; try again")
-        return [] if result.code else parse_endings(result.stdout)
+        return parse_endings(self._starts(slurm_job_ids, ENDING_FORMAT))
+
+    def usage(self, slurm_job_ids: Collection[str]) -> list[Usage]:
+        """What each start of the arrays' elements was given and has used; one ``sacct``.
+
+        Empty where the site keeps no accounting.
+
+        Raises:
+            ServiceError: if the accounting can't be read.
+        """
+        return parse_usage(self._starts(slurm_job_ids, USAGE_FORMAT))
 
     def cancel(self, slurm_job_id: str) -> None:
         """Cancel the array; one that has ended is none the worse."""
@@ -313,6 +323,16 @@ class SlurmClient:
                 )
             self._sleep(pause)
             pause = min(_LONGEST_POLL_S, 2 * pause)
+
+    def _starts(self, slurm_job_ids: Collection[str], fields: str) -> str:
+        """A line of `fields` for each start of each element, and for its steps."""
+        if not slurm_job_ids:
+            return ""
+        ids = ",".join(sorted(slurm_job_ids, key=int))
+        result = self._transport.run(shlex.join(["sacct", "-nPD", "-j", ids, "-o", fields]))
+        if result.code and _NO_ACCOUNTING not in result.stderr + result.stdout:
+            raise ServiceError(f"cluster: sacct failed: {_said(result)}; try again")
+        return "" if result.code else result.stdout
 
     def _records(self, *arguments: str) -> str | None:
         """What ``sacct`` prints; None where the site keeps no accounting."""

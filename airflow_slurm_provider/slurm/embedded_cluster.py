@@ -276,7 +276,7 @@ def squeue(store: Store, arguments: list[str]) -> list[str]:
 
 
 def sacct(store: Store, arguments: list[str]) -> list[str]:
-    """The elements' fields as ``-o`` asks, separated by ``|``."""
+    """The elements' fields as ``-o`` asks, separated by ``|``; what isn't measured is empty."""
     names = (_option(arguments, "-o") or "JobID,State").split(",")
     return [
         "|".join(
@@ -285,7 +285,7 @@ def sacct(store: Store, arguments: list[str]) -> list[str]:
                 "State": state,
                 "NodeList": "None assigned" if state == "PENDING" else "localhost",
                 "ExitCode": code,
-            }[name]
+            }.get(name, "")
             for name in names
         )
         for job, element, state, code in store.select(

@@ -74,11 +74,11 @@ def parse_endings(text: str) -> list[Ending]:
         if not array.isdigit() or not element.isdigit():
             continue  # elements that wait, in one line; or no array
         state = parse_state(words[1])
-        size = _bytes(words[5])
+        size = parse_size(words[5])
         if not step:
             which = (array, int(element))
-            allowed = _allowed(words[6], words[7])
-            elapsed = _elapsed(words[4])
+            allowed = memory_given(words[6], words[7])
+            elapsed = elapsed_s(words[4])
             found.append(
                 Ending(*which, starts[which], state, words[2], words[3], elapsed, size, allowed)
             )
@@ -92,26 +92,28 @@ def parse_endings(text: str) -> list[Ending]:
     return [each for each in found if each.state.terminal or each.state is ElementState.REQUEUED]
 
 
+def parse_size(text: str) -> int:
+    """Bytes of a size such as ``4000K``; 0 where there is none."""
+    match = _SIZE.fullmatch(text.strip().upper())
+    return int(float(match.group(1)) * _UNITS[match.group(2)]) if match else 0
+
+
+def memory_given(requested: str, cpus: str) -> int:
+    """Bytes that were asked for: ``4G``; of older releases ``4Gn`` a node, ``1Gc`` a CPU."""
+    per_cpu = requested.endswith("c") and cpus.isdigit()
+    return parse_size(requested.rstrip("nc")) * (int(cpus) if per_cpu else 1)
+
+
+def elapsed_s(text: str) -> int:
+    """Seconds of a time such as ``1-00:00:01``; 0 where it is none."""
+    try:
+        return seconds(text.strip())
+    except ValueError:
+        return 0
+
+
 def _lines(text: str) -> Iterator[list[str]]:
     for line in text.splitlines():
         words = line.strip().split("|")
         if len(words) == ENDING_FORMAT.count(",") + 1:
             yield words
-
-
-def _bytes(text: str) -> int:
-    match = _SIZE.fullmatch(text.strip().upper())
-    return int(float(match.group(1)) * _UNITS[match.group(2)]) if match else 0
-
-
-def _allowed(requested: str, cpus: str) -> int:
-    """Bytes that were asked for: ``4G``; of older releases ``4Gn`` a node, ``1Gc`` a CPU."""
-    per_cpu = requested.endswith("c") and cpus.isdigit()
-    return _bytes(requested.rstrip("nc")) * (int(cpus) if per_cpu else 1)
-
-
-def _elapsed(text: str) -> int:
-    try:
-        return seconds(text.strip())
-    except ValueError:
-        return 0

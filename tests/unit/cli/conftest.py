@@ -17,6 +17,7 @@ from airflow_slurm_provider.coordinator.site import Site, load_site
 from airflow_slurm_provider.slurm.arrays import ArrayState, Element, merge_arrays
 from airflow_slurm_provider.slurm.endings import Ending
 from airflow_slurm_provider.slurm.states import ElementState
+from airflow_slurm_provider.slurm.usage import Usage
 from slurm_worker.errors import ItemError, ServiceError
 from slurm_worker.testing import ManualClock
 from tests.unit.coordinator.fakes import no_sts
@@ -34,8 +35,10 @@ class FakeSlurm:
     names: list[str] = field(default_factory=list)
     away: int = 0
     ended: list[Ending] = field(default_factory=list)
+    used: list[Usage] = field(default_factory=list)
 
     def max_array_size(self) -> int:
+        self._answer()
         return 1001
 
     def version(self) -> str:
@@ -67,6 +70,10 @@ class FakeSlurm:
     def endings(self, slurm_job_ids: Collection[str]) -> list[Ending]:
         self._answer()
         return self.ended
+
+    def usage(self, slurm_job_ids: Collection[str]) -> list[Usage]:
+        self._answer()
+        return self.used
 
     def cancel(self, slurm_job_id: str) -> None:
         self.end(slurm_job_id, "CANCELLED")

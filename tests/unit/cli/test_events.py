@@ -76,7 +76,11 @@ def test_the_full_story_can_be_rebuilt(cli: Cli, handler: Handler) -> None:
                 "config": cli.world.jobs.get().config,
             },
         ),
-        ("retried", {key: value for key, value in retried.items() if key != "dry_run"}),
+        (
+            "retried",
+            {key: value for key, value in retried.items() if key != "dry_run"}
+            | {"config": cli.world.jobs.get().config},
+        ),
         (
             "submitted",
             {

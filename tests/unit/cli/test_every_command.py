@@ -48,6 +48,7 @@ def files(cli: Cli) -> None:
 
 #: How each command is called, with what before it; CONFIG, FOLDER stand for paths.
 CALLS: dict[str, list[tuple[Ready, Arguments]]] = {
+    "plan": [(fresh, ["CONFIG"]), (fresh, ["CONFIG", "--item-seconds", "2"])],
     "submit": [(fresh, ["CONFIG"]), (done, ["CONFIG", "--wait"])],
     "status": [(running, ["job-1"]), (published, ["job-1"])],
     "wait": [(done, ["job-1"])],
@@ -64,6 +65,7 @@ CALLS: dict[str, list[tuple[Ready, Arguments]]] = {
     ],
     "logs": [(running, ["job-1", "--worker", "101_0", "--output"])],
     "events": [(running, ["job-1"])],
+    "cost": [(running, ["job-1"]), (done, ["job-1"])],
     "limits": [(running, ["job-1"]), (fresh, ["--safe", "600/min"])],
     "pause": [(running, ["job-1"]), (paused, ["job-1"])],
     "resume": [(paused, ["job-1"])],
@@ -77,7 +79,9 @@ CALLS: dict[str, list[tuple[Ready, Arguments]]] = {
 SERVERS = {"dashboard"}
 #: Commands that need no site, so that no job can be unknown to them.
 WITHOUT_SITE = {"completion"}
-OF_A_JOB = sorted({*CALLS} - WITHOUT_SITE - {"submit"})
+#: Commands that read neither the table nor any job.
+WITHOUT_TABLE = WITHOUT_SITE | {"plan"}
+OF_A_JOB = sorted({*CALLS} - WITHOUT_TABLE - {"submit"})
 
 
 def arguments(cli: Cli, words: Arguments) -> Arguments:
@@ -151,7 +155,7 @@ def test_an_unknown_job_is_wrong_use(cli: Cli, command: str) -> None:
     assert ended.out == ""
 
 
-@pytest.mark.parametrize("command", sorted({*CALLS} - WITHOUT_SITE))
+@pytest.mark.parametrize("command", sorted({*CALLS} - WITHOUT_TABLE))
 def test_a_table_that_is_away_is_exit_code_3(
     cli: Cli, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

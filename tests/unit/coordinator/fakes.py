@@ -15,6 +15,7 @@ from airflow_slurm_provider.slurm.arrays import Element, merge_arrays
 from airflow_slurm_provider.slurm.client import SubmitLimitError
 from airflow_slurm_provider.slurm.endings import Ending
 from airflow_slurm_provider.slurm.states import ElementState
+from airflow_slurm_provider.slurm.usage import Usage
 from slurm_worker.errors import ServiceError
 from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
 from tests.unit.world import World
@@ -61,6 +62,7 @@ class FakeSlurm:
     array_size: int = 1001
     lose_reply: bool = False
     ended: list[Ending] = field(default_factory=list)
+    used: list[Usage] = field(default_factory=list)
     states: dict[str, FakeArray] = field(default_factory=dict)
 
     def version(self) -> str:
@@ -105,6 +107,9 @@ class FakeSlurm:
 
     def endings(self, slurm_job_ids: Collection[str]) -> list[Ending]:
         return self.ended
+
+    def usage(self, slurm_job_ids: Collection[str]) -> list[Usage]:
+        return self.used
 
     def cancel(self, slurm_job_id: str) -> None:
         self.cancelled.append(slurm_job_id)

@@ -33,5 +33,6 @@ scancel 999999 2> scancel-unknown
 scancel "${job}_0" 2> scancel-ended
 sleep 110
 sacct -nPD -j "$job" -o JobID,State,ExitCode,NodeList,Elapsed,MaxRSS,ReqMem,AllocCPUS > endings
+sacct -nPD -j "$job" -o JobID,State,Elapsed,AllocCPUS,TotalCPU,ReqMem,MaxRSS > usage
 scancel "$job" "$held"
 rm -f "$script"

@@ -1,0 +1,195 @@
+"""What a job has cost so far: AWS requests in dollars, the cluster's CPU time and memory.
+
+Requests are what the workers' markers tell; those that no marker tells (of the coordinator,
+and of a worker after its last marker) are estimated, and said to be. Requests of the report
+itself: those of `snapshot.py`, the configuration, and one ``sacct``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_slurm_provider.coordinator import ship
+from airflow_slurm_provider.coordinator.advice import Facts, LimitUse, advise
+from airflow_slurm_provider.coordinator.config import JobSpec
+from airflow_slurm_provider.coordinator.history import History
+from airflow_slurm_provider.coordinator.prices import (
+    PRICES_OF,
+    REGION,
+    Bill,
+    bill_of,
+    ending_bill,
+    planning_bill,
+    reservations_of,
+    working_bill,
+)
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
+from airflow_slurm_provider.slurm.usage import Efficiency, efficiency_of
+from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.jobs import RoundRow
+from slurm_worker.keys import JobId
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """A job's AWS requests so far.
+
+    Args:
+        counted: as the workers' markers tell.
+        estimated: of the coordinator's planning, and of workers after their last marker.
+    """
+
+    counted: Bill
+    estimated: Bill
+
+    @property
+    def dollars(self) -> float:
+        """Both together."""
+        return self.counted.dollars + self.estimated.dollars
+
+
+@dataclass(frozen=True, slots=True)
+class JobCost:
+    """What a job has cost so far.
+
+    Args:
+        tasks: tasks that are done.
+        expected: dollars that so many tasks of such a duration take where none is tried twice.
+        efficiency: of the cluster's CPUs and memory; None where Slurm could not say.
+        problem: why not.
+        advice: sentences.
+    """
+
+    job_id: str
+    tasks: int
+    items: int
+    spent: Spent
+    expected: float
+    efficiency: Efficiency | None
+    problem: str
+    advice: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; the names are stable."""
+        return {
+            "job_id": self.job_id,
+            "tasks": self.tasks,
+            "items": self.items,
+            "dollars": round(self.spent.dollars, 8),
+            "dollars_expected": round(self.expected, 8),
+            "counted": self.spent.counted.to_dict(),
+            "estimated": self.spent.estimated.to_dict(),
+            "prices": {"region": REGION, "of": PRICES_OF},
+            "cluster": self.efficiency.to_dict() if self.efficiency else None,
+            "problem": self.problem,
+            "advice": list(self.advice),
+        }
+
+
+def read_cost(services: Services, job_id: JobId) -> JobCost:
+    """What the job has cost so far, and what would make it cheaper.
+
+    Raises:
+        UserError: if there is no such job.
+        ServiceError: if the table or the store can't be reached; a cluster that can't be
+            reached is told in the result.
+    """
+    snapshot = read_snapshot(services, job_id)
+    spec = ship.read_spec(services, snapshot.job)
+    efficiency, problem = None, ""
+    try:
+        arrays = [each for row in services.jobs(job_id).submissions() for each in row.slurm_job_ids]
+        usages = services.slurm.usage(arrays)
+        efficiency = efficiency_of(usages) if usages else None
+        problem = "" if usages else "Slurm's accounting has nothing on the job's arrays"
+    except (ServiceError, UserError) as error:
+        problem = str(error)
+    return JobCost(
+        job_id=job_id,
+        tasks=snapshot.done.tasks,
+        items=snapshot.done.ok + snapshot.done.failed.total(),
+        spent=cost_so_far(snapshot.done, snapshot.rounds),
+        expected=expected_so_far(snapshot.done, snapshot.rounds, spec),
+        efficiency=efficiency,
+        problem=problem,
+        advice=tuple(advise(facts_of(snapshot.done, spec, efficiency))),
+    )
+
+
+def cost_so_far(done: History, rounds: Sequence[RoundRow]) -> Spent:
+    """A job's requests until now, from one look at it; makes none itself.
+
+    Args:
+        done: of all tasks that are done: `Snapshot.done`.
+        rounds: `Snapshot.rounds`.
+    """
+    return Spent(bill_of(done.requests), _planned(rounds) + ending_bill(_workers(done)))
+
+
+def expected_so_far(done: History, rounds: Sequence[RoundRow], spec: JobSpec) -> float:
+    """Dollars that the tasks done so far take where none is tried twice; makes no request."""
+    work = working_bill(
+        done.tasks,
+        _workers(done),
+        busy_s=sum(each.busy_ms for each in done.workers.values()) / 1000,
+        heartbeat_s=spec.lease.heartbeat,
+        reservations=_reservations(spec, done.ok + done.failed.total()),
+    )
+    return (_planned(rounds) + work).dollars
+
+
+def expected_cost(snapshot: Snapshot, spec: JobSpec) -> float:
+    """Dollars that the whole job was to take, if all tasks are like those that are done.
+
+    For whoever compares it with `cost_so_far`, scaled to the whole job; makes no request.
+    """
+    tasks = sum(each.tasks for each in snapshot.rounds)
+    items = sum(each.items for each in snapshot.rounds)
+    done = snapshot.done
+    busy_s = sum(each.busy_ms for each in done.workers.values()) / 1000
+    work = working_bill(
+        tasks,
+        max(_workers(done), min(tasks, spec.workers * spec.worker.processes)),
+        busy_s=busy_s * tasks / done.tasks if done.tasks else 0.0,
+        heartbeat_s=spec.lease.heartbeat,
+        reservations=_reservations(spec, items),
+    )
+    return (_planned(snapshot.rounds) + work).dollars
+
+
+def facts_of(done: History, spec: JobSpec, efficiency: Efficiency | None) -> Facts:
+    """What the advice is about."""
+    buckets = done.timeline
+    span_s = (max(buckets) - min(buckets) + 1) * done.width_s if buckets else 0
+    return Facts(
+        tasks=done.tasks,
+        items=done.ok + done.failed.total(),
+        bundle=spec.bundle,
+        workers=_workers(done),
+        calls=spec.worker.concurrency,
+        median_s=done.quantile_ms(0.5) / 1000,
+        slow_s=done.quantile_ms(0.95) / 1000,
+        span_s=float(span_s),
+        lost=done.lost,
+        failed=dict(done.failed),
+        limits=tuple(LimitUse(name, each.rate) for name, each in spec.limits.items()),
+        efficiency=efficiency,
+    )
+
+
+def _workers(done: History) -> int:
+    return len(done.workers)
+
+
+def _planned(rounds: Sequence[RoundRow]) -> Bill:
+    # While a round is planned its row tells how many of its tasks are written.
+    tasks = sum(max(each.tasks, each.cursor) for each in rounds)
+    return planning_bill(tasks, sum(each.items for each in rounds), len(rounds))
+
+
+def _reservations(spec: JobSpec, items: int) -> int:
+    workers = spec.workers * spec.worker.processes
+    return sum(reservations_of(each.rate, items, workers) for each in spec.limits.values())

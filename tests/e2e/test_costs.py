@@ -1,0 +1,63 @@
+"""What a job will cost is planned without a trace, and what it has cost is told, on the stack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.submit import job_name
+from slurm_worker.keys import JobId
+from tests.e2e.conftest import Slurmctl
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+
+FLIGHTS = Path(__file__).resolve().parents[2] / "example_dags/backfill_flights/config.yaml"
+
+
+def test_a_plan_agrees_with_the_submit_after_it_and_cost_tells_of_the_job(
+    slurmctl: Slurmctl, services: Services, job_id: str
+) -> None:
+    planned = slurmctl.json("plan", FLIGHTS, "--job-id", job_id)
+    paths = services.paths(JobId(job_id))
+    assert list(services.objects.list(paths.root)) == []
+    assert services.jobs(JobId(job_id)).find() is None
+
+    submitted = slurmctl.json("submit", FLIGHTS, "--job-id", job_id)
+    for name in ("items", "tasks", "workers"):
+        assert planned[name] == submitted[name], name
+    assert len(planned["arrays"]) == len(submitted["slurm_job_ids"])
+    segments = list(services.objects.list(paths.segments(0)))
+    assert len(segments) == planned["segments"]
+    (row,) = services.jobs(JobId(job_id)).submissions()
+    name = job_name(JobId(job_id), row)
+    assert sent_script(services, name, job_id) == as_sent(planned["script"], row.token, services)
+
+    slurmctl.json("wait", job_id)
+    cost = slurmctl.json("cost", job_id)
+    assert cost["tasks"] == planned["tasks"]
+    counted = cost["counted"]["requests"]
+    assert counted["dynamo_write"] >= 2 * planned["tasks"] - planned["workers"]
+    assert counted["s3_put"] >= 2 * planned["tasks"]
+    assert 0.5 * planned["dollars"] < cost["dollars"] < 2 * planned["dollars"]
+    cluster = cost["cluster"]
+    assert (cluster["starts"], cluster["running"]) == (planned["workers"], 0)
+    assert 0 < cluster["cpu_hours_used"] <= cluster["cpu_hours_allocated"]
+    assert cluster["memory_bytes_given"] == 500 << 20
+    assert cost["problem"] == ""
+
+
+def sent_script(services: Services, name: str, folder: str) -> str:
+    """The batch script as it stands on the cluster."""
+    remote = services.site.cluster.remote_dir
+    found = services.slurm._transport.run(f"cat {remote}/jobs/{folder}/{name}/script.sh")
+    assert found.code == 0, found.stderr
+    return found.stdout
+
+
+def as_sent(script: str, token: str, services: Services) -> str:
+    """A planned script with what only the submit knows."""
+    home = services.slurm._transport.run("pwd").stdout.strip()
+    remote = services.site.cluster.remote_dir
+    return script.replace(".TOKEN", f".{token}").replace(f" {remote}/", f" {home}/{remote}/")

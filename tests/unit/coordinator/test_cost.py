@@ -1,0 +1,112 @@
+"""What a job has cost is what its workers told, and what is estimated is said to be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator.config import Config
+from airflow_slurm_provider.coordinator.cost import cost_so_far, expected_cost, read_cost
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.snapshot import read_snapshot
+from airflow_slurm_provider.slurm.states import ElementState
+from airflow_slurm_provider.slurm.usage import Usage
+from slurm_worker.errors import ServiceError
+from slurm_worker.requests import RequestKind
+from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of
+
+ITEMS, BUNDLE = 50, 5
+USED = Usage("100", 0, 0, ElementState.COMPLETED, 100, 2, 150.0, 1 << 30, 800 << 20)
+
+
+class Accounting(FakeSlurm):
+    """A cluster whose accounting is away."""
+
+    def usage(self, slurm_job_ids: Any) -> list[Usage]:
+        raise ServiceError("cluster: sacct failed")
+
+
+def run(edges: Services, config: Config, scratch: Path, writes: int = 3) -> None:
+    """Submit the job and do it; each item's handler is told as so many writes."""
+    job.submit(edges, config, log=lambda _: None)
+    world = world_of(edges, config, scratch, None)
+
+    def handle(item: dict[str, Any], _context: Any) -> dict[str, Any]:
+        for _ in range(writes):
+            world.requests.count(RequestKind.DYNAMO_WRITE)
+        return item
+
+    world.handle = handle
+    world.worker().run()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return make_config(tmp_path / "job", ITEMS, bundle=BUNDLE)
+
+
+def test_what_the_markers_tell_is_counted_and_the_rest_estimated(
+    tmp_path: Path, config: Config
+) -> None:
+    edges = services()
+    run(edges, config, tmp_path / "node")
+    snapshot = read_snapshot(edges, config.spec.id)
+    spent = cost_so_far(snapshot.done, snapshot.rounds)
+    assert spent.counted.requests == {"dynamo_write": 3 * ITEMS}
+    assert spent.estimated.requests["dynamo_write"] >= ITEMS // BUNDLE, "a row for each task"
+    assert spent.dollars == spent.counted.dollars + spent.estimated.dollars > 0
+
+
+def test_a_job_that_asks_for_more_than_such_tasks_do_costs_more_than_expected(
+    tmp_path: Path,
+) -> None:
+    found = {}
+    for name, writes in (("thrifty", 0), ("wasteful", 2_000)):
+        edges, config = services(), make_config(tmp_path / name, ITEMS, bundle=BUNDLE)
+        run(edges, config, tmp_path / f"{name}-node", writes)
+        found[name] = read_cost(edges, config.spec.id)
+    assert found["thrifty"].spent.dollars < found["thrifty"].expected
+    assert found["wasteful"].spent.dollars > 2 * found["wasteful"].expected
+    assert found["thrifty"].expected == pytest.approx(found["wasteful"].expected)
+
+
+def test_what_was_expected_of_the_whole_job_is_known_before_a_task_is_done(
+    tmp_path: Path, config: Config
+) -> None:
+    edges = services()
+    job.submit(edges, config, log=lambda _: None)
+    before = expected_cost(read_snapshot(edges, config.spec.id), config.spec)
+    run(edges, config, tmp_path / "node")
+    after = expected_cost(read_snapshot(edges, config.spec.id), config.spec)
+    assert after == pytest.approx(before, rel=0.01), "the tasks took no time"
+    assert before > 0
+
+
+def test_cpu_and_memory_come_from_the_accounting(tmp_path: Path, config: Config) -> None:
+    edges = services(FakeSlurm(used=[USED]))
+    run(edges, config, tmp_path / "node")
+    document = read_cost(edges, config.spec.id).to_dict()
+    assert document["cluster"] == {
+        "starts": 1,
+        "running": 0,
+        "cpu_hours_allocated": pytest.approx(200 / 3600, abs=1e-6),
+        "cpu_hours_used": pytest.approx(150 / 3600, abs=1e-6),
+        "cpu_efficiency": 0.75,
+        "memory_bytes_given": 1 << 30,
+        "memory_bytes_used": 800 << 20,
+        "memory_efficiency": 0.7812,
+    }
+    assert document["problem"] == ""
+
+
+def test_an_accounting_that_is_away_leaves_the_rest_of_the_report(
+    tmp_path: Path, config: Config
+) -> None:
+    edges = services(Accounting())
+    run(edges, config, tmp_path / "node")
+    found = read_cost(edges, config.spec.id)
+    assert found.spent.dollars > 0
+    assert (found.efficiency, found.problem) == (None, "cluster: sacct failed")
