@@ -1,10 +1,11 @@
-"""How long the shipped zipapp takes to start, beside the same from installed packages.
+"""How long the shipped zipapp and `slurmctl --help` take to start.
 
 python -m benchmarks.startup [--short]
 
 ``first`` finds an empty temporary folder, so it unpacks and compiles; ``warm`` finds both
 done, as every worker of a node but the first one does. Each ends where a worker has
-imported all that it needs (``check``).
+imported all that it needs (``check``); the baseline is the same from installed packages.
+Of help, each command's is measured; the baseline is what somebody at a prompt does not notice.
 """
 
 from __future__ import annotations
@@ -21,8 +22,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from airflow_slurm_provider.cli.app import COMMANDS
 from benchmarks.engine import Figure
 from slurm_worker import pyz
+
+#: Help that takes longer is felt.
+_NOTICED_S = 0.150
 
 
 def _timed(command: list[str], temporary: Path) -> float:
@@ -33,6 +38,33 @@ def _timed(command: list[str], temporary: Path) -> float:
 
 
 def figures(*, short: bool) -> list[Figure]:
+    return [*_of_worker(short=short), *_of_help(short=short)]
+
+
+def _of_help(*, short: bool) -> list[Figure]:
+    times: dict[str, list[float]] = {"": [], **{name: [] for name in COMMANDS}}
+    slurmctl = str(Path(sys.executable).with_name("slurmctl"))
+    for turn in range(2 if short else 8):
+        for name, of_name in times.items():
+            took = _timed([slurmctl, *([name] if name else []), "--help"], Path(os.curdir))
+            if turn:
+                of_name.append(took)
+    median = {name: statistics.median(each) for name, each in times.items()}
+    slowest = max(COMMANDS, key=lambda name: median[name])
+    return [
+        Figure(
+            f"slurmctl {name} --help".replace("  ", " "),
+            f"{median[name] * 1000:.0f} ms",
+            f"{_NOTICED_S * 1000:.0f} ms",
+            median[name] / _NOTICED_S,
+            1.0,
+            at_least=False,
+        )
+        for name in ("", slowest)
+    ]
+
+
+def _of_worker(*, short: bool) -> list[Figure]:
     times: dict[str, list[float]] = {"installed": [], "version": [], "first": [], "warm": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -6,9 +6,7 @@ Imports click only; the coordinator (boto3, pydantic) is imported when services 
 from __future__ import annotations
 
 import functools
-import getpass
 import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +41,8 @@ class Common:
     @property
     def actor(self) -> str:
         """Who acts, for the audit trail."""
+        import socket
+
         return f"slurmctl {_user()}@{socket.gethostname()}"
 
     @contextmanager
@@ -114,6 +114,8 @@ def _text(value: object) -> str | None:
 
 
 def _user() -> str:
+    import getpass
+
     try:
         return getpass.getuser()
     except (KeyError, OSError):
