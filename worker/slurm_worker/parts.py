@@ -24,9 +24,9 @@ from slurm_worker.journal import Journal, Outcome
 
 try:
     # Takes about half the time; installed with the aggregation, never needed.
-    from isal import igzip
+    from isal import igzip_lib
 except ImportError:
-    igzip = None
+    igzip_lib = None  # type: ignore[assignment]  # tells whether it is there
 
 KEY_FIELD = "_key"
 JSONL = "jsonl.gz"
@@ -37,6 +37,8 @@ PARQUET = "parquet"
 PART_FORMATS = (JSONL, SQLITE, PARQUET)
 #: Items whose lines are compressed in one call: a call a line costs more than the line.
 _CHUNK = 256
+#: Deflate shrinks no data to less than 1/1032.
+_MOST_SHRUNK = 11
 
 
 def _encoder() -> Callable[[object, int], Iterable[str]]:
@@ -185,10 +187,14 @@ def lines_of(data: bytes, key: str) -> bytes:
 
 
 def _gunzip(data: bytes) -> bytes:
-    if igzip is not None:
+    size = int.from_bytes(data[-4:], "little")
+    # Unpacked into one piece of memory of the size that the trailer says, where that can be.
+    if igzip_lib is not None and size <= len(data) << _MOST_SHRUNK:
         with contextlib.suppress(Exception):
-            lines: bytes = igzip.decompress(data)
-            return lines
+            reader = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP)
+            lines: bytes = reader.decompress(data, size + 1)
+            if reader.eof and not reader.unused_data and len(lines) == size:
+                return lines
     # What is wrong with the data, if anything is, is said by the standard library.
     return gzip.decompress(data)
 

@@ -14,7 +14,6 @@ Timestamps, dates and decimals are read as text and then cast, as in `convert`.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -55,11 +54,12 @@ class LineReader:
             return None
         # One block holds all, so that no line is longer than a block.
         read_options = pj.ReadOptions(use_threads=False, block_size=len(lines) + _BLOCK_MARGIN)
+        source: Any = pa.BufferReader(lines)  # the stubs want a file of Python's
         try:
-            read = pj.read_json(io.BytesIO(lines), read_options, self._options)
-            table = read.select(self._target.names).cast(self._target)
+            read = pj.read_json(source, read_options, self._options)
             if not lines.isascii():
-                lines.decode()
+                read.validate(full=True)  # Arrow reads bytes that are no UTF-8.
+            table = read.select(self._target.names).cast(self._target)
         except (pa.ArrowException, ValueError):
             return None
         if self._keyed and table.column(KEY_FIELD).null_count:

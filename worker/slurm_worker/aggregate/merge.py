@@ -34,9 +34,13 @@ from slurm_worker.keys import parse_task_id
 from slurm_worker.parts import KEY_FIELD
 from slurm_worker.store import JobStore
 
-_WRITER = f"2 pyarrow-{pa.__version__}"
+_WRITER = f"3 pyarrow-{pa.__version__}"
 #: How much more a part's lines and columns take than its compressed bytes, about.
 _UNPACKED = 8
+#: Small parts are read together, about so many compressed bytes: each read has its own cost.
+_TOGETHER = 128 << 10
+#: Memory that is kept for the next parts.
+_KEPT = 16 << 20
 
 _ERROR_FIELDS: list[pa.Field[Any]] = [
     pa.field(KEY_FIELD, pa.string(), nullable=False),
@@ -64,45 +68,54 @@ class PartReader:
     def __init__(self, store: JobStore, options: AggregateOptions) -> None:
         self.options = options
         self._store = store
+        # glibc gives the memory of large objects back at once, and clearing it anew for each part
+        # takes longer than unpacking the part, until it has seen one so large come and go.
+        bytes(_KEPT)
 
     def ahead(
         self,
-        parts: Iterable[PlannedPart],
+        batches: Iterable[Sequence[PlannedPart]],
         largest: int,
-        read: Callable[[PlannedPart, Fetched], _T],
-    ) -> Generator[tuple[PlannedPart, _T], None, None]:
-        """What `read` makes of each part, in order; none is larger than `largest`."""
+        read: Callable[[Sequence[Fetched]], _T],
+    ) -> Generator[tuple[Sequence[PlannedPart], _T], None, None]:
+        """What `read` makes of each batch, in order; no part is larger than `largest`."""
         cpus = len(os.sched_getaffinity(0))
-        fit = self.options.memory // 16 // max(1, largest)
+        fit = self.options.memory // 16 // max(_TOGETHER, largest)
         window = max(1, min(2 * READERS, fit))
-        unpacked = max(1, min(16 * cpus, fit // _UNPACKED))
+        unpacked = max(1, min(4 * cpus, fit // _UNPACKED))
 
-        def fetch(planned: PlannedPart) -> Fetched:
-            return Fetched(self._store, planned.task, planned.part)
+        def fetch(batch: Sequence[PlannedPart]) -> list[Fetched]:
+            return [Fetched(self._store, each.task, each.part) for each in batch]
 
         with (
-            closing(ahead(fetch, parts, window)) as fetched,
-            closing(ahead(lambda each: read(*each), fetched, unpacked, cpus)) as found,
+            closing(ahead(fetch, batches, window)) as fetched,
+            closing(ahead(lambda each: read(each[1]), fetched, unpacked, cpus)) as found,
         ):
-            for (planned, _), made in found:
-                yield planned, made
+            for (batch, _), made in found:
+                yield batch, made
 
     def tables(self, parts: Sequence[PlannedPart], converter: Converter) -> Iterator[pa.Table]:
-        """The columns of each part, by the dataset's names."""
+        """The columns of neighbouring parts, by the dataset's names."""
         names = self.options.names
+        largest = max(each.part.size for each in parts)
+        read = self.ahead(_batches(parts), largest, lambda each: _table(each, converter))
+        with closing(read):
+            for batch, table in read:
+                self._check_items(batch, table)
+                yield table.rename_columns([names.get(each, each) for each in table.column_names])
 
-        def read(planned: PlannedPart, fetched: Fetched) -> pa.Table:
-            table = _table(fetched, converter)
-            if table.num_rows > planned.ok and (items := count_keys(table)) > planned.ok:
+    def _check_items(self, batch: Sequence[PlannedPart], table: pa.Table) -> None:
+        """Refuse parts with rows of more items than succeeded."""
+        at = 0
+        for each in batch:
+            rows = each.part.rows
+            if rows > each.ok and (items := count_keys(table.slice(at, rows))) > each.ok:
                 raise AggregationError(
-                    f"aggregate: task {planned.task}: {planned.part.key} has rows of {items:,} "
-                    f"items, its marker says {planned.ok:,} succeeded; remove its marker "
-                    f"{self._store.paths.done(planned.task)} and run the task again"
+                    f"aggregate: task {each.task}: {each.part.key} has rows of {items:,} "
+                    f"items, its marker says {each.ok:,} succeeded; remove its marker "
+                    f"{self._store.paths.done(each.task)} and run the task again"
                 )
-            return table.rename_columns([names.get(each, each) for each in table.column_names])
-
-        for _, table in self.ahead(parts, max(each.part.size for each in parts), read):
-            yield table
+            at += rows
 
 
 def merge_group(
@@ -163,12 +176,12 @@ class Merger:
             AggregationError: naming a value that fits no one schema with the others.
         """
         inference = Inference()
-        parts = _nonempty(self._plan.parts(ROWS))
+        parts = _singly(_nonempty(self._plan.parts(ROWS)))
         read = self._reader.ahead(
-            parts, self._plan.largest(ROWS), lambda _, each: inference.read(each)
+            parts, self._plan.largest(ROWS), lambda batch: inference.read(batch[0])
         )
         with closing(read):
-            for planned, look in read:
+            for (planned,), look in read:
                 look(planned.part.key)
         return inference.schema()
 
@@ -247,7 +260,8 @@ class Merger:
         self, parts: Sequence[PlannedPart], remaining: Remaining
     ) -> Iterator[pa.Table]:
         largest = self._plan.largest(ERRORS)
-        for planned, records in self._reader.ahead(parts, largest, lambda _, each: each.rows()):
+        read = self._reader.ahead(_singly(parts), largest, lambda batch: batch[0].rows())
+        for (planned,), records in read:
             try:
                 if Counter(each["class"] for each in records) != planned.failed:
                     raise ValueError("its error classes are not those of its marker")
@@ -267,8 +281,22 @@ class Merger:
             yield table
 
 
-def _table(fetched: Fetched, converter: Converter) -> pa.Table:
-    """A part's columns."""
+def _table(batch: Sequence[Fetched], converter: Converter) -> pa.Table:
+    """The columns of neighbouring parts: of all at once where each is whole lines of its rows."""
+    if len(batch) > 1 and not any(is_columns(each.part) for each in batch):
+        texts = [each.lines() for each in batch]
+        # No row can begin in one part and end in the next, nor a part make up for another's rows.
+        if all(
+            text.startswith(b"{") and text.endswith(b"}\n") and text.count(b"\n") == each.part.rows
+            for text, each in zip(texts, batch, strict=True)
+        ):
+            exact = converter.read(b"".join(texts))
+            if exact is not None and exact.num_rows == sum(each.part.rows for each in batch):
+                return exact
+    return pa.concat_tables([_table_of_part(each, converter) for each in batch])
+
+
+def _table_of_part(fetched: Fetched, converter: Converter) -> pa.Table:
     if is_columns(fetched.part):
         table = fetched.columns()
         if table.schema.equals(converter.arrow_schema):
@@ -282,6 +310,24 @@ def _table(fetched: Fetched, converter: Converter) -> pa.Table:
             return exact
         rows = fetched.parse(lines)
     return converter.table(rows, fetched.part.key)
+
+
+def _batches(parts: Iterable[PlannedPart]) -> Iterator[list[PlannedPart]]:
+    """Neighbouring small parts together; the same parts always make the same batches."""
+    batch: list[PlannedPart] = []
+    size = 0
+    for each in parts:
+        batch.append(each)
+        size += each.part.size
+        if size >= _TOGETHER:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _singly(parts: Iterable[PlannedPart]) -> Iterator[list[PlannedPart]]:
+    return ([each] for each in parts)
 
 
 def _nonempty(parts: Iterable[PlannedPart]) -> Iterator[PlannedPart]:
