@@ -146,4 +146,6 @@ def _utc(at: float) -> str:
 
 
 def _state(progress: Progress) -> str:
-    return "complete" if progress.complete else progress.state
+    if progress.complete:
+        return "complete"
+    return f"paused by {progress.paused}" if progress.paused else progress.state

@@ -215,6 +215,24 @@ def test_aggregate_refuses_while_tasks_remain(cli: Cli) -> None:
     assert "3 tasks that are not done" in ended.err
 
 
+def test_a_paused_job_says_by_whom_and_goes_on_when_resumed(cli: Cli) -> None:
+    cli.submit()
+    assert cli("pause", "job-1").fields["paused"].startswith("by slurmctl ")
+    assert cli("pause", "job-1").fields["paused"].endswith(", before this call")
+    assert cli("status", "job-1").fields["state"].startswith("paused by slurmctl ")
+    cli.slurm.end("101", "COMPLETED")
+    cli.clock.events = [lambda: cli("resume", "job-1"), cli.work]
+    ended = cli("wait", "job-1")
+    assert ended.code == ExitCode.OK
+    assert cli.slurm.names[1].startswith("job-1.000-2."), "its new workers"
+    assert cli("resume", "job-1").fields["resumed"].startswith("nothing")
+
+
+def test_workers_are_added_as_many_as_have_something_to_do(cli: Cli) -> None:
+    cli.submit()
+    assert cli("workers", "job-1", "--add", "5").fields["new workers"] == "1 in 102"
+
+
 def test_cancel_stops_what_is_alive(cli: Cli) -> None:
     cli.submit()
     assert cli("cancel", "job-1", "--json").json == {"job_id": "job-1", "cancelled": ["101"]}
