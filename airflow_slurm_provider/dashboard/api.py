@@ -78,6 +78,14 @@ def get_limits(site: Site, job: Job) -> list[models.Limit]:
     return [models.Limit.model_validate(each.to_dict()) for each in site.limits(job_id)]
 
 
+@router.get("/jobs/{job}/cost")
+def get_cost(site: Site, job: Job) -> models.Cost:
+    """What the job has cost so far, and what would make it cheaper."""
+    job_id = JobId(job)
+    site.snapshot(job_id)
+    return views.cost(site.cost(job_id))
+
+
 @router.get("/jobs/{job}/failures")
 def get_failures(site: Site, job: Job) -> list[models.FailureGroup]:
     """Failures by class and message. Reads the parts of failed items: ask when it is wanted."""

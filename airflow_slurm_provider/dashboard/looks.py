@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from airflow_slurm_provider.coordinator.anomalies.alert import OVER, RAISED
+from airflow_slurm_provider.coordinator.cost import JobCost, read_cost
 from airflow_slurm_provider.coordinator.failures import Group, explain
 from airflow_slurm_provider.coordinator.limits import LimitState, read_limits
 from airflow_slurm_provider.coordinator.progress import progress_of
@@ -32,6 +33,7 @@ LISTED_S = 5.0
 COMPLETE_S = 30.0
 CLUSTER_S = 10.0
 LIMITS_S = 5.0
+COST_S = 30.0
 FAILURES_S = 600.0
 EVENTS_S = 3.0
 #: Events of a job that are kept; older ones are read with ``slurmctl events``.
@@ -136,6 +138,10 @@ class Looks:
     def limits(self, job_id: JobId) -> list[LimitState]:
         """The job's rate limits."""
         return self._recent("limits", job_id, LIMITS_S, lambda: read_limits(self.services, job_id))
+
+    def cost(self, job_id: JobId) -> JobCost:
+        """What the job has cost so far; asks Slurm's accounting."""
+        return self._recent("cost", job_id, COST_S, lambda: read_cost(self.services, job_id))
 
     def failures(self, job_id: JobId) -> list[Group]:
         """The job's failures by class and message; reads parts, so only where asked for."""

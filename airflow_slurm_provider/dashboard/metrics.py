@@ -13,6 +13,7 @@ from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Query, Response
 
+from airflow_slurm_provider.coordinator.cost import cost_so_far
 from airflow_slurm_provider.coordinator.limits import LimitState
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
 from airflow_slurm_provider.dashboard import views
@@ -41,6 +42,7 @@ METRICS = {
     "slurm_backfill_limit_rate": ("gauge", "Tokens a second, as the limit is now."),
     "slurm_backfill_limit_configured_rate": ("gauge", "Tokens a second, as configured."),
     "slurm_backfill_limit_used_total": ("counter", "Tokens that were reserved."),
+    "slurm_backfill_dollars": ("gauge", "AWS requests so far, by list price."),
     "slurm_backfill_anomalies_total": ("counter", "Alerts that were raised, by kind."),
 }
 
@@ -73,7 +75,7 @@ def render(samples: Iterable[Sample]) -> str:
         lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
         for sample in by_name[name]:
             labels = ",".join(f'{key}="{_escape(each)}"' for key, each in sample.labels.items())
-            lines.append(f"{name}{{{labels}}} {sample.value:g}")
+            lines.append(f"{name}{{{labels}}} {sample.value}")
     return "\n".join(lines) + "\n"
 
 
@@ -101,6 +103,8 @@ def _of_job(site: Looks, seen: Snapshot) -> Iterator[Sample]:
     if summary.eta_s is not None:
         yield Sample(f"{name}eta_seconds", labels, summary.eta_s)
     yield Sample(f"{name}leases_lost_total", labels, seen.lost)
+    spent = cost_so_far(seen.done, seen.rounds)
+    yield Sample(f"{name}dollars", labels, spent.dollars)
     yield Sample(f"{name}job_state", {**labels, "state": summary.state}, 1)
     for error_class, count in summary.failed.items():
         yield Sample(f"{name}items_failed", {**labels, "class": error_class}, count)

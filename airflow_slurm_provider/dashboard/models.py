@@ -182,6 +182,40 @@ class Limit(BaseModel):
     quota_per_day: int | None
 
 
+class CostLine(BaseModel):
+    """Requests to AWS of one kind."""
+
+    kind: str
+    requests: int
+    dollars: float
+
+
+class ClusterUse(BaseModel):
+    """CPU time and memory that Slurm gave and workers used; null where it can't be told yet."""
+
+    starts: int
+    running: int
+    cpu_hours_allocated: float
+    cpu_hours_used: float
+    cpu_efficiency: float | None
+    memory_bytes_given: int
+    memory_bytes_used: int
+    memory_efficiency: float | None
+
+
+class Cost(BaseModel):
+    """What a job has cost so far; see `slurmctl cost`."""
+
+    dollars: float = Field(description="Of AWS requests, counted and estimated, by list price.")
+    dollars_expected: float = Field(description="Where no task is tried twice.")
+    prices_of: str
+    region: str
+    lines: list[CostLine]
+    cluster: ClusterUse | None
+    problem: str = Field(description="Why the cluster's part is not known.")
+    advice: list[str]
+
+
 class FailureExample(BaseModel):
     """One item, or task, that failed."""
 

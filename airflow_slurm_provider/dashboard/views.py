@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from airflow_slurm_provider.coordinator.anomalies.alert import RAISED, Alert
+from airflow_slurm_provider.coordinator.cost import JobCost
 from airflow_slurm_provider.coordinator.failures import Group
 from airflow_slurm_provider.coordinator.history import History, Share
 from airflow_slurm_provider.coordinator.outlook import outlook_of
+from airflow_slurm_provider.coordinator.prices import PRICES_OF, REGION
 from airflow_slurm_provider.coordinator.progress import Progress, progress_of
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
 from airflow_slurm_provider.dashboard import models
@@ -36,7 +38,8 @@ def job_summary(seen: Snapshot) -> models.JobSummary:
         items=progress.items,
         ok=progress.ok,
         failed=progress.failed,
-        pending=progress.pending,
+        # Task rows that are written before their round says how many there are.
+        pending=max(0, progress.pending),
         running_items=outlook.running_items,
         rows=progress.rows,
         tasks=progress.tasks,
@@ -171,6 +174,25 @@ def anomalies(job_id: str, events: Iterable[job_rows.Event]) -> list[models.Anom
         elif episode in raised:
             raised[episode].over_ms = each.at_ms
     return sorted(raised.values(), key=lambda each: -each.at_ms)
+
+
+def cost(found: JobCost) -> models.Cost:
+    """What was spent, by kind of request, and how well the cluster was used."""
+    bill = found.spent.counted + found.spent.estimated
+    use = found.efficiency
+    return models.Cost(
+        dollars=found.spent.dollars,
+        dollars_expected=found.expected,
+        prices_of=PRICES_OF,
+        region=REGION,
+        lines=[
+            models.CostLine(kind=kind, requests=count, dollars=bill.by_kind[kind])
+            for kind, count in bill.requests.items()
+        ],
+        cluster=None if use is None else models.ClusterUse.model_validate(use.to_dict()),
+        problem=" ".join(found.problem.split()),
+        advice=list(found.advice),
+    )
 
 
 def failure_group(group: Group) -> models.FailureGroup:

@@ -88,8 +88,8 @@ def test_a_store_that_is_away_is_503_and_named(done: Dash) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        *("", "/workers", "/limits", "/failures", "/events", "/anomalies", "/tasks", "/retry"),
-        *("/tasks/000-00000000", "/tasks/000-00000000/log"),
+        *("", "/workers", "/limits", "/failures", "/cost", "/events", "/tasks", "/retry"),
+        *("/anomalies", "/tasks/000-00000000", "/tasks/000-00000000/log"),
     ],
 )
 def test_an_unknown_job_is_404(dash: Dash, path: str) -> None:

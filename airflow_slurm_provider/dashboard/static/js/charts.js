@@ -104,7 +104,7 @@ function options(element, series, { goal, height }) {
     legend: { live: true },
     scales: { x: { time: true }, y: { range: top } },
     axes: [
-      { ...axis, values: clock },
+      { ...axis, space: 96, values: clock },
       { ...axis, size: 56, values: (_, ticks) => ticks.map(figure) },
     ],
     series: [{ label: "at", value: (_, at) => (at ? new Date(at * 1000).toLocaleTimeString("en-GB") : "–") }, ...series],

@@ -5,13 +5,14 @@ import { regroup, runningSums, stackedBars, steps } from "./charts.js";
 import { alertRow, kind, open } from "./alerts.js";
 import { offer } from "./actions.js";
 import { failures, watchFailures } from "./failures.js";
-import { events, limits, phases, rounds, shares, taskStates, workerStates } from "./tables.js";
+import { cost, events, limits, phases, rounds, shares, taskStates, workerStates } from "./tables.js";
 import { watchTasks } from "./tasks.js";
 
 const { job, mayAct } = document.documentElement.dataset;
 const path = `/jobs/${encodeURIComponent(job)}`;
 const EVERY_MS = 3_000;
 const SLOW_MS = 10_000;
+const COST_MS = 30_000;
 let detail = null;
 let workers = null;
 let alerts = [];
@@ -51,6 +52,11 @@ part("worker-states", async () => {
   notes();
 });
 part("limits", async () => fill($("limits"), await get(`${path}/limits`), limits));
+part("cost", async () => {
+  const found = await get(`${path}/cost`);
+  $("prices").textContent = `AWS requests by the list prices of ${found.prices_of}, ${found.region}`;
+  fill($("cost"), found, cost);
+}, COST_MS);
 part("events", async () => fill($("events"), await get(`${path}/events`), events));
 part("alerts", async () => {
   alerts = await get(`${path}/anomalies`);
@@ -59,14 +65,14 @@ part("alerts", async () => {
   notes();
 });
 
-function part(id, ask) {
+function part(id, ask, everyMs = SLOW_MS) {
   poll(
     async () => {
       await ask();
-      return pace(SLOW_MS);
+      return pace(everyMs);
     },
     {
-      everyMs: SLOW_MS,
+      everyMs,
       report: (error) => {
         if (error) fill($(id), error.message, (message) => h("p", { class: "failing" }, `${message}. Trying again.`));
       },
@@ -140,7 +146,7 @@ function gone() {
 
 function note({ stop, paused, away, gone: left, alerts: raised }) {
   const line = (level, title, message, sub) =>
-    h("div", { class: `note ${level}` }, h("strong", {}, title), h("span", {}, message, sub ? h("span", { class: "sub" }, ` ${sub}`) : null));
+    h("div", { class: `note ${level}` }, h("strong", {}, title), h("span", {}, message, sub ? h("div", { class: "sub" }, sub) : null));
   return [
     stop ? line("fail", "Stopped", stop, "Mend the cause, then resume.") : null,
     paused ? line("warn", "Paused", `by ${paused}`, "Workers finish the task they hold, and leave.") : null,

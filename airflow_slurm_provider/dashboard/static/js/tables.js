@@ -1,6 +1,6 @@
 // The tables of a job's page; each is made anew where what it shows has changed.
 
-import { badge, byClass, count, duration, h, number, percent, sum, when } from "./lib.js";
+import { badge, byClass, bytes, count, duration, h, number, percent, sum, when } from "./lib.js";
 
 const head = (...names) =>
   h("thead", {}, h("tr", {}, names.map((each) => h("th", { scope: "col", class: each.startsWith(">") ? "n" : each.startsWith("<") ? "grow" : null }, each.replace(/^[<>]/, "")))));
@@ -69,6 +69,30 @@ export function limits(found) {
     ),
   );
 }
+
+export function cost(found) {
+  const rows = found.lines.map((each) => h("tr", {}, cell(each.kind.replaceAll("_", " ")), count(each.requests), h("td", { class: "n" }, dollars(each.dollars))));
+  const total = h("tr", {}, cell("all", "name"), count(found.lines.reduce((all, each) => all + each.requests, 0)), h("td", { class: "n name" }, dollars(found.dollars)));
+  const bill = table(["<AWS requests", ">Number", ">Dollars"], [...rows, total]);
+  const use = found.cluster;
+  const facts = [["Expected for such tasks", dollars(found.dollars_expected)]];
+  if (use) {
+    facts.push(
+      ["CPU time given", `${use.cpu_hours_allocated.toFixed(3)} CPU-hours to ${number(use.starts)} starts of workers`],
+      ["CPU time used", use.cpu_efficiency === null ? "told when workers end" : percent(use.cpu_efficiency, 1, 0)],
+      ["Memory used", use.memory_efficiency === null ? "told when workers end" : `${bytes(use.memory_bytes_used)} of ${bytes(use.memory_bytes_given)}`],
+    );
+  } else facts.push(["Cluster", found.problem || "not known"]);
+  const advice = found.advice.length ? h("ul", { class: "advice" }, found.advice.map((each) => h("li", {}, each))) : h("p", { class: "muted" }, "Nothing to mend.");
+  return h(
+    "div",
+    { class: "columns" },
+    h("div", { class: "scroll-in" }, bill),
+    h("div", {}, h("dl", { class: "facts" }, facts.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])), h("h3", {}, "Advice"), advice),
+  );
+}
+
+const dollars = (value) => `$${value >= 0.01 || !value ? value.toFixed(2) : value.toPrecision(2)}`;
 
 export function phases({ phases: found, at_ms: now }) {
   if (!found.length) return none("Nothing has begun yet.");

@@ -96,7 +96,8 @@ const link = (job, task) => h("a", { href: taskAddress(job, task), id: `task-${t
 
 function slowest(rows, job) {
   if (!rows.length) return h("p", { class: "muted" }, "No task is done yet.");
-  return h("table", {}, head("Task", ">Took", "Node", "<Worker"), h("tbody", {}, rows.map((each) => h("tr", {}, h("td", {}, link(job, each.task)), h("td", { class: "n" }, duration(each.took_ms)), h("td", {}, each.node), h("td", { class: "mono muted" }, each.worker)))));
+  const most = rows.slice(0, 10);
+  return h("table", {}, head("Task", ">Took", "Node", "<Worker"), h("tbody", {}, most.map((each) => h("tr", {}, h("td", {}, link(job, each.task)), h("td", { class: "n" }, duration(each.took_ms)), h("td", {}, each.node), h("td", { class: "mono muted" }, each.worker)))));
 }
 
 function list(rows, job, goesOn) {
