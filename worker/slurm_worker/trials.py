@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from email.message import Message
 from email.utils import parsedate_to_datetime
 
 from slurm_worker import keys
@@ -24,6 +25,8 @@ TRIAL_JOB = JobId("doctor.probe")
 #: What a refusal for want of permission says; anything else would refuse all that follows too.
 _DENIED = ("accessdenied", "access denied", "not authorized", "(403)", "forbidden")
 _MOST_SAID = 300
+#: For the time, of a server that is slow.
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +73,34 @@ def clock_ahead(url: str, timeout_s: float = 5.0) -> float:
     Raises:
         ServiceError: if the server doesn't answer, or tells no time.
     """
-    sent = time.time()
     try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as reply:  # noqa: S310  the site's own
-            headers = reply.headers
-    except urllib.error.HTTPError as error:
-        headers = error.headers
+        sent, headers, received = _asked(url, timeout_s)
     except (OSError, ValueError) as error:
         raise ServiceError(
             f"{url} can't be reached ({describe(error)}); check the endpoint, the region and the "
             "network"
         ) from error
-    received = time.time()
     try:
         second = parsedate_to_datetime(headers["Date"]).timestamp()
     except (TypeError, ValueError) as error:
         raise ServiceError(f"{url} doesn't tell the time; check the endpoint") from error
     # The server answered at some time within that second.
     return round((sent + received) / 2 - (second + 0.5), 1)
+
+
+def _asked(url: str, timeout_s: float) -> tuple[float, Message, float]:
+    """A reply's headers, whatever it says, between the times of asking and of the answer."""
+    for left in reversed(range(_TRIES)):
+        sent = time.time()
+        try:
+            with urllib.request.urlopen(url, timeout=timeout_s) as reply:  # noqa: S310  the site's
+                return sent, reply.headers, time.time()
+        except urllib.error.HTTPError as error:
+            return sent, error.headers, time.time()
+        except TimeoutError:
+            if not left:
+                raise
+    raise AssertionError("unreachable: the last try returns or raises")
 
 
 def _run(steps: Sequence[tuple[str, Callable[[], object]]]) -> list[Trial]:

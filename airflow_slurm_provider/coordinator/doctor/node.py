@@ -113,7 +113,8 @@ def judge(heard: Heard, python: str, worker_command: str | None) -> list[Finding
         return findings
     findings.append(Finding("node_folder", Level.PASS, "remote_dir is shared with the nodes"))
     version = document["python"] if document else _python_said(heard.text)
-    findings.append(_judge_python(version, worker_command or python))
+    if document or not worker_command:
+        findings.append(_judge_python(version, python))
     if findings[-1].level is Level.FAIL:
         return findings
     if document is None:
