@@ -290,6 +290,26 @@ def test_a_part_that_was_committed_as_nonsense_is_named(
     assert "parts/000-00000000/" in message
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        ('{"_key": "a"}\n{"_key": "b"}\n{"_key": "c"}\n', '{"_key": "d"}\n', "3 rows where"),
+        ('{"_key": "a"}\n', '{"_key": "b"}\n{"_key": "c"}\n{"_key": "d"}\n', "1 rows where"),
+        ('{"_key": "a"}\n{"_key":\n', '"b"}\n{"_key": "c"}\n{"_key": "d"}\n', "can't be read"),
+        ('{"_key": "a"}\n{"_key": "b",\n', '"n": {}}\n{"_key": "c"}\n', "can't be read"),
+    ],
+)
+def test_no_part_makes_up_for_its_neighbours_rows(
+    job: Job, first: str, second: str, says: str
+) -> None:
+    job.add_round({"a": ok(n=1), "b": ok(n=2)}, {"c": ok(n=3), "d": ok(n=4)})
+    job.replace_rows("000-00000000", first, 2)
+    job.replace_rows("000-00000001", second, 2)
+    with pytest.raises(AggregationError, match=says) as refused:
+        job.aggregate({"n": "int64"})
+    assert "parts/000-00000000/" in str(refused.value)
+
+
 def test_error_classes_other_than_the_markers_are_refused(job: Job) -> None:
     job.add_round({"a": NETWORK})
     job.change_marker("000-00000000", failed={"timeout": 1})

@@ -136,3 +136,20 @@ def test_gzip_garbage_is_told_as_the_standard_library_does() -> None:
         with pytest.raises((OSError, EOFError)):
             lines_of(bad, "part.jsonl.gz")
     assert lines_of(good, "part.jsonl.gz") == b"hello\n" * 100
+
+
+def test_gzip_in_several_members_is_read_to_its_end() -> None:
+    member = gzip.compress(b"hello\n" * 100)
+    assert lines_of(member + member, "part.jsonl.gz") == b"hello\n" * 200
+    with pytest.raises(OSError, match="gzip"):
+        lines_of(member + b"more", "part.jsonl.gz")
+
+
+@pytest.mark.parametrize("garbage", [b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"])
+@pytest.mark.parametrize("value", [b'"s": "%s"', b'"l": ["a", "%s"]', b'"o": {"t": "%s"}'])
+def test_text_that_is_no_utf8_is_not_read_the_fast_way(garbage: bytes, value: bytes) -> None:
+    schema = converter({"s": "string", "l": "list<string>", "o": "struct<t: string>"})
+    line = b'{"_key": "a", %s}\n'
+    assert schema.read(line % (value % "São".encode())) is not None
+    assert schema.read(line % (value % garbage)) is None
+    assert schema.read(line % (value % b"a") + b'{"_key": "%s"}\n' % garbage) is None
