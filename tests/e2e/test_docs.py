@@ -36,7 +36,7 @@ def test_the_first_session_of_the_readme(environment: Mapping[str, str]) -> None
     assert "319,809" in run(lines, environment)
 
 
-@pytest.mark.parametrize("name", ["cli", "retries", "datasets", "cost"])
+@pytest.mark.parametrize("name", ["cli", "retries", "datasets", "cost", "doctor"])
 def test_the_sessions_of_a_guide(environment: Mapping[str, str], name: str) -> None:
     guide = (ROOT / "docs" / "guides" / f"{name}.md").read_text()
     consoles = re.findall(r"^```console\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
