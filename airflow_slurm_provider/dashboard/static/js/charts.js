@@ -129,7 +129,7 @@ function figure(value) {
 }
 
 function redraw() {
-  for (const [element, chart] of charts) {
+  for (const [element, chart] of [...charts]) {
     chart.plot.destroy();
     charts.delete(element);
     chart.again();
