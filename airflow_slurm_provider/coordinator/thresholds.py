@@ -38,12 +38,14 @@ MOST_NAMED = 3
 STRAGGLER_DEVIATIONS = 5.0
 #: Standard deviations of a difference between shares, with tasks as the units.
 SHARE_DEVIATIONS = 3.0
+#: Chance at which losses that fall to one node are no chance: seven of seven on one of two.
+MOST_CHANCE = 0.01
 #: Robust standard deviations of the throughput of windows.
 SLOW_DEVIATIONS = 3.0
 #: A share of failures must be so many times that of before, or of the other nodes.
 SHARE_RATIO = 3.0
-#: Part of the job's items that must have ended before their cost says anything of the rest.
-LEAST_PROGRESS = 0.05
+#: Dollars above the estimate that are worth an alert: cents are not.
+LEAST_EXCESS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,8 @@ class Thresholds:
         limit_cut: part of the configured rate that is left, at most, where it starves.
         idle_after_s: time over which a limit's use is measured.
         idle_share: part of a limit that is used, at most, where it is idle.
-        cost_ratio: how many times the estimate a job may cost.
-        budget: dollars that the whole job may cost; 0 for none.
+        cost_ratio: how many times the estimate a job may cost, where no budget is given.
+        budget: dollars that the workers' AWS requests may cost in all; 0 for none.
     """
 
     calm_s: float = 300.0

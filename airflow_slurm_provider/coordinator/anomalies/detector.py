@@ -35,6 +35,8 @@ _AT_WORK: tuple[Rule, ...] = (
     limit_rules.limit_starved,
     limit_rules.limit_idle,
 )
+#: Looks in a row at which a condition must not hold, whatever time is between them.
+_CLEAR_LOOKS = 2
 #: Episodes that are over and whose numbers are remembered; older ones are in the trail.
 _MOST_OVER = 200
 
@@ -47,7 +49,8 @@ class Episode:
         number: of the last alert; 0 where there was none.
         open: the alert was raised, and its episode lasts.
         since_ms: since when the condition holds without a break; 0 where it does not.
-        held_ms: when it last held.
+        held_ms: when it last held; 0 where nobody remembers.
+        clear: looks in a row at which it did not.
         numbers: those of the alert.
     """
 
@@ -55,6 +58,7 @@ class Episode:
     open: bool = False
     since_ms: int = 0
     held_ms: int = 0
+    clear: int = 0
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -105,16 +109,14 @@ class Detector:
         if alert.episode >= episode.number:
             episode.number, episode.numbers = alert.episode, alert.numbers
             episode.open = not alert.over_ms
-            # Nobody may have looked for a while: whether it still holds, the next looks tell.
-            episode.held_ms = max(episode.held_ms, self._memory.looked_ms, alert.at_ms)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` reads it."""
         return {
             "memory": self._memory.to_dict(),
             "episodes": [
-                [kind.value, subject, e.number, e.open, e.since_ms, e.held_ms, dict(e.numbers)]
-                for (kind, subject), e in self._episodes.items()
+                [kind.value, subject, *_fields(each)]
+                for (kind, subject), each in self._episodes.items()
             ],
         }
 
@@ -152,7 +154,7 @@ class Detector:
         """Note that a condition holds; the alert, if that is news."""
         episode = self._episodes.setdefault(finding.key, Episode())
         episode.since_ms = episode.since_ms or look.at_ms
-        episode.held_ms = look.at_ms
+        episode.held_ms, episode.clear = look.at_ms, 0
         least_ms = self.thresholds.limit_after_s * 1000 if finding.kind is Kind.LIMIT_STARVED else 0
         if episode.open or look.at_ms < episode.since_ms + least_ms:
             return None
@@ -176,8 +178,11 @@ class Detector:
         for (kind, subject), episode in self._episodes.items():
             if (kind, subject) in findings:
                 continue
-            episode.since_ms = 0
-            if episode.open and look.at_ms >= episode.held_ms + calm_ms:
+            episode.since_ms, episode.clear = 0, episode.clear + 1
+            episode.held_ms = episode.held_ms or look.at_ms
+            # Nobody may have looked for hours: one clear look then does not tell.
+            seen = episode.clear >= _CLEAR_LOOKS or look.finished
+            if episode.open and seen and look.at_ms >= episode.held_ms + calm_ms:
                 episode.open = False
                 ended = Alert(look.snapshot.job.job, kind, subject, episode.number, "", "")
                 over.append(ended.ended(look.at_ms))
@@ -190,6 +195,17 @@ class Detector:
         closed.sort(key=lambda key: self._episodes[key].held_ms)
         for key in closed[: max(0, len(closed) - _MOST_OVER)]:
             del self._episodes[key]
+
+
+def _fields(episode: Episode) -> list[Any]:
+    return [
+        episode.number,
+        episode.open,
+        episode.since_ms,
+        episode.held_ms,
+        episode.clear,
+        dict(episode.numbers),
+    ]
 
 
 def _at_rest(look: Look) -> bool:

@@ -20,6 +20,8 @@ from slurm_worker.table import TaskRow
 
 #: What an anomaly is about, where it is all of the job.
 WHOLE = "job"
+#: Heartbeats that may be late or lost by chance.
+_MISSED_BEATS = 2.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +65,14 @@ class Facts:
 
     @cached_property
     def live(self) -> list[TaskRow]:
-        """Tasks whose lease lasts, the one that was taken first foremost."""
-        rows = (each for each in self.look.snapshot.leased if each.lease_until_ms >= self.now_ms)
+        """Tasks whose lease is renewed as it should, the one that was taken first foremost."""
+        rows = (each for each in self.look.snapshot.leased if not self._is_overdue(each))
         return sorted(rows, key=lambda each: each.started_ms)
 
-    @property
-    def expired(self) -> int:
-        """Tasks whose lease has run out, and that nobody has taken over yet."""
-        return len(self.look.snapshot.leased) - len(self.live)
+    @cached_property
+    def overdue(self) -> list[TaskRow]:
+        """Tasks whose worker has missed heartbeats: it is dead, frozen or cut off."""
+        return [each for each in self.look.snapshot.leased if self._is_overdue(each)]
 
     @cached_property
     def usual(self) -> Usual | None:
@@ -93,7 +95,7 @@ class Facts:
     @cached_property
     def slow(self) -> list[TaskRow]:
         """Tasks held for longer than is usual while others ended theirs; one per worker."""
-        if self.usual is None:
+        if self.usual is None or not self._moving(self.usual):
             return []
         found: dict[str, TaskRow] = {}
         for row in self.live:
@@ -116,6 +118,17 @@ class Facts:
     def held_s(self, row: TaskRow) -> float:
         """Seconds since a lease was taken."""
         return (self.now_ms - row.started_ms) / 1000
+
+    def _is_overdue(self, row: TaskRow) -> bool:
+        lease = self.look.lease
+        left_s = lease.ttl_s - _MISSED_BEATS * lease.heartbeat_s
+        return row.lease_until_ms < self.now_ms + 1000 * max(0.0, left_s)
+
+    def _moving(self, usual: Usual) -> bool:
+        """Whether tasks go on ending, or none is left that could: else all are slow."""
+        done = self.look.snapshot.done
+        last_s = (max(done.timeline, default=0) + 1) * done.width_s
+        return not self.ready or self.now_ms / 1000 - last_s <= 2 * usual.median_s + done.width_s
 
     def _ended_since(self, row: TaskRow) -> bool:
         """Whether enough other tasks have ended since this one was leased."""

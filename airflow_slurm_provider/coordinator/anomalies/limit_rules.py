@@ -13,7 +13,7 @@ from airflow_slurm_provider.coordinator.anomalies.facts import (
     percent,
 )
 from airflow_slurm_provider.coordinator.limits import LimitState
-from airflow_slurm_provider.coordinator.thresholds import LEAST_PROGRESS
+from airflow_slurm_provider.coordinator.thresholds import LEAST_DURATIONS, LEAST_EXCESS
 
 #: Part of a day's quota that counts as used up: what is left is less than a reservation.
 _USED_UP = 0.98
@@ -74,36 +74,32 @@ def limit_idle(facts: Facts) -> Iterator[Finding]:
 
 def cost(facts: Facts) -> Iterator[Finding]:
     """The job costs, or at this pace will cost, more than it was to."""
-    dollars, limits = facts.look.dollars, facts.thresholds
-    if dollars is None:
+    look, limits = facts.look, facts.thresholds
+    done = look.snapshot.done
+    if look.dollars is None or done.tasks < LEAST_DURATIONS:
         return
-    most = limits.budget or limits.cost_ratio * (facts.look.estimate or 0.0)
-    if most <= 0:
+    items = sum(each.items for each in look.snapshot.rounds)
+    ended = done.ok + done.failed.total()
+    whole = look.dollars * max(1.0, items / max(1, ended))
+    if limits.budget:
+        most, bound = limits.budget, f"anomalies.budget is ${limits.budget:.4g}"
+    else:
+        most = max(limits.cost_ratio * look.estimate, look.estimate + LEAST_EXCESS)
+        bound = f"${look.estimate:.4g} were to be expected"
+    if whole <= most:
         return
-    done = facts.look.snapshot.done
-    items = sum(each.items for each in facts.look.snapshot.rounds)
-    progress = min(1.0, (done.ok + done.failed.total()) / items) if items else 0.0
-    whole = dollars / progress if progress >= LEAST_PROGRESS else dollars
-    if max(dollars, whole) <= most:
-        return
-    bound = (
-        f"anomalies.budget is ${limits.budget:.4g}"
-        if limits.budget
-        else f"${facts.look.estimate:.4g} were estimated, and {limits.cost_ratio:g} times that is "
-        "too much"
-    )
     yield Finding(
         Kind.COST,
         WHOLE,
-        f"${dollars:.4g} of AWS requests so far, with {percent(progress)} of the items ended, so "
-        f"about ${whole:.4g} in all; {bound}",
+        f"the workers' AWS requests cost ${look.dollars:.4g} so far, which is about ${whole:.4g} "
+        f"for the whole job; {bound}",
         "slurmctl cost tells which requests it is; larger tasks (bundle) need fewer, and so do "
         "rarer checkpoints and heartbeats",
         {
-            "dollars": dollars,
-            "whole": round(whole, 6),
-            "most": most,
-            "progress": round(progress, 4),
+            "dollars": round(look.dollars, 8),
+            "whole": round(whole, 8),
+            "most": round(most, 8),
+            "estimate": round(look.estimate, 8),
         },
     )
 

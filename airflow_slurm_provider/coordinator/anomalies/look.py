@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from airflow_slurm_provider.coordinator.limits import LimitState
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
+from slurm_worker.config import LeaseConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +20,9 @@ class Look:
         workers: elements of the array that run; None where nobody has asked Slurm.
         nodes: node by the beginning of its workers' names (``<array>_<element>-``).
         limits: how the job's rate limits stand.
-        dollars: what the job has cost so far; None where it is not known.
-        estimate: what the whole job was to cost, in dollars; None where it is not known.
+        dollars: what workers have asked of AWS so far; None where it is not known.
+        estimate: what they were to ask for in the whole job, in dollars.
+        lease: times of the job's leases.
     """
 
     snapshot: Snapshot
@@ -29,7 +31,8 @@ class Look:
     nodes: Mapping[str, str] = field(default_factory=dict)
     limits: tuple[LimitState, ...] = ()
     dollars: float | None = None
-    estimate: float | None = None
+    estimate: float = 0.0
+    lease: LeaseConfig = field(default_factory=LeaseConfig)
 
     @property
     def at_ms(self) -> int:

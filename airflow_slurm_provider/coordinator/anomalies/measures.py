@@ -21,6 +21,8 @@ from airflow_slurm_provider.coordinator.thresholds import (
 
 #: A median absolute deviation times this estimates a normal standard deviation.
 MAD_SCALE = 1.4826
+#: The standard error of that estimate from n values, relative, times the root of n.
+MAD_ERROR = 1.17
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,9 @@ def usual_durations(done: History, thresholds: Thresholds) -> Usual | None:
     median_s = done.quantile_ms(0.5) / 1000
     middle = _weighted_median(done.durations)
     deviation = _weighted_median(_distances(done.durations, middle))
-    spread = 2 ** (STRAGGLER_DEVIATIONS * MAD_SCALE * deviation / PER_DOUBLING)
+    # A deviation of few tasks is uncertain: two of its standard errors are added.
+    upper = deviation * (1 + 2 * MAD_ERROR / math.sqrt(done.durations.total()))
+    spread = 2 ** (STRAGGLER_DEVIATIONS * MAD_SCALE * upper / PER_DOUBLING)
     longest_s = median_s * max(thresholds.straggler_ratio, spread)
     return Usual(median_s, max(thresholds.straggler_s, longest_s))
 
@@ -91,6 +95,14 @@ def exceeds(share: Share, usual: Share, rise: float) -> bool:
     both = (share + usual).value
     deviation = math.sqrt(both * (1 - both) * (1 / max(1, share.tasks) + 1 / max(1, usual.tasks)))
     return share.value - usual.value >= SHARE_DEVIATIONS * deviation
+
+
+def at_least(successes: int, tries: int, chance: float) -> float:
+    """The probability of so many successes or more, each of which has this chance."""
+    return sum(
+        math.comb(tries, n) * chance**n * (1 - chance) ** (tries - n)
+        for n in range(successes, tries + 1)
+    )
 
 
 @dataclass(frozen=True, slots=True)

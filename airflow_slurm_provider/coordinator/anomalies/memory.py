@@ -155,7 +155,7 @@ class Memory:
                 at, _, what = entry.partition(" ")
                 thief, _, owner = what.removeprefix("stolen by ").partition(" from ")
                 if owner and thief != what and int(at) >= from_ms:
-                    found.add((int(at), _node_of(owner, look.nodes)))
+                    found.add((int(at), node_of(owner, look.nodes)))
         self.losses = sorted(found)[-_MOST_LOSSES:]
 
 
@@ -167,5 +167,6 @@ def node_shares(look: Look) -> dict[str, Share]:
     }
 
 
-def _node_of(worker: str, nodes: Mapping[str, str]) -> str:
+def node_of(worker: str, nodes: Mapping[str, str]) -> str:
+    """The node of a worker; empty where it is not known."""
     return next((node for start, node in nodes.items() if worker.startswith(start)), "")

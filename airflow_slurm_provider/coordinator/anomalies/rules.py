@@ -20,15 +20,18 @@ from airflow_slurm_provider.coordinator.anomalies.facts import (
 )
 from airflow_slurm_provider.coordinator.anomalies.measures import (
     Share,
+    at_least,
     exceeds,
     spread_of,
 )
+from airflow_slurm_provider.coordinator.anomalies.memory import node_of
 from airflow_slurm_provider.coordinator.thresholds import (
     LEAST_ITEMS,
     LEAST_PER_WINDOW,
     LEAST_TASKS,
     LEAST_TOUCHED,
     LEAST_WINDOWS,
+    MOST_CHANCE,
     MOST_NAMED,
     SLOW_DEVIATIONS,
     SLOW_WINDOWS,
@@ -45,7 +48,7 @@ EXPLAINS: dict[Kind, frozenset[Kind]] = {
     Kind.LEASE_LOSS: frozenset({Kind.STALL, Kind.STRAGGLER, Kind.THROUGHPUT, Kind.LIMIT_IDLE}),
     Kind.STALL: frozenset({Kind.STRAGGLER, Kind.THROUGHPUT, Kind.LIMIT_IDLE}),
     Kind.ERROR_RATE: frozenset({Kind.THROUGHPUT, Kind.LIMIT_IDLE}),
-    Kind.THROUGHPUT: frozenset({Kind.LIMIT_IDLE}),
+    Kind.THROUGHPUT: frozenset({Kind.STRAGGLER, Kind.LIMIT_IDLE}),
 }
 #: Items of a task from which on its single items tell progress better than its end does.
 _MANY_ITEMS = 10
@@ -214,17 +217,18 @@ def lease_loss(facts: Facts) -> Iterator[Finding]:
     limits = facts.thresholds
     mark = facts.memory.mark(facts.now_ms, limits.window_s) or next(iter(facts.memory.marks), None)
     lost = max(0, facts.look.snapshot.lost - mark.lost) if mark is not None else 0
-    total = lost + facts.expired
+    overdue = len(facts.overdue)
+    total = lost + overdue
     if total < limits.losses or total * 5 < len(facts.look.snapshot.leased):
         return
     yield Finding(
         Kind.LEASE_LOSS,
         WHOLE,
-        f"{total:,} leases ran out within {duration(limits.window_s)}: {lost:,} tasks were begun "
-        f"anew by others, {facts.expired:,} still wait for that; {len(facts.live):,} are held",
+        f"{lost:,} leases were lost within {duration(limits.window_s)}, and {overdue:,} are not "
+        f"renewed by their workers; {len(facts.live):,} are",
         "slurmctl status tells how workers died (memory, time limit, node); where none did, they "
         "can't reach the table, or lease.ttl is too short",
-        {"lost": lost, "expired": facts.expired, "held": len(facts.live)},
+        {"lost": lost, "overdue": overdue, "held": len(facts.live)},
     )
 
 
@@ -271,26 +275,25 @@ def _of_one_node(facts: Facts) -> bool:
 
 
 def _losing_node(facts: Facts) -> Iterator[Finding]:
-    """Of the leases that were lost lately, one node lost more than its part."""
+    """Of the leases that were lost lately, one node lost more than falls to it by chance."""
+    if (Kind.LEASE_LOSS, WHOLE) in facts.levels:
+        return
+    nodes = facts.look.nodes
     losses = Counter(node for _, node in facts.memory.losses if node)
+    losses.update(node for row in facts.overdue if (node := node_of(row.owner, nodes)))
+    workers = Counter(nodes.values())
     for name, lost in losses.items():
-        share = Share(lost, lost + facts.nodes.get(name, Share()).tasks, LEAST_TASKS)
-        others = Share(
-            losses.total() - lost,
-            losses.total() - lost + sum(s.tasks for n, s in facts.nodes.items() if n != name),
-            LEAST_TASKS,
-        )
-        if lost < facts.thresholds.losses or not others.tried:
+        if lost < facts.thresholds.losses or workers[name] == workers.total():
             continue
-        alike = Share(share.failed, share.tried, share.tried)
-        if exceeds(alike, Share(others.failed, others.tried, others.tried), 0.2):
+        chance = at_least(lost, losses.total(), workers[name] / workers.total())
+        if chance <= MOST_CHANCE:
             yield Finding(
                 Kind.BAD_NODE,
                 name,
-                f"workers on node {name} lost {lost:,} of {share.tried:,} leases lately, those on "
-                f"other nodes {others.failed:,} of {others.tried:,}",
+                f"of {losses.total():,} leases that were lost, or are not renewed, {lost:,} were "
+                f"held on node {name}, where {workers[name]:,} of {workers.total():,} workers are",
                 _node_advice(name),
-                {"lost": lost, "leases": share.tried, "others": round(others.value, 4)},
+                {"lost": lost, "of": losses.total(), "chance": round(chance, 6)},
             )
 
 

@@ -21,6 +21,7 @@ from airflow_slurm_provider.coordinator.anomalies.detector import Detector
 from airflow_slurm_provider.coordinator.anomalies.look import Look
 from airflow_slurm_provider.coordinator.anomalies.trail import append_alert, append_end, read_alerts
 from airflow_slurm_provider.coordinator.config import JobSpec
+from airflow_slurm_provider.coordinator.cost import work_cost
 from airflow_slurm_provider.coordinator.limits import limit_states
 from airflow_slurm_provider.coordinator.progress import Poll
 from airflow_slurm_provider.coordinator.services import Services
@@ -32,6 +33,25 @@ from slurm_worker.keys import JobId
 
 _VERSION = 1
 _KEEP_AFTER_MS = 30_000
+
+
+def read_look(services: Services, spec: JobSpec, poll: Poll, snapshot: Snapshot) -> Look:
+    """What the detector is given; one read per rate limit.
+
+    Raises:
+        ServiceError: if the table can't be reached.
+    """
+    work = work_cost(snapshot, spec)
+    return Look(
+        snapshot,
+        finished=poll.finished,
+        dollars=work.spent,
+        estimate=work.expected,
+        workers=None if poll.array is None else poll.array.running,
+        nodes={} if poll.array is None else _nodes(poll.array),
+        lease=spec.resolve_lease(),
+        limits=() if poll.finished else tuple(limit_states(services, spec.limits)),
+    )
 
 
 class Anomalies:
@@ -85,7 +105,7 @@ class Anomalies:
         if detector is None:
             detector = self._detector = self._load(spec, snapshot)
         detector.thresholds = spec.anomalies.resolve()
-        news = detector.see(self._seen(spec, poll, snapshot))
+        news = detector.see(read_look(self._services, spec, poll, snapshot))
         for each in news.raised:
             self._raise(detector, each)
         for each in news.over:
@@ -98,15 +118,6 @@ class Anomalies:
             self._spec = read_spec(self._services, snapshot.job)
             self._config = snapshot.job.config
         return self._spec
-
-    def _seen(self, spec: JobSpec, poll: Poll, snapshot: Snapshot) -> Look:
-        return Look(
-            snapshot,
-            finished=poll.finished,
-            workers=None if poll.array is None else poll.array.running,
-            nodes={} if poll.array is None else _nodes(poll.array),
-            limits=() if poll.finished else tuple(limit_states(self._services, spec.limits)),
-        )
 
     def _raise(self, detector: Detector, alert: Alert) -> None:
         """Append the alert to the trail and deliver it, unless somebody else has or does."""

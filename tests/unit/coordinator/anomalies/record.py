@@ -1,0 +1,83 @@
+"""Record runs for the replay test: ``python -m tests.unit.coordinator.anomalies.record``.
+
+Without arguments the modelled jobs of `scenarios.py`; with ``stack`` those that
+`tests/e2e/test_anomalies.py` provokes, on the development stack that must be up.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from airflow_slurm_provider.coordinator import job, steer
+from airflow_slurm_provider.coordinator.anomalies import Look
+from airflow_slurm_provider.coordinator.anomalies.watching import read_look
+from airflow_slurm_provider.coordinator.recent import Recent
+from airflow_slurm_provider.coordinator.services import Services, Shared, open_services
+from airflow_slurm_provider.coordinator.ship import read_spec
+from airflow_slurm_provider.coordinator.site import load_site
+from airflow_slurm_provider.slurm.poller import ArrayPoller
+from slurm_worker.keys import JobId
+from tests.e2e.test_anomalies import INTERVAL_S, PROVOKED, Provoked, submit
+from tests.stack.demo import read_environment
+from tests.unit.coordinator.anomalies.fleet import Fleet
+from tests.unit.coordinator.anomalies.recording import RUNS, write_run
+from tests.unit.coordinator.anomalies.scenarios import BAD, GOOD
+
+_MOST_S = 90.0
+
+
+def record_modelled() -> None:
+    """Every scenario, in virtual time."""
+    for name, plan in {**GOOD, **BAD}.items():
+        write_run(RUNS / f"{name}.jsonl.gz", Fleet(plan).looks())
+        sys.stdout.write(f"{name}\n")
+
+
+def record_stack() -> None:
+    """Every job of the end-to-end test, side by side."""
+    services = open_services(load_site(read_environment()["SLURMCTL_CONFIG"]))
+    shared = Shared(ArrayPoller(services.slurm), Recent())
+    edges = replace(services, shared=shared, poll_s=INTERVAL_S)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ThreadPoolExecutor(len(PROVOKED)) as pool,
+    ):
+        Path(folder).chmod(0o755)
+        for each in PROVOKED:
+            pool.submit(_record, edges, each, Path(folder) / each.name)
+
+
+def _record(services: Services, what: Provoked, folder: Path) -> None:
+    job_id = submit(services, what, folder)
+    kind = "good" if what.kind is None else what.kind.value
+    try:
+        write_run(RUNS / f"{kind}.stack.jsonl.gz", _looks(services, what, folder, job_id))
+    finally:
+        (folder / "over").touch()
+        steer.cancel(services, job_id)
+    sys.stdout.write(f"{kind}.stack\n")
+
+
+def _looks(services: Services, what: Provoked, folder: Path, job_id: JobId) -> Iterator[Look]:
+    spec = read_spec(services, services.jobs(job_id).get())
+    deadline = float("inf")
+    while time.monotonic() < deadline:
+        poll = job.poll(services, job_id)
+        assert poll.snapshot is not None, "a look has one"
+        what.provoke(folder, poll.snapshot)
+        if deadline == float("inf") and poll.snapshot.leased:
+            deadline = time.monotonic() + _MOST_S
+        yield read_look(services, spec, poll, poll.snapshot)
+        if poll.finished:
+            return
+        time.sleep(INTERVAL_S)
+
+
+if __name__ == "__main__":
+    record_stack() if sys.argv[1:] == ["stack"] else record_modelled()

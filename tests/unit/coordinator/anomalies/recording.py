@@ -1,0 +1,103 @@
+"""Looks as compact JSON: one line each, gzipped, so that a run can be judged again."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from airflow_slurm_provider.coordinator.anomalies import Look
+from airflow_slurm_provider.coordinator.history import History
+from airflow_slurm_provider.coordinator.limits import LimitState
+from airflow_slurm_provider.coordinator.snapshot import Snapshot
+from slurm_worker.config import LeaseConfig
+from slurm_worker.jobs import JobRow, RoundRow
+from slurm_worker.keys import JobState, RoundState, TaskState
+from slurm_worker.store import Slice
+from slurm_worker.table import TaskRow
+
+RUNS = Path(__file__).with_name("runs")
+
+
+def write_run(path: Path, looks: Iterable[Look]) -> None:
+    """Record a run; the same looks give the same bytes."""
+    lines = [json.dumps(_look(each), separators=(",", ":")) for each in looks]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
+
+
+def read_run(path: Path) -> list[Look]:
+    """The looks of a recorded run, in order."""
+    return [_parsed(json.loads(line)) for line in gzip.decompress(path.read_bytes()).splitlines()]
+
+
+def _look(look: Look) -> dict[str, Any]:
+    snapshot = look.snapshot
+    # Whoever did what, and what took longest, no rule looks at.
+    done = {**snapshot.done.to_dict(), "workers": {}, "slowest": []}
+    return {
+        "job": asdict(snapshot.job),
+        "rounds": [asdict(each) for each in snapshot.rounds],
+        "at_ms": snapshot.at_ms,
+        "done": done,
+        "leased": [_task(each) for each in snapshot.leased],
+        "ended": [_task(each) for each in snapshot.ended],
+        "counts": [snapshot.ready, snapshot.waiting, snapshot.lost, snapshot.rows_read],
+        "finished": look.finished,
+        "workers": look.workers,
+        "nodes": dict(look.nodes),
+        "limits": [asdict(each) for each in look.limits],
+        "money": [look.dollars, look.estimate],
+        "lease": asdict(look.lease),
+    }
+
+
+def _parsed(raw: dict[str, Any]) -> Look:
+    ready, waiting, lost, rows_read = raw["counts"]
+    dollars, estimate = raw["money"]
+    snapshot = Snapshot(
+        job=JobRow(**{**raw["job"], "state": JobState(raw["job"]["state"])}),
+        rounds=tuple(
+            RoundRow(**{**each, "state": RoundState(each["state"])}) for each in raw["rounds"]
+        ),
+        at_ms=raw["at_ms"],
+        done=History.from_dict(raw["done"]),
+        leased=tuple(_row(each) for each in raw["leased"]),
+        ended=tuple(_row(each) for each in raw["ended"]),
+        ready=ready,
+        waiting=waiting,
+        lost=lost,
+        rows_read=rows_read,
+    )
+    return Look(
+        snapshot,
+        finished=raw["finished"],
+        workers=raw["workers"],
+        nodes=raw["nodes"],
+        limits=tuple(LimitState(**each) for each in raw["limits"]),
+        dollars=dollars,
+        estimate=estimate,
+        lease=LeaseConfig(**raw["lease"]),
+    )
+
+
+def _task(row: TaskRow) -> dict[str, Any]:
+    """What differs from a fresh row."""
+    fresh = TaskRow(row.round_no, row.sequence, row.state, row.where)
+    always = ("round_no", "sequence", "state")
+    found = {
+        each.name: getattr(row, each.name)
+        for each in fields(row)
+        if each.name in always or getattr(row, each.name) != getattr(fresh, each.name)
+    }
+    return {**found, "count": row.where.count}
+
+
+def _row(raw: dict[str, Any]) -> TaskRow:
+    count = raw.pop("count")
+    lists = {name: tuple(raw[name]) for name in ("crashes", "history") if name in raw}
+    where = Slice(0, 0, 1, count, "")
+    return TaskRow(**{**raw, **lists, "state": TaskState(raw["state"]), "where": where})

@@ -1,0 +1,94 @@
+"""What the detector makes of recorded runs: precision, recall, and never two alerts for one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from airflow_slurm_provider.coordinator.anomalies import Alert, Detector, Kind, Thresholds
+from airflow_slurm_provider.coordinator.thresholds import AnomaliesSection
+from tests.e2e.test_anomalies import PROVOKED, QUICK
+from tests.unit.coordinator.anomalies.recording import RUNS, read_run
+
+FILES = sorted(RUNS.glob("*.jsonl.gz"))
+#: Of the runs as they are recorded; `docs/guides/anomalies.md` names the same.
+LEAST_PRECISION = LEAST_RECALL = 0.95
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A run, judged again."""
+
+    name: str
+    alerts: list[Alert]
+
+    @property
+    def expected(self) -> set[Kind]:
+        """What must be told, by the file's name."""
+        kind = self.name.split(".")[0]
+        return set() if kind == "good" else {Kind(kind)}
+
+    @property
+    def found(self) -> int:
+        """Expected anomalies that were told."""
+        return len(self.expected & {each.kind for each in self.alerts})
+
+    @property
+    def wrong(self) -> int:
+        """Alerts that nothing calls for; a second one of an expected kind is wrong too."""
+        return len(self.alerts) - self.found
+
+
+def thresholds_of(name: str) -> Thresholds:
+    """Runs of the stack last seconds, and are judged by what their jobs' config says."""
+    kind, _, where = name.partition(".")
+    if where != "stack":
+        return Thresholds()
+    (what,) = [each for each in PROVOKED if each.name == kind or (kind == "good" and not each.kind)]
+    return AnomaliesSection.model_validate({**QUICK, **what.anomalies}).resolve()
+
+
+@cache
+def replay(path: Path) -> Replayed:
+    name = path.name.removesuffix(".jsonl.gz")
+    detector = Detector(thresholds_of(name))
+    return Replayed(name, [each for look in read_run(path) for each in detector.see(look).raised])
+
+
+def test_precision_and_recall_over_all_recorded_runs() -> None:
+    runs = [replay(each) for each in FILES]
+    expected = sum(len(each.expected) for each in runs)
+    found = sum(each.found for each in runs)
+    wrong = {each.name: [a.id for a in each.alerts] for each in runs if each.wrong}
+    missed = [each.name for each in runs if each.found < len(each.expected)]
+    told = found + sum(each.wrong for each in runs)
+    figures = f"{len(runs)} runs, precision {found}/{told}, recall {found}/{expected}"
+    assert found >= LEAST_RECALL * expected, f"{figures}; missed {missed}"
+    assert found >= LEAST_PRECISION * told, f"{figures}; wrong {wrong}"
+
+
+def test_each_kind_is_among_the_recorded_runs_and_so_are_good_ones() -> None:
+    kinds = Counter(path.name.split(".")[0] for path in FILES)
+    assert set(kinds) == {"good", *(each.value for each in Kind)}
+    assert kinds["good"] >= 10
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name.removesuffix(".jsonl.gz"))
+def test_an_episode_is_told_once(path: Path) -> None:
+    told = Counter((each.kind, each.subject) for each in replay(path).alerts)
+    assert all(count == 1 for count in told.values()), replay(path).alerts
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name.removesuffix(".jsonl.gz"))
+def test_a_watcher_that_is_started_anew_at_each_look_tells_the_same(path: Path) -> None:
+    thresholds = thresholds_of(replay(path).name)
+    told, state = [], Detector(thresholds).to_dict()
+    for look in read_run(path):
+        detector = Detector.from_dict(thresholds, state)
+        told += detector.see(look).raised
+        state = detector.to_dict()
+    assert told == replay(path).alerts
