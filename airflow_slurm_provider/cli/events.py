@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from airflow_slurm_provider.cli.options import Common, common_options, job_argument
-from airflow_slurm_provider.cli.output import emit
+from airflow_slurm_provider.cli.output import emit, say
+from airflow_slurm_provider.cli.waiting import TOLERATED_FAILURES
+from slurm_worker.errors import ServiceError
 from slurm_worker.keys import check_job_id
 
 if TYPE_CHECKING:
@@ -43,9 +45,17 @@ def events(common: Common, job: str, after: str, follow: bool, interval: float) 
         reader = EventReader(services, name, after)
         found = reader.read()
         _show(common, name, found, after)
+        failures = 0
         while follow:
             services.clock.sleep(interval)
-            found = reader.read()
+            try:
+                found, failures = reader.read(), 0
+            except ServiceError as error:
+                failures += 1
+                if failures > TOLERATED_FAILURES:
+                    raise
+                say(f"{error}; looking again in {interval:g} s")
+                continue
             if found:
                 _show(common, name, found, after)
     return 0

@@ -49,6 +49,22 @@ class Slurmctl:
             timeout=240,
         )
 
+    def complete(self, words: str, position: int) -> list[str]:
+        """What bash would be told to complete the word at this position with."""
+        ended = subprocess.run(
+            [str(SLURMCTL)],
+            env={
+                **self.environment,
+                "_SLURMCTL_COMPLETE": "bash_complete",
+                "COMP_WORDS": words,
+                "COMP_CWORD": str(position),
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return [line.partition(",")[2] for line in ended.stdout.splitlines()]
+
     def json(self, *arguments: str | Path) -> Any:
         """The document of a command that must succeed."""
         ended = self(*arguments, "--json")

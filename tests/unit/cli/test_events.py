@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from airflow_slurm_provider.cli.app import ExitCode
+from airflow_slurm_provider.cli.waiting import TOLERATED_FAILURES
 from airflow_slurm_provider.coordinator.events import EventReader
+from slurm_worker.errors import ServiceError
 from tests.unit.cli.conftest import Cli, Handler
 
 
@@ -129,6 +131,28 @@ def test_following_prints_what_is_new_until_interrupted(cli: Cli, as_json: bool)
     lines = ended.out.splitlines()
     assert len(lines) == (3 if as_json else 4), "planned and submitted, and one each"
     assert "looked too" in lines[-1]
+
+
+def test_following_bears_a_table_that_is_away_for_a_while(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli.submit()
+
+    def away(*_: object, **__: object) -> None:
+        raise ServiceError("the table is away")
+
+    query = cli.world.rows.query
+    cli.clock.events = [
+        lambda: monkeypatch.setattr(cli.world.rows, "query", away),
+        *[lambda: None] * (TOLERATED_FAILURES - 1),
+        lambda: monkeypatch.setattr(cli.world.rows, "query", query),
+        lambda: cli.world.jobs.audit("me", "looked", {}),
+        lambda: monkeypatch.setattr(cli.world.rows, "query", away),
+    ]
+    ended = cli("events", "job-1", "--follow")
+    assert ended.code == ExitCode.SERVICE_ERROR, "it stays away"
+    assert ended.err.count("the table is away; looking again in 5 s") == 2 * TOLERATED_FAILURES
+    assert ended.out.splitlines()[-1].endswith("me: looked")
 
 
 def test_an_event_that_comes_late_is_told_once(cli: Cli) -> None:

@@ -110,10 +110,11 @@ def test_every_command_is_in_the_table_here() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_command_has_an_example(cli: Cli, name: str) -> None:
+def test_each_command_has_an_example_and_the_common_options(cli: Cli, name: str) -> None:
     ended = cli(name, "--help")
     assert ended.code == ExitCode.OK
     assert f"slurmctl {name} " in ended.out.split("Example:")[1]
+    assert [each for each in ("--json", "--site", "--profile") if each not in ended.out] == []
 
 
 @pytest.mark.parametrize(("command", "ready", "words"), each_call())
