@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import random
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 
 from slurm_worker.keys import TaskState
 from slurm_worker.ports import Clock, Value
-from slurm_worker.table import Claimed, GivenUp, Lease, TaskRow, TaskTable
+from slurm_worker.table import Candidate, Claimed, GivenUp, Lease, TaskTable
 from slurm_worker.trail import Note, no_note
 
 _FIRST_PAGE = 20
@@ -99,10 +100,8 @@ class TaskFinder:
 
     def next(self) -> Found | Waiting | Finished:
         """Lease a task, if there is one."""
-        others = [shard for shard in range(self._table.shards) if shard != self._home]
-        self._rng.shuffle(others)
         looked = leased = later = 0
-        for shard in [self._home, *others]:
+        for shard in self._shards():
             if shard in self._used_up:
                 continue
             result = self._search(shard)
@@ -123,7 +122,15 @@ class TaskFinder:
         in_all = (self._table.shards - len(self._used_up)) / looked
         return Waiting(round(leased * in_all), round(later * in_all))
 
-    def _search(self, shard: int) -> Lease | list[TaskRow]:
+    def _shards(self) -> Iterator[int]:
+        """Home first; the others are put in an order only when it has nothing."""
+        home = self._home
+        yield home
+        others = [shard for shard in range(self._table.shards) if shard != home]
+        self._rng.shuffle(others)
+        yield from others
+
+    def _search(self, shard: int) -> Lease | list[Candidate]:
         """A lease from this shard, or its unfinished rows."""
         lease, _ = self._read_on(shard, self._hints.get(shard, ""), steal=False)
         if lease is not None:
@@ -133,14 +140,14 @@ class TaskFinder:
 
     def _read_on(
         self, shard: int, after: str, *, steal: bool
-    ) -> tuple[Lease | None, list[TaskRow]]:
+    ) -> tuple[Lease | None, list[Candidate]]:
         """Page through a shard until a lease is had; else every unfinished row past `after`."""
         if not steal and not after:
             return None, []
         size = _FIRST_PAGE
-        unfinished: list[TaskRow] = []
+        unfinished: list[Candidate] = []
         while True:
-            rows = self._table.page(shard, after, size)
+            rows = self._table.candidates(shard, after, size)
             open_rows = [row for row in rows if not row.state.terminal]
             if steal and not unfinished:
                 self._advance(shard, rows)
@@ -154,33 +161,33 @@ class TaskFinder:
             after = rows[-1].sk
             size = min(size * _PAGE_GROWTH, _LARGEST_PAGE)
 
-    def _note_ready(self, shard: int, after: str, rows: list[TaskRow]) -> None:
+    def _note_ready(self, shard: int, after: str, rows: list[Candidate]) -> None:
         """Remember where the first ready row stood: what is before it is others' by now."""
         before = takewhile(lambda row: row.state is not TaskState.READY, rows)
         self._hints[shard] = max((row.sk for row in before), default=after)
 
-    def _advance(self, shard: int, rows: list[TaskRow]) -> None:
+    def _advance(self, shard: int, rows: list[Candidate]) -> None:
         for row in rows:
             if not row.state.terminal:
                 return
             self._cursors[shard] = row.sk
 
-    def _claim_one(self, rows: list[TaskRow]) -> Lease | None:
+    def _claim_one(self, rows: list[Candidate]) -> Lease | None:
         now_ms = int(self._clock.now() * 1000)
         ready = [
             row for row in rows if row.state is TaskState.READY and row.not_before_ms <= now_ms
         ]
         for row in self._rng.sample(ready, min(_CLAIM_TRIES, len(ready))):
-            result = self._table.claim(row, self._owner)
+            result = self._table.claim(row.read(), self._owner)
             if isinstance(result, Claimed):
                 return result.lease
         return None
 
-    def _steal_one(self, rows: list[TaskRow]) -> Lease | None:
+    def _steal_one(self, candidates: list[Candidate]) -> Lease | None:
         dead_ms = int((self._clock.now() - self._table.lease.margin_s) * 1000)
-        for row in rows:
-            if row.state is not TaskState.LEASED or row.lease_until_ms >= dead_ms:
-                self._expired.pop(row.sk, None)
+        for each in candidates:
+            if each.state is not TaskState.LEASED or (row := each.read()).lease_until_ms >= dead_ms:
+                self._expired.pop(each.sk, None)
                 continue
             version, since = self._expired.get(row.sk, ("", 0.0))
             if version != row.version:

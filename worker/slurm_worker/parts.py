@@ -60,6 +60,8 @@ def _encoder() -> Callable[[object, int], Iterable[str]]:
 
 
 _encode = _encoder()
+_encode_text: Callable[[str], str] = json.encoder.encode_basestring
+_HEAD = f'{{"{KEY_FIELD}":'
 
 
 #: Turns (key, result) into (rows, lines), or raises `ItemError`.
@@ -88,7 +90,12 @@ def to_lines(key: str, result: object) -> tuple[int, str]:
     """
     try:
         if type(result) is dict and KEY_FIELD not in result:
-            return 1, _line({KEY_FIELD: key, **result})
+            # What most handlers return: the key is written before the row, which is not copied.
+            rest = "".join(_encode(result, 0))[1:]
+            line = f"{_HEAD}{_encode_text(key)}{',' if result else ''}{rest}\n"
+            if not line.isascii():
+                line.encode()  # See `_line`.
+            return 1, line
         rows = _rows_of(result)
         return len(rows), "".join([_line({KEY_FIELD: key, **row}) for row in rows])
     except (TypeError, ValueError, RecursionError) as error:

@@ -117,6 +117,26 @@ class TaskRow:
         )
 
 
+class Candidate:
+    """A row of a page, as far as is needed to choose by; of most nothing more is read."""
+
+    __slots__ = ("_row", "sk", "state")
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+        self.sk = str(row["sk"])
+        self.state = TaskState(row["state"])
+
+    @property
+    def not_before_ms(self) -> int:
+        """See `TaskRow`."""
+        return int_of(self._row, "not_before")
+
+    def read(self) -> TaskRow:
+        """The whole row."""
+        return TaskRow.from_row(self._row)
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right to work on a task, fenced by `attempt`."""
@@ -213,10 +233,14 @@ class TaskTable:
 
     def page(self, shard: int, after: str, limit: int) -> list[TaskRow]:
         """Up to `limit` rows of a shard past the sort key `after`, as they are now."""
+        return [each.read() for each in self.candidates(shard, after, limit)]
+
+    def candidates(self, shard: int, after: str, limit: int) -> list[Candidate]:
+        """As `page`, for whoever looks for one row among them."""
         rows = self.rows.query(
             keys.task_pk(self.job, shard), after=after, limit=limit, consistent=True
         )
-        return [TaskRow.from_row(row) for row in rows]
+        return [Candidate(row) for row in rows]
 
     def all_rows(self, shard: int) -> Iterator[TaskRow]:
         """Every row of a shard, perhaps a second old: half the price."""

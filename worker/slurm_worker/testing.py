@@ -220,7 +220,11 @@ def _copied(row: Row | None) -> Row | None:
     """A row that its reader may change; a tenth of what `copy.deepcopy` takes."""
     if row is None:
         return None
-    return {name: _copied_value(value) for name, value in row.items()}
+    copied = row.copy()
+    for name, value in row.items():
+        if isinstance(value, (list, dict)):
+            copied[name] = _copied_value(value)
+    return copied
 
 
 def _copied_value(value: Value) -> Value:
