@@ -32,6 +32,9 @@ from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.jobs import RoundRow
 from slurm_worker.keys import JobId
 
+#: Dollars that no job is too dear at.
+_NEGLIGIBLE = 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class Spent:
@@ -103,8 +106,10 @@ def read_cost(services: Services, job_id: JobId) -> JobCost:
     try:
         arrays = [each for row in services.jobs(job_id).submissions() for each in row.slurm_job_ids]
         usages = services.slurm.usage(arrays)
-        efficiency = efficiency_of(usages) if usages else None
-        problem = "" if usages else "Slurm's accounting has nothing on the job's arrays"
+        # The embedded cluster, say, measures nothing.
+        measured = any(each.cpus for each in usages)
+        efficiency = efficiency_of(usages) if measured else None
+        problem = "" if measured else "the cluster's accounting has nothing on the job's arrays"
     except (ServiceError, UserError) as error:
         problem = str(error)
     return JobCost(
@@ -141,23 +146,49 @@ def expected_so_far(done: History, rounds: Sequence[RoundRow], spec: JobSpec) ->
     return (_planned(rounds) + work).dollars
 
 
+@dataclass(frozen=True, slots=True)
+class WorkCost:
+    """What workers have asked for so far, and what they were to ask for in all, in dollars.
+
+    The planning is in neither, as it is spent before the first task: so `spent` grows with
+    the items, and can be scaled to all of them.
+    """
+
+    spent: float
+    expected: float
+
+
+def work_cost(snapshot: Snapshot, spec: JobSpec) -> WorkCost:
+    """For whoever looks for jobs that cost too much; makes no request.
+
+    Nobody is to be woken for cents: `expected` is at least `_NEGLIGIBLE`.
+    """
+    spent = bill_of(snapshot.done.requests).dollars
+    expected = _whole_work(snapshot, spec).dollars
+    return WorkCost(round(spent, 8), round(max(_NEGLIGIBLE, expected), 8))
+
+
 def expected_cost(snapshot: Snapshot, spec: JobSpec) -> float:
     """Dollars that the whole job was to take, if all tasks are like those that are done.
 
-    For whoever compares it with `cost_so_far`, scaled to the whole job; makes no request.
+    Makes no request.
     """
+    return (_planned(snapshot.rounds) + _whole_work(snapshot, spec)).dollars
+
+
+def _whole_work(snapshot: Snapshot, spec: JobSpec) -> Bill:
+    """What workers were to ask for, if all tasks are like those that are done."""
     tasks = sum(each.tasks for each in snapshot.rounds)
     items = sum(each.items for each in snapshot.rounds)
     done = snapshot.done
     busy_s = sum(each.busy_ms for each in done.workers.values()) / 1000
-    work = working_bill(
+    return working_bill(
         tasks,
         max(_workers(done), min(tasks, spec.workers * spec.worker.processes)),
         busy_s=busy_s * tasks / done.tasks if done.tasks else 0.0,
         heartbeat_s=spec.lease.heartbeat,
         reservations=_reservations(spec, items),
     )
-    return (_planned(snapshot.rounds) + work).dollars
 
 
 def facts_of(done: History, spec: JobSpec, efficiency: Efficiency | None) -> Facts:

@@ -9,7 +9,12 @@ import pytest
 
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.config import Config
-from airflow_slurm_provider.coordinator.cost import cost_so_far, expected_cost, read_cost
+from airflow_slurm_provider.coordinator.cost import (
+    cost_so_far,
+    expected_cost,
+    read_cost,
+    work_cost,
+)
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import read_snapshot
 from airflow_slurm_provider.slurm.states import ElementState
@@ -83,6 +88,19 @@ def test_what_was_expected_of_the_whole_job_is_known_before_a_task_is_done(
     after = expected_cost(read_snapshot(edges, config.spec.id), config.spec)
     assert after == pytest.approx(before, rel=0.01), "the tasks took no time"
     assert before > 0
+
+
+def test_what_workers_spend_grows_with_the_items_and_cents_are_never_too_much(
+    tmp_path: Path, config: Config
+) -> None:
+    edges = services()
+    job.submit(edges, config, log=lambda _: None)
+    before = work_cost(read_snapshot(edges, config.spec.id), config.spec)
+    assert before.spent == 0.0, "the planning is no worker's"
+    run(edges, config, tmp_path / "node", writes=2_000)
+    after = work_cost(read_snapshot(edges, config.spec.id), config.spec)
+    assert after.spent == pytest.approx(ITEMS * 2_000 * 0.625e-6)
+    assert before.expected == after.expected == 0.05
 
 
 def test_cpu_and_memory_come_from_the_accounting(tmp_path: Path, config: Config) -> None:
