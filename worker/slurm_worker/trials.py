@@ -66,9 +66,10 @@ def try_bucket(objects: ObjectStore, prefix: str, unique: str) -> list[Trial]:
 
 
 def clock_ahead(url: str, timeout_s: float = 5.0) -> float:
-    """Seconds that this machine's clock is ahead of a server's, to within about one.
+    """Seconds by which this machine's clock is surely ahead of a server's, negative if behind.
 
-    The request is not signed, since a clock that is far off has signed ones refused.
+    A server tells its time in whole seconds, so that 0 says no more than that the clocks may
+    agree. The request is not signed, since a clock that is far off has signed ones refused.
 
     Raises:
         ServiceError: if the server doesn't answer, or tells no time.
@@ -84,8 +85,9 @@ def clock_ahead(url: str, timeout_s: float = 5.0) -> float:
         second = parsedate_to_datetime(headers["Date"]).timestamp()
     except (TypeError, ValueError) as error:
         raise ServiceError(f"{url} doesn't tell the time; check the endpoint") from error
-    # The server answered at some time within that second.
-    return round((sent + received) / 2 - (second + 0.5), 1)
+    # It answered at some time within that second, and between our two: clocks may agree.
+    least, most = sent - (second + 1), received - second
+    return round(max(least, 0.0) + min(most, 0.0), 1)
 
 
 def _asked(url: str, timeout_s: float) -> tuple[float, Message, float]:
@@ -97,8 +99,9 @@ def _asked(url: str, timeout_s: float) -> tuple[float, Message, float]:
                 return sent, reply.headers, time.time()
         except urllib.error.HTTPError as error:
             return sent, error.headers, time.time()
-        except TimeoutError:
-            if not left:
+        except OSError as error:
+            timed_out = isinstance(getattr(error, "reason", error), TimeoutError)
+            if not timed_out or not left:
                 raise
     raise AssertionError("unreachable: the last try returns or raises")
 

@@ -26,8 +26,6 @@ from slurm_worker.trials import TRIAL_JOB, Trial, clock_ahead, try_bucket, try_t
 MOST_AHEAD_S = 60.0
 #: Beyond this, clocks can't be compared in logs.
 WORTH_SAYING_S = 2.0
-#: A server tells its time in whole seconds.
-_PRECISION_S = 1.0
 _KEYS = {"pk": ("HASH", "S"), "sk": ("RANGE", "S")}
 _POLICY = "slurmctl doctor --iam prints the policy"
 
@@ -117,7 +115,7 @@ def judge_clock(check: str, whose: str, ahead_s: float) -> Finding:
     """A clock that is so many seconds ahead of AWS's, or behind it where negative."""
     way = "ahead of" if ahead_s >= 0 else "behind"
     found = f"the clock of {whose} is {abs(ahead_s):.1f} s {way} AWS's"
-    if abs(ahead_s) <= _PRECISION_S:
+    if not ahead_s:
         return Finding(check, Level.PASS, f"the clock of {whose} agrees with AWS's")
     if abs(ahead_s) > MOST_AHEAD_S:
         return Finding(
