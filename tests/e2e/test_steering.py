@@ -156,7 +156,8 @@ def test_submit_interrupted_at_any_point_ends_with_one_array_and_all_items(
             assert "Traceback" not in err, err
         codes.append(process.returncode)
     assert 130 in codes, f"submit was always quicker: {codes}"
-    assert set(codes) <= {0, 130}
+    # An interpreter that is about to end no longer handles signals.
+    assert set(codes) <= {0, 130, -signal.SIGINT}
     submitted = slurmctl.json("submit", config)
     assert (submitted["items"], submitted["tasks"]) == (100, 50)
     assert slurmctl("wait", submitted["job_id"]).returncode == 0
