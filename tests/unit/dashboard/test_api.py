@@ -7,6 +7,8 @@ import json
 
 import pytest
 
+from airflow_slurm_provider.coordinator.anomalies.alert import Alert, Kind
+from airflow_slurm_provider.coordinator.anomalies.trail import append_alert, append_end
 from slurm_worker.keys import JobId
 from tests.unit.dashboard.conftest import ITEMS, Dash
 
@@ -215,3 +217,26 @@ def test_the_trail_is_read_on_from_where_it_was(done: Dash) -> None:
     assert actions == ["published", "submitted", "planned"]
     phases = done.json("/api/jobs/job-1")["phases"]
     assert phases[-1]["name"] == "Published"
+
+
+def test_alerts_are_told_with_their_numbers_until_they_are_over(done: Dash) -> None:
+    jobs = done.services.jobs(JOB)
+    alert = Alert("job-1", Kind.BAD_NODE, "node2", 1, "bad", "exclude it", {"share": 0.25})
+    assert append_alert(jobs, "watcher", alert)
+    (found,) = done.json("/api/jobs/job-1/anomalies")
+    assert (found["kind"], found["subject"], found["over_ms"]) == ("bad_node", "node2", 0)
+    assert found["numbers"] == {"share": 0.25}
+    assert done.json("/api/jobs/job-1")["anomalies"] == 1
+    done.services.clock.sleep(60)
+    assert append_end(jobs, "watcher", alert)
+    done.look_anew()
+    (over,) = done.json("/api/anomalies")
+    assert over["over_ms"] - over["at_ms"] == 60_000
+
+
+def test_what_a_job_has_cost_is_told_by_kind_of_request(done: Dash) -> None:
+    found = done.json("/api/jobs/job-1/cost")
+    assert found["dollars"] > 0
+    assert sum(each["dollars"] for each in found["lines"]) == pytest.approx(found["dollars"])
+    assert found["cluster"] is None
+    assert found["problem"]

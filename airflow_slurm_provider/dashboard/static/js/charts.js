@@ -36,6 +36,7 @@ export function stackedBars(element, times, series, { unit = "", empty, height }
   const stacked = series.map((each) => each.values.map((value, place) => (totals[place] += value)));
   const lines = series.map((each) => ({
     label: each.label,
+    tint: each.colour,
     fill: () => colour(each.colour),
     stroke: () => colour(each.colour),
     width: 0,
@@ -51,6 +52,7 @@ export function stackedBars(element, times, series, { unit = "", empty, height }
 export function runningSums(element, times, series, { goal, empty, height }) {
   const lines = series.map((each) => ({
     label: each.label,
+    tint: each.colour,
     stroke: () => colour(each.colour),
     fill: each.fill ? () => `${colour(each.colour)}24` : undefined,
     width: 2,
@@ -61,7 +63,9 @@ export function runningSums(element, times, series, { goal, empty, height }) {
     let all = 0;
     return each.values.map((value) => (all += value));
   });
-  draw(element, [times, ...sums], lines, { goal, empty, height });
+  // The goal is in sight once a third is done; before, the scale is that of what there is.
+  const reached = Math.max(0, ...sums.map((each) => each.at(-1) ?? 0));
+  draw(element, [times, ...sums], lines, { goal: 3 * reached > goal ? goal : 0, empty, height });
 }
 
 function draw(element, data, series, { goal, unit, empty, height }) {
@@ -101,13 +105,13 @@ function options(element, series, { goal, height }) {
     width: element.clientWidth,
     height: (height ?? element.clientHeight) - 30,
     cursor: { points: { show: false }, drag: { x: true, y: false } },
-    legend: { live: true },
+    legend: { live: true, markers: { width: 0, fill: (_, place) => (place ? colour(series[place - 1].tint) : "transparent") } },
     scales: { x: { time: true }, y: { range: top } },
     axes: [
       { ...axis, space: 96, values: clock },
       { ...axis, size: 56, values: (_, ticks) => ticks.map(figure) },
     ],
-    series: [{ label: "at", value: (_, at) => (at ? new Date(at * 1000).toLocaleTimeString("en-GB") : "–") }, ...series],
+    series: [{ label: "time", value: (_, at) => (at ? new Date(at * 1000).toLocaleTimeString("en-GB") : "–") }, ...series],
   };
 }
 

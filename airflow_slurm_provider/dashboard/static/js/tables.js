@@ -140,7 +140,7 @@ export function events(found) {
     found.map((each) => {
       const detail = Object.entries(each.detail).filter(([, value]) => value !== "" && value !== null && JSON.stringify(value) !== "{}" && JSON.stringify(value) !== "[]");
       const text = detail.map(([name, value]) => `${name}: ${typeof value === "object" ? JSON.stringify(value) : value}`).join(" · ");
-      return h("tr", {}, h("td", { class: "muted name" }, when(each.at_ms)), cell(each.actor, "name"), cell(each.action), cell(text, "wrap muted"));
+      return h("tr", {}, h("td", { class: "muted nowrap" }, when(each.at_ms)), cell(each.actor, "name"), cell(each.action), cell(text, "wrap muted"));
     }),
   );
 }

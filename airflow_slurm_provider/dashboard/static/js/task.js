@@ -28,7 +28,7 @@ function show(found) {
     name ? h("div", { class: "note fail" }, h("strong", {}, name), h("span", {}, message)) : "",
   );
   fill($("facts"), found, facts);
-  fill($("history"), [found.history, found.crashes], ([history, crashes]) => attempts(history, crashes));
+  fill($("history"), [found.history, found.crashes, row.attempt], ([history, crashes, attempt]) => attempts(history, crashes, attempt));
   fill($("marker"), found.marker, (marker) => (marker ? committed(marker) : h("p", { class: "muted" }, "Nothing yet: a task is committed when all of its items have an outcome.")));
 }
 
@@ -50,11 +50,11 @@ function facts(found) {
   return rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]);
 }
 
-function attempts(history, crashes) {
-  if (!history.length && !crashes.length) return h("p", { class: "muted" }, "None: its first attempt is its only one.");
+function attempts(history, crashes, attempt) {
+  if (!history.length && !crashes.length) return h("p", { class: "muted" }, attempt ? "None: its first attempt is its only one." : "None: nobody has leased it yet.");
   const rows = history.map((entry) => {
     const [, ms, what] = entry.match(/^(\d{10,})\s(.*)$/s) ?? [null, 0, entry];
-    return h("tr", {}, h("td", { class: "muted name" }, when(Number(ms))), h("td", { class: "wrap" }, what));
+    return h("tr", {}, h("td", { class: "muted nowrap" }, when(Number(ms))), h("td", { class: "wrap" }, what));
   });
   const bad = crashes.length ? h("p", { class: "note warn" }, h("strong", {}, "Brought a worker down"), h("span", {}, crashes.join(", "))) : null;
   return [bad, h("table", {}, h("tbody", {}, rows))];
