@@ -119,7 +119,9 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
     assert [target for target in local if not (page.parent / target).exists()] == []
 
 
-@pytest.mark.parametrize(("name", "task_id"), [("squares.py", "square"), ("align.py", "align")])
+@pytest.mark.parametrize(
+    ("name", "task_id"), [("squares.py", "square"), ("align.py", "align"), ("watched.py", "wait")]
+)
 def test_the_dags_of_the_airflow_guide_load(name: str, task_id: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_text(named(ROOT / "docs" / "guides" / "airflow.md", name))

@@ -52,29 +52,30 @@ def _apps() -> list[dict[str, Any]]:
 @cache
 def _views() -> list[dict[str, Any]]:
     root = dashboard_root()
-    icon = f"{root}/static/icon.svg"
+    icons = {"icon": f"{root}/static/icon.svg", "icon_dark_mode": f"{root}/static/icon-dark.svg"}
     return [
         {
-            "name": "Slurm backfills",
+            # Airflow's nav has room for one word.
+            "name": "Slurm",
             "href": f"{root}/",
             "destination": "nav",
             "url_route": "slurm",
             "nav_top_level": True,
-            "icon": icon,
+            **icons,
         },
         {
             "name": "Slurm backfill",
             "href": f"{root}/{_RUN}",
             "destination": "dag_run",
             "url_route": "slurm-run",
-            "icon": icon,
+            **icons,
         },
         {
             "name": "Slurm backfill",
             "href": f"{root}/{_TASK}",
             "destination": "task_instance",
             "url_route": "slurm-task",
-            "icon": icon,
+            **icons,
         },
     ]
 
