@@ -65,7 +65,7 @@ def try_bucket(objects: ObjectStore, prefix: str, unique: str) -> list[Trial]:
     )
 
 
-def clock_ahead(url: str, timeout_s: float = 5.0) -> float:
+def clock_ahead(url: str, timeout_s: float = 10.0) -> float:
     """Seconds by which this machine's clock is surely ahead of a server's, negative if behind.
 
     A server tells its time in whole seconds, so that 0 says no more than that the clocks may
