@@ -9,7 +9,7 @@ import pytest
 
 from airflow_slurm_provider.coordinator import job, steer
 from airflow_slurm_provider.coordinator.config import Config
-from airflow_slurm_provider.coordinator.logs import read_output
+from airflow_slurm_provider.coordinator.logs import read_output, read_script
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.slurm.client import SubmitLimitError
 from slurm_worker.errors import ServiceError
@@ -65,6 +65,16 @@ def test_the_output_of_each_array_is_found(tmp_path: Path) -> None:
     edges, config = services(slurm), make_config(tmp_path, workers=6)
     submit(edges, config)
     assert read_output(edges, config.spec.id, "101_2") == "the end of job-1 2\n"
+
+
+def test_the_batch_script_is_that_of_the_latest_array(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path)
+    submit(edges, config)
+    slurm.state = FakeArray(alive=0)
+    submit(edges, config)
+    assert len(slurm.scripts) == 2
+    assert read_script(edges, config.spec.id) == slurm.scripts[1]
 
 
 @pytest.mark.parametrize(("room", "taken"), [(8, [8]), (7, [4]), (5, [4]), (1, [1])])

@@ -163,6 +163,7 @@ def test_the_same_name_twice_at_the_same_time_is_one_array(cluster: Cluster) -> 
     assert jobs == {cluster.client.find("twice")}
     with sqlite3.connect(cluster.folder / "state.db") as db:
         assert db.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
+    assert cluster.client.script("twice", "test") == script
 
 
 def test_a_cancelled_array_ends(cluster: Cluster) -> None:
