@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -93,9 +94,13 @@ class Version:
         """Write a file of row groups of about `size` rows; without rows, nothing is uploaded."""
         key = self._folder + name
         rows = write_parquet(self._path, schema, tables, size)
-        if rows:
-            self._objects.upload(key, str(self._path))
-        return self._describe(key, rows)
+        # The digest takes about as long as the upload to a store nearby.
+        with ThreadPoolExecutor(1) as beside:
+            described = beside.submit(self._describe, key, rows, unlink=False)
+            if rows:
+                self._objects.upload(key, str(self._path))
+        self._path.unlink()
+        return described.result()
 
     def keep(self, path: Path, rows: int, folder: str = "") -> DataFile:
         """Upload a file that was written, named by what is in it, unless it is there."""
