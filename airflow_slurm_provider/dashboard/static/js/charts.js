@@ -4,7 +4,7 @@ import { h, number } from "./lib.js";
 
 /* global uPlot */
 
-const MOST_BARS = 160;
+const MOST_BARS = 90;
 const charts = new Map();
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();

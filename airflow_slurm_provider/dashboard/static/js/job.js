@@ -117,11 +117,8 @@ function drawCharts({ job: found, timeline, at_ms: atMs }) {
     { label: "ok", colour: "--ok", fill: true, values: ok },
     { label: "failed", colour: "--fail", values: failed },
   ], { goal: found.items, empty });
-  $("chart-failures").hidden = classes.length === 0;
-  if (classes.length) {
-    const series = classes.map(([name, values], place) => ({ label: name, colour: `--c${(place % 8) + 1}`, values }));
-    stackedBars($("chart-failures"), grid.times, series, { empty });
-  }
+  const byClass = classes.map(([name, values], place) => ({ label: name, colour: `--c${(place % 8) + 1}`, values }));
+  stackedBars($("chart-failures"), byClass.length ? grid.times : [], byClass, { empty: "No failure over time" });
 }
 
 function notes() {

@@ -104,6 +104,7 @@ export function freshness() {
     const now = Date.now();
     live.dataset.state = problem ? "away" : seen ? "ok" : "";
     if (seen) live.textContent = problem ? `as of ${ago(seen)}` : "live";
+    else if (problem) live.textContent = "no answer yet";
     banner.hidden = !problem;
     if (!problem) return;
     const left = Math.max(0, Math.round((retryAt - now) / 1000));
