@@ -1,7 +1,8 @@
 """Record runs for the replay test: ``python -m tests.unit.coordinator.anomalies.record``.
 
 Without arguments the modelled jobs of `scenarios.py`; with ``stack`` those that
-`tests/e2e/test_anomalies.py` provokes, on the development stack that must be up.
+`tests/e2e/test_anomalies.py` provokes (or only the kinds named behind it), on the development
+stack that must be up.
 """
 
 from __future__ import annotations
@@ -29,8 +30,6 @@ from tests.unit.coordinator.anomalies.fleet import Fleet
 from tests.unit.coordinator.anomalies.recording import RUNS, write_run
 from tests.unit.coordinator.anomalies.scenarios import BAD, GOOD
 
-_MOST_S = 90.0
-
 
 def record_modelled() -> None:
     """Every scenario, in virtual time."""
@@ -39,8 +38,8 @@ def record_modelled() -> None:
         sys.stdout.write(f"{name}\n")
 
 
-def record_stack() -> None:
-    """Every job of the end-to-end test, side by side."""
+def record_stack(kinds: list[str]) -> None:
+    """The jobs of the end-to-end test, side by side; all where no kind is named."""
     services = open_services(load_site(read_environment()["SLURMCTL_CONFIG"]))
     shared = Shared(ArrayPoller(services.slurm), Recent())
     edges = replace(services, shared=shared, poll_s=INTERVAL_S)
@@ -49,7 +48,7 @@ def record_stack() -> None:
         ThreadPoolExecutor(len(PROVOKED)) as pool,
     ):
         Path(folder).chmod(0o755)
-        for each in PROVOKED:
+        for each in [each for each in PROVOKED if not kinds or each.name in kinds]:
             pool.submit(_record, edges, each, Path(folder) / each.name)
 
 
@@ -72,7 +71,7 @@ def _looks(services: Services, what: Provoked, folder: Path, job_id: JobId) -> I
         assert poll.snapshot is not None, "a look has one"
         what.provoke(folder, poll.snapshot)
         if deadline == float("inf") and poll.snapshot.leased:
-            deadline = time.monotonic() + _MOST_S
+            deadline = time.monotonic() + what.most_s
         yield read_look(services, spec, poll, poll.snapshot)
         if poll.finished:
             return
@@ -80,4 +79,4 @@ def _looks(services: Services, what: Provoked, folder: Path, job_id: JobId) -> I
 
 
 if __name__ == "__main__":
-    record_stack() if sys.argv[1:] == ["stack"] else record_modelled()
+    record_stack(sys.argv[2:]) if sys.argv[1:2] == ["stack"] else record_modelled()

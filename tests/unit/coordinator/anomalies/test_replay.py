@@ -15,6 +15,13 @@ from tests.e2e.test_anomalies import PROVOKED, QUICK
 from tests.unit.coordinator.anomalies.recording import RUNS, read_run
 
 FILES = sorted(RUNS.glob("*.jsonl.gz"))
+#: One of each kind, the smallest.
+ONE_OF_EACH = sorted(
+    {
+        path.name.split(".")[0]: path
+        for path in sorted(FILES, key=lambda each: -each.stat().st_size)
+    }.values()
+)
 #: Of the runs as they are recorded; `docs/guides/anomalies.md` names the same.
 LEAST_PRECISION = LEAST_RECALL = 0.95
 
@@ -77,13 +84,13 @@ def test_each_kind_is_among_the_recorded_runs_and_so_are_good_ones() -> None:
     assert kinds["good"] >= 10
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name.removesuffix(".jsonl.gz"))
-def test_an_episode_is_told_once(path: Path) -> None:
-    told = Counter((each.kind, each.subject) for each in replay(path).alerts)
-    assert all(count == 1 for count in told.values()), replay(path).alerts
+def test_an_episode_is_told_once() -> None:
+    for run in map(replay, FILES):
+        told = Counter((each.kind, each.subject) for each in run.alerts)
+        assert all(count == 1 for count in told.values()), run
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name.removesuffix(".jsonl.gz"))
+@pytest.mark.parametrize("path", ONE_OF_EACH, ids=lambda path: path.name.removesuffix(".jsonl.gz"))
 def test_a_watcher_that_is_started_anew_at_each_look_tells_the_same(path: Path) -> None:
     thresholds = thresholds_of(replay(path).name)
     told, state = [], Detector(thresholds).to_dict()

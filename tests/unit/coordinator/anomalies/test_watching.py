@@ -12,9 +12,11 @@ from airflow_slurm_provider.coordinator.progress import Poll
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ServiceError
+from slurm_worker.jobs import JobTable
 from slurm_worker.keys import JobId
+from slurm_worker.ports import Applied, Refused, Row
 from slurm_worker.table import Claimed, TaskTable
-from slurm_worker.testing import ManualClock, MemoryObjects
+from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services
 
 QUICK = {"stall_first": "60s", "calm": "100s"}
@@ -148,6 +150,21 @@ def test_an_alert_whose_writer_died_between_two_writes_is_in_the_trail_all_the_s
     assert not jobs.audit("b", "anomaly", {}, once="anomaly/stall/job/1")
     assert [each for each in jobs.events() if each.action == "anomaly"] == [event]
     assert read_alerts(edges, job_id)[0].numbers == {"share": 0.25, "held": 3}
+
+
+class Repeating(MemoryRows):
+    """Each reply to a new row is lost once, and the client asks again."""
+
+    def put_new(self, row: Row) -> Applied | Refused:
+        super().put_new(row)
+        return super().put_new(row)
+
+
+def test_a_lost_reply_leaves_the_alert_ours_to_deliver() -> None:
+    jobs = JobTable(Repeating(), JobId("j"), ManualClock())
+    assert jobs.audit("a", "anomaly", {}, once="anomaly/stall/job/1")
+    assert not jobs.audit("b", "anomaly", {}, once="anomaly/stall/job/1")
+    assert [each.actor for each in jobs.events()] == ["a"]
 
 
 def test_a_callback_that_raises_fails_nothing(edges: Services, job_id: JobId) -> None:
