@@ -137,7 +137,6 @@ def test_a_user_follows_a_job_to_its_end_and_retries_what_failed(
     expect(frame.locator("#n-ok")).to_have_text("300")
     expect(frame.locator("#n-failed")).to_have_text("0")
     expect(frame.locator("#rounds")).to_contain_text("network 200")
-    picture("retried")
     assert [each.retried for each in services.jobs(job_id).rounds()] == [{}, {"network": 200}]
     actors = {each.actor for each in services.jobs(job_id).events() if each.action == "retried"}
     assert actors == {"airflow user op"}

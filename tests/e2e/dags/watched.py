@@ -23,6 +23,8 @@ CONFIG = {
     "worker": {"tries": 1},
     "slurm": {"mem": "300M", "time": "00:10:00"},
     "retry": {"network": {"backoff": 0}},
+    # It takes seconds, and is to be judged within them.
+    "anomalies": {"window": "10s"},
 }
 CONNECTIONS = {"slurm_conn_id": "slurm", "aws_conn_id": "aws", "poll_interval": 1.0}
 PARAMS = {
