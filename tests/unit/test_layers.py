@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ("airflow", "boto3", "pyarrow", "pydantic", "paramiko", "rich", "yaml")
+HEAVY = ("airflow", "boto3", "fastapi", "pyarrow", "pydantic", "paramiko", "rich", "yaml")
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -57,6 +57,11 @@ def test_the_contracts_hold() -> None:
             "worker/slurm_worker/table.py",
             "import airflow_slurm_provider.slurm",
             "the worker imports neither Airflow nor the provider",
+        ),
+        (
+            "airflow_slurm_provider/dashboard/looks.py",
+            "import airflow.sdk",
+            "coordinator, slurm and the command line import no Airflow",
         ),
         (
             "airflow_slurm_provider/cli/app.py",
