@@ -63,14 +63,12 @@ class Watcher:
         self._clock = clock
         self._tell_progress = tell_progress
         self._meter = RateMeter()
-        self._anomalies = Anomalies(
-            services, job_id, say, actor=actor, alert=lambda each: self._alerts.append(each)
-        )
+        self._alerts: list[Alert] = []
+        self._anomalies = Anomalies(services, job_id, say, actor=actor, alert=self._alerts.append)
         self._said = ""
         self._ended: dict[str, int] = {}
         self._told: set[tuple[str, int]] = set()
         self._renewed = float("-inf")
-        self._alerts: list[Alert] = []
         #: Workers that died, by error class, as far as they were told.
         self.lost: Counter[str] = Counter()
 
@@ -99,7 +97,8 @@ class Watcher:
 
     def take_alerts(self) -> list[Alert]:
         """Alerts that this watcher's looks have raised since the last call."""
-        taken, self._alerts = self._alerts, []
+        taken = list(self._alerts)
+        self._alerts.clear()
         return taken
 
     def _renew_credentials(self) -> None:
