@@ -82,7 +82,7 @@ class PartReader:
         cpus = len(os.sched_getaffinity(0))
         fit = self.options.memory // 16 // max(_TOGETHER, largest)
         window = max(1, min(2 * READERS, fit))
-        unpacked = max(1, min(4 * cpus, fit // _UNPACKED))
+        unpacked = max(1, min(16 * cpus, fit // _UNPACKED))
 
         def fetch(batch: Sequence[PlannedPart]) -> list[Fetched]:
             return [Fetched(self._store, each.task, each.part) for each in batch]
