@@ -147,10 +147,16 @@ class Looks:
         """The job's failures by class and message; reads parts, so only where asked for."""
         seen = self.snapshot(job_id)
         # New failures or a new round ask for a new look; anything else doesn't change them.
-        standing = f"{sum(seen.done.failed.values())}.{len(seen.ended)}.{len(seen.rounds)}"
-        return self._recent(
-            f"failures {standing}", job_id, FAILURES_S, lambda: explain(self.services, job_id)
-        )
+        standing = (seen.done.failed.total(), len(seen.ended), len(seen.rounds))
+
+        def read() -> tuple[tuple[int, ...], list[Group]]:
+            return standing, explain(self.services, job_id)
+
+        of, groups = self._recent("failures", job_id, FAILURES_S, read)
+        if of != standing:
+            self.shares.recent.forget(self._key("failures", job_id))
+            _, groups = self._recent("failures", job_id, FAILURES_S, read)
+        return groups
 
     def trail(self, job_id: JobId) -> Trail:
         """The job's audit trail."""

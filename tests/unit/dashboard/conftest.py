@@ -17,9 +17,10 @@ from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.dashboard.app import create_app
 from airflow_slurm_provider.dashboard.guard import CSRF_COOKIE, CSRF_HEADER, User
-from airflow_slurm_provider.dashboard.looks import Shares
+from airflow_slurm_provider.dashboard.looks import Looks, Shares
 from airflow_slurm_provider.dashboard.sites import OneSite
 from slurm_worker.errors import ItemError, ServiceError
+from slurm_worker.keys import JobId
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of
 
@@ -131,7 +132,8 @@ class Dash:
     def work(self, name: str = "job-1") -> None:
         """Let one worker do all there is to do."""
         config = make_config(self.scratch / name, ITEMS, job_id=name)
-        world_of(self.services, config, self.scratch / f"node-{name}", self._handle).worker().run()
+        node = self.scratch / f"node-{len(list(self.scratch.iterdir()))}"
+        world_of(self.services, config, node, self._handle).worker().run()
 
     def look_anew(self) -> None:
         """Have no look shared with an earlier request."""
@@ -139,6 +141,10 @@ class Dash:
         state = self.app.state.dashboard
         shares = Shares(recent, state.shares.trails)
         self.app.state.dashboard = dataclasses.replace(state, shares=shares)
+
+    def look_at_tasks_anew(self) -> None:
+        """The same for what tells how far a job is, and for nothing else."""
+        Looks("", self.services, self.app.state.dashboard.shares).forget(JobId("job-1"))
 
     def _handle(self, item: dict[str, Any], context: Any) -> dict[str, Any]:
         if item["n"] in self.errors:

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.anomalies.alert import Alert, Kind
 from airflow_slurm_provider.coordinator.anomalies.trail import append_alert, append_end
 from slurm_worker.keys import JobId
@@ -127,6 +128,15 @@ def test_failures_are_read_once_until_there_are_new_ones(done: Dash) -> None:
     done.json("/api/jobs/job-1/failures")
     done.objects.away = True
     assert len(done.json("/api/jobs/job-1/failures")) == 2
+
+
+def test_failures_are_read_anew_when_there_are_new_ones(done: Dash) -> None:
+    done.json("/api/jobs/job-1/failures")
+    job.retry(done.services, JOB, ["network"], log=lambda _: None)
+    done.work()
+    done.look_at_tasks_anew()
+    found = {each["error_class"]: each for each in done.json("/api/jobs/job-1/failures")}
+    assert (found["network"]["count"], found["network"]["superseded"]) == (1, 1)
 
 
 def test_looks_are_shared_by_requests(done: Dash) -> None:
