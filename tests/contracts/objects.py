@@ -55,7 +55,10 @@ class ObjectStoreContract:
         objects.put(f"{folder}a", b"0123456789")
         objects.put(f"{folder}b", b"")
         entries = list(objects.entries(folder))
-        assert [(each.key, each.size) for each in entries] == [(f"{folder}a", 10), (f"{folder}b", 0)]
+        assert [(each.key, each.size) for each in entries] == [
+            (f"{folder}a", 10),
+            (f"{folder}b", 0),
+        ]
         # By the store's clock, in whole seconds where it is S3.
         assert all(abs(each.modified - before) < 60 for each in entries)
 
