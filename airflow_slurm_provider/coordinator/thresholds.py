@@ -40,7 +40,7 @@ STRAGGLER_DEVIATIONS = 5.0
 SHARE_DEVIATIONS = 3.0
 #: Chance at which losses that fall to one node are no chance: seven of seven on one of two.
 MOST_CHANCE = 0.01
-#: Robust standard deviations of the throughput of windows.
+#: Robust standard deviations of the logarithm of the throughput of windows.
 SLOW_DEVIATIONS = 3.0
 #: A share of failures must be so many times that of before, or of the other nodes.
 SHARE_RATIO = 3.0

@@ -48,7 +48,7 @@ class Memory:
 
     Args:
         ended: most items and tasks that were seen ended; `ended_ms` is when that last rose.
-        since_ms: since when tasks have been held without a break; 0 where they are not.
+        since_ms: since when tasks have been worked on without a break; 0 where they are not.
         looked_ms: the last look.
         marks: how counters stood, over the longest window.
         nodes: what nodes had done one and two windows ago.
@@ -120,9 +120,11 @@ class Memory:
         held = sum(row.items_ok + row.items_failed for row in snapshot.leased)
         # Only more than ever counts: a task that is begun again and again ends nothing.
         ended = snapshot.done.tasks + snapshot.done.ok + snapshot.done.failed.total() + held
-        if ended > self.ended or not self.ended_ms:
+        more = ended > self.ended
+        if more or not self.ended_ms:
             self.ended, self.ended_ms = max(ended, self.ended), look.at_ms
-        if not snapshot.leased:
+        # A look may fall between two short tasks: nobody works where nothing ends either.
+        if not snapshot.leased and not more:
             self.since_ms = 0
         elif not self.since_ms:
             # The first look may come late; then the work before it is in the timeline.

@@ -130,10 +130,12 @@ def throughput(facts: Facts) -> Iterator[Finding]:
         return
     seconds = length * timeline.width_s
     rates = [(each.ok + each.failed.total()) / seconds for each in windows]
-    usual, deviation = spread_of(rates[:-SLOW_WINDOWS])
+    # By their logarithm: a rate varies by parts of itself.
+    middle, spread = spread_of([math.log(max(each, 1 / seconds)) for each in rates[:-SLOW_WINDOWS]])
+    usual, factor = math.exp(middle), math.exp(spread)
     level = facts.levels.get((Kind.THROUGHPUT, WHOLE))
     usual = max(usual, level["usual"]) if level is not None else usual
-    least = min(usual * (1 - limits.throughput_drop), usual - SLOW_DEVIATIONS * deviation)
+    least = min(usual * (1 - limits.throughput_drop), usual / factor**SLOW_DEVIATIONS)
     # What has stopped altogether is a stall, or soon will be.
     if not windows[-1].tasks or max(rates[-SLOW_WINDOWS:]) >= least:
         return
@@ -143,13 +145,14 @@ def throughput(facts: Facts) -> Iterator[Finding]:
         Kind.THROUGHPUT,
         WHOLE,
         f"{now:.1f} items/s have ended in the last {duration(SLOW_WINDOWS * seconds)}{workers}; "
-        f"{usual:.1f} items/s were usual before, give or take {deviation:.1f}",
+        f"{usual:.1f} items/s were usual before, mostly {usual / factor:.1f} to "
+        f"{usual * factor:.1f}",
         "look whether workers were lost (slurmctl status) or whatever the handler calls has "
         "become slower",
         {
             "rate": round(now, 3),
             "usual": round(usual, 3),
-            "deviation": round(deviation, 3),
+            "factor": round(factor, 3),
             "window_s": seconds,
             "workers": -1 if facts.look.workers is None else facts.look.workers,
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -106,9 +107,11 @@ def test_a_webhook_that_refuses_is_said_without_its_address(
     assert len(receiver.bodies) == 1, "a redirect is not followed"
 
 
-def test_a_webhook_that_is_not_there_is_said(receiver: Receiver, tmp_path: Path) -> None:
-    receiver.server_close()
-    (line,) = said(with_alerts(webhook_url=receiver.url))
+def test_a_webhook_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        # Bound, so that nobody else listens there, and deaf.
+        taken.bind(("127.0.0.1", 0))
+        (line,) = said(with_alerts(webhook_url=f"http://127.0.0.1:{taken.getsockname()[1]}/"))
     assert "refused" in line
     (line,) = said(with_alerts(webhook_url_env="NO_SUCH_VARIABLE"))
     assert "alerts.webhook_url_env: NO_SUCH_VARIABLE" in line
