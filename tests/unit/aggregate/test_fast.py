@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slurm_worker.aggregate.convert import Converter
@@ -57,6 +57,7 @@ def to_line(row: dict[str, Any], *, ascii_only: bool) -> bytes:
     return text.encode(errors="backslashreplace")
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(SCHEMA)), st.lists(VALUES, min_size=1, max_size=4), st.booleans())
 def test_what_arrow_reads_is_what_the_strict_way_reads(
     name: str, values: list[Any], ascii_only: bool

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slurm_worker.errors import ErrorClass, ItemError
@@ -22,6 +22,7 @@ VALUES = st.recursive(
 ROWS = st.dictionaries(TEXT.filter(lambda name: name != KEY_FIELD), VALUES, max_size=4)
 
 
+@settings(deadline=None)
 @given(TEXT, ROWS)
 def test_a_row_is_written_with_its_key_before_it(key: str, row: dict[str, Any]) -> None:
     count, lines = to_lines(key, row)
