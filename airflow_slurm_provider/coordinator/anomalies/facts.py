@@ -103,7 +103,7 @@ class Facts:
         return [
             row
             for row in found.values()
-            if self.held_s(row) > self.usual.longest_s and self._ended_since(row)
+            if self._renewed_s(row) > self.usual.longest_s and self._ended_since(row)
         ]
 
     @cached_property
@@ -118,6 +118,10 @@ class Facts:
     def held_s(self, row: TaskRow) -> float:
         """Seconds since a lease was taken."""
         return (self.now_ms - row.started_ms) / 1000
+
+    def _renewed_s(self, row: TaskRow) -> float:
+        """Seconds for which the worker surely held it: until then it was alive."""
+        return (row.lease_until_ms - row.started_ms) / 1000 - self.look.lease.ttl_s
 
     def _is_overdue(self, row: TaskRow) -> bool:
         lease = self.look.lease

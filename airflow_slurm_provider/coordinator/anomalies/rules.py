@@ -137,7 +137,8 @@ def throughput(facts: Facts) -> Iterator[Finding]:
     usual = max(usual, level["usual"]) if level is not None else usual
     least = min(usual * (1 - limits.throughput_drop), usual / factor**SLOW_DEVIATIONS)
     # What has stopped altogether is a stall, or soon will be.
-    if not windows[-1].tasks or max(rates[-SLOW_WINDOWS:]) >= least:
+    lately = sum(each.tasks for each in timeline.buckets[-math.ceil(length / 2) :])
+    if not lately or max(rates[-SLOW_WINDOWS:]) >= least:
         return
     now = sum(rates[-SLOW_WINDOWS:]) / SLOW_WINDOWS
     workers = "" if facts.look.workers is None else f", by {facts.look.workers:,} workers"
