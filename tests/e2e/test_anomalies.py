@@ -132,9 +132,11 @@ class Provoked:
 
 PROVOKED = [
     # Three workers of this size don't fit on one node.
-    Provoked(Kind.BAD_NODE, workers=3, slurm={"mem": "1500M"}, when=_both_nodes),
+    Provoked(Kind.BAD_NODE, items=4000, workers=3, slurm={"mem": "1500M"}, when=_both_nodes),
     Provoked(Kind.LEASE_LOSS, workers=3),
-    Provoked(Kind.THROUGHPUT, items=2000, bundle=5, workers=2, when=_for_long, most_s=240.0),
+    Provoked(
+        Kind.THROUGHPUT, items=2000, bundle=5, workers=2, seconds=0.1, when=_for_long, most_s=240.0
+    ),
     Provoked(None, workers=2, seconds=0.04, limits={"rate": "80/s"}),
     Provoked(Kind.STALL, watchers=2),
     Provoked(Kind.STRAGGLER, workers=2),
