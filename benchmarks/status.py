@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,10 +31,11 @@ from airflow_slurm_provider.coordinator.site import load_site, parse_site
 from airflow_slurm_provider.coordinator.snapshot import SnapshotReader
 from slurm_worker import keys
 from slurm_worker.config import LeaseConfig
+from slurm_worker.jobs import JobTable
 from slurm_worker.keys import JobId, TaskState
 from slurm_worker.store import Marker, Slice
 from slurm_worker.table import TaskTable
-from slurm_worker.testing import MemoryObjects
+from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.stack.settings import LOOPBACK, REGION, ROOT
 
 TASKS = 100_000
@@ -85,30 +85,35 @@ def table() -> Iterator[str]:
         server.wait()
 
 
-def plan(services: Services) -> TaskTable:
-    """The job with its rows, all ready."""
-    jobs = services.jobs(JOB)
-    for key in services.objects.list(services.paths(JOB).root):
+def plan(services: Services) -> None:
+    """The job with its rows, the first of them done: made in memory, and copied."""
+    for key in list(services.objects.list(services.paths(JOB).root)):
         services.objects.delete(key)
+    rows = MemoryRows()
+    jobs = JobTable(rows, JOB, services.clock)
     jobs.create("bench", "bench", SHARDS)
     jobs.create_round(0, "bench")
-    tasks = TaskTable(services.rows, JOB, SHARDS, LeaseConfig(), services.clock)
-    with ThreadPoolExecutor(8) as pool:
-        for _ in pool.map(
-            lambda number: tasks.create(0, number, Slice(number // 100, 0, 9, PER_TASK, "0" * 64)),
-            range(TASKS),
-        ):
-            pass
+    tasks = TaskTable(rows, JOB, SHARDS, LeaseConfig(), services.clock)
+    for number in range(TASKS):
+        tasks.create(0, number, Slice(number // 100, 0, 9, PER_TASK, "0" * 64))
+    finish(services, tasks, range(DONE))
     jobs.open_round(0, TASKS, TASKS * PER_TASK, {})
     jobs.open(1)
-    return tasks
+    partitions = [keys.job_pk(JOB), keys.JOBS_PK]
+    partitions += [keys.task_pk(JOB, shard) for shard in range(SHARDS)]
+    every = [row for pk in partitions for row in rows.query(pk)]
+    table = boto3.resource(
+        "dynamodb", endpoint_url=services.site.aws.dynamodb_endpoint_url, region_name=REGION
+    ).Table(_TABLE)
+    with table.batch_writer() as batch:
+        for row in every:
+            batch.put_item(Item=row)
 
 
 def finish(services: Services, tasks: TaskTable, numbers: range) -> None:
     """These tasks are done."""
     now = services.clock.now()
-
-    def complete(number: int) -> None:
+    for number in numbers:
         tasks.complete(
             Marker(
                 job=JOB,
@@ -122,13 +127,9 @@ def finish(services: Services, tasks: TaskTable, numbers: range) -> None:
                 slurm={"node": f"node{number % 20}"},
                 started=now - 60,
                 finished=now,
-                requests={"s3_put": 3, "dynamo_write": 2, "dynamo_read": 3},
+                requests={"s3_put": 3, "dynamo_write": 2, "dynamo_query": 3},
             )
         )
-
-    with ThreadPoolExecutor(8) as pool:
-        for _ in pool.map(complete, numbers):
-            pass
 
 
 def status(site: Path, environment: Mapping[str, str]) -> tuple[float, dict[str, Any]]:
@@ -157,8 +158,8 @@ def measure(say: Any) -> list[tuple[str, float, int]]:
         }
         services = open_services(parse_site(own, "bench"))
         say(f"writing {TASKS:,} rows")
-        tasks = plan(services)
-        finish(services, tasks, range(DONE))
+        plan(services)
+        tasks = TaskTable(services.rows, JOB, SHARDS, LeaseConfig(), services.clock)
         say("looking")
         found = []
         before = time.monotonic()

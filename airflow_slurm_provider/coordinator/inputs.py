@@ -35,7 +35,6 @@ from typing import Any, BinaryIO, TextIO, TypeAlias
 
 import pyarrow as pa
 
-from airflow_slurm_provider.coordinator.parquet_input import read_parquet
 from slurm_worker.errors import UserError
 from slurm_worker.keys import split_s3_uri
 from slurm_worker.ports import ObjectStore
@@ -221,6 +220,14 @@ def _key_of(value: object, spec: InputSpec, number: int) -> str:
 
 
 # --- readers: a local file to rows; a ValueError is told with the row's number -------
+
+
+def read_parquet(path: Path) -> Iterator[Item]:
+    """Rows of a Parquet file; see `parquet_input.py`."""
+    # pyarrow takes a third of a second to import, for which no other format should wait.
+    from airflow_slurm_provider.coordinator.parquet_input import read_parquet as read
+
+    yield from read(path)
 
 
 def read_csv(path: Path) -> Iterator[Item]:

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from airflow_slurm_provider.coordinator import merging, ship
 from airflow_slurm_provider.coordinator import progress as progress_of
 from airflow_slurm_provider.coordinator import retry as retrying
+from airflow_slurm_provider.coordinator import ship
 from airflow_slurm_provider.coordinator.config import Config, JobSpec
 from airflow_slurm_provider.coordinator.failures import cured_by_class
 from airflow_slurm_provider.coordinator.inputs import InputSpec, open_input
@@ -303,6 +303,9 @@ def aggregate(
     Raises:
         UserError: if the job is not complete, or a part can't be read as it was committed.
     """
+    # pyarrow takes a third of a second to import, and most commands have no use for it.
+    from airflow_slurm_provider.coordinator import merging
+
     jobs = services.jobs(job_id)
     spec = ship.read_spec(services, jobs.get())
     merging.check_complete(services, job_id)
@@ -333,6 +336,8 @@ def merge_on_nodes(
     Raises:
         UserError: if the job is not complete, or its dataset is to be sorted.
     """
+    from airflow_slurm_provider.coordinator import merging
+
     spec = ship.read_spec(services, services.jobs(job_id).get())
     merging.check_complete(services, job_id)
     with tempfile.TemporaryDirectory(prefix="airflow-slurm-merging-") as folder:

@@ -16,6 +16,7 @@ import sys
 from typing import Any
 
 from moto.core.responses import ActionResult
+from moto.dynamodb.comparisons import OpDefault
 from moto.dynamodb.models.table import Table
 from moto.dynamodb.responses import DynamoHandler
 from moto.server import main
@@ -43,7 +44,7 @@ def query(
         )
     # Other threads may write meanwhile; this copy is made in one step.
     found = list(dict(table.items.get(hash_key, {})).items())
-    if comparison == "GT":
+    if comparison == ">":
         found = [each for each in found if each[0].value > values[0].value]
     if start:
         last = start[table.range_key_attr]["S"]
@@ -51,7 +52,8 @@ def query(
             found = [each for each in found if each[0].value < last]
         else:
             found = [each for each in found if each[0].value > last]
-    if limit and filter_expression is None and comparison in (None, "GT"):
+    unfiltered = filter_expression is None or isinstance(filter_expression, OpDefault)
+    if limit and unfiltered and comparison in (None, ">"):
         pick = heapq.nlargest if forwards is False else heapq.nsmallest
         # One more tells moto that there is another page.
         found = pick(limit + 1, found, key=lambda each: each[0].value)
