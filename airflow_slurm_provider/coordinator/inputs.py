@@ -33,8 +33,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, TypeAlias
 
-import pyarrow as pa
-
 from slurm_worker.errors import UserError
 from slurm_worker.keys import split_s3_uri
 from slurm_worker.ports import ObjectStore
@@ -51,7 +49,6 @@ _UNREADABLE = (
     RecursionError,
     csv.Error,
     zlib.error,
-    pa.ArrowException,
 )
 
 

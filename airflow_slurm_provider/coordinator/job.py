@@ -30,7 +30,7 @@ from airflow_slurm_provider.coordinator.retry import RetryPlan
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submit import Workers, audit_workers, ensure_workers
 from slurm_worker.errors import ErrorClass, UserError
-from slurm_worker.jobs import JobRow, JobTable, RoundRow
+from slurm_worker.jobs import JobRow, JobTable, RoundRow, SubmissionRow
 from slurm_worker.keys import JobId, RoundState, SubmitState, shard_count
 from slurm_worker.ports import Value
 from slurm_worker.table import TaskTable
@@ -148,7 +148,8 @@ def resubmit(
         actor: who asks, for the audit trail.
 
     Returns:
-        The workers of the round now; None if it had new ones `most` times already.
+        The workers of the round now; None if it had new ones `most` times already, or if
+        somebody has cancelled them.
     """
     jobs = services.jobs(job_id)
     job = jobs.get()
@@ -157,11 +158,24 @@ def resubmit(
     submissions = progress_of.of_round(jobs.submissions(), round_row.number)
     if sum(not each.asked for each in submissions) > most:
         return None
+    by = _cancelled_by(jobs, submissions)
+    if by:
+        log(f"the workers were cancelled by {by}; they are not replaced")
+        return None
     tasks = round_row.tasks + sum(round_row.tasks_back.values())
     workers = ensure_workers(services, spec, job, round_row, tasks, log)
     if not workers.reattached:
         audit_workers(services, job_id, workers, actor)
     return workers
+
+
+def _cancelled_by(jobs: JobTable, submissions: list[SubmissionRow]) -> str:
+    """Who has cancelled the workers since the last were submitted; empty for nobody."""
+    last_ms = max((each.submitted_ms for each in submissions), default=0)
+    cancelled = [
+        each.actor for each in jobs.events() if each.action == "cancelled" and each.at_ms > last_ms
+    ]
+    return cancelled[-1] if cancelled else ""
 
 
 def losses(services: Services, job_id: JobId) -> list[Loss]:

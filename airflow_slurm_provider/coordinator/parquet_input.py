@@ -33,7 +33,19 @@ _BUFFER_BYTES = 1 << 20
 
 
 def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    """Stream the rows; a ValueError names the column that can't be written as JSON."""
+    """Stream the rows.
+
+    Raises:
+        ValueError: naming the column that can't be written as JSON, or what Arrow says of a
+            file that is none of Parquet.
+    """
+    try:
+        yield from _read(path)
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
+
+
+def _read(path: Path) -> Iterator[dict[str, Any]]:
     # Buffered streams instead of pre_buffer: a row group need not fit into memory.
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
         names = file.schema_arrow.names

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import job, steer
 from airflow_slurm_provider.coordinator.losses import attribute
 from airflow_slurm_provider.coordinator.progress import Progress
 from airflow_slurm_provider.coordinator.recent import Recent
@@ -61,6 +61,20 @@ def test_gone_workers_are_replaced_up_to_the_bound(tmp_path: Path) -> None:
     assert [bool(each.problem) for each in polls] == [False, False, True, True]
     assert len(slurm.arrays) == 3
     assert any("no worker of array 100 is left" in line for line in lines)
+
+
+def test_workers_that_somebody_cancelled_are_not_replaced(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, job_id = submitted(tmp_path, slurm)
+    edges.clock.sleep(1)
+    job = edges.jobs(job_id).job  # type: ignore[arg-type]  # a plain string will do
+    steer.cancel(edges, job, actor="me")
+    slurm.state = FakeArray(alive=0)
+    lines: list[str] = []
+    seen = Watcher(edges, job, lines.append, max_resubmissions=2).look()
+    assert seen.problem
+    assert len(slurm.arrays) == 1
+    assert "the workers were cancelled by me; they are not replaced" in lines
 
 
 def die(edges: Services, owner: str, times: int) -> None:
