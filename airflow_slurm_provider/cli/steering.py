@@ -78,8 +78,8 @@ def workers(common: Common, job: str, count: int) -> int:
 def cancel(common: Common, job: str) -> int:
     """Cancel the Slurm arrays of JOB at once.
 
-    What is committed stays; `slurmctl submit` of the same config goes on from there. An Airflow
-    task that waits for the job may submit new workers: to keep it still, pause it as well.
+    What is committed stays; leases run out by themselves. Who waits for the job is told that no
+    worker is left, and submits no others; submit or resume goes on.
     """
     name = check_job_id(job, "JOB")
     from airflow_slurm_provider.coordinator import steer

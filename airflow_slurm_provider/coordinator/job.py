@@ -21,7 +21,6 @@ from airflow_slurm_provider.coordinator import ship
 from airflow_slurm_provider.coordinator.config import Config, JobSpec
 from airflow_slurm_provider.coordinator.failures import cured_by_class
 from airflow_slurm_provider.coordinator.inputs import InputSpec, open_input
-from airflow_slurm_provider.coordinator.key_check import KeyCheck
 from airflow_slurm_provider.coordinator.losses import Loss, attribute, find_losses
 from airflow_slurm_provider.coordinator.plan import PlanConflict, Planner
 from airflow_slurm_provider.coordinator.policy import Rules, parse_rules
@@ -404,6 +403,9 @@ class _PlannedRetry:
 def _plan_input(
     services: Services, spec: JobSpec, job: JobRow, round_row: RoundRow, log: Log
 ) -> None:
+    # Needs pyarrow, for which no other command should wait.
+    from airflow_slurm_provider.coordinator.key_check import KeyCheck
+
     source = InputSpec(spec.input.path, spec.input.key, spec.input.format)
     planner = _planner(services, spec, job, log)
     try:
