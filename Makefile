@@ -38,7 +38,8 @@ integration: ## tests of the edges against the stack (make stack-up first)
 	$(BIN)/pytest -q tests/integration
 
 e2e: ## DAGs and slurmctl as a user runs them, against the stack (make stack-up first)
-	$(BIN)/pytest -q tests/e2e
+	$(BIN)/pytest -q --durations=10 -n 3 --dist loadscope -m "not alone" tests/e2e
+	$(BIN)/pytest -q --durations=5 -m alone tests/e2e
 
 chaos: ## a job among dying workers and spoiled requests (make stack-up first; SEEDS="1 2 3")
 	@$(BIN)/python -m tests.chaos $(or $(SEEDS),$(SEED))

@@ -22,7 +22,7 @@ from tests.stack.settings import ROOT, Mode
 from tests.stack.stack import remembered_settings
 from tests.stack.state_folder import state_folder
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.stack, pytest.mark.alone, pytest.mark.timeout(500)]
 
 HANDLER = """
 import os, signal, time

@@ -23,7 +23,7 @@ from tests.stack.settings import ROOT, Mode
 from tests.stack.stack import remembered_settings
 from tests.stack.state_folder import state_folder
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.stack, pytest.mark.alone, pytest.mark.timeout(600)]
 
 DAG_ID = "waits_for_work"
 KILLED = ("airflow-scheduler", "airflow-triggerer", "task process", "sshd", "slurmctld")

@@ -57,8 +57,8 @@ AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost={address}
 AccountingStoragePort={slurmdbd_port}
 AccountingStoragePass={munge}
-NodeName=node1 NodeHostname={host} NodeAddr={address} Port={node1_port} CPUs=4 RealMemory=4000
-NodeName=node2 NodeHostname={host} NodeAddr={address} Port={node2_port} CPUs=4 RealMemory=4000
+NodeName=node1 NodeHostname={host} NodeAddr={address} Port={node1_port} CPUs=8 RealMemory=4000
+NodeName=node2 NodeHostname={host} NodeAddr={address} Port={node2_port} CPUs=8 RealMemory=4000
 PartitionName=main Nodes=ALL Default=YES State=UP MaxTime=INFINITE
 """
 
