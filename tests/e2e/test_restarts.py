@@ -95,6 +95,15 @@ def _kill(name: str, run: DagRun) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    # Who looks before a killed process has ended takes the service for alive.
+    _until(lambda: all(_gone(pid) for pid in pids))
+
+
+def _gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
 
 
 def _with_children(pid: int) -> list[int]:
