@@ -4,7 +4,7 @@ BIN := .venv/bin
 STACK_RUN := $(BIN)/python -m tests.stack
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stack-up stack-down stack-status demo lint unit integration e2e chaos chaos-short submit-faults simulate bench bench-merging bench-status bench-waiting test clean
+.PHONY: help setup stack-up stack-down stack-status demo lint unit integration e2e anomalies chaos chaos-short submit-faults simulate bench bench-merging bench-status bench-waiting test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ integration: ## tests of the edges against the stack (make stack-up first)
 e2e: ## DAGs and slurmctl as a user runs them, against the stack (make stack-up first)
 	$(BIN)/pytest -q --durations=10 -n 3 --dist loadscope -m "not alone" tests/e2e
 	$(BIN)/pytest -q --durations=5 -m alone tests/e2e
+
+anomalies: ## provoke each kind of anomaly on the stack (make stack-up first; 4 minutes)
+	ANOMALIES=all $(BIN)/pytest -q tests/e2e/test_anomalies.py
 
 chaos: ## a job among dying workers and spoiled requests (make stack-up first; SEEDS="1 2 3")
 	@$(BIN)/python -m tests.chaos $(or $(SEEDS),$(SEED))
