@@ -36,6 +36,7 @@ from slurm_worker.keys import JobId, TaskState
 from slurm_worker.store import Marker, Slice
 from slurm_worker.table import TaskTable
 from slurm_worker.testing import MemoryObjects, MemoryRows
+from tests.stack.aws import create_table
 from tests.stack.settings import LOOPBACK, REGION, ROOT
 
 TASKS = 100_000
@@ -67,18 +68,8 @@ def table() -> Iterator[str]:
             if time.monotonic() > deadline:
                 raise SystemExit("status: the table's server did not come up within 30 s")
             time.sleep(0.1)
-        boto3.client("dynamodb", endpoint_url=url, region_name=REGION).create_table(
-            TableName=_TABLE,
-            KeySchema=[
-                {"AttributeName": "pk", "KeyType": "HASH"},
-                {"AttributeName": "sk", "KeyType": "RANGE"},
-            ],
-            AttributeDefinitions=[
-                {"AttributeName": "pk", "AttributeType": "S"},
-                {"AttributeName": "sk", "AttributeType": "S"},
-            ],
-            BillingMode="PAY_PER_REQUEST",
-        )
+        client = boto3.client("dynamodb", endpoint_url=url, region_name=REGION)
+        create_table(client, _TABLE)
         yield url
     finally:
         server.kill()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import boto3
 from botocore.config import Config
@@ -110,22 +111,27 @@ def _make_bucket(settings: Settings) -> None:
 def _make_table(settings: Settings) -> None:
     dynamodb = _client(settings, "dynamodb")
     try:
-        dynamodb.create_table(
-            TableName=TABLE,
-            KeySchema=[
-                {"AttributeName": "pk", "KeyType": "HASH"},
-                {"AttributeName": "sk", "KeyType": "RANGE"},
-            ],
-            AttributeDefinitions=[
-                {"AttributeName": "pk", "AttributeType": "S"},
-                {"AttributeName": "sk", "AttributeType": "S"},
-            ],
-            BillingMode="PAY_PER_REQUEST",
-        )
+        create_table(dynamodb, TABLE)
     except dynamodb.exceptions.ResourceInUseException:
         return
     waiter = dynamodb.get_waiter("table_exists")
     waiter.wait(TableName=TABLE, WaiterConfig={"Delay": 1, "MaxAttempts": 30})
+
+
+def create_table(dynamodb: Any, name: str) -> None:
+    """Create a table as the project wants it; `dynamodb` is a client."""
+    dynamodb.create_table(
+        TableName=name,
+        KeySchema=[
+            {"AttributeName": "pk", "KeyType": "HASH"},
+            {"AttributeName": "sk", "KeyType": "RANGE"},
+        ],
+        AttributeDefinitions=[
+            {"AttributeName": "pk", "AttributeType": "S"},
+            {"AttributeName": "sk", "AttributeType": "S"},
+        ],
+        BillingMode="PAY_PER_REQUEST",
+    )
 
 
 def _client(settings: Settings, service: str):  # type: ignore[no-untyped-def]  # boto3 makes its classes at run time
