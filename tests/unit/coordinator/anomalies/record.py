@@ -24,7 +24,7 @@ from airflow_slurm_provider.coordinator.ship import read_spec
 from airflow_slurm_provider.coordinator.site import load_site
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.keys import JobId
-from tests.e2e.test_anomalies import INTERVAL_S, PROVOKED, Provoked, submit
+from tests.e2e.test_anomalies import INTERVAL_S, EVERY, Provoked, submit
 from tests.stack.demo import read_environment
 from tests.unit.coordinator.anomalies.fleet import Fleet
 from tests.unit.coordinator.anomalies.recording import RUNS, write_run
@@ -45,10 +45,10 @@ def record_stack(kinds: list[str]) -> None:
     edges = replace(services, shared=shared, poll_s=INTERVAL_S)
     with (
         tempfile.TemporaryDirectory() as folder,
-        ThreadPoolExecutor(len(PROVOKED)) as pool,
+        ThreadPoolExecutor(len(EVERY)) as pool,
     ):
         Path(folder).chmod(0o755)
-        for each in [each for each in PROVOKED if not kinds or each.name in kinds]:
+        for each in [each for each in EVERY if not kinds or each.name in kinds]:
             pool.submit(_record, edges, each, Path(folder) / each.name)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from airflow_slurm_provider.coordinator.anomalies import Alert, Detector, Kind, Thresholds
 from airflow_slurm_provider.coordinator.thresholds import AnomaliesSection
-from tests.e2e.test_anomalies import PROVOKED, QUICK
+from tests.e2e.test_anomalies import EVERY, QUICK
 from tests.unit.coordinator.anomalies.recording import RUNS, read_run
 
 FILES = sorted(RUNS.glob("*.jsonl.gz"))
@@ -55,7 +55,7 @@ def thresholds_of(name: str) -> Thresholds:
     kind, _, where = name.partition(".")
     if where != "stack":
         return Thresholds()
-    (what,) = [each for each in PROVOKED if each.name == kind or (kind == "good" and not each.kind)]
+    (what,) = [each for each in EVERY if each.name == kind or (kind == "good" and not each.kind)]
     return AnomaliesSection.model_validate({**QUICK, **what.anomalies}).resolve()
 
 
