@@ -24,7 +24,7 @@ from airflow_slurm_provider.coordinator.ship import read_spec
 from airflow_slurm_provider.coordinator.site import load_site
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.keys import JobId
-from tests.e2e.test_anomalies import INTERVAL_S, EVERY, Provoked, submit
+from tests.e2e.test_anomalies import EVERY, INTERVAL_S, Provoked, submit
 from tests.stack.demo import read_environment
 from tests.unit.coordinator.anomalies.fleet import Fleet
 from tests.unit.coordinator.anomalies.recording import RUNS, write_run
