@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -24,6 +25,11 @@ from tests.stack.demo import read_environment
 SLURMCTL = Path(sys.executable).with_name("slurmctl")
 
 
+def hear_interrupts() -> None:
+    """Undo what a shell does to a job in the background: it has it ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass(frozen=True)
 class Slurmctl:
     """Runs the installed ``slurmctl`` in the stack's environment."""
@@ -37,6 +43,7 @@ class Slurmctl:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=hear_interrupts,
         )
 
     def __call__(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from airflow_slurm_provider.coordinator.services import Services
-from tests.e2e.conftest import SLURMCTL, Slurmctl, arrays_of, write_yaml
+from tests.e2e.conftest import SLURMCTL, Slurmctl, arrays_of, hear_interrupts, write_yaml
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(500)]
 
@@ -110,6 +110,7 @@ def test_watch_fills_the_terminal_and_leaves_it_and_the_job_as_they_were(
         [str(SLURMCTL), "watch", job_id, "--interval", "1"],
         env={**slurmctl.environment, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"},
         stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        preexec_fn=hear_interrupts,
     )  # fmt: skip
     os.close(theirs)
     seen = read_until(ours, lambda text: "node" in text and "submitted" in text)
