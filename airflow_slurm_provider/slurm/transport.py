@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import subprocess
 import threading
 import time
@@ -32,6 +33,9 @@ _MOST_SESSIONS = 6
 _SESSION_PAUSE_S = 0.05
 _SESSIONS_REFUSED_S = 6.0
 _PIECE = 1 << 16
+#: Runs $1, and ends no sooner than its input: what is sent to a session that has ended makes
+#: sshd close the whole connection, and paramiko can't hold back what it is just sending.
+_OUTLIVE_INPUT = 'sh -c "$1"; code=$?; cat > /dev/null; exit "$code"'
 _SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 
 
@@ -245,7 +249,7 @@ def _execute(
         channel.settimeout(max(left(), 0.001))
 
     in_time()
-    channel.exec_command(command)
+    channel.exec_command(shlex.join(["sh", "-c", _OUTLIVE_INPUT, "sh", command]))
     _send(channel, stdin, in_time)
     stdout = _receive(channel.recv, in_time)
     stderr = _receive(channel.recv_stderr, in_time)

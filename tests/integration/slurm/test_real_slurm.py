@@ -235,5 +235,13 @@ def test_a_file_is_put_once(cluster: RealCluster) -> None:
 def test_many_threads_share_one_connection(cluster: RealCluster) -> None:
     """More of them than sshd allows sessions on a connection."""
     with ThreadPoolExecutor(24) as pool:
-        results = list(pool.map(lambda n: cluster.transport.run(f"echo {n}").stdout, range(48)))
-    assert results == [f"{n}\n" for n in range(48)]
+        results = list(pool.map(lambda n: cluster.transport.run(f"echo {n}").stdout, range(400)))
+    assert results == [f"{n}\n" for n in range(400)]
+
+
+def test_commands_that_do_not_read_their_input_leave_the_connection_alone(
+    cluster: RealCluster,
+) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        codes = pool.map(lambda n: cluster.transport.run(f"exit {n}", b"-" * 9000).code, range(100))
+    assert list(codes) == list(range(100))
