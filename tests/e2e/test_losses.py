@@ -143,7 +143,7 @@ def test_memory_cancel_requeue_and_a_lost_node_each_have_their_class(
         tmp_path / "a",
         items,
         workers=6,
-        slurm={"mem": "400M", "time": "30"},
+        slurm={"mem": "400M", "time": "30", "cpus_per_task": 2},  # some on each node of 8
         retry={"out_of_memory": {"mem": "x4 up to 1200M"}},
     )
     array = array_of(services, job_id)
