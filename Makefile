@@ -32,7 +32,7 @@ lint: ## ruff, mypy, import contracts, and that every test module can be loaded
 	$(BIN)/pytest -q --collect-only tests >/dev/null
 
 unit: ## tests that need no service
-	$(BIN)/pytest -q tests/unit
+	$(BIN)/pytest -q -n 2 --dist loadfile tests/unit
 
 integration: ## tests of the edges against the stack (make stack-up first)
 	$(BIN)/pytest -q tests/integration
