@@ -4,6 +4,9 @@ moto looks at every row of a table for each page of a Query, and spends about tw
 on each row that it returns. What a reply holds is still moto's to say: a Query is handed the
 rows of its partition past the start, as many as a page may have, instead of all there are; and
 a reply that is plain JSON already is not walked through once more.
+
+moto's server has a thread per request and checks a condition before it changes the row, with
+nothing to keep two of them apart; DynamoDB is atomic. So here one request is served at a time.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import gc
 import heapq
 import json
 import sys
+import threading
 from typing import Any
 
 from moto.core.responses import ActionResult
@@ -23,6 +27,8 @@ from moto.server import main
 
 _whole_query = Table.query
 _serialized = DynamoHandler.serialized
+_call_action = DynamoHandler.call_action
+_one_at_a_time = threading.RLock()
 
 
 def query(
@@ -76,9 +82,16 @@ def serialized(handler: DynamoHandler, action_result: ActionResult) -> Any:
     return 200, headers, body
 
 
+def call_action(handler: DynamoHandler) -> Any:
+    """`DynamoHandler.call_action`, alone."""
+    with _one_at_a_time:
+        return _call_action(handler)
+
+
 if __name__ == "__main__":
     Table.query = query
     DynamoHandler.serialized = serialized
+    DynamoHandler.call_action = call_action
     # With millions of objects in its tables, each full collection takes seconds.
     gc.set_threshold(100_000, 50, 1_000)
     main(sys.argv[1:])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import boto3
@@ -13,7 +15,7 @@ from moto.dynamodb.models.table import Table
 from moto.dynamodb.responses import DynamoHandler
 
 from tests.stack.aws import create_table
-from tests.stack.dynamodb import query, serialized
+from tests.stack.dynamodb import call_action, query, serialized
 
 
 @pytest.fixture
@@ -113,3 +115,43 @@ def test_other_replies_are_those_of_moto(client: Any, monkeypatch: pytest.Monkey
     expected = replies()
     monkeypatch.setattr(DynamoHandler, "serialized", serialized)
     assert replies() == expected
+
+
+def test_of_many_who_ask_at_the_same_time_one_is_granted(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DynamoHandler, "call_action", call_action)
+    switches = sys.getswitchinterval()
+
+    def claim(number: int) -> bool:
+        try:
+            client.update_item(
+                TableName="t",
+                Key={"pk": {"S": "claims"}, "sk": {"S": str(number // 8)}},
+                UpdateExpression="SET #taken = :yes, #n = if_not_exists(#n, :zero) + :one",
+                ConditionExpression="attribute_not_exists(#taken)",
+                ExpressionAttributeNames={"#taken": "taken", "#n": "n"},
+                ExpressionAttributeValues={
+                    ":yes": {"BOOL": True},
+                    ":zero": {"N": "0"},
+                    ":one": {"N": "1"},
+                },
+            )
+        except client.exceptions.ConditionalCheckFailedException:
+            return False
+        return True
+
+    # Threads that take turns at almost every step meet in the gap, were there one.
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            granted = sum(pool.map(claim, range(8 * 40)))
+    finally:
+        sys.setswitchinterval(switches)
+    assert granted == 40
+    rows = client.query(
+        TableName="t",
+        KeyConditionExpression="pk = :pk",
+        ExpressionAttributeValues={":pk": {"S": "claims"}},
+    )["Items"]
+    assert {row["n"]["N"] for row in rows} == {"1"}
