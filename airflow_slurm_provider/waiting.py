@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, NoReturn, Protocol
 
+from airflow.providers.common.compat.sdk import AirflowException, TaskDeferred
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowException, TaskDeferred
 
 from airflow_slurm_provider.coordinator.logs import read_script
 from airflow_slurm_provider.coordinator.watch import Watcher

@@ -49,6 +49,7 @@ COMMANDS = {
     "cancel": ("steering", "Cancel a job's arrays at once; submit continues it."),
     "dashboard": ("dashboard", "Serve the site's jobs to a browser on this machine."),
     "completion": ("completion", "Print the script that makes a shell complete slurmctl."),
+    "bootstrap": ("bootstrap", "Create the table and the bucket where they aren't there."),
     "doctor": ("doctor", "Check login, Slurm, table, bucket, permissions, clocks and a node."),
     "gc": ("gc", "Delete what a job has left behind on S3 and nothing names."),
 }

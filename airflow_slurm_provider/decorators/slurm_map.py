@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
     DecoratedOperator,
     TaskDecorator,
     task_decorator_factory,
 )
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.config import Config, parse_config

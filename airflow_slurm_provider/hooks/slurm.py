@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 import paramiko
 from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
+from airflow.providers.common.compat.sdk import BaseHook
 from airflow.providers.ssh.hooks.ssh import SSHHook
-from airflow.sdk import BaseHook
 
 from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import (

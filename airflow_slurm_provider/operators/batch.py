@@ -14,12 +14,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airflow.providers.common.compat.sdk import ResumableJobMixin
+from airflow.providers.common.compat.sdk import AirflowException, TaskDeferred
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowException, TaskDeferred
 
 from airflow_slurm_provider.failures import as_airflow_failures
 from airflow_slurm_provider.hooks.slurm import SlurmHook
+from airflow_slurm_provider.operators.resuming import ResumableJobMixin
 from airflow_slurm_provider.slurm.batch import (
     FOLDER,
     batch_name,

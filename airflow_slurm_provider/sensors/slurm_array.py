@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import BaseSensorOperator, Context, PokeReturnValue
-from airflow.sdk.exceptions import (
+from airflow.providers.common.compat.sdk import (
     AirflowException,
     AirflowFailException,
     AirflowSkipException,
 )
+from airflow.sdk import BaseSensorOperator, Context, PokeReturnValue
 
 from airflow_slurm_provider.links import BackfillLink
 from airflow_slurm_provider.waiting import (

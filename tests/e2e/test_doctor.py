@@ -252,7 +252,7 @@ WITHOUT_NODE: dict[str, tuple[Callable[[Setup], None], str, str]] = {
     "no sacct on the login node": (no_sacct, "accounting", "non-interactive shells"),
     "the remote folder can't be written": (folder_read_only, "remote_dir", "account's own"),
     "no such profile": (profile_missing, "aws", "correct the site's aws section"),
-    "no such table": (table_missing, "table", "create it with string keys pk and sk"),
+    "no such table": (table_missing, "table", "create it with slurmctl bootstrap"),
     "the table has other keys": (table_of_other_keys, "table", "partition key pk"),
     "DynamoDB is away": (table_away, "table", "aws.dynamodb_endpoint_url"),
     "no such bucket": (bucket_missing, "bucket", "create it or correct the name"),

@@ -14,6 +14,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from airflow_slurm_provider.coordinator.infrastructure import table_definition
 from tests.stack.process import Service, ensure
 from tests.stack.settings import (
     ACCESS_KEY,
@@ -120,18 +121,7 @@ def _make_table(settings: Settings) -> None:
 
 def create_table(dynamodb: Any, name: str) -> None:
     """Create a table as the project wants it; `dynamodb` is a client."""
-    dynamodb.create_table(
-        TableName=name,
-        KeySchema=[
-            {"AttributeName": "pk", "KeyType": "HASH"},
-            {"AttributeName": "sk", "KeyType": "RANGE"},
-        ],
-        AttributeDefinitions=[
-            {"AttributeName": "pk", "AttributeType": "S"},
-            {"AttributeName": "sk", "AttributeType": "S"},
-        ],
-        BillingMode="PAY_PER_REQUEST",
-    )
+    dynamodb.create_table(**table_definition(name))
 
 
 def _client(settings: Settings, service: str):  # type: ignore[no-untyped-def]  # boto3 makes its classes at run time

@@ -167,7 +167,7 @@ class DynamoRows:
             if code == "ResourceNotFoundException":
                 raise UserError(
                     f"storage.table: there is no DynamoDB table {self._table!r}; create it with "
-                    "string keys pk and sk, or correct the name"
+                    "slurmctl bootstrap, or correct the name"
                 ) from error
             raise ServiceError(f"DynamoDB table {self._table!r}: {error}") from error
         except BotoCoreError as error:

@@ -7,13 +7,15 @@ for the conditional PUT, one for the time.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_slurm_provider.coordinator.doctor.report import Finding, Level
+from airflow_slurm_provider.coordinator.infrastructure import BILLING_MODE, TABLE_KEYS
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.site import Site
 from slurm_worker.dynamo import dynamo_client
@@ -26,7 +28,6 @@ from slurm_worker.trials import TRIAL_JOB, Trial, clock_ahead, try_bucket, try_t
 MOST_AHEAD_S = 60.0
 #: Beyond this, clocks can't be compared in logs.
 WORTH_SAYING_S = 2.0
-_KEYS = {"pk": ("HASH", "S"), "sk": ("RANGE", "S")}
 _POLICY = "slurmctl doctor --iam prints the policy"
 
 
@@ -43,6 +44,11 @@ class TableFacts:
     status: str
     keys: dict[str, tuple[str, str]]
     on_demand: bool
+
+    @property
+    def keys_text(self) -> str:
+        """The keys as a person reads them."""
+        return ", ".join(f"{key} ({kind}, {type_})" for key, (kind, type_) in self.keys.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +92,8 @@ def describe_table(client: object, name: str) -> TableFacts:
     except ClientError as error:
         if error.response["Error"]["Code"] == "ResourceNotFoundException":
             raise UserError(
-                f"storage.table: there is no DynamoDB table {name!r}; create it with string keys "
-                "pk and sk, billed on demand, or correct the name"
+                f"storage.table: there is no DynamoDB table {name!r}; create it with "
+                "slurmctl bootstrap, or correct the name"
             ) from error
         raise ServiceError(f"DynamoDB table {name!r}: {error}; {_POLICY}") from error
     except BotoCoreError as error:
@@ -95,6 +101,11 @@ def describe_table(client: object, name: str) -> TableFacts:
             f"DynamoDB table {name!r}: {error}; check aws.dynamodb_endpoint_url, the credentials, "
             "the region and the network"
         ) from error
+    return table_facts(found)
+
+
+def table_facts(found: Mapping[str, Any]) -> TableFacts:
+    """Read DynamoDB's description of a table."""
     types = {each["AttributeName"]: each["AttributeType"] for each in found["AttributeDefinitions"]}
     return TableFacts(
         status=found["TableStatus"],
@@ -102,7 +113,7 @@ def describe_table(client: object, name: str) -> TableFacts:
             each["AttributeName"]: (each["KeyType"], types[each["AttributeName"]])
             for each in found["KeySchema"]
         },
-        on_demand=found.get("BillingModeSummary", {}).get("BillingMode") == "PAY_PER_REQUEST",
+        on_demand=found.get("BillingModeSummary", {}).get("BillingMode") == BILLING_MODE,
     )
 
 
@@ -129,12 +140,11 @@ def judge_clock(check: str, whose: str, ahead_s: float) -> Finding:
 def check_table(facts: AwsFacts, name: str) -> Iterator[Finding]:
     """The table is there, with the right keys, billed on demand."""
     table = facts.table()
-    if table.keys != _KEYS:
-        keys = ", ".join(f"{key} ({kind}, {type_})" for key, (kind, type_) in table.keys.items())
+    if table.keys != TABLE_KEYS:
         yield Finding(
             "table",
             Level.FAIL,
-            f"table {name!r} has the keys {keys}",
+            f"table {name!r} has the keys {table.keys_text}",
             "create another with partition key pk and sort key sk, both strings, and name it in "
             "storage.table",
         )

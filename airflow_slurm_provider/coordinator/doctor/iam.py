@@ -53,6 +53,10 @@ def coordinator_policy(site: Site) -> dict[str, Any]:
         statements.append(
             {"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": site.aws.node_role_arn}
         )
+    if site.alerts.sns_topic_arn:
+        statements.append(
+            {"Effect": "Allow", "Action": "sns:Publish", "Resource": site.alerts.sns_topic_arn}
+        )
     return {"Version": "2012-10-17", "Statement": statements}
 
 

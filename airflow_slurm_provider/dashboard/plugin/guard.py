@@ -5,16 +5,17 @@
 | look | reading of task instances (of any DAG) |
 | act | changing them: what clearing a task asks for |
 
-The user is found as in Airflow's own API: by a bearer token, or by the UI's cookie.
+The user is found as in Airflow's own API: by a bearer token, or by the UI's cookie (which
+Airflow 3.0 doesn't have: there a token must come along).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
-from airflow.api_fastapi.core_api.security import bearer_scheme, get_user
+from airflow.api_fastapi.core_api import security
 from fastapi import HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 
@@ -49,7 +50,13 @@ async def airflow_user(request: Request) -> BaseUser:
     Raises:
         HTTPException: 401 or 403, as Airflow's own API does.
     """
-    return await get_user(request, None, await bearer_scheme(request))
+    # Its signature differs between releases, of which mypy sees one.
+    found: Any = security
+    if hasattr(found, "bearer_scheme"):
+        user = await found.get_user(request, None, await found.bearer_scheme(request))
+    else:  # Airflow 3.0
+        user = await found.get_user(await found.oauth2_scheme(request))
+    return cast("BaseUser", user)
 
 
 def may_read_xcoms(user: BaseUser, dag_id: str) -> bool:

@@ -13,8 +13,7 @@ import time
 from collections.abc import Sequence
 
 from airflow.models import Connection
-from airflow.providers.common.compat.sdk import AirflowNotFoundException, conf
-from airflow.sdk import BaseHook
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, conf
 from airflow.utils.session import create_session
 from sqlalchemy import select
 

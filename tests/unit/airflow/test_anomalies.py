@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk import BaseNotifier
-from airflow.sdk.exceptions import TaskDeferred
 
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.operators.parquet_aggregate import ParquetAggregateOperator

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, TaskDeferred
 
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.operators.slurm_submit import SlurmSubmitOperator

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG, task
-from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.decorators.slurm_map import SlurmMapOperator

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from moto import mock_aws
 
 from airflow_slurm_provider.cli.app import run
 from airflow_slurm_provider.coordinator import services as services_module
@@ -135,6 +137,7 @@ class Cli:
     config: Path
     capsys: pytest.CaptureFixture[str]
     services: Services
+    enter_aws: Callable[[], object]
 
     def __call__(self, *arguments: str | Path) -> Ended:
         self.capsys.readouterr()
@@ -178,7 +181,7 @@ def cli(
     handler: Handler,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> Cli:
+) -> Iterator[Cli]:
     clock, slurm = EventfulClock(), FakeSlurm()
     world = World(tmp_path / "node", handle=handler, bundle=BUNDLE, clock=clock)
 
@@ -198,7 +201,24 @@ def cli(
     site.write_text("storage: {table: t, prefix: s3://bucket/lab}\ncluster: {transport: local}\n")
     monkeypatch.setenv("SLURMCTL_CONFIG", str(site))
     services = open_services(load_site(site))
-    return Cli(world, slurm, clock, write_config(tmp_path), capsys, services)
+    with ExitStack() as aws:
+
+        def enter_aws() -> None:
+            """An AWS without anything in it, for what makes clients of its own."""
+            empty_aws(monkeypatch)
+            aws.enter_context(mock_aws())
+
+        yield Cli(world, slurm, clock, write_config(tmp_path), capsys, services, enter_aws)
+
+
+def empty_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the SDK's variables say nothing of any real account or endpoint."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "none")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("AWS_ENDPOINT_URL_DYNAMODB", raising=False)
 
 
 def write_config(folder: Path, **changes: Any) -> Path:

@@ -46,6 +46,10 @@ def files(cli: Cli) -> None:
     (cli.config.parent / "results.jsonl").write_text('{"n": 1}\n')
 
 
+def in_aws(cli: Cli) -> None:
+    cli.enter_aws()
+
+
 #: How each command is called, with what before it; CONFIG, FOLDER stand for paths.
 CALLS: dict[str, list[tuple[Ready, Arguments]]] = {
     "plan": [(fresh, ["CONFIG"]), (fresh, ["CONFIG", "--item-seconds", "2"])],
@@ -72,6 +76,7 @@ CALLS: dict[str, list[tuple[Ready, Arguments]]] = {
     "workers": [(running, ["job-1", "--add", "1"])],
     "cancel": [(running, ["job-1"])],
     "completion": [(fresh, ["bash"])],
+    "bootstrap": [(in_aws, ["--create-bucket"]), (in_aws, ["--dry-run", "--create-bucket"])],
     "doctor": [(done, ["--repair", "--job", "job-1", "--dry-run"]), (fresh, ["--iam"])],
     "gc": [(published, ["job-1", "--dry-run"])],
 }
@@ -79,8 +84,8 @@ CALLS: dict[str, list[tuple[Ready, Arguments]]] = {
 SERVERS = {"dashboard"}
 #: Commands that need no site, so that no job can be unknown to them.
 WITHOUT_SITE = {"completion"}
-#: Commands that read neither the table nor any job.
-WITHOUT_TABLE = WITHOUT_SITE | {"plan"}
+#: Commands that read neither rows of the table nor any job.
+WITHOUT_TABLE = WITHOUT_SITE | {"bootstrap", "plan"}
 OF_A_JOB = sorted({*CALLS} - WITHOUT_TABLE - {"submit"})
 
 

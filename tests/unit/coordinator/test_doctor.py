@@ -462,6 +462,16 @@ def test_a_role_for_nodes_may_be_assumed_by_the_coordinator() -> None:
     assert ("sts:AssumeRole", role) in set(grants(coordinator))
 
 
+def test_who_coordinates_may_send_alerts_where_the_site_has_a_topic() -> None:
+    topic = "arn:aws:sns:eu-west-1:123456789012:alerts"
+    found = policies(parse_site({**SITE, "alerts": {"sns_topic_arn": topic}}, "site"))
+    assert ("sns:Publish", topic) in set(grants(found["coordinator"]))
+    assert not any(action.startswith("sns:") for action, _ in grants(found["node"]))
+    assert not any(
+        action.startswith("sns:") for action, _ in grants(policies(site_with())["coordinator"])
+    )
+
+
 def test_without_a_prefix_the_bucket_is_the_prefix() -> None:
     found = policies(site_with("s3://lab"))
     assert ("s3:PutObject", "arn:aws:s3:::lab/*") in set(grants(found["coordinator"]))

@@ -1,0 +1,87 @@
+"""`slurmctl bootstrap`: the table and the bucket of a site, made where they aren't there."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from airflow_slurm_provider.cli.options import Common, common_options
+from airflow_slurm_provider.cli.output import emit
+
+if TYPE_CHECKING:
+    from airflow_slurm_provider.coordinator.bootstrap import Made, Step
+
+_WORDS = {
+    "there": ("there", "green"),
+    "made": ("made", "green"),
+    "would_make": ("would make", "cyan"),
+    "differs": ("differs", "yellow"),
+    "unsupported": ("unsupported", "yellow"),
+    "missing": ("missing", "red"),
+    "unfit": ("unfit", "red"),
+}
+
+
+@click.command(
+    epilog="\b\nExample:\n  slurmctl bootstrap --create-bucket --dry-run\n"
+    "  slurmctl bootstrap --create-bucket --point-in-time"
+)
+@click.option("--create-bucket", is_flag=True, help="Create the bucket too.")
+@click.option(
+    "--point-in-time", is_flag=True, help="Have the table restorable to any second of 35 days."
+)
+@click.option("--deletion-protection", is_flag=True, help="Protect the table against deletion.")
+@click.option("--update", is_flag=True, help="Also change what is there and differs.")
+@click.option("--dry-run", is_flag=True, help="Say what would be made, and do nothing.")
+@common_options
+def bootstrap(
+    common: Common,
+    create_bucket: bool,
+    point_in_time: bool,
+    deletion_protection: bool,
+    update: bool,
+    dry_run: bool,
+) -> int:
+    """Create the site's table and bucket, with lifecycle rules, where they aren't there.
+
+    What is there stays as it is; what differs is said, and changed only with --update. Nothing
+    is ever deleted. Exits with 1 where jobs can't run with what is there.
+    """
+    from airflow_slurm_provider.coordinator.bootstrap import Wanted
+    from airflow_slurm_provider.coordinator.bootstrap import bootstrap as make
+    from airflow_slurm_provider.coordinator.site import load_site
+
+    wanted = Wanted(
+        bucket=create_bucket,
+        point_in_time=point_in_time,
+        deletion_protection=deletion_protection,
+        update=update,
+        dry_run=dry_run,
+    )
+    made = make(load_site(common.site), wanted, log=_ignore if common.as_json else _show)
+    if common.as_json:
+        emit(True, made.to_dict(), [])
+    else:
+        click.echo(_summary(made))
+    return 0 if made.ok else 1
+
+
+def _show(step: Step) -> None:
+    """A step as it is done, with its mend below it."""
+    word, colour = _WORDS[step.outcome.value]
+    styled = click.style(f"{word:11}", fg=colour)
+    click.echo(f"{styled}  {step.name}: {step.found}", color=sys.stdout.isatty())
+    if step.mend:
+        click.echo(f"             mend: {step.mend}")
+
+
+def _ignore(step: Step) -> None:
+    """With --json, all is told at the end."""
+
+
+def _summary(made: Made) -> str:
+    return ", ".join(
+        f"{count} {_WORDS[outcome][0]}" for outcome, count in made.counts.items() if count
+    )

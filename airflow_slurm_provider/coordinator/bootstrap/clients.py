@@ -1,0 +1,76 @@
+"""The clients that `bootstrap` works with, and what becomes of their errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from airflow_slurm_provider.coordinator.site import Site
+from slurm_worker.dynamo import dynamo_client
+from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.s3 import s3_client
+
+#: What stores and tables that are not AWS's say of a setting that they don't have.
+_UNKNOWN = {"NotImplemented", "MethodNotAllowed", "UnknownOperationException", "501", "405"}
+
+
+class Unsupported(ServiceError):
+    """The service doesn't know what was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """boto3's, of DynamoDB and S3; untyped, as they are given the definition's plain data."""
+
+    dynamodb: Any
+    s3: Any
+
+
+def open_clients(site: Site) -> Clients:
+    """Those of a site; connections are made when first used.
+
+    Raises:
+        UserError: if the profile or region is not there.
+    """
+    try:
+        session = boto3.Session(profile_name=site.aws.profile, region_name=site.aws.region)
+        return Clients(
+            dynamo_client(session, site.aws.dynamodb_endpoint_url),
+            s3_client(session, site.aws.s3_endpoint_url),
+        )
+    except (BotoCoreError, ValueError) as error:
+        raise UserError(
+            f"aws: {error}; correct the site's aws section or AWS_* variables"
+        ) from error
+
+
+def code_of(error: ClientError) -> str:
+    """The code of a refusal: ``NoSuchBucket``."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Have foreign errors as ours.
+
+    Raises:
+        Unsupported: if the service doesn't know what was asked for.
+        ServiceError: if it can't be reached, or refuses.
+    """
+    try:
+        yield
+    except ClientError as error:
+        if code_of(error) in _UNKNOWN:
+            raise Unsupported(f"{what}: the service has no such setting ({error})") from error
+        raise ServiceError(
+            f"{what}: {error}; the guide on setting up AWS lists the permissions of bootstrap"
+        ) from error
+    except BotoCoreError as error:
+        raise ServiceError(
+            f"{what}: {error}; check the site's aws section, the credentials and the network"
+        ) from error
