@@ -138,7 +138,7 @@ def _with(needs: Mapping[str, list[str]], wanted: set[str]) -> set[str]:
 
 def build(compose: Compose, services: list[str], say: Callable[[str], None]) -> None:
     """Build the images: the base from Debian's packages where no registry has it."""
-    if compose.podman("image", "exists", BASE, check=False) or not _exists(compose, BASE):
+    if BASE not in compose.podman("images", "--format", "{{.Repository}}:{{.Tag}}"):
         _make_base(compose, say)
     wanted = {name for name in services if "build" in compose.services[name]}
     uses = {arg for name in wanted for arg in _build_arguments(compose.services[name]).values()}
@@ -147,19 +147,12 @@ def build(compose: Compose, services: list[str], say: Callable[[str], None]) -> 
     for image, stage in BASES.items():
         if image in uses:
             say(f"building {image}")
-            file = str(HERE / "substitutes.Dockerfile")
-            compose.podman(
-                "build", *compose.build_options, "--target", stage, "-t", image, "-f", file, str(ROOT),
-                seconds=1800.0,
-            )  # fmt: skip
+            what = ("--target", stage, "-t", image, "-f", str(HERE / "substitutes.Dockerfile"))
+            compose.podman("build", *compose.build_options, *what, str(ROOT), seconds=1800.0)
     say(f"building the images of {', '.join(sorted(wanted))}")
     compose.compose(
         "--podman-build-args", " ".join(compose.build_options), "build", *sorted(wanted)
     )
-
-
-def _exists(compose: Compose, image: str) -> bool:
-    return image in compose.podman("images", "--format", "{{.Repository}}:{{.Tag}}")
 
 
 def _build_arguments(service: Mapping[str, Any]) -> dict[str, str]:
