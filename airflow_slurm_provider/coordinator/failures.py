@@ -4,7 +4,7 @@ An item's latest outcome decides: what failed in a round and was tried again in 
 is superseded. Memory does not grow with the job.
 
 Requests: a list per thousand markers and a GET for each; a GET per part of errors; those of
-`slurm_worker.retried`.
+`slurm_worker.retried` and, for tasks that were given up, of `snapshot.py`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.snapshot import read_snapshot
 from slurm_worker.ahead import ahead
-from slurm_worker.config import LeaseConfig
-from slurm_worker.keys import JobId, TaskId, TaskState, parse_task_id
+from slurm_worker.keys import JobId, TaskId, parse_task_id
 from slurm_worker.parts import KEY_FIELD, lines_of
 from slurm_worker.retried import RetriedItems
 from slurm_worker.store import JobStore, Marker, Part
-from slurm_worker.table import TaskTable
 
 _EXAMPLES = 3
 _MOST_GROUPS = 500
@@ -141,9 +140,8 @@ def explain(services: Services, job_id: JobId, error_class: str = "") -> list[Gr
     Raises:
         UserError: if there is no such job, or a part is not what was committed.
     """
-    jobs = services.jobs(job_id)
-    job = jobs.get()
-    rounds = len(jobs.rounds())
+    snapshot = read_snapshot(services, job_id)
+    rounds = len(snapshot.rounds)
     store = services.store(job_id)
     groups: dict[tuple[str, str, str], Group] = {}
 
@@ -159,10 +157,8 @@ def explain(services: Services, job_id: JobId, error_class: str = "") -> list[Gr
                 group("item", each.error_class, each.message).add(
                     each.key, each.message, each.node, each.at, superseded=each.superseded
                 )
-    table = TaskTable(services.rows, job_id, job.shards, LeaseConfig(), services.clock)
-    for row in (row for shard in range(job.shards) for row in table.all_rows(shard)):
-        failed = row.state in (TaskState.FAILED, TaskState.QUARANTINED)
-        if failed and error_class in ("", row.error_class):
+    for row in sorted(snapshot.ended, key=lambda row: row.sk):
+        if error_class in ("", row.error_class):
             group("task", row.error_class, row.error).add(
                 row.task, row.error, "", 0.0, superseded=False
             )

@@ -284,7 +284,7 @@ def _begun_retry(
     selector = retrying.Selector(round_row.selector, only)
     items = retrying.FailedItems(services.store(spec.id), selector, number)
     planned = _plan_retry(services, spec, job, round_row, items, log)
-    tasks = retrying.failed_tasks(services, spec, job, selector)
+    tasks = retrying.failed_tasks(services, job.job, selector)
     retrying.reopen(_table(services, spec, job), tasks, number, log)
     jobs.open(number + 1)
     back = sum(round_row.tasks_back.values())

@@ -2,19 +2,21 @@
 
 A worker's name holds its array, element and restart; a task's row names who holds it, and
 its history from whom it was taken. So Slurm's word on an element becomes the class of the
-tasks it held. Requests: a few rows of the job, one ``sacct``, a scan of the task rows.
+tasks it held. Requests: those of `snapshot.py`, a few rows of the job, one ``sacct``; a read of
+every task row only to tell whose leases were lost and taken over, where some were.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.ship import read_spec
+from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.slurm.endings import Ending
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.config import LeaseConfig
@@ -80,16 +82,27 @@ def find_losses(services: Services, job_id: JobId) -> list[Loss]:
     Raises:
         ServiceError: if the table or the accounting can't be read.
     """
-    jobs = services.jobs(job_id)
-    job = jobs.get()
-    arrays = [each for row in jobs.submissions() for each in row.slurm_job_ids]
-    died = [each for each in services.slurm.endings(arrays) if each.error_class is not None]
+    died = _died(services, job_id)
     if not died:
         return []
-    classes = read_spec(services, job).slurm_classes
-    table = TaskTable(services.rows, job_id, job.shards, LeaseConfig(), services.clock)
-    held = _held(row for shard in range(job.shards) for row in table.all_rows(shard))
-    return [_loss(each, held, classes) for each in died]
+    snapshot = read_snapshot(services, job_id)
+    return _losses_of(services, snapshot, died, _may_have_been_held(services, snapshot))
+
+
+def nodes_lost(services: Services, job_id: JobId) -> dict[str, set[str]]:
+    """The nodes on which workers of the job died, by error class; reads no task row.
+
+    Raises:
+        ServiceError: if the accounting can't be read.
+    """
+    died = _died(services, job_id)
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    if died:
+        classes = read_spec(services, services.jobs(job_id).get()).slurm_classes
+        for each in died:
+            if each.node:
+                found[_class_of(each, classes).value].add(each.node)
+    return found
 
 
 def attribute(services: Services, job_id: JobId) -> int:
@@ -98,18 +111,17 @@ def attribute(services: Services, job_id: JobId) -> int:
     So that a retry by class finds them: ``out_of_memory`` with more memory, ``node_failure``
     on other nodes. Returns how many; repeating it does no harm.
     """
-    jobs = services.jobs(job_id)
-    job = jobs.get()
-    table = TaskTable(services.rows, job_id, job.shards, LeaseConfig(), services.clock)
+    snapshot = read_snapshot(services, job_id)
     lost = [
         row
-        for shard in range(job.shards)
-        for row in table.all_rows(shard)
+        for row in snapshot.ended
         if row.state is TaskState.QUARANTINED and row.error_class == ErrorClass.WORKER_CRASH.value
     ]
     if not lost:
         return 0
-    losses = find_losses(services, job_id)
+    losses = _losses_of(services, snapshot, _died(services, job_id), lost)
+    job = snapshot.job
+    table = TaskTable(services.rows, job_id, job.shards, LeaseConfig(), services.clock)
     count = 0
     for row in lost:
         why = next((each for each in reversed(losses) if row.task in each.tasks), None)
@@ -120,7 +132,37 @@ def attribute(services: Services, job_id: JobId) -> int:
     return count
 
 
-def _held(rows: Any) -> dict[str, list[TaskRow]]:
+def _died(services: Services, job_id: JobId) -> list[Ending]:
+    """How the job's dead workers ended, by Slurm's accounting."""
+    arrays = [each for row in services.jobs(job_id).submissions() for each in row.slurm_job_ids]
+    return [each for each in services.slurm.endings(arrays) if each.error_class is not None]
+
+
+def _may_have_been_held(services: Services, snapshot: Snapshot) -> Iterator[TaskRow]:
+    """The rows that may name a dead worker.
+
+    Who holds a task is on a leased row, from whom it was taken on one whose lease was lost;
+    where all lost leases are of tasks that were read anyway, no other row is.
+    """
+    read = (*snapshot.leased, *snapshot.ended)
+    if snapshot.lost == sum(row.lost for row in read):
+        yield from read
+        return
+    job = snapshot.job
+    table = TaskTable(services.rows, job.job, job.shards, LeaseConfig(), services.clock)
+    for shard in range(job.shards):
+        yield from table.all_rows(shard)
+
+
+def _losses_of(
+    services: Services, snapshot: Snapshot, died: list[Ending], rows: Iterable[TaskRow]
+) -> list[Loss]:
+    classes = read_spec(services, snapshot.job).slurm_classes if died else {}
+    held = _held(rows)
+    return [_loss(each, held, classes) for each in died]
+
+
+def _held(rows: Iterable[TaskRow]) -> dict[str, list[TaskRow]]:
     """Task rows by the workers that held them without ending them."""
     found: dict[str, list[TaskRow]] = defaultdict(list)
     for row in rows:
@@ -139,11 +181,10 @@ def _loss(
     tasks = {
         row.task for owner, rows in held.items() if owner.startswith(ending.worker) for row in rows
     }
-    assert ending.error_class is not None, "only those that died are asked for"
     return Loss(
         element=f"{ending.array}_{ending.element}",
         restart=ending.restart,
-        error_class=classes.get(ending.state, ending.error_class),
+        error_class=_class_of(ending, classes),
         state=ending.state.value,
         exit_code=ending.exit_code,
         node=ending.node,
@@ -151,3 +192,9 @@ def _loss(
         max_rss=ending.max_rss,
         tasks=tuple(sorted(tasks)),
     )
+
+
+def _class_of(ending: Ending, classes: Mapping[ElementState, ErrorClass]) -> ErrorClass:
+    """Why a worker died: by the job's own rules, else by Slurm's word."""
+    assert ending.error_class is not None, "only those that died are asked for"
+    return classes.get(ending.state, ending.error_class)

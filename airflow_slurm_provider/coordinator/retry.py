@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_slurm_provider.coordinator.config import JobSpec
 from airflow_slurm_provider.coordinator.failures import read_failures, retried_items
-from airflow_slurm_provider.coordinator.losses import find_losses
+from airflow_slurm_provider.coordinator.losses import nodes_lost
 from airflow_slurm_provider.coordinator.policy import Past, Policy, RoundResources
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.snapshot import read_snapshot
 from slurm_worker.errors import UserError
 from slurm_worker.jobs import JobRow, RoundRow
-from slurm_worker.keys import JobId, TaskState
+from slurm_worker.keys import JobId
 from slurm_worker.store import JobStore
 from slurm_worker.table import TaskRow, TaskTable
 
@@ -139,7 +140,7 @@ def plan_retry(
     items = FailedItems(services.store(job.job), selector, number)
     for _ in items:
         pass
-    tasks = Counter(row.error_class for row in failed_tasks(services, spec, job, selector))
+    tasks = Counter(row.error_class for row in failed_tasks(services, job.job, selector))
     found = {*items.retried, *tasks}
     resources = RoundResources()
     if found:
@@ -155,20 +156,12 @@ def plan_retry(
     )
 
 
-def failed_tasks(
-    services: Services, spec: JobSpec, job: JobRow, selector: Selector
-) -> list[TaskRow]:
+def failed_tasks(services: Services, job_id: JobId, selector: Selector) -> list[TaskRow]:
     """Tasks that failed or were quarantined with a class that is to be tried again."""
     if selector.only is not None:
         return []
-    table = TaskTable(services.rows, job.job, job.shards, spec.resolve_lease(), services.clock)
-    return [
-        row
-        for shard in range(job.shards)
-        for row in table.all_rows(shard)
-        if row.state in (TaskState.FAILED, TaskState.QUARANTINED)
-        and selector.wants(row.error_class, row.reopened)
-    ]
+    ended = read_snapshot(services, job_id).ended
+    return [row for row in ended if selector.wants(row.error_class, row.reopened)]
 
 
 def reopen(table: TaskTable, rows: list[TaskRow], round_no: int, log: Callable[[str], None]) -> int:
@@ -201,10 +194,7 @@ def kept_keys(services: Services, job_id: JobId, digest: str) -> frozenset[str] 
 
 
 def _past(services: Services, job_id: JobId, rounds: list[RoundRow]) -> Past:
-    nodes: defaultdict[str, set[str]] = defaultdict(set)
-    for loss in find_losses(services, job_id):
-        if loss.node:
-            nodes[loss.error_class.value].add(loss.node)
     arrays = [each for row in services.jobs(job_id).submissions() for each in row.slurm_job_ids]
     memory = max((each.mem for each in services.slurm.endings(arrays)), default=0)
+    nodes = nodes_lost(services, job_id)
     return Past([each.classes for each in rounds[1:]], nodes, memory >> 20)

@@ -116,6 +116,24 @@ def test_slurms_word_becomes_the_class_of_a_task_whose_workers_died(tmp_path: Pa
     assert job.progress(edges, job_id).task_errors == {"out_of_memory": 1}
 
 
+def test_a_death_is_told_with_a_task_that_another_worker_has_taken_over(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, job_id = submitted(tmp_path, slurm, items=5, bundle=1)
+    row = edges.jobs(job_id).get()
+    table = TaskTable(edges.rows, job_id, row.shards, LeaseConfig(), edges.clock)
+    (first,) = [each for shard in range(row.shards) for each in table.all_rows(shard)][:1]
+    assert isinstance(table.claim(first, "100_2-r0-aaaa"), Claimed)
+    edges.clock.sleep(1000)
+    held = table.find(first.task)
+    assert held is not None
+    taken = table.steal(held, "100_3-r0-bbbb")
+    assert isinstance(taken, Claimed)
+    table.release(taken.lease)
+    slurm.ended = [Ending("100", 2, 0, ElementState.NODE_FAIL, "0:0", "n7", 65, 0)]
+    (loss,) = job.losses(edges, job_id)
+    assert loss.tasks == (first.task,), "the row is ready again, and its history names the dead"
+
+
 def test_each_death_is_told_once(tmp_path: Path) -> None:
     slurm = FakeSlurm()
     edges, job_id = submitted(tmp_path, slurm)
