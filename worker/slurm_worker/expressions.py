@@ -143,6 +143,17 @@ JOB_RESUME = Statement(
     "attribute_exists(#stop) OR attribute_exists(#paused)",
 )
 
+#: Rows of tasks were brought back from what S3 says: what workers know of old rows is void.
+JOB_REPAIRED = Statement("job repaired", "SET #repaired = :now", "attribute_exists(#pk)")
+
+#: How far a shard is worked off, within a generation; it only moves on.
+MARK = Statement(
+    "mark",
+    "SET #generation = :generation, #after = :after",
+    "attribute_not_exists(#pk) OR #generation < :generation "
+    "OR (#generation = :generation AND #after < :after)",
+)
+
 SUBMITTED = Statement(
     "submitted",
     "SET #state = :submitted, #slurm_job_ids = :slurm_job_ids, #submitted = :now",

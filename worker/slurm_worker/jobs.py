@@ -19,6 +19,8 @@ from slurm_worker.ports import Clock, Row, Rows, Value, int_of
 
 #: Keeps one process's events of the same millisecond in their order.
 _ORDER = itertools.count()
+#: Of a job; a sort key has three digits for them.
+_MOST_ROUNDS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class JobRow:
         rounds: rounds that are open for work.
         stop: why the job's breaker is tripped; empty where it isn't.
         paused: who has paused the job; empty where it isn't.
+        repaired_s: when its task rows were last rebuilt, in seconds since the epoch; or 0.
     """
 
     job: JobId
@@ -42,6 +45,12 @@ class JobRow:
     stop: str
     created_ms: int
     paused: str = ""
+    repaired_s: int = 0
+
+    @property
+    def generation(self) -> int:
+        """Rises when rows that were in an end state may have come back."""
+        return self.repaired_s * _MOST_ROUNDS + self.rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +195,11 @@ class JobTable:
             expressions.JOB_OPEN,
             {"open": JobState.OPEN.value, "rounds": rounds},
         )
+
+    def repaired(self) -> None:
+        """Have workers look at every row again; repeating it does no harm."""
+        now = int(self.clock.now())
+        self.rows.update(self._pk, keys.META, expressions.JOB_REPAIRED, {"now": now})
 
     def stop(self, reason: str) -> None:
         """Trip the job's breaker; the first reason stays."""
@@ -375,6 +389,7 @@ def _job_row(job: JobId, row: Row) -> JobRow:
         stop=str(row.get("stop") or ""),
         created_ms=int_of(row, "created"),
         paused=str(row.get("paused") or ""),
+        repaired_s=int_of(row, "repaired"),
     )
 
 

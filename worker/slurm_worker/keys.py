@@ -33,6 +33,7 @@ JOBS_PK = "JOBS"
 ROUND_PREFIX = "ROUND#"
 SUBMIT_PREFIX = "SUBMIT#"
 ONCE_PREFIX = "EVENT#"
+MARK_PREFIX = "MARK#"
 
 
 class JobState(str, Enum):
@@ -128,6 +129,11 @@ def event_pk(job: JobId, shard: int = 0) -> str:
 def once_sk(name: str) -> str:
     """Sort key, among the job's rows, of an audit event that is told but once."""
     return f"{ONCE_PREFIX}{name}"
+
+
+def mark_sk(shard: int) -> str:
+    """Sort key, among the job's rows, of how far a shard is worked off."""
+    return f"{MARK_PREFIX}{shard:03}"
 
 
 def task_pk(job: JobId, shard: int) -> str:

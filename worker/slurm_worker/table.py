@@ -132,6 +132,11 @@ class Candidate:
         """See `TaskRow`."""
         return int_of(self._row, "not_before")
 
+    @property
+    def lease_until_ms(self) -> int:
+        """See `TaskRow`."""
+        return int_of(self._row, "lease_until")
+
     def read(self) -> TaskRow:
         """The whole row."""
         return TaskRow.from_row(self._row)

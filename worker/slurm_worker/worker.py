@@ -378,7 +378,7 @@ class Worker:
             self._drain.asked.set()
             self.logger.info("no time is left for another task")
             return None
-        self._finder.new_rounds(job.rounds)
+        self._finder.new_generation(job.generation)
         while True:
             found = self._finder.next()
             if isinstance(found, Finished):

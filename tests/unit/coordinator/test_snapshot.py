@@ -74,7 +74,7 @@ class Job:
         if name not in self.finders:
             self.finders[name] = TaskFinder(self.table, name, self.clock, self.random)
         finder = self.finders[name]
-        finder.new_rounds(self.rounds)
+        finder.new_generation(self.rounds)
         found = finder.next()
         if isinstance(found, Found):
             self.held.append(found.lease)

@@ -279,7 +279,7 @@ def test_a_new_round_makes_a_finder_look_at_old_tasks_again(tmp_path: Path) -> N
     world.table.fail(found.lease, ErrorClass.UNKNOWN, "x", 0)
     assert isinstance(finder.next(), Finished)
     world.table.reopen(world.task_rows()[0], "retry")
-    finder.new_rounds(2)
+    finder.new_generation(2)
     assert isinstance(finder.next(), Found)
 
 

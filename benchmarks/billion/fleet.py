@@ -1,0 +1,506 @@
+"""Workers in virtual time: the real finder, table, job row, markers and token leases.
+
+What the handler does is a wait; everything that coordinates is the code of the nodes
+(`TaskFinder`, `TaskTable`, `JobTable`, `JobStore`, `RateLimiter`), with the timing of `worker.py`
+and `heart.py` around it: the next task is leased five seconds before this one ends, a commit goes
+on beside the next task, a heartbeat each interval with its jitter, checkpoints, idle waits and who
+leaves when nothing is left. Not simulated: logs, the handler's code, and what one look of the
+coordinator reads.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import greenlet
+
+from benchmarks.billion.aws import Client, Services
+from benchmarks.claims import Hub, HubClock
+from slurm_worker import worker as real
+from slurm_worker.config import LeaseConfig, LimitConfig
+from slurm_worker.errors import ServiceError
+from slurm_worker.finder import Finished, Found, TaskFinder, Waiting
+from slurm_worker.jobs import JobTable
+from slurm_worker.keys import JobId, JobPaths, parse_task_id
+from slurm_worker.limits import RateLimiter
+from slurm_worker.store import JobStore, Marker, Slice
+from slurm_worker.table import Lease, Lost, TaskTable
+
+JOB = JobId("billion")
+PATHS = JobPaths("lab", JOB)
+_PLANNERS = 32
+_FACTORS = 4096
+_SAMPLE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Preemption:
+    """Workers are taken away at once, and come back later.
+
+    Args:
+        at: share of the ideal makespan after which it happens.
+        share: of the workers.
+        notice: they are asked to leave and release their tasks; else they are killed.
+        back_s: until they are back, at least and at most.
+    """
+
+    at: float = 0.4
+    share: float = 0.5
+    notice: bool = True
+    back_s: tuple[float, float] = (60.0, 180.0)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One job.
+
+    Args:
+        items: in the job.
+        bundle: items of a task.
+        workers: processes.
+        item_s: mean seconds of an item.
+        shards: task shards.
+        lease: times of a lease.
+        checkpoint_s: seconds between two checkpoints, at the least.
+        spread: a task takes between 1 - `spread` and 1 + `spread` times the mean.
+        partitions: of the table when the job begins; a new on-demand table has four.
+        preemption: of workers, if any.
+        rate: tokens a second of a rate limit, one an item; None for no limit.
+    """
+
+    items: int
+    bundle: int
+    workers: int
+    item_s: float
+    shards: int
+    lease: LeaseConfig = field(default_factory=LeaseConfig)
+    checkpoint_s: float = 60.0
+    spread: float = 0.3
+    partitions: int = 4
+    preemption: Preemption | None = None
+    rate: float | None = None
+    seed: int = 1
+
+    @property
+    def tasks(self) -> int:
+        return -(-self.items // self.bundle)
+
+    @property
+    def ideal_s(self) -> float:
+        """The makespan without any coordination: work, or tokens, by all at once."""
+        by_work = self.items * self.item_s / self.workers
+        return max(by_work, self.items / self.rate if self.rate else 0.0)
+
+
+@dataclass
+class Tally:
+    """What happened."""
+
+    open_at: float = 0.0
+    done_at: float = 0.0
+    done: int = 0
+    worked_s: float = 0.0
+    stolen: int = 0
+    last_steal_at: float = 0.0
+    lost: int = 0
+    left: int = 0
+    preempted_at: float = 0.0
+    preempted: int = 0
+    ended_at: float = 0.0
+    claim_s: list[float] = field(default_factory=list)
+    #: (virtual time, workers that run items), every five seconds.
+    busy: list[tuple[float, int]] = field(default_factory=list)
+
+
+class Killed(greenlet.GreenletExit):
+    """The worker's process is gone."""
+
+
+class Fleet:
+    """A scenario, run.
+
+    Args:
+        scenario: what to run.
+    """
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.hub = Hub()
+        self.clock = HubClock(self.hub)
+        self.rng = random.Random(scenario.seed)
+        self.services = Services(lambda: self.hub.now, scenario.seed, scenario.partitions)
+        self.tally = Tally()
+        self.workers: dict[int, SimWorker] = {}
+        self.running = 0
+        self._started = 0
+        self.factors = [self.rng.uniform(-1, 1) for _ in range(_FACTORS)]
+
+    def run(self) -> Tally:
+        """Plan the job, work on it, until nobody is left."""
+        self.hub.spawn(self._plan, 0.0)
+        self.hub.run()
+        self.tally.ended_at = self.hub.now
+        return self.tally
+
+    def table(self, client: Client) -> TaskTable:
+        scenario = self.scenario
+        return TaskTable(client.rows, JOB, scenario.shards, scenario.lease, self.clock)
+
+    def took(self, sequence: int) -> float:
+        """Seconds of work of a task."""
+        scenario = self.scenario
+        items = min(scenario.bundle, scenario.items - sequence * scenario.bundle)
+        factor = self.factors[sequence * 2654435761 % _FACTORS]
+        return items * scenario.item_s * (1 + scenario.spread * factor)
+
+    # --- the coordinator ---------------------------------------------------------
+
+    def _plan(self) -> None:
+        client = Client(self.services, self.hub.sleep, self.rng)
+        jobs = JobTable(client.rows, JOB, self.clock)
+        jobs.create("identity", "config", self.scenario.shards)
+        jobs.create_round(0, "simulated")
+        left = _PLANNERS
+
+        def write(first: int) -> None:
+            nonlocal left
+            own = Client(self.services, self.hub.sleep, random.Random(first))
+            table = self.table(own)
+            for sequence in range(first, self.scenario.tasks, _PLANNERS):
+                self._persist(lambda n=sequence: table.create(0, n, _slice(n, self.scenario)))
+            left -= 1
+            if not left:
+                jobs.open_round(0, self.scenario.tasks, self.scenario.items, {})
+                jobs.open(1)
+                self._open()
+
+        for first in range(_PLANNERS):
+            self.hub.spawn(lambda first=first: write(first), 0.0)
+
+    def _persist(self, act: Callable[[], None]) -> None:
+        # `submit` called again goes on where it stopped; that costs the same requests.
+        while True:
+            try:
+                return act()
+            except ServiceError:
+                self.hub.sleep(1.0)
+
+    def _open(self) -> None:
+        self.tally.open_at = self.hub.now
+        for _ in range(self.scenario.workers):
+            self.start(self.rng.uniform(0, self.scenario.workers / real._STARTS_PER_S))
+        self.hub.spawn(self._sample, 0.0)
+        preemption = self.scenario.preemption
+        if preemption is not None:
+            self.hub.spawn(lambda: self._preempt(preemption), preemption.at * self.scenario.ideal_s)
+
+    def start(self, delay_s: float) -> None:
+        """A worker's process starts."""
+        number, self._started = self._started, self._started + 1
+        worker = SimWorker(self, number)
+        self.workers[number] = worker
+        self.hub.spawn(worker.life, delay_s)
+
+    def _preempt(self, preemption: Preemption) -> None:
+        victims = self.rng.sample(sorted(self.workers), round(preemption.share * len(self.workers)))
+        self.tally.preempted_at, self.tally.preempted = self.hub.now, len(victims)
+        for number in victims:
+            worker = self.workers.pop(number)
+            if preemption.notice:
+                worker.asked = True
+            else:
+                worker.dead = True
+            self.start(self.rng.uniform(*preemption.back_s))
+
+    def _sample(self) -> None:
+        while self.workers:
+            self.tally.busy.append((self.hub.now, self.running))
+            self.hub.sleep(_SAMPLE_S)
+
+
+class SimWorker:
+    """One worker process: `slurm_worker.worker.Worker`, with waits for what the handler does."""
+
+    def __init__(self, fleet: Fleet, number: int) -> None:
+        scenario = fleet.scenario
+        self.dead = self.asked = False
+        self._fleet, self._number = fleet, number
+        self._rng = random.Random(scenario.seed * 1_000_003 + number)
+        self._name = f"123_{number}-r0-{self._rng.getrandbits(32):08x}"
+        self._client = Client(fleet.services, self._sleep, self._rng)
+        self._table = fleet.table(self._client)
+        self._jobs = JobTable(self._client.rows, JOB, fleet.clock)
+        self._store = JobStore(self._client.objects, PATHS)
+        self._finder = TaskFinder(self._table, self._name, fleet.clock, self._rng, self._note)
+        self._rank = self._rng.random()
+        self._waiting: Waiting | None = None
+        self._committing = 0
+        self._failures = 0
+        self._limiter = (
+            None
+            if scenario.rate is None
+            else RateLimiter(
+                self._client.rows,
+                LimitConfig("api", scenario.rate),
+                scenario.workers,
+                _WorkerClock(fleet.hub, self._sleep),
+                self._rng,
+            )
+        )
+
+    def life(self) -> None:
+        """From the start of the process to its end."""
+        try:
+            for _ in range(2):  # its configuration and the handler's code
+                self._client.objects.get("config")
+            self._loop()
+        except (Killed, ServiceError):
+            self._fleet.tally.left += not self.dead
+        finally:
+            self._fleet.workers.pop(self._number, None)
+
+    # --- what the worker's process does -------------------------------------------
+
+    def _sleep(self, seconds: float) -> None:
+        self._fleet.hub.sleep(seconds)
+        if self.dead:
+            raise Killed
+
+    def _note(self, action: str, _detail: object) -> None:
+        if action == "lease_stolen":
+            tally = self._fleet.tally
+            tally.stolen += 1
+            tally.last_steal_at = self._fleet.hub.now
+
+    def _loop(self) -> None:
+        lease: Lease | None = None
+        last_found, idle_s = self._fleet.hub.now, real._IDLE_FIRST_S
+        while not self.asked:
+            try:
+                found = lease or self._find()
+                lease = None
+                if isinstance(found, Finished):
+                    break
+                if found is None:
+                    if self._committing:
+                        self._sleep(real._LOOK_AHEAD_S)
+                        continue
+                    idle = self._fleet.hub.now - last_found
+                    if idle > self._patience_s or self._is_surplus():
+                        break
+                    self._sleep(idle_s * self._rng.uniform(0.8, 1.2))
+                    idle_s = min(idle_s * 1.5, real._IDLE_MOST_S)
+                    continue
+                lease = self._work(found)
+                last_found, idle_s = self._fleet.hub.now, real._IDLE_FIRST_S
+                self._failures = 0
+            except ServiceError:
+                self._survive()
+        if lease is not None:
+            self._table.release(lease)
+        while self._committing:
+            self._sleep(real._LOOK_AHEAD_S)
+
+    @property
+    def _patience_s(self) -> float:
+        times = self._fleet.scenario.lease
+        return times.ttl_s + times.margin_s + 2 * times.heartbeat_s
+
+    def _is_surplus(self) -> bool:
+        waiting, self._waiting = self._waiting, None
+        if waiting is None:
+            return False
+        wanted = max(real._STANDBY, waiting.later + waiting.leased / 10)
+        return self._rank * self._fleet.scenario.workers > wanted
+
+    def _survive(self) -> None:
+        self._failures += 1
+        if self._failures >= real._SERVICE_FAILURES:
+            raise ServiceError("too many in a row")
+        self._sleep(self._rng.uniform(0, 2.0**self._failures))
+
+    def _find(self) -> Lease | Finished | None:
+        """A task, with its items; as `Worker._find` and `Attempts.open`."""
+        began = self._fleet.hub.now
+        job = self._jobs.find(consistent=False)
+        assert job is not None, "the job is there before its workers"
+        self._finder.new_generation(job.generation)
+        while True:
+            found = self._finder.next()
+            if isinstance(found, Waiting):
+                self._waiting = found
+                return None
+            if not isinstance(found, Found):
+                return found
+            self._fleet.tally.claim_s.append(self._fleet.hub.now - began)
+            lease = found.lease
+            if lease.attempt > 1 and (marker := self._store.marker(lease.task)) is not None:
+                self._table.complete(marker)
+                continue
+            self._client.objects.get("segment")
+            if lease.row.checkpoint:
+                self._client.objects.get("checkpoint")
+            return lease
+
+    def _work(self, lease: Lease) -> Lease | None:
+        """Run one task and leave its commit to go on beside the next, which is returned."""
+        times, hub = self._fleet.scenario.lease, self._fleet.hub
+        run = _Run(self, lease)
+        self._fleet.running += 1
+        began = hub.now
+        ahead: Lease | Finished | None = None
+        looked = False
+        try:
+            while not self.asked:
+                now = hub.now
+                if now >= run.ends:
+                    break
+                if now >= run.beats:
+                    self._beat(run)
+                if run.lost or now - run.acknowledged > times.ttl_s - times.margin_s:
+                    self._fleet.tally.lost += 1
+                    return None
+                if not looked and run.ends - now <= real._AHEAD_S:
+                    looked = True
+                    ahead = self._try_ahead()
+                    continue
+                due = min(run.ends, run.beats, run.ends if looked else run.ends - real._AHEAD_S)
+                if self._limiter is not None:
+                    due = min(due, self._paced(run))
+                self._sleep(max(0.0, due - hub.now))
+        finally:
+            self._fleet.running -= 1
+            self._fleet.tally.worked_s += hub.now - began
+        if self.asked and hub.now < run.ends:
+            self._release(run)
+        else:
+            self._committing += 1
+            hub.spawn(lambda: self._commit(lease), 0.0)
+        return ahead if isinstance(ahead, Lease) else None
+
+    def _try_ahead(self) -> Lease | Finished | None:
+        try:
+            return self._find()
+        except ServiceError:
+            return None
+
+    def _paced(self, run: _Run) -> float:
+        """Use the tokens at hand, an item each; when to ask for more."""
+        assert self._limiter is not None
+        now = self._fleet.hub.now
+        if run.token_at > now:
+            return run.token_at
+        wait_s = self._limiter.reserve()
+        while (slot := self._limiter.poll()) is not None:
+            run.token_at = max(now, slot) + self._fleet.scenario.item_s
+            run.items -= 1
+        if run.items <= 0:
+            run.ends = run.token_at
+        return max(run.token_at, now + wait_s)
+
+    def _beat(self, run: _Run) -> None:
+        now = self._fleet.hub.now
+        try:
+            if now - run.saved >= self._fleet.scenario.checkpoint_s:
+                self._save(run)
+            sent = self._fleet.hub.now
+            result = self._table.heartbeat(run.lease, 0, 0, checkpoint=run.note)
+            if isinstance(result, Lost):
+                run.lost = True
+            else:
+                run.acknowledged = sent
+        except ServiceError:
+            pass  # as `Heart`: the lease is trusted until it is too old
+        run.beats = self._next_beat()
+
+    def _save(self, run: _Run) -> None:
+        run.saved = self._fleet.hub.now
+        self._client.objects.put("checkpoint", b"")
+        run.note = f"{run.total_s - (run.ends - run.saved):.3f}"
+
+    def _next_beat(self) -> float:
+        return self._fleet.hub.now + self._fleet.scenario.lease.heartbeat_s * self._rng.uniform(
+            0.9, 1.1
+        )
+
+    def _release(self, run: _Run) -> None:
+        try:
+            if self._fleet.scenario.checkpoint_s:
+                self._save(run)
+            self._table.release(run.lease, run.note)
+        except ServiceError:
+            pass  # its lease runs out
+
+    def _commit(self, lease: Lease) -> None:
+        scenario = self._fleet.scenario
+        try:
+            part = self._store.upload_part(
+                PATHS.part(lease.task, lease.attempt, "0" * 12, "jsonl.gz"), b"", "rows", 0
+            )
+            items = lease.row.where.count
+            ours = Marker(JOB, lease.task, lease.attempt, self._name, items, items, items)
+            standing = self._store.commit(ours)
+            self._table.complete(standing)
+            tally = self._fleet.tally
+            if standing is ours:
+                tally.done += 1
+                tally.done_at = self._fleet.hub.now
+            assert part.size == 0
+            assert tally.done <= scenario.tasks, "a task was committed twice"
+        except (ServiceError, Killed):
+            pass  # the lease runs out, and the next holder sees how far this came
+        finally:
+            self._committing -= 1
+
+
+class _Run:
+    """A task that runs: when it ends, beats and was saved last."""
+
+    __slots__ = (
+        "acknowledged",
+        "beats",
+        "ends",
+        "items",
+        "lease",
+        "lost",
+        "note",
+        "saved",
+        "token_at",
+        "total_s",
+    )
+
+    def __init__(self, worker: SimWorker, lease: Lease) -> None:
+        fleet = worker._fleet
+        now = fleet.hub.now
+        _, sequence = parse_task_id(lease.task)
+        self.lease = lease
+        self.lost = False
+        self.total_s = fleet.took(sequence)
+        self.note = lease.row.checkpoint
+        self.ends = now + self.total_s - float(self.note or 0.0)
+        self.items = lease.row.where.count
+        self.token_at = 0.0
+        if fleet.scenario.rate is not None:
+            self.ends = float("inf")
+        self.saved = self.acknowledged = now
+        self.beats = worker._next_beat()
+
+
+class _WorkerClock(HubClock):
+    """Virtual time whose waits end with the worker."""
+
+    def __init__(self, hub: Hub, sleep: Callable[[float], None]) -> None:
+        super().__init__(hub)
+        self._sleep_in_worker = sleep
+
+    def sleep(self, seconds: float) -> None:
+        self._sleep_in_worker(seconds)
+
+
+def _slice(sequence: int, scenario: Scenario) -> Slice:
+    per_segment = max(1, 50_000 // scenario.bundle)
+    segment, at = divmod(sequence, per_segment)
+    items = min(scenario.bundle, scenario.items - sequence * scenario.bundle)
+    return Slice(segment, at * 21_000, 21_000, items, "0" * 64)

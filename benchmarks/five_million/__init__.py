@@ -1,0 +1,1 @@
+"""Five million items on the development stack, from a Parquet file to a published dataset."""

@@ -1,0 +1,155 @@
+"""What the run looks at from outside: its processes' memory and time, and whom it kills.
+
+Only processes that carry this job's id in their command line and a Slurm array of it in their
+environment are looked at or signalled (`tests.chaos.disturb`), and the steps that were started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos.disturb import WorkerProcess, send, workers_of
+
+SAMPLE_S = 0.5
+
+
+@dataclass
+class Seen:
+    """What was seen of one kind of process.
+
+    Args:
+        peak_mb: the highest peak of memory of any of them.
+        processes: how many there were.
+        seconds: that they lived, together.
+    """
+
+    peak_mb: float = 0.0
+    processes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Looker:
+    """Looks at the processes twice a second, in a thread.
+
+    Args:
+        job_id: whose workers are looked at.
+        steps: processes that were started here, by name.
+    """
+
+    job_id: str
+    steps: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
+    seen: dict[str, Seen] = field(default_factory=dict)
+    _alive: dict[str, set[object]] = field(default_factory=dict)
+    _end: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._then = time.monotonic()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Looker:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._end.wait(SAMPLE_S):
+            self.look()
+
+    def look(self) -> None:
+        """Once."""
+        now = time.monotonic()
+        passed, self._then = now - self._then, now
+        for name, step in list(self.steps.items()):
+            if step.poll() is None:
+                self._note(name, step.pid, step.pid, passed)
+        for worker in workers_of(self.job_id):
+            self._note(role_of(worker), (worker.pid, worker.started), worker.pid, passed)
+
+    def _note(self, name: str, identity: object, pid: int, passed: float) -> None:
+        peak = peak_mb(pid)
+        if peak is None:
+            return
+        seen, alive = self.seen.setdefault(name, Seen()), self._alive.setdefault(name, set())
+        if identity not in alive:
+            alive.add(identity)
+            seen.processes += 1
+        seen.peak_mb = max(seen.peak_mb, peak)
+        seen.seconds += passed
+
+
+def role_of(worker: WorkerProcess) -> str:
+    """``worker``, which runs items, or ``supervisor``, its parent."""
+    with contextlib.suppress(OSError):
+        parent = int(Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[1])
+        words = Path(f"/proc/{parent}/cmdline").read_bytes()
+        ours = Path(f"/proc/{worker.pid}/cmdline").read_bytes()
+        return "worker" if words == ours else "supervisor"
+    return "worker"
+
+
+def peak_mb(pid: int) -> float | None:
+    """The highest resident memory of a process; None where it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    found = [line for line in text.splitlines() if line.startswith("VmHWM:")]
+    return int(found[0].split()[1]) / 1024 if found else None
+
+
+@dataclass
+class Killer:
+    """Kills a random worker each time that so much more of the job is done.
+
+    Args:
+        job_id: whose workers.
+        items: in the job.
+        kills: how many, spread over the items.
+        rng: chooses.
+        say: told of each.
+    """
+
+    job_id: str
+    items: int
+    kills: int
+    rng: random.Random
+    say: Callable[[str], None]
+    done: int = 0
+    roles: Counter[str] = field(default_factory=Counter)
+
+    def due(self, ok: int) -> int:
+        """How many should have been killed when so many items are done."""
+        return min(self.kills, int(self.kills * ok / self.items + 0.5))
+
+    def step(self, ok: int) -> None:
+        """Kill whoever is due; where nobody lives, the next look tries again."""
+        while self.done < self.due(ok):
+            alive = workers_of(self.job_id)
+            if not alive:
+                return
+            victim = self.rng.choice(alive)
+            role = role_of(victim)
+            if not send(victim, self.job_id, signal.SIGKILL):
+                return
+            self.done += 1
+            self.roles[role] += 1
+            self.say(f"kill -9 of {role} {victim.element} (pid {victim.pid}), number {self.done}")
+
+
+def share_of(cpu_s: float, seen: Mapping[str, Seen]) -> float:
+    """Of the time that worker processes lived, how much was the handler's on a CPU."""
+    lived = seen["worker"].seconds if "worker" in seen else 0.0
+    return cpu_s / lived if lived else 0.0
