@@ -31,7 +31,7 @@ SlurmctldPort={slurmctld_port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={munge}
+AuthInfo=socket={munge},cred_expire=30
 CommunicationParameters={communication}
 StateSaveLocation={slurm}/state
 SlurmdSpoolDir={slurm}/spool-%n
