@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["__version__", "get_provider_info"]
+# The two distributions are released together, under one version, which stands there.
+from slurm_worker import __version__
 
-__version__ = "0.1.0"
+__all__ = ["__version__", "get_provider_info"]
 
 _CONNECTION_FIELDS: dict[str, tuple[str, str]] = {
     "table": ("DynamoDB table", "Holds every job's rows; string keys pk and sk."),

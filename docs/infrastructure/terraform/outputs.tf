@@ -1,0 +1,22 @@
+output "coordinator_policy_arn" {
+  description = "For whoever submits: Airflow's role, or the users of slurmctl."
+  value       = aws_iam_policy.coordinator.arn
+}
+
+output "node_policy_arn" {
+  description = "For the credentials that the nodes have, where they get none for each job."
+  value       = aws_iam_policy.node.arn
+}
+
+output "node_role_arn" {
+  description = "For aws.node_role_arn of the site file; empty without node_role_trusts."
+  value       = join("", aws_iam_role.node[*].arn)
+}
+
+output "storage" {
+  description = "For storage of the site file."
+  value = {
+    table  = aws_dynamodb_table.backfills.name
+    prefix = "s3://${var.bucket}${var.prefix == "" ? "" : "/"}${var.prefix}"
+  }
+}
