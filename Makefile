@@ -2,9 +2,10 @@
 PYTHON3 ?= python3
 BIN := .venv/bin
 STACK_RUN := $(BIN)/python -m tests.stack
+UV = $(or $(shell command -v uv),.stack/tools/bin/uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stack-up stack-down stack-status demo lint unit integration e2e anomalies chaos chaos-short submit-faults simulate bench bench-merging bench-status bench-waiting test clean
+.PHONY: help setup stack-up stack-down stack-status demo lint unit integration e2e anomalies chaos chaos-short submit-faults simulate bench bench-merging bench-status bench-waiting archives packages dist version changelog test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,8 +70,33 @@ bench-status: ## measure slurmctl status at 100,000 tasks; writes benchmarks/STA
 bench-waiting: ## measure 300 waiting sensors; writes benchmarks/WAITING.md (make stack-up first)
 	@sh -c '. .stack/env && exec $(BIN)/python -m benchmarks.waiting --write benchmarks/WAITING.md'
 
+archives: ## build the archives; they hold what they should, and the worker's stands alone
+	$(BIN)/pytest -q tests/packaging
+
+packages: setup ## install the archives on every Python and Airflow, and at their lowest (10 minutes)
+	@$(BIN)/python -m tests.packaging $(if $(ONLY),--only $(ONLY))
+
+dist: setup ## what a release consists of, in dist/: sdists, wheels, locked requirements, SBOM
+	rm -rf dist
+	$(UV) build --quiet --all-packages --no-build-isolation --python $(BIN)/python --out-dir dist
+	$(UV) export --quiet --frozen --package airflow-slurm-provider --all-extras --no-dev --no-emit-workspace \
+		--output-file dist/requirements.txt >/dev/null
+	$(UV) export --quiet --frozen --package airflow-slurm-provider --all-extras --no-dev \
+		--preview-features sbom-export --format cyclonedx1.5 --output-file dist/sbom.cdx.json >/dev/null
+	$(BIN)/python -m tests.packaging.sbom dist/sbom.cdx.json
+	@ls -l dist
+
+version: setup ## give both distributions a version, and the pins that follow it (VERSION=0.2.0)
+	@[ -n "$(VERSION)" ] || { echo "version: names none; add VERSION=0.2.0" >&2; exit 2; }
+	sed -i -E 's/^__version__ = ".*"/__version__ = "$(VERSION)"/' worker/slurm_worker/__init__.py
+	sed -i -E 's/("slurm-worker\[[a-z]+\]==)[^"]+/\1$(VERSION)/' pyproject.toml
+	$(UV) lock --quiet
+
+changelog: setup ## move docs/changelog.d into CHANGELOG.md, under the version that is set
+	$(BIN)/towncrier build --yes --version "$$($(BIN)/slurm-worker --version | cut -d' ' -f2)"
+
 test: setup ## everything; the stack is left as it was found
-	@$(MAKE) --no-print-directory lint unit
+	@$(MAKE) --no-print-directory lint unit archives
 	@$(STACK_RUN) with $(MAKE) --no-print-directory integration e2e chaos-short
 
 clean: stack-down ## stop the stack; remove its state, .venv and caches
