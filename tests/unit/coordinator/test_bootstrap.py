@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,8 +19,19 @@ from airflow_slurm_provider.coordinator.doctor.aws import AwsFacts, check_table
 from airflow_slurm_provider.coordinator.infrastructure import lifecycle_rules, table_definition
 from airflow_slurm_provider.coordinator.site import Site, parse_site
 from slurm_worker.errors import ServiceError, UserError
+from tests.stack.settings import ROOT
 from tests.unit.cli.conftest import empty_aws
 
+#: By which action IAM allows an operation, where their names differ.
+ACTIONS = {
+    "GetBucketEncryption": "GetEncryptionConfiguration",
+    "GetBucketLifecycleConfiguration": "GetLifecycleConfiguration",
+    "GetPublicAccessBlock": "GetBucketPublicAccessBlock",
+    "HeadBucket": "ListBucket",
+    "PutBucketEncryption": "PutEncryptionConfiguration",
+    "PutBucketLifecycleConfiguration": "PutLifecycleConfiguration",
+    "PutPublicAccessBlock": "PutBucketPublicAccessBlock",
+}
 ALL = Wanted(bucket=True, point_in_time=True, deletion_protection=True)
 RAW = {
     "storage": {"table": "t", "prefix": "s3://lab/back/fills"},
@@ -163,6 +176,24 @@ def test_a_rule_that_was_switched_off_differs(clients: Clients) -> None:
         Bucket="lab", LifecycleConfiguration={"Rules": rules}
     )
     assert make(clients)["lifecycle"] == "differs"
+
+
+def test_the_guide_lists_the_permissions_that_are_used_and_no_others(clients: Clients) -> None:
+    called: set[str] = set()
+
+    def note(service: str) -> Callable[..., None]:
+        return lambda model, **_: called.add(f"{service}:{ACTIONS.get(model.name, model.name)}")
+
+    for service, client in (("dynamodb", clients.dynamodb), ("s3", clients.s3)):
+        client.meta.events.register("before-call", note(service))
+    changing = Wanted(update=True, point_in_time=True, deletion_protection=True)
+    make(clients)
+    clients.dynamodb.update_table(TableName="t", DeletionProtectionEnabled=False)
+    make(clients, changing)
+    guide = (ROOT / "docs" / "guides" / "setup-aws.md").read_text()
+    (block,) = re.findall(r"^```json\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
+    listed = [each for every in json.loads(block)["Statement"] for each in every["Action"]]
+    assert called == set(listed)
 
 
 def test_a_table_with_other_keys_is_unfit_and_stays(clients: Clients) -> None:
