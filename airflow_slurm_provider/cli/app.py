@@ -6,7 +6,7 @@ one of their commands runs; their one-line help stands in `COMMANDS` for that re
 | exit code | meaning |
 | --- | --- |
 | 0 | done |
-| 1 | the job failed: tasks gave up, or no worker is left while tasks remain |
+| 1 | the job failed: tasks gave up, or no worker is left; doctor, bootstrap: jobs can't run |
 | 2 | wrong use, or a mistake in a config, an argument or an input |
 | 3 | a service can't be reached or refuses; the same command may work later |
 | 70 | a bug in slurmctl, with its traceback |
