@@ -55,6 +55,10 @@ COMMANDS = {
 }
 
 
+#: What a group without a command raises; click before 8.2 prints its help and ends.
+_NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
+
+
 class ExitCode(IntEnum):
     """What `slurmctl` ends with; the table above says when."""
 
@@ -162,7 +166,7 @@ def run(arguments: Sequence[str]) -> int:
         return _complain(str(error), ExitCode.USER_ERROR)
     except ServiceError as error:
         return _complain(str(error), ExitCode.SERVICE_ERROR)
-    except click.exceptions.NoArgsIsHelpError as error:
+    except _NO_ARGUMENTS as error:
         error.show()
         return ExitCode.USER_ERROR
     except click.ClickException as error:
