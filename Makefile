@@ -5,7 +5,7 @@ STACK_RUN := $(BIN)/python -m tests.stack
 UV = $(or $(shell command -v uv),.stack/tools/bin/uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stack-up stack-down stack-status demo lint unit integration e2e anomalies chaos chaos-short submit-faults simulate bench bench-merging bench-status bench-waiting archives packages dist version changelog test clean
+.PHONY: help setup stack-up stack-down stack-status demo lint docs unit integration e2e anomalies chaos chaos-short submit-faults simulate bench bench-merging bench-status bench-waiting archives packages dist version changelog test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ lint: ## ruff, mypy, import contracts, and that every test module can be loaded
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q --collect-only tests >/dev/null
+
+docs: ## the documentation as one site in docs/_build; a warning is an error
+	$(BIN)/sphinx-build -q -W -n --keep-going -b html docs docs/_build
 
 unit: ## tests that need no service
 	$(BIN)/pytest -q -n 2 --dist loadfile tests/unit
@@ -96,10 +99,10 @@ changelog: setup ## move docs/changelog.d into CHANGELOG.md, under the version t
 	$(BIN)/towncrier build --yes --version "$$($(BIN)/slurm-worker --version | cut -d' ' -f2)"
 
 test: setup ## everything; the stack is left as it was found
-	@$(MAKE) --no-print-directory lint unit archives
+	@$(MAKE) --no-print-directory lint docs unit archives
 	@$(STACK_RUN) with $(MAKE) --no-print-directory integration e2e chaos-short
 
 clean: stack-down ## stop the stack; remove its state, .venv and caches
 	@[ ! -L .stack ] || rm -rf "$$(readlink .stack)"
-	rm -rf .stack .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	rm -rf .stack .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build docs/_build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -42,18 +42,26 @@ class InputSection(Strict):
     """What the items are: a file, and the column that names each item."""
 
     path: str
+    """S3 address, or a file relative to the YAML: Parquet, CSV or JSON lines, also gzipped."""
     key: str
+    """The column that names each item; its values are unique."""
     format: str | None = None
+    """`parquet`, `csv` or `jsonl`, where the file's name doesn't tell."""
 
 
 class HandlerSection(Strict):
     """The user's function; `code` is a folder beside the YAML that is shipped to the nodes."""
 
     entry: str = ""
+    """`module:function`."""
     plugin: str = ""
+    """Instead of `entry`: an entry point of the group `slurm_worker.handlers`."""
     code: str | None = None
+    """The folder to ship, relative to the YAML; at most 50 MB."""
     requirements: str = ""
+    """A requirements file within `code`, installed by pip on the node."""
     params: dict[str, Any] = Field(default_factory=dict)
+    """Handed to the handler as `context.params`."""
 
     @field_validator("entry")
     @classmethod
@@ -75,44 +83,68 @@ class LimitSection(Strict):
     """A rate limit shared by all workers of all jobs that name it."""
 
     rate: PerSecond
+    """Tokens a second, over all workers of all jobs that name the limit."""
     burst: Annotated[int, Field(ge=1)] = 1
+    """Tokens that may be sent at once after an idle time."""
     scope: str = "shared"
+    """The limit's namespace in the table."""
     send_window: Seconds = 1.0
+    """How old a token may be when it is used; older ones are thrown away."""
     quota_per_day: Annotated[int, Field(ge=1)] | None = None
+    """Tokens per UTC day, where the vendor has such a quota too."""
 
 
 class WorkerSection(Strict):
     """How each worker runs its items."""
 
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Calls at the same time: threads, or coroutines of an `async def` handler."""
     processes: Annotated[int, Field(ge=1, le=256)] = 1
+    """Worker processes per element of the array, for work that needs CPUs."""
     tries: Annotated[int, Field(ge=1, le=100)] = 3
+    """Calls per item inside the worker, for errors that may pass."""
     backoff: Seconds = 0.5
+    """Base of the full-jitter backoff between them."""
     max_backoff: Seconds = 30.0
+    """Its ceiling."""
     item_timeout: Seconds | None = None
+    """An item that takes longer fails with class `timeout`."""
     checkpoint: Seconds | None = 60.0
+    """Least time between two checkpoints of a task; `null` for none."""
     part_format: Literal["jsonl.gz", "sqlite", "parquet"] = "jsonl.gz"
+    """How results are stored; `parquet` needs `aggregate.schema` and pyarrow."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Of the worker's and the handler's log lines."""
 
 
 class LeaseSection(Strict):
     """Times of a task's lease, and how often it may be lost."""
 
     ttl: Seconds = 120.0
+    """A lease that is not renewed for so long may be stolen."""
     heartbeat: Seconds = 30.0
+    """It is renewed this often; at most half of `ttl`."""
     margin: Seconds = 15.0
+    """Added to `ttl` before anybody steals, for clocks that differ."""
     stall: Seconds = 3600.0
+    """A worker none of whose items ends within this time gives its lease up."""
     max_lost: Annotated[int, Field(ge=1, le=1000)] = 3
+    """A task that lost its lease this often is bisected, a half of one quarantined."""
 
 
 class ClassifySection(Strict):
     """One rule on which errors have which class; each condition that is given must hold."""
 
     error_class: ErrorClass = Field(alias="class")
+    """The class of what matches."""
     exception: str = ""
+    """Qualified name of the exception's class, or of one of its bases."""
     message: str = ""
+    """A regular expression that is searched for in the exception's text."""
     status: Annotated[int, Field(ge=400, le=599)] | None = None
+    """The HTTP status that the exception carries."""
     slurm: ElementState | None = None
+    """Slurm's state of a worker that died."""
 
     @field_validator("message")
     @classmethod
@@ -135,35 +167,60 @@ class AggregateSection(Strict):
     """The published dataset."""
 
     schema_: dict[str, str] | None = Field(default=None, alias="schema")
+    """Column: type; inferred by a full pass where it is not given."""
     rename: dict[str, str] = Field(default_factory=dict)
+    """Column: other name."""
     partition_by: tuple[str, ...] = ()
+    """Columns that become folders."""
     sort_by: tuple[str, ...] = ()
+    """Columns that the rows are sorted by; the input's order without them."""
     rows_per_file: Annotated[int, Field(ge=1)] = 5_000_000
+    """About how many rows a file has, at most."""
     file_size: Bytes = 512 << 20
+    """About how large a file is, at most."""
     row_group_size: Annotated[int, Field(ge=1)] = 131_072
+    """Rows of a row group."""
     memory: Bytes = 1 << 30
+    """About the most memory that merging may use."""
     where: Literal["local", "slurm"] = "local"
+    """Merge in the coordinator's process, or on the cluster's nodes."""
     workers: Annotated[int, Field(ge=1, le=10_000)] = 8
+    """How many workers merge on the nodes."""
     slurm: dict[str, Any] = Field(default_factory=dict)
+    """Their options, over those of the job."""
     requirements: tuple[str, ...] | None = None
+    """What pip installs there; the coordinator's pyarrow where not given."""
 
 
 class JobSpec(Strict):
     """The job's YAML."""
 
     job_id: str
+    """Names the job: 1 to 63 of `a-z 0-9 . _ -`, a letter or digit first."""
     input: InputSection
+    """What the items are."""
     handler: HandlerSection
+    """The function that is called for each."""
     bundle: Annotated[int, Field(ge=1, le=100_000)] = 500
+    """Items per task: aim at 2 to 10 minutes of work."""
     workers: Annotated[int, Field(ge=1, le=100_000)] = 1
+    """Elements of the array; fewer where tasks or rate limits feed no more."""
     limits: dict[str, LimitSection] = Field(default_factory=dict)
+    """Rate limits by name; each call of the handler takes a token of each."""
     worker: WorkerSection = WorkerSection()
+    """How each worker runs its items."""
     lease: LeaseSection = LeaseSection()
+    """Times of the tasks' leases."""
     slurm: dict[str, Any] = Field(default_factory=dict)
+    """Options of `sbatch`, in snake case, and a few of ours."""
     retry: dict[ErrorClass, RetryRule] = Field(default_factory=dict)
+    """Per error class: `never`, a number of rounds, or a rule."""
     classify: list[ClassifySection] = Field(default_factory=list)
+    """Which errors have which class; the first rule that matches."""
     aggregate: AggregateSection = AggregateSection()
+    """The published dataset."""
     anomalies: AnomaliesSection = AnomaliesSection()
+    """When something is an anomaly of this job."""
 
     @field_validator("limits")
     @classmethod

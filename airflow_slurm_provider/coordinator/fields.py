@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)")
@@ -15,9 +15,11 @@ _SHIFTS = {"KB": 10, "MB": 20, "GB": 30, "TB": 40}
 
 
 class Strict(BaseModel):
-    """A section that knows all of its keys."""
+    """A section that knows all of its keys; the text below a key is its description."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True
+    )
 
 
 def _seconds(value: object) -> object:
@@ -50,7 +52,18 @@ def _bytes(value: object) -> object:
     return value
 
 
-Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1 << 20)]
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
-Delay = Annotated[float, BeforeValidator(_seconds), Field(ge=0)]
-PerSecond = Annotated[float, BeforeValidator(_per_second), Field(gt=0)]
+def _written(number: dict[str, object], pattern: re.Pattern[str]) -> WithJsonSchema:
+    """What an editor is told of a value that may also be written with its unit."""
+    return WithJsonSchema(
+        {"anyOf": [number, {"type": "string", "pattern": f"^{pattern.pattern}$"}]}
+    )
+
+
+_ABOVE_0: dict[str, object] = {"type": "number", "exclusiveMinimum": 0}
+_FROM_0: dict[str, object] = {"type": "number", "minimum": 0}
+_FROM_1_MB: dict[str, object] = {"type": "integer", "minimum": 1 << 20}
+
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1 << 20), _written(_FROM_1_MB, _BYTES)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0), _written(_ABOVE_0, _DURATION)]
+Delay = Annotated[float, BeforeValidator(_seconds), Field(ge=0), _written(_FROM_0, _DURATION)]
+PerSecond = Annotated[float, BeforeValidator(_per_second), Field(gt=0), _written(_ABOVE_0, _RATE)]

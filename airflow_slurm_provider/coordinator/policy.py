@@ -68,23 +68,20 @@ def _is_time(text: str) -> str:
 
 
 class RetryRule(Strict):
-    """What is done about one error class.
-
-    Args:
-        rounds: how many retry rounds its items and tasks get; ``never`` is 0.
-        backoff: seconds before the first of them starts; twice as long before each further.
-        mem: memory per worker: ``x2``, ``x2 up to 64G`` or ``64G``.
-        time: time limit per worker: ``x1.5``, ``x2 up to 1-00:00:00`` or ``12:00:00``.
-        partition: another partition.
-        exclude_failed_nodes: not on nodes where this job's workers died of this class.
-    """
+    """What is done about one error class."""
 
     rounds: Annotated[int, Field(ge=0, le=100)] = 1
+    """How many retry rounds its items and tasks get; `never` is 0."""
     backoff: Delay = 0.0
+    """Wait before the first of them starts; twice as long before each further."""
     mem: Annotated[str, AfterValidator(_is_mem)] | None = None
+    """Memory per worker: `x2`, `x2 up to 64G` or `64G`."""
     time: Annotated[str, AfterValidator(_is_time)] | None = None
+    """Time limit per worker: `x1.5`, `x2 up to 1-00:00:00` or `12:00:00`."""
     partition: str | None = None
+    """Another partition."""
     exclude_failed_nodes: bool = False
+    """Not on nodes where this job's workers died of this class."""
 
     @model_validator(mode="before")
     @classmethod

@@ -22,14 +22,16 @@ _WEBHOOK_FIELDS = ("webhook_url", "webhook_url_env", "webhook_url_file")
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class StorageSite(_Strict):
     """The DynamoDB table, and the S3 address under which all jobs live."""
 
     table: str
+    """The DynamoDB table; many jobs share it."""
     prefix: str
+    """`s3://bucket/prefix` under which all jobs live."""
 
 
 class AwsSite(_Strict):
@@ -40,13 +42,21 @@ class AwsSite(_Strict):
     """
 
     region: str | None = None
+    """The table's and the bucket's region."""
     profile: str | None = None
+    """A profile of the AWS configuration, for the coordinator."""
     s3_endpoint_url: str | None = None
+    """Where it is not AWS's own."""
     dynamodb_endpoint_url: str | None = None
+    """The same."""
     sts_endpoint_url: str | None = None
+    """The same."""
     sns_endpoint_url: str | None = None
+    """The same."""
     node_role_arn: str | None = None
+    """The role whose credentials workers get, limited to their job."""
     node_read: tuple[str, ...] = ()
+    """Further S3 addresses that handlers may read with them."""
 
     def environment(self) -> dict[str, str]:
         """What workers need to know, in the SDK's own variables; no secrets."""
@@ -66,15 +76,25 @@ class ClusterSite(_Strict):
     """
 
     transport: Literal["ssh", "local", "embedded"] = "ssh"
+    """How Slurm's commands are run."""
     host: str = ""
+    """The login node."""
     port: int = 22
+    """Its SSH port."""
     user: str | None = None
+    """The account there; this machine's if none."""
     key_file: str | None = None
+    """The private key; the agent's and the usual ones where not given."""
     known_hosts: str | None = None
+    """The file of known host keys."""
     remote_dir: str = ".airflow-slurm"
+    """A folder there that the nodes share; relative to the account's home."""
     embedded_dir: str | None = None
+    """State of the embedded cluster."""
     python: str = "python3"
+    """The nodes' Python, 3.10 or newer."""
     worker_command: str | None = None
+    """Instead of the shipped worker: a command of the nodes' own."""
 
 
 class AlertsSite(_Strict):
@@ -85,18 +105,26 @@ class AlertsSite(_Strict):
     """
 
     sns_topic_arn: str | None = None
+    """An SNS topic."""
     webhook_url: str | None = None
+    """A webhook's https address."""
     webhook_url_env: str | None = None
+    """The environment variable that holds it."""
     webhook_url_file: str | None = None
+    """The file that holds it."""
 
 
 class Site(_Strict):
     """All of it."""
 
     storage: StorageSite
+    """The table and the bucket."""
     aws: AwsSite = AwsSite()
+    """Where AWS is."""
     cluster: ClusterSite
+    """How the cluster is reached."""
     alerts: AlertsSite = AlertsSite()
+    """Where alerts of anomalies go."""
 
     @property
     def bucket(self) -> str:

@@ -99,23 +99,41 @@ class AnomaliesSection(Strict):
     """The job's ``anomalies``: whether to look for any, and the thresholds by their names."""
 
     enabled: bool = True
+    """Look for any."""
     calm: Seconds = _DEFAULT.calm_s
+    """An episode is over when its condition has not held for this long."""
     window: Seconds = _DEFAULT.window_s
+    """Least time over which shares, losses and throughput are measured."""
     stall: Seconds = _DEFAULT.stall_s
+    """Least time without any item that ends, while tasks are held."""
     stall_first: Seconds = _DEFAULT.stall_first_s
+    """The same before it is known how long tasks take."""
     straggler: Seconds = _DEFAULT.straggler_s
+    """Least time that a straggler has been held."""
     straggler_ratio: Annotated[float, Field(gt=1)] = _DEFAULT.straggler_ratio
+    """How many times longer than the median task."""
     error_rise: _Part = _DEFAULT.error_rise
+    """Rise of a class's share of all items."""
     error_first: _Part = _DEFAULT.error_first
+    """Share of a class that is too much from the job's first items on."""
     throughput_drop: _Part = _DEFAULT.throughput_drop
+    """Part of the usual throughput that is missing."""
     node_rise: _Part = _DEFAULT.node_rise
+    """A node's share of failed items above that of the others."""
     losses: Annotated[int, Field(ge=1)] = _DEFAULT.losses
+    """Leases lost within the window."""
     limit_after: Delay = _DEFAULT.limit_after_s
+    """How long a limit must have starved the workers."""
     limit_cut: _Part = _DEFAULT.limit_cut
+    """Part of the configured rate that is left, at most, where it starves."""
     idle_after: Seconds = _DEFAULT.idle_after_s
+    """Time over which a limit's use is measured."""
     idle_share: _Part = _DEFAULT.idle_share
+    """Part of a limit that is used, at most, where it is idle."""
     cost_ratio: Annotated[float, Field(ge=1)] = _DEFAULT.cost_ratio
+    """How many times the estimate a job may cost, where no budget is given."""
     budget: Annotated[float, Field(ge=0)] = _DEFAULT.budget
+    """Dollars that the workers' AWS requests may cost in all; 0 for none."""
 
     def resolve(self) -> Thresholds:
         """For the detector."""

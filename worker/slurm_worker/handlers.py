@@ -137,7 +137,7 @@ class Context:
 
     @property
     def idempotency_key(self) -> str:
-        """``job/key``: the same for every attempt, for servers that take such a key."""
+        """The same for every attempt, ``job/key``, for servers that take such a key."""
         return f"{self._shared.job}/{self.key}"
 
     def fetch(self, uri: str) -> Path:

@@ -1,0 +1,235 @@
+"""The configuration's reference, from its models: tables of keys, and JSON schemas for editors.
+
+``{config-keys} PATH`` in a page becomes a table of a pydantic model's keys, or of the options
+of a dataclass whose docstring describes them. Run as a program, this writes the two schemas
+that are kept in ``docs/reference``; a test says when they are no longer those of the models.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import re
+import types
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from airflow_slurm_provider.coordinator.config import JobSpec
+from airflow_slurm_provider.coordinator.site import Site
+from airflow_slurm_provider.slurm.options import SlurmOptions
+
+REFERENCE = Path(__file__).resolve().parents[1] / "reference"
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_UNITS = {"duration": "ms|s|min", "rate": "/", "size": "KB"}
+
+
+# --- tables -------------------------------------------------------------------
+
+
+class ConfigKeys(SphinxDirective):
+    """A table of what a model or a dataclass of options takes."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """The table, parsed as the page's own Markdown."""
+        module, _, name = self.arguments[0].rpartition(".")
+        lines = table_of(getattr(importlib.import_module(module), name))
+        holder = nodes.container()
+        self.state.nested_parse(StringList(lines, self.arguments[0]), 0, holder)
+        return holder.children
+
+
+def table_of(model: type) -> list[str]:
+    """The Markdown of a table of keys."""
+    rows = _of_model(model) if issubclass(model, BaseModel) else _of_options(model)
+    head = ["| key | takes | default | meaning |", "| --- | --- | --- | --- |"]
+    return [*head, *("| " + " | ".join(each) + " |" for each in rows)]
+
+
+def _of_model(model: type[BaseModel]) -> list[tuple[str, str, str, str]]:
+    properties = model.model_json_schema()["properties"]
+    return [
+        (
+            f"`{info.alias or name}`",
+            _escaped(takes(properties[info.alias or name])),
+            _default(info),
+            _escaped(info.description or ""),
+        )
+        for name, info in model.model_fields.items()
+    ]
+
+
+def _of_options(options: type) -> list[tuple[str, str, str, str]]:
+    meanings = described(options)
+    return [
+        (
+            f"`{each.name}`",
+            _kind(each),
+            "the site's" if each.default in (None, ()) else f"`{each.default}`",
+            _escaped(meanings.get(each.name, f"`--{each.name.replace('_', '-')}`")),
+        )
+        for each in dataclasses.fields(options)
+    ]
+
+
+def described(options: type) -> dict[str, str]:
+    """What the ``Args`` of a docstring say of each."""
+    text = (options.__doc__ or "").partition("Args:")[2]
+    found = re.findall(r"^ {8}(\w+): (.*?)(?=^ {8}\w+: |\Z)", text, re.MULTILINE | re.DOTALL)
+    return {name: " ".join(said.split()).replace("``", "`") for name, said in found}
+
+
+def takes(schema: dict[str, Any]) -> str:
+    """What a JSON schema allows, in words."""
+    if "$ref" in schema:
+        return (
+            f"a mapping, see {schema['$ref'].rpartition('/')[2]}" if _nested(schema) else "a name"
+        )
+    if "enum" in schema or "const" in schema:
+        return ", ".join(f"`{each}`" for each in schema.get("enum", [schema.get("const")]))
+    if "anyOf" in schema:
+        return _either([each for each in schema["anyOf"] if each.get("type") != "null"])
+    kind = {
+        "string": "text",
+        "integer": "a whole number",
+        "number": "a number",
+        "boolean": "`true`, `false`",
+        "object": "a mapping",
+        "array": "a list",
+    }[schema["type"]]
+    return kind + _bounds(schema)
+
+
+def _nested(schema: dict[str, Any]) -> bool:
+    return not schema["$ref"].endswith(("/ErrorClass", "/ElementState"))
+
+
+def _either(choices: list[dict[str, Any]]) -> str:
+    written = next((each["pattern"] for each in choices if "pattern" in each), "")
+    for unit, sign in _UNITS.items():
+        if sign in written:
+            return f"a {unit}, or a number"
+    return " or ".join(takes(each) for each in choices)
+
+
+def _bounds(schema: dict[str, Any]) -> str:
+    least, most = schema.get("minimum"), schema.get("maximum")
+    above = schema.get("exclusiveMinimum")
+    said = [
+        *([f"from {least:g}"] if least is not None else []),
+        *([f"above {above:g}"] if above is not None else []),
+        *([f"up to {most:,g}"] if most is not None else []),
+    ]
+    return f" {' '.join(said)}" if said else ""
+
+
+def _default(info: FieldInfo) -> str:
+    if info.is_required():
+        return "required"
+    value = info.default_factory() if info.default_factory else info.default  # type: ignore[call-arg]  # none takes the data
+    assert value is not PydanticUndefined
+    if value in ("", None, (), {}, []):
+        return "none"
+    if isinstance(value, BaseModel):
+        return "see there"
+    return f"`{value:,g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def _kind(field: dataclasses.Field[Any]) -> str:
+    if "tuple" in str(field.type):
+        return "a list of lines"
+    return "a whole number" if "int" in str(field.type) else "text"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+# --- schemas ------------------------------------------------------------------
+
+
+def job_schema() -> dict[str, Any]:
+    """The JSON schema of a job's YAML."""
+    schema = JobSpec.model_json_schema()
+    rule = schema["$defs"]["RetryRule"]
+    schema["$defs"]["RetryRule"] = {
+        "anyOf": [{"const": "never"}, {"const": False}, {"type": "integer", "minimum": 0}, rule]
+    }
+    schema["$defs"]["SlurmOptions"] = options_schema()
+    for section in (schema, schema["$defs"]["AggregateSection"]):
+        section["properties"]["slurm"] = {
+            "$ref": "#/$defs/SlurmOptions",
+            "description": section["properties"]["slurm"]["description"],
+        }
+    return {"$schema": _DIALECT, **schema, "title": "A job of airflow-slurm-provider"}
+
+
+def site_schema() -> dict[str, Any]:
+    """The JSON schema of a site file."""
+    return {"$schema": _DIALECT, **Site.model_json_schema(), "title": "A site of slurmctl"}
+
+
+def options_schema() -> dict[str, Any]:
+    """The JSON schema of the ``slurm`` section."""
+    kinds: dict[str, dict[str, Any]] = {
+        "a list of lines": {"type": "array", "items": {"type": "string"}},
+        "a whole number": {"type": "integer"},
+        "text": {"type": ["string", "integer"]},
+    }
+    meanings = described(SlurmOptions)
+    return {
+        "type": "object",
+        "description": "Options of sbatch.",
+        "additionalProperties": False,
+        "properties": {
+            each.name: {
+                **({"type": "string"} if each.name == "time" else kinds[_kind(each)]),
+                "description": meanings.get(each.name, f"--{each.name.replace('_', '-')}"),
+            }
+            for each in dataclasses.fields(SlurmOptions)
+        },
+    }
+
+
+SCHEMAS = {"config.schema.json": job_schema, "site.schema.json": site_schema}
+
+
+def as_text(schema: dict[str, Any]) -> str:
+    """A schema as its file holds it."""
+    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+
+
+def models_of(root: type[BaseModel]) -> list[type[BaseModel]]:
+    """A model and all that its keys lead to, each once."""
+    found: list[type[BaseModel]] = []
+    waiting: list[object] = [root]
+    while waiting:
+        each = waiting.pop(0)
+        if isinstance(each, type) and issubclass(each, BaseModel):
+            if each not in found:
+                found.append(each)
+                waiting += [info.annotation for info in each.model_fields.values()]
+        elif get_origin(each) in (dict, list, tuple, Union, types.UnionType):
+            waiting += get_args(each)
+    return found
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Sphinx's entry point."""
+    app.add_directive("config-keys", ConfigKeys)
+    return {"parallel_read_safe": True}
+
+
+if __name__ == "__main__":
+    for file, schema_of in SCHEMAS.items():
+        (REFERENCE / file).write_text(as_text(schema_of()))

@@ -1,0 +1,94 @@
+"""How Sphinx makes one site of `docs/`: `make docs`, warnings as errors.
+
+Pages are Markdown (MyST) that GitHub shows as well; the reference is generated from the code:
+the command line by sphinx-click, Python by autodoc, configuration and JSON documents by
+`_extensions/models.py` and `_extensions/documents.py`. Needs no network.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE / "_extensions")]
+# Airflow writes its settings where this says, as soon as it is imported, and talks about it.
+_AIRFLOW_HOME = tempfile.mkdtemp(prefix="airflow-of-docs-")
+atexit.register(shutil.rmtree, _AIRFLOW_HOME, ignore_errors=True)
+os.environ.update(AIRFLOW_HOME=_AIRFLOW_HOME, AIRFLOW__LOGGING__LOGGING_LEVEL="ERROR")
+
+from sphinx.application import Sphinx  # noqa: E402  after Airflow's home is set
+
+from airflow_slurm_provider import __version__  # noqa: E402  the same
+
+project = "airflow-slurm-provider"
+author = "The airflow-slurm-provider authors"
+version = release = __version__
+language = "en"
+# Options stand in help texts as they are typed: --json.
+smartquotes = False
+# In docstrings `name` is code.
+default_role = "code"
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_click",
+    "sphinxcontrib.mermaid",
+    "documents",
+    "models",
+]
+exclude_patterns = ["_build", "_extensions"]
+
+html_theme = "furo"
+html_title = f"{project} {release}"
+html_static_path: list[str] = []
+html_extra_path = [
+    "reference/output.schema.json",
+    "reference/config.schema.json",
+    "reference/site.schema.json",
+]
+
+myst_enable_extensions = ["deflist", "substitution"]
+myst_heading_anchors = 4
+# GitHub draws these as well.
+myst_fence_as_directive = ["mermaid"]
+
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+add_module_names = False
+
+nitpicky = True
+# Names of other projects: no build asks the network for where their documentation is.
+nitpick_ignore_regex = [("py:.*", r".*")]
+
+#: Pages that stand outside of docs/, for whoever reads the checkout, and where the site has them.
+_ELSEWHERE = {
+    "CHANGELOG.md": "/project/changes.md",
+    "CONTRIBUTING.md": "/project/contributing.md",
+    "SECURITY.md": "/project/security.md",
+    "benchmarks/MERGING.md": "/project/measurements.md",
+    "benchmarks/RESULTS.md": "/project/measurements.md",
+    "benchmarks/STATUS.md": "/project/measurements.md",
+    "benchmarks/WAITING.md": "/project/measurements.md",
+}
+
+
+def _keep_in_the_site(app: Sphinx, page: str, source: list[str]) -> None:  # noqa: ARG001  Sphinx's
+    """Have links to pages outside of docs/ lead to the site's own copies."""
+    for outside, inside in _ELSEWHERE.items():
+        source[0] = re.sub(rf"\]\((?:\.\./)+{re.escape(outside)}\)", f"]({inside})", source[0])
+
+
+def setup(app: Sphinx) -> None:
+    """Sphinx's entry point."""
+    app.connect("source-read", _keep_in_the_site)
