@@ -22,6 +22,7 @@ _AIRFLOW_HOME = tempfile.mkdtemp(prefix="airflow-of-docs-")
 atexit.register(shutil.rmtree, _AIRFLOW_HOME, ignore_errors=True)
 os.environ.update(AIRFLOW_HOME=_AIRFLOW_HOME, AIRFLOW__LOGGING__LOGGING_LEVEL="ERROR")
 
+from pygments.lexers.special import TextLexer  # noqa: E402  after Airflow's home is set
 from sphinx.application import Sphinx  # noqa: E402  after Airflow's home is set
 
 from airflow_slurm_provider import __version__  # noqa: E402  the same
@@ -92,3 +93,5 @@ def _keep_in_the_site(app: Sphinx, page: str, source: list[str]) -> None:  # noq
 def setup(app: Sphinx) -> None:
     """Sphinx's entry point."""
     app.connect("source-read", _keep_in_the_site)
+    # GitHub colours it, Pygments doesn't know it.
+    app.add_lexer("csv", TextLexer)
