@@ -93,5 +93,6 @@ def _keep_in_the_site(app: Sphinx, page: str, source: list[str]) -> None:  # noq
 def setup(app: Sphinx) -> None:
     """Sphinx's entry point."""
     app.connect("source-read", _keep_in_the_site)
-    # GitHub colours it, Pygments doesn't know it.
-    app.add_lexer("csv", TextLexer)
+    # GitHub colours them, Pygments doesn't know them.
+    for language in ("csv", "crontab"):
+        app.add_lexer(language, TextLexer)

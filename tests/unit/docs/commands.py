@@ -1,0 +1,144 @@
+"""Checks of shell commands that documentation shows, without running them.
+
+What is ours is parsed by the very parsers that would run it; AWS's commands are held against
+botocore's models; of other programs only the known ones may stand there.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import re
+import shlex
+from importlib.metadata import metadata
+
+import boto3
+import click
+from botocore import xform_name
+
+from airflow_slurm_provider.cli.app import slurmctl
+from slurm_worker import __main__ as worker
+from tests.stack.settings import ROOT
+
+#: Programs that every reader has, or that the page is about.
+_OTHERS = frozenset(
+    {
+        *(".", "cat", "cd", "crontab", "echo", "flock", "git", "grep", "head", "ls", "mkdir"),
+        *("rm", "ssh", "sqlite3"),
+    }
+)
+_SEPARATORS = frozenset({"|", "||", "&&", ";", "(", ")", "&"})
+_OURS = "airflow-slurm-provider"
+
+
+def check_line(line: str) -> None:
+    """Refuse a line with a command that is not right."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words: list[str] = []
+    for word in [*lexer, ";"]:
+        if word in _SEPARATORS:
+            if words:
+                _check(words)
+            words = []
+        else:
+            words.append(word)
+
+
+def _check(words: list[str]) -> None:
+    words = _without_redirections(words)
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        words = words[1:]
+    if not words:
+        return
+    program, arguments = words[0], words[1:]
+    if program in _CHECKS:
+        _CHECKS[program](arguments)
+    else:
+        assert program in _OTHERS, f"{program!r} is a program that nobody checks"
+
+
+def _without_redirections(words: list[str]) -> list[str]:
+    kept, skip = [], False
+    for word in words:
+        if skip:
+            skip = False
+        elif word in (">", ">>", "<", "2>"):
+            skip = True
+        else:
+            kept.append(word)
+    return kept
+
+
+def _slurmctl(arguments: list[str]) -> None:
+    if arguments in (["--version"], ["--help"]):
+        return
+    parent = click.Context(slurmctl, info_name="slurmctl")
+    command = slurmctl.get_command(parent, arguments[0])
+    assert command is not None, f"slurmctl has no command {arguments[0]!r}"
+    if arguments[1:] != ["--help"]:
+        command.make_context(arguments[0], arguments[1:], parent=parent)
+
+
+def _worker(arguments: list[str]) -> None:
+    if arguments != ["--help"]:
+        worker._parser().parse_args(arguments)
+
+
+def _make(arguments: list[str]) -> None:
+    targets = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for word in arguments:
+        assert word in targets or "=" in word, f"the Makefile has no target {word!r}"
+
+
+def _pip(arguments: list[str]) -> None:
+    assert arguments[0] == "install", f"pip {arguments[0]}?"
+    extras = metadata(_OURS).get_all("Provides-Extra") or []
+    for word in arguments[1:]:
+        match = re.fullmatch(rf"(?:\.|{_OURS})\[([a-z,]+)\]", word)
+        if match:
+            assert {*match[1].split(",")} <= {*extras}, f"{word!r}: there are {sorted(extras)}"
+
+
+def _python(arguments: list[str]) -> None:
+    if arguments[0] == "-c":
+        ast.parse(arguments[1])
+    elif arguments[:2] == ["-m", "slurm_worker"]:
+        _worker(arguments[2:])
+    elif arguments[0] == "-m":
+        assert importlib.util.find_spec(arguments[1]) is not None, f"no module {arguments[1]}"
+    else:
+        assert arguments[0].endswith(".py"), f"python {arguments[0]}?"
+
+
+@functools.cache
+def _model(service: str) -> dict[str, set[str]]:
+    client = boto3.client(service, region_name="us-east-1")
+    model = client.meta.service_model
+    return {
+        xform_name(name, "-"): {
+            xform_name(member, "-") for member in model.operation_model(name).input_shape.members
+        }
+        for name in model.operation_names
+        if model.operation_model(name).input_shape is not None
+    }
+
+
+def _aws(arguments: list[str]) -> None:
+    service = {"s3api": "s3"}.get(arguments[0], arguments[0])
+    operations = _model(service)
+    assert arguments[1] in operations, f"aws {service} has no {arguments[1]}"
+    options = {word.removeprefix("--") for word in arguments[2:] if word.startswith("--")}
+    assert options <= operations[arguments[1]], f"aws {arguments[1]}: {options}"
+
+
+_CHECKS = {
+    "slurmctl": _slurmctl,
+    "slurm-worker": _worker,
+    "make": _make,
+    "pip": _pip,
+    "python": _python,
+    "python3": _python,
+    "aws": _aws,
+}

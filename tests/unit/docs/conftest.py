@@ -1,0 +1,18 @@
+"""The in-memory command line, for pages whose sessions are run here."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+
+# Airflow reads its home when it is imported; the tests must not touch the user's.
+os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
+
+from tests.stack.settings import ROOT
+from tests.unit.cli.conftest import cli, handler
+
+# What Sphinx loads is loaded by tests of the reference, too.
+sys.path.append(str(ROOT / "docs" / "_extensions"))
+
+__all__ = ["cli", "handler"]
