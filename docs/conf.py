@@ -87,12 +87,18 @@ _ELSEWHERE = {
 def _keep_in_the_site(app: Sphinx, page: str, source: list[str]) -> None:  # noqa: ARG001  Sphinx's
     """Have links to pages outside of docs/ lead to the site's own copies."""
     for outside, inside in _ELSEWHERE.items():
-        source[0] = re.sub(rf"\]\((?:\.\./)+{re.escape(outside)}\)", f"]({inside})", source[0])
+        source[0] = re.sub(rf"\]\((?:\.\./)*{re.escape(outside)}\)", f"]({inside})", source[0])
+
+
+def _keep_included(app: Sphinx, file: Path, page: str, content: list[str]) -> None:  # noqa: ARG001
+    """The same for pages that are included from there."""
+    _keep_in_the_site(app, page, content)
 
 
 def setup(app: Sphinx) -> None:
     """Sphinx's entry point."""
     app.connect("source-read", _keep_in_the_site)
+    app.connect("include-read", _keep_included)
     # GitHub colours them, Pygments doesn't know them.
     for language in ("csv", "crontab"):
         app.add_lexer(language, TextLexer)
