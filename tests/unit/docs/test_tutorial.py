@@ -18,7 +18,7 @@ from tests.unit.docs.pages import DOCS, Block, blocks, console, load, named
 PAGE = DOCS / "tutorial.md"
 JOB = JobId("cities-1")
 #: Commands that reach for AWS or a cluster without going through what is in memory here.
-ELSEWHERE = ("doctor", "--version")
+ELSEWHERE = ("bootstrap", "doctor", "--version")
 
 
 class Reader:
