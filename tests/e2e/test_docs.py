@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 
 from tests.stack.settings import ROOT
+from tests.unit.docs.pages import DOCS, Block, blocks, console, named
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
 
-def run(lines: list[str], environment: Mapping[str, str]) -> str:
-    """What a shell in the checkout prints for these lines; it stops at the first that fails."""
+def run(lines: list[str], environment: Mapping[str, str], folder: Path = ROOT) -> str:
+    """What a shell in a folder prints for these lines; it stops at the first that fails."""
     path = f"{ROOT}/.venv/bin:{environment['PATH']}"
     ended = subprocess.run(
         ["sh", "-eu", "-c", "\n".join(lines)],
-        cwd=ROOT,
+        cwd=folder,
         env={**environment, "PATH": path},
         capture_output=True,
         text=True,
@@ -49,3 +50,48 @@ def test_the_sessions_of_a_guide(environment: Mapping[str, str], name: str) -> N
         Path(ROOT / "status.json").unlink(missing_ok=True)
     assert commands
     assert printed.splitlines()[-len(shown) :] == shown or not shown
+
+
+def follow(
+    page: list[Block], folder: Path, environment: Mapping[str, str], old: str, new: str
+) -> int:
+    """Save and type what blocks of a page say, for another job; how many lines were compared."""
+    compared = 0
+    for block in page:
+        text = block.text.replace(old, new)
+        if block.name:
+            (folder / block.name).write_text(text)
+        elif block.kind == "console":
+            typed, shown = console(Block(block.page, block.line, block.kind, text))
+            printed = run(typed, environment, folder).splitlines()
+            for line in shown:
+                assert line in printed, f"{block}: {line!r} is not printed, but {printed}"
+                printed = printed[printed.index(line) + 1 :]
+                compared += 1
+    return compared
+
+
+def test_the_tutorial_on_the_stack(
+    environment: Mapping[str, str], tmp_path: Path, job_id: str
+) -> None:
+    """Steps 4 to 7; the steps before are the stack's."""
+    page = DOCS / "tutorial.md"
+    lines = page.read_text().splitlines()
+    first = lines.index("## 4. A handler and its items")
+    last = lines.index("## The same from Airflow")
+    steps = [block for block in blocks(page) if first < block.line <= last]
+    assert follow(steps, tmp_path, environment, "cities-1", job_id) > 15
+
+
+def test_the_script_for_cron_goes_from_config_to_dataset(
+    environment: Mapping[str, str], tmp_path: Path, job_id: str
+) -> None:
+    tutorial, guide = DOCS / "tutorial.md", DOCS / "how-to" / "without-airflow.md"
+    for name in ("cities.csv", "config.yaml"):
+        (tmp_path / name).write_text(named(tutorial, name))
+    (tmp_path / "handler.py").write_text("def handle(item, context):\n    return dict(item)\n")
+    (script,) = (block.text for block in blocks(guide) if block.kind == "bash")
+    (tmp_path / "backfill.sh").write_text(script)
+    for _ in range(2):  # it may be run again at any time
+        printed = run([f"bash backfill.sh config.yaml {job_id}"], environment, tmp_path)
+        assert "rows out: 5" in printed
