@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +14,7 @@ from slurm_worker import FatalError, ItemError, RateLimited
 from slurm_worker.aggregate.loose import local_sources, merge_files
 from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.folder import FolderObjects
+from tests.stack.settings import ROOT
 from tests.unit.docs.pages import DOCS, README, blocks, load, named
 
 GUIDES = DOCS / "guides"
@@ -105,3 +107,25 @@ def test_a_dataset_is_read_as_the_guide_says(tmp_path: Path) -> None:
     )
     found = load(tmp_path / "reading.py").read_dataset(tmp_path / "out")
     assert found.fetchall() == [(1,), (2,)]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", DOCS / "architecture.md"],
+    ids=lambda page: page.name,
+)
+def test_files_and_names_that_engineers_are_told_of_are_there(page: Path) -> None:
+    files = [
+        str(each.relative_to(ROOT))
+        for folder in ("airflow_slurm_provider", "worker", "tests", "docs", "benchmarks")
+        for each in (ROOT / folder).rglob("*.py")
+    ]
+    source = "\n".join((ROOT / each).read_text() for each in files)
+    spans = re.findall(r"`([^`\n]+)`", page.read_text())
+    told = [each for each in spans if re.fullmatch(r"[\w/]+\.py", each)]
+    names = [each for each in spans if re.fullmatch(r"[A-Z]\w+", each)]
+    assert told or names
+    assert [
+        each for each in told if not any(f"/{file}".endswith(f"/{each}") for file in files)
+    ] == []
+    assert [each for each in names if not re.search(rf"\b{each}\b", source)] == []
