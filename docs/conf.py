@@ -49,7 +49,8 @@ exclude_patterns = ["_build", "_extensions"]
 
 html_theme = "furo"
 html_title = f"{project} {release}"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_extra_path = [
     "reference/output.schema.json",
     "reference/config.schema.json",

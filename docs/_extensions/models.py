@@ -29,6 +29,8 @@ from airflow_slurm_provider.slurm.options import SlurmOptions
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
+#: Closed lists of names, which are no sections.
+_NAMES = ("/ErrorClass", "/ElementState")
 _UNITS = {"duration": "ms|s|min", "rate": "/", "size": "KB"}
 
 
@@ -61,7 +63,7 @@ def _of_model(model: type[BaseModel]) -> list[tuple[str, str, str, str]]:
     return [
         (
             f"`{info.alias or name}`",
-            _escaped(takes(properties[info.alias or name])),
+            _escaped(takes(properties[info.alias or name], info.alias or name)),
             _default(info),
             _escaped(info.description or ""),
         )
@@ -89,12 +91,10 @@ def described(options: type) -> dict[str, str]:
     return {name: " ".join(said.split()).replace("``", "`") for name, said in found}
 
 
-def takes(schema: dict[str, Any]) -> str:
-    """What a JSON schema allows, in words."""
+def takes(schema: dict[str, Any], key: str = "") -> str:
+    """What a JSON schema allows, in words; a section is on the page under its `key`."""
     if "$ref" in schema:
-        return (
-            f"a mapping, see {schema['$ref'].rpartition('/')[2]}" if _nested(schema) else "a name"
-        )
+        return "a name" if schema["$ref"].endswith(_NAMES) else f"a mapping, [below](#{key})"
     if "enum" in schema or "const" in schema:
         return ", ".join(f"`{each}`" for each in schema.get("enum", [schema.get("const")]))
     if "anyOf" in schema:
@@ -108,10 +108,6 @@ def takes(schema: dict[str, Any]) -> str:
         "array": "a list",
     }[schema["type"]]
     return kind + _bounds(schema)
-
-
-def _nested(schema: dict[str, Any]) -> bool:
-    return not schema["$ref"].endswith(("/ErrorClass", "/ElementState"))
 
 
 def _either(choices: list[dict[str, Any]]) -> str:
