@@ -5,7 +5,7 @@ STACK_RUN := $(BIN)/python -m tests.stack
 UV = $(or $(shell command -v uv),.stack/tools/bin/uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stack-up stack-down stack-status demo lint docs unit integration e2e anomalies chaos chaos-short submit-faults simulate bench bench-merging bench-status bench-waiting archives packages dist version changelog test clean
+.PHONY: help setup stack-up stack-down stack-status demo lint docs unit integration e2e anomalies chaos chaos-short submit-faults simulate bench bench-merging bench-status bench-waiting bench-5m bench-growth simulate-scale scale-report archives packages dist version changelog test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,18 @@ bench-status: ## measure slurmctl status at 100,000 tasks; writes benchmarks/STA
 
 bench-waiting: ## measure 300 waiting sensors; writes benchmarks/WAITING.md (make stack-up first)
 	@sh -c '. .stack/env && exec $(BIN)/python -m benchmarks.waiting --write benchmarks/WAITING.md'
+
+bench-5m: setup ## five million items with workers killed on the way; writes benchmarks/FIVE_MILLION.md (make stack-up first; ITEMS=n KILLS=n)
+	@sh -c '. .stack/env && exec $(BIN)/python -m benchmarks.five_million --items $(or $(ITEMS),5000000) --kills $(or $(KILLS),20) $(if $(ITEMS),,--write)'
+
+bench-growth: setup ## measure the coordinator at 10^4 to 10^7 items; writes benchmarks/growth.csv and a plot (15 minutes)
+	@$(BIN)/python -m benchmarks.growth --write
+
+simulate-scale: setup ## simulate up to 10^9 items and 10,000 workers; writes benchmarks/billion/results.json (25 minutes)
+	@$(BIN)/python -m benchmarks.billion --write
+
+scale-report: bench-growth simulate-scale ## measure and simulate anew, and write docs/scale.md
+	@$(BIN)/python -m benchmarks.scale_report
 
 archives: ## build the archives; they hold what they should, and the worker's stands alone
 	$(BIN)/pytest -q tests/packaging

@@ -201,8 +201,8 @@ class JobSpec(Strict):
     """What the items are."""
     handler: HandlerSection
     """The function that is called for each."""
-    bundle: Annotated[int, Field(ge=1, le=100_000)] = 500
-    """Items per task: aim at 2 to 10 minutes of work."""
+    bundle: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Items per task: aim at 2 to 10 minutes of work; chosen by the number of items where absent."""
     workers: Annotated[int, Field(ge=1, le=100_000)] = 1
     """Elements of the array; fewer where tasks or rate limits feed no more."""
     limits: dict[str, LimitSection] = Field(default_factory=dict)
@@ -269,7 +269,7 @@ class JobSpec(Strict):
 
     def identity(self) -> str:
         """Digest of what can't change between two submits of one job id."""
-        what = [self.job_id, self.input.path, self.input.key, self.input.format, self.bundle]
+        what = [self.job_id, self.input.path, self.input.key, self.input.format]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
 
     def resolve_lease(self) -> LeaseConfig:

@@ -26,6 +26,7 @@ from airflow_slurm_provider.coordinator.prices import (
     working_bill,
 )
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.sizing import bundle_of
 from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.slurm.usage import Efficiency, efficiency_of
 from slurm_worker.errors import ServiceError, UserError
@@ -198,7 +199,7 @@ def facts_of(done: History, spec: JobSpec, efficiency: Efficiency | None) -> Fac
     return Facts(
         tasks=done.tasks,
         items=done.ok + done.failed.total(),
-        bundle=spec.bundle,
+        bundle=bundle_of(spec),
         workers=_workers(done),
         calls=spec.worker.concurrency,
         median_s=done.quantile_ms(0.5) / 1000,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_slurm_provider.coordinator import ship
+from airflow_slurm_provider.coordinator import ship, sizing
 from airflow_slurm_provider.coordinator.config import Config, JobSpec
 from airflow_slurm_provider.coordinator.inputs import InputSpec, open_input
 from airflow_slurm_provider.coordinator.key_check import KeyCheck
@@ -135,10 +135,11 @@ def estimate(
         UserError: a mistake in the config or the input, as `submit` would tell it.
         ServiceError: if an input on S3 can't be reached.
     """
-    spec, notes = config.spec, list[str]()
+    spec, notes = sizing.sized(config.spec, services.bucket, log), list[str]()
+    bundle = sizing.bundle_of(spec)
     code_sha256, _ = ship.packed_code(config)
     items = _count(services, spec, log)
-    tasks = math.ceil(items / spec.bundle)
+    tasks = math.ceil(items / bundle)
     workers = useful_workers(spec, spec.workers, tasks, notes.append)
     size = _max_array_size(services, notes)
     arrays = _arrays(workers, size or workers)
@@ -148,9 +149,9 @@ def estimate(
     return Estimate(
         job_id=spec.job_id,
         items=items,
-        bundle=spec.bundle,
+        bundle=bundle,
         tasks=tasks,
-        segments=math.ceil(tasks / max(1, SEGMENT_ITEMS // spec.bundle)),
+        segments=math.ceil(tasks / max(1, SEGMENT_ITEMS // bundle)),
         shards=shard_count(spec.workers),
         workers_asked=spec.workers,
         workers=workers,

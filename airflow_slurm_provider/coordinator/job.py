@@ -17,8 +17,8 @@ from typing import Any, cast
 
 from airflow_slurm_provider.coordinator import progress as progress_of
 from airflow_slurm_provider.coordinator import retry as retrying
-from airflow_slurm_provider.coordinator import ship
-from airflow_slurm_provider.coordinator.config import Config, JobSpec
+from airflow_slurm_provider.coordinator import ship, sizing
+from airflow_slurm_provider.coordinator.config import Config, JobSpec, spec_of
 from airflow_slurm_provider.coordinator.failures import cured_by_class
 from airflow_slurm_provider.coordinator.inputs import InputSpec, open_input
 from airflow_slurm_provider.coordinator.losses import Loss, attribute, find_losses
@@ -96,9 +96,11 @@ def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmc
     services.slurm.version()
     code = ship.ship_code(services, config)
     if job is None:
+        spec = sizing.sized(spec, services.bucket, log)
         shards = shard_count(spec.workers)
         job = jobs.create(spec.identity(), ship.ship_config(services, spec, shards, code), shards)
         _check_identity(job, spec)
+    spec = _standing_bundle(services, job, config.spec, log)
     digest = ship.ship_config(services, spec, job.shards, code)
     round_row = jobs.create_round(0, spec.input.path)
     if round_row.state is RoundState.PLANNING:
@@ -454,7 +456,7 @@ def _planner(services: Services, spec: JobSpec, job: JobRow, log: Log) -> Planne
         services.store(spec.id),
         _table(services, spec, job),
         services.jobs(spec.id),
-        spec.bundle,
+        sizing.bundle_of(spec),
         log,
     )
 
@@ -466,9 +468,23 @@ def _table(services: Services, spec: JobSpec, job: JobRow) -> TaskTable:
 def _check_identity(job: JobRow | None, spec: JobSpec) -> None:
     if job is not None and job.identity != spec.identity():
         raise UserError(
-            f"job_id: {spec.job_id!r} exists with another input, key, format or bundle; give this "
+            f"job_id: {spec.job_id!r} exists with another input, key or format; give this "
             "one another job_id, or restore the old settings to go on with that job"
         )
+
+
+def _standing_bundle(services: Services, job: JobRow, spec: JobSpec, log: Log) -> JobSpec:
+    """The spec with the bundle that the job was created with, whoever chose it."""
+    document = services.objects.get(services.paths(job.job).config(job.config))
+    if document is None:
+        return sizing.sized(spec, services.bucket, log)  # it was lost, and is shipped anew
+    standing = sizing.bundle_of(spec_of(document))
+    if spec.bundle not in (None, standing):
+        raise UserError(
+            f"bundle: {spec.job_id!r} exists with {standing:,} items a task, not {spec.bundle:,}; "
+            "give this one another job_id, or restore the old bundle to go on with that job"
+        )
+    return spec.model_copy(update={"bundle": standing})
 
 
 def _round_submitted(jobs: JobTable, round_row: RoundRow) -> bool:

@@ -10,8 +10,8 @@ Figures and their sources, read on 25 November 2026 (`SOURCES` has the addresses
     latency of DynamoDB    single-digit milliseconds                                      6
     repeats of the SDK     5 tries; random x 1, 2, 4, 8 s; a quota of 500, 5 a repeat     7
 
-Modelled on the safe side: a bucket holds one second (DynamoDB's five minutes of burst are "best
-effort"), prefixes of S3 never split, and a partition is split `SPLIT_S` after it began to
+Modelled on the safe side: a bucket holds a tenth of a second (DynamoDB's five minutes of burst are
+"best effort"), prefixes of S3 never split, and a partition is split `SPLIT_S` after it began to
 throttle, which is our assumption; one that serves a single key is not. Latencies are log-normal
 around the figures: medians of 5 ms and 120 ms, one in a hundred above 18 ms and 400 ms.
 """
@@ -55,19 +55,20 @@ T = TypeVar("T")
 
 
 class Bucket:
-    """So many units a second, a second's worth of them at once."""
+    """So many units a second, a tenth of a second's worth of them at once."""
 
-    __slots__ = ("_left", "_rate", "_then", "count", "most", "second")
+    __slots__ = ("_left", "_most", "_rate", "_then", "count", "most", "second")
 
     def __init__(self, rate: float) -> None:
-        self._rate = self._left = rate
+        self._rate = rate
+        self._most = self._left = rate / 10
         self._then = 0.0
         #: Units of this second, and of the busiest one.
         self.count = self.most = 0.0
         self.second = -1
 
     def admits(self, now: float) -> bool:
-        self._left = min(self._rate, self._left + (now - self._then) * self._rate)
+        self._left = min(self._most, self._left + (now - self._then) * self._rate)
         self._then = now
         return self._left > 0
 

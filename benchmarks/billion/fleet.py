@@ -394,7 +394,8 @@ class SimWorker:
             return run.token_at
         wait_s = self._limiter.reserve()
         while (slot := self._limiter.poll()) is not None:
-            run.token_at = max(now, slot) + self._fleet.scenario.item_s
+            ahead_s = slot - self._fleet.clock.now()  # a slot is a time of day
+            run.token_at = self._fleet.hub.now + max(0.0, ahead_s) + self._fleet.scenario.item_s
             run.items -= 1
         if run.items <= 0:
             run.ends = run.token_at

@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from airflow_slurm_provider.coordinator.prices import PRICES_OF, REGION, bill_of
 from benchmarks.five_million.watching import Seen, share_of
 
+_HEAD = """# Five million items
+
+`make bench-5m` on {machine}: {items:,} items in {tasks:,} tasks of {bundle:,}, {workers} workers,
+{kills} kill -9 on the way ({killed}; {lost} leases ran out). Slurm over SSH, S3 (SeaweedFS) and
+DynamoDB (moto) run on the same cores.
+
+{rows:,} rows in the dataset; their keys are {same} of the items, each once (by a sum of digests).
+{rate:,.0f} items a second while workers ran. The handler's code was on a CPU for {share:.0%} of the
+time that worker processes lived.
+"""
 SHARE, COORDINATOR_MB = 0.60, 300.0
 
 
@@ -75,9 +86,7 @@ class Run:
 def phases(moments: Mapping[str, float]) -> list[tuple[str, float]]:
     """Seconds of each phase, named by the moment that ends it."""
     ordered = sorted(moments.items(), key=lambda each: each[1])
-    return [
-        (name, at - before) for (_, before), (name, at) in zip(ordered, ordered[1:], strict=False)
-    ]
+    return [(name, at - before) for (_, before), (name, at) in pairwise(ordered)]
 
 
 def markdown(run: Run) -> str:
@@ -85,21 +94,22 @@ def markdown(run: Run) -> str:
     total = sum((Counter(each) for each in run.requests.values()), Counter[str]())
     bill = bill_of(total)
     work_s = run.moments["last task done"] - run.moments["planned and submitted"]
+    same = "those" if run.verified["same_keys"] else "**not** those"
     lines = [
-        "# Five million items",
-        "",
-        f"`make bench-5m` on {run.machine}: {run.items:,} items in {run.tasks:,} tasks of "
-        f"{run.bundle:,}, {run.workers} workers,",
-        f"{run.killed.total()} kill -9 on the way ({_list(run.killed)}; {run.lost} leases ran "
-        "out). Slurm over SSH, S3",
-        "(SeaweedFS) and DynamoDB (moto) run on the same cores.",
-        "",
-        f"{run.verified['rows']:,} rows in the dataset; their keys are "
-        f"{'' if run.verified['same_keys'] else '**not** '}those of the items, each once "
-        "(by a sum of digests).",
-        f"{run.items / work_s:,.0f} items a second while workers ran. The handler's code was on "
-        f"a CPU for {run.share:.0%} of the time that worker processes lived.",
-        "",
+        _HEAD.format(
+            machine=run.machine,
+            items=run.items,
+            tasks=run.tasks,
+            bundle=run.bundle,
+            workers=run.workers,
+            kills=run.killed.total(),
+            killed=_list(run.killed),
+            lost=run.lost,
+            rows=run.verified["rows"],
+            same=same,
+            rate=run.items / work_s,
+            share=run.share,
+        ),
         "| phase, up to | seconds |",
         "| --- | --- |",
         *(f"| {name} | {seconds:,.0f} |" for name, seconds in phases(run.moments)),

@@ -107,7 +107,7 @@ def test_another_input_under_the_same_job_id_is_refused(tmp_path: Path) -> None:
     edges = services()
     submit(edges, make_config(tmp_path))
     with pytest.raises(UserError, match="exists with another input"):
-        submit(edges, make_config(tmp_path, bundle=7))
+        submit(edges, make_config(tmp_path / "another"))
 
 
 def test_progress_counts_every_item_once_through_retries(tmp_path: Path) -> None:

@@ -1,0 +1,97 @@
+"""The generated sections of docs/scale.md, from what the benchmarks have written.
+
+    make scale-report         (measures and simulates anew first; about 40 minutes)
+    python -m benchmarks.scale_report        (only writes the sections)
+
+A section stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from airflow_slurm_provider.coordinator.prices import PRICES_OF, REGION
+from benchmarks import growth
+from benchmarks.__main__ import machine
+from benchmarks.billion import __main__ as billion
+from benchmarks.billion.aws import SOURCES, SOURCES_OF
+from benchmarks.billion.report import (
+    Outcome,
+    load_table,
+    preemption_table,
+    settings_table,
+    sizes_table,
+)
+from benchmarks.five_million.__main__ import RESULT
+
+PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
+
+
+def sections() -> dict[str, list[str]]:
+    """Markdown by the section's name, of what there are figures for."""
+    found: dict[str, list[str]] = {}
+    if RESULT.exists():
+        found["five-million"] = RESULT.read_text().splitlines()[2:]
+    if growth.CSV.exists():
+        costs = growth.read_csv(growth.CSV)
+        found["growth"] = [
+            f"![Cost of each verb by items]({growth.PLOT.relative_to(PAGE.parent)})",
+            "",
+            *growth.table(costs),
+        ]
+        steep = growth.too_steep(costs)
+        found["growth"] += ["", *(f"**{line}**" for line in steep)] if steep else []
+    if billion.RESULTS.exists():
+        found |= simulated(billion.read_results())
+    found["sources"] = [f"{number}. {source}" for number, source in enumerate(SOURCES, 1)] + [
+        "",
+        f"Read on {SOURCES_OF}. Prices: list prices of {REGION} of {PRICES_OF}.",
+    ]
+    return found
+
+
+def simulated(results: dict[str, list[Outcome]]) -> dict[str, list[str]]:
+    """The sections about simulated jobs."""
+    found: dict[str, list[str]] = {}
+    if sizes := results.get("sizes"):
+        cpu_s = sum(each.cpu_s for group in results.values() for each in group)
+        found["sizes"] = [
+            *sizes_table(sizes),
+            "",
+            *load_table(sizes),
+            "",
+            f"This page's simulations took {cpu_s / 60:.0f} minutes of a core ({machine()}).",
+        ]
+    if settings := results.get("settings"):
+        found["settings"] = settings_table(settings)
+    preempted = results.get("preemption")
+    calm = next((each for each in sizes or [] if each.scenario["items"] == 10**8), None)
+    if preempted and calm:
+        found["preemption"] = preemption_table(preempted, calm)
+    return found
+
+
+def written(page: str, found: dict[str, list[str]]) -> str:
+    """The page with these sections.
+
+    Raises:
+        ValueError: if the page has no place for one of them.
+    """
+    for name, lines in found.items():
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+        if not pattern.search(page):
+            raise ValueError(f"the page has no section {name!r}")
+        text = "\n".join([begin, "", *lines, "", end])
+        page = pattern.sub(lambda _, text=text: text, page)
+    return page
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(written(PAGE.read_text(), sections()))
+
+
+if __name__ == "__main__":
+    main()
