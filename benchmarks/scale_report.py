@@ -39,6 +39,8 @@ def sections() -> dict[str, list[str]]:
             f"![Cost of each verb by items]({growth.PLOT.relative_to(PAGE.parent)})",
             "",
             *growth.table(costs),
+            "",
+            "All figures: [growth.csv](../benchmarks/growth.csv).",
         ]
         steep = growth.too_steep(costs)
         found["growth"] += ["", *(f"**{line}**" for line in steep)] if steep else []
@@ -65,10 +67,8 @@ def simulated(results: dict[str, list[Outcome]]) -> dict[str, list[str]]:
         ]
     if settings := results.get("settings"):
         found["settings"] = settings_table(settings)
-    preempted = results.get("preemption")
-    calm = next((each for each in sizes or [] if each.scenario["items"] == 10**8), None)
-    if preempted and calm:
-        found["preemption"] = preemption_table(preempted, calm)
+    if preempted := results.get("preemption"):
+        found["preemption"] = preemption_table(preempted)
     return found
 
 

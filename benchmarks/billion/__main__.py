@@ -25,7 +25,7 @@ RESULTS = Path(__file__).with_name("results.json")
 ITEM_S, _QUICK_S = 0.06, 0.002
 SIZES = ((10**6, 100), (10**7, 1_000), (10**8, 10_000), (10**9, 10_000))
 #: Where one setting at a time is changed.
-ITEMS, WORKERS = 2 * 10**7, 2_000
+ITEMS, WORKERS = 10**7, 1_000
 
 
 def defaults(items: int, workers: int) -> Scenario:
@@ -42,7 +42,7 @@ def scenarios(scale: int = 1) -> Iterator[tuple[str, str, Scenario]]:
         yield "sizes", f"10^{len(str(items)) - 1} items", size
     base = defaults(ITEMS // scale, max(2, WORKERS // scale))
     yield "settings", "as chosen", base
-    for shards in (8, 32, 512):
+    for shards in (8, 16, 256):
         name = f"{shards} shards, {base.workers / shards:,.0f} workers each"
         yield "settings", name, replace(base, shards=shards)
     for tasks_each in (4, 16, 128):
@@ -54,10 +54,13 @@ def scenarios(scale: int = 1) -> Iterator[tuple[str, str, Scenario]]:
         name = f"heartbeat {heartbeat_s:.0f} s, lease {ttl_s:.0f} s"
         yield "settings", name, replace(base, lease=lease)
     yield "settings", f"tasks of {base.bundle * _QUICK_S:.1f} s", replace(base, item_s=_QUICK_S)
-    limited = replace(base, items=base.items // 40, workers=base.workers // 2, rate=2_000 / scale)
+    limited = replace(base, items=base.items // 20, rate=2_000 / scale)
     bundle = bundle_for(limited.items, limited.workers)
     yield "settings", f"a limit of {limited.rate:,.0f}/s", replace(limited, bundle=bundle)
-    large = defaults(10**8 // scale, max(2, 10_000 // scale))
+    large = replace(
+        defaults(10**8 // scale, max(2, 10_000 // scale)), bundle=max(1, 1_000 // scale)
+    )
+    yield "preemption", "are left alone", large
     yield "preemption", "are asked to leave", replace(large, preemption=Preemption())
     yield "preemption", "are killed", replace(large, preemption=Preemption(notice=False))
     quick = LeaseConfig(ttl_s=40.0, heartbeat_s=10.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -226,11 +226,11 @@ def settings_table(found: Iterable[Outcome]) -> list[str]:
     ]
 
 
-def preemption_table(found: Iterable[Outcome], calm: Outcome) -> list[str]:
-    """Half of the workers go at once, beside the same job in which none does."""
+def preemption_table(found: Sequence[Outcome]) -> list[str]:
+    """Half of the workers go at once; the first line is of the same job in which none does."""
     lines = _head(_PREEMPTION)
-    base = sum(calm.requests.values())
-    for each in (calm, *found):
+    base = sum(found[0].requests.values())
+    for each in found:
         work_s = each.scenario["items"] * each.scenario["item_s"]
         lines.append(
             f"| {each.name} | {each.efficiency:.1%} | {seconds(each.recovered_s)} "

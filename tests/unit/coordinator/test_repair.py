@@ -14,6 +14,7 @@ from slurm_worker import keys
 from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ItemError, UserError
 from slurm_worker.keys import JobId, TaskState, task_id
+from slurm_worker.marks import Marks
 from slurm_worker.store import Marker
 from slurm_worker.table import Claimed, TaskTable
 from slurm_worker.testing import MemoryObjects, MemoryRows
@@ -99,6 +100,20 @@ def test_a_job_that_is_right_is_left_alone(edges: Services, world: World) -> Non
     assert (found.changed, found.unmended) == (False, [])
     assert world.task_rows() == before
     assert audited(edges) == 0
+
+
+def test_a_rebuilt_task_is_found_although_its_shard_was_worked_off(
+    edges: Services, world: World
+) -> None:
+    generation = edges.jobs(JOB).get().generation
+    Marks(world.rows, JOB).move(0, generation, "999#")
+    lost = next(row for row in world.task_rows() if row.sequence % world.shards == 0)
+    world.rows.delete(keys.task_pk(JOB, 0), lost.sk)
+    world.objects.delete(world.paths.done(lost.task))
+    run(edges)
+    world.worker().run()
+    assert {row.state for row in world.task_rows()} == {TaskState.DONE}
+    assert lost.task in {marker.task for marker in world.markers()}
 
 
 def test_lost_task_rows_are_done_again_by_their_markers(edges: Services, world: World) -> None:
