@@ -49,7 +49,7 @@ _ROUND_WRITES = 8
 _ROWS_PER_CURSOR = 2_000
 #: A worker reads configuration, code and what `setup` fetches, and looks at its shard.
 _START_GETS, _START_READS = 4, 2
-#: At the job's end a worker looks at eight shards, and ships its log.
+#: At the job's end a worker looks at four shards, two pages each, and ships its log.
 _END_QUERIES, _END_PUTS = 8, 1
 
 

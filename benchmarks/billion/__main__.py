@@ -57,9 +57,7 @@ def scenarios(scale: int = 1) -> Iterator[tuple[str, str, Scenario]]:
     limited = replace(base, items=base.items // 20, rate=2_000 / scale)
     bundle = bundle_for(limited.items, limited.workers)
     yield "settings", f"a limit of {limited.rate:,.0f}/s", replace(limited, bundle=bundle)
-    large = replace(
-        defaults(10**8 // scale, max(2, 10_000 // scale)), bundle=max(1, 1_000 // scale)
-    )
+    large = replace(defaults(10**8 // scale, max(2, 10_000 // scale)), bundle=1_000)
     yield "preemption", "are left alone", large
     yield "preemption", "are asked to leave", replace(large, preemption=Preemption())
     yield "preemption", "are killed", replace(large, preemption=Preemption(notice=False))

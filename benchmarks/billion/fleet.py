@@ -285,7 +285,7 @@ class SimWorker:
                     break
                 if found is None:
                     if self._committing:
-                        self._sleep(real._LOOK_AHEAD_S)
+                        self._finish_commits()
                         continue
                     idle = self._fleet.hub.now - last_found
                     if idle > self._patience_s or self._is_surplus():
@@ -294,12 +294,17 @@ class SimWorker:
                     idle_s = min(idle_s * 1.5, real._IDLE_MOST_S)
                     continue
                 lease = self._work(found)
+                if lease is None and self._is_surplus():
+                    break  # as `Worker._next`: what was found ahead tells
                 last_found, idle_s = self._fleet.hub.now, real._IDLE_FIRST_S
                 self._failures = 0
             except ServiceError:
                 self._survive()
         if lease is not None:
             self._table.release(lease)
+        self._finish_commits()
+
+    def _finish_commits(self) -> None:
         while self._committing:
             self._sleep(real._LOOK_AHEAD_S)
 

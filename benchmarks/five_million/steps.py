@@ -27,7 +27,7 @@ from slurm_worker.requests import RequestCounts
 
 HANDLER = Path(__file__).with_name("handler")
 _MODULUS = 1 << 128
-_POLL_S = 2.0
+_POLL_S = 1.0
 _RESUBMISSIONS = 100
 _INPUT_ROWS = 250_000
 _SAMPLED = 1_000

@@ -132,7 +132,7 @@ class Killer:
 
     def due(self, ok: int) -> int:
         """How many should have been killed when so many items are done."""
-        return min(self.kills, int(self.kills * ok / self.items + 0.5))
+        return min(self.kills, int((self.kills + 1) * ok / self.items + 0.75))
 
     def step(self, ok: int) -> None:
         """Kill whoever is due; where nobody lives, the next look tries again."""

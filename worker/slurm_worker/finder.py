@@ -39,8 +39,9 @@ _CLAIM_TRIES = 3
 #: One claim in so many begins at the cursor.
 _SCAN_EVERY = 8
 #: With nothing to lease in so many shards, there is next to nothing in the others. Looking
-#: at all of them would be most of what a job with many workers reads at its end.
-_MOST_SHARDS = 8
+#: at all of them would be most of what a job with many workers reads at its end. A job with
+#: few shards has few workers: they look at all.
+_MOST_SHARDS, _FEW_SHARDS = 4, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ class TaskFinder:
             leased += states.count(TaskState.LEASED)
             later += states.count(TaskState.READY)
             looked += 1
-            if looked == _MOST_SHARDS:
+            if looked == _MOST_SHARDS and self._table.shards > _FEW_SHARDS:
                 break
         if not looked:
             return Finished()

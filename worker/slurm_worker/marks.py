@@ -17,7 +17,7 @@ from slurm_worker.keys import JobId
 from slurm_worker.ports import Rows, int_of, str_of
 
 #: Rows of a shard between two marks; fewer than that are read as quickly as the mark.
-EVERY = 50
+EVERY = 25
 
 
 class Marks:

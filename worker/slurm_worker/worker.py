@@ -360,6 +360,10 @@ class Worker:
             found = ahead.result()
             if isinstance(found, Attempt):
                 return found
+            if found is None and self._is_surplus():
+                # Thousands leave within a minute at a job's end: another look each is a burden.
+                self.logger.info("others will do what is left")
+                return Finished()
         return self._find()
 
     def _find(self) -> Attempt | Finished | None:

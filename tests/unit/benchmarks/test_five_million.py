@@ -85,7 +85,7 @@ def test_phases_are_named_by_what_ends_them() -> None:
 
 def test_kills_are_spread_over_the_items() -> None:
     killer = Killer("nobody", 1_000, 4, random.Random(1), lambda _: None)
-    assert [killer.due(ok) for ok in (0, 124, 125, 500, 1_000)] == [0, 0, 1, 2, 4]
+    assert [killer.due(ok) for ok in (0, 49, 50, 500, 1_000)] == [0, 0, 1, 3, 4]
     killer.step(1_000)
     assert killer.done == 0, "there is nobody of this job to kill"
 

@@ -61,7 +61,7 @@ def test_a_mark_stands_before_every_task_that_is_not_in_an_end_state(tmp_path: P
     assert held.lease.row.sk < mark < first.sk
 
 
-def test_marks_cost_a_write_for_fifty_rows(tmp_path: Path) -> None:
+def test_marks_cost_few_writes(tmp_path: Path) -> None:
     rows = MemoryRows()
     world = one_shard(tmp_path, rows)
     rows.requests.clear()
