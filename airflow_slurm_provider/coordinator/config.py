@@ -202,7 +202,7 @@ class JobSpec(Strict):
     handler: HandlerSection
     """The function that is called for each."""
     bundle: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    """Items per task: aim at 2 to 10 minutes of work; chosen by the number of items where absent."""
+    """Items per task: aim at 2 to 10 minutes of work; by default chosen by the input's size."""
     workers: Annotated[int, Field(ge=1, le=100_000)] = 1
     """Elements of the array; fewer where tasks or rate limits feed no more."""
     limits: dict[str, LimitSection] = Field(default_factory=dict)

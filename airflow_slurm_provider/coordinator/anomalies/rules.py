@@ -33,6 +33,7 @@ from airflow_slurm_provider.coordinator.thresholds import (
     LEAST_WINDOWS,
     MOST_CHANCE,
     MOST_NAMED,
+    SHARE_RATIO,
     SLOW_DEVIATIONS,
     SLOW_WINDOWS,
 )
@@ -92,7 +93,7 @@ def error_rate(facts: Facts) -> Iterator[Finding]:
         now, before = timeline.share(name, recent), timeline.share(name, 0, recent)
         touched = sum(each.touched[name] for each in timeline.buckets[recent:])
         # One bad task, however many of its items failed, is no rise.
-        if touched < LEAST_TOUCHED or _of_one_node(facts):
+        if touched < LEAST_TOUCHED:
             continue
         level = facts.levels.get((Kind.ERROR_RATE, name))
         if level is not None:
@@ -106,7 +107,7 @@ def error_rate(facts: Facts) -> Iterator[Finding]:
                 0.0,
                 now.value >= limits.error_first and facts.look.snapshot.job.rounds < 2,
             )
-        if rises:
+        if rises and not _of_one_node(facts, base + limits.error_rise):
             yield _error_finding(facts, name, now, base, recent)
 
 
@@ -268,12 +269,16 @@ def _error_finding(facts: Facts, name: str, now: Share, base: float, recent: int
     )
 
 
-def _of_one_node(facts: Facts) -> bool:
-    """Whether it looks as if one node's items fail, even if it is too early to say so."""
+def _of_one_node(facts: Facts, most: float) -> bool:
+    """Whether without one node there is no rise, even if it is too early to call it bad.
+
+    Nodes are compared over a longer time than the rise is seen in, which makes all their shares
+    smaller; so a node's is compared with that of the others, and theirs with what is too much.
+    """
     for name, share in facts.nodes.items():
         others = _sum(each for other, each in facts.nodes.items() if other != name)
-        worse = share.value - others.value >= facts.thresholds.node_rise
-        if others.tasks >= 1 and share.tasks >= 1 and worse and share.value >= 3 * others.value:
+        worse = share.failed and share.value >= SHARE_RATIO * others.value
+        if others.tasks and worse and others.value < most:
             return True
     return False
 
