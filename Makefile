@@ -33,7 +33,7 @@ lint: ## ruff, mypy, import contracts, and that every test module can be loaded
 	$(BIN)/pytest -q --collect-only tests >/dev/null
 
 docs: ## the documentation as one site in docs/_build; a warning is an error
-	$(BIN)/sphinx-build -q -W -n --keep-going -b html docs docs/_build
+	$(BIN)/sphinx-build -q -E -W -n --keep-going -b html docs docs/_build
 
 unit: ## tests that need no service
 	$(BIN)/pytest -q -n 2 --dist loadfile tests/unit

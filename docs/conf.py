@@ -78,10 +78,10 @@ _ELSEWHERE = {
     "CHANGELOG.md": "/project/changes.md",
     "CONTRIBUTING.md": "/project/contributing.md",
     "SECURITY.md": "/project/security.md",
-    "benchmarks/MERGING.md": "/project/measurements.md",
-    "benchmarks/RESULTS.md": "/project/measurements.md",
-    "benchmarks/STATUS.md": "/project/measurements.md",
-    "benchmarks/WAITING.md": "/project/measurements.md",
+    **{
+        f"benchmarks/{each.name}": "/project/measurements.md"
+        for each in (HERE.parent / "benchmarks").glob("*.md")
+    },
 }
 
 

@@ -1,21 +1,18 @@
 """Checks of shell commands that documentation shows, without running them.
 
-What is ours is parsed by the very parsers that would run it; AWS's commands are held against
-botocore's models; of other programs only the known ones may stand there.
+What is ours is parsed by the very parsers that would run it; of other programs only the known ones
+may stand there.
 """
 
 from __future__ import annotations
 
 import ast
-import functools
 import importlib.util
 import re
 import shlex
 from importlib.metadata import metadata
 
-import boto3
 import click
-from botocore import xform_name
 
 from airflow_slurm_provider.cli.app import slurmctl
 from slurm_worker import __main__ as worker
@@ -112,27 +109,6 @@ def _python(arguments: list[str]) -> None:
         assert arguments[0].endswith(".py"), f"python {arguments[0]}?"
 
 
-@functools.cache
-def _model(service: str) -> dict[str, set[str]]:
-    client = boto3.client(service, region_name="us-east-1")
-    model = client.meta.service_model
-    return {
-        xform_name(name, "-"): {
-            xform_name(member, "-") for member in model.operation_model(name).input_shape.members
-        }
-        for name in model.operation_names
-        if model.operation_model(name).input_shape is not None
-    }
-
-
-def _aws(arguments: list[str]) -> None:
-    service = {"s3api": "s3"}.get(arguments[0], arguments[0])
-    operations = _model(service)
-    assert arguments[1] in operations, f"aws {service} has no {arguments[1]}"
-    options = {word.removeprefix("--") for word in arguments[2:] if word.startswith("--")}
-    assert options <= operations[arguments[1]], f"aws {arguments[1]}: {options}"
-
-
 _CHECKS = {
     "slurmctl": _slurmctl,
     "slurm-worker": _worker,
@@ -140,5 +116,4 @@ _CHECKS = {
     "pip": _pip,
     "python": _python,
     "python3": _python,
-    "aws": _aws,
 }

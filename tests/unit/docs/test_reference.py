@@ -17,6 +17,7 @@ from airflow_slurm_provider.cli.app import COMMANDS
 from airflow_slurm_provider.coordinator.config import JobSpec
 from airflow_slurm_provider.coordinator.site import Site
 from slurm_worker.errors import ErrorClass
+from tests.stack.settings import ROOT
 from tests.unit.docs.pages import DOCS
 
 REFERENCE = DOCS / "reference"
@@ -130,3 +131,9 @@ def test_the_guide_to_configuration_names_keys_that_are_there(models: ModuleType
     assert len(named) > 40
     schema = models.job_schema()
     assert [key for key in named if not is_key(schema, key.split("."))] == []
+
+
+def test_all_measurements_are_on_their_page() -> None:
+    page = (DOCS / "project" / "measurements.md").read_text()
+    files = [each.name for each in (ROOT / "benchmarks").glob("*.md")]
+    assert [name for name in files if f"../../benchmarks/{name}\n" not in page] == []
