@@ -57,7 +57,6 @@ html_extra_path = [
     "reference/site.schema.json",
 ]
 
-myst_enable_extensions = ["deflist", "substitution"]
 myst_heading_anchors = 4
 # GitHub draws these as well.
 myst_fence_as_directive = ["mermaid"]
