@@ -150,6 +150,8 @@ class Services:
         self.requests: Counter[str] = Counter()
         self.statements: Counter[str] = Counter()
         self.throttled: Counter[str] = Counter()
+        #: Objects that were created, each once; and when the last one was.
+        self.markers, self.marked_at = 0, 0.0
         self.given_up = 0
         self.read_units = 0.0
         self.fast = _latencies(rng, 0.005, 0.018)
@@ -315,8 +317,14 @@ class SimObjects:
         self._ask(self._services.puts, "s3_put", lambda: None)
 
     def put_new(self, key: str, body: bytes) -> bool:
+        now = self._services.now
+
         def act() -> bool:
-            return self._services.objects.setdefault(key, body) is body
+            if self._services.objects.setdefault(key, body) is not body:
+                return False
+            self._services.markers += 1
+            self._services.marked_at = now()
+            return True
 
         return self._ask(self._services.puts, "s3_put", act)
 

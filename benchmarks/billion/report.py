@@ -122,6 +122,7 @@ def simulate(name: str, scenario: Scenario) -> Outcome:
     tally = fleet.run()
     services, table = fleet.services, fleet.services.table
     assert tally.done == scenario.tasks, f"{name}: {tally.done} of {scenario.tasks} tasks"
+    assert fleet.unfinished() == 0, f"{name}: {fleet.unfinished()} rows are not done"
     needed = sum(map(fleet.took, range(scenario.tasks))) if scenario.rate is None else 0.0
     claims = sorted(tally.claim_s)
     statements = services.statements
