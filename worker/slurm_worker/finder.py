@@ -7,14 +7,14 @@ at random, so that workers of one shard seldom meet.
     shard   done done leased done leased done leased ready ready ready …
                      ▲ cursor                        ▲ hint
 
-A claim usually reads on from the hint. One in eight begins at the cursor instead, behind
+A claim usually reads on from the hint. One in four begins at the cursor instead, behind
 which every row is in an end state: it meets the leases that have run out, so that these are
 taken over while there is other work, and moves the cursor on. How far the cursors are is
 shared (`marks.py`), so that a worker that comes late need not read what is long done. A new
 round, or a repair, sends the cursors back to the start.
 
 Requests: one consistent Query of 20 rows (3 read units) for a claim in the usual case, two
-or three queries for one in eight.
+or three queries for one in four.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PAGE_GROWTH = 4
 _LARGEST_PAGE = 250
 _CLAIM_TRIES = 3
 #: One claim in so many begins at the cursor.
-_SCAN_EVERY = 8
+_SCAN_EVERY = 4
 #: With nothing to lease in so many shards, there is next to nothing in the others. Looking
 #: at all of them would be most of what a job with many workers reads at its end. A job with
 #: few shards has few workers: they look at all.
@@ -197,7 +197,8 @@ class TaskFinder:
             open_rows = [row for row in rows if not row.state.terminal]
             if steal and not unfinished:
                 self._advance(shard, rows)
-            lease = self._claim_one(open_rows) or (self._steal_one(open_rows) if steal else None)
+            # Leases that have run out come first: they are seen, or taken over, on every scan.
+            lease = (self._steal_one(open_rows) if steal else None) or self._claim_one(open_rows)
             if lease is not None:
                 self._note_ready(shard, after, rows)
                 return lease, []
