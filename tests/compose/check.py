@@ -307,6 +307,7 @@ def main() -> int:
 
 
 def _check(airflow: bool, folder: Path, say: Callable[[str], None]) -> None:
+    _accepted()
     compose = Compose(folder)
     wanted = set(compose.services) if airflow else {"login", "storage"}
     services = compose.in_order(wanted)
@@ -321,6 +322,20 @@ def _check(airflow: bool, folder: Path, say: Callable[[str], None]) -> None:
             say("a job went on to its end although a node was taken down; all adds up")
         finally:
             opened.close()
+
+
+def _accepted() -> None:
+    """Docker's own program takes the file as it is.
+
+    Raises:
+        CheckError: with what it says, if not.
+    """
+    ended = subprocess.run(
+        ["docker-compose", "-f", "docker-compose.yaml", "config", "-q"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if ended.returncode:
+        raise CheckError(f"docker-compose config: {ended.stderr.strip()}")
 
 
 def _run_dags(services: Services, say: Callable[[str], None]) -> None:
