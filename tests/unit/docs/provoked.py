@@ -105,6 +105,12 @@ def told(prefix: str, call: Callable[[], object]) -> str:
     return f"{prefix}: {' '.join(str(caught.value).split())}"
 
 
+def another_input(bench: Bench) -> str:
+    bench.done(*SUBMIT)
+    write_config(bench.folder, input={"path": "items.jsonl", "key": "id", "format": "jsonl"})
+    return bench.said(*SUBMIT)
+
+
 def another_bundle(bench: Bench) -> str:
     bench.done(*SUBMIT)
     write_config(bench.folder, bundle=7)
@@ -285,7 +291,8 @@ PROVOKED: dict[str, Provoke] = {
     "is not a job id": config(job_id="Users 2026"),
     "needs columns": config(worker={"part_format": "parquet"}),
     "name the job's YAML file": commands("submit absent.yaml"),
-    "exists with another input": another_bundle,
+    "exists with another input": another_input,
+    "items a task, not": another_bundle,
     "correct one of them": config(handler={"entry": "handle:handle", "code": "."}),
     "there is no file": config(input={"path": "item.jsonl", "key": "id"}),
     "has no column": config(input={"path": "items.jsonl", "key": "idd"}),
