@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import hcl2
 import jsonschema
 import pytest
 import yaml
@@ -41,6 +42,7 @@ from tests.unit.docs.pages import (
 )
 
 BLOCKS = all_blocks()
+TERRAFORM = DOCS / "infrastructure" / "terraform"
 #: Directives in fences; Sphinx runs them.
 DIRECTIVES = {"{toctree}", "{include}", "{eval-rst}", "{config-keys}", "{json-document}"}
 #: Pages whose console blocks show what is printed, and the test that runs them.
@@ -146,7 +148,24 @@ def check_json(block: Block, _folder: Path) -> None:
     assert document["Version"] == "2012-10-17", "it is no IAM policy"
     for statement in document["Statement"]:
         assert statement["Effect"] in ("Allow", "Deny")
-        assert re.fullmatch(r"(sts|s3|dynamodb):\w+", statement["Action"])
+        actions = statement["Action"]
+        for action in [actions] if isinstance(actions, str) else actions:
+            assert re.fullmatch(r"(sts|s3|dynamodb):\w+", action)
+
+
+def check_hcl(block: Block, _folder: Path) -> None:
+    """A use of the Terraform module: it gives variables that there are, and all that it must."""
+    variables = {
+        re.sub('"', "", name): body
+        for each in hcl2.loads((TERRAFORM / "variables.tf").read_text())["variable"]
+        for name, body in each.items()
+    }
+    (module,) = hcl2.loads(block.text)["module"]
+    (given,) = module.values()
+    names = {name for name in given if not name.startswith("__")} - {"source"}
+    assert names <= {*variables}
+    assert {name for name, body in variables.items() if "default" not in body} <= names
+    assert (ROOT / given["source"].strip('"')).resolve() == TERRAFORM
 
 
 def check_csv(block: Block, _folder: Path) -> None:
@@ -181,6 +200,7 @@ CHECKS: dict[str, Callable[[Block, Path], None]] = {
     "bash": check_bash,
     "sql": check_sql,
     "json": check_json,
+    "hcl": check_hcl,
     "csv": check_csv,
     "mermaid": check_mermaid,
     "text": check_text,
