@@ -45,7 +45,7 @@ extensions = [
     "documents",
     "models",
 ]
-exclude_patterns = ["_build", "_extensions", "changelog.d", "infrastructure"]
+exclude_patterns = ["_build", "_extensions"]
 
 html_theme = "furo"
 html_title = f"{project} {release}"
