@@ -95,12 +95,6 @@ BAD = {
         failing=lambda n, t: {"unknown": 0.9 if n == "node7" and t > 200 else 0.02},
         seed=44,
     ),
-    "bad_node.after-a-while": Plan(
-        tasks=900,
-        interval_s=5.0,
-        failing=lambda n, t: {"network": 1.0 if n == "node2" and t > 500 else 0.0},
-        seed=58,
-    ),
     "bad_node.loses-its-workers": Plan(
         tasks=600,
         workers=40,

@@ -201,6 +201,20 @@ def test_a_node_whose_items_fail_is_told_and_the_rise_it_makes_is_not() -> None:
     assert "slurm.exclude: n2" in alert.advice
 
 
+def test_the_rise_of_a_node_that_has_just_begun_to_fail_is_not_told_as_one_of_all() -> None:
+    history = done(600, node="n1")
+    history.add(done(600, node="n2"))
+    history.add(done(60, node="n1", first=600))
+    history.add(done(60, failed={"network": 100}, node="n2", first=600))
+    seen = look(660, history, (held(658, 660),))
+    # Over the longer time in which nodes are compared, too few of its items have failed.
+    assert not Detector(Thresholds()).see(seen).raised
+    history.add(done(240, node="n1", first=660))
+    history.add(done(240, failed={"network": 100}, node="n2", first=660))
+    (alert,) = Detector(Thresholds()).see(look(900, history, (held(898, 900),))).raised
+    assert (alert.kind, alert.subject) == (Kind.BAD_NODE, "n2")
+
+
 def test_leases_that_are_not_renewed_are_a_storm_and_no_stall() -> None:
     detector = Detector(Thresholds())
     detector.see(stalled(100))
