@@ -17,6 +17,10 @@ from slurm_worker.errors import ServiceError, UserError
 T = TypeVar("T")
 
 _LONGEST_PAUSE_S = 60.0
+#: No event sooner than this after the start. The supervisor of the process that deferred may
+#: see its end only `workers.min_heartbeat_interval` (5 s) later. Where the task is running
+#: again by then, Airflow takes that end for the end of the new run, and fails it.
+_SETTLE_S = 7.0
 _THREADS = ThreadPoolExecutor(16, thread_name_prefix="slurm-trigger")
 
 
@@ -86,6 +90,8 @@ class PollingTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look until there is something to say."""
+        clock = asyncio.get_running_loop().time
+        settled = clock() + _SETTLE_S
         failures = 0
         while True:
             try:
@@ -98,6 +104,7 @@ class PollingTrigger(BaseTrigger):
             except UserError as error:
                 event = self.failed(str(error))
             if event is not None:
+                await asyncio.sleep(settled - clock())
                 # Airflow's class is untyped.
                 yield TriggerEvent(event)  # type: ignore[no-untyped-call]
                 return

@@ -18,6 +18,7 @@ from airflow_slurm_provider.coordinator.anomalies import Alert, Kind
 from airflow_slurm_provider.coordinator.progress import Poll, Progress
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.hooks.slurm import SlurmHook
+from airflow_slurm_provider.triggers import polling
 from tests.unit.coordinator.fakes import services
 
 
@@ -113,6 +114,12 @@ class Coordinator:
 
     def progress(self, _services: object, _job_id: str) -> Progress:
         return progress(done=True, failed={"bad_input": 3})
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triggers fire at once: no process has deferred here."""
+    monkeypatch.setattr(polling, "_SETTLE_S", 0.0)
 
 
 @pytest.fixture

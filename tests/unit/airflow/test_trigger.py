@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from airflow_slurm_provider.triggers import polling
 from airflow_slurm_provider.triggers.slurm_array import SlurmArrayTrigger
 from slurm_worker.errors import ServiceError, UserError
 from tests.unit.airflow.conftest import ALERT, FINISHED, RUNNING, STALLED, Coordinator, raise_once
@@ -29,6 +30,22 @@ def fire(trigger: SlurmArrayTrigger) -> list[dict[str, Any]]:
         return [event.payload async for event in trigger.run()]
 
     return asyncio.run(collect())
+
+
+def test_it_does_not_fire_before_the_process_that_deferred_is_known_to_have_ended(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(polling, "_SETTLE_S", 3600.0)
+    monkeypatch.setattr(polling.asyncio, "sleep", sleep)
+    coordinator.polls = [FINISHED]
+    (event,) = fire(SlurmArrayTrigger(**ARGUMENTS))
+    assert event["status"] == "finished"
+    assert 3000 < sum(slept) <= 3600
 
 
 def test_it_is_serialised_to_what_it_was_made_of() -> None:
