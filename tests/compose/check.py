@@ -116,13 +116,20 @@ class Compose:
         """The end of what it has said."""
         return self.podman("logs", "--tail", "30", self.container(service), check=False)
 
-    def _until_healthy(self, service: str, name: str, seconds: float = 240.0) -> None:
+    def _until_healthy(self, service: str, name: str, seconds: float = 90.0) -> None:
         deadline = time.monotonic() + seconds
-        while self.podman("healthcheck", "run", name, check=False).strip():
+        while not self._succeeds("healthcheck", "run", name):
             running = self.podman("inspect", "-f", "{{.State.Running}}", name).strip()
             if time.monotonic() > deadline or running != "true":
-                raise CheckError(f"{service} does not become healthy: {self.logs(service)}")
+                said = self.podman("healthcheck", "run", name, check=False).strip()
+                raise CheckError(f"{service}: {said}: {self.logs(service)}")
             time.sleep(1)
+
+    def _succeeds(self, *arguments: str) -> bool:
+        command = ["podman", *arguments]
+        return not subprocess.run(
+            command, env=self._environment, capture_output=True, check=False
+        ).returncode
 
 
 def _with(needs: Mapping[str, list[str]], wanted: set[str]) -> set[str]:

@@ -2,7 +2,7 @@
 # Install what the check of the compose stack needs, as far as it is absent; as root.
 set -eu
 missing=
-for each in podman runc debootstrap docker-compose; do
+for each in podman runc debootstrap docker-compose catatonit; do
     command -v "$each" >/dev/null 2>&1 || missing="$missing $each"
 done
 [ -n "$missing" ] || exit 0

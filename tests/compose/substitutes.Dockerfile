@@ -6,6 +6,9 @@ FROM debian AS mariadb
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends mariadb-server \
     && rm -rf /var/lib/apt/lists/* /var/lib/mysql/*
 COPY --chmod=755 tests/compose/mariadb.sh /usr/local/bin/
+# The official image's script of this name.
+RUN printf '#!/bin/sh\nexec mariadb-admin ping\n' > /usr/local/bin/healthcheck.sh \
+    && chmod 755 /usr/local/bin/healthcheck.sh
 ENTRYPOINT ["mariadb.sh"]
 
 FROM debian AS postgres
