@@ -17,6 +17,8 @@ from slurm_worker.errors import ServiceError, UserError
 if TYPE_CHECKING:
     from slurm_worker.recorder import Recorder
     from slurm_worker.supervisor import Death
+    from slurm_worker.table import TaskTable
+    from slurm_worker.worker import Logger
 
 EXIT_CONFIG = 3
 EXIT_INFRASTRUCTURE = 75
@@ -112,7 +114,7 @@ def _work(
     from slurm_worker.clock import AwsClock
     from slurm_worker.dynamo import DynamoRows, dynamo_client
     from slurm_worker.identity import Drain, Identity, seconds_left
-    from slurm_worker.keys import JobPaths, TaskId, check_job_id, split_s3_uri
+    from slurm_worker.keys import JobPaths, check_job_id, split_s3_uri
     from slurm_worker.requests import RequestCounts
     from slurm_worker.s3 import S3Objects, s3_client
     from slurm_worker.table import TaskTable
@@ -165,14 +167,7 @@ def _work(
     try:
         if death is not None:
             table = TaskTable(rows, config.job_id, config.shards, config.lease, clock)
-            noted = table.crashed(TaskId(death.task), death.attempt, death.owner, death.crash)
-            logs.logger.error(
-                "the process before this one died",
-                task=death.task,
-                attempt=death.attempt,
-                crash=death.crash.to_text(),
-                noted=noted,
-            )
+            _report(death, table, logs.logger)
         worker = Worker(
             config,
             identity,
@@ -195,6 +190,26 @@ def _work(
         raise
     finally:
         logs.close()
+
+
+def _report(death: Death, table: TaskTable, logger: Logger) -> None:
+    """Tell of the process before this one; a write for each lease that it had."""
+    from slurm_worker.keys import TaskId
+
+    noted = bool(death.task) and table.crashed(
+        TaskId(death.task), death.attempt, death.owner, death.crash
+    )
+    ended = [
+        task for task, attempt in death.leases if table.abandon(TaskId(task), attempt, death.owner)
+    ]
+    logger.error(
+        "the process before this one died",
+        task=death.task,
+        attempt=death.attempt,
+        crash=death.crash.to_text(),
+        noted=noted,
+        leases_ended=ended,
+    )
 
 
 if __name__ == "__main__":

@@ -89,6 +89,9 @@ CRASHED = Statement(
     _HELD_BY_ME,
 )
 
+#: Its holder is known to be dead; whoever comes next steals it without waiting.
+ABANDON = Statement("abandon", "SET #lease_until = :zero", _HELD_BY_ME)
+
 #: A retry puts a task that failed or was quarantined back, with its counts at zero.
 REOPEN = Statement(
     "reopen",

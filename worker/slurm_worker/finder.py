@@ -243,11 +243,14 @@ class TaskFinder:
                 continue
             row = each.read()
             version, since = self._expired.get(row.sk, ("", 0.0))
-            if version != row.version:
+            if row.lease_until_ms and version != row.version:
                 # First sight: a live holder would change the version within a heartbeat.
                 self._expired[row.sk] = (row.version, self._clock.boot_time())
-            elif self._clock.boot_time() - since >= self._table.lease.heartbeat_s:
-                del self._expired[row.sk]
+            elif (
+                not row.lease_until_ms  # its holder is known to be dead
+                or self._clock.boot_time() - since >= self._table.lease.heartbeat_s
+            ):
+                self._expired.pop(row.sk, None)
                 result = self._table.steal(row, self._owner)
                 lost: dict[str, Value] = {
                     "task": row.task,

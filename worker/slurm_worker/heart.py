@@ -18,6 +18,7 @@ from slurm_worker.checkpoints import Checkpoints
 from slurm_worker.errors import ServiceError
 from slurm_worker.journal import Journal
 from slurm_worker.ports import Clock
+from slurm_worker.recorder import Recorder
 from slurm_worker.table import Lease, Lost, TaskTable
 from slurm_worker.threads import Pending, Signal, Threads
 
@@ -95,6 +96,7 @@ class Heart:
         rng: jitter.
         logger: told of leases that are lost.
         threads: where the heart beats.
+        recorder: told which leases are kept, for whoever finds the process dead.
     """
 
     def __init__(
@@ -104,8 +106,10 @@ class Heart:
         rng: random.Random,
         logger: Any,
         threads: Threads,
+        recorder: Recorder | None = None,
     ) -> None:
         self._table = table
+        self._recorder = recorder or Recorder()
         self._clock = clock
         self._rng = rng
         self._logger = logger
@@ -118,12 +122,14 @@ class Heart:
         """Keep a lease from now on."""
         times = self._table.lease
         hold = Hold(lease, times.ttl_s - times.margin_s, self._clock)
+        self._recorder.hold(lease.task, lease.attempt)
         with self._lock:
             self._holds[hold] = self._next_beat()
         return hold
 
     def drop(self, hold: Hold) -> None:
         """Keep it no longer."""
+        self._recorder.drop(hold.lease.task, hold.lease.attempt)
         with self._lock:
             self._holds.pop(hold, None)
 

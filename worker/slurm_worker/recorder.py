@@ -2,24 +2,31 @@
 
 A small file mapped into memory: a write costs a fraction of a microsecond, and what was
 written outlives the process (not the machine). The supervisor reads it to tell which
-item a process died on, and whether it still moves.
+item a process died on, which leases it had, and whether it still moves.
 """
 
 from __future__ import annotations
 
 import mmap
 import struct
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-#: position or -1, items in flight, time of the last change, attempt, task, owner
-_FORMAT = struct.Struct("<qqdq32s96s")
+#: position or -1, items in flight, time of the last change, attempt, task
+_FORMAT = struct.Struct("<qqdq32s")
 _ITEM = struct.Struct("<qqd")
-#: after it: seconds that one item may take, seconds without any progress
+#: after it: seconds that one item may take, seconds without any progress, owner of the leases
+_PROCESS = struct.Struct("<dd96s")
 _LIMITS = struct.Struct("<dd")
-_SIZE = _FORMAT.size + _LIMITS.size
+_OWNER = struct.Struct("<96s")
+#: after it: attempt and task of each lease; one runs, one is committed, one comes next
+_LEASE = struct.Struct("<q32s")
+_LEASES_AT = _FORMAT.size + _PROCESS.size
+_SIZE = _LEASES_AT + 4 * _LEASE.size
+_FREE = bytes(_LEASE.size)
 _NOBODY = -1
 
 
@@ -30,12 +37,13 @@ class Record:
     Args:
         task: empty between tasks.
         attempt: of the task.
-        owner: who holds the lease.
+        owner: who holds the leases.
         position: the only item being run; None where there are several, or none.
         running: items being run.
         since: when that last changed, in seconds on the boot-time clock.
         item_limit_s: an item that runs longer hangs; 0 for no limit.
         stall_limit_s: a process in which nothing changes for longer hangs; 0 for no limit.
+        leases: (task, attempt) of each lease that the process has, the task's among them.
     """
 
     task: str
@@ -46,6 +54,7 @@ class Record:
     since: float
     item_limit_s: float
     stall_limit_s: float
+    leases: tuple[tuple[str, int], ...]
 
     def hangs(self, now: float) -> bool:
         """Whether the process does not go on, `now` on the boot-time clock."""
@@ -73,10 +82,23 @@ class Recorder:
         #: (position, number of items, now): what `item` and `several` call, for who can't
         #: spare a call per item.
         self.items: Callable[[int, int, float], None] = partial(_ITEM.pack_into, self._memory, 0)
+        self._lock = threading.Lock()
 
-    def task(self, task: str, attempt: int, owner: str) -> None:
+    def owner(self, owner: str) -> None:
+        """Say who holds the leases."""
+        _OWNER.pack_into(self._memory, _FORMAT.size + _LIMITS.size, owner.encode())
+
+    def hold(self, task: str, attempt: int) -> None:
+        """The process has this lease; one that there is no room for has to run out."""
+        self._replace(_FREE, _LEASE.pack(attempt, task.encode()))
+
+    def drop(self, task: str, attempt: int) -> None:
+        """It has it no longer, or not for long."""
+        self._replace(_LEASE.pack(attempt, task.encode()), _FREE)
+
+    def task(self, task: str, attempt: int) -> None:
         """A task begins."""
-        _FORMAT.pack_into(self._memory, 0, _NOBODY, 0, 0.0, attempt, task.encode(), owner.encode())
+        _FORMAT.pack_into(self._memory, 0, _NOBODY, 0, 0.0, attempt, task.encode())
 
     def item(self, position: int, now: float) -> None:
         """The process runs this item and no other, `now` on the boot-time clock."""
@@ -92,17 +114,35 @@ class Recorder:
 
     def idle(self) -> None:
         """The task's items are done."""
-        self.task("", 0, "")
+        self.task("", 0)
 
     def read(self) -> Record:
         """What was written last."""
-        position, running, since, attempt, task, owner = _FORMAT.unpack_from(self._memory, 0)
+        position, running, since, attempt, task = _FORMAT.unpack_from(self._memory, 0)
+        item_s, stall_s, owner = _PROCESS.unpack_from(self._memory, _FORMAT.size)
         return Record(
-            task.rstrip(b"\0").decode(),
+            _text(task),
             attempt,
-            owner.rstrip(b"\0").decode(),
+            _text(owner),
             None if position == _NOBODY else position,
             running,
             since,
-            *_LIMITS.unpack_from(self._memory, _FORMAT.size),
+            item_s,
+            stall_s,
+            tuple(
+                (_text(task), attempt)
+                for attempt, task in _LEASE.iter_unpack(self._memory[_LEASES_AT:])
+                if attempt
+            ),
         )
+
+    def _replace(self, old: bytes, new: bytes) -> None:
+        with self._lock:
+            for at in range(_LEASES_AT, _SIZE, _LEASE.size):
+                if self._memory[at : at + _LEASE.size] == old:
+                    self._memory[at : at + _LEASE.size] = new
+                    return
+
+
+def _text(field: bytes) -> str:
+    return field.rstrip(b"\0").decode()

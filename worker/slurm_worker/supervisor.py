@@ -2,9 +2,9 @@
 
 A handler can take its process down: a segmentation fault, the kernel's out-of-memory
 killer, a call that never returns. The parent sees the death, reads the flight recorder,
-and starts a successor whose first act is to note on the task's row which item it was, so
-that no lease need run out and that the item is not run for ever. It imports nothing
-heavy, and makes no request itself.
+and starts a successor whose first act is to note on the task's row which item it was, and to
+end what other leases the dead process had, so that none need run out and that the item is not
+run for ever. It imports nothing heavy, and makes no request itself.
 """
 
 from __future__ import annotations
@@ -36,12 +36,22 @@ _OOM_COUNTERS = ("memory.events", "memory.oom_control")
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """What a dead process was doing, for its successor to report."""
+    """What a dead process was doing, for its successor to report.
 
+    Args:
+        owner: of its leases.
+        task: that it ran; empty where it ran none.
+        attempt: of the task.
+        crash: how it died on the task.
+        leases: (task, attempt) of each lease besides: what it would have run next, or was
+            committing.
+    """
+
+    owner: str
     task: str
     attempt: int
-    owner: str
     crash: Crash
+    leases: tuple[tuple[str, int], ...] = ()
 
 
 #: Runs one worker process: scratch folder, recorder, number, the death before; an exit code.
@@ -188,14 +198,16 @@ def _run(child: Child, folder: Path, recorder: Recorder, number: int, death: Dea
 
 
 def _death(process: _Process, record: Record, code: int) -> Death | None:
-    if not record.task:
+    leases = tuple(each for each in record.leases if each != (record.task, record.attempt))
+    if not record.task and not leases:
         return None
     error_class = ErrorClass.WORKER_CRASH
     if process.hung:
         error_class = ErrorClass.TIMEOUT
     elif code == -signal.SIGKILL and _oom_kills() > process.oom_kills:
         error_class = ErrorClass.OUT_OF_MEMORY
-    return Death(record.task, record.attempt, record.owner, Crash(error_class, record.position))
+    crash = Crash(error_class, record.position)
+    return Death(record.owner, record.task, record.attempt, crash, leases)
 
 
 def _end_with(parent: int) -> None:

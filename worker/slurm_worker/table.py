@@ -406,6 +406,26 @@ class TaskTable:
         )
         return isinstance(result, Applied)
 
+    def abandon(self, task: TaskId, attempt: int, owner: str) -> bool:
+        """Say that the holder of a lease is dead: the lease ends now, as if it had run out.
+
+        False if the lease is gone. A request that the dead have sent may still arrive and
+        renew it; then it runs out by itself.
+        """
+        round_no, sequence = keys.parse_task_id(task)
+        result = self.rows.update(
+            self._pk(sequence),
+            keys.task_sk(round_no, sequence),
+            expressions.ABANDON,
+            {
+                "leased": TaskState.LEASED.value,
+                "owner": owner,
+                "attempt": attempt,
+                "zero": 0,
+            },
+        )
+        return isinstance(result, Applied)
+
     def create_halves(self, row: TaskRow) -> None:
         """Write the rows of a bisected task's halves; those that exist stay."""
         halves = keys.halves(row.task)

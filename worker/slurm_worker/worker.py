@@ -125,6 +125,7 @@ class Worker:
         self._drain = drain
         self._rng = rng
         self._recorder = recorder or Recorder()
+        self._recorder.owner(identity.worker)
         self._leave = leave
         self._ended = threads.signal()
         self._buckets = buckets
@@ -180,7 +181,9 @@ class Worker:
             columns.to_lines if columns else to_lines,
             self.config.rules,
         )
-        heart = Heart(self._table, self._clock, self._rng, self.logger, self._threads)
+        heart = Heart(
+            self._table, self._clock, self._rng, self.logger, self._threads, self._recorder
+        )
         self._attempts = Attempts(
             self.config,
             self.identity,
@@ -427,7 +430,7 @@ class Worker:
             todo = [each for each in range(len(attempt.items)) if each not in have]
             hold.start(journal, attempt.checkpoints)
             self._running = attempt
-            self._recorder.task(lease.task, lease.attempt, self.identity.worker)
+            self._recorder.task(lease.task, lease.attempt)
             self._ahead = self._threads.start(lambda: self._lease_ahead(attempt, journal, ran))
             with bound(task=lease.task, attempt=lease.attempt):
                 runner.run(attempt.items, todo, lease.attempt, journal)

@@ -55,6 +55,10 @@ def handle(item, context):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
         while True:
             pass
+    if what == "die once" and not os.path.exists(context.params["flag"]):
+        open(context.params["flag"], "w").close()
+        time.sleep(3)  # the next task is leased meanwhile
+        os.kill(os.getpid(), signal.SIGKILL)
     if what == "thread":
         threading.Thread(target=time.sleep, args=(3600,)).start()
     if what == "sleep":
@@ -159,6 +163,20 @@ def test_a_deadly_item_fails_alone_and_its_task_goes_on_at_once(
     assert sum(row.lost for row in done) == 0
     assert time.monotonic() - began < config.spec.lease.ttl
     assert list(tmp_path.glob("slurm-worker-*")) == [], "scratch is left clean"
+
+
+def test_what_a_killed_process_had_leased_ahead_is_taken_over_at_once(
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = {"13": "die once", "flag": str(tmp_path / "flag")}
+    config = plan(services, tmp_path, monkeypatch, params)
+    began = time.monotonic()
+    ended = run_worker(services, config, tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert time.monotonic() - began < config.spec.lease.ttl
+    done = rows(services, config)
+    assert sum(row.items_ok for row in done) == ITEMS
+    assert sum(row.lost for row in done) == 1, "it had leased the next task, and lost that"
 
 
 @pytest.mark.parametrize("what", ["thread", "print"])

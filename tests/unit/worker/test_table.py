@@ -218,6 +218,19 @@ def test_a_death_is_noted_by_whoever_follows_and_only_once(table: TaskTable) -> 
     assert (row.state, row.crashes) == (TaskState.READY, ("3 out_of_memory",))
 
 
+def test_the_lease_of_a_holder_that_is_known_to_be_dead_is_stolen_at_once(
+    table: TaskTable,
+) -> None:
+    lease = claim(table)
+    assert not table.abandon(lease.task, lease.attempt, "w2"), "another's lease is not his to end"
+    assert table.abandon(lease.task, lease.attempt, "w1")
+    found = TaskFinder(table, "w2", table.clock, random.Random(1)).next()
+    assert isinstance(found, Found)
+    assert (found.lease.attempt, found.lease.row.lost) == (2, 1), "a task that kills is seen to"
+    assert not table.abandon(lease.task, lease.attempt, "w1")
+    assert isinstance(table.heartbeat(lease, 0, 0), Lost)
+
+
 def test_a_decision_between_markers_is_the_same_for_all_who_ask(table: TaskTable) -> None:
     ours = Marker(JOB, TaskId("000-00000000"), 2, "w", 5, 5, 5)
     assert [table.decide(replace(ours, attempt=each)) for each in (2, 3, 2)] == [2, 2, 2]
