@@ -116,7 +116,7 @@ def finish(services: Services, tasks: TaskTable, numbers: range) -> None:
                 rows=PER_TASK - 1,
                 failed={"network": 1},
                 slurm={"node": f"node{number % 20}"},
-                started=now - 60,
+                started=now - 60 - number % 7_919 / 100,
                 finished=now,
                 requests={"s3_put": 3, "dynamo_write": 2, "dynamo_query": 3},
             )

@@ -6,11 +6,16 @@ import os
 from collections.abc import Iterator, Mapping
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.stack.demo import read_environment
 from tests.stack.settings import ROOT
 from tests.stack.stack import problems
 from tests.stack.state_folder import state_folder
+
+# How long an example takes is the machine's affair.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

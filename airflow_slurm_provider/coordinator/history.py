@@ -95,22 +95,30 @@ class History:
 
     def add_row(self, row: TaskRow) -> None:
         """Count a task that is done."""
-        failed = sum(row.failed_by.values())
+        failed = sum(row.failed_by.values()) if row.failed_by else 0
         self.tasks += 1
         self.ok += row.items_ok
         self.rows += row.rows
         self.lost += row.lost
-        self.failed.update(row.failed_by)
-        self.requests.update(row.requests)
-        share = Share(1, row.items_ok, failed, row.took_ms)
-        self.nodes.setdefault(row.node or "unknown", Share()).add(share)
-        self.workers.setdefault(row.worker or "unknown", Share()).add(share)
+        for kind, count in row.requests.items():
+            self.requests[kind] += count
+        for shares, name in ((self.nodes, row.node), (self.workers, row.worker)):
+            share = shares.setdefault(name or "unknown", Share())
+            share.tasks += 1
+            share.ok += row.items_ok
+            share.failed += failed
+            share.busy_ms += row.took_ms
         self.durations[_log(row.took_ms)] += 1
         number = row.finished_ms // (self.width_s * 1000)
-        touched = Counter(name for name, count in row.failed_by.items() if count)
-        bucket = Bucket(1, row.items_ok, Counter(row.failed_by), touched)
-        self.timeline.setdefault(number, Bucket()).add(bucket)
-        self._note_slow([Slow(row.took_ms, row.task, row.worker, row.node)])
+        bucket = self.timeline.setdefault(number, Bucket())
+        bucket.tasks += 1
+        bucket.ok += row.items_ok
+        for error_class, count in row.failed_by.items():
+            self.failed[error_class] += count
+            bucket.failed[error_class] += count
+            bucket.touched[error_class] += bool(count)
+        if len(self.slowest) < _SLOWEST or row.took_ms >= self.slowest[-1].took_ms:
+            self._note_slow([Slow(row.took_ms, row.task, row.worker, row.node)])
         self._coarsen()
 
     def add(self, other: History) -> None:

@@ -1,9 +1,9 @@
 """moto's server, made quick enough for tables of a hundred thousand rows.
 
 moto looks at every row of a table for each page of a Query, and spends about two milliseconds
-on each row that it returns. What a reply holds is still moto's to say: a Query is handed the
-rows of its partition past the start, as many as a page may have, instead of all there are; and
-a reply that is plain JSON already is not walked through once more.
+on each row that it returns. So a Query by the table's own key takes its page from the rows past
+the start, and a reply that is plain JSON already is not walked through once more. What a reply
+looks like is still moto's to say.
 
 moto's server has a thread per request and checks a condition before it changes the row, with
 nothing to keep two of them apart; DynamoDB is atomic. So here one request is served at a time.
@@ -11,7 +11,6 @@ nothing to keep two of them apart; DynamoDB is atomic. So here one request is se
 
 from __future__ import annotations
 
-import copy
 import gc
 import heapq
 import json
@@ -21,7 +20,8 @@ from typing import Any
 
 from moto.core.responses import ActionResult
 from moto.dynamodb.comparisons import OpDefault
-from moto.dynamodb.models.table import Table
+from moto.dynamodb.models.dynamo_type import Item
+from moto.dynamodb.models.table import RESULT_SIZE_LIMIT, Table
 from moto.dynamodb.responses import DynamoHandler
 from moto.server import main
 
@@ -43,31 +43,36 @@ def query(
     **more: Any,
 ) -> Any:
     """`Table.query`, in the order in which moto's backend gives its arguments."""
-    _, index_name, _, filter_expression = rest
-    if index_name or table.range_key_attr is None:
+    projection, index_name, _, filter_expression = rest
+    unfiltered = filter_expression is None or isinstance(filter_expression, OpDefault)
+    plain = table.range_key_attr is not None and comparison in (None, ">")
+    if index_name or projection or not unfiltered or not plain:
         return _whole_query(
             table, hash_key, comparison, values, limit, start, forwards, *rest, **more
         )
-    # Other threads may write meanwhile; this copy is made in one step.
-    found = list(dict(table.items.get(hash_key, {})).items())
+    found = list(table.items.get(hash_key, {}).items())
     if comparison == ">":
         found = [each for each in found if each[0].value > values[0].value]
+    backwards = forwards is False
     if start:
         last = start[table.range_key_attr]["S"]
-        if forwards is False:
-            found = [each for each in found if each[0].value < last]
-        else:
-            found = [each for each in found if each[0].value > last]
-    unfiltered = filter_expression is None or isinstance(filter_expression, OpDefault)
-    if limit and unfiltered and comparison in (None, ">"):
-        pick = heapq.nlargest if forwards is False else heapq.nsmallest
-        # One more tells moto that there is another page.
+        found = [
+            each for each in found if (each[0].value < last if backwards else each[0].value > last)
+        ]
+    if limit:
+        pick = heapq.nlargest if backwards else heapq.nsmallest
+        # One more tells that there is another page.
         found = pick(limit + 1, found, key=lambda each: each[0].value)
-    partition = copy.copy(table)
-    partition.items = {hash_key: dict(found)}
-    return _whole_query(
-        partition, hash_key, comparison, values, limit, start, forwards, *rest, **more
-    )
+    else:
+        found.sort(key=lambda each: each[0].value, reverse=backwards)
+    page: list[Item] = []
+    size = 0
+    for _, item in found:
+        size += item.size()
+        if page and (len(page) == limit or size > RESULT_SIZE_LIMIT):
+            return page, len(page), table._get_last_evaluated_key(page[-1], None)
+        page.append(item)
+    return page, len(page), None
 
 
 def serialized(handler: DynamoHandler, action_result: ActionResult) -> Any:

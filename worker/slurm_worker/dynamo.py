@@ -7,6 +7,7 @@ here and nowhere else.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
 import boto3
-from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from boto3.dynamodb.types import TypeSerializer
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -36,7 +37,8 @@ CLIENT_CONFIG = Config(
 _NAMES = re.compile(r"#(\w+)")
 _VALUES = re.compile(r":(\w+)")
 _serialize = TypeSerializer().serialize
-_deserialize = TypeDeserializer().deserialize
+#: Where a reply's items stand once they are taken out of what the SDK reads.
+_TAKEN = "TakenItems"
 
 
 class DynamoRows:
@@ -54,6 +56,7 @@ class DynamoRows:
         self._clock = clock
         self._sent = 0.0
         client.meta.events.register("before-send.dynamodb", self._note_sent)
+        client.meta.events.register("before-parse.dynamodb.Query", _take_items)
 
     def get(self, pk: str, sk: str, *, consistent: bool = True) -> Row | None:
         """See `ports.Rows.get`; half a read unit, or one when consistent."""
@@ -130,10 +133,11 @@ class DynamoRows:
             with self._errors():
                 reply = self._client.query(**request)
             self._observe(reply)
-            for item in reply["Items"]:
+            items = cast("list[dict[str, Any]]", cast("Any", reply)[_TAKEN])
+            for item in items:
                 yield _row(item)
             if left is not None:
-                left -= len(reply["Items"])
+                left -= len(items)
             if "LastEvaluatedKey" not in reply or left == 0:
                 return
             request["ExclusiveStartKey"] = reply["LastEvaluatedKey"]
@@ -195,15 +199,32 @@ def _item(row: Row) -> dict[str, Any]:
     return {name: _serialize(value) for name, value in row.items()}
 
 
-def _row(item: Mapping[str, Any]) -> Row:
-    return {name: _plain(_deserialize(value)) for name, value in item.items()}
+def _take_items(
+    response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object
+) -> None:
+    """Take a Query's items out of its reply, before the SDK holds each value against its model.
+
+    That takes most of the time that a page of rows does, and tells nothing about rows of ours.
+    """
+    if response_dict["status_code"] == 200:
+        reply = json.loads(response_dict["body"])
+        customized_response_dict[_TAKEN] = reply.pop("Items")
+        response_dict["body"] = json.dumps(reply).encode()
 
 
-def _plain(value: object) -> Value:
-    if isinstance(value, Decimal):
-        return int(value)
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
-    return cast("Value", value)
+def _row(item: Mapping[str, Mapping[str, Any]]) -> Row:
+    return {name: _value(typed) for name, typed in item.items()}
+
+
+def _value(typed: Mapping[str, Any]) -> Value:
+    """A value as the table types it, ``{"N": "7"}``; what rows of ours hold, and no more."""
+    for kind, value in typed.items():
+        if kind in ("S", "BOOL"):
+            return cast("Value", value)
+        if kind == "N":
+            return int(Decimal(value)) if not value.isdecimal() else int(value)
+        if kind == "M":
+            return _row(value)
+        if kind == "L":
+            return [_value(each) for each in value]
+    return None

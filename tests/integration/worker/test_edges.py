@@ -30,6 +30,8 @@ class TestDynamoRows(RowsContract):
         rows = DynamoRows(dynamo_client(), "no-such-table", AwsClock())
         with pytest.raises(UserError, match=r"storage\.table: .*'no-such-table'"):
             rows.get("a", "b")
+        with pytest.raises(UserError, match=r"storage\.table: .*'no-such-table'"):
+            list(rows.query("a"))
 
     def test_an_unreachable_endpoint_is_named(self) -> None:
         client = dynamo_client(endpoint_url="http://127.0.0.1:1")
