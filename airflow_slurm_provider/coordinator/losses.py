@@ -89,19 +89,29 @@ def find_losses(services: Services, job_id: JobId) -> list[Loss]:
     return _losses_of(services, snapshot, died, _may_have_been_held(services, snapshot))
 
 
-def nodes_lost(services: Services, job_id: JobId) -> dict[str, set[str]]:
-    """The nodes on which workers of the job died, by error class; reads no task row.
+def read_endings(services: Services, job_id: JobId) -> list[Ending]:
+    """How the job's workers ended that have, by Slurm's accounting: one ``sacct``.
 
     Raises:
-        ServiceError: if the accounting can't be read.
+        ServiceError: if the table or the accounting can't be read.
     """
-    died = _died(services, job_id)
+    arrays = [each for row in services.jobs(job_id).submissions() for each in row.slurm_job_ids]
+    return services.slurm.endings(arrays)
+
+
+def nodes_lost(
+    endings: Iterable[Ending], classes: Mapping[ElementState, ErrorClass]
+) -> dict[str, set[str]]:
+    """The nodes on which workers died, by error class; makes no request.
+
+    Args:
+        endings: how workers ended.
+        classes: the job's own rules of what a Slurm state means.
+    """
     found: defaultdict[str, set[str]] = defaultdict(set)
-    if died:
-        classes = read_spec(services, services.jobs(job_id).get()).slurm_classes
-        for each in died:
-            if each.node:
-                found[_class_of(each, classes).value].add(each.node)
+    for each in endings:
+        if each.error_class is not None and each.node:
+            found[_class_of(each, classes).value].add(each.node)
     return found
 
 
@@ -133,9 +143,8 @@ def attribute(services: Services, job_id: JobId) -> int:
 
 
 def _died(services: Services, job_id: JobId) -> list[Ending]:
-    """How the job's dead workers ended, by Slurm's accounting."""
-    arrays = [each for row in services.jobs(job_id).submissions() for each in row.slurm_job_ids]
-    return [each for each in services.slurm.endings(arrays) if each.error_class is not None]
+    """How the job's dead workers ended."""
+    return [each for each in read_endings(services, job_id) if each.error_class is not None]
 
 
 def _may_have_been_held(services: Services, snapshot: Snapshot) -> Iterator[TaskRow]:

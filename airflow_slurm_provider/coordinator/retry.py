@@ -16,7 +16,7 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.config import JobSpec
 from airflow_slurm_provider.coordinator.failures import read_failures, retried_items
-from airflow_slurm_provider.coordinator.losses import nodes_lost
+from airflow_slurm_provider.coordinator.losses import nodes_lost, read_endings
 from airflow_slurm_provider.coordinator.policy import Past, Policy, RoundResources
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import read_snapshot
@@ -144,7 +144,7 @@ def plan_retry(
     found = {*items.retried, *tasks}
     resources = RoundResources()
     if found:
-        resources = policy.resources(spec.slurm_options, found, _past(services, job.job, rounds))
+        resources = policy.resources(spec.slurm_options, found, _past(services, spec, rounds))
     failed = items.retried.total() + items.given_up.total()
     return RetryPlan(
         number if found else None,
@@ -193,8 +193,8 @@ def kept_keys(services: Services, job_id: JobId, digest: str) -> frozenset[str] 
     return frozenset(json.loads(data))
 
 
-def _past(services: Services, job_id: JobId, rounds: list[RoundRow]) -> Past:
-    arrays = [each for row in services.jobs(job_id).submissions() for each in row.slurm_job_ids]
-    memory = max((each.mem for each in services.slurm.endings(arrays)), default=0)
-    nodes = nodes_lost(services, job_id)
+def _past(services: Services, spec: JobSpec, rounds: list[RoundRow]) -> Past:
+    endings = read_endings(services, spec.id)
+    memory = max((each.mem for each in endings), default=0)
+    nodes = nodes_lost(endings, spec.slurm_classes)
     return Past([each.classes for each in rounds[1:]], nodes, memory >> 20)

@@ -62,6 +62,7 @@ class FakeSlurm:
     array_size: int = 1001
     lose_reply: bool = False
     ended: list[Ending] = field(default_factory=list)
+    accounted: list[list[str]] = field(default_factory=list)
     used: list[Usage] = field(default_factory=list)
     states: dict[str, FakeArray] = field(default_factory=dict)
 
@@ -106,6 +107,7 @@ class FakeSlurm:
         return self.scripts[list(self.arrays).index(name)]
 
     def endings(self, slurm_job_ids: Collection[str]) -> list[Ending]:
+        self.accounted.append(list(slurm_job_ids))
         return self.ended
 
     def usage(self, slurm_job_ids: Collection[str]) -> list[Usage]:

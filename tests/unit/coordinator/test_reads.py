@@ -99,6 +99,17 @@ def test_planning_a_retry_reads_only_the_rows_of_tasks_that_did_not_end_well(
     assert rows.since() < FEW
 
 
+def test_planning_a_retry_asks_the_accounting_once(ended: Ended) -> None:
+    edges, job_id, _, slurm = ended
+    slurm.ended = [
+        Ending("100", 0, 0, ElementState.NODE_FAIL, "0:0", "n7", 65, 0),
+        Ending("100", 1, 0, ElementState.COMPLETED, "0:0", "n8", 65, 0),
+    ]
+    plan = job.plan_retry(edges, job_id, ["node_failure"])
+    assert plan.resources.slurm == {"exclude": "n7"}
+    assert slurm.accounted == [["100"]]
+
+
 def test_asking_why_workers_died_reads_no_done_row_where_no_lease_was_lost(ended: Ended) -> None:
     edges, job_id, rows, slurm = ended
     slurm.ended = [Ending("100", 0, 0, ElementState.OUT_OF_MEMORY, "0:125", "n7", 65, 0)]
