@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_slurm_provider.hooks.slurm import SlurmHook
@@ -17,10 +18,10 @@ from slurm_worker.errors import ServiceError, UserError
 T = TypeVar("T")
 
 _LONGEST_PAUSE_S = 60.0
-#: No event sooner than this after the start. The supervisor of the process that deferred may
-#: see its end only `workers.min_heartbeat_interval` (5 s) later. Where the task is running
-#: again by then, Airflow takes that end for the end of the new run, and fails it.
+#: No event sooner than this after the start; see `_settle_s`.
 _SETTLE_S = 7.0
+#: What is added to Airflow's interval, for the end of the process to reach the scheduler.
+_MARGIN_S = 2.0
 _THREADS = ThreadPoolExecutor(16, thread_name_prefix="slurm-trigger")
 
 
@@ -91,7 +92,7 @@ class PollingTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look until there is something to say."""
         clock = asyncio.get_running_loop().time
-        settled = clock() + _SETTLE_S
+        settled = clock() + _settle_s()
         failures = 0
         while True:
             try:
@@ -115,6 +116,18 @@ class PollingTrigger(BaseTrigger):
         """Called when the waiting task is killed or cleared."""
         if self.cancel_on_kill:
             await _in_thread(self.cancel)
+
+
+def _settle_s() -> float:
+    """Seconds after which the process that deferred is known to have ended.
+
+    Its supervisor waits for news of it for up to ``[workers] min_heartbeat_interval`` (5 s by
+    default), and may see its end only then. Where the task is running again by that time,
+    Airflow takes that end for the end of the new run, and fails it. Never less than what
+    suits the default: the workers' configuration may be another than this triggerer's.
+    """
+    interval_s: int = conf.getint("workers", "min_heartbeat_interval", fallback=0)
+    return max(_SETTLE_S, interval_s + _MARGIN_S)
 
 
 async def _in_thread(function: Callable[[], T]) -> T:

@@ -119,7 +119,7 @@ class Coordinator:
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Triggers fire at once: no process has deferred here."""
-    monkeypatch.setattr(polling, "_SETTLE_S", 0.0)
+    monkeypatch.setattr(polling, "_settle_s", lambda: 0.0)
 
 
 @pytest.fixture

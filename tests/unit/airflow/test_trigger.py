@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_slurm_provider.triggers import polling
+from airflow_slurm_provider.triggers.polling import _settle_s as settle_s
 from airflow_slurm_provider.triggers.slurm_array import SlurmArrayTrigger
 from slurm_worker.errors import ServiceError, UserError
 from tests.unit.airflow.conftest import ALERT, FINISHED, RUNNING, STALLED, Coordinator, raise_once
@@ -40,12 +41,21 @@ def test_it_does_not_fire_before_the_process_that_deferred_is_known_to_have_ende
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    monkeypatch.setattr(polling, "_SETTLE_S", 3600.0)
+    monkeypatch.setattr(polling, "_settle_s", lambda: 3600.0)
     monkeypatch.setattr(polling.asyncio, "sleep", sleep)
     coordinator.polls = [FINISHED]
     (event,) = fire(SlurmArrayTrigger(**ARGUMENTS))
     assert event["status"] == "finished"
     assert 3000 < sum(slept) <= 3600
+
+
+@pytest.mark.parametrize(("interval", "seconds"), [("", 7.0), ("1", 7.0), ("30", 32.0)])
+def test_it_waits_for_that_process_as_long_as_airflows_configuration_asks(
+    monkeypatch: pytest.MonkeyPatch, interval: str, seconds: float
+) -> None:
+    if interval:
+        monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", interval)
+    assert settle_s() == seconds
 
 
 def test_it_is_serialised_to_what_it_was_made_of() -> None:
