@@ -17,7 +17,13 @@ from rich.text import Text
 from airflow_slurm_provider.cli.events import event_line
 from airflow_slurm_provider.coordinator.events import as_utc
 from airflow_slurm_provider.coordinator.limits import LimitState
-from airflow_slurm_provider.coordinator.outlook import Outlook, outlook_of, stragglers, usual_ms
+from airflow_slurm_provider.coordinator.outlook import (
+    Outlook,
+    as_clock,
+    outlook_of,
+    stragglers,
+    usual_ms,
+)
 from airflow_slurm_provider.coordinator.progress import Poll, Progress
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
 from slurm_worker.jobs import Event
@@ -93,9 +99,7 @@ def _pace(progress: Progress, outlook: Outlook) -> Text:
     if outlook.running_items:
         text.append(f" ({outlook.running_items:,} of them in running tasks, done)")
     if outlook.rate:
-        text.append(f"; {outlook.rate:,.1f} items/s")
-    if outlook.eta_s is not None:
-        text.append(f"; about {duration(outlook.eta_s)} left")
+        text.append(f"; {outlook.line()}")
     return text
 
 
@@ -150,9 +154,9 @@ def _stragglers(snapshot: Snapshot) -> list[RenderableType]:
         return []
     table = _table("slow task", "held for", "attempt", "worker")
     for row in slow[:_STRAGGLERS]:
-        held = duration((snapshot.at_ms - row.started_ms) / 1000)
+        held = as_clock((snapshot.at_ms - row.started_ms) / 1000)
         table.add_row(row.task, held, str(row.attempt), row.owner)
-    usual = f"95 of 100 tasks took at most {duration(usual_ms(snapshot) / 1000)}"
+    usual = f"95 of 100 tasks took at most {as_clock(usual_ms(snapshot) / 1000)}"
     return [Text(), table, Text(usual, style="dim"), *_more(len(slow) - _STRAGGLERS, "slow tasks")]
 
 
@@ -191,10 +195,3 @@ def _more(count: int, what: str) -> list[RenderableType]:
 def _by_count(counts: Mapping[str, int]) -> str:
     largest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count:,} {name}" for name, count in largest if count) or "none"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a clock has them: ``1:02:03``; with days, ``2 d 1:02:03``."""
-    days, rest = divmod(int(seconds), 86_400)
-    text = f"{rest // 3600}:{rest // 60 % 60:02}:{rest % 60:02}"
-    return f"{days} d {text}" if days else text

@@ -37,6 +37,12 @@ class Outlook:
     eta_s: int | None
     running_items: int
 
+    def line(self) -> str:
+        """Rate and time left, to stand behind a progress line; empty where nothing is known."""
+        rate = f"{self.rate:,.1f} items/s" if self.rate else ""
+        left = "" if self.eta_s is None else f"about {as_clock(self.eta_s)} left"
+        return ", ".join(each for each in (rate, left) if each)
+
 
 def outlook_of(snapshot: Snapshot) -> Outlook:
     """The pace of a job at the moment of the snapshot."""
@@ -64,6 +70,13 @@ def stragglers(snapshot: Snapshot) -> list[TaskRow]:
     least_ms = max(_LEAST_SLOW_S * 1000, _SLOW * usual)
     slow = [row for row in snapshot.leased if snapshot.at_ms - row.started_ms > least_ms]
     return sorted(slow, key=lambda row: row.started_ms)
+
+
+def as_clock(seconds: float) -> str:
+    """Seconds as a clock has them: ``1:02:03``; with days, ``2 d 1:02:03``."""
+    days, rest = divmod(int(seconds), 86_400)
+    text = f"{rest // 3600}:{rest // 60 % 60:02}:{rest % 60:02}"
+    return f"{days} d {text}" if days else text
 
 
 def _rate(snapshot: Snapshot, running: int) -> float:

@@ -8,7 +8,7 @@ new workers where the old ones are gone and tasks are left. Airflow's trigger an
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,12 +17,12 @@ from airflow_slurm_provider.coordinator.anomalies import Alert, Anomalies
 from airflow_slurm_provider.coordinator.credentials import RENEW_AFTER_S, give_credentials
 from airflow_slurm_provider.coordinator.logs import first_failures, read_output
 from airflow_slurm_provider.coordinator.losses import Loss, attribute
-from airflow_slurm_provider.coordinator.progress import Poll, Progress
+from airflow_slurm_provider.coordinator.outlook import outlook_of
+from airflow_slurm_provider.coordinator.progress import Poll
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.errors import ErrorClass, ServiceError, UserError
 from slurm_worker.keys import JobId
 
-_RATE_WINDOW_S = 300.0
 #: Of so many workers that died the last lines are told, at one look.
 _TAILS = 3
 _TAIL_LINES = 10
@@ -62,7 +62,6 @@ class Watcher:
         self._actor = actor
         self._clock = clock
         self._tell_progress = tell_progress
-        self._meter = RateMeter()
         self._alerts: list[Alert] = []
         self._anomalies = Anomalies(services, job_id, say, actor=actor, alert=self._alerts.append)
         self._said = ""
@@ -80,11 +79,11 @@ class Watcher:
             UserError: if there is no such job.
         """
         seen = job.poll(self._services, self._job_id)
-        self._meter.add(self._clock(), seen.progress)
         line = seen.progress.line()
         if line != self._said and self._tell_progress:
             self._said = line
-            self._say(f"{line}{self._meter.outlook(seen.progress)}")
+            outlook = "" if seen.snapshot is None else outlook_of(seen.snapshot).line()
+            self._say("; ".join(each for each in (line, outlook) if each))
         self._tell_losses(seen)
         self._anomalies.look(seen)
         if seen.finished and seen.progress.failed:
@@ -162,33 +161,3 @@ class Watcher:
             said = str(error)
         for line in said.splitlines():
             self._say(f"  {loss.element}: {line}")
-
-
-class RateMeter:
-    """Items per second over the last minutes."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
-
-    def add(self, now: float, progress: Progress) -> None:
-        """Note a look, `now` in seconds."""
-        self._seen.append((now, progress.items - progress.pending))
-        while len(self._seen) > 2 and self._seen[1][0] <= now - _RATE_WINDOW_S:
-            self._seen.popleft()
-
-    @property
-    def rate(self) -> float:
-        """Items per second; 0 where nothing is known."""
-        if len(self._seen) < 2:
-            return 0.0
-        (first, before), (last, after) = self._seen[0], self._seen[-1]
-        return max(0.0, (after - before) / (last - first)) if last > first else 0.0
-
-    def outlook(self, progress: Progress) -> str:
-        """Rate and time left, to stand behind a progress line; empty where nothing is known."""
-        rate = self.rate
-        if not rate or not progress.pending:
-            return ""
-        left = int(progress.pending / rate)
-        hours, minutes, seconds = left // 3600, left // 60 % 60, left % 60
-        return f"; {rate:,.1f} items/s, about {hours}:{minutes:02}:{seconds:02} left"

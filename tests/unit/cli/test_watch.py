@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from airflow_slurm_provider.cli.app import ExitCode
-from airflow_slurm_provider.cli.view import View, duration, render
+from airflow_slurm_provider.cli.view import View, render
 from airflow_slurm_provider.coordinator.history import History
 from airflow_slurm_provider.coordinator.limits import LimitState
 from airflow_slurm_provider.coordinator.outlook import stragglers
@@ -129,15 +129,6 @@ def test_many_nodes_and_slow_tasks_are_cut_and_counted() -> None:
 def test_nothing_is_slow_while_too_little_is_known() -> None:
     assert stragglers(snapshot(9)) == []
     assert [row.sequence for row in stragglers(snapshot(10))] == [61]
-
-
-def test_times_are_as_a_clock_has_them() -> None:
-    assert [duration(each) for each in (0.9, 61, 3_723, 90_061)] == [
-        "0:00:00",
-        "0:01:01",
-        "1:02:03",
-        "1 d 1:01:01",
-    ]
 
 
 def test_without_a_terminal_watch_prints_lines_and_ends_like_wait(cli: Cli) -> None:

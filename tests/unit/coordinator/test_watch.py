@@ -10,10 +10,9 @@ import pytest
 
 from airflow_slurm_provider.coordinator import job, steer
 from airflow_slurm_provider.coordinator.losses import attribute
-from airflow_slurm_provider.coordinator.progress import Progress
 from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.watch import RateMeter, Watcher
+from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.slurm.endings import Ending
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.config import LeaseConfig
@@ -27,28 +26,6 @@ def submitted(folder: Path, slurm: FakeSlurm, **changes: object) -> tuple[Servic
     config = make_config(folder / "job", **changes)
     job.submit(edges, config, log=lambda _: None)
     return edges, config.spec.id
-
-
-def progress(done: int) -> Progress:
-    return Progress("j", "open", 1, {"ready": 1}, 1000, done, {}, done)
-
-
-def test_the_rate_is_that_of_the_last_minutes_and_says_when_it_ends() -> None:
-    meter = RateMeter()
-    for minute in range(20):
-        # Ten items a minute at first, then sixty.
-        done = 10 * minute if minute < 10 else 100 + 60 * (minute - 10)
-        meter.add(60.0 * minute, progress(done))
-    assert meter.rate == pytest.approx(1.0)
-    assert meter.outlook(progress(640)) == "; 1.0 items/s, about 0:06:00 left"
-
-
-def test_nothing_is_said_of_a_rate_that_is_not_known() -> None:
-    meter = RateMeter()
-    meter.add(0.0, progress(0))
-    assert meter.outlook(progress(0)) == ""
-    meter.add(10.0, progress(0))
-    assert meter.outlook(progress(0)) == ""
 
 
 def test_gone_workers_are_replaced_up_to_the_bound(tmp_path: Path) -> None:
