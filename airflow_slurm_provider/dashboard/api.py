@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Request
 
+from airflow_slurm_provider.coordinator.limits import LimitState
 from airflow_slurm_provider.coordinator.snapshot import task_row
 from airflow_slurm_provider.dashboard import listing, models, views
 from airflow_slurm_provider.dashboard.dependencies import (
@@ -71,11 +72,11 @@ def get_workers(site: Site, job: Job) -> models.Workers:
 
 
 @router.get("/jobs/{job}/limits")
-def get_limits(site: Site, job: Job) -> list[models.Limit]:
+def get_limits(site: Site, job: Job) -> list[LimitState]:
     """The job's rate limits and how they are used."""
     job_id = JobId(job)
     site.snapshot(job_id)
-    return [models.Limit.model_validate(each.to_dict()) for each in site.limits(job_id)]
+    return site.limits(job_id)
 
 
 @router.get("/jobs/{job}/cost")

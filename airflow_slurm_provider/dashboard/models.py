@@ -1,6 +1,7 @@
 """What the JSON API answers, and what it is asked with.
 
-Names are stable. Times are in milliseconds since the epoch unless they say otherwise.
+Names are stable. Times are in milliseconds since the epoch unless they say otherwise. A rate
+limit is answered as it is read: `coordinator.limits.LimitState`.
 """
 
 from __future__ import annotations
@@ -167,19 +168,6 @@ class Workers(BaseModel):
     nodes: list[ShareRow]
     workers: list[ShareRow]
     worker_count: int = Field(description="All workers; `workers` are the most notable ones.")
-
-
-class Limit(BaseModel):
-    """A rate limit; see `slurmctl limits`."""
-
-    name: str
-    scope: str
-    rate: float
-    current_rate: float
-    cuts: int
-    ahead_s: float
-    used: int
-    quota_per_day: int | None
 
 
 class CostLine(BaseModel):

@@ -118,6 +118,22 @@ def test_a_wrong_parameter_is_named_in_one_line(dash: Dash, path: str, field: st
     assert "\n" not in answer.json()["detail"]
 
 
+def test_a_rate_limit_is_told_with_its_use(dash: Dash) -> None:
+    dash.submit(limits={"api": {"rate": "10/s", "quota_per_day": 86_400}})
+    assert dash.json("/api/jobs/job-1/limits") == [
+        {
+            "name": "api",
+            "scope": "shared",
+            "rate": 10.0,
+            "current_rate": 10.0,
+            "cuts": 0,
+            "ahead_s": 0.0,
+            "used": 0,
+            "quota_per_day": 86_400,
+        }
+    ]
+
+
 def test_failures_come_with_their_messages(done: Dash) -> None:
     found = done.json("/api/jobs/job-1/failures")
     assert {each["error_class"] for each in found} == {"bad_input", "network"}
