@@ -7,7 +7,7 @@ one of their commands runs; their one-line help stands in `COMMANDS` for that re
 | --- | --- |
 | 0 | done |
 | 1 | the job failed: tasks gave up, or no worker is left; doctor, bootstrap: jobs can't run |
-| 2 | wrong use, or a mistake in a config, an argument or an input |
+| 2 | wrong use; a mistake in a config, an argument or an input; no AWS credentials |
 | 3 | a service can't be reached or refuses; the same command may work later |
 | 70 | a bug in slurmctl, with its traceback |
 | 130 | interrupted; running the same command again continues |
@@ -27,7 +27,7 @@ from enum import IntEnum
 import click
 from click.shell_completion import CompletionItem
 
-from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.errors import NoCredentials, ServiceError, UserError
 
 #: name: (module, one line for ``slurmctl --help``); the attribute is the command's name.
 COMMANDS = {
@@ -162,7 +162,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; errors become one line on stderr."""
     try:
         result = slurmctl.main(list(arguments), prog_name="slurmctl", standalone_mode=False)
-    except UserError as error:
+    except (UserError, NoCredentials) as error:
         return _complain(str(error), ExitCode.USER_ERROR)
     except ServiceError as error:
         return _complain(str(error), ExitCode.SERVICE_ERROR)

@@ -21,6 +21,7 @@ from airflow_slurm_provider.coordinator.site import Site
 from slurm_worker import keys
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.keys import JobId, JobPaths, split_s3_uri
+from slurm_worker.sdk_errors import unanswered
 
 #: The most that a role assumed by a role may get, and every role's default.
 LIFETIME_S = 3600
@@ -114,7 +115,7 @@ def _mint(services: Services, job_id: JobId, role: str) -> bytes:
             f"{error.response['Error'].get('Message', '')}); correct it, or its trust policy"
         ) from error
     except BotoCoreError as error:
-        raise ServiceError(f"STS: {error}; try again") from error
+        raise unanswered("STS", error, "aws.sts_endpoint_url and the network") from error
     return json.dumps(
         {
             "Version": 1,

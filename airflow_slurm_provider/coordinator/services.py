@@ -12,7 +12,6 @@ from typing import Any
 import boto3
 import paramiko
 from botocore.config import Config as BotoConfig
-from botocore.exceptions import BotoCoreError
 
 from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.site import ClusterSite, Site
@@ -28,11 +27,11 @@ from airflow_slurm_provider.slurm.transport import (
 )
 from slurm_worker.clock import AwsClock
 from slurm_worker.dynamo import DynamoRows, dynamo_client
-from slurm_worker.errors import UserError
 from slurm_worker.jobs import JobTable
 from slurm_worker.keys import JobId, JobPaths
 from slurm_worker.ports import Clock, ObjectStore, Rows
 from slurm_worker.s3 import S3Objects, s3_client
+from slurm_worker.sdk_errors import settings_explained
 from slurm_worker.store import JobStore
 
 #: An alert is worth some seconds of a wait, not more.
@@ -120,16 +119,9 @@ def open_services(
     Raises:
         UserError: if the profile or region is not there.
     """
-    try:
-        chosen = session or boto3.Session(
-            profile_name=site.aws.profile, region_name=site.aws.region
-        )
-        s3 = s3_client(chosen, site.aws.s3_endpoint_url)
-        dynamo = dynamo_client(chosen, site.aws.dynamodb_endpoint_url)
-    except (BotoCoreError, ValueError) as error:
-        raise UserError(
-            f"aws: {error}; correct the site's aws section or AWS_* variables"
-        ) from error
+    chosen = session or open_session(site)
+    s3 = s3_client(chosen, site.aws.s3_endpoint_url)
+    dynamo = dynamo_client(chosen, site.aws.dynamodb_endpoint_url)
     clock = AwsClock()
     return Services(
         site=site,
@@ -145,6 +137,16 @@ def open_services(
         shared=shared,
         poll_s=poll_s,
     )
+
+
+def open_session(site: Site) -> boto3.Session:
+    """The site's profile and region, else the standard chain's.
+
+    Raises:
+        UserError: if the profile is not there.
+    """
+    with settings_explained():
+        return boto3.Session(profile_name=site.aws.profile, region_name=site.aws.region)
 
 
 def open_transport(

@@ -22,6 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from slurm_worker.clock import AwsClock, boot_time
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.ports import Applied, Refused, Row, Statement, Value
+from slurm_worker.sdk_errors import settings_explained, unanswered
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -175,19 +176,25 @@ class DynamoRows:
                 ) from error
             raise ServiceError(f"DynamoDB table {self._table!r}: {error}") from error
         except BotoCoreError as error:
-            raise ServiceError(
-                f"DynamoDB table {self._table!r}: {error}; check aws.dynamodb_endpoint_url, "
-                "the region and the network"
+            raise unanswered(
+                f"DynamoDB table {self._table!r}",
+                error,
+                "aws.dynamodb_endpoint_url, the region and the network",
             ) from error
 
 
 def dynamo_client(
     session: boto3.Session | None = None, endpoint_url: str | None = None
 ) -> DynamoDBClient:
-    """A client with short timeouts; about 200 ms, as the SDK loads its service model."""
-    client: DynamoDBClient = (session or boto3.Session()).client(
-        "dynamodb", endpoint_url=endpoint_url, config=CLIENT_CONFIG
-    )
+    """A client with short timeouts; about 200 ms, as the SDK loads its service model.
+
+    Raises:
+        UserError: if the SDK can't do with its settings.
+    """
+    with settings_explained():
+        client: DynamoDBClient = (session or boto3.Session()).client(
+            "dynamodb", endpoint_url=endpoint_url, config=CLIENT_CONFIG
+        )
     return client
 
 

@@ -3,6 +3,7 @@
     SlurmWorkerError
     ├── UserError           a mistake in a config, argument or input: one line, exit code 2
     ├── ServiceError        a service can't be reached or refuses: exit code 3
+    │   ├── NoCredentials   AWS's SDK finds no credentials: exit code 2
     │   └── HostUnreachable the login node can't be reached (a UserError as well)
     ├── ItemError           raised by a handler: this item failed, with this class
     │   └── RateLimited     ... because the server asked to slow down
@@ -53,6 +54,14 @@ class UserError(SlurmWorkerError):
 
 class ServiceError(SlurmWorkerError):
     """A service that this needs can't be reached, or refused."""
+
+
+class NoCredentials(ServiceError):
+    """AWS's SDK finds no credentials that it can use.
+
+    On a node no task is to blame for it, and another node may have them; for a user who
+    types a command it is a mistake in the settings.
+    """
 
 
 class HostUnreachable(UserError, ServiceError):

@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.ports import Entry
+from slurm_worker.sdk_errors import settings_explained, unanswered
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -167,18 +168,25 @@ class S3Objects:
                 raise self._no_bucket() from error
             raise ServiceError(f"{where}: {error}") from error
         except (BotoCoreError, Boto3Error) as error:
-            raise ServiceError(
-                f"{where}: {error}; check aws.s3_endpoint_url, the region and the network"
+            raise unanswered(
+                where, error, "aws.s3_endpoint_url, the region and the network"
             ) from error
 
 
 def s3_client(session: boto3.Session | None = None, endpoint_url: str | None = None) -> S3Client:
-    """A client with short timeouts; path-style addresses where the endpoint is not AWS's."""
-    chosen = session or boto3.Session()
-    client: S3Client = chosen.client("s3", endpoint_url=endpoint_url, config=_client_config(False))
-    if "amazonaws.com" not in client.meta.endpoint_url:
-        # Other stores seldom answer to bucket names in the host name.
-        client = chosen.client("s3", endpoint_url=endpoint_url, config=_client_config(True))
+    """A client with short timeouts; path-style addresses where the endpoint is not AWS's.
+
+    Raises:
+        UserError: if the SDK can't do with its settings.
+    """
+    with settings_explained():
+        chosen = session or boto3.Session()
+        client: S3Client = chosen.client(
+            "s3", endpoint_url=endpoint_url, config=_client_config(False)
+        )
+        if "amazonaws.com" not in client.meta.endpoint_url:
+            # Other stores seldom answer to bucket names in the host name.
+            client = chosen.client("s3", endpoint_url=endpoint_url, config=_client_config(True))
     return client
 
 

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
+from airflow_slurm_provider.coordinator.services import open_session
 from airflow_slurm_provider.coordinator.site import Site
 from slurm_worker.dynamo import dynamo_client
-from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.errors import ServiceError
 from slurm_worker.s3 import s3_client
+from slurm_worker.sdk_errors import unanswered
 
 #: What stores and tables that are not AWS's say of a setting that they don't have.
 _UNKNOWN = {"NotImplemented", "MethodNotAllowed", "UnknownOperationException", "501", "405"}
@@ -37,16 +38,11 @@ def open_clients(site: Site) -> Clients:
     Raises:
         UserError: if the profile or region is not there.
     """
-    try:
-        session = boto3.Session(profile_name=site.aws.profile, region_name=site.aws.region)
-        return Clients(
-            dynamo_client(session, site.aws.dynamodb_endpoint_url),
-            s3_client(session, site.aws.s3_endpoint_url),
-        )
-    except (BotoCoreError, ValueError) as error:
-        raise UserError(
-            f"aws: {error}; correct the site's aws section or AWS_* variables"
-        ) from error
+    session = open_session(site)
+    return Clients(
+        dynamo_client(session, site.aws.dynamodb_endpoint_url),
+        s3_client(session, site.aws.s3_endpoint_url),
+    )
 
 
 def code_of(error: ClientError) -> str:
@@ -71,6 +67,4 @@ def translated(what: str) -> Iterator[None]:
             f"{what}: {error}; the guide on setting up AWS lists the permissions of bootstrap"
         ) from error
     except BotoCoreError as error:
-        raise ServiceError(
-            f"{what}: {error}; check the site's aws section, the credentials and the network"
-        ) from error
+        raise unanswered(what, error, "the site's aws section and the network") from error

@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_slurm_provider.coordinator.doctor.report import Finding, Level
 from airflow_slurm_provider.coordinator.infrastructure import BILLING_MODE, TABLE_KEYS
-from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.services import Services, open_session
 from airflow_slurm_provider.coordinator.site import Site
 from slurm_worker.dynamo import dynamo_client
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.keys import JobPaths
+from slurm_worker.sdk_errors import unanswered
 from slurm_worker.store import probe_conditional_put
 from slurm_worker.trials import TRIAL_JOB, Trial, clock_ahead, try_bucket, try_table
 
@@ -68,8 +68,7 @@ class AwsFacts:
         """Those of a site; requests are made when asked."""
 
         def client() -> object:
-            session = boto3.Session(profile_name=site.aws.profile, region_name=site.aws.region)
-            return dynamo_client(session, site.aws.dynamodb_endpoint_url)
+            return dynamo_client(open_session(site), site.aws.dynamodb_endpoint_url)
 
         def endpoint() -> str:
             return str(client().meta.endpoint_url)  # type: ignore[attr-defined]  # a boto3 client
@@ -97,9 +96,10 @@ def describe_table(client: object, name: str) -> TableFacts:
             ) from error
         raise ServiceError(f"DynamoDB table {name!r}: {error}; {_POLICY}") from error
     except BotoCoreError as error:
-        raise ServiceError(
-            f"DynamoDB table {name!r}: {error}; check aws.dynamodb_endpoint_url, the credentials, "
-            "the region and the network"
+        raise unanswered(
+            f"DynamoDB table {name!r}",
+            error,
+            "aws.dynamodb_endpoint_url, the region and the network",
         ) from error
     return table_facts(found)
 

@@ -12,7 +12,7 @@ import pytest
 from airflow_slurm_provider.cli import app
 from airflow_slurm_provider.cli.app import ExitCode
 from airflow_slurm_provider.coordinator import job
-from tests.unit.cli.conftest import Cli, write_config
+from tests.unit.cli.conftest import Cli, empty_aws, write_config
 
 MISUSE = [
     (["sbumit"], "command: 'sbumit' is unknown; did you mean 'submit'?"),
@@ -97,6 +97,21 @@ def test_a_service_that_is_away(cli: Cli) -> None:
     assert ended.code == ExitCode.SERVICE_ERROR
     assert ended.err == "slurmctl: the login node is away\n"
     assert cli.submit().code == ExitCode.OK
+
+
+def test_credentials_that_are_not_found_are_the_users_to_mend(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty_aws(monkeypatch)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, "/dev/null")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    ended = cli("bootstrap")
+    assert ended.code == ExitCode.USER_ERROR
+    assert_one_line(ended.err)
+    assert "Unable to locate credentials; credentials are looked for in AWS_*" in ended.err
 
 
 def test_an_interrupt_says_how_to_go_on(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

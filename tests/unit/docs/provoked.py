@@ -17,7 +17,9 @@ import pytest
 from botocore.exceptions import ClientError
 from moto import mock_aws
 
+from airflow_slurm_provider.coordinator.bootstrap.clients import open_clients
 from airflow_slurm_provider.coordinator.credentials import give_credentials
+from airflow_slurm_provider.coordinator.site import parse_site
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.transport import LocalTransport, open_paramiko
 from slurm_worker import FatalError
@@ -194,14 +196,30 @@ def no_bucket(bench: Bench) -> str:
 
 
 def no_credentials(bench: Bench) -> str:
+    without_credentials(bench)
+    rows = DynamoRows(dynamo_client(), "backfills", AwsClock())
+    return told("slurmctl", lambda: rows.get("JOB#job-1", "META"))
+
+
+def half_a_key(bench: Bench) -> str:
+    without_credentials(bench)
+    bench.patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    return told("slurmctl", lambda: open_clients(parse_site(fakes.SITE, "site")))
+
+
+def no_such_profile(bench: Bench) -> str:
+    without_credentials(bench)
+    bench.patch.setenv("AWS_PROFILE", "my-lab")
+    return told("slurmctl", lambda: open_clients(parse_site(fakes.SITE, "site")))
+
+
+def without_credentials(bench: Bench) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         bench.patch.delenv(name, raising=False)
     bench.patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         bench.patch.setenv(name, "/dev/null")
-    session = boto3.Session(region_name="us-east-1")
-    rows = DynamoRows(dynamo_client(session), "backfills", AwsClock())
-    return told("slurmctl", lambda: rows.get("JOB#job-1", "META"))
+    bench.patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
 
 
 def role_refused(_bench: Bench) -> str:
@@ -316,6 +334,8 @@ PROVOKED: dict[str, Provoke] = {
     "there is no DynamoDB table": no_table,
     "there is no bucket": no_bucket,
     "Unable to locate credentials": no_credentials,
+    "Partial credentials found": half_a_key,
+    "The config profile": no_such_profile,
     "can't be assumed": role_refused,
     "there is no job": commands("status job-1"),
     "is left (2 FAILED)": all_workers_died,
