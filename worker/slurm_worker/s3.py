@@ -184,10 +184,15 @@ def s3_client(session: boto3.Session | None = None, endpoint_url: str | None = N
         client: S3Client = chosen.client(
             "s3", endpoint_url=endpoint_url, config=_client_config(False)
         )
-        if "amazonaws.com" not in client.meta.endpoint_url:
+        if not is_aws(client):
             # Other stores seldom answer to bucket names in the host name.
             client = chosen.client("s3", endpoint_url=endpoint_url, config=_client_config(True))
     return client
+
+
+def is_aws(client: S3Client) -> bool:
+    """Whether a client talks to AWS, rather than to another store that speaks S3."""
+    return "amazonaws.com" in client.meta.endpoint_url
 
 
 def _client_config(path_style: bool) -> Config:

@@ -1,17 +1,25 @@
 """The bucket: created if asked for; its settings and lifecycle rules as they should be.
 
 Stores that are not AWS's have no public access block, and some no encryption or rules: what a
-store doesn't know is said, and the rest is done.
+store doesn't know is said, and the rest is done. Some take a setting that they can't keep to:
+SeaweedFS without keys would refuse every object from then on. So it is tried first, with one
+object.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
 from botocore.exceptions import ClientError
 
-from airflow_slurm_provider.coordinator.bootstrap.clients import Clients, code_of, translated
+from airflow_slurm_provider.coordinator.bootstrap.clients import (
+    Clients,
+    Unsupported,
+    code_of,
+    translated,
+)
 from airflow_slurm_provider.coordinator.bootstrap.steps import Outcome, Step, Wanted
 from airflow_slurm_provider.coordinator.infrastructure import (
     ENCRYPTION,
@@ -19,9 +27,13 @@ from airflow_slurm_provider.coordinator.infrastructure import (
     lifecycle_rules,
 )
 from slurm_worker.errors import UserError
+from slurm_worker.keys import JobPaths
+from slurm_worker.s3 import is_aws
+from slurm_worker.trials import TRIAL_JOB
 
 #: Where buckets are created without naming it.
 _DEFAULT_REGION = "us-east-1"
+_DENIED = ("403", "AccessDenied")
 _KEEPS = "TransitionDefaultMinimumObjectSize"
 _ACTIONS = ("AbortIncompleteMultipartUpload", "NoncurrentVersionExpiration", "Expiration")
 
@@ -41,7 +53,7 @@ def bucket_steps(clients: Clients, name: str, prefix: str, wanted: Wanted) -> It
         else:
             _create(clients, name)
             yield Step("bucket", Outcome.MADE, f"bucket {name!r} in {clients.s3.meta.region_name}")
-    bucket = _Bucket(clients, name)
+    bucket = _Bucket(clients, name, JobPaths(prefix, TRIAL_JOB).probe(uuid.uuid4().hex))
     yield wanted.settle(
         "public_access",
         lambda: bucket.public_access_block() == PUBLIC_ACCESS_BLOCK,
@@ -68,11 +80,12 @@ def bucket_steps(clients: Clients, name: str, prefix: str, wanted: Wanted) -> It
 
 
 class _Bucket:
-    """The settings of one bucket, read and written."""
+    """The settings of one bucket, read and written; `probe` is a key to try them with."""
 
-    def __init__(self, clients: Clients, name: str) -> None:
+    def __init__(self, clients: Clients, name: str, probe: str) -> None:
         self._s3 = clients.s3
         self._name = name
+        self._probe = probe
 
     def public_access_block(self) -> dict[str, Any]:
         reply = self._read("get_public_access_block", "NoSuchPublicAccessBlockConfiguration")
@@ -95,10 +108,29 @@ class _Bucket:
     def encrypt(self) -> None:
         rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": ENCRYPTION}}
         with translated(f"bucket {self._name!r}"):
+            if not is_aws(self._s3):
+                self._try_encryption()
             self._s3.put_bucket_encryption(
                 Bucket=self._name,
                 ServerSideEncryptionConfiguration={"Rules": [rule]},
             )
+
+    def _try_encryption(self) -> None:
+        """Write an object as it will be once all are encrypted, and delete it."""
+        try:
+            self._s3.put_object(
+                Bucket=self._name, Key=self._probe, Body=b"tried", ServerSideEncryption=ENCRYPTION
+            )
+        except ClientError as error:
+            code = code_of(error)
+            if code in _DENIED:
+                return  # Who runs bootstrap need not be one who may write objects.
+            raise Unsupported(
+                f"bucket {self._name!r}: an encrypted object can't be written ({error})",
+                f"not encrypted at rest: the store can't write an encrypted object ({code})",
+                "give the store keys, then slurmctl bootstrap --update; or leave it so",
+            ) from error
+        self._s3.delete_object(Bucket=self._name, Key=self._probe)
 
     def has(self, rules: list[dict[str, Any]]) -> bool:
         """Whether the bucket has these rules, by their ids, as they should be."""
@@ -152,7 +184,7 @@ def _is_there(clients: Clients, name: str) -> bool:
         code = code_of(error)
         if code in ("404", "NoSuchBucket", "NotFound"):
             return False
-        if code in ("403", "AccessDenied"):
+        if code in _DENIED:
             raise UserError(
                 f"storage.prefix: no access to bucket {name!r}; check the name, which may be "
                 "somebody else's, and the credentials"

@@ -21,7 +21,20 @@ _UNKNOWN = {"NotImplemented", "MethodNotAllowed", "UnknownOperationException", "
 
 
 class Unsupported(ServiceError):
-    """The service doesn't know what was asked for."""
+    """The service doesn't know what was asked for, or can't do it.
+
+    Args:
+        message: the whole of it.
+        found: what the service is like, in a line.
+        mend: what to do about it; empty where there is nothing to be done.
+    """
+
+    def __init__(
+        self, message: str, found: str = "the service has no such setting", mend: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.found = found
+        self.mend = mend
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +68,7 @@ def translated(what: str) -> Iterator[None]:
     """Have foreign errors as ours.
 
     Raises:
-        Unsupported: if the service doesn't know what was asked for.
+        Unsupported: if the service doesn't know what was asked for; that of what is inside stays.
         ServiceError: if it can't be reached, or refuses.
     """
     try:

@@ -18,7 +18,7 @@ class Outcome(str, Enum):
     MADE = "made"  #: by this call
     WOULD_MAKE = "would_make"  #: by this call, were it no dry run
     DIFFERS = "differs"  #: jobs run with it; it stays as it is unless updates are asked for
-    UNSUPPORTED = "unsupported"  #: the store has no such setting
+    UNSUPPORTED = "unsupported"  #: the store has no such setting, or can't keep to it
     MISSING = "missing"  #: jobs can't run, and nobody has asked for it
     UNFIT = "unfit"  #: jobs can't run with it, and it can't be changed
 
@@ -128,6 +128,6 @@ class Wanted:
             if self.dry_run:
                 return Step(name, Outcome.WOULD_MAKE, as_wanted)
             make()
-        except Unsupported:
-            return Step(name, Outcome.UNSUPPORTED, "the service has no such setting")
+        except Unsupported as error:
+            return Step(name, Outcome.UNSUPPORTED, error.found, error.mend)
         return Step(name, Outcome.MADE, as_wanted)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from botocore.stub import Stubber
+from botocore.stub import ANY, Stubber
 from moto import mock_aws
 
 from airflow_slurm_provider.coordinator.bootstrap import Clients, Made, Outcome, Wanted, bootstrap
@@ -45,6 +45,14 @@ OTHERS_RULE = {
     "Filter": {"Prefix": "tmp/"},
     "Expiration": {"Days": 3},
 }
+STORE = "http://127.0.0.1:8333"
+PROBE = {
+    "Bucket": "lab",
+    "Key": ANY,
+    "Body": b"tried",
+    "ServerSideEncryption": "AES256",
+}
+RULES: list[Any] = lifecycle_rules("back/fills")
 
 
 @pytest.fixture
@@ -224,6 +232,52 @@ def test_a_store_without_some_settings_gets_the_others(clients: Clients) -> None
     assert (found["public_access"], found["encryption"]) == ("unsupported", "unsupported")
     assert found["lifecycle"] == "there"
     assert made.ok
+
+
+@pytest.fixture
+def other_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Clients, Stubber]]:
+    """A store that is not AWS's, with a bucket whose encryption is not set."""
+    empty_aws(monkeypatch)
+    site = parse_site({**RAW, "aws": {"region": "eu-west-1", "s3_endpoint_url": STORE}}, "site")
+    with mock_aws():
+        clients = open_clients(site)
+        stub = Stubber(clients.s3)
+        there = {"Bucket": "lab"}
+        stub.add_response("head_bucket", {}, there)
+        stub.add_client_error("get_public_access_block", "NotImplemented", expected_params=there)
+        missing = "ServerSideEncryptionConfigurationNotFoundError"
+        stub.add_client_error("get_bucket_encryption", missing, expected_params=there)
+        with stub:
+            yield clients, stub
+            stub.assert_no_pending_responses()
+
+
+def test_a_store_that_cannot_encrypt_is_not_told_to(other_store: tuple[Clients, Stubber]) -> None:
+    clients, stub = other_store
+    stub.add_client_error("put_object", "InternalError", expected_params=PROBE)
+    stub.add_response("get_bucket_lifecycle_configuration", {"Rules": RULES}, {"Bucket": "lab"})
+    made = bootstrap(SITE, Wanted(update=True), clients=clients)
+    (step,) = (each for each in made.steps if each.name == "encryption")
+    assert step.outcome is Outcome.UNSUPPORTED
+    assert "can't write an encrypted object (InternalError)" in step.found
+    assert "give the store keys" in step.mend
+    assert outcomes(made)["lifecycle"] == "there"
+    assert made.ok
+
+
+@pytest.mark.parametrize("may_write", [True, False])
+def test_another_store_that_can_encrypt_is_told_to(
+    other_store: tuple[Clients, Stubber], may_write: bool
+) -> None:
+    clients, stub = other_store
+    if may_write:
+        stub.add_response("put_object", {}, PROBE)
+        stub.add_response("delete_object", {}, {"Bucket": "lab", "Key": ANY})
+    else:
+        stub.add_client_error("put_object", "AccessDenied", expected_params=PROBE)
+    stub.add_response("put_bucket_encryption", {})
+    stub.add_response("get_bucket_lifecycle_configuration", {"Rules": RULES}, {"Bucket": "lab"})
+    assert make(clients, Wanted(update=True))["encryption"] == "made"
 
 
 def test_somebody_elses_bucket_is_the_users_mistake(clients: Clients) -> None:
