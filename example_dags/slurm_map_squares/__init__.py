@@ -1,0 +1,1 @@
+"""An example: its DAG, which holds the function itself."""

@@ -240,7 +240,7 @@ class JobPaths:
         return f"{self.root}code/{digest}.zip"
 
     def given(self, digest: str) -> str:
-        """Items that were handed over instead of a file."""
+        """Items, or the keys of a retry's items, that were handed over instead of a file."""
         return f"{self.root}given/{digest}.jsonl"
 
     @property
