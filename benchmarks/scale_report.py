@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from airflow_slurm_provider.coordinator.prices import PRICES_OF, REGION
-from benchmarks import growth
+from benchmarks import cost, growth
 from benchmarks.__main__ import machine
 from benchmarks.billion import __main__ as billion
 from benchmarks.billion.aws import SOURCES, SOURCES_OF
@@ -46,6 +46,7 @@ def sections() -> dict[str, list[str]]:
         found["growth"] += ["", *(f"**{line}**" for line in steep)] if steep else []
     if billion.RESULTS.exists():
         found |= simulated(billion.read_results())
+    found["cost"] = cost.section()
     found["sources"] = [f"{number}. {source}" for number, source in enumerate(SOURCES, 1)] + [
         "",
         f"Read on {SOURCES_OF}. Prices: list prices of {REGION} of {PRICES_OF}.",
