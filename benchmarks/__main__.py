@@ -1,6 +1,6 @@
 """All benchmarks of the worker, as one table in ``benchmarks/RESULTS.md``.
 
-python -m benchmarks [--short] [--peers FILE]
+python -m benchmarks [--short] [--only PART] [--guard] [--peers FILE]
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from benchmarks import claims, engine, limiter, startup
+from benchmarks import claims, engine, guard, limiter, startup
 from benchmarks.engine import Figure
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -46,7 +47,7 @@ def figure_lines(figures: Iterable[Figure]) -> list[str]:
             each.name,
             each.measured,
             each.baseline,
-            f"{each.ratio:.2f}",
+            f"{each.ratio:.2f}" if each.ratio >= 0.01 else f"{each.ratio:.2g}",
             f"{'≥' if each.at_least else '≤'} {each.target:g}",
             mark(each.met),
         )
@@ -54,58 +55,68 @@ def figure_lines(figures: Iterable[Figure]) -> list[str]:
     ]
 
 
-def claim_lines(*, short: bool) -> list[str]:
-    lines = []
+def claim_figures(*, short: bool) -> list[Figure]:
+    figures = []
     for each in claims.figures(short=short):
         failed = each["failed_claims_per_claim"]
         writes = each["most_writes_of_a_shard_per_s"]
         reads = each["most_read_units_of_a_shard_per_s"]
-        within = writes < claims.WRITE_LIMIT and reads < claims.READ_LIMIT
         name = f"{each['workers']:,} workers, {each['tasks']:,} tasks, {each['shards']} shards"
-        lines += [
-            line(
-                f"claims: {name}",
-                f"{failed} failed",
-                "1 claim",
-                failed,
-                "≤ 0.05",
-                mark(failed <= 0.05),
-            ),
-            line(
+        figures += [
+            _at_most(f"claims: {name}", f"{failed} failed", "1 claim", failed, 0.05),
+            _at_most(
                 f"busiest shard: {name}",
                 f"{writes} writes, {reads} read units per s",
                 "1,000 and 3,000 of a partition",
-                f"{max(writes / claims.WRITE_LIMIT, reads / claims.READ_LIMIT):.2f}",
-                "≤ 1",
-                mark(within),
+                max(writes / claims.WRITE_LIMIT, reads / claims.READ_LIMIT),
+                1.0,
             ),
         ]
-    return lines
+    return figures
 
 
-def limiter_lines(*, short: bool) -> list[str]:
-    lines = []
+def limiter_figures(*, short: bool) -> list[Figure]:
+    figures = []
     for each in limiter.figures(short=short):
         name = f"rate limit: {each['workers']:,} workers at {limiter.RATE:g}/s"
         used, writes = each["used"], each["writes_per_token"]
-        most, allowed = each["most_in_1_s"], each["bound_in_1_s"]
-        within = all(each[f"most_in_{w}_s"] <= each[f"bound_in_{w}_s"] for w in (1, 10))
-        lines += [
-            line(f"{name}, share used", used, "the rate", used, "≥ 0.93", mark(used >= 0.93)),
-            line(f"{name}, writes", writes, "1 token", writes, "≤ 1.4", mark(writes <= 1.4)),
-            line(
-                f"{name}, most in 1 s",
-                most,
-                f"bound {allowed}",
-                f"{most / allowed:.2f}",
-                "≤ 1",
-                mark(within),
-            ),
+        figures += [
+            Figure(f"{name}, share used", str(used), "the rate", used, 0.93),
+            _at_most(f"{name}, writes", str(writes), "1 token", writes, 1.4),
         ]
-    return lines
+        for window in (1, 10):
+            most, allowed = each[f"most_in_{window}_s"], each[f"bound_in_{window}_s"]
+            figures.append(
+                _at_most(
+                    f"{name}, most in {window} s",
+                    str(most),
+                    f"bound {allowed}",
+                    most / allowed,
+                    1.0,
+                )
+            )
+    return figures
 
 
-def table(peers: list[Figure], *, short: bool) -> str:
+def _at_most(name: str, measured: str, baseline: str, ratio: float, target: float) -> Figure:
+    return Figure(name, measured, baseline, ratio, target, at_least=False)
+
+
+#: What is measured, by the word of `--only`.
+PARTS: dict[str, Callable[..., list[Figure]]] = {
+    "engine": engine.figures,
+    "startup": startup.figures,
+    "claims": claim_figures,
+    "limits": limiter_figures,
+}
+
+
+def measure(parts: Iterable[str], *, short: bool) -> dict[str, list[Figure]]:
+    """The figures of these parts."""
+    return {name: PARTS[name](short=short) for name in PARTS if name in parts}
+
+
+def table(figures: Iterable[Figure]) -> str:
     lines = [
         "# Results",
         "",
@@ -114,26 +125,47 @@ def table(peers: list[Figure], *, short: bool) -> str:
         "",
         "| what | measured | baseline | ratio | target | |",
         "| --- | --- | --- | --- | --- | --- |",
-        *figure_lines(engine.figures(short=short)),
-        *figure_lines(peers),
-        *figure_lines(startup.figures(short=short)),
-        *claim_lines(short=short),
-        *limiter_lines(short=short),
+        *figure_lines(figures),
     ]
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def guarded(figures: list[Figure], committed: list[guard.Ratio]) -> int:
+    """Tell what has become worse than it is committed; the exit code."""
+    measured = guard.of_figures(figures)
+    for name in guard.left_out(committed, measured):
+        print(f"not compared: {name}")
+    worse = guard.worse(committed, measured)
+    for text in worse:
+        print(f"worse: {text}")
+    return 1 if worse else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="small sizes; print, write nothing")
     parser.add_argument("--peers", type=Path, help="what benchmarks.peers has printed")
-    arguments = parser.parse_args()
-    measured = json.loads(arguments.peers.read_text()) if arguments.peers else []
-    text = table([Figure(**each) for each in measured], short=arguments.short)
+    parser.add_argument("--only", choices=PARTS, action="append", help="a part; write nothing")
+    parser.add_argument("--guard", action="store_true", help="compare, and write nothing")
+    arguments = parser.parse_args(argv)
+    if arguments.guard and arguments.short:
+        parser.error("--guard compares ratios at full size; leave --short away")
+    found = measure(arguments.only or PARTS, short=arguments.short)
+    peers = json.loads(arguments.peers.read_text()) if arguments.peers else []
+    figures = [
+        *found.pop("engine", []),
+        *(Figure(**each) for each in peers),
+        *(each for part in found.values() for each in part),
+    ]
+    text = table(figures)
     print(text)
-    if not arguments.short:
+    if arguments.guard:
+        return guarded(figures, guard.read())
+    if not arguments.short and not arguments.only:
         RESULTS.write_text(text)
+        guard.write(figures)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
