@@ -5,7 +5,7 @@ STACK_RUN := $(BIN)/python -m tests.stack
 UV = $(or $(shell command -v uv),.stack/tools/bin/uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stack-up stack-down stack-status demo lint docs unit integration e2e anomalies chaos chaos-short submit-faults simulate bench bench-guard bench-merging bench-status bench-waiting bench-5m bench-growth simulate-scale scale-report profile compose-check archives packages dist version changelog test clean
+.PHONY: help setup stack-up stack-down stack-status demo lint docs unit integration e2e anomalies chaos chaos-short submit-faults simulate bench bench-guard bench-merging bench-status bench-waiting bench-peers bench-5m bench-growth simulate-scale scale-report profile compose-check archives packages dist version changelog test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,7 +61,7 @@ simulate: ## the protocol in virtual time, 10,000 seeds (SEEDS=n for more or few
 	@$(BIN)/python -m slurm_worker simulate --seeds $(or $(SEEDS),10000) --jobs 2
 
 bench: setup ## measure the worker; writes benchmarks/RESULTS.md (a quiet machine, about 8 minutes)
-	@$(STACK_RUN) with sh -c '. .stack/env && PATH="$$PWD/.stack/tools/bin:$$PATH" exec $(BIN)/python -m benchmarks.peers > .stack/peers.json'
+	@$(STACK_RUN) with sh -c '. .stack/env && PATH="$$PWD/.stack/tools/bin:$$PATH" exec $(BIN)/python -m benchmarks.peers --engine > .stack/peers.json'
 	@$(BIN)/python -m benchmarks --peers .stack/peers.json
 
 bench-guard: setup ## measure the worker again; fails where a ratio is worse than the committed one
@@ -75,6 +75,9 @@ bench-status: ## measure slurmctl status at 100,000 tasks; writes benchmarks/STA
 
 bench-waiting: ## measure 300 waiting sensors; writes benchmarks/WAITING.md (make stack-up first)
 	@sh -c '. .stack/env && exec $(BIN)/python -m benchmarks.waiting --write benchmarks/WAITING.md'
+
+bench-peers: setup ## ours beside dask-jobqueue, submitit, Parsl, sbatch and a loop, with kill -9; writes benchmarks/PEERS.md (make stack-up first; 12 minutes)
+	@sh -c '. .stack/env && PATH="$$PWD/.stack/tools/bin:$$PATH" exec $(BIN)/python -m benchmarks.peers --write'
 
 bench-5m: setup ## five million items with workers killed on the way; writes benchmarks/FIVE_MILLION.md (make stack-up first; ITEMS=n KILLS=n)
 	@sh -c '. .stack/env && exec $(BIN)/python -m benchmarks.five_million --items $(or $(ITEMS),5000000) --kills $(or $(KILLS),20) $(if $(ITEMS),,--write)'

@@ -1,0 +1,106 @@
+"""Side by side: ours and other tools, on the same Slurm cluster and the same items.
+
+python -m benchmarks.peers [--short] [--only NAME] [--write]       (make stack-up first)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.__main__ import machine
+from benchmarks.peers import engine, report
+from benchmarks.peers.contenders import PEERS, Contender, Peer
+from benchmarks.peers.ours import Ours
+from benchmarks.peers.running import Report, run
+
+RESULT = Path(__file__).parents[1] / "PEERS.md"
+ITEMS, SHORT_ITEMS = 40_000, 8_000
+ABSENT = (
+    "**HyperQueue** is left out: its package on PyPI (0.27.0) has a server and workers within "
+    "one process of this machine, and not the `hq` program that starts workers in Slurm jobs."
+)
+#: Whose deaths are tried in the short form too.
+_KILLED_IN_SHORT = ("ours", "dask-jobqueue")
+
+
+def plan(
+    contenders: Sequence[Contender], items: int, *, short: bool
+) -> list[tuple[Contender, str, int]]:
+    """Each run: who, who is killed, and how many items, half of them where one is killed."""
+    runs = []
+    for each in contenders:
+        runs.append((each, "nobody", items))
+        if not short or each.name in _KILLED_IN_SHORT:
+            runs += [(each, killed, items // 2) for killed in each.kills]
+    return runs
+
+
+def chosen(names: Sequence[str]) -> list[Contender]:
+    """The contenders of these names, or all.
+
+    Raises:
+        SystemExit: if there is none of a name.
+    """
+    every: list[Contender] = [PEERS[0], Ours(), *PEERS[1:]]
+    known = {each.name: each for each in every}
+    if unknown := [name for name in names if name not in known]:
+        raise SystemExit(f"peers: --only {unknown[0]!r} is none of {', '.join(known)}")
+    return [known[name] for name in names] if names else every
+
+
+def compare(contenders: Sequence[Contender], items: int, *, short: bool) -> list[Report]:
+    """Run all, one after the other; each report is printed as JSON as soon as it is there."""
+    for each in contenders:
+        say(f"preparing {each.name}")
+        each.prepare()
+    found = []
+    for contender, killed, count in plan(contenders, items, short=short):
+        say(f"{contender.name}: {count:,} items, {killed} killed")
+        found.append(run(contender, count, killed, say))
+        say(json.dumps(found[-1].to_dict()))
+    return found
+
+
+def say(line: str) -> None:
+    """To stderr, so that stdout is the table alone."""
+    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Run, print the table, and write it if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="fewer items, fewer kills; 3 minutes")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="repeatable")
+    parser.add_argument("--items", type=int, metavar="N", help=f"instead of {ITEMS:,}")
+    parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}")
+    parser.add_argument("--engine", action="store_true", help="only the no-op engines, as JSON")
+    arguments = parser.parse_args()
+    if "SLURM_CONF" not in os.environ:
+        raise SystemExit("peers: no Slurm; make stack-up, then make bench-peers")
+    if arguments.engine:
+        print(json.dumps([asdict(each) for each in engine.figures(short=arguments.short)]))
+        return
+    contenders = chosen(arguments.only)
+    items = arguments.items or (SHORT_ITEMS if arguments.short else ITEMS)
+    reports = compare(contenders, items, short=arguments.short)
+    text = report.markdown(
+        reports,
+        {**{each.name: each.note for each in contenders}, "absent": ABSENT},
+        {each.name: each.packages for each in contenders if isinstance(each, Peer)},
+        machine(),
+        time.strftime("%Y-%m-%d"),
+    )
+    print(text)
+    if arguments.write:
+        RESULT.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

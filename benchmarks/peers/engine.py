@@ -1,0 +1,65 @@
+"""What the engines themselves cost: a no-op handler, the same number of processes.
+
+Ours has its table and store in its own process, dask-jobqueue its scheduler beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+from benchmarks.engine import Figure
+from benchmarks.peers.contenders import PEERS, WORKERS, Peer
+
+_OURS = "from benchmarks.engine import noop, run_worker; print(run_worker(noop, {items}))"
+_DASK = Peer(
+    "dask-jobqueue",
+    "engine_dask.py",
+    "",
+    next(each.packages for each in PEERS if each.name == "dask-jobqueue"),
+)
+
+
+def ours(items: int, processes: int) -> float:
+    """Items a second of so many workers at the same time."""
+    program = _OURS.format(items=items // processes)
+    running = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+        for _ in range(processes)
+    ]
+    rates = [float(each.communicate()[0]) for each in running]
+    # Each has the same to do, so the slowest says when all is done.
+    return processes * min(rates)
+
+
+def dask_jobqueue(items: int, times: int) -> dict[str, Any]:
+    """Its rates, and the seconds until its workers were there."""
+    _DASK.prepare()
+    ended = subprocess.run(
+        [*_DASK.program_with(f"--items={items}", f"--processes={WORKERS}", f"--times={times}")],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    report: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return report
+
+
+def figures(*, short: bool) -> list[Figure]:
+    """Ours against dask-jobqueue."""
+    items, times = (40_000, 2) if short else (400_000, 5)
+    theirs = dask_jobqueue(items, times)
+    steady = statistics.median(theirs["items_per_s"][1:])
+    rate = statistics.median(ours(items, WORKERS) for _ in range(times))
+    return [
+        Figure(
+            f"engine: {WORKERS} processes, no-op, bundles of 500",
+            f"{rate:,.0f} items/s",
+            f"{steady:,.0f} items/s, dask-jobqueue once it runs",
+            rate / steady,
+            1.5,
+        )
+    ]

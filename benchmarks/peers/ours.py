@@ -1,0 +1,94 @@
+"""Ours on the stack as it is: `slurmctl submit --wait`, over SSH, with its table and bucket."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import yaml
+
+from airflow_slurm_provider.coordinator.services import open_services
+from airflow_slurm_provider.coordinator.site import load_site
+from benchmarks.peers.contenders import SHARED, WORKERS, Result, cancel_jobs
+from benchmarks.peers.processes import VARIABLE
+from slurm_worker.aggregate.reading import Fetched
+from slurm_worker.keys import JobId
+
+
+@cache
+def work() -> ModuleType:
+    """The task's module, which is no package of ours."""
+    spec = importlib.util.spec_from_file_location("work", SHARED / "work.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """The one whose table and bucket hold the results; see `contenders.Contender`."""
+
+    name: str = "ours"
+    note: str = (
+        "`slurmctl submit --wait` with its defaults: over SSH as an ordinary user, items and "
+        "results in S3, leases in DynamoDB. Measured until the job is done, without aggregation. "
+        "The emulators of both (SeaweedFS, moto) work on the same two cores as the workers, and "
+        "each request goes to them; the peers only write to a local disk. Its handler's process "
+        "is killed, whose supervisor starts another."
+    )
+    kills: tuple[str, ...] = ("worker", "driver")
+
+    def prepare(self) -> None:
+        if "SLURMCTL_CONFIG" not in os.environ:
+            raise SystemExit("peers: the stack is not up; make stack-up, then make bench-peers")
+
+    def command(self, folder: Path, items: int) -> list[str]:
+        config = folder / "config.yaml"
+        if not config.exists():
+            lines = (json.dumps(work().item(number)) + "\n" for number in range(items))
+            (folder / "items.jsonl").write_text("".join(lines))
+            config.write_text(yaml.safe_dump(self._config(folder)))
+        slurmctl = Path(sys.executable).with_name("slurmctl")
+        return [str(slurmctl), "submit", str(config), "--wait", "--interval", "1"]
+
+    def results(self, folder: Path) -> Iterator[Result]:
+        services = open_services(load_site(os.environ["SLURMCTL_CONFIG"]))
+        try:
+            store = services.store(JobId(folder.name))
+            for marker in store.markers():
+                rows = (
+                    row
+                    for part in marker.parts
+                    if part.kind == "rows"
+                    for row in Fetched(store, marker.task, part).rows()
+                )
+                yield Result(marker.finished, tuple(row["_key"] for row in rows))
+        finally:
+            services.close()
+
+    def cancel(self, folder: Path) -> None:
+        cancel_jobs(folder.name)
+
+    def _config(self, folder: Path) -> dict[str, object]:
+        return {
+            "job_id": folder.name,
+            "input": {"path": str(folder / "items.jsonl"), "key": "id"},
+            "handler": {"entry": "work:handle", "code": str(SHARED)},
+            "bundle": work().BUNDLE,
+            "workers": WORKERS,
+            "slurm": {
+                "mem": "500M",
+                "time": "00:15:00",
+                "cpus_per_task": 1,
+                "setup": [f"export {VARIABLE}={folder}"],
+            },
+        }

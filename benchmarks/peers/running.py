@@ -1,0 +1,227 @@
+"""One run: start the driver, look on, kill whom it is about, and say what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers import processes
+from benchmarks.peers.contenders import SHARED, Contender, jobs_of
+from benchmarks.peers.counting import Counts, Pace, counts, pace
+from benchmarks.peers.ours import work
+
+LIMIT_S = 240.0
+_LOOK_S = 0.2
+_GONE_S = 30.0
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one run came to.
+
+    Args:
+        who: the contender.
+        killed: ``nobody``, ``worker`` or ``driver``.
+        items: that there were.
+        pace: start-up and rates.
+        counts: missing, doubled, redone.
+        driver_mb: the most that the driver's processes had at once.
+        worker_mb: the peak of the largest process that ran the handler.
+        problem: why it was ended from outside, or that nobody could be killed.
+    """
+
+    who: str
+    killed: str
+    items: int
+    pace: Pace
+    counts: Counts
+    driver_mb: float
+    worker_mb: float
+    problem: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; what is not a number is None."""
+        document = asdict(self)
+        for name, value in document["pace"].items():
+            document["pace"][name] = None if math.isnan(value) else round(value, 2)
+        return document
+
+
+@dataclass
+class Watch:
+    """Looks at a run's processes while its driver lives.
+
+    Args:
+        folder: the run's.
+        items: in it.
+        contender: who runs; those that have no worker of their own are all driver.
+    """
+
+    folder: Path
+    items: int
+    driver_mb: float = 0.0
+    worker_mb: float = 0.0
+    _ran: set[int] = field(default_factory=set)
+
+    def look(self, driver: int) -> None:
+        """Once."""
+        family = processes.tree(driver)
+        self.driver_mb = max(self.driver_mb, sum(map(processes.resident_mb, family)))
+        for pid in processes.at_work(self.folder / "executions"):
+            if pid != driver:
+                self.worker_mb = max(self.worker_mb, processes.resident_mb(pid, "VmHWM"))
+
+    def executed(self) -> int:
+        """How often the handler was begun: keys have all the same length."""
+        size = 0
+        for log in (self.folder / "executions").glob("*.log"):
+            size += log.stat().st_size
+        return size // len(f"{work().item(0)['id']}\n")
+
+
+def run(contender: Contender, items: int, killed: str, say: Say) -> Report:
+    """Run it to its end, with a kill -9 half-way of the worker, the driver or nobody."""
+    with _folder(contender) as folder:
+        watch = Watch(folder, items)
+        driver = _Driver(contender, folder, items)
+        began, problem = time.time(), ""
+        driver.start()
+        deadline = time.monotonic() + LIMIT_S
+        due = killed != "nobody"
+        while driver.alive():
+            watch.look(driver.pid)
+            if due and watch.executed() >= items // 2:
+                due = not _strike(killed, driver, watch, say)
+            if time.monotonic() > deadline:
+                problem = f"ended after {LIMIT_S:.0f} s"
+                driver.kill()
+            time.sleep(_LOOK_S)
+        ended = time.time()
+        if due and not problem:
+            problem = f"it was done before the {killed} could be killed"
+        if driver.code and not problem:
+            problem = f"its driver ended with {driver.code}: {driver.last_words()}"
+        if problem:
+            say(f"{contender.name}: {problem}")
+        # What Slurm still runs must not add to what is counted.
+        _clean(contender, folder)
+        return _report(contender, killed, watch, (began, ended), problem)
+
+
+class _Driver:
+    """The contender's command, started as often as it is asked for."""
+
+    def __init__(self, contender: Contender, folder: Path, items: int) -> None:
+        self._folder = folder
+        self._log = folder / "state" / "driver.log"
+        self._command = contender.command(folder, items)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def code(self) -> int | None:
+        return None if self._process is None else self._process.returncode
+
+    def start(self) -> None:
+        environment = {
+            **os.environ,
+            processes.VARIABLE: str(self._folder),
+            "PYTHONPATH": str(SHARED),
+        }
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=self._folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def last_words(self) -> str:
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return lines[-1][:200] if lines else "it said nothing"
+
+
+def _strike(killed: str, driver: _Driver, watch: Watch, say: Say) -> bool:
+    """Kill the worker or the driver, and start the driver again; False if there was nobody."""
+    if killed == "driver":
+        say(f"kill -9 of the driver ({driver.pid}) after {watch.executed():,} items")
+        driver.kill()
+        driver.start()
+        return True
+    for pid in processes.at_work(watch.folder / "executions"):
+        if processes.kill(pid, watch.folder):
+            say(f"kill -9 of a worker ({pid}) after {watch.executed():,} items")
+            return True
+    return False
+
+
+def _report(
+    contender: Contender, killed: str, watch: Watch, times: tuple[float, float], problem: str
+) -> Report:
+    found = list(contender.results(watch.folder))
+    logs = sorted((watch.folder / "executions").glob("*.log"))
+    return Report(
+        who=contender.name,
+        killed=killed,
+        items=watch.items,
+        pace=pace(*times, [(each.at, len(each.keys)) for each in found]),
+        counts=counts(
+            (str(work().item(number)["id"]) for number in range(watch.items)),
+            (key for each in found for key in each.keys),
+            (key for log in logs for key in log.read_text().splitlines()),
+        ),
+        driver_mb=round(watch.driver_mb, 1),
+        worker_mb=round(watch.worker_mb, 1),
+        problem=problem,
+    )
+
+
+@contextmanager
+def _folder(contender: Contender) -> Iterator[Path]:
+    """A folder that nodes and driver share, also with the cluster's ordinary user."""
+    word = contender.name.split()[0].lower()
+    folder = Path(tempfile.gettempdir()) / f"peers-{word}-{uuid.uuid4().hex[:8]}"
+    for each in (folder, *(folder / name for name in ("results", "executions", "state"))):
+        each.mkdir()
+        each.chmod(0o777 if each.name == "executions" else 0o755)
+    try:
+        yield folder
+    finally:
+        _clean(contender, folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clean(contender: Contender, folder: Path) -> None:
+    """Nothing of the run is left in Slurm or on the machine."""
+    deadline = time.monotonic() + _GONE_S
+    with contextlib.suppress(subprocess.SubprocessError):
+        contender.cancel(folder)
+        while jobs_of(folder.name) and time.monotonic() < deadline:
+            time.sleep(0.5)
+    processes.end(folder)
