@@ -133,9 +133,9 @@ def problems(reports: Sequence[Report]) -> list[str]:
 _HEAD = """# Beside other tools
 
 Measured on {machine}, {date}, by `make bench-peers`: {sizes} items in
-bundles of 500, two workers of one CPU on the same Slurm cluster, a handler that waits 1 ms. All keep
-a bundle's results on disk (written aside, fsynced, renamed), or in S3, and skip what is there when
-they are started again.
+bundles of 500, two workers of one CPU on the same Slurm cluster, a handler that waits 1 ms. Each
+has a bundle's results on disk (written aside, fsynced, renamed), or in S3, and skips what is there
+when it is started again.
 
 {table}
 
