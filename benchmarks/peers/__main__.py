@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ ABSENT = (
     "**HyperQueue** is left out: its package on PyPI (0.27.0) has a server and workers within "
     "one process of this machine, and not the `hq` program that starts workers in Slurm jobs."
 )
+SHORT_LEASE = {"ttl": 15, "heartbeat": 4, "margin": 3}
 #: Whose deaths are tried in the short form too.
 _KILLED_IN_SHORT = ("ours", "dask-jobqueue")
 
@@ -42,13 +44,15 @@ def plan(
     return runs
 
 
-def chosen(names: Sequence[str]) -> list[Contender]:
+def chosen(names: Sequence[str], *, short: bool = False) -> list[Contender]:
     """The contenders of these names, or all.
+
+    In the short form ours has short leases: there is no time to wait for one to run out.
 
     Raises:
         SystemExit: if there is none of a name.
     """
-    every: list[Contender] = [PEERS[0], Ours(), *PEERS[1:]]
+    every: list[Contender] = [PEERS[0], Ours(lease=SHORT_LEASE if short else {}), *PEERS[1:]]
     known = {each.name: each for each in every}
     if unknown := [name for name in names if name not in known]:
         raise SystemExit(f"peers: --only {unknown[0]!r} is none of {', '.join(known)}")
@@ -82,12 +86,14 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}")
     parser.add_argument("--engine", action="store_true", help="only the no-op engines, as JSON")
     arguments = parser.parse_args()
+    # What was started is ended too when this is.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("peers: ended by SIGTERM"))
     if "SLURM_CONF" not in os.environ:
         raise SystemExit("peers: no Slurm; make stack-up, then make bench-peers")
     if arguments.engine:
         print(json.dumps([asdict(each) for each in engine.figures(short=arguments.short)]))
         return
-    contenders = chosen(arguments.only)
+    contenders = chosen(arguments.only, short=arguments.short)
     items = arguments.items or (SHORT_ITEMS if arguments.short else ITEMS)
     reports = compare(contenders, items, short=arguments.short)
     text = report.markdown(

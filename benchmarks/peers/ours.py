@@ -6,8 +6,8 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -35,7 +35,11 @@ def work() -> ModuleType:
 
 @dataclass(frozen=True, slots=True)
 class Ours:
-    """The one whose table and bucket hold the results; see `contenders.Contender`."""
+    """The one whose table and bucket hold the results; see `contenders.Contender`.
+
+    Args:
+        lease: times of its leases, where they are not the defaults.
+    """
 
     name: str = "ours"
     note: str = (
@@ -46,6 +50,7 @@ class Ours:
         "is killed, whose supervisor starts another."
     )
     kills: tuple[str, ...] = ("worker", "driver")
+    lease: Mapping[str, int] = field(default_factory=dict)
 
     def prepare(self) -> None:
         if "SLURMCTL_CONFIG" not in os.environ:
@@ -85,6 +90,7 @@ class Ours:
             "handler": {"entry": "work:handle", "code": str(SHARED)},
             "bundle": work().BUNDLE,
             "workers": WORKERS,
+            "lease": dict(self.lease),
             "slurm": {
                 "mem": "500M",
                 "time": "00:15:00",

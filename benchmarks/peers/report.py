@@ -17,8 +17,8 @@ _COLUMNS = (
     "total, items/s",
     "driver, MB",
     "worker, MB",
-    "worker killed: missing / twice / run again",
-    "driver killed: missing / twice / run again",
+    "worker killed: missing / twice / run again, s",
+    "driver killed: missing / twice / run again, s",
 )
 _ABSENT = "-"
 
@@ -141,8 +141,9 @@ when it is started again.
 
 Start-up is from the command to the first bundle's result, steady from the first to the last, total
 from the command until all is durable. With a kill -9 half-way, of the process that runs the handler
-(nobody intervenes) or of the driver (the same command is given again): items without a result,
-items in the results twice, items whose handler ran more than once. A star: see what went wrong.
+(nobody intervenes) or of the driver (the same command is given again): items without a result
+(and then, once the command was given again), items in the results twice, items whose handler ran
+more than once, and seconds until all was done. A star: see what went wrong.
 
 ## Where a peer is ahead
 
@@ -197,8 +198,11 @@ def _after(report: Report | None) -> str:
     if report is None:
         return _ABSENT
     counts = report.counts
+    missing = f"{counts.missing:,}"
+    if report.missing_again is not None:
+        missing += f" (then {report.missing_again:,})"
     mark = "*" if report.problem else ""
-    return f"{counts.missing:,} / {counts.doubled:,} / {counts.redone:,}{mark}"
+    return f"{missing} / {counts.doubled:,} / {counts.redone:,}, {report.took_s:.0f} s{mark}"
 
 
 def _number(value: float, digits: int) -> str:

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,10 @@ class Report:
         counts: missing, doubled, redone.
         driver_mb: the most that the driver's processes had at once.
         worker_mb: the peak of the largest process that ran the handler.
-        problem: why it was ended from outside, or that nobody could be killed.
+        problem: how its driver failed or was ended from outside, or that nobody was killed.
+        took_s: from the command until all was done.
+        missing_again: of what was missing after a worker's death, what still is when the
+            command was given again.
     """
 
     who: str
@@ -50,6 +53,8 @@ class Report:
     driver_mb: float
     worker_mb: float
     problem: str = ""
+    took_s: float = 0.0
+    missing_again: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; what is not a number is None."""
@@ -94,30 +99,39 @@ class Watch:
 def run(contender: Contender, items: int, killed: str, say: Say) -> Report:
     """Run it to its end, with a kill -9 half-way of the worker, the driver or nobody."""
     with _folder(contender) as folder:
-        watch = Watch(folder, items)
-        driver = _Driver(contender, folder, items)
-        began, problem = time.time(), ""
+        watch, driver = Watch(folder, items), _Driver(contender, folder, items)
+        began = time.time()
         driver.start()
-        deadline = time.monotonic() + LIMIT_S
-        due = killed != "nobody"
-        while driver.alive():
-            watch.look(driver.pid)
-            if due and watch.executed() >= items // 2:
-                due = not _strike(killed, driver, watch, say)
-            if time.monotonic() > deadline:
-                problem = f"ended after {LIMIT_S:.0f} s"
-                driver.kill()
-            time.sleep(_LOOK_S)
+        problem = _follow(driver, watch, killed, say)
         ended = time.time()
-        if due and not problem:
-            problem = f"it was done before the {killed} could be killed"
-        if driver.code and not problem:
-            problem = f"its driver ended with {driver.code}: {driver.last_words()}"
-        if problem:
-            say(f"{contender.name}: {problem}")
         # What Slurm still runs must not add to what is counted.
         _clean(contender, folder)
-        return _report(contender, killed, watch, (began, ended), problem)
+        report = _report(contender, killed, watch, (began, ended), problem)
+        if report.counts.missing and killed == "worker":
+            say(f"{report.counts.missing:,} items are missing: the same command again")
+            driver.start()
+            _follow(driver, watch, "nobody", say)
+            _clean(contender, folder)
+            again = _report(contender, killed, watch, (began, ended), "").counts.missing
+            report = replace(report, missing_again=again)
+        return report
+
+
+def _follow(driver: _Driver, watch: Watch, killed: str, say: Say) -> str:
+    """Look on until the driver ends, and kill once; what went wrong."""
+    deadline = time.monotonic() + LIMIT_S
+    due = killed != "nobody"
+    while driver.alive():
+        watch.look(driver.pid)
+        if due and watch.executed() >= watch.items // 2:
+            due = not _strike(killed, driver, watch, say)
+        if time.monotonic() > deadline:
+            driver.kill()
+            return f"it was ended after {LIMIT_S:.0f} s"
+        time.sleep(_LOOK_S)
+    if driver.code:
+        return f"its driver ended with {driver.code}: {driver.last_words()}"
+    return f"it was done before the {killed} could be killed" if due else ""
 
 
 class _Driver:
@@ -199,6 +213,7 @@ def _report(
         driver_mb=round(watch.driver_mb, 1),
         worker_mb=round(watch.worker_mb, 1),
         problem=problem,
+        took_s=round(times[1] - times[0], 1),
     )
 
 

@@ -9,6 +9,7 @@ import parsl
 import work
 from parsl.app.app import python_app
 from parsl.config import Config
+from parsl.dataflow.memoization import BasicMemoizer
 from parsl.executors import HighThroughputExecutor
 from parsl.launchers import SimpleLauncher
 from parsl.providers import SlurmProvider
@@ -43,8 +44,9 @@ def main(items: int, workers: int) -> None:
         executors=[executor],
         run_dir=runs,
         retries=3,
-        checkpoint_mode="task_exit",
-        checkpoint_files=get_all_checkpoints(runs),
+        memoizer=BasicMemoizer(
+            checkpoint_mode="task_exit", checkpoint_files=get_all_checkpoints(runs)
+        ),
         initialize_logging=False,
     )
     with parsl.load(config):

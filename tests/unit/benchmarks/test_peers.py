@@ -74,13 +74,13 @@ def test_without_results_there_is_no_pace() -> None:
 def test_the_table_has_a_line_per_contender_with_both_kills() -> None:
     reports = [
         of("plain loop", worker_mb=0.0),
-        of("plain loop", "driver", counts=Counts(0, 0, 12)),
+        of("plain loop", "driver", counts=Counts(0, 0, 12), took_s=9.4),
         of("ours"),
-        of("ours", "worker", counts=Counts(1, 2, 3_000)),
+        of("ours", "worker", counts=Counts(1, 2, 3_000), missing_again=0),
     ]
     *_, loop, ours = report.table(reports)
-    assert loop == "| plain loop | 2.0 | 900 | 800 | 100 | - | - | 0 / 0 / 12 |"
-    assert ours == "| ours | 2.0 | 900 | 800 | 100 | 50 | 1 / 2 / 3,000 | - |"
+    assert loop == "| plain loop | 2.0 | 900 | 800 | 100 | - | - | 0 / 0 / 12, 9 s |"
+    assert ours == "| ours | 2.0 | 900 | 800 | 100 | 50 | 1 (then 0) / 2 / 3,000, 0 s | - |"
 
 
 def test_where_a_peer_is_ahead_is_said_with_a_reason() -> None:
@@ -94,7 +94,7 @@ def test_where_a_peer_is_ahead_is_said_with_a_reason() -> None:
 
 def test_a_run_that_went_wrong_is_marked_and_told() -> None:
     text = page([of("ours"), of("other"), of("other", "worker", problem="ended after 240 s")])
-    assert "0 / 0 / 0*" in text
+    assert "0 / 0 / 0, 0 s*" in text
     assert "- other, worker killed: ended after 240 s." in text
 
 
