@@ -20,7 +20,10 @@ from benchmarks.peers import engine, report
 from benchmarks.peers.contenders import PEERS, Contender, Peer
 from benchmarks.peers.ours import Ours
 from benchmarks.peers.running import Report, run
+from tests.stack.settings import ROOT
+from tests.stack.state_folder import state_folder
 
+REPORTS = state_folder(ROOT) / "peers" / "reports.jsonl"
 RESULT = Path(__file__).parents[1] / "PEERS.md"
 ITEMS, SHORT_ITEMS = 40_000, 8_000
 ABSENT = (
@@ -59,8 +62,16 @@ def chosen(names: Sequence[str], *, short: bool = False) -> list[Contender]:
     return [known[name] for name in names] if names else every
 
 
+def kept() -> list[Report]:
+    """The latest report of each kind of run that was ever made here."""
+    lines = REPORTS.read_text().splitlines() if REPORTS.exists() else []
+    found = [Report.from_dict(json.loads(line)) for line in lines]
+    return list({(each.who, each.killed): each for each in found}.values())
+
+
 def compare(contenders: Sequence[Contender], items: int, *, short: bool) -> list[Report]:
-    """Run all, one after the other; each report is printed as JSON as soon as it is there."""
+    """Run all, one after the other; each report is kept in REPORTS as soon as it is there."""
+    REPORTS.parent.mkdir(parents=True, exist_ok=True)
     for each in contenders:
         say(f"preparing {each.name}")
         each.prepare()
@@ -68,7 +79,10 @@ def compare(contenders: Sequence[Contender], items: int, *, short: bool) -> list
     for contender, killed, count in plan(contenders, items, short=short):
         say(f"{contender.name}: {count:,} items, {killed} killed")
         found.append(run(contender, count, killed, say))
-        say(json.dumps(found[-1].to_dict()))
+        line = json.dumps(found[-1].to_dict())
+        say(line)
+        with REPORTS.open("a") as file:
+            file.write(f"{line}\n")
     return found
 
 
@@ -84,6 +98,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="repeatable")
     parser.add_argument("--items", type=int, metavar="N", help=f"instead of {ITEMS:,}")
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}")
+    parser.add_argument("--kept", action="store_true", help="run nothing: the table of past runs")
     parser.add_argument("--engine", action="store_true", help="only the no-op engines, as JSON")
     arguments = parser.parse_args()
     # What was started is ended too when this is.
@@ -94,8 +109,12 @@ def main() -> None:
         print(json.dumps([asdict(each) for each in engine.figures(short=arguments.short)]))
         return
     contenders = chosen(arguments.only, short=arguments.short)
-    items = arguments.items or (SHORT_ITEMS if arguments.short else ITEMS)
-    reports = compare(contenders, items, short=arguments.short)
+    if arguments.kept:
+        known = kept()
+        reports = [each for who in contenders for each in known if each.who == who.name]
+    else:
+        items = arguments.items or (SHORT_ITEMS if arguments.short else ITEMS)
+        reports = compare(contenders, items, short=arguments.short)
     text = report.markdown(
         reports,
         {**{each.name: each.note for each in contenders}, "absent": ABSENT},

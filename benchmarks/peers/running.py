@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -62,6 +62,14 @@ class Report:
         for name, value in document["pace"].items():
             document["pace"][name] = None if math.isnan(value) else round(value, 2)
         return document
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Report:
+        """What `to_dict` made."""
+        rates = {
+            name: math.nan if value is None else value for name, value in document["pace"].items()
+        }
+        return cls(**{**document, "pace": Pace(**rates), "counts": Counts(**document["counts"])})
 
 
 @dataclass
@@ -157,6 +165,8 @@ class _Driver:
             **os.environ,
             processes.VARIABLE: str(self._folder),
             "PYTHONPATH": str(SHARED),
+            # As in an environment that was activated: some start their own programs by name.
+            "PATH": f"{Path(self._command[0]).parent}{os.pathsep}{os.environ['PATH']}",
         }
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

@@ -64,11 +64,9 @@ def test_without_results_there_is_no_pace() -> None:
     found = pace(0.0, 9.0, [])
     assert found.total == 0.0
     assert found.start_up_s != found.start_up_s
-    assert of("x", pace=found).to_dict()["pace"] == {
-        "start_up_s": None,
-        "steady": None,
-        "total": 0.0,
-    }
+    document = of("x", pace=found).to_dict()
+    assert document["pace"] == {"start_up_s": None, "steady": None, "total": 0.0}
+    assert Report.from_dict(document).to_dict() == document
 
 
 def test_the_table_has_a_line_per_contender_with_both_kills() -> None:
