@@ -5,7 +5,7 @@ STACK_RUN := $(BIN)/python -m tests.stack
 UV = $(or $(shell command -v uv),.stack/tools/bin/uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stack-up stack-down stack-status demo lint docs unit integration e2e anomalies chaos chaos-short submit-faults simulate bench bench-guard bench-merging bench-status bench-waiting bench-peers bench-5m bench-growth simulate-scale scale-report profile compose-check archives packages dist version changelog test clean
+.PHONY: help setup stack-up stack-down stack-status demo lint docs unit integration e2e anomalies chaos chaos-short submit-faults simulate bench bench-guard bench-merging bench-status bench-waiting bench-peers bench-5m bench-growth simulate-scale scale-report compose-check archives packages dist version changelog test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,9 +90,6 @@ simulate-scale: setup ## simulate up to 10^9 items and 10,000 workers; writes be
 
 scale-report: bench-growth simulate-scale ## measure and simulate anew, and write docs/scale.md
 	@$(BIN)/python -m benchmarks.scale_report
-
-profile: setup ## sample the worker and the aggregator; writes docs/profiles.md (a quiet machine, a minute)
-	@PATH="$$PWD/.stack/tools/bin:$$PATH" $(BIN)/python -m benchmarks.profiles --write
 
 compose-check: setup ## docker-compose.yaml for real, by podman: a job, and a node taken down (AIRFLOW=1: both DAGs; make stack-down first)
 	@./tests/compose/packages.sh
