@@ -45,7 +45,8 @@ extensions = [
     "documents",
     "models",
 ]
-exclude_patterns = ["_build", "_extensions"]
+# News fragments wait there for a release; the folder explains itself on a page.
+exclude_patterns = ["_build", "_extensions", "changelog.d/+*"]
 
 html_theme = "furo"
 html_title = f"{project} {release}"
