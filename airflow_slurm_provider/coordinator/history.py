@@ -95,7 +95,8 @@ class History:
 
     def add_row(self, row: TaskRow) -> None:
         """Count a task that is done."""
-        failed = sum(row.failed_by.values()) if row.failed_by else 0
+        # Counted in place: a Share, a Bucket and a Slow made for each row take as long as all else.
+        failed = sum(row.failed_by.values())
         self.tasks += 1
         self.ok += row.items_ok
         self.rows += row.rows
@@ -116,7 +117,8 @@ class History:
         for error_class, count in row.failed_by.items():
             self.failed[error_class] += count
             bucket.failed[error_class] += count
-            bucket.touched[error_class] += bool(count)
+            if count:
+                bucket.touched[error_class] += 1
         if len(self.slowest) < _SLOWEST or row.took_ms >= self.slowest[-1].took_ms:
             self._note_slow([Slow(row.took_ms, row.task, row.worker, row.node)])
         self._coarsen()

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.peers.processes import resident_mb
 from tests.chaos.disturb import WorkerProcess, send, workers_of
 
 SAMPLE_S = 0.5
@@ -79,8 +80,8 @@ class Looker:
             self._note(role_of(worker), (worker.pid, worker.started), worker.pid, passed)
 
     def _note(self, name: str, identity: object, pid: int, passed: float) -> None:
-        peak = peak_mb(pid)
-        if peak is None:
+        peak = resident_mb(pid, "VmHWM")
+        if not peak:  # it is gone
             return
         seen, alive = self.seen.setdefault(name, Seen()), self._alive.setdefault(name, set())
         if identity not in alive:
@@ -98,16 +99,6 @@ def role_of(worker: WorkerProcess) -> str:
         ours = Path(f"/proc/{worker.pid}/cmdline").read_bytes()
         return "worker" if words == ours else "supervisor"
     return "worker"
-
-
-def peak_mb(pid: int) -> float | None:
-    """The highest resident memory of a process; None where it is gone."""
-    try:
-        text = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return None
-    found = [line for line in text.splitlines() if line.startswith("VmHWM:")]
-    return int(found[0].split()[1]) / 1024 if found else None
 
 
 @dataclass

@@ -22,6 +22,7 @@ from benchmarks.peers.counting import Counts, Pace, counts, pace
 from benchmarks.peers.ours import work
 
 LIMIT_S = 240.0
+#: Between two looks: they cost the machine that is measured.
 _LOOK_S = 0.2
 _GONE_S = 30.0
 Say = Callable[[str], None]
@@ -248,5 +249,5 @@ def _clean(contender: Contender, folder: Path) -> None:
     with contextlib.suppress(subprocess.SubprocessError):
         contender.cancel(folder)
         while jobs_of(folder.name) and time.monotonic() < deadline:
-            time.sleep(0.5)
+            time.sleep(0.5)  # Slurm ends what was cancelled in its own time
     processes.end(folder)

@@ -57,7 +57,8 @@ class DynamoRows:
         self._clock = clock
         self._sent = 0.0
         client.meta.events.register("before-send.dynamodb", self._note_sent)
-        client.meta.events.register("before-parse.dynamodb.Query", _take_items)
+        # Once for a client, however many have it: the second would find no items to take.
+        client.meta.events.register("before-parse.dynamodb.Query", _take_items, unique_id=_TAKEN)
 
     def get(self, pk: str, sk: str, *, consistent: bool = True) -> Row | None:
         """See `ports.Rows.get`; half a read unit, or one when consistent."""

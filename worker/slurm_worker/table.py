@@ -389,21 +389,13 @@ class TaskTable:
 
         False if the lease is gone: it ran out first, or this was said before.
         """
-        round_no, sequence = keys.parse_task_id(task)
-        result = self.rows.update(
-            self._pk(sequence),
-            keys.task_sk(round_no, sequence),
-            expressions.CRASHED,
-            {
-                "ready": TaskState.READY.value,
-                "leased": TaskState.LEASED.value,
-                "owner": owner,
-                "attempt": attempt,
-                "crash": [crash.to_text()],
-                "none": [],
-                "event": [f"{self._ms()} crashed: {crash.to_text()}"[:_ENTRY_LIMIT]],
-            },
-        )
+        values: dict[str, Value] = {
+            "ready": TaskState.READY.value,
+            "crash": [crash.to_text()],
+            "none": [],
+            "event": [f"{self._ms()} crashed: {crash.to_text()}"[:_ENTRY_LIMIT]],
+        }
+        result = self._held_by(owner, task, attempt, expressions.CRASHED, values)
         return isinstance(result, Applied)
 
     def abandon(self, task: TaskId, attempt: int, owner: str) -> bool:
@@ -412,18 +404,7 @@ class TaskTable:
         False if the lease is gone. A request that the dead have sent may still arrive and
         renew it; then it runs out by itself.
         """
-        round_no, sequence = keys.parse_task_id(task)
-        result = self.rows.update(
-            self._pk(sequence),
-            keys.task_sk(round_no, sequence),
-            expressions.ABANDON,
-            {
-                "leased": TaskState.LEASED.value,
-                "owner": owner,
-                "attempt": attempt,
-                "zero": 0,
-            },
-        )
+        result = self._held_by(owner, task, attempt, expressions.ABANDON, {"zero": 0})
         return isinstance(result, Applied)
 
     def create_halves(self, row: TaskRow) -> None:
@@ -541,16 +522,23 @@ class TaskTable:
     def _held(
         self, lease: Lease, statement: Statement, values: dict[str, Value]
     ) -> Applied | Refused:
+        return self._held_by(lease.owner, lease.task, lease.attempt, statement, values)
+
+    def _held_by(
+        self,
+        owner: str,
+        task: TaskId,
+        attempt: int,
+        statement: Statement,
+        values: dict[str, Value],
+    ) -> Applied | Refused:
+        """A write that only the holder of this lease, or whoever follows it, is granted."""
+        round_no, sequence = keys.parse_task_id(task)
         return self.rows.update(
-            self._pk(lease.row.sequence),
-            lease.row.sk,
+            self._pk(sequence),
+            keys.task_sk(round_no, sequence),
             statement,
-            values
-            | {
-                "leased": TaskState.LEASED.value,
-                "owner": lease.owner,
-                "attempt": lease.attempt,
-            },
+            values | {"leased": TaskState.LEASED.value, "owner": owner, "attempt": attempt},
         )
 
 

@@ -41,7 +41,7 @@ def main(items: int, workers: int) -> None:
             check=True,
         )
     while queued():
-        time.sleep(1.0)
+        time.sleep(1.0)  # the controller answers each look
 
 
 if __name__ == "__main__":
