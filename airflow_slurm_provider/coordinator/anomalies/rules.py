@@ -100,13 +100,14 @@ def error_rate(facts: Facts) -> Iterator[Finding]:
             # The bad minutes are part of what was before by now: the bar stays as it was.
             base = min(before.value, level["before"])
             rises = now.value - base >= limits.error_rise
-        elif before.enough:
-            base, rises = before.value, exceeds(now, before, limits.error_rise)
+        elif facts.look.snapshot.job.rounds < 2 and (
+            not before.enough or before.value >= limits.error_first
+        ):
+            # Bad from the start is told whenever the first look comes, and is no measure.
+            base, rises = 0.0, now.value >= limits.error_first
         else:
-            base, rises = (
-                0.0,
-                now.value >= limits.error_first and facts.look.snapshot.job.rounds < 2,
-            )
+            base = before.value
+            rises = before.enough and exceeds(now, before, limits.error_rise)
         if rises and not _of_one_node(facts, base + limits.error_rise):
             yield _error_finding(facts, name, now, base, recent)
 

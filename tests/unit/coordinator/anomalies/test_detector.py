@@ -188,6 +188,13 @@ def test_a_rise_is_told_by_class_with_the_share_before() -> None:
     assert alert.numbers["before"] < 0.15
 
 
+@pytest.mark.parametrize("tasks", [60, 600])
+def test_a_job_that_fails_from_its_start_is_told_however_late_the_first_look(tasks: int) -> None:
+    seen = Detector(Thresholds()).see(look(tasks, done(tasks, failed={"network": 70})))
+    (alert,) = seen.raised
+    assert (alert.kind, alert.subject) == (Kind.ERROR_RATE, "network")
+
+
 def test_failures_that_are_usual_are_not_told() -> None:
     history = done(300, failed={"not_found": 45})
     assert not Detector(Thresholds()).see(look(301, history, (held(298, 301),))).raised
