@@ -3,8 +3,10 @@
 make bench-status         (make stack-up first: objects and Slurm are the stack's)
 
 The job's rows are put into a DynamoDB of its own (moto, a process of its own), half of them
-done. Measured from outside, as a user waits for it: the first status, one right after it, and
-one after a further 1,000 tasks are done; beside them, reading every row once.
+done: leased and finished in memory by the finders of 200 workers, with their marks and sums.
+Measured from outside, as a user waits for it: the first status, at which nobody has looked
+before; one right after it, and one after a further 1,000 tasks are done; at the end the first one
+once more, as if workers kept no sums; beside them, reading every row once.
 """
 
 from __future__ import annotations
@@ -12,14 +14,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +35,11 @@ from airflow_slurm_provider.coordinator.site import load_site, parse_site
 from airflow_slurm_provider.coordinator.snapshot import SnapshotReader
 from slurm_worker import keys
 from slurm_worker.config import LeaseConfig
+from slurm_worker.finder import Found, TaskFinder
 from slurm_worker.jobs import JobTable
 from slurm_worker.keys import JobId, TaskState
-from slurm_worker.store import Marker, Slice
+from slurm_worker.store import JobStore, Marker, Slice
+from slurm_worker.sums import Sums
 from slurm_worker.table import TaskTable
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.stack.aws import create_table
@@ -44,7 +50,8 @@ DONE = 50_000
 MORE = 1_000
 PER_TASK = 500
 JOB = JobId("bench-status")
-SHARDS = 8
+WORKERS = 200
+SHARDS = keys.shard_count(WORKERS)
 _TABLE = "bench"
 _SLURMCTL = Path(sys.executable).with_name("slurmctl")
 
@@ -87,9 +94,9 @@ def plan(services: Services) -> None:
     tasks = TaskTable(rows, JOB, SHARDS, LeaseConfig(), services.clock)
     for number in range(TASKS):
         tasks.create(0, number, Slice(number // 100, 0, 9, PER_TASK, "0" * 64))
-    finish(services, tasks, range(DONE))
     jobs.open_round(0, TASKS, TASKS * PER_TASK, {})
     jobs.open(1)
+    work(services, jobs, tasks)
     partitions = [keys.job_pk(JOB), keys.JOBS_PK]
     partitions += [keys.task_pk(JOB, shard) for shard in range(SHARDS)]
     every = [row for pk in partitions for row in rows.query(pk)]
@@ -101,7 +108,21 @@ def plan(services: Services) -> None:
             batch.put_item(Item=row)
 
 
-def finish(services: Services, tasks: TaskTable, numbers: range) -> None:
+def work(services: Services, jobs: JobTable, tasks: TaskTable) -> None:
+    """Have workers lease and finish the first half, as they do it on nodes."""
+    sums = Sums(JobStore(services.objects, services.paths(JOB)), jobs, tasks)
+    rng = random.Random(0)
+    workers = []
+    for number in range(WORKERS):
+        workers.append(TaskFinder(tasks, f"w{number}", services.clock, rng, moved=sums.moved))
+        workers[-1].new_generation(jobs.get().generation)
+    for turn in range(DONE):
+        found = workers[turn % WORKERS].next()
+        assert isinstance(found, Found)
+        finish(services, tasks, [found.lease.row.sequence])
+
+
+def finish(services: Services, tasks: TaskTable, numbers: Sequence[int]) -> None:
     """These tasks are done."""
     now = services.clock.now()
     for number in numbers:
@@ -110,7 +131,7 @@ def finish(services: Services, tasks: TaskTable, numbers: range) -> None:
                 job=JOB,
                 task=keys.task_id(0, number),
                 attempt=1,
-                worker=f"100_{number % 200}-r0",
+                worker=f"100_{number % WORKERS}-r0",
                 items=PER_TASK,
                 ok=PER_TASK - 1,
                 rows=PER_TASK - 1,
@@ -136,6 +157,19 @@ def status(site: Path, environment: Mapping[str, str]) -> tuple[float, dict[str,
     return time.monotonic() - before, json.loads(ended.stdout)
 
 
+def kept(services: Services) -> Iterator[str]:
+    """Keys of what is summed up, by workers or by looks."""
+    return services.objects.list(services.paths(JOB).progress.removesuffix(".json"))
+
+
+def apart(services: Services) -> Services:
+    """The same, whose looks leave nothing behind."""
+    objects = MemoryObjects()
+    for key in kept(services):
+        objects.put(key, services.objects.get(key) or b"")
+    return replace(services, objects=objects)
+
+
 def measure(say: Any) -> list[tuple[str, float, int]]:
     """(what, seconds, rows read) of each look."""
     own = load_site(os.environ["SLURMCTL_CONFIG"]).model_dump(mode="json")
@@ -156,16 +190,20 @@ def measure(say: Any) -> list[tuple[str, float, int]]:
         before = time.monotonic()
         rows = sum(1 for shard in range(SHARDS) for _ in tasks.all_rows(shard))
         found.append(("reading every row", time.monotonic() - before, rows))
-        alone = replace(services, objects=MemoryObjects())
-        for what, done, by in (
-            ("first", DONE, alone),
-            ("next", DONE, services),
-            (f"after {MORE:,} more", DONE + MORE, services),
+        for what, done in (
+            ("first", DONE),
+            ("next", DONE),
+            (f"after {MORE:,} more", DONE + MORE),
+            ("first, had workers kept no sums", DONE + MORE),
         ):
-            if done > DONE:
-                finish(services, tasks, range(DONE, done))
+            if what.startswith("after"):
+                rest = (row for shard in range(SHARDS) for row in tasks.all_rows(shard))
+                ready = (row for row in rest if row.state is TaskState.READY)
+                finish(services, tasks, [row.sequence for row in islice(ready, MORE)])
+            if what.endswith("sums"):
+                services.objects.delete_many(list(kept(services)))
             # A look of this process tells how many rows one of the command's has to read.
-            rows = SnapshotReader(by, JOB).read().rows_read
+            rows = SnapshotReader(apart(services), JOB).read().rows_read
             took, document = status(site, environment)
             assert document["tasks"] == {
                 TaskState.DONE.value: done,

@@ -3,14 +3,15 @@
 A shard's rows are worked off about in their order, so a look reads on from the first row
 that was not done at the last one, and stops where it has seen so many untouched rows that
 no worker can have been further; how many are left follows from the round. The sum of what
-is done is kept on S3 (`JobPaths.progress`), so that a new process need not read it anew.
+is done is kept on S3 (`JobPaths.progress`), so that a new process need not read it anew; where
+nobody has looked for long, the workers' own sums (`slurm_worker/sums.py`) are further.
 
     shard   done done done failed done leased done leased ready ready ready … ready
             ├──── in the sum ────┤    ├────── read ──────────────────┤ not read
 
 Requests per look: the job's rows, and at least one query per shard, of a read unit per 4 KB
-of rows (consistent: a row that is passed is not read again); one GET at the first look, one
-PUT where the sum has grown by a twentieth.
+of rows (consistent: a row that is passed is not read again); at a process's first look a GET,
+and one per shard; one PUT where the sum has grown by a twentieth.
 """
 
 from __future__ import annotations
@@ -19,25 +20,24 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_slurm_provider.coordinator.history import History
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker import keys
 from slurm_worker.config import LeaseConfig
+from slurm_worker.history import History
 from slurm_worker.jobs import JobRow, RoundRow
 from slurm_worker.keys import JobId, RoundState, TaskId, TaskState
+from slurm_worker.sums import ShardSum
 from slurm_worker.table import TaskRow, TaskTable
 
-_VERSION = 2
+_VERSION = 3
 _PAGE, _PAGE_GROWTH, _LARGEST_PAGE = 50, 4, 1000
 #: Untouched rows in a row, after which nobody has been: a worker picks at random among 20
 #: (`finder.py`), among more only where others were quicker. Should one have been further, its
 #: task counts as ready until the rows before it are done; the job is never complete too early.
 _UNTOUCHED = 100
-#: Rows of a shard that are passed over although they are not done; each costs a GET per look.
-_MOST_ASIDE = 20
 _THREADS = 16
 
 
@@ -127,9 +127,7 @@ class SnapshotReader:
         looks = [_Look(table, shard, rounds, each) for shard, each in enumerate(self._sum.shards)]
         with ThreadPoolExecutor(min(_THREADS, job.shards)) as pool:
             list(pool.map(_Look.run, looks))
-        for shard, look in enumerate(looks):
-            self._sum.done.add(look.passed)
-            self._sum.shards[shard] = look.cursor
+        self._sum.add([look.passed for look in looks])
         self._keep()
         return self._snapshot(job, rounds, looks)
 
@@ -157,9 +155,16 @@ class SnapshotReader:
         )
 
     def _load(self, job: JobRow) -> _Sum:
-        data = self._services.objects.get(self._services.paths(self._job_id).progress)
+        """What is summed up: by whoever looked last, or by the workers."""
+        objects, paths = self._services.objects, self._services.paths(self._job_id)
+        data = objects.get(paths.progress)
         found = None if data is None else _Sum.from_json(data)
-        return found if found is not None and found.is_of(job) else _Sum.empty(job)
+        kept = found if found is not None and found.is_of(job) else _Sum.empty(job)
+        with ThreadPoolExecutor(min(_THREADS, job.shards)) as pool:
+            shards = list(pool.map(objects.get, map(paths.shard_progress, range(job.shards))))
+        by_workers = _Sum.empty(job)
+        by_workers.add([ShardSum.from_json(each, job) for each in shards])
+        return max(kept, by_workers, key=lambda each: each.done.tasks)
 
     def _keep(self) -> None:
         assert self._sum is not None, "a look has just been had"
@@ -184,21 +189,29 @@ class _Sum:
     """What is done, and up to where in each shard."""
 
     created_ms: int
+    rows_since: str
     shards: list[_Cursor]
     done: History = field(default_factory=History)
 
     @classmethod
     def empty(cls, job: JobRow) -> _Sum:
-        return cls(job.created_ms, [_Cursor()] * job.shards)
+        return cls(job.created_ms, job.rows_since, [_Cursor()] * job.shards)
 
     def is_of(self, job: JobRow) -> bool:
         """Whether it is of this very job, and not of one of the same name before it."""
-        return self.created_ms == job.created_ms and len(self.shards) == job.shards
+        return self.rows_since == job.rows_since and len(self.shards) == job.shards
+
+    def add(self, shards: list[ShardSum]) -> None:
+        """Count what was passed in each shard."""
+        self.shards = [_Cursor(each.after, each.aside) for each in shards]
+        for each in shards:
+            self.done.add(each.done)
 
     def to_json(self) -> bytes:
         document: dict[str, Any] = {
             "v": _VERSION,
             "created_ms": self.created_ms,
+            "rows_since": self.rows_since,
             "shards": [[each.after, list(each.aside)] for each in self.shards],
             "done": self.done.to_dict(),
         }
@@ -211,15 +224,14 @@ class _Sum:
         if raw.get("v") != _VERSION:
             return None
         shards = [_Cursor(after, tuple(aside)) for after, aside in raw["shards"]]
-        return cls(raw["created_ms"], shards, History.from_dict(raw["done"]))
+        return cls(raw["created_ms"], raw["rows_since"], shards, History.from_dict(raw["done"]))
 
 
 class _Look:
     """One look at one shard.
 
     Attributes:
-        cursor: how far it is in the sum after this look.
-        passed: what is to be added to the sum.
+        passed: how far it is in the sum after this look, and what is to be added to it.
         beyond: of done tasks behind the first that is not.
         open: every other row that was read.
         unread: untouched rows that were not read.
@@ -231,8 +243,7 @@ class _Look:
         self._table = table
         self._shard = shard
         self._rounds = {each.number: each for each in rounds}
-        self.cursor = cursor
-        self.passed = History()
+        self.passed = ShardSum(cursor.after, cursor.aside)
         self.beyond = History()
         self.open: list[TaskRow] = []
         self.unread = 0
@@ -242,44 +253,27 @@ class _Look:
         """Look."""
         self._look_aside()
         passing = True
-        for row in self._rows(self.cursor.after):
-            done = row.state is TaskState.DONE
-            passing = passing and self._planned(row) and (done or self._put_aside(row))
-            if passing:
-                self.cursor = replace(self.cursor, after=row.sk)
-            if not done:
+        for row in self._rows(self.passed.after):
+            passing = passing and self.passed.take(row, self._rounds)
+            if row.state is not TaskState.DONE:
                 self.open.append(row)
-            elif passing:
-                self.passed.add_row(row)
-            else:
+            elif not passing:
                 self.beyond.add_row(row)
-
-    def _planned(self, row: TaskRow) -> bool:
-        """Whether no row before this one can still come; a round's halves stand at its end."""
-        round_row = self._rounds.get(row.round_no)
-        return round_row is not None and round_row.state is RoundState.OPEN
 
     def _look_aside(self) -> None:
         """Read again the rows that were passed over."""
         left = []
-        for sk in self.cursor.aside:
-            row = self._table.find(keys.task_id(*_numbers(sk)))
+        for sk in self.passed.aside:
+            row = self._table.find(keys.task_id(*keys.parse_task_sk(sk)))
             self.rows_read += 1
             if row is None:
                 continue
             if row.state is TaskState.DONE:
-                self.passed.add_row(row)
+                self.passed.done.add_row(row)
                 continue
             left.append(sk)
             self.open.append(row)
-        self.cursor = replace(self.cursor, aside=tuple(left))
-
-    def _put_aside(self, row: TaskRow) -> bool:
-        """Pass over a row that will hardly change; False if it is to be read again."""
-        if not row.state.terminal or len(self.cursor.aside) >= _MOST_ASIDE:
-            return False
-        self.cursor = replace(self.cursor, aside=(*self.cursor.aside, row.sk))
-        return True
+        self.passed.aside = tuple(left)
 
     def _rows(self, after: str) -> Iterator[TaskRow]:
         """Rows past `after`, in order, but for those that nobody can have touched."""
@@ -287,10 +281,12 @@ class _Look:
         while True:
             page = self._table.page(self._shard, after, size)
             self.rows_read += len(page)
+            met_fresh = False
             for row in page:
                 yield row
                 after = row.sk
                 fresh = row.state is TaskState.READY and not row.attempt
+                met_fresh = met_fresh or fresh
                 untouched = untouched + 1 if fresh else 0
                 if untouched == _UNTOUCHED and row.sequence < keys.MAX_TASKS:
                     # On to the halves of bisected tasks, and to the next round.
@@ -300,7 +296,7 @@ class _Look:
             else:
                 if len(page) < size:
                     return
-            size = _PAGE if untouched else min(size * _PAGE_GROWTH, _LARGEST_PAGE)
+            size = _PAGE if met_fresh else min(size * _PAGE_GROWTH, _LARGEST_PAGE)
 
     def _after(self, row: TaskRow) -> int:
         """Rows of the round behind this one in the shard, halves of bisected tasks aside."""
@@ -310,11 +306,6 @@ class _Look:
         opened = round_row.state is RoundState.OPEN
         last = round_row.tasks if opened else round_row.cursor
         return max(0, (last - 1 - row.sequence) // self._table.shards)
-
-
-def _numbers(sk: str) -> tuple[int, int]:
-    round_no, sequence = sk.split("#")
-    return int(round_no), int(sequence)
 
 
 def task_row(services: Services, job_id: JobId, task: TaskId) -> TaskRow | None:

@@ -9,13 +9,13 @@ from typing import Any
 from airflow_slurm_provider.coordinator.anomalies.alert import RAISED, Alert
 from airflow_slurm_provider.coordinator.cost import JobCost
 from airflow_slurm_provider.coordinator.failures import Group
-from airflow_slurm_provider.coordinator.history import History, Share
 from airflow_slurm_provider.coordinator.outlook import outlook_of
 from airflow_slurm_provider.coordinator.prices import PRICES_OF, REGION
 from airflow_slurm_provider.coordinator.progress import Progress, progress_of
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
 from airflow_slurm_provider.dashboard import models
 from slurm_worker import jobs as job_rows
+from slurm_worker.history import History, Share
 from slurm_worker.keys import RoundState
 from slurm_worker.store import Marker
 from slurm_worker.table import TaskRow

@@ -14,7 +14,7 @@ shared (`marks.py`), so that a worker that comes late need not read what is long
 round, or a repair, sends the cursors back to the start.
 
 Requests: one consistent Query of 20 rows (3 read units) for a claim in the usual case, two
-or three queries for one in four.
+or three queries for one in four; marks and sums (`sums.py`) beside, for many rows together.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -77,6 +77,7 @@ class TaskFinder:
         owner: the worker's identity, new with each start of the process.
         rng: source of the random picks.
         note: told of leases that are taken from others, and of tasks given up for it.
+        moved: told of each mark that this worker moves: shard, and sort keys before and after.
     """
 
     def __init__(
@@ -86,12 +87,14 @@ class TaskFinder:
         clock: Clock,
         rng: random.Random,
         note: Note = no_note,
+        moved: Callable[[int, str, str], None] | None = None,
     ) -> None:
         self._table = table
         self._owner = owner
         self._clock = clock
         self._rng = rng
         self._note = note
+        self._moved = moved
         #: Where the last task was found; at first a shard that the worker's name decides.
         self._home = zlib.crc32(owner.encode()) % table.shards
         self._marks = Marks(table.rows, table.job)
@@ -181,10 +184,11 @@ class TaskFinder:
         if shard in self._cursors and self._advanced[shard] < EVERY:
             return
         ours, theirs = self._cursors.get(shard, ""), self._marks.find(shard, self._generation)
-        if ours > theirs:
-            self._marks.move(shard, self._generation, ours)
         self._cursors[shard] = max(ours, theirs)
         self._advanced[shard] = 0
+        moved = ours > theirs and self._marks.move(shard, self._generation, ours)
+        if moved and self._moved is not None:
+            self._moved(shard, theirs, ours)
 
     def _read_on(
         self, shard: int, after: str, *, steal: bool

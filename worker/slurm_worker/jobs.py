@@ -52,6 +52,11 @@ class JobRow:
         """Rises when rows that were in an end state may have come back."""
         return self.repaired_s * _MOST_ROUNDS + self.rounds
 
+    @property
+    def rows_since(self) -> str:
+        """Which job of this name, and which repair of it: within one, what is done stays so."""
+        return f"{self.created_ms}-{self.repaired_s}"
+
 
 @dataclass(frozen=True, slots=True)
 class RoundRow:

@@ -182,6 +182,12 @@ def merged_job(job: JobId) -> JobId | None:
     return None if match is None else JobId(match.group(1))
 
 
+def parse_task_sk(sk: str) -> tuple[int, int]:
+    """Return (round, sequence) of the sort key of a task's row."""
+    round_no, sequence = sk.split("#")
+    return int(round_no), int(sequence)
+
+
 def shard_of(sequence: int, shards: int) -> int:
     """The shard that holds a task's row."""
     return sequence % shards
@@ -304,6 +310,10 @@ class JobPaths:
     def progress(self) -> str:
         """What is summed up of tasks that are done, so that nobody reads their rows again."""
         return f"{self.root}progress.json"
+
+    def shard_progress(self, shard: int) -> str:
+        """The same of one shard, as workers have summed it up."""
+        return f"{self.root}progress/{shard:03}.json"
 
     @property
     def anomalies(self) -> str:

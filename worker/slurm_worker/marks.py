@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from slurm_worker import expressions, keys
 from slurm_worker.keys import JobId
-from slurm_worker.ports import Rows, int_of, str_of
+from slurm_worker.ports import Applied, Rows, int_of, str_of
 
 #: Rows of a shard between two marks; fewer than that are read as quickly as the mark.
 EVERY = 25
@@ -37,11 +37,12 @@ class Marks:
         row = self._rows.get(self._pk, keys.mark_sk(shard), consistent=False)
         return str_of(row, "after") if row and int_of(row, "generation") == generation else ""
 
-    def move(self, shard: int, generation: int, after: str) -> None:
-        """Tell how far it is; refused means that another has seen it further on."""
-        self._rows.update(
+    def move(self, shard: int, generation: int, after: str) -> bool:
+        """Tell how far it is; False if another has seen it further on."""
+        result = self._rows.update(
             self._pk,
             keys.mark_sk(shard),
             expressions.MARK,
             {"generation": generation, "after": after},
         )
+        return isinstance(result, Applied)

@@ -77,10 +77,10 @@ class TaskRow:
     @classmethod
     def from_row(cls, row: Row) -> TaskRow:
         """Read a row of the table."""
-        round_no, sequence = str(row["sk"]).split("#")
+        round_no, sequence = keys.parse_task_sk(str(row["sk"]))
         return cls(
-            round_no=int(round_no),
-            sequence=int(sequence),
+            round_no=round_no,
+            sequence=sequence,
             state=TaskState(row["state"]),
             where=Slice(
                 segment=int_of(row, "segment"),

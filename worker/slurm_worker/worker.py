@@ -42,6 +42,7 @@ from slurm_worker.recorder import Recorder
 from slurm_worker.requests import RequestCounts
 from slurm_worker.runner import make_runner
 from slurm_worker.store import JobStore
+from slurm_worker.sums import Sums
 from slurm_worker.table import TaskTable
 from slurm_worker.threads import Pending, Signal, Threads
 from slurm_worker.trail import Trail
@@ -134,7 +135,10 @@ class Worker:
         self._table = TaskTable(rows, config.job_id, config.shards, config.lease, clock)
         self._requests = requests
         self._trail = Trail(self._jobs, identity.worker, logger)
-        self._finder = TaskFinder(self._table, identity.worker, clock, rng, self._trail.note)
+        sums = Sums(self.store, self._jobs, self._table)
+        self._finder = TaskFinder(
+            self._table, identity.worker, clock, rng, self._trail.note, sums.moved
+        )
         self._pace = Pace(
             [
                 RateLimiter(rows, limit, config.max_workers, clock, rng, self._trail.note)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from airflow_slurm_provider.coordinator.history import PER_DOUBLING, Bucket, History
 from airflow_slurm_provider.coordinator.thresholds import (
     LEAST_DURATIONS,
     LEAST_ITEMS,
@@ -18,6 +17,7 @@ from airflow_slurm_provider.coordinator.thresholds import (
     STRAGGLER_DEVIATIONS,
     Thresholds,
 )
+from slurm_worker.history import PER_DOUBLING, Bucket, History
 
 #: A median absolute deviation times this estimates a normal standard deviation.
 MAD_SCALE = 1.4826

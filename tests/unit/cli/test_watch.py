@@ -12,13 +12,13 @@ from rich.console import Console
 
 from airflow_slurm_provider.cli.app import ExitCode
 from airflow_slurm_provider.cli.view import View, render
-from airflow_slurm_provider.coordinator.history import History
 from airflow_slurm_provider.coordinator.limits import LimitState
 from airflow_slurm_provider.coordinator.outlook import stragglers
 from airflow_slurm_provider.coordinator.progress import Poll, progress_of
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
 from airflow_slurm_provider.slurm.arrays import ArrayState, Element
 from airflow_slurm_provider.slurm.states import ElementState
+from slurm_worker.history import History
 from slurm_worker.jobs import Event, JobRow, RoundRow
 from slurm_worker.keys import JobId, JobState, RoundState, TaskState
 from slurm_worker.store import Slice

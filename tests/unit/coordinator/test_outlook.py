@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_slurm_provider.coordinator.history import History
 from airflow_slurm_provider.coordinator.outlook import as_clock, outlook_of
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
+from slurm_worker.history import History
 from slurm_worker.jobs import JobRow, RoundRow
 from slurm_worker.keys import JobId, JobState, RoundState, TaskState
 from slurm_worker.store import Slice

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_slurm_provider.coordinator.history import MOST_BUCKETS, History
 from airflow_slurm_provider.coordinator.progress import progress_of
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
 from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ErrorClass
 from slurm_worker.finder import Found, TaskFinder
+from slurm_worker.history import MOST_BUCKETS, History
 from slurm_worker.jobs import JobTable
 from slurm_worker.keys import JobId, TaskState, halves
 from slurm_worker.store import Marker, Slice

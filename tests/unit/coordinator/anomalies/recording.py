@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from airflow_slurm_provider.coordinator.anomalies import Look
-from airflow_slurm_provider.coordinator.history import History
 from airflow_slurm_provider.coordinator.limits import LimitState
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
 from slurm_worker.config import LeaseConfig
+from slurm_worker.history import History
 from slurm_worker.jobs import JobRow, RoundRow
 from slurm_worker.keys import JobState, RoundState, TaskState
 from slurm_worker.store import Slice

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from airflow_slurm_provider.coordinator.anomalies import Alert, Detector, Kind, Look, Thresholds
-from airflow_slurm_provider.coordinator.history import History
 from airflow_slurm_provider.coordinator.limits import LimitState
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
+from slurm_worker.history import History
 from slurm_worker.jobs import JobRow, RoundRow
 from slurm_worker.keys import JobId, JobState, RoundState, TaskState
 from slurm_worker.store import Slice
