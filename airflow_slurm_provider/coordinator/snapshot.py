@@ -35,9 +35,9 @@ from slurm_worker.table import TaskRow, TaskTable
 _VERSION = 3
 _PAGE, _PAGE_GROWTH, _LARGEST_PAGE = 50, 4, 1000
 #: Untouched rows in a row, after which nobody has been: a worker picks at random among 20
-#: (`finder.py`), among more only where others were quicker. Should one have been further, its
-#: task counts as ready until the rows before it are done; the job is never complete too early.
-_UNTOUCHED = 100
+#: (`finder.py`). Should one have been further, its task counts as ready until the rows before
+#: it are done; the job is never complete too early.
+_UNTOUCHED = 50
 _THREADS = 16
 
 

@@ -1,7 +1,7 @@
 """Where a worker looks for its next task.
 
 Home shard first (so that workers spread without talking to each other), then the others
-in random order, then leases that have run out. Within a page a claimable row is picked
+in random order, then leases that have run out. One of the first 20 claimable rows is picked
 at random, so that workers of one shard seldom meet.
 
     shard   done done leased done leased done leased ready ready ready …
@@ -233,6 +233,8 @@ class TaskFinder:
         ready = [
             row for row in rows if row.state is TaskState.READY and row.not_before_ms <= now_ms
         ]
+        # Of a longer page, too, only the first: a shard is worked off in about its order.
+        ready = ready[:_FIRST_PAGE]
         for row in self._rng.sample(ready, min(_CLAIM_TRIES, len(ready))):
             result = self._table.claim(row.read(), self._owner)
             if isinstance(result, Claimed):
