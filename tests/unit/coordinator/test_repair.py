@@ -16,6 +16,7 @@ from slurm_worker.errors import ItemError, UserError
 from slurm_worker.keys import JobId, TaskState, task_id
 from slurm_worker.marks import Marks
 from slurm_worker.store import Marker
+from slurm_worker.sums import Sums
 from slurm_worker.table import Claimed, TaskTable
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.unit.coordinator.fakes import make_config, services, world_of
@@ -114,6 +115,19 @@ def test_a_rebuilt_task_is_found_although_its_shard_was_worked_off(
     world.worker().run()
     assert {row.state for row in world.task_rows()} == {TaskState.DONE}
     assert lost.task in {marker.task for marker in world.markers()}
+
+
+def test_a_task_that_a_repair_makes_ready_again_is_not_counted_as_done_any_more(
+    edges: Services, world: World
+) -> None:
+    for shard in range(world.shards):
+        Sums(world.store, world.jobs, world.table).bring_on(shard)
+    before = status(edges)
+    lost = next(row for row in world.task_rows() if row.state is TaskState.DONE)
+    world.rows.delete(keys.task_pk(JOB, lost.sequence % world.shards), lost.sk)
+    world.objects.delete(world.paths.done(lost.task))
+    run(edges)
+    assert status(edges)["tasks"] == {"done": before["tasks"]["done"] - 1, "ready": 1}
 
 
 def test_lost_task_rows_are_done_again_by_their_markers(edges: Services, world: World) -> None:

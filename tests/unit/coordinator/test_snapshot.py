@@ -20,7 +20,8 @@ from slurm_worker.finder import Found, TaskFinder
 from slurm_worker.history import MOST_BUCKETS, History
 from slurm_worker.jobs import JobTable
 from slurm_worker.keys import JobId, TaskState, halves
-from slurm_worker.store import Marker, Slice
+from slurm_worker.store import JobStore, Marker, Slice
+from slurm_worker.sums import Sums
 from slurm_worker.table import Lease, TaskRow, TaskTable
 from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
 from tests.unit.coordinator.fakes import services as new_services
@@ -58,6 +59,11 @@ class Job:
     def jobs(self) -> JobTable:
         return self.services.jobs(JOB)
 
+    @property
+    def sums(self) -> Sums:
+        store = JobStore(self.services.objects, self.services.paths(JOB))
+        return Sums(store, self.jobs, self.table)
+
     def plan(self, tasks: int) -> None:
         self.jobs.create("identity", "config", self.shards)
         number = self.rounds
@@ -72,7 +78,9 @@ class Job:
     def claim(self) -> bool:
         name = f"w{self.random.randrange(9)}"
         if name not in self.finders:
-            self.finders[name] = TaskFinder(self.table, name, self.clock, self.random)
+            self.finders[name] = TaskFinder(
+                self.table, name, self.clock, self.random, moved=self.sums.moved
+            )
         finder = self.finders[name]
         finder.new_generation(self.rounds)
         found = finder.next()
@@ -143,6 +151,12 @@ class Job:
         for shard in range(self.shards):
             yield from self.table.all_rows(shard)
 
+    def new_process(self, *, unseen: bool = False) -> None:
+        """Who looks next has not looked before; `unseen`: nor has anybody else."""
+        self.services = replace(self.services, readers={})
+        if unseen:
+            self.services.objects.delete(self.services.paths(JOB).progress)
+
     def look(self) -> Snapshot:
         return read_snapshot(self.services, JOB)
 
@@ -161,7 +175,7 @@ class Job:
 STEPS = st.lists(
     st.sampled_from(
         ["claim", "claim", "complete", "complete bad", "fail", "fail final", "release"]  # noqa: RUF005
-        + ["steal", "reopen", "look", "new process"]
+        + ["steal", "reopen", "look", "new process", "unseen", "sum"]
     ),
     max_size=50,
 )
@@ -186,10 +200,11 @@ def test_whatever_workers_do_a_look_says_what_every_row_says(
             job.steal()
         elif step == "reopen":
             job.reopen()
-        elif step == "look":
-            job.check(job.look())
+        elif step == "sum":
+            job.sums.bring_on(job.random.randrange(job.shards))
         else:
-            job.services = replace(job.services, readers={})
+            if step != "look":
+                job.new_process(unseen=step == "unseen")
             job.check(job.look())
     job.check(job.look())
 
@@ -218,13 +233,58 @@ def test_of_many_tasks_only_those_that_may_have_changed_are_read() -> None:
     assert again.rows_read < 800
 
 
+def test_a_first_look_need_not_read_what_workers_have_summed_up() -> None:
+    job = Job(shards=2)
+    job.plan(6000)
+    finish(job, 5000)
+    seen = job.look()
+    job.check(seen)
+    assert seen.rows_read < 1_000
+
+
+def test_workers_sums_that_are_further_than_the_last_look_are_taken() -> None:
+    job = Job(shards=2)
+    job.plan(4000)
+    finish(job, 500)
+    job.look()
+    finish(job, 3000)
+    job.new_process()
+    seen = job.look()
+    job.check(seen)
+    assert seen.rows_read < 1_000
+
+
+def test_a_sum_by_workers_of_a_job_of_the_same_name_counts_for_nothing() -> None:
+    job = Job(shards=1)
+    job.plan(200)
+    finish(job, 200)
+    job.sums.bring_on(0)
+    other = Job(services=replace(new_services(), objects=job.services.objects), shards=1)
+    other.clock.advance(5)
+    other.plan(40)
+    assert other.look().tasks == {"ready": 40}
+
+
+def test_workers_sum_up_past_tasks_that_failed_for_good() -> None:
+    job = Job(shards=1)
+    job.plan(300)
+    for _ in range(3):
+        job.claim()
+        job.fail(final=True)
+    finish(job, 297)
+    job.sums.bring_on(0)
+    seen = job.look()
+    job.check(seen)
+    assert (seen.rows_read, seen.tasks) == (3, {"done": 297, "failed": 3})
+
+
 def test_a_job_that_is_done_is_read_once_and_by_a_new_process_not_at_all() -> None:
     job = Job()
     job.plan(800)
     finish(job, 800)
-    assert job.look().rows_read == 800
+    assert job.look().rows_read <= 800
     assert job.look().rows_read == 0
-    job.services = replace(job.services, readers={})
+    job.new_process()
     seen = job.look()
     assert seen.rows_read == 0
     job.check(seen)

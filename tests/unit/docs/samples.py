@@ -57,7 +57,7 @@ def check_layout(text: str) -> None:
     keys = [
         *(paths.config("x"), paths.code("x"), paths.segment(0, 0), paths.log("s", "w", 0)),
         *(paths.part(task, 1, "u", "jsonl.gz"), paths.done(task), paths.progress),
-        *(paths.anomalies, paths.manifest, paths.errors, paths.given("x")),
+        *(paths.shard_progress(0), paths.anomalies, paths.manifest, paths.errors, paths.given("x")),
     ]
     known = {key.removeprefix(paths.root).split("/")[0] for key in keys}
     shown = text.replace("<prefix>/jobs/<job>/", "")
