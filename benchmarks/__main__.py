@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmarks import claims, engine, guard, limiter, startup
 from benchmarks.engine import Figure
+from benchmarks.pages import kept
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
@@ -162,7 +163,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.guard:
         return guarded(figures, guard.read())
     if not arguments.short and not arguments.only:
-        RESULTS.write_text(text)
+        standing = RESULTS.read_text() if RESULTS.exists() else ""
+        RESULTS.write_text(f"{text}\n{kept(standing, 'peers')}\n")
         guard.write(figures)
     return 0
 

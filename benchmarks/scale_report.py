@@ -1,14 +1,11 @@
 """The generated sections of docs/scale.md, from what the benchmarks have written.
 
-    make scale-report         (measures and simulates anew first; about 40 minutes)
-    python -m benchmarks.scale_report        (only writes the sections)
-
-A section stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->`.
+make scale-report         (measures and simulates anew first; about 40 minutes)
+python -m benchmarks.scale_report        (only writes the sections)
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from airflow_slurm_provider.coordinator.prices import PRICES_OF, REGION
@@ -24,6 +21,7 @@ from benchmarks.billion.report import (
     sizes_table,
 )
 from benchmarks.five_million.__main__ import RESULT
+from benchmarks.pages import written
 
 PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
 
@@ -71,22 +69,6 @@ def simulated(results: dict[str, list[Outcome]]) -> dict[str, list[str]]:
     if preempted := results.get("preemption"):
         found["preemption"] = preemption_table(preempted)
     return found
-
-
-def written(page: str, found: dict[str, list[str]]) -> str:
-    """The page with these sections.
-
-    Raises:
-        ValueError: if the page has no place for one of them.
-    """
-    for name, lines in found.items():
-        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        if not pattern.search(page):
-            raise ValueError(f"the page has no section {name!r}")
-        text = "\n".join([begin, "", *lines, "", end])
-        page = pattern.sub(lambda _, text=text: text, page)
-    return page
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.__main__ import machine
+from benchmarks.pages import written
 from benchmarks.peers import engine, report
 from benchmarks.peers.contenders import PEERS, Contender, Peer
 from benchmarks.peers.ours import Ours
@@ -24,13 +25,15 @@ from tests.stack.settings import ROOT
 from tests.stack.state_folder import state_folder
 
 REPORTS = state_folder(ROOT) / "peers" / "reports.jsonl"
-RESULT = Path(__file__).parents[1] / "PEERS.md"
-ITEMS, SHORT_ITEMS = 40_000, 8_000
+#: The whole section stands in the first, its table in both.
+RESULTS, README = Path(__file__).parents[1] / "RESULTS.md", ROOT / "README.md"
+ITEMS, SHORT_ITEMS = 100_000, 8_000
+#: Where somebody is killed, of so many parts of the items one is run.
+_KILLED_SHARE = 4
 ABSENT = (
     "**HyperQueue** is left out: its package on PyPI (0.27.0) has a server and workers within "
     "one process of this machine, and not the `hq` program that starts workers in Slurm jobs."
 )
-SHORT_LEASE = {"ttl": 15, "heartbeat": 4, "margin": 3}
 #: Whose deaths are tried in the short form too.
 _KILLED_IN_SHORT = ("ours", "dask-jobqueue")
 
@@ -38,24 +41,22 @@ _KILLED_IN_SHORT = ("ours", "dask-jobqueue")
 def plan(
     contenders: Sequence[Contender], items: int, *, short: bool
 ) -> list[tuple[Contender, str, int]]:
-    """Each run: who, who is killed, and how many items, half of them where one is killed."""
+    """Each run: who, who is killed, and how many items, fewer where one is killed."""
     runs = []
     for each in contenders:
         runs.append((each, "nobody", items))
         if not short or each.name in _KILLED_IN_SHORT:
-            runs += [(each, killed, items // 2) for killed in each.kills]
+            runs += [(each, killed, items // _KILLED_SHARE) for killed in each.kills]
     return runs
 
 
-def chosen(names: Sequence[str], *, short: bool = False) -> list[Contender]:
+def chosen(names: Sequence[str]) -> list[Contender]:
     """The contenders of these names, or all.
-
-    In the short form ours has short leases: there is no time to wait for one to run out.
 
     Raises:
         SystemExit: if there is none of a name.
     """
-    every: list[Contender] = [PEERS[0], Ours(lease=SHORT_LEASE if short else {}), *PEERS[1:]]
+    every: list[Contender] = [PEERS[0], Ours(), *PEERS[1:]]
     known = {each.name: each for each in every}
     if unknown := [name for name in names if name not in known]:
         raise SystemExit(f"peers: --only {unknown[0]!r} is none of {', '.join(known)}")
@@ -97,7 +98,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="fewer items, fewer kills; 3 minutes")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="repeatable")
     parser.add_argument("--items", type=int, metavar="N", help=f"instead of {ITEMS:,}")
-    parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}")
+    parser.add_argument("--write", action="store_true", help="write README and RESULTS.md")
     parser.add_argument("--kept", action="store_true", help="run nothing: the table of past runs")
     parser.add_argument("--engine", action="store_true", help="only the no-op engines, as JSON")
     arguments = parser.parse_args()
@@ -108,7 +109,7 @@ def main() -> None:
     if arguments.engine:
         print(json.dumps([asdict(each) for each in engine.figures(short=arguments.short)]))
         return
-    contenders = chosen(arguments.only, short=arguments.short)
+    contenders = chosen(arguments.only)
     if arguments.kept:
         known = kept()
         reports = [each for who in contenders for each in known if each.who == who.name]
@@ -124,7 +125,8 @@ def main() -> None:
     )
     print(text)
     if arguments.write:
-        RESULT.write_text(text)
+        for page, lines in ((RESULTS, text.splitlines()), (README, report.table(reports))):
+            page.write_text(written(page.read_text(), {"peers": lines}))
 
 
 if __name__ == "__main__":

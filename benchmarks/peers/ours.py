@@ -6,8 +6,8 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -35,11 +35,7 @@ def work() -> ModuleType:
 
 @dataclass(frozen=True, slots=True)
 class Ours:
-    """The one whose table and bucket hold the results; see `contenders.Contender`.
-
-    Args:
-        lease: times of its leases, where they are not the defaults.
-    """
+    """The one whose table and bucket hold the results; see `contenders.Contender`."""
 
     name: str = "ours"
     note: str = (
@@ -50,7 +46,6 @@ class Ours:
         "is killed, whose supervisor starts another."
     )
     kills: tuple[str, ...] = ("worker", "driver")
-    lease: Mapping[str, int] = field(default_factory=dict)
 
     def prepare(self) -> None:
         if "SLURMCTL_CONFIG" not in os.environ:
@@ -90,7 +85,6 @@ class Ours:
             "handler": {"entry": "work:handle", "code": str(SHARED)},
             "bundle": work().BUNDLE,
             "workers": WORKERS,
-            "lease": dict(self.lease),
             "slurm": {
                 "mem": "500M",
                 "time": "00:15:00",

@@ -1,7 +1,8 @@
 """The processes of a run: their memory, whom to kill, and their end. Reads /proc.
 
-A process is of a run if PEERS_FOLDER in its environment is the run's folder; only such are
-looked at or signalled, and a process is held by a descriptor while it is.
+A process is of a run if PEERS_FOLDER in its environment is the run's folder, or if that is where
+it works (some write their title over their environment). Only such are looked at or signalled, and
+a process is held by a descriptor while it is.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ def is_of_run(pid: int, folder: Path) -> bool:
     """Whether a living process belongs to the run."""
     try:
         words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        works_in = Path(f"/proc/{pid}/cwd").readlink()
     except OSError:
         return False
-    return f"{VARIABLE}={folder}".encode() in words
+    return f"{VARIABLE}={folder}".encode() in words or folder in (works_in, *works_in.parents)
 
 
 def tree(root: int) -> list[int]:

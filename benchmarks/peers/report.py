@@ -130,12 +130,12 @@ def problems(reports: Sequence[Report]) -> list[str]:
     ]
 
 
-_HEAD = """# Beside other tools
+_HEAD = """## Beside other tools
 
-Measured on {machine}, {date}, by `make bench-peers`: {sizes} items in
-bundles of 500, two workers of one CPU on the same Slurm cluster, a handler that waits 1 ms. Each
-has a bundle's results on disk (written aside, fsynced, renamed), or in S3, and skips what is there
-when it is started again.
+Measured on {machine}, {date}, by `make bench-peers`:
+{sizes} items in bundles of 500, two workers of one CPU on the
+same Slurm cluster, a handler that waits 1 ms. Each has a bundle's results on disk (written aside,
+fsynced, renamed), or in S3, and skips what is there when it is started again.
 
 {table}
 
@@ -145,11 +145,11 @@ from the command until all is durable. With a kill -9 half-way, of the process t
 (and then, once the command was given again), items in the results twice, items whose handler ran
 more than once, and seconds until all was done. A star: see what went wrong.
 
-## Where a peer is ahead
+### Where a peer is ahead
 
 {ahead}
 {problems}
-## How each was set up
+### How each was set up
 
 {notes}
 """
@@ -183,7 +183,7 @@ def markdown(
         sizes=" and (with a kill) ".join(f"{size:,}" for size in sizes),
         table="\n".join(table(reports)),
         ahead="\n".join(ahead(reports) or ["In none of these measures, in this run."]),
-        problems="\n".join(["", "## What went wrong", "", *wrong, ""]) if wrong else "",
+        problems="\n".join(["", "### What went wrong", "", *wrong, ""]) if wrong else "",
         notes="\n".join([*set_up, f"- {notes['absent']}"]),
     )
 

@@ -180,3 +180,20 @@ def test_only_a_process_of_the_run_that_runs_the_handler_is_killed(folder: Path)
     assert worker.wait(timeout=60) == -9
     worker.communicate()
     assert not processes.kill(worker.pid, folder)
+
+
+def test_a_process_that_hides_its_environment_is_of_the_run_whose_folder_it_works_in(
+    tmp_path: Path,
+) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    for each in (run / "state", other):
+        each.mkdir(parents=True)
+    sleeper = subprocess.Popen(["sleep", "60"], cwd=run / "state", env={})
+    try:
+        assert processes.is_of_run(sleeper.pid, run)
+        assert not processes.is_of_run(sleeper.pid, other)
+        assert processes.end(run) == 1
+        assert sleeper.wait(10) == -9
+    finally:
+        sleeper.kill()
+        sleeper.wait()
