@@ -49,7 +49,9 @@ MEASURES = (
         " s",
         False,
         "Ours writes a plan of all items to S3 and the table, and ships the worker, before it "
-        "submits; that is what a driver that dies is not needed for.",
+        "submits; that is what a driver that dies is not needed for. Of 5 s, about 1 is imports, 1 "
+        "planning, half a second building the worker's file, and 1.5 from sbatch to the worker's "
+        "first line.",
     ),
     Measure(
         "steady rate",
@@ -57,7 +59,8 @@ MEASURES = (
         " items/s",
         True,
         "Each bundle of ours is leased, uploaded and committed by requests, which the emulators "
-        "answer on the workers' own cores; the peers write a file.",
+        "answer on the workers' own cores; the peers write a file. Two plain loops would be little "
+        "faster. Tried without gain: threads switched every 0.5 ms instead of 5 ms.",
     ),
     Measure(
         "total rate",

@@ -148,7 +148,8 @@ EVERY = [
     Provoked(None, workers=2, seconds=0.04, limits={"rate": "80/s"}),
     Provoked(Kind.STALL, watchers=2),
     Provoked(Kind.STRAGGLER, workers=2),
-    Provoked(Kind.ERROR_RATE),
+    # Long enough that there are items left to fail, however late a busy machine looks.
+    Provoked(Kind.ERROR_RATE, items=2000),
     Provoked(Kind.LIMIT_STARVED, seconds=0.0, limits={"rate": "30/s"}),
     Provoked(Kind.LIMIT_IDLE, limits={"rate": "5000/s"}),
     Provoked(Kind.COST, anomalies={"budget": 1e-6}),
