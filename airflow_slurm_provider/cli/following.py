@@ -35,16 +35,16 @@ def status(common: Common, job: str) -> int:
     Where the cluster can't be asked, the rest is printed, and the error follows.
     """
     name = check_job_id(job, "JOB")
-    from airflow_slurm_provider.coordinator import job as verbs
+    from airflow_slurm_provider.coordinator.progress import look, read_progress
 
     with common.services() as services:
         away: ServiceError | None = None
         try:
-            poll = verbs.poll(services, name)
+            poll = look(services, name)
             progress, problem = poll.progress, poll.problem
             workers, array = workers_text(poll.array), workers_document(poll.array)
         except ServiceError as error:
-            progress, problem, away = verbs.progress(services, name), "", error
+            progress, problem, away = read_progress(services, name), "", error
             workers, array = "unknown: the cluster can't be asked", None
         lost = _losses(services, name)
         manifest = read_manifest(services, name)
@@ -66,10 +66,10 @@ def status(common: Common, job: str) -> int:
 
 def _losses(services: Services, job: JobId) -> list[Loss] | None:
     """Workers that died; None where Slurm can't be asked, which alone is no failure."""
-    from airflow_slurm_provider.coordinator import job as verbs
+    from airflow_slurm_provider.coordinator.losses import find_losses
 
     try:
-        return verbs.losses(services, job)
+        return find_losses(services, job)
     except ServiceError:
         return None
 
