@@ -76,7 +76,7 @@ bench-status: ## measure slurmctl status at 100,000 tasks; writes benchmarks/STA
 bench-waiting: ## measure 300 waiting sensors; writes benchmarks/WAITING.md (make stack-up first)
 	@sh -c '. .stack/env && exec $(BIN)/python -m benchmarks.waiting --write benchmarks/WAITING.md'
 
-bench-peers: setup ## ours beside dask-jobqueue, submitit, Parsl, sbatch and a loop, with kill -9; writes README and benchmarks/RESULTS.md (make stack-up first; 12 minutes)
+bench-peers: setup ## ours beside dask-jobqueue, submitit, Parsl, sbatch and a loop, with kill -9; writes README and benchmarks/RESULTS.md (make stack-up first; 8 minutes)
 	@sh -c '. .stack/env && PATH="$$PWD/.stack/tools/bin:$$PATH" exec $(BIN)/python -m benchmarks.peers --write'
 
 bench-5m: setup ## five million items with workers killed on the way; writes benchmarks/FIVE_MILLION.md (make stack-up first; ITEMS=n KILLS=n)

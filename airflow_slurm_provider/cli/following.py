@@ -35,6 +35,7 @@ def status(common: Common, job: str) -> int:
     Where the cluster can't be asked, the rest is printed, and the error follows.
     """
     name = check_job_id(job, "JOB")
+    # Not through `job`, whose planning and retrying would be imported as well.
     from airflow_slurm_provider.coordinator.progress import look, read_progress
 
     with common.services() as services:

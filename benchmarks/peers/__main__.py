@@ -27,7 +27,7 @@ from tests.stack.state_folder import state_folder
 REPORTS = state_folder(ROOT) / "peers" / "reports.jsonl"
 #: The whole section stands in the first, its table in both.
 RESULTS, README = Path(__file__).parents[1] / "RESULTS.md", ROOT / "README.md"
-ITEMS, SHORT_ITEMS = 100_000, 8_000
+ITEMS, SHORT_ITEMS = 40_000, 8_000
 #: Where somebody is killed, of so many parts of the items one is run.
 _KILLED_SHARE = 4
 ABSENT = (

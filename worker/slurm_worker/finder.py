@@ -24,7 +24,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import islice, takewhile
 
 from slurm_worker.keys import TaskState, parse_task_id, shard_of
 from slurm_worker.marks import EVERY, Marks
@@ -186,8 +186,9 @@ class TaskFinder:
         ours, theirs = self._cursors.get(shard, ""), self._marks.find(shard, self._generation)
         self._cursors[shard] = max(ours, theirs)
         self._advanced[shard] = 0
-        moved = ours > theirs and self._marks.move(shard, self._generation, ours)
-        if moved and self._moved is not None:
+        if ours <= theirs or not self._marks.move(shard, self._generation, ours):
+            return
+        if self._moved is not None:
             self._moved(shard, theirs, ours)
 
     def _read_on(
@@ -230,11 +231,11 @@ class TaskFinder:
 
     def _claim_one(self, rows: list[Candidate]) -> Lease | None:
         now_ms = int(self._clock.now() * 1000)
-        ready = [
+        claimable = (
             row for row in rows if row.state is TaskState.READY and row.not_before_ms <= now_ms
-        ]
+        )
         # Of a longer page, too, only the first: a shard is worked off in about its order.
-        ready = ready[:_FIRST_PAGE]
+        ready = list(islice(claimable, _FIRST_PAGE))
         for row in self._rng.sample(ready, min(_CLAIM_TRIES, len(ready))):
             result = self._table.claim(row.read(), self._owner)
             if isinstance(result, Claimed):
