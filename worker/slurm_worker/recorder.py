@@ -3,6 +3,9 @@
 A small file mapped into memory: a write costs a fraction of a microsecond, and what was
 written outlives the process (not the machine). The supervisor reads it to tell which
 item a process died on, which leases it had, and whether it still moves.
+
+A write is not atomic: `struct` clears the bytes, then fills them in their order. Who reads
+meanwhile, or after a death in mid-write, finds zeros, the time last of all.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ _LEASES_AT = _FORMAT.size + _PROCESS.size
 _SIZE = _LEASES_AT + 4 * _LEASE.size
 _FREE = bytes(_LEASE.size)
 _NOBODY = -1
+_MOST_BETWEEN_LOOKS_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,8 @@ class Record:
         task: empty between tasks.
         attempt: of the task.
         owner: who holds the leases.
-        position: the only item being run; None where there are several, or none.
+        position: the only item being run; None where there are several or none, or where the
+            record is half written.
         running: items being run.
         since: when that last changed, in seconds on the boot-time clock.
         item_limit_s: an item that runs longer hangs; 0 for no limit.
@@ -56,12 +61,34 @@ class Record:
     stall_limit_s: float
     leases: tuple[tuple[str, int], ...]
 
-    def hangs(self, now: float) -> bool:
-        """Whether the process does not go on, `now` on the boot-time clock."""
-        if not self.task or not self.running:
+
+class Watch:
+    """Tells from looks at a process's record whether the process goes on.
+
+    It rests on no time that the process wrote, only on how long looks have seen the same: a look
+    may fall into a write. Nor on the watcher's own: between two looks at most a second counts, so
+    that a job that Slurm suspended is not taken to hang when it goes on.
+    """
+
+    def __init__(self) -> None:
+        self._seen: tuple[object, ...] = ()
+        self._still_s = 0.0
+        self._looked = 0.0
+
+    def hangs(self, record: Record, now: float) -> bool:
+        """Whether the process stands still for longer than it may, `now` in seconds."""
+        seen = (record.task, record.attempt, record.position, record.running, record.since)
+        if seen == self._seen:
+            self._still_s += min(now - self._looked, _MOST_BETWEEN_LOOKS_S)
+        else:
+            self._seen, self._still_s = seen, 0.0
+        self._looked = now
+        if not record.task or not record.running:
             return False
-        limits = [self.stall_limit_s] + ([self.item_limit_s] if self.position is not None else [])
-        return any(limit and now - self.since > limit for limit in limits)
+        limits = [record.stall_limit_s]
+        if record.position is not None:
+            limits.append(record.item_limit_s)
+        return any(limit and self._still_s > limit for limit in limits)
 
 
 class Recorder:
@@ -124,7 +151,7 @@ class Recorder:
             _text(task),
             attempt,
             _text(owner),
-            None if position == _NOBODY else position,
+            None if position == _NOBODY or not since else position,
             running,
             since,
             item_s,

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from slurm_worker.clock import boot_time
 from slurm_worker.errors import ErrorClass, ServiceError
-from slurm_worker.recorder import Record, Recorder
+from slurm_worker.recorder import Record, Recorder, Watch
 from slurm_worker.transitions import Crash
 
 _TICK_S = 0.1
@@ -64,6 +64,7 @@ class _Process:
     pid: int
     folder: Path
     recorder: Recorder
+    watch: Watch
     hung: bool = False
     oom_kills: int = 0
 
@@ -144,7 +145,9 @@ class Supervisor:
             _end_with(parent)
             # Whatever threads a handler has left behind must not keep the process alive.
             os._exit(_run(self._child, folder, recorder, index, death))
-        self._processes[pid] = _Process(index, pid, folder, recorder, oom_kills=_oom_kills())
+        self._processes[pid] = _Process(
+            index, pid, folder, recorder, Watch(), oom_kills=_oom_kills()
+        )
 
     def _ended(self, process: _Process, status: int) -> int:
         code = os.waitstatus_to_exitcode(status)
@@ -162,7 +165,7 @@ class Supervisor:
     def _kill_hung(self) -> None:
         now = boot_time()
         for process in self._processes.values():
-            if not process.hung and process.recorder.read().hangs(now):
+            if not process.hung and process.watch.hangs(process.recorder.read(), now):
                 process.hung = True
                 os.kill(process.pid, signal.SIGKILL)
 
