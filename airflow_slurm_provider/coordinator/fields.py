@@ -17,9 +17,7 @@ _SHIFTS = {"KB": 10, "MB": 20, "GB": 30, "TB": 40}
 class Strict(BaseModel):
     """A section that knows all of its keys; the text below a key is its description."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
 def _seconds(value: object) -> object:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.ship import read_spec
 from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.slurm.endings import Ending
 from airflow_slurm_provider.slurm.states import ElementState
@@ -166,8 +165,12 @@ def _may_have_been_held(services: Services, snapshot: Snapshot) -> Iterator[Task
 def _losses_of(
     services: Services, snapshot: Snapshot, died: list[Ending], rows: Iterable[TaskRow]
 ) -> list[Loss]:
-    classes = read_spec(services, snapshot.job).slurm_classes if died else {}
-    held = _held(rows)
+    if not died:
+        return []
+    # Building the models of a job's YAML takes a good part of the time of `slurmctl status`.
+    from airflow_slurm_provider.coordinator.ship import read_spec
+
+    classes, held = read_spec(services, snapshot.job).slurm_classes, _held(rows)
     return [_loss(each, held, classes) for each in died]
 
 

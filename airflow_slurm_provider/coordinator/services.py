@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
-import paramiko
 from botocore.config import Config as BotoConfig
 
 from airflow_slurm_provider.coordinator.recent import Recent
@@ -19,12 +18,7 @@ from airflow_slurm_provider.slurm.arrays import ArrayState, merge_arrays
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.embedded import EmbeddedTransport
 from airflow_slurm_provider.slurm.poller import ArrayPoller
-from airflow_slurm_provider.slurm.transport import (
-    LocalTransport,
-    SshTransport,
-    Transport,
-    open_paramiko,
-)
+from airflow_slurm_provider.slurm.transport import LocalTransport, OnFirstUse, Transport
 from slurm_worker.clock import AwsClock
 from slurm_worker.dynamo import DynamoRows, dynamo_client
 from slurm_worker.jobs import JobTable
@@ -33,6 +27,9 @@ from slurm_worker.ports import Clock, ObjectStore, Rows
 from slurm_worker.s3 import S3Objects, s3_client
 from slurm_worker.sdk_errors import settings_explained
 from slurm_worker.store import JobStore
+
+if TYPE_CHECKING:
+    import paramiko
 
 #: An alert is worth some seconds of a wait, not more.
 _HASTY = BotoConfig(connect_timeout=5, read_timeout=5, retries={"total_max_attempts": 2})
@@ -157,10 +154,18 @@ def open_transport(
         return LocalTransport()
     if cluster.transport == "embedded":
         return EmbeddedTransport(cluster.embedded_dir or "~/.airflow-slurm/embedded")
-    if connect is not None:
-        return SshTransport(connect)
+    return OnFirstUse(lambda: _ssh(cluster, connect))
+
+
+def _ssh(cluster: ClusterSite, connect: Callable[[], paramiko.SSHClient] | None) -> Transport:
+    # Importing paramiko takes a tenth of the time of a command that asks AWS only.
+    from airflow_slurm_provider.slurm.ssh import SshTransport, open_paramiko
+
     return SshTransport(
-        lambda: open_paramiko(
-            cluster.host, cluster.port, cluster.user, cluster.key_file, cluster.known_hosts
+        connect
+        or (
+            lambda: open_paramiko(
+                cluster.host, cluster.port, cluster.user, cluster.key_file, cluster.known_hosts
+            )
         )
     )

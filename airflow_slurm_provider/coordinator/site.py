@@ -22,7 +22,7 @@ _WEBHOOK_FIELDS = ("webhook_url", "webhook_url_env", "webhook_url_file")
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class StorageSite(_Strict):

@@ -9,9 +9,10 @@ nobody has looked for long, the workers' own sums (`slurm_worker/sums.py`) are f
     shard   done done done failed done leased done leased ready ready ready … ready
             ├──── in the sum ────┤    ├────── read ──────────────────┤ not read
 
-Requests per look: the job's rows, and at least one query per shard, of a read unit per 4 KB
-of rows (consistent: a row that is passed is not read again); at a process's first look a GET,
-and one per shard; one PUT where the sum has grown by a twentieth.
+Requests per look: the job's rows, and at least one query per shard, two where leases were lost or
+an earlier round is not all done, of a read unit per 4 KB of rows (consistent: a row that is
+passed is not read again); at a process's first look a GET, and one per shard; one PUT
+where the sum has grown by a twentieth.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ from slurm_worker.sums import ShardSum
 from slurm_worker.table import TaskRow, TaskTable
 
 _VERSION = 3
-_PAGE, _PAGE_GROWTH, _LARGEST_PAGE = 50, 4, 1000
-#: Untouched rows in a row, after which nobody has been: a worker picks at random among 20
-#: (`finder.py`). Should one have been further, its task counts as ready until the rows before
+_PAGE, _PAGE_GROWTH, _LARGEST_PAGE = 100, 2, 1000
+#: Untouched rows in a row, after which nobody has been: a worker picks at random among the first
+#: 20 (`finder.py`). Should one have been further, its task counts as ready until the rows before
 #: it are done; the job is never complete too early.
-_UNTOUCHED = 50
+_UNTOUCHED = 20
 _THREADS = 16
 
 
@@ -124,7 +125,10 @@ class SnapshotReader:
             self._sum = self._load(job)
             self._kept = self._sum.done.tasks
         table = TaskTable(services.rows, job.job, job.shards, LeaseConfig(), services.clock)
-        looks = [_Look(table, shard, rounds, each) for shard, each in enumerate(self._sum.shards)]
+        lost = self._sum.done.lost > 0
+        looks = [
+            _Look(table, shard, rounds, each, lost) for shard, each in enumerate(self._sum.shards)
+        ]
         with ThreadPoolExecutor(min(_THREADS, job.shards)) as pool:
             list(pool.map(_Look.run, looks))
         self._sum.add([look.passed for look in looks])
@@ -230,6 +234,10 @@ class _Sum:
 class _Look:
     """One look at one shard.
 
+    Args:
+        cursor: where it begins.
+        lost: whether leases of tasks that are in the sum were lost.
+
     Attributes:
         passed: how far it is in the sum after this look, and what is to be added to it.
         beyond: of done tasks behind the first that is not.
@@ -238,11 +246,12 @@ class _Look:
     """
 
     def __init__(
-        self, table: TaskTable, shard: int, rounds: list[RoundRow], cursor: _Cursor
+        self, table: TaskTable, shard: int, rounds: list[RoundRow], cursor: _Cursor, lost: bool
     ) -> None:
         self._table = table
         self._shard = shard
         self._rounds = {each.number: each for each in rounds}
+        self._lost = lost
         self.passed = ShardSum(cursor.after, cursor.aside)
         self.beyond = History()
         self.open: list[TaskRow] = []
@@ -254,6 +263,7 @@ class _Look:
         self._look_aside()
         passing = True
         for row in self._rows(self.passed.after):
+            self._lost = self._lost or row.lost > 0
             passing = passing and self.passed.take(row, self._rounds)
             if row.state is not TaskState.DONE:
                 self.open.append(row)
@@ -273,6 +283,7 @@ class _Look:
                 continue
             left.append(sk)
             self.open.append(row)
+            self._lost = self._lost or row.lost > 0
         self.passed.aside = tuple(left)
 
     def _rows(self, after: str) -> Iterator[TaskRow]:
@@ -289,14 +300,22 @@ class _Look:
                 met_fresh = met_fresh or fresh
                 untouched = untouched + 1 if fresh else 0
                 if untouched == _UNTOUCHED and row.sequence < keys.MAX_TASKS:
-                    # On to the halves of bisected tasks, and to the next round.
                     self.unread += self._after(row)
+                    if not self._goes_on_behind(row.round_no):
+                        return
                     after, untouched = keys.task_sk(row.round_no, keys.MAX_TASKS), 0
                     break
             else:
                 if len(page) < size:
                     return
             size = _PAGE if met_fresh else min(size * _PAGE_GROWTH, _LARGEST_PAGE)
+
+    def _goes_on_behind(self, round_no: int) -> bool:
+        """Whether rows may follow a round's untouched ones: halves of tasks, or another round.
+
+        A task is bisected for the leases that it lost.
+        """
+        return self._lost or round_no < max(self._rounds, default=round_no)
 
     def _after(self, row: TaskRow) -> int:
         """Rows of the round behind this one in the shard, halves of bisected tasks aside."""

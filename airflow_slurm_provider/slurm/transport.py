@@ -1,42 +1,16 @@
-"""Ways to run a command on the cluster: over SSH, or on this machine.
-
-One SSH connection is kept and shared by all threads of the process: login nodes limit
-and ban accounts that open a connection per command. It is opened again when it broke,
-with growing pauses, and never hammered after a refused login.
-"""
+"""Ways to run a command on the cluster; over SSH, see `slurm/ssh.py`."""
 
 from __future__ import annotations
 
 import os
-import random
-import shlex
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import paramiko
-from paramiko.hostkeys import InvalidHostKey
-from paramiko.pkey import UnknownKeyType
-
-from slurm_worker.errors import HostUnreachable, ServiceError, SlurmWorkerError, UserError
-
-_CONNECT_TIMEOUT_S = 15
-_KEEPALIVE_S = 30
-_LONGEST_PAUSE_S = 60.0
-_REFUSED_PAUSE_S = 600.0
-#: sshd allows 10 sessions per connection by default.
-_MOST_SESSIONS = 6
-_SESSION_PAUSE_S = 0.05
-_SESSIONS_REFUSED_S = 6.0
-_PIECE = 1 << 16
-#: Runs $1, and ends no sooner than its input: what is sent to a session that has ended makes
-#: sshd close the whole connection, and paramiko can't hold back what it is just sending.
-_OUTLIVE_INPUT = 'sh -c "$1"; code=$?; cat > /dev/null; exit "$code"'
-_SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
+from slurm_worker.errors import ServiceError
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +20,11 @@ class CommandResult:
     code: int
     stdout: str
     stderr: str
+
+    @classmethod
+    def of_bytes(cls, code: int, stdout: bytes, stderr: bytes) -> CommandResult:
+        """What it said in whatever encoding."""
+        return cls(code, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
 
 
 class Transport(Protocol):
@@ -91,342 +70,38 @@ class LocalTransport:
         try:
             stdout, stderr = started.communicate(stdin, timeout)
         except subprocess.TimeoutExpired as error:
-            raise ServiceError(_no_answer("cluster", timeout, command)) from error
-        return _result(started.returncode, stdout, stderr)
+            raise ServiceError(no_answer("cluster", timeout, command)) from error
+        return CommandResult.of_bytes(started.returncode, stdout, stderr)
 
     def close(self) -> None:
         """See `Transport.close`: there is nothing to close."""
 
 
-class SshTransport:
-    """A login node over one SSH connection.
+class OnFirstUse:
+    """A transport that is made when the first command is run.
 
     Args:
-        connect: opens a connected client; called again when the connection broke.
-        clock: seconds, for pauses and time limits.
-        sleep: waits, while the node has too many sessions.
+        make: makes it.
     """
 
-    def __init__(
-        self,
-        connect: Callable[[], paramiko.SSHClient],
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._connect = connect
-        self._clock = clock
-        self._sleep = sleep
+    def __init__(self, make: Callable[[], Transport]) -> None:
+        self._make = make
+        self._made: Transport | None = None
         self._lock = threading.Lock()
-        self._sessions = threading.BoundedSemaphore(_MOST_SESSIONS)
-        self._current: _Connection | None = None
-        self._was_connected = False
-        self._failures = 0
-        self._not_before = 0.0
-        self._refusal: SlurmWorkerError = ServiceError()
 
     def run(self, command: str, stdin: bytes = b"", timeout: float = 60.0) -> CommandResult:
         """See `Transport.run`."""
-        deadline = self._clock() + timeout
-        with self._sessions:
-            connection, channel = self._open_channel(timeout)
-            try:
-                return _execute(channel, command, stdin, lambda: deadline - self._clock())
-            except TimeoutError as error:
-                self._retire(connection)
-                message = _no_answer(f"cluster: {connection.host}", timeout, command)
-                raise ServiceError(message) from error
-            except (paramiko.SSHException, OSError, EOFError) as error:
-                self._retire(connection)
-                raise ServiceError(
-                    f"cluster: the SSH connection to {connection.host} broke "
-                    f"({type(error).__name__}: {error}); try again: it is opened anew"
-                ) from error
-            finally:
-                channel.close()
-                self._leave(connection)
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+        return self._made.run(command, stdin, timeout)
 
     def close(self) -> None:
         """See `Transport.close`."""
-        with self._lock:
-            connection = self._current
-        if connection is not None:
-            self._retire(connection)
-
-    def _open_channel(self, timeout: float) -> tuple[_Connection, paramiko.Channel]:
-        """A channel on the shared connection, which is replaced once if it went stale."""
-        replaced, refused, pause = False, 0.0, _SESSION_PAUSE_S
-        while True:
-            connection = self._join()
-            try:
-                return connection, connection.open_session(timeout)
-            except paramiko.ChannelException as error:
-                # The connection lives, and others use it. sshd counts a session for a
-                # moment after its end, so it may only have one too many right now.
-                self._leave(connection)
-                if refused > _SESSIONS_REFUSED_S:
-                    raise ServiceError(
-                        f"cluster: {connection.host} refuses more sessions ({error.text}); try "
-                        "again later"
-                    ) from error
-                self._sleep(pause)
-                refused, pause = refused + pause, 2 * pause
-            except (paramiko.SSHException, OSError, EOFError) as error:
-                self._retire(connection)
-                self._leave(connection)
-                if replaced:
-                    raise ServiceError(
-                        f"cluster: {connection.host} opens no session ({error}); try again"
-                    ) from error
-                replaced = True
-
-    def _join(self) -> _Connection:
-        with self._lock:
-            if self._current is None:
-                self._current = self._connected()
-            self._current.users += 1
-            return self._current
-
-    def _leave(self, connection: _Connection) -> None:
-        with self._lock:
-            connection.users -= 1
-            idle = connection.users == 0 and connection is not self._current
-        if idle:
-            connection.client.close()
-
-    def _retire(self, connection: _Connection) -> None:
-        """Use it for nothing new; it is closed when its last user leaves."""
-        with self._lock:
-            if self._current is connection:
-                self._current = None
-            idle = connection.users == 0
-        if idle:
-            connection.client.close()
-
-    def _connected(self) -> _Connection:
-        if self._clock() < self._not_before:
-            raise type(self._refusal)(str(self._refusal))
-        try:
-            client = self._connect()
-        except Exception as error:
-            explained = explain_failure(error)
-            if isinstance(explained, HostUnreachable) and self._was_connected:
-                # Its name and port were right before: nothing for the user to mend.
-                explained = ServiceError(str(explained))
-            self._failures += 1
-            self._not_before = self._clock() + _pause(explained, self._failures)
-            self._refusal = explained
-            raise explained from error
-        self._failures = 0
-        self._was_connected = True
-        transport = client.get_transport()
-        if transport is not None:
-            transport.set_keepalive(_KEEPALIVE_S)
-        return _Connection(client)
+        if self._made is not None:
+            self._made.close()
 
 
-class _Connection:
-    """One SSH connection and the number of commands that use it."""
-
-    def __init__(self, client: paramiko.SSHClient) -> None:
-        self.client = client
-        self.users = 0
-        transport = client.get_transport()
-        self.host = str(transport.getpeername()[0]) if transport else "the login node"
-
-    def open_session(self, timeout: float) -> paramiko.Channel:
-        transport = self.client.get_transport()
-        if transport is None or not transport.is_active():
-            raise paramiko.SSHException("the connection is closed")
-        return transport.open_session(timeout=timeout)
-
-
-def _execute(
-    channel: paramiko.Channel, command: str, stdin: bytes, left: Callable[[], float]
-) -> CommandResult:
-    """Run one command; TimeoutError once `left` seconds are not above 0."""
-
-    def in_time() -> None:
-        channel.settimeout(max(left(), 0.001))
-
-    in_time()
-    channel.exec_command(shlex.join(["sh", "-c", _OUTLIVE_INPUT, "sh", command]))
-    _send(channel, stdin, in_time)
-    stdout = _receive(channel.recv, in_time)
-    stderr = _receive(channel.recv_stderr, in_time)
-    if not channel.status_event.wait(max(left(), 0.001)):
-        raise TimeoutError("no exit status in time")
-    if channel.exit_status < 0:
-        raise EOFError("the command ended without an exit status")
-    return _result(channel.exit_status, stdout, stderr)
-
-
-def _send(channel: paramiko.Channel, stdin: bytes, in_time: Callable[[], None]) -> None:
-    # A command may end without reading all of it: what it says then tells more.
-    try:
-        for start in range(0, len(stdin), _PIECE):
-            in_time()
-            channel.sendall(stdin[start : start + _PIECE])
-        channel.shutdown_write()
-    except TimeoutError:
-        raise
-    except OSError:
-        return
-
-
-def _receive(receive: Callable[[int], bytes], in_time: Callable[[], None]) -> bytes:
-    pieces: list[bytes] = []
-    while True:
-        in_time()
-        piece = receive(_PIECE)
-        if not piece:
-            return b"".join(pieces)
-        pieces.append(piece)
-
-
-def _pause(error: SlurmWorkerError, failures: int) -> float:
-    """Seconds without another try to connect, with jitter."""
-    if isinstance(error, UserError) and not isinstance(error, ServiceError):
-        # Hosts ban addresses for a few refused logins; only a person can mend this.
-        return _REFUSED_PAUSE_S * random.uniform(1.0, 1.5)
-    return min(_LONGEST_PAUSE_S, 2.0 ** min(failures, 10)) * random.uniform(0.5, 1.0)
-
-
-def _no_answer(where: str, timeout: float, command: str) -> str:
+def no_answer(where: str, timeout: float, command: str) -> str:
+    """That a command's answer did not come in time."""
     return f"{where}: no answer within {timeout:g} s to: {command.splitlines()[0][:100]}"
-
-
-def _result(code: int, stdout: bytes, stderr: bytes) -> CommandResult:
-    return CommandResult(code, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
-
-
-def explain_failure(error: Exception) -> SlurmWorkerError:
-    """One line about why no connection came about, of the class that says who can mend it."""
-    if isinstance(error, SlurmWorkerError):
-        return error
-    if isinstance(error, paramiko.AuthenticationException) or "authentication methods" in str(
-        error
-    ):
-        return UserError(f"cluster: the login was refused ({error}); check user, key and agent")
-    if isinstance(error, paramiko.BadHostKeyException):
-        return UserError(
-            f"cluster.known_hosts: the key of {error.hostname!r} is not the known one; if the node "
-            "was set up anew, replace its line; if not, somebody may be listening in"
-        )
-    if isinstance(error, OSError):
-        return HostUnreachable(f"cluster.host: can't be reached ({error}); check host and port")
-    return ServiceError(f"cluster: SSH: {error}; try again")
-
-
-def open_paramiko(
-    host: str,
-    port: int = 22,
-    user: str | None = None,
-    key_file: str | None = None,
-    known_hosts: str | None = None,
-) -> paramiko.SSHClient:
-    """Connect to a login node; its host key must be a known one.
-
-    Args:
-        host: name or address.
-        port: TCP port.
-        user: the account; this process's user where None.
-        key_file: a private key, the only one tried; the agent's if it is encrypted. The agent
-            and the usual keys where None.
-        known_hosts: a file in place of the user's own; the system's counts always.
-
-    Raises:
-        UserError: if the login is refused or the host's key is unknown or another.
-        HostUnreachable: if there is no answer.
-    """
-    client = paramiko.SSHClient()
-    _load_host_keys(client, known_hosts)
-    key = _load_key(key_file) if key_file else None
-    client.set_missing_host_key_policy(_RefuseUnknown(port))
-    try:
-        client.connect(
-            host,
-            port=port,
-            username=user,
-            pkey=key,
-            # A named key is the only one tried: others would count as refused logins.
-            allow_agent=key is None,
-            look_for_keys=key_file is None,
-            timeout=_CONNECT_TIMEOUT_S,
-            banner_timeout=_CONNECT_TIMEOUT_S,
-            auth_timeout=_CONNECT_TIMEOUT_S,
-        )
-    except Exception as error:
-        client.close()
-        raise _explain_for(host, port, user, key_file, error) from error
-    return client
-
-
-def _load_host_keys(client: paramiko.SSHClient, known_hosts: str | None) -> None:
-    try:
-        if known_hosts:
-            client.load_host_keys(_expand("known_hosts", known_hosts))
-        else:
-            client.load_system_host_keys()
-        if _SYSTEM_KNOWN_HOSTS.is_file():
-            client.load_system_host_keys(str(_SYSTEM_KNOWN_HOSTS))
-    except (paramiko.SSHException, InvalidHostKey, OSError) as error:
-        raise UserError(f"cluster.known_hosts: can't be read ({error}); correct it") from error
-
-
-def _load_key(name: str) -> paramiko.PKey | None:
-    """The key; None where it is encrypted, so that only an agent can use it."""
-    path = _expand("key_file", name)
-    try:
-        return paramiko.PKey.from_path(path)
-    except (paramiko.PasswordRequiredException, TypeError):
-        return None
-    except (paramiko.SSHException, UnknownKeyType, ValueError, OSError) as error:
-        raise UserError(
-            f"cluster.key_file: {name!r} is no private key ({error}); name another file"
-        ) from error
-
-
-def _expand(field: str, name: str) -> str:
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise UserError(f"cluster.{field}: there is no file {name!r}; correct the path")
-    return str(path)
-
-
-def _explain_for(
-    host: str, port: int, user: str | None, key_file: str | None, error: Exception
-) -> SlurmWorkerError:
-    """`explain_failure`, with the names that the site gave."""
-    explained = explain_failure(error)
-    if isinstance(explained, HostUnreachable):
-        return HostUnreachable(
-            f"cluster.host: {host!r} port {port} can't be reached ({error}); check both, and the "
-            "network"
-        )
-    if explained is error or isinstance(error, paramiko.BadHostKeyException):
-        return explained
-    if isinstance(explained, UserError):
-        key = f" {key_file!r} (in ssh-agent, where it is encrypted)" if key_file else " and agent"
-        return UserError(
-            f"cluster: {host!r} refused the login of {user or 'this account'} ({error}); check "
-            f"user and key_file{key}"
-        )
-    return explained
-
-
-class _RefuseUnknown(paramiko.MissingHostKeyPolicy):
-    def __init__(self, port: int) -> None:
-        self._port = port
-
-    def missing_host_key(
-        self,
-        client: paramiko.SSHClient,  # noqa: ARG002  the policy's signature
-        hostname: str,
-        key: paramiko.PKey,
-    ) -> None:
-        """Refuse, and say how the host becomes known."""
-        host = hostname.removeprefix("[").split("]")[0]
-        raise UserError(
-            f"cluster.known_hosts: the key of {hostname!r} ({key.get_name()}) is not known; "
-            f"compare and add it: ssh-keyscan -p {self._port} {host} >> known_hosts"
-        )

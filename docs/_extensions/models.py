@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
 from airflow_slurm_provider.coordinator.config import JobSpec
@@ -60,12 +61,13 @@ def table_of(model: type) -> list[str]:
 
 def _of_model(model: type[BaseModel]) -> list[tuple[str, str, str, str]]:
     properties = model.model_json_schema()["properties"]
+    said = meanings(model)
     return [
         (
             f"`{info.alias or name}`",
             _escaped(takes(properties[info.alias or name], info.alias or name)),
             _default(info),
-            _escaped(info.description or ""),
+            _escaped(said.get(name, "")),
         )
         for name, info in model.model_fields.items()
     ]
@@ -82,6 +84,16 @@ def _of_options(options: type) -> list[tuple[str, str, str, str]]:
         )
         for each in dataclasses.fields(options)
     ]
+
+
+def meanings(model: type[BaseModel]) -> dict[str, str]:
+    """The text below each key. Pydantic could attach it, but reads the source at each start."""
+    texts = ModuleAnalyzer.for_module(model.__module__).find_attr_docs()
+    return {
+        name: "\n".join(lines).strip()
+        for (owner, name), lines in texts.items()
+        if owner == model.__name__
+    }
 
 
 def described(options: type) -> dict[str, str]:
@@ -156,7 +168,7 @@ def _escaped(text: str) -> str:
 
 def job_schema() -> dict[str, Any]:
     """The JSON schema of a job's YAML."""
-    schema = JobSpec.model_json_schema()
+    schema = _schema_of(JobSpec)
     rule = schema["$defs"]["RetryRule"]
     schema["$defs"]["RetryRule"] = {
         "anyOf": [{"const": "never"}, {"const": False}, {"type": "integer", "minimum": 0}, rule]
@@ -172,7 +184,17 @@ def job_schema() -> dict[str, Any]:
 
 def site_schema() -> dict[str, Any]:
     """The JSON schema of a site file."""
-    return {"$schema": _DIALECT, **Site.model_json_schema(), "title": "A site of slurmctl"}
+    return {"$schema": _DIALECT, **_schema_of(Site), "title": "A site of slurmctl"}
+
+
+def _schema_of(root: type[BaseModel]) -> dict[str, Any]:
+    schema = root.model_json_schema()
+    for model in models_of(root):
+        section = schema if model is root else schema["$defs"][model.__name__]
+        for name, text in meanings(model).items():
+            alias = model.model_fields[name].alias or name
+            section["properties"][alias]["description"] = text
+    return schema
 
 
 def options_schema() -> dict[str, Any]:

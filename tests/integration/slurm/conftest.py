@@ -14,7 +14,7 @@ from airflow_slurm_provider.coordinator.site import ClusterSite, load_site
 from airflow_slurm_provider.slurm.client import ArrayState, SlurmClient
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import render_script
-from airflow_slurm_provider.slurm.transport import SshTransport, open_paramiko
+from airflow_slurm_provider.slurm.ssh import SshTransport, open_paramiko
 
 _UNTIL_S = 120
 

@@ -16,8 +16,8 @@ import pytest
 
 from airflow_slurm_provider.slurm import submission
 from airflow_slurm_provider.slurm.client import SlurmClient, SubmitLimitError
+from airflow_slurm_provider.slurm.ssh import SshTransport
 from airflow_slurm_provider.slurm.states import ElementState
-from airflow_slurm_provider.slurm.transport import SshTransport
 from slurm_worker.errors import ServiceError, UserError
 from tests.integration.slurm.conftest import RealCluster, script
 from tests.stack.slurm import FEW_JOBS, MAX_ARRAY_SIZE
@@ -197,7 +197,7 @@ def test_a_submission_goes_on_when_its_client_is_killed_within_sbatch(
     program.write_text(
         "from airflow_slurm_provider.slurm import submission\n"
         "from airflow_slurm_provider.slurm.client import SlurmClient\n"
-        "from airflow_slurm_provider.slurm.transport import SshTransport, open_paramiko\n"
+        "from airflow_slurm_provider.slurm.ssh import SshTransport, open_paramiko\n"
         f"submission.SUBMIT = {slow_sbatch!r} + submission.SUBMIT\n"
         f"connect = lambda: open_paramiko({site.host!r}, {site.port}, {site.user!r}, "
         f"{site.key_file!r}, {site.known_hosts!r})\n"

@@ -181,7 +181,7 @@ STEPS = st.lists(
 )
 
 
-@given(steps=STEPS, seed=st.integers(0, 1000), tasks=st.integers(1, 60))
+@given(steps=STEPS, seed=st.integers(0, 1000), tasks=st.integers(1, 120))
 def test_whatever_workers_do_a_look_says_what_every_row_says(
     steps: list[str], seed: int, tasks: int
 ) -> None:
@@ -223,7 +223,7 @@ def test_of_many_tasks_only_those_that_may_have_changed_are_read() -> None:
     job.plan(6000)
     first = job.look()
     job.check(first)
-    assert first.rows_read == 2 * 50, "nobody can have touched the others"
+    assert first.rows_read == 2 * 100, "nobody can have touched the others"
     finish(job, 300)
     seen = job.look()
     job.check(seen)
@@ -231,6 +231,24 @@ def test_of_many_tasks_only_those_that_may_have_changed_are_read() -> None:
     again = job.look()
     job.check(again)
     assert again.rows_read < 800
+
+
+@pytest.mark.parametrize("summed_up", [False, True])
+def test_halves_of_bisected_tasks_are_found_behind_tasks_that_nobody_has_touched(
+    summed_up: bool,
+) -> None:
+    job = Job(shards=1)
+    job.plan(400)
+    job.claim()
+    for _ in range(LEASE.max_lost):
+        job.steal()
+    job.complete(0)
+    if summed_up:
+        finish(job, 200)
+        job.sums.bring_on(0)
+    seen = job.look()
+    assert seen.tasks["ready"] + seen.tasks["done"] == 402
+    job.check(seen)
 
 
 def test_a_first_look_need_not_read_what_workers_have_summed_up() -> None:

@@ -21,7 +21,8 @@ from airflow_slurm_provider.coordinator.bootstrap.clients import open_clients
 from airflow_slurm_provider.coordinator.credentials import give_credentials
 from airflow_slurm_provider.coordinator.site import parse_site
 from airflow_slurm_provider.slurm.client import SlurmClient
-from airflow_slurm_provider.slurm.transport import LocalTransport, open_paramiko
+from airflow_slurm_provider.slurm.ssh import open_paramiko
+from airflow_slurm_provider.slurm.transport import LocalTransport
 from slurm_worker import FatalError
 from slurm_worker.calling import ItemTimeout
 from slurm_worker.clock import AwsClock
@@ -35,8 +36,7 @@ from tests.unit.cli.conftest import Cli, write_config
 from tests.unit.coordinator import fakes
 from tests.unit.coordinator.test_credentials import Sts, edges_with
 from tests.unit.slurm.fake_slurm import FakeSlurm, Time
-from tests.unit.slurm.ssh_server import LoginNode
-from tests.unit.slurm.test_transport import closed_port
+from tests.unit.slurm.ssh_server import LoginNode, closed_port
 from tests.unit.world import JOB
 
 SUBMIT = ("submit", "config.yaml")

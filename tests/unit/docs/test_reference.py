@@ -72,8 +72,8 @@ def test_each_key_of_the_configuration_says_what_it_is(
     silent = [
         f"{model.__name__}.{name}"
         for model in models.models_of(root)
-        for name, info in model.model_fields.items()
-        if not info.description
+        for name in model.model_fields
+        if not models.meanings(model).get(name)
     ]
     assert silent == []
 

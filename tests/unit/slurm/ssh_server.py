@@ -10,6 +10,8 @@ from pathlib import Path
 
 import paramiko
 
+from airflow_slurm_provider.slurm.ssh import open_paramiko
+
 
 class LoginNode:
     """Accepts one user's key and runs commands in sh.
@@ -104,3 +106,15 @@ class _Session(paramiko.ServerInterface):
             channel.sendall_stderr(ended.stderr)
             channel.send_exit_status(ended.returncode)
             channel.close()
+
+
+def connect(node: LoginNode, user: str = "lab") -> paramiko.SSHClient:
+    """A client that is logged in at the node."""
+    return open_paramiko("127.0.0.1", node.port, user, str(node.key_file), str(node.known_hosts))
+
+
+def closed_port() -> int:
+    """A port at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+    return port

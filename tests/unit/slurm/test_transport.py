@@ -1,50 +1,23 @@
+"""A transport runs a command and says what it said, wherever it runs."""
+
 from __future__ import annotations
 
 import os
-import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
 
-import paramiko
 import pytest
 
-from airflow_slurm_provider.slurm import transport as transport_module
+from airflow_slurm_provider.slurm.ssh import SshTransport
 from airflow_slurm_provider.slurm.transport import (
     CommandResult,
     LocalTransport,
-    SshTransport,
+    OnFirstUse,
     Transport,
-    open_paramiko,
 )
-from slurm_worker.errors import HostUnreachable, ServiceError, UserError
-from tests.unit.slurm.fake_slurm import Time
-from tests.unit.slurm.ssh_server import LoginNode
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[LoginNode]:
-    node = LoginNode(tmp_path)
-    yield node
-    node.close()
-
-
-@pytest.fixture
-def time() -> Time:
-    return Time()
-
-
-def connect(node: LoginNode, user: str = "lab") -> paramiko.SSHClient:
-    return open_paramiko("127.0.0.1", node.port, user, str(node.key_file), str(node.known_hosts))
-
-
-@pytest.fixture
-def ssh(node: LoginNode) -> Iterator[SshTransport]:
-    ssh = SshTransport(lambda: connect(node))
-    yield ssh
-    ssh.close()
+from slurm_worker.errors import ServiceError
 
 
 @pytest.fixture(params=["local", "ssh"])
@@ -53,12 +26,6 @@ def either(request: pytest.FixtureRequest) -> Transport:
         return LocalTransport()
     transport: SshTransport = request.getfixturevalue("ssh")
     return transport
-
-
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-    return port
 
 
 # --- every transport
@@ -116,264 +83,19 @@ def test_an_interrupt_of_the_terminal_does_not_reach_a_local_command() -> None:
     assert LocalTransport().run("ps -o sid= -p $$").stdout.strip() != str(os.getsid(0))
 
 
-# --- one connection
+# --- made later
 
 
-def test_all_threads_share_one_connection(node: LoginNode, ssh: SshTransport) -> None:
-    with ThreadPoolExecutor(20) as pool:
-        results = list(pool.map(lambda n: ssh.run(f"sleep 0.1; echo {n}").stdout, range(40)))
-    assert results == [f"{n}\n" for n in range(40)]
-    assert (node.connections, node.logins) == (1, ["lab"])
-    assert 1 < node.most_sessions < 10, "sshd allows 10 sessions on a connection"
+def test_a_transport_is_made_once_and_not_before_a_command_is_run() -> None:
+    made: list[Transport] = []
 
+    def make() -> Transport:
+        made.append(LocalTransport())
+        return made[-1]
 
-def test_a_connection_that_broke_between_commands_is_replaced_at_once(
-    node: LoginNode, ssh: SshTransport
-) -> None:
-    assert ssh.run("echo 1").code == 0
-    node.cut()
-    assert ssh.run("echo 2").stdout == "2\n"
-    assert node.connections == 2
-
-
-def test_a_connection_that_breaks_within_a_command_is_an_error_and_replaced(
-    node: LoginNode, ssh: SshTransport
-) -> None:
-    ssh.run("true")
-    threading.Timer(0.3, node.cut).start()
-    with pytest.raises(ServiceError, match=r"the SSH connection to 127.0.0.1 broke .*try again"):
-        ssh.run("sleep 2; echo never")
-    assert ssh.run("echo again").stdout == "again\n"
-
-
-def test_a_slow_command_does_not_break_those_beside_it(node: LoginNode, ssh: SshTransport) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        beside = pool.submit(ssh.run, "sleep 1.5; echo beside")
-        with pytest.raises(ServiceError, match=r"127\.0\.0\.1: no answer within"):
-            ssh.run("sleep 5", timeout=0.5)
-        assert beside.result().stdout == "beside\n"
-    assert ssh.run("echo next").stdout == "next\n"
-    assert node.connections == 2
-
-
-def test_a_late_failure_on_the_old_connection_leaves_the_new_one_alone(
-    node: LoginNode, ssh: SshTransport
-) -> None:
-    def fail(seconds: float) -> None:
-        with pytest.raises(ServiceError, match="no answer"):
-            ssh.run("sleep 5", timeout=seconds)
-
-    ssh.run("true")
-    with ThreadPoolExecutor(1) as pool:
-        late = pool.submit(fail, 1.0)
-        fail(0.3)
-        assert ssh.run("echo new").stdout == "new\n"
-        late.result()
-    assert ssh.run("echo still").stdout == "still\n"
-    assert node.connections == 2
-
-
-def test_a_node_that_went_silent_is_left_for_a_new_connection(
-    node: LoginNode, ssh: SshTransport
-) -> None:
-    node.silent = True
-    with pytest.raises(ServiceError, match="no answer"):
-        ssh.run("true", timeout=0.3)
-    node.silent = False
-    assert ssh.run("echo back").stdout == "back\n"
-
-
-def test_a_node_with_too_many_sessions_is_asked_again_on_the_same_connection(
-    node: LoginNode, time: Time
-) -> None:
-    def one_ends(seconds: float) -> None:
-        time.sleep(seconds)
-        node.refuse_sessions = len(time.slept) < 3
-
-    ssh = SshTransport(lambda: connect(node), sleep=one_ends)
-    node.refuse_sessions = True
-    assert ssh.run("echo on").stdout == "on\n"
-    assert (node.connections, len(time.slept)) == (1, 3)
-    ssh.close()
-
-
-def test_a_node_that_refuses_sessions_for_long_is_an_error(node: LoginNode, time: Time) -> None:
-    ssh = SshTransport(lambda: connect(node), sleep=time.sleep)
-    node.refuse_sessions = True
-    with pytest.raises(ServiceError, match="refuses more sessions"):
-        ssh.run("true")
-    assert (node.connections, 5 < time.now < 20) == (1, True)
-    ssh.close()
-
-
-def test_a_command_that_does_not_read_its_input_still_speaks(ssh: SshTransport) -> None:
-    result = ssh.run("echo no space >&2; exit 4", b"x" * 5_000_000)
-    assert (result.code, result.stderr) == (4, "no space\n")
-
-
-def test_closed_it_opens_again_when_used(node: LoginNode, ssh: SshTransport) -> None:
-    ssh.run("true")
-    ssh.close()
-    ssh.close()
-    assert ssh.run("echo 1").stdout == "1\n"
-    assert node.connections == 2
-
-
-# --- tries to connect
-
-
-class Refusing:
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-        self.tries = 0
-
-    def __call__(self) -> paramiko.SSHClient:
-        self.tries += 1
-        raise self.error
-
-
-def test_a_broken_network_is_tried_again_with_growing_pauses(time: Time) -> None:
-    refusing = Refusing(ConnectionRefusedError("no"))
-    ssh = SshTransport(refusing, time.clock)
-    for _ in range(3600):
-        with pytest.raises(ServiceError):
-            ssh.run("true")
-        time.now += 1
-    assert 3600 / 60 < refusing.tries < 3600 / 30 + 10
-    assert refusing.tries > 10
-
-
-def test_a_refused_login_is_never_hammered(time: Time) -> None:
-    refusing = Refusing(paramiko.AuthenticationException("Authentication failed."))
-    ssh = SshTransport(refusing, time.clock)
-    for _ in range(500):
-        with pytest.raises(UserError, match=r"the login was refused .*check user, key and agent"):
-            ssh.run("true")
-        time.now += 1
-    assert refusing.tries == 1
-    time.now += 600
-    with pytest.raises(UserError):
-        ssh.run("true")
-    assert refusing.tries == 2
-
-
-def test_an_error_while_pausing_is_a_new_one(time: Time) -> None:
-    ssh = SshTransport(Refusing(OSError("no route")), time.clock)
-    errors = []
-    for _ in range(2):
-        with pytest.raises(HostUnreachable, match="no route") as caught:
-            ssh.run("true")
-        errors.append(caught.value)
-    assert errors[0] is not errors[1]
-
-
-def test_only_the_first_connection_can_be_the_users_mistake(node: LoginNode, time: Time) -> None:
-    answers: list[Callable[[], paramiko.SSHClient]] = [
-        lambda: connect(node),
-        Refusing(ConnectionRefusedError("down")),
-    ]
-    ssh = SshTransport(lambda: answers.pop(0)(), time.clock)
-    # With a clock that stands still no command runs out of time.
-    assert ssh.run("true").code == 0
-    node.cut()
-    with pytest.raises(ServiceError) as caught:
-        ssh.run("true")
-    assert not isinstance(caught.value, UserError)
-
-
-# --- open_paramiko
-
-
-def test_an_unknown_host_is_refused_with_the_way_to_know_it(node: LoginNode) -> None:
-    node.known_hosts.write_text("")
-    with pytest.raises(UserError) as caught:
-        connect(node)
-    assert str(caught.value) == (
-        f"cluster.known_hosts: the key of '[127.0.0.1]:{node.port}' (ecdsa-sha2-nistp256) is not "
-        f"known; compare and add it: ssh-keyscan -p {node.port} 127.0.0.1 >> known_hosts"
-    )
-    assert node.logins == []
-
-
-def test_a_changed_host_key_is_refused(node: LoginNode) -> None:
-    node.trust(paramiko.ECDSAKey.generate())
-    with pytest.raises(UserError, match="is not the known one; if the node was set up anew"):
-        connect(node)
-    assert node.logins == []
-
-
-def test_a_named_file_of_known_hosts_stands_in_for_the_users_own(
-    node: LoginNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = tmp_path / "home"
-    (home / ".ssh").mkdir(parents=True)
-    (home / ".ssh" / "known_hosts").write_text(node.known_hosts.read_text())
-    monkeypatch.setenv("HOME", str(home))
-    open_paramiko("127.0.0.1", node.port, "lab", str(node.key_file)).close()
-    node.known_hosts.write_text("")
-    with pytest.raises(UserError, match="is not known"):
-        connect(node)
-
-
-def test_a_refused_key_is_told_with_host_user_and_file(node: LoginNode) -> None:
-    with pytest.raises(UserError) as caught:
-        connect(node, "somebody")
-    assert not isinstance(caught.value, ServiceError)
-    assert "'127.0.0.1' refused the login of somebody" in str(caught.value)
-    assert f"check user and key_file '{node.key_file}'" in str(caught.value)
-    assert node.logins == ["somebody"]
-
-
-def test_a_named_key_is_the_only_one_tried(
-    node: LoginNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "home" / ".ssh").mkdir(parents=True)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    node.user_key.write_private_key_file(str(tmp_path / "home" / ".ssh" / "id_ecdsa"))
-    other = tmp_path / "other"
-    paramiko.ECDSAKey.generate().write_private_key_file(str(other))
-    with pytest.raises(UserError, match="refused the login of lab"):
-        open_paramiko("127.0.0.1", node.port, "lab", str(other), str(node.known_hosts))
-    assert node.logins == ["lab"]
-
-
-def test_a_key_file_that_holds_no_key_is_named(node: LoginNode) -> None:
-    node.key_file.write_text("hello")
-    with pytest.raises(UserError, match=r"cluster.key_file: .*key' is no private key"):
-        connect(node)
-
-
-def test_an_encrypted_key_is_left_to_the_agent(
-    node: LoginNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    node.user_key.write_private_key_file(str(node.key_file), password="secret")
-    with pytest.raises(UserError, match=r"in ssh-agent, where it is encrypted"):
-        connect(node)
-
-
-@pytest.mark.parametrize("field", ["key_file", "known_hosts"])
-def test_a_file_that_is_not_there_is_named(field: str) -> None:
-    with pytest.raises(UserError, match=f"cluster.{field}: there is no file '/nowhere/x'"):
-        open_paramiko("127.0.0.1", 1, "lab", **{field: "/nowhere/x"})
-
-
-def test_a_port_where_nobody_listens_is_told(node: LoginNode) -> None:
-    port = closed_port()
-    with pytest.raises(HostUnreachable, match=f"'127.0.0.1' port {port} can't be reached"):
-        open_paramiko("127.0.0.1", port, "lab", str(node.key_file), str(node.known_hosts))
-
-
-def test_a_host_whose_name_is_wrong_is_told(node: LoginNode) -> None:
-    with pytest.raises(HostUnreachable, match=r"'login.invalid' port 22 can't be reached"):
-        open_paramiko("login.invalid", 22, "lab", str(node.key_file), str(node.known_hosts))
-
-
-def test_something_else_than_ssh_at_the_port_is_an_error(
-    node: LoginNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(transport_module, "_CONNECT_TIMEOUT_S", 0.5)
-    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ServiceError):
-        open_paramiko(
-            "127.0.0.1", silent.getsockname()[1], "lab", str(node.key_file), str(node.known_hosts)
-        )
+    transport = OnFirstUse(make)
+    transport.close()
+    assert made == []
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: transport.run("echo here").stdout, range(8)))
+    assert (answers, len(made)) == (["here\n"] * 8, 1)
