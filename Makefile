@@ -36,7 +36,7 @@ docs: ## the documentation as one site in docs/_build; a warning is an error
 	$(BIN)/sphinx-build -q -E -W -n --keep-going -b html docs docs/_build
 
 unit: ## tests that need no service
-	$(BIN)/pytest -q -n 2 --dist loadfile tests/unit
+	$(BIN)/pytest -q -n 3 --dist loadfile tests/unit
 
 integration: ## tests of the edges against the stack (make stack-up first)
 	$(BIN)/pytest -q tests/integration
