@@ -295,7 +295,10 @@ class SimRows:
 
 
 class SimObjects:
-    """`ports.ObjectStore` of one process, as far as a worker uses it; only markers have bodies."""
+    """`ports.ObjectStore` of one process, as far as a worker uses it.
+
+    Only markers and sums have bodies; what is empty is not kept.
+    """
 
     def __init__(self, client: Client, services: Services) -> None:
         self._client, self._services = client, services
@@ -314,7 +317,11 @@ class SimObjects:
         return self._ask(self._services.gets, "s3_get", lambda: self._services.objects.get(key))
 
     def put(self, key: str, body: bytes) -> None:
-        self._ask(self._services.puts, "s3_put", lambda: None)
+        def act() -> None:
+            if body:
+                self._services.objects[key] = body
+
+        self._ask(self._services.puts, "s3_put", act)
 
     def put_new(self, key: str, body: bytes) -> bool:
         now = self._services.now

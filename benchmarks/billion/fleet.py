@@ -1,11 +1,11 @@
 """Workers in virtual time: the real finder, table, job row, markers and token leases.
 
 What the handler does is a wait; everything that coordinates is the code of the nodes
-(`TaskFinder`, `TaskTable`, `JobTable`, `JobStore`, `RateLimiter`), with the timing of `worker.py`
-and `heart.py` around it: the next task is leased five seconds before this one ends, a commit goes
-on beside the next task, a heartbeat each interval with its jitter, checkpoints, idle waits and who
-leaves when nothing is left. Not simulated: logs, the handler's code, and what one look of the
-coordinator reads.
+(`TaskFinder`, `Sums`, `TaskTable`, `JobTable`, `JobStore`, `RateLimiter`), with the timing of
+`worker.py` and `heart.py` around it: the next task is leased five seconds before this one ends, a
+commit goes on beside the next task, a heartbeat each interval with its jitter, checkpoints, idle
+waits and who leaves when nothing is left. Not simulated: logs, the handler's code, and what one
+look of the coordinator reads.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from slurm_worker.jobs import JobTable
 from slurm_worker.keys import JobId, JobPaths, TaskState, parse_task_id, task_pk
 from slurm_worker.limits import RateLimiter
 from slurm_worker.store import JobStore, Marker, Slice
+from slurm_worker.sums import Sums
 from slurm_worker.table import Lease, Lost, TaskTable
 
 JOB = JobId("billion")
@@ -242,7 +243,10 @@ class SimWorker:
         self._table = fleet.table(self._client)
         self._jobs = JobTable(self._client.rows, JOB, fleet.clock)
         self._store = JobStore(self._client.objects, PATHS)
-        self._finder = TaskFinder(self._table, self._name, fleet.clock, self._rng, self._note)
+        sums = Sums(self._store, self._jobs, self._table)
+        self._finder = TaskFinder(
+            self._table, self._name, fleet.clock, self._rng, self._note, sums.moved
+        )
         self._rank = self._rng.random()
         self._waiting: Waiting | None = None
         self._committing = 0
