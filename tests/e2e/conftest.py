@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -15,13 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from airflow_slurm_provider.coordinator.services import Services, open_services, open_transport
 from airflow_slurm_provider.coordinator.site import load_site
 from tests.stack.demo import read_environment
+from tests.stack.settings import ROOT
 
+EXAMPLE = ROOT / "example_dags" / "backfill_flights"
+FEW_FLIGHTS, PER_TASK = 3_000, 100
 SLURMCTL = Path(sys.executable).with_name("slurmctl")
 
 
@@ -99,6 +104,22 @@ def services(environment: Mapping[str, str]) -> Iterator[Services]:
 @pytest.fixture(scope="session")
 def slurmctl(environment: Mapping[str, str]) -> Slurmctl:
     return Slurmctl(environment)
+
+
+@pytest.fixture(scope="session")
+def few_flights(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The flights example with fewer flights, from a local file."""
+    folder = tmp_path_factory.mktemp("flights")
+    config = yaml.safe_load((EXAMPLE / "config.yaml").read_text())
+    bucket, key = config["input"]["path"].removeprefix("s3://").split("/", 1)
+    data = services.bucket(bucket).get(key)
+    assert data is not None, f"the stack did not seed {config['input']['path']}"
+    pq.write_table(
+        pq.read_table(io.BytesIO(data)).slice(0, FEW_FLIGHTS), folder / "flights.parquet"
+    )
+    config["input"]["path"] = "flights.parquet"
+    config["handler"]["code"] = str(EXAMPLE / config["handler"]["code"])
+    return write_yaml(folder / "config.yaml", {**config, "bundle": PER_TASK, "workers": 2})
 
 
 @pytest.fixture

@@ -5,25 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submit import job_name
 from slurm_worker.keys import JobId
-from tests.e2e.conftest import Slurmctl, write_yaml
+from tests.e2e.conftest import EXAMPLE, Slurmctl
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
-
-EXAMPLE = Path(__file__).resolve().parents[2] / "example_dags" / "backfill_flights"
-#: Larger tasks than the example's, so that the test takes half a minute.
-BUNDLE = 10_000
-
-
-@pytest.fixture
-def flights(tmp_path: Path) -> Path:
-    config = yaml.safe_load((EXAMPLE / "config.yaml").read_text())
-    config["handler"]["code"] = str(EXAMPLE)
-    return write_yaml(tmp_path / "config.yaml", {**config, "bundle": BUNDLE})
 
 
 def test_the_example_is_planned_as_it_stands(slurmctl: Slurmctl) -> None:
@@ -34,14 +22,14 @@ def test_the_example_is_planned_as_it_stands(slurmctl: Slurmctl) -> None:
 
 
 def test_a_plan_agrees_with_the_submit_after_it_and_cost_tells_of_the_job(
-    slurmctl: Slurmctl, services: Services, job_id: str, flights: Path
+    slurmctl: Slurmctl, services: Services, job_id: str, few_flights: Path
 ) -> None:
-    planned = slurmctl.json("plan", flights, "--job-id", job_id)
+    planned = slurmctl.json("plan", few_flights, "--job-id", job_id)
     paths = services.paths(JobId(job_id))
     assert list(services.objects.list(paths.root)) == []
     assert services.jobs(JobId(job_id)).find() is None
 
-    submitted = slurmctl.json("submit", flights, "--job-id", job_id)
+    submitted = slurmctl.json("submit", few_flights, "--job-id", job_id)
     for name in ("items", "tasks", "workers"):
         assert planned[name] == submitted[name], name
     assert len(planned["arrays"]) == len(submitted["slurm_job_ids"])

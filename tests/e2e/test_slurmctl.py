@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import random
 import signal
 import subprocess
@@ -11,32 +10,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from airflow_slurm_provider.coordinator.services import Services
-from tests.e2e.conftest import Slurmctl, arrays_of, write_yaml
+from tests.e2e.conftest import FEW_FLIGHTS, PER_TASK, Slurmctl, arrays_of
 from tests.stack.facts import dataset_keys, job_facts
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "example_dags" / "backfill_flights"
-FLIGHTS = 3_000
-BUNDLE = 100
 KILLS = 5
-
-
-@pytest.fixture(scope="module")
-def few_flights(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The flights job with fewer flights, from a local file."""
-    folder = tmp_path_factory.mktemp("flights")
-    config = yaml.safe_load((EXAMPLE / "config.yaml").read_text())
-    bucket, key = config["input"]["path"].removeprefix("s3://").split("/", 1)
-    data = services.bucket(bucket).get(key)
-    assert data is not None, f"the stack did not seed {config['input']['path']}"
-    pq.write_table(pq.read_table(io.BytesIO(data)).slice(0, FLIGHTS), folder / "flights.parquet")
-    config["input"]["path"] = "flights.parquet"
-    config["handler"]["code"] = str(EXAMPLE / config["handler"]["code"])
-    return write_yaml(folder / "config.yaml", {**config, "bundle": BUNDLE, "workers": 2})
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +40,12 @@ def test_submit_status_aggregate_without_airflow(
     slurmctl: Slurmctl, services: Services, few_flights: Path, job_id: str, keys: list[str]
 ) -> None:
     submitted = slurmctl.json("submit", few_flights, "--job-id", job_id)
-    assert (submitted["items"], submitted["tasks"]) == (FLIGHTS, FLIGHTS // BUNDLE)
-    assert slurmctl.json("status", job_id)["items"] == FLIGHTS
+    assert (submitted["items"], submitted["tasks"]) == (FEW_FLIGHTS, FEW_FLIGHTS // PER_TASK)
+    assert slurmctl.json("status", job_id)["items"] == FEW_FLIGHTS
     finish(slurmctl, services, job_id, keys)
     status = slurmctl.json("status", job_id)
     assert status["complete"] is True
-    assert status["ok"] + sum(status["failed"].values()) == FLIGHTS
+    assert status["ok"] + sum(status["failed"].values()) == FEW_FLIGHTS
     assert status["dataset"]["rows"] == status["ok"]
     assert arrays_of(services, job_id) == set(submitted["slurm_job_ids"])
 
@@ -80,7 +61,7 @@ def test_submit_killed_at_any_point_ends_with_the_same_items_and_one_array(
     killed = sum(kill_submit(slurmctl, few_flights, job_id, moment) for moment in moments)
     assert killed > 0, "submit was always quicker than the kill"
     submitted = slurmctl.json("submit", few_flights, "--job-id", job_id)
-    assert (submitted["items"], submitted["tasks"]) == (FLIGHTS, FLIGHTS // BUNDLE)
+    assert (submitted["items"], submitted["tasks"]) == (FEW_FLIGHTS, FEW_FLIGHTS // PER_TASK)
     finish(slurmctl, services, job_id, keys)
     assert arrays_of(services, job_id) == set(submitted["slurm_job_ids"])
 
