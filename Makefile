@@ -39,7 +39,7 @@ unit: ## tests that need no service
 	$(BIN)/pytest -q -n 3 --dist loadfile tests/unit
 
 integration: ## tests of the edges against the stack (make stack-up first)
-	$(BIN)/pytest -q tests/integration
+	$(BIN)/pytest -q -n 2 --dist loadfile tests/integration
 
 e2e: ## DAGs and slurmctl as a user runs them, against the stack (make stack-up first)
 	$(BIN)/pytest -q --durations=10 -n 3 --dist loadscope -m "not alone" tests/e2e
