@@ -84,32 +84,45 @@ def stall(facts: Facts) -> Iterator[Finding]:
 
 def error_rate(facts: Facts) -> Iterator[Finding]:
     """A class of failures has a far larger share of the items than before."""
-    timeline, limits = facts.timeline, facts.thresholds
-    recent = _recent(facts)
-    if recent is None:
+    stretches = _stretches(facts)
+    if not stretches:
         return
-    classes = sorted({name for each in timeline.buckets[recent:] for name in each.failed})
-    for name in classes:
-        now, before = timeline.share(name, recent), timeline.share(name, 0, recent)
-        touched = sum(each.touched[name] for each in timeline.buckets[recent:])
-        # One bad task, however many of its items failed, is no rise.
-        if touched < LEAST_TOUCHED:
-            continue
-        level = facts.levels.get((Kind.ERROR_RATE, name))
-        if level is not None:
-            # The bad minutes are part of what was before by now: the bar stays as it was.
-            base = min(before.value, level["before"])
-            rises = now.value - base >= limits.error_rise
-        elif facts.look.snapshot.job.rounds < 2 and (
-            not before.enough or before.value >= limits.error_first
-        ):
-            # Bad from the start is told whenever the first look comes, and is no measure.
-            base, rises = 0.0, now.value >= limits.error_first
-        else:
-            base = before.value
-            rises = before.enough and exceeds(now, before, limits.error_rise)
-        if rises and not _of_one_node(facts, base + limits.error_rise):
-            yield _error_finding(facts, name, now, base, recent)
+    buckets = facts.timeline.buckets
+    for name in sorted({name for each in buckets[stretches[-1] :] for name in each.failed}):
+        rises = [_rise(facts, name, each, stretches[0]) for each in stretches]
+        found = [each for each in rises if each is not None]
+        if found:
+            yield max(found, key=lambda each: each.numbers["share"] - each.numbers["before"])
+
+
+def _rise(facts: Facts, name: str, recent: int, last: int) -> Finding | None:
+    """What there is to tell of a class, if its share since the bucket `recent` is too large.
+
+    It must still be in the shortest stretch, since the bucket `last`.
+    """
+    timeline, limits = facts.timeline, facts.thresholds
+    shortest = recent == last
+    # One bad task, however many of its items failed, is no rise.
+    if sum(each.touched[name] for each in timeline.buckets[recent:]) < LEAST_TOUCHED:
+        return None
+    now, before = timeline.share(name, recent), timeline.share(name, 0, recent)
+    level = facts.levels.get((Kind.ERROR_RATE, name))
+    known = before.enough and before.value < limits.error_first
+    if shortest and level is not None:
+        # The bad minutes are part of what was before by now: the bar stays as it was.
+        base = min(before.value, level["before"])
+        rises = now.value - base >= limits.error_rise
+    elif shortest and facts.look.snapshot.job.rounds < 2 and not known:
+        # Bad from the start is told whenever the first look comes, and is no measure.
+        base, rises = 0.0, now.value >= limits.error_first
+    else:
+        base = before.value
+        lasts = timeline.share(name, last).value - base >= limits.error_rise
+        rises = level is None and lasts and before.enough
+        rises = rises and exceeds(now, before, limits.error_rise)
+    if not rises or _of_one_node(facts, base + limits.error_rise):
+        return None
+    return _error_finding(facts, name, now, base, recent)
 
 
 def throughput(facts: Facts) -> Iterator[Finding]:
@@ -238,17 +251,26 @@ def lease_loss(facts: Facts) -> Iterator[Finding]:
     )
 
 
-def _recent(facts: Facts) -> int | None:
-    """The first bucket of the shortest recent stretch that holds enough."""
-    timeline = facts.timeline
-    least = math.ceil(facts.thresholds.window_s / 5 / timeline.width_s)
-    tasks = items = 0
-    for first in range(len(timeline.buckets) - 1, -1, -1):
-        tasks += timeline.buckets[first].tasks
-        items += timeline.buckets[first].ok + timeline.buckets[first].failed.total()
-        if tasks >= LEAST_TASKS and items >= LEAST_ITEMS and len(timeline.buckets) - first >= least:
-            return first
-    return None
+def _stretches(facts: Facts) -> list[int]:
+    """The first buckets of the recent stretches that may have been bad, the shortest first.
+
+    The shortest holds just enough. Where it began in a bad time, what was before is bad as well:
+    so longer ones follow, up to the window, for who looks late.
+    """
+    timeline, window_s = facts.timeline, facts.thresholds.window_s
+    least = math.ceil(window_s / 5 / timeline.width_s)
+    count, tasks, items = len(timeline.buckets), 0, 0
+    found: list[int] = []
+    for length in range(1, count + 1):
+        bucket = timeline.buckets[count - length]
+        tasks += bucket.tasks
+        items += bucket.ok + bucket.failed.total()
+        if found and length * timeline.width_s > window_s:
+            break
+        wanted = 1.5 * (count - found[-1]) if found else least
+        if tasks >= LEAST_TASKS and items >= LEAST_ITEMS and length >= wanted:
+            found.append(count - length)
+    return found
 
 
 def _error_finding(facts: Facts, name: str, now: Share, base: float, recent: int) -> Finding:

@@ -324,3 +324,37 @@ def test_a_job_that_only_hangs_from_its_start_is_a_stall() -> None:
     detector = Detector(Thresholds())
     raised = [each for seen in Fleet(plan).looks() for each in detector.see(seen).raised]
     assert kinds(tuple(raised)) == [Kind.STALL]
+
+
+def steps(*shares: tuple[int, int]) -> History:
+    """So many tasks with so many failed items each, one set after the other."""
+    history, first = History(), 0
+    for count, failing in shares:
+        failed = {"network": failing} if failing else {}
+        history.add(done(count, failed=failed, first=first))
+        first += count
+    return history
+
+
+def test_items_that_began_to_fail_long_before_the_look_are_told_of() -> None:
+    detector = Detector(Thresholds(window_s=200))
+    assert not detector.see(look(60, steps((60, 0)))).raised
+    (alert,) = detector.see(look(180, steps((60, 0), (120, 50)))).raised
+    assert (alert.kind, alert.subject) == (Kind.ERROR_RATE, "network")
+    assert alert.numbers["before"] < 0.1
+
+
+def test_failures_that_are_over_are_not_told_of_a_second_time() -> None:
+    detector = Detector(Thresholds(window_s=200, calm_s=20))
+    raised, over = [], []
+    for at_s in range(60, 800, 10):
+        bad, good = min(max(at_s - 60, 0), 120), max(at_s - 180, 0)
+        news = detector.see(look(at_s, steps((60, 0), (bad, 50), (good, 0))))
+        raised, over = raised + kinds(news.raised), over + kinds(news.over)
+    assert (raised, over) == ([Kind.ERROR_RATE], [Kind.ERROR_RATE])
+
+
+def test_failures_that_were_over_before_the_look_are_not_told_of() -> None:
+    detector = Detector(Thresholds(window_s=200))
+    assert not detector.see(look(60, steps((60, 0)))).raised
+    assert not detector.see(look(260, steps((60, 0), (100, 50), (100, 0)))).raised
