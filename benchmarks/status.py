@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -97,7 +97,7 @@ def plan(services: Services) -> None:
         tasks.create(0, number, Slice(number // 100, 0, 9, PER_TASK, "0" * 64))
     jobs.open_round(0, TASKS, TASKS * PER_TASK, {})
     jobs.open(1)
-    work(services, jobs, tasks)
+    work(services, jobs, tasks, DONE)
     partitions = [keys.job_pk(JOB), keys.JOBS_PK]
     partitions += [keys.task_pk(JOB, shard) for shard in range(SHARDS)]
     every = [row for pk in partitions for row in rows.query(pk)]
@@ -109,40 +109,36 @@ def plan(services: Services) -> None:
             batch.put_item(Item=row)
 
 
-def work(services: Services, jobs: JobTable, tasks: TaskTable) -> None:
-    """Have workers lease and finish the first half, as they do it on nodes."""
+def work(services: Services, jobs: JobTable, tasks: TaskTable, count: int) -> None:
+    """Have workers lease and finish so many tasks, as they do it on nodes."""
     sums = Sums(JobStore(services.objects, services.paths(JOB)), jobs, tasks)
     rng = random.Random(0)
     workers = []
     for number in range(WORKERS):
         workers.append(TaskFinder(tasks, f"w{number}", services.clock, rng, moved=sums.moved))
         workers[-1].new_generation(jobs.get().generation)
-    for turn in range(DONE):
+    for turn in range(count):
         found = workers[turn % WORKERS].next()
         assert isinstance(found, Found)
-        finish(services, tasks, [found.lease.row.sequence])
+        tasks.complete(marker(found.lease.row.sequence, services.clock.now()))
 
 
-def finish(services: Services, tasks: TaskTable, numbers: Sequence[int]) -> None:
-    """These tasks are done."""
-    now = services.clock.now()
-    for number in numbers:
-        tasks.complete(
-            Marker(
-                job=JOB,
-                task=keys.task_id(0, number),
-                attempt=1,
-                worker=f"100_{number % WORKERS}-r0",
-                items=PER_TASK,
-                ok=PER_TASK - 1,
-                rows=PER_TASK - 1,
-                failed={"network": 1},
-                slurm={"node": f"node{number % 20}"},
-                started=now - 60 - number % 7_919 / 100,
-                finished=now,
-                requests={"s3_put": 3, "dynamo_write": 2, "dynamo_query": 3},
-            )
-        )
+def marker(number: int, now: float) -> Marker:
+    """What a worker says of a task that is done."""
+    return Marker(
+        job=JOB,
+        task=keys.task_id(0, number),
+        attempt=1,
+        worker=f"100_{number % WORKERS}-r0",
+        items=PER_TASK,
+        ok=PER_TASK - 1,
+        rows=PER_TASK - 1,
+        failed={"network": 1},
+        slurm={"node": f"node{number % 20}"},
+        started=now - 60 - number % 7_919 / 100,
+        finished=now,
+        requests={"s3_put": 3, "dynamo_write": 2, "dynamo_query": 3},
+    )
 
 
 def status(site: Path, environment: Mapping[str, str]) -> tuple[float, dict[str, Any]]:
@@ -198,9 +194,7 @@ def measure(say: Any) -> list[tuple[str, float, int]]:
             ("first, had workers kept no sums", DONE + MORE),
         ):
             if what.startswith("after"):
-                rest = (row for shard in range(SHARDS) for row in tasks.all_rows(shard))
-                ready = sorted(row.sequence for row in rest if row.state is TaskState.READY)
-                finish(services, tasks, ready[:MORE])
+                work(services, services.jobs(JOB), tasks, MORE)
             if what.endswith("sums"):
                 services.objects.delete_many(list(kept(services)))
             # A look of this process tells how many rows one of the command's has to read.

@@ -2,8 +2,9 @@
 
 moto looks at every row of a table for each page of a Query, and spends about two milliseconds
 on each row that it returns. So a Query by the table's own key takes its page from the rows past
-the start, and a reply that is plain JSON already is not walked through once more. What a reply
-looks like is still moto's to say.
+the start, values are turned into JSON without asking what else they might be, and a reply that is
+plain JSON already is not walked through once more. A row's size is added up anew only when a large
+value is set, not for each. What a reply looks like is still moto's to say.
 
 moto's server has a thread per request and checks a condition before it changes the row, with
 nothing to keep two of them apart; DynamoDB is atomic. So here one request is served at a time.
@@ -19,8 +20,9 @@ import threading
 from typing import Any
 
 from moto.core.responses import ActionResult
+from moto.dynamodb import responses
 from moto.dynamodb.comparisons import OpDefault
-from moto.dynamodb.models.dynamo_type import Item
+from moto.dynamodb.models.dynamo_type import DynamoType, Item, LimitedSizeDict
 from moto.dynamodb.models.table import RESULT_SIZE_LIMIT, Table
 from moto.dynamodb.responses import DynamoHandler
 from moto.server import main
@@ -28,7 +30,13 @@ from moto.server import main
 _whole_query = Table.query
 _serialized = DynamoHandler.serialized
 _call_action = DynamoHandler.call_action
+_to_dict = responses.dynamo_to_dict
+_set_limited = LimitedSizeDict.__setitem__
 _one_at_a_time = threading.RLock()
+_PLAIN = ("S", "N", "BOOL", "NULL")
+#: Characters of a value below which a row's size is not looked at: no row has so many values
+#: that they come to DynamoDB's 400 KB.
+_SMALL = 1_000
 
 
 def query(
@@ -75,6 +83,30 @@ def query(
     return page, len(page), None
 
 
+def to_dict(value: Any) -> Any:
+    """`dynamo_to_dict`, with the usual kinds of values first."""
+    if type(value) is DynamoType:
+        if value.type in _PLAIN:
+            return {value.type: value.value}
+        if value.type in ("M", "L"):
+            return {value.type: to_dict(value.value)}
+        return _to_dict(value)
+    if isinstance(value, dict):
+        return {name: to_dict(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [to_dict(each) for each in value]
+    return _to_dict(value)
+
+
+def set_limited(row: LimitedSizeDict, name: str, value: Any) -> None:
+    """`LimitedSizeDict.__setitem__`, which adds up the whole row for each value."""
+    scalar = type(value) is DynamoType and value.type in _PLAIN
+    if scalar and (value.type == "N" or len(str(value.value)) < _SMALL):
+        dict.__setitem__(row, name, value)
+    else:
+        _set_limited(row, name, value)
+
+
 def serialized(handler: DynamoHandler, action_result: ActionResult) -> Any:
     """`DynamoHandler.serialized`, for what is JSON as it stands; else moto's."""
     if not isinstance(action_result.result, dict):
@@ -93,10 +125,17 @@ def call_action(handler: DynamoHandler) -> Any:
         return _call_action(handler)
 
 
+def install() -> None:
+    """Have moto use what stands here."""
+    responses.dynamo_to_dict = to_dict
+    LimitedSizeDict.__setitem__ = set_limited  # type: ignore[method-assign]
+    Table.query = query  # type: ignore[method-assign]
+    DynamoHandler.serialized = serialized  # type: ignore[method-assign]
+    DynamoHandler.call_action = call_action  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
-    Table.query = query
-    DynamoHandler.serialized = serialized
-    DynamoHandler.call_action = call_action
+    install()
     # With millions of objects in its tables, each full collection takes seconds.
     gc.set_threshold(100_000, 50, 1_000)
     main(sys.argv[1:])

@@ -11,11 +11,13 @@ from typing import Any
 import boto3
 import pytest
 from moto import mock_aws
+from moto.dynamodb import responses
+from moto.dynamodb.models.dynamo_type import LimitedSizeDict
 from moto.dynamodb.models.table import Table
 from moto.dynamodb.responses import DynamoHandler
 
 from tests.stack.aws import create_table
-from tests.stack.dynamodb import call_action, query, serialized
+from tests.stack.dynamodb import call_action, query, serialized, set_limited, to_dict
 
 
 @pytest.fixture
@@ -36,6 +38,11 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
                     "sk": {"S": f"{number * 7919 % 1000:05}"},
                     "n": {"N": str(number)},
                     "pad": {"S": pad},
+                    "odd": {"BOOL": bool(number % 2)},
+                    "none": {"NULL": True},
+                    "map": {"M": {"a": {"L": [{"N": "1"}, {"S": "b"}]}}},
+                    "bytes": {"B": b"\x00\xff"},
+                    "set": {"SS": ["a", "b"]},
                 },
             )
         yield client
@@ -80,6 +87,7 @@ def test_pages_are_those_of_moto(client: Any, monkeypatch: pytest.MonkeyPatch) -
     assert any(len(each) > 1 for each in expected)
     monkeypatch.setattr(Table, "query", query)
     monkeypatch.setattr(DynamoHandler, "serialized", serialized)
+    monkeypatch.setattr(responses, "dynamo_to_dict", to_dict)
     assert [pages(client, each) for each in requests] == expected
 
 
@@ -114,7 +122,20 @@ def test_other_replies_are_those_of_moto(client: Any, monkeypatch: pytest.Monkey
     )
     expected = replies()
     monkeypatch.setattr(DynamoHandler, "serialized", serialized)
+    monkeypatch.setattr(responses, "dynamo_to_dict", to_dict)
     assert replies() == expected
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_row_is_no_larger_than_dynamodb_allows(
+    client: Any, monkeypatch: pytest.MonkeyPatch, quick: bool
+) -> None:
+    if quick:
+        monkeypatch.setattr(LimitedSizeDict, "__setitem__", set_limited)
+    row = {"pk": {"S": "p"}, "sk": {"S": "s"}, "n": {"N": "1"}}
+    client.put_item(TableName="t", Item={**row, "large": {"S": "x" * 300_000}})
+    with pytest.raises(client.exceptions.ClientError, match="maximum allowed size"):
+        client.put_item(TableName="t", Item={**row, "large": {"S": "x" * 410_000}})
 
 
 def test_of_many_who_ask_at_the_same_time_one_is_granted(
