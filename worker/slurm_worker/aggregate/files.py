@@ -27,6 +27,9 @@ from slurm_worker.ports import ObjectStore
 #: A dictionary pays where each value occurs about so often.
 _REPEATED = 4
 _LOOKED_AT = 16_384
+#: Tables that wait as they are. A table of ten rows takes kilobytes, and a row group thousands of
+#: them: so many are copied into one.
+_MOST_SMALL = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +156,20 @@ def row_groups(
 ) -> Iterator[pa.Table]:
     """Join small tables up to `size` rows, or fewer where rows are large."""
     waiting: list[pa.Table] = []
+    small: list[pa.Table] = []
     rows = volume = 0
     for table in tables:
-        waiting.append(table)
+        small.append(table)
         rows += table.num_rows
         volume += table.get_total_buffer_size()
         if rows >= size or volume >= most_bytes:
-            yield pa.concat_tables(waiting)
-            waiting, rows, volume = [], 0, 0
+            yield pa.concat_tables([*waiting, *small])
+            waiting, small, rows, volume = [], [], 0, 0
+        elif len(small) == _MOST_SMALL:
+            waiting.append(pa.concat_tables(small).combine_chunks())
+            small = []
     if rows:
-        yield pa.concat_tables(waiting)
+        yield pa.concat_tables([*waiting, *small])
 
 
 class _Writer:
