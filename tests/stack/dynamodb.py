@@ -126,12 +126,12 @@ def call_action(handler: DynamoHandler) -> Any:
 
 
 def install() -> None:
-    """Have moto use what stands here."""
+    """Have moto use what stands here, in this process: it offers no other way."""
     responses.dynamo_to_dict = to_dict
-    LimitedSizeDict.__setitem__ = set_limited  # type: ignore[method-assign]
-    Table.query = query  # type: ignore[method-assign]
-    DynamoHandler.serialized = serialized  # type: ignore[method-assign]
-    DynamoHandler.call_action = call_action  # type: ignore[method-assign]
+    LimitedSizeDict.__setitem__ = set_limited  # type: ignore[method-assign]  # on purpose
+    Table.query = query  # type: ignore[method-assign]  # on purpose
+    DynamoHandler.serialized = serialized  # type: ignore[method-assign]  # on purpose
+    DynamoHandler.call_action = call_action  # type: ignore[method-assign]  # on purpose
 
 
 if __name__ == "__main__":

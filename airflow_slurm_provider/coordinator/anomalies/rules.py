@@ -89,7 +89,9 @@ def error_rate(facts: Facts) -> Iterator[Finding]:
         return
     buckets = facts.timeline.buckets
     for name in sorted({name for each in buckets[stretches[-1] :] for name in each.failed}):
-        rises = [_rise(facts, name, each, stretches[0]) for each in stretches]
+        # What was told already lasts for as long as the shortest is bad.
+        looked_at = stretches[:1] if (Kind.ERROR_RATE, name) in facts.levels else stretches
+        rises = [_rise(facts, name, each, stretches[0]) for each in looked_at]
         found = [each for each in rises if each is not None]
         if found:
             yield max(found, key=lambda each: each.numbers["share"] - each.numbers["before"])
@@ -101,25 +103,23 @@ def _rise(facts: Facts, name: str, recent: int, last: int) -> Finding | None:
     It must still be in the shortest stretch, since the bucket `last`.
     """
     timeline, limits = facts.timeline, facts.thresholds
-    shortest = recent == last
     # One bad task, however many of its items failed, is no rise.
     if sum(each.touched[name] for each in timeline.buckets[recent:]) < LEAST_TOUCHED:
         return None
     now, before = timeline.share(name, recent), timeline.share(name, 0, recent)
     level = facts.levels.get((Kind.ERROR_RATE, name))
     known = before.enough and before.value < limits.error_first
-    if shortest and level is not None:
+    if level is not None:
         # The bad minutes are part of what was before by now: the bar stays as it was.
         base = min(before.value, level["before"])
         rises = now.value - base >= limits.error_rise
-    elif shortest and facts.look.snapshot.job.rounds < 2 and not known:
+    elif recent == last and facts.look.snapshot.job.rounds < 2 and not known:
         # Bad from the start is told whenever the first look comes, and is no measure.
         base, rises = 0.0, now.value >= limits.error_first
     else:
         base = before.value
         lasts = timeline.share(name, last).value - base >= limits.error_rise
-        rises = level is None and lasts and before.enough
-        rises = rises and exceeds(now, before, limits.error_rise)
+        rises = lasts and before.enough and exceeds(now, before, limits.error_rise)
     if not rises or _of_one_node(facts, base + limits.error_rise):
         return None
     return _error_finding(facts, name, now, base, recent)
