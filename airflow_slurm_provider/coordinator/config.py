@@ -263,6 +263,11 @@ class JobSpec(Strict):
         return Policy(self.retry, *over)
 
     @property
+    def max_workers(self) -> int:
+        """Worker processes that may run at the same time."""
+        return self.workers * self.worker.processes
+
+    @property
     def slurm_classes(self) -> dict[ElementState, ErrorClass]:
         """The classes that the job's rules give to Slurm's states."""
         return {each.slurm: each.error_class for each in self.classify if each.slurm}
@@ -292,7 +297,7 @@ class JobSpec(Strict):
             bucket=site.bucket,
             prefix=site.prefix,
             shards=shards,
-            max_workers=self.workers * self.worker.processes,
+            max_workers=self.max_workers,
             conditional_put=conditional_put,
             part_format=self.worker.part_format,
             columns=self.aggregate.schema_ or {},

@@ -185,7 +185,7 @@ def _whole_work(snapshot: Snapshot, spec: JobSpec) -> Bill:
     busy_s = sum(each.busy_ms for each in done.workers.values()) / 1000
     return working_bill(
         tasks,
-        max(_workers(done), min(tasks, spec.workers * spec.worker.processes)),
+        max(_workers(done), min(tasks, spec.max_workers)),
         busy_s=busy_s * tasks / done.tasks if done.tasks else 0.0,
         heartbeat_s=spec.lease.heartbeat,
         reservations=_reservations(spec, items),
@@ -223,5 +223,5 @@ def _planned(rounds: Sequence[RoundRow]) -> Bill:
 
 
 def _reservations(spec: JobSpec, items: int) -> int:
-    workers = spec.workers * spec.worker.processes
-    return sum(reservations_of(each.rate, items, workers) for each in spec.limits.values())
+    limits = spec.limits.values()
+    return sum(reservations_of(each.rate, items, spec.max_workers) for each in limits)

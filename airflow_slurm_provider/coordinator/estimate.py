@@ -152,7 +152,7 @@ def estimate(
         bundle=bundle,
         tasks=tasks,
         segments=math.ceil(tasks / max(1, SEGMENT_ITEMS // bundle)),
-        shards=shard_count(spec.workers),
+        shards=shard_count(spec.max_workers),
         workers_asked=spec.workers,
         workers=workers,
         arrays=arrays,
@@ -166,8 +166,7 @@ def estimate(
             busy_s=(work_s or shortest_s or 0.0) * processes,
             heartbeat_s=spec.lease.heartbeat,
             reservations=sum(
-                reservations_of(each.rate, items, spec.workers * spec.worker.processes)
-                for each in spec.limits.values()
+                reservations_of(each.rate, items, spec.max_workers) for each in spec.limits.values()
             ),
         ),
         merging=merging_bill(tasks),
@@ -234,7 +233,7 @@ def _cpu_hours_most(spec: JobSpec, workers: int) -> float | None:
 
 def _script(services: Services, spec: JobSpec, code_sha256: str, workers: int) -> str:
     """The first array's script, as `submit` renders it where the store is a conditional one."""
-    resolved = spec.resolve(services.site, shard_count(spec.workers), code_sha256)
+    resolved = spec.resolve(services.site, shard_count(spec.max_workers), code_sha256)
     digest, _ = ship.config_document(spec, resolved)
     name, _ = ship.built_worker()
     remote = f"{services.site.cluster.remote_dir}/{name}"

@@ -97,7 +97,7 @@ def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmc
     code = ship.ship_code(services, config)
     if job is None:
         spec = sizing.sized(spec, services.bucket, log)
-        shards = shard_count(spec.workers)
+        shards = shard_count(spec.max_workers)
         job = jobs.create(spec.identity(), ship.ship_config(services, spec, shards, code), shards)
         _check_identity(job, spec)
     spec = _standing_bundle(services, job, config.spec, log)

@@ -100,7 +100,7 @@ def ship_more_workers(services: Services, job: JobRow, workers: int) -> str:
     if document is None or spec.workers >= workers:
         return job.config
     raised = spec.model_copy(update={"workers": workers})
-    resolved = replace(JobConfig.from_json(document), max_workers=workers * spec.worker.processes)
+    resolved = replace(JobConfig.from_json(document), max_workers=raised.max_workers)
     return _put_config(services, raised, resolved)
 
 

@@ -49,7 +49,7 @@ def sized(
         return spec
     source = InputSpec(spec.input.path, spec.input.key, spec.input.format)
     items = about(source, bucket)
-    bundle = bundle_for(items, spec.workers * spec.worker.processes)
+    bundle = bundle_for(items, spec.max_workers)
     log(f"about {items:,} items for {spec.workers:,} workers: bundles of {bundle:,}")
     return spec.model_copy(update={"bundle": bundle})
 

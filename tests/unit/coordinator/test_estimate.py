@@ -31,7 +31,7 @@ def plan(config: Config, edges: Services | None = None, **options: Any) -> Estim
 
 def test_submit_does_what_was_planned(tmp_path: Path) -> None:
     slurm = FakeSlurm(array_size=2)
-    edges, config = services(slurm), make_config(tmp_path, 48)
+    edges, config = services(slurm), make_config(tmp_path, 48, worker={"processes": 50})
     found = plan(config, edges)
     submitted = job.submit(edges, config, log=lambda _: None)
     assert (found.items, found.tasks, found.workers) == (48, 10, 3)
@@ -40,7 +40,8 @@ def test_submit_does_what_was_planned(tmp_path: Path) -> None:
     assert len(submitted.slurm_job_ids) == 2
     (row,) = edges.jobs(config.spec.id).rounds()
     assert row.tasks == found.tasks
-    assert edges.jobs(config.spec.id).get().shards == found.shards
+    # By the processes that look for tasks, of which each worker has fifty.
+    assert edges.jobs(config.spec.id).get().shards == found.shards == 16
     token = submitted.slurm_job_name.split(".")[-1]
     remote = edges.slurm.put_file("", b"").removesuffix("/")
     expected = found.script.replace("TOKEN", token).replace(" .airflow-slurm/", f" {remote}/")
