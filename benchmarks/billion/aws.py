@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from benchmarks.billion.rows import LeanRows
-from slurm_worker.errors import ServiceError
+from slurm_worker.errors import Throttled
 from slurm_worker.ports import Applied, Refused, Row, Statement, Value
 
 _GUIDE = "https://docs.aws.amazon.com"
@@ -204,7 +204,7 @@ class Client:
             held = _REPEAT_COST
             self._sleep(self._rng.random() * min(2.0**attempt, _MOST_BACKOFF_S))
         self._services.given_up += 1
-        raise ServiceError(f"{what}: throttled")
+        raise Throttled(f"{what}: throttled")
 
 
 class SimRows:

@@ -334,10 +334,8 @@ class SimWorker:
         return self._rank * self._fleet.scenario.workers > wanted
 
     def _survive(self) -> None:
-        self._failures += 1
-        if self._failures >= real._SERVICE_FAILURES:
-            raise ServiceError("too many in a row")
-        self._sleep(self._rng.uniform(0, 2.0**self._failures))
+        self._failures += 1  # all are throttled requests, for which no worker leaves
+        self._sleep(self._rng.uniform(0, 2.0 ** min(self._failures, real._MOST_DOUBLINGS)))
 
     def _find(self) -> Lease | Finished | None:
         """A task, with its items; as `Worker._find` and `Attempts.open`."""

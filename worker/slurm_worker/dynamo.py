@@ -20,9 +20,9 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from slurm_worker.clock import AwsClock, boot_time
-from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.errors import UserError
 from slurm_worker.ports import Applied, Refused, Row, Statement, Value
-from slurm_worker.sdk_errors import settings_explained, unanswered
+from slurm_worker.sdk_errors import code_of, refused, settings_explained, unanswered
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -169,13 +169,12 @@ class DynamoRows:
         try:
             yield
         except ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
-            if code == "ResourceNotFoundException":
+            if code_of(error) == "ResourceNotFoundException":
                 raise UserError(
                     f"storage.table: there is no DynamoDB table {self._table!r}; create it with "
                     "slurmctl bootstrap, or correct the name"
                 ) from error
-            raise ServiceError(f"DynamoDB table {self._table!r}: {error}") from error
+            raise refused(f"DynamoDB table {self._table!r}", error) from error
         except BotoCoreError as error:
             raise unanswered(
                 f"DynamoDB table {self._table!r}",

@@ -3,6 +3,7 @@
     SlurmWorkerError
     ├── UserError           a mistake in a config, argument or input: one line, exit code 2
     ├── ServiceError        a service can't be reached or refuses: exit code 3
+    │   ├── Throttled       it is there, and asked for too much at a time
     │   ├── NoCredentials   AWS's SDK finds no credentials: exit code 2
     │   └── HostUnreachable the login node can't be reached (a UserError as well)
     ├── ItemError           raised by a handler: this item failed, with this class
@@ -54,6 +55,10 @@ class UserError(SlurmWorkerError):
 
 class ServiceError(SlurmWorkerError):
     """A service that this needs can't be reached, or refused."""
+
+
+class Throttled(ServiceError):
+    """A service serves fewer requests than it was asked, after all repeats; later it will."""
 
 
 class NoCredentials(ServiceError):

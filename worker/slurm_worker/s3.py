@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.ports import Entry
-from slurm_worker.sdk_errors import settings_explained, unanswered
+from slurm_worker.sdk_errors import code_of, refused, settings_explained, unanswered
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -50,9 +50,9 @@ class S3Objects:
             try:
                 self.client.head_bucket(Bucket=self.bucket)
             except ClientError as error:
-                if _code(error) in _MISSING:
+                if code_of(error) in _MISSING:
                     raise self._no_bucket() from error
-                if _code(error) == "403":
+                if code_of(error) == "403":
                     raise UserError(
                         f"storage.prefix: no access to bucket {self.bucket!r}; check the name "
                         "and the credentials"
@@ -70,7 +70,7 @@ class S3Objects:
                     Bucket=self.bucket, Key=key, Range=f"bytes={start}-{end}"
                 )["Body"].read()
             except ClientError as error:
-                if _code(error) in _MISSING:
+                if code_of(error) in _MISSING:
                     return None
                 raise
 
@@ -87,9 +87,9 @@ class S3Objects:
                     self.client.put_object(Bucket=self.bucket, Key=key, Body=body, IfNoneMatch="*")
                     return True
                 except ClientError as error:
-                    if _code(error) in _EXISTS:
+                    if code_of(error) in _EXISTS:
                         return False
-                    if _code(error) not in _CONFLICT or attempt + 1 == _CONFLICT_TRIES:
+                    if code_of(error) not in _CONFLICT or attempt + 1 == _CONFLICT_TRIES:
                         raise
         raise AssertionError("unreachable: the last try returns or raises")
 
@@ -134,7 +134,7 @@ class S3Objects:
             try:
                 return self.client.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
             except ClientError as error:
-                if _code(error) in _MISSING:
+                if code_of(error) in _MISSING:
                     return None
                 raise
 
@@ -164,9 +164,9 @@ class S3Objects:
         try:
             yield
         except ClientError as error:
-            if _code(error) == "NoSuchBucket":
+            if code_of(error) == "NoSuchBucket":
                 raise self._no_bucket() from error
-            raise ServiceError(f"{where}: {error}") from error
+            raise refused(where, error) from error
         except (BotoCoreError, Boto3Error) as error:
             raise unanswered(
                 where, error, "aws.s3_endpoint_url, the region and the network"
@@ -203,7 +203,3 @@ def _client_config(path_style: bool) -> Config:
         max_pool_connections=32,
         s3={"addressing_style": "path"} if path_style else {},
     )
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))

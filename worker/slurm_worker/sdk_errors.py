@@ -1,7 +1,7 @@
-"""What errors of AWS's SDK itself mean to whoever reads them.
+"""What errors of AWS's SDK mean to whoever reads them.
 
-These come before any answer of a service: no credentials, no region, no connection. What a
-service answers is translated where the service is known, in `dynamo` and `s3`.
+Most come before any answer of a service: no credentials, no region, no connection. What only one
+service answers is translated where that is known, in `dynamo` and `s3`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from botocore.exceptions import (
     BotoCoreError,
+    ClientError,
     CredentialRetrievalError,
     NoCredentialsError,
     PartialCredentialsError,
@@ -19,7 +20,7 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
-from slurm_worker.errors import NoCredentials, ServiceError, UserError
+from slurm_worker.errors import NoCredentials, ServiceError, Throttled, UserError
 
 _OF_CREDENTIALS = (
     NoCredentialsError,
@@ -28,10 +29,33 @@ _OF_CREDENTIALS = (
     SSOError,
     TokenRetrievalError,
 )
+#: Of DynamoDB (Programming.Errors) and S3 (ErrorResponses).
+_THROTTLED = {
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "SlowDown",
+    "ThrottlingException",
+}
 _LOOKED_FOR = (
     "credentials are looked for in AWS_* variables, ~/.aws (aws.profile or AWS_PROFILE names the "
     "profile), Airflow's aws connection and this machine's role: add or correct one of these"
 )
+
+
+def code_of(error: ClientError) -> str:
+    """The code of a service's refusal."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def refused(where: str, error: ClientError) -> ServiceError:
+    """The error for a request that a service answered, and did not do.
+
+    Args:
+        where: what the request was about.
+        error: the SDK's, after its repeats.
+    """
+    kind = Throttled if code_of(error) in _THROTTLED else ServiceError
+    return kind(f"{where}: {error}")
 
 
 def unanswered(where: str, error: Exception, check: str) -> ServiceError:

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from slurm_worker.attempt import Attempt, Attempts
 from slurm_worker.calling import Calls, Runner
 from slurm_worker.config import JobConfig
-from slurm_worker.errors import FatalError, ServiceError, UserError, describe
+from slurm_worker.errors import FatalError, ServiceError, Throttled, UserError, describe
 from slurm_worker.finder import Finished, Found, TaskFinder, Waiting
 from slurm_worker.handlers import Context, Fetcher, Handler, Shared, load
 from slurm_worker.heart import Heart
@@ -54,7 +54,10 @@ EXIT_INFRASTRUCTURE = 75  #: the node or a service failed; another worker may su
 
 _IDLE_FIRST_S = 0.2
 _IDLE_MOST_S = 5.0
+#: So many failures in a row of a service that is away, and the worker leaves.
 _SERVICE_FAILURES = 5
+#: The longest wait after a failure is 2 to the power of this, in seconds.
+_MOST_DOUBLINGS = 6
 _STARTS_PER_S = 500
 #: The next task is leased when this one has about so long to go.
 _AHEAD_S = 5.0
@@ -153,7 +156,7 @@ class Worker:
         self._committing: Pending[None] | None = None
         self._committed_from: Journal | None = None
         self._took: deque[float] = deque(maxlen=_REMEMBERED_TASKS)
-        self._service_failures = 0
+        self._failures = self._unanswered = 0
         self._waiting: Waiting | None = None
         self._rank = rng.random()
 
@@ -323,7 +326,7 @@ class Worker:
                     self._work(found, runner, journals[0])
                     journals.reverse()
                     last_found, idle_s = self._clock.boot_time(), _IDLE_FIRST_S
-                    self._service_failures = 0
+                    self._failures = self._unanswered = 0
                 except FatalError:
                     code = EXIT_CONFIG
                     break
@@ -542,16 +545,19 @@ class Worker:
         self.logger.error("the handler stopped the job", error=describe(error))
 
     def _survive(self, error: ServiceError) -> bool:
-        """Wait after a service failed; False when it has failed too often in a row.
+        """Wait after a service failed; False when it has been away too often in a row.
 
-        The task at hand, if any, is left to its lease: whether its marker exists is
+        One that throttles is there: were its workers to leave, they would be missing once it
+        serves them. The task at hand, if any, is left to its lease: whether its marker exists is
         for the next holder to see.
         """
-        self._service_failures += 1
-        self.logger.warning("a service failed", error=str(error), in_a_row=self._service_failures)
-        if self._service_failures >= _SERVICE_FAILURES:
+        self._failures += 1
+        self._unanswered = 0 if isinstance(error, Throttled) else self._unanswered + 1
+        self.logger.warning("a service failed", error=str(error), in_a_row=self._failures)
+        if self._unanswered >= _SERVICE_FAILURES:
             return False
-        self._drain.asked.wait(self._rng.uniform(0, 2.0**self._service_failures))
+        longest_s = 2.0 ** min(self._failures, _MOST_DOUBLINGS)
+        self._drain.asked.wait(self._rng.uniform(0, longest_s))
         return True
 
     def _ask_for_requeue(self) -> None:

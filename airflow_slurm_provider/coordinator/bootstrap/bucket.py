@@ -17,7 +17,6 @@ from botocore.exceptions import ClientError
 from airflow_slurm_provider.coordinator.bootstrap.clients import (
     Clients,
     Unsupported,
-    code_of,
     translated,
 )
 from airflow_slurm_provider.coordinator.bootstrap.steps import Outcome, Step, Wanted
@@ -29,6 +28,7 @@ from airflow_slurm_provider.coordinator.infrastructure import (
 from slurm_worker.errors import UserError
 from slurm_worker.keys import JobPaths
 from slurm_worker.s3 import is_aws
+from slurm_worker.sdk_errors import code_of
 from slurm_worker.trials import TRIAL_JOB
 
 #: Where buckets are created without naming it.

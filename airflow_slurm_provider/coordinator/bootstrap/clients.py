@@ -14,7 +14,7 @@ from airflow_slurm_provider.coordinator.site import Site
 from slurm_worker.dynamo import dynamo_client
 from slurm_worker.errors import ServiceError
 from slurm_worker.s3 import s3_client
-from slurm_worker.sdk_errors import unanswered
+from slurm_worker.sdk_errors import code_of, unanswered
 
 #: What stores and tables that are not AWS's say of a setting that they don't have.
 _UNKNOWN = {"NotImplemented", "MethodNotAllowed", "UnknownOperationException", "501", "405"}
@@ -56,11 +56,6 @@ def open_clients(site: Site) -> Clients:
         dynamo_client(session, site.aws.dynamodb_endpoint_url),
         s3_client(session, site.aws.s3_endpoint_url),
     )
-
-
-def code_of(error: ClientError) -> str:
-    """The code of a refusal: ``NoSuchBucket``."""
-    return str(error.response.get("Error", {}).get("Code", ""))
 
 
 @contextmanager

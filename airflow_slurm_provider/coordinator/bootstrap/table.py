@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from botocore.exceptions import ClientError
 
-from airflow_slurm_provider.coordinator.bootstrap.clients import Clients, code_of, translated
+from airflow_slurm_provider.coordinator.bootstrap.clients import Clients, translated
 from airflow_slurm_provider.coordinator.bootstrap.steps import Outcome, Step, Wanted
 from airflow_slurm_provider.coordinator.doctor.aws import TableFacts, table_facts
 from airflow_slurm_provider.coordinator.infrastructure import (
@@ -14,6 +14,7 @@ from airflow_slurm_provider.coordinator.infrastructure import (
     TABLE_KEYS,
     table_definition,
 )
+from slurm_worker.sdk_errors import code_of
 
 #: A table of its own is usable within half a minute; five are for a bad day.
 _WAIT = {"Delay": 2, "MaxAttempts": 150}

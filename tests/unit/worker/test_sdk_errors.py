@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from botocore.stub import Stubber
 
 from slurm_worker.clock import AwsClock
 from slurm_worker.dynamo import DynamoRows, dynamo_client
-from slurm_worker.errors import NoCredentials, ServiceError, UserError
+from slurm_worker.errors import NoCredentials, ServiceError, Throttled, UserError
 from slurm_worker.s3 import S3Objects, s3_client
 
 
@@ -45,6 +47,38 @@ def test_credentials_that_are_missing_are_a_reason_to_try_elsewhere(
     assert isinstance(told.value, ServiceError)
     assert not isinstance(told.value, UserError), "a worker would fail the task for it"
     assert "endpoint" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("ProvisionedThroughputExceededException", Throttled),
+        ("ThrottlingException", Throttled),
+        ("RequestLimitExceeded", Throttled),
+        ("SlowDown", Throttled),
+        ("AccessDeniedException", ServiceError),
+    ],
+)
+@pytest.mark.parametrize(
+    ("make", "method", "read"),
+    [
+        (dynamo_client, "get_item", lambda it: DynamoRows(it, "t", AwsClock()).get("pk", "sk")),
+        (s3_client, "get_object", lambda it: S3Objects(it, "lab").get("key")),
+    ],
+)
+def test_a_request_too_many_is_told_from_other_refusals(
+    code: str,
+    kind: type[ServiceError],
+    make: Callable[[], Any],
+    method: str,
+    read: Callable[[Any], object],
+) -> None:
+    client = make()
+    stubber = Stubber(client)
+    stubber.add_client_error(method, code, "as asked")
+    with stubber, pytest.raises(ServiceError, match="as asked") as told:
+        read(client)
+    assert type(told.value) is kind
 
 
 @pytest.mark.parametrize("client", [dynamo_client, s3_client])

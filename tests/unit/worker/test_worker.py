@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,14 @@ import pytest
 
 from slurm_worker.aggregate.part import read_rows
 from slurm_worker.config import LeaseConfig, WorkerConfig
-from slurm_worker.errors import ErrorClass, FatalError, ItemError
+from slurm_worker.errors import ErrorClass, FatalError, ItemError, ServiceError, Throttled
 from slurm_worker.handlers import Context
 from slurm_worker.identity import Drain
 from slurm_worker.keys import TaskState
+from slurm_worker.ports import Row
 from slurm_worker.testing import MemoryRows
 from slurm_worker.threads import PooledThreads
-from slurm_worker.worker import EXIT_CONFIG, EXIT_OK
+from slurm_worker.worker import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_OK
 from tests.unit.world import World, numbered
 
 
@@ -193,6 +196,37 @@ def test_a_fatal_error_stops_the_job_for_every_worker(tmp_path: Path) -> None:
     world.handle = lambda item, _context: calls.append(item["n"])
     world.worker().run()
     assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "done"),
+    [(Throttled("slow down"), EXIT_OK, 95), (ServiceError("away"), EXIT_INFRASTRUCTURE, 0)],
+)
+def test_a_worker_outlasts_throttling_and_leaves_a_service_that_is_away(
+    tmp_path: Path, error: ServiceError, code: int, done: int
+) -> None:
+    class Refusing(MemoryRows):
+        refusals = 9
+
+        def query(self, *args: Any, **options: Any) -> Iterator[Row]:
+            if self.refusals:
+                self.refusals -= 1
+                raise error
+            return super().query(*args, **options)
+
+    class Impatient(random.Random):
+        def uniform(self, _low: float, _high: float) -> float:
+            return 0.0
+
+    rows = MemoryRows()
+    world = World(tmp_path, rows=rows)
+    world.plan(numbered(95))
+    rows.__class__ = Refusing
+    worker = world.worker()
+    worker._rng = Impatient()
+    assert worker.run() == code
+    rows.__class__ = MemoryRows
+    assert sum(row.items_ok for row in world.task_rows()) == done
 
 
 def test_a_task_that_was_committed_and_not_completed_is_repaired_not_run(tmp_path: Path) -> None:
