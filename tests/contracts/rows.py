@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
+import uuid
 
+from slurm_worker.keys import JobId
+from slurm_worker.marks import Marks, Stage
 from slurm_worker.ports import Applied, Refused, Rows, Statement
 
 RAISE = Statement(
@@ -68,6 +71,15 @@ class RowsContract:
         rows.delete(pk, "a")
         rows.delete(pk, "a")
         assert rows.get(pk, "a") is None
+
+    def test_what_is_left_of_each_shard_only_rises_and_is_read_at_once(self, rows: Rows) -> None:
+        marks = Marks(rows, JobId(f"test-{uuid.uuid4().hex}"), 16)
+        told = [(3, Stage.LEASED), (11, Stage.ENDED), (3, Stage.ENDED), (11, Stage.LEASED)]
+        for shard, stage in told:
+            marks.tell(shard, 1, stage)
+        ended = {shard for shard, stage in marks.stages(1).items() if stage is Stage.ENDED}
+        assert ended == {3, 11}
+        assert set(marks.stages(2).values()) == {Stage.READY}, "of an older generation"
 
     def test_of_concurrent_conditional_updates_exactly_so_many_apply(
         self, rows: Rows, pk: str

@@ -15,6 +15,8 @@ holder is refused. What a refusal or a lost reply means is said at each call sit
 
 from __future__ import annotations
 
+from functools import cache
+
 from slurm_worker.ports import Statement
 
 _READY = "#state = :ready AND (attribute_not_exists(#not_before) OR #not_before <= :now)"
@@ -156,6 +158,21 @@ MARK = Statement(
     "attribute_not_exists(#pk) OR #generation < :generation "
     "OR (#generation = :generation AND #after < :after)",
 )
+
+
+@cache
+def stage_of(shard: int) -> Statement:
+    """What is left of a shard; it only rises. All shards' are in one row, to be read at once."""
+    name = stage_name(shard)
+    return Statement(
+        name, f"SET #{name} = :stage", f"attribute_not_exists(#{name}) OR #{name} < :stage"
+    )
+
+
+def stage_name(shard: int) -> str:
+    """The attribute that `stage_of` sets."""
+    return f"s{shard}"
+
 
 SUBMITTED = Statement(
     "submitted",

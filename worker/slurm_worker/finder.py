@@ -10,8 +10,9 @@ at random, so that workers of one shard seldom meet.
 A claim usually reads on from the hint. One in four begins at the cursor instead, behind
 which every row is in an end state: it meets the leases that have run out, so that these are
 taken over while there is other work, and moves the cursor on. How far the cursors are is
-shared (`marks.py`), so that a worker that comes late need not read what is long done. A new
-round, or a repair, sends the cursors back to the start.
+shared (`marks.py`), so that a worker that comes late need not read what is long done. So is
+which shards have nothing ready any more: who looks elsewhere looks first where something is.
+A new round, or a repair, sends the cursors back to the start.
 
 Requests: one consistent Query of 20 rows (3 read units) for a claim in the usual case, two
 or three queries for one in four; marks and sums (`sums.py`) beside, for many rows together.
@@ -26,8 +27,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice, takewhile
 
-from slurm_worker.keys import TaskState, parse_task_id, shard_of
-from slurm_worker.marks import EVERY, Marks
+from slurm_worker.keys import TaskState, parse_task_sk, shard_of
+from slurm_worker.marks import EVERY, Marks, Stage
 from slurm_worker.ports import Clock, Value
 from slurm_worker.table import Candidate, Claimed, GivenUp, Lease, TaskTable
 from slurm_worker.trail import Note, no_note
@@ -40,8 +41,10 @@ _CLAIM_TRIES = 3
 _SCAN_EVERY = 4
 #: With nothing to lease in so many shards, there is next to nothing in the others. Looking
 #: at all of them would be most of what a job with many workers reads at its end. A job with
-#: few shards has few workers: they look at all.
+#: few shards has few workers: they look at all, and tell each other of no shard's end.
 _MOST_SHARDS, _FEW_SHARDS = 4, 8
+#: So many leases, where nothing is ready, tell enough of how many there are in all.
+_SAMPLE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +100,14 @@ class TaskFinder:
         self._moved = moved
         #: Where the last task was found; at first a shard that the worker's name decides.
         self._home = zlib.crc32(owner.encode()) % table.shards
-        self._marks = Marks(table.rows, table.job)
+        self._marks = Marks(table.rows, table.job, table.shards)
         self._cursors: dict[int, str] = {}
         #: Rows by which a cursor was moved since its mark was.
         self._advanced: Counter[int] = Counter()
         #: Where the next ready row is likely to be; leases past their end are before it.
         self._hints: dict[int, str] = {}
-        #: Shards whose every row is in an end state; only a new round changes that.
-        self._used_up: set[int] = set()
+        #: What is left of each shard, as far as we have seen, or heard.
+        self._stages = dict.fromkeys(range(table.shards), Stage.READY)
         #: Leases past their end: row version and when we first saw it, on the boot-time clock.
         self._expired: dict[str, tuple[str, float]] = {}
         self._generation = 0
@@ -116,61 +119,85 @@ class TaskFinder:
             self._cursors.clear()
             self._advanced.clear()
             self._hints.clear()
-            self._used_up.clear()
+            self._stages = dict.fromkeys(self._stages, Stage.READY)
 
     def next(self) -> Found | Waiting | Finished:
         """Lease a task, if there is one."""
         looked = leased = later = 0
-        for shard in self._shards():
-            if shard in self._used_up:
-                continue
-            result = self._search(shard)
+        passed: set[int] = set()
+        for shard in self._shards(passed):
+            stage = self._stages[shard]
+            enough = looked >= _MOST_SHARDS or (stage is Stage.LEASED and leased >= _SAMPLE)
+            if enough and not self._few:
+                break
+            result = self._search(shard, through=stage is Stage.LEASED)
             if isinstance(result, Lease):
                 self._home = shard
                 return Found(result)
-            if not result:
-                self._used_up.add(shard)
+            if result is None:
                 continue
-            states = [row.state for row in result]
-            leased += states.count(TaskState.LEASED)
-            later += states.count(TaskState.READY)
-            looked += 1
-            if looked == _MOST_SHARDS and self._table.shards > _FEW_SHARDS:
-                break
+            passed.add(shard)
+            if result:
+                states = [row.state for row in result]
+                leased += states.count(TaskState.LEASED)
+                later += states.count(TaskState.READY)
+                looked += 1
         if not looked:
             return Finished()
-        in_all = (self._table.shards - len(self._used_up)) / looked
+        ended = sum(stage is Stage.ENDED for stage in self._stages.values())
+        in_all = (self._table.shards - ended) / looked
         return Waiting(round(leased * in_all), round(later * in_all))
 
-    def _shards(self) -> Iterator[int]:
-        """Home first; the others are put in an order only when it has nothing."""
-        home = self._home
-        yield home
-        others = [shard for shard in range(self._table.shards) if shard != home]
-        self._rng.shuffle(others)
-        yield from others
+    @property
+    def _few(self) -> bool:
+        return self._table.shards <= _FEW_SHARDS
 
-    def _search(self, shard: int) -> Lease | list[Candidate]:
-        """A lease from this shard, or its unfinished rows."""
+    def _shards(self, passed: set[int]) -> Iterator[int]:
+        """Home, while it has something; then those that have, at random; then the others.
+
+        Where we have seen leases past their end we look again before elsewhere: it takes two
+        looks of one worker to take them over.
+        """
+        home = self._home
+        if home not in self._cursors:
+            self._hear()  # a worker that comes late need not look where nothing is
+        if self._stages[home] is Stage.READY:
+            yield home
+        self._hear()
+        shards = list(range(self._table.shards))
+        self._rng.shuffle(shards)
+        suspected = {self._shard_of(sk) for sk in self._expired}
+        shards.sort(key=lambda shard: shard not in suspected)
+        for stage in (Stage.READY, Stage.LEASED):
+            for shard in shards:
+                if self._stages[shard] is stage and shard not in passed:
+                    yield shard
+
+    def _search(self, shard: int, *, through: bool) -> Lease | list[Candidate] | None:
+        """A lease from this shard, or its unfinished rows.
+
+        None where others have told that nothing is ready, unless it is to be read `through`.
+        """
         hint = self._hints.get(shard, "")
         suspects = self._suspects(shard)
-        scan = suspects or self._rng.random() * _SCAN_EVERY < 1
+        scan = through or suspects or self._rng.random() * _SCAN_EVERY < 1
         if hint and not scan:
             lease, _ = self._read_on(shard, hint, steal=False)
-            if lease is not None:
+            if lease is not None or self._stages[shard] is not Stage.READY:
                 return lease
         self._share(shard)
         lease, unfinished = self._read_on(shard, self._cursors.get(shard, ""), steal=True)
         self._clear(suspects)
+        if lease is None and not any(row.state is TaskState.READY for row in unfinished):
+            self._tell(shard, Stage.LEASED if unfinished else Stage.ENDED)
         return lease or unfinished
 
     def _suspects(self, shard: int) -> list[str]:
         """The leases past their end that were seen in this shard."""
-        return [
-            sk
-            for sk in self._expired
-            if shard_of(parse_task_id(sk.replace("#", "-"))[1], self._table.shards) == shard
-        ]
+        return [sk for sk in self._expired if self._shard_of(sk) == shard]
+
+    def _shard_of(self, sk: str) -> int:
+        return shard_of(parse_task_sk(sk)[1], self._table.shards)
 
     def _clear(self, suspects: list[str]) -> None:
         """Forget those that were due to be taken over and are still here: they have ended."""
@@ -190,6 +217,20 @@ class TaskFinder:
             return
         if self._moved is not None:
             self._moved(shard, theirs, ours)
+
+    def _tell(self, shard: int, stage: Stage) -> None:
+        """Tell the others what is left of this shard, if none has."""
+        if not self._few and self._stages[shard] < stage:
+            self._hear()
+            if self._stages[shard] < stage:
+                self._marks.tell(shard, self._generation, stage)
+        self._stages[shard] = max(self._stages[shard], stage)
+
+    def _hear(self) -> None:
+        """Hear what is left of each shard."""
+        if not self._few:
+            for shard, stage in self._marks.stages(self._generation).items():
+                self._stages[shard] = max(self._stages[shard], stage)
 
     def _read_on(
         self, shard: int, after: str, *, steal: bool
@@ -211,10 +252,15 @@ class TaskFinder:
             if len(rows) < size:
                 return None, unfinished
             after = rows[-1].sk
-            if steal and not unfinished and size == _FIRST_PAGE:
+            if size == _FIRST_PAGE:
                 # Likely more of the same: others may know where it ends.
-                after = max(after, self._marks.find(shard, self._generation))
-                self._cursors[shard] = after
+                if steal and not unfinished:
+                    after = max(after, self._marks.find(shard, self._generation))
+                    self._cursors[shard] = after
+                if not steal:
+                    self._hear()
+                    if self._stages[shard] is not Stage.READY:
+                        return None, []
             size = min(size * _PAGE_GROWTH, _LARGEST_PAGE)
 
     def _note_ready(self, shard: int, after: str, rows: list[Candidate]) -> None:

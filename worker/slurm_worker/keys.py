@@ -131,6 +131,11 @@ def once_sk(name: str) -> str:
     return f"{ONCE_PREFIX}{name}"
 
 
+def stages_sk(generation: int) -> str:
+    """Sort key, among the job's rows, of what is left of each shard in a generation."""
+    return f"STAGES#{generation}"
+
+
 def mark_sk(shard: int) -> str:
     """Sort key, among the job's rows, of how far a shard is worked off."""
     return f"{MARK_PREFIX}{shard:03}"
@@ -194,10 +199,11 @@ def shard_of(sequence: int, shards: int) -> int:
 
 
 def shard_count(workers: int) -> int:
-    """Shards for a job with this many workers: a power of two between 8 and 256.
+    """Shards for a job with this many worker processes: a power of two between 8 and 256.
 
     One partition serves 1,000 writes a second; 16 workers share one shard, which keeps
-    a mass start under a tenth of that (docs/architecture.md, "Shards").
+    a mass start under a tenth of that (docs/architecture.md, "Shards"). `_HALVES` are
+    multiples of no larger power of two.
     """
     return min(256, max(8, 1 << max(0, (workers // 16 - 1).bit_length())))
 

@@ -39,6 +39,7 @@ from slurm_worker.testing import MemoryRows
 from tests.contracts.rows import RowsContract
 
 STATEMENTS = [each for each in vars(expressions).values() if isinstance(each, Statement)]
+STATEMENTS.append(expressions.stage_of(3))
 SMALL = Scenario(4_000, 50, 8, 0.1, 8)
 #: Values that the statements are tried with: few, so that conditions hold now and then.
 VALUES = st.sampled_from([0, 1, 2, "a", "b", "ready", "leased", "done"])

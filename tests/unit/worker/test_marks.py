@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
+
 from slurm_worker import keys
 from slurm_worker.errors import ErrorClass
 from slurm_worker.finder import Finished, Found, TaskFinder, Waiting
@@ -52,11 +54,11 @@ def test_a_mark_stands_before_every_task_that_is_not_in_an_end_state(tmp_path: P
     held = finder(world, "slow").next()
     assert isinstance(held, Found)
     work(world, "w1", TASKS // 2)
-    mark = Marks(world.rows, JOB).find(0, 1)
+    mark = Marks(world.rows, JOB, 1).find(0, 1)
     assert mark < held.lease.row.sk
     world.table.complete(Marker(JOB, held.lease.task, 1, "slow", 1, 1, 1))
     work(world, "w1", TASKS // 4)
-    mark = Marks(world.rows, JOB).find(0, 1)
+    mark = Marks(world.rows, JOB, 1).find(0, 1)
     first = next(row for row in world.task_rows() if not row.state.terminal)
     assert held.lease.row.sk < mark < first.sk
 
@@ -70,14 +72,14 @@ def test_marks_cost_few_writes(tmp_path: Path) -> None:
 
 
 def test_a_mark_never_goes_back(tmp_path: Path) -> None:
-    marks = Marks(World(tmp_path).rows, JOB)
+    marks = Marks(World(tmp_path).rows, JOB, 1)
     marks.move(0, 1, "000#00000500")
     marks.move(0, 1, "000#00000100")
     assert marks.find(0, 1) == "000#00000500"
 
 
 def test_a_mark_of_an_older_generation_counts_for_nothing(tmp_path: Path) -> None:
-    marks = Marks(World(tmp_path).rows, JOB)
+    marks = Marks(World(tmp_path).rows, JOB, 1)
     marks.move(0, 1, "000#00000500")
     assert marks.find(0, 2) == ""
     marks.move(0, 2, "000#00000100")
@@ -133,8 +135,94 @@ def test_a_lease_that_ran_out_is_taken_over_while_other_tasks_are_ready(tmp_path
     raise AssertionError("half of the job was done, and nobody has taken the lease over")
 
 
-def test_all_tasks_are_done_once_however_many_workers_come_and_go(tmp_path: Path) -> None:
-    world = World(tmp_path, bundle=1, shards=4)
+def many_shards(tmp_path: Path, rows: MemoryRows | None = None) -> World:
+    world = World(tmp_path, bundle=1, shards=64, rows=rows or MemoryRows())
+    world.plan(numbered(TASKS))
+    return world
+
+
+def test_a_worker_that_finds_nothing_goes_where_others_have_left_something(tmp_path: Path) -> None:
+    rows = MemoryRows()
+    world = many_shards(tmp_path, rows)
+    early = finder(world, "w1")
+    for _ in range(TASKS - 3):
+        assert isinstance(early.next(), Found)
+    for name in ("w2", "w3", "w4"):
+        late = finder(world, name)
+        rows.requests.clear()
+        assert isinstance(late.next(), Found)
+        assert rows.requests["query"] <= 8, "its own shard, all marks, and few others"
+
+
+def test_at_its_end_a_job_costs_few_reads_whoever_looks(tmp_path: Path) -> None:
+    rows = MemoryRows()
+    world = many_shards(tmp_path, rows)
+    work(world, "w1", TASKS)
+    first = finder(world, "w2")
+    assert isinstance(first.next(), Finished)
+    rows.requests.clear()
+    assert isinstance(finder(world, "w3").next(), Finished)
+    assert sum(rows.requests.values()) <= 4
+
+
+def test_what_is_given_back_in_a_shard_without_anything_ready_is_found(tmp_path: Path) -> None:
+    world = many_shards(tmp_path)
+    early = finder(world, "w1")
+    leases = [found.lease for _ in range(TASKS) if isinstance(found := early.next(), Found)]
+    assert isinstance(early.next(), Waiting)
+    others = [finder(world, f"idle{n}") for n in range(5)]
+    assert all(isinstance(each.next(), Waiting) for each in others)
+    world.table.release(leases[TASKS // 2])
+    for _ in range(100):
+        world.clock.advance(2)
+        for each in others:
+            found = each.next()
+            if isinstance(found, Found):
+                assert found.lease.task == leases[TASKS // 2].task
+                return
+    raise AssertionError("nobody has looked where the task was given back")
+
+
+def test_leases_that_run_out_are_taken_over_in_shards_without_anything_ready(
+    tmp_path: Path,
+) -> None:
+    world = many_shards(tmp_path)
+    dead = finder(world, "dead")
+    while isinstance(dead.next(), Found):
+        pass
+    world.clock.advance(world.lease.ttl_s + world.lease.margin_s + 1)
+    idle, taken = finder(world, "idle"), 0
+    for _ in range(20 * TASKS):
+        found = idle.next()
+        if isinstance(found, Found):
+            taken += 1
+            marker = Marker(JOB, found.lease.task, found.lease.attempt, "idle", 1, 1, 1)
+            world.table.complete(marker)
+        elif isinstance(found, Finished):
+            break
+        else:
+            world.clock.advance(5)
+    assert taken == TASKS
+
+
+def test_a_shard_whose_lease_others_hold_is_not_told_to_have_ended(tmp_path: Path) -> None:
+    world = many_shards(tmp_path)
+    held = finder(world, "slow").next()
+    assert isinstance(held, Found)
+    work(world, "w1", TASKS - 1)
+    idle = finder(world, "w2")
+    found = idle.next()
+    assert found == Waiting(leased=1, later=0)
+    world.table.complete(Marker(JOB, held.lease.task, 1, "slow", 1, 1, 1))
+    world.clock.advance(10)
+    assert isinstance(idle.next(), Finished)
+
+
+@pytest.mark.parametrize("shards", [4, 32])
+def test_all_tasks_are_done_once_however_many_workers_come_and_go(
+    tmp_path: Path, shards: int
+) -> None:
+    world = World(tmp_path, bundle=1, shards=shards)
     world.plan(numbered(TASKS))
     rng = random.Random(3)
     done: set[str] = set()

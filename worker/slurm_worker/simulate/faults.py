@@ -138,10 +138,16 @@ class SimRows:
         backwards: bool = False,
     ) -> Iterator[Row]:
         """See `ports.Rows.query`."""
-        found = self._rows.query(
-            pk, after=after, limit=limit, consistent=consistent, backwards=backwards
-        )
-        yield from self._network.call("query", lambda: list(found))
+
+        def apply() -> list[Row]:
+            # Anew at each try: the reply of the one before may have been lost.
+            return list(
+                self._rows.query(
+                    pk, after=after, limit=limit, consistent=consistent, backwards=backwards
+                )
+            )
+
+        yield from self._network.call("query", apply)
 
     def delete(self, pk: str, sk: str) -> None:
         """See `ports.Rows.delete`."""

@@ -32,7 +32,8 @@ from slurm_worker.testing import MemoryObjects, MemoryRows
 from slurm_worker.worker import Worker
 
 _JOB = JobId("simulated")
-_SHARDS = 4
+#: With more than eight, workers tell each other which have nothing left.
+_SHARDS = (4, 16)
 _LEASE = LeaseConfig(ttl_s=20.0, heartbeat_s=5.0, margin_s=3.0, max_lost=4, max_tries=50)
 _LIMIT = LimitConfig("api", rate=100.0, burst=1, send_window_s=0.1)
 _UNTIL_S = 20_000.0
@@ -122,6 +123,7 @@ class Simulation:
         self.load = _BUSY if self.limited else _SLOW
         self.items = self.rng.randint(*self.load.items)
         self.bundle = self.rng.choice(self.load.bundles)
+        self.shards = self.rng.choice(_SHARDS)
         self.hosts = self.rng.randint(2, 5)
         self.calm = self.rng.random() < 0.1
         self.checkpoints = self.rng.random() < 0.4
@@ -182,10 +184,10 @@ class Simulation:
     def _plan(self) -> None:
         clock = SimClock(self.schedule, Host("planner"))
         jobs = JobTable(self.rows, _JOB, clock)
-        jobs.create("identity", "config", _SHARDS)
+        jobs.create("identity", "config", self.shards)
         row = jobs.create_round(0, "simulated")
         items: list[tuple[str, dict[str, Any]]] = [(f"k{n}", {"n": n}) for n in range(self.items)]
-        table = TaskTable(self.rows, _JOB, _SHARDS, _LEASE, clock)
+        table = TaskTable(self.rows, _JOB, self.shards, _LEASE, clock)
         body = b""
         bundles = [items[at : at + self.bundle] for at in range(0, len(items), self.bundle)]
         for sequence, bundle in enumerate(bundles):
@@ -245,7 +247,7 @@ class Simulation:
             table="t",
             bucket="b",
             prefix="lab",
-            shards=_SHARDS,
+            shards=self.shards,
             handler=HandlerConfig(
                 f"{__name__}:handle", params={"call": lambda item: self._handle(item, rng)}
             ),
@@ -290,8 +292,8 @@ class Simulation:
 
     def _task_rows(self) -> list[TaskRow]:
         clock = SimClock(self.schedule, Host("checker"))
-        table = TaskTable(self.rows, _JOB, _SHARDS, _LEASE, clock)
-        return [row for shard in range(_SHARDS) for row in table.all_rows(shard)]
+        table = TaskTable(self.rows, _JOB, self.shards, _LEASE, clock)
+        return [row for shard in range(self.shards) for row in table.all_rows(shard)]
 
     def _complete(self) -> bool:
         return all(row.state.terminal for row in self._task_rows())
