@@ -36,7 +36,7 @@ PROJECT = "airflow-slurm-check"
 BASE = "localhost/debian:bookworm"
 #: What stands for images that can't be pulled: name, stage of substitutes.Dockerfile.
 BASES = {"localhost/substitute-python": "python", "localhost/substitute-airflow": "airflow"}
-CERTIFICATES = "/etc/ssl/certs"
+CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 LOST = "node2"
 ITEMS_JOB = "compose-check"
 
@@ -376,8 +376,10 @@ def _podman_environment(folder: Path) -> dict[str, str]:
 def _build_options(folder: Path) -> tuple[str, ...]:
     """Podman's options of a build: whom this machine trusts is trusted in it, too."""
     conf = folder / "pip.conf"
-    conf.write_text(f"[global]\ncert = {CERTIFICATES}/ca-certificates.crt\n")
-    trusted = ("-v", f"{CERTIFICATES}:{CERTIFICATES}:ro", "-v", f"{conf}:/etc/pip.conf:ro")
+    # Elsewhere than in the image's own place, which its package ca-certificates writes to.
+    inside = "/etc/pip-certificates.crt"
+    conf.write_text(f"[global]\ncert = {inside}\n")
+    trusted = ("-v", f"{CERTIFICATES}:{inside}:ro", "-v", f"{conf}:/etc/pip.conf:ro")
     return ("--isolation", "chroot", "--network", "host", *trusted)
 
 

@@ -107,7 +107,7 @@ def test_a_rebuilt_task_is_found_although_its_shard_was_worked_off(
     edges: Services, world: World
 ) -> None:
     generation = edges.jobs(JOB).get().generation
-    Marks(world.rows, JOB).move(0, generation, "999#")
+    Marks(world.rows, JOB, world.shards).move(0, generation, "999#")
     lost = next(row for row in world.task_rows() if row.sequence % world.shards == 0)
     world.rows.delete(keys.task_pk(JOB, 0), lost.sk)
     world.objects.delete(world.paths.done(lost.task))
