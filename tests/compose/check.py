@@ -27,7 +27,7 @@ from airflow_slurm_provider.coordinator.services import Services, open_services
 from airflow_slurm_provider.coordinator.site import load_site
 from slurm_worker.keys import JobId
 from tests.stack.airflow_api import AirflowApi
-from tests.stack.demo import DAGS, reset_planes_api, run_dags
+from tests.stack.demo import DAGS, report_failure, reset_planes_api, run_dags
 from tests.stack.facts import job_facts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -350,6 +350,7 @@ def _run_dags(services: Services, say: Callable[[str], None]) -> None:
     api = AirflowApi.of_stack(os.environ)
     for dag_id, run in run_dags(api, DAGS, 1200.0).items():
         if run.state != "success":
+            report_failure(api, run)
             raise CheckError(f"{dag_id}: the run ended as {run.state}")
         problems = job_facts(services, str(api.return_value(run, "submit"))).problems()
         if problems:

@@ -34,6 +34,8 @@ _RAISE = 1.05
 _RAISE_AFTER_S = 10.0
 _MOST_RETRY_AFTER_S = 600.0
 _MOST_TOKENS = 100
+#: Of the row of a limit: a third of what a partition takes, for writes are refused, too.
+_MOST_WRITES_PER_S = 300
 _SHORTEST_HORIZON_S = 5.0
 _SLEEP_SLICE_S = 0.5
 _FRESH_S = 2.0
@@ -94,6 +96,20 @@ def safe_rate(
     return max(0.0, (quota - n - burst) / (t + send_window_s + 2 * skew_s))
 
 
+def slice_of(rate: float, workers: int) -> int:
+    """Tokens of one reservation.
+
+    About a second's worth of a worker's share, so few writes and little waste; more where
+    that would be many workers' writes to one row, of which DynamoDB takes 1,000 a second.
+
+    Args:
+        rate: tokens per second.
+        workers: worker processes that share the limit.
+    """
+    writes_per_s = min(max(1, workers), _MOST_WRITES_PER_S)
+    return max(1, min(_MOST_TOKENS, round(rate / writes_per_s)))
+
+
 class RateLimiter:
     """One shared limit, as one worker process uses it; safe to share between threads.
 
@@ -130,8 +146,7 @@ class RateLimiter:
         self._row: Row = {}
         self._pk = keys.limit_pk(config.scope, config.name)
         self._sk = keys.limit_sk()
-        #: About a second's worth of this worker's share, so few writes and little waste.
-        self.tokens = max(1, min(_MOST_TOKENS, round(config.rate / max(1, workers))))
+        self.tokens = slice_of(config.rate, workers)
         #: All workers take their turn within this; a shorter horizon would have them poll.
         self._turn_s = workers * self.tokens / config.rate
         self._horizon_s = max(_SHORTEST_HORIZON_S, 1.2 * self._turn_s)

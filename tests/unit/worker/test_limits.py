@@ -9,7 +9,7 @@ import time
 import pytest
 
 from slurm_worker.config import LimitConfig
-from slurm_worker.limits import RateLimiter, Stopped, bound, safe_rate
+from slurm_worker.limits import RateLimiter, Stopped, bound, safe_rate, slice_of
 from slurm_worker.pace import Pace
 from slurm_worker.testing import ManualClock, MemoryRows
 
@@ -32,6 +32,15 @@ def test_one_worker_sends_at_the_rate() -> None:
     for _ in range(100):
         limit.acquire(never)
     assert 9.0 <= clock.now() - start <= 11.5
+
+
+@pytest.mark.parametrize("rate", [100.0, 2_000.0, 30_000.0])
+@pytest.mark.parametrize("workers", [1, 300, 1_000, 10_000])
+def test_however_many_workers_share_a_limit_its_row_can_serve_them(
+    rate: float, workers: int
+) -> None:
+    asked_per_s = rate / slice_of(rate, workers)
+    assert asked_per_s <= 400
 
 
 def test_no_window_holds_more_tokens_than_the_bound() -> None:
