@@ -2,7 +2,8 @@
 
 A task costs about nine requests however many items it has, so large tasks are cheap; a worker
 that has few of them waits for the others at the end. `docs/scale.md` has the figures behind the
-rule: 32 tasks for each worker, of a thousand items at most.
+rule: 32 tasks for each worker, of a thousand items at most; fewer where thousands of workers
+share the most shards that there are, and so read past each other's leases.
 
 Requests: none for a local input, two for one on S3.
 """
@@ -21,6 +22,8 @@ from slurm_worker.keys import split_s3_uri
 from slurm_worker.ports import ObjectStore
 
 TASKS_EACH = 32
+#: Workers for which there are shards enough: `keys.shard_count` has no more for more of them.
+_MOST_SERVED = 4_096
 #: Below this a task is mostly requests, unless workers would go without.
 SMALLEST = 50
 LARGEST = 1_000
@@ -38,7 +41,7 @@ def bundle_for(items: int, workers: int) -> int:
         workers: worker processes that may run at the same time.
     """
     least = min(SMALLEST, math.ceil(items / (_FEWEST_EACH * workers)))
-    return max(1, least, min(LARGEST, items // (TASKS_EACH * workers)))
+    return max(1, least, min(LARGEST, items // (TASKS_EACH * min(workers, _MOST_SERVED))))
 
 
 def sized(

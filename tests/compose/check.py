@@ -156,10 +156,10 @@ def build(compose: Compose, services: list[str], say: Callable[[str], None]) -> 
             say(f"building {image}")
             what = ("--target", stage, "-t", image, "-f", str(HERE / "substitutes.Dockerfile"))
             compose.podman("build", *compose.build_options, *what, str(ROOT), seconds=1800.0)
-    say(f"building the images of {', '.join(sorted(wanted))}")
-    compose.compose(
-        "--podman-build-args", " ".join(compose.build_options), "build", *sorted(wanted)
-    )
+    images = {compose.services[name]["image"]: name for name in sorted(wanted)}
+    say(f"building {', '.join(images)}")
+    options = ("--podman-build-args", " ".join(compose.build_options))
+    compose.compose(*options, "build", *images.values())
 
 
 def _build_arguments(service: Mapping[str, Any]) -> dict[str, str]:
