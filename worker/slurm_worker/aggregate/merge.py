@@ -13,7 +13,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +39,8 @@ _WRITER = f"3 pyarrow-{pa.__version__}"
 _UNPACKED = 8
 #: Small parts are read together, about so many compressed bytes: each read has its own cost.
 _TOGETHER = 128 << 10
+#: Rows of a table of failures, of which a part has few.
+_ERRORS_AT_ONCE = 1_000
 #: Memory that is kept for the next parts.
 _KEPT = 16 << 20
 
@@ -53,6 +55,7 @@ _ERROR_FIELDS: list[pa.Field[Any]] = [
     pa.field("item", pa.string()),  # its JSON text
 ]
 ERRORS_SCHEMA = pa.schema(_ERROR_FIELDS)
+_NO_RECORDS = (KeyError, TypeError, ValueError, OverflowError, pa.ArrowException)
 
 _T = TypeVar("_T")
 
@@ -261,8 +264,11 @@ class Merger:
     ) -> Iterator[pa.Table]:
         largest = self._plan.largest(ERRORS)
         read = self._reader.ahead(_singly(parts), largest, lambda batch: batch[0].rows())
+        # A table takes longer to set up than a part's few failures to write into it.
+        waiting: list[tuple[PlannedPart, list[dict[str, Any]]]] = []
+        rows = 0
         for (planned,), records in read:
-            try:
+            with self._named(planned):
                 if Counter(each["class"] for each in records) != planned.failed:
                     raise ValueError("its error classes are not those of its marker")
                 kept = [
@@ -270,15 +276,35 @@ class Merger:
                     for each in records
                     if remaining.keep(planned, each[KEY_FIELD], each["class"])
                 ]
-                table = pa.Table.from_pylist(kept, schema=ERRORS_SCHEMA)
-            except (KeyError, TypeError, ValueError, OverflowError, pa.ArrowException) as error:
-                reason = " ".join(str(error).split())[:200]
-                raise AggregationError(
-                    f"aggregate: task {planned.task}: {planned.part.key} has no good error "
-                    f"records ({type(error).__name__}: {reason}); remove its marker "
-                    f"{self._store.paths.done(planned.task)} and run the task again"
-                ) from error
-            yield table
+            waiting.append((planned, kept))
+            rows += len(kept)
+            if rows >= _ERRORS_AT_ONCE:
+                yield self._error_table(waiting)
+                waiting, rows = [], 0
+        yield self._error_table(waiting)
+
+    def _error_table(self, parts: Sequence[tuple[PlannedPart, list[dict[str, Any]]]]) -> pa.Table:
+        try:
+            together = [row for _, kept in parts for row in kept]
+            return pa.Table.from_pylist(together, schema=ERRORS_SCHEMA)
+        except _NO_RECORDS:
+            for planned, kept in parts:  # whose it was
+                with self._named(planned):
+                    pa.Table.from_pylist(kept, schema=ERRORS_SCHEMA)
+            raise
+
+    @contextmanager
+    def _named(self, planned: PlannedPart) -> Iterator[None]:
+        """Name the part that holds what are no error records."""
+        try:
+            yield
+        except _NO_RECORDS as error:
+            reason = " ".join(str(error).split())[:200]
+            raise AggregationError(
+                f"aggregate: task {planned.task}: {planned.part.key} has no good error "
+                f"records ({type(error).__name__}: {reason}); remove its marker "
+                f"{self._store.paths.done(planned.task)} and run the task again"
+            ) from error
 
 
 def _table(batch: Sequence[Fetched], converter: Converter) -> pa.Table:
