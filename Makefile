@@ -85,7 +85,7 @@ bench-5m: setup ## five million items with workers killed on the way; writes ben
 bench-growth: setup ## measure the coordinator at 10^4 to 10^7 items; writes benchmarks/growth.csv and a plot (15 minutes)
 	@$(BIN)/python -m benchmarks.growth --write
 
-simulate-scale: setup ## simulate up to 10^9 items and 10,000 workers; writes benchmarks/billion/results.json (25 minutes)
+simulate-scale: setup ## simulate up to 10^9 items and 10,000 workers; writes benchmarks/billion/results.json (45 minutes)
 	@$(BIN)/python -m benchmarks.billion --write
 
 scale-report: bench-growth simulate-scale ## measure and simulate anew, and write docs/scale.md

@@ -1,6 +1,6 @@
 """The generated sections of docs/scale.md, from what the benchmarks have written.
 
-make scale-report         (measures and simulates anew first; about 40 minutes)
+make scale-report         (measures and simulates anew first; about an hour)
 python -m benchmarks.scale_report        (only writes the sections)
 """
 
