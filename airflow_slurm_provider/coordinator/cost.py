@@ -142,7 +142,7 @@ def expected_so_far(done: History, rounds: Sequence[RoundRow], spec: JobSpec) ->
         _workers(done),
         busy_s=sum(each.busy_ms for each in done.workers.values()) / 1000,
         heartbeat_s=spec.lease.heartbeat,
-        reservations=_reservations(spec, done.ok + done.failed.total()),
+        reservations=reservations(spec, done.ok + done.failed.total()),
     )
     return (_planned(rounds) + work).dollars
 
@@ -188,7 +188,7 @@ def _whole_work(snapshot: Snapshot, spec: JobSpec) -> Bill:
         max(_workers(done), min(tasks, spec.max_workers)),
         busy_s=busy_s * tasks / done.tasks if done.tasks else 0.0,
         heartbeat_s=spec.lease.heartbeat,
-        reservations=_reservations(spec, items),
+        reservations=reservations(spec, items),
     )
 
 
@@ -222,6 +222,7 @@ def _planned(rounds: Sequence[RoundRow]) -> Bill:
     return planning_bill(tasks, sum(each.items for each in rounds), len(rounds))
 
 
-def _reservations(spec: JobSpec, items: int) -> int:
+def reservations(spec: JobSpec, items: int) -> int:
+    """Writes to the rows of the job's limits for so many items."""
     limits = spec.limits.values()
     return sum(reservations_of(each.rate, items, spec.max_workers) for each in limits)

@@ -15,6 +15,7 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator import ship, sizing
 from airflow_slurm_provider.coordinator.config import Config, JobSpec
+from airflow_slurm_provider.coordinator.cost import reservations
 from airflow_slurm_provider.coordinator.inputs import InputSpec, open_input
 from airflow_slurm_provider.coordinator.key_check import KeyCheck
 from airflow_slurm_provider.coordinator.plan import SEGMENT_ITEMS
@@ -24,7 +25,6 @@ from airflow_slurm_provider.coordinator.prices import (
     Bill,
     merging_bill,
     planning_bill,
-    reservations_of,
     working_bill,
 )
 from airflow_slurm_provider.coordinator.services import Services
@@ -165,9 +165,7 @@ def estimate(
             processes,
             busy_s=(work_s or shortest_s or 0.0) * processes,
             heartbeat_s=spec.lease.heartbeat,
-            reservations=sum(
-                reservations_of(each.rate, items, spec.max_workers) for each in spec.limits.values()
-            ),
+            reservations=reservations(spec, items),
         ),
         merging=merging_bill(tasks),
         heartbeats=round(3600 / spec.lease.heartbeat),

@@ -128,10 +128,15 @@ def call_action(handler: DynamoHandler) -> Any:
 def install() -> None:
     """Have moto use what stands here, in this process: it offers no other way."""
     responses.dynamo_to_dict = to_dict
-    LimitedSizeDict.__setitem__ = set_limited  # type: ignore[method-assign]  # on purpose
-    Table.query = query  # type: ignore[method-assign]  # on purpose
-    DynamoHandler.serialized = serialized  # type: ignore[method-assign]  # on purpose
-    DynamoHandler.call_action = call_action  # type: ignore[method-assign]  # on purpose
+    # mypy sees no assignment to a method as right. Each is a method of moto's that has no setting:
+    # it would add up a row's size for each of its values,
+    LimitedSizeDict.__setitem__ = set_limited  # type: ignore[method-assign]  # sizes seldom
+    # walk every row of the table for a page,
+    Table.query = query  # type: ignore[method-assign]  # rows of the page alone
+    # walk a reply that is JSON already,
+    DynamoHandler.serialized = serialized  # type: ignore[method-assign]  # JSON as it stands
+    # and serve two requests at a time, of which both see the row before either's change.
+    DynamoHandler.call_action = call_action  # type: ignore[method-assign]  # one at a time
 
 
 if __name__ == "__main__":
