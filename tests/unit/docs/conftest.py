@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
-
-# Airflow reads its home when it is imported; the tests must not touch the user's.
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
 
 from tests.stack.settings import ROOT
 from tests.unit.cli.conftest import cli, handler
