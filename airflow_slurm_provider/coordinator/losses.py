@@ -21,7 +21,8 @@ from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ErrorClass
 from slurm_worker.keys import JobId, TaskState
-from slurm_worker.table import TaskRow, TaskTable
+from slurm_worker.table import TaskTable
+from slurm_worker.tasks import TaskRow
 
 _TAKEN_FROM = re.compile(r" stolen by \S+ from (\S+)")
 _LAST_BY = re.compile(r"last by ([^\s;]+)")

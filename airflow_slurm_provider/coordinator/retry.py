@@ -24,7 +24,8 @@ from slurm_worker.errors import UserError
 from slurm_worker.jobs import JobRow, RoundRow
 from slurm_worker.keys import JobId
 from slurm_worker.store import JobStore
-from slurm_worker.table import TaskRow, TaskTable
+from slurm_worker.table import TaskTable
+from slurm_worker.tasks import TaskRow
 
 #: Rounds that a class which the user has named gets, whatever the policy says.
 _ALWAYS = 1_000

@@ -31,7 +31,8 @@ from slurm_worker.history import History
 from slurm_worker.jobs import JobRow, RoundRow
 from slurm_worker.keys import JobId, RoundState, TaskId, TaskState
 from slurm_worker.sums import ShardSum
-from slurm_worker.table import TaskRow, TaskTable
+from slurm_worker.table import TaskTable
+from slurm_worker.tasks import TaskRow
 
 _VERSION = 3
 _PAGE, _PAGE_GROWTH, _LARGEST_PAGE = 100, 2, 1000

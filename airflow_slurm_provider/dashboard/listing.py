@@ -11,7 +11,8 @@ from airflow_slurm_provider.coordinator.snapshot import Snapshot
 from airflow_slurm_provider.dashboard import models, views
 from slurm_worker.config import LeaseConfig
 from slurm_worker.keys import TaskState, shard_of
-from slurm_worker.table import TaskRow, TaskTable
+from slurm_worker.table import TaskTable
+from slurm_worker.tasks import TaskRow
 
 _MOST_PAGES = 8
 _PAGE = 250

@@ -13,7 +13,7 @@ from airflow_slurm_provider.coordinator.logs import Selection, as_text, read_log
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.dashboard import models
 from slurm_worker.keys import JobId
-from slurm_worker.table import TaskRow
+from slurm_worker.tasks import TaskRow
 
 _MOST_LINES = 1_000
 #: How a worker is named where a row's history speaks of it.

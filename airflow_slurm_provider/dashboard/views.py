@@ -18,7 +18,7 @@ from slurm_worker import jobs as job_rows
 from slurm_worker.history import History, Share
 from slurm_worker.keys import RoundState
 from slurm_worker.store import Marker
-from slurm_worker.table import TaskRow
+from slurm_worker.tasks import TaskRow
 
 #: Workers that are shown; of thousands, those that fail most and those that do most.
 MOST_WORKERS = 50

@@ -11,7 +11,8 @@ from slurm_worker.config import LeaseConfig
 from slurm_worker.dynamo import DynamoRows, dynamo_client
 from slurm_worker.jobs import Event, JobRow, JobTable, RoundRow
 from slurm_worker.keys import JobId, check_job_id
-from slurm_worker.table import TaskRow, TaskTable
+from slurm_worker.table import TaskTable
+from slurm_worker.tasks import TaskRow
 
 
 class DynamoTaskTableHook(AwsBaseHook):

@@ -27,7 +27,8 @@ from slurm_worker.keys import JobId, JobPaths, TaskState, parse_task_id, task_pk
 from slurm_worker.limits import RateLimiter
 from slurm_worker.store import JobStore, Marker, Slice
 from slurm_worker.sums import Sums
-from slurm_worker.table import Lease, Lost, TaskTable
+from slurm_worker.table import TaskTable
+from slurm_worker.tasks import Lease, Lost
 
 JOB = JobId("billion")
 PATHS = JobPaths("lab", JOB)

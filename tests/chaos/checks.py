@@ -14,7 +14,8 @@ from slurm_worker import keys
 from slurm_worker.keys import JobId
 from slurm_worker.ports import Row, Value, int_of
 from slurm_worker.store import Marker
-from slurm_worker.table import HISTORY_LIMIT, TaskRow
+from slurm_worker.table import HISTORY_LIMIT
+from slurm_worker.tasks import TaskRow
 from tests.chaos.handler.digest import fails, value_of
 from tests.stack.facts import job_facts
 

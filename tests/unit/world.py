@@ -20,7 +20,8 @@ from slurm_worker.keys import JobId, JobPaths
 from slurm_worker.ports import ObjectStore, Rows
 from slurm_worker.requests import RequestCounts
 from slurm_worker.store import JobStore, Marker
-from slurm_worker.table import TaskRow, TaskTable
+from slurm_worker.table import TaskTable
+from slurm_worker.tasks import TaskRow
 from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
 from slurm_worker.threads import PooledThreads
 from slurm_worker.worker import Worker

@@ -29,7 +29,8 @@ from slurm_worker.parts import Columns, error_outcome, make_part
 from slurm_worker.ports import Clock
 from slurm_worker.requests import RequestCounts
 from slurm_worker.store import JobStore, Marker, Part
-from slurm_worker.table import Lease, TaskTable
+from slurm_worker.table import TaskTable
+from slurm_worker.tasks import Lease
 from slurm_worker.trail import Note, no_note
 from slurm_worker.transitions import MOST_CRASHES, condemned
 

@@ -30,7 +30,8 @@ from itertools import islice, takewhile
 from slurm_worker.keys import TaskState, parse_task_sk, shard_of
 from slurm_worker.marks import EVERY, Marks, Stage
 from slurm_worker.ports import Clock, Value
-from slurm_worker.table import Candidate, Claimed, GivenUp, Lease, TaskTable
+from slurm_worker.table import TaskTable
+from slurm_worker.tasks import Candidate, Claimed, GivenUp, Lease
 from slurm_worker.trail import Note, no_note
 
 _FIRST_PAGE = 20

@@ -19,7 +19,8 @@ from slurm_worker.errors import ServiceError
 from slurm_worker.journal import Journal
 from slurm_worker.ports import Clock
 from slurm_worker.recorder import Recorder
-from slurm_worker.table import Lease, Lost, TaskTable
+from slurm_worker.table import TaskTable
+from slurm_worker.tasks import Lease, Lost
 from slurm_worker.threads import Pending, Signal, Threads
 
 _TICK_S = 0.5

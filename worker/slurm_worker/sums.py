@@ -24,7 +24,8 @@ from slurm_worker.history import History
 from slurm_worker.jobs import JobRow, JobTable, RoundRow
 from slurm_worker.keys import RoundState, TaskState
 from slurm_worker.store import JobStore
-from slurm_worker.table import TaskRow, TaskTable
+from slurm_worker.table import TaskTable
+from slurm_worker.tasks import TaskRow
 
 #: Rows of a shard between two sums.
 EVERY = 100

@@ -10,189 +10,22 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import cast
 
 from slurm_worker import expressions, keys
 from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ErrorClass
 from slurm_worker.keys import JobId, TaskId, TaskState
-from slurm_worker.ports import Applied, Clock, Refused, Row, Rows, Statement, Value, int_of, str_of
+from slurm_worker.ports import Applied, Clock, Refused, Rows, Statement, Value, int_of
 from slurm_worker.store import Marker, Slice
+from slurm_worker.tasks import Candidate, Claimed, GivenUp, Held, Lease, Lost, Renewed, TaskRow
 from slurm_worker.transitions import Crash
 
 _MESSAGE_LIMIT = 200
 #: Entries of a row's history, of whatever kind, and characters of each: within the 1 KB.
 HISTORY_LIMIT = 5
 _ENTRY_LIMIT = 80
-
-
-@dataclass(frozen=True, slots=True)
-class TaskRow:
-    """One row of the table, read.
-
-    Times are in milliseconds, by AWS's clock. Of a task that is done, `worker`, `node`,
-    `took_ms` (of the attempt that won) and `requests` are what its marker says.
-    """
-
-    round_no: int
-    sequence: int
-    state: TaskState
-    where: Slice
-    attempt: int = 0
-    owner: str = ""
-    version: str = ""
-    lease_until_ms: int = 0
-    not_before_ms: int = 0
-    tries: int = 0
-    lost: int = 0
-    items_ok: int = 0
-    items_failed: int = 0
-    failed_by: dict[str, int] = field(default_factory=dict)
-    error_class: str = ""
-    error: str = ""
-    winner: int = 0
-    rows: int = 0
-    checkpoint: str = ""
-    crashes: tuple[str, ...] = ()
-    history: tuple[str, ...] = ()
-    reopened: int = 0
-    started_ms: int = 0
-    finished_ms: int = 0
-    worker: str = ""
-    node: str = ""
-    took_ms: int = 0
-    requests: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def task(self) -> TaskId:
-        """The task's id."""
-        return keys.task_id(self.round_no, self.sequence)
-
-    @property
-    def sk(self) -> str:
-        """The row's sort key."""
-        return keys.task_sk(self.round_no, self.sequence)
-
-    @classmethod
-    def from_row(cls, row: Row) -> TaskRow:
-        """Read a row of the table."""
-        round_no, sequence = keys.parse_task_sk(str(row["sk"]))
-        return cls(
-            round_no=round_no,
-            sequence=sequence,
-            state=TaskState(row["state"]),
-            where=Slice(
-                segment=int_of(row, "segment"),
-                offset=int_of(row, "offset"),
-                length=int_of(row, "length"),
-                count=int_of(row, "items"),
-                sha256=str_of(row, "sha256"),
-                first=int_of(row, "first"),
-            ),
-            attempt=int_of(row, "attempt"),
-            owner=str_of(row, "owner"),
-            version=str_of(row, "version"),
-            lease_until_ms=int_of(row, "lease_until"),
-            not_before_ms=int_of(row, "not_before"),
-            tries=int_of(row, "tries"),
-            lost=int_of(row, "lost"),
-            items_ok=int_of(row, "items_ok"),
-            items_failed=int_of(row, "items_failed"),
-            failed_by=cast("dict[str, int]", row.get("failed_by") or {}),
-            error_class=str_of(row, "error_class"),
-            error=str_of(row, "error"),
-            winner=int_of(row, "winner"),
-            rows=int_of(row, "rows"),
-            checkpoint=str_of(row, "checkpoint"),
-            crashes=tuple(str(each) for each in cast("list[Value]", row.get("crashes") or [])),
-            history=tuple(cast("list[str]", row.get("history") or [])),
-            reopened=int_of(row, "reopened"),
-            started_ms=int_of(row, "started"),
-            finished_ms=int_of(row, "finished"),
-            worker=str_of(row, "worker"),
-            node=str_of(row, "node"),
-            took_ms=int_of(row, "took"),
-            requests=cast("dict[str, int]", row.get("requests") or {}),
-        )
-
-
-class Candidate:
-    """A row of a page, as far as is needed to choose by; of most nothing more is read."""
-
-    __slots__ = ("_row", "sk", "state")
-
-    def __init__(self, row: Row) -> None:
-        self._row = row
-        self.sk = str(row["sk"])
-        self.state = TaskState(row["state"])
-
-    @property
-    def not_before_ms(self) -> int:
-        """See `TaskRow`."""
-        return int_of(self._row, "not_before")
-
-    @property
-    def lease_until_ms(self) -> int:
-        """See `TaskRow`."""
-        return int_of(self._row, "lease_until")
-
-    def read(self) -> TaskRow:
-        """The whole row."""
-        return TaskRow.from_row(self._row)
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to work on a task, fenced by `attempt`."""
-
-    row: TaskRow
-    owner: str
-
-    @property
-    def task(self) -> TaskId:
-        """The task's id."""
-        return self.row.task
-
-    @property
-    def attempt(self) -> int:
-        """The fencing token."""
-        return self.row.attempt
-
-    def to_bisect(self, max_lost: int) -> bool:
-        """Whether the task lost its lease too often to be run as a whole."""
-        return self.row.lost >= max_lost and _can_bisect(self.row)
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """The lease is ours."""
-
-    lease: Lease
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Somebody else was quicker, or the row is not claimable; `row` is how it stands."""
-
-    row: TaskRow | None
-
-
-@dataclass(frozen=True, slots=True)
-class GivenUp:
-    """The task lost its lease too often: we have quarantined it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Renewed:
-    """The lease is ours for another ttl."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The lease is gone: stop, discard, take the next task."""
-
-    row: TaskRow | None
 
 
 class TaskTable:
@@ -276,7 +109,7 @@ class TaskTable:
             "seen": row.version,
         }
         values["none"] = []
-        if row.lost + 1 >= self.lease.max_lost and not _can_bisect(row):
+        if row.lost + 1 >= self.lease.max_lost and not row.can_bisect:
             return self._quarantine(row, owner, values)
         values["event"] = self._event(row, f"stolen by {owner} from {row.owner}")
         return self._taken(row, owner, request, expressions.STEAL, values)
@@ -540,7 +373,3 @@ class TaskTable:
             statement,
             values | {"leased": TaskState.LEASED.value, "owner": owner, "attempt": attempt},
         )
-
-
-def _can_bisect(row: TaskRow) -> bool:
-    return row.where.count > 1 and keys.halves(row.task) is not None

@@ -20,7 +20,8 @@ from slurm_worker.errors import ServiceError
 from slurm_worker.jobs import RoundRow
 from slurm_worker.keys import TaskId, TaskState
 from slurm_worker.store import JobStore, Marker, Slice, slices_of
-from slurm_worker.table import TaskRow, TaskTable
+from slurm_worker.table import TaskTable
+from slurm_worker.tasks import TaskRow
 
 _PAGE = 1000
 _ATTEMPT = re.compile(r"a(\d+)")

@@ -24,7 +24,8 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submit import Workers
 from slurm_worker.keys import TaskState
 from slurm_worker.parts import lines_of
-from slurm_worker.table import TaskRow, TaskTable
+from slurm_worker.table import TaskTable
+from slurm_worker.tasks import TaskRow
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
 

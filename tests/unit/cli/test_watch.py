@@ -22,7 +22,7 @@ from slurm_worker.history import History
 from slurm_worker.jobs import Event, JobRow, RoundRow
 from slurm_worker.keys import JobId, JobState, RoundState, TaskState
 from slurm_worker.store import Slice
-from slurm_worker.table import TaskRow
+from slurm_worker.tasks import TaskRow
 from tests.unit.cli.conftest import Cli
 
 NOW_MS = 1_700_000_000_000

@@ -17,7 +17,7 @@ from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker import keys
 from slurm_worker.errors import ErrorClass
 from slurm_worker.ports import Row
-from slurm_worker.table import Claimed
+from slurm_worker.tasks import Claimed
 from slurm_worker.testing import MemoryRows
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of
 

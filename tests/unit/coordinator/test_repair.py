@@ -17,7 +17,8 @@ from slurm_worker.keys import JobId, TaskState, task_id
 from slurm_worker.marks import Marks
 from slurm_worker.store import Marker
 from slurm_worker.sums import Sums
-from slurm_worker.table import Claimed, TaskTable
+from slurm_worker.table import TaskTable
+from slurm_worker.tasks import Claimed
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.unit.coordinator.fakes import make_config, services, world_of
 from tests.unit.world import World

@@ -14,7 +14,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ErrorClass, ItemError
 from slurm_worker.keys import TaskState
-from slurm_worker.table import Claimed
+from slurm_worker.tasks import Claimed
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of
 
 VERBS = {"get", "put", "put_new", "update", "query", "delete", "list", "submit", "put_file"}

@@ -22,7 +22,8 @@ from slurm_worker.jobs import JobTable
 from slurm_worker.keys import JobId, TaskState, halves
 from slurm_worker.store import JobStore, Marker, Slice
 from slurm_worker.sums import Sums
-from slurm_worker.table import Lease, TaskRow, TaskTable
+from slurm_worker.table import TaskTable
+from slurm_worker.tasks import Lease, TaskRow
 from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
 from tests.unit.coordinator.fakes import services as new_services
 

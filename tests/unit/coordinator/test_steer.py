@@ -14,7 +14,7 @@ from airflow_slurm_provider.coordinator.ship import read_spec
 from airflow_slurm_provider.coordinator.watch import Watcher
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.keys import SubmitState
-from slurm_worker.table import Claimed
+from slurm_worker.tasks import Claimed
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
 from tests.unit.coordinator.test_retry_faults import Cut, cut_at
 

@@ -17,7 +17,8 @@ from airflow_slurm_provider.slurm.endings import Ending
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ErrorClass, ItemError
-from slurm_worker.table import Claimed, TaskTable
+from slurm_worker.table import TaskTable
+from slurm_worker.tasks import Claimed
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
 
 

@@ -14,7 +14,7 @@ from slurm_worker.handlers import Context
 from slurm_worker.identity import Drain, seconds_left
 from slurm_worker.journal import Journal
 from slurm_worker.keys import TaskState
-from slurm_worker.table import Claimed
+from slurm_worker.tasks import Claimed
 from slurm_worker.testing import MemoryObjects
 from slurm_worker.threads import PooledThreads
 from slurm_worker.transitions import Crash, condemned

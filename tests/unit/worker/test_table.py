@@ -18,16 +18,8 @@ from slurm_worker.keys import TaskId, TaskState, parse_task_id, task_pk
 from slurm_worker.ports import Applied, Refused, Row, Statement
 from slurm_worker.requests import RequestKind
 from slurm_worker.store import Marker, Slice
-from slurm_worker.table import (
-    HISTORY_LIMIT,
-    Claimed,
-    GivenUp,
-    Held,
-    Lease,
-    Lost,
-    Renewed,
-    TaskTable,
-)
+from slurm_worker.table import HISTORY_LIMIT, TaskTable
+from slurm_worker.tasks import Claimed, GivenUp, Held, Lease, Lost, Renewed
 from slurm_worker.testing import ManualClock, MemoryRows
 from slurm_worker.transitions import Crash
 from tests.unit.world import JOB, World, numbered

@@ -12,7 +12,7 @@ from slurm_worker.jobs import Event, JobTable
 from slurm_worker.keys import event_pk
 from slurm_worker.limits import RateLimiter
 from slurm_worker.ports import Applied, Refused, Row
-from slurm_worker.table import Claimed
+from slurm_worker.tasks import Claimed
 from slurm_worker.testing import ManualClock, MemoryRows
 from slurm_worker.trail import Trail
 from tests.unit.world import JOB, Lines, World, numbered

@@ -27,7 +27,8 @@ from slurm_worker.ports import ObjectStore, Rows
 from slurm_worker.simulate.faults import FaultRates, Network, Seen, SimObjects, SimRows
 from slurm_worker.simulate.schedule import Host, Overrun, Schedule, SimClock, SimThreads
 from slurm_worker.store import JobStore, Marker, Slice, pack_slice
-from slurm_worker.table import TaskRow, TaskTable
+from slurm_worker.table import TaskTable
+from slurm_worker.tasks import TaskRow
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from slurm_worker.worker import Worker
 

@@ -22,7 +22,8 @@ from slurm_worker import keys
 from slurm_worker.config import LeaseConfig
 from slurm_worker.keys import JobId, TaskId
 from slurm_worker.store import Marker, Slice
-from slurm_worker.table import Claimed, Lease, TaskTable
+from slurm_worker.table import TaskTable
+from slurm_worker.tasks import Claimed, Lease
 from slurm_worker.testing import ManualClock, MemoryRows
 from tests.unit.coordinator.fakes import services as new_services
 

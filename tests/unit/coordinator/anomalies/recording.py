@@ -17,7 +17,7 @@ from slurm_worker.history import History
 from slurm_worker.jobs import JobRow, RoundRow
 from slurm_worker.keys import JobState, RoundState, TaskState
 from slurm_worker.store import Slice
-from slurm_worker.table import TaskRow
+from slurm_worker.tasks import TaskRow
 
 RUNS = Path(__file__).with_name("runs")
 

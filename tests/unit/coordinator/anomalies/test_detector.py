@@ -13,7 +13,7 @@ from slurm_worker.history import History
 from slurm_worker.jobs import JobRow, RoundRow
 from slurm_worker.keys import JobId, JobState, RoundState, TaskState
 from slurm_worker.store import Slice
-from slurm_worker.table import TaskRow
+from slurm_worker.tasks import TaskRow
 from tests.unit.coordinator.anomalies.fleet import FOREVER, Fleet, Plan
 
 START_MS = 1_700_000_000_000

@@ -15,7 +15,8 @@ from slurm_worker.errors import ServiceError
 from slurm_worker.jobs import JobTable
 from slurm_worker.keys import JobId
 from slurm_worker.ports import Applied, Refused, Row
-from slurm_worker.table import Claimed, TaskTable
+from slurm_worker.table import TaskTable
+from slurm_worker.tasks import Claimed
 from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services
 
