@@ -422,12 +422,21 @@ def _plan_input(
     except PlanConflict:
         raise
     except UserError:
-        # The input is at fault and no task row exists: leave nothing that a corrected
-        # submit would trip over.
+        if _has_tasks(services, spec, job):
+            # An earlier submit was cut short among its rows: they are of that input, and a
+            # job without them would take them for its own.
+            raise
+        # The input is at fault: leave nothing that a corrected submit would trip over.
         for key in services.objects.list(services.paths(spec.id).segments(0)):
             services.objects.delete(key)
         services.jobs(spec.id).delete()
         raise
+
+
+def _has_tasks(services: Services, spec: JobSpec, job: JobRow) -> bool:
+    """Whether any task row exists; one request per shard."""
+    table = _table(services, spec, job)
+    return any(table.page(shard, "", 1) for shard in range(job.shards))
 
 
 def _plan_retry(

@@ -27,10 +27,9 @@ from airflow_slurm_provider.coordinator.progress import (
 )
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.slurm.arrays import named
-from airflow_slurm_provider.slurm.client import SubmitLimitError
+from airflow_slurm_provider.slurm.client import SubmitLimitError, SubmitRefusedError
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import render_script
-from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.jobs import JobRow, RoundRow, SubmissionRow
 from slurm_worker.keys import JobId, SubmitState
 
@@ -69,7 +68,7 @@ def ensure_workers(
     is paused or stopped gets none.
 
     Raises:
-        UserError: if Slurm refuses the options; nothing stays behind then.
+        UserError: if Slurm refuses the options, the login or the nodes' role.
         ServiceError: if the cluster can't be reached; calling again goes on.
     """
     jobs = services.jobs(spec.id)
@@ -107,7 +106,9 @@ def submit_workers(
     """Carry out a submission that was intended, whoever began with it.
 
     Raises:
-        UserError: if Slurm refuses the options; the intent is gone then.
+        SubmitRefusedError: if Slurm refuses the options; where no array was submitted, the
+            intent is gone then.
+        UserError: if the login or the nodes' role is refused; calling again goes on.
         ServiceError: if the cluster can't be reached; calling again goes on.
     """
     options = _options(spec, round_row, submission.number)
@@ -179,7 +180,10 @@ def _submit(
         *ship.worker_arguments(services, spec, job.config, submission.label),
     ]
 
-    environment = services.site.aws.environment()
+    environment = {
+        **services.site.aws.environment(),
+        **give_credentials(services, spec.id),
+    }
 
     def submit_part(part: int, size: int) -> str:
         name = job_name(spec.id, submission, part)
@@ -190,16 +194,17 @@ def _submit(
             command=command,
             environment=environment,
         )
-        return services.slurm.submit(name, script, folder=spec.id)
+        try:
+            return services.slurm.submit(name, script, folder=spec.id)
+        except SubmitRefusedError:
+            # Forget the intent, so that a corrected submit starts clean: the cluster has no
+            # array of this token, not even of an earlier call whose reply was lost. Behind an
+            # array that it has taken, the token must stand: it is how that one is found again.
+            if part == 0:
+                services.jobs(spec.id).forget_submission(submission)
+            raise
 
-    try:
-        environment.update(give_credentials(services, spec.id))
-        return _submit_parts(submission.sizes(), submit_part, log)
-    except UserError as error:
-        if not isinstance(error, ServiceError):
-            # Refused for certain: forget the intent, so that a corrected submit starts clean.
-            services.jobs(spec.id).forget_submission(submission)
-        raise
+    return _submit_parts(submission.sizes(), submit_part, log)
 
 
 def _submit_parts(

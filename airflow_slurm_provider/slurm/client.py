@@ -63,6 +63,10 @@ class SubmitLimitError(ServiceError):
     """The account, user or QOS may not have so many jobs in the queue now."""
 
 
+class SubmitRefusedError(UserError):
+    """Slurm refuses the script's options, and has no array of this name from any caller."""
+
+
 class SlurmClient:
     """The commands of one cluster, as one user; safe to share between threads.
 
@@ -160,7 +164,8 @@ class SlurmClient:
             folder: groups submissions in `remote_dir`, such as the backfill's id.
 
         Raises:
-            UserError: if Slurm refuses the script's options: there is no array then.
+            SubmitRefusedError: if Slurm refuses the script's options: there is no array then.
+            UserError: if the login is refused; an earlier call may have submitted it.
             ServiceError: if it can't be known now; calling again goes on.
         """
         _check_plain(name, "job")
@@ -371,13 +376,13 @@ class SlurmClient:
         return result.stdout
 
 
-def _refusal(result: CommandResult) -> UserError | ServiceError:
+def _refusal(result: CommandResult) -> SubmitRefusedError | ServiceError:
     message = f"slurm: sbatch refused the array: {_said(result)}"
     if _SUBMIT_LIMIT.search(message):
         return SubmitLimitError(f"{message}; submit again when fewer jobs are in the queue")
     if any(words in message.lower() for words in _TEMPORARY):
         return ServiceError(f"{message}; submit again later")
-    return UserError(f"{message}; correct the slurm section")
+    return SubmitRefusedError(f"{message}; correct the slurm section")
 
 
 def _failure(result: CommandResult, place: str, name: str) -> ServiceError:

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +80,12 @@ class Watch:
     Args:
         folder: the run's.
         items: in it.
-        contender: who runs; those that have no worker of their own are all driver.
     """
 
     folder: Path
     items: int
     driver_mb: float = 0.0
     worker_mb: float = 0.0
-    _ran: set[int] = field(default_factory=set)
 
     def look(self, driver: int) -> None:
         """Once."""

@@ -106,11 +106,6 @@ class Faults:
         with self._lock:
             return self._rng.uniform(low, high)
 
-    def stop(self) -> None:
-        """Let every further request pass."""
-        with self._lock:
-            self._left = 0
-
 
 @contextmanager
 def listening_proxy(upstream: Upstream, target: str, faults: Faults) -> Iterator[str]:

@@ -6,6 +6,9 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
+from slurm_worker.errors import Missing
 from slurm_worker.ports import ObjectStore
 
 
@@ -75,6 +78,12 @@ class ObjectStoreContract:
         objects.put(f"{folder}a", b"x")
         objects.delete(f"{folder}a")
         assert objects.get(f"{folder}a") is None
+
+    def test_an_object_that_is_not_there_can_not_be_brought(
+        self, objects: ObjectStore, folder: str, tmp_path: Path
+    ) -> None:
+        with pytest.raises(Missing):
+            objects.download(f"{folder}none", str(tmp_path / "down"))
 
     def test_files_go_up_and_come_down_unchanged(
         self, objects: ObjectStore, folder: str, tmp_path: Path

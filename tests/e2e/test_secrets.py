@@ -113,10 +113,10 @@ def test_no_secret_is_on_the_cluster_but_in_its_file(ended: Ended) -> None:
 
 
 def test_no_secret_is_in_the_table_the_bucket_or_what_was_printed(ended: Ended) -> None:
-    table = boto3.resource(
-        "dynamodb", endpoint_url=ended.services.site.aws.dynamodb_endpoint_url
-    ).Table(ended.services.site.storage.table)
-    rows = [row for row in table.scan()["Items"] if ended.job_id in row["pk"]]
+    site = ended.services.site
+    table = boto3.client("dynamodb", endpoint_url=site.aws.dynamodb_endpoint_url)
+    pages = table.get_paginator("scan").paginate(TableName=site.storage.table)
+    rows = [row for page in pages for row in page["Items"] if ended.job_id in row["pk"]["S"]]
     assert rows
     assert_free_of(ended, str(rows))
     objects = list(ended.services.objects.list(ended.services.paths(ended.job_id).root))

@@ -8,7 +8,7 @@ the calling thread alone. Makes no AWS request but for rate limits.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ from slurm_worker.errors import (
 )
 from slurm_worker.handlers import Context, Handler, Shared
 from slurm_worker.journal import Journal, Outcome
-from slurm_worker.limits import Stopped
+from slurm_worker.limits import MOST_RETRY_AFTER_S, Stopped
 from slurm_worker.parts import ToLines, error_outcome, ok_outcome, to_lines
 from slurm_worker.ports import Clock
 from slurm_worker.recorder import Recorder
@@ -34,6 +34,7 @@ from slurm_worker.recorder import Recorder
 Item = tuple[str, dict[str, Any]]
 #: Seconds between two looks at whether to stop, each with a write of what is journaled.
 LOOK_S = 0.05
+_PAUSE_LOOK_S = 0.5
 #: What ends the task, not the item: the handler says so, or a service of ours is away.
 NOT_THE_ITEM = (FatalError, ServiceError)
 
@@ -101,8 +102,17 @@ class Calls:
         if error_class in TRANSIENT and tries < self.config.tries and not self.stopping():
             # Full jitter, after "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
             ceiling = min(self.config.max_backoff_s, self.config.backoff_s * 2 ** (tries - 1))
-            return max(retry_after or 0.0, self.rng.uniform(0, ceiling))
+            asked = min(retry_after or 0.0, MOST_RETRY_AFTER_S)
+            return max(asked, self.rng.uniform(0, ceiling))
         return self.failed(position, item, error_class, describe(error), tries)
+
+    def pauses(self, seconds: float) -> Iterator[float]:
+        """The sleeps of a wait before another try; fewer where the worker stops meanwhile."""
+        left = seconds
+        while left > 0 and not self.stopping():
+            self.recorder.waits(self.clock.boot_time())
+            yield min(left, _PAUSE_LOOK_S)
+            left -= _PAUSE_LOOK_S
 
     def failed(
         self, position: int, item: Item, error_class: ErrorClass, message: str, tries: int
@@ -159,7 +169,8 @@ def retry(
         result = calls.failure(position, item, error, tries)
         if isinstance(result, Outcome):
             return result
-        calls.clock.sleep(result)
+        for seconds in calls.pauses(result):
+            calls.clock.sleep(seconds)
         if calls.stopping():
             return None
         tries += 1

@@ -82,7 +82,6 @@ class WorkerConfig:
 
     Args:
         concurrency: calls of the handler at the same time: threads, or coroutines.
-        processes: worker processes per element of the array, for work that needs CPUs.
         tries: calls per item inside the worker, for errors that may pass.
         backoff_s: base of the full-jitter backoff between them.
         max_backoff_s: its ceiling.
@@ -92,7 +91,6 @@ class WorkerConfig:
     """
 
     concurrency: int = 1
-    processes: int = 1
     tries: int = 3
     backoff_s: float = 0.5
     max_backoff_s: float = 30.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
@@ -55,7 +56,8 @@ class DynamoRows:
         self._client = client
         self._table = table
         self._clock = clock
-        self._sent = 0.0
+        #: When a thread has sent its request: several share the client.
+        self._sent = threading.local()
         client.meta.events.register("before-send.dynamodb", self._note_sent)
         # Once for a client, however many have it: the second would find no items to take.
         client.meta.events.register("before-parse.dynamodb.Query", _take_items, unique_id=_TAKEN)
@@ -157,12 +159,12 @@ class DynamoRows:
         return self.get(pk, sk)
 
     def _note_sent(self, **_: object) -> None:
-        self._sent = boot_time()
+        self._sent.at = boot_time()
 
     def _observe(self, reply: Mapping[str, Any]) -> None:
         header = reply["ResponseMetadata"]["HTTPHeaders"].get("date")
         if header:
-            self._clock.observe(header, self._sent, boot_time())
+            self._clock.observe(header, self._sent.at, boot_time())
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -4,6 +4,8 @@
     ├── UserError           a mistake in a config, argument or input: one line, exit code 2
     ├── ServiceError        a service can't be reached or refuses: exit code 3
     │   ├── Throttled       it is there, and asked for too much at a time
+    │   ├── Missing         there is no such object
+    │   ├── Denied          these credentials may not do this
     │   ├── NoCredentials   AWS's SDK finds no credentials: exit code 2
     │   └── HostUnreachable the login node can't be reached (a UserError as well)
     ├── ItemError           raised by a handler: this item failed, with this class
@@ -59,6 +61,14 @@ class ServiceError(SlurmWorkerError):
 
 class Throttled(ServiceError):
     """A service serves fewer requests than it was asked, after all repeats; later it will."""
+
+
+class Missing(ServiceError):
+    """There is no such object in the store."""
+
+
+class Denied(ServiceError):
+    """A service's answer is that these credentials may not do this."""
 
 
 class NoCredentials(ServiceError):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from slurm_worker.errors import UserError
+from slurm_worker.errors import Missing, UserError
 from slurm_worker.ports import Entry
 
 
@@ -38,18 +39,18 @@ class FolderObjects:
 
     def put(self, key: str, body: bytes) -> None:
         """See `ports.ObjectStore.put`."""
-        written = self._write(key, body)
-        written.replace(self._root / key)
+        with self._appearing(key) as written:
+            written.write_bytes(body)
+            written.replace(self._root / key)
 
     def put_new(self, key: str, body: bytes) -> bool:
         """See `ports.ObjectStore.put_new`."""
-        written = self._write(key, body)
-        try:
-            os.link(written, self._root / key)
-        except FileExistsError:
-            return False
-        finally:
-            written.unlink()
+        with self._appearing(key) as written:
+            written.write_bytes(body)
+            try:
+                os.link(written, self._root / key)
+            except FileExistsError:
+                return False
         return True
 
     def list(self, prefix: str) -> Iterator[str]:
@@ -81,26 +82,35 @@ class FolderObjects:
 
     def upload(self, key: str, path: str) -> None:
         """See `ports.ObjectStore.upload`."""
-        written = self._temporary(key)
-        shutil.copyfile(path, written)
-        written.replace(self._root / key)
+        with self._appearing(key) as written:
+            shutil.copyfile(path, written)
+            written.replace(self._root / key)
 
     def download(self, key: str, path: str) -> None:
         """See `ports.ObjectStore.download`."""
-        shutil.copyfile(self._root / key, path)
+        try:
+            shutil.copyfile(self._root / key, path)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise Missing(f"{self._root / key}: there is no such file") from error
 
     def copy(self, source: str, key: str) -> None:
         """See `ports.ObjectStore.copy`."""
         self.upload(key, str(self._root / source))
 
-    def _write(self, key: str, body: bytes) -> Path:
-        path = self._temporary(key)
-        path.write_bytes(body)
-        return path
+    @contextmanager
+    def _appearing(self, key: str) -> Iterator[Path]:
+        """Where to write what shall appear as `key`; nothing of it is left, whatever happens.
 
-    def _temporary(self, key: str) -> Path:
+        Raises:
+            UserError: if a file stands where a folder has to be.
+        """
         folder = (self._root / key).parent
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".part-", dir=folder)
-        os.close(handle)
-        return Path(name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"{folder}: is a file; name a folder, or a free name") from error
+        written = folder / f".part-{uuid.uuid4().hex}"
+        try:
+            yield written
+        finally:
+            written.unlink(missing_ok=True)

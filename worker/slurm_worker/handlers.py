@@ -26,12 +26,14 @@ from typing import Any, Protocol
 
 from slurm_worker.config import HandlerConfig
 from slurm_worker.decorators import BATCH_MARK
-from slurm_worker.errors import UserError, describe
+from slurm_worker.errors import Denied, ErrorClass, ItemError, Missing, UserError, describe
 from slurm_worker.keys import JobPaths, split_s3_uri
 from slurm_worker.ports import ObjectStore
 
 #: Installed distributions offer handlers under this group of entry points.
 PLUGIN_GROUP = "slurm_worker.handlers"
+#: What user code may raise; calling sys.exit() is a bug there, not a say.
+RAISED = (Exception, SystemExit)
 _PIP = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
 
 
@@ -59,7 +61,11 @@ class Fetcher:
         self._lock = threading.Lock()
 
     def fetch(self, uri: str) -> Path:
-        """A local copy of ``s3://bucket/key``."""
+        """A local copy of ``s3://bucket/key``.
+
+        Raises:
+            ItemError: if there is no such object, or it may not be read.
+        """
         bucket, key = split_s3_uri(uri)
         name = hashlib.sha256(uri.encode()).hexdigest()[:16]
         target = self._folder / f"{name}-{Path(key).name}"
@@ -67,7 +73,12 @@ class Fetcher:
             if not target.exists():
                 self._folder.mkdir(parents=True, exist_ok=True)
                 partial = target.with_suffix(".partial")
-                self.buckets(bucket).download(key, str(partial))
+                try:
+                    self.buckets(bucket).download(key, str(partial))
+                except Missing as error:
+                    raise ItemError(ErrorClass.NOT_FOUND, str(error)) from error
+                except Denied as error:
+                    raise ItemError(ErrorClass.AUTH, str(error)) from error
                 partial.rename(target)
         return target
 
@@ -141,7 +152,11 @@ class Context:
         return f"{self._shared.job}/{self.key}"
 
     def fetch(self, uri: str) -> Path:
-        """A node-local copy of an S3 object, brought once per worker."""
+        """A node-local copy of an S3 object, brought once per worker.
+
+        Raises:
+            ItemError: ``not_found`` if there is none, ``auth`` if it may not be read.
+        """
         return self._shared.fetcher.fetch(uri)
 
     def objects(self, bucket: str) -> ObjectStore:
@@ -216,7 +231,7 @@ def _function(entry: str) -> tuple[ModuleType, Callable[..., Any]]:
     module_name, _, function_name = entry.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # the user's module may raise anything when imported
+    except RAISED as error:
         raise UserError(
             f"handler.entry: module {module_name!r} can't be imported on the node: "
             f"{describe(error)}; ship it with handler.code or install it there"
@@ -237,8 +252,13 @@ def _plugin(name: str) -> tuple[ModuleType, Callable[..., Any]]:
             f"handler.plugin: {name!r} is not installed on the node; install the distribution "
             f"that has it as an entry point of {PLUGIN_GROUP!r}, or name another"
         )
-    handle = found[0].load()
-    return importlib.import_module(found[0].module), handle
+    try:
+        return importlib.import_module(found[0].module), found[0].load()
+    except RAISED as error:
+        raise UserError(
+            f"handler.plugin: {name!r} ({found[0].value}) can't be loaded on the node: "
+            f"{describe(error)}; correct the distribution that has it"
+        ) from error
 
 
 def _put_first(folder: Path) -> None:

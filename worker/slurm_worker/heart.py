@@ -157,7 +157,8 @@ class Heart:
     def _renew(self, hold: Hold) -> None:
         sent = self._clock.boot_time()
         progress = hold.progress
-        if progress != hold.last or hold.journal is None:
+        waited = self._recorder.waited > hold.moved
+        if progress != hold.last or waited or hold.journal is None:
             hold.last, hold.moved = progress, sent
         elif sent - hold.moved > self._table.lease.stall_s:
             self._logger.error(

@@ -121,9 +121,9 @@ def register_sk(created_ms: int, job: JobId) -> str:
     return f"{created_ms:013}#{job}"
 
 
-def event_pk(job: JobId, shard: int = 0) -> str:
+def event_pk(job: JobId) -> str:
     """Partition of the job's audit events."""
-    return f"JOB#{job}#EVENT#{shard:02}"
+    return f"JOB#{job}#EVENT#00"
 
 
 def once_sk(name: str) -> str:
@@ -213,9 +213,9 @@ def limit_pk(scope: str, name: str) -> str:
     return f"LIMIT#{scope}#{name}"
 
 
-def limit_sk(slot: int = 0) -> str:
-    """Sort key of one slot of a rate limit."""
-    return f"SLOT#{slot}"
+def limit_sk() -> str:
+    """Sort key of a rate limit's row."""
+    return "SLOT#0"
 
 
 # --- S3 keys ------------------------------------------------------------------

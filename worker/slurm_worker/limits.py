@@ -32,7 +32,8 @@ _CUT = 0.7
 _CUT_WINDOW_S = 10.0
 _RAISE = 1.05
 _RAISE_AFTER_S = 10.0
-_MOST_RETRY_AFTER_S = 600.0
+#: The longest that a server's ``Retry-After`` is heeded.
+MOST_RETRY_AFTER_S = 600.0
 _MOST_TOKENS = 100
 #: Of the row of a limit: a third of what a partition takes, for writes are refused, too.
 _MOST_WRITES_PER_S = 300
@@ -146,7 +147,7 @@ class RateLimiter:
         self._row: Row = {}
         self._pk = keys.limit_pk(config.scope, config.name)
         self._sk = keys.limit_sk()
-        self.tokens = slice_of(config.rate, workers)
+        self.tokens = min(slice_of(config.rate, workers), config.quota_per_day or _MOST_TOKENS)
         #: All workers take their turn within this; a shorter horizon would have them poll.
         self._turn_s = workers * self.tokens / config.rate
         self._horizon_s = max(_SHORTEST_HORIZON_S, 1.2 * self._turn_s)
@@ -211,7 +212,7 @@ class RateLimiter:
                 self._slots.clear()
             row = self._read()
             if retry_after_s:
-                pause = min(retry_after_s, _MOST_RETRY_AFTER_S)
+                pause = min(retry_after_s, MOST_RETRY_AFTER_S)
                 # Refused means that the schedule is already later than that.
                 self._rows.update(
                     self._pk, self._sk, expressions.PUSH_TAT, {"tat": _us(now + pause)}

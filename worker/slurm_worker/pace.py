@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from slurm_worker.limits import RateLimiter, Stopped, wait_until
 from slurm_worker.ports import Clock
+from slurm_worker.recorder import Recorder
 
 _LOOK_S = 0.5
 
@@ -22,14 +23,20 @@ class Pace:
         limiters: one per limit.
         clock: AWS time.
         stopping: true once the worker shall take no more items.
+        recorder: told while items wait for tokens, which may be until tomorrow.
     """
 
     def __init__(
-        self, limiters: Sequence[RateLimiter], clock: Clock, stopping: Callable[[], bool]
+        self,
+        limiters: Sequence[RateLimiter],
+        clock: Clock,
+        stopping: Callable[[], bool],
+        recorder: Recorder | None = None,
     ) -> None:
         self._limiters = {limiter.config.name: limiter for limiter in limiters}
         self._clock = clock
         self._stopping = stopping
+        self._recorder = recorder or Recorder()
 
     @property
     def unlimited(self) -> bool:
@@ -47,8 +54,8 @@ class Pace:
         slots: dict[RateLimiter, float] = {}
         while missing := self._missing(slots, name):
             for limiter in missing:
-                slots[limiter] = limiter.slot(self._stopping)
-            wait_until(max(slots.values()), self._clock, self._stopping)
+                slots[limiter] = limiter.slot(self._waiting)
+            wait_until(max(slots.values()), self._clock, self._waiting)
 
     async def acquire_async(self, name: str | None) -> None:
         """As `acquire`, without holding the event loop up."""
@@ -75,9 +82,14 @@ class Pace:
         chosen = list(self._limiters.values()) if name is None else [self._limiters[name]]
         return [each for each in chosen if each not in slots or not each.usable(slots[each])]
 
+    def _waiting(self) -> bool:
+        """What is asked again and again while a token is waited for: whether to stop."""
+        self._recorder.waits(self._clock.boot_time())
+        return self._stopping()
+
     async def _sleep(self, seconds: float) -> None:
         until = self._clock.boot_time() + seconds
         while (left := until - self._clock.boot_time()) > 0:
-            if self._stopping():
+            if self._waiting():
                 raise Stopped
             await asyncio.sleep(min(left, _LOOK_S))

@@ -144,7 +144,11 @@ class ObjectStore(Protocol):
         """Write a local file as an object, in several requests where it is large."""
 
     def download(self, key: str, path: str) -> None:
-        """Write an object to a local file, without holding it in memory."""
+        """Write an object to a local file, without holding it in memory.
+
+        Raises:
+            Missing: if there is none.
+        """
 
     def copy(self, source: str, key: str) -> None:
         """Write an object that is there under another key, within the store."""

@@ -24,6 +24,8 @@ _ITEM = struct.Struct("<qqd")
 #: after it: seconds that one item may take, seconds without any progress, owner of the leases
 _PROCESS = struct.Struct("<dd96s")
 _LIMITS = struct.Struct("<dd")
+_SINCE = struct.Struct("<d")
+_SINCE_AT = 16
 _OWNER = struct.Struct("<96s")
 #: after it: attempt and task of each lease; one runs, one is committed, one comes next
 _LEASE = struct.Struct("<q32s")
@@ -110,6 +112,8 @@ class Recorder:
         #: spare a call per item.
         self.items: Callable[[int, int, float], None] = partial(_ITEM.pack_into, self._memory, 0)
         self._lock = threading.Lock()
+        #: When something here last waited on purpose, in seconds on the boot-time clock.
+        self.waited = 0.0
 
     def owner(self, owner: str) -> None:
         """Say who holds the leases."""
@@ -134,6 +138,11 @@ class Recorder:
     def several(self, count: int, now: float) -> None:
         """The process runs several items."""
         self.items(_NOBODY, count, now)
+
+    def waits(self, now: float) -> None:
+        """Something waits on purpose, for a token or before another try: that is no hang."""
+        self.waited = now
+        _SINCE.pack_into(self._memory, _SINCE_AT, now)
 
     def limits(self, item_s: float, stall_s: float) -> None:
         """Say when the process must be taken to hang."""

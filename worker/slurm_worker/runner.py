@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import copy_context
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -94,6 +96,18 @@ class SerialRunner:
         return call
 
 
+@dataclass(slots=True)
+class _Running:
+    """An item in a thread: its position, and since when its handler runs (boot time).
+
+    Until then, and between two tries, it waits for a token or for its turn: that time is not the
+    handler's.
+    """
+
+    position: int
+    since: float = math.inf
+
+
 class ThreadRunner:
     """Several items at a time, for handlers that wait for something else.
 
@@ -110,7 +124,7 @@ class ThreadRunner:
     ) -> None:
         """See `Runner.run`."""
         calls = self._calls
-        running: dict[Future[Outcome | None], tuple[int, float]] = {}
+        running: dict[Future[Outcome | None], _Running] = {}
         left = iter(todo)
         more = True
         look_at = 0.0
@@ -122,8 +136,9 @@ class ThreadRunner:
                     break
                 # With the ids that are on this thread's log lines.
                 call = copy_context().run
-                future = self._pool.submit(call, self._call, position, items[position], attempt)
-                running[future] = (position, calls.clock.boot_time())
+                mine = _Running(position)
+                future = self._pool.submit(call, self._call, mine, items[position], attempt)
+                running[future] = mine
             calls.recorder.several(len(running), calls.clock.boot_time())
             done, _ = wait(running, timeout=self._patience(running), return_when=FIRST_COMPLETED)
             for future in done:
@@ -141,41 +156,47 @@ class ThreadRunner:
         """See `Runner.close`."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _call(self, position: int, item: Item, attempt: int) -> Outcome | None:
+    def _call(self, mine: _Running, item: Item, attempt: int) -> Outcome | None:
         calls = self._calls
 
         def handle(value: dict[str, Any], context: Context) -> object:
             calls.pace.acquire(None)
-            return calls.handler.handle(value, context)
+            mine.since = calls.clock.boot_time()
+            try:
+                return calls.handler.handle(value, context)
+            finally:
+                mine.since = math.inf
 
         try:
             context = Context(calls.shared, item[0], attempt)
             result = handle(item[1], context)
-            return ok_outcome(position, item[0], result, calls.to_lines)
+            return ok_outcome(mine.position, item[0], result, calls.to_lines)
         except Stopped:
             return None
         except NOT_THE_ITEM:
             raise
         except (Exception, SystemExit) as error:
-            return retry(calls, position, item, error, attempt, handle)
+            return retry(calls, mine.position, item, error, attempt, handle)
 
-    def _patience(self, running: dict[Future[Outcome | None], tuple[int, float]]) -> float | None:
+    def _patience(self, running: dict[Future[Outcome | None], _Running]) -> float | None:
         timeout_s = self._calls.config.item_timeout_s
         if not timeout_s or not running:
             return None
-        oldest = min(since for _, since in running.values())
-        return max(0.0, oldest + timeout_s - self._calls.clock.boot_time()) + 0.01
+        now = self._calls.clock.boot_time()
+        # One whose handler begins in a moment is due no sooner than one that begins now.
+        oldest = min(now, *(each.since for each in running.values()))
+        return max(0.0, oldest + timeout_s - now) + 0.01
 
     def _overdue(
-        self, running: dict[Future[Outcome | None], tuple[int, float]], items: Sequence[Item]
+        self, running: dict[Future[Outcome | None], _Running], items: Sequence[Item]
     ) -> Iterator[Outcome]:
         timeout_s = self._calls.config.item_timeout_s
         if not timeout_s:
             return
         now = self._calls.clock.boot_time()
-        late = [future for future, (_, since) in running.items() if now - since > timeout_s]
+        late = [future for future, each in running.items() if now - each.since > timeout_s]
         for future in late:
-            position, _ = running.pop(future)
+            position = running.pop(future).position
             if not future.cancel():
                 # The thread is lost; the pool that has it is let go, with the rest of its work.
                 self._pool = self._new_pool()

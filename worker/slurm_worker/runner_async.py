@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from slurm_worker.calling import LOOK_S, NOT_THE_ITEM, Calls, Item, ItemTimeout
+from slurm_worker.errors import ErrorClass, ItemError
 from slurm_worker.handlers import Context
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.limits import Stopped
@@ -93,7 +94,8 @@ class AsyncRunner:
                 failure = calls.failure(position, item, error, tries)
             if isinstance(failure, Outcome):
                 return failure
-            await asyncio.sleep(failure)
+            for seconds in calls.pauses(failure):
+                await asyncio.sleep(seconds)
             if calls.stopping():
                 return None
 
@@ -101,13 +103,14 @@ class AsyncRunner:
         calls = self._calls
         call = calls.handler.handle(item[1], Context(calls.shared, item[0], attempt))
         timeout_s = calls.config.item_timeout_s
-        if not timeout_s:
-            return await call
+        # A task of its own, as a call that is cancelled by the handler's code is no wish to stop.
         task = asyncio.ensure_future(call)
         try:
-            done, _ = await asyncio.wait({task}, timeout=timeout_s)
+            done, _ = await asyncio.wait({task}, timeout=timeout_s or None)
             if not done:
                 raise ItemTimeout(timeout_s)
+            if task.cancelled():
+                raise ItemError(ErrorClass.HANDLER_BUG, "the handler's coroutine was cancelled")
             return task.result()
         finally:
             # Also where this lane is cancelled: `wait` leaves the call running.

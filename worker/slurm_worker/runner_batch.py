@@ -66,7 +66,8 @@ class BatchRunner:
                 first = positions[0]
                 failure = calls.failure(first, items[first], error, tries)
                 if not isinstance(failure, Outcome):
-                    calls.clock.sleep(failure)
+                    for seconds in calls.pauses(failure):
+                        calls.clock.sleep(seconds)
                     continue
                 if len(positions) == 1:
                     yield failure

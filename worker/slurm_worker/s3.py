@@ -16,7 +16,7 @@ from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.errors import Missing, ServiceError, UserError
 from slurm_worker.ports import Entry
 from slurm_worker.sdk_errors import code_of, refused, settings_explained, unanswered
 
@@ -146,7 +146,12 @@ class S3Objects:
     def download(self, key: str, path: str) -> None:
         """See `ports.ObjectStore.download`."""
         with self._errors(key):
-            self.client.download_file(self.bucket, key, path)
+            try:
+                self.client.download_file(self.bucket, key, path)
+            except ClientError as error:
+                if code_of(error) in _MISSING:
+                    raise Missing(f"s3://{self.bucket}/{key}: there is no such object") from error
+                raise
 
     def copy(self, source: str, key: str) -> None:
         """See `ports.ObjectStore.copy`; several requests for objects over 8 MB."""

@@ -20,7 +20,7 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
-from slurm_worker.errors import NoCredentials, ServiceError, Throttled, UserError
+from slurm_worker.errors import Denied, NoCredentials, ServiceError, Throttled, UserError
 
 _OF_CREDENTIALS = (
     NoCredentialsError,
@@ -36,6 +36,8 @@ _THROTTLED = {
     "SlowDown",
     "ThrottlingException",
 }
+#: By HEAD S3 has no other code than the status.
+_DENIED = {"403", "AccessDenied", "AccessDeniedException"}
 _LOOKED_FOR = (
     "credentials are looked for in AWS_* variables, ~/.aws (aws.profile or AWS_PROFILE names the "
     "profile), Airflow's aws connection and this machine's role: add or correct one of these"
@@ -54,7 +56,8 @@ def refused(where: str, error: ClientError) -> ServiceError:
         where: what the request was about.
         error: the SDK's, after its repeats.
     """
-    kind = Throttled if code_of(error) in _THROTTLED else ServiceError
+    code = code_of(error)
+    kind = Throttled if code in _THROTTLED else Denied if code in _DENIED else ServiceError
     return kind(f"{where}: {error}")
 
 

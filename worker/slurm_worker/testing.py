@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import overload
 
+from slurm_worker.errors import Missing
 from slurm_worker.ports import Applied, Entry, Refused, Row, Statement, Value
 
 _TOKEN = re.compile(r"\s*(<>|<=|>=|[=<>+\-(),]|[#:]?\w+)")
@@ -175,6 +176,8 @@ class MemoryObjects:
 
     def download(self, key: str, path: str) -> None:
         """See `ports.ObjectStore.download`."""
+        if key not in self.objects:
+            raise Missing(f"{key}: there is no such object")
         Path(path).write_bytes(self.objects[key])
 
     def copy(self, source: str, key: str) -> None:

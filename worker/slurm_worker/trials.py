@@ -1,7 +1,7 @@
 """What this machine may do with the table and the bucket: tried, on a row and an object of its own.
 
 Used by `slurmctl doctor` where it runs, and by ``slurm-worker check`` on a node. Requests:
-five to the table, five to the store, one for the clock; nothing stays behind.
+five to the table, four to the store, one for the clock; nothing stays behind.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from slurm_worker.calling import Calls, Runner
 from slurm_worker.config import JobConfig
 from slurm_worker.errors import FatalError, ServiceError, Throttled, UserError, describe
 from slurm_worker.finder import Finished, Found, TaskFinder, Waiting
-from slurm_worker.handlers import Context, Fetcher, Handler, Shared, load
+from slurm_worker.handlers import RAISED, Context, Fetcher, Handler, Shared, load
 from slurm_worker.heart import Heart
 from slurm_worker.identity import Drain, Identity, requeue
 from slurm_worker.jobs import JobTable
@@ -149,6 +149,7 @@ class Worker:
             ],
             clock,
             self._must_stop,
+            self._recorder,
         )
         self._ends = None if seconds_left is None else clock.boot_time() + seconds_left
         self._running: Attempt | None = None
@@ -237,7 +238,7 @@ class Worker:
             state = handler.setup(Context(shared))
         except UserError:
             raise
-        except Exception as error:
+        except RAISED as error:
             self.logger.error("setup failed", exc_info=error)
             raise UserError(
                 f"handler: setup() failed: {describe(error)}; the worker's log has the traceback"
@@ -269,7 +270,7 @@ class Worker:
             return
         try:
             handler.teardown(Context(shared))
-        except Exception as error:
+        except RAISED as error:
             self.logger.error("teardown failed", error=describe(error), exc_info=error)
 
     # --- the end that is asked for ---------------------------------------------
@@ -427,10 +428,10 @@ class Worker:
         hold, lease = attempt.hold, attempt.lease
         began, started = self._clock.boot_time(), self._clock.now()
         ran = self._threads.signal()
-        if self._committed_from is journal:
-            # A task in between was lost or given back, so nobody has waited for this yet.
-            self._finish_commit()
         try:
+            if self._committed_from is journal:
+                # A task in between was lost or given back, so nobody has waited for this yet.
+                self._finish_commit()
             journal.begin()
             journal.restore(attempt.restored)
             have = journal.positions() if attempt.restored else set()
@@ -479,13 +480,14 @@ class Worker:
     ) -> Attempt | Finished | None:
         """Wait until the running task is nearly done, then lease and fetch the next."""
         began = self._clock.boot_time()
-        left = len(attempt.items) - len(attempt.restored)
-        while not self._nearly_done(
-            journal.ok + journal.failed - len(attempt.restored), left, began
-        ):
+        restored = sum(outcome.items for outcome in attempt.restored)
+        left = len(attempt.items) - restored
+        while not self._nearly_done(journal.ok + journal.failed - restored, left, began):
             if ran.wait(_LOOK_AHEAD_S):
                 break
-        return None if self._drain.asked.is_set() else self._find()
+        if self._drain.asked.is_set() or not self._fits():
+            return None
+        return self._find()
 
     def _nearly_done(self, done: int, total: int, began: float) -> bool:
         worked_s = self._clock.boot_time() - began

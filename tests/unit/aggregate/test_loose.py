@@ -68,6 +68,33 @@ def test_files_of_all_forms_are_merged_in_order_of_their_names(
     assert merge(folder, tmp_path / "out") == ROWS
 
 
+def test_a_file_that_goes_away_is_named(folder: Path, tmp_path: Path) -> None:
+    (folder / "a.jsonl").write_bytes(lines(ROWS))
+    sources = local_sources([folder])
+    (folder / "a.jsonl").unlink()
+    with pytest.raises(AggregationError, match=r"a\.jsonl can't be read: .*; mend it, or leave"):
+        merge_files(
+            sources,
+            FolderObjects(tmp_path / "out"),
+            "",
+            AggregateOptions(),
+            tmp_path,
+            lambda _done, _total: None,
+        )
+
+
+@pytest.mark.parametrize("manifest", ["{", "[]", "{}"])
+def test_a_manifest_that_is_no_such_thing_is_never_replaced(
+    folder: Path, tmp_path: Path, manifest: str
+) -> None:
+    (folder / "a.jsonl").write_bytes(lines(ROWS))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "_manifest.json").write_text(manifest)
+    with pytest.raises(UserError, match="--output: the folder holds a dataset of other files"):
+        merge(folder, tmp_path / "out")
+    assert (tmp_path / "out" / "_manifest.json").read_text() == manifest
+
+
 def test_a_last_line_without_its_end_is_a_row(folder: Path, tmp_path: Path) -> None:
     (folder / "a.ndjson").write_bytes(lines(ROWS)[:-1])
     assert merge(folder, tmp_path / "out") == ROWS

@@ -11,6 +11,7 @@ import pytest
 from slurm_worker.config import LimitConfig
 from slurm_worker.limits import RateLimiter, Stopped, bound, safe_rate, slice_of
 from slurm_worker.pace import Pace
+from slurm_worker.recorder import Recorder, Watch
 from slurm_worker.testing import ManualClock, MemoryRows
 
 
@@ -166,6 +167,36 @@ def test_of_two_limits_no_token_is_used_after_its_time() -> None:
         pace.acquire(None)
     assert fast.numbers.reservations >= 4, "a token of the fast limit is over before the slow one's"
     assert slow.numbers.late <= 1
+
+
+@pytest.mark.parametrize("quota_per_day", [None, 3])
+def test_an_item_that_waits_for_its_token_is_not_taken_to_hang(quota_per_day: int | None) -> None:
+    clock, watch, recorder = ManualClock(), Watch(), Recorder()
+    recorder.limits(3.0, 60.0)
+    recorder.task("000-00000000", 1)
+    config = LimitConfig("api", rate=0.01, burst=1, quota_per_day=quota_per_day)
+
+    def looked_at() -> bool:
+        assert not watch.hangs(recorder.read(), clock.boot_time())
+        return False
+
+    limit = RateLimiter(MemoryRows(), config, 1, clock, random.Random(1))
+    pace = Pace([limit], clock, looked_at, recorder)
+    start = clock.now()
+    for position in range(4):
+        recorder.item(position, clock.boot_time())
+        pace.acquire(None)
+    assert clock.now() - start > 250
+
+
+def test_a_quota_smaller_than_what_is_reserved_at_once_is_used_all_the_same() -> None:
+    clock = ManualClock()
+    config = LimitConfig("api", rate=100.0, quota_per_day=7)
+    limit = RateLimiter(MemoryRows(), config, 1, clock, random.Random(1))
+    start = clock.now()
+    for _ in range(7):
+        limit.acquire(never)
+    assert clock.now() - start < 60
 
 
 def test_a_coroutine_waits_for_its_token_without_holding_others_up() -> None:

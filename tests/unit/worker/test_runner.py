@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from slurm_worker import batch
-from slurm_worker.config import LimitConfig, WorkerConfig
-from slurm_worker.errors import FatalError, ItemError, ServiceError
+from slurm_worker.config import LeaseConfig, LimitConfig, WorkerConfig
+from slurm_worker.errors import FatalError, ItemError, RateLimited, ServiceError
 from slurm_worker.handlers import Context
+from slurm_worker.recorder import Recorder
 from slurm_worker.testing import MemoryRows
 from slurm_worker.worker import EXIT_CONFIG, EXIT_OK
 from tests.unit.world import World, numbered
@@ -111,6 +112,90 @@ class RealClock:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+
+def test_time_that_is_waited_for_a_token_is_not_the_items(tmp_path: Path) -> None:
+    options = WorkerConfig(concurrency=12, item_timeout_s=0.4, tries=1)
+    limits = (LimitConfig("api", 10.0, burst=1),)
+    world = World(tmp_path, worker_config=options, limits=limits, bundle=20)
+    world.clock = RealClock()  # type: ignore[assignment]  # what is late is late by the wall
+    world.plan(numbered(12))
+    assert world.worker().run() == EXIT_OK
+    assert world.lines("errors") == []
+    assert world.markers()[0].ok == 12
+
+
+def test_a_coroutine_that_the_handlers_own_code_cancels_fails_its_item_alone(
+    tmp_path: Path,
+) -> None:
+    async def handle(item: dict[str, Any], _context: Context) -> dict[str, Any]:
+        if item["n"] == 5:
+            raise asyncio.CancelledError
+        return {}
+
+    world = World(tmp_path, handle, worker_config=WorkerConfig(concurrency=4))
+    world.plan(numbered(10))
+    assert world.worker().run() == EXIT_OK
+    assert [(e["_key"], e["class"]) for e in world.lines("errors")] == [("k5", "handler_bug")]
+    assert world.markers()[0].ok == 9
+
+
+@pytest.mark.parametrize("handle", [plain, coroutine, whole_batch_or_nothing])
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_wait_before_another_try_is_told_and_never_longer_than_ten_minutes(
+    tmp_path: Path, handle: Any, concurrency: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    tried: set[int] = set()
+    monkeypatch.setattr(Recorder, "waits", lambda _self, now: waited.append(now))
+    monkeypatch.setattr("slurm_worker.runner_async.asyncio", Hasty())
+
+    def first_time(item: dict[str, Any]) -> None:
+        if item["n"] == 5 and 5 not in tried:
+            tried.add(5)
+            raise RateLimited(retry_after=86_400)
+
+    world = World(
+        tmp_path,
+        failing(handle, first_time),
+        worker_config=WorkerConfig(concurrency=concurrency),
+        lease=LeaseConfig(ttl_s=3600.0),
+    )
+    world.plan(numbered(10))
+    assert world.worker().run() == EXIT_OK
+    assert len(waited) == 1200, "600 s, told each half second"
+    assert [(e["_key"], e["class"]) for e in world.lines("errors")] == [("k3", "bad_input")]
+
+
+class Hasty:
+    """asyncio, whose sleeps take no time."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    async def sleep(self, _seconds: float) -> None:
+        await asyncio.sleep(0)
+
+
+def failing(handle: Any, check: Any) -> Any:
+    """A handler of the same kind, before each of whose items `check` is called."""
+    if handle is coroutine:
+
+        async def checked(item: dict[str, Any], context: Context) -> Any:
+            check(item)
+            return await coroutine(item, context)
+
+        return checked
+    if handle is plain:
+        return lambda item, context: (check(item), plain(item, context))[1]
+
+    @batch(size=7)
+    def all_checked(items: list[dict[str, Any]], context: Context) -> Any:
+        for item in items:
+            check(item)
+        return whole_batch_or_nothing(items, context)
+
+    return all_checked
 
 
 def test_a_coroutine_that_takes_too_long_is_cancelled(tmp_path: Path) -> None:

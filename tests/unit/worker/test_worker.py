@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from slurm_worker.config import LeaseConfig, WorkerConfig
 from slurm_worker.errors import ErrorClass, FatalError, ItemError, ServiceError, Throttled
 from slurm_worker.handlers import Context
 from slurm_worker.identity import Drain
+from slurm_worker.journal import Outcome
 from slurm_worker.keys import TaskState
 from slurm_worker.ports import Row
 from slurm_worker.testing import MemoryRows
@@ -319,3 +321,32 @@ def test_requests_per_task_stay_within_the_budget(tmp_path: Path) -> None:
     assert rows.requests["query"] <= tasks + world.shards**2
     # And at the mark of each shard.
     assert rows.requests["get"] <= tasks + world.shards + 5
+
+
+def test_a_resumed_task_is_not_taken_for_nearly_done(tmp_path: Path) -> None:
+    waits: list[float] = []
+
+    def ran(seconds: float) -> bool:
+        waits.append(seconds)
+        return True
+
+    worker: Any = World(tmp_path).worker()
+    worker._find = lambda: None
+    attempt = SimpleNamespace(items=numbered(1000), restored=[Outcome(0, "", 900, "", items=900)])
+    worker._lease_ahead(attempt, SimpleNamespace(ok=900, failed=0), SimpleNamespace(wait=ran))
+    assert len(waits) == 1, "a hundred items are left, of which none has been timed"
+
+
+def test_a_lease_is_not_kept_after_the_commit_before_it_failed(tmp_path: Path) -> None:
+    def fails() -> None:
+        raise ServiceError("the store is away")
+
+    discarded: list[object] = []
+    worker: Any = World(tmp_path).worker()
+    worker._attempts = SimpleNamespace(discard=discarded.append)
+    journal = object()
+    worker._committed_from, worker._committing = journal, SimpleNamespace(result=fails)
+    attempt = SimpleNamespace(hold=None, lease=None)
+    with pytest.raises(ServiceError, match="the store is away"):
+        worker._work(attempt, None, journal)
+    assert discarded == [attempt]

@@ -151,7 +151,7 @@ def merge_files(
     work = _Work(sources, options, progress)
     inputs = _hash([_WRITER, work.digests(), asdict(options)])
     standing = objects.get(f"{folder}{MANIFEST}")
-    if standing is not None and json.loads(standing).get("inputs") != inputs:
+    if standing is not None and _inputs_of(standing) != inputs:
         raise UserError(
             f"--output: {folder or 'the folder'} holds a dataset of other files or options; name "
             "another folder, or remove that dataset"
@@ -176,6 +176,15 @@ def merge_files(
     return dataset
 
 
+def _inputs_of(manifest: bytes) -> object:
+    """What a dataset says it was made of; None of one that can't be read."""
+    try:
+        found = json.loads(manifest)
+    except ValueError:
+        return None
+    return found.get("inputs") if isinstance(found, dict) else None
+
+
 class _Work:
     """The passes over the files."""
 
@@ -194,9 +203,12 @@ class _Work:
         """The SHA-256 of each file."""
         for each in self._sources:
             digest = hashlib.sha256()
-            with each.open() as path, path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
+            try:
+                with each.open() as path, path.open("rb") as file:
+                    while block := file.read(1 << 20):
+                        digest.update(block)
+            except OSError as error:
+                raise _unreadable(each.name, error) from error
             self._digests[each.name] = digest.hexdigest()
             self._read(each)
         return list(self._digests.values())

@@ -30,18 +30,6 @@ _T = TypeVar("_T")
 _Rows = TypeVar("_Rows", list[dict[str, Any]], pa.Table)
 
 
-def fetch(store: JobStore, task: TaskId, part: Part) -> bytes:
-    """A committed part's bytes, checked against its marker.
-
-    Raises:
-        AggregationError: naming task and part, if they are not what was committed.
-    """
-    try:
-        return store.read_part(part)
-    except UserError as error:
-        raise AggregationError(f"aggregate: task {task}: {error}") from error
-
-
 def is_columns(part: Part) -> bool:
     """Whether a part is Parquet."""
     return part.key.endswith(f".{PARQUET}")

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
-_STACK = 256 * 1024
 
 
 class Killed(BaseException):

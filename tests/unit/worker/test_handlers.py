@@ -1,0 +1,83 @@
+"""A handler is found, or one line says why not; what it fetches is there, or its item fails."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slurm_worker import handlers
+from slurm_worker.config import HandlerConfig
+from slurm_worker.errors import Denied, ErrorClass, UserError
+from slurm_worker.handlers import Context, load
+from slurm_worker.keys import JobPaths
+from slurm_worker.testing import MemoryObjects
+from slurm_worker.worker import EXIT_OK
+from tests.unit.world import World, numbered
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module that ends the process when it is imported, as some scripts do."""
+    (tmp_path / "a_script.py").write_text("import sys\nsys.exit('usage: a_script FILE')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "a_script"
+    sys.modules.pop("a_script", None)
+
+
+def loaded(config: HandlerConfig, scratch: Path) -> object:
+    return load(config, MemoryObjects(), JobPaths("lab", "job-1"), scratch)
+
+
+def test_a_script_that_exits_when_imported_is_the_users_mistake(
+    script: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"'a_script' can't be imported .* usage: a_script FILE"):
+        loaded(HandlerConfig(f"{script}:handle"), tmp_path)
+
+
+def test_a_plugin_that_can_not_be_loaded_is_the_users_mistake(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = EntryPoint("fetch", f"{script}:handle", handlers.PLUGIN_GROUP)
+    monkeypatch.setattr(handlers, "entry_points", lambda group: [point])
+    with pytest.raises(UserError, match=r"handler.plugin: 'fetch' \(a_script:handle\)"):
+        loaded(HandlerConfig("", plugin="fetch"), tmp_path)
+
+
+def test_a_setup_that_exits_is_the_users_mistake(tmp_path: Path) -> None:
+    def setup(_context: Context) -> None:
+        raise SystemExit("no licence")
+
+    world = World(tmp_path, setup=setup)
+    world.plan(numbered(1))
+    with pytest.raises(UserError, match=r"setup\(\) failed: SystemExit: no licence"):
+        world.worker().run()
+
+
+class Closed(MemoryObjects):
+    """A store that refuses one object."""
+
+    def download(self, key: str, path: str) -> None:
+        if key == "secret":
+            raise Denied("s3://lab/secret: 403")
+        super().download(key, path)
+
+
+def test_what_can_not_be_fetched_fails_its_item_alone(tmp_path: Path) -> None:
+    def handle(item: dict[str, Any], context: Context) -> dict[str, Any]:
+        return {"size": context.fetch(f"s3://lab/{item['file']}").stat().st_size}
+
+    store = Closed()
+    store.put("here", b"123")
+    world = World(tmp_path, handle, objects=store)
+    world.plan([(name, {"file": name}) for name in ("here", "gone", "secret")])
+    assert world.worker().run() == EXIT_OK
+    assert [(each["_key"], each["class"]) for each in world.lines("errors")] == [
+        ("gone", ErrorClass.NOT_FOUND.value),
+        ("secret", ErrorClass.AUTH.value),
+    ]
+    assert [each["size"] for each in world.lines("rows")] == [3]
