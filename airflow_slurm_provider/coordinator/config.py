@@ -108,7 +108,8 @@ class WorkerSection(Strict):
     max_backoff: Seconds = 30.0
     """Its ceiling."""
     item_timeout: Seconds | None = None
-    """An item that takes longer fails with class `timeout`."""
+    """An item that takes longer fails with class `timeout`; not of `@batch` handlers, whose calls
+    are bounded by `lease.stall`."""
     checkpoint: Seconds | None = 60.0
     """Least time between two checkpoints of a task; `null` for none."""
     part_format: Literal["jsonl.gz", "sqlite", "parquet"] = "jsonl.gz"
