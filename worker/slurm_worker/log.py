@@ -1,8 +1,9 @@
 """JSON logs: one object a line, with job, task, attempt, worker and Slurm ids on each.
 
 The stream goes to stderr (Slurm's output file) and to a file on scratch, which is
-shipped to S3 in chunks: when one is full, and when the worker ends. The user's own
-`logging` calls come out as the same JSON lines. What looks like a secret is not written.
+shipped to S3 in chunks: when one is full or ten minutes old, and when the worker ends. The
+user's own `logging` calls come out as the same JSON lines. What looks like a secret is not
+written. Requests: six an hour for each worker process, and more where much is written.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,7 @@ import structlog
 Ship = Callable[[int, bytes], None]
 
 _CHUNK_BYTES = 16 * 1024 * 1024
+_CHUNK_S = 600.0
 #: Disk use is bounded: so many chunks are kept for a store that is away.
 _MOST_WAITING = 4
 _SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIAL", re.I)
@@ -150,6 +153,7 @@ class _Sink:
         #: Finished chunks that could not be shipped yet, oldest first.
         self._waiting: list[int] = []
         self._file = self._path(0).open("wb")
+        self._begun = time.monotonic()
 
     def write(self, line: str) -> None:
         data = f"{line}\n".encode(errors="backslashreplace")
@@ -160,11 +164,14 @@ class _Sink:
                 return
             self._file.write(data)
             self._size += len(data)
-            if self._size >= self._chunk_bytes:
+            # While the store is away, only what is full is put by: the number is bounded.
+            old = not self._waiting and time.monotonic() - self._begun >= _CHUNK_S
+            if old or self._size >= self._chunk_bytes:
                 self._finish_chunk()
                 self._number += 1
                 self._size = 0
                 self._file = self._path(self._number).open("wb")
+                self._begun = time.monotonic()
 
     def close(self) -> None:
         with self._lock:

@@ -132,6 +132,37 @@ def test_chunks_are_shipped_when_full_and_hold_every_line_once(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_lines_are_shipped_while_the_worker_runs(
+    tmp_path: Path, shipped: Shipped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("slurm_worker.log.time.monotonic", lambda: now[0])
+    logs = log.start(IDS, tmp_path, shipped, stream=io.StringIO())
+    logs.logger.info("first")
+    assert shipped.lines == []
+    now[0] += 601
+    logs.logger.info("second")
+    assert [line["event"] for line in shipped.lines] == ["first", "second"]
+    logs.logger.info("third")
+    logs.close()
+    assert [line["event"] for line in shipped.lines] == ["first", "second", "third"]
+
+
+def test_while_the_store_is_away_little_is_not_put_by_in_pieces(
+    tmp_path: Path, shipped: Shipped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("slurm_worker.log.time.monotonic", lambda: now[0])
+    logs = log.start(IDS, tmp_path, shipped, stream=io.StringIO())
+    shipped.away = True
+    for number in range(20):
+        now[0] += 601
+        logs.logger.info("line", number=number)
+    shipped.away = False
+    logs.close()
+    assert [line["number"] for line in shipped.lines] == list(range(20))
+
+
 def test_a_store_that_is_away_harms_nothing_and_gets_its_chunks_later(
     tmp_path: Path, shipped: Shipped
 ) -> None:
