@@ -20,11 +20,13 @@ from typing import Any, NoReturn, Protocol
 from airflow.providers.common.compat.sdk import AirflowException, TaskDeferred
 from airflow.sdk import Context
 
+from airflow_slurm_provider.coordinator import steer
 from airflow_slurm_provider.coordinator.logs import read_script
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.failures import as_airflow_failures
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.metrics import JobMetrics
+from airflow_slurm_provider.triggers.polling import Patience
 from airflow_slurm_provider.triggers.slurm_array import ANOMALY, SlurmArrayTrigger, event_of
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.keys import check_job_id
@@ -43,6 +45,7 @@ class Waits(Protocol):
     cancel_on_kill: bool
     max_resubmissions: int
     on_anomaly: Sequence[Notifier]
+    awaited: str
 
     @property
     def log(self) -> Any:
@@ -55,8 +58,29 @@ class ShowsScript(Waits, Protocol):
     batch_script: str | None
 
 
+class CancelsOnKill:
+    """An operator that cancels what it waits for in its own process, if asked to.
+
+    In the triggerer it is the trigger that does so.
+    """
+
+    slurm_conn_id: str
+    aws_conn_id: str | None
+    cancel_on_kill: bool
+    #: The job that is waited for; empty before there is one.
+    awaited: str = ""
+
+    def on_kill(self) -> None:
+        """Cancel the arrays of the job that this task waits for, when asked to."""
+        if self.cancel_on_kill and self.awaited:
+            services = SlurmHook(self.slurm_conn_id, self.aws_conn_id).services()
+            steer.cancel(services, check_job_id(self.awaited))
+
+
 class JobWatch:
     """Looks at a job from a task's own process, and runs the notifiers.
+
+    It has the patience of a trigger with looks that fail.
 
     Args:
         operator: who waits.
@@ -65,6 +89,8 @@ class JobWatch:
 
     def __init__(self, operator: Waits, job_id: str) -> None:
         self._operator = operator
+        operator.awaited = job_id
+        self._patience = Patience(operator.poll_interval, operator.log)
         with as_airflow_failures():
             self._watcher = Watcher(
                 SlurmHook(operator.slurm_conn_id, operator.aws_conn_id).services(),
@@ -75,10 +101,21 @@ class JobWatch:
             )
         self._metrics = JobMetrics(job_id)
 
+    @property
+    def pause_s(self) -> float:
+        """Seconds until the next look."""
+        return self._patience.pause_s
+
     def look(self, context: Context) -> dict[str, Any] | None:
-        """One look: the event that ends the wait, or None."""
+        """One look: the event that ends the wait, or None; also where it failed for now."""
         with as_airflow_failures():
-            seen = self._watcher.look()
+            try:
+                seen = self._watcher.look()
+            except ServiceError as error:
+                if self._patience.bears(error):
+                    return None
+                raise
+        self._patience.looked()
         self._metrics.look(seen)
         alerts = [each.to_dict() for each in self._watcher.take_alerts()]
         for alert in alerts:
@@ -97,7 +134,7 @@ def wait_until_done(operator: Waits, context: Context, job_id: str) -> dict[str,
     """Wait in this process; return the job's progress at its end."""
     watch = JobWatch(operator, job_id)
     while (event := watch.look(context)) is None:
-        time.sleep(operator.poll_interval)
+        time.sleep(watch.pause_s)
     return progress_of(event)
 
 

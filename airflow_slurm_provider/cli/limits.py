@@ -17,7 +17,13 @@ from slurm_worker.keys import check_job_id
 @click.argument("job", required=False, shell_complete=complete_jobs)
 @click.option("--safe", metavar="QUOTA", help="A vendor's quota: which rate never oversteps it?")
 @click.option("--burst", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--send-window", type=float, default=1.0, show_default=True, help="Seconds.")
+@click.option(
+    "--send-window",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Seconds.",
+)
 @click.option("--tokens", type=click.IntRange(min=1), default=1, show_default=True)
 @common_options
 def limits(

@@ -14,7 +14,7 @@ from slurm_worker.keys import check_job_id
 @click.command(epilog="\b\nExample:\n  slurmctl logs flights-2013 --errors")
 @job_argument
 @click.option("--task", metavar="ID", default="", help="Lines of one task only.")
-@click.option("--worker", metavar="ID", default="", help="Of workers whose id begins so: 1234_7.")
+@click.option("--worker", metavar="ID", default="", help="Of one worker, or element: 1234_7.")
 @click.option("--errors", is_flag=True, help="Failures, warnings and errors only.")
 @click.option(
     "--output", is_flag=True, help="Slurm's output file of the --worker, from the cluster."

@@ -100,13 +100,9 @@ class _Buckets:
 def _read_schema(path: Path | None) -> dict[str, str] | None:
     if path is None:
         return None
-    import yaml
+    from airflow_slurm_provider.coordinator.yaml_file import read_yaml
 
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"--schema: {path} can't be read: {reason}") from error
+    raw = read_yaml(path, "--schema", "name a YAML file of column: type")
     if not isinstance(raw, dict) or not all(isinstance(each, str) for each in raw.values()):
         raise UserError(f"--schema: {path} holds no mapping of column: type, such as n: int64")
     return {str(name): kind for name, kind in raw.items()}

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from airflow_slurm_provider.coordinator.fields import Bytes, PerSecond, Seconds, Strict
@@ -22,6 +21,7 @@ from airflow_slurm_provider.coordinator.policy import Policy, RetryRule, Rules
 from airflow_slurm_provider.coordinator.site import Site
 from airflow_slurm_provider.coordinator.thresholds import AnomaliesSection
 from airflow_slurm_provider.coordinator.validation import explain
+from airflow_slurm_provider.coordinator.yaml_file import read_yaml
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.config import (
@@ -397,14 +397,7 @@ def spec_of(document: bytes) -> JobSpec:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(
-            f"config: {path} can't be read ({error.strerror}); name the job's YAML file"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+    raw = read_yaml(path, "config", "name the job's YAML file")
     if not isinstance(raw, dict):
         raise UserError(f"{path}: holds no mapping of settings; see docs/guides/configuration.md")
     return raw

@@ -169,14 +169,6 @@ def work_cost(snapshot: Snapshot, spec: JobSpec) -> WorkCost:
     return WorkCost(round(spent, 8), round(max(_NEGLIGIBLE, expected), 8))
 
 
-def expected_cost(snapshot: Snapshot, spec: JobSpec) -> float:
-    """Dollars that the whole job was to take, if all tasks are like those that are done.
-
-    Makes no request.
-    """
-    return (_planned(snapshot.rounds) + _whole_work(snapshot, spec)).dollars
-
-
 def _whole_work(snapshot: Snapshot, spec: JobSpec) -> Bill:
     """What workers were to ask for, if all tasks are like those that are done."""
     tasks = sum(each.tasks for each in snapshot.rounds)

@@ -11,9 +11,11 @@ them (a profile, an instance role). Requests: one of STS per submission, and per
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from typing import Any
 
+import botocore.session
 from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_slurm_provider.coordinator.services import Services
@@ -30,15 +32,30 @@ RENEW_AFTER_S = LIFETIME_S / 3
 _DOCUMENT, _CONFIG = "credentials.json", "aws-config"
 TABLE_ACTIONS = ("GetItem", "PutItem", "UpdateItem", "DeleteItem", "Query")
 OBJECT_ACTIONS = ("GetObject", "PutObject", "DeleteObject")
+_PARTITION = re.compile(r"arn:(aws[a-z-]*):")
 #: Refusals that another time may cure.
 _TEMPORARY = ("Throttling", "ThrottlingException", "RequestTimeout", "InternalFailure")
 
 
+def partition_of(site: Site) -> str:
+    """The part of AWS that ARNs name, such as ``aws-us-gov``: the role's, else the region's."""
+    named = _PARTITION.match(site.aws.node_role_arn or "")
+    if named:
+        return named.group(1)
+    region = site.aws.region
+    try:
+        found = region and botocore.session.Session().get_partition_for_region(region)
+    except BotoCoreError:
+        found = None  # it is no region
+    return found or "aws"
+
+
 def session_policy(site: Site, job_id: JobId) -> dict[str, Any]:
     """What the job's workers may do, as an IAM policy; well below its 2,048 characters."""
-    bucket = f"arn:aws:s3:::{site.bucket}"
+    arn = f"arn:{partition_of(site)}"
+    bucket = f"{arn}:s3:::{site.bucket}"
     root = JobPaths(site.prefix, job_id).root
-    table = f"arn:aws:dynamodb:*:*:table/{site.storage.table}"
+    table = f"{arn}:dynamodb:*:*:table/{site.storage.table}"
     rows = [keys.job_pk(job_id), f"{keys.job_pk(job_id)}#*", keys.limit_pk("*", "*")]
     written = [f"{bucket}/{root}*"]
     merged = keys.merged_job(job_id)
@@ -50,7 +67,7 @@ def session_policy(site: Site, job_id: JobId) -> dict[str, Any]:
         readable.append(f"{bucket}/{JobPaths(site.prefix, merged).root}*")
     for each in site.aws.node_read:
         other, prefix = split_s3_uri(each, "aws.node_read")
-        readable.append(f"arn:aws:s3:::{other}/{prefix}*")
+        readable.append(f"{arn}:s3:::{other}/{prefix}*")
     return {
         "Version": "2012-10-17",
         "Statement": [
@@ -76,10 +93,15 @@ def session_policy(site: Site, job_id: JobId) -> dict[str, Any]:
     }
 
 
-def give_credentials(services: Services, job_id: JobId) -> dict[str, str]:
+def give_credentials(services: Services, job_id: JobId, *, folder: str = "") -> dict[str, str]:
     """Put new credentials for the job on the cluster; return the variables that name them.
 
     Nothing is done, and nothing returned, where the site names no role for nodes.
+
+    Args:
+        services: the edges.
+        job_id: the job.
+        folder: that of its submissions, where it is not of the job's name.
 
     Raises:
         UserError: if the role can't be assumed.
@@ -88,10 +110,11 @@ def give_credentials(services: Services, job_id: JobId) -> dict[str, str]:
     role = services.site.aws.node_role_arn
     if not role:
         return {}
-    document = services.slurm.put_secret(job_id, _DOCUMENT, _mint(services, job_id, role))
+    place = folder or job_id
+    document = services.slurm.put_secret(place, _DOCUMENT, _mint(services, job_id, role))
     config = f"[default]\ncredential_process = cat {shlex.quote(document)}\n"
     return {
-        "AWS_CONFIG_FILE": services.slurm.put_secret(job_id, _CONFIG, config.encode()),
+        "AWS_CONFIG_FILE": services.slurm.put_secret(place, _CONFIG, config.encode()),
         # What the account has of its own would come first.
         "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
     }

@@ -423,8 +423,8 @@ def _plan_input(
         raise
     except UserError:
         if _has_tasks(services, spec, job):
-            # An earlier submit was cut short among its rows: they are of that input, and a
-            # job without them would take them for its own.
+            # An earlier submit was cut short among its rows. They are of the input as it was
+            # then, and a job made anew would keep them beside other segments.
             raise
         # The input is at fault: leave nothing that a corrected submit would trip over.
         for key in services.objects.list(services.paths(spec.id).segments(0)):

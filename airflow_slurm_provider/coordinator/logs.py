@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ _SEVERE = ("warning", "error", "critical")
 _FAILURES = ("item failed", "task failed")
 #: Where failures are looked for, for a log that is about more than them.
 _FIRST_CHUNKS = 20
+_ELEMENT = re.compile(r"(\d+)(?:_(\d{1,9}))?")
 _HEAD = ("timestamp", "level", "event", "job", "submission", "slurm", "process", "worker")
 
 
@@ -35,7 +37,7 @@ class Selection:
 
     Args:
         task: of this task only.
-        worker: of workers whose id begins so, such as ``1234_7``.
+        worker: of this worker only, or of those of an element or array: ``1234_7``.
         errors: of failures, warnings and errors only.
     """
 
@@ -59,7 +61,7 @@ def read_logs(services: Services, job_id: JobId, selection: Selection) -> Iterat
     services.jobs(job_id).get()
     for key in services.objects.list(services.paths(job_id).logs):
         worker = key.rsplit("/", 1)[1]
-        if selection.worker and not worker.startswith(selection.worker):
+        if selection.worker and not _is_of(worker, selection.worker):
             continue
         for line in _lines(services.objects.get(key) or b""):
             if selection.wants(line):
@@ -91,11 +93,14 @@ def read_output(services: Services, job_id: JobId, element: str, lines: int = 50
         UserError: if no array of the job has this id.
         ServiceError: if the cluster can't be reached.
     """
-    array, _, number = element.partition("_")
+    match = _ELEMENT.fullmatch(element)
+    if match is None:
+        raise UserError(f"--worker: {element!r} is no element of an array; write 1234_7")
+    array, number = match.groups("0")
     for submission in services.jobs(job_id).submissions():
         if array in submission.slurm_job_ids:
             name = job_name(job_id, submission, submission.slurm_job_ids.index(array))
-            return services.slurm.output(name, job_id, int(number or 0), lines)
+            return services.slurm.output(name, job_id, int(number), lines)
     raise UserError(f"--worker: {element!r} is no element of an array of {job_id!r}")
 
 
@@ -117,6 +122,11 @@ def as_text(line: dict[str, Any]) -> str:
     )
     level = str(line.get("level", "")).upper()
     return f"{line.get('timestamp', '')} {level:7} {ids} {line.get('event', '')} {rest}".rstrip()
+
+
+def _is_of(worker: str, asked: str) -> bool:
+    """Whether a worker's id begins with a whole id: ``1234_7`` is not of ``1234_70``."""
+    return worker.startswith(asked) and not worker[len(asked) :][:1].isalnum()
 
 
 def _lines(chunk: bytes) -> Iterator[dict[str, Any]]:

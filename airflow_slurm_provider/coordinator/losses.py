@@ -18,10 +18,8 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.slurm.endings import Ending
 from airflow_slurm_provider.slurm.states import ElementState
-from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ErrorClass
 from slurm_worker.keys import JobId, TaskState
-from slurm_worker.table import TaskTable
 from slurm_worker.tasks import TaskRow
 
 _TAKEN_FROM = re.compile(r" stolen by \S+ from (\S+)")
@@ -130,9 +128,7 @@ def attribute(services: Services, job_id: JobId) -> int:
     if not lost:
         return 0
     losses = _losses_of(services, snapshot, _died(services, job_id), lost)
-    job = snapshot.job
-    table = TaskTable(services.rows, job_id, job.shards, LeaseConfig(), services.clock)
-    count = 0
+    table, count = services.tasks(snapshot.job), 0
     for row in lost:
         why = next((each for each in reversed(losses) if row.task in each.tasks), None)
         if why is not None and why.error_class is not ErrorClass.WORKER_CRASH:
@@ -157,9 +153,8 @@ def _may_have_been_held(services: Services, snapshot: Snapshot) -> Iterator[Task
     if snapshot.lost == sum(row.lost for row in read):
         yield from read
         return
-    job = snapshot.job
-    table = TaskTable(services.rows, job.job, job.shards, LeaseConfig(), services.clock)
-    for shard in range(job.shards):
+    table = services.tasks(snapshot.job)
+    for shard in range(table.shards):
         yield from table.all_rows(shard)
 
 

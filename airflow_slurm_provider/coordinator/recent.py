@@ -10,16 +10,22 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+#: An answer that nobody has asked for during so many seconds is dropped.
+_KEPT_S = 3600.0
+
 
 @dataclass
 class _Answer(Generic[T]):
     lock: threading.Lock = field(default_factory=threading.Lock)
     value: T | None = None
     given: float = float("-inf")
+    wanted: float = 0.0
 
 
 class Recent(Generic[T]):
     """Answers by key, each asked for once however many threads want it.
+
+    Those that nobody wants any more are dropped after an hour.
 
     Args:
         clock: seconds.
@@ -27,6 +33,7 @@ class Recent(Generic[T]):
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        #: The one that was wanted last is the last.
         self._answers: dict[str, _Answer[T]] = {}
         self._lock = threading.Lock()
 
@@ -35,8 +42,7 @@ class Recent(Generic[T]):
 
         Whatever `ask` raises is raised to its caller alone.
         """
-        with self._lock:
-            answer = self._answers.setdefault(key, _Answer())
+        answer = self._wanted(key)
         with answer.lock:
             if answer.value is None or self._clock() - answer.given > max_age_s:
                 asked = self._clock()
@@ -48,3 +54,14 @@ class Recent(Generic[T]):
         """Ask anew next time."""
         with self._lock:
             self._answers.pop(key, None)
+
+    def _wanted(self, key: str) -> _Answer[T]:
+        with self._lock:
+            answer = self._answers.pop(key) if key in self._answers else _Answer()
+            answer.wanted = self._clock()
+            self._answers[key] = answer
+            while True:
+                oldest, last = next(iter(self._answers.items()))
+                if answer.wanted - last.wanted <= _KEPT_S:
+                    return answer
+                del self._answers[oldest]

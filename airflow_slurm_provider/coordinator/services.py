@@ -20,13 +20,15 @@ from airflow_slurm_provider.slurm.embedded import EmbeddedTransport
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from airflow_slurm_provider.slurm.transport import LocalTransport, OnFirstUse, Transport
 from slurm_worker.clock import AwsClock
+from slurm_worker.config import LeaseConfig
 from slurm_worker.dynamo import DynamoRows, dynamo_client
-from slurm_worker.jobs import JobTable
+from slurm_worker.jobs import JobRow, JobTable
 from slurm_worker.keys import JobId, JobPaths
 from slurm_worker.ports import Clock, ObjectStore, Rows
 from slurm_worker.s3 import S3Objects, s3_client
 from slurm_worker.sdk_errors import settings_explained
 from slurm_worker.store import JobStore
+from slurm_worker.table import TaskTable
 
 if TYPE_CHECKING:
     import paramiko
@@ -41,7 +43,7 @@ class Shared:
 
     Args:
         poller: looks at the cluster's arrays.
-        progress: the last progress of each job.
+        progress: the last progress of each job, of one table and store.
     """
 
     poller: ArrayPoller
@@ -83,6 +85,10 @@ class Services:
     def jobs(self, job: JobId) -> JobTable:
         """The job's own rows."""
         return JobTable(self.rows, job, self.clock)
+
+    def tasks(self, job: JobRow) -> TaskTable:
+        """The job's task rows, for whoever leases none."""
+        return TaskTable(self.rows, job.job, job.shards, LeaseConfig(), self.clock)
 
     def arrays(self, slurm_job_ids: Sequence[str]) -> ArrayState:
         """Arrays as one, for someone who waits: perhaps an interval old where others wait too."""

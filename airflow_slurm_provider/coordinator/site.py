@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from airflow_slurm_provider.coordinator.validation import explain
+from airflow_slurm_provider.coordinator.yaml_file import read_yaml
 from slurm_worker.errors import UserError
 from slurm_worker.keys import split_s3_uri
 
@@ -144,15 +144,7 @@ def load_site(path: str | Path) -> Site:
         UserError: if it is not there or not right.
     """
     file = Path(path).expanduser()
-    try:
-        raw = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise UserError(
-            f"site: {file} can't be read ({error.strerror}); name the site's file with --site or "
-            "SLURMCTL_CONFIG"
-        ) from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{file}: is not YAML: {' '.join(str(error).split())}") from error
+    raw = read_yaml(file, "site", "name the site's file with --site or SLURMCTL_CONFIG")
     return parse_site(raw, str(file))
 
 

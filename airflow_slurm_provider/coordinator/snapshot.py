@@ -26,7 +26,6 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker import keys
-from slurm_worker.config import LeaseConfig
 from slurm_worker.history import History
 from slurm_worker.jobs import JobRow, RoundRow
 from slurm_worker.keys import JobId, RoundState, TaskId, TaskState
@@ -125,7 +124,7 @@ class SnapshotReader:
         if self._sum is None or not self._sum.is_of(job):
             self._sum = self._load(job)
             self._kept = self._sum.done.tasks
-        table = TaskTable(services.rows, job.job, job.shards, LeaseConfig(), services.clock)
+        table = services.tasks(job)
         lost = self._sum.done.lost > 0
         looks = [
             _Look(table, shard, rounds, each, lost) for shard, each in enumerate(self._sum.shards)
@@ -330,6 +329,4 @@ class _Look:
 
 def task_row(services: Services, job_id: JobId, task: TaskId) -> TaskRow | None:
     """One task's row; None if the job has no such task."""
-    job = services.jobs(job_id).get()
-    table = TaskTable(services.rows, job_id, job.shards, LeaseConfig(), services.clock)
-    return table.find(task)
+    return services.tasks(services.jobs(job_id).get()).find(task)

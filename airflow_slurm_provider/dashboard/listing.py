@@ -9,9 +9,7 @@ from __future__ import annotations
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
 from airflow_slurm_provider.dashboard import models, views
-from slurm_worker.config import LeaseConfig
 from slurm_worker.keys import TaskState, shard_of
-from slurm_worker.table import TaskTable
 from slurm_worker.tasks import TaskRow
 
 _MOST_PAGES = 8
@@ -58,7 +56,7 @@ def _of_table(
     limit: int,
 ) -> models.TaskList:
     shards = seen.job.shards
-    table = TaskTable(services.rows, seen.job.job, shards, LeaseConfig(), services.clock)
+    table = services.tasks(seen.job)
     shard, after = place
     found: list[TaskRow] = []
     size = limit + 1 if state is None else _PAGE

@@ -7,7 +7,7 @@ complete is kept for longer in lists. Requests to AWS are those of the coordinat
 
 from __future__ import annotations
 
-import threading
+import math
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -80,8 +80,8 @@ class Shares:
     """What requests of one process share."""
 
     recent: Recent[Any] = field(default_factory=Recent)
-    trails: dict[str, Trail] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    #: Audit trails as far as they were read, each for as long as somebody looks at it.
+    trails: Recent[Trail] = field(default_factory=Recent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +162,7 @@ class Looks:
         """The job's audit trail."""
 
         def read() -> Trail:
-            with self.shares.lock:
-                trail = self.shares.trails.setdefault(f"{self.conn} {job_id}", Trail())
+            trail = self.shares.trails.get(f"{self.conn} {job_id}", math.inf, Trail)
             trail.read(self.services, job_id)
             return trail
 

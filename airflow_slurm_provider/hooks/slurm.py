@@ -48,8 +48,10 @@ class SlurmHook(BaseHook):
     conn_type = "slurm"
     hook_name = "Slurm"
 
-    #: Clients that live as long as the process, by connection, each with what is shared.
-    _clients: ClassVar[dict[str, tuple[SlurmClient, Shared]]] = {}
+    #: Clients that live as long as the process, by connection, each with its looks at arrays.
+    _clients: ClassVar[dict[str, tuple[SlurmClient, ArrayPoller]]] = {}
+    #: The last progress of jobs, by connection to AWS and site: another table has other jobs.
+    _progress: ClassVar[dict[str, Recent[Any]]] = {}
     #: Services that were opened lately, and when, by connections: hundreds may wait.
     _opened: ClassVar[dict[tuple[str, str | None], tuple[Services, float]]] = {}
     _lock: ClassVar[threading.Lock] = threading.Lock()
@@ -63,16 +65,16 @@ class SlurmHook(BaseHook):
 
     def get_conn(self) -> SlurmClient:
         """The cluster's client, shared by this process."""
-        return self._shared()[0]
+        return self._client()[0]
 
-    def _shared(self) -> tuple[SlurmClient, Shared]:
+    def _client(self) -> tuple[SlurmClient, ArrayPoller]:
         cluster = parse_cluster(self._cluster(), f"connection {self.slurm_conn_id!r}")
         key = f"{self.slurm_conn_id} {cluster!r}"
         with self._lock:
             if key not in self._clients:
                 transport = open_transport(cluster, connect=self._connect)
                 client = SlurmClient(transport, cluster.remote_dir)
-                self._clients[key] = client, Shared(ArrayPoller(client), Recent())
+                self._clients[key] = client, ArrayPoller(client)
             return self._clients[key]
 
     def site(self) -> Site:
@@ -118,12 +120,15 @@ class SlurmHook(BaseHook):
 
     def _open(self) -> Services:
         aws: AwsGenericHook[Any] = AwsGenericHook(aws_conn_id=self.aws_conn_id)
-        client, shared = self._shared()
-        return open_services(self.site(), session=aws.get_session(), slurm=client, shared=shared)
+        site, (client, poller) = self.site(), self._client()
+        with self._lock:
+            progress = self._progress.setdefault(f"{self.aws_conn_id} {site!r}", Recent())
+        shared = Shared(poller, progress)
+        return open_services(site, session=aws.get_session(), slurm=client, shared=shared)
 
     def array(self, slurm_job_id: str, max_age_s: float) -> ArrayState:
         """An array, by a look that is shared with all who wait in this process."""
-        return self._shared()[1].poller.array(slurm_job_id, max_age_s)
+        return self._client()[1].array(slurm_job_id, max_age_s)
 
     def test_connection(self) -> tuple[bool, str]:
         """For the Test button: login, Slurm and its limits, table and bucket."""

@@ -30,7 +30,9 @@ from airflow_slurm_provider.slurm.batch import (
     new_token,
 )
 from airflow_slurm_provider.slurm.options import SlurmOptions
+from airflow_slurm_provider.triggers.polling import Patience
 from airflow_slurm_provider.triggers.slurm_batch import SlurmBatchTrigger, array_line, batch_event
+from slurm_worker.errors import ServiceError
 
 _INTENT = "slurm_submit_intent"
 
@@ -105,18 +107,8 @@ class BatchJobMixin(ResumableJobMixin):
                 method_name="batch_complete",
                 kwargs={"slurm_job_id": slurm_job_id, "batch_script": self.batch_script},
             )
-        client, said = self._hook().get_conn(), ""
-        while True:
-            with as_airflow_failures():
-                array = client.array(slurm_job_id)
-            line = array_line(array)
-            if line != said:
-                said = line
-                self.log.info(line)
-            if has_ended(array):
-                event = batch_event(array, last_output(client, name, array))
-                return self.batch_complete(context, event, slurm_job_id, self.batch_script)
-            time.sleep(self.poll_interval)
+        event = self._wait(slurm_job_id, name)
+        return self.batch_complete(context, event, slurm_job_id, self.batch_script)
 
     def batch_complete(
         self,
@@ -146,6 +138,26 @@ class BatchJobMixin(ResumableJobMixin):
         """Cancel the array that this process has submitted or found."""
         if self._batch:
             self._hook().get_conn().cancel(self._batch)
+
+    def _wait(self, slurm_job_id: str, name: str) -> dict[str, Any]:
+        """Wait in this process for the event that ends the wait."""
+        client, said = self._hook().get_conn(), ""
+        patience = Patience(self.poll_interval, self.log)
+        while True:
+            try:
+                array = client.array(slurm_job_id)
+            except ServiceError as error:
+                if not patience.bears(error):
+                    raise AirflowException(str(error)) from error
+            else:
+                patience.looked()
+                line = array_line(array)
+                if line != said:
+                    said = line
+                    self.log.info(line)
+                if has_ended(array):
+                    return batch_event(array, last_output(client, name, array))
+            time.sleep(patience.pause_s)
 
     def _render_batch(self, name: str) -> str:
         body = self.script

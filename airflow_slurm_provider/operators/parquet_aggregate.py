@@ -13,6 +13,7 @@ from airflow_slurm_provider.failures import as_airflow_failures
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.links import BackfillLink, JobObjectsLink
 from airflow_slurm_provider.waiting import (
+    CancelsOnKill,
     Notifier,
     actor_of,
     defer_until_done,
@@ -50,7 +51,7 @@ def check_merged(progress: dict[str, Any]) -> None:
 PUBLISHED = ("dataset", "manifest", "items", "ok", "failed", "rows")
 
 
-class ParquetAggregateOperator(BaseOperator):
+class ParquetAggregateOperator(CancelsOnKill, BaseOperator):
     """Merge the committed parts into Parquet files and publish their manifest last.
 
     Strict: it refuses to publish unless every item is accounted for. Running it again with

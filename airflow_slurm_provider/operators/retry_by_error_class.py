@@ -14,6 +14,7 @@ from airflow_slurm_provider.failures import as_airflow_failures
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.links import BackfillLink
 from airflow_slurm_provider.waiting import (
+    CancelsOnKill,
     Notifier,
     actor_of,
     defer_until_done,
@@ -27,7 +28,7 @@ from airflow_slurm_provider.waiting import (
 from slurm_worker.keys import check_job_id
 
 
-class RetryByErrorClassOperator(BaseOperator):
+class RetryByErrorClassOperator(CancelsOnKill, BaseOperator):
     """Plan a round of the items that failed with some classes, submit it, and wait for it.
 
     Only the failed items run again. Safe to run again at any point: a round that was begun

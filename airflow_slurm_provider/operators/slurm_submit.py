@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator, Context
 
-from airflow_slurm_provider.coordinator import job, steer
+from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.config import Config, load_config
 from airflow_slurm_provider.coordinator.given import config_of
 from airflow_slurm_provider.coordinator.services import Services
@@ -16,6 +16,7 @@ from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.links import BackfillLink, JobObjectsLink
 from airflow_slurm_provider.operators.batch import BatchJobMixin
 from airflow_slurm_provider.waiting import (
+    CancelsOnKill,
     Notifier,
     actor_of,
     defer_until_done,
@@ -26,14 +27,13 @@ from airflow_slurm_provider.waiting import (
     wait_until_done,
 )
 from slurm_worker.errors import UserError
-from slurm_worker.keys import check_job_id
 
 _KINDS = ("config", "script", "command")
 _OF_BACKFILLS = ("job_id", "items", "item_key")
 _OF_SCRIPTS = ("array", "slurm", "env")
 
 
-class SlurmSubmitOperator(BatchJobMixin, BaseOperator):
+class SlurmSubmitOperator(BatchJobMixin, CancelsOnKill, BaseOperator):
     """Plan the items of a config and submit one array of workers; return the job id.
 
     Running it again at any point (a retry, a cleared task, after a crash) goes on where the
@@ -128,12 +128,11 @@ class SlurmSubmitOperator(BatchJobMixin, BaseOperator):
         self.max_resubmissions = max_resubmissions
         self.on_anomaly = on_anomaly
         self.batch_script: str | None = None
-        self._submitted = ""
 
     @property
     def backfill(self) -> str:
         """The job that `BackfillLink` leads to; empty before it is submitted."""
-        return self._submitted
+        return self.awaited
 
     def execute(self, context: Context) -> Any:
         """Plan, submit, and wait if asked to; the job id, or the array's for a script."""
@@ -154,7 +153,7 @@ class SlurmSubmitOperator(BatchJobMixin, BaseOperator):
             config = self._config()
             services = self._services()
             result = job.submit(services, config, log=self.log.info, actor=actor_of(context))
-            self._submitted = result.job_id
+            self.awaited = result.job_id
             context["ti"].xcom_push(key="submission", value=result.to_dict())
             JobObjectsLink.persist(context, services, config.spec.id)
             BackfillLink.persist(context, self)
@@ -196,16 +195,13 @@ class SlurmSubmitOperator(BatchJobMixin, BaseOperator):
 
     def _resume(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """The job's progress from the trigger's event, as long as there is nothing to wait for."""
-        self._submitted = event.get("job_id", "")
+        self.awaited = event.get("job_id", "")
         show_kept_script(self, event)
         hear_anomalies(self, context, event)
         return progress_of(event)
 
     def on_kill(self) -> None:
         """Cancel the array, when asked to and when this task submitted it."""
-        if not self.cancel_on_kill:
-            return
-        self.cancel_batch()
-        if self._submitted:
-            services = SlurmHook(self.slurm_conn_id, self.aws_conn_id).services()
-            steer.cancel(services, check_job_id(self._submitted))
+        if self.cancel_on_kill:
+            self.cancel_batch()
+        super().on_kill()

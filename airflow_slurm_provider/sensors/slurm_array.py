@@ -15,6 +15,7 @@ from airflow.sdk import BaseSensorOperator, Context, PokeReturnValue
 
 from airflow_slurm_provider.links import BackfillLink
 from airflow_slurm_provider.waiting import (
+    CancelsOnKill,
     JobWatch,
     Notifier,
     defer_until_done,
@@ -23,7 +24,7 @@ from airflow_slurm_provider.waiting import (
 )
 
 
-class SlurmArraySensor(BaseSensorOperator):
+class SlurmArraySensor(CancelsOnKill, BaseSensorOperator):
     """Wait for a job; its progress at the end is the return value.
 
     Failed items do not fail the sensor unless they pass a bound given here, so that a

@@ -22,7 +22,7 @@ _TRY_FOLDER = (
     'mkdir -p "$1" && cd "$1" && : > ".tried.$2" && rm ".tried.$2" && pwd && '
     "{ stat -f -c %T . 2>/dev/null || echo; }"
 )
-_REMOVE = 'cd "$1" 2>/dev/null && rm -rf "./jobs/$2/$3"; rmdir "./jobs/$2" 2>/dev/null; true'
+_REMOVE = 'cd "$1" 2>/dev/null && rm -rf "./jobs/${2:?}"; true'
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +121,10 @@ class Survey:
         lines = result.stdout.split("\n")
         return "" if result.code else lines[0].strip().removeprefix("None")
 
-    def remove(self, name: str, folder: str) -> None:
-        """Remove what a submission of this name has left in the project's folder."""
+    def remove(self, folder: str) -> None:
+        """Remove a folder of submissions with all that is in it, credentials too."""
         self._transport.run(
-            submission.one_line(_REMOVE, self._remote_dir.removeprefix("~/"), folder, name)
+            submission.one_line(_REMOVE, self._remote_dir.removeprefix("~/"), folder)
         )
 
 

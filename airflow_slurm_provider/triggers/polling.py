@@ -17,12 +17,47 @@ from slurm_worker.errors import ServiceError, UserError
 
 T = TypeVar("T")
 
+#: Looks in a row that may fail before whoever waits gives up.
+FAILURES_ALLOWED = 20
 _LONGEST_PAUSE_S = 60.0
 #: No event sooner than this after the start; see `_settle_s`.
 _SETTLE_S = 7.0
 #: What is added to Airflow's interval, for the end of the process to reach the scheduler.
 _MARGIN_S = 2.0
 _THREADS = ThreadPoolExecutor(16, thread_name_prefix="slurm-trigger")
+
+
+class Patience:
+    """Counts looks in a row that fail, for who waits in the triggerer or in a task's process.
+
+    :param poll_interval: seconds between two looks.
+    :param failures_allowed: looks in a row that may fail.
+    :param log: told of each that did.
+    """
+
+    def __init__(
+        self, poll_interval: float, log: Any, failures_allowed: int = FAILURES_ALLOWED
+    ) -> None:
+        self._poll_interval = poll_interval
+        self._log = log
+        self._allowed = failures_allowed
+        self._failures = 0
+
+    def looked(self) -> None:
+        """A look has not failed."""
+        self._failures = 0
+
+    def bears(self, error: ServiceError) -> bool:
+        """Whether to look again after a look that has failed."""
+        self._failures += 1
+        self._log.warning("look %d in a row failed: %s", self._failures, error)
+        return self._failures <= self._allowed
+
+    @property
+    def pause_s(self) -> float:
+        """Seconds until the next look: the more have failed, the longer."""
+        pause = self._poll_interval * max(1, self._failures)
+        return min(max(_LONGEST_PAUSE_S, self._poll_interval), pause)
 
 
 class PollingTrigger(BaseTrigger):
@@ -93,15 +128,13 @@ class PollingTrigger(BaseTrigger):
         """Look until there is something to say."""
         clock = asyncio.get_running_loop().time
         settled = clock() + _settle_s()
-        failures = 0
+        patience = Patience(self.poll_interval, self.log, self.failures_allowed)
         while True:
             try:
                 event = await _in_thread(self.look)
-                failures = 0
+                patience.looked()
             except ServiceError as error:
-                failures += 1
-                self.log.warning("look %d in a row failed: %s", failures, error)
-                event = self.failed(str(error)) if failures > self.failures_allowed else None
+                event = None if patience.bears(error) else self.failed(str(error))
             except UserError as error:
                 event = self.failed(str(error))
             if event is not None:
@@ -109,8 +142,7 @@ class PollingTrigger(BaseTrigger):
                 # Airflow's class is untyped.
                 yield TriggerEvent(event)  # type: ignore[no-untyped-call]
                 return
-            pause = self.poll_interval * max(1, failures)
-            await asyncio.sleep(min(max(_LONGEST_PAUSE_S, self.poll_interval), pause))
+            await asyncio.sleep(patience.pause_s)
 
     async def on_kill(self) -> None:
         """Called when the waiting task is killed or cleared."""

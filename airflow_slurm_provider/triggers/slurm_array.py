@@ -13,7 +13,7 @@ from airflow_slurm_provider.coordinator import steer
 from airflow_slurm_provider.coordinator.progress import Poll
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.metrics import JobMetrics
-from airflow_slurm_provider.triggers.polling import PollingTrigger
+from airflow_slurm_provider.triggers.polling import FAILURES_ALLOWED, PollingTrigger
 from slurm_worker.keys import check_job_id
 
 #: The status of an event that tells of anomalies; who waits is to wait on.
@@ -40,7 +40,7 @@ class SlurmArrayTrigger(PollingTrigger):
         aws_conn_id: str | None,
         poll_interval: float = 10.0,
         cancel_on_kill: bool = False,
-        failures_allowed: int = 20,
+        failures_allowed: int = FAILURES_ALLOWED,
         max_resubmissions: int = 0,
         tells_anomalies: bool = False,
         state: dict[str, Any] | None = None,

@@ -6,7 +6,7 @@ from typing import Any
 
 from airflow_slurm_provider.slurm.arrays import ArrayState
 from airflow_slurm_provider.slurm.batch import failure, has_ended, last_output
-from airflow_slurm_provider.triggers.polling import PollingTrigger
+from airflow_slurm_provider.triggers.polling import FAILURES_ALLOWED, PollingTrigger
 
 
 class SlurmBatchTrigger(PollingTrigger):
@@ -26,7 +26,7 @@ class SlurmBatchTrigger(PollingTrigger):
         aws_conn_id: str | None = None,
         poll_interval: float = 10.0,
         cancel_on_kill: bool = False,
-        failures_allowed: int = 20,
+        failures_allowed: int = FAILURES_ALLOWED,
     ) -> None:
         super().__init__(
             slurm_conn_id, aws_conn_id, poll_interval, cancel_on_kill, failures_allowed

@@ -12,6 +12,7 @@ from typing import Any
 from airflow_slurm_provider.coordinator.credentials import (
     OBJECT_ACTIONS,
     TABLE_ACTIONS,
+    partition_of,
     session_policy,
 )
 from airflow_slurm_provider.coordinator.site import Site
@@ -31,7 +32,8 @@ def coordinator_policy(site: Site) -> dict[str, Any]:
 
     Inputs that lie elsewhere need ``s3:GetObject`` on them beside this.
     """
-    bucket = f"arn:aws:s3:::{site.bucket}"
+    arn = f"arn:{partition_of(site)}"
+    bucket = f"{arn}:s3:::{site.bucket}"
     below = f"{bucket}/{site.prefix}/*" if site.prefix else f"{bucket}/*"
     region = site.aws.region or "*"
     statements: list[dict[str, Any]] = [
@@ -46,7 +48,7 @@ def coordinator_policy(site: Site) -> dict[str, Any]:
         {
             "Effect": "Allow",
             "Action": [f"dynamodb:{name}" for name in (*TABLE_ACTIONS, "DescribeTable")],
-            "Resource": f"arn:aws:dynamodb:{region}:*:table/{site.storage.table}",
+            "Resource": f"{arn}:dynamodb:{region}:*:table/{site.storage.table}",
         },
     ]
     if site.aws.node_role_arn:

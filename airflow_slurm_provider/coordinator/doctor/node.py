@@ -70,13 +70,13 @@ def check_node(services: Services, options: SlurmOptions, timeout_s: float) -> I
         UserError: if Slurm refuses the job, with what it says.
         ServiceError: if the cluster can't be reached.
     """
-    unique = uuid.uuid4().hex[:12]
-    name = f"{TRIAL_JOB}.{unique}"
+    # Also the name of its folder: that of another probe at the same time is left alone.
+    name = f"{TRIAL_JOB}.{uuid.uuid4().hex[:12]}"
     survey = services.slurm.survey()
     try:
         heard = _run(services, name, _script(services, options, name), timeout_s)
     finally:
-        survey.remove(name, TRIAL_JOB)
+        survey.remove(name)
     if isinstance(heard, Finding):
         yield heard
     else:
@@ -140,7 +140,7 @@ def _script(services: Services, options: SlurmOptions, name: str) -> str:
     ]
     environment = {
         **services.site.aws.environment(),
-        **give_credentials(services, TRIAL_JOB),
+        **give_credentials(services, TRIAL_JOB, folder=name),
     }
     setup = options.setup
     if not cluster.worker_command:
@@ -159,7 +159,7 @@ def _script(services: Services, options: SlurmOptions, name: str) -> str:
 def _run(services: Services, name: str, script: str, timeout_s: float) -> Heard | Finding:
     slurm, clock = services.slurm, services.clock
     began = clock.boot_time()
-    job = slurm.submit(name, script, folder=TRIAL_JOB)
+    job = slurm.submit(name, script, folder=name)
     try:
         while (array := slurm.array(job)).alive or (array.unknown and not _seen(services, name)):
             if clock.boot_time() - began > timeout_s:
@@ -175,7 +175,7 @@ def _run(services: Services, name: str, script: str, timeout_s: float) -> Heard 
 
 
 def _seen(services: Services, name: str) -> str:
-    return services.slurm.output(name, TRIAL_JOB, 0, _LINES)
+    return services.slurm.output(name, name, 0, _LINES)
 
 
 def _not_in_time(services: Services, job: str, counts: dict[str, int], timeout_s: float) -> Finding:

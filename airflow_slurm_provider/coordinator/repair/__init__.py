@@ -35,13 +35,11 @@ from airflow_slurm_provider.coordinator.repair.tasks import (
 )
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker import keys
-from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import UserError
 from slurm_worker.jobs import JobRow, JobTable, RoundRow
 from slurm_worker.keys import JobId, JobState, RoundState
 from slurm_worker.ports import Entry, Value
 from slurm_worker.store import JobStore
-from slurm_worker.table import TaskTable
 
 __all__ = ["Repaired", "repair"]
 
@@ -91,9 +89,7 @@ class _Repair:
     def run(self) -> None:
         """The job, its rounds, their tasks, its submissions: each from those before."""
         job = self._job()
-        table = TaskTable(
-            self._services.rows, self._job_id, job.shards, LeaseConfig(), self._services.clock
-        )
+        table = self._services.tasks(job)
         standing = {each.number: each for each in self._services.jobs(self._job_id).rounds()}
         lost = job.state is JobState.OPEN and not job.rounds
         if lost:

@@ -11,6 +11,7 @@ from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.operators.slurm_submit import SlurmSubmitOperator
 from airflow_slurm_provider.slurm.arrays import ArrayState, Element
 from airflow_slurm_provider.slurm.states import ElementState
+from airflow_slurm_provider.triggers.polling import FAILURES_ALLOWED
 from airflow_slurm_provider.triggers.slurm_batch import SlurmBatchTrigger
 from slurm_worker.errors import ServiceError
 
@@ -26,6 +27,7 @@ class Cluster:
         self.state = S.RUNNING
         self.cancelled: list[str] = []
         self.lose_reply = False
+        self.away = 0
 
     def submit(self, name: str, script: str, folder: str) -> str:
         assert folder == "batch"
@@ -38,6 +40,9 @@ class Cluster:
         return str(100 + self.names.index(name))
 
     def array(self, slurm_job_id: str) -> ArrayState:
+        if self.away:
+            self.away -= 1
+            raise ServiceError("the login node is away")
         alive = 0 if self.state.terminal else 1
         return ArrayState(slurm_job_id, {0: Element(self.state, "1:0")}, alive)
 
@@ -99,6 +104,15 @@ def test_a_failed_element_fails_the_task_with_its_output(
     cluster.state = S.FAILED
     with pytest.raises(AirflowException, match=r"1 of 1 elements failed \(1 FAILED\)"):
         operator().execute(context)
+
+
+def test_a_wait_outlives_looks_that_fail(cluster: Cluster, context: dict[str, Any]) -> None:
+    cluster.state = S.COMPLETED
+    cluster.away = FAILURES_ALLOWED
+    assert operator().execute(context) == "100"
+    cluster.away = FAILURES_ALLOWED + 1
+    with pytest.raises(AirflowException, match="the login node is away"):
+        operator(durable=False).execute(context)
 
 
 def test_a_retry_goes_on_with_an_array_that_runs(cluster: Cluster, context: dict[str, Any]) -> None:

@@ -18,9 +18,11 @@ from airflow_slurm_provider import waiting
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.dashboard.plugin.addresses import Destination
 from airflow_slurm_provider.links import BackfillLink
+from airflow_slurm_provider.operators.parquet_aggregate import ParquetAggregateOperator
 from airflow_slurm_provider.operators.retry_by_error_class import RetryByErrorClassOperator
 from airflow_slurm_provider.operators.slurm_submit import SlurmSubmitOperator
 from airflow_slurm_provider.sensors.slurm_array import SlurmArraySensor
+from airflow_slurm_provider.triggers.polling import FAILURES_ALLOWED
 from airflow_slurm_provider.triggers.slurm_array import event_of
 from slurm_worker.errors import HostUnreachable, ServiceError, UserError
 from tests.unit.airflow.conftest import (
@@ -105,6 +107,97 @@ def test_on_kill_cancels_only_when_asked_to(
         operator.execute(context)
         operator.on_kill()
         assert coordinator.cancelled == expected
+
+
+def killed_while_it_waits(
+    monkeypatch: pytest.MonkeyPatch, context: dict[str, Any], task: Any
+) -> None:
+    """As by a signal between two looks."""
+
+    def kill(_seconds: float) -> None:
+        task.on_kill()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", kill)
+    with pytest.raises(KeyboardInterrupt):
+        task.execute(context)
+
+
+@pytest.mark.parametrize(
+    "kind", [SlurmSubmitOperator, RetryByErrorClassOperator, ParquetAggregateOperator]
+)
+@pytest.mark.parametrize(("asked", "expected"), [(False, []), (True, ["job-1"])])
+def test_whoever_is_killed_while_it_waits_in_its_own_process_cancels_when_asked_to(
+    coordinator: Coordinator,
+    context: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: Any,
+    asked: bool,
+    expected: list[str],
+) -> None:
+    coordinator.polls = [RUNNING]
+    coordinator.retries = [job.Retried("job-1", 1, {"network": 1})]
+    monkeypatch.setattr(ParquetAggregateOperator, "_on_nodes", lambda *_: "job-1")
+    what: dict[str, Any] = {"job_id": "job-1"}
+    if kind is SlurmSubmitOperator:
+        what = {"config": CONFIG, "wait_for_completion": True}
+    task = kind(task_id="t", deferrable=False, cancel_on_kill=asked, **what)
+    killed_while_it_waits(monkeypatch, context, task)
+    assert coordinator.cancelled == expected
+
+
+def test_a_sensor_that_is_killed_while_it_pokes_cancels_when_asked_to(
+    coordinator: Coordinator, context: dict[str, Any]
+) -> None:
+    coordinator.polls = [RUNNING]
+    for asked, expected in ((False, []), (True, ["job-1"])):
+        sensor = SlurmArraySensor(
+            task_id="wait", job_id="job-1", deferrable=False, cancel_on_kill=asked
+        )
+        sensor.poke(context)
+        sensor.on_kill()
+        assert coordinator.cancelled == expected
+
+
+def test_a_merge_on_the_nodes_is_cancelled_and_never_the_job_that_is_merged(
+    coordinator: Coordinator, context: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = ParquetAggregateOperator(
+        task_id="t", job_id="job-1", deferrable=False, cancel_on_kill=True
+    )
+    task.on_kill()
+    assert coordinator.cancelled == [], "it does not wait yet"
+    coordinator.polls = [RUNNING]
+    monkeypatch.setattr(ParquetAggregateOperator, "_on_nodes", lambda *_: "job-1.merge-1")
+    killed_while_it_waits(monkeypatch, context, task)
+    assert coordinator.cancelled == ["job-1.merge-1"]
+
+
+def test_a_wait_in_the_tasks_own_process_bears_as_many_failed_looks_as_a_trigger(
+    coordinator: Coordinator, context: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    down = ServiceError("ssh is down")
+    for failures, ends in ((FAILURES_ALLOWED, True), (FAILURES_ALLOWED + 1, False)):
+        slept.clear()
+        coordinator.polls = [down, RUNNING, *[down] * failures, FINISHED]
+        task = submit(wait_for_completion=True, deferrable=False)
+        if ends:
+            assert task.execute(context) == "job-1"
+        else:
+            with pytest.raises(AirflowException, match="ssh is down"):
+                task.execute(context)
+        assert slept[:5] == [10.0, 10.0, 10.0, 20.0, 30.0], "the more fail, the longer it waits"
+
+
+def test_a_sensor_pokes_again_after_a_look_that_failed(
+    coordinator: Coordinator, context: dict[str, Any]
+) -> None:
+    coordinator.polls = [ServiceError("ssh is down"), FINISHED]
+    sensor = SlurmArraySensor(task_id="wait", job_id="job-1", deferrable=False)
+    assert not sensor.poke(context).is_done
+    assert sensor.poke(context).is_done
 
 
 def test_the_sensor_does_not_defer_for_what_is_finished(

@@ -278,6 +278,22 @@ def test_logs_are_told_by_task_worker_and_severity(cli: Cli) -> None:
     assert cli("logs", "job-1", "--task", "000-00000002", "--json").json["level"] == "info"
 
 
+def test_the_logs_of_an_element_are_not_those_of_one_whose_number_begins_so(cli: Cli) -> None:
+    cli.submit()
+    paths = cli.world.paths
+    for worker in ("7_1-r0-a", "7_1-r1-b", "7_10-r0-c", "70_1-r0-d"):
+        line = json.dumps({"level": "info", "event": "said", "worker": worker})
+        cli.world.objects.put(paths.log("000-1", worker, 0), gzip.compress(line.encode()))
+
+    def workers(asked: str) -> list[str]:
+        lines = cli("logs", "job-1", "--worker", asked, "--json").out.splitlines()
+        return [json.loads(line)["worker"] for line in lines]
+
+    assert workers("7_1") == ["7_1-r0-a", "7_1-r1-b"]
+    assert workers("7_1-r1-b") == ["7_1-r1-b"]
+    assert workers("7") == ["7_1-r0-a", "7_1-r1-b", "7_10-r0-c"]
+
+
 def test_the_output_of_a_worker_comes_from_the_cluster(cli: Cli) -> None:
     cli.submit()
     ended = cli("logs", "job-1", "--worker", "101_3", "--output")
@@ -288,6 +304,15 @@ def test_the_output_of_a_worker_comes_from_the_cluster(cli: Cli) -> None:
         "slurmctl: --worker: '999_3' is no element of an array of 'job-1'\n",
     )
     assert cli("logs", "job-1", "--output").code == ExitCode.USER_ERROR
+
+
+def test_a_worker_that_is_no_element_of_an_array_is_told_in_one_line(cli: Cli) -> None:
+    cli.submit()
+    wrong = cli("logs", "job-1", "--output", "--worker", "101_[7]")
+    assert (wrong.code, wrong.err) == (
+        ExitCode.USER_ERROR,
+        "slurmctl: --worker: '101_[7]' is no element of an array; write 1234_7\n",
+    )
 
 
 def test_aggregate_merges_files_without_a_job_or_a_site(

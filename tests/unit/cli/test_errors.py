@@ -37,6 +37,7 @@ MISUSE = [
     (["workers", "job-1"], "Missing option '--add'; see slurmctl workers --help"),
     (["workers", "job-1", "--add", "0"], "0 is not in the range x>=1"),
     (["logs", "unknown-job"], "there is no job 'unknown-job'"),
+    (["limits", "--safe", "10/s", "--send-window", "-1.2"], "-1.2 is not in the range x>0"),
     (["limits"], "JOB: is missing"),
     (["submit", "nowhere.yaml"], "nowhere.yaml can't be read"),
     (["status", "job-1", "--site", "nowhere.yaml"], "site: nowhere.yaml can't be read"),
@@ -83,6 +84,29 @@ def test_a_wrong_config_is_named_and_leaves_nothing(
     assert [each for each in expected if each not in line] == []
     assert cli.slurm.names == []
     assert cli.submit().code == ExitCode.OK
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"\x80\x02binary", "can't be read (it is no text"),
+        (b"a: 1\njob_id: 2025-02-30\n", "line 2: job_id: 2025-02-30: day is out of range"),
+        (b"job_id: [", "is not YAML"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command", [["submit"], ["aggregate", ".", "-o", "out", "--schema"], ["status", "j", "--site"]]
+)
+def test_a_file_that_is_no_yaml_is_told_in_one_line(
+    cli: Cli, tmp_path: Path, command: list[str], content: bytes, expected: str
+) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_bytes(content)
+    ended = cli(*command, file)
+    assert ended.code == ExitCode.USER_ERROR
+    line = assert_one_line(ended.err)
+    assert expected in line
+    assert str(file) in line
 
 
 def test_no_arguments_print_the_help(cli: Cli) -> None:

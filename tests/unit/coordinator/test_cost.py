@@ -11,7 +11,6 @@ from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.config import Config
 from airflow_slurm_provider.coordinator.cost import (
     cost_so_far,
-    expected_cost,
     read_cost,
     work_cost,
 )
@@ -76,18 +75,6 @@ def test_a_job_that_asks_for_more_than_such_tasks_do_costs_more_than_expected(
     assert found["thrifty"].spent.dollars < found["thrifty"].expected
     assert found["wasteful"].spent.dollars > 2 * found["wasteful"].expected
     assert found["thrifty"].expected == pytest.approx(found["wasteful"].expected)
-
-
-def test_what_was_expected_of_the_whole_job_is_known_before_a_task_is_done(
-    tmp_path: Path, config: Config
-) -> None:
-    edges = services()
-    job.submit(edges, config, log=lambda _: None)
-    before = expected_cost(read_snapshot(edges, config.spec.id), config.spec)
-    run(edges, config, tmp_path / "node")
-    after = expected_cost(read_snapshot(edges, config.spec.id), config.spec)
-    assert after == pytest.approx(before, rel=0.01), "the tasks took no time"
-    assert before > 0
 
 
 def test_what_workers_spend_grows_with_the_items_and_cents_are_never_too_much(

@@ -131,7 +131,21 @@ def test_a_role_that_may_not_be_assumed_is_the_sites_mistake(tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"aws.node_role_arn: .*nodes' can't be assumed") as told:
         job.submit(edges, make_config(tmp_path), log=lambda _: None)
     assert not isinstance(told.value, ServiceError)
-    assert edges.jobs(JOB).submissions() == [], "a corrected submit starts clean"
+
+
+def test_a_refused_role_does_not_make_an_array_forgotten_whose_reply_was_lost(
+    tmp_path: Path,
+) -> None:
+    sts, slurm = Sts(), FakeSlurm(lose_reply=True)
+    edges, config = edges_with(sts, slurm), make_config(tmp_path)
+    with pytest.raises(ServiceError, match="connection lost"):
+        job.submit(edges, config, log=lambda _: None)
+    sts.error = refusal("AccessDenied")
+    with pytest.raises(UserError, match="can't be assumed"):
+        job.submit(edges, config, log=lambda _: None)
+    sts.error = None
+    assert job.submit(edges, config, log=lambda _: None).slurm_job_ids == ("100",)
+    assert len(slurm.arrays) == 1
 
 
 def test_a_throttled_sts_is_worth_another_time() -> None:

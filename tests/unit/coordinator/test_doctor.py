@@ -24,6 +24,7 @@ from slurm_worker.keys import JobId
 from slurm_worker.testing import MemoryObjects
 from slurm_worker.trials import TRIAL_JOB
 from tests.unit.coordinator.fakes import SITE, FakeArray, FakeSlurm, services
+from tests.unit.coordinator.test_credentials import Sts
 
 SETTINGS = {
     "MaxArraySize": "1001",
@@ -75,8 +76,8 @@ class FakeSurvey:
     def why_waiting(self, slurm_job_id: str) -> str:
         return "Resources"
 
-    def remove(self, name: str, folder: str) -> None:
-        self.removed.append(name)
+    def remove(self, folder: str) -> None:
+        self.removed.append(folder)
 
 
 @dataclass
@@ -85,12 +86,21 @@ class Cluster(FakeSlurm):
 
     surveyed: FakeSurvey = field(default_factory=FakeSurvey)
     said: str = json.dumps(NODE)
+    folders: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.state = FakeArray(alive=0)
 
     def survey(self) -> FakeSurvey:
         return self.surveyed
+
+    def put_secret(self, folder: str, name: str, data: bytes) -> str:
+        self.folders.add(folder)
+        return super().put_secret(folder, name, data)
+
+    def submit(self, name: str, script: str, folder: str) -> str:
+        self.folders.add(folder)
+        return super().submit(name, script, folder)
 
     def output(self, name: str, folder: str, element: int, lines: int) -> str:
         return self.said
@@ -138,6 +148,19 @@ def test_where_all_is_well_every_check_passes_and_the_probe_leaves_nothing() -> 
     (script,) = cluster.scripts
     assert f"--job-name={TRIAL_JOB}." in script
     assert "check --table t --objects s3://lab/lab" in script
+
+
+def test_the_probes_credentials_lie_in_the_folder_that_is_removed() -> None:
+    cluster = Cluster()
+    role = "arn:aws:iam::123456789012:role/nodes"
+    edges = replace(services(cluster), site=site_with(node_role_arn=role), sts=Sts)
+    assert examine(edges=edges)["node_job"].level is Level.PASS
+    (name,) = cluster.arrays
+    (script,) = cluster.scripts
+    assert f"AWS_CONFIG_FILE=/home/lab/.airflow-slurm/jobs/{name}/aws-config" in script
+    assert set(cluster.secrets) == {"credentials.json", "aws-config"}
+    assert cluster.folders == {name}
+    assert cluster.surveyed.removed == [name]
 
 
 def test_a_check_that_needs_another_is_not_made_where_that_has_failed() -> None:
@@ -454,6 +477,29 @@ def test_the_coordinators_policy_is_of_this_table_and_prefix_alone() -> None:
     }
     assert ("dynamodb:DescribeTable", table) in found
     assert not any(action.startswith("sts:") for action, _ in found)
+
+
+@pytest.mark.parametrize(
+    ("aws", "partition"),
+    [
+        ({"region": "us-gov-west-1"}, "aws-us-gov"),
+        ({"region": "cn-north-1"}, "aws-cn"),
+        ({"region": "eu-west-1"}, "aws"),
+        ({"region": "nowhere"}, "aws"),
+        ({}, "aws"),
+        ({"node_role_arn": "arn:aws-us-gov:iam::123456789012:role/nodes"}, "aws-us-gov"),
+        ({"node_role_arn": "no-arn", "region": "cn-north-1"}, "aws-cn"),
+    ],
+)
+def test_every_policy_names_resources_of_the_sites_part_of_aws(
+    aws: dict[str, Any], partition: str
+) -> None:
+    site = site_with(node_read=["s3://reference/genomes"], **aws)
+    both = [*policies(site).values(), session_policy(site, JobId("job-1"))]
+    resources = [
+        resource for each in both for action, resource in grants(each) if action[:4] != "sts:"
+    ]
+    assert {each.split(":")[1] for each in resources} == {partition}
 
 
 def test_a_role_for_nodes_may_be_assumed_by_the_coordinator() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import pytest
 from airflow_slurm_provider.coordinator import job, steer
 from airflow_slurm_provider.coordinator.config import Config
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.slurm.client import SubmitRefusedError
 from slurm_worker.errors import ItemError, ServiceError, UserError
 from slurm_worker.keys import TaskState
+from slurm_worker.ports import Applied, Refused, Row
+from slurm_worker.testing import MemoryRows
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
 
 
@@ -81,7 +85,7 @@ def test_an_array_that_slurm_does_not_know_yet_counts_as_alive(tmp_path: Path) -
 def test_a_refused_array_leaves_nothing_that_a_corrected_submit_trips_over(
     tmp_path: Path,
 ) -> None:
-    slurm = FakeSlurm(refuse=UserError("slurm.partition: 'nope' is not there"))
+    slurm = FakeSlurm(refuse=SubmitRefusedError("slurm.partition: 'nope' is not there"))
     edges, config = services(slurm), make_config(tmp_path)
     with pytest.raises(UserError, match="partition"):
         submit(edges, config)
@@ -101,6 +105,36 @@ def test_duplicate_keys_are_refused_and_nothing_stays_behind(tmp_path: Path) -> 
     assert list(edges.objects.list(edges.paths(config.spec.id).segments(0))) == []
     items.write_text(good)
     assert submit(edges, config).items == 50
+
+
+class DyingRows(MemoryRows):
+    """A table whose writer dies after so many task rows."""
+
+    left = 4
+
+    def put_new(self, row: Row) -> Applied | Refused:
+        if "#TASK#" in str(row["pk"]):
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+        return super().put_new(row)
+
+
+def test_a_wrong_input_does_not_take_away_a_job_that_has_task_rows(tmp_path: Path) -> None:
+    rows = DyingRows()
+    edges, config = replace(services(), rows=rows), make_config(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        submit(edges, config)
+    rows.left = 1_000
+    items = tmp_path / "items.jsonl"
+    good = items.read_text()
+    items.write_text(good + "{broken\n")
+    with pytest.raises(UserError, match="row 51"):
+        submit(edges, config)
+    assert edges.jobs(config.spec.id).find() is not None
+    assert list(edges.objects.list(edges.paths(config.spec.id).segments(0)))
+    items.write_text(good)
+    assert submit(edges, config).tasks == 10
 
 
 def test_another_input_under_the_same_job_id_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from airflow_slurm_provider.coordinator import job, steer
 from airflow_slurm_provider.coordinator.config import Config
 from airflow_slurm_provider.coordinator.logs import read_output, read_script
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.slurm.client import SubmitLimitError
-from slurm_worker.errors import ServiceError
+from airflow_slurm_provider.slurm.client import SubmitLimitError, SubmitRefusedError
+from slurm_worker.errors import ServiceError, UserError
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services
 
 
@@ -43,6 +44,44 @@ def test_several_arrays_cut_short_are_completed_and_none_is_submitted_twice(
         submit(edges, config)
     assert submit(edges, config).slurm_job_ids == ("100", "101", "102")
     assert len(slurm.arrays) == 3
+
+
+def test_a_refused_login_does_not_make_an_array_forgotten_whose_reply_was_lost(
+    tmp_path: Path,
+) -> None:
+    slurm = FakeSlurm(lose_reply=True)
+    edges, config = services(slurm), make_config(tmp_path)
+    with pytest.raises(ServiceError):
+        submit(edges, config)
+    slurm.refuse = UserError("cluster: the login was refused")
+    with pytest.raises(UserError, match="login"):
+        submit(edges, config)
+    slurm.refuse = None
+    assert submit(edges, config).slurm_job_ids == ("100",)
+    assert len(slurm.arrays) == 1
+
+
+@dataclass
+class Choosy(FakeSlurm):
+    """Refuses more arrays than so many."""
+
+    most: int = 1
+
+    def submit(self, name: str, script: str, folder: str) -> str:
+        if name not in self.arrays and len(self.arrays) == self.most:
+            raise SubmitRefusedError("slurm: sbatch refused the array")
+        return super().submit(name, script, folder)
+
+
+def test_an_array_that_was_taken_is_found_again_where_the_one_behind_it_was_refused(
+    tmp_path: Path,
+) -> None:
+    slurm = Choosy(array_size=3)
+    edges, config = services(slurm), make_config(tmp_path, workers=6)
+    with pytest.raises(SubmitRefusedError):
+        submit(edges, config)
+    slurm.most = 2
+    assert submit(edges, config).slurm_job_ids == ("100", "101")
 
 
 def test_several_arrays_are_watched_and_cancelled_together(tmp_path: Path) -> None:

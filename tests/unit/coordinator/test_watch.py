@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
+import math
+import weakref
 from pathlib import Path
+from threading import Event as Signal
 
 import pytest
 
@@ -162,6 +166,17 @@ def test_a_question_of_many_is_asked_once() -> None:
     now = 6.0
     assert recent.get("a", 5.0, ask) == 2
     assert recent.get("b", 5.0, ask) == 3
+
+
+def test_an_answer_that_nobody_has_wanted_for_an_hour_is_dropped() -> None:
+    now = 0.0
+    recent: Recent[Signal] = Recent(lambda: now)
+    kept: weakref.WeakValueDictionary[str, Signal] = weakref.WeakValueDictionary()
+    for asked, key in ((0.0, "a"), (0.0, "b"), (3_000.0, "b"), (3_700.0, "c")):
+        now = asked
+        kept[key] = recent.get(key, math.inf, Signal)
+    gc.collect()
+    assert set(kept) == {"b", "c"}
 
 
 def test_an_error_is_not_remembered() -> None:

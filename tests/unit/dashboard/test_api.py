@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
+import weakref
 
 import pytest
 
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.anomalies.alert import Alert, Kind
 from airflow_slurm_provider.coordinator.anomalies.trail import append_alert, append_end
+from airflow_slurm_provider.coordinator.recent import Recent
+from airflow_slurm_provider.dashboard.looks import Looks, Shares
 from slurm_worker.keys import JobId
 from tests.unit.dashboard.conftest import ITEMS, Dash
 
@@ -232,6 +236,20 @@ def test_the_audit_trail_comes_newest_first(done: Dash) -> None:
     found = done.json("/api/jobs/job-1/events")
     assert [each["action"] for each in found] == ["published", "submitted", "planned"]
     assert found[0]["actor"] == "carol"
+
+
+def test_looks_and_trails_of_jobs_that_nobody_looks_at_any_more_are_dropped(done: Dash) -> None:
+    now = 0.0
+    done.submit("job-2")
+    looks = Looks("", done.services, Shares(Recent(lambda: now), Recent(lambda: now)))
+    kept = weakref.ref(looks.trail(JOB).events)
+    looks.trail(JobId("job-2"))
+    gc.collect()
+    assert kept() is not None
+    now = 3_700.0
+    looks.trail(JobId("job-2"))
+    gc.collect()
+    assert kept() is None
 
 
 def test_the_trail_is_read_on_from_where_it_was(done: Dash) -> None:

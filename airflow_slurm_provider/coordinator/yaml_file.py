@@ -1,0 +1,44 @@
+"""A YAML file that a user wrote, read or refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from slurm_worker.errors import UserError
+
+
+def read_yaml(path: Path, field: str, mend: str) -> Any:
+    """What the file holds, unchecked.
+
+    Args:
+        path: the file.
+        field: what names it, for messages.
+        mend: what to do where it can't be read, for messages.
+
+    Raises:
+        UserError: if it can't be read, or is no YAML.
+    """
+    try:
+        # A SafeLoader as well.
+        return yaml.load(path.read_text(), _Loader)  # noqa: S506
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"it is no text: {error}"
+        raise UserError(f"{field}: {path} can't be read ({reason}); {mend}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Tell where a value is that looks like a date, say, and is none."""
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:
+            mark = node.start_mark
+            line = (mark.get_snippet(0) or "").splitlines()[0]
+            raise yaml.YAMLError(
+                f"line {mark.line + 1}: {line}: {error}; put the value in quotes"
+            ) from error

@@ -1,0 +1,41 @@
+"""What the hook's connections share in a process, and what each has of its own."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from airflow_slurm_provider.coordinator.services import Shared
+from airflow_slurm_provider.hooks.slurm import SlurmHook
+
+
+@pytest.fixture(autouse=True)
+def connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster, and two accounts of AWS; nothing is open yet."""
+    for kept in ("_clients", "_opened", "_progress"):
+        monkeypatch.setattr(SlurmHook, kept, {})
+    site = {"table": "t", "prefix": "s3://lab/lab", "transport": "local"}
+    monkeypatch.setenv("AIRFLOW_CONN_HPC", json.dumps({"conn_type": "slurm", "extra": site}))
+    for name, region in (("EU", "eu-west-1"), ("US", "us-east-1")):
+        aws = {"conn_type": "aws", "extra": {"region_name": region}}
+        monkeypatch.setenv(f"AIRFLOW_CONN_{name}", json.dumps(aws))
+
+
+def shared(aws_conn_id: str) -> Shared:
+    found = SlurmHook("hpc", aws_conn_id).services(poll_s=10.0).shared
+    assert found is not None
+    return found
+
+
+def test_who_waits_is_not_told_of_the_job_of_that_name_in_another_table() -> None:
+    eu, us = shared("eu"), shared("us")
+    assert eu.progress.get("job-1", 5.0, lambda: "of eu") == "of eu"
+    assert us.progress.get("job-1", 5.0, lambda: "of us") == "of us"
+
+
+def test_who_waits_for_the_same_job_or_cluster_looks_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = shared("eu")
+    monkeypatch.setattr(SlurmHook, "_opened", {})
+    assert shared("eu").progress is first.progress, "also where services were opened anew"
+    assert shared("us").poller is first.poller
