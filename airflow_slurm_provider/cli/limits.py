@@ -24,7 +24,13 @@ from slurm_worker.keys import check_job_id
     show_default=True,
     help="Seconds.",
 )
-@click.option("--tokens", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes that share it: fewer reserve more tokens at a time.",
+)
 @common_options
 def limits(
     common: Common,
@@ -32,13 +38,13 @@ def limits(
     safe: str | None,
     burst: int,
     send_window: float,
-    tokens: int,
+    workers: int,
 ) -> int:
     """Show the rate limits of JOB, or the rate to configure for a vendor's quota."""
     from airflow_slurm_provider.coordinator.limits import rate_for, read_limits
 
     if safe is not None:
-        found = rate_for(safe, burst=burst, send_window_s=send_window, tokens=tokens)
+        found = rate_for(safe, burst=burst, send_window_s=send_window, workers=workers)
         if not found.rate:
             raise UserError(
                 f"--safe: no rate keeps within {safe}; take a smaller --burst or --send-window"

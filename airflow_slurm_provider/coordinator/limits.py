@@ -13,7 +13,7 @@ from airflow_slurm_provider.coordinator.ship import read_spec
 from slurm_worker import keys
 from slurm_worker.errors import UserError
 from slurm_worker.keys import JobId
-from slurm_worker.limits import bound, safe_rate
+from slurm_worker.limits import bound, safe_rate, slice_of
 from slurm_worker.ports import int_of
 
 _QUOTA = re.compile(r"(\d+)\s*/\s*(\d*)\s*(s|min|h|d)")
@@ -98,7 +98,7 @@ def limit_states(services: Services, limits: Mapping[str, LimitSection]) -> list
 
 
 def rate_for(
-    quota: str, *, burst: int = 1, send_window_s: float = 1.0, skew_s: float = 0.1, tokens: int = 1
+    quota: str, *, burst: int = 1, send_window_s: float = 1.0, skew_s: float = 0.1, workers: int = 1
 ) -> SafeRate:
     """The rate that never oversteps a vendor's quota, such as ``600/min`` or ``100/10s``.
 
@@ -107,7 +107,7 @@ def rate_for(
         burst: as the limit's.
         send_window_s: as the limit's.
         skew_s: how wrong a node's clock may be; the worker's own estimate is under 0.1 s.
-        tokens: of one reservation: about a second's worth of one worker's share.
+        workers: worker processes that share the limit: fewer reserve more at a time.
 
     Raises:
         UserError: if `quota` is not one.
@@ -116,6 +116,8 @@ def rate_for(
     if match is None or not int(match.group(2) or 1):
         raise UserError(f"--safe: {quota!r} is not a quota; write 600/min, 100/10s or 5000/h")
     most, window_s = int(match.group(1)), float(match.group(2) or 1) * _SECONDS[match.group(3)]
+    # No fewer than they will reserve, as the rate comes out below the quota.
+    tokens = slice_of(most / window_s, workers)
     rate = safe_rate(most, window_s, burst, send_window_s, skew_s, tokens)
     most_sent = bound(rate, burst, send_window_s, skew_s, tokens, window_s) if rate else 0.0
     return SafeRate(most, window_s, round(rate, 6), round(most_sent, 3))

@@ -11,7 +11,7 @@ from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.limits import rate_for, read_limits
 from slurm_worker.config import LimitConfig
 from slurm_worker.errors import UserError
-from slurm_worker.limits import RateLimiter
+from slurm_worker.limits import RateLimiter, bound, slice_of
 from tests.unit.coordinator.fakes import make_config, services
 
 
@@ -31,9 +31,20 @@ def test_a_limit_shows_its_use_and_its_cuts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("quota", ["600/min", "100/10s", "5000/h", "100000/d"])
 def test_a_safe_rate_keeps_within_the_quota_and_uses_most_of_it(quota: str) -> None:
-    found = rate_for(quota)
+    found = rate_for(quota, workers=10)
     assert found.bound <= found.quota
     assert found.rate * found.window_s > 0.8 * found.quota
+
+
+@pytest.mark.parametrize("quota", ["600/min", "100/10s", "5000/h", "100000/d", "40000/min"])
+@pytest.mark.parametrize("workers", [1, 3, 10, 400])
+def test_a_safe_rate_is_so_for_what_as_many_workers_or_more_reserve(
+    quota: str, workers: int
+) -> None:
+    found = rate_for(quota, workers=workers)
+    for more in (workers, 2 * workers, 10_000):
+        reserved = slice_of(found.rate, more)
+        assert bound(found.rate, 1, 1.0, 0.1, reserved, found.window_s) <= found.quota + 0.01
 
 
 @pytest.mark.parametrize("quota", ["600", "600/week", "x/s", "5/0s"])
