@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from slurm_worker import __version__
 from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.exits import EXIT_CONFIG, EXIT_INFRASTRUCTURE
 
 if TYPE_CHECKING:
     from slurm_worker.recorder import Recorder
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from slurm_worker.table import TaskTable
     from slurm_worker.worker import Logger
 
-EXIT_CONFIG = 3
-EXIT_INFRASTRUCTURE = 75
 #: A hung item is first interrupted within its process; its parent waits for that.
 _PATIENCE = 1.5
 _PATIENCE_S = 5.0

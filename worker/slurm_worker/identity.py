@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from slurm_worker.exits import STOP_SIGNALS
 from slurm_worker.threads import Signal
 
 _ASK_SLURM_S = 10.0
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Drain:
         numbers, pipe = os.pipe()
         os.set_blocking(pipe, False)
         signal.set_wakeup_fd(pipe, warn_on_full_buffer=False)
-        for number in _SIGNALS:
+        for number in STOP_SIGNALS:
             signal.signal(number, lambda *_: None)
         threading.Thread(target=self._listen, args=(numbers,), name="signals", daemon=True).start()
 
@@ -80,7 +80,7 @@ class Drain:
             for number in os.read(numbers, 64):
                 if number == signal.SIGUSR1:
                     self.before_time_limit = True
-                if number in _SIGNALS:
+                if number in STOP_SIGNALS:
                     self.asked.set()
 
 

@@ -22,15 +22,13 @@ from pathlib import Path
 
 from slurm_worker.clock import boot_time
 from slurm_worker.errors import ErrorClass, ServiceError
+from slurm_worker.exits import CHOSEN_EXITS, EXIT_INFRASTRUCTURE, STOP_SIGNALS
 from slurm_worker.recorder import Record, Recorder, Watch
 from slurm_worker.transitions import Crash
 
 _TICK_S = 0.1
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _MOST_RESTARTS = 100
 _PR_SET_PDEATHSIG = 1
-#: exit codes that a worker process chooses; every other end is a crash
-_CHOSEN = (0, 3, 75)
 _OOM_COUNTERS = ("memory.events", "memory.oom_control")
 
 
@@ -92,7 +90,7 @@ class Supervisor:
         Raises:
             ServiceError: if scratch can't be written to.
         """
-        for number in _SIGNALS:
+        for number in STOP_SIGNALS:
             signal.signal(number, self._forward)
         self._sweep()
         code = 0
@@ -140,7 +138,7 @@ class Supervisor:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            for number in _SIGNALS:
+            for number in STOP_SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             _end_with(parent)
             # Whatever threads a handler has left behind must not keep the process alive.
@@ -153,12 +151,12 @@ class Supervisor:
         code = os.waitstatus_to_exitcode(status)
         record = process.recorder.read()
         shutil.rmtree(process.folder, ignore_errors=True)
-        if code in _CHOSEN:
+        if code in CHOSEN_EXITS:
             return code
         print(f"slurm-worker: a process ended with {code} during {record}", file=sys.stderr)  # noqa: T201
         self._restarts += 1
         if self._asked or self._restarts > _MOST_RESTARTS:
-            return 75
+            return EXIT_INFRASTRUCTURE
         self._start(process.number, _death(process, record, code))
         return 0
 
@@ -220,7 +218,7 @@ def _end_with(parent: int) -> None:
     except (OSError, AttributeError):
         return  # not Linux
     if os.getppid() != parent:
-        os._exit(75)
+        os._exit(EXIT_INFRASTRUCTURE)
 
 
 def _oom_kills() -> int:

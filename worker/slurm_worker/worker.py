@@ -26,6 +26,7 @@ from slurm_worker.attempt import Attempt, Attempts
 from slurm_worker.calling import Calls, Runner
 from slurm_worker.config import JobConfig
 from slurm_worker.errors import FatalError, ServiceError, Throttled, UserError, describe
+from slurm_worker.exits import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_OK
 from slurm_worker.finder import Finished, Found, TaskFinder, Waiting
 from slurm_worker.handlers import RAISED, Context, Fetcher, Handler, Shared, load
 from slurm_worker.heart import Heart
@@ -47,10 +48,6 @@ from slurm_worker.table import TaskTable
 from slurm_worker.threads import Pending, Signal, Threads
 from slurm_worker.trail import Trail
 from slurm_worker.transitions import needs_care
-
-EXIT_OK = 0
-EXIT_CONFIG = 3  #: nothing of this job can run on this node: a mistake in the job
-EXIT_INFRASTRUCTURE = 75  #: the node or a service failed; another worker may succeed
 
 _IDLE_FIRST_S = 0.2
 _IDLE_MOST_S = 5.0

@@ -10,6 +10,7 @@ import pytest
 
 from slurm_worker.config import LeaseConfig, WorkerConfig
 from slurm_worker.errors import ErrorClass
+from slurm_worker.exits import EXIT_INFRASTRUCTURE, EXIT_OK
 from slurm_worker.handlers import Context
 from slurm_worker.identity import Drain, seconds_left
 from slurm_worker.journal import Journal
@@ -18,7 +19,6 @@ from slurm_worker.tasks import Claimed
 from slurm_worker.testing import MemoryObjects
 from slurm_worker.threads import PooledThreads
 from slurm_worker.transitions import Crash, condemned
-from slurm_worker.worker import EXIT_INFRASTRUCTURE, EXIT_OK
 from tests.unit.world import World, numbered
 
 

@@ -13,10 +13,10 @@ import pytest
 from slurm_worker import batch
 from slurm_worker.config import LeaseConfig, LimitConfig, WorkerConfig
 from slurm_worker.errors import FatalError, ItemError, RateLimited, ServiceError
+from slurm_worker.exits import EXIT_CONFIG, EXIT_OK
 from slurm_worker.handlers import Context
 from slurm_worker.recorder import Recorder
 from slurm_worker.testing import MemoryRows
-from slurm_worker.worker import EXIT_CONFIG, EXIT_OK
 from tests.unit.world import World, numbered
 
 

@@ -15,6 +15,7 @@ import pytest
 from slurm_worker.aggregate.part import read_rows
 from slurm_worker.config import LeaseConfig, WorkerConfig
 from slurm_worker.errors import ErrorClass, FatalError, ItemError, ServiceError, Throttled
+from slurm_worker.exits import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_OK
 from slurm_worker.handlers import Context
 from slurm_worker.identity import Drain
 from slurm_worker.journal import Outcome
@@ -22,7 +23,6 @@ from slurm_worker.keys import TaskState
 from slurm_worker.ports import Row
 from slurm_worker.testing import MemoryRows
 from slurm_worker.threads import PooledThreads
-from slurm_worker.worker import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_OK
 from tests.unit.world import World, numbered
 
 
