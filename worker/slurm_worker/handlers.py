@@ -17,7 +17,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -225,6 +225,35 @@ def load(config: HandlerConfig, objects: ObjectStore, paths: JobPaths, scratch: 
         getattr(module, "setup", None),
         getattr(module, "teardown", None),
     )
+
+
+def set_up(handler: Handler, shared: Shared) -> Shared:
+    """Call the handler's ``setup``; what all items share, with what it returned.
+
+    Raises:
+        UserError: if it fails.
+    """
+    if handler.setup is None:
+        return shared
+    try:
+        return replace(shared, state=handler.setup(Context(shared)))
+    except UserError:
+        raise
+    except RAISED as error:
+        shared.logger.error("setup failed", exc_info=error)
+        raise UserError(
+            f"handler: setup() failed: {describe(error)}; the worker's log has the traceback"
+        ) from error
+
+
+def tear_down(handler: Handler, shared: Shared) -> None:
+    """Call the handler's ``teardown``, whose failure loses nothing."""
+    if handler.teardown is None:
+        return
+    try:
+        handler.teardown(Context(shared))
+    except RAISED as error:
+        shared.logger.error("teardown failed", error=describe(error), exc_info=error)
 
 
 def _function(entry: str) -> tuple[ModuleType, Callable[..., Any]]:

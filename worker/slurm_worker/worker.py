@@ -28,7 +28,7 @@ from slurm_worker.config import JobConfig
 from slurm_worker.errors import FatalError, ServiceError, Throttled, UserError, describe
 from slurm_worker.exits import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_OK
 from slurm_worker.finder import Finished, Found, TaskFinder, Waiting
-from slurm_worker.handlers import RAISED, Context, Fetcher, Handler, Shared, load
+from slurm_worker.handlers import Fetcher, Handler, Shared, load, set_up, tear_down
 from slurm_worker.heart import Heart
 from slurm_worker.identity import Drain, Identity, requeue
 from slurm_worker.jobs import JobTable
@@ -210,7 +210,7 @@ class Worker:
         try:
             return self._loop(calls, journals)
         finally:
-            self._tear_down(handler, shared)
+            tear_down(handler, shared)
             self._ended.set()
             self._drain.asked.set()
             watch.result()
@@ -229,26 +229,7 @@ class Worker:
             fetcher=Fetcher(self._buckets, self._scratch / "fetched"),
             limiters=self._pace,
         )
-        if handler.setup is None:
-            return handler, shared
-        try:
-            state = handler.setup(Context(shared))
-        except UserError:
-            raise
-        except RAISED as error:
-            self.logger.error("setup failed", exc_info=error)
-            raise UserError(
-                f"handler: setup() failed: {describe(error)}; the worker's log has the traceback"
-            ) from error
-        return handler, Shared(
-            shared.job,
-            shared.params,
-            shared.logger,
-            shared.scratch,
-            shared.fetcher,
-            self._pace,
-            state,
-        )
+        return handler, set_up(handler, shared)
 
     def _columns(self) -> Columns | None:
         """What writes Parquet parts; None if they are not wanted, or not to be had here."""
@@ -261,14 +242,6 @@ class Worker:
             self.logger.warning("parts are JSON lines", reason=describe(error))
             return None
         return ParquetColumns(self.config.columns)
-
-    def _tear_down(self, handler: Handler, shared: Shared) -> None:
-        if handler.teardown is None:
-            return
-        try:
-            handler.teardown(Context(shared))
-        except RAISED as error:
-            self.logger.error("teardown failed", error=describe(error), exc_info=error)
 
     # --- the end that is asked for ---------------------------------------------
 
