@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import shlex
 import zipfile
 from dataclasses import replace
@@ -158,10 +159,18 @@ def _check_entry(folder: Path, config: Config) -> None:
         )
     if config.spec.handler.plugin:
         return
-    module, _, _ = config.spec.handler.entry.partition(":")
+    module, _, function = config.spec.handler.entry.partition(":")
     inside = folder.joinpath(*module.split("."))
-    if not inside.with_suffix(".py").is_file() and not (inside / "__init__.py").is_file():
+    files = [each for each in (inside / "__init__.py", inside.with_suffix(".py")) if each.is_file()]
+    if not files:
         raise UserError(
             f"{config.source}: handler.entry: {config.spec.handler.entry!r} names module "
             f"{module!r}, and {folder} has no {module.replace('.', '/')}.py; correct one of them"
+        )
+    text = files[0].read_text(errors="replace")
+    # Only the node can tell what importing it defines: what is nowhere named is not, for certain.
+    if not re.search(rf"\b{re.escape(function)}\b|import \*", text):
+        raise UserError(
+            f"{config.source}: handler.entry: {config.spec.handler.entry!r} names function "
+            f"{function!r}, and {files[0]} has none of this name; correct one of them"
         )
