@@ -87,7 +87,7 @@ def limit_states(services: Services, limits: Mapping[str, LimitSection]) -> list
                 name=name,
                 scope=limit.scope,
                 rate=limit.rate,
-                current_rate=rate,
+                current_rate=min(rate, limit.rate),
                 cuts=int_of(row, "epoch"),
                 ahead_s=round(max(0.0, ahead_s), 3),
                 used=int_of(row, "used"),

@@ -105,8 +105,10 @@ def read_output(services: Services, job_id: JobId, element: str, lines: int = 50
 
 
 def first_failures(services: Services, job_id: JobId, most: int = 5) -> list[str]:
-    """What workers said of the first items that failed, from a few chunks of their logs."""
-    chunks = itertools.islice(services.objects.list(services.paths(job_id).logs), _FIRST_CHUNKS)
+    """What workers said of the last round's first failures, from a few chunks of their logs."""
+    round_no = max((each.number for each in services.jobs(job_id).rounds()), default=0)
+    keys = services.objects.list(services.paths(job_id).logs_of(round_no))
+    chunks = itertools.islice(keys, _FIRST_CHUNKS)
     lines = (line for key in chunks for line in _lines(services.objects.get(key) or b""))
     failures = (as_text(line) for line in lines if line.get("event") in _FAILURES)
     return list(itertools.islice(failures, most))

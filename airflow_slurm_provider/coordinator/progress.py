@@ -153,7 +153,8 @@ def look(services: Services, job_id: JobId) -> Poll:
         finished=False,
         problem=(
             f"no worker of {named(arrays)} is left ({counts}) and "
-            f"{progress.unfinished_tasks:,} tasks are not done; submit the job again to go on"
+            f"{progress.unfinished_tasks:,} tasks are not done; "
+            f"slurmctl logs {job_id} --errors may say why; submit the job again to go on"
         ),
         workers_gone=True,
         snapshot=snapshot,

@@ -38,8 +38,14 @@ def main() -> int:
 def _up() -> int:
     began = time.monotonic()
     settings = stack.up(_say)
-    _say(f"up in {time.monotonic() - began:.1f} s; Airflow: {settings.airflow_url} (user admin)")
-    _say(f"the environment: . .stack/env    logs: {settings.state}/logs")
+    _say(
+        f"up in {time.monotonic() - began:.1f} s; Airflow: {settings.airflow_url} (user admin,"
+        " password: $AIRFLOW_API_PASSWORD)"
+    )
+    _say(
+        "slurmctl and its environment: . .stack/env    end: make stack-down    "
+        f"logs: {settings.state}/logs"
+    )
     return 0
 
 

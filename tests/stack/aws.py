@@ -19,6 +19,7 @@ from tests.stack.process import Service, ensure
 from tests.stack.settings import (
     ACCESS_KEY,
     BUCKET,
+    KEY_PREFIX,
     LOOPBACK,
     REGION,
     ROOT,
@@ -109,12 +110,24 @@ def _make_bucket(settings: Settings) -> None:
         s3.create_bucket(Bucket=BUCKET)
 
 
+def _forget_jobs(settings: Settings) -> None:
+    """Delete what jobs have left on S3, for a table that is new knows none of them."""
+    s3 = _client(settings, "s3")
+    for page in s3.get_paginator("list_objects_v2").paginate(
+        Bucket=BUCKET, Prefix=f"{KEY_PREFIX}/jobs/"
+    ):
+        found = [{"Key": each["Key"]} for each in page.get("Contents", [])]
+        if found:
+            s3.delete_objects(Bucket=BUCKET, Delete={"Objects": found, "Quiet": True})
+
+
 def _make_table(settings: Settings) -> None:
     dynamodb = _client(settings, "dynamodb")
     try:
         create_table(dynamodb, TABLE)
     except dynamodb.exceptions.ResourceInUseException:
         return
+    _forget_jobs(settings)
     waiter = dynamodb.get_waiter("table_exists")
     waiter.wait(TableName=TABLE, WaiterConfig={"Delay": 1, "MaxAttempts": 30})
 

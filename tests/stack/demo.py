@@ -50,7 +50,7 @@ def read_environment(path: Path = ENV_FILE) -> dict[str, str]:
     found = {}
     for line in path.read_text().splitlines():
         name, separator, value = line.removeprefix("export ").partition("=")
-        if separator and not line.startswith("#"):
+        if separator and not line.startswith("#") and name != "PATH":
             found[name.strip()] = "".join(shlex.split(value))
     return found
 
@@ -126,6 +126,7 @@ def _run(site: Site, timeout: float) -> int:
         print(f"demo: {problem}", file=sys.stderr)
     if not problems:
         print("\nall adds up: items in = ok + failed, rows out = ok, each key once")
+        print("the stack is up: . .stack/env for slurmctl, make stack-down to end it")
     return 1 if problems else 0
 
 

@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1"
 REGION = "us-east-1"
 BUCKET = "lab"
+#: Below it in the bucket all jobs live.
+KEY_PREFIX = "backfills"
 TABLE = "backfills"
 REMOTE_DIR = ".airflow-slurm"
 #: The S3 server knows this key, and no other. It opens nothing but the stack on loopback.

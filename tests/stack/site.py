@@ -19,6 +19,7 @@ from tests.stack import login, slurm
 from tests.stack.settings import (
     ACCESS_KEY,
     BUCKET,
+    KEY_PREFIX,
     LOOPBACK,
     REGION,
     REMOTE_DIR,
@@ -29,7 +30,7 @@ from tests.stack.settings import (
     Settings,
 )
 
-PREFIX = f"s3://{BUCKET}/backfills"
+PREFIX = f"s3://{BUCKET}/{KEY_PREFIX}"
 #: A user of Airflow for each role, named like it; all have the stack's password.
 ROLES = ("admin", "op", "user", "viewer")
 
@@ -39,7 +40,9 @@ def write_site(settings: Settings) -> dict[str, str]:
     variables = _variables(settings)
     _write_private(
         settings.state / "env",
-        "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()),
+        "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+        # For shells only, which then find slurmctl.
+        + f'export PATH={shlex.quote(str(ROOT / ".venv" / "bin"))}:"$PATH"\n',
     )
     document = {
         "storage": {"table": TABLE, "prefix": PREFIX},
@@ -78,9 +81,11 @@ def _variables(settings: Settings) -> dict[str, str]:
         "SLURMCTL_CONFIG": str(settings.state / "slurmctl.yaml"),
         "PLANES_API_URL": settings.planes_url,
         **_airflow_variables(settings),
-        "AIRFLOW_CONN_SLURM": json.dumps(_slurm_connection(settings)),
-        "AIRFLOW_CONN_AWS": json.dumps(_aws_connection(settings)),
     }
+    # Once more by the names that operators look for where they are given none.
+    for suffix in ("", "_DEFAULT"):
+        found[f"AIRFLOW_CONN_SLURM{suffix}"] = json.dumps(_slurm_connection(settings))
+        found[f"AIRFLOW_CONN_AWS{suffix}"] = json.dumps(_aws_connection(settings))
     if settings.mode is Mode.SLURM:
         found["SLURM_CONF"] = str(slurm.slurm_conf(settings))
     return found

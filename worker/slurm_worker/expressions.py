@@ -210,7 +210,7 @@ CUT_RATE = Statement(
 
 RAISE_RATE = Statement(
     "raise rate",
-    "SET #rate = :rate, #epoch = #epoch + :one, #changed = :now",
+    "SET #rate = :rate, #full = :full, #epoch = #epoch + :one, #changed = :now",
     "#epoch = :epoch AND #changed < :before AND #rate < :cap",
 )
 

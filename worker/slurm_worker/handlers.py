@@ -261,9 +261,11 @@ def _function(entry: str) -> tuple[ModuleType, Callable[..., Any]]:
     try:
         module = importlib.import_module(module_name)
     except RAISED as error:
+        missing = isinstance(error, ImportError)
+        mend = "ship it with handler.code or install it there" if missing else "mend the module"
         raise UserError(
             f"handler.entry: module {module_name!r} can't be imported on the node: "
-            f"{describe(error)}; ship it with handler.code or install it there"
+            f"{describe(error)}; {mend}"
         ) from error
     handle = getattr(module, function_name, None)
     if not callable(handle):

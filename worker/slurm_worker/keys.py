@@ -331,6 +331,10 @@ class JobPaths:
         """Under which the workers' logs are."""
         return f"{self.root}logs/"
 
+    def logs_of(self, round_no: int) -> str:
+        """Under which the logs of a round's workers are: submissions are named by round."""
+        return f"{self.logs}{round_no:03}-"
+
     def log(self, submission: str, worker: str, number: int) -> str:
         """A chunk of one worker's JSON log."""
         return f"{self.logs}{submission}/{worker}-{number:03}.jsonl.gz"

@@ -217,14 +217,16 @@ class RateLimiter:
                 self._rows.update(
                     self._pk, self._sk, expressions.PUSH_TAT, {"tat": _us(now + pause)}
                 )
-            cut = self._change_rate(row, expressions.CUT_RATE, _rate(row) * _CUT, _CUT_WINDOW_S)
+            cut = self._change_rate(
+                row, expressions.CUT_RATE, self._rate(row) * _CUT, _CUT_WINDOW_S
+            )
         if cut:
             self._note(
                 "rate_cut",
                 {
                     "limit": self.config.name,
                     "scope": self.config.scope,
-                    "from": f"{_rate(row):g}/s",
+                    "from": f"{self._rate(row):g}/s",
                     "to": f"{_rate(self._row):g}/s",
                     "retry_after_s": round(retry_after_s or 0),
                 },
@@ -248,10 +250,10 @@ class RateLimiter:
         """Reserve a slice. A lost reply wastes it: the client's repeat reserves another."""
         row = self._row or self._read()
         self._climb(row)
-        row = self._row
-        cost = math.ceil(self.tokens * 1e6 / _rate(row))
+        row, rate = self._row, self._rate(self._row)
+        cost = math.ceil(self.tokens * 1e6 / rate)
         now = _us(self._clock.now())
-        floor = now - math.ceil(self.config.burst * 1e6 / _rate(row))
+        floor = now - math.ceil(self.config.burst * 1e6 / rate)
         ceiling = now + _us(self._horizon_s)
         day = self._day(row)
         if day > int_of(row, "window"):
@@ -278,7 +280,7 @@ class RateLimiter:
         # that our picture of the row is no guide to whether the schedule is behind.
         self._crowded = int_of(self._row, "tat") - now > 1.5 * cost
         if isinstance(result, Applied):
-            self._take(self._row, cost, 1e6 / _rate(row))
+            self._take(self._row, cost, 1e6 / rate)
             return 0.0
         self.numbers.refusals += 1
         if int_of(self._row, "used") > quota - self.tokens and self._day(self._row) == day:
@@ -310,10 +312,20 @@ class RateLimiter:
         self._row = result.row or {}
         return self._row
 
+    def _rate(self, row: Row) -> float:
+        """Tokens a second: no more than our job says, whatever others that share the limit say."""
+        return min(_rate(row), self.config.rate)
+
     def _climb(self, row: Row) -> None:
-        """Raise a rate that was cut, a little at a time while no 429 comes."""
-        since = self._clock.now() - int_of(row, "changed") / 1e6
-        if _rate(row) < self.config.rate and since > _RAISE_AFTER_S:
+        """Raise a rate that was cut, a little at a time while no 429 comes.
+
+        One that was not is another configuration's, and ours is higher: it holds at once.
+        """
+        if _rate(row) >= self.config.rate:
+            return
+        if int_of(row, "rate") == int_of(row, "full"):
+            self._change_rate(row, expressions.RAISE_RATE, self.config.rate, 0.0)
+        elif self._clock.now() - int_of(row, "changed") / 1e6 > _RAISE_AFTER_S:
             rate = min(self.config.rate, _rate(row) * _RAISE)
             self._change_rate(row, expressions.RAISE_RATE, rate, _RAISE_AFTER_S)
 
@@ -328,6 +340,7 @@ class RateLimiter:
             {
                 "rate": max(1, round(rate * 1000)),
                 "cap": round(self.config.rate * 1000),
+                "full": max(int_of(row, "full"), round(self.config.rate * 1000)),
                 "epoch": epoch,
                 "before": _us(now - window_s),
                 "now": _us(now),
@@ -345,6 +358,7 @@ class RateLimiter:
                 "pk": self._pk,
                 "sk": self._sk,
                 "rate": round(self.config.rate * 1000),
+                "full": round(self.config.rate * 1000),
                 "tat": 0,
                 "epoch": 0,
                 "changed": 0,

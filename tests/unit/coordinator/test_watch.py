@@ -13,6 +13,7 @@ from threading import Event as Signal
 import pytest
 
 from airflow_slurm_provider.coordinator import job, steer
+from airflow_slurm_provider.coordinator.logs import first_failures
 from airflow_slurm_provider.coordinator.losses import attribute
 from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import Services
@@ -145,12 +146,14 @@ def test_the_first_failures_are_told_when_the_job_ends(tmp_path: Path) -> None:
     ]
     job_id = config.spec.id
     text = "\n".join(map(json.dumps, chunk))
-    edges.objects.put(edges.paths(job_id).log("r0s1", "w", 0), gzip.compress(text.encode()))
+    edges.objects.put(edges.paths(job_id).log("000-1", "w", 0), gzip.compress(text.encode()))
     lines: list[str] = []
     Watcher(edges, job_id, lines.append).look()
     told = [line for line in lines if "item failed" in line]
     assert [f"k{n}" in line for n, line in enumerate(told)] == [True] * 5, lines
     assert f"the first failures (all: slurmctl logs {job_id} --errors):" in lines
+    edges.jobs(job_id).create_round(1, "retry")
+    assert first_failures(edges, job_id) == [], "those of round 0 are being tried again"
 
 
 def test_a_question_of_many_is_asked_once() -> None:

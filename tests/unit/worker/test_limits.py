@@ -89,6 +89,29 @@ def test_a_429_cuts_the_shared_rate_once_per_window_and_it_climbs_back() -> None
     assert row["rate"] == 10000
 
 
+def seconds_for(count: int, limit: RateLimiter, clock: ManualClock) -> float:
+    start = clock.now()
+    for _ in range(count):
+        limit.acquire(never)
+    return clock.now() - start
+
+
+def test_a_rate_that_is_configured_anew_holds_at_once() -> None:
+    rows, clock = MemoryRows(), ManualClock()
+    assert 9.0 <= seconds_for(100, limiter(rows, clock, rate=10.0), clock) <= 12
+    assert 4.0 <= seconds_for(500, limiter(rows, clock, rate=100.0), clock) <= 7
+    assert 9.0 <= seconds_for(100, limiter(rows, clock, rate=10.0), clock) <= 12
+
+
+def test_a_rate_that_was_cut_climbs_slowly_also_for_a_job_that_says_more() -> None:
+    rows, clock = MemoryRows(), ManualClock()
+    first = limiter(rows, clock, rate=10.0)
+    first.acquire(never)
+    clock.advance(20)
+    first.penalize(None)
+    assert seconds_for(100, limiter(rows, clock, rate=100.0), clock) > 8
+
+
 def test_retry_after_holds_everybody_back() -> None:
     rows, clock = MemoryRows(), ManualClock()
     first, second = limiter(rows, clock, workers=2, seed=1), limiter(rows, clock, 10, 2, 2)
