@@ -43,7 +43,7 @@ def status(common: Common, job: str) -> int:
         try:
             poll = look(services, name)
             progress, problem = poll.progress, poll.problem
-            workers, array = workers_text(poll.array), workers_document(poll.array)
+            workers, array = workers_text(poll), workers_document(poll.array)
         except ServiceError as error:
             progress, problem, away = read_progress(services, name), "", error
             workers, array = "unknown: the cluster can't be asked", None

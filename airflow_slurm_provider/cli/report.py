@@ -66,10 +66,11 @@ def workers_document(array: ArrayState | None) -> dict[str, object] | None:
     }
 
 
-def workers_text(array: ArrayState | None) -> str:
+def workers_text(poll: Poll) -> str:
     """The array in a line."""
+    array = poll.array
     if array is None:
-        return "none needed"
+        return "none needed" if poll.finished else "not submitted"
     arrays = named(array.slurm_job_id.split(","))
     if array.unknown:
         return f"{arrays}: Slurm doesn't say yet"

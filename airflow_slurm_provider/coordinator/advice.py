@@ -50,7 +50,7 @@ class Facts:
         calls: items under way at the same time in one worker.
         median_s: seconds that half of the tasks took at most.
         slow_s: seconds that 95 of 100 took at most.
-        span_s: seconds from the first task's end to the last one's.
+        span_s: seconds from the first task's end to the last one's, without pauses between rounds.
         lost: leases lost.
         failed: items that failed, by error class.
         limits: the job's rate limits.

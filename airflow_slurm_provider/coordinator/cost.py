@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from airflow_slurm_provider.coordinator import ship
@@ -186,8 +187,7 @@ def _whole_work(snapshot: Snapshot, spec: JobSpec) -> Bill:
 
 def facts_of(done: History, spec: JobSpec, efficiency: Efficiency | None) -> Facts:
     """What the advice is about."""
-    buckets = done.timeline
-    span_s = (max(buckets) - min(buckets) + 1) * done.width_s if buckets else 0
+    slow_s = done.quantile_ms(0.95) / 1000
     return Facts(
         tasks=done.tasks,
         items=done.ok + done.failed.total(),
@@ -195,13 +195,21 @@ def facts_of(done: History, spec: JobSpec, efficiency: Efficiency | None) -> Fac
         workers=_workers(done),
         calls=spec.worker.concurrency,
         median_s=done.quantile_ms(0.5) / 1000,
-        slow_s=done.quantile_ms(0.95) / 1000,
-        span_s=float(span_s),
+        slow_s=slow_s,
+        span_s=_worked_s(done, slow_s),
         lost=done.lost,
         failed=dict(done.failed),
         limits=tuple(LimitUse(name, each.rate) for name, each in spec.limits.items()),
         efficiency=efficiency,
     )
+
+
+def _worked_s(done: History, slow_s: float) -> float:
+    """Seconds during which tasks ended: pauses longer than a task, as between rounds, left out."""
+    buckets = sorted(done.timeline)
+    longest = max(1.0, slow_s / done.width_s)
+    gaps = (min(after - before, longest) for before, after in pairwise(buckets))
+    return (sum(gaps) + bool(buckets)) * done.width_s
 
 
 def _workers(done: History) -> int:

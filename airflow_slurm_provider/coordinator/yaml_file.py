@@ -27,6 +27,10 @@ def read_yaml(path: Path, field: str, mend: str) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"it is no text: {error}"
         raise UserError(f"{field}: {path} can't be read ({reason}); {mend}") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise UserError(f"{path}: is not YAML: {where}{error.problem}; mend that line") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
 

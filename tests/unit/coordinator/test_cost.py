@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.config import Config
 from airflow_slurm_provider.coordinator.cost import (
     cost_so_far,
+    facts_of,
     read_cost,
     work_cost,
 )
@@ -19,6 +21,7 @@ from airflow_slurm_provider.coordinator.snapshot import read_snapshot
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.slurm.usage import Usage
 from slurm_worker.errors import ServiceError
+from slurm_worker.history import PER_DOUBLING, Bucket, History
 from slurm_worker.requests import RequestKind
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of
 
@@ -115,3 +118,19 @@ def test_an_accounting_that_is_away_leaves_the_rest_of_the_report(
     found = read_cost(edges, config.spec.id)
     assert found.spent.dollars > 0
     assert (found.efficiency, found.problem) == (None, "cluster: sacct failed")
+
+
+def test_pauses_between_rounds_do_not_count_as_work(config: Config) -> None:
+    history = History()
+    ten = [(round_no * 36_000 + tick) for round_no in range(3) for tick in range(10)]
+    for second in ten:
+        history.timeline[int(second / history.width_s)] = Bucket(tasks=1, ok=BUNDLE)
+    assert facts_of(history, config.spec, None).span_s <= 3 * (10 + 2 * history.width_s)
+
+
+def test_a_task_that_takes_longer_than_a_bucket_is_no_pause(config: Config) -> None:
+    history = History()
+    for tick in range(0, 10_000, 1000):
+        history.timeline[int(tick / history.width_s)] = Bucket(tasks=1, ok=BUNDLE)
+        history.durations[round(PER_DOUBLING * math.log2(1_000_000))] += 1
+    assert facts_of(history, config.spec, None).span_s >= 9_000
