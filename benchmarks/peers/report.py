@@ -49,9 +49,9 @@ MEASURES = (
         " s",
         False,
         "Ours writes a plan of all items to S3 and the table, and ships the worker, before it "
-        "submits; that is what a driver that dies is not needed for. Taken apart, in a run of 5 s: 1 was imports, 1 "
-        "planning, half a second building the worker's file, and 1.5 from sbatch to the worker's "
-        "first line.",
+        "submits; that is what a driver that dies is not needed for. Taken apart, in a run of "
+        "5 s: 1 was imports, 1 planning, half a second building the worker's file, "
+        "and 1.5 from sbatch to the worker's first line.",
     ),
     Measure(
         "steady rate",
