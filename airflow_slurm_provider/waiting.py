@@ -134,7 +134,7 @@ def wait_until_done(operator: Waits, context: Context, job_id: str) -> dict[str,
     """Wait in this process; return the job's progress at its end."""
     watch = JobWatch(operator, job_id)
     while (event := watch.look(context)) is None:
-        time.sleep(watch.pause_s)
+        time.sleep(watch.pause_s)  # not deferrable: this process is to wait
     return progress_of(event)
 
 

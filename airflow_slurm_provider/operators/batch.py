@@ -157,7 +157,7 @@ class BatchJobMixin(ResumableJobMixin):
                     self.log.info(line)
                 if has_ended(array):
                     return batch_event(array, last_output(client, name, array))
-            time.sleep(patience.pause_s)
+            time.sleep(patience.pause_s)  # not deferrable: this process is to wait
 
     def _render_batch(self, name: str) -> str:
         body = self.script

@@ -24,7 +24,7 @@ from slurm_worker.errors import (
     describe,
     retry_after_of,
 )
-from slurm_worker.handlers import Context, Handler, Shared
+from slurm_worker.handlers import RAISED, Context, Handler, Shared
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.limits import MOST_RETRY_AFTER_S, Stopped
 from slurm_worker.parts import ToLines, error_outcome, ok_outcome, to_lines
@@ -114,6 +114,11 @@ class Calls:
             yield min(left, _PAUSE_LOOK_S)
             left -= _PAUSE_LOOK_S
 
+    def pause(self, seconds: float) -> None:
+        """Wait before another try; see `pauses`."""
+        for each in self.pauses(seconds):
+            self.clock.sleep(each)
+
     def failed(
         self, position: int, item: Item, error_class: ErrorClass, message: str, tries: int
     ) -> Outcome:
@@ -169,8 +174,7 @@ def retry(
         result = calls.failure(position, item, error, tries)
         if isinstance(result, Outcome):
             return result
-        for seconds in calls.pauses(result):
-            calls.clock.sleep(seconds)
+        calls.pause(result)
         if calls.stopping():
             return None
         tries += 1
@@ -181,5 +185,5 @@ def retry(
             return None
         except NOT_THE_ITEM:
             raise
-        except (Exception, SystemExit) as again:
+        except RAISED as again:
             error = again

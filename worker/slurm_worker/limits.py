@@ -218,7 +218,7 @@ class RateLimiter:
                     self._pk, self._sk, expressions.PUSH_TAT, {"tat": _us(now + pause)}
                 )
             cut = self._change_rate(
-                row, expressions.CUT_RATE, self._rate(row) * _CUT, _CUT_WINDOW_S
+                row, expressions.CUT_RATE, self._own_rate(row) * _CUT, _CUT_WINDOW_S
             )
         if cut:
             self._note(
@@ -226,7 +226,7 @@ class RateLimiter:
                 {
                     "limit": self.config.name,
                     "scope": self.config.scope,
-                    "from": f"{self._rate(row):g}/s",
+                    "from": f"{self._own_rate(row):g}/s",
                     "to": f"{_rate(self._row):g}/s",
                     "retry_after_s": round(retry_after_s or 0),
                 },
@@ -250,7 +250,7 @@ class RateLimiter:
         """Reserve a slice. A lost reply wastes it: the client's repeat reserves another."""
         row = self._row or self._read()
         self._climb(row)
-        row, rate = self._row, self._rate(self._row)
+        row, rate = self._row, self._own_rate(self._row)
         cost = math.ceil(self.tokens * 1e6 / rate)
         now = _us(self._clock.now())
         floor = now - math.ceil(self.config.burst * 1e6 / rate)
@@ -312,7 +312,7 @@ class RateLimiter:
         self._row = result.row or {}
         return self._row
 
-    def _rate(self, row: Row) -> float:
+    def _own_rate(self, row: Row) -> float:
         """Tokens a second: no more than our job says, whatever others that share the limit say."""
         return min(_rate(row), self.config.rate)
 

@@ -25,7 +25,7 @@ _ITEM = struct.Struct("<qqd")
 _PROCESS = struct.Struct("<dd96s")
 _LIMITS = struct.Struct("<dd")
 _SINCE = struct.Struct("<d")
-_SINCE_AT = 16
+_SINCE_AT = struct.calcsize("<qq")
 _OWNER = struct.Struct("<96s")
 #: after it: attempt and task of each lease; one runs, one is committed, one comes next
 _LEASE = struct.Struct("<q32s")

@@ -15,7 +15,7 @@ from typing import Any
 
 from slurm_worker.calling import LOOK_S, NOT_THE_ITEM, Calls, Item, ItemTimeout, Runner, retry
 from slurm_worker.errors import ErrorClass
-from slurm_worker.handlers import Context, Kind
+from slurm_worker.handlers import RAISED, Context, Kind
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.limits import Stopped
 from slurm_worker.parts import ok_outcome
@@ -73,8 +73,7 @@ class SerialRunner:
                 return
             except NOT_THE_ITEM:
                 raise
-            # User code raises anything; a handler that calls sys.exit() has a bug, not a say.
-            except (Exception, SystemExit) as error:
+            except RAISED as error:
                 outcome = retry(calls, position, items[position], error, attempt, handle)
                 if outcome is None:
                     return
@@ -175,7 +174,7 @@ class ThreadRunner:
             return None
         except NOT_THE_ITEM:
             raise
-        except (Exception, SystemExit) as error:
+        except RAISED as error:
             return retry(calls, mine.position, item, error, attempt, handle)
 
     def _patience(self, running: dict[Future[Outcome | None], _Running]) -> float | None:

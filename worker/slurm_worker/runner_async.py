@@ -12,7 +12,7 @@ from typing import Any
 
 from slurm_worker.calling import LOOK_S, NOT_THE_ITEM, Calls, Item, ItemTimeout
 from slurm_worker.errors import ErrorClass, ItemError
-from slurm_worker.handlers import Context
+from slurm_worker.handlers import RAISED, Context
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.limits import Stopped
 from slurm_worker.parts import ok_outcome
@@ -90,7 +90,7 @@ class AsyncRunner:
                 return None
             except NOT_THE_ITEM:
                 raise
-            except (Exception, SystemExit) as error:
+            except RAISED as error:
                 failure = calls.failure(position, item, error, tries)
             if isinstance(failure, Outcome):
                 return failure

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from slurm_worker.calling import NOT_THE_ITEM, Calls, Item
 from slurm_worker.errors import ErrorClass, ItemError
-from slurm_worker.handlers import Context
+from slurm_worker.handlers import RAISED, Context
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.limits import Stopped
 from slurm_worker.parts import ok_outcome
@@ -62,12 +62,11 @@ class BatchRunner:
                 results = self._call(items, positions, attempt)
             except (*NOT_THE_ITEM, Stopped):
                 raise
-            except (Exception, SystemExit) as error:
+            except RAISED as error:
                 first = positions[0]
                 failure = calls.failure(first, items[first], error, tries)
                 if not isinstance(failure, Outcome):
-                    for seconds in calls.pauses(failure):
-                        calls.clock.sleep(seconds)
+                    calls.pause(failure)
                     continue
                 if len(positions) == 1:
                     yield failure
@@ -109,7 +108,7 @@ class BatchRunner:
             return ok_outcome(position, item[0], result, self._calls.to_lines)
         except NOT_THE_ITEM:
             raise
-        except (Exception, SystemExit) as error:
+        except RAISED as error:
             failure = self._calls.failure(position, item, error, self._calls.config.tries)
             assert isinstance(failure, Outcome), "the last try has an outcome"
             return failure

@@ -132,11 +132,17 @@ def test_chunks_are_shipped_when_full_and_hold_every_line_once(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time by which chunks grow old, for the test to move on."""
+    time = [100.0]
+    monkeypatch.setattr("slurm_worker.log.time.monotonic", lambda: time[0])
+    return time
+
+
 def test_lines_are_shipped_while_the_worker_runs(
-    tmp_path: Path, shipped: Shipped, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shipped: Shipped, now: list[float]
 ) -> None:
-    now = [100.0]
-    monkeypatch.setattr("slurm_worker.log.time.monotonic", lambda: now[0])
     logs = log.start(IDS, tmp_path, shipped, stream=io.StringIO())
     logs.logger.info("first")
     assert shipped.lines == []
@@ -149,10 +155,8 @@ def test_lines_are_shipped_while_the_worker_runs(
 
 
 def test_while_the_store_is_away_little_is_not_put_by_in_pieces(
-    tmp_path: Path, shipped: Shipped, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shipped: Shipped, now: list[float]
 ) -> None:
-    now = [100.0]
-    monkeypatch.setattr("slurm_worker.log.time.monotonic", lambda: now[0])
     logs = log.start(IDS, tmp_path, shipped, stream=io.StringIO())
     shipped.away = True
     for number in range(20):
