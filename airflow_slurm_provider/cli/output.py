@@ -26,7 +26,8 @@ def emit(as_json: bool, document: Mapping[str, object], fields: Fields) -> None:
     Args:
         as_json: print `document` in one line, else `fields`.
         document: the stable machine form.
-        fields: the human form; a table on a terminal, ``label: value`` lines in a pipe.
+        fields: the human form; a table on a terminal, ``label: value`` lines in a pipe. One
+            without a label goes on with what the one before says.
     """
     if as_json:
         click.echo(json.dumps(document, sort_keys=True))
@@ -34,7 +35,7 @@ def emit(as_json: bool, document: Mapping[str, object], fields: Fields) -> None:
         _show_table(fields)
     else:
         for label, value in fields:
-            click.echo(f"{label}: {value}")
+            click.echo(f"{label}: {value}" if label else f"  {value}")
 
 
 def number(value: int) -> str:

@@ -41,7 +41,7 @@ def progress_fields(progress: Progress) -> Fields:
     tasks = ", ".join(f"{count:,} {state}" for state, count in sorted(progress.tasks.items()))
     fields = [
         ("job", progress.job_id),
-        ("state", f"stopped: {progress.stop}" if progress.stop else _state(progress)),
+        ("state", _state(progress)),
         ("rounds", str(progress.rounds)),
         ("tasks", tasks or "none yet"),
         ("items in", number(progress.items)),
@@ -93,9 +93,10 @@ def failure_fields(job_id: str, groups: Sequence[Group]) -> Fields:
         return [("failures", "none")]
     fields: list[tuple[str, str]] = []
     for each in groups[:_GROUPS_SHOWN]:
-        what = "tasks given up" if each.of == "task" else "items"
+        what = each.of if each.count == 1 else f"{each.of}s"
+        given_up = " given up" if each.of == "task" else ""
         again = f" ({each.superseded:,} more were tried again)" if each.superseded else ""
-        fields.append((each.error_class, f"{each.count:,} {what}{again}: {each.message}"))
+        fields.append((each.error_class, f"{each.count:,} {what}{given_up}{again}: {each.message}"))
         fields += [("", f"{key}: {message}") for key, message in each.examples]
         if each.first:
             times = " to ".join(_utc(at) for at in (each.first, each.last))
@@ -147,6 +148,7 @@ def _utc(at: float) -> str:
 
 
 def _state(progress: Progress) -> str:
-    if progress.complete:
-        return "complete"
-    return f"paused by {progress.paused}" if progress.paused else progress.state
+    standing = progress.standing
+    if standing == "stopped":
+        return f"stopped: {progress.stop}"
+    return f"paused by {progress.paused}" if standing == "paused" else standing

@@ -74,7 +74,7 @@ def _title(poll: Poll) -> Text:
     elif poll.problem:
         title.append(f"  {poll.problem}", style="red")
     else:
-        title.append(f"  {'complete' if progress.complete else progress.state}", style="green")
+        title.append(f"  {progress.standing}", style="green")
     if progress.rounds > 1:
         title.append(f"  round {progress.rounds - 1}", style="dim")
     if poll.snapshot is not None:

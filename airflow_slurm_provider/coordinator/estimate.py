@@ -32,6 +32,7 @@ from airflow_slurm_provider.coordinator.submit import useful_workers
 from airflow_slurm_provider.slurm.options import seconds
 from airflow_slurm_provider.slurm.script import render_script
 from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.jobs import array_sizes
 from slurm_worker.keys import shard_count
 
 _DAY_S = 86_400
@@ -137,12 +138,12 @@ def estimate(
     """
     spec, notes = sizing.sized(config.spec, services.bucket, log), list[str]()
     bundle = sizing.bundle_of(spec)
-    code_sha256, _ = ship.packed_code(config)
+    code_sha256, _ = ship.packed_code(config, log)
     items = _count(services, spec, log)
     tasks = math.ceil(items / bundle)
     workers = useful_workers(spec, spec.workers, tasks, notes.append)
     size = _max_array_size(services, notes)
-    arrays = _arrays(workers, size or workers)
+    arrays = tuple(array_sizes(workers, size or workers))
     shortest_s = _shortest_s(spec, items)
     processes = workers * spec.worker.processes
     work_s = _work_s(spec, items, processes, item_s, shortest_s)
@@ -194,11 +195,6 @@ def _max_array_size(services: Services, notes: list[str]) -> int | None:
     except (ServiceError, UserError) as error:
         notes.append(f"MaxArraySize is unknown, so one array is assumed: {error}")
         return None
-
-
-def _arrays(workers: int, size: int) -> tuple[int, ...]:
-    whole, rest = divmod(workers, size)
-    return (size,) * whole + ((rest,) if rest else ())
 
 
 def _shortest_s(spec: JobSpec, items: int) -> float | None:

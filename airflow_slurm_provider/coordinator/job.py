@@ -94,8 +94,9 @@ def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmc
     # What can't be reached is found out before anything is written.
     services.objects.verify()
     services.slurm.version()
-    code = ship.ship_code(services, config)
+    code = ship.ship_code(services, config, log)
     if job is None:
+        _check_no_results(services, spec)
         spec = sizing.sized(spec, services.bucket, log)
         shards = shard_count(spec.max_workers)
         job = jobs.create(spec.identity(), ship.ship_config(services, spec, shards, code), shards)
@@ -110,6 +111,7 @@ def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmc
     jobs.open(1)
     if digest != job.config:
         jobs.set_config(digest)
+        log("code or settings have changed; workers that start from now on have the new ones")
     job = jobs.get()
     workers = ensure_workers(services, spec, job, round_row, round_row.tasks, log)
     if not workers.reattached:
@@ -479,6 +481,19 @@ def _check_identity(job: JobRow | None, spec: JobSpec) -> None:
         raise UserError(
             f"job_id: {spec.job_id!r} exists with another input, key or format; give this "
             "one another job_id, or restore the old settings to go on with that job"
+        )
+
+
+def _check_no_results(services: Services, spec: JobSpec) -> None:
+    """Refuse to plan anew what has been worked on; a list request, for a job without a row."""
+    folder, storage = services.paths(spec.id).done_folder, services.site.storage
+    committed = next(iter(services.objects.list(folder)), None) is not None
+    # Another call may have created the job since, and its workers be quick.
+    if committed and services.jobs(spec.id).find() is None:
+        raise UserError(
+            f"job_id: {spec.job_id!r} has results in s3://{services.site.bucket}/{folder} and no "
+            f"rows in table {storage.table!r}; slurmctl doctor --repair --job {spec.job_id} brings "
+            "the rows back, or give this one another job_id"
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import Services
@@ -17,6 +17,9 @@ from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.slurm.arrays import ArrayState, named
 from slurm_worker.jobs import RoundRow, SubmissionRow
 from slurm_worker.keys import JobId, JobState, SubmitState, TaskState
+
+#: How a job is, in one word.
+Standing = Literal["planning", "running", "paused", "stopped", "complete"]
 
 #: A submitter may still be between the plan and ``sbatch``.
 _GRACE_S = 600.0
@@ -29,6 +32,7 @@ class Progress:
     """Where a job stands.
 
     Args:
+        state: whether all tasks of round 0 have rows.
         tasks: number of tasks by state.
         items: items of round 0: all there are.
         ok: items that succeeded, in whichever round.
@@ -38,7 +42,7 @@ class Progress:
     """
 
     job_id: str
-    state: str
+    state: JobState
     rounds: int
     tasks: dict[str, int]
     items: int
@@ -62,13 +66,24 @@ class Progress:
     @property
     def complete(self) -> bool:
         """Whether every planned task is in an end state."""
-        return self.state == JobState.OPEN.value and self.unfinished_tasks == 0
+        return self.state is JobState.OPEN and self.unfinished_tasks == 0
+
+    @property
+    def standing(self) -> Standing:
+        """How the job is; what asks for somebody's attention comes first."""
+        if self.stop:
+            return "stopped"
+        if self.complete:
+            return "complete"
+        if self.paused:
+            return "paused"
+        return "planning" if self.state is JobState.PLANNING else "running"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
         return {
             "job_id": self.job_id,
-            "state": self.state,
+            "state": self.standing,
             "stop": self.stop,
             "paused": self.paused,
             "rounds": self.rounds,
@@ -211,7 +226,7 @@ def progress_of(snapshot: Snapshot) -> Progress:
     failed.subtract(_retried(snapshot.rounds))
     return Progress(
         job_id=snapshot.job.job,
-        state=snapshot.job.state.value,
+        state=snapshot.job.state,
         rounds=snapshot.job.rounds,
         tasks=snapshot.tasks,
         items=next((each.items for each in snapshot.rounds if each.number == 0), 0),

@@ -6,14 +6,17 @@ that runs.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import io
 import re
 import shlex
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from platform import python_version
 
 from airflow_slurm_provider.coordinator.config import Config, JobSpec, spec_of
 from airflow_slurm_provider.coordinator.services import Services
@@ -27,20 +30,29 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MOST_CODE_BYTES = 50 * 1024 * 1024
 
 
-def ship_code(services: Services, config: Config) -> str:
+def ship_code(services: Services, config: Config, log: Callable[[str], None]) -> str:
     """Put the handler's folder on S3 as a zip; return its digest, empty where none is shipped.
+
+    Args:
+        services: the edges.
+        config: the job.
+        log: told of what nodes may not be able to run.
 
     Raises:
         UserError: if the folder or the handler's module is not in it.
     """
-    digest, data = packed_code(config)
+    digest, data = packed_code(config, log)
     if digest:
         services.objects.put_new(services.paths(config.spec.id).code(digest), data)
     return digest
 
 
-def packed_code(config: Config) -> tuple[str, bytes]:
+def packed_code(config: Config, log: Callable[[str], None]) -> tuple[str, bytes]:
     """The handler's folder as a zip, and its digest; both empty where none is shipped.
+
+    Args:
+        config: the job.
+        log: told of what nodes may not be able to run.
 
     Raises:
         UserError: if the folder or the handler's module is not in it.
@@ -48,16 +60,18 @@ def packed_code(config: Config) -> tuple[str, bytes]:
     code = config.spec.handler.code
     if code is None:
         return "", b""
-    data = pack_code((config.folder / code).resolve(), config)
+    data = pack_code((config.folder / code).resolve(), config, log)
     return hashlib.sha256(data).hexdigest(), data
 
 
-def pack_code(folder: Path, config: Config) -> bytes:
+def pack_code(folder: Path, config: Config, log: Callable[[str], None]) -> bytes:
     """The folder as a zip; the same files give the same bytes."""
     where = f"{config.source}: handler.code"
     if not folder.is_dir():
         raise UserError(f"{where}: there is no folder {folder}; name the one with the handler")
-    _check_entry(folder, config)
+    _check_requirements(folder, config)
+    if not config.spec.handler.plugin:
+        _check_entry(folder, config, log)
     out = io.BytesIO()
     size = 0
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -150,15 +164,16 @@ def _built_worker() -> tuple[str, bytes]:
     return pyz.build()
 
 
-def _check_entry(folder: Path, config: Config) -> None:
+def _check_requirements(folder: Path, config: Config) -> None:
     requirements = config.spec.handler.requirements
     if requirements and not (folder / requirements).is_file():
         raise UserError(
             f"{config.source}: handler.requirements: {folder} has no {requirements!r}; name the "
             "file within handler.code"
         )
-    if config.spec.handler.plugin:
-        return
+
+
+def _check_entry(folder: Path, config: Config, log: Callable[[str], None]) -> None:
     module, _, function = config.spec.handler.entry.partition(":")
     inside = folder.joinpath(*module.split("."))
     files = [each for each in (inside / "__init__.py", inside.with_suffix(".py")) if each.is_file()]
@@ -173,4 +188,18 @@ def _check_entry(folder: Path, config: Config) -> None:
         raise UserError(
             f"{config.source}: handler.entry: {config.spec.handler.entry!r} names function "
             f"{function!r}, and {files[0]} has none of this name; correct one of them"
+        )
+    _note_syntax(files[0], log)
+
+
+def _note_syntax(path: Path, log: Callable[[str], None]) -> None:
+    """Tell of a module that can't be parsed here; a newer Python on the nodes may take it."""
+    try:
+        ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        what = error.msg if isinstance(error, SyntaxError) else str(error)
+        log(
+            f"note: {path}{line}: Python {python_version()} can't read it ({what}); if the nodes' "
+            "Python can't either, every task fails: correct it and submit again"
         )

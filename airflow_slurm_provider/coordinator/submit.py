@@ -83,8 +83,9 @@ def ensure_workers(
         return _workers(spec, last, last.slurm_job_ids, last.workers, reattached=True)
     if last is not None and last.state is SubmitState.SUBMITTED:
         ids = slurm_job_ids_of(submissions)
-        if not _left_work_undone(services, spec, ids):
-            log(f"{named(last.slurm_job_ids)} was submitted before; going on with it")
+        enough = _why_enough(services, spec, ids)
+        if enough:
+            log(enough)
             return _workers(spec, last, last.slurm_job_ids, last.workers, reattached=True)
         log(f"{named(ids)} has ended and left tasks; submitting new workers")
         number = last.number + 1
@@ -232,11 +233,14 @@ def _submit_parts(
     return submitted, workers
 
 
-def _left_work_undone(services: Services, spec: JobSpec, slurm_job_ids: Sequence[str]) -> bool:
+def _why_enough(services: Services, spec: JobSpec, slurm_job_ids: Sequence[str]) -> str:
+    """Why no more workers are needed; empty where these have ended and left tasks."""
     if read_progress(services, spec.id).complete:
-        return False
+        return "every task has ended; no workers are needed"
     array = services.slurm.together(slurm_job_ids)
-    return not array.unknown and array.alive == 0
+    if array.unknown or array.alive:
+        return f"{named(slurm_job_ids)} was submitted before; going on with it"
+    return ""
 
 
 def _workers(

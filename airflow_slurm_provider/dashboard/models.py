@@ -10,9 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from airflow_slurm_provider.coordinator.progress import Standing
 from slurm_worker.errors import ErrorClass
-
-JobState = Literal["planning", "running", "paused", "stopped", "complete"]
 
 
 class _Asked(BaseModel):
@@ -33,7 +32,7 @@ class JobSummary(BaseModel):
     """
 
     job_id: str
-    state: JobState
+    state: Standing
     stop: str = Field(description="Why its breaker is tripped; empty where it isn't.")
     paused: str = Field(description="Who paused it; empty where nobody has.")
     created_ms: int

@@ -11,7 +11,7 @@ from airflow_slurm_provider.coordinator.cost import JobCost
 from airflow_slurm_provider.coordinator.failures import Group
 from airflow_slurm_provider.coordinator.outlook import outlook_of
 from airflow_slurm_provider.coordinator.prices import PRICES_OF, REGION
-from airflow_slurm_provider.coordinator.progress import Progress, progress_of
+from airflow_slurm_provider.coordinator.progress import progress_of
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
 from airflow_slurm_provider.dashboard import models
 from slurm_worker import jobs as job_rows
@@ -30,7 +30,7 @@ def job_summary(seen: Snapshot) -> models.JobSummary:
     progress, outlook = progress_of(seen), outlook_of(seen)
     return models.JobSummary(
         job_id=progress.job_id,
-        state=state_of(progress),
+        state=progress.standing,
         stop=progress.stop,
         paused=progress.paused,
         created_ms=seen.job.created_ms,
@@ -47,17 +47,6 @@ def job_summary(seen: Snapshot) -> models.JobSummary:
         rate=outlook.rate,
         eta_s=outlook.eta_s,
     )
-
-
-def state_of(progress: Progress) -> models.JobState:
-    """The one word for how a job is; what asks for somebody's attention comes first."""
-    if progress.stop:
-        return "stopped"
-    if progress.complete:
-        return "complete"
-    if progress.paused:
-        return "paused"
-    return "planning" if progress.state == "planning" else "running"
 
 
 def job_detail(

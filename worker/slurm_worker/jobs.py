@@ -122,8 +122,13 @@ class SubmissionRow:
 
     def sizes(self) -> list[int]:
         """Workers of each array."""
-        whole, rest = divmod(self.workers, self.array_size)
-        return [self.array_size] * whole + ([rest] if rest else [])
+        return array_sizes(self.workers, self.array_size)
+
+
+def array_sizes(workers: int, most: int) -> list[int]:
+    """The elements of each of as few arrays as hold the workers, at most so many in one."""
+    whole, rest = divmod(workers, most)
+    return [most] * whole + ([rest] if rest else [])
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from airflow_slurm_provider.coordinator.progress import Poll, Progress
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.triggers import polling
+from slurm_worker.keys import JobState
 from tests.unit.coordinator.fakes import services
 
 
@@ -22,7 +23,7 @@ def progress(*, done: bool, failed: dict[str, int] | None = None) -> Progress:
     failed = failed or {}
     return Progress(
         job_id="job-1",
-        state="open",
+        state=JobState.OPEN,
         rounds=1,
         tasks={"done": 10} if done else {"done": 4, "ready": 6},
         items=100,

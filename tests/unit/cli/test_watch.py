@@ -79,7 +79,7 @@ def test_the_picture_has_all_that_a_look_has_found() -> None:
     events = [Event(NOW_MS, "me", "submitted", {"workers": 3}, "m")]
     seen = text(View(poll(snapshot()), limits, events))
     for expected in (
-        "job-1  open  22:13:20 UTC",
+        "job-1  running  22:13:20 UTC",
         "50.0% of 1,000 items",
         "450 ok, 50 failed, 500 to do; 2.",
         "48 ready, 2 leased",

@@ -52,6 +52,36 @@ def test_submitting_twice_gives_one_array_and_the_same_plan(tmp_path: Path) -> N
     assert second.slurm_job_ids == first.slurm_job_ids
 
 
+def test_submitting_again_says_whether_anything_is_new_to_the_workers(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path)
+    told: list[str] = []
+    job.submit(edges, config, log=told.append)
+    job.submit(edges, config, log=told.append)
+    assert not any("have changed" in each for each in told)
+    (tmp_path / "handler.py").write_text("def handle(item, context):\n    return None\n")
+    job.submit(edges, config, log=told.append)
+    assert any("code or settings have changed" in each for each in told)
+
+
+def test_submitting_a_finished_job_again_says_that_nothing_is_left(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path / "config")
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "node", failing())
+    told: list[str] = []
+    job.submit(edges, config, log=told.append)
+    assert told == ["every task has ended; no workers are needed"]
+
+
+def test_a_handler_that_this_python_cannot_read_is_told_and_left_to_the_nodes(
+    tmp_path: Path,
+) -> None:
+    edges, config = services(), make_config(tmp_path)
+    (tmp_path / "handler.py").write_text("x = 1\ndef handle(item, context)\n    return None\n")
+    told: list[str] = []
+    job.submit(edges, config, log=told.append)
+    assert f"note: {tmp_path}/handler.py, line 2: " in "\n".join(told)
+
+
 def test_an_array_whose_reply_was_lost_is_found_again(tmp_path: Path) -> None:
     slurm = FakeSlurm(lose_reply=True)
     edges, config = services(slurm), make_config(tmp_path)

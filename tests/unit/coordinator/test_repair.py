@@ -161,6 +161,16 @@ def test_the_whole_table_lost_the_dataset_is_the_same(edges: Services, world: Wo
     assert (again.changed, again.unmended) == (False, [])
 
 
+def test_a_job_that_lost_its_rows_is_not_planned_anew(edges: Services, tmp_path: Path) -> None:
+    lose_everything(edges)
+    config = make_config(tmp_path / "config")
+    with pytest.raises(UserError, match="doctor --repair --job job-1 brings the rows back"):
+        job.submit(edges, config, log=lambda _: None)
+    assert table_of(edges) == {}
+    run(edges)
+    assert job.submit(edges, config, log=lambda _: None).tasks == 10
+
+
 def test_a_dataset_can_be_made_for_the_first_time_after_a_repair(edges: Services) -> None:
     lose_everything(edges)
     run(edges)

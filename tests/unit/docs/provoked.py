@@ -35,6 +35,7 @@ from slurm_worker.s3 import S3Objects, s3_client
 from tests.unit.cli.conftest import Cli, write_config
 from tests.unit.coordinator import fakes
 from tests.unit.coordinator.test_credentials import Sts, edges_with
+from tests.unit.coordinator.test_repair import lose_everything
 from tests.unit.slurm.fake_slurm import FakeSlurm, Time
 from tests.unit.slurm.ssh_server import LoginNode, closed_port
 from tests.unit.world import JOB
@@ -117,6 +118,18 @@ def another_bundle(bench: Bench) -> str:
     bench.done(*SUBMIT)
     write_config(bench.folder, bundle=7)
     return bench.said(*SUBMIT)
+
+
+def lost_rows(bench: Bench) -> str:
+    bench.done(*SUBMIT)
+    bench.cli.work()
+    lose_everything(bench.cli.services)
+    return bench.said(*SUBMIT)
+
+
+def no_python(bench: Bench) -> str:
+    (bench.folder / "handler.py").write_text("def handle(item, context)\n    return item\n")
+    return next(each for each in bench.cli(*SUBMIT).err.splitlines() if "note:" in each)
 
 
 def site(text: str) -> Provoke:
@@ -311,7 +324,9 @@ PROVOKED: dict[str, Provoke] = {
     "name the job's YAML file": commands("submit absent.yaml"),
     "exists with another input": another_input,
     "items a task, not": another_bundle,
+    "brings the rows back": lost_rows,
     "has no handle.py": config(handler={"entry": "handle:handle", "code": "."}),
+    "can't read it": no_python,
     "has none of this name": config(handler={"entry": "handler:handel", "code": "."}),
     "there is no file": config(input={"path": "item.jsonl", "key": "id"}),
     "has no column": config(input={"path": "items.jsonl", "key": "idd"}),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import runpy
 import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import duckdb
+import boto3
 import pytest
+from moto import mock_aws
 
 from slurm_worker.keys import JobId
 from tests.unit.cli.conftest import Cli
@@ -44,6 +46,9 @@ class Reader:
             self.compared += 1
 
     def _run(self, words: list[str]) -> list[str]:
+        if words[:2] == ["python3", "bring.py"]:
+            self._bring()
+            return []
         if words[0] == "python3":
             ended = subprocess.run(
                 [sys.executable, *words[1:]],
@@ -61,6 +66,21 @@ class Reader:
             self.cli.work()
         return ended.out.splitlines()
 
+    def _bring(self) -> None:
+        """Run the page's script on a bucket that holds what is in memory here."""
+        paths = self.cli.services.paths(JOB)
+        with mock_aws(), pytest.MonkeyPatch.context() as patch:
+            # What the machine has set for a real store would be asked instead.
+            patch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+            bucket = boto3.resource("s3", region_name="us-east-1").create_bucket(
+                Bucket=self.cli.services.site.bucket
+            )
+            for key in self.cli.world.objects.list(paths.dataset):
+                bucket.put_object(Key=key, Body=self.cli.world.objects.get(key))
+            address = json.loads(self.cli("aggregate", JOB, "--json").out)["dataset"]
+            patch.setattr(sys, "argv", ["bring.py", address])
+            runpy.run_path(str(self.folder / "bring.py"), run_name="__main__")
+
 
 def test_whoever_does_what_the_tutorial_says_sees_what_it_shows(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -73,15 +93,7 @@ def test_whoever_does_what_the_tutorial_says_sees_what_it_shows(
             reader.save(block)
         elif block.kind == "console":
             reader.type(block)
-        elif block.kind == "sql":
-            assert rows(cli, tmp_path, block.text)[0] == ("nuuk", 2871)
-    assert reader.compared > 15
-
-
-def rows(cli: Cli, folder: Path, sql: str) -> list[tuple[Any, ...]]:
-    """What a query gives on the dataset that was published in memory."""
-    root = bring(cli, folder)
-    return duckdb.sql(sql.replace("'dataset/", f"'{root}/dataset/")).fetchall()
+    assert reader.compared > 19
 
 
 def bring(cli: Cli, folder: Path) -> Path:
