@@ -21,8 +21,9 @@ def _mend(fault: Any, model: type[BaseModel]) -> str:
     kind, value, location = fault["type"], fault["input"], fault["loc"]
     if kind == "extra_forbidden":
         known = _fields_at(model, location[:-1])
-        near = difflib.get_close_matches(str(location[-1]), known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
+        # Two, since some are near each other: ``worker`` and ``workers``.
+        near = " or ".join(map(repr, difflib.get_close_matches(str(location[-1]), known, 2)))
+        hint = f"did you mean {near}?" if near else f"known are {', '.join(sorted(known))}"
         return f"is not a known key; {hint}"
     if kind == "missing":
         return "is missing; add it"
