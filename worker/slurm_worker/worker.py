@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,9 +24,9 @@ from typing import Any, Protocol
 from slurm_worker.attempt import Attempt, Attempts
 from slurm_worker.calling import Calls, Runner
 from slurm_worker.config import JobConfig
-from slurm_worker.errors import FatalError, ServiceError, Throttled, UserError, describe
+from slurm_worker.errors import FatalError, ServiceError, UserError, describe
 from slurm_worker.exits import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_OK
-from slurm_worker.finder import Finished, Found, TaskFinder, Waiting
+from slurm_worker.finder import Finished, Found, TaskFinder
 from slurm_worker.handlers import Fetcher, Handler, Shared, load, set_up, tear_down
 from slurm_worker.heart import Heart
 from slurm_worker.identity import Drain, Identity, requeue
@@ -48,19 +47,10 @@ from slurm_worker.table import TaskTable
 from slurm_worker.threads import Pending, Signal, Threads
 from slurm_worker.trail import Trail
 from slurm_worker.transitions import needs_care
+from slurm_worker.waits import Durations, Idle, Setbacks
 
-_IDLE_FIRST_S = 0.2
-_IDLE_MOST_S = 5.0
-#: So many failures in a row of a service that is away, and the worker leaves.
-_SERVICE_FAILURES = 5
-#: The longest wait after a failure is 2 to the power of this, in seconds.
-_MOST_DOUBLINGS = 6
 _STARTS_PER_S = 500
-#: The next task is leased when this one has about so long to go.
-_AHEAD_S = 5.0
 _LOOK_AHEAD_S = 0.1
-_REMEMBERED_TASKS = 20
-_STANDBY = 8
 #: A worker that is asked to stop waits so long for the items at hand.
 _DRAIN_S = 12.0
 
@@ -148,15 +138,13 @@ class Worker:
             self._must_stop,
             self._recorder,
         )
-        self._ends = None if seconds_left is None else clock.boot_time() + seconds_left
+        self._durations = Durations(clock, seconds_left)
+        self._idle = Idle(config.lease, config.max_workers, clock, rng, drain)
+        self._setbacks = Setbacks(rng, drain)
         self._running: Attempt | None = None
         self._ahead: Pending[Attempt | Finished | None] | None = None
         self._committing: Pending[None] | None = None
         self._committed_from: Journal | None = None
-        self._took: deque[float] = deque(maxlen=_REMEMBERED_TASKS)
-        self._failures = self._unanswered = 0
-        self._waiting: Waiting | None = None
-        self._rank = rng.random()
 
     def run(self) -> int:
         """Work until nothing is left, or until asked to stop; return the exit code.
@@ -272,8 +260,7 @@ class Worker:
 
     def _loop(self, calls: Calls, journals: list[Journal]) -> int:
         plain, careful = make_runner(calls), make_runner(calls, careful=True)
-        last_found = self._clock.boot_time()
-        idle_s = _IDLE_FIRST_S
+        self._idle.over()
         code = EXIT_OK
         try:
             while not self._drain.asked.is_set():
@@ -286,23 +273,25 @@ class Worker:
                         self._finish_commit()
                         continue
                     if found is None:
-                        idle = self._clock.boot_time() - last_found
-                        if idle > self._patience_s or self._is_surplus():
+                        if not self._idle.wait():
                             self.logger.info("live workers hold what is left")
                             break
-                        self._drain.asked.wait(idle_s * self._rng.uniform(0.8, 1.2))
-                        idle_s = min(idle_s * 1.5, _IDLE_MOST_S)
                         continue
                     runner = careful if needs_care(found.lease.row.crashes) else plain
                     self._work(found, runner, journals[0])
                     journals.reverse()
-                    last_found, idle_s = self._clock.boot_time(), _IDLE_FIRST_S
-                    self._failures = self._unanswered = 0
+                    self._idle.over()
+                    self._setbacks.over()
                 except FatalError:
                     code = EXIT_CONFIG
                     break
                 except ServiceError as error:
-                    if not self._survive(error):
+                    # The task at hand, if any, is left to its lease: whether its marker exists
+                    # is for the next holder to see.
+                    self.logger.warning(
+                        "a service failed", error=str(error), in_a_row=self._setbacks.in_a_row + 1
+                    )
+                    if not self._setbacks.bear(error):
                         code = EXIT_INFRASTRUCTURE
                         break
                 except (OSError, sqlite3.Error) as error:
@@ -316,24 +305,6 @@ class Worker:
             careful.close()
         return code
 
-    @property
-    def _patience_s(self) -> float:
-        """How long to wait for leases that may run out, before live workers must hold them."""
-        times = self.config.lease
-        return times.ttl_s + times.margin_s + 2 * times.heartbeat_s
-
-    def _is_surplus(self) -> bool:
-        """Whether others will do: each idle worker knows by a number drawn at its start.
-
-        At the end of a job thousands of idle workers would look at every shard again and
-        again; one for each ten leases, and a few more, are enough to take over from the dead.
-        """
-        waiting, self._waiting = self._waiting, None
-        if waiting is None:
-            return False
-        wanted = max(_STANDBY, waiting.later + waiting.leased / 10)
-        return self._rank * self.config.max_workers > wanted
-
     def _next(self) -> Attempt | Finished | None:
         """The next task: the one that was leased ahead, or one leased now."""
         ahead, self._ahead = self._ahead, None
@@ -341,7 +312,7 @@ class Worker:
             found = ahead.result()
             if isinstance(found, Attempt):
                 return found
-            if found is None and self._is_surplus():
+            if found is None and self._idle.is_surplus():
                 # Thousands leave within a minute at a job's end: another look each is a burden.
                 self.logger.info("others will do what is left")
                 return Finished()
@@ -358,7 +329,7 @@ class Worker:
             return Finished()
         if job is None or job.state is JobState.PLANNING:
             return None
-        if not self._fits():
+        if not self._durations.another_fits():
             self._drain.before_time_limit = True
             self._drain.asked.set()
             self.logger.info("no time is left for another task")
@@ -369,18 +340,11 @@ class Worker:
             if isinstance(found, Finished):
                 return found
             if not isinstance(found, Found):
-                self._waiting = found
+                self._idle.saw(found)
                 return None
             attempt = self._attempts.open(found.lease)
             if attempt is not None:
                 return attempt
-
-    def _fits(self) -> bool:
-        """Whether a task like the last ones would end before Slurm ends us."""
-        if self._ends is None or not self._took:
-            return True
-        likely_s = sorted(self._took)[int(0.9 * (len(self._took) - 1))]
-        return self._clock.boot_time() + likely_s < self._ends
 
     def _must_stop(self) -> bool:
         if self._drain.asked.is_set():
@@ -436,7 +400,7 @@ class Worker:
             self._attempts.release(attempt, self._clock.boot_time() - hold.saved)
         else:
             hold.stop()
-            self._took.append(took)
+            self._durations.add(took)
             try:
                 self._finish_commit()
             finally:
@@ -452,18 +416,12 @@ class Worker:
         began = self._clock.boot_time()
         restored = sum(outcome.items for outcome in attempt.restored)
         left = len(attempt.items) - restored
-        while not self._nearly_done(journal.ok + journal.failed - restored, left, began):
+        while not self._durations.nearly_done(journal.ok + journal.failed - restored, left, began):
             if ran.wait(_LOOK_AHEAD_S):
                 break
-        if self._drain.asked.is_set() or not self._fits():
+        if self._drain.asked.is_set() or not self._durations.another_fits():
             return None
         return self._find()
-
-    def _nearly_done(self, done: int, total: int, began: float) -> bool:
-        worked_s = self._clock.boot_time() - began
-        if done and worked_s:
-            return (total - done) * worked_s / done < _AHEAD_S
-        return bool(self._took) and max(self._took) < _AHEAD_S
 
     def _commit(self, attempt: Attempt, journal: Journal, started: float) -> None:
         try:
@@ -515,22 +473,6 @@ class Worker:
         self._jobs.stop(f"{describe(error)} (worker {self.identity.worker})")
         self._trail.note("stopped", {"reason": describe(error)})
         self.logger.error("the handler stopped the job", error=describe(error))
-
-    def _survive(self, error: ServiceError) -> bool:
-        """Wait after a service failed; False when it has been away too often in a row.
-
-        One that throttles is there: were its workers to leave, they would be missing once it
-        serves them. The task at hand, if any, is left to its lease: whether its marker exists is
-        for the next holder to see.
-        """
-        self._failures += 1
-        self._unanswered = 0 if isinstance(error, Throttled) else self._unanswered + 1
-        self.logger.warning("a service failed", error=str(error), in_a_row=self._failures)
-        if self._unanswered >= _SERVICE_FAILURES:
-            return False
-        longest_s = 2.0 ** min(self._failures, _MOST_DOUBLINGS)
-        self._drain.asked.wait(self._rng.uniform(0, longest_s))
-        return True
 
     def _ask_for_requeue(self) -> None:
         """Before the time limit: have Slurm start this element again, as work is left."""

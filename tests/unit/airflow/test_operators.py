@@ -95,7 +95,9 @@ def test_what_cannot_succeed_is_not_retried_and_what_may_is(
 
 def test_a_wrong_config_fails_with_one_line(context: dict[str, Any]) -> None:
     operator = SlurmSubmitOperator(task_id="submit", config={**CONFIG, "workerz": 3})
-    with pytest.raises(AirflowFailException, match=r"workerz: .*did you mean 'worker' or 'workers'"):
+    with pytest.raises(
+        AirflowFailException, match=r"workerz: .*did you mean 'worker' or 'workers'"
+    ):
         operator.execute(context)
 
 

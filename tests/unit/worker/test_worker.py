@@ -23,6 +23,7 @@ from slurm_worker.keys import TaskState
 from slurm_worker.ports import Row
 from slurm_worker.testing import MemoryRows
 from slurm_worker.threads import PooledThreads
+from slurm_worker.waits import Setbacks
 from tests.unit.world import World, numbered
 
 
@@ -225,7 +226,7 @@ def test_a_worker_outlasts_throttling_and_leaves_a_service_that_is_away(
     world.plan(numbered(95))
     rows.__class__ = Refusing
     worker = world.worker()
-    worker._rng = Impatient()
+    worker._setbacks = Setbacks(Impatient(), worker._drain)
     assert worker.run() == code
     rows.__class__ = MemoryRows
     assert sum(row.items_ok for row in world.task_rows()) == done
