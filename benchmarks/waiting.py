@@ -28,7 +28,7 @@ from airflow_slurm_provider.coordinator.services import Services, open_services
 from airflow_slurm_provider.coordinator.site import load_site
 from slurm_worker.keys import JobId
 from tests.stack.airflow_api import AirflowApi
-from tests.stack.process import known_services
+from tests.stack.process import known_services, with_children
 from tests.stack.settings import ROOT
 from tests.stack.state_folder import state_folder
 
@@ -138,7 +138,7 @@ class Bench:
 
     def _triggerer(self) -> list[int]:
         (service,) = [e for e in known_services(self._state) if e.name == "airflow-triggerer"]
-        return _with_children(service.pid)
+        return with_children(service.pid)
 
     def reactions(self, times: int) -> list[float]:
         """Seconds from the last commit of a small job to its sensor's success."""
@@ -165,12 +165,6 @@ class Bench:
 
 def _run(command: list[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-
-
-def _with_children(pid: int) -> list[int]:
-    tasks = [each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/children")]
-    children = [int(each) for text in tasks for each in text.split()]
-    return [pid, *(below for child in children for below in _with_children(child))]
 
 
 def _cpu_s(pid: int) -> float:

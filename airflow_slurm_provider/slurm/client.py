@@ -26,6 +26,7 @@ from airflow_slurm_provider.slurm.arrays import (
     parse_queue,
     parse_records,
 )
+from airflow_slurm_provider.slurm.complaints import keeps_no_accounting, said
 from airflow_slurm_provider.slurm.endings import ENDING_FORMAT, Ending, parse_endings
 from airflow_slurm_provider.slurm.submission import Outcome
 from airflow_slurm_provider.slurm.survey import Survey
@@ -41,7 +42,6 @@ _LONG_S = 120.0
 _FIRST_POLL_S, _LONGEST_POLL_S = 0.5, 5.0
 _UNSURE_S = 15.0
 _VANISHED_AFTER_S = 120.0
-_MOST_SAID = 400
 #: More lines than a batch script has.
 _ALL_LINES = "100000"
 #: Array ids in one command line.
@@ -54,7 +54,6 @@ _TEMPORARY = ("temporarily", "try again", "queue limit")
 _SUBMIT_LIMIT = re.compile(r"(max|grp)submitjob", re.IGNORECASE)
 _MAX_ARRAY_SIZE = re.compile(r"^MaxArraySize\s*=\s*(\d+)", re.MULTILINE)
 _DEFAULT_ARRAY_SIZE = 1001
-_NO_ACCOUNTING = "ccounting storage is disabled"
 #: What scancel says of an array that has ended.
 _ENDED = ("invalid job id", "already completing or completed")
 
@@ -110,7 +109,7 @@ class SlurmClient:
         result = self._transport.run("sbatch --version")
         if result.code:
             raise UserError(
-                f"cluster: sbatch does not run on the login node: {_said(result)}; make it "
+                f"cluster: sbatch does not run on the login node: {said(result)}; make it "
                 "available to non-interactive shells"
             )
         return result.stdout.strip()
@@ -259,7 +258,7 @@ class SlurmClient:
             shlex.join(["squeue", "-h", "-r", "-t", "all", "-j", ids, "-o", QUEUE_FORMAT])
         )
         if result.code and "invalid job id" not in result.stderr.lower():
-            raise ServiceError(f"cluster: squeue failed: {_said(result)}; try again")
+            raise ServiceError(f"cluster: squeue failed: {said(result)}; try again")
         queued = parse_queue("" if result.code else result.stdout)
         try:
             records = self._records("-j", ids, "-o", RECORD_FORMAT)
@@ -303,7 +302,7 @@ class SlurmClient:
         """Cancel the array; one that has ended is none the worse."""
         result = self._transport.run(shlex.join(["scancel", slurm_job_id]))
         if result.code and not any(words in result.stderr.lower() for words in _ENDED):
-            raise ServiceError(f"cluster: scancel failed: {_said(result)}; try again")
+            raise ServiceError(f"cluster: scancel failed: {said(result)}; try again")
 
     def _submit_in(self, place: str, name: str) -> str:
         deadline = self._clock() + 2 * submission.STALE_ATTEMPT_S
@@ -319,7 +318,7 @@ class SlurmClient:
             if result.code not in (Outcome.WAIT, Outcome.UNSURE):
                 raise _failure(result, place, name)
             if result.code == Outcome.UNSURE:
-                why = f": {_said(result)}"
+                why = f": {said(result)}"
                 deadline = min(deadline, self._clock() + _UNSURE_S)
             if self._clock() > deadline:
                 raise ServiceError(
@@ -335,8 +334,8 @@ class SlurmClient:
             return ""
         ids = ",".join(sorted(slurm_job_ids, key=int))
         result = self._transport.run(shlex.join(["sacct", "-nPD", "-j", ids, "-o", fields]))
-        if result.code and _NO_ACCOUNTING not in result.stderr + result.stdout:
-            raise ServiceError(f"cluster: sacct failed: {_said(result)}; try again")
+        if result.code and not keeps_no_accounting(result):
+            raise ServiceError(f"cluster: sacct failed: {said(result)}; try again")
         return "" if result.code else result.stdout
 
     def _records(self, *arguments: str) -> str | None:
@@ -344,9 +343,9 @@ class SlurmClient:
         result = self._transport.run(shlex.join(["sacct", "-nXP", *arguments]))
         if result.code == 0:
             return result.stdout
-        if _NO_ACCOUNTING in result.stderr + result.stdout:
+        if keeps_no_accounting(result):
             return None
-        raise ServiceError(f"cluster: sacct failed: {_said(result)}; try again")
+        raise ServiceError(f"cluster: sacct failed: {said(result)}; try again")
 
     def _settle(self, array: ArrayState) -> ArrayState:
         """`array`, known to have ended where it has been unknown for long."""
@@ -372,12 +371,12 @@ class SlurmClient:
     def _must(self, what: str, program: str, *arguments: str, stdin: bytes = b"") -> str:
         result = self._run(program, *arguments, stdin=stdin)
         if result.code:
-            raise ServiceError(f"cluster: {what} failed: {_said(result)}")
+            raise ServiceError(f"cluster: {what} failed: {said(result)}")
         return result.stdout
 
 
 def _refusal(result: CommandResult) -> SubmitRefusedError | ServiceError:
-    message = f"slurm: sbatch refused the array: {_said(result)}"
+    message = f"slurm: sbatch refused the array: {said(result)}"
     if _SUBMIT_LIMIT.search(message):
         return SubmitLimitError(f"{message}; submit again when fewer jobs are in the queue")
     if any(words in message.lower() for words in _TEMPORARY):
@@ -391,7 +390,7 @@ def _failure(result: CommandResult, place: str, name: str) -> ServiceError:
             f"cluster: workers of array {name} have run, and Slurm has no record of them; write "
             f"the array's job id into {place}/id, or remove that folder to submit anew"
         )
-    return ServiceError(f"cluster: submission of {name} in {place} failed: {_said(result)}")
+    return ServiceError(f"cluster: submission of {name} in {place} failed: {said(result)}")
 
 
 def _check_plain(name: str, what: str) -> None:
@@ -404,14 +403,3 @@ def _check_plain(name: str, what: str) -> None:
 
 def _token() -> str:
     return uuid.uuid4().hex[:12]
-
-
-def _said(result: CommandResult) -> str:
-    """A command's complaint in one line."""
-    text = result.stderr if result.stderr.strip() else result.stdout
-    lines = [
-        re.sub(r"^s(batch|queue|acct|cancel): (error: )?", "", line.strip())
-        for line in text.splitlines()
-        if line.strip()
-    ]
-    return "; ".join(lines)[:_MOST_SAID] or f"exit code {result.code}"

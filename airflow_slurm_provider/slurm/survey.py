@@ -10,13 +10,12 @@ import shlex
 from dataclasses import dataclass
 
 from airflow_slurm_provider.slurm import submission
-from airflow_slurm_provider.slurm.transport import CommandResult, Transport
+from airflow_slurm_provider.slurm.complaints import keeps_no_accounting, said
+from airflow_slurm_provider.slurm.transport import Transport
 from slurm_worker.errors import ServiceError, UserError
 
 _SETTING = re.compile(r"^(\w+)[ \t]*=[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 _PAIR = re.compile(r"(\w+)=(\S*)")
-_NO_ACCOUNTING = "ccounting storage is disabled"
-_MOST_SAID = 300
 #: A file is written and removed; then the folder, its file system and what is free are told.
 _TRY_FOLDER = (
     'mkdir -p "$1" && cd "$1" && : > ".tried.$2" && rm ".tried.$2" && pwd && '
@@ -90,10 +89,10 @@ class Survey:
             ServiceError: if it fails in another way.
         """
         result = self._transport.run("sacct -nXP -S now-1hours -o JobID")
-        if result.code and _NO_ACCOUNTING in result.stderr + result.stdout:
+        if keeps_no_accounting(result):
             return False
         if result.code:
-            raise ServiceError(f"sacct failed: {_said(result)}")
+            raise ServiceError(f"sacct failed: {said(result)}")
         return True
 
     def try_folder(self, unique: str) -> Folder:
@@ -108,7 +107,7 @@ class Survey:
         if result.code:
             raise UserError(
                 f"cluster.remote_dir: {self._remote_dir!r} can't be written on the login node "
-                f"({_said(result)}); name a folder of the account's own"
+                f"({said(result)}); name a folder of the account's own"
             )
         path, filesystem = [*result.stdout.splitlines(), ""][:2]
         return Folder(path, filesystem)
@@ -126,8 +125,3 @@ class Survey:
         self._transport.run(
             submission.one_line(_REMOVE, self._remote_dir.removeprefix("~/"), folder)
         )
-
-
-def _said(result: CommandResult) -> str:
-    text = result.stderr if result.stderr.strip() else result.stdout
-    return " ".join(text.split())[:_MOST_SAID] or f"exit code {result.code}"

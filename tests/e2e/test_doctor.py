@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +27,7 @@ from slurm_worker.ports import Row
 from slurm_worker.trials import TRIAL_JOB
 from tests.e2e.conftest import Slurmctl, write_yaml
 from tests.e2e.ignorant_store import ignorant_store
+from tests.e2e.tools import free_port
 from tests.stack.settings import ROOT, Mode
 from tests.stack.stack import remembered_settings
 from tests.stack.state_folder import state_folder
@@ -101,13 +101,6 @@ def setup(environment: Mapping[str, str], tmp_path: Path) -> Iterator[Setup]:
         shared = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="doctor-e2e-")))
         shared.chmod(0o755)
         yield Setup(site, dict(environment), tmp_path, shared, closing)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def host_key_of_another(setup: Setup) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from slurm_worker.config import LeaseConfig
 from slurm_worker.keys import JobId, TaskId
 from slurm_worker.table import TaskTable
 from tests.e2e.conftest import Slurmctl, write_yaml
+from tests.e2e.tools import until
 from tests.stack.settings import ROOT, Mode
 from tests.stack.stack import remembered_settings
 from tests.stack.state_folder import state_folder
@@ -88,13 +89,6 @@ def command(*words: str) -> str:
     return subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
-def until(happens: Callable[[], object], seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(1)
-
-
 def back_in_service(node: str) -> bool:
     subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False)
     return "down" not in command("sinfo", "-h", "-n", node, "-o", "%T").lower()
@@ -152,23 +146,23 @@ def test_memory_cancel_requeue_and_a_lost_node_each_have_their_class(
         state = services.slurm.array(array)
         return {n: e.node for n, e in state.elements.items() if e.state.value == "RUNNING"}
 
-    until(lambda: len(running()) >= 5)
+    until(lambda: len(running()) >= 5, "five workers run")
     nodes = running()
     lost = "node2"
     on_lost = [n for n, node in nodes.items() if node == lost]
     others = [n for n, node in nodes.items() if node != lost]
     assert on_lost, nodes
-    until(lambda: job.losses(services, job_id))
+    until(lambda: job.losses(services, job_id), "the loss is known")
     assert job.losses(services, job_id)[0].error_class.value == "out_of_memory"
     others = [n for n in running() if n in others]
     command("scancel", f"{array}_{others[0]}")
     command("scontrol", "requeue", f"{array}_{others[1]}")
     command("scontrol", "update", f"nodename={lost}", "state=down", "reason=test")
     try:
-        until(lambda: {"node_failure"} <= classes(services, job_id))
+        until(lambda: {"node_failure"} <= classes(services, job_id), "the loss has its class")
     finally:
         # It may have come back by itself: its slurmd is alive.
-        until(lambda: back_in_service(lost))
+        until(lambda: back_in_service(lost), "the node is back")
     said, watcher = wait_for(services, job_id)
     expected = {"out_of_memory", "cancelled", "preempted", "node_failure"}
     assert set(watcher.lost) >= expected, said
@@ -206,7 +200,7 @@ def classes(services: Services, job_id: JobId) -> set[str]:
 
 
 def test_a_worker_at_its_time_limit_has_the_class_walltime(services: Services, hung: JobId) -> None:
-    until(lambda: "walltime" in classes(services, hung), 240)
+    until(lambda: "walltime" in classes(services, hung), "the walltime is known", 240)
     (loss,) = [e for e in job.losses(services, hung) if e.error_class.value == "walltime"]
     assert loss.state == "TIMEOUT"
     assert loss.elapsed_s >= 60

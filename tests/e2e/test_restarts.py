@@ -6,9 +6,8 @@ import contextlib
 import os
 import signal
 import tempfile
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,10 @@ import pytest
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.keys import JobId
 from tests.e2e.conftest import arrays_of
+from tests.e2e.tools import until
 from tests.stack import stack as the_stack
 from tests.stack.airflow_api import AirflowApi, DagRun, failing_tasks
-from tests.stack.process import known_services
+from tests.stack.process import known_services, with_children
 from tests.stack.settings import ROOT, Mode
 from tests.stack.stack import remembered_settings
 from tests.stack.state_folder import state_folder
@@ -53,10 +53,10 @@ def test_a_run_goes_on_though_all_that_it_needs_is_killed_in_turn(
     items = [{"id": f"k{n}", "gate": str(gate)} for n in range(30)]
     run_id = api.trigger(DAG_ID, {"items": items, "job_id": job_id})
     for each in killed:
-        _until(lambda: _waits(api, run_id))
+        until(lambda: _waits(api, run_id), "the sensor waits")
         _kill(each, api.run(DAG_ID, run_id))
         the_stack.up(print)
-    _until(lambda: _waits(api, run_id))
+    until(lambda: _waits(api, run_id), "the sensor waits")
     gate.touch()
     run = api.follow({DAG_ID: run_id}, timeout=300)[DAG_ID]
     logs = "\n".join(api.log_tail(run, task) for task in failing_tasks(run))
@@ -90,13 +90,13 @@ def _kill(name: str, run: DagRun) -> None:
         pids = _task_processes(run)
     else:
         (service,) = [each for each in known_services(state_folder(ROOT)) if each.name == name]
-        pids = _with_children(service.pid)
+        pids = with_children(service.pid)
     assert pids, f"{name} is not there to be killed"
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     # Who looks before a killed process has ended takes the service for alive.
-    _until(lambda: all(_gone(pid) for pid in pids))
+    until(lambda: all(_gone(pid) for pid in pids), "all processes are gone")
 
 
 def _gone(pid: int) -> bool:
@@ -106,22 +106,13 @@ def _gone(pid: int) -> bool:
         return True
 
 
-def _with_children(pid: int) -> list[int]:
-    try:
-        tasks = [each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/children")]
-    except OSError:
-        return []
-    children = [int(each) for text in tasks for each in text.split()]
-    return [pid, *(below for child in children for below in _with_children(child))]
-
-
 def _task_processes(run: DagRun) -> list[int]:
     """The process that runs the run's task `in_process`, by its title."""
     (task,) = [each for each in run.tasks if each.task_id == "in_process"]
     (scheduler,) = [
         each for each in known_services(state_folder(ROOT)) if each.name == "airflow-scheduler"
     ]
-    return [pid for pid in _with_children(scheduler.pid) if task.id in _title(pid)]
+    return [pid for pid in with_children(scheduler.pid) if task.id in _title(pid)]
 
 
 def _title(pid: int) -> str:
@@ -129,10 +120,3 @@ def _title(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     except OSError:
         return ""
-
-
-def _until(happens: Callable[[], object], seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.2)

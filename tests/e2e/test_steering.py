@@ -18,6 +18,7 @@ import pytest
 
 from airflow_slurm_provider.coordinator.services import Services
 from tests.e2e.conftest import SLURMCTL, Slurmctl, arrays_of, hear_interrupts, write_yaml
+from tests.e2e.tools import until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(500)]
 
@@ -51,13 +52,6 @@ def write_job(folder: Path, items: int, seconds: float, **changes: object) -> Pa
         **changes,
     }
     return write_yaml(folder / "job.yaml", config)
-
-
-def until(happens: Callable[[], object], what: str, seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.5)
 
 
 def test_a_paused_job_leaves_the_nodes_and_goes_on_to_its_end_when_resumed(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,11 @@ import pytest
 import yaml
 
 from tests.e2e.conftest import Slurmctl, write_yaml
+from tests.e2e.tools import free_port
 
 pytestmark = pytest.mark.stack
 
 Document = dict[str, Any]
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def job(**changes: Any) -> Callable[[Document, Document], None]:

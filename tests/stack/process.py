@@ -135,6 +135,16 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
+def with_children(pid: int) -> list[int]:
+    """A process and all below it; of one that has ended, itself alone."""
+    try:
+        tasks = [each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:
+        return [pid]
+    children = [int(each) for text in tasks for each in text.split()]
+    return [pid, *(below for child in children for below in with_children(child))]
+
+
 def run(
     argv: Sequence[str | Path],
     *,
