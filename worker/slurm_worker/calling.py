@@ -91,10 +91,8 @@ class Calls:
     to_lines: ToLines = to_lines
     rules: Sequence[ClassRule] = ()
 
-    def failure(
-        self, position: int, item: Item, error: BaseException, tries: int
-    ) -> Outcome | float:
-        """The outcome of a failure, or the seconds to wait before another try."""
+    def again_in(self, error: BaseException, tries: int) -> float | None:
+        """The seconds to wait before another try after so many; None for no other try."""
         error_class = classify(error, self.rules)
         retry_after = retry_after_of(error)
         if error_class is ErrorClass.RATE_LIMITED:
@@ -104,7 +102,7 @@ class Calls:
             ceiling = min(self.config.max_backoff_s, self.config.backoff_s * 2 ** (tries - 1))
             asked = min(retry_after or 0.0, MOST_RETRY_AFTER_S)
             return max(asked, self.rng.uniform(0, ceiling))
-        return self.failed(position, item, error_class, describe(error), tries)
+        return None
 
     def pauses(self, seconds: float) -> Iterator[float]:
         """The sleeps of a wait before another try; fewer where the worker stops meanwhile."""
@@ -119,10 +117,9 @@ class Calls:
         for each in self.pauses(seconds):
             self.clock.sleep(each)
 
-    def failed(
-        self, position: int, item: Item, error_class: ErrorClass, message: str, tries: int
-    ) -> Outcome:
+    def failed(self, position: int, item: Item, error: BaseException, tries: int) -> Outcome:
         """The outcome of an item that is not tried again here."""
+        error_class, message = classify(error, self.rules), describe(error)
         self.shared.logger.info(
             "item failed", item=item[0], error_class=error_class.value, error=message
         )
@@ -171,10 +168,10 @@ def retry(
     """
     tries = 1
     while True:
-        result = calls.failure(position, item, error, tries)
-        if isinstance(result, Outcome):
-            return result
-        calls.pause(result)
+        wait_s = calls.again_in(error, tries)
+        if wait_s is None:
+            return calls.failed(position, item, error, tries)
+        calls.pause(wait_s)
         if calls.stopping():
             return None
         tries += 1

@@ -14,7 +14,6 @@ from types import FrameType
 from typing import Any
 
 from slurm_worker.calling import LOOK_S, NOT_THE_ITEM, Calls, Item, ItemTimeout, Runner, retry
-from slurm_worker.errors import ErrorClass
 from slurm_worker.handlers import RAISED, Context, Kind
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.limits import Stopped
@@ -199,8 +198,7 @@ class ThreadRunner:
             if not future.cancel():
                 # The thread is lost; the pool that has it is let go, with the rest of its work.
                 self._pool = self._new_pool()
-            message = str(ItemTimeout(timeout_s))
-            yield self._calls.failed(position, items[position], ErrorClass.TIMEOUT, message, 1)
+            yield self._calls.failed(position, items[position], ItemTimeout(timeout_s), 1)
 
     def _new_pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._calls.config.concurrency, thread_name_prefix="item")

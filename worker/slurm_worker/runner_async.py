@@ -91,10 +91,10 @@ class AsyncRunner:
             except NOT_THE_ITEM:
                 raise
             except RAISED as error:
-                failure = calls.failure(position, item, error, tries)
-            if isinstance(failure, Outcome):
-                return failure
-            for seconds in calls.pauses(failure):
+                wait_s = calls.again_in(error, tries)
+                if wait_s is None:
+                    return calls.failed(position, item, error, tries)
+            for seconds in calls.pauses(wait_s):
                 await asyncio.sleep(seconds)
             if calls.stopping():
                 return None

@@ -63,13 +63,12 @@ class BatchRunner:
             except (*NOT_THE_ITEM, Stopped):
                 raise
             except RAISED as error:
-                first = positions[0]
-                failure = calls.failure(first, items[first], error, tries)
-                if not isinstance(failure, Outcome):
-                    calls.pause(failure)
+                wait_s = calls.again_in(error, tries)
+                if wait_s is not None:
+                    calls.pause(wait_s)
                     continue
                 if len(positions) == 1:
-                    yield failure
+                    yield calls.failed(positions[0], items[positions[0]], error, tries)
                     return
                 middle = len(positions) // 2
                 yield from self._batch(items, positions[:middle], attempt)
@@ -109,6 +108,7 @@ class BatchRunner:
         except NOT_THE_ITEM:
             raise
         except RAISED as error:
-            failure = self._calls.failure(position, item, error, self._calls.config.tries)
-            assert isinstance(failure, Outcome), "the last try has an outcome"
-            return failure
+            tries = self._calls.config.tries
+            again_s = self._calls.again_in(error, tries)
+            assert again_s is None, "the others of the batch have their results"
+            return self._calls.failed(position, item, error, tries)

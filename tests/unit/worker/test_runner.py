@@ -223,6 +223,21 @@ def test_a_batch_of_the_wrong_shape_is_the_handlers_bug(tmp_path: Path, result: 
     assert {each["_key"] for each in world.lines("errors")} == {f"k{n}" for n in range(5)}
 
 
+def test_the_log_names_the_items_of_a_batch_that_failed_and_no_others(tmp_path: Path) -> None:
+    @batch(size=8)
+    def handle(items: list[dict[str, Any]], _context: Context) -> list[dict[str, Any]]:
+        if any(item["n"] == 5 for item in items):
+            raise ItemError("bad_input", "five is no good")
+        return items
+
+    world = World(tmp_path, handle)
+    world.plan(numbered(8))
+    world.worker().run()
+    failed = [each["item"] for each in world.logger.lines if each["event"] == "item failed"]
+    assert failed == ["k5"]
+    assert [each["_key"] for each in world.lines("errors")] == ["k5"]
+
+
 @pytest.mark.parametrize("concurrency", [1, 4])
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_fatal_error_stops_the_job_whatever_the_way_of_calling(
