@@ -18,9 +18,14 @@ from typing import Any, cast
 from airflow_slurm_provider.coordinator import progress as progress_of
 from airflow_slurm_provider.coordinator import retry as retrying
 from airflow_slurm_provider.coordinator import ship, sizing
-from airflow_slurm_provider.coordinator.config import Config, JobSpec, spec_of
+from airflow_slurm_provider.coordinator.config import Config, JobSpec
 from airflow_slurm_provider.coordinator.failures import cured_by_class
-from airflow_slurm_provider.coordinator.inputs import InputSpec, open_input
+from airflow_slurm_provider.coordinator.first_round import (
+    check_identity,
+    check_no_results,
+    plan_input,
+    standing_bundle,
+)
 from airflow_slurm_provider.coordinator.losses import Loss, attribute, find_losses
 from airflow_slurm_provider.coordinator.plan import PlanConflict, Planner
 from airflow_slurm_provider.coordinator.policy import Rules, parse_rules
@@ -32,7 +37,6 @@ from slurm_worker.errors import ErrorClass, UserError
 from slurm_worker.jobs import JobRow, JobTable, RoundRow, SubmissionRow
 from slurm_worker.keys import JobId, RoundState, SubmitState, shard_count
 from slurm_worker.ports import Value
-from slurm_worker.table import TaskTable
 
 Log = Callable[[str], None]
 
@@ -90,22 +94,22 @@ def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmc
     spec = config.spec
     jobs = services.jobs(spec.id)
     job = jobs.find()
-    _check_identity(job, spec)
+    check_identity(job, spec)
     # What can't be reached is found out before anything is written.
     services.objects.verify()
     services.slurm.version()
     code = ship.ship_code(services, config, log)
     if job is None:
-        _check_no_results(services, spec)
+        check_no_results(services, spec)
         spec = sizing.sized(spec, services.bucket, log)
         shards = shard_count(spec.max_workers)
         job = jobs.create(spec.identity(), ship.ship_config(services, spec, shards, code), shards)
-        _check_identity(job, spec)
-    spec = _standing_bundle(services, job, config.spec, log)
+        check_identity(job, spec)
+    spec = standing_bundle(services, job, config.spec, log)
     digest = ship.ship_config(services, spec, job.shards, code)
     round_row = jobs.create_round(0, spec.input.path)
     if round_row.state is RoundState.PLANNING:
-        _plan_input(services, spec, job, round_row, log)
+        plan_input(services, spec, job, round_row, _planner(services, spec, job, log))
         round_row = jobs.rounds()[0]
         jobs.audit(actor, "planned", {"tasks": round_row.tasks, "items": round_row.items})
     jobs.open(1)
@@ -289,7 +293,7 @@ def _begun_retry(
     items = retrying.FailedItems(services.store(spec.id), selector, number)
     planned = _plan_retry(services, spec, job, round_row, items, log)
     tasks = retrying.failed_tasks(services, job.job, selector)
-    retrying.reopen(_table(services, spec, job), tasks, number, log)
+    retrying.reopen(services.tasks(job), tasks, number, log)
     jobs.open(number + 1)
     back = sum(round_row.tasks_back.values())
     workers = ensure_workers(services, spec, job, round_row, planned.tasks + back, log)
@@ -404,43 +408,6 @@ class _PlannedRetry:
     retried: dict[str, int]
 
 
-def _plan_input(
-    services: Services, spec: JobSpec, job: JobRow, round_row: RoundRow, log: Log
-) -> None:
-    # Needs pyarrow, for which no other command should wait.
-    from airflow_slurm_provider.coordinator.key_check import KeyCheck
-
-    source = InputSpec(spec.input.path, spec.input.key, spec.input.format)
-    planner = _planner(services, spec, job, log)
-    try:
-        with KeyCheck() as keys:
-            items = open_input(source, services.bucket)
-            planner.plan(
-                round_row,
-                keys.watch(items),
-                check=lambda: keys.check(lambda: open_input(source, services.bucket)),
-                retried=dict,
-            )
-    except PlanConflict:
-        raise
-    except UserError:
-        if _has_tasks(services, spec, job):
-            # An earlier submit was cut short among its rows. They are of the input as it was
-            # then, and a job made anew would keep them beside other segments.
-            raise
-        # The input is at fault: leave nothing that a corrected submit would trip over.
-        for key in services.objects.list(services.paths(spec.id).segments(0)):
-            services.objects.delete(key)
-        services.jobs(spec.id).delete()
-        raise
-
-
-def _has_tasks(services: Services, spec: JobSpec, job: JobRow) -> bool:
-    """Whether any task row exists; one request per shard."""
-    table = _table(services, spec, job)
-    return any(table.page(shard, "", 1) for shard in range(job.shards))
-
-
 def _plan_retry(
     services: Services,
     spec: JobSpec,
@@ -465,50 +432,11 @@ def _plan_retry(
 def _planner(services: Services, spec: JobSpec, job: JobRow, log: Log) -> Planner:
     return Planner(
         services.store(spec.id),
-        _table(services, spec, job),
+        services.tasks(job),
         services.jobs(spec.id),
         sizing.bundle_of(spec),
         log,
     )
-
-
-def _table(services: Services, spec: JobSpec, job: JobRow) -> TaskTable:
-    return TaskTable(services.rows, job.job, job.shards, spec.resolve_lease(), services.clock)
-
-
-def _check_identity(job: JobRow | None, spec: JobSpec) -> None:
-    if job is not None and job.identity != spec.identity():
-        raise UserError(
-            f"job_id: {spec.job_id!r} exists with another input, key or format; give this "
-            "one another job_id, or restore the old settings to go on with that job"
-        )
-
-
-def _check_no_results(services: Services, spec: JobSpec) -> None:
-    """Refuse to plan anew what has been worked on; a list request, for a job without a row."""
-    folder, storage = services.paths(spec.id).done_folder, services.site.storage
-    committed = next(iter(services.objects.list(folder)), None) is not None
-    # Another call may have created the job since, and its workers be quick.
-    if committed and services.jobs(spec.id).find() is None:
-        raise UserError(
-            f"job_id: {spec.job_id!r} has results in s3://{services.site.bucket}/{folder} and no "
-            f"rows in table {storage.table!r}; slurmctl doctor --repair --job {spec.job_id} brings "
-            "the rows back, or give this one another job_id"
-        )
-
-
-def _standing_bundle(services: Services, job: JobRow, spec: JobSpec, log: Log) -> JobSpec:
-    """The spec with the bundle that the job was created with, whoever chose it."""
-    document = services.objects.get(services.paths(job.job).config(job.config))
-    if document is None:
-        return sizing.sized(spec, services.bucket, log)  # it was lost, and is shipped anew
-    standing = sizing.bundle_of(spec_of(document))
-    if spec.bundle not in (None, standing):
-        raise UserError(
-            f"bundle: {spec.job_id!r} exists with {standing:,} items a task, not {spec.bundle:,}; "
-            "give this one another job_id, or restore the old bundle to go on with that job"
-        )
-    return spec.model_copy(update={"bundle": standing})
 
 
 def _round_submitted(jobs: JobTable, round_row: RoundRow) -> bool:
