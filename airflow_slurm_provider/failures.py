@@ -18,4 +18,5 @@ def as_airflow_failures() -> Iterator[None]:
     except ServiceError as error:
         raise AirflowException(str(error)) from error
     except UserError as error:
-        raise AirflowFailException(str(error)) from error
+        # The line says it all; what it was raised from is noise in a task's log.
+        raise AirflowFailException(str(error)) from None

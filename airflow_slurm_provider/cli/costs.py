@@ -95,7 +95,7 @@ def _plan_fields(found: Estimate) -> Fields:
         ("", f"aggregating {_dollars(found.merging.dollars)}"),
         *[("note", note) for note in found.notes],
     ]
-    return [*fields, *[("script", line) for line in found.script.splitlines()]]
+    return fields
 
 
 def _arrays_text(found: Estimate) -> str:

@@ -57,8 +57,7 @@ def status(common: Common, job: str) -> int:
         "lost_workers": None if lost is None else [each.to_dict() for each in lost],
         "dataset": None if manifest is None else {"manifest": where, **manifest},
     }
-    fields = [*progress_fields(progress), ("workers", workers), *loss_fields(lost)]
-    fields += [("problem", problem)] if problem else []
+    fields = [*progress_fields(progress, problem), ("workers", workers), *loss_fields(lost)]
     emit(common.as_json, document, [*fields, ("dataset", dataset_text(manifest, where))])
     if away is not None:
         raise away

@@ -39,16 +39,15 @@ def submit(
     loaded = load_config(config, job_id=job_id)
     with common.services() as services:
         submitted = job.submit(services, loaded, log=say, actor=common.actor)
+        earlier = submitted.reattached and submitted.slurm_job_ids
         fields = [
             ("job", submitted.job_id),
             ("round", str(submitted.round)),
             ("items in", number(submitted.items)),
             ("planned tasks", number(submitted.tasks)),
-            ("workers", number(submitted.workers)),
+            ("workers", f"{submitted.workers:,}{', by an earlier submit' if earlier else ''}"),
             ("slurm job", f"{', '.join(submitted.slurm_job_ids)} {submitted.slurm_job_name}"),
         ]
-        if submitted.reattached and submitted.slurm_job_ids:
-            fields.append(("note", "an earlier submit had started these workers"))
         if not wait:
             emit(common.as_json, submitted.to_dict(), fields)
             return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_slurm_provider.cli.options import Common
-from airflow_slurm_provider.cli.output import emit, number
+from airflow_slurm_provider.cli.output import emit, number, size_text
 from slurm_worker.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ def merge_paths(
             scratch,
             stack.enter_context(_bar()),
         )
-    size = sum(each.size for each in dataset.files)
+    size = size_text(sum(each.size for each in dataset.files))
     fields = [
         ("files in", number(dataset.sources)),
         ("rows out", number(dataset.rows)),
-        ("files", f"{number(len(dataset.files))}, {size / 1e6:,.1f} MB"),
+        ("files", f"{number(len(dataset.files))}, {size}"),
         ("dataset", output),
     ]
     emit(common.as_json, {**dataset.to_dict(), "dataset": output}, fields)

@@ -43,6 +43,11 @@ def number(value: int) -> str:
     return f"{value:,}"
 
 
+def size_text(count: int) -> str:
+    """Bytes as a person reads them: ``6.1 MB``, ``23.4 kB``."""
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"
+
+
 def by_class(counts: Mapping[str, int]) -> str:
     """Counts per error class, the largest first: ``9,430 (bad_input 9,430)``."""
     total = sum(counts.values())

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from airflow_slurm_provider.cli.output import Fields, by_class, number
+from airflow_slurm_provider.cli.output import Fields, by_class, number, size_text
 from airflow_slurm_provider.slurm.arrays import named
 from slurm_worker.keys import JobId
 
@@ -36,12 +36,13 @@ def manifest_address(services: Services, job: JobId) -> str:
     return f"s3://{services.site.bucket}/{services.paths(job).manifest}"
 
 
-def progress_fields(progress: Progress) -> Fields:
-    """What the table says of a job."""
+def progress_fields(progress: Progress, problem: str = "") -> Fields:
+    """What the table says of a job, and why waiting for it is vain, if it is."""
     tasks = ", ".join(f"{count:,} {state}" for state, count in sorted(progress.tasks.items()))
     fields = [
         ("job", progress.job_id),
         ("state", _state(progress)),
+        *([("problem", problem)] if problem else []),
         ("rounds", str(progress.rounds)),
         ("tasks", tasks or "none yet"),
         ("items in", number(progress.items)),
@@ -90,13 +91,13 @@ def loss_fields(losses: Sequence[Loss] | None) -> Fields:
 def failure_fields(job_id: str, groups: Sequence[Group]) -> Fields:
     """Failures by class and message, each with its examples, and the command for the class."""
     if not groups:
-        return [("failures", "none")]
+        workers = f"workers that died are told by: slurmctl status {job_id}"
+        return [("failures", "none of items or tasks"), ("note", workers)]
     fields: list[tuple[str, str]] = []
     for each in groups[:_GROUPS_SHOWN]:
-        what = each.of if each.count == 1 else f"{each.of}s"
-        given_up = " given up" if each.of == "task" else ""
-        again = f" ({each.superseded:,} more were tried again)" if each.superseded else ""
-        fields.append((each.error_class, f"{each.count:,} {what}{given_up}{again}: {each.message}"))
+        fields.append((each.error_class, f"{_counted(each)}: {each.message}"))
+        if not each.count:
+            continue
         fields += [("", f"{key}: {message}") for key, message in each.examples]
         if each.first:
             times = " to ".join(_utc(at) for at in (each.first, each.last))
@@ -114,23 +115,33 @@ def failure_fields(job_id: str, groups: Sequence[Group]) -> Fields:
     return fields
 
 
+def _counted(group: Group) -> str:
+    """How many failures a group stands for."""
+    if not group.count:
+        return f"none left; {group.superseded:,} {_plural(group.of, group.superseded)} tried again"
+    given_up = " given up" if group.of == "task" else ""
+    again = f" ({group.superseded:,} more were tried again)" if group.superseded else ""
+    return f"{group.count:,} {_plural(group.of, group.count)}{given_up}{again}"
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"
+
+
 def waited_fields(poll: Poll) -> Fields:
     """What a wait came to."""
-    fields = list(progress_fields(poll.progress))
-    if poll.problem:
-        fields.append(("problem", poll.problem))
-    return fields
+    return progress_fields(poll.progress, poll.problem)
 
 
 def manifest_fields(manifest: Manifest) -> Fields:
     """What a published dataset holds."""
-    size = sum(int(each["size"]) for each in manifest["files"])
+    size = size_text(sum(int(each["size"]) for each in manifest["files"]))
     return [
         ("items in", number(manifest["items"])),
         ("ok", number(manifest["ok"])),
         ("failed", by_class(manifest["failed"])),
         ("rows out", number(manifest["rows"])),
-        ("files", f"{number(len(manifest['files']))}, {size / 1e6:,.1f} MB"),
+        ("files", f"{number(len(manifest['files']))}, {size}"),
         ("dataset", manifest["dataset"]),
         ("manifest", manifest["manifest"]),
     ]

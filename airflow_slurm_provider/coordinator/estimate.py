@@ -138,7 +138,7 @@ def estimate(
     """
     spec, notes = sizing.sized(config.spec, services.bucket, log), list[str]()
     bundle = sizing.bundle_of(spec)
-    code_sha256, _ = ship.packed_code(config, log)
+    code_sha256, _ = ship.packed_code(config)
     items = _count(services, spec, log)
     tasks = math.ceil(items / bundle)
     workers = useful_workers(spec, spec.workers, tasks, notes.append)

@@ -144,11 +144,15 @@ def explain(services: Services, job_id: JobId, error_class: str = "") -> list[Gr
     rounds = len(snapshot.rounds)
     store = services.store(job_id)
     groups: dict[tuple[str, str, str], Group] = {}
+    #: The message of groups whose failures all have the same.
+    same: dict[tuple[str, str, str], str] = {}
 
     def group(of: str, name: str, message: str) -> Group:
         which = (of, name, normalise(message))
         if which not in groups and len(groups) >= _MOST_GROUPS:
             which = (of, name, "(further messages)")
+        if same.setdefault(which, message) != message:
+            same[which] = which[2]
         return groups.setdefault(which, Group(*which))
 
     with retried_items(store, rounds) as retried:
@@ -162,6 +166,8 @@ def explain(services: Services, job_id: JobId, error_class: str = "") -> list[Gr
             group("task", row.error_class, row.error).add(
                 row.task, row.error, "", 0.0, superseded=False
             )
+    for which, found in groups.items():
+        found.message = same[which]
     return sorted(groups.values(), key=lambda each: (-each.count, -each.superseded, each.message))
 
 

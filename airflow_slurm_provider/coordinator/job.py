@@ -29,7 +29,7 @@ from airflow_slurm_provider.coordinator.first_round import (
 from airflow_slurm_provider.coordinator.losses import Loss, attribute, find_losses
 from airflow_slurm_provider.coordinator.plan import PlanConflict, Planner
 from airflow_slurm_provider.coordinator.policy import Rules, parse_rules
-from airflow_slurm_provider.coordinator.progress import Poll, Progress
+from airflow_slurm_provider.coordinator.progress import Poll, Progress, check_running
 from airflow_slurm_provider.coordinator.retry import RetryPlan
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submit import Workers, audit_workers, ensure_workers
@@ -98,7 +98,7 @@ def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmc
     # What can't be reached is found out before anything is written.
     services.objects.verify()
     services.slurm.version()
-    code = ship.ship_code(services, config, log)
+    code = ship.ship_code(services, config)
     if job is None:
         check_no_results(services, spec)
         spec = sizing.sized(spec, services.bucket, log)
@@ -251,6 +251,8 @@ def retry(
     if not state.complete:
         standing = jobs.rounds()[-1]
         if standing.number == last.number:
+            if last.number == 0:
+                check_running(job)
             return _still_running(services, state, last)
         # Another call has begun a round since.
         return _begun_retry(services, spec, job, standing, log, actor)

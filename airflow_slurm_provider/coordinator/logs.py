@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_slurm_provider.coordinator.failures import normalise
 from airflow_slurm_provider.coordinator.progress import latest
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submit import job_name
@@ -27,8 +28,13 @@ _SEVERE = ("warning", "error", "critical")
 _FAILURES = ("item failed", "task failed")
 #: Where failures are looked for, for a log that is about more than them.
 _FIRST_CHUNKS = 20
+#: Failures among which other kinds are looked for.
+_FIRST_FAILURES = 1_000
 _ELEMENT = re.compile(r"(\d+)(?:_(\d{1,9}))?")
 _HEAD = ("timestamp", "level", "event", "job", "submission", "slurm", "process", "worker")
+_TRACEBACK = "exception"
+#: How a worker begins what it tells a person, on stderr.
+_OWN = "slurm-worker: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,25 +111,50 @@ def read_output(services: Services, job_id: JobId, element: str, lines: int = 50
 
 
 def first_failures(services: Services, job_id: JobId, most: int = 5) -> list[str]:
-    """What workers said of the last round's first failures, from a few chunks of their logs."""
+    """What workers said of the last round's first failures, one of each kind.
+
+    Looks into a few chunks of their logs.
+    """
     round_no = max((each.number for each in services.jobs(job_id).rounds()), default=0)
     keys = services.objects.list(services.paths(job_id).logs_of(round_no))
     chunks = itertools.islice(keys, _FIRST_CHUNKS)
     lines = (line for key in chunks for line in _lines(services.objects.get(key) or b""))
-    failures = (as_text(line) for line in lines if line.get("event") in _FAILURES)
-    return list(itertools.islice(failures, most))
+    failures = (line for line in lines if line.get("event") in _FAILURES)
+    kinds: dict[tuple[str, str], str] = {}
+    for line in itertools.islice(failures, _FIRST_FAILURES):
+        kind = (str(line.get("error_class", "")), normalise(str(line.get("error", ""))))
+        kinds.setdefault(kind, as_text(line))
+        if len(kinds) == most:
+            break
+    return list(kinds.values())
+
+
+def last_words(output: str) -> str:
+    """What the end of a worker's output tells a person: its own complaint, else all of it."""
+    lines = output.splitlines()
+    own = [each for each in lines if each.startswith(_OWN)]
+    return own[-1] if own else "\n".join(map(_readable, lines))
+
+
+def _readable(line: str) -> str:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return line
+    return as_text(found) if isinstance(found, dict) and "event" in found else line
 
 
 def as_text(line: dict[str, Any]) -> str:
-    """A line as a person reads it."""
+    """A line as a person reads it, with its traceback, if any, below it."""
     ids = " ".join(str(line[name]) for name in ("worker", "task") if line.get(name))
     rest = " ".join(
         f"{name}={json.dumps(value, ensure_ascii=False)}"
         for name, value in line.items()
-        if name not in (*_HEAD, "task", "attempt")
+        if name not in (*_HEAD, "task", "attempt", _TRACEBACK)
     )
     level = str(line.get("level", "")).upper()
-    return f"{line.get('timestamp', '')} {level:7} {ids} {line.get('event', '')} {rest}".rstrip()
+    head = f"{line.get('timestamp', '')} {level:7} {ids} {line.get('event', '')} {rest}".rstrip()
+    return "\n    ".join([head, *str(line.get(_TRACEBACK, "")).splitlines()])
 
 
 def _is_of(worker: str, asked: str) -> bool:

@@ -48,6 +48,16 @@ class Loss:
     max_rss: int
     tasks: tuple[str, ...]
 
+    @property
+    def array(self) -> str:
+        """The array's id."""
+        return self.element.partition("_")[0]
+
+    @property
+    def start(self) -> tuple[str, int]:
+        """What tells this death from any other."""
+        return self.element, self.restart
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
         return {

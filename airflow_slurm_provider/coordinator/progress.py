@@ -15,7 +15,8 @@ from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.slurm.arrays import ArrayState, named
-from slurm_worker.jobs import RoundRow, SubmissionRow
+from slurm_worker.errors import UserError
+from slurm_worker.jobs import JobRow, RoundRow, SubmissionRow
 from slurm_worker.keys import JobId, JobState, SubmitState, TaskState
 
 #: How a job is, in one word.
@@ -212,6 +213,24 @@ def of_round(submissions: Iterable[SubmissionRow], number: int) -> list[Submissi
 def slurm_job_ids_of(submissions: Iterable[SubmissionRow]) -> list[str]:
     """The arrays of several submissions."""
     return [slurm_job_id for each in submissions for slurm_job_id in each.slurm_job_ids]
+
+
+def check_running(job: JobRow) -> None:
+    """Refuse to go on with a job that is paused or stopped.
+
+    Raises:
+        UserError: naming what resumes it.
+    """
+    if job.paused or job.stop:
+        why = f"is paused by {job.paused}" if job.paused else f"is stopped: {job.stop}"
+        raise UserError(f"job_id: {job.job!r} {why}; resume it first: slurmctl resume {job.job}")
+
+
+def standing_arrays(submissions: Iterable[SubmissionRow]) -> set[str]:
+    """The arrays of the last submission that was made for want of workers, and those since."""
+    by_time = sorted(submissions, key=lambda each: (each.round_no, each.number))
+    needed = [number for number, each in enumerate(by_time) if not each.asked]
+    return set(slurm_job_ids_of(by_time[needed[-1] if needed else 0 :]))
 
 
 def latest(submissions: list[SubmissionRow]) -> SubmissionRow | None:

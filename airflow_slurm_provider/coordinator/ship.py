@@ -12,7 +12,6 @@ import io
 import re
 import shlex
 import zipfile
-from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -30,29 +29,20 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MOST_CODE_BYTES = 50 * 1024 * 1024
 
 
-def ship_code(services: Services, config: Config, log: Callable[[str], None]) -> str:
+def ship_code(services: Services, config: Config) -> str:
     """Put the handler's folder on S3 as a zip; return its digest, empty where none is shipped.
-
-    Args:
-        services: the edges.
-        config: the job.
-        log: told of what nodes may not be able to run.
 
     Raises:
         UserError: if the folder or the handler's module is not in it.
     """
-    digest, data = packed_code(config, log)
+    digest, data = packed_code(config)
     if digest:
         services.objects.put_new(services.paths(config.spec.id).code(digest), data)
     return digest
 
 
-def packed_code(config: Config, log: Callable[[str], None]) -> tuple[str, bytes]:
+def packed_code(config: Config) -> tuple[str, bytes]:
     """The handler's folder as a zip, and its digest; both empty where none is shipped.
-
-    Args:
-        config: the job.
-        log: told of what nodes may not be able to run.
 
     Raises:
         UserError: if the folder or the handler's module is not in it.
@@ -60,18 +50,18 @@ def packed_code(config: Config, log: Callable[[str], None]) -> tuple[str, bytes]
     code = config.spec.handler.code
     if code is None:
         return "", b""
-    data = pack_code((config.folder / code).resolve(), config, log)
+    data = pack_code((config.folder / code).resolve(), config)
     return hashlib.sha256(data).hexdigest(), data
 
 
-def pack_code(folder: Path, config: Config, log: Callable[[str], None]) -> bytes:
+def pack_code(folder: Path, config: Config) -> bytes:
     """The folder as a zip; the same files give the same bytes."""
     where = f"{config.source}: handler.code"
     if not folder.is_dir():
         raise UserError(f"{where}: there is no folder {folder}; name the one with the handler")
     _check_requirements(folder, config)
     if not config.spec.handler.plugin:
-        _check_entry(folder, config, log)
+        _check_entry(folder, config)
     out = io.BytesIO()
     size = 0
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -173,7 +163,7 @@ def _check_requirements(folder: Path, config: Config) -> None:
         )
 
 
-def _check_entry(folder: Path, config: Config, log: Callable[[str], None]) -> None:
+def _check_entry(folder: Path, config: Config) -> None:
     module, _, function = config.spec.handler.entry.partition(":")
     inside = folder.joinpath(*module.split("."))
     files = [each for each in (inside / "__init__.py", inside.with_suffix(".py")) if each.is_file()]
@@ -189,17 +179,17 @@ def _check_entry(folder: Path, config: Config, log: Callable[[str], None]) -> No
             f"{config.source}: handler.entry: {config.spec.handler.entry!r} names function "
             f"{function!r}, and {files[0]} has none of this name; correct one of them"
         )
-    _note_syntax(files[0], log)
+    _check_syntax(files[0], f"{config.source}: handler.entry")
 
 
-def _note_syntax(path: Path, log: Callable[[str], None]) -> None:
-    """Tell of a module that can't be parsed here; a newer Python on the nodes may take it."""
+def _check_syntax(path: Path, where: str) -> None:
+    """Refuse a module that can't be parsed here: on the nodes every worker would die of it."""
     try:
         ast.parse(path.read_bytes())
     except (SyntaxError, ValueError) as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         what = error.msg if isinstance(error, SyntaxError) else str(error)
-        log(
-            f"note: {path}{line}: Python {python_version()} can't read it ({what}); if the nodes' "
-            "Python can't either, every task fails: correct it and submit again"
-        )
+        raise UserError(
+            f"{where}: {path}{line}: {what}; correct it (this is Python {python_version()}: what "
+            "only a newer one on the nodes can read goes into a module that this one imports)"
+        ) from error

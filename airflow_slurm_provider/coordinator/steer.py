@@ -20,6 +20,7 @@ from typing import Any
 from airflow_slurm_provider.coordinator import ship
 from airflow_slurm_provider.coordinator.config import JobSpec
 from airflow_slurm_provider.coordinator.progress import (
+    check_running,
     latest,
     of_round,
     progress_of,
@@ -141,7 +142,7 @@ def add_workers(
         raise UserError(f"workers: {count} is no number of workers to add; add 1 or more")
     jobs = services.jobs(job_id)
     job = jobs.get()
-    _check_running(job)
+    check_running(job)
     snapshot = read_snapshot(services, job_id)
     round_row = _open_round(snapshot)
     if round_row is None:
@@ -231,12 +232,6 @@ def _useful(spec: JobSpec, job_id: JobId, alive: int, count: int, tasks: int, lo
     if more < count:
         log(f"{tasks:,} tasks are not done and {alive:,} workers are alive; adding {more:,}")
     return more
-
-
-def _check_running(job: JobRow) -> None:
-    if job.paused or job.stop:
-        why = f"is paused by {job.paused}" if job.paused else f"is stopped: {job.stop}"
-        raise UserError(f"job_id: {job.job!r} {why}; resume it first: slurmctl resume {job.job}")
 
 
 def _open_round(snapshot: Snapshot) -> RoundRow | None:

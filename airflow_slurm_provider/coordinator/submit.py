@@ -235,8 +235,10 @@ def _submit_parts(
 
 def _why_enough(services: Services, spec: JobSpec, slurm_job_ids: Sequence[str]) -> str:
     """Why no more workers are needed; empty where these have ended and left tasks."""
-    if read_progress(services, spec.id).complete:
-        return "every task has ended; no workers are needed"
+    progress = read_progress(services, spec.id)
+    if progress.complete:
+        failed = f"; failed items run again by slurmctl retry {spec.id}" if progress.failed else ""
+        return f"every task has ended; no workers are needed{failed}"
     array = services.slurm.together(slurm_job_ids)
     if array.unknown or array.alive:
         return f"{named(slurm_job_ids)} was submitted before; going on with it"

@@ -15,10 +15,10 @@ from dataclasses import replace
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.anomalies import Alert, Anomalies
 from airflow_slurm_provider.coordinator.credentials import RENEW_AFTER_S, give_credentials
-from airflow_slurm_provider.coordinator.logs import first_failures, read_output
+from airflow_slurm_provider.coordinator.logs import first_failures, last_words, read_output
 from airflow_slurm_provider.coordinator.losses import Loss, attribute
 from airflow_slurm_provider.coordinator.outlook import outlook_of
-from airflow_slurm_provider.coordinator.progress import Poll
+from airflow_slurm_provider.coordinator.progress import Poll, standing_arrays
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.errors import ErrorClass, ServiceError, UserError
 from slurm_worker.keys import JobId
@@ -66,7 +66,7 @@ class Watcher:
         self._anomalies = Anomalies(services, job_id, say, actor=actor, alert=self._alerts.append)
         self._said = ""
         self._ended: dict[str, int] = {}
-        self._told: set[tuple[str, int]] = set()
+        self._told: set[tuple[str, int]] | None = None
         self._renewed = float("-inf")
         #: Workers that died, by error class, as far as they were told.
         self.lost: Counter[str] = Counter()
@@ -136,13 +136,32 @@ class Watcher:
         self._ended = ended
         if seen.finished and losses:
             attribute(self._services, self._job_id)
-        new = [each for each in losses if (each.element, each.restart) not in self._told]
-        for number, loss in enumerate(new):
-            self._told.add((loss.element, loss.restart))
-            self.lost[loss.error_class.value] += 1
+        if losses and self._told is None:
+            self._told = self._tell_earlier(losses)
+        told = self._told or set()
+        new = [each for each in losses if each.start not in told]
+        told.update(each.start for each in new)
+        self.lost.update(each.error_class.value for each in new)
+        unexpected = [each for each in new if each.error_class not in _EXPECTED]
+        last_words = ""
+        for loss in new:
             self._say(loss.line())
-            if number < _TAILS and loss.error_class not in _EXPECTED:
-                self._tell_output(loss)
+            if loss in unexpected[:_TAILS]:
+                last_words = self._tell_output(loss, last_words)
+
+    def _tell_earlier(self, losses: list[Loss]) -> set[tuple[str, int]]:
+        """Say in a line who had died before the workers that are at work now were submitted."""
+        standing = standing_arrays(self._services.jobs(self._job_id).submissions())
+        earlier = [each for each in losses if each.array not in standing]
+        classes = Counter(each.error_class.value for each in earlier)
+        self.lost.update(classes)
+        if earlier:
+            counts = ", ".join(f"{name} {count:,}" for name, count in classes.most_common())
+            self._say(
+                f"{len(earlier):,} workers of earlier arrays had died ({counts}); slurmctl status "
+                f"{self._job_id} names them"
+            )
+        return {each.start for each in earlier}
 
     def _tell_failures(self) -> None:
         try:
@@ -154,10 +173,16 @@ class Watcher:
         for line in failures:
             self._say(f"  {line}")
 
-    def _tell_output(self, loss: Loss) -> None:
+    def _tell_output(self, loss: Loss, before: str) -> str:
+        """Say what a worker wrote last, unless the one before has written the same; return it."""
         try:
-            said = read_output(self._services, self._job_id, loss.element, _TAIL_LINES)
+            output = read_output(self._services, self._job_id, loss.element, _TAIL_LINES)
         except (ServiceError, UserError) as error:
-            said = str(error)
-        for line in said.splitlines():
-            self._say(f"  {loss.element}: {line}")
+            output = str(error)
+        words = last_words(output)
+        if words and words == before:
+            self._say(f"  {loss.element}: the same")
+        else:
+            for line in words.splitlines():
+                self._say(f"  {loss.element}: {line}")
+        return words

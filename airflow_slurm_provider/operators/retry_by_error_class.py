@@ -120,6 +120,7 @@ class RetryByErrorClassOperator(CancelsOnKill, BaseOperator):
         while len(state["rounds"]) < allowed and self._has_time(state):
             result = self._retry(context, state)
             if result.round is None:
+                self.log.info("nothing to run again; given up: %s", result.given_up or "none")
                 break
             state = {**_with_round(state, result), **show_script(self, self.job_id)}
             self.log.info("round %d tries %s again", result.round, result.items)

@@ -18,6 +18,7 @@ import greenlet
 
 from benchmarks.billion.aws import Client, Services
 from benchmarks.claims import Hub, HubClock
+from slurm_worker import waits
 from slurm_worker import worker as real
 from slurm_worker.config import LeaseConfig, LimitConfig
 from slurm_worker.errors import ServiceError
@@ -29,6 +30,7 @@ from slurm_worker.store import JobStore, Marker, Slice
 from slurm_worker.sums import Sums
 from slurm_worker.table import TaskTable
 from slurm_worker.tasks import Lease, Lost
+from slurm_worker.waits import Idle, Setbacks
 
 JOB = JobId("billion")
 PATHS = JobPaths("lab", JOB)
@@ -248,10 +250,9 @@ class SimWorker:
         self._finder = TaskFinder(
             self._table, self._name, fleet.clock, self._rng, self._note, sums.moved
         )
-        self._rank = self._rng.random()
-        self._waiting: Waiting | None = None
+        self._idle = Idle(scenario.lease, scenario.workers, fleet.clock, self._rng, self._sleep)
+        self._setbacks = Setbacks(self._rng, self._sleep)
         self._committing = 0
-        self._failures = 0
         self._limiter = (
             None
             if scenario.rate is None
@@ -290,7 +291,7 @@ class SimWorker:
 
     def _loop(self) -> None:
         lease: Lease | None = None
-        last_found, idle_s = self._fleet.hub.now, real._IDLE_FIRST_S
+        self._idle.over()
         while not self.asked:
             try:
                 found = lease or self._find()
@@ -301,19 +302,17 @@ class SimWorker:
                     if self._committing:
                         self._finish_commits()
                         continue
-                    idle = self._fleet.hub.now - last_found
-                    if idle > self._patience_s or self._is_surplus():
+                    if not self._idle.wait():
                         break
-                    self._sleep(idle_s * self._rng.uniform(0.8, 1.2))
-                    idle_s = min(idle_s * 1.5, real._IDLE_MOST_S)
                     continue
                 lease = self._work(found)
-                if lease is None and self._is_surplus():
+                if lease is None and self._idle.is_surplus():
                     break  # as `Worker._next`: what was found ahead tells
-                last_found, idle_s = self._fleet.hub.now, real._IDLE_FIRST_S
-                self._failures = 0
-            except ServiceError:
-                self._survive()
+                self._idle.over()
+                self._setbacks.over()
+            except ServiceError as error:
+                # All are throttled requests, for which no worker leaves.
+                self._setbacks.bear(error)
         if lease is not None:
             self._table.release(lease)
         self._finish_commits()
@@ -321,22 +320,6 @@ class SimWorker:
     def _finish_commits(self) -> None:
         while self._committing:
             self._sleep(real._LOOK_AHEAD_S)
-
-    @property
-    def _patience_s(self) -> float:
-        times = self._fleet.scenario.lease
-        return times.ttl_s + times.margin_s + 2 * times.heartbeat_s
-
-    def _is_surplus(self) -> bool:
-        waiting, self._waiting = self._waiting, None
-        if waiting is None:
-            return False
-        wanted = max(real._STANDBY, waiting.later + waiting.leased / 10)
-        return self._rank * self._fleet.scenario.workers > wanted
-
-    def _survive(self) -> None:
-        self._failures += 1  # all are throttled requests, for which no worker leaves
-        self._sleep(self._rng.uniform(0, 2.0 ** min(self._failures, real._MOST_DOUBLINGS)))
 
     def _find(self) -> Lease | Finished | None:
         """A task, with its items; as `Worker._find` and `Attempts.open`."""
@@ -347,7 +330,7 @@ class SimWorker:
         while True:
             found = self._finder.next()
             if isinstance(found, Waiting):
-                self._waiting = found
+                self._idle.saw(found)
                 return None
             if not isinstance(found, Found):
                 return found
@@ -379,11 +362,11 @@ class SimWorker:
                 if run.lost or now - run.acknowledged > times.ttl_s - times.margin_s:
                     self._fleet.tally.lost += 1
                     return None
-                if not looked and run.ends - now <= real._AHEAD_S:
+                if not looked and run.ends - now <= waits._AHEAD_S:
                     looked = True
                     ahead = self._try_ahead()
                     continue
-                due = min(run.ends, run.beats, run.ends if looked else run.ends - real._AHEAD_S)
+                due = min(run.ends, run.beats, run.ends if looked else run.ends - waits._AHEAD_S)
                 if self._limiter is not None:
                     due = min(due, self._paced(run))
                 self._sleep(max(0.0, due - hub.now))

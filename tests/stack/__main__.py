@@ -39,13 +39,11 @@ def _up() -> int:
     began = time.monotonic()
     settings = stack.up(_say)
     _say(
-        f"up in {time.monotonic() - began:.1f} s; Airflow: {settings.airflow_url} (user admin,"
-        " password: $AIRFLOW_API_PASSWORD)"
-    )
-    _say(
-        "slurmctl and its environment: . .stack/env    end: make stack-down    "
+        f"up in {time.monotonic() - began:.1f} s    end: make stack-down    "
         f"logs: {settings.state}/logs"
     )
+    _say("slurmctl and its environment: . .stack/env")
+    _say(f"Airflow: {settings.airflow_url} (user admin, password: $AIRFLOW_API_PASSWORD of it)")
     return 0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from slurm_worker.config import WorkerConfig
@@ -22,6 +22,7 @@ from slurm_worker.errors import (
     ServiceError,
     classify,
     describe,
+    place_of,
     retry_after_of,
 )
 from slurm_worker.handlers import RAISED, Context, Handler, Shared
@@ -78,6 +79,7 @@ class Calls:
         recorder: told which item is being run, for whoever finds the process dead.
         to_lines: turns a result into lines, or refuses it.
         rules: the job's own on errors.
+        places: where in its code the handler has failed so far.
     """
 
     handler: Handler
@@ -90,6 +92,7 @@ class Calls:
     recorder: Recorder
     to_lines: ToLines = to_lines
     rules: Sequence[ClassRule] = ()
+    places: set[str] = field(default_factory=set)
 
     def again_in(self, error: BaseException, tries: int) -> float | None:
         """The seconds to wait before another try after so many; None for no other try."""
@@ -118,10 +121,24 @@ class Calls:
             self.clock.sleep(each)
 
     def failed(self, position: int, item: Item, error: BaseException, tries: int) -> Outcome:
-        """The outcome of an item that is not tried again here."""
+        """The outcome of an item that is not tried again here.
+
+        A handler's bug is told with its place; the first at each place with its traceback.
+        """
         error_class, message = classify(error, self.rules), describe(error)
-        self.shared.logger.info(
-            "item failed", item=item[0], error_class=error_class.value, error=message
+        traceback: dict[str, Any] = {}
+        place = place_of(error, self.handler.folder)
+        if error_class is ErrorClass.HANDLER_BUG and place:
+            message = f"{message} ({place})"
+            if place not in self.places:
+                self.places.add(place)
+                traceback["exc_info"] = error
+        self.shared.logger.warning(
+            "item failed",
+            item=item[0],
+            error_class=error_class.value,
+            error=message,
+            **traceback,
         )
         return error_outcome(
             position,

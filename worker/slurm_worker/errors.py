@@ -23,6 +23,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
+from traceback import walk_tb
 
 
 class ErrorClass(str, Enum):
@@ -212,6 +214,18 @@ def classify(error: BaseException, rules: Sequence[ClassRule] = ()) -> ErrorClas
         if found is not None:
             return found
     return ErrorClass.HANDLER_BUG
+
+
+def place_of(error: BaseException, folder: str) -> str:
+    """Where in the code below a folder an exception was raised: ``tools.py:12 in parse``.
+
+    The innermost such line of the traceback; empty where there is none.
+    """
+    for frame, line in reversed(list(walk_tb(error.__traceback__))):
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(folder):
+            return f"{path.relative_to(folder)}:{line} in {frame.f_code.co_name}"
+    return ""
 
 
 def describe(error: BaseException, limit: int = 500) -> str:

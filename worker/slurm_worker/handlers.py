@@ -193,6 +193,7 @@ class Handler:
         batch_size: items of a call, at the most.
         setup: called once per worker, before the first item.
         teardown: called once per worker, after the last one.
+        folder: where the user's code is; empty where nobody knows.
     """
 
     handle: Callable[..., Any]
@@ -200,6 +201,7 @@ class Handler:
     batch_size: int = 1
     setup: Callable[[Context], object] | None = None
     teardown: Callable[[Context], object] | None = None
+    folder: str = ""
 
 
 def load(config: HandlerConfig, objects: ObjectStore, paths: JobPaths, scratch: Path) -> Handler:
@@ -208,6 +210,7 @@ def load(config: HandlerConfig, objects: ObjectStore, paths: JobPaths, scratch: 
     Raises:
         UserError: if the code, the module or the function is not there.
     """
+    folder = None
     if config.code_sha256:
         folder = _unpack(config.code_sha256, objects, paths, scratch)
         if config.requirements:
@@ -224,6 +227,7 @@ def load(config: HandlerConfig, objects: ObjectStore, paths: JobPaths, scratch: 
         size or 1,
         getattr(module, "setup", None),
         getattr(module, "teardown", None),
+        str(folder) if folder else _folder_of(module),
     )
 
 
@@ -254,6 +258,11 @@ def tear_down(handler: Handler, shared: Shared) -> None:
         handler.teardown(Context(shared))
     except RAISED as error:
         shared.logger.error("teardown failed", error=describe(error), exc_info=error)
+
+
+def _folder_of(module: ModuleType) -> str:
+    file = getattr(module, "__file__", None)
+    return str(Path(file).parent) if file else ""
 
 
 def _function(entry: str) -> tuple[ModuleType, Callable[..., Any]]:

@@ -1,18 +1,18 @@
-"""When a worker waits between tasks, and when it leaves instead. Makes no requests.
-
-Every wait ends at once where the worker is asked to stop.
-"""
+"""When a worker waits between tasks, and when it leaves instead. Makes no requests."""
 
 from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Callable
 
 from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ServiceError, Throttled
 from slurm_worker.finder import Waiting
-from slurm_worker.identity import Drain
 from slurm_worker.ports import Clock
+
+#: Waits so many seconds, or less where the worker is asked to stop.
+Sleep = Callable[[float], object]
 
 _IDLE_FIRST_S = 0.2
 _IDLE_MOST_S = 5.0
@@ -66,7 +66,7 @@ class Idle:
         max_workers: how many may be at work on the job.
         clock: gives this node's time.
         rng: draws the number that ranks this worker among the idle.
-        drain: the wish to stop.
+        sleep: waits so many seconds, or less where the worker is asked to stop.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class Idle:
         max_workers: int,
         clock: Clock,
         rng: random.Random,
-        drain: Drain,
+        sleep: Sleep,
     ) -> None:
         self._clock = clock
         self._rng = rng
-        self._drain = drain
+        self._sleep = sleep
         self._max_workers = max_workers
         # Leases may run out; when none has in this time, live workers must hold them.
         self._longest_s = lease.ttl_s + lease.margin_s + 2 * lease.heartbeat_s
@@ -113,7 +113,7 @@ class Idle:
         """Sleep, longer each time; False, at once, where waiting longer is vain."""
         if self._clock.boot_time() - self._since > self._longest_s or self.is_surplus():
             return False
-        self._drain.asked.wait(self._next_s * self._rng.uniform(0.8, 1.2))
+        self._sleep(self._next_s * self._rng.uniform(0.8, 1.2))
         self._next_s = min(self._next_s * 1.5, _IDLE_MOST_S)
         return True
 
@@ -121,9 +121,9 @@ class Idle:
 class Setbacks:
     """Failures of services in a row: how long to wait after each, and when to leave."""
 
-    def __init__(self, rng: random.Random, drain: Drain) -> None:
+    def __init__(self, rng: random.Random, sleep: Sleep) -> None:
         self._rng = rng
-        self._drain = drain
+        self._sleep = sleep
         self.in_a_row = self._unanswered = 0
 
     def over(self) -> None:
@@ -140,5 +140,5 @@ class Setbacks:
         self._unanswered = 0 if isinstance(error, Throttled) else self._unanswered + 1
         if self._unanswered >= _SERVICE_FAILURES:
             return False
-        self._drain.asked.wait(self._rng.uniform(0, 2.0 ** min(self.in_a_row, _MOST_DOUBLINGS)))
+        self._sleep(self._rng.uniform(0, 2.0 ** min(self.in_a_row, _MOST_DOUBLINGS)))
         return True

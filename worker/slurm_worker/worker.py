@@ -139,8 +139,8 @@ class Worker:
             self._recorder,
         )
         self._durations = Durations(clock, seconds_left)
-        self._idle = Idle(config.lease, config.max_workers, clock, rng, drain)
-        self._setbacks = Setbacks(rng, drain)
+        self._idle = Idle(config.lease, config.max_workers, clock, rng, self._rest)
+        self._setbacks = Setbacks(rng, self._rest)
         self._running: Attempt | None = None
         self._ahead: Pending[Attempt | Finished | None] | None = None
         self._committing: Pending[None] | None = None
@@ -345,6 +345,9 @@ class Worker:
             attempt = self._attempts.open(found.lease)
             if attempt is not None:
                 return attempt
+
+    def _rest(self, seconds: float) -> None:
+        self._drain.asked.wait(seconds)
 
     def _must_stop(self) -> bool:
         if self._drain.asked.is_set():

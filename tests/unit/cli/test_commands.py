@@ -188,6 +188,30 @@ def test_errors_groups_failures_and_names_the_command_that_retries_them(cli: Cli
     assert counts == cli("status", "job-1", "--json").json["failed"]
 
 
+def test_errors_that_were_all_tried_again_have_no_examples(cli: Cli, handler: Handler) -> None:
+    cli.submit()
+    cli.work()
+    handler.cured = True
+    cli("retry", "job-1", "--errors=network")
+    cli.work()
+    ended = cli("errors", "job-1")
+    assert "network: none left; 1 item tried again: connection reset" in ended.out.splitlines()
+    assert "k2" not in ended.out
+
+
+def test_errors_of_a_job_without_failures_names_who_tells_of_dead_workers(cli: Cli) -> None:
+    cli.submit()
+    assert "slurmctl status job-1" in cli("errors", "job-1").out
+
+
+def test_a_paused_job_is_not_retried_and_what_resumes_it_is_named(cli: Cli) -> None:
+    cli.submit()
+    cli("pause", "job-1")
+    ended = cli("retry", "job-1")
+    assert ended.code == ExitCode.USER_ERROR
+    assert ended.err.rstrip().endswith("resume it first: slurmctl resume job-1")
+
+
 def test_nothing_to_retry_is_no_error(cli: Cli, handler: Handler) -> None:
     cli.submit()
     cli.work()

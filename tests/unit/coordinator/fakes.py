@@ -26,6 +26,12 @@ SITE = {
 }
 
 
+def state_of(error_class: str) -> ElementState:
+    """A state of Slurm's that means this class."""
+    meaning = {each.error_class.value: each for each in ElementState if each.error_class}
+    return meaning[error_class]
+
+
 @dataclass
 class FakeArray:
     alive: int = 1
@@ -42,7 +48,9 @@ class FakeArray:
 
     @property
     def elements(self) -> dict[int, Element]:
-        return {n: Element(ElementState.RUNNING) for n in range(self.alive)}
+        died = [state_of(name) for name, count in self.dead.items() for _ in range(count)]
+        states = [ElementState.RUNNING] * self.alive + died
+        return {n: Element(each) for n, each in enumerate(states)}
 
     def counts(self) -> dict[str, int]:
         return {"RUNNING": self.alive} if self.alive else {"COMPLETED": 1}
@@ -65,6 +73,7 @@ class FakeSlurm:
     accounted: list[list[str]] = field(default_factory=list)
     used: list[Usage] = field(default_factory=list)
     states: dict[str, FakeArray] = field(default_factory=dict)
+    words: str = ""
 
     def version(self) -> str:
         return "22.05.8"
@@ -101,7 +110,7 @@ class FakeSlurm:
         return merge_arrays([self.array(each) for each in slurm_job_ids])  # type: ignore[misc]
 
     def output(self, name: str, folder: str, element: int, lines: int) -> str:
-        return f"the end of {folder} {element}\n"
+        return self.words or f"the end of {folder} {element}\n"
 
     def script(self, name: str, folder: str) -> str:
         return self.scripts[list(self.arrays).index(name)]

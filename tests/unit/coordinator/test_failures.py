@@ -36,6 +36,22 @@ def test_messages_of_different_faults_stay_apart() -> None:
     assert normalise("connection refused by 10.0.0.1") != normalise("connection reset by 10.0.0.1")
 
 
+def test_a_message_that_all_failures_share_is_told_as_it_is(tmp_path: Path) -> None:
+    edges, config = services(FakeSlurm()), make_config(tmp_path)
+    job.submit(edges, config, log=log)
+
+    def handle(item: dict[str, Any], _context: object) -> dict[str, Any]:
+        if item["n"] < 3:
+            raise ItemError("bad_input", "no column 'vendor'")
+        raise ItemError("not_found", f"no user {item['n']}")
+
+    world_of(edges, config, tmp_path / "w0", handle).worker().run()
+    assert [each.message for each in explain(edges, config.spec.id)] == [
+        "no user <n>",
+        "no column 'vendor'",
+    ]
+
+
 def test_failures_are_grouped_with_examples_and_what_was_cured(tmp_path: Path) -> None:
     edges, config = services(FakeSlurm()), make_config(tmp_path)
     job_id = config.spec.id

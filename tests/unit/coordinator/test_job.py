@@ -72,14 +72,21 @@ def test_submitting_a_finished_job_again_says_that_nothing_is_left(tmp_path: Pat
     assert told == ["every task has ended; no workers are needed"]
 
 
-def test_a_handler_that_this_python_cannot_read_is_told_and_left_to_the_nodes(
-    tmp_path: Path,
-) -> None:
-    edges, config = services(), make_config(tmp_path)
-    (tmp_path / "handler.py").write_text("x = 1\ndef handle(item, context)\n    return None\n")
+def test_submitting_a_finished_job_again_names_what_runs_its_failed_items(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path / "config")
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "node", failing("bad_input"))
     told: list[str] = []
     job.submit(edges, config, log=told.append)
-    assert f"note: {tmp_path}/handler.py, line 2: " in "\n".join(told)
+    assert told[0].endswith("failed items run again by slurmctl retry job-1")
+
+
+def test_a_handler_that_is_no_python_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path)
+    (tmp_path / "handler.py").write_text("x = 1\ndef handle(item, context)\n    return None\n")
+    with pytest.raises(UserError, match=r"handler.py, line 2: .*; correct it"):
+        submit(edges, config)
+    assert edges.jobs(config.spec.id).find() is None
 
 
 def test_an_array_whose_reply_was_lost_is_found_again(tmp_path: Path) -> None:

@@ -131,6 +131,54 @@ def test_each_death_is_told_once(tmp_path: Path) -> None:
     assert watcher.lost == {"walltime": 1}
 
 
+def test_who_waits_again_is_not_told_of_the_dead_of_earlier_arrays_one_by_one(
+    tmp_path: Path,
+) -> None:
+    slurm = FakeSlurm()
+    edges, job_id = submitted(tmp_path, slurm)
+    slurm.state = FakeArray(alive=0)
+    job.submit(edges, make_config(tmp_path / "job"), log=lambda _: None)
+    assert len(slurm.arrays) == 2
+    slurm.ended = [
+        Ending("100", 0, 0, ElementState.FAILED, "2:0", "n1", 60, 0),
+        Ending("100", 1, 0, ElementState.FAILED, "2:0", "n1", 60, 0),
+        Ending("101", 1, 0, ElementState.TIMEOUT, "0:15", "n1", 60, 0),
+    ]
+    slurm.state = FakeArray(alive=1, dead={"walltime": 1})
+    lines: list[str] = []
+    watcher = Watcher(edges, job_id, lines.append)
+    watcher.look()
+    told = [line for line in lines if "worker" in line]
+    assert told[0] == (
+        f"2 workers of earlier arrays had died (worker_crash 2); slurmctl status {job_id} "
+        "names them"
+    )
+    assert [line.startswith("worker 101_1 ") for line in told[1:]] == [True]
+    assert watcher.lost == {"worker_crash": 2, "walltime": 1}
+
+
+def test_workers_that_died_with_the_same_words_are_told_without_them(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, job_id = submitted(tmp_path, slurm)
+    slurm.words = '{"event": "the worker can\'t go on"}\nslurm-worker: handler.entry: mend it\n'
+    slurm.ended = [
+        Ending("100", each, 0, ElementState.FAILED, "2:0", "n1", 60, 0) for each in (0, 1)
+    ]
+    slurm.state = FakeArray(alive=0, dead={"worker_crash": 2})
+    lines: list[str] = []
+    Watcher(edges, job_id, lines.append).look()
+    assert [line.strip() for line in lines if line.startswith("  100_")] == [
+        "100_0: slurm-worker: handler.entry: mend it",
+        "100_1: the same",
+    ]
+
+
+def failed(number: int, error_class: str, error: str) -> dict[str, object]:
+    """A line of a worker's log."""
+    level = {"event": "item failed", "level": "warning"}
+    return {**level, "item": f"k{number}", "error_class": error_class, "error": error}
+
+
 def test_the_first_failures_are_told_when_the_job_ends(tmp_path: Path) -> None:
     edges = services(FakeSlurm())
     config = make_config(tmp_path / "job", items=10, bundle=10)
@@ -142,7 +190,8 @@ def test_the_first_failures_are_told_when_the_job_ends(tmp_path: Path) -> None:
     world_of(edges, config, tmp_path / "w", handle).worker().run()
     chunk = [
         {"event": "worker started", "level": "info"},
-        *({"event": "item failed", "level": "warning", "item": f"k{n}"} for n in range(8)),
+        *(failed(n, "bad_input", f"{n} is no good") for n in range(8)),
+        {**failed(8, "handler_bug", "ZeroDivisionError"), "exception": "Traceback:\n  at line 3"},
     ]
     job_id = config.spec.id
     text = "\n".join(map(json.dumps, chunk))
@@ -150,7 +199,11 @@ def test_the_first_failures_are_told_when_the_job_ends(tmp_path: Path) -> None:
     lines: list[str] = []
     Watcher(edges, job_id, lines.append).look()
     told = [line for line in lines if "item failed" in line]
-    assert [f"k{n}" in line for n, line in enumerate(told)] == [True] * 5, lines
+    assert [f'item="{each}"' in line for each, line in zip(["k0", "k8"], told, strict=True)] == [
+        True,
+        True,
+    ], "one of each kind"
+    assert told[1].splitlines()[1:] == ["    Traceback:", "      at line 3"]
     assert f"the first failures (all: slurmctl logs {job_id} --errors):" in lines
     edges.jobs(job_id).create_round(1, "retry")
     assert first_failures(edges, job_id) == [], "those of round 0 are being tried again"

@@ -129,7 +129,7 @@ def lost_rows(bench: Bench) -> str:
 
 def no_python(bench: Bench) -> str:
     (bench.folder / "handler.py").write_text("def handle(item, context)\n    return item\n")
-    return next(each for each in bench.cli(*SUBMIT).err.splitlines() if "note:" in each)
+    return bench.said(*SUBMIT)
 
 
 def site(text: str) -> Provoke:
@@ -326,7 +326,7 @@ PROVOKED: dict[str, Provoke] = {
     "items a task, not": another_bundle,
     "brings the rows back": lost_rows,
     "has no handle.py": config(handler={"entry": "handle:handle", "code": "."}),
-    "can't read it": no_python,
+    "expected ':'": no_python,
     "has none of this name": config(handler={"entry": "handler:handel", "code": "."}),
     "there is no file": config(input={"path": "item.jsonl", "key": "id"}),
     "has no column": config(input={"path": "items.jsonl", "key": "idd"}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -56,6 +57,31 @@ def test_a_setup_that_exits_is_the_users_mistake(tmp_path: Path) -> None:
     world.plan(numbered(1))
     with pytest.raises(UserError, match=r"setup\(\) failed: SystemExit: no licence"):
         world.worker().run()
+
+
+def test_a_bug_is_told_with_its_place_and_the_first_there_with_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "helper_of_a_bug.py").write_text(
+        "import json\n\ndef ratio(n):\n    return 1 / n\n\ndef parse(text):\n"
+        "    return json.loads(text)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    helper = importlib.import_module("helper_of_a_bug")
+
+    def handle(item: dict[str, Any], _context: Context) -> dict[str, Any]:
+        return {"x": helper.ratio(item["n"] % 2), "y": helper.parse("{" if item["n"] > 2 else "1")}
+
+    world = World(tmp_path / "node", handle)
+    monkeypatch.setattr(handlers, "_folder_of", lambda _module: str(tmp_path))
+    world.plan(numbered(4))
+    assert world.worker().run() == EXIT_OK
+    told = [each for each in world.logger.lines if each["event"] == "item failed"]
+    assert told[0]["error"] == "ZeroDivisionError: division by zero (helper_of_a_bug.py:4 in ratio)"
+    assert told[1]["error"] == told[0]["error"]
+    assert told[2]["error"].endswith(" (helper_of_a_bug.py:7 in parse)"), "not a library's line"
+    assert ["exc_info" in each for each in told] == [True, False, True]
+    assert [each["message"] for each in world.lines("errors")] == [each["error"] for each in told]
 
 
 class Closed(MemoryObjects):

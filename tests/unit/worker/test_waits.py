@@ -9,30 +9,22 @@ import pytest
 from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ServiceError, Throttled
 from slurm_worker.finder import Waiting
-from slurm_worker.identity import Drain
 from slurm_worker.testing import ManualClock
 from slurm_worker.waits import Durations, Idle, Setbacks
 
 LEASE = LeaseConfig()
 
 
-class Asked:
-    """Nobody asks to stop; waiting for it moves the clock on."""
+class Sleep:
+    """Nobody asks to stop; waiting moves the clock on."""
 
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
         self.waits: list[float] = []
 
-    def wait(self, timeout: float | None = None) -> bool:
-        self.waits.append(timeout or 0.0)
-        self.clock.advance(timeout or 0.0)
-        return False
-
-    def set(self) -> None:
-        raise AssertionError("nobody asks to stop")
-
-    def is_set(self) -> bool:
-        return False
+    def __call__(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.clock.advance(seconds)
 
 
 @pytest.fixture
@@ -41,14 +33,14 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def asked(clock: ManualClock) -> Asked:
-    return Asked(clock)
+def sleep(clock: ManualClock) -> Sleep:
+    return Sleep(clock)
 
 
 @pytest.fixture
-def idle(clock: ManualClock, asked: Asked) -> Idle:
+def idle(clock: ManualClock, sleep: Sleep) -> Idle:
     """One of a thousand workers."""
-    return Idle(LEASE, 1000, clock, random.Random(1), Drain(asked))
+    return Idle(LEASE, 1000, clock, random.Random(1), sleep)
 
 
 def test_another_task_fits_as_long_as_nobody_knows_otherwise(clock: ManualClock) -> None:
@@ -78,13 +70,13 @@ def test_a_task_is_nearly_done_by_its_own_pace_before_that_of_others(clock: Manu
 
 
 def test_an_idle_worker_stays_until_every_lease_would_have_run_out(
-    idle: Idle, asked: Asked, clock: ManualClock
+    idle: Idle, sleep: Sleep, clock: ManualClock
 ) -> None:
     since = clock.boot_time()
     while idle.wait():
         pass
     assert clock.boot_time() - since > LEASE.ttl_s + LEASE.margin_s
-    assert asked.waits[0] < asked.waits[-1] <= 6
+    assert sleep.waits[0] < sleep.waits[-1] <= 6
     idle.over()
     assert idle.wait()
 
@@ -92,7 +84,7 @@ def test_an_idle_worker_stays_until_every_lease_would_have_run_out(
 def test_few_of_many_idle_workers_wait_for_a_few_leases(clock: ManualClock) -> None:
     stay = 0
     for seed in range(1000):
-        each = Idle(LEASE, 1000, clock, random.Random(seed), Drain(Asked(clock)))
+        each = Idle(LEASE, 1000, clock, random.Random(seed), Sleep(clock))
         each.saw(Waiting(leased=100, later=0))
         stay += each.wait()
     assert 2 <= stay <= 30, "one for each ten leases, and the same again at least"
@@ -106,16 +98,16 @@ def test_a_look_tells_once_whether_others_will_do(idle: Idle) -> None:
 
 @pytest.mark.parametrize(("error", "borne"), [(ServiceError("away"), 4), (Throttled("busy"), 50)])
 def test_a_service_that_throttles_is_borne_longer_than_one_that_is_away(
-    error: ServiceError, borne: int, asked: Asked
+    error: ServiceError, borne: int, sleep: Sleep
 ) -> None:
-    setbacks = Setbacks(random.Random(1), Drain(asked))
+    setbacks = Setbacks(random.Random(1), sleep)
     assert [setbacks.bear(error) for _ in range(borne)] == [True] * borne
-    assert max(asked.waits) <= 64
+    assert max(sleep.waits) <= 64
     assert setbacks.bear(error) == isinstance(error, Throttled)
 
 
-def test_failures_count_only_in_a_row(asked: Asked) -> None:
-    setbacks = Setbacks(random.Random(1), Drain(asked))
+def test_failures_count_only_in_a_row(sleep: Sleep) -> None:
+    setbacks = Setbacks(random.Random(1), sleep)
     for _ in range(10):
         assert setbacks.bear(ServiceError("away"))
         setbacks.over()

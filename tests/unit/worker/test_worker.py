@@ -226,7 +226,7 @@ def test_a_worker_outlasts_throttling_and_leaves_a_service_that_is_away(
     world.plan(numbered(95))
     rows.__class__ = Refusing
     worker = world.worker()
-    worker._setbacks = Setbacks(Impatient(), worker._drain)
+    worker._setbacks = Setbacks(Impatient(), worker._rest)
     assert worker.run() == code
     rows.__class__ = MemoryRows
     assert sum(row.items_ok for row in world.task_rows()) == done
