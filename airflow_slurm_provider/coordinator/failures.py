@@ -39,6 +39,8 @@ _VARIABLE = [
     (re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{12,}\b", re.IGNORECASE), "<hex>"),
     (re.compile(r"\b\w*\d\w*\b"), "<n>"),
 ]
+#: What `slurm_worker.errors.place_of` adds to a message.
+_PLACE = re.compile(r" \([^()]+:\d+ in [^()]+\)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,10 +189,15 @@ def cured_by_class(services: Services, job_id: JobId) -> Counter[str]:
 
 
 def normalise(message: str) -> str:
-    """The message without what differs from item to item: numbers, quoted text, paths, URLs."""
+    """The message without what differs from item to item: numbers, quoted text, paths, URLs.
+
+    The place of a handler's bug stays: another line is another bug.
+    """
+    place = _PLACE.search(message)
+    text = message[: place.start()] if place else message
     for pattern, shown in _VARIABLE:
-        message = pattern.sub(shown, message)
-    return message
+        text = pattern.sub(shown, text)
+    return f"{text}{place.group()}" if place else text
 
 
 def _read(store: JobStore, part: Part) -> bytes:

@@ -115,7 +115,7 @@ def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmc
     jobs.open(1)
     if digest != job.config:
         jobs.set_config(digest)
-        log("code or settings have changed; workers that start from now on have the new ones")
+        log("code, settings or workers are others now; what starts from now on has the new ones")
     job = jobs.get()
     workers = ensure_workers(services, spec, job, round_row, round_row.tasks, log)
     if not workers.reattached:

@@ -28,8 +28,8 @@ _SEVERE = ("warning", "error", "critical")
 _FAILURES = ("item failed", "task failed")
 #: Where failures are looked for, for a log that is about more than them.
 _FIRST_CHUNKS = 20
-#: Failures among which other kinds are looked for.
-_FIRST_FAILURES = 1_000
+#: So many chunks in a row with known kinds of failures alone are enough.
+_OLD_CHUNKS = 3
 _ELEMENT = re.compile(r"(\d+)(?:_(\d{1,9}))?")
 _HEAD = ("timestamp", "level", "event", "job", "submission", "slurm", "process", "worker")
 _TRACEBACK = "exception"
@@ -113,35 +113,34 @@ def read_output(services: Services, job_id: JobId, element: str, lines: int = 50
 def first_failures(services: Services, job_id: JobId, most: int = 5) -> list[str]:
     """What workers said of the last round's first failures, one of each kind.
 
-    Looks into a few chunks of their logs.
+    Reads on in their logs as long as one of a few chunks has something new.
     """
     round_no = max((each.number for each in services.jobs(job_id).rounds()), default=0)
     keys = services.objects.list(services.paths(job_id).logs_of(round_no))
-    chunks = itertools.islice(keys, _FIRST_CHUNKS)
-    lines = (line for key in chunks for line in _lines(services.objects.get(key) or b""))
-    failures = (line for line in lines if line.get("event") in _FAILURES)
     kinds: dict[tuple[str, str], str] = {}
-    for line in itertools.islice(failures, _FIRST_FAILURES):
-        kind = (str(line.get("error_class", "")), normalise(str(line.get("error", ""))))
-        kinds.setdefault(kind, as_text(line))
-        if len(kinds) == most:
+    old = 0
+    for key in itertools.islice(keys, _FIRST_CHUNKS):
+        before = len(kinds)
+        for line in _lines(services.objects.get(key) or b""):
+            if line.get("event") in _FAILURES and len(kinds) < most:
+                kind = (str(line.get("error_class", "")), normalise(str(line.get("error", ""))))
+                kinds.setdefault(kind, as_text(line))
+        old = old + 1 if kinds and len(kinds) == before else 0
+        if len(kinds) == most or old == _OLD_CHUNKS:
             break
     return list(kinds.values())
 
 
 def last_words(output: str) -> str:
-    """What the end of a worker's output tells a person: its own complaint, else all of it."""
+    """What the end of a worker's output tells a person.
+
+    From its own first complaint on what is no line of its log; without one all of it.
+    """
     lines = output.splitlines()
-    own = [each for each in lines if each.startswith(_OWN)]
-    return own[-1] if own else "\n".join(map(_readable, lines))
-
-
-def _readable(line: str) -> str:
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return line
-    return as_text(found) if isinstance(found, dict) and "event" in found else line
+    first = next((n for n, line in enumerate(lines) if line.startswith(_OWN)), None)
+    if first is None:
+        return "\n".join(as_text(_parsed(line)) if _parsed(line) else line for line in lines)
+    return "\n".join(line for line in lines[first:] if not _parsed(line))
 
 
 def as_text(line: dict[str, Any]) -> str:
@@ -168,9 +167,14 @@ def _lines(chunk: bytes) -> Iterator[dict[str, Any]]:
     except (OSError, EOFError, zlib.error):
         return
     for line in text.splitlines():
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(found, dict):
+        if found := _parsed(line):
             yield found
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    """A line of a log; empty where it is none."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

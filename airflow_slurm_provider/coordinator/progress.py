@@ -228,7 +228,8 @@ def check_running(job: JobRow) -> None:
 
 def standing_arrays(submissions: Iterable[SubmissionRow]) -> set[str]:
     """The arrays of the last submission that was made for want of workers, and those since."""
-    by_time = sorted(submissions, key=lambda each: (each.round_no, each.number))
+    made = (each for each in submissions if each.slurm_job_ids)
+    by_time = sorted(made, key=lambda each: (each.round_no, each.number))
     needed = [number for number, each in enumerate(by_time) if not each.asked]
     return set(slurm_job_ids_of(by_time[needed[-1] if needed else 0 :]))
 

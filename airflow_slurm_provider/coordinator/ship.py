@@ -186,6 +186,8 @@ def _check_syntax(path: Path, where: str) -> None:
     """Refuse a module that can't be parsed here: on the nodes every worker would die of it."""
     try:
         ast.parse(path.read_bytes())
+    except (RecursionError, MemoryError):
+        return  # too deep for the parser that is asked here, which says nothing of the node's
     except (SyntaxError, ValueError) as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         what = error.msg if isinstance(error, SyntaxError) else str(error)

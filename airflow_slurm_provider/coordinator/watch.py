@@ -130,24 +130,24 @@ class Watcher:
             return
         try:
             losses = job.losses(self._services, self._job_id)
+            if losses and self._told is None:
+                self._told = self._tell_earlier(losses)
         except ServiceError as error:
             self._say(f"how workers ended is not known: {error}")
             return
         self._ended = ended
         if seen.finished and losses:
             attribute(self._services, self._job_id)
-        if losses and self._told is None:
-            self._told = self._tell_earlier(losses)
-        told = self._told or set()
+        told = set() if self._told is None else self._told
         new = [each for each in losses if each.start not in told]
         told.update(each.start for each in new)
         self.lost.update(each.error_class.value for each in new)
         unexpected = [each for each in new if each.error_class not in _EXPECTED]
-        last_words = ""
+        words = ""
         for loss in new:
             self._say(loss.line())
             if loss in unexpected[:_TAILS]:
-                last_words = self._tell_output(loss, last_words)
+                words = self._tell_output(loss, words)
 
     def _tell_earlier(self, losses: list[Loss]) -> set[tuple[str, int]]:
         """Say in a line who had died before the workers that are at work now were submitted."""
@@ -158,7 +158,7 @@ class Watcher:
         if earlier:
             counts = ", ".join(f"{name} {count:,}" for name, count in classes.most_common())
             self._say(
-                f"{len(earlier):,} workers of earlier arrays had died ({counts}); slurmctl status "
+                f"of earlier arrays {len(earlier):,} workers had died ({counts}); slurmctl status "
                 f"{self._job_id} names them"
             )
         return {each.start for each in earlier}

@@ -127,8 +127,8 @@ class Calls:
         """
         error_class, message = classify(error, self.rules), describe(error)
         traceback: dict[str, Any] = {}
-        place = place_of(error, self.handler.folder)
-        if error_class is ErrorClass.HANDLER_BUG and place:
+        bug = error_class is ErrorClass.HANDLER_BUG
+        if bug and (place := place_of(error, self.handler.folder)):
             message = f"{message} ({place})"
             if place not in self.places:
                 self.places.add(place)

@@ -221,6 +221,8 @@ def place_of(error: BaseException, folder: str) -> str:
 
     The innermost such line of the traceback; empty where there is none.
     """
+    if not folder:
+        return ""
     for frame, line in reversed(list(walk_tb(error.__traceback__))):
         path = Path(frame.f_code.co_filename)
         if path.is_relative_to(folder):

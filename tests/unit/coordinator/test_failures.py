@@ -34,6 +34,8 @@ def test_messages_of_the_same_fault_are_one(one: str, other: str) -> None:
 
 def test_messages_of_different_faults_stay_apart() -> None:
     assert normalise("connection refused by 10.0.0.1") != normalise("connection reset by 10.0.0.1")
+    assert normalise("no 7 (lib2.py:4 in f)") == "no <n> (lib2.py:4 in f)"
+    assert normalise("KeyError: 'a' (h.py:4 in f)") != normalise("KeyError: 'a' (h.py:9 in f)")
 
 
 def test_a_message_that_all_failures_share_is_told_as_it_is(tmp_path: Path) -> None:

@@ -13,15 +13,16 @@ from threading import Event as Signal
 import pytest
 
 from airflow_slurm_provider.coordinator import job, steer
-from airflow_slurm_provider.coordinator.logs import first_failures
-from airflow_slurm_provider.coordinator.losses import attribute
+from airflow_slurm_provider.coordinator.logs import first_failures, last_words
+from airflow_slurm_provider.coordinator.losses import Loss, attribute
+from airflow_slurm_provider.coordinator.progress import standing_arrays
 from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.slurm.endings import Ending
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.config import LeaseConfig
-from slurm_worker.errors import ErrorClass, ItemError
+from slurm_worker.errors import ErrorClass, ItemError, ServiceError
 from slurm_worker.table import TaskTable
 from slurm_worker.tasks import Claimed
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
@@ -125,10 +126,36 @@ def test_each_death_is_told_once(tmp_path: Path) -> None:
     watcher.look()
     slurm.ended = [Ending("100", 1, 0, ElementState.TIMEOUT, "0:15", "n1", 60, 0)]
     slurm.state = FakeArray(alive=1, dead={"walltime": 1})
+    watcher.look()
+    slurm.ended.append(Ending("100", 2, 0, ElementState.TIMEOUT, "0:15", "n1", 60, 0))
+    slurm.state = FakeArray(alive=0, dead={"walltime": 2})
     for _ in range(3):
         watcher.look()
-    assert sum("walltime (TIMEOUT" in line for line in lines) == 1
-    assert watcher.lost == {"walltime": 1}
+    assert [line[:12] for line in lines if "walltime (TIMEOUT" in line] == [
+        "worker 100_1",
+        "worker 100_2",
+    ]
+    assert watcher.lost == {"walltime": 2}
+
+
+def test_a_death_is_told_at_the_next_look_where_the_table_was_away_at_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm = FakeSlurm()
+    edges, job_id = submitted(tmp_path, slurm)
+    slurm.ended = [Ending("100", 1, 0, ElementState.TIMEOUT, "0:15", "n1", 60, 0)]
+    slurm.state = FakeArray(alive=1, dead={"walltime": 1})
+    lines: list[str] = []
+    watcher = Watcher(edges, job_id, lines.append)
+
+    def away(*_: object) -> list[Loss]:
+        raise ServiceError("the table is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "losses", away)
+        watcher.look()
+    watcher.look()
+    assert watcher.lost == {"walltime": 1}, lines
 
 
 def test_who_waits_again_is_not_told_of_the_dead_of_earlier_arrays_one_by_one(
@@ -150,7 +177,7 @@ def test_who_waits_again_is_not_told_of_the_dead_of_earlier_arrays_one_by_one(
     watcher.look()
     told = [line for line in lines if "worker" in line]
     assert told[0] == (
-        f"2 workers of earlier arrays had died (worker_crash 2); slurmctl status {job_id} "
+        f"of earlier arrays 2 workers had died (worker_crash 2); slurmctl status {job_id} "
         "names them"
     )
     assert [line.startswith("worker 101_1 ") for line in told[1:]] == [True]
@@ -171,6 +198,23 @@ def test_workers_that_died_with_the_same_words_are_told_without_them(tmp_path: P
         "100_0: slurm-worker: handler.entry: mend it",
         "100_1: the same",
     ]
+
+
+def test_the_last_words_of_a_worker_begin_with_its_own_and_leave_out_its_log() -> None:
+    log_line = '{"event": "worker ends", "level": "info"}'
+    said = "slurm-worker: no space is left\nslurm-worker: name another with TMPDIR"
+    output = f"loading modules\n{log_line}\n{said}\n{log_line}\nslurmstepd: error: TIME LIMIT\n"
+    assert last_words(output) == f"{said}\nslurmstepd: error: TIME LIMIT"
+    assert last_words(f"{log_line}\nKilled\n") == " INFO     worker ends\nKilled"
+
+
+def test_a_submission_that_was_never_made_leaves_the_arrays_before_it_standing(
+    tmp_path: Path,
+) -> None:
+    edges, job_id = submitted(tmp_path, FakeSlurm())
+    jobs = edges.jobs(job_id)
+    jobs.intend(0, 2, 3, 1001)
+    assert standing_arrays(jobs.submissions()) == {"100"}
 
 
 def failed(number: int, error_class: str, error: str) -> dict[str, object]:
