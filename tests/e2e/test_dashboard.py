@@ -118,6 +118,7 @@ def test_a_user_follows_a_job_to_its_end_and_retries_what_failed(
     while frame.locator("#state").inner_text() != "complete":
         seen.add(frame.locator("#percent").inner_text())
         page.wait_for_timeout(200)
+    seen.add(frame.locator("#percent").inner_text())
     expect(frame.locator("#n-ok")).to_have_text("100")
     expect(frame.locator("#n-failed")).to_have_text("200")
     assert len(seen) > 2, f"the numbers did not move: {seen}"

@@ -55,15 +55,19 @@ def test_the_sessions_of_a_guide(environment: Mapping[str, str], name: str) -> N
 def follow(
     page: list[Block], folder: Path, environment: Mapping[str, str], old: str, new: str
 ) -> int:
-    """Save and type what blocks of a page say, for another job; how many lines were compared."""
-    compared = 0
+    """Save and type what blocks of a page say, for another job; how many lines were compared.
+
+    ADDRESS stands for that of the last dataset.
+    """
+    compared, address = 0, ""
     for block in page:
-        text = block.text.replace(old, new)
+        text = block.text.replace(old, new).replace("ADDRESS", address)
         if block.name:
             (folder / block.name).write_text(text)
         elif block.kind == "console":
             typed, shown = console(Block(block.page, block.line, block.kind, text))
             printed = run(typed, environment, folder).splitlines()
+            address = next((each[9:] for each in printed if each.startswith("dataset: ")), address)
             for line in shown:
                 assert line in printed, f"{block}: {line!r} is not printed, but {printed}"
                 printed = printed[printed.index(line) + 1 :]
