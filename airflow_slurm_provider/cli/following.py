@@ -78,7 +78,9 @@ def _losses(services: Services, job: JobId) -> list[Loss] | None:
 @job_argument
 @wait_limits
 @common_options
-def wait(common: Common, job: str, interval: float, timeout: float | None) -> int:
+def wait(
+    common: Common, job: str, interval: float, timeout: float | None, max_failed_items: int | None
+) -> int:
     """Wait until every task of JOB has ended.
 
     Failed items don't fail the job: they are counted by class, and `slurmctl retry` runs them
@@ -87,4 +89,4 @@ def wait(common: Common, job: str, interval: float, timeout: float | None) -> in
     name = check_job_id(job, "JOB")
     with common.services() as services:
         poll = wait_until_finished(services, name, interval=interval, timeout=timeout)
-    return report_wait(common, poll)
+    return report_wait(common, poll, max_failed_items)

@@ -27,6 +27,7 @@ def submit(
     wait: bool,
     interval: float,
     timeout: float | None,
+    max_failed_items: int | None,
 ) -> int:
     """Plan the job that CONFIG describes and start its workers.
 
@@ -53,4 +54,4 @@ def submit(
             return 0
         name = JobId(submitted.job_id)
         poll = wait_until_finished(services, name, interval=interval, timeout=timeout)
-    return report_wait(common, poll, submitted.to_dict(), fields)
+    return report_wait(common, poll, max_failed_items, submitted.to_dict(), fields)

@@ -130,7 +130,10 @@ def _plural(word: str, count: int) -> str:
 
 def waited_fields(poll: Poll) -> Fields:
     """What a wait came to."""
-    return progress_fields(poll.progress, poll.problem)
+    progress = poll.progress
+    failed = sum(progress.failed.values())
+    warnings = _warnings(progress.job_id, progress.ok, failed) if poll.finished else []
+    return [*progress_fields(progress, poll.problem), *warnings]
 
 
 def manifest_fields(manifest: Manifest) -> Fields:
@@ -144,7 +147,12 @@ def manifest_fields(manifest: Manifest) -> Fields:
         ("files", f"{number(len(manifest['files']))}, {size}"),
         ("dataset", manifest["dataset"]),
         ("manifest", manifest["manifest"]),
+        *_warnings(manifest["job"], manifest["ok"], sum(manifest["failed"].values())),
     ]
+
+
+def _warnings(job_id: str, ok: int, failed: int) -> Fields:
+    return [("note", f"most items failed; why: slurmctl errors {job_id}")] if failed > ok else []
 
 
 def dataset_text(manifest: Manifest | None, address: str) -> str:

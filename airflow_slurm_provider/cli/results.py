@@ -53,6 +53,7 @@ def retry(
     wait: bool,
     interval: float,
     timeout: float | None,
+    max_failed_items: int | None,
 ) -> int:
     """Run the failed items and tasks of a job again, as a new round, by error class.
 
@@ -75,7 +76,7 @@ def retry(
             emit(common.as_json, document, fields)
             return 0
         poll = wait_until_finished(services, name, interval=interval, timeout=timeout)
-    return report_wait(common, poll, document, fields)
+    return report_wait(common, poll, max_failed_items, document, fields)
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl errors planes-1 --class network")
@@ -204,6 +205,10 @@ def _retried_fields(retried: Retried) -> list[tuple[str, str]]:
         ("tasks put back", number(retried.tasks)),
         ("given up", by_class(retried.given_up)),
     ]
+    if retried.round is None and retried.given_up:
+        classes = ",".join(retried.given_up)
+        by_name = f"slurmctl retry {retried.job_id} --errors={classes}"
+        fields.append(("note", f"what was given up runs again by name alone: {by_name}"))
     if retried.slurm_job_ids:
         fields.append(("slurm job", ", ".join(retried.slurm_job_ids)))
     return fields

@@ -39,7 +39,7 @@ def wait_options(function: F) -> F:
 
 
 def wait_limits(function: F) -> F:
-    """Give a command ``--interval`` and ``--timeout``."""
+    """Give a command ``--interval``, ``--timeout`` and ``--max-failed-items``."""
     interval = click.option(
         "--interval",
         metavar="SECONDS",
@@ -54,7 +54,13 @@ def wait_limits(function: F) -> F:
         type=click.FloatRange(min=0),
         help="Stop waiting after this time, with exit code 3; the job goes on.",
     )
-    return interval(timeout(function))
+    most_failed = click.option(
+        "--max-failed-items",
+        metavar="N",
+        type=click.IntRange(min=0),
+        help="Exit code 1 where more items than this have failed; any number may without it.",
+    )
+    return interval(timeout(most_failed(function)))
 
 
 def wait_until_finished(
@@ -107,11 +113,16 @@ def wait_until_finished(
 
 
 def report_wait(
-    common: Common, poll: Poll, document: Mapping[str, object] | None = None, fields: Fields = ()
+    common: Common,
+    poll: Poll,
+    max_failed_items: int | None,
+    document: Mapping[str, object] | None = None,
+    fields: Fields = (),
 ) -> int:
     """Print what a wait came to, after what the command did before it; return the exit code.
 
-    Failed items alone are no failure of the job: they are counted, and can be tried again.
+    Failed items alone are no failure of the job, unless the user has said how many may be: they
+    are counted, and can be tried again.
     """
     result = {**(document or {}), "progress": poll.progress.to_dict(), "problem": poll.problem}
     known = {label for label, _ in fields}
@@ -119,6 +130,10 @@ def report_wait(
     emit(common.as_json, result, [*fields, *found])
     tasks = poll.progress.tasks
     gave_up = tasks.get(TaskState.FAILED.value, 0) + tasks.get(TaskState.QUARANTINED.value, 0)
+    failed = sum(poll.progress.failed.values())
+    if max_failed_items is not None and failed > max_failed_items:
+        say(f"--max-failed-items: {failed:,} have failed, and {max_failed_items:,} may")
+        return ExitCode.JOB_FAILED
     return ExitCode.JOB_FAILED if poll.problem or gave_up else ExitCode.OK
 
 

@@ -29,7 +29,9 @@ _EVENTS_KEPT = 5
 @job_argument
 @wait_limits
 @common_options
-def watch(common: Common, job: str, interval: float, timeout: float | None) -> int:
+def watch(
+    common: Common, job: str, interval: float, timeout: float | None, max_failed_items: int | None
+) -> int:
     """Show JOB as it goes: progress, workers, failures, nodes, slow tasks, limits, events.
 
     Looks only: leaving it (Ctrl-C, exit code 130) does nothing to the job. When the job ends it
@@ -46,7 +48,7 @@ def watch(common: Common, job: str, interval: float, timeout: float | None) -> i
         except KeyboardInterrupt:
             say(f"{name} goes on by itself; look again with: slurmctl watch {name}")
             return ExitCode.INTERRUPTED
-    return report_wait(common, poll)
+    return report_wait(common, poll, max_failed_items)
 
 
 @contextmanager

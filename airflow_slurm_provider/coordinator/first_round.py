@@ -11,6 +11,7 @@ from airflow_slurm_provider.coordinator.plan import PlanConflict, Planner
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.errors import UserError
 from slurm_worker.jobs import JobRow, RoundRow
+from slurm_worker.keys import RoundState
 
 Log = Callable[[str], None]
 
@@ -63,6 +64,22 @@ def standing_bundle(services: Services, job: JobRow, spec: JobSpec, log: Log) ->
     return spec.model_copy(update={"bundle": standing})
 
 
+def check_input_stands(spec: JobSpec, round_row: RoundRow, version: str, log: Log) -> None:
+    """Tell of an input that was written anew since it was planned: the job has what it was."""
+    planned = round_row.state is RoundState.OPEN
+    if planned and version and round_row.version and version != round_row.version:
+        log(
+            f"input.path: {spec.input.path} was written again since this job was planned; the job "
+            f"keeps the {round_row.items:,} items that were there then: for others give another "
+            "job_id"
+        )
+
+
+def input_of(spec: JobSpec) -> InputSpec:
+    """Where the job's items are."""
+    return InputSpec(spec.input.path, spec.input.key, spec.input.format)
+
+
 def plan_input(
     services: Services, spec: JobSpec, job: JobRow, round_row: RoundRow, planner: Planner
 ) -> None:
@@ -74,7 +91,7 @@ def plan_input(
     # Needs pyarrow, for which no other command should wait.
     from airflow_slurm_provider.coordinator.key_check import KeyCheck
 
-    source = InputSpec(spec.input.path, spec.input.key, spec.input.format)
+    source = input_of(spec)
     try:
         with KeyCheck() as keys:
             items = open_input(source, services.bucket)

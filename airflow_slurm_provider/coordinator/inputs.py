@@ -106,6 +106,25 @@ def input_format(spec: InputSpec) -> InputFormat:
     )
 
 
+def version_of(spec: InputSpec, bucket: Callable[[str], ObjectStore]) -> str:
+    """What tells that the input was written anew: its size and its time; empty if it isn't there.
+
+    On S3 a list request.
+    """
+    if not spec.path.startswith("s3://"):
+        try:
+            found = Path(spec.path).stat()
+        except OSError:
+            return ""
+        return f"{found.st_size} {found.st_mtime:.0f}"
+    name, key = split_s3_uri(spec.path, "input.path")
+    try:
+        entry = next(iter(bucket(name).entries(key)), None)
+    except UserError:
+        return ""  # a bucket that isn't there is told by who reads it
+    return f"{entry.size} {entry.modified:.0f}" if entry and entry.key == key else ""
+
+
 def _items(
     spec: InputSpec, form: InputFormat, bucket: Callable[[str], ObjectStore]
 ) -> Iterator[tuple[str, Item]]:

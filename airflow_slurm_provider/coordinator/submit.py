@@ -237,9 +237,9 @@ def _why_enough(services: Services, spec: JobSpec, slurm_job_ids: Sequence[str])
     """Why no more workers are needed; empty where these have ended and left tasks."""
     progress = read_progress(services, spec.id)
     if progress.complete:
-        failed = progress.failed or progress.task_errors
-        again = f"; what failed runs again by slurmctl retry {spec.id}" if failed else ""
-        return f"every task has ended; no workers are needed{again}"
+        classes = ",".join({**progress.failed, **progress.task_errors})
+        again = f"; what failed runs again by slurmctl retry {spec.id} --errors={classes}"
+        return f"every task has ended; no workers are needed{again if classes else ''}"
     array = services.slurm.together(slurm_job_ids)
     if array.unknown or array.alive:
         return f"{named(slurm_job_ids)} was submitted before; going on with it"

@@ -126,7 +126,12 @@ def _run(site: Site, timeout: float) -> int:
         print(f"demo: {problem}", file=sys.stderr)
     if not problems:
         print("\nall adds up: items in = ok + failed, rows out = ok, each key once")
+        print(
+            f"Airflow, with both runs: {environment['AIRFLOW_API_URL']} (user admin, password: "
+            "$AIRFLOW_API_PASSWORD)"
+        )
         print("the stack is up: . .stack/env for slurmctl, make stack-down to end it")
+        print("next, your own data: docs/tutorial.md, from step 4 on")
     return 1 if problems else 0
 
 

@@ -205,7 +205,8 @@ def _report(death: Death, table: TaskTable, logger: Logger) -> None:
         "the process before this one died",
         task=death.task,
         attempt=death.attempt,
-        crash=death.crash.to_text(),
+        error_class=death.crash.error_class.value,
+        position=death.crash.position,
         noted=noted,
         leases_ended=ended,
     )

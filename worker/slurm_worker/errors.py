@@ -99,7 +99,13 @@ class ItemError(SlurmWorkerError):
 
     def __init__(self, error_class: ErrorClass | str, message: str) -> None:
         super().__init__(message)
-        self.error_class = ErrorClass(error_class)
+        try:
+            self.error_class = ErrorClass(error_class)
+        except ValueError:
+            raise ValueError(
+                f"{error_class!r} is no error class; use one of "
+                f"{', '.join(each.value for each in ErrorClass)} ({message})"
+            ) from None
 
 
 class RateLimited(ItemError):

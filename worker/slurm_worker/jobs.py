@@ -70,6 +70,7 @@ class RoundRow:
         only: digest of the list of items that a retry was asked for; empty for all.
         slurm: options that its array has beside, or instead of, the job's.
         delay_s: seconds before its array may start.
+        version: of the input that was planned; see `coordinator.inputs.version_of`.
     """
 
     number: int
@@ -86,6 +87,7 @@ class RoundRow:
     only: str = ""
     slurm: dict[str, str] = field(default_factory=dict)
     delay_s: int = 0
+    version: str = ""
 
     @property
     def classes(self) -> set[str]:
@@ -249,6 +251,7 @@ class JobTable:
         only: str = "",
         slurm: Mapping[str, str] | None = None,
         delay_s: int = 0,
+        version: str = "",
     ) -> RoundRow:
         """Create a round's row, or return the one that stands."""
         row: Row = {
@@ -261,6 +264,7 @@ class JobTable:
             "only": only,
             "slurm": dict(slurm or {}),
             "delay": delay_s,
+            "version": version,
             "cursor": 0,
             "created": self._ms(),
         }
@@ -419,6 +423,7 @@ def _round_row(row: Row) -> RoundRow:
         only=str(row.get("only") or ""),
         slurm=cast("dict[str, str]", row.get("slurm") or {}),
         delay_s=int_of(row, "delay"),
+        version=str(row.get("version") or ""),
     )
 
 

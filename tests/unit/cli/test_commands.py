@@ -212,6 +212,25 @@ def test_a_paused_job_is_not_retried_and_what_resumes_it_is_named(cli: Cli) -> N
     assert ended.err.rstrip().endswith("resume it first: slurmctl resume job-1")
 
 
+def test_more_failed_items_than_may_be_fail_a_wait(cli: Cli) -> None:
+    cli.submit()
+    cli.work()
+    assert cli("wait", "job-1", "--max-failed-items", "2").code == ExitCode.OK
+    ended = cli("wait", "job-1", "--max-failed-items", "1")
+    assert ended.code == ExitCode.JOB_FAILED
+    assert "--max-failed-items: 2 have failed, and 1 may" in ended.err
+
+
+def test_a_retry_that_gives_all_up_names_what_runs_it_again(cli: Cli, handler: Handler) -> None:
+    cli.submit()
+    cli.work()
+    handler.cured = True
+    cli("retry", "job-1")
+    cli.work()
+    note = cli("retry", "job-1").fields["note"]
+    assert note.endswith("slurmctl retry job-1 --errors=bad_input")
+
+
 def test_nothing_to_retry_is_no_error(cli: Cli, handler: Handler) -> None:
     cli.submit()
     cli.work()

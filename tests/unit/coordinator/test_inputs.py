@@ -21,6 +21,7 @@ from airflow_slurm_provider.coordinator.inputs import (
     InputSpec,
     input_format,
     open_input,
+    version_of,
 )
 from airflow_slurm_provider.coordinator.key_check import KeyCheck
 from slurm_worker.errors import UserError
@@ -298,6 +299,17 @@ def test_a_missing_bucket_is_told_from_a_missing_object(store: type[MissingBucke
     spec = InputSpec("s3://lab/in/a.csv", "id")
     message = refusal(lambda: list(open_input(spec, lambda _: store())))
     assert "no bucket 'lab'" in message
+
+
+def test_an_object_that_is_written_again_has_another_version() -> None:
+    store = MemoryObjects()
+    store.put("in/a.csv", b"id\nx\n")
+    spec = InputSpec("s3://lab/in/a.csv", "id")
+    first = version_of(spec, lambda _name: store)
+    assert first == version_of(spec, lambda _name: store) != ""
+    store.put("in/a.csv", b"id\nx\ny\n")
+    assert version_of(spec, lambda _name: store) != first
+    assert version_of(InputSpec("s3://lab/in/a", "id"), lambda _name: store) == ""
 
 
 def test_a_missing_file_names_the_nearest(write: Write, tmp_path: Path) -> None:

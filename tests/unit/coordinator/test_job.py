@@ -78,7 +78,21 @@ def test_submitting_a_finished_job_again_names_what_runs_its_failed_items(tmp_pa
     run_workers(edges, config, tmp_path / "node", failing("bad_input"))
     told: list[str] = []
     job.submit(edges, config, log=told.append)
-    assert told[0].endswith("what failed runs again by slurmctl retry job-1")
+    assert told[0].endswith("what failed runs again by slurmctl retry job-1 --errors=bad_input")
+
+
+def test_an_input_that_was_written_again_is_told_and_its_new_rows_are_not_taken(
+    tmp_path: Path,
+) -> None:
+    edges, config = services(), make_config(tmp_path, items=20)
+    told: list[str] = []
+    job.submit(edges, config, log=told.append)
+    job.submit(edges, config, log=told.append)
+    assert not any("written again" in each for each in told)
+    make_config(tmp_path, items=30)
+    again = job.submit(edges, config, log=told.append)
+    assert any("keeps the 20 items that were there then" in each for each in told)
+    assert again.items == 20
 
 
 def test_a_handler_that_is_no_python_is_refused_before_anything_is_written(tmp_path: Path) -> None:
