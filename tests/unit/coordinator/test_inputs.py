@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import json
+import os
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from pathlib import Path
@@ -299,6 +300,19 @@ def test_a_missing_bucket_is_told_from_a_missing_object(store: type[MissingBucke
     spec = InputSpec("s3://lab/in/a.csv", "id")
     message = refusal(lambda: list(open_input(spec, lambda _: store())))
     assert "no bucket 'lab'" in message
+
+
+def test_a_copy_of_a_file_is_no_other_version(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("id\nx\n")
+    os.utime(path, (1, 1))
+    spec = InputSpec(str(path), "id")
+    first = version_of(spec, no_bucket)
+    path.write_text("id\nx\n")
+    assert version_of(spec, no_bucket) == first
+    path.write_text("id\ny\n")
+    assert version_of(spec, no_bucket) != first
+    assert version_of(InputSpec(str(tmp_path), "id"), no_bucket) == ""
 
 
 def test_an_object_that_is_written_again_has_another_version() -> None:
