@@ -43,7 +43,6 @@ def submit(
         earlier = submitted.reattached and submitted.slurm_job_ids
         fields = [
             ("job", submitted.job_id),
-            ("round", str(submitted.round)),
             ("items in", number(submitted.items)),
             ("planned tasks", number(submitted.tasks)),
             ("workers", f"{submitted.workers:,}{', by an earlier submit' if earlier else ''}"),

@@ -40,6 +40,7 @@ def logs(common: Common, job: str, task: str, worker: str, errors: bool, output:
             else:
                 click.echo(text, nl=False)
             return 0
-        for line in reading.read_logs(services, name, reading.Selection(task, worker, errors)):
+        lines = reading.read_logs(services, name, reading.Selection(task, worker, errors))
+        for line in lines if common.as_json else reading.without_repeats(lines):
             click.echo(json.dumps(line) if common.as_json else reading.as_text(line))
     return 0

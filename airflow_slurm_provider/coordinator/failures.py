@@ -188,16 +188,22 @@ def cured_by_class(services: Services, job_id: JobId) -> Counter[str]:
     return cured
 
 
+def place_in(message: str) -> str:
+    """The place of a handler's bug that its message ends with; empty where there is none."""
+    found = _PLACE.search(message)
+    return found.group() if found else ""
+
+
 def normalise(message: str) -> str:
     """The message without what differs from item to item: numbers, quoted text, paths, URLs.
 
     The place of a handler's bug stays: another line is another bug.
     """
-    place = _PLACE.search(message)
-    text = message[: place.start()] if place else message
+    place = place_in(message)
+    text = message.removesuffix(place)
     for pattern, shown in _VARIABLE:
         text = pattern.sub(shown, text)
-    return f"{text}{place.group()}" if place else text
+    return f"{text}{place}"
 
 
 def _read(store: JobStore, part: Part) -> bytes:

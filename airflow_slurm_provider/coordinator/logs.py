@@ -12,11 +12,11 @@ import itertools
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_slurm_provider.coordinator.failures import normalise
+from airflow_slurm_provider.coordinator.failures import normalise, place_in
 from airflow_slurm_provider.coordinator.progress import latest
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submit import job_name
@@ -141,6 +141,19 @@ def last_words(output: str) -> str:
     if first is None:
         return "\n".join(as_text(_parsed(line)) if _parsed(line) else line for line in lines)
     return "\n".join(line for line in lines[first:] if not _parsed(line))
+
+
+def without_repeats(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The lines, each place of the handler's code with the first of its tracebacks alone."""
+    shown: set[str] = set()
+    for line in lines:
+        place = place_in(str(line.get("error", "")))
+        if place and place in shown:
+            yield {name: value for name, value in line.items() if name != _TRACEBACK}
+        else:
+            yield line
+        if place and _TRACEBACK in line:
+            shown.add(place)
 
 
 def as_text(line: dict[str, Any]) -> str:

@@ -321,6 +321,23 @@ def test_logs_are_told_by_task_worker_and_severity(cli: Cli) -> None:
     assert cli("logs", "job-1", "--task", "000-00000002", "--json").json["level"] == "info"
 
 
+def test_each_place_of_a_bug_is_shown_with_one_traceback(cli: Cli) -> None:
+    cli.submit()
+    bug = {"event": "item failed", "level": "warning", "exception": "Traceback\n  1 / 0"}
+    for worker in ("101_0-r0-a", "101_1-r0-b"):
+        lines = [
+            {**bug, "error": f"ZeroDivisionError: {worker} (handler.py:4 in handle)"},
+            {**bug, "error": f"KeyError: {worker} (handler.py:9 in handle)"},
+        ]
+        data = gzip.compress("\n".join(map(json.dumps, lines)).encode())
+        cli.world.objects.put(cli.world.paths.log("000-1", worker, 0), data)
+    out = cli("logs", "job-1", "--errors").out.splitlines()
+    assert sum("item failed" in line for line in out) == 4
+    assert [number for number, line in enumerate(out) if "Traceback" in line] == [1, 4]
+    whole = cli("logs", "job-1", "--errors", "--json").out
+    assert whole.count("Traceback") == 4
+
+
 def test_the_logs_of_an_element_are_not_those_of_one_whose_number_begins_so(cli: Cli) -> None:
     cli.submit()
     paths = cli.world.paths
