@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from airflow_slurm_provider.coordinator.fields import Bytes, PerSecond, Seconds, Strict
+from airflow_slurm_provider.coordinator.inputs import InputSpec
 from airflow_slurm_provider.coordinator.policy import Policy, RetryRule, Rules
 from airflow_slurm_provider.coordinator.site import Site
 from airflow_slurm_provider.coordinator.thresholds import AnomaliesSection
@@ -236,6 +237,11 @@ class JobSpec(Strict):
     def id(self) -> JobId:
         """The job's id, checked when the config was loaded."""
         return JobId(self.job_id)
+
+    @property
+    def source(self) -> InputSpec:
+        """Where the items are, for who reads them."""
+        return InputSpec(self.input.path, self.input.key, self.input.format)
 
     @property
     def slurm_options(self) -> SlurmOptions:

@@ -16,7 +16,7 @@ from typing import Any
 from airflow_slurm_provider.coordinator import ship, sizing
 from airflow_slurm_provider.coordinator.config import Config, JobSpec
 from airflow_slurm_provider.coordinator.cost import reservations
-from airflow_slurm_provider.coordinator.inputs import InputSpec, open_input
+from airflow_slurm_provider.coordinator.inputs import open_input
 from airflow_slurm_provider.coordinator.key_check import KeyCheck
 from airflow_slurm_provider.coordinator.plan import SEGMENT_ITEMS
 from airflow_slurm_provider.coordinator.prices import (
@@ -178,14 +178,13 @@ def estimate(
 
 
 def _count(services: Services, spec: JobSpec, log: Callable[[str], None]) -> int:
-    source = InputSpec(spec.input.path, spec.input.key, spec.input.format)
     count = 0
     with KeyCheck() as keys:
-        for _ in keys.watch(open_input(source, services.bucket)):
+        for _ in keys.watch(open_input(spec.source, services.bucket)):
             count += 1
             if count % SEGMENT_ITEMS == 0:
                 log(f"read {count:,} items")
-        keys.check(lambda: open_input(source, services.bucket))
+        keys.check(lambda: open_input(spec.source, services.bucket))
     return count
 
 

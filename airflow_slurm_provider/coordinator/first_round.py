@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from airflow_slurm_provider.coordinator import sizing
 from airflow_slurm_provider.coordinator.config import JobSpec, spec_of
-from airflow_slurm_provider.coordinator.inputs import InputSpec, open_input
+from airflow_slurm_provider.coordinator.inputs import open_input
 from airflow_slurm_provider.coordinator.plan import PlanConflict, Planner
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.errors import UserError
@@ -64,7 +64,7 @@ def standing_bundle(services: Services, job: JobRow, spec: JobSpec, log: Log) ->
     return spec.model_copy(update={"bundle": standing})
 
 
-def check_input_stands(spec: JobSpec, round_row: RoundRow, version: str, log: Log) -> None:
+def tell_other_input(spec: JobSpec, round_row: RoundRow, version: str, log: Log) -> None:
     """Tell of an input that was written anew since it was planned: the job has what it was."""
     planned = round_row.state is RoundState.OPEN
     if planned and version and round_row.version and version != round_row.version:
@@ -73,11 +73,6 @@ def check_input_stands(spec: JobSpec, round_row: RoundRow, version: str, log: Lo
             f"keeps the {round_row.items:,} items that were there then: for others give another "
             "job_id"
         )
-
-
-def input_of(spec: JobSpec) -> InputSpec:
-    """Where the job's items are."""
-    return InputSpec(spec.input.path, spec.input.key, spec.input.format)
 
 
 def plan_input(
@@ -91,14 +86,13 @@ def plan_input(
     # Needs pyarrow, for which no other command should wait.
     from airflow_slurm_provider.coordinator.key_check import KeyCheck
 
-    source = input_of(spec)
     try:
         with KeyCheck() as keys:
-            items = open_input(source, services.bucket)
+            items = open_input(spec.source, services.bucket)
             planner.plan(
                 round_row,
                 keys.watch(items),
-                check=lambda: keys.check(lambda: open_input(source, services.bucket)),
+                check=lambda: keys.check(lambda: open_input(spec.source, services.bucket)),
                 retried=dict,
             )
     except PlanConflict:

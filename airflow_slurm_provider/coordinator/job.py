@@ -22,11 +22,10 @@ from airflow_slurm_provider.coordinator.config import Config, JobSpec
 from airflow_slurm_provider.coordinator.failures import cured_by_class
 from airflow_slurm_provider.coordinator.first_round import (
     check_identity,
-    check_input_stands,
     check_no_results,
-    input_of,
     plan_input,
     standing_bundle,
+    tell_other_input,
 )
 from airflow_slurm_provider.coordinator.inputs import version_of
 from airflow_slurm_provider.coordinator.losses import Loss, attribute, find_losses
@@ -110,9 +109,9 @@ def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmc
         check_identity(job, spec)
     spec = standing_bundle(services, job, config.spec, log)
     digest = ship.ship_config(services, spec, job.shards, code)
-    version = version_of(input_of(spec), services.bucket)
+    version = version_of(spec.source, services.bucket)
     round_row = jobs.create_round(0, spec.input.path, version=version)
-    check_input_stands(spec, round_row, version, log)
+    tell_other_input(spec, round_row, version, log)
     if round_row.state is RoundState.PLANNING:
         plan_input(services, spec, job, round_row, _planner(services, spec, job, log))
         round_row = jobs.rounds()[0]

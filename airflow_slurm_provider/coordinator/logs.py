@@ -139,7 +139,7 @@ def last_words(output: str) -> str:
     lines = output.splitlines()
     first = next((n for n, line in enumerate(lines) if line.startswith(_OWN)), None)
     if first is None:
-        return "\n".join(as_text(_parsed(line)) if _parsed(line) else line for line in lines)
+        return "\n".join(as_text(found) if (found := _parsed(line)) else line for line in lines)
     return "\n".join(line for line in lines[first:] if not _parsed(line))
 
 
@@ -148,12 +148,12 @@ def without_repeats(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]
     shown: set[str] = set()
     for line in lines:
         place = place_in(str(line.get("error", "")))
-        if place and place in shown:
+        if place in shown:
             yield {name: value for name, value in line.items() if name != _TRACEBACK}
-        else:
-            yield line
+            continue
         if place and _TRACEBACK in line:
             shown.add(place)
+        yield line
 
 
 def as_text(line: dict[str, Any]) -> str:

@@ -215,14 +215,21 @@ def slurm_job_ids_of(submissions: Iterable[SubmissionRow]) -> list[str]:
     return [slurm_job_id for each in submissions for slurm_job_id in each.slurm_job_ids]
 
 
+def why_held(job: JobRow) -> str:
+    """Why nobody works on the job until it is resumed; empty where nothing keeps them."""
+    if job.paused:
+        return f"is paused by {job.paused}"
+    return f"is stopped: {job.stop}" if job.stop else ""
+
+
 def check_running(job: JobRow) -> None:
     """Refuse to go on with a job that is paused or stopped.
 
     Raises:
         UserError: naming what resumes it.
     """
-    if job.paused or job.stop:
-        why = f"is paused by {job.paused}" if job.paused else f"is stopped: {job.stop}"
+    why = why_held(job)
+    if why:
         raise UserError(f"job_id: {job.job!r} {why}; resume it first: slurmctl resume {job.job}")
 
 

@@ -50,8 +50,7 @@ def sized(
     """The spec with a bundle: its own, or one by the input's size."""
     if spec.bundle is not None:
         return spec
-    source = InputSpec(spec.input.path, spec.input.key, spec.input.format)
-    items = about(source, bucket)
+    items = about(spec.source, bucket)
     bundle = bundle_for(items, spec.max_workers)
     log(f"about {items:,} items for {spec.workers:,} workers: bundles of {bundle:,}")
     return spec.model_copy(update={"bundle": bundle})

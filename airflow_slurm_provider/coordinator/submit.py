@@ -24,6 +24,7 @@ from airflow_slurm_provider.coordinator.progress import (
     of_round,
     read_progress,
     slurm_job_ids_of,
+    why_held,
 )
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.slurm.arrays import named
@@ -75,8 +76,8 @@ def ensure_workers(
     submissions = of_round(jobs.submissions(), round_row.number)
     last = latest(submissions)
     number = 1
-    if job.paused or job.stop:
-        why = f"is paused by {job.paused}" if job.paused else f"is stopped: {job.stop}"
+    why = why_held(job)
+    if why:
         log(f"{spec.id} {why}; no workers are started; slurmctl resume {spec.id} goes on")
         if last is None:
             return Workers((), "", 0, "", reattached=True)

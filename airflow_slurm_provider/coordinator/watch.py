@@ -136,17 +136,18 @@ class Watcher:
             self._say(f"how workers ended is not known: {error}")
             return
         self._ended = ended
-        if seen.finished and losses:
+        if self._told is None:
+            return  # nobody has died
+        if seen.finished:
             attribute(self._services, self._job_id)
-        told = set() if self._told is None else self._told
-        new = [each for each in losses if each.start not in told]
-        told.update(each.start for each in new)
+        new = [each for each in losses if each.start not in self._told]
+        self._told.update(each.start for each in new)
         self.lost.update(each.error_class.value for each in new)
-        unexpected = [each for each in new if each.error_class not in _EXPECTED]
+        shown = [each for each in new if each.error_class not in _EXPECTED][:_TAILS]
         words = ""
         for loss in new:
             self._say(loss.line())
-            if loss in unexpected[:_TAILS]:
+            if loss in shown:
                 words = self._tell_output(loss, words)
 
     def _tell_earlier(self, losses: list[Loss]) -> set[tuple[str, int]]:

@@ -27,10 +27,10 @@ from slurm_worker.ports import Row
 from slurm_worker.trials import TRIAL_JOB
 from tests.e2e.conftest import Slurmctl, write_yaml
 from tests.e2e.ignorant_store import ignorant_store
-from tests.e2e.tools import free_port
 from tests.stack.settings import ROOT, Mode
 from tests.stack.stack import remembered_settings
 from tests.stack.state_folder import state_folder
+from tests.unit.slurm.ssh_server import closed_port
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
@@ -129,7 +129,7 @@ def key_of_another(setup: Setup) -> None:
 
 
 def port_closed(setup: Setup) -> None:
-    setup.cluster["port"] = free_port()
+    setup.cluster["port"] = closed_port()
 
 
 def without(setup: Setup, *absent: str) -> None:
@@ -190,7 +190,7 @@ def table_of_other_keys(setup: Setup) -> None:
 
 
 def table_away(setup: Setup) -> None:
-    setup.site["aws"]["dynamodb_endpoint_url"] = f"http://127.0.0.1:{free_port()}"
+    setup.site["aws"]["dynamodb_endpoint_url"] = f"http://127.0.0.1:{closed_port()}"
 
 
 def bucket_missing(setup: Setup) -> None:
@@ -225,7 +225,7 @@ def worker_missing(setup: Setup) -> None:
 
 
 def endpoint_away_from_the_node(setup: Setup) -> None:
-    url = f"http://127.0.0.1:{free_port()}"
+    url = f"http://127.0.0.1:{closed_port()}"
     setup.slurm["setup"] = [f"export AWS_ENDPOINT_URL_DYNAMODB={url}"]
 
 

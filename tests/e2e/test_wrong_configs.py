@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.e2e.conftest import Slurmctl, write_yaml
-from tests.e2e.tools import free_port
+from tests.unit.slurm.ssh_server import closed_port
 
 pytestmark = pytest.mark.stack
 
@@ -34,7 +34,7 @@ def site(section: str, **changes: Any) -> Callable[[Document, Document], None]:
 
 
 def unreachable(config: Document, document: Document) -> None:
-    document["cluster"].update(transport="ssh", host="127.0.0.1", port=free_port())
+    document["cluster"].update(transport="ssh", host="127.0.0.1", port=closed_port())
 
 
 MISTAKES = {

@@ -125,22 +125,22 @@ def stop(state: Path, running: Running) -> None:
     (state / "run" / f"{running.name}.json").unlink(missing_ok=True)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Poll a condition; whether it came true in time."""
+def wait_until(condition: Callable[[], object], seconds: float, every: float = _TICK_S) -> bool:
+    """Look at a condition every so many seconds; whether it came true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(_TICK_S)
+        time.sleep(every)
     return True
 
 
 def with_children(pid: int) -> list[int]:
-    """A process and all below it; of one that has ended, itself alone."""
+    """A process and all below it; none where it has ended."""
     try:
         tasks = [each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/children")]
     except OSError:
-        return [pid]
+        return []
     children = [int(each) for text in tasks for each in text.split()]
     return [pid, *(below for child in children for below in with_children(child))]
 
