@@ -40,14 +40,18 @@ _ENTRY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 class InputSection(Strict):
-    """What the items are: a file, and the column that names each item."""
+    """What the items are: a file or a folder of files, and the column that names each item."""
 
     path: str
-    """S3 address, or a file relative to the YAML: Parquet, CSV or JSON lines, also gzipped."""
+    """S3 address, or a path relative to the YAML: a file, or a folder of files of one format.
+
+    Formats are Parquet, CSV (also with tabs, semicolons or bars) and JSON lines, also gzipped.
+    Folders named `column=value` add that column to each item.
+    """
     key: str
     """The column that names each item; its values are unique."""
     format: str | None = None
-    """`parquet`, `csv` or `jsonl`, where the file's name doesn't tell."""
+    """`parquet`, `csv` or `jsonl`, where the file's name does not say it."""
 
 
 class HandlerSection(Strict):

@@ -1,17 +1,20 @@
-"""The input file as a stream of (key, item): Parquet, CSV and JSON lines, local or on S3.
+"""The input as a stream of (key, item): Parquet, CSV and JSON lines, local or on S3.
 
 Nothing is changed silently. What an item holds is what the file holds, except for what
 JSON can't say, by these rules:
 
-    CSV       every value is the string that stands there; an empty field is None
+    CSV       every value is the string that stands there; an empty field is None. The
+              delimiter is the first of comma, tab, semicolon and bar by which the header
+              holds the key column
     JSONL     as it stands; NaN, infinity and a name that stands twice are refused
     Parquet   see `parquet_input.py`: dates as ISO text, decimals as text, NaN as None
 
-CSV and JSONL may be gzipped, which their first bytes tell. An object on S3 is first
+CSV and JSONL may be gzipped, which their first bytes tell. The input is one file, or a folder
+whose files are read one after another: `input_files.py`. An object on S3 is first
 downloaded to a temporary file (set TMPDIR to choose where), so that one version of it is
 read from beginning to end. Memory does not grow with the number of items.
 
-Rows are counted from 1, without a header and without blank lines.
+Rows are counted from 1 in each file, without a header and without blank lines.
 """
 
 from __future__ import annotations
@@ -19,30 +22,30 @@ from __future__ import annotations
 import csv
 import difflib
 import gzip
-import hashlib
 import io
 import json
 import math
+import re
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import Enum
-from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
+from airflow_slurm_provider.coordinator import input_files
+from airflow_slurm_provider.coordinator.input_files import Bucket, InputFile, find_files
 from slurm_worker.errors import UserError
-from slurm_worker.keys import split_s3_uri
-from slurm_worker.ports import ObjectStore
 
 Item: TypeAlias = dict[str, Any]
 
 MAX_KEY_BYTES = 1024
 _LISTED = 20
-_MOST_HASHED_BYTES = 64 * 1024 * 1024
+#: A quote that is never closed takes the rest of the file for one field: memory stays bounded.
+_MOST_FIELD_BYTES = 1 << 30
 #: What reading a file raises where the file is at fault.
 _UNREADABLE = (
     OSError,
@@ -62,14 +65,25 @@ class InputFormat(str, Enum):
     JSONL = "jsonl"
 
 
+_SUFFIXES = {
+    ".parquet": InputFormat.PARQUET,
+    ".csv": InputFormat.CSV,
+    ".tsv": InputFormat.CSV,
+    ".jsonl": InputFormat.JSONL,
+    ".ndjson": InputFormat.JSONL,
+}
+_FORMATS = ", ".join(each.value for each in InputFormat)
+_DELIMITERS = ",\t;|"
+
+
 @dataclass(frozen=True, slots=True)
 class InputSpec:
     """Where the items are.
 
     Args:
-        path: a local file, or ``s3://bucket/key``.
+        path: a local file or folder, ``s3://bucket/key`` or ``s3://bucket/folder/``.
         key: the column that names each item; its values are strings or integers.
-        format: an `InputFormat`; told from the path's suffix where None.
+        format: an `InputFormat`; the files' suffixes say it where None.
     """
 
     path: str
@@ -77,77 +91,100 @@ class InputSpec:
     format: str | None = None
 
 
-def open_input(spec: InputSpec, bucket: Callable[[str], ObjectStore]) -> Iterator[tuple[str, Item]]:
-    """Stream the (key, item) pairs in the order of the file.
+def version_of(spec: InputSpec, bucket: Bucket) -> str:
+    """A text that changes when the input is written again; see `input_files.version_of`."""
+    return input_files.version_of(spec.path, bucket)
+
+
+def open_input(spec: InputSpec, bucket: Bucket) -> Iterator[tuple[str, Item]]:
+    """Stream the (key, item) pairs in the order of the files.
 
     Args:
         spec: where the items are.
         bucket: opens a bucket by its name.
 
     Raises:
-        UserError: in one line, naming the file, the row and the mend; for the format at
+        UserError: in one line, naming the file, the row and what to do; for the format at
             once, for the rest as the rows are read.
     """
-    return _items(spec, input_format(spec), bucket)
+    input_format(spec)
+    return _items(spec, bucket)
 
 
-def input_format(spec: InputSpec) -> InputFormat:
-    """The input's format: the one that is named, or by the path's suffix."""
-    known = ", ".join(each.value for each in InputFormat)
+def find_input(spec: InputSpec, bucket: Bucket) -> tuple[InputFormat, list[InputFile]]:
+    """The input's format, and its files in the order in which they are read.
+
+    Raises:
+        UserError: if there is no file, or the format of one is unknown or another one.
+    """
+    form = input_format(spec)
+    files = find_files(spec.path, bucket)
+    if spec.format is not None and form:
+        return form, files
+    for file in files:
+        found = _by_suffix(file.name)
+        if found is None and len(file.parts) == len(files) == 1:
+            raise _no_format(file.name)
+        form = form or found
+        if found is not form or form is None:
+            kind = form.value if form else "input"
+            raise UserError(
+                f"input.path: {spec.path} holds {file.name}, which is no {kind} file; "
+                "move it elsewhere, or set input.format"
+            )
+    assert form is not None, "there is one file at least"
+    return form, files
+
+
+def input_format(spec: InputSpec) -> InputFormat | None:
+    """The format that `input.format` or the path's suffix names; None where files may say it."""
     if spec.format is not None:
         name = spec.format.lower().removesuffix(".gz")
         if name not in [each.value for each in InputFormat]:
-            raise UserError(f"input.format: {spec.format!r} is not a format; use {known}")
+            raise UserError(f"input.format: {spec.format!r} is not a format; use {_FORMATS}")
         return InputFormat(name)
-    path = spec.path.lower().removesuffix(".gz")
-    for each in InputFormat:
-        if path.endswith(f".{each.value}"):
-            return each
-    raise UserError(
-        f"input.path: the suffix of {spec.path} tells no format; set input.format: {known}"
+    found = _by_suffix(spec.path)
+    if found is None and Path(spec.path.rstrip("/")).suffix and not Path(spec.path).is_dir():
+        raise _no_format(spec.path)
+    return found
+
+
+def _by_suffix(path: str) -> InputFormat | None:
+    return _SUFFIXES.get(Path(path.lower().removesuffix(".gz")).suffix)
+
+
+def _no_format(path: str) -> UserError:
+    return UserError(
+        f"input.path: the suffix of {path} names no format; set input.format: {_FORMATS}"
     )
 
 
-def version_of(spec: InputSpec, bucket: Callable[[str], ObjectStore]) -> str:
-    """What tells that the input was written anew; empty if it isn't there.
-
-    A digest of a small file, since copies of it differ in their times; else size and time. On S3
-    a list request.
-    """
-    if not spec.path.startswith("s3://"):
-        try:
-            path = Path(spec.path)
-            found = path.stat()
-            if found.st_size <= _MOST_HASHED_BYTES:
-                return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        except OSError:
-            return ""
-        return f"{found.st_size} {found.st_mtime:.0f}"
-    name, key = split_s3_uri(spec.path, "input.path")
-    try:
-        entry = next(iter(bucket(name).entries(key)), None)
-    except UserError:
-        return ""  # a bucket that isn't there is told by who reads it
-    return f"{entry.size} {entry.modified:.0f}" if entry and entry.key == key else ""
+def _items(spec: InputSpec, bucket: Bucket) -> Iterator[tuple[str, Item]]:
+    form, files = find_input(spec, bucket)
+    empty = True
+    with tempfile.TemporaryDirectory(prefix="airflow-slurm-input-") as folder:
+        for file in files:
+            rows = _READERS[form](file.local(Path(folder)), spec.key)
+            with closing(_numbered(file, _with_fields(file, rows))) as numbered:
+                for number, item in numbered:
+                    empty = False
+                    if spec.key not in item:
+                        raise _no_column(spec, file, number, item)
+                    yield _key_of(item[spec.key], spec, file, number), item
+    if empty:
+        raise UserError(f"input.path: {spec.path} holds no rows; give it at least one item")
 
 
-def _items(
-    spec: InputSpec, form: InputFormat, bucket: Callable[[str], ObjectStore]
-) -> Iterator[tuple[str, Item]]:
-    with (
-        tempfile.TemporaryDirectory(prefix="airflow-slurm-input-") as folder,
-        closing(_numbered(spec, _READERS[form](_find(spec, bucket, Path(folder))))) as rows,
-    ):
-        number = 0
-        for number, item in rows:
-            if spec.key not in item:
-                raise _no_column(spec, number, item)
-            yield _key_of(item[spec.key], spec, number), item
-        if not number:
-            raise UserError(f"input.path: {spec.path} holds no rows; give it at least one item")
+def _with_fields(file: InputFile, rows: Iterator[Item]) -> Iterator[Item]:
+    """Add the columns that the file's folders name."""
+    for row in rows:
+        for name, value in file.fields.items():
+            if row.setdefault(name, value) != value:
+                raise ValueError(f"has {name} = {row[name]!r}, and its folder has {value!r}")
+        yield row
 
 
-def _numbered(spec: InputSpec, rows: Iterator[Item]) -> Generator[tuple[int, Item], None, None]:
+def _numbered(file: InputFile, rows: Iterator[Item]) -> Generator[tuple[int, Item], None, None]:
     """Count the rows, and say in which of them reading failed."""
     number = 0
     try:
@@ -156,73 +193,28 @@ def _numbered(spec: InputSpec, rows: Iterator[Item]) -> Generator[tuple[int, Ite
             yield number, row
     except EOFError as error:
         raise UserError(
-            f"input.path: {spec.path}: the file ends too early, after row {number}; copy it again"
+            f"input.path: {file.name}: the file ends too early, after row {number}; copy it again"
         ) from error
     except _UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"input.path: {spec.path}: row {number + 1}: {reason}; correct the file or input.format"
+            f"input.path: {file.name}: row {number + 1}: {reason}; correct the file or input.format"
         ) from error
 
 
-def _find(spec: InputSpec, bucket: Callable[[str], ObjectStore], folder: Path) -> Path:
-    """The input as a local file."""
-    if not spec.path.startswith("s3://"):
-        path = Path(spec.path)
-        if path.is_file():
-            return path
-        if path.is_dir():
-            raise UserError(f"input.path: {spec.path} is a folder; name one file in it")
-        near = [str(each) for each in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"input.path: there is no file {spec.path}; {_hint(spec.path, near)}")
-    name, key = split_s3_uri(spec.path, "input.path")
-    objects = bucket(name)
-    if not _is_there(spec, objects, name, key):
-        raise _no_object(spec, objects, name, key)
-    path = folder / "input"
-    objects.download(key, str(path))
-    return path
-
-
-def _is_there(spec: InputSpec, objects: ObjectStore, name: str, key: str) -> bool:
-    try:
-        if key and objects.size(key) is not None:
-            return True
-        # Some stores answer the same for a missing object and a missing bucket.
-        objects.verify()
-    except UserError as error:
-        raise UserError(
-            f"input.path: {spec.path}: there is no bucket {name!r}, or no access to it; "
-            "correct the path or the credentials"
-        ) from error
-    return False
-
-
-def _no_object(spec: InputSpec, objects: ObjectStore, name: str, key: str) -> UserError:
-    parent = key.rpartition("/")[0]
-    listed = islice(objects.list(f"{parent}/" if parent else ""), 1000)
-    near = [f"s3://{name}/{each}" for each in listed]
-    return UserError(f"input.path: there is no object {spec.path}; {_hint(spec.path, near)}")
-
-
-def _hint(wanted: str, near: Iterable[str]) -> str:
-    found = difflib.get_close_matches(wanted, list(near), 1, cutoff=0.8)
-    return f"did you mean {found[0]}?" if found else "correct the path"
-
-
-def _no_column(spec: InputSpec, number: int, item: Item) -> UserError:
+def _no_column(spec: InputSpec, file: InputFile, number: int, item: Item) -> UserError:
     names = list(item)
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     near = difflib.get_close_matches(spec.key, names, 1)
     mend = f"did you mean {near[0]!r}?" if near else "name one of them"
     return UserError(
-        f"input.key: {spec.path}: row {number} has no column {spec.key!r}; "
+        f"input.key: {file.name}: row {number} has no column {spec.key!r}; "
         f"it has {', '.join(names[:_LISTED]) or 'none'}{more}; {mend}"
     )
 
 
-def _key_of(value: object, spec: InputSpec, number: int) -> str:
-    where = f"input.key: {spec.path}: row {number}: {spec.key!r}"
+def _key_of(value: object, spec: InputSpec, file: InputFile, number: int) -> str:
+    where = f"input.key: {file.name}: row {number}: {spec.key!r}"
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if value is None or value == "":
@@ -241,10 +233,10 @@ def _key_of(value: object, spec: InputSpec, number: int) -> str:
     return value
 
 
-# --- readers: a local file to rows; a ValueError is told with the row's number -------
+# --- readers: a local file to rows; a ValueError is reported with the row's number ---
 
 
-def read_parquet(path: Path) -> Iterator[Item]:
+def read_parquet(path: Path, _key: str = "") -> Iterator[Item]:
     """Rows of a Parquet file; see `parquet_input.py`."""
     # pyarrow takes a third of a second to import, for which no other format should wait.
     from airflow_slurm_provider.coordinator.parquet_input import read_parquet as read
@@ -252,17 +244,23 @@ def read_parquet(path: Path) -> Iterator[Item]:
     yield from read(path)
 
 
-def read_csv(path: Path) -> Iterator[Item]:
-    """Rows of a CSV file in UTF-8 with a header; values stay strings, an empty one is None."""
-    with _text(path, newline="") as text:
-        reader = csv.reader(text, strict=True)
-        header = next(reader, [])
+def read_csv(path: Path, key: str) -> Iterator[Item]:
+    """Rows of a CSV file in UTF-8 with a header; values stay strings, an empty one is None.
+
+    Args:
+        path: the file.
+        key: a column of the header, which tells the delimiter.
+    """
+    csv.field_size_limit(_MOST_FIELD_BYTES)
+    delimiter = next((each for each in _DELIMITERS if key in _header(path, each)), ",")
+    with _lines(path, newline="") as lines:
+        reader = csv.reader(lines, strict=True, delimiter=delimiter)
+        rows = (values for values in reader if values)
+        header = next(rows, [])
         twice = [name for name, count in Counter(header).items() if count > 1]
         if twice:
             raise ValueError(f"the header names {twice[0]!r} twice")
-        for values in reader:
-            if not values:
-                continue
+        for values in rows:
             if len(values) != len(header):
                 raise ValueError(
                     f"(line {reader.line_num}) has {len(values)} fields where the header has "
@@ -271,13 +269,21 @@ def read_csv(path: Path) -> Iterator[Item]:
             yield {name: value or None for name, value in zip(header, values, strict=True)}
 
 
-def read_jsonl(path: Path) -> Iterator[Item]:
+def _header(path: Path, delimiter: str) -> list[str]:
+    with _lines(path, newline="") as lines:
+        try:
+            return next(filter(None, csv.reader(lines, strict=True, delimiter=delimiter)), [])
+        except csv.Error:
+            return []  # by another delimiter it may be in order
+
+
+def read_jsonl(path: Path, _key: str = "") -> Iterator[Item]:
     """Rows of a file with one JSON object a line."""
     decode = json.JSONDecoder(
         parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once
     ).decode
-    with _text(path, newline="\n") as text:
-        for line in text:
+    with _lines(path, newline="\n") as lines:
+        for line in lines:
             if line.isspace():
                 continue
             try:
@@ -292,7 +298,7 @@ def read_jsonl(path: Path) -> Iterator[Item]:
             yield row
 
 
-_READERS: dict[InputFormat, Callable[[Path], Iterator[Item]]] = {
+_READERS: dict[InputFormat, Callable[[Path, str], Iterator[Item]]] = {
     InputFormat.PARQUET: read_parquet,
     InputFormat.CSV: read_csv,
     InputFormat.JSONL: read_jsonl,
@@ -300,13 +306,26 @@ _READERS: dict[InputFormat, Callable[[Path], Iterator[Item]]] = {
 
 
 @contextmanager
-def _text(path: Path, newline: str) -> Iterator[TextIO]:
+def _lines(path: Path, newline: str) -> Iterator[Iterator[str]]:
+    """The lines of a text in UTF-8, also of a gzipped one."""
     with path.open("rb") as raw:
         zipped = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         plain: BinaryIO = gzip.GzipFile(fileobj=raw) if zipped else raw  # type: ignore[assignment]  # reads like one
-        with io.TextIOWrapper(plain, encoding="utf-8-sig", newline=newline) as text:
-            yield text
+        # Read ahead in blocks, a wrong byte would be reported for the first row of its block.
+        with io.TextIOWrapper(plain, "utf-8-sig", "surrogateescape", newline) as text:
+            yield (line if line.isascii() else _utf8(line) for line in text)
+
+
+def _utf8(line: str) -> str:
+    try:
+        line.encode()
+    except UnicodeEncodeError as error:
+        wrong = ord(line[error.start]) - 0xDC00
+        raise ValueError(
+            f"is not UTF-8: can't decode byte 0x{wrong:02x}, character {error.start + 1} of its line"
+        ) from None
+    return line
 
 
 def _no_constant(name: str) -> float:
@@ -315,7 +334,7 @@ def _no_constant(name: str) -> float:
 
 def _finite(text: str) -> float:
     value = float(text)
-    if not math.isfinite(value):
+    if not math.isfinite(value) or (not value and re.search("[1-9]", text.lower().split("e")[0])):
         raise ValueError(f"holds {text}, which is beyond a 64-bit float; write it as a string")
     return value
 

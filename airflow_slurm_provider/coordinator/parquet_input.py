@@ -46,14 +46,54 @@ def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:
-    # Buffered streams instead of pre_buffer: a row group need not fit into memory.
-    with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
+    with _open(path) as file:
         names = file.schema_arrow.names
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise ValueError(f"the file has two columns named {twice[0]!r}")
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+        old = _old_times(file)
+    if not old:
+        with _open(path) as file:
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                yield from _rows(names, batch)
+        return
+    # Arrow reads INT96 as nanoseconds, which end in 2262, and wraps what is later in silence.
+    with _open(path, coerce_int96_timestamp_unit="us") as file, _open(path) as fine:
+        batches = file.iter_batches(batch_size=_BATCH_ROWS)
+        for batch, exact in zip(
+            batches, fine.iter_batches(batch_size=_BATCH_ROWS, columns=old), strict=True
+        ):
+            for name in old:
+                _check_whole(name, batch.column(name), exact.column(name))
             yield from _rows(names, batch)
+
+
+def _open(path: Path, **options: Any) -> pq.ParquetFile:
+    # Buffered streams instead of pre_buffer: a row group need not fit into memory.
+    return pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES, **options)
+
+
+def _old_times(file: pq.ParquetFile) -> list[str]:
+    """Columns of INT96, the time of old writers (Impala, Hive, Spark before 3)."""
+    columns = [file.schema.column(at) for at in range(len(file.schema))]
+    return [each.path for each in columns if each.physical_type == "INT96"]
+
+
+def _check_whole(name: str, micros: pa.Array[Any], nanos: pa.Array[Any]) -> None:
+    """Refuse times that have digits below a microsecond.
+
+    Raises:
+        ValueError: naming the column.
+    """
+    if pa.types.is_nested(micros.type):
+        raise ValueError(f"column {name!r} holds INT96 times in lists or structs; cast the column")
+    # Both wrap alike where nanoseconds do, so the difference is exact.
+    whole = pc.multiply(micros.cast(pa.int64()), 1000)
+    if pc.any(pc.not_equal(whole, nanos.cast(pa.int64()))).as_py():
+        raise ValueError(
+            f"column {name!r} (or up to {_BATCH_ROWS:,} rows further): a time has nanoseconds; "
+            "cast the column to string or microseconds"
+        )
 
 
 def _rows(names: list[str], batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
@@ -76,6 +116,10 @@ def _python_values(name: str, column: pa.Array[Any]) -> list[Any]:
         if target != column.type:
             column = column.cast(target)
         return column.to_pylist()
+    except KeyError as error:
+        raise ValueError(
+            f"column {name!r}: there is no time zone {error} on this machine; cast the column to UTC"
+        ) from error
     except (pa.ArrowException, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(

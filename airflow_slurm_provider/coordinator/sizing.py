@@ -5,7 +5,7 @@ that has few of them waits for the others at the end. `docs/scale.md` has the fi
 rule: 32 tasks for each worker, of a thousand items at most; fewer where thousands of workers
 share the most shards that there are, and so read past each other's leases.
 
-Requests: none for a local input, two for one on S3.
+Requests: none for a local input, three for one on S3.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 from airflow_slurm_provider.coordinator.config import JobSpec
-from airflow_slurm_provider.coordinator.inputs import InputFormat, InputSpec, input_format
-from slurm_worker.keys import split_s3_uri
+from airflow_slurm_provider.coordinator.input_files import InputFile
+from airflow_slurm_provider.coordinator.inputs import InputFormat, InputSpec, find_input
+from slurm_worker.errors import UserError
 from slurm_worker.ports import ObjectStore
 
 TASKS_EACH = 32
@@ -65,41 +64,20 @@ def bundle_of(spec: JobSpec) -> int:
 def about(source: InputSpec, bucket: Callable[[str], ObjectStore]) -> int:
     """About how many items an input has; the same input gives the same number.
 
-    Of a Parquet file its footer tells; of a text, its size and the length of its first lines.
+    Of a Parquet file its footer tells; of a text, its size and the length of its first lines; of a
+    folder, its first file and the size of all.
     An input that can't be read counts as empty: who reads it all says what is wrong with it.
     """
-    form = input_format(source)
     try:
-        file = _open(source.path, bucket)
-        return _rows_of_parquet(file) if form is InputFormat.PARQUET else _lines(file)
-    except (OSError, ValueError, zlib.error):
+        form, files = find_input(source, bucket)
+        first = files[0]
+        rows = _rows_of_parquet(first) if form is InputFormat.PARQUET else _lines(first)
+        return math.ceil(rows * sum(each.size for each in files) / max(1, first.size))
+    except (OSError, ValueError, UserError, zlib.error):
         return 0
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    size: int
-    read: Callable[[int, int], bytes]
-
-
-def _open(path: str, bucket: Callable[[str], ObjectStore]) -> _File:
-    if not path.startswith("s3://"):
-        return _File(Path(path).stat().st_size, lambda at, n: _read(Path(path), at, n))
-    name, key = split_s3_uri(path, "input.path")
-    objects = bucket(name)
-    size = objects.size(key)
-    if size is None:
-        raise FileNotFoundError(path)
-    return _File(size, lambda at, n: objects.get(key, start=at, length=n) or b"")
-
-
-def _read(path: Path, at: int, length: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(at)
-        return file.read(length)
-
-
-def _lines(file: _File) -> int:
+def _lines(file: InputFile) -> int:
     data = file.read(0, _SAMPLE_BYTES) if file.size else b""
     taken = len(data)
     if data.startswith(_GZIP):
@@ -110,7 +88,7 @@ def _lines(file: _File) -> int:
     return math.ceil(file.size * max(1, lines) / taken)
 
 
-def _rows_of_parquet(file: _File) -> int:
+def _rows_of_parquet(file: InputFile) -> int:
     # pyarrow takes a third of a second to import, for which no text should wait.
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 import gzip
+import io
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -81,6 +83,8 @@ Write = Callable[[str, "str | bytes"], Path]
         ("a.csv.gz", InputFormat.CSV),
         ("a.jsonl", InputFormat.JSONL),
         ("a.b.jsonl.gz", InputFormat.JSONL),
+        ("a.tsv", InputFormat.CSV),
+        ("a.ndjson", InputFormat.JSONL),
     ],
 )
 def test_the_suffix_tells_the_format(path: str, expected: InputFormat) -> None:
@@ -121,7 +125,9 @@ def test_gzip_is_told_from_the_bytes(write: Write) -> None:
         (b"id,x\n1,2\n3\n", "row 2: (line 3) has 1 fields where the header has 2"),
         (b"id,x\n1,2,3\n", "row 1: (line 2) has 3 fields"),
         (b"id,x,x\n1,2,3\n", "names 'x' twice"),
-        (b"id,x\n1,\xe9\n", "can't decode byte"),
+        (b"id,x\n1,\xe9\n", "row 1: is not UTF-8: can't decode byte 0xe9"),
+        (b"id,x\n" + b"1,a\n" * 90 + b"2,caf\xe9\n", "row 91: is not UTF-8"),
+        (b"id;x\n1;2;3\n", "row 1: (line 2) has 3 fields"),
         (b'id,x\n1,"open\n', "row 1"),
         (b"id,x\n", "holds no rows"),
         (b"", "holds no rows"),
@@ -146,6 +152,21 @@ def test_a_missing_column_lists_what_is_there_and_the_nearest(write: Write) -> N
     assert "did you mean 'flight_id'?" in message
 
 
+@pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])
+def test_the_delimiter_is_the_one_by_which_the_header_holds_the_key(
+    write: Write, delimiter: str
+) -> None:
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter).writerows([["note, or so", "id"], ["a; b", "1"]])
+    path = write("a.csv", f"\n\n{text.getvalue()}")
+    assert read(path) == [("1", {"note, or so": "a; b", "id": "1"})]
+
+
+def test_a_field_may_be_of_any_size(write: Write) -> None:
+    path = write("a.csv", "id,x\n1," + "y" * 200_000 + "\n")
+    assert [len(item["x"]) for _, item in read(path)] == [200_000]
+
+
 # --- JSON lines --------------------------------------------------------------------
 
 
@@ -165,6 +186,8 @@ def test_json_values_arrive_as_they_stand(write: Write) -> None:
         ("[1]", "is a JSON list, not an object"),
         ('{"id": NaN}', "NaN"),
         ('{"id": 1, "x": 1e999}', "beyond a 64-bit float"),
+        ('{"id": 1, "x": 1e-999}', "beyond a 64-bit float"),
+        ('{"id": "caf\udce9"}', "is not UTF-8: can't decode byte 0xe9, character 12"),
         ('{"id": 1, "x": {"a": 1, "a": 2}}', "names 'a' twice"),
         ('{"id": 1, "x": "\\ud800"}', "surrogates"),
         ('{"id": 1.5}', "'id' is 1.5 (float)"),
@@ -176,7 +199,8 @@ def test_json_values_arrive_as_they_stand(write: Write) -> None:
     ],
 )
 def test_a_bad_json_line_is_refused_by_its_row(write: Write, line: str, says: str) -> None:
-    path = write("a.jsonl", '{"id": "good"}\n' + line + "\n")
+    text = '{"id": "good"}\n' + line + "\n"
+    path = write("a.jsonl", text.encode(errors="surrogateescape"))
     message = refusal(lambda: read(path))
     assert says in message
     assert "row 2" in message
@@ -238,6 +262,27 @@ def test_a_parquet_value_without_a_json_form_is_refused(
 ) -> None:
     pq.write_table(pa.table({"id": [1, 2], "x": column}), tmp_path / "a.parquet")
     assert says in refusal(lambda: read(tmp_path / "a.parquet"))
+
+
+def test_times_of_old_writers_are_read_beyond_the_range_of_nanoseconds(tmp_path: Path) -> None:
+    last = dt.datetime(9999, 12, 31)
+    table = pa.table({"id": [1, 2], "x": pa.array([last, None], pa.timestamp("us"))})
+    pq.write_table(table, tmp_path / "a.parquet", use_deprecated_int96_timestamps=True)
+    assert [item["x"] for _, item in read(tmp_path / "a.parquet")] == ["9999-12-31T00:00:00", None]
+
+
+def test_nanoseconds_of_old_writers_are_not_cut_off(tmp_path: Path) -> None:
+    table = pa.table({"id": [1], "x": pa.array([1], pa.timestamp("ns"))})
+    pq.write_table(table, tmp_path / "a.parquet", use_deprecated_int96_timestamps=True)
+    assert "has nanoseconds" in refusal(lambda: read(tmp_path / "a.parquet"))
+
+
+def test_an_unknown_time_zone_is_refused_by_its_name(tmp_path: Path) -> None:
+    table = pa.table({"id": [1], "x": pa.array([0], pa.timestamp("us", "Mars/Base"))})
+    pq.write_table(table, tmp_path / "a.parquet")
+    message = refusal(lambda: read(tmp_path / "a.parquet"))
+    assert "row 1: column 'x'" in message
+    assert "Mars/Base" in message
 
 
 def test_a_damaged_parquet_file_is_refused(tmp_path: Path, write: Write) -> None:
@@ -312,7 +357,7 @@ def test_a_copy_of_a_file_is_no_other_version(tmp_path: Path) -> None:
     assert version_of(spec, no_bucket) == first
     path.write_text("id\ny\n")
     assert version_of(spec, no_bucket) != first
-    assert version_of(InputSpec(str(tmp_path), "id"), no_bucket) == ""
+    assert version_of(InputSpec(str(tmp_path / "b.csv"), "id"), no_bucket) == ""
 
 
 def test_an_object_that_is_written_again_has_another_version() -> None:
@@ -330,7 +375,67 @@ def test_a_missing_file_names_the_nearest(write: Write, tmp_path: Path) -> None:
     write("flights.csv", "id\n1\n")
     message = refusal(lambda: read(tmp_path / "flihgts.csv"))
     assert f"did you mean {tmp_path / 'flights.csv'}?" in message
-    assert "is a folder" in refusal(lambda: read(tmp_path, form="csv"))
+
+
+# --- folders -----------------------------------------------------------------------
+
+
+def test_the_files_of_a_folder_are_one_input_in_the_order_of_their_paths(tmp_path: Path) -> None:
+    for name, text in {"b.csv": "id\n3\n", "a/1.csv": "id\n1\n", "a/2.csv": "id\n2\n"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for name in ("_SUCCESS", ".b.csv.crc", ".ipynb_checkpoints/b-checkpoint.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("no data")
+    assert [key for key, _ in read(tmp_path)] == ["1", "2", "3"]
+
+
+def test_hive_folders_are_columns(tmp_path: Path) -> None:
+    for at, (year, zone) in enumerate([("2020", "007"), ("2021", "a%2Fb"), ("1999", "")]):
+        name = f"year={year}/zone={zone or '__HIVE_DEFAULT_PARTITION__'}/{at}.parquet"
+        (tmp_path / name).parent.mkdir(parents=True)
+        pq.write_table(pa.table({"id": [at]}), tmp_path / name)
+    assert [item for _, item in read(tmp_path)] == [
+        {"id": 2, "year": 1999, "zone": None},
+        {"id": 0, "year": 2020, "zone": "007"},
+        {"id": 1, "year": 2021, "zone": "a/b"},
+    ]
+
+
+def test_a_folder_that_contradicts_its_rows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "year=2020").mkdir()
+    (tmp_path / "year=2020/a.jsonl").write_text('{"id": 1, "year": 2021}\n')
+    message = refusal(lambda: read(tmp_path))
+    assert "row 1: has year = 2021, and its folder has 2020" in message
+
+
+def test_no_file_of_a_folder_is_left_out_in_silence(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id\n1\n")
+    (tmp_path / "b.xlsx").write_bytes(b"")
+    assert "b.xlsx, which is no csv file" in refusal(lambda: read(tmp_path))
+
+
+def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
+    assert "is a folder without files" in refusal(lambda: read(tmp_path, form="csv"))
+
+
+def test_a_prefix_on_s3_is_a_folder_and_not_its_neighbours() -> None:
+    lab = MemoryObjects()
+    for key in ("in/a/", "in/a/year=1/x.csv", "in/a-old/y.csv", "in/a.csv"):
+        lab.put(key, b"id\n" + key.encode() + b"\n" if not key.endswith("/") else b"")
+    for path in ("s3://lab/in/a", "s3://lab/in/a/"):
+        found = list(open_input(InputSpec(path, "id"), {"lab": lab}.__getitem__))
+        assert found == [("in/a/year=1/x.csv", {"id": "in/a/year=1/x.csv", "year": 1})]
+
+
+def test_a_folder_has_another_version_when_one_of_its_files_has(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("id\n1\n")
+    spec = InputSpec(str(tmp_path), "id")
+    first = version_of(spec, no_bucket)
+    assert first == version_of(spec, no_bucket) != ""
+    (tmp_path / "b.csv").write_text("id\n1\n2\n")
+    assert version_of(spec, no_bucket) != first
 
 
 # --- duplicate keys ----------------------------------------------------------------

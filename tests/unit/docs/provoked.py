@@ -331,7 +331,7 @@ PROVOKED: dict[str, Provoke] = {
     "there is no file": config(input={"path": "item.jsonl", "key": "id"}),
     "has no column": config(input={"path": "items.jsonl", "key": "idd"}),
     "is the key of rows": items("twice.csv", "id,x\na,1\nb,2\nb,3\n"),
-    "tells no format": items("items.txt", "id\na\n"),
+    "names no format": items("items.txt", "id\na\n"),
     "fields where the header has": items("items.csv", "id,x\na,1,2\n"),
     "holds no rows": items("items.csv", "id,x\n"),
     "name the site's file": commands("status job-1 --site absent.yaml"),
