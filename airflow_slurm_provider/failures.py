@@ -1,13 +1,24 @@
-"""Our errors as Airflow's: what another try may cure is retried, what it can't is not."""
+"""Our errors and messages as Airflow's.
+
+What another try may cure is retried, what it can't is not. A task's log shows control
+characters of items, handlers and Slurm as escapes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
 from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.printable import printable_lines
+
+
+def task_log(operator: Any) -> Callable[[str], None]:
+    """Write lines to the log of a task, sensor or trigger."""
+    return lambda text: operator.log.info("%s", printable_lines(text))
 
 
 @contextmanager

@@ -23,13 +23,14 @@ from airflow.sdk import Context
 from airflow_slurm_provider.coordinator import steer
 from airflow_slurm_provider.coordinator.logs import read_script
 from airflow_slurm_provider.coordinator.watch import Watcher
-from airflow_slurm_provider.failures import as_airflow_failures
+from airflow_slurm_provider.failures import as_airflow_failures, task_log
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.metrics import JobMetrics
 from airflow_slurm_provider.triggers.polling import Patience
 from airflow_slurm_provider.triggers.slurm_array import ANOMALY, SlurmArrayTrigger, event_of
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.keys import check_job_id
+from slurm_worker.printable import printable_lines
 
 #: An Airflow notifier, or any function of a context.
 Notifier = Callable[[Any], Any]
@@ -95,7 +96,7 @@ class JobWatch:
             self._watcher = Watcher(
                 SlurmHook(operator.slurm_conn_id, operator.aws_conn_id).services(),
                 check_job_id(job_id),
-                operator.log.info,
+                task_log(operator),
                 max_resubmissions=operator.max_resubmissions,
                 actor="airflow",
             )
@@ -183,7 +184,7 @@ def progress_of(event: dict[str, Any] | None) -> dict[str, Any]:
     if not event or "status" not in event:
         raise AirflowException(f"the trigger ended without a result: {event!r}")
     if event["status"] != "finished":
-        raise AirflowException(str(event["message"]))
+        raise AirflowException(printable_lines(str(event["message"])))
     progress: dict[str, Any] = event["progress"]
     return progress
 

@@ -28,6 +28,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from slurm_worker.errors import NoCredentials, ServiceError, UserError
+from slurm_worker.printable import printable, printable_lines
 
 #: name: (module, one line for ``slurmctl --help``); the attribute is the command's name.
 COMMANDS = {
@@ -180,7 +181,7 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.READER_LEFT
     except Exception:
-        traceback.print_exc()
+        click.echo(printable_lines(traceback.format_exc()), err=True, nl=False)
         return _complain("this is a bug in slurmctl; please report it", ExitCode.BUG)
     return result if isinstance(result, int) else ExitCode.OK
 
@@ -193,5 +194,5 @@ def _usage(error: click.ClickException) -> str:
 
 def _complain(message: str, code: ExitCode) -> int:
     # An exception's text may hold line ends (sbatch's stderr does); the promise is one line.
-    click.echo(f"slurmctl: {' '.join(message.split())}", err=True)
+    click.echo(f"slurmctl: {printable(' '.join(message.split()))}", err=True)
     return code

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from airflow_slurm_provider.cli.options import Common, common_options
-from airflow_slurm_provider.cli.output import emit
+from airflow_slurm_provider.cli.output import emit, show
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.bootstrap import Made, Step
@@ -64,17 +63,16 @@ def bootstrap(
     if common.as_json:
         emit(True, made.to_dict(), [])
     else:
-        click.echo(_summary(made))
+        show(_summary(made))
     return 0 if made.ok else 1
 
 
 def _show(step: Step) -> None:
     """A step as it is done, with its mend below it."""
     word, colour = _WORDS[step.outcome.value]
-    styled = click.style(f"{word:11}", fg=colour)
-    click.echo(f"{styled}  {step.name}: {step.found}", color=sys.stdout.isatty())
+    show(f"  {step.name}: {step.found}", head=f"{word:11}", colour=colour)
     if step.mend:
-        click.echo(f"             mend: {step.mend}")
+        show(f"             mend: {step.mend}")
 
 
 def _ignore(step: Step) -> None:

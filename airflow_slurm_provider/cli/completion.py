@@ -6,6 +6,7 @@ import click
 
 from airflow_slurm_provider.cli.completing import SHELLS, script
 from airflow_slurm_provider.cli.options import Common, common_options
+from airflow_slurm_provider.cli.output import emit, show
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl completion bash >> ~/.bashrc")
@@ -15,9 +16,7 @@ def completion(common: Common, shell: str) -> int:
     """Print the script that makes SHELL complete commands, options, profiles and job ids."""
     text = script(click.get_current_context().find_root().command, shell)
     if common.as_json:
-        from airflow_slurm_provider.cli.output import emit
-
         emit(True, {"shell": shell, "script": text}, [])
     else:
-        click.echo(text)
+        show(text)
     return 0

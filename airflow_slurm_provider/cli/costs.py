@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from airflow_slurm_provider.cli.options import Common, common_options, job_argument
-from airflow_slurm_provider.cli.output import Fields, emit, number, say
+from airflow_slurm_provider.cli.output import Fields, emit, number, say, show
 from slurm_worker.keys import check_job_id
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def plan(
     with common.services() as services:
         found = estimate(services, loaded, item_s=item_seconds, log=say)
     if script and not common.as_json:
-        click.echo(found.script, nl=False)
+        show(found.script.removesuffix("\n"))
         return 0
     emit(common.as_json, found.to_dict(), _plan_fields(found))
     return 0

@@ -7,7 +7,7 @@ import json
 import click
 
 from airflow_slurm_provider.cli.options import Common, common_options
-from airflow_slurm_provider.cli.output import say
+from airflow_slurm_provider.cli.output import say, show
 from slurm_worker.errors import UserError
 
 
@@ -35,7 +35,7 @@ def dashboard(common: Common, port: int) -> int:
         ) from error
 
     def announce(address: str) -> None:
-        click.echo(json.dumps({"url": address}) if common.as_json else address)
+        show(json.dumps({"url": address}) if common.as_json else address)
         say("serving until Ctrl-C; whoever has this address may do what you may")
 
     with common.services() as services:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ import click
 
 from airflow_slurm_provider.cli.completing import complete_jobs
 from airflow_slurm_provider.cli.options import Common, common_options
-from airflow_slurm_provider.cli.output import emit, number, say
+from airflow_slurm_provider.cli.output import emit, number, say, show
 from slurm_worker.errors import UserError
 from slurm_worker.keys import JobId, check_job_id
 
@@ -99,7 +98,7 @@ def _diagnose(
     if common.as_json:
         emit(True, report.to_dict(), [])
     else:
-        click.echo(_summary(report))
+        show(_summary(report))
     return 0 if report.ok else 1
 
 
@@ -126,8 +125,8 @@ def _print_policies(common: Common) -> int:
         emit(True, found, [])
     else:
         for whose, policy in found.items():
-            click.echo(f"# {whose}")
-            click.echo(json.dumps(policy, indent=2))
+            show(f"# {whose}")
+            show(json.dumps(policy, indent=2))
     return 0
 
 
@@ -142,10 +141,10 @@ def _repair(common: Common, name: JobId, dry_run: bool) -> int:
 
 def _show(finding: Finding) -> None:
     """A finding as it is made, with its mend below it."""
-    level = click.style(f"{finding.level.value:4}", fg=_COLOURS[finding.level.value])
-    click.echo(f"{level}  {finding.check}: {finding.found}", color=sys.stdout.isatty())
+    level = finding.level.value
+    show(f"  {finding.check}: {finding.found}", head=f"{level:4}", colour=_COLOURS[level])
     if finding.mend:
-        click.echo(f"      mend: {finding.mend}")
+        show(f"      mend: {finding.mend}")
 
 
 def _ignore(finding: Finding) -> None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from airflow_slurm_provider.cli.options import Common, common_options, job_argument
-from airflow_slurm_provider.cli.output import emit, say
+from airflow_slurm_provider.cli.output import emit, say, show
 from airflow_slurm_provider.cli.waiting import TOLERATED_FAILURES
 from slurm_worker.errors import ServiceError
 from slurm_worker.keys import check_job_id
+from slurm_worker.printable import printable
 
 if TYPE_CHECKING:
     from slurm_worker.jobs import Event
@@ -66,7 +67,8 @@ def event_line(event: Event) -> str:
     from airflow_slurm_provider.coordinator.events import as_utc
 
     detail = ", ".join(f"{name}={value}" for name, value in event.detail.items() if value != "")
-    return f"{as_utc(event.at_ms)} {event.actor}: {event.action}{f' ({detail})' if detail else ''}"
+    line = f"{as_utc(event.at_ms)} {event.actor}: {event.action}{f' ({detail})' if detail else ''}"
+    return printable(line)
 
 
 def _show(common: Common, job: str, found: Sequence[Event], after: str) -> None:
@@ -74,7 +76,7 @@ def _show(common: Common, job: str, found: Sequence[Event], after: str) -> None:
 
     if not common.as_json:
         for each in found:
-            click.echo(event_line(each))
+            show(event_line(each))
         return
     mark = max((each.mark for each in found), default=after)
     documents = [event_document(each) for each in found]

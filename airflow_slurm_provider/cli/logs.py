@@ -7,7 +7,7 @@ import json
 import click
 
 from airflow_slurm_provider.cli.options import Common, common_options, job_argument
-from airflow_slurm_provider.cli.output import emit
+from airflow_slurm_provider.cli.output import emit, show
 from slurm_worker.keys import check_job_id
 
 
@@ -38,9 +38,9 @@ def logs(common: Common, job: str, task: str, worker: str, errors: bool, output:
             if common.as_json:
                 emit(True, {"job_id": name, "worker": element, "output": text}, [])
             else:
-                click.echo(text, nl=False)
+                show(text.removesuffix("\n"))
             return 0
         lines = reading.read_logs(services, name, reading.Selection(task, worker, errors))
         for line in lines if common.as_json else reading.without_repeats(lines):
-            click.echo(json.dumps(line) if common.as_json else reading.as_text(line))
+            show(json.dumps(line) if common.as_json else reading.as_text(line))
     return 0

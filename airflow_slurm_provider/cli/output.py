@@ -1,6 +1,7 @@
 """What a command prints: its result on stdout, for people or as JSON; all else on stderr.
 
-rich is imported only where a terminal will show it.
+Every command prints through here, so that no text of an item, a handler, Slurm or S3 reaches
+the terminal with its control characters. rich is imported only where a terminal will show it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,27 @@ from collections.abc import Mapping, Sequence
 
 import click
 
+from slurm_worker.printable import printable_lines
+
 #: (label, value) lines of a result, as a person reads them.
 Fields = Sequence[tuple[str, str]]
 
 
 def say(message: str) -> None:
-    """Tell how the work goes on: a line on stderr."""
-    click.echo(message, err=True)
+    """Report how the work goes on: a line on stderr."""
+    click.echo(_indented(message), err=True)
+
+
+def show(text: str, *, head: str = "", colour: str = "") -> None:
+    """Print text on stdout, line by line.
+
+    Args:
+        text: the text.
+        head: stands before it, in `colour` on a terminal.
+        colour: as click names it.
+    """
+    start = click.style(head, fg=colour) if head else ""
+    click.echo(f"{start}{printable_lines(text)}", color=sys.stdout.isatty())
 
 
 def emit(as_json: bool, document: Mapping[str, object], fields: Fields) -> None:
@@ -35,7 +50,7 @@ def emit(as_json: bool, document: Mapping[str, object], fields: Fields) -> None:
         _show_table(fields)
     else:
         for label, value in fields:
-            click.echo(f"{label}: {value}" if label else f"  {value}")
+            click.echo(_indented(f"{label}: {value}" if label else f"  {value}"))
 
 
 def number(value: int) -> str:
@@ -57,6 +72,11 @@ def by_class(counts: Mapping[str, int]) -> str:
     return f"{total:,} ({', '.join(f'{name} {count:,}' for name, count in largest if count)})"
 
 
+def _indented(text: str) -> str:
+    """The text with its further lines below the first, so that none can pass for another."""
+    return "\n    ".join(printable_lines(text).split("\n"))
+
+
 def _show_table(fields: Fields) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -66,5 +86,5 @@ def _show_table(fields: Fields) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for label, value in fields:
-        table.add_row(label, Text(value))
+        table.add_row(label, Text(printable_lines(value)))
     Console().print(table)

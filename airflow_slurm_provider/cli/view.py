@@ -1,6 +1,8 @@
 """What `slurmctl watch` shows: one picture of a job, drawn from what one look has found.
 
-A pure function of its argument. Imports rich, so it is imported by the command alone.
+A pure function of its argument. Imports rich, so it is imported by the command alone. Text
+goes to rich as `Text` made by `_text`: rich reads a plain `str` as markup, and lets control
+characters through.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from airflow_slurm_provider.coordinator.outlook import (
 from airflow_slurm_provider.coordinator.progress import Poll, Progress
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
 from slurm_worker.jobs import Event
+from slurm_worker.printable import printable
 
 _NODES, _STRAGGLERS, _EVENTS = 8, 5, 5
 
@@ -62,7 +65,7 @@ def render(view: View) -> RenderableType:
         parts += [*_nodes(poll, snapshot), *_stragglers(snapshot)]
     parts += [*_limits(view.limits), *_events(view.events)]
     if view.note:
-        parts += [Text(), Text(view.note, style="yellow")]
+        parts += [Text(), _text(view.note, "yellow")]
     return Group(*parts)
 
 
@@ -70,9 +73,9 @@ def _title(poll: Poll) -> Text:
     progress = poll.progress
     title = Text(progress.job_id, style="bold")
     if progress.paused:
-        title.append(f"  paused by {progress.paused}", style="yellow")
+        title.append(_text(f"  paused by {progress.paused}", "yellow"))
     elif poll.problem:
-        title.append(f"  {poll.problem}", style="red")
+        title.append(_text(f"  {poll.problem}", "red"))
     else:
         title.append(f"  {progress.standing}", style="green")
     if progress.rounds > 1:
@@ -109,10 +112,10 @@ def _counts(poll: Poll) -> Table:
     table.add_column(style="bold")
     table.add_column()
     table.add_row("tasks", _by_count(progress.tasks))
-    table.add_row("workers", _workers(poll))
-    table.add_row("failed items", Text(_by_count(progress.failed), style="red"))
+    table.add_row("workers", _text(_workers(poll)))
+    table.add_row("failed items", _text(_by_count(progress.failed), "red"))
     if progress.task_errors:
-        table.add_row("failed tasks", Text(_by_count(progress.task_errors), style="red"))
+        table.add_row("failed tasks", _text(_by_count(progress.task_errors), "red"))
     if poll.snapshot is not None and poll.snapshot.lost:
         table.add_row("leases lost", f"{poll.snapshot.lost:,}")
     return table
@@ -137,12 +140,12 @@ def _nodes(poll: Poll, snapshot: Snapshot) -> list[RenderableType]:
     for name in names[:_NODES]:
         share = done.get(name)
         if share is None:
-            table.add_row(name, f"{running[name]:,}", "0", "0", "0", "")
+            table.add_row(_text(name), f"{running[name]:,}", "0", "0", "0", "")
             continue
         items = share.ok + share.failed
         percent = f"{share.failed / items:.1%}" if items else ""
         table.add_row(
-            *(name, f"{running[name]:,}", f"{share.tasks:,}"),
+            *(_text(name), f"{running[name]:,}", f"{share.tasks:,}"),
             *(f"{share.ok:,}", f"{share.failed:,}", percent),
         )
     return [Text(), table, *_more(len(names) - _NODES, "nodes")]
@@ -155,7 +158,7 @@ def _stragglers(snapshot: Snapshot) -> list[RenderableType]:
     table = _table("slow task", "held for", "attempt", "worker")
     for row in slow[:_STRAGGLERS]:
         held = as_clock((snapshot.at_ms - row.started_ms) / 1000)
-        table.add_row(row.task, held, str(row.attempt), row.owner)
+        table.add_row(row.task, held, str(row.attempt), _text(row.owner))
     usual = f"95 of 100 tasks took at most {as_clock(usual_ms(snapshot) / 1000)}"
     return [Text(), table, Text(usual, style="dim"), *_more(len(slow) - _STRAGGLERS, "slow tasks")]
 
@@ -169,7 +172,7 @@ def _limits(limits: Sequence[LimitState]) -> list[RenderableType]:
         if each.quota_per_day is not None:
             used += f" of {each.quota_per_day:,} today"
         table.add_row(
-            *(each.name, f"{each.current_rate:g}/s", f"{each.rate:g}/s"),
+            *(_text(each.name), f"{each.current_rate:g}/s", f"{each.rate:g}/s"),
             *(used, f"{each.ahead_s:.1f} s"),
         )
     return [Text(), table]
@@ -179,6 +182,10 @@ def _events(events: Iterable[Event]) -> list[RenderableType]:
     lines = [event_line(each) for each in events][-_EVENTS:]
     shown = [Text(each, style="dim", no_wrap=True, overflow="ellipsis") for each in lines]
     return [Text(), *shown] if shown else []
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(printable(text), style=style)
 
 
 def _table(*columns: str) -> Table:

@@ -18,6 +18,7 @@ from airflow_slurm_provider.cli.output import Fields, emit, say
 from airflow_slurm_provider.cli.report import waited_fields
 from slurm_worker.errors import ServiceError
 from slurm_worker.keys import JobId, TaskState
+from slurm_worker.printable import printable
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.progress import Poll
@@ -146,7 +147,7 @@ def _shown() -> Iterator[Callable[[Poll], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         shown = bar.add_task("", total=None)
 
@@ -154,7 +155,7 @@ def _shown() -> Iterator[Callable[[Poll], None]]:
             progress = poll.progress
             bar.update(
                 shown,
-                description=progress.line(),
+                description=printable(progress.line()),
                 total=progress.items,
                 completed=progress.items - progress.pending,
             )

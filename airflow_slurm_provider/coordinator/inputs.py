@@ -323,7 +323,8 @@ def _utf8(line: str) -> str:
     except UnicodeEncodeError as error:
         wrong = ord(line[error.start]) - 0xDC00
         raise ValueError(
-            f"is not UTF-8: can't decode byte 0x{wrong:02x}, character {error.start + 1} of its line"
+            f"is not UTF-8: can't decode byte 0x{wrong:02x} "
+            f"(character {error.start + 1} of its line)"
         ) from None
     return line
 

@@ -22,6 +22,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submit import job_name
 from slurm_worker.errors import UserError
 from slurm_worker.keys import JobId
+from slurm_worker.printable import printable
 
 _SEVERE = ("warning", "error", "critical")
 #: Events that tell of a failed item, whatever their level.
@@ -136,7 +137,7 @@ def last_words(output: str) -> str:
 
     From its own first complaint on what is no line of its log; without one all of it.
     """
-    lines = output.splitlines()
+    lines = output.removesuffix("\n").split("\n")
     first = next((n for n, line in enumerate(lines) if line.startswith(_OWN)), None)
     if first is None:
         return "\n".join(as_text(found) if (found := _parsed(line)) else line for line in lines)
@@ -166,7 +167,8 @@ def as_text(line: dict[str, Any]) -> str:
     )
     level = str(line.get("level", "")).upper()
     head = f"{line.get('timestamp', '')} {level:7} {ids} {line.get('event', '')} {rest}".rstrip()
-    return "\n    ".join([head, *str(line.get(_TRACEBACK, "")).splitlines()])
+    below = str(line.get(_TRACEBACK, "")).splitlines()
+    return "\n    ".join(map(printable, [head, *below]))
 
 
 def _is_of(worker: str, asked: str) -> bool:
@@ -179,7 +181,8 @@ def _lines(chunk: bytes) -> Iterator[dict[str, Any]]:
         text = gzip.decompress(chunk).decode(errors="replace")
     except (OSError, EOFError, zlib.error):
         return
-    for line in text.splitlines():
+    # Only a line feed ends a line: JSON holds other line ends as they are.
+    for line in text.split("\n"):
         if found := _parsed(line):
             yield found
 

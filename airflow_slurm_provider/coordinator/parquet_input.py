@@ -118,7 +118,7 @@ def _python_values(name: str, column: pa.Array[Any]) -> list[Any]:
         return column.to_pylist()
     except KeyError as error:
         raise ValueError(
-            f"column {name!r}: there is no time zone {error} on this machine; cast the column to UTC"
+            f"column {name!r}: this machine knows no time zone {error}; cast the column to UTC"
         ) from error
     except (pa.ArrowException, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())

@@ -30,7 +30,7 @@ from airflow.sdk import Context
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.config import Config, parse_config
 from airflow_slurm_provider.coordinator.given import VALUE_FIELD, put_items
-from airflow_slurm_provider.failures import as_airflow_failures
+from airflow_slurm_provider.failures import as_airflow_failures, task_log
 from airflow_slurm_provider.operators.parquet_aggregate import PUBLISHED, emit_assets
 from airflow_slurm_provider.operators.slurm_submit import SlurmSubmitOperator
 from airflow_slurm_provider.waiting import (
@@ -127,7 +127,7 @@ class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
         with as_airflow_failures():
             services = self._services()
             job_id = check_job_id(progress["job_id"])
-            manifest = job.aggregate(services, job_id, log=self.log.info, actor=actor_of(context))
+            manifest = job.aggregate(services, job_id, log=task_log(self), actor=actor_of(context))
             address = f"s3://{services.site.bucket}/{services.paths(job_id).dataset}"
         result = {"job_id": job_id, **{name: manifest[name] for name in PUBLISHED}}
         emit_assets(self, context, address, result)

@@ -17,7 +17,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import AirflowException, TaskDeferred
 from airflow.sdk import Context
 
-from airflow_slurm_provider.failures import as_airflow_failures
+from airflow_slurm_provider.failures import as_airflow_failures, task_log
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.operators.resuming import ResumableJobMixin
 from airflow_slurm_provider.slurm.batch import (
@@ -33,6 +33,7 @@ from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.triggers.polling import Patience
 from airflow_slurm_provider.triggers.slurm_batch import SlurmBatchTrigger, array_line, batch_event
 from slurm_worker.errors import ServiceError
+from slurm_worker.printable import printable_lines
 
 _INTENT = "slurm_submit_intent"
 
@@ -62,7 +63,7 @@ class BatchJobMixin(ResumableJobMixin):
         name = batch_name(f"{ti.dag_id}.{ti.task_id}{mapped}", self._token(context))
         with as_airflow_failures():
             self.batch_script = script = self._render_batch(name)
-            self.log.info("::group::Batch script\n%s\n::endgroup::", script)
+            task_log(self)(f"::group::Batch script\n{script}\n::endgroup::")
             slurm_job_id = self._hook().get_conn().submit(name, script, FOLDER)
         self.log.info("submitted array %s as %s", slurm_job_id, name)
         found = {"slurm_job_id": slurm_job_id, "slurm_job_name": name}
@@ -123,11 +124,12 @@ class BatchJobMixin(ResumableJobMixin):
         """
         # Airflow has rendered the task's fields anew.
         self.batch_script = batch_script
+        log = task_log(self)
         for line in event["output"].splitlines():
-            self.log.info("%s", line)
+            log(line)
         if event["status"] != "finished":
-            raise AirflowException(event["message"])
-        self.log.info("%s", event["message"])
+            raise AirflowException(printable_lines(event["message"]))
+        log(event["message"])
         return slurm_job_id
 
     def get_job_result(self, external_id: Any, context: Context) -> str:  # noqa: ARG002
@@ -154,7 +156,7 @@ class BatchJobMixin(ResumableJobMixin):
                 line = array_line(array)
                 if line != said:
                     said = line
-                    self.log.info(line)
+                    task_log(self)(line)
                 if has_ended(array):
                     return batch_event(array, last_output(client, name, array))
             time.sleep(patience.pause_s)  # not deferrable: this process is to wait

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from airflow.sdk import BaseOperator, Context
 
 from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.failures import as_airflow_failures
+from airflow_slurm_provider.failures import as_airflow_failures, task_log
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.links import BackfillLink
 from airflow_slurm_provider.waiting import (
@@ -142,7 +142,7 @@ class RetryByErrorClassOperator(CancelsOnKill, BaseOperator):
                 self.errors,
                 policy=self.policy,
                 most_items=None if self.max_items is None else self.max_items - spent,
-                log=self.log.info,
+                log=task_log(self),
                 actor=actor_of(context),
             )
 

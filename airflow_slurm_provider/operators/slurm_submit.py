@@ -11,7 +11,7 @@ from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.config import Config, load_config
 from airflow_slurm_provider.coordinator.given import config_of
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.failures import as_airflow_failures
+from airflow_slurm_provider.failures import as_airflow_failures, task_log
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.links import BackfillLink, JobObjectsLink
 from airflow_slurm_provider.operators.batch import BatchJobMixin
@@ -152,7 +152,7 @@ class SlurmSubmitOperator(BatchJobMixin, CancelsOnKill, BaseOperator):
         with as_airflow_failures():
             config = self._config()
             services = self._services()
-            result = job.submit(services, config, log=self.log.info, actor=actor_of(context))
+            result = job.submit(services, config, log=task_log(self), actor=actor_of(context))
             self.awaited = result.job_id
             context["ti"].xcom_push(key="submission", value=result.to_dict())
             JobObjectsLink.persist(context, services, config.spec.id)

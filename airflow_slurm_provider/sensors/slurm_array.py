@@ -13,6 +13,7 @@ from airflow.providers.common.compat.sdk import (
 )
 from airflow.sdk import BaseSensorOperator, Context, PokeReturnValue
 
+from airflow_slurm_provider.failures import task_log
 from airflow_slurm_provider.links import BackfillLink
 from airflow_slurm_provider.waiting import (
     CancelsOnKill,
@@ -115,7 +116,7 @@ class SlurmArraySensor(CancelsOnKill, BaseSensorOperator):
 
     def _result(self, event: dict[str, Any]) -> dict[str, Any]:
         progress = {**progress_of(event), "lost_workers": event["lost_workers"]}
-        self.log.info("%s", event["message"])
+        task_log(self)(event["message"])
         failed, items = sum(progress["failed"].values()), progress["items"]
         percent = 100.0 * failed / items if items else 0.0
         over_count = self.max_failed_items is not None and failed > self.max_failed_items

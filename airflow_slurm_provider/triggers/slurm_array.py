@@ -12,6 +12,7 @@ from typing import Any
 from airflow_slurm_provider.coordinator import steer
 from airflow_slurm_provider.coordinator.progress import Poll
 from airflow_slurm_provider.coordinator.watch import Watcher
+from airflow_slurm_provider.failures import task_log
 from airflow_slurm_provider.metrics import JobMetrics
 from airflow_slurm_provider.triggers.polling import FAILURES_ALLOWED, PollingTrigger
 from slurm_worker.keys import check_job_id
@@ -104,7 +105,7 @@ class SlurmArrayTrigger(PollingTrigger):
         return Watcher(
             self.hook.services(poll_s=self.poll_interval),
             check_job_id(self.job_id),
-            self.log.info,
+            task_log(self),
             max_resubmissions=self.max_resubmissions,
             actor="airflow triggerer",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from airflow_slurm_provider.failures import task_log
 from airflow_slurm_provider.slurm.arrays import ArrayState
 from airflow_slurm_provider.slurm.batch import failure, has_ended, last_output
 from airflow_slurm_provider.triggers.polling import FAILURES_ALLOWED, PollingTrigger
@@ -46,7 +47,7 @@ class SlurmBatchTrigger(PollingTrigger):
         line = array_line(array)
         if line != self._said:
             self._said = line
-            self.log.info(line)
+            task_log(self)(line)
         if not has_ended(array):
             return None
         return batch_event(array, last_output(self.hook.get_conn(), self.name, array))

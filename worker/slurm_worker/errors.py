@@ -26,6 +26,8 @@ from enum import Enum
 from pathlib import Path
 from traceback import walk_tb
 
+from slurm_worker.printable import printable_lines
+
 
 class ErrorClass(str, Enum):
     """Why something failed: one closed list, used by items, tasks and retry policies."""
@@ -56,9 +58,15 @@ class SlurmWorkerError(Exception):
 class UserError(SlurmWorkerError):
     """A configuration, argument or input is wrong; the message names field, value and mend."""
 
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable_lines(message))
+
 
 class ServiceError(SlurmWorkerError):
     """A service that this needs can't be reached, or refused."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable_lines(message))
 
 
 class Throttled(ServiceError):

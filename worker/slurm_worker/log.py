@@ -22,6 +22,8 @@ from typing import Any, TextIO
 
 import structlog
 
+from slurm_worker.printable import printable_json
+
 #: Sends a finished chunk, gzipped, away: its number and bytes.
 Ship = Callable[[int, bytes], None]
 
@@ -156,7 +158,8 @@ class _Sink:
         self._begun = time.monotonic()
 
     def write(self, line: str) -> None:
-        data = f"{line}\n".encode(errors="backslashreplace")
+        line = printable_json(line)
+        data = f"{line}\n".encode()
         with self._lock:
             self._stream.write(f"{line}\n")
             self._stream.flush()

@@ -23,6 +23,7 @@ from pathlib import Path
 from slurm_worker.clock import boot_time
 from slurm_worker.errors import ErrorClass, ServiceError
 from slurm_worker.exits import CHOSEN_EXITS, EXIT_INFRASTRUCTURE, STOP_SIGNALS
+from slurm_worker.printable import printable
 from slurm_worker.recorder import Record, Recorder, Watch
 from slurm_worker.transitions import Crash
 
@@ -153,7 +154,8 @@ class Supervisor:
         shutil.rmtree(process.folder, ignore_errors=True)
         if code in CHOSEN_EXITS:
             return code
-        print(f"slurm-worker: a process ended with {code} during {record}", file=sys.stderr)  # noqa: T201
+        line = f"slurm-worker: a process ended with {code} during {record}"
+        print(printable(line), file=sys.stderr)  # noqa: T201
         self._restarts += 1
         if self._asked or self._restarts > _MOST_RESTARTS:
             return EXIT_INFRASTRUCTURE

@@ -1,0 +1,40 @@
+r"""Text from items, handlers, Slurm or S3 as a terminal may show it: control characters visible.
+
+A control character can clear a screen, rename a window, write over a line or turn text round,
+and so show a reader what nobody wrote. Hidden characters are written as Python writes them,
+``\x1b``. A lone surrogate, which no encoding can write, is one of them.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+
+#: C0, DEL and C1; marks that change the direction of text; line and paragraph separators; lone
+#: surrogates.
+_HIDDEN = (
+    range(0x20),
+    range(0x7F, 0xA0),
+    (0x61C, 0x200E, 0x200F),
+    range(0x2028, 0x202F),
+    range(0x2066, 0x206A),
+    range(0xD800, 0xE000),
+)
+_VISIBLE = {code: ascii(chr(code))[1:-1] for code in chain(*_HIDDEN)}
+_VISIBLE_LINES = {code: text for code, text in _VISIBLE.items() if chr(code) not in "\n\t"}
+#: The same as JSON writes them: reading the line gives the text as it was.
+_IN_JSON = {code: f"\\u{code:04x}" for code in chain(*_HIDDEN)}
+
+
+def printable(text: str) -> str:
+    """One line: each control character, a line end too, as its escape."""
+    return text if text.isprintable() else text.translate(_VISIBLE)
+
+
+def printable_lines(text: str) -> str:
+    """Several lines: as `printable`, but line ends and tabs stay; CR LF is a line end."""
+    return text if text.isprintable() else text.replace("\r\n", "\n").translate(_VISIBLE_LINES)
+
+
+def printable_json(line: str) -> str:
+    """A line of JSON that means the same and holds no control character."""
+    return line if line.isprintable() else line.translate(_IN_JSON)
