@@ -66,8 +66,7 @@ def session_policy(site: Site, job_id: JobId) -> dict[str, Any]:
     if merged is not None:
         readable.append(f"{bucket}/{JobPaths(site.prefix, merged).root}*")
     for each in site.aws.node_read:
-        other, prefix = split_s3_uri(each, "aws.node_read")
-        readable.append(f"{arn}:s3:::{other}/{prefix}*")
+        readable += [f"{arn}:s3:::{name}" for name in _objects_at(each)]
     return {
         "Version": "2012-10-17",
         "Statement": [
@@ -91,6 +90,18 @@ def session_policy(site: Site, job_id: JobId) -> dict[str, Any]:
             },
         ],
     }
+
+
+def _objects_at(address: str) -> list[str]:
+    """An S3 address as IAM names it: the object of that key, and those in the folder of that name.
+
+    A neighbour whose name merely begins alike is neither.
+    """
+    bucket, key = split_s3_uri(address, "aws.node_read")
+    # IAM takes these characters for wildcards, or for the start of a variable.
+    exact = re.sub(r"[*?$]", lambda found: f"${{{found.group()}}}", key)
+    folder = f"{bucket}/{exact}/*" if key else f"{bucket}/*"
+    return [folder] if address.endswith("/") or not key else [f"{bucket}/{exact}", folder]
 
 
 def give_credentials(services: Services, job_id: JobId, *, folder: str = "") -> dict[str, str]:

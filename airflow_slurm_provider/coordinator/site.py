@@ -56,7 +56,7 @@ class AwsSite(_Strict):
     node_role_arn: str | None = None
     """The role whose credentials workers get, limited to their job."""
     node_read: tuple[str, ...] = ()
-    """Further S3 addresses that handlers may read with them."""
+    """Further S3 addresses that handlers may read with them: objects, or folders."""
 
     def environment(self) -> dict[str, str]:
         """What workers need to know, in the SDK's own variables; no secrets."""

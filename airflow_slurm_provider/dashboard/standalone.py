@@ -86,9 +86,9 @@ def standalone_app(services: Services, token: str, actor: str) -> FastAPI:
         if given is None or request.method != "GET" or not guard.is_token(given):
             return await call_next(request)
         target = request.url.remove_query_params("token")
-        response = RedirectResponse(
-            f"{target.path}{'?' if target.query else ''}{target.query}", 303
-        )
+        # A browser takes "//host/" for an address elsewhere.
+        path = f"/{target.path.lstrip('/')}"
+        response = RedirectResponse(f"{path}{'?' if target.query else ''}{target.query}", 303)
         response.headers["Referrer-Policy"] = "no-referrer"
         response.headers["Cache-Control"] = "no-store"
         response.set_cookie(guard.cookie, guard.session, httponly=True, samesite="strict")

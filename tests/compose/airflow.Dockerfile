@@ -1,5 +1,5 @@
 # Airflow with this provider, the examples' data, and what makes table, bucket and inputs.
-ARG AIRFLOW=docker.io/apache/airflow:3.3.2-python3.12
+ARG AIRFLOW=docker.io/apache/airflow:3.3.2-python3.12@sha256:9df9c8be4096b9cc626bd7cb1f2b8c712eef66c59c615f8c7e6200871ca10bd1
 FROM ${AIRFLOW}
 COPY --chown=50000:0 pyproject.toml README.md LICENSE /opt/airflow-slurm/
 COPY --chown=50000:0 airflow_slurm_provider /opt/airflow-slurm/airflow_slurm_provider

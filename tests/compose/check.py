@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 PROJECT = "airflow-slurm-check"
 BASE = "localhost/debian:bookworm"
 #: What stands for images that can't be pulled: name, stage of substitutes.Dockerfile.
-BASES = {"localhost/substitute-python": "python", "localhost/substitute-airflow": "airflow"}
+BASES = {"localhost/substitute-airflow": "airflow"}
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 LOST = "node2"
 ITEMS_JOB = "compose-check"
@@ -149,8 +149,6 @@ def build(compose: Compose, services: list[str], say: Callable[[str], None]) -> 
         _make_base(compose, say)
     wanted = {name for name in services if "build" in compose.services[name]}
     uses = {arg for name in wanted for arg in _build_arguments(compose.services[name]).values()}
-    if "localhost/substitute-airflow" in uses:
-        uses.add("localhost/substitute-python")
     for image, stage in BASES.items():
         if image in uses:
             say(f"building {image}")
@@ -168,7 +166,8 @@ def _build_arguments(service: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _make_base(compose: Compose, say: Callable[[str], None]) -> None:
-    pulled = "docker.io/library/debian:12.11-slim"
+    slurm = (HERE / "slurm.Dockerfile").read_text()
+    pulled = slurm.partition("ARG DEBIAN=")[2].splitlines()[0]
     if "Storing signatures" in compose.podman("pull", pulled, check=False):
         compose.podman("tag", pulled, BASE)
         return

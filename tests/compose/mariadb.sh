@@ -3,14 +3,12 @@
 set -eu
 data=/var/lib/mysql
 if [ ! -d "$data/mysql" ]; then
-    chown mysql:mysql "$data"
-    mariadb-install-db --user=mysql --datadir="$data" --skip-test-db > /dev/null
+    mariadb-install-db --datadir="$data" --skip-test-db > /dev/null
 fi
-install -d -o mysql -g mysql /run/mysqld
 cat > /run/mysqld/init.sql <<SQL
 CREATE DATABASE IF NOT EXISTS $MARIADB_DATABASE;
 CREATE USER IF NOT EXISTS '$MARIADB_USER'@'%' IDENTIFIED BY '$MARIADB_PASSWORD';
 GRANT ALL ON $MARIADB_DATABASE.* TO '$MARIADB_USER'@'%';
 SQL
-exec mariadbd --no-defaults --user=mysql --datadir="$data" --socket=/run/mysqld/mysqld.sock \
+exec mariadbd --no-defaults --datadir="$data" --socket=/run/mysqld/mysqld.sock \
     --bind-address=127.0.0.1 --skip-name-resolve --init-file=/run/mysqld/init.sql "$@"

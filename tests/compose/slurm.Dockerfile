@@ -1,5 +1,5 @@
 # A machine of the cluster. Its command is its role: see slurm.sh.
-ARG DEBIAN=docker.io/library/debian:12.11-slim
+ARG DEBIAN=docker.io/library/debian:12.11-slim@sha256:b1a741487078b369e78119849663d7f1a5341ef2768798f7b7406c4240f86aef
 FROM ${DEBIAN}
 RUN apt-get update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \

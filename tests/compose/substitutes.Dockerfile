@@ -8,7 +8,9 @@ RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends mariadb
 COPY --chmod=755 tests/compose/mariadb.sh /usr/local/bin/
 # The official image's script of this name.
 RUN printf '#!/bin/sh\nexec mariadb-admin ping\n' > /usr/local/bin/healthcheck.sh \
-    && chmod 755 /usr/local/bin/healthcheck.sh
+    && chmod 755 /usr/local/bin/healthcheck.sh \
+    && install -d -o mysql -g mysql /run/mysqld /var/lib/mysql
+USER mysql
 ENTRYPOINT ["mariadb.sh"]
 
 FROM debian AS postgres
@@ -16,6 +18,8 @@ RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends postgre
     && rm -rf /var/lib/apt/lists/*
 ENV PATH=/usr/lib/postgresql/15/bin:$PATH
 COPY --chmod=755 tests/compose/postgres.sh /usr/local/bin/
+RUN install -d -o postgres -m 700 /var/lib/postgresql/data
+USER postgres
 ENTRYPOINT ["postgres.sh"]
 
 FROM debian AS python
@@ -25,7 +29,8 @@ RUN apt-get update -qq \
 ENV PATH=/venv/bin:$PATH
 
 FROM python AS dynamodb
-RUN pip install --no-cache-dir "moto[server,dynamodb]>=5.1"
+RUN pip install --no-cache-dir "moto[server,dynamodb]>=5.1" && useradd --uid 1000 dynamodblocal
+USER dynamodblocal
 
 FROM python AS airflow
 ENV AIRFLOW_VERSION=3.3.2 AIRFLOW_HOME=/opt/airflow

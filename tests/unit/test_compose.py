@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from tests.stack.settings import ROOT
 DOCUMENT = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
 PODMAN = yaml.safe_load((ROOT / "tests/compose/podman.yaml").read_text())
 SERVICES: dict[str, Any] = DOCUMENT["services"]
-TAG = re.compile(r"^docker\.io/[a-z/-]+:\d+\.\d+[\w.-]*$")
+PINNED = re.compile(r"docker\.io/[a-z/-]+:\d+\.\d+[\w.-]*@sha256:[0-9a-f]{64}")
+#: Bases that are made here, of Debian's own archive: see podman.yaml.
+LOCAL = re.compile(r"localhost/[\w.:-]+")
 
 
 def depends_on(service: dict[str, Any]) -> dict[str, Any]:
@@ -29,7 +32,45 @@ def test_ports_are_on_loopback(name: str) -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_images_are_built_here_or_pinned(name: str) -> None:
     service = SERVICES[name]
-    assert "build" in service or TAG.match(service["image"])
+    assert "build" in service or PINNED.fullmatch(service["image"])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests/compose").glob("*.Dockerfile")))
+def test_every_image_is_built_on_a_digest(path: Path) -> None:
+    text = path.read_text()
+    stages = set(re.findall(r"^FROM .* AS (\w+)$", text, re.MULTILINE))
+    arguments = dict(re.findall(r"^ARG (\w+)=(\S+)$", text, re.MULTILINE))
+    bases = [
+        arguments.get(base.strip("${}"), base)
+        for base in re.findall(r"^FROM (\S+)", text, re.MULTILINE)
+    ]
+    assert bases
+    for base in bases:
+        assert base in stages or LOCAL.fullmatch(base) or PINNED.fullmatch(base)
+
+
+def test_only_machines_of_the_cluster_start_as_root() -> None:
+    roots = set()
+    for name, service in SERVICES.items():
+        file = service.get("build", {}).get("dockerfile")
+        users = re.findall(r"^USER (\w+)$", (ROOT / file).read_text(), re.MULTILINE) if file else []
+        # The base of Airflow's image has a user of its own.
+        user = (
+            service.get("user") or (users or ["airflow" if "airflow" in str(file) else "root"])[-1]
+        )
+        if user == "root":
+            roots.add(name)
+    assert roots == {"secrets", "slurmdbd", "slurmctld", "node1", "node2", "login"}
+
+
+def test_every_action_is_pinned_by_its_commit() -> None:
+    used = [
+        action
+        for path in (ROOT / ".github/workflows").glob("*.y*ml")
+        for action in re.findall(r"uses:\s*(\S+)", path.read_text())
+    ]
+    assert used
+    assert [each for each in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", each)] == []
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -45,7 +45,7 @@ variable "node_role_trusts" {
 }
 
 variable "node_read" {
-  description = "ARNs of other objects that handlers read, ending in *: aws.node_read of the site file."
+  description = "ARNs of other objects that handlers read: aws.node_read of the site file. A folder ends in /*, so that it opens no neighbour."
   type        = list(string)
   default     = []
 }

@@ -78,8 +78,24 @@ def test_what_handlers_read_elsewhere_is_named_by_the_site() -> None:
     assert reads == {
         "Effect": "Allow",
         "Action": "s3:GetObject",
-        "Resource": ["arn:aws:s3:::lab/lab/jobs/job-1/*", "arn:aws:s3:::reference/genomes*"],
+        "Resource": ["arn:aws:s3:::lab/lab/jobs/job-1/*", "arn:aws:s3:::reference/genomes/*"],
     }
+
+
+@pytest.mark.parametrize(
+    ("address", "opened"),
+    [
+        ("s3://data/public/", ["data/public/*"]),
+        ("s3://data/public", ["data/public", "data/public/*"]),
+        ("s3://data", ["data/*"]),
+        ("s3://data/", ["data/*"]),
+        ("s3://data/a*b?c$", ["data/a${*}b${?}c${$}", "data/a${*}b${?}c${$}/*"]),
+    ],
+)
+def test_an_address_that_nodes_may_read_opens_no_neighbour(address: str, opened: list[str]) -> None:
+    edges = edges_with(Sts(), FakeSlurm(), node_read=[address])
+    resources = session_policy(edges.site, JOB)["Statement"][1]["Resource"]
+    assert resources[1:] == [f"arn:aws:s3:::{each}" for each in opened]
 
 
 def test_the_document_is_one_that_the_sdk_reads_anew_when_it_runs_out() -> None:

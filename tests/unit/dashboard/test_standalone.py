@@ -12,6 +12,8 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from fastapi.testclient import TestClient
@@ -46,6 +48,22 @@ def test_the_address_that_was_printed_is_exchanged_for_a_cookie(browser: TestCli
     assert "samesite=strict" in cookie
     assert SECRET not in cookie
     assert browser.get("/api/jobs").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["//evil.example/", "///evil.example", "//evil.example%5c@x/"])
+def test_the_exchange_leads_nowhere_else(path: str) -> None:
+    app = standalone_app(services(), SECRET, "slurmctl alice@login")
+    scope_path = path.replace("%5c", "\\")
+
+    async def with_path(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "path": scope_path, "raw_path": path.encode()}, receive, send)
+
+    browser = TestClient(with_path, base_url="http://127.0.0.1:8077")
+    answer = browser.get(f"/?token={SECRET}", follow_redirects=False)
+    assert answer.status_code == 303
+    assert urljoin("http://127.0.0.1:8077/", answer.headers["location"]).startswith(
+        "http://127.0.0.1:8077/"
+    )
 
 
 def test_another_start_knows_nothing_of_the_cookie(browser: TestClient) -> None:
