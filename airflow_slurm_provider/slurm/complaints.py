@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from airflow_slurm_provider.slurm.transport import CommandResult
+from slurm_worker.errors import UserError
 
 _MOST_CHARACTERS = 400
 
@@ -18,6 +19,21 @@ def said(result: CommandResult) -> str:
         if line.strip()
     ]
     return "; ".join(lines)[:_MOST_CHARACTERS] or f"exit code {result.code}"
+
+
+def unsafe_folder(result: CommandResult) -> UserError:
+    """What `submission` says of a folder that another user can change, and what to do."""
+    why, _, path = result.stderr.strip().splitlines()[-1].partition(" ")
+    name = "name a folder of the account's own, such as .airflow-slurm in its home"
+    if why == "open":
+        return UserError(
+            f"cluster.remote_dir: other users can write into {path!r}, and so decide what jobs "
+            f"run; look for files that are not yours, run chmod go-w there, or {name}"
+        )
+    return UserError(
+        f"cluster.remote_dir: {path!r} belongs to another user, who can decide what jobs run; "
+        f"{name}"
+    )
 
 
 def keeps_no_accounting(result: CommandResult) -> bool:
