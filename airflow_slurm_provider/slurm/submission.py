@@ -60,14 +60,18 @@ _AMBIGUOUS = (
     "communication|unexpected message|send failure|recv failure|receive failure"
 )
 
-#: What of the caller's environment a job gets: what finds programs, modules and AWS's
-#: configuration, and nothing that is a secret by its nature. `slurm.setup` may set more.
+#: What of the caller's environment a job gets: what finds programs, modules, the network and
+#: AWS's configuration, and nothing that is a secret by its nature. A value with an "@" is left
+#: out: an address may hold a password before it. `slurm.setup` may set more.
 EXPORTED = (
     *("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPDIR"),
     *("LANG", "LC_ALL", "LC_CTYPE", "TZ", "SLURM_CONF", "SLURM_CONF_SERVER", "KRB5CCNAME"),
     *("BASH_ENV", "MODULEPATH", "MODULESHOME", "LMOD_CMD", "LMOD_DIR", "LMOD_PKG"),
+    *("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
     *("AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE"),
-    *("AWS_REGION", "AWS_DEFAULT_REGION"),
+    *("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
+    "AWS_ENDPOINT_URL_DYNAMODB",
 )
 
 # `enter` makes the folder $1, and is in it. What is made, here and by sbatch, is the account's
@@ -138,7 +142,10 @@ run_sbatch() {{
   set --
   for each in {" ".join(EXPORTED)}; do
     eval "value=\\${{$each-}}"
-    [ -z "$value" ] || set -- "$@" "$each=$value"
+    case $value in
+      '' | *@*) ;;
+      *) set -- "$@" "$each=$value" ;;
+    esac
   done
   # Nothing else of this environment gets into the job's.
   $limit env -i "$@" sbatch --parsable script.sh \\

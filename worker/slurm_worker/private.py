@@ -50,9 +50,7 @@ def own_folder(path: Path) -> Path:
         UnsafeFolder: if another user owns it, or can change any part of its path.
         OSError: if it can't be made.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        path.mkdir(0o700)
+    _make(path)
     check_folder(path)
     real = path.resolve()
     found = real.lstat()
@@ -71,7 +69,7 @@ def new_folder(parent: Path, prefix: str) -> Path:
         UnsafeFolder: if another user can change any part of the parent's path.
         OSError: if it can't be made.
     """
-    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make(parent)
     check_folder(parent)
     return Path(tempfile.mkdtemp(prefix=prefix, dir=parent.absolute()))
 
@@ -84,6 +82,14 @@ def is_ours(path: Path) -> bool:
         return False
     owned = found.st_uid == os.getuid()
     return stat.S_ISDIR(found.st_mode) and owned and not found.st_mode & _OTHERS
+
+
+def _make(path: Path) -> None:
+    # By mkdir(parents=True) those above would be as open as the umask leaves them.
+    for each in (*reversed(path.absolute().parents), path):
+        if not each.exists():
+            with suppress(FileExistsError):
+                each.mkdir(0o700)
 
 
 def _of_another(path: Path, found: os.stat_result) -> UnsafeFolder:

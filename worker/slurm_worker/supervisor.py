@@ -94,8 +94,8 @@ class Supervisor:
         """
         for number in STOP_SIGNALS:
             signal.signal(number, self._forward)
-        self._sweep()
         self._base = self._make_base()
+        self._sweep()
         code = 0
         try:
             for index in range(self._count):
