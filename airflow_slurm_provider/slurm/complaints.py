@@ -8,6 +8,8 @@ from airflow_slurm_provider.slurm.transport import CommandResult
 from slurm_worker.errors import UserError
 
 _MOST_CHARACTERS = 400
+#: What `submission` prints of a folder that it refuses.
+_UNSAFE = re.compile(r"^(odd|owner|open) (/.*)$", re.MULTILINE)
 
 
 def said(result: CommandResult) -> str:
@@ -23,8 +25,13 @@ def said(result: CommandResult) -> str:
 
 def unsafe_folder(result: CommandResult) -> UserError:
     """What `submission` says of a folder that another user can change, and what to do."""
-    why, _, path = result.stderr.strip().splitlines()[-1].partition(" ")
+    found = _UNSAFE.search(result.stderr)
+    why, path = found.groups() if found else ("odd", "")
     name = "name a folder of the account's own, such as .airflow-slurm in its home"
+    if why == "odd":
+        return UserError(
+            f"cluster.remote_dir: it can't be seen who may change a part of its path; {name}"
+        )
     if why == "open":
         return UserError(
             f"cluster.remote_dir: other users can write into {path!r}, and so decide what jobs "
