@@ -65,7 +65,7 @@ def batch_script(
             "--open-mode=append",
         ]
     )
-    modules = MODULES if lines[0].split("/")[-1].startswith("bash") else ()
+    modules = MODULES if "bash" in lines[0] else ()
     body_lines = [*ours, *exports(environment), *modules, *options.setup, *lines[head:]]
     return "\n".join([*lines[:head], *body_lines, ""])
 
