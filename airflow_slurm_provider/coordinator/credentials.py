@@ -33,6 +33,8 @@ _DOCUMENT, _CONFIG = "credentials.json", "aws-config"
 TABLE_ACTIONS = ("GetItem", "PutItem", "UpdateItem", "DeleteItem", "Query")
 OBJECT_ACTIONS = ("GetObject", "PutObject", "DeleteObject")
 _PARTITION = re.compile(r"arn:(aws[a-z-]*):")
+#: How botocore calls credentials that no other process of this machine would find.
+_OF_THIS_PROCESS = ("env", "explicit")
 #: Refusals that another time may cure.
 _TEMPORARY = ("Throttling", "ThrottlingException", "RequestTimeout", "InternalFailure")
 
@@ -107,7 +109,9 @@ def _objects_at(address: str) -> list[str]:
 def give_credentials(services: Services, job_id: JobId, *, folder: str = "") -> dict[str, str]:
     """Put new credentials for the job on the cluster; return the variables that name them.
 
-    Nothing is done, and nothing returned, where the site names no role for nodes.
+    Nothing is done, and nothing returned, where the site names no role for nodes; but the
+    embedded cluster's workers get this process's own, where these are in its environment or
+    in Airflow's connection: nobody else has any for them.
 
     Args:
         services: the edges.
@@ -119,16 +123,31 @@ def give_credentials(services: Services, job_id: JobId, *, folder: str = "") -> 
         ServiceError: if STS or the cluster can't be reached; calling again may help.
     """
     role = services.site.aws.node_role_arn
-    if not role:
+    document = _mint(services, job_id, role) if role else _our_own(services)
+    if not document:
         return {}
     place = folder or job_id
-    document = services.slurm.put_secret(place, _DOCUMENT, _mint(services, job_id, role))
-    config = f"[default]\ncredential_process = cat {shlex.quote(document)}\n"
+    path = services.slurm.put_secret(place, _DOCUMENT, document)
+    config = f"[default]\ncredential_process = cat {shlex.quote(path)}\n"
     return {
         "AWS_CONFIG_FILE": services.slurm.put_secret(place, _CONFIG, config.encode()),
         # What the account has of its own would come first.
         "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        "AWS_PROFILE": "default",
     }
+
+
+def _our_own(services: Services) -> bytes:
+    """The document with this process's credentials; empty where workers find some themselves."""
+    if services.site.cluster.transport != "embedded":
+        return b""
+    found = services.credentials()
+    if found is None or found.method not in _OF_THIS_PROCESS:
+        return b""
+    given = found.get_frozen_credentials()
+    token = {"SessionToken": given.token} if given.token else {}
+    keys = {"AccessKeyId": given.access_key, "SecretAccessKey": given.secret_key}
+    return json.dumps({"Version": 1, **keys, **token}).encode()
 
 
 def _mint(services: Services, job_id: JobId, role: str) -> bytes:

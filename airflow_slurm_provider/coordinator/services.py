@@ -60,6 +60,7 @@ class Services:
         poll_s: seconds between two looks of this one who waits.
         readers: what looks at jobs remember of the last look, by job.
         sns: a client for alerts in a region; None where none can be made.
+        credentials: finds those that AWS is asked with; None where none are at hand.
     """
 
     site: Site
@@ -73,6 +74,7 @@ class Services:
     poll_s: float = 0.0
     readers: dict[JobId, Any] = field(default_factory=dict)
     sns: Callable[[str], Any] | None = None
+    credentials: Callable[[], Any] = lambda: None
 
     def paths(self, job: JobId) -> JobPaths:
         """The job's S3 keys."""
@@ -139,6 +141,7 @@ def open_services(
         ),
         shared=shared,
         poll_s=poll_s,
+        credentials=chosen.get_credentials,
     )
 
 

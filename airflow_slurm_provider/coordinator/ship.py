@@ -131,9 +131,13 @@ def ship_worker(services: Services) -> str:
 
 
 def worker_command(services: Services, path: str) -> str:
-    """The command that starts a worker which was put to `path`, or that the site has."""
+    """The command that starts a worker which was put to `path`, or that the site has.
+
+    The first one runs the file only if its digest is that of the worker here.
+    """
     cluster = services.site.cluster
-    return cluster.worker_command or f"{shlex.quote(cluster.python)} {shlex.quote(path)}"
+    launch = [cluster.python, "-c", pyz.LAUNCH, path, _worker_sha256()]
+    return cluster.worker_command or shlex.join(launch)
 
 
 def built_worker() -> tuple[str, bytes]:
@@ -152,6 +156,11 @@ def worker_arguments(services: Services, spec: JobSpec, config: str, submission:
 @lru_cache(maxsize=1)
 def _built_worker() -> tuple[str, bytes]:
     return pyz.build()
+
+
+@lru_cache(maxsize=1)
+def _worker_sha256() -> str:
+    return hashlib.sha256(built_worker()[1]).hexdigest()
 
 
 def _check_requirements(folder: Path, config: Config) -> None:

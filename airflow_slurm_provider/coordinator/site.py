@@ -88,7 +88,7 @@ class ClusterSite(_Strict):
     known_hosts: str | None = None
     """The file of known host keys."""
     remote_dir: str = ".airflow-slurm"
-    """A folder there that the nodes share; relative to the account's home."""
+    """A folder there that nodes share and only the account can change; relative to its home."""
     embedded_dir: str | None = None
     """State of the embedded cluster."""
     python: str = "python3"

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from airflow_slurm_provider.slurm.arrays import ArrayState
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.options import SlurmOptions
-from airflow_slurm_provider.slurm.script import directives, exports
+from airflow_slurm_provider.slurm.script import MODULES, directives, exports
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ServiceError, UserError
 
@@ -65,7 +65,8 @@ def batch_script(
             "--open-mode=append",
         ]
     )
-    body_lines = [*ours, *exports(environment), *options.setup, *lines[head:]]
+    modules = MODULES if "bash" in lines[0] else ()
+    body_lines = [*ours, *exports(environment), *modules, *options.setup, *lines[head:]]
     return "\n".join([*lines[:head], *body_lines, ""])
 
 

@@ -7,6 +7,7 @@ or two commands; `submit` two, and more only where another caller is at it.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import shlex
@@ -26,7 +27,7 @@ from airflow_slurm_provider.slurm.arrays import (
     parse_queue,
     parse_records,
 )
-from airflow_slurm_provider.slurm.complaints import keeps_no_accounting, said
+from airflow_slurm_provider.slurm.complaints import keeps_no_accounting, said, unsafe_folder
 from airflow_slurm_provider.slurm.endings import ENDING_FORMAT, Ending, parse_endings
 from airflow_slurm_provider.slurm.submission import Outcome
 from airflow_slurm_provider.slurm.survey import Survey
@@ -123,13 +124,18 @@ class SlurmClient:
         return max(1, self._max_array_size)
 
     def put_file(self, name: str, data: bytes) -> str:
-        """Put a file, whose name holds its digest, into `remote_dir`; return its path.
+        """Put a file into `remote_dir`; return its path.
 
-        Skipped where it is there already; a partial upload is never visible.
+        Skipped where a file of this name and SHA-256 is there; a partial upload is never visible.
+
+        Raises:
+            UserError: if another user can change `remote_dir`.
+            ServiceError: if the cluster can't be reached.
         """
-        base, size = self._base_folder(), str(len(data))
         _check_plain(name, "file")
-        if self._run(submission.HAS_FILE, base, name, size).code:
+        base, size = self._base_folder(), str(len(data))
+        digest = hashlib.sha256(data).hexdigest()
+        if self._run(submission.HAS_FILE, base, name, digest).code:
             self._must("upload", submission.PUT_FILE, base, name, size, _token(), stdin=data)
         return f"{base}/{name}"
 
@@ -148,7 +154,7 @@ class SlurmClient:
         _check_plain(name, "file")
         place, size = f"{self._base_folder()}/jobs/{folder}", str(len(data))
         self._must(
-            f"upload of {name}", submission.PUT_SECRET, place, name, size, _token(), stdin=data
+            f"upload of {name}", submission.PUT_FILE, place, name, size, _token(), stdin=data
         )
         return f"{place}/{name}"
 
@@ -315,6 +321,8 @@ class SlurmClient:
                 return found
             if result.code == Outcome.REFUSED:
                 raise _refusal(result)
+            if result.code == Outcome.UNSAFE:
+                raise unsafe_folder(result)
             if result.code not in (Outcome.WAIT, Outcome.UNSURE):
                 raise _failure(result, place, name)
             if result.code == Outcome.UNSURE:
@@ -370,6 +378,8 @@ class SlurmClient:
 
     def _must(self, what: str, program: str, *arguments: str, stdin: bytes = b"") -> str:
         result = self._run(program, *arguments, stdin=stdin)
+        if result.code == Outcome.UNSAFE:
+            raise unsafe_folder(result)
         if result.code:
             raise ServiceError(f"cluster: {what} failed: {said(result)}")
         return result.stdout

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-import airflow_slurm_provider
-import slurm_worker
+from airflow_slurm_provider.slurm.embedded_cluster import isolated
 from airflow_slurm_provider.slurm.transport import LocalTransport
+from slurm_worker.errors import UserError
+from slurm_worker.private import UnsafeFolder, own_folder
 
 _VERBS = ("sbatch", "squeue", "sacct", "scancel", "scontrol")
 
@@ -38,42 +39,42 @@ class EmbeddedTransport(LocalTransport):
             eight, so that an array that waits for a server does not keep another from its
             work. The first submission after an idle time decides.
         kill_wait: seconds between SIGTERM and SIGKILL.
+
+    Raises:
+        UserError: if another user can change the folder.
     """
 
     def __init__(
         self, directory: str | Path, slots: int | None = None, kill_wait: float = 10.0
     ) -> None:
-        folder = Path(directory).expanduser().resolve()
-        folder.mkdir(parents=True, exist_ok=True)
-        # The environment of each submission is kept in it until the array has ended.
-        folder.chmod(0o700)
-        (folder / "bin").mkdir(exist_ok=True)
+        path = Path(directory).expanduser()
+        try:
+            folder = own_folder(path)
+        except UnsafeFolder as error:
+            raise UserError(
+                f"cluster.embedded_dir: {error}, who can decide what jobs run; name a folder of "
+                "your own, such as ~/.airflow-slurm/embedded"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"cluster.embedded_dir: {str(path)!r} can't be made ({error}); name another"
+            ) from error
+        (folder / "bin").mkdir(mode=0o700, exist_ok=True)
+        settings = {
+            "EMBEDDED_SLOTS": slots or max(_LEAST_SLOTS, os.cpu_count() or 1),
+            "EMBEDDED_KILL_WAIT": kill_wait,
+        }
         for verb in _VERBS:
-            _install(folder / "bin" / verb, _shim(folder, verb))
+            _install(folder / "bin" / verb, _shim(folder, verb, settings))
         _install(folder / "bin" / "srun", _SRUN)
-        super().__init__(
-            {
-                "PATH": f"{folder / 'bin'}:{os.environ.get('PATH', os.defpath)}",
-                "EMBEDDED_SLOTS": str(slots or max(_LEAST_SLOTS, os.cpu_count() or 1)),
-                "EMBEDDED_KILL_WAIT": str(kill_wait),
-            }
-        )
+        super().__init__({"PATH": f"{folder / 'bin'}:{os.environ.get('PATH', os.defpath)}"})
 
 
-def _shim(folder: Path, verb: str) -> str:
-    """A program that runs `verb` from any folder, with this interpreter and these packages."""
-    packages = dict.fromkeys(
-        str(Path(package.__file__).parent.parent)
-        for package in (airflow_slurm_provider, slurm_worker)
-        if package.__file__
-    )
-    program = [sys.executable, "-m", "airflow_slurm_provider.slurm.embedded_cluster"]
-    return (
-        "#!/bin/sh\n"
-        'export EMBEDDED_PYTHONPATH="${PYTHONPATH-}"\n'
-        f"PYTHONPATH={shlex.quote(':'.join(packages))}${{PYTHONPATH:+:$PYTHONPATH}} "
-        f'exec {shlex.join([*program, str(folder), verb])} "$@"\n'
-    )
+def _shim(folder: Path, verb: str, settings: Mapping[str, float]) -> str:
+    """A program that runs `verb` with this interpreter and these packages, and no others."""
+    words = shlex.join(isolated("embedded_cluster", str(folder), verb))
+    given = " ".join(f"{name}={value}" for name, value in settings.items())
+    return f'#!/bin/sh\n{given} exec {words} "$@"\n'
 
 
 def _install(path: Path, text: str) -> None:
@@ -81,5 +82,5 @@ def _install(path: Path, text: str) -> None:
         return
     partial = path.with_suffix(f".{os.getpid()}")
     partial.write_text(text)
-    partial.chmod(0o755)
+    partial.chmod(0o700)
     partial.rename(path)

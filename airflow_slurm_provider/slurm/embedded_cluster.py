@@ -1,7 +1,7 @@
 """The embedded cluster's commands and their state, in one SQLite file per folder.
 
-Run as ``python -m airflow_slurm_provider.slurm.embedded_cluster FOLDER VERB ARGUMENT…`` by
-the programs that `embedded` installs. Kept of Slurm: arrays with throttle, cancel, requeue,
+Run as `main` of ``FOLDER VERB ARGUMENT…`` by the programs that `embedded` installs. Kept of
+Slurm: arrays with throttle, cancel, requeue,
 time limit with USR1 before it, exit codes, output patterns, and the options and formats
 that `client` uses. Imports little: each command is a new process.
 """
@@ -23,7 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import airflow_slurm_provider
+import slurm_worker
 from airflow_slurm_provider.slurm.options import seconds
+from airflow_slurm_provider.slurm.submission import EXPORTED
 
 ALIVE = ("PENDING", "RUNNING")
 
@@ -215,6 +217,8 @@ def locked(path: Path) -> Iterator[None]:
 
 def main(argv: list[str]) -> int:
     """Run one command: ``FOLDER VERB ARGUMENT…``."""
+    # What is made here is its owner's alone, whoever calls.
+    os.umask(0o077)
     folder, verb, *arguments = argv
     commands = {
         "sbatch": sbatch,
@@ -331,12 +335,12 @@ def ensure_supervisor(store: Store) -> None:
             return
     with (store.folder / "supervisor.log").open("ab") as log:
         subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "airflow_slurm_provider.slurm.embedded_supervisor",
-                str(store.folder),
-            ],
+            isolated("embedded_supervisor", str(store.folder)),
+            env={
+                name: value
+                for name, value in os.environ.items()
+                if name in EXPORTED or name.startswith("EMBEDDED_")
+            },
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -354,16 +358,26 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
+def isolated(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module's `main` with our packages and the interpreter's own.
+
+    Neither the current folder nor the environment decides what is imported.
+    """
+    packages = dict.fromkeys(
+        str(Path(package.__file__).parent.parent)
+        for package in (airflow_slurm_provider, slurm_worker)
+        if package.__file__
+    )
+    program = (
+        f"import sys; sys.path[:0] = {list(packages)!r}; "
+        f"from airflow_slurm_provider.slurm.{module} import main; sys.exit(main(sys.argv[1:]))"
+    )
+    return [sys.executable, "-I", "-c", program, *arguments]
+
+
 def _submitters_environment() -> dict[str, str]:
     """This process's, without what the program around it has put in."""
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name != "PYTHONPATH" and not name.startswith("EMBEDDED_")
-    }
-    if path := os.environ.get("EMBEDDED_PYTHONPATH"):
-        environment["PYTHONPATH"] = path
-    return environment
+    return {name: value for name, value in os.environ.items() if not name.startswith("EMBEDDED_")}
 
 
 def _option(arguments: list[str], name: str) -> str:
@@ -378,7 +392,3 @@ def _option(arguments: list[str], name: str) -> str:
 
 def _print(lines: Iterable[str]) -> None:
     sys.stdout.writelines(f"{line}\n" for line in lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -224,7 +224,3 @@ def main(argv: list[str]) -> int:
     slots = int(os.environ.get("EMBEDDED_SLOTS", "1"))
     Supervisor(store, slots, float(os.environ.get("EMBEDDED_KILL_WAIT", "10"))).run()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

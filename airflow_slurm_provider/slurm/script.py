@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from slurm_worker.errors import UserError
 
+#: A site's ``module`` command, where the login node has one: functions are not exported.
+MODULES = ('[ -z "${MODULESHOME-}" ] || type module >/dev/null 2>&1 || . "$MODULESHOME/init/bash"',)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -49,7 +51,10 @@ def render_script(
         "#!/bin/bash",
         *directives(arguments),
         "",
+        # What workers write is the account's alone; `setup` may say otherwise.
+        "umask 077",
         *exports(environment),
+        *(MODULES if options.setup else ()),
         *options.setup,
         f"exec {' '.join(_step(options))} {words}",
         "",

@@ -43,6 +43,7 @@ class Outcome(IntEnum):
     """How `SUBMIT` exits."""
 
     KNOWN = 0  #: the array's id is on standard output
+    UNSAFE = 89  #: another user can change the folder; standard error says which part of its path
     NO_FOLDER = 90  #: the folder can't be entered or written
     REFUSED = 91  #: sbatch refused, and no array of this name exists
     WAIT = 92  #: another caller is at it
@@ -59,14 +60,55 @@ _AMBIGUOUS = (
     "communication|unexpected message|send failure|recv failure|receive failure"
 )
 
+#: What of the caller's environment a job gets: what finds programs, modules, the network and
+#: AWS's configuration, and nothing that is a secret by its nature. A value with an "@" is left
+#: out: an address may hold a password before it. `slurm.setup` may set more.
+EXPORTED = (
+    *("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPDIR"),
+    *("LANG", "LC_ALL", "LC_CTYPE", "TZ", "SLURM_CONF", "SLURM_CONF_SERVER", "KRB5CCNAME"),
+    *("BASH_ENV", "MODULEPATH", "MODULESHOME", "LMOD_CMD", "LMOD_DIR", "LMOD_PKG"),
+    *("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
+    *("AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE"),
+    *("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
+    "AWS_ENDPOINT_URL_DYNAMODB",
+)
+
+# `enter` makes the folder $1, and is in it. What is made, here and by sbatch, is the account's
+# alone whatever its umask. Refused is a folder of which another user can change any part of the
+# path: it must belong to the account, those above it to the account or to root, nobody else may
+# write but into one above with the sticky bit. So what is found there is what was put there,
+# and nobody takes its place between a look and a use. `slurm_worker/private.py` has this in
+# Python. In one line, without "!", for the login shells of some accounts.
+_ENTER = (
+    "umask 077; "
+    # Every part of the path, as it is written and as it is without links.
+    'parts() { q=${1%/}; shift; while [ -n "$q" ]; do set -- "$@" "$q"; q=${q%/*}; done; '
+    'LC_ALL=C ls -ldn / "$@" || echo odd; }; '
+    'unsafe() { printf "%s %s\n" "$1" "/${2#*/}" >&2; exit ' + f"{Outcome.UNSAFE}" + "; }; "
+    "safe() { me=$(id -u); while read -r mode links owner rest; do case $mode in "
+    '[dl]?????????*) ;; *) unsafe odd "$rest" ;; esac; '
+    'case $owner in "$me"|0) ;; *) unsafe owner "$rest" ;; esac; '
+    "case $mode in l*|d????-??-*|d????????[tT]*) ;; "
+    '*) unsafe open "$rest" ;; esac; done; }; '
+    'mine() { read -r mode links owner rest; [ "$owner" = "$(id -u)" ] || unsafe owner "$rest"; '
+    'case $mode in d????-??-*) ;; *) unsafe open "$rest" ;; esac; }; '
+    "enter() { case $1 in /*) written=$1 ;; *) written=$PWD/$1 ;; esac; "
+    'mkdir -p -- "$1" && cd -P -- "$1" || exit; '
+    '{ parts "$written"; parts "$PWD"; } | safe || exit; '
+    'LC_ALL=C ls -ldn "$PWD" | mine || exit; }; '
+)
+
 # Portable sh: no GNU options, so that it also runs where the embedded cluster does. It is
 # one function called in the last line, so that half a program from a broken connection
 # does nothing.
 SUBMIT = f"""\
+{_ENTER}
 main() {{
   place=$1 name=$2 token=$3
   trap '' HUP PIPE
-  cd "$place" || exit {Outcome.NO_FOLDER}
+  [ -d "$place" ] || exit {Outcome.NO_FOLDER}
+  enter "$place"
   if [ -s id ]; then cat id; exit 0; fi
   before=$(last_attempt)
   if [ "$before" -gt 0 ] && [ ! -e "attempt.$before/over" ] && young "attempt.$before"; then
@@ -94,18 +136,29 @@ main() {{
 }}
 
 run_sbatch() {{
+  attempt=$1
   limit=
   if command -v timeout >/dev/null 2>&1; then limit='timeout -k 5 60'; fi
-  $limit sbatch --parsable script.sh > "$1/out" 2> "$1/err" < /dev/null
+  set --
+  for each in {" ".join(EXPORTED)}; do
+    eval "value=\\${{$each-}}"
+    case $value in
+      '' | *@*) ;;
+      *) set -- "$@" "$each=$value" ;;
+    esac
+  done
+  # Nothing else of this environment gets into the job's.
+  $limit env -i "$@" sbatch --parsable script.sh \\
+    > "$attempt/out" 2> "$attempt/err" < /dev/null
   code=$?
-  made=$(sed -n 's/^\\([0-9][0-9]*\\)\\(;.*\\)*$/\\1/p' "$1/out" | tail -n 1)
+  made=$(sed -n 's/^\\([0-9][0-9]*\\)\\(;.*\\)*$/\\1/p' "$attempt/out" | tail -n 1)
   if [ "$code" -eq 0 ] && [ -n "$made" ]; then keep "$made" ours; fi
-  cat "$1/err" "$1/out" >&2
+  cat "$attempt/err" "$attempt/out" >&2
   if [ "$code" -eq 0 ] || [ "$code" -ge 124 ]; then exit {Outcome.UNSURE}; fi
-  if grep -Eqi '{_AMBIGUOUS}' "$1/err"; then exit {Outcome.UNSURE}; fi
+  if grep -Eqi '{_AMBIGUOUS}' "$attempt/err"; then exit {Outcome.UNSURE}; fi
   found=$(look_up) || exit {Outcome.UNSURE}
   if [ -n "$found" ]; then keep "$found" theirs; fi
-  : > "$1/over"
+  : > "$attempt/over"
   exit {Outcome.REFUSED}
 }}
 
@@ -148,21 +201,30 @@ main "$@"
 
 #: Standard input becomes script.sh, unless the array is known: then its id is printed.
 PUT_SCRIPT = (
-    'mkdir -p "$1" && cd "$1" || exit; if [ -s id ]; then cat >/dev/null; cat id; exit; fi; '
+    f'{_ENTER}enter "$1"; if [ -s id ]; then cat >/dev/null; cat id; exit; fi; '
     'cat > "script.$3" && [ "$(wc -c < "script.$3")" -eq "$2" ] && mv "script.$3" script.sh'
 )
 
 #: Standard input becomes a file, whole or not at all.
 PUT_FILE = (
-    'cd "$1" && cat > "$2.$4" && [ "$(wc -c < "$2.$4")" -eq "$3" ] && mv "$2.$4" "$2" '
-    '|| { rm -f "$2.$4"; exit 1; }'
+    f'{_ENTER}enter "$1"; cat > "$2.$4" && [ "$(wc -c < "$2.$4")" -eq "$3" ] && '
+    'mv "$2.$4" "$2" || { rm -f "$2.$4"; exit 1; }'
 )
-#: The same, for a file that only its owner may read.
-PUT_SECRET = f'umask 077; mkdir -p "$1" && {PUT_FILE}'
-HAS_FILE = 'cd "$1" && [ -f "$2" ] && [ "$(wc -c < "$2")" -eq "$3" ]'
+#: Whether the file of this SHA-256 is there; not so where no program here can tell.
+HAS_FILE = (
+    f'{_ENTER}enter "$1"; [ -f "$2" ] && '
+    'found=$({ sha256sum || shasum -a 256 || openssl dgst -sha256 -r; } < "$2" 2>/dev/null) && '
+    '[ "${found%% *}" = "$3" ]'
+)
 #: The last lines of a file; nothing where there is none.
 TAIL = 'cd "$1" 2>/dev/null && [ -f "$2" ] && tail -n "$3" "$2" || true'
-MAKE_FOLDER = 'mkdir -p "$1" && cd "$1" && pwd'
+#: Also closes to others what earlier releases left open.
+MAKE_FOLDER = f'{_ENTER}enter "$1"; if [ -d jobs ]; then chmod 700 jobs || exit; fi; pwd -P'
+#: A file is written and removed; then the folder and its file system are told.
+TRY_FOLDER = (
+    f'{_ENTER}enter "$1"; : > ".tried.$2" && rm ".tried.$2" && pwd -P && '
+    "{ stat -f -c %T . 2>/dev/null || echo; }"
+)
 
 
 def one_line(program: str, *arguments: str) -> str:

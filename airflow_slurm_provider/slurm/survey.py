@@ -10,17 +10,12 @@ import shlex
 from dataclasses import dataclass
 
 from airflow_slurm_provider.slurm import submission
-from airflow_slurm_provider.slurm.complaints import keeps_no_accounting, said
+from airflow_slurm_provider.slurm.complaints import keeps_no_accounting, said, unsafe_folder
 from airflow_slurm_provider.slurm.transport import Transport
 from slurm_worker.errors import ServiceError, UserError
 
 _SETTING = re.compile(r"^(\w+)[ \t]*=[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 _PAIR = re.compile(r"(\w+)=(\S*)")
-#: A file is written and removed; then the folder, its file system and what is free are told.
-_TRY_FOLDER = (
-    'mkdir -p "$1" && cd "$1" && : > ".tried.$2" && rm ".tried.$2" && pwd && '
-    "{ stat -f -c %T . 2>/dev/null || echo; }"
-)
 _REMOVE = 'cd "$1" 2>/dev/null && rm -rf "./jobs/${2:?}"; true'
 
 
@@ -102,8 +97,10 @@ class Survey:
             UserError: if that can't be.
         """
         result = self._transport.run(
-            submission.one_line(_TRY_FOLDER, self._remote_dir.removeprefix("~/"), unique)
+            submission.one_line(submission.TRY_FOLDER, self._remote_dir.removeprefix("~/"), unique)
         )
+        if result.code == submission.Outcome.UNSAFE:
+            raise unsafe_folder(result)
         if result.code:
             raise UserError(
                 f"cluster.remote_dir: {self._remote_dir!r} can't be written on the login node "

@@ -157,6 +157,13 @@ def folder_read_only(setup: Setup) -> None:
     setup.cluster["remote_dir"] = "/proc/airflow-slurm"
 
 
+def folder_of_everybody(setup: Setup) -> None:
+    folder = setup.shared / "lab"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    setup.cluster["remote_dir"] = str(folder)
+
+
 def profile_missing(setup: Setup) -> None:
     setup.site["aws"]["profile"] = "absent"
 
@@ -244,6 +251,7 @@ WITHOUT_NODE: dict[str, tuple[Callable[[Setup], None], str, str]] = {
     "no Slurm on the login node": (no_slurm, "slurm", "non-interactive shells"),
     "no sacct on the login node": (no_sacct, "accounting", "non-interactive shells"),
     "the remote folder can't be written": (folder_read_only, "remote_dir", "account's own"),
+    "others can change the remote folder": (folder_of_everybody, "remote_dir", "account's own"),
     "no such profile": (profile_missing, "aws", "correct the site's aws section"),
     "no such table": (table_missing, "table", "create it with slurmctl bootstrap"),
     "the table has other keys": (table_of_other_keys, "table", "partition key pk"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +27,12 @@ from tests.stack.state_folder import state_folder
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 BUCKET = "secrets-test"
+SECRET = "planted-in-the-environment-of-slurmctl"
+#: What Airflow's processes, and shells, have in their environments.
+PLANTED = dict.fromkeys(
+    ("AIRFLOW__CORE__FERNET_KEY", "AIRFLOW_CONN_LAB", "VAULT_TOKEN", "OWN", "SBATCH_COMMENT"),
+    SECRET,
+)
 ROLE = "arn:aws:iam::123456789012:role/nodes"
 
 
@@ -47,17 +55,7 @@ def ended(
     """STS, S3 and the table are those of one server here: it takes the keys that it minted."""
     folder = tmp_path_factory.mktemp("secrets")
     site = yaml.safe_load(Path(environment["SLURMCTL_CONFIG"]).read_text())
-    endpoint = environment["AWS_ENDPOINT_URL_DYNAMODB"]
-    site["storage"]["prefix"] = f"s3://{BUCKET}/lab"
-    site["aws"] = {
-        **site.get("aws", {}),
-        "s3_endpoint_url": endpoint,
-        "dynamodb_endpoint_url": endpoint,
-        "sts_endpoint_url": endpoint,
-        "node_role_arn": ROLE,
-    }
-    s3 = boto3.client("s3", endpoint_url=endpoint)
-    s3.create_bucket(Bucket=BUCKET)
+    give_role(site, environment)
     slurmctl = Slurmctl(
         {**environment, "SLURMCTL_CONFIG": str(write_yaml(folder / "s.yaml", site))}
     )
@@ -140,6 +138,86 @@ def test_no_secret_is_in_airflows_logs_or_database(ended: Ended) -> None:
         ["grep", "-lF", SECRET_KEY, *map(str, files)], capture_output=True, text=True, check=False
     )
     assert ended_with.stdout == ""
+
+
+@pytest.mark.parametrize("transport", ["local", "embedded"])
+def test_no_process_of_a_job_has_a_secret_of_its_submitter_in_its_environment(
+    environment: Mapping[str, str], tmp_path: Path, transport: str
+) -> None:
+    if transport == "local" and shutil.which("sbatch") is None:
+        pytest.skip("there is no Slurm here")
+    site = yaml.safe_load(Path(environment["SLURMCTL_CONFIG"]).read_text())
+    site["cluster"] = {"transport": transport, "remote_dir": str(tmp_path / "remote")}
+    if transport == "local":
+        give_role(site, environment)
+    else:
+        # Its workers get the keys of this environment, which S3 knows, but not in theirs.
+        site["cluster"]["embedded_dir"] = str(tmp_path / "embedded")
+    site_file = write_yaml(tmp_path / "site.yaml", site)
+    job_id = f"secrets-{uuid.uuid4().hex[:8]}"
+    began, go = tmp_path / "began", tmp_path / "go"
+    (tmp_path / "items.jsonl").write_text('{"id": "a"}\n')
+    (tmp_path / "handler.py").write_text(
+        "import os, time\ndef handle(item, context):\n"
+        "    open(context.params['began'], 'w').close()\n"
+        "    while not os.path.exists(context.params['go']): time.sleep(0.1)\n    return {}\n"
+    )
+    config = {
+        "job_id": job_id,
+        "input": {"path": "items.jsonl", "key": "id"},
+        "handler": {
+            "entry": "handler:handle",
+            "code": ".",
+            "params": {"began": str(began), "go": str(go)},
+        },
+        "slurm": {"mem": "300M", "time": "00:10:00", "setup": ["export CHOSEN=given"]},
+    }
+    slurmctl = Slurmctl({**environment, **PLANTED, "SLURMCTL_CONFIG": str(site_file)})
+    done = slurmctl("submit", write_yaml(tmp_path / "job.yaml", config))
+    assert done.returncode == 0, done.stderr
+    try:
+        deadline = time.monotonic() + 120
+        while not began.exists():
+            assert time.monotonic() < deadline, slurmctl("logs", job_id).stdout
+            time.sleep(0.2)
+        found = processes_of(job_id)
+    finally:
+        go.touch()
+    names = ("srun", "--config") if transport == "local" else ("--config",)
+    for name in names:
+        assert any(name in command for command, _ in found), found
+    for command, variables in found:
+        assert [each for each in (SECRET, SECRET_KEY) if each in variables] == [], command
+        assert "CHOSEN=given" in variables or "slurm_script" in command
+    assert slurmctl("wait", job_id).returncode == 0
+
+
+def give_role(site: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """A site whose workers get credentials of their own, all from one server."""
+    endpoint = environment["AWS_ENDPOINT_URL_DYNAMODB"]
+    site["storage"]["prefix"] = f"s3://{BUCKET}/lab"
+    site["aws"] = {
+        **site.get("aws", {}),
+        "s3_endpoint_url": endpoint,
+        "dynamodb_endpoint_url": endpoint,
+        "sts_endpoint_url": endpoint,
+        "node_role_arn": ROLE,
+    }
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=BUCKET)
+
+
+def processes_of(job_id: str) -> list[tuple[str, str]]:
+    """Command and environment of each process of the job."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (folder / "environ").read_bytes().decode(errors="replace")
+            command = (folder / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if f"SLURM_JOB_NAME={job_id}." in variables:
+            found.append((command, variables))
+    return found
 
 
 def assert_free_of(ended: Ended, text: str) -> None:

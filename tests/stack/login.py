@@ -1,7 +1,7 @@
 """The login node: the cluster's ordinary user, and an sshd on loopback that lets in its key.
 
 As root. Writes below ``ssh/`` and the user's home; changes the machine's users only by
-adding this one, or by giving it this checkout's home.
+adding this one and another who has nothing, or by giving it this checkout's home.
 """
 
 from __future__ import annotations
@@ -92,6 +92,16 @@ def prepare_user(settings: Settings) -> None:
         f"region = {REGION}\n"
     )
     _own(credentials, entry, 0o600)
+
+
+def prepare_other_user(settings: Settings) -> None:
+    """Have another ordinary user on the nodes, without a home, a key or any right."""
+    try:
+        found = pwd.getpwnam(settings.other_user)
+    except KeyError:
+        run(["useradd", "-M", "-N", "-d", "/nonexistent", "-s", "/bin/sh", settings.other_user])
+    else:
+        _check_ordinary(found)
 
 
 def sshd(settings: Settings, slurm_conf: Path) -> Service:

@@ -99,6 +99,11 @@ class Settings:
         return f"http://{LOOPBACK}:{self.ports['planes-api']}"
 
     @property
+    def other_user(self) -> str:
+        """Somebody else with an account on the nodes, who tries to get at the user's jobs."""
+        return f"{self.user}-other"
+
+    @property
     def home(self) -> Path:
         """The cluster user's home."""
         return self.state / "home" / self.user

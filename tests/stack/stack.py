@@ -149,6 +149,7 @@ def _storage(settings: Settings, variables: Mapping[str, str]) -> list[str]:
 
 def _cluster(settings: Settings) -> list[str]:
     login.prepare_user(settings)
+    login.prepare_other_user(settings)
     started = slurm.start(settings)
     service = login.sshd(settings, slurm.slurm_conf(settings))
     started += [service.name] if ensure(settings, service) else []

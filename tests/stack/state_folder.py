@@ -1,7 +1,8 @@
 """Where the stack keeps its state: ``.stack/`` in the checkout, or a link from there.
 
-The cluster's user must be able to enter it. Under a folder closed to others (a clone in
-root's home) it is a link to a folder under /var/tmp named after the checkout.
+The cluster's user must be able to enter it, and nobody else to change it: jobs run from there.
+Under a folder closed to others (a clone in root's home), or open to their changes (one that a
+group may write into), it is a link to a folder under /var/tmp named after the checkout.
 Standard library only: the bootstrap runs it before anything is installed.
 """
 
@@ -18,7 +19,7 @@ def state_folder(root: Path) -> Path:
     """The state's real folder; made, with its link, if absent."""
     link = root / ".stack"
     if not link.exists():
-        if os.geteuid() != 0 or _open_to_others(root):
+        if _only_ours_to_change(root) and (os.geteuid() != 0 or _open_to_others(root)):
             link.mkdir(mode=0o755)
         else:
             _link_elsewhere(root, link)
@@ -38,6 +39,17 @@ def _link_elsewhere(root: Path, link: Path) -> None:
 
 def _open_to_others(folder: Path) -> bool:
     return all(each.stat().st_mode & stat.S_IXOTH for each in (folder, *folder.parents))
+
+
+def _only_ours_to_change(folder: Path) -> bool:
+    for each in (folder, *folder.parents):
+        found = each.stat()
+        others_write = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if found.st_uid not in (0, os.geteuid()):
+            return False
+        if others_write and not found.st_mode & stat.S_ISVTX:
+            return False
+    return True
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from slurm_worker import __version__, dynamo, s3
 from slurm_worker.clock import AwsClock
 from slurm_worker.errors import ServiceError
 from slurm_worker.keys import split_s3_uri
+from slurm_worker.private import check_folder
 from slurm_worker.trials import clock_ahead, try_bucket, try_table
 
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -85,6 +86,7 @@ def filesystem_of(path: Path, mounts: str) -> str:
 def _scratch(scratch: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"scratch": str(scratch)}
     try:
+        check_folder(scratch)
         with tempfile.TemporaryFile(dir=scratch) as file:
             file.write(b"tried")
         found["scratch_free_bytes"] = shutil.disk_usage(scratch).free

@@ -316,10 +316,12 @@ def _install(requirements: Path, target: Path) -> Path:
             "the name, relative to handler.code"
         )
     ended = subprocess.run(
-        [*_PIP, "--target", str(target), "--requirement", str(requirements)],
+        [*_PIP, "--target", str(target.absolute()), "--requirement", str(requirements.absolute())],
         capture_output=True,
         text=True,
         check=False,
+        # With -m the current folder is where Python looks for pip first.
+        cwd=target.parent,
     )
     if ended.returncode:
         last = (ended.stderr.strip() or ended.stdout.strip() or "no output").splitlines()[-1]

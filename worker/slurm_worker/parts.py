@@ -185,10 +185,11 @@ def lines_of(data: bytes, key: str) -> bytes:
     """
     if not key.endswith(f".{SQLITE}"):
         return _gunzip(data)
-    with tempfile.NamedTemporaryFile(suffix=f".{SQLITE}") as file:
-        file.write(data)
-        file.flush()
-        with closing(sqlite3.connect(file.name)) as db:
+    # In a folder of its own: SQLite would believe a journal that somebody lays beside the file.
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"part.{SQLITE}"
+        file.write_bytes(data)
+        with closing(sqlite3.connect(file)) as db:
             found = db.execute("SELECT line FROM rows ORDER BY number")
             return "".join(f"{line}\n" for (line,) in found).encode()
 

@@ -28,6 +28,20 @@ _MODULES = ("six", "typing_extensions")
 _BOTOCORE_DATA = ("dynamodb", "s3", "sts", "sso", "sso-oidc", "signin")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
+#: Runs the file of $1 only if its SHA-256 is $2. It is read once: what was hashed is what runs.
+#: One line, for the batch script, which is where the digest is safe from others. Neither the
+#: current folder nor bytecode from elsewhere has a say.
+LAUNCH = (
+    "import sys, os; sys.pycache_prefix = None; here = os.getcwd(); "
+    "sys.path[:] = [each for each in sys.path if each not in ('', here)]; "
+    "import hashlib, io, zipfile; "
+    "path, wanted = sys.argv[1:3]; archive = io.BytesIO(open(path, 'rb').read()); "
+    "hashlib.sha256(archive.getvalue()).hexdigest() == wanted or sys.exit("
+    "'slurm-worker: ' + path + ' is not the file that was submitted; submit the job again'); "
+    "sys.argv[:3] = [path]; main = zipfile.ZipFile(archive).read('__main__.py'); "
+    "exec(main, {'__name__': '__main__', 'ARCHIVE': archive})"
+)
+
 _MAIN = '''\
 """Unpack once per node, then run the worker."""
 import sys
@@ -41,21 +55,31 @@ if sys.version_info < (3, 10):
 if sys.argv[1:] == ["--version"]:
     sys.exit(print("slurm-worker " + VERSION + " (" + DIGEST + ")"))
 
-import fcntl, os, shutil, stat, tempfile, zipfile
+import fcntl, io, os, shutil, tempfile, zipfile
+from pathlib import Path
+
+if "ARCHIVE" not in globals():
+    ARCHIVE = io.BytesIO(Path(sys.argv[0]).read_bytes())
+# What was read is what runs: the file itself is not opened again.
+archive = zipfile.ZipFile(ARCHIVE)
+private = {"__name__": "private"}
+exec(archive.read("slurm_worker/private.py"), private)
 
 
 def base_folder():
-    """A folder that only this user can write to."""
-    path = os.path.join(tempfile.gettempdir(), "slurm-worker-%d" % os.getuid())
+    """A folder that only this user can enter; always the same one where that can be."""
+    temporary = Path(tempfile.gettempdir())
+    private["check_folder"](temporary)
+    name = "slurm-worker-%d" % os.getuid()
     try:
-        os.mkdir(path, 0o700)
+        (temporary / name).mkdir(0o700)
     except FileExistsError:
         pass
-    found = os.lstat(path)
-    private = found.st_uid == os.getuid() and not found.st_mode & 0o022
-    if stat.S_ISDIR(found.st_mode) and private:
-        return path
-    return tempfile.mkdtemp(prefix="slurm-worker-")
+    # Where somebody else has taken the name, one that an earlier worker has made instead.
+    for path in [temporary / name, *sorted(temporary.glob(name + "-files-*"))]:
+        if private["is_ours"](path):
+            return str(path)
+    return tempfile.mkdtemp(prefix=name + "-files-", dir=temporary)
 
 
 def whole(folder):
@@ -83,8 +107,7 @@ def unpacked():
 def unpack(target):
     partial = tempfile.mkdtemp(prefix=DIGEST + "-", dir=os.path.dirname(target))
     try:
-        with zipfile.ZipFile(sys.argv[0]) as archive:
-            archive.extractall(partial)
+        archive.extractall(partial)
         shutil.rmtree(target, ignore_errors=True)
         os.rename(partial, target)
     except OSError:
@@ -94,11 +117,12 @@ def unpack(target):
 
 
 try:
-    sys.path[0] = unpacked()
+    sys.path.insert(0, unpacked())
 except OSError as error:
     print("slurm-worker: can't unpack to a temporary folder:", error, file=sys.stderr)
     print("slurm-worker: name another with TMPDIR", file=sys.stderr)
     sys.exit(75)  # as for any node that fails: another may succeed
+ARCHIVE.close()
 from slurm_worker.__main__ import main
 
 sys.exit(main())

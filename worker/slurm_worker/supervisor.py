@@ -24,6 +24,7 @@ from slurm_worker.clock import boot_time
 from slurm_worker.errors import ErrorClass, ServiceError
 from slurm_worker.exits import CHOSEN_EXITS, EXIT_INFRASTRUCTURE, STOP_SIGNALS
 from slurm_worker.printable import printable
+from slurm_worker.private import is_ours, new_folder
 from slurm_worker.recorder import Record, Recorder, Watch
 from slurm_worker.transitions import Crash
 
@@ -81,6 +82,7 @@ class Supervisor:
         self._child = child
         self._count = processes
         self._scratch = scratch
+        self._base = scratch
         self._processes: dict[int, _Process] = {}
         self._asked = False
         self._restarts = 0
@@ -93,6 +95,7 @@ class Supervisor:
         """
         for number in STOP_SIGNALS:
             signal.signal(number, self._forward)
+        self._base = self._make_base()
         self._sweep()
         code = 0
         try:
@@ -109,9 +112,12 @@ class Supervisor:
             shutil.rmtree(self._base, ignore_errors=True)
         return code
 
-    @property
-    def _base(self) -> Path:
-        return self._scratch / f"{self._prefix}{os.getpid()}"
+    def _make_base(self) -> Path:
+        """A folder of this supervisor's own; its name begins with our process id, for `_sweep`."""
+        try:
+            return new_folder(self._scratch, f"{self._prefix}{os.getpid()}-")
+        except OSError as error:
+            raise _unusable(self._scratch, error) from error
 
     @property
     def _prefix(self) -> str:
@@ -120,20 +126,16 @@ class Supervisor:
     def _sweep(self) -> None:
         """Remove what workers of ours that were killed have left on this node."""
         for folder in self._scratch.glob(f"{self._prefix}*"):
-            pid = folder.name.removeprefix(self._prefix)
-            ours = folder.is_dir() and folder.lstat().st_uid == os.getuid()
-            if ours and pid.isdigit() and not _is_there(int(pid)):
+            pid = folder.name.removeprefix(self._prefix).partition("-")[0]
+            if is_ours(folder) and pid.isdigit() and not _is_there(int(pid)):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _start(self, index: int, death: Death | None) -> None:
         try:
-            self._base.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder = Path(tempfile.mkdtemp(prefix=f"{index}-", dir=self._base))
             recorder = Recorder(folder / "recorder")
         except OSError as error:
-            raise ServiceError(
-                f"scratch {self._scratch}: {error}; name another with --scratch"
-            ) from error
+            raise _unusable(self._scratch, error) from error
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
@@ -176,6 +178,10 @@ class Supervisor:
                 os.kill(pid, number)
             except ProcessLookupError:
                 continue
+
+
+def _unusable(scratch: Path, error: OSError) -> ServiceError:
+    return ServiceError(f"scratch {scratch}: {error}; name another with TMPDIR or --scratch")
 
 
 def _is_there(pid: int) -> bool:

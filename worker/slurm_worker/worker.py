@@ -14,8 +14,10 @@ one page of task rows, claim; and those of `attempt.py`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +51,8 @@ from slurm_worker.trail import Trail
 from slurm_worker.transitions import needs_care
 from slurm_worker.waits import Durations, Idle, Setbacks
 
+#: A configuration's key holds the digest of what it must be.
+_DIGEST = re.compile(r"/config/([0-9a-f]{64})\.json$")
 _STARTS_PER_S = 500
 _LOOK_AHEAD_S = 0.1
 #: A worker that is asked to stop waits so long for the items at hand.
@@ -490,6 +494,9 @@ def read_config(data: bytes | None, key: str) -> JobConfig:
     """
     if data is None:
         raise UserError(f"--config: there is no object {key!r}; submit the job again")
+    named = _DIGEST.search(key)
+    if named and hashlib.sha256(data).hexdigest() != named.group(1):
+        raise UserError(f"--config: {key!r} is not what its name says; submit the job again")
     try:
         return JobConfig.from_json(data)
     except (KeyError, TypeError, json.JSONDecodeError) as error:

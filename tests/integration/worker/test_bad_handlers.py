@@ -225,10 +225,11 @@ def test_what_a_killed_worker_left_on_the_node_is_removed_by_the_next_one(
 ) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
-    left = tmp_path / f"slurm-worker-{os.getuid()}-{ended.pid}"
-    alive = tmp_path / f"slurm-worker-{os.getuid()}-{os.getpid()}"
+    left = tmp_path / f"slurm-worker-{os.getuid()}-{ended.pid}-x1"
+    alive = tmp_path / f"slurm-worker-{os.getuid()}-{os.getpid()}-x2"
     for folder in (left, alive):
-        (folder / "0-x").mkdir(parents=True)
+        folder.mkdir(0o700)
+        (folder / "0-x").mkdir()
     config = plan(services, tmp_path, monkeypatch, {})
     assert run_worker(services, config, tmp_path).returncode == 0
     assert not left.exists()

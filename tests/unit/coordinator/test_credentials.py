@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.credentials import Credentials
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from airflow_slurm_provider.coordinator import job
@@ -55,6 +56,49 @@ def test_without_a_role_nothing_is_minted_or_put() -> None:
     assert slurm.secrets == {}
 
 
+def keys(method: str, token: str | None = None) -> Credentials:
+    return Credentials("AKIA-OURS", "secret-of-ours", token, method)
+
+
+def embedded_with(found: Credentials | None, slurm: FakeSlurm, **cluster: Any) -> Services:
+    raw = {"transport": "embedded", **cluster}
+    site = parse_site({**SITE, "cluster": raw}, "site")
+    return replace(services(slurm), site=site, credentials=lambda: found)
+
+
+@pytest.mark.parametrize("method", ["env", "explicit"])
+@pytest.mark.parametrize("token", [None, "tok-en"])
+def test_the_embedded_clusters_workers_get_those_of_this_process_as_a_file(
+    method: str, token: str | None
+) -> None:
+    slurm = FakeSlurm()
+    variables = give_credentials(embedded_with(keys(method, token), slurm), JOB)
+    assert "secret-of-ours" not in str(variables)
+    document = json.loads(slurm.secrets["credentials.json"])
+    assert document == {
+        "Version": 1,
+        "AccessKeyId": "AKIA-OURS",
+        "SecretAccessKey": "secret-of-ours",
+        **({"SessionToken": token} if token else {}),
+    }
+
+
+def test_they_leave_this_process_for_no_cluster_and_not_where_workers_find_them() -> None:
+    slurm = FakeSlurm()
+    for edges in (
+        embedded_with(keys("shared-credentials-file"), slurm),
+        embedded_with(None, slurm),
+        embedded_with(keys("env"), slurm, transport="local"),
+        embedded_with(keys("env"), slurm, transport="ssh", host="login"),
+    ):
+        assert give_credentials(edges, JOB) == {}
+    assert slurm.secrets == {}
+
+
+def test_an_accounts_own_profile_does_not_come_before_the_jobs() -> None:
+    assert give_credentials(edges_with(Sts(), FakeSlurm()), JOB)["AWS_PROFILE"] == "default"
+
+
 def test_they_are_for_this_job_alone_and_soon_run_out() -> None:
     sts = Sts()
     give_credentials(edges_with(sts, FakeSlurm()), JOB)
@@ -67,8 +111,8 @@ def test_they_are_for_this_job_alone_and_soon_run_out() -> None:
     assert reads["Resource"] == ["arn:aws:s3:::lab/lab/jobs/job-1/*"]
     assert lists["Condition"] == {"StringLike": {"s3:prefix": "lab/jobs/job-1/*"}}
     assert rows["Resource"].endswith(":table/t")
-    keys = rows["Condition"]["ForAllValues:StringLike"]["dynamodb:LeadingKeys"]
-    assert keys == ["JOB#job-1", "JOB#job-1#*", "LIMIT#*#*"]
+    leading = rows["Condition"]["ForAllValues:StringLike"]["dynamodb:LeadingKeys"]
+    assert leading == ["JOB#job-1", "JOB#job-1#*", "LIMIT#*#*"]
     assert "Scan" not in str(rows["Action"])
 
 

@@ -12,7 +12,9 @@
 #SBATCH --gres=gpu:1
 #SBATCH '--comment=it'"'"'s the "first" run'
 
+umask 077
 export AWS_DEFAULT_REGION=eu-west-1
 export NOTE='two words'
+[ -z "${MODULESHOME-}" ] || type module >/dev/null 2>&1 || . "$MODULESHOME/init/bash"
 module load python/3.12
 exec srun --ntasks=1 --cpus-per-task=4 --kill-on-bad-exit=1 python3 /home/lab/.airflow-slurm/worker-00ff.pyz run --config s3://b/k

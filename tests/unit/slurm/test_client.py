@@ -3,6 +3,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
+import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -211,6 +214,90 @@ def test_a_file_of_another_size_is_put_again(tmp_path: Path) -> None:
         Path(SlurmClient(LocalTransport(), str(tmp_path)).put_file("f", b"whole")).read_bytes()
         == b"whole"
     )
+
+
+@pytest.mark.parametrize("tools", ["sha256sum", "openssl", "none"])
+def test_a_file_of_its_size_that_is_another_is_put_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tools: str
+) -> None:
+    programs = {"sh", "ls", "id", "mkdir", "cat", "wc", "mv", "rm", "chmod", *({tools} - {"none"})}
+    (tmp_path / "bin").mkdir()
+    for name in programs:
+        found = shutil.which(name)
+        if found is None:
+            pytest.skip(f"there is no {name} here")
+        (tmp_path / "bin" / name).symlink_to(found)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    remote = tmp_path / "remote"
+    remote.mkdir(0o700)
+    (remote / "f").write_bytes(b"other")
+    client = SlurmClient(LocalTransport(), str(remote))
+    assert Path(client.put_file("f", b"whole")).read_bytes() == b"whole"
+    made = (remote / "f").stat().st_ino
+    client.put_file("f", b"whole")
+    same = (remote / "f").stat().st_ino == made
+    assert same == (tools != "none"), "where nothing can tell, it is put again"
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_what_is_put_or_submitted_is_the_accounts_alone_whatever_its_umask(
+    tmp_path: Path, umask: int
+) -> None:
+    slurm = FakeSlurm(tmp_path / "slurm")
+    before = os.umask(umask)
+    try:
+        client = SlurmClient(slurm.transport(), str(tmp_path / "remote"))
+        client.put_file("f", b"x")
+        client.put_secret("job", "credentials.json", b"x")
+        client.submit("name", "#!/bin/sh\n#SBATCH --job-name=name\n", "job")
+    finally:
+        os.umask(before)
+    found = [tmp_path / "remote", *(tmp_path / "remote").rglob("*")]
+    assert {"f", "credentials.json", "script.sh", "id"} <= {each.name for each in found}
+    for each in found:
+        wanted = 0o700 if each.is_dir() else 0o600
+        assert stat.S_IMODE(each.stat().st_mode) == wanted, each
+
+
+def test_what_earlier_releases_left_open_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "remote" / "jobs").mkdir(parents=True)
+    SlurmClient(LocalTransport(), str(tmp_path / "remote")).put_file("f", b"x")
+    assert stat.S_IMODE((tmp_path / "remote" / "jobs").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("bits", [0o775, 0o757, 0o777])
+@pytest.mark.parametrize("part", ["lab", "lab/jobs", "lab/jobs/job", "lab/jobs/job/name"])
+def test_a_folder_into_which_others_may_write_is_refused_in_one_line(
+    tmp_path: Path, bits: int, part: str
+) -> None:
+    slurm = FakeSlurm(tmp_path / "slurm")
+    (tmp_path / "lab" / "jobs" / "job" / "name").mkdir(parents=True)
+    client = SlurmClient(slurm.transport(), str(tmp_path / "lab"))
+    client.put_file("f", b"x")
+    (tmp_path / part).chmod(bits)
+    with pytest.raises(UserError) as raised:
+        client.submit("name", "#!/bin/sh\n#SBATCH --job-name=name\n", "job")
+    where = re.escape(str(tmp_path / part))
+    assert re.fullmatch(
+        f"cluster.remote_dir: other users can write into '{where}', [^\n]*chmod go-w there, or "
+        "name a folder [^\n]*",
+        str(raised.value),
+    )
+    assert slurm.lines("calls") == []
+
+
+@pytest.mark.parametrize("name", ["with space", "ümlaut", "a'b", 'a"b', "$HOME", "-x", "a\nb"])
+def test_a_folder_of_any_name_is_checked(tmp_path: Path, name: str) -> None:
+    client = SlurmClient(LocalTransport(), str(tmp_path / name))
+    if "\n" in name:
+        # What can't be read of it for certain is refused.
+        with pytest.raises(UserError, match=r"cluster\.remote_dir"):
+            client.put_file("f", b"x")
+        return
+    assert Path(client.put_file("f", b"x")).read_bytes() == b"x"
+    (tmp_path / name).chmod(0o777)
+    with pytest.raises(UserError, match="other users can write into"):
+        client.put_file("g", b"x")
 
 
 def test_the_remote_folder_is_below_home_unless_absolute(

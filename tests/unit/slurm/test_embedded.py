@@ -105,11 +105,15 @@ def test_an_element_ended_by_a_signal_failed_with_it(cluster: Cluster) -> None:
     assert (array.elements[0].state, array.elements[0].exit_code) == (S.FAILED, "0:9")
 
 
-def test_elements_see_slurms_variables_and_their_submitters_environment(
+def test_elements_see_slurms_variables_and_of_the_submitters_only_those_on_the_list(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OF_THE_SUBMITTER", "first")
+    for name in ("AWS_SECRET_ACCESS_KEY", "AIRFLOW__CORE__FERNET_KEY", "AIRFLOW_CONN_LAB", "OWN"):
+        monkeypatch.setenv(name, "planted")
     monkeypatch.setenv("PYTHONPATH", "/of/the/submitter")
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    monkeypatch.setenv("https_proxy", "http://someone:planted@proxy")
+    monkeypatch.setenv("http_proxy", "http://proxy:3128")
     first = cluster.submit('env > "$OUT/$SLURM_ARRAY_TASK_ID"', workers=2)
     cluster.ended(first)
     seen = [dict(line.split("=", 1) for line in cluster.read(n).splitlines()) for n in ("0", "1")]
@@ -118,13 +122,15 @@ def test_elements_see_slurms_variables_and_their_submitters_environment(
     assert {each["SLURM_ARRAY_TASK_COUNT"] for each in seen} == {"2"}
     assert len({each["SLURM_JOB_ID"] for each in seen}) == 2
     assert all("SLURM_RESTART_COUNT" not in each for each in seen)
-    assert {each["OF_THE_SUBMITTER"] for each in seen} == {"first"}
+    assert "planted" not in str(seen)
+    assert {each["http_proxy"] for each in seen} == {"http://proxy:3128"}
+    assert {each["AWS_PROFILE"] for each in seen} == {"lab"}
     assert {each["PYTHONPATH"] for each in seen} == {"/of/the/submitter"}
     assert not any(name.startswith("EMBEDDED") for name in seen[0])
 
-    monkeypatch.setenv("OF_THE_SUBMITTER", "second")
+    monkeypatch.setenv("AWS_PROFILE", "other")
     cluster.ended(cluster.submit('env > "$OUT/again"'))
-    assert "OF_THE_SUBMITTER=second\n" in cluster.read("again")
+    assert "AWS_PROFILE=other\n" in cluster.read("again")
 
 
 def test_the_environment_is_forgotten_when_the_array_has_ended(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -115,3 +116,27 @@ def test_a_prefix_stands_before_the_workers_command_as_words_of_their_own() -> N
     options = SlurmOptions.from_mapping({"command_prefix": ["apptainer", "exec", "my image.sif"]})
     last = render(options=options, command=["python3", "w.pyz"]).splitlines()[-1]
     assert last.endswith(" apptainer exec 'my image.sif' python3 w.pyz")
+
+
+def test_a_sites_module_command_is_there_though_functions_are_not_handed_on(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "init").mkdir()
+    (tmp_path / "init" / "bash").write_text('module() { echo "module $*"; }\n')
+    (tmp_path / "srun").write_text("#!/bin/sh\numask\n")
+    (tmp_path / "srun").chmod(0o755)
+    options = SlurmOptions.from_mapping({"setup": ["module load python/3.12", "umask 027"]})
+    text = render_script(options, name="n", workers=1, command=["true"], environment={})
+    said = [
+        subprocess.run(
+            ["bash", "-c", text],
+            env={"PATH": f"{tmp_path}:{os.environ['PATH']}", **site},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for site in ({"MODULESHOME": str(tmp_path)}, {})
+    ]
+    assert said[0].stdout == "module load python/3.12\n0027\n"
+    assert said[1].stdout == "0027\n"
+    assert "module" in said[1].stderr, "where there is none, bash says so"

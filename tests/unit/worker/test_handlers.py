@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import sys
 from importlib.metadata import EntryPoint
@@ -38,6 +39,14 @@ def test_a_script_that_exits_when_imported_is_the_users_mistake(
 ) -> None:
     with pytest.raises(UserError, match=r"'a_script' can't be imported .* usage: a_script FILE"):
         loaded(HandlerConfig(f"{script}:handle"), tmp_path)
+
+
+def test_code_that_was_changed_in_the_bucket_is_refused(tmp_path: Path) -> None:
+    objects, paths = MemoryObjects(), JobPaths("lab", "job-1")
+    digest = hashlib.sha256(b"what was shipped").hexdigest()
+    objects.put(paths.code(digest), b"something else")
+    with pytest.raises(UserError, match=r"handler\.code: .* is damaged"):
+        load(HandlerConfig("handler:handle", code_sha256=digest), objects, paths, tmp_path)
 
 
 def test_a_plugin_that_can_not_be_loaded_is_the_users_mistake(
