@@ -76,10 +76,11 @@ FAIL = Statement(
     _HELD_BY_ME,
 )
 
-#: Preemption and drain: no try is counted.
+#: Preemption and drain: no try is counted. What was asked of AWS for it is kept for its marker.
 RELEASE = Statement(
     "release",
-    f"SET #state = :ready, #checkpoint = :checkpoint, {_HISTORY} {_LET_GO}, #not_before",
+    "SET #state = :ready, #checkpoint = :checkpoint, #requests = :requests, "
+    f"{_HISTORY} {_LET_GO}, #not_before",
     _HELD_BY_ME,
 )
 
