@@ -139,7 +139,7 @@ class GivesNoBurst(RateLimiter):
 
 
 BROKEN_LIMITERS: dict[str, tuple[Make, str]] = {
-    "unused slots are charged": (ChargesWhatPasses, "with a quota of|may be more"),
+    "unused slots are charged": (ChargesWhatPasses, "with a quota of|charged, at most"),
     "tokens are used late": (SendsLate, "calls within|with a quota of"),
     "quota is given back again": (GivesBackAgain, "with a quota of|are counted"),
     "no burst is given": (GivesNoBurst, "at once after an idle time"),
