@@ -23,7 +23,7 @@ from airflow_slurm_provider.coordinator.site import Site
 from airflow_slurm_provider.coordinator.thresholds import AnomaliesSection
 from airflow_slurm_provider.coordinator.validation import explain
 from airflow_slurm_provider.coordinator.yaml_file import read_yaml
-from airflow_slurm_provider.slurm.options import SlurmOptions
+from airflow_slurm_provider.slurm.options import SlurmOptions, seconds
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.config import (
     HandlerConfig,
@@ -35,6 +35,7 @@ from slurm_worker.config import (
 from slurm_worker.errors import ClassRule, ErrorClass, UserError
 from slurm_worker.keys import NAME_PATTERN, JobId, check_job_id
 from slurm_worker.parts import PARQUET
+from slurm_worker.times import check_lifetime, check_times
 
 _ENTRY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -89,13 +90,13 @@ class LimitSection(Strict):
 
     rate: PerSecond
     """Tokens a second, over all workers of all jobs that name the limit."""
-    burst: Annotated[int, Field(ge=1)] = 1
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """Tokens that may be sent at once after an idle time."""
     scope: str = "shared"
     """The limit's namespace in the table."""
     send_window: Seconds = 1.0
-    """How old a token may be when it is used; older ones are thrown away."""
-    quota_per_day: Annotated[int, Field(ge=1)] | None = None
+    """How old a token may be when it is used, at least 0.1 s; older ones are thrown away."""
+    quota_per_day: Annotated[int, Field(ge=1, le=10**12)] | None = None
     """Tokens per UTC day, where the vendor has such a quota too."""
 
 
@@ -127,13 +128,15 @@ class LeaseSection(Strict):
     """Times of a task's lease, and how often it may be lost."""
 
     ttl: Seconds = 120.0
-    """A lease that is not renewed for so long may be stolen."""
+    """A lease that is not renewed for so long may be stolen; at least `margin` and 2.5 times
+    `heartbeat`."""
     heartbeat: Seconds = 30.0
-    """It is renewed this often; at most half of `ttl`."""
+    """It is renewed this often; at least 0.5 s."""
     margin: Seconds = 15.0
     """Added to `ttl` before anybody steals, for clocks that differ."""
     stall: Seconds = 3600.0
-    """A worker none of whose items ends within this time gives its lease up."""
+    """A worker none of whose items ends within this time gives its lease up; more than
+    `worker.item_timeout`."""
     max_lost: Annotated[int, Field(ge=1, le=1000)] = 3
     """A task that lost its lease this often is bisected, a half of one quarantined."""
 
@@ -298,6 +301,32 @@ class JobSpec(Strict):
             max_lost=self.lease.max_lost,
         )
 
+    def resolve_worker(self) -> WorkerConfig:
+        """How each worker runs its items."""
+        return WorkerConfig(
+            concurrency=self.worker.concurrency,
+            tries=self.worker.tries,
+            backoff_s=self.worker.backoff,
+            max_backoff_s=self.worker.max_backoff,
+            item_timeout_s=self.worker.item_timeout or 0.0,
+            checkpoint_s=self.worker.checkpoint or 0.0,
+            log_level=self.worker.log_level,
+        )
+
+    def resolve_limits(self) -> tuple[LimitConfig, ...]:
+        """The rate limits."""
+        return tuple(
+            LimitConfig(
+                name,
+                limit.rate,
+                limit.burst,
+                limit.scope,
+                limit.send_window,
+                limit.quota_per_day,
+            )
+            for name, limit in self.limits.items()
+        )
+
     def resolve(
         self, site: Site, shards: int, code_sha256: str, *, conditional_put: bool = True
     ) -> JobConfig:
@@ -319,27 +348,9 @@ class JobSpec(Strict):
                 self.handler.requirements,
                 self.handler.plugin,
             ),
-            limits=tuple(
-                LimitConfig(
-                    name,
-                    limit.rate,
-                    limit.burst,
-                    limit.scope,
-                    limit.send_window,
-                    limit.quota_per_day,
-                )
-                for name, limit in self.limits.items()
-            ),
+            limits=self.resolve_limits(),
             lease=self.resolve_lease(),
-            worker=WorkerConfig(
-                concurrency=self.worker.concurrency,
-                tries=self.worker.tries,
-                backoff_s=self.worker.backoff,
-                max_backoff_s=self.worker.max_backoff,
-                item_timeout_s=self.worker.item_timeout or 0.0,
-                checkpoint_s=self.worker.checkpoint or 0.0,
-                log_level=self.worker.log_level,
-            ),
+            worker=self.resolve_worker(),
             rules=tuple(
                 ClassRule(each.error_class, each.exception, each.message, each.status or 0)
                 for each in self.classify
@@ -390,11 +401,10 @@ def parse_config(raw: Mapping[str, Any], source: str | Path | Mapping[str, Any])
     try:
         spec = JobSpec.model_validate(raw)
         check_job_id(spec.job_id, f"{name}: job_id")
-        _check_times(spec, name)
     except ValidationError as error:
         raise UserError(explain(error, JobSpec, name)) from error
     try:
-        _ = spec.slurm_options
+        _check_times(spec)
         spec.check_schema()
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
@@ -413,12 +423,12 @@ def _read(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _check_times(spec: JobSpec, name: str) -> None:
-    if spec.lease.heartbeat * 2 > spec.lease.ttl:
-        raise UserError(
-            f"{name}: lease.heartbeat: {spec.lease.heartbeat:g}s is over half of lease.ttl "
-            f"({spec.lease.ttl:g}s); make it a quarter, so that one lost beat loses no lease"
-        )
+def _check_times(spec: JobSpec) -> None:
+    """Refuse times that can't work together; see `slurm_worker.times`."""
+    worker, limits, options = spec.resolve_worker(), spec.resolve_limits(), spec.slurm_options
+    check_times(spec.resolve_lease(), worker, limits)
+    if options.time is not None:
+        check_lifetime(seconds(options.time) - options.grace, worker, limits)
 
 
 def _absolute(spec: JobSpec, folder: Path) -> JobSpec:

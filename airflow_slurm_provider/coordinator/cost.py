@@ -1,13 +1,14 @@
 """What a job has cost so far: AWS requests in dollars, the cluster's CPU time and memory.
 
-Requests are what the workers' markers tell; those that no marker tells (of the coordinator,
-and of a worker after its last marker) are estimated, and said to be. Requests of the report
+Requests are what the workers' markers tell, and the rows of tasks that were given back; those
+that neither tells (of the coordinator, and of a worker after its last marker) are estimated,
+and said to be. Requests of the report
 itself: those of `snapshot.py`, the configuration, and one ``sacct``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -43,7 +44,7 @@ class Spent:
     """A job's AWS requests so far.
 
     Args:
-        counted: as the workers' markers tell.
+        counted: as the workers' markers, and the rows of tasks that were given back, tell.
         estimated: of the coordinator's planning, and of workers after their last marker.
     """
 
@@ -118,7 +119,7 @@ def read_cost(services: Services, job_id: JobId) -> JobCost:
         job_id=job_id,
         tasks=snapshot.done.tasks,
         items=snapshot.done.ok + snapshot.done.failed.total(),
-        spent=cost_so_far(snapshot.done, snapshot.rounds),
+        spent=cost_so_far(snapshot.done, snapshot.rounds, snapshot.requests_of_open),
         expected=expected_so_far(snapshot.done, snapshot.rounds, spec),
         efficiency=efficiency,
         problem=problem,
@@ -126,14 +127,18 @@ def read_cost(services: Services, job_id: JobId) -> JobCost:
     )
 
 
-def cost_so_far(done: History, rounds: Sequence[RoundRow]) -> Spent:
+def cost_so_far(
+    done: History, rounds: Sequence[RoundRow], of_open: Mapping[str, int] | None = None
+) -> Spent:
     """A job's requests until now, from one look at it; makes none itself.
 
     Args:
         done: of all tasks that are done: `Snapshot.done`.
         rounds: `Snapshot.rounds`.
+        of_open: `Snapshot.requests_of_open`.
     """
-    return Spent(bill_of(done.requests), _planned(rounds) + ending_bill(_workers(done)))
+    counted = bill_of(done.requests) + bill_of(of_open or {})
+    return Spent(counted, _planned(rounds) + ending_bill(_workers(done)))
 
 
 def expected_so_far(done: History, rounds: Sequence[RoundRow], spec: JobSpec) -> float:
@@ -165,7 +170,7 @@ def work_cost(snapshot: Snapshot, spec: JobSpec) -> WorkCost:
 
     Nobody is to be woken for cents: `expected` is at least `_NEGLIGIBLE`.
     """
-    spent = bill_of(snapshot.done.requests).dollars
+    spent = (bill_of(snapshot.done.requests) + bill_of(snapshot.requests_of_open)).dollars
     expected = _whole_work(snapshot, spec).dollars
     return WorkCost(round(spent, 8), round(max(_NEGLIGIBLE, expected), 8))
 
@@ -225,4 +230,6 @@ def _planned(rounds: Sequence[RoundRow]) -> Bill:
 def reservations(spec: JobSpec, items: int) -> int:
     """Writes to the rows of the job's limits for so many items."""
     limits = spec.limits.values()
-    return sum(reservations_of(each.rate, items, spec.max_workers) for each in limits)
+    return sum(
+        reservations_of(each.rate, items, spec.max_workers, each.quota_per_day) for each in limits
+    )

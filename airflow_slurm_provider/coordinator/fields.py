@@ -62,6 +62,13 @@ _FROM_0: dict[str, object] = {"type": "number", "minimum": 0}
 _FROM_1_MB: dict[str, object] = {"type": "integer", "minimum": 1 << 20}
 
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1 << 20), _written(_FROM_1_MB, _BYTES)]
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0), _written(_ABOVE_0, _DURATION)]
-Delay = Annotated[float, BeforeValidator(_seconds), Field(ge=0), _written(_FROM_0, _DURATION)]
-PerSecond = Annotated[float, BeforeValidator(_per_second), Field(gt=0), _written(_ABOVE_0, _RATE)]
+#: No time is longer than ten years: sums of times, in microseconds, stay numbers.
+_LONGEST_S = 3650 * 86400.0
+_TIME = Field(gt=0, le=_LONGEST_S)
+_RATES = Field(ge=1 / _LONGEST_S, le=1e6)
+
+Seconds = Annotated[float, BeforeValidator(_seconds), _TIME, _written(_ABOVE_0, _DURATION)]
+Delay = Annotated[
+    float, BeforeValidator(_seconds), Field(ge=0, le=_LONGEST_S), _written(_FROM_0, _DURATION)
+]
+PerSecond = Annotated[float, BeforeValidator(_per_second), _RATES, _written(_ABOVE_0, _RATE)]

@@ -29,7 +29,8 @@ class LimitState:
         current_rate: as it is now: lower after the server said 429.
         cuts: times the rate was changed.
         ahead_s: how far the schedule is reserved ahead of now; 0 where the limit is idle.
-        used: tokens reserved, of the day where there is a quota per day, else in all.
+        used: calls charged, of the day where there is a quota per day, else in all; of them
+            workers hold some that they have not made yet.
         quota_per_day: tokens per UTC day; None for no quota.
     """
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_slurm_provider.coordinator.plan import SEGMENT_ITEMS
-from slurm_worker.limits import slice_of
+from slurm_worker.limits import reservation_of
 from slurm_worker.requests import RequestKind
 
 PRICES_OF = "2026-11-24"
@@ -160,6 +160,6 @@ def merging_bill(tasks: int) -> Bill:
     )
 
 
-def reservations_of(rate: float, items: int, workers: int) -> int:
-    """Writes to a limit's row for one token an item."""
-    return math.ceil(items / slice_of(rate, workers))
+def reservations_of(rate: float, items: int, workers: int, quota: int | None = None) -> int:
+    """Writes to a limit's row for one token an item; `quota` is per day."""
+    return math.ceil(items / reservation_of(rate, workers, quota))

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -54,6 +55,7 @@ class Snapshot:
         ready: tasks that nobody holds; `waiting` of them after a failure.
         lost: leases lost so far, by whatever task.
         rows_read: rows of tasks that this look has read.
+        given_back: rows of the tasks that nobody holds and somebody has held.
     """
 
     job: JobRow
@@ -66,6 +68,15 @@ class Snapshot:
     waiting: int
     lost: int
     rows_read: int
+    given_back: tuple[TaskRow, ...] = ()
+
+    @property
+    def requests_of_open(self) -> Counter[str]:
+        """Requests to AWS, by kind, for tasks that are not done, as far as workers have told."""
+        counts: Counter[str] = Counter()
+        for row in (*self.leased, *self.ended, *self.given_back):
+            counts.update(row.requests)
+        return counts
 
     @property
     def tasks(self) -> dict[str, int]:
@@ -156,6 +167,7 @@ class SnapshotReader:
             waiting=sum(bool(row.not_before_ms) for row in ready),
             lost=done.lost + sum(row.lost for row in rows),
             rows_read=sum(look.rows_read for look in looks),
+            given_back=tuple(row for row in ready if row.attempt),
         )
 
     def _load(self, job: JobRow) -> _Sum:

@@ -103,7 +103,7 @@ def _of_job(site: Looks, seen: Snapshot) -> Iterator[Sample]:
     if summary.eta_s is not None:
         yield Sample(f"{name}eta_seconds", labels, summary.eta_s)
     yield Sample(f"{name}leases_lost_total", labels, seen.lost)
-    spent = cost_so_far(seen.done, seen.rounds)
+    spent = cost_so_far(seen.done, seen.rounds, seen.requests_of_open)
     yield Sample(f"{name}dollars", labels, spent.dollars)
     yield Sample(f"{name}job_state", {**labels, "state": summary.state}, 1)
     for error_class, count in summary.failed.items():

@@ -24,7 +24,11 @@ ENDING_FORMAT = "JobID,State,ExitCode,NodeList,Elapsed,MaxRSS,ReqMem,AllocCPUS"
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGTP]?)")
 _UNITS = {unit: 1024**power for power, unit in enumerate(["", "K", "M", "G", "T", "P"])}
 #: What the worker's own exit codes say; see `slurm_worker.worker`.
-_EXIT_CODES = {"3": ErrorClass.HANDLER_BUG, "75": ErrorClass.NODE_FAILURE}
+_EXIT_CODES = {
+    "3": ErrorClass.HANDLER_BUG,
+    "75": ErrorClass.NODE_FAILURE,
+    "76": ErrorClass.NODE_FAILURE,
+}
 
 
 @dataclass(frozen=True, slots=True)

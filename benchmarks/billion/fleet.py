@@ -393,8 +393,8 @@ class SimWorker:
         if run.token_at > now:
             return run.token_at
         wait_s = self._limiter.reserve()
-        while (slot := self._limiter.poll()) is not None:
-            ahead_s = slot - self._fleet.clock.now()  # a slot is a time of day
+        while (token := self._limiter.poll()) is not None:
+            ahead_s = token.at - self._fleet.clock.now()  # a time of day
             run.token_at = self._fleet.hub.now + max(0.0, ahead_s) + self._fleet.scenario.item_s
             run.items -= 1
         if run.items <= 0:

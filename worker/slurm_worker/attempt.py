@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,9 +179,9 @@ class Attempts:
             slurm=self._identity.slurm,
             started=round(started, 3),
             finished=round(self._clock.now(), 3),
-            requests=self._requests.take(),
+            requests=_sum(taken := self._requests.take(), lease.row.requests),
         )
-        standing = self._decide(ours)
+        standing = self._decide(ours, taken)
         self._finish(lease, standing)
         return standing
 
@@ -192,7 +193,13 @@ class Attempts:
         hold.stop()
         # Not kept from here on: should the request fail, the lease runs out.
         self._heart.drop(hold)
-        self._table.release(hold.lease, hold.note)
+        taken = self._requests.take()
+        told = False
+        try:
+            told = self._table.release(hold.lease, hold.note, _sum(taken, hold.lease.row.requests))
+        finally:
+            if not told:
+                self._requests.put_back(taken)
         self._logger.info("lease released", task=hold.lease.task, items_done=sum(hold.last))
 
     def discard(self, attempt: Attempt) -> None:
@@ -223,10 +230,10 @@ class Attempts:
         handler = self._config.handler
         return f"{handler.code_sha256} {handler.entry}{handler.plugin}"
 
-    def _decide(self, ours: Marker) -> Marker:
+    def _decide(self, ours: Marker, taken: Mapping[str, int]) -> Marker:
         """Which marker stands: the store decides, or, where it can't, the table.
 
-        Where it isn't ours, or nobody knows, the next marker tells what this one would have.
+        Where it isn't ours, or nobody knows, the next marker tells of the requests `taken`.
         """
         told = False
         try:
@@ -238,7 +245,7 @@ class Attempts:
             told = standing.attempt == ours.attempt
         finally:
             if not told:
-                self._requests.put_back(ours.requests)
+                self._requests.put_back(taken)
         return standing
 
     def _finish(self, lease: Lease, standing: Marker) -> None:
@@ -260,9 +267,9 @@ class Attempts:
             slurm=self._identity.slurm,
             finished=round(self._clock.now(), 3),
             split=keys.halves(lease.task) or (),
-            requests=self._requests.take(),
+            requests=_sum(taken := self._requests.take(), lease.row.requests),
         )
-        standing = self._decide(ours)
+        standing = self._decide(ours, taken)
         self._finish(lease, standing)
         self._logger.warning(
             "task bisected: it lost its lease too often",
@@ -309,3 +316,8 @@ class Attempts:
             rows = journal.rows if kind == "rows" else journal.failed
             parts.append(self._store.upload_part(key, data, kind, rows))
         return tuple(parts)
+
+
+def _sum(ours: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
+    """Requests by kind: of this worker, and of those who gave the task back before."""
+    return dict(Counter(ours) + Counter(before))

@@ -76,10 +76,11 @@ FAIL = Statement(
     _HELD_BY_ME,
 )
 
-#: Preemption and drain: no try is counted.
+#: Preemption and drain: no try is counted. What was asked of AWS for it is kept for its marker.
 RELEASE = Statement(
     "release",
-    f"SET #state = :ready, #checkpoint = :checkpoint, {_HISTORY} {_LET_GO}, #not_before",
+    "SET #state = :ready, #checkpoint = :checkpoint, #requests = :requests, "
+    f"{_HISTORY} {_LET_GO}, #not_before",
     _HELD_BY_ME,
 )
 
@@ -187,19 +188,29 @@ _AS_SEEN = "#epoch = :epoch AND #window = :window AND #used <= :most"
 #: Backlogged: the schedule runs ahead of now, so this slice comes after it.
 RESERVE_NEXT = Statement(
     "reserve next",
-    "SET #tat = #tat + :cost, #used = #used + :tokens",
+    "SET #tat = #tat + :cost, #used = #used + :charge",
     f"#tat >= :floor AND #tat <= :ceiling AND {_AS_SEEN}",
 )
 
 #: Idle: the schedule has fallen behind now by more than the burst, so it starts anew.
 RESERVE_NOW = Statement(
     "reserve now",
-    "SET #tat = :floor_plus_cost, #used = #used + :tokens",
+    "SET #tat = :floor_plus_cost, #used = #used + :charge",
     f"#tat < :floor AND {_AS_SEEN}",
 )
 
 #: A new day of a quota; refused means that it has begun.
 NEW_WINDOW = Statement("new window", "SET #window = :window, #used = :zero", "#window < :window")
+
+#: Calls that were charged to this day and surely not made. `returns` counts these writes and
+#: never falls, so one that is repeated after a lost reply, or arrives late, is refused: use is
+#: never counted too low.
+RETURN_QUOTA = Statement(
+    "return quota",
+    "SET #used = #used - :calls, #returned_by = :request, "
+    "#returns = if_not_exists(#returns, :zero) + :one",
+    "#window = :window AND (attribute_not_exists(#returns) OR #returns = :returns)",
+)
 
 #: One cut per window, however many workers saw a 429.
 CUT_RATE = Statement(

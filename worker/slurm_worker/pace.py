@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
-from slurm_worker.limits import RateLimiter, Stopped, wait_until
+from slurm_worker.errors import ServiceError
+from slurm_worker.limits import RateLimiter, Stopped, Token, wait_until
 from slurm_worker.ports import Clock
 from slurm_worker.recorder import Recorder
 
@@ -17,7 +19,7 @@ class Pace:
 
     A token of one limit may be over by the time that another's has come. So all are taken,
     and all are looked at again right before sending; one that is over is thrown away and
-    taken anew, which wastes it and never oversteps.
+    taken anew, which wastes its slot and never oversteps.
 
     Args:
         limiters: one per limit.
@@ -51,21 +53,32 @@ class Pace:
             KeyError: if there is no such limit.
             ServiceError: if the table can't be reached.
         """
-        slots: dict[RateLimiter, float] = {}
-        while missing := self._missing(slots, name):
-            for limiter in missing:
-                slots[limiter] = limiter.slot(self._waiting)
-            wait_until(max(slots.values()), self._clock, self._waiting)
+        tokens: dict[RateLimiter, Token] = {}
+        with _given_back(tokens):
+            while missing := self._missing(tokens, name):
+                for limiter in missing:
+                    wait_until(_time_for(limiter, tokens), self._clock, self._waiting)
+                    tokens[limiter] = limiter.token(self._waiting)
+                wait_until(_latest(tokens), self._clock, self._waiting)
 
     async def acquire_async(self, name: str | None) -> None:
         """As `acquire`, without holding the event loop up."""
-        slots: dict[RateLimiter, float] = {}
-        while missing := self._missing(slots, name):
-            for limiter in missing:
-                while (slot := limiter.poll()) is None:
-                    await self._sleep(await asyncio.to_thread(limiter.reserve))
-                slots[limiter] = slot
-            await self._sleep(max(slots.values()) - self._clock.now())
+        tokens: dict[RateLimiter, Token] = {}
+        with _given_back(tokens):
+            while missing := self._missing(tokens, name):
+                for limiter in missing:
+                    await self._sleep(_time_for(limiter, tokens) - self._clock.now())
+                    while (token := limiter.poll()) is None:
+                        await self._sleep(await asyncio.to_thread(limiter.reserve))
+                    tokens[limiter] = token
+                await self._sleep(_latest(tokens) - self._clock.now())
+
+    def close(self) -> None:
+        """No more tokens are taken: give back what is held of quotas."""
+        for limiter in self._limiters.values():
+            # What can't be given back is lost for the day, as in a crash.
+            with suppress(ServiceError):
+                limiter.close()
 
     def penalize(self, retry_after_s: float | None) -> None:
         """The server said 429: slow every limit down."""
@@ -77,10 +90,14 @@ class Pace:
         used = {name: each.numbers.to_dict() for name, each in self._limiters.items()}
         return {"limits": used} if used else {}
 
-    def _missing(self, slots: dict[RateLimiter, float], name: str | None) -> list[RateLimiter]:
-        """The limits of which there is no token that may be sent now."""
+    def _missing(self, tokens: dict[RateLimiter, Token], name: str | None) -> list[RateLimiter]:
+        """The limits of which there is no token that may be used now, the busiest first."""
         chosen = list(self._limiters.values()) if name is None else [self._limiters[name]]
-        return [each for each in chosen if each not in slots or not each.usable(slots[each])]
+        for limiter in list(tokens):
+            if not limiter.usable(tokens[limiter]):
+                limiter.discard(tokens.pop(limiter))
+        missing = [each for each in chosen if each not in tokens]
+        return sorted(missing, key=lambda each: each.queue_s, reverse=True)
 
     def _waiting(self) -> bool:
         """What is asked again and again while a token is waited for: whether to stop."""
@@ -93,3 +110,23 @@ class Pace:
             if self._waiting():
                 raise Stopped
             await asyncio.sleep(min(left, _LOOK_S))
+
+
+def _latest(tokens: dict[RateLimiter, Token]) -> float:
+    return max((token.at for token in tokens.values()), default=0.0)
+
+
+def _time_for(limiter: RateLimiter, tokens: dict[RateLimiter, Token]) -> float:
+    """When to ask a limit, so that its token comes when the others' may be used."""
+    return _latest(tokens) - limiter.queue_s
+
+
+@contextmanager
+def _given_back(tokens: dict[RateLimiter, Token]) -> Iterator[None]:
+    """What is here when the wait is broken off is for no call."""
+    try:
+        yield
+    except BaseException:
+        for limiter, token in tokens.items():
+            limiter.discard(token)
+        raise

@@ -30,6 +30,9 @@ from slurm_worker.transitions import Crash
 
 _TICK_S = 0.1
 _MOST_RESTARTS = 100
+#: So many processes in a row that die young, without a task, and none is started any more.
+_MOST_STILLBORN = 3
+_YOUNG_S = 60.0
 _PR_SET_PDEATHSIG = 1
 _OOM_COUNTERS = ("memory.events", "memory.oom_control")
 
@@ -65,6 +68,7 @@ class _Process:
     folder: Path
     recorder: Recorder
     watch: Watch
+    began: float
     hung: bool = False
     oom_kills: int = 0
 
@@ -86,6 +90,8 @@ class Supervisor:
         self._processes: dict[int, _Process] = {}
         self._asked = False
         self._restarts = 0
+        #: By number: processes in a row that died before they had done anything.
+        self._stillborn: dict[int, int] = {}
 
     def run(self) -> int:
         """Start the processes and wait for their ends; return the worst exit code.
@@ -147,7 +153,7 @@ class Supervisor:
             # Whatever threads a handler has left behind must not keep the process alive.
             os._exit(_run(self._child, folder, recorder, index, death))
         self._processes[pid] = _Process(
-            index, pid, folder, recorder, Watch(), oom_kills=_oom_kills()
+            index, pid, folder, recorder, Watch(), boot_time(), oom_kills=_oom_kills()
         )
 
     def _ended(self, process: _Process, status: int) -> int:
@@ -159,10 +165,25 @@ class Supervisor:
         line = f"slurm-worker: a process ended with {code} during {record}"
         print(printable(line), file=sys.stderr)  # noqa: T201
         self._restarts += 1
-        if self._asked or self._restarts > _MOST_RESTARTS:
+        death = _death(process, record, code)
+        if self._asked or self._restarts > _MOST_RESTARTS or self._is_vain(process, death):
             return EXIT_INFRASTRUCTURE
-        self._start(process.number, _death(process, record, code))
+        self._start(process.number, death)
         return 0
+
+    def _is_vain(self, process: _Process, death: Death | None) -> bool:
+        """Whether one more start would end as the last ones: before there is any task."""
+        young = death is None and boot_time() - process.began < _YOUNG_S
+        count = self._stillborn.get(process.number, 0) + 1 if young else 0
+        self._stillborn[process.number] = count
+        if count < _MOST_STILLBORN:
+            return False
+        print(  # noqa: T201
+            f"slurm-worker: {count} processes in a row died before they had a task; no more is "
+            "started",
+            file=sys.stderr,
+        )
+        return True
 
     def _kill_hung(self) -> None:
         now = boot_time()

@@ -9,7 +9,7 @@ reply lost, because the client library then repeats the request and is refused.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import cast
 
@@ -204,18 +204,28 @@ class TaskTable:
             },
         )
 
-    def release(self, lease: Lease, checkpoint: str = "") -> None:
-        """Give the lease back without counting a try; refused means that it is gone anyway."""
-        self._held(
+    def release(
+        self, lease: Lease, checkpoint: str = "", requests: Mapping[str, int] | None = None
+    ) -> bool:
+        """Give the lease back without counting a try; False if it is gone anyway.
+
+        Args:
+            lease: the lease.
+            checkpoint: names what is saved of it.
+            requests: made of AWS for the task so far, by kind, for the marker to come.
+        """
+        result = self._held(
             lease,
             expressions.RELEASE,
             {
                 "ready": TaskState.READY.value,
                 "checkpoint": checkpoint,
+                "requests": cast("dict[str, Value]", dict(requests or lease.row.requests)),
                 "none": [],
                 "event": self._event(lease.row, f"released by {lease.owner}"),
             },
         )
+        return isinstance(result, Applied)
 
     def crashed(self, task: TaskId, attempt: int, owner: str, crash: Crash) -> bool:
         """Say on which item the process that held the lease died, and give the lease back.

@@ -19,7 +19,7 @@ import json
 import random
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,13 +27,14 @@ from slurm_worker.attempt import Attempt, Attempts
 from slurm_worker.calling import Calls, Runner
 from slurm_worker.config import JobConfig
 from slurm_worker.errors import FatalError, ServiceError, UserError, describe
-from slurm_worker.exits import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_OK
+from slurm_worker.exits import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_NO_PROGRESS, EXIT_OK
 from slurm_worker.finder import Finished, Found, TaskFinder
+from slurm_worker.fruitless import Fruitless, NoProgress
 from slurm_worker.handlers import Fetcher, Handler, Shared, load, set_up, tear_down
 from slurm_worker.heart import Heart
 from slurm_worker.identity import Drain, Identity, requeue
 from slurm_worker.jobs import JobTable
-from slurm_worker.journal import Journal
+from slurm_worker.journal import Journal, Outcome
 from slurm_worker.keys import JobPaths, JobState
 from slurm_worker.limits import RateLimiter
 from slurm_worker.log import bound
@@ -47,6 +48,7 @@ from slurm_worker.store import JobStore
 from slurm_worker.sums import Sums
 from slurm_worker.table import TaskTable
 from slurm_worker.threads import Pending, Signal, Threads
+from slurm_worker.times import check_times
 from slurm_worker.trail import Trail
 from slurm_worker.transitions import needs_care
 from slurm_worker.waits import Durations, Idle, Setbacks
@@ -145,6 +147,9 @@ class Worker:
         self._durations = Durations(clock, seconds_left)
         self._idle = Idle(config.lease, config.max_workers, clock, rng, self._rest)
         self._setbacks = Setbacks(rng, self._rest)
+        self._fruitless = Fruitless(rng, self._rest)
+        #: Of this process: leases whose items were run, and items that came to their end.
+        self._leases = self._items_ended = 0
         self._running: Attempt | None = None
         self._ahead: Pending[Attempt | Finished | None] | None = None
         self._committing: Pending[None] | None = None
@@ -203,6 +208,7 @@ class Worker:
             return self._loop(calls, journals)
         finally:
             tear_down(handler, shared)
+            self._pace.close()
             self._ended.set()
             self._drain.asked.set()
             watch.result()
@@ -256,8 +262,9 @@ class Worker:
                 self._return_ahead(self._ahead)
         except (ServiceError, OSError, sqlite3.Error) as error:
             self.logger.warning("not wound up; the lease will run out", error=describe(error))
-        if self._drain.before_time_limit and self.identity.slurm["array"]:
+        if self._wants_requeue():
             self._ask_for_requeue()
+        self._pace.close()
         self._leave()
 
     # --- the loop -------------------------------------------------------------
@@ -282,12 +289,14 @@ class Worker:
                             break
                         continue
                     runner = careful if needs_care(found.lease.row.crashes) else plain
-                    self._work(found, runner, journals[0])
+                    progressed = self._work(found, runner, journals[0])
                     journals.reverse()
+                    # Who is asked to stop gives back what it has, which is no fault of the lease.
+                    self._fruitless.ended(progressed=progressed or self._drain.asked.is_set())
                     self._idle.over()
                     self._setbacks.over()
-                except FatalError:
-                    code = EXIT_CONFIG
+                except (FatalError, NoProgress) as error:
+                    code = self._gives_up(error)
                     break
                 except ServiceError as error:
                     # The task at hand, if any, is left to its lease: whether its marker exists
@@ -308,6 +317,16 @@ class Worker:
             plain.close()
             careful.close()
         return code
+
+    def _gives_up(self, error: FatalError | NoProgress) -> int:
+        """The exit code of a worker that has no use; why, is told."""
+        if isinstance(error, FatalError):
+            return EXIT_CONFIG
+        self.logger.error("no progress: the worker ends", error=str(error))
+        self._trail.note(
+            "no_progress", {"leases": error.leases, "node": self.identity.slurm.get("node", "")}
+        )
+        return EXIT_NO_PROGRESS
 
     def _next(self) -> Attempt | Finished | None:
         """The next task: the one that was leased ahead, or one leased now."""
@@ -359,8 +378,10 @@ class Worker:
         running = self._running
         return running is not None and not running.hold.trusted
 
-    def _work(self, attempt: Attempt, runner: Runner, journal: Journal) -> None:
+    def _work(self, attempt: Attempt, runner: Runner, journal: Journal) -> bool:
         """Run one task, and leave its commit to go on beside the next.
+
+        False if not one of its items came to its end.
 
         Raises:
             ServiceError: if a service failed; a lease is left to run out.
@@ -375,6 +396,8 @@ class Worker:
                 self._finish_commit()
             journal.begin()
             journal.restore(attempt.restored)
+            restored = journal.ok + journal.failed
+            self._leases += 1
             have = journal.positions() if attempt.restored else set()
             todo = [each for each in range(len(attempt.items)) if each not in have]
             hold.start(journal, attempt.checkpoints)
@@ -415,13 +438,15 @@ class Worker:
                     lambda: self._commit(attempt, journal, started)
                 )
                 self._committed_from = journal
+        self._items_ended += (ended := journal.ok + journal.failed - restored)
+        return not todo or ended > 0
 
     def _lease_ahead(
         self, attempt: Attempt, journal: Journal, ran: Signal
     ) -> Attempt | Finished | None:
         """Wait until the running task is nearly done, then lease and fetch the next."""
         began = self._clock.boot_time()
-        restored = sum(outcome.items for outcome in attempt.restored)
+        restored = _items_of(attempt.restored)
         left = len(attempt.items) - restored
         while not self._durations.nearly_done(journal.ok + journal.failed - restored, left, began):
             if ran.wait(_LOOK_AHEAD_S):
@@ -461,7 +486,7 @@ class Worker:
         steps: list[Callable[[], object]] = [self._finish_commit]
         if ahead is not None:
             steps.append(lambda: self._return_ahead(ahead))
-        if self._drain.before_time_limit and self.identity.slurm["array"]:
+        if self._wants_requeue():
             steps.append(self._ask_for_requeue)
         for step in steps:
             try:
@@ -481,16 +506,40 @@ class Worker:
         self._trail.note("stopped", {"reason": describe(error)})
         self.logger.error("the handler stopped the job", error=describe(error))
 
+    def _wants_requeue(self) -> bool:
+        """Whether another start of this element would get on, as the time limit ends this one.
+
+        One in which no item ended, though some ran all the time, is not repeated: the items
+        take longer than a worker has.
+        """
+        if not self._drain.before_time_limit or not self.identity.slurm["array"]:
+            return False
+        ended, running = self._items_ended, self._running
+        if running is not None:
+            ended += sum(running.hold.progress) - _items_of(running.restored)
+        if self._leases and ended <= 0 and not self._recorder.waited:
+            self.logger.error(
+                "not requeued: no item ended before the time limit; raise slurm.time, or set "
+                "worker.item_timeout"
+            )
+            return False
+        return True
+
     def _ask_for_requeue(self) -> None:
         """Before the time limit: have Slurm start this element again, as work is left."""
         self.logger.info("requeue asked", error=requeue(self.identity.slurm))
+
+
+def _items_of(outcomes: Sequence[Outcome]) -> int:
+    return sum(outcome.items for outcome in outcomes)
 
 
 def read_config(data: bytes | None, key: str) -> JobConfig:
     """The job's resolved configuration.
 
     Raises:
-        UserError: if it is not there or was written by another release.
+        UserError: if it is not there, was written by another release, or has times that can't
+            work together.
     """
     if data is None:
         raise UserError(f"--config: there is no object {key!r}; submit the job again")
@@ -498,8 +547,10 @@ def read_config(data: bytes | None, key: str) -> JobConfig:
     if named and hashlib.sha256(data).hexdigest() != named.group(1):
         raise UserError(f"--config: {key!r} is not what its name says; submit the job again")
     try:
-        return JobConfig.from_json(data)
+        config = JobConfig.from_json(data)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise UserError(
             f"--config: {key!r} was written by another release ({error}); submit the job again"
         ) from error
+    check_times(config.lease, config.worker, config.limits)
+    return config

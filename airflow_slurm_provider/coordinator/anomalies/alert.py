@@ -23,6 +23,7 @@ class Kind(str, Enum):
     STRAGGLER = "straggler"  #: a task is held far longer than the others took
     BAD_NODE = "bad_node"  #: items fail, or leases are lost, on one node and not on others
     LEASE_LOSS = "lease_loss"  #: many leases run out: workers die or freeze
+    NO_PROGRESS = "no_progress"  #: tasks are leased and given back, and none of their items ends
     LIMIT_STARVED = "limit_starved"  #: workers wait for a rate that was cut, or a quota
     LIMIT_IDLE = "limit_idle"  #: a rate limit is hardly used while tasks wait
     COST = "cost"  #: the job costs more than it was to

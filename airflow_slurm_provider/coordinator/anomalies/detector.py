@@ -32,6 +32,7 @@ _AT_WORK: tuple[Rule, ...] = (
     rules.throughput,
     rules.straggler,
     rules.lease_loss,
+    rules.no_progress,
     limit_rules.limit_starved,
     limit_rules.limit_idle,
 )

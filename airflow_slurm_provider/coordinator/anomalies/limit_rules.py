@@ -15,7 +15,8 @@ from airflow_slurm_provider.coordinator.anomalies.facts import (
 from airflow_slurm_provider.coordinator.limits import LimitState
 from airflow_slurm_provider.coordinator.thresholds import LEAST_DURATIONS, LEAST_EXCESS
 
-#: Part of a day's quota that counts as used up: what is left is less than a reservation.
+#: Part of a day's quota that counts as used up: workers that ended may have given the rest back
+#: after the others began to wait.
 _USED_UP = 0.98
 
 

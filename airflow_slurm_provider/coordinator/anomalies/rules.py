@@ -37,6 +37,8 @@ from airflow_slurm_provider.coordinator.thresholds import (
     SLOW_DEVIATIONS,
     SLOW_WINDOWS,
 )
+from slurm_worker.keys import TaskState
+from slurm_worker.tasks import TaskRow
 
 Rule = Callable[[Facts], Iterator[Finding]]
 
@@ -47,10 +49,16 @@ EXPLAINS: dict[Kind, frozenset[Kind]] = {
         {Kind.STALL, Kind.STRAGGLER, Kind.THROUGHPUT, Kind.ERROR_RATE, Kind.LIMIT_IDLE}
     ),
     Kind.LEASE_LOSS: frozenset({Kind.STALL, Kind.STRAGGLER, Kind.THROUGHPUT, Kind.LIMIT_IDLE}),
+    Kind.NO_PROGRESS: frozenset(
+        {Kind.STALL, Kind.STRAGGLER, Kind.THROUGHPUT, Kind.LIMIT_IDLE, Kind.COST}
+    ),
     Kind.STALL: frozenset({Kind.STRAGGLER, Kind.THROUGHPUT, Kind.LIMIT_IDLE}),
     Kind.ERROR_RATE: frozenset({Kind.THROUGHPUT, Kind.LIMIT_IDLE}),
     Kind.THROUGHPUT: frozenset({Kind.STRAGGLER, Kind.LIMIT_IDLE}),
 }
+#: Leases of one task that were given back, none of its items done, from which on it is told. A
+#: worker whose leases all come to nothing ends after five.
+_VAIN_LEASES = 5
 #: Items of a task from which on its single items tell progress better than its end does.
 _MANY_ITEMS = 10
 
@@ -341,3 +349,33 @@ def _sum(shares: Iterator[Share]) -> Share:
     for each in shares:
         total += each
     return total
+
+
+def no_progress(facts: Facts) -> Iterator[Finding]:
+    """Tasks are leased and given back again and again, and none of their items ends."""
+    snapshot = facts.look.snapshot
+    rows = (*snapshot.leased, *snapshot.given_back)
+    vain = {row.task: count for row in rows if (count := _given_back(facts, row)) >= _VAIN_LEASES}
+    if not vain:
+        return
+    worst = max(vain, key=lambda task: vain[task])
+    yield Finding(
+        Kind.NO_PROGRESS,
+        WHOLE,
+        f"task {worst} was leased and given back {vain[worst]:,} times, and none of its items has "
+        f"ended; tasks like it: {len(vain):,}",
+        "see why workers give it back (slurmctl logs): an item takes longer than a worker has "
+        "(slurm.time, preemption), or the nodes' clocks jump",
+        {"tasks": len(vain), "leases": vain[worst]},
+    )
+
+
+def _given_back(facts: Facts, row: TaskRow) -> int:
+    """How often a task was given back, as far as it is sure, where no item of it has ended."""
+    if row.items_ok or row.items_failed or row.checkpoint:
+        return 0
+    lease = facts.look.lease
+    held = int(row.state is TaskState.LEASED)
+    # A task that was reopened has forgotten its tries and lost leases of before.
+    forgotten = row.reopened * (lease.max_tries + lease.max_lost)
+    return row.attempt - held - row.lost - row.tries - len(row.crashes) - forgotten

@@ -23,6 +23,7 @@ from airflow_slurm_provider.slurm.usage import Usage
 from slurm_worker.errors import ServiceError
 from slurm_worker.history import PER_DOUBLING, Bucket, History
 from slurm_worker.requests import RequestKind
+from slurm_worker.tasks import Claimed
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of
 
 ITEMS, BUNDLE = 50, 5
@@ -134,3 +135,16 @@ def test_a_task_that_takes_longer_than_a_bucket_is_no_pause(config: Config) -> N
         history.timeline[int(tick / history.width_s)] = Bucket(tasks=1, ok=BUNDLE)
         history.durations[round(PER_DOUBLING * math.log2(1_000_000))] += 1
     assert facts_of(history, config.spec, None).span_s >= 9_000
+
+
+def test_requests_for_tasks_that_are_only_given_back_are_counted(
+    tmp_path: Path, config: Config
+) -> None:
+    edges = services()
+    job.submit(edges, config, log=lambda _: None)
+    table = edges.tasks(edges.jobs(config.spec.id).get())
+    claimed = table.claim(table.page(0, "", 1)[0], "w")
+    assert isinstance(claimed, Claimed)
+    table.release(claimed.lease, requests={"dynamo_write": 1000})
+    assert read_cost(edges, config.spec.id).spent.counted.requests == {"dynamo_write": 1000}
+    assert work_cost(read_snapshot(edges, config.spec.id), config.spec).spent > 0

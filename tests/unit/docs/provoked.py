@@ -318,7 +318,7 @@ PROVOKED: dict[str, Provoke] = {
     "is a number; quote it": config(slurm={"time": 43200}),
     "'2 gigs' is not a size": config(slurm={"mem": "2 gigs"}),
     "is set by airflow-slurm-provider": config(slurm={"extra_args": ["--array=0-9"]}),
-    "is over half of lease.ttl": config(lease={"heartbeat": "90s"}),
+    "is too short for lease.heartbeat": config(lease={"ttl": "10s", "heartbeat": "2s"}),
     "is not a job id": config(job_id="Users 2026"),
     "needs columns": config(worker={"part_format": "parquet"}),
     "name the job's YAML file": commands("submit absent.yaml"),

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
 from slurm_worker.config import LimitConfig
 from slurm_worker.keys import JobPaths, TaskId
-from slurm_worker.ports import ObjectStore
+from slurm_worker.limits import RateLimiter, SliceSize, Token, slice_of
+from slurm_worker.ports import ObjectStore, Rows
+from slurm_worker.quota import NO_QUOTA
 from slurm_worker.simulate.faults import SimObjects
+from slurm_worker.simulate.limits import LimitSimulation, Make
 from slurm_worker.simulate.run import Mutation, Simulation, Violation
 
 SEEDS = 150
@@ -84,6 +88,80 @@ def test_a_broken_protocol_is_found_out(name: str) -> None:
 def violation(seed: int, mutation: Mutation) -> str:
     try:
         Simulation(seed, mutation).run()
+    except Violation as found:
+        return f"seed {seed}: {found}"
+    return ""
+
+
+class ChargesWhatPasses(RateLimiter):
+    """Charges the quota for each slot, used or not, in slices of one size."""
+
+    def __init__(self, rows: Rows, config: LimitConfig, workers: int, *args: Any) -> None:
+        super().__init__(rows, config, workers, *args)
+        self._share = config.quota_per_day or NO_QUOTA
+        self._size = SliceSize(*[slice_of(config.rate, workers)] * 2)
+
+    def _take(self, first: int, tokens: int, step: float, charge: int) -> None:
+        self._allotment.empty()
+        super()._take(first, tokens, step, charge)
+
+    def _wanted(self, due: float) -> int:
+        self._allotment.empty()
+        return super()._wanted(due)
+
+
+class SendsLate(RateLimiter):
+    """Uses tokens whenever they come."""
+
+    def usable(self, token: Token) -> bool:
+        return token.until > 0
+
+    def _token(self, slot: float) -> Token:
+        return replace(super()._token(slot), until=1e12)
+
+
+class GivesBackAgain(RateLimiter):
+    """Does not know whether its write was applied, and repeats it all the same."""
+
+    def close(self) -> None:
+        day, held = self._allotment.day, self._allotment.held
+        for _ in range(5):
+            self._allotment.charged(day, held)
+            super().close()
+
+
+class GivesNoBurst(RateLimiter):
+    """Begins its schedule now, however long nobody has called."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._burst_s = 0.0
+
+
+BROKEN_LIMITERS: dict[str, tuple[Make, str]] = {
+    "unused slots are charged": (ChargesWhatPasses, "with a quota of|charged, at most"),
+    "tokens are used late": (SendsLate, "calls within|with a quota of"),
+    "quota is given back again": (GivesBackAgain, "with a quota of|are counted"),
+    "no burst is given": (GivesNoBurst, "at once after an idle time"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_LIMITERS)
+def test_a_broken_limiter_is_found_out(name: str) -> None:
+    make, expected = BROKEN_LIMITERS[name]
+    found = next(filter(None, (limit_violation(seed, make) for seed in range(MOST))), "nothing")
+    assert re.search(expected, found)
+
+
+def test_no_seed_breaks_a_promise_of_a_rate_limit() -> None:
+    reports = [LimitSimulation(seed).run() for seed in range(SEEDS // 2)]
+    assert sum(each.calls for each in reports) > 100 * len(reports)
+    assert sum(each.faults.total() for each in reports) > 10 * len(reports)
+
+
+def limit_violation(seed: int, make: Make) -> str:
+    try:
+        LimitSimulation(seed, make).run()
     except Violation as found:
         return f"seed {seed}: {found}"
     return ""

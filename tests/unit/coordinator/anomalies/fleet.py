@@ -44,6 +44,7 @@ class Plan:
         failing: share of items that fail, by class, given the node and the time.
         slowness: factor on a task's time, given worker, node and time.
         dies: whether a worker dies at the moment it would renew, given the same.
+        gives_back: whether a worker gives a task back at once, given the same.
         dollars: what a task costs, if anybody counts.
         started_s: seconds over which the workers start.
     """
@@ -57,6 +58,7 @@ class Plan:
     failing: Callable[[str, float], dict[str, float]] = lambda node, t: {"not_found": 0.01}
     slowness: Callable[[int, str, float], float] = lambda worker, node, t: 1.0
     dies: Callable[[int, str, float], bool] = lambda worker, node, t: False
+    gives_back: Callable[[int, str, float], bool] = lambda worker, node, t: False
     limits: dict[str, LimitSection] = field(default_factory=dict)
     limit_row: Callable[[float], dict[str, int]] | None = None
     dollars: float | None = None
@@ -157,6 +159,11 @@ class Fleet:
         if lease is None:
             if self.done < self.plan.tasks:
                 self._after(5.0, lambda: self._lease(worker))
+            return
+        if self.plan.gives_back(worker, self.node(worker), self.elapsed):
+            self.table.release(lease)
+            self.ready.append(lease.task)
+            self._after(5.0, lambda: self._lease(worker))
             return
         self.held[lease.task] = lease
         factor = self.plan.slowness(worker, self.node(worker), self.elapsed)

@@ -45,6 +45,7 @@ def _look(look: Look) -> dict[str, Any]:
         "done": done,
         "leased": [_task(each) for each in snapshot.leased],
         "ended": [_task(each) for each in snapshot.ended],
+        "given_back": [_task(each) for each in snapshot.given_back],
         "counts": [snapshot.ready, snapshot.waiting, snapshot.lost, snapshot.rows_read],
         "finished": look.finished,
         "workers": look.workers,
@@ -71,6 +72,7 @@ def _parsed(raw: dict[str, Any]) -> Look:
         waiting=waiting,
         lost=lost,
         rows_read=rows_read,
+        given_back=tuple(_row(each) for each in raw.get("given_back", ())),
     )
     return Look(
         snapshot,

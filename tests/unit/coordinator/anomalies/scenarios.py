@@ -109,6 +109,11 @@ BAD = {
     "lease_loss.one-by-one": Plan(
         workers=24, nodes=6, dies=lambda w, _n, t: w < 12 and t > 200 + 15 * w, seed=48
     ),
+    "no_progress.from-the-start": Plan(gives_back=lambda *_: True, most_s=600.0, seed=58),
+    "no_progress.all-at-a-time": Plan(gives_back=lambda _w, _n, t: t > 300, most_s=1500.0, seed=59),
+    "no_progress.on-one-node": Plan(
+        gives_back=lambda _w, n, t: n == "node2" and t > 200, most_s=900.0, seed=60
+    ),
     "limit_starved.cut": Plan(
         limits=API, limit_row=lambda t: _limit(t, 2.4 if t > 300 else 10, 9 * t), seed=49
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -358,3 +359,29 @@ def test_failures_that_were_over_before_the_look_are_not_told_of() -> None:
     detector = Detector(Thresholds(window_s=200))
     assert not detector.see(look(60, steps((60, 0)))).raised
     assert not detector.see(look(260, steps((60, 0), (100, 50), (100, 0)))).raised
+
+
+def test_tasks_that_are_leased_and_given_back_for_ever_are_told() -> None:
+    row = TaskRow(0, 7, TaskState.READY, SLICE, attempt=4)
+    detector = Detector(Thresholds())
+    assert not detector.see(given_back(100, row)).raised, "a few preemptions"
+    (alert,) = detector.see(given_back(200, replace(row, attempt=5))).raised
+    assert alert.kind is Kind.NO_PROGRESS
+    assert alert.numbers == {"tasks": 1, "leases": 5}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"items_ok": 1}, {"checkpoint": "c"}, {"lost": 1}, {"tries": 1}, {"reopened": 1}],
+    ids=str,
+)
+def test_leases_that_something_came_of_or_that_ended_otherwise_are_no_loop(
+    changes: dict[str, Any],
+) -> None:
+    row = TaskRow(0, 7, TaskState.READY, SLICE, attempt=5, **changes)
+    assert not Detector(Thresholds()).see(given_back(100, row)).raised
+
+
+def given_back(at_s: float, *rows: TaskRow) -> Look:
+    seen = look(at_s, done(0))
+    return replace(seen, snapshot=replace(seen.snapshot, given_back=rows))
