@@ -182,11 +182,11 @@ def resubmit(
 
 def _cancelled_by(jobs: JobTable, submissions: list[SubmissionRow]) -> str:
     """Who has cancelled the workers since the last were submitted; empty for nobody."""
-    last_ms = max((each.submitted_ms for each in submissions), default=0)
-    cancelled = [
-        each.actor for each in jobs.events() if each.action == "cancelled" and each.at_ms > last_ms
-    ]
-    return cancelled[-1] if cancelled else ""
+    last = progress_of.latest(submissions)
+    if last is None or not last.empty:
+        return ""
+    cancelled = [each.actor for each in jobs.events() if each.action == "cancelled"]
+    return cancelled[-1] if cancelled else "somebody"
 
 
 def losses(services: Services, job_id: JobId) -> list[Loss]:

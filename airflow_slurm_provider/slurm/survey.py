@@ -112,10 +112,10 @@ class Survey:
         path, filesystem = [*result.stdout.splitlines(), ""][:2]
         return Folder(path, filesystem)
 
-    def why_waiting(self, slurm_job_id: str) -> str:
+    def why_waiting(self, name: str) -> str:
         """Slurm's reason why an array waits: ``Resources``; empty where it says none."""
         result = self._transport.run(
-            shlex.join(["squeue", "-h", "-j", slurm_job_id, "-t", "pending", "-o", "%r"])
+            shlex.join(["squeue", "-h", f"--name={name}", "-t", "pending", "-o", "%r"])
         )
         lines = result.stdout.split("\n")
         return "" if result.code else lines[0].strip().removeprefix("None")

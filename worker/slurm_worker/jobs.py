@@ -122,6 +122,11 @@ class SubmissionRow:
         """How logs and folders name the submission."""
         return f"{self.round_no:03}-{self.number}"
 
+    @property
+    def empty(self) -> bool:
+        """Whether it stands for no workers: the job was cancelled at this point."""
+        return not self.workers
+
     def sizes(self) -> list[int]:
         """Workers of each array."""
         return array_sizes(self.workers, self.array_size)
@@ -316,6 +321,25 @@ class JobTable:
             "array_size": array_size,
             "intent": self._ms(),
             "asked": asked,
+        }
+        return _submission_row(self.rows.put_new(row).row or row)
+
+    def bar(self, round_no: int, number: int) -> SubmissionRow:
+        """Take a submission's number for no workers, or return the one that stands.
+
+        Whoever intends workers under this number finds it barred: see `SubmissionRow.empty`.
+        """
+        row: Row = {
+            "pk": self._pk,
+            "sk": keys.submit_sk(round_no, number),
+            "state": SubmitState.SUBMITTED.value,
+            "token": uuid.uuid4().hex[:12],
+            "workers": 0,
+            "array_size": 1,
+            "slurm_job_ids": [],
+            "intent": self._ms(),
+            "submitted": self._ms(),
+            "asked": True,
         }
         return _submission_row(self.rows.put_new(row).row or row)
 
