@@ -79,19 +79,20 @@ def ensure_workers(
     jobs = services.jobs(spec.id)
     submissions = of_round(jobs.submissions(), round_row.number)
     last = latest(submissions)
+    shown = latest([each for each in submissions if not each.empty]) or last
     number = 1
     why = why_held(job)
     if why:
         log(f"{spec.id} {why}; no workers are started; slurmctl resume {spec.id} goes on")
-        if last is None:
+        if shown is None:
             return Workers((), "", 0, "", reattached=True)
-        return _workers(spec, last, last.slurm_job_ids, last.workers, reattached=True)
-    if last is not None and last.state is SubmitState.SUBMITTED:
+        return _workers(spec, shown, shown.slurm_job_ids, shown.workers, reattached=True)
+    if last is not None and shown is not None and last.state is SubmitState.SUBMITTED:
         arrays = arrays_of(services, spec.id, submissions)
         enough = _why_enough(services, spec, arrays)
         if enough:
             log(enough)
-            return _workers(spec, last, last.slurm_job_ids, last.workers, reattached=True)
+            return _workers(spec, shown, shown.slurm_job_ids, shown.workers, reattached=True)
         left = f"{named(ids_of(arrays))} has ended and left" if arrays else "nobody works on the"
         log(f"{left} tasks; submitting new workers")
         number = last.number + 1

@@ -32,6 +32,7 @@ from airflow_slurm_provider.slurm.batch import (
 )
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError
 from airflow_slurm_provider.slurm.options import SlurmOptions
+from airflow_slurm_provider.slurm.submission import guarded
 from airflow_slurm_provider.triggers.polling import Patience
 from airflow_slurm_provider.triggers.slurm_batch import SlurmBatchTrigger, array_line, batch_event
 from slurm_worker.errors import ServiceError
@@ -179,13 +180,14 @@ class BatchJobMixin(ResumableJobMixin):
         if body is None:
             words = self.command or ""
             body = words if isinstance(words, str) else shlex.join(map(str, words))
-        return batch_script(
+        script = batch_script(
             SlurmOptions.from_mapping(self.slurm or {}),
             name=name,
             array=str(0 if self.array is None else self.array),
             body=body,
             environment=self.env or {},
         )
+        return guarded(script)
 
     def _token(self, context: Context, *, anew: bool = False) -> str:
         """The intent's token: that of a try that was cut short, or a new one, stored first."""

@@ -234,15 +234,37 @@ class SlurmClient:
             ServiceError: if Slurm doesn't answer; that is not absence.
         """
         found: dict[str, str] = {}
+        for name in names:
+            _check_plain(name, "job")
         for some in _pieces(sorted(names), _MOST_NAMES):
-            for each in some:
-                _check_plain(each, "job")
             known = _ids_by_name(self._queue(f"-t all --name={','.join(some)}", "%F|%j"))
             left = [each for each in some if each not in known]
             if left:
                 asked = f"-S now-30days --name={','.join(left)}"
                 known |= _ids_by_name(self._records("-nXP", asked, "JobID,JobName") or "")
             found.update({name: known[name] for name in some if name in known})
+        return found
+
+    def names(self, slurm_job_ids: Collection[str], prefix: str) -> dict[str, str]:
+        """The names of arrays by their ids, as far as Slurm knows one that begins like ours.
+
+        Args:
+            slurm_job_ids: the ids, of which Slurm may have given some to others since.
+            prefix: what the names begin with.
+
+        Raises:
+            ServiceError: if Slurm doesn't answer.
+        """
+        found: dict[str, str] = {}
+        for some in _pieces(sorted(slurm_job_ids, key=int), _MOST_IDS):
+            ids = f"-j {','.join(some)}"
+            text = self._queue(f"-t all {ids}", "%F|%j")
+            text += "\n" + (self._records("-nXPD", ids, "JobID,JobName") or "")
+            for line in text.splitlines():
+                word, _, name = line.strip().partition("|")
+                job = parse_job_id(word)
+                if job and job in some and name.startswith(prefix):
+                    found[job] = name
         return found
 
     def withdraw(self, names: Collection[str], folder: str) -> dict[str, str]:
@@ -286,6 +308,8 @@ class SlurmClient:
             ServiceError: naming what still waits or runs after half a minute, or if the
                 cluster can't be reached; calling again goes on.
         """
+        for each in arrays:
+            _check_plain(each.name, "job")
         closed = {each.name for each in arrays if not each.slurm_job_id}
         alive = self._alive({each.name for each in arrays})
         # One that was closed just now may have reached Slurm in between.

@@ -234,10 +234,10 @@ _GUARD = (
 def guarded(script: str) -> str:
     """`script`, which ends before its first command where its submission was cancelled.
 
-    A script for another interpreter than a shell stays as it is.
+    A script for another interpreter than a shell stays as it is, and one that has the guard.
     """
     lines = script.split("\n")
-    if not _SHELL.match(lines[0]):
+    if not _SHELL.match(lines[0]) or _GUARD in lines:
         return script
     # sbatch reads no directive behind the first command.
     first = next((n for n, line in enumerate(lines) if line and not line.startswith("#")), None)

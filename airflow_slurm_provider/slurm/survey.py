@@ -13,6 +13,7 @@ from airflow_slurm_provider.slurm import submission
 from airflow_slurm_provider.slurm.complaints import keeps_no_accounting, said
 from airflow_slurm_provider.slurm.transport import Transport
 from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.slurm_variables import is_option
 
 _SETTING = re.compile(r"^(\w+)[ \t]*=[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 _PAIR = re.compile(r"(\w+)=(\S*)")
@@ -20,6 +21,10 @@ _PAIR = re.compile(r"(\w+)=(\S*)")
 _TRY_FOLDER = (
     'mkdir -p "$1" && cd "$1" && : > ".tried.$2" && rm ".tried.$2" && pwd && '
     "{ stat -f -c %T . 2>/dev/null || echo; }"
+)
+#: The command's parent has the environment as it was before the transport cleaned it.
+_PARENTS_VARIABLES = (
+    r"tr '\0' '\n' < /proc/$PPID/environ 2>/dev/null | sed -n 's/^\([A-Z0-9_]*\)=.*/\1/p'"
 )
 _REMOVE = 'cd "$1" 2>/dev/null && rm -rf "./jobs/${2:?}"; true'
 
@@ -81,6 +86,17 @@ class Survey:
             for line in lines
             if "PartitionName" in (found := dict(_PAIR.findall(line)))
         ]
+
+    def ignored_variables(self) -> list[str]:
+        """Names of the account's variables that are removed from each command.
+
+        Empty where the login node has no ``/proc``.
+
+        Raises:
+            ServiceError: if the cluster can't be reached.
+        """
+        names = self._transport.run(_PARENTS_VARIABLES).stdout.split()
+        return sorted({each for each in names if is_option(each)})
 
     def accounting(self) -> bool:
         """Whether ``sacct`` answers; false where the site keeps no accounting.

@@ -309,14 +309,24 @@ class JobTable:
         ]
 
     def intend(
-        self, round_no: int, number: int, workers: int, array_size: int, *, asked: bool = False
+        self,
+        round_no: int,
+        number: int,
+        workers: int,
+        array_size: int,
+        *,
+        asked: bool = False,
+        token: str = "",
     ) -> SubmissionRow:
-        """Write a submission's intent before ``sbatch``, or return the one that stands."""
+        """Write a submission's intent before ``sbatch``, or return the one that stands.
+
+        Its token is drawn, but where a row that was lost is written again.
+        """
         row: Row = {
             "pk": self._pk,
             "sk": keys.submit_sk(round_no, number),
             "state": SubmitState.INTENT.value,
-            "token": uuid.uuid4().hex[:12],
+            "token": token or uuid.uuid4().hex[:12],
             "workers": workers,
             "array_size": array_size,
             "intent": self._ms(),

@@ -268,24 +268,37 @@ class Exporting(SshTransport):
         return self._exports + super().wrap(command)
 
 
-#: Each changes what one of the commands does on 22.05, where it is not removed.
-HOSTILE = {
-    "SBATCH_JOB_NAME": "other",
+#: Each alone changes what 22.05's commands do, where it is not removed.
+CHANGING = {
     "SBATCH_ARRAY_INX": "0-7",
-    "SBATCH_HOLD": "1",
     "SBATCH_PARTITION": "nope",
     "SBATCH_ACCOUNT": "nobody",
-    "SBATCH_QOS": "nope",
     "SBATCH_RESERVATION": "nope",
     "SBATCH_CONSTRAINT": "nope",
     "SBATCH_CLUSTERS": "elsewhere",
-    "SBATCH_TIMELIMIT": "0:01",
     "SBATCH_OUTPUT": "/nonexistent/out",
-    "SBATCH_EXPORT": "NONE",
     "SBATCH_WAIT": "1",
-    "SBATCH_DEBUG": "verbose",
     "SBATCH_MEM_PER_NODE": "1T",
     "SLURM_CLUSTERS": "elsewhere",
+    "SQUEUE_PARTITION": "nope",
+    "SQUEUE_ACCOUNT": "nobody",
+    "SQUEUE_LICENSES": "nope",
+    "SQUEUE_QOS": "nope",
+    "SCANCEL_STATE": "SUSPENDED",
+    "SCANCEL_PARTITION": "nope",
+    "SCANCEL_ACCOUNT": "nobody",
+    "SCANCEL_QOS": "nope",
+    "SCANCEL_WCKEY": "nope",
+    "POSIXLY_CORRECT": "1",
+}
+#: What may, beside them.
+OTHERS = {
+    "SBATCH_JOB_NAME": "other",
+    "SBATCH_HOLD": "1",
+    "SBATCH_QOS": "nope",
+    "SBATCH_TIMELIMIT": "0:01",
+    "SBATCH_EXPORT": "NONE",
+    "SBATCH_DEBUG": "verbose",
     "SLURM_TIME_FORMAT": "relative",
     "SLURM_BITSTR_LEN": "1",
     "SLURM_JOB_ID": "1",
@@ -294,33 +307,23 @@ HOSTILE = {
     "SQUEUE_FORMAT": "%P",
     "SQUEUE_FORMAT2": "partition",
     "SQUEUE_NAMES": "other",
-    "SQUEUE_PARTITION": "nope",
     "SQUEUE_STATES": "SUSPENDED",
     "SQUEUE_USERS": "root",
-    "SQUEUE_ACCOUNT": "nobody",
-    "SQUEUE_LICENSES": "nope",
-    "SQUEUE_QOS": "nope",
     "SQUEUE_ARRAY": "1",
     "SACCT_FORMAT": "User",
     "SACCT_FEDERATION": "1",
-    "SCANCEL_STATE": "SUSPENDED",
     "SCANCEL_NAME": "other",
     "SCANCEL_USER": "root",
-    "SCANCEL_PARTITION": "nope",
-    "SCANCEL_ACCOUNT": "nobody",
-    "SCANCEL_QOS": "nope",
-    "SCANCEL_WCKEY": "nope",
     "SCANCEL_INTERACTIVE": "1",
     "SCANCEL_BATCH": "1",
     "SCANCEL_CRON": "1",
-    "POSIXLY_CORRECT": "1",
 }
 
 
 @pytest.mark.parametrize(
     "variables",
-    [*({name: value} for name, value in HOSTILE.items()), HOSTILE],
-    ids=[*HOSTILE, "all"],
+    [*({name: value} for name, value in CHANGING.items()), {**CHANGING, **OTHERS}],
+    ids=[*CHANGING, "all"],
 )
 def test_variables_of_the_account_change_nothing(
     cluster: RealCluster, name: str, variables: dict[str, str]
@@ -411,3 +414,18 @@ def test_no_array_begins_behind_a_cancel_whenever_it_comes(
     assert cluster.transport.run(asked).stdout == ""
     with pytest.raises(SubmissionCancelledError) if not job else contextlib.nullcontext():
         assert cluster.submit(name, program) == job
+
+
+def test_an_array_whose_submitter_was_killed_behind_a_cancel_runs_nothing(
+    cluster: RealCluster, name: str
+) -> None:
+    place = f"{cluster.site.remote_dir}/jobs/tests/{name}"
+    assert cluster.client.withdraw([name], "tests") == {}
+    text = submission.guarded(script(name, "touch ran", workers=2))
+    sent = cluster.transport.run(
+        f"cd {place} && cat > script.sh && sbatch --parsable script.sh", text.encode()
+    )
+    job = sent.stdout.strip()
+    cluster.names[job] = name
+    assert cluster.ended(job).counts() == {"FAILED": 2}
+    assert cluster.transport.run(f"ls {place}/ran").code

@@ -231,3 +231,30 @@ def test_the_trigger_waits_for_the_end_and_tells_the_output(cluster: Cluster) ->
     assert event["output"] == "100_0: the end of 0"
     trigger.cancel()
     assert cluster.cancelled == ["100"]
+
+
+def test_a_task_that_is_killed_while_it_submits_leaves_no_array(
+    cluster: Cluster, context: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = operator(cancel_on_kill=True)
+    real = cluster.submit
+
+    def killed_before_sbatch(name: str, script: str, folder: str) -> str:
+        monkeypatch.setattr(cluster, "submit", real)
+        task.on_kill()
+        return real(name, script, folder)
+
+    monkeypatch.setattr(cluster, "submit", killed_before_sbatch)
+    with pytest.raises(AirflowException):
+        task.execute(context)
+    assert cluster.names == []
+
+
+def test_a_try_after_a_killed_one_submits_under_a_new_name(
+    cluster: Cluster, context: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test_a_task_that_is_killed_while_it_submits_leaves_no_array(cluster, context, monkeypatch)
+    cluster.state = S.COMPLETED
+    assert operator().execute(context) == "100"
+    assert len(cluster.withdrawn) == 1
+    assert cluster.names[0] not in cluster.withdrawn

@@ -109,6 +109,10 @@ class FakeSlurm:
     def find(self, names: Collection[str]) -> dict[str, str]:
         return {each: self.arrays[each] for each in names if each in self.arrays}
 
+    def names(self, slurm_job_ids: Collection[str], prefix: str) -> dict[str, str]:
+        ids = {job: name for name, job in self.arrays.items() if name.startswith(prefix)}
+        return {job: name for job, name in ids.items() if job in slurm_job_ids}
+
     def withdraw(self, names: Collection[str], folder: str) -> dict[str, str]:
         found = self.find(names)
         self.withdrawn |= set(names) - set(found)

@@ -334,8 +334,8 @@ def test_workers_that_were_just_being_replaced_are_cancelled_too(tmp_path: Path)
     slurm.state = GONE
     paused = PausedSlurm("before its intent", lambda: steer.cancel(edges, config.spec.id))
     paused.arrays, paused.state = slurm.arrays, GONE
-    with pytest.raises(UserError, match="was cancelled while"):
-        job.resubmit(replace(edges, slurm=paused), config.spec.id, most=2, log=log)  # type: ignore[arg-type]  # the fake has its verbs
+    beside = replace(edges, slurm=paused)  # type: ignore[arg-type]  # the fake has its verbs
+    assert job.resubmit(beside, config.spec.id, most=2, log=log) is None
     assert len(slurm.arrays) == 1
     assert job.resubmit(edges, config.spec.id, most=2, log=log) is None
 
@@ -368,3 +368,13 @@ def test_a_job_that_was_cancelled_before_it_had_workers_says_so(tmp_path: Path) 
     slurm.arrays.clear()
     steer.cancel(edges, config.spec.id)
     assert "cancelled before Slurm had its workers" in job.poll(edges, config.spec.id).problem
+
+
+def test_a_submit_beside_cancelled_workers_that_are_still_ending_names_these(
+    tmp_path: Path,
+) -> None:
+    edges, slurm, config = submitted(tmp_path)
+    steer.cancel(edges, config.spec.id)
+    again = job.submit(edges, config, log=log)
+    assert (again.reattached, again.slurm_job_ids, again.workers) == (True, ("100",), 3)
+    assert len(slurm.arrays) == 1
