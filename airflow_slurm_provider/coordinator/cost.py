@@ -15,6 +15,7 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator import ship
 from airflow_slurm_provider.coordinator.advice import Facts, LimitUse, advise
+from airflow_slurm_provider.coordinator.arrays import arrays_of
 from airflow_slurm_provider.coordinator.config import JobSpec
 from airflow_slurm_provider.coordinator.prices import (
     PRICES_OF,
@@ -107,7 +108,7 @@ def read_cost(services: Services, job_id: JobId) -> JobCost:
     spec = ship.read_spec(services, snapshot.job)
     efficiency, problem = None, ""
     try:
-        arrays = [each for row in services.jobs(job_id).submissions() for each in row.slurm_job_ids]
+        arrays = arrays_of(services, job_id, services.jobs(job_id).submissions())
         usages = services.slurm.usage(arrays)
         # The embedded cluster, say, measures nothing.
         measured = any(each.cpus for each in usages)

@@ -31,6 +31,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submit import useful_workers
 from airflow_slurm_provider.slurm.options import seconds
 from airflow_slurm_provider.slurm.script import render_script
+from airflow_slurm_provider.slurm.submission import guarded
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.jobs import array_sizes
 from slurm_worker.keys import shard_count
@@ -230,7 +231,7 @@ def _script(services: Services, spec: JobSpec, code_sha256: str, workers: int) -
     digest, _ = ship.config_document(spec, resolved)
     name, _ = ship.built_worker()
     remote = f"{services.site.cluster.remote_dir}/{name}"
-    return render_script(
+    script = render_script(
         spec.slurm_options,
         name=f"{spec.job_id}.{_FIRST}.{_DRAWN_LATER}",
         workers=workers,
@@ -240,3 +241,4 @@ def _script(services: Services, spec: JobSpec, code_sha256: str, workers: int) -
         ],
         environment=services.site.aws.environment(),
     )
+    return guarded(script)

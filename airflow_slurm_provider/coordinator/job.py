@@ -35,9 +35,10 @@ from airflow_slurm_provider.coordinator.progress import Poll, Progress, check_ru
 from airflow_slurm_provider.coordinator.retry import RetryPlan
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submit import Workers, audit_workers, ensure_workers
+from airflow_slurm_provider.slurm.client import SubmissionCancelledError
 from slurm_worker.errors import ErrorClass, UserError
 from slurm_worker.jobs import JobRow, JobTable, RoundRow, SubmissionRow
-from slurm_worker.keys import JobId, RoundState, SubmitState, shard_count
+from slurm_worker.keys import JobId, RoundState, shard_count
 from slurm_worker.ports import Value
 
 Log = Callable[[str], None]
@@ -174,7 +175,11 @@ def resubmit(
         log(f"the workers were cancelled by {by}; they are not replaced")
         return None
     tasks = round_row.tasks + sum(round_row.tasks_back.values())
-    workers = ensure_workers(services, spec, job, round_row, tasks, log)
+    try:
+        workers = ensure_workers(services, spec, job, round_row, tasks, log)
+    except SubmissionCancelledError as error:
+        log(f"{error}")
+        return None
     if not workers.reattached:
         audit_workers(services, job_id, workers, actor)
     return workers
@@ -182,11 +187,11 @@ def resubmit(
 
 def _cancelled_by(jobs: JobTable, submissions: list[SubmissionRow]) -> str:
     """Who has cancelled the workers since the last were submitted; empty for nobody."""
-    last_ms = max((each.submitted_ms for each in submissions), default=0)
-    cancelled = [
-        each.actor for each in jobs.events() if each.action == "cancelled" and each.at_ms > last_ms
-    ]
-    return cancelled[-1] if cancelled else ""
+    last = progress_of.latest(submissions)
+    if last is None or not last.empty:
+        return ""
+    cancelled = [each.actor for each in jobs.events() if each.action == "cancelled"]
+    return cancelled[-1] if cancelled else "somebody"
 
 
 def losses(services: Services, job_id: JobId) -> list[Loss]:
@@ -447,8 +452,7 @@ def _planner(services: Services, spec: JobSpec, job: JobRow, log: Log) -> Planne
 
 def _round_submitted(jobs: JobTable, round_row: RoundRow) -> bool:
     return round_row.state is RoundState.OPEN and any(
-        each.round_no == round_row.number and each.state is SubmitState.SUBMITTED
-        for each in jobs.submissions()
+        each.round_no == round_row.number and each.slurm_job_ids for each in jobs.submissions()
     )
 
 

@@ -16,10 +16,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_slurm_provider.coordinator.arrays import arrays_of
 from airflow_slurm_provider.coordinator.failures import normalise, place_in
-from airflow_slurm_provider.coordinator.progress import latest
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.submit import job_name
 from slurm_worker.errors import UserError
 from slurm_worker.keys import JobId
 from slurm_worker.printable import printable
@@ -81,10 +80,13 @@ def read_script(services: Services, job_id: JobId) -> str:
     Raises:
         ServiceError: if the cluster can't be reached.
     """
-    submission = latest(services.jobs(job_id).submissions())
-    if submission is None or not submission.slurm_job_ids:
-        return ""
-    return services.slurm.script(job_name(job_id, submission), job_id)
+    by_age = sorted(
+        services.jobs(job_id).submissions(), key=lambda each: (each.round_no, each.number)
+    )
+    for submission in reversed(by_age):
+        if arrays := arrays_of(services, job_id, [submission]):
+            return services.slurm.script(arrays[0].name, job_id)
+    return ""
 
 
 def read_output(services: Services, job_id: JobId, element: str, lines: int = 50) -> str:
@@ -104,10 +106,10 @@ def read_output(services: Services, job_id: JobId, element: str, lines: int = 50
     if match is None:
         raise UserError(f"--worker: {element!r} is no element of an array; write 1234_7")
     array, number = match.groups("0")
-    for submission in services.jobs(job_id).submissions():
-        if array in submission.slurm_job_ids:
-            name = job_name(job_id, submission, submission.slurm_job_ids.index(array))
-            return services.slurm.output(name, job_id, int(number), lines)
+    # Slurm may have given one number twice: the later array is meant.
+    for each in reversed(arrays_of(services, job_id, services.jobs(job_id).submissions())):
+        if each.slurm_job_id == array:
+            return services.slurm.output(each.name, job_id, int(number), lines)
     raise UserError(f"--worker: {element!r} is no element of an array of {job_id!r}")
 
 

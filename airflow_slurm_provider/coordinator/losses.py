@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_slurm_provider.coordinator.arrays import arrays_of
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.slurm.endings import Ending
@@ -103,8 +104,8 @@ def read_endings(services: Services, job_id: JobId) -> list[Ending]:
     Raises:
         ServiceError: if the table or the accounting can't be read.
     """
-    arrays = [each for row in services.jobs(job_id).submissions() for each in row.slurm_job_ids]
-    return services.slurm.endings(arrays)
+    submissions = services.jobs(job_id).submissions()
+    return services.slurm.endings(arrays_of(services, job_id, submissions))
 
 
 def nodes_lost(

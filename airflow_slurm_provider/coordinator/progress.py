@@ -1,7 +1,7 @@
 """How far a job is: what a snapshot of its tasks comes to, and a look at its array.
 
-Requests: those of `snapshot.py`; for the array one ``squeue`` and, when elements are gone
-from it, one ``sacct``.
+Requests: those of `snapshot.py`; for the array one ``squeue`` and one ``sacct``, and as many
+again where a submission was cut short (`arrays.py`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from airflow_slurm_provider.coordinator.arrays import arrays_of, ids_of
 from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
@@ -150,7 +151,8 @@ def look(services: Services, job_id: JobId) -> Poll:
     submissions = services.jobs(job_id).submissions()
     newest = latest(submissions)
     # Each of the round's arrays may still be alive: workers may have been added to it.
-    arrays = slurm_job_ids_of(of_round(submissions, newest.round_no)) if newest else []
+    of_last = of_round(submissions, newest.round_no) if newest else []
+    arrays = arrays_of(services, job_id, of_last)
     if not arrays:
         problem = "" if progress.paused else _never_submitted(services, job_id, newest)
         return Poll(progress, None, finished=False, problem=problem, snapshot=snapshot)
@@ -168,7 +170,7 @@ def look(services: Services, job_id: JobId) -> Poll:
         array,
         finished=False,
         problem=(
-            f"no worker of {named(arrays)} is left ({counts}) and "
+            f"no worker of {named(ids_of(arrays))} is left ({counts}) and "
             f"{progress.unfinished_tasks:,} tasks are not done; "
             f"slurmctl logs {job_id} --errors may say why; submit the job again to go on"
         ),
@@ -189,6 +191,8 @@ def _recent(services: Services, job_id: JobId) -> Snapshot:
 
 def _never_submitted(services: Services, job_id: JobId, intent: SubmissionRow | None) -> str:
     """Why waiting for workers is vain, where a submit was cut short and nobody went on."""
+    if intent is not None and intent.state is SubmitState.SUBMITTED:
+        return "the job was cancelled before Slurm had its workers; submit it again to go on"
     job = services.jobs(job_id).get()
     since_ms = intent.intent_ms if intent else job.created_ms
     if job.state is JobState.PLANNING or services.clock.now() < since_ms / 1000 + _GRACE_S:

@@ -14,7 +14,7 @@ from botocore.config import Config as BotoConfig
 
 from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.site import ClusterSite, Site
-from airflow_slurm_provider.slurm.arrays import ArrayState, merge_arrays
+from airflow_slurm_provider.slurm.arrays import ArrayKey, ArrayState, merge_arrays
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.embedded import EmbeddedTransport
 from airflow_slurm_provider.slurm.poller import ArrayPoller
@@ -92,12 +92,12 @@ class Services:
         """The job's task rows, for whoever leases none."""
         return TaskTable(self.rows, job.job, job.shards, LeaseConfig(), self.clock)
 
-    def arrays(self, slurm_job_ids: Sequence[str]) -> ArrayState:
+    def arrays(self, arrays: Sequence[ArrayKey]) -> ArrayState:
         """Arrays as one, for someone who waits: perhaps an interval old where others wait too."""
         if self.shared is None:
-            return self.slurm.together(slurm_job_ids)
+            return self.slurm.together(arrays)
         poller = self.shared.poller
-        return merge_arrays([poller.array(each, self.poll_s) for each in slurm_job_ids])
+        return merge_arrays([poller.array(each, self.poll_s) for each in arrays])
 
     def close(self) -> None:
         """Close the connection to the cluster."""

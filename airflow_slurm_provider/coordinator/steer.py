@@ -15,16 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from typing import Any
 
 from airflow_slurm_provider.coordinator import ship
+from airflow_slurm_provider.coordinator.arrays import arrays_of, ids_of, known_arrays, open_names
 from airflow_slurm_provider.coordinator.config import JobSpec
 from airflow_slurm_provider.coordinator.progress import (
     check_running,
     latest,
     of_round,
     progress_of,
-    slurm_job_ids_of,
 )
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
@@ -35,7 +36,7 @@ from airflow_slurm_provider.coordinator.submit import (
     submit_workers,
     useful_workers,
 )
-from airflow_slurm_provider.slurm.arrays import ArrayState, named
+from airflow_slurm_provider.slurm.arrays import ArrayKey, ArrayState, named
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.jobs import JobRow, RoundRow, SubmissionRow
 from slurm_worker.keys import JobId, RoundState, SubmitState
@@ -155,7 +156,7 @@ def add_workers(
         log("an earlier submission was cut short; it is carried out now, and none is added")
         workers = ensure_workers(services, spec, job, round_row, tasks, log)
     else:
-        alive = _look(services, submissions).alive
+        alive = _look(services, job_id, submissions).alive
         more = _useful(spec, job_id, alive, count, tasks, log)
         jobs.set_config(ship.ship_more_workers(services, job, alive + more))
         added = jobs.intend(
@@ -167,21 +168,50 @@ def add_workers(
 
 
 def cancel(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> list[str]:
-    """Cancel the job's arrays that may still run; return their ids.
+    """Cancel the job's arrays that wait or run, and whatever is about to be submitted.
+
+        each submission without an id: its name is withdrawn on the cluster, so that no array
+        of it begins  →  scancel by name, until Slurm has done it  →  ids into the rows
+        →  an empty submission behind the last, in place of one that is just being intended
 
     Leases run out by themselves, so the job can be submitted again.
+
+    Returns:
+        The ids of the arrays that waited or ran.
+
+    Raises:
+        ServiceError: if the cluster can't be reached or arrays are left; calling again goes on.
     """
     jobs = services.jobs(job_id)
     jobs.get()
-    cancelled = []
-    for slurm_job_id in slurm_job_ids_of(jobs.submissions()):
-        array = services.slurm.array(slurm_job_id)
-        if array.unknown or array.alive:
-            services.slurm.cancel(slurm_job_id)
-            cancelled.append(slurm_job_id)
-    if cancelled:
+    cancelled: list[str] = []
+    barred = False
+    while not barred:
+        submissions = jobs.submissions()
+        cancelled += _cancel_all(services, job_id, submissions)
+        round_no = max((each.number for each in jobs.rounds()), default=0)
+        last = latest(of_round(submissions, round_no))
+        if last is not None and last.empty:
+            break
+        # Whoever intends workers at this moment takes this very number: one of us does.
+        barred = jobs.bar(round_no, 1 if last is None else last.number + 1).empty
+    if cancelled or barred:
         jobs.audit(actor, "cancelled", {"arrays": ", ".join(cancelled)})
     return cancelled
+
+
+def _cancel_all(services: Services, job_id: JobId, submissions: list[SubmissionRow]) -> list[str]:
+    """Cancel what these submissions have or may have submitted; the ids of what was alive."""
+    names = [name for each in submissions for name in open_names(job_id, each)]
+    ids = services.slurm.withdraw(names, job_id) if names else {}
+    arrays = [key for each in submissions for key in known_arrays(job_id, each)]
+    arrays += [ArrayKey("", name) for name in names]
+    cancelled = services.slurm.cancel(arrays)
+    for each in submissions:
+        if each.state is SubmitState.INTENT:
+            found = (ids.get(name) for name in open_names(job_id, each))
+            services.jobs(job_id).submitted(each, [job for job in takewhile(bool, found) if job])
+    return ids_of(cancelled)
 
 
 def _intend_replacements(
@@ -194,7 +224,7 @@ def _intend_replacements(
     if not tasks or last is None or last.state is not SubmitState.SUBMITTED:
         return
     spec = ship.read_spec(services, job)
-    array = _look(services, submissions)
+    array = _look(services, job.job, submissions)
     # A worker that runs and holds nothing has seen the pause; one that holds a task looks
     # again after it, and goes on.
     staying = array.alive - array.running + min(array.running, _holders(snapshot))
@@ -210,12 +240,12 @@ def _holders(snapshot: Snapshot) -> int:
     return len({row.owner.partition("-")[0] for row in live})
 
 
-def _look(services: Services, submissions: list[SubmissionRow]) -> ArrayState:
-    arrays = slurm_job_ids_of(submissions)
+def _look(services: Services, job_id: JobId, submissions: list[SubmissionRow]) -> ArrayState:
+    arrays = arrays_of(services, job_id, submissions)
     array = services.slurm.together(arrays)
     if array.unknown:
         raise ServiceError(
-            f"cluster: Slurm doesn't say yet whether {named(arrays)} has ended; try again"
+            f"cluster: Slurm doesn't say yet whether {named(ids_of(arrays))} has ended; try again"
         )
     return array
 

@@ -17,18 +17,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from airflow_slurm_provider.coordinator import ship
+from airflow_slurm_provider.coordinator.arrays import arrays_of, ids_of, job_name
 from airflow_slurm_provider.coordinator.config import JobSpec
 from airflow_slurm_provider.coordinator.credentials import give_credentials
 from airflow_slurm_provider.coordinator.progress import (
     latest,
     of_round,
     read_progress,
-    slurm_job_ids_of,
     why_held,
 )
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.slurm.arrays import named
-from airflow_slurm_provider.slurm.client import SubmitLimitError, SubmitRefusedError
+from airflow_slurm_provider.slurm.arrays import ArrayKey, named
+from airflow_slurm_provider.slurm.client import (
+    SubmissionCancelledError,
+    SubmitLimitError,
+    SubmitRefusedError,
+)
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import render_script
 from slurm_worker.jobs import JobRow, RoundRow, SubmissionRow
@@ -75,20 +79,22 @@ def ensure_workers(
     jobs = services.jobs(spec.id)
     submissions = of_round(jobs.submissions(), round_row.number)
     last = latest(submissions)
+    shown = latest([each for each in submissions if not each.empty]) or last
     number = 1
     why = why_held(job)
     if why:
         log(f"{spec.id} {why}; no workers are started; slurmctl resume {spec.id} goes on")
-        if last is None:
+        if shown is None:
             return Workers((), "", 0, "", reattached=True)
-        return _workers(spec, last, last.slurm_job_ids, last.workers, reattached=True)
-    if last is not None and last.state is SubmitState.SUBMITTED:
-        ids = slurm_job_ids_of(submissions)
-        enough = _why_enough(services, spec, ids)
+        return _workers(spec, shown, shown.slurm_job_ids, shown.workers, reattached=True)
+    if last is not None and shown is not None and last.state is SubmitState.SUBMITTED:
+        arrays = arrays_of(services, spec.id, submissions)
+        enough = _why_enough(services, spec, arrays)
         if enough:
             log(enough)
-            return _workers(spec, last, last.slurm_job_ids, last.workers, reattached=True)
-        log(f"{named(ids)} has ended and left tasks; submitting new workers")
+            return _workers(spec, shown, shown.slurm_job_ids, shown.workers, reattached=True)
+        left = f"{named(ids_of(arrays))} has ended and left" if arrays else "nobody works on the"
+        log(f"{left} tasks; submitting new workers")
         number = last.number + 1
         last = None
     if last is None:
@@ -110,15 +116,28 @@ def submit_workers(
     Raises:
         SubmitRefusedError: if Slurm refuses the options; where no array was submitted, the
             intent is gone then.
+        SubmissionCancelledError: if the job was cancelled meanwhile; calling again submits anew.
         UserError: if the login or the nodes' role is refused; calling again goes on.
         ServiceError: if the cluster can't be reached; calling again goes on.
     """
+    if submission.empty:
+        raise SubmissionCancelledError(_cancelled(spec.id))
     options = _options(spec, round_row, submission.number)
-    slurm_job_ids, workers = _submit(services, spec, job, submission, options, log)
+    try:
+        slurm_job_ids, workers = _submit(services, spec, job, submission, options, log)
+    except SubmissionCancelledError as error:
+        raise SubmissionCancelledError(_cancelled(spec.id)) from error
     services.jobs(spec.id).submitted(submission, slurm_job_ids)
     log(f"submitted {named(slurm_job_ids)} of {workers} workers")
     found = _workers(spec, submission, tuple(slurm_job_ids), workers, reattached=False)
     return replace(found, config=job.config)
+
+
+def _cancelled(job_id: JobId) -> str:
+    return (
+        f"job_id: {job_id!r} was cancelled while its workers were submitted; submit it again for "
+        "new ones"
+    )
 
 
 def audit_workers(
@@ -135,11 +154,6 @@ def audit_workers(
             "config": workers.config,
         },
     )
-
-
-def job_name(job_id: JobId, submission: SubmissionRow, part: int = 0) -> str:
-    """The name of a submission's array `part`: what finds the array again, on any doubt."""
-    return f"{job_id}.{submission.label}.{submission.token}{f'.{part}' if part else ''}"
 
 
 def useful_workers(spec: JobSpec, asked: int, tasks: int, log: Callable[[str], None]) -> int:
@@ -234,16 +248,16 @@ def _submit_parts(
     return submitted, workers
 
 
-def _why_enough(services: Services, spec: JobSpec, slurm_job_ids: Sequence[str]) -> str:
+def _why_enough(services: Services, spec: JobSpec, arrays: Sequence[ArrayKey]) -> str:
     """Why no more workers are needed; empty where these have ended and left tasks."""
     progress = read_progress(services, spec.id)
     if progress.complete:
         classes = ",".join({**progress.failed, **progress.task_errors})
         again = f"; what failed runs again by slurmctl retry {spec.id} --errors={classes}"
         return f"every task has ended; no workers are needed{again if classes else ''}"
-    array = services.slurm.together(slurm_job_ids)
+    array = services.slurm.together(arrays)
     if array.unknown or array.alive:
-        return f"{named(slurm_job_ids)} was submitted before; going on with it"
+        return f"{named(ids_of(arrays))} was submitted before; going on with it"
     return ""
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from airflow_slurm_provider.coordinator.anomalies.alert import OVER, RAISED
+from airflow_slurm_provider.coordinator.arrays import arrays_of
 from airflow_slurm_provider.coordinator.cost import JobCost, read_cost
 from airflow_slurm_provider.coordinator.failures import Group, explain
 from airflow_slurm_provider.coordinator.limits import LimitState, read_limits
@@ -118,10 +119,12 @@ class Looks:
         return [each for each in found if each is not None], len(ids) > limit
 
     def submissions(self, job_id: JobId) -> list[SubmissionRow]:
-        """Every submission of the job, oldest first."""
-        return self._recent(
-            "submissions", job_id, SNAPSHOT_S, self.services.jobs(job_id).submissions
-        )
+        """Every submission of the job that had workers, oldest first."""
+
+        def read() -> list[SubmissionRow]:
+            return [each for each in self.services.jobs(job_id).submissions() if not each.empty]
+
+        return self._recent("submissions", job_id, SNAPSHOT_S, read)
 
     def arrays(self, job_id: JobId) -> ArrayState | None:
         """The job's last arrays as Slurm shows them; None where none was submitted.
@@ -129,11 +132,15 @@ class Looks:
         Raises:
             ServiceError: if the cluster can't be reached.
         """
-        submitted = [each for each in self.submissions(job_id) if each.slurm_job_ids]
-        ids = [each for row in submitted for each in row.slurm_job_ids][-_MOST_ARRAYS:]
-        if not ids:
+        submissions = self.submissions(job_id)
+        if not submissions:
             return None
-        return self._recent("arrays", job_id, CLUSTER_S, lambda: self.services.arrays(ids))
+
+        def read() -> ArrayState | None:
+            arrays = arrays_of(self.services, job_id, submissions)[-_MOST_ARRAYS:]
+            return self.services.arrays(arrays) if arrays else None
+
+        return self._recent("arrays", job_id, CLUSTER_S, read)
 
     def limits(self, job_id: JobId) -> list[LimitState]:
         """The job's rate limits."""

@@ -25,7 +25,7 @@ from airflow_slurm_provider.coordinator.services import (
     open_transport,
 )
 from airflow_slurm_provider.coordinator.site import Site, parse_cluster, parse_site
-from airflow_slurm_provider.slurm.arrays import ArrayState
+from airflow_slurm_provider.slurm.arrays import ArrayKey, ArrayState
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.errors import SlurmWorkerError
@@ -126,9 +126,9 @@ class SlurmHook(BaseHook):
         shared = Shared(poller, progress)
         return open_services(site, session=aws.get_session(), slurm=client, shared=shared)
 
-    def array(self, slurm_job_id: str, max_age_s: float) -> ArrayState:
+    def array(self, array: ArrayKey, max_age_s: float) -> ArrayState:
         """An array, by a look that is shared with all who wait in this process."""
-        return self._client()[1].array(slurm_job_id, max_age_s)
+        return self._client()[1].array(array, max_age_s)
 
     def test_connection(self) -> tuple[bool, str]:
         """For the Test button: login, Slurm and its limits, table and bucket."""

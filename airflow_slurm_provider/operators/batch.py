@@ -20,6 +20,7 @@ from airflow.sdk import Context
 from airflow_slurm_provider.failures import as_airflow_failures, task_log
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.operators.resuming import ResumableJobMixin
+from airflow_slurm_provider.slurm.arrays import ArrayKey
 from airflow_slurm_provider.slurm.batch import (
     FOLDER,
     batch_name,
@@ -29,7 +30,9 @@ from airflow_slurm_provider.slurm.batch import (
     last_output,
     new_token,
 )
+from airflow_slurm_provider.slurm.client import SubmissionCancelledError
 from airflow_slurm_provider.slurm.options import SlurmOptions
+from airflow_slurm_provider.slurm.submission import guarded
 from airflow_slurm_provider.triggers.polling import Patience
 from airflow_slurm_provider.triggers.slurm_batch import SlurmBatchTrigger, array_line, batch_event
 from slurm_worker.errors import ServiceError
@@ -54,26 +57,28 @@ class BatchJobMixin(ResumableJobMixin):
     poll_interval: float
     cancel_on_kill: bool
     batch_script: str | None
+    #: The name of the array that this process submits or waits for.
     _batch: str = ""
+    _killed: bool = False
 
     def submit_job(self, context: Context) -> Any:
         """Submit the script, or find the array that an earlier try submitted."""
-        ti = context["ti"]
-        mapped = f".{ti.map_index}" if ti.map_index is not None and ti.map_index >= 0 else ""
-        name = batch_name(f"{ti.dag_id}.{ti.task_id}{mapped}", self._token(context))
         with as_airflow_failures():
-            self.batch_script = script = self._render_batch(name)
-            task_log(self)(f"::group::Batch script\n{script}\n::endgroup::")
-            slurm_job_id = self._hook().get_conn().submit(name, script, FOLDER)
-        self.log.info("submitted array %s as %s", slurm_job_id, name)
-        found = {"slurm_job_id": slurm_job_id, "slurm_job_name": name}
-        ti.xcom_push(key="submission", value=found)
+            try:
+                found = self._submit_as(self._token(context), context)
+            except SubmissionCancelledError:
+                if self._killed:
+                    raise
+                # A try that was killed has used its name up.
+                found = self._submit_as(self._token(context, anew=True), context)
+        self.log.info("submitted array %(slurm_job_id)s as %(slurm_job_name)s", found)
+        context["ti"].xcom_push(key="submission", value=found)
         return found
 
     def get_job_status(self, external_id: Any, context: Context) -> str:  # noqa: ARG002
         """RUNNING, COMPLETED or FAILED, of the array as a whole."""
         with as_airflow_failures():
-            array = self._hook().get_conn().array(external_id["slurm_job_id"])
+            array = self._hook().get_conn().array(_key(external_id))
         if not has_ended(array):
             return "RUNNING"
         return "FAILED" if failure(array) else "COMPLETED"
@@ -89,7 +94,7 @@ class BatchJobMixin(ResumableJobMixin):
     def poll_until_complete(self, external_id: Any, context: Context) -> Any:
         """Wait here or in the triggerer, if asked to wait."""
         slurm_job_id, name = external_id["slurm_job_id"], external_id["slurm_job_name"]
-        self._batch = slurm_job_id
+        self._batch = name
         if self.batch_script is None:
             # An earlier try submitted it.
             with as_airflow_failures():
@@ -108,7 +113,7 @@ class BatchJobMixin(ResumableJobMixin):
                 method_name="batch_complete",
                 kwargs={"slurm_job_id": slurm_job_id, "batch_script": self.batch_script},
             )
-        event = self._wait(slurm_job_id, name)
+        event = self._wait(_key(external_id))
         return self.batch_complete(context, event, slurm_job_id, self.batch_script)
 
     def batch_complete(
@@ -137,17 +142,18 @@ class BatchJobMixin(ResumableJobMixin):
         return str(external_id["slurm_job_id"])
 
     def cancel_batch(self) -> None:
-        """Cancel the array that this process has submitted or found."""
+        """Cancel the array that this process has submitted or found, or is about to submit."""
+        self._killed = True
         if self._batch:
-            self._hook().get_conn().cancel(self._batch)
+            self._hook().get_conn().end(self._batch, FOLDER)
 
-    def _wait(self, slurm_job_id: str, name: str) -> dict[str, Any]:
+    def _wait(self, key: ArrayKey) -> dict[str, Any]:
         """Wait in this process for the event that ends the wait."""
         client, said = self._hook().get_conn(), ""
         patience = Patience(self.poll_interval, self.log)
         while True:
             try:
-                array = client.array(slurm_job_id)
+                array = client.array(key)
             except ServiceError as error:
                 if not patience.bears(error):
                     raise AirflowException(str(error)) from error
@@ -158,30 +164,41 @@ class BatchJobMixin(ResumableJobMixin):
                     said = line
                     task_log(self)(line)
                 if has_ended(array):
-                    return batch_event(array, last_output(client, name, array))
+                    return batch_event(array, last_output(client, key.name, array))
             time.sleep(patience.pause_s)  # not deferrable: this process is to wait
+
+    def _submit_as(self, token: str, context: Context) -> dict[str, str]:
+        ti = context["ti"]
+        mapped = f".{ti.map_index}" if ti.map_index is not None and ti.map_index >= 0 else ""
+        name = batch_name(f"{ti.dag_id}.{ti.task_id}{mapped}", token)
+        self.batch_script = script = self._render_batch(name)
+        task_log(self)(f"::group::Batch script\n{script}\n::endgroup::")
+        self._batch = name
+        slurm_job_id = self._hook().get_conn().submit(name, script, FOLDER)
+        return {"slurm_job_id": slurm_job_id, "slurm_job_name": name}
 
     def _render_batch(self, name: str) -> str:
         body = self.script
         if body is None:
             words = self.command or ""
             body = words if isinstance(words, str) else shlex.join(map(str, words))
-        return batch_script(
+        script = batch_script(
             SlurmOptions.from_mapping(self.slurm or {}),
             name=name,
             array=str(0 if self.array is None else self.array),
             body=body,
             environment=self.env or {},
         )
+        return guarded(script)
 
-    def _token(self, context: Context) -> str:
+    def _token(self, context: Context, *, anew: bool = False) -> str:
         """The intent's token: that of a try that was cut short, or a new one, stored first."""
         store = context.get("task_state_store")
         if not self.durable or store is None:
             return new_token()
         after = store.get(self.external_id_key)
         intent = store.get(_INTENT)
-        if isinstance(intent, dict) and intent.get("after") == after:
+        if isinstance(intent, dict) and intent.get("after") == after and not anew:
             return str(intent["token"])
         token = new_token()
         store.set(_INTENT, {"token": token, "after": after})
@@ -189,3 +206,7 @@ class BatchJobMixin(ResumableJobMixin):
 
     def _hook(self) -> SlurmHook:
         return SlurmHook(self.slurm_conn_id, None)
+
+
+def _key(external_id: Any) -> ArrayKey:
+    return ArrayKey(external_id["slurm_job_id"], external_id["slurm_job_name"])

@@ -10,13 +10,20 @@ The queue is right about what is alive, the accounting about how things ended, l
 
 For some seconds sacct shows a new array as one plain job, whose number is that of its
 last element: such lines say nothing about elements and are passed over (seen on 22.05).
+
+An array is known by its id *and* its name (`ArrayKey`). Slurm begins again at its first id
+when ``slurmctld`` has lost its state, and people may give a job any name; the names of our
+arrays hold a token that is drawn once. So each question asks for the name beside the id, and
+`split_by_array` drops every line of another name: what does not match is somebody else's.
+The submit time tells only records of one id and one name apart, a requeued element's starts:
+the later one is the later start. Times of two machines are never compared.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from airflow_slurm_provider.slurm.states import ElementState, parse_state
@@ -26,6 +33,23 @@ log = logging.getLogger(__name__)
 #: The fields that the parsers below expect.
 QUEUE_FORMAT = "%i|%T|%N|%r"
 RECORD_FORMAT = "JobID,State,NodeList,ExitCode"
+#: What is asked for behind them, and taken off by `split_by_array`.
+QUEUE_IDENTITY = "|%V|%j"
+RECORD_IDENTITY = ",Submit,JobName"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ArrayKey:
+    """Which array is meant.
+
+    Args:
+        slurm_job_id: Slurm's number; empty where it is not known, so that the name is
+            looked up.
+        name: the Slurm job's name, which holds the submission's token.
+    """
+
+    slurm_job_id: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +107,49 @@ class ArrayState:
         return dict(Counter(element.state.value for element in self.elements.values()))
 
 
+def split_by_array(text: str, arrays: Iterable[ArrayKey], fields: int) -> dict[ArrayKey, str]:
+    """Each array's own lines, by submit time; lines of other jobs are dropped.
+
+    Args:
+        text: lines of so many fields, then submit time and name, separated by ``|``. Lines
+            of steps follow that of their element: their name is the step's.
+        arrays: the arrays, with their ids.
+        fields: how many; the first one is the job's id.
+    """
+    wanted = {(each.slurm_job_id, each.name): each for each in arrays}
+    found: dict[ArrayKey, list[_Start]] = {each: [] for each in wanted.values()}
+    start = _Start("", "")
+    for line in text.splitlines():
+        # The name stands last: it alone may hold a separator.
+        words = line.strip().split("|", fields + 1)
+        if len(words) < fields + 2:
+            log.warning("Slurm printed a line that is not understood: %r", line)
+            continue
+        job, _, step = words[0].partition(".")
+        if not step:
+            start = _Start(job, words[-2])
+            key = wanted.get((job.partition("_")[0], words[-1]))
+            if key is not None:
+                found[key].append(start)
+        if job == start.job:
+            start.lines.append("|".join(words[:fields]))
+    return {key: _lines_by_time(starts) for key, starts in found.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """One start of an element, and what Slurm says of it and its steps."""
+
+    job: str
+    submitted: str
+    lines: list[str] = field(default_factory=list)
+
+
+def _lines_by_time(starts: Iterable[_Start]) -> str:
+    by_time = sorted(starts, key=lambda each: each.submitted)
+    return "\n".join(line for start in by_time for line in start.lines)
+
+
 def parse_queue(text: str) -> Elements:
     """Elements by array in lines of `QUEUE_FORMAT`."""
     found: Elements = defaultdict(dict)
@@ -121,6 +188,8 @@ def merge(
 
 def named(slurm_job_ids: Sequence[str]) -> str:
     """Arrays in words."""
+    if not slurm_job_ids:
+        return "no array"
     return f"array{'s' if len(slurm_job_ids) > 1 else ''} {', '.join(slurm_job_ids)}"
 
 

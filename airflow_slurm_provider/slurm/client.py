@@ -2,7 +2,8 @@
 
 Submitting exactly once is decided on the login node: see `submission`. Output is parsed
 from ``-o`` and ``-P`` text: the JSON forms change between versions. Each verb costs one
-or two commands; `submit` two, and more only where another caller is at it.
+or two commands; `submit` two, and more only where another caller is at it; `cancel` asks
+again until Slurm has carried it out. An array is known by its id and its name: see `arrays`.
 """
 
 from __future__ import annotations
@@ -13,19 +14,26 @@ import re
 import shlex
 import time
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from airflow_slurm_provider.slurm import submission
 from airflow_slurm_provider.slurm.arrays import (
     QUEUE_FORMAT,
+    QUEUE_IDENTITY,
     RECORD_FORMAT,
+    RECORD_IDENTITY,
+    ArrayKey,
     ArrayState,
     Element,
     merge,
     merge_arrays,
+    named,
     parse_job_id,
     parse_queue,
     parse_records,
+    split_by_array,
 )
 from airflow_slurm_provider.slurm.complaints import keeps_no_accounting, said, unsafe_folder
 from airflow_slurm_provider.slurm.endings import ENDING_FORMAT, Ending, parse_endings
@@ -35,9 +43,11 @@ from airflow_slurm_provider.slurm.transport import CommandResult, Transport
 from airflow_slurm_provider.slurm.usage import USAGE_FORMAT, Usage, parse_usage
 from slurm_worker.errors import ServiceError, UserError
 
-__all__ = ["ArrayState", "Element", "SlurmClient"]
+__all__ = ["ArrayKey", "ArrayState", "Element", "SlurmClient"]
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 _LONG_S = 120.0
 _FIRST_POLL_S, _LONGEST_POLL_S = 0.5, 5.0
@@ -45,8 +55,10 @@ _UNSURE_S = 15.0
 _VANISHED_AFTER_S = 120.0
 #: More lines than a batch script has.
 _ALL_LINES = "100000"
-#: Array ids in one command line.
-_MOST_IDS = 500
+#: Array ids, and names, in one command line.
+_MOST_IDS, _MOST_NAMES = 500, 100
+#: How long `cancel` asks again.
+_CANCEL_S = 30.0
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 #: Refusals that another time may cure.
@@ -55,8 +67,8 @@ _TEMPORARY = ("temporarily", "try again", "queue limit")
 _SUBMIT_LIMIT = re.compile(r"(max|grp)submitjob", re.IGNORECASE)
 _MAX_ARRAY_SIZE = re.compile(r"^MaxArraySize\s*=\s*(\d+)", re.MULTILINE)
 _DEFAULT_ARRAY_SIZE = 1001
-#: What scancel says of an array that has ended.
-_ENDED = ("invalid job id", "already completing or completed")
+#: The account, for a shell.
+_ME = '"$(id -un)"'
 
 
 class SubmitLimitError(ServiceError):
@@ -65,6 +77,10 @@ class SubmitLimitError(ServiceError):
 
 class SubmitRefusedError(UserError):
     """Slurm refuses the script's options, and has no array of this name from any caller."""
+
+
+class SubmissionCancelledError(UserError):
+    """The submission was cancelled, perhaps by somebody else, before Slurm had the array."""
 
 
 class SlurmClient:
@@ -91,7 +107,7 @@ class SlurmClient:
         self._sleep = sleep
         self._base = ""
         self._max_array_size = 0
-        self._unknown_since: dict[str, float] = {}
+        self._unknown_since: dict[ArrayKey, float] = {}
 
     def close(self) -> None:
         """Close the connection."""
@@ -170,12 +186,14 @@ class SlurmClient:
 
         Raises:
             SubmitRefusedError: if Slurm refuses the script's options: there is no array then.
+            SubmissionCancelledError: if `withdraw` was called first: there is none then either.
             UserError: if the login is refused; an earlier call may have submitted it.
             ServiceError: if it can't be known now; calling again goes on.
         """
         _check_plain(name, "job")
         _check_plain(folder, "folder")
-        place, data = f"{self._base_folder()}/jobs/{folder}/{name}", script.encode()
+        data = submission.guarded(script).encode()
+        place = f"{self._base_folder()}/jobs/{folder}/{name}"
         known = self._must(
             "upload of the batch script",
             submission.PUT_SCRIPT,
@@ -212,79 +230,174 @@ class SlurmClient:
         place = f"{self._base_folder()}/jobs/{folder}/{name}"
         return self._must("tail", submission.TAIL, place, "script.sh", _ALL_LINES)
 
-    def find(self, name: str) -> str | None:
-        """The id of the array of this name that Slurm knows, in its queue or its accounting.
+    def find(self, names: Collection[str]) -> dict[str, str]:
+        """The ids of the arrays of these names that Slurm knows, queued or accounted.
+
+        Args:
+            names: job names; one that Slurm does not know is absent from the result.
 
         Raises:
             ServiceError: if Slurm doesn't answer; that is not absence.
         """
-        _check_plain(name, "job")
-        queued = self._must("squeue", 'squeue -h -t all -u "$(id -un)" --name="$1" -o %F', name)
-        if not queued.strip():
-            queued = self._records("-S", "now-30days", f"--name={name}", "-o", "JobID") or ""
-        found = {job for line in queued.splitlines() if (job := parse_job_id(line))}
-        return min(found, key=int, default=None)
-
-    def array(self, slurm_job_id: str) -> ArrayState:
-        """The array's elements, as `arrays` tells them.
-
-        Args:
-            slurm_job_id: the array's job id, or its name.
-
-        Raises:
-            ServiceError: if the queue can't be read.
-        """
-        if not slurm_job_id.isdigit():
-            found = self.find(slurm_job_id)
-            if found is None:
-                return ArrayState(slurm_job_id, unknown=True)
-            slurm_job_id = found
-        return self.arrays([slurm_job_id])[slurm_job_id]
-
-    def arrays(self, slurm_job_ids: Collection[str]) -> dict[str, ArrayState]:
-        """Several arrays' elements: one ``squeue`` and one ``sacct`` for up to 500 of them.
-
-        Raises:
-            ServiceError: if the queue can't be read.
-        """
-        found: dict[str, ArrayState] = {}
-        jobs = sorted(slurm_job_ids, key=int)
-        for first in range(0, len(jobs), _MOST_IDS):
-            found.update(self._look(jobs[first : first + _MOST_IDS]))
+        found: dict[str, str] = {}
+        for name in names:
+            _check_plain(name, "job")
+        for some in _pieces(sorted(names), _MOST_NAMES):
+            known = _ids_by_name(self._queue(f"-t all --name={','.join(some)}", "%F|%j"))
+            left = [each for each in some if each not in known]
+            if left:
+                asked = f"-S now-30days --name={','.join(left)}"
+                known |= _ids_by_name(self._records("-nXP", asked, "JobID,JobName") or "")
+            found.update({name: known[name] for name in some if name in known})
         return found
 
-    def together(self, slurm_job_ids: Sequence[str]) -> ArrayState:
-        """Several arrays as one; as many calls as `arrays` makes."""
-        found = self.arrays(slurm_job_ids)
-        return merge_arrays([found[each] for each in slurm_job_ids])
+    def names(self, slurm_job_ids: Collection[str], prefix: str) -> dict[str, str]:
+        """The names of arrays by their ids, as far as Slurm knows one that begins like ours.
 
-    def _look(self, jobs: Sequence[str]) -> dict[str, ArrayState]:
-        ids = ",".join(jobs)
-        result = self._transport.run(
-            shlex.join(["squeue", "-h", "-r", "-t", "all", "-j", ids, "-o", QUEUE_FORMAT])
-        )
-        if result.code and "invalid job id" not in result.stderr.lower():
-            raise ServiceError(f"cluster: squeue failed: {said(result)}; try again")
-        queued = parse_queue("" if result.code else result.stdout)
+        Args:
+            slurm_job_ids: the ids, of which Slurm may have given some to others since.
+            prefix: what the names begin with.
+
+        Raises:
+            ServiceError: if Slurm doesn't answer.
+        """
+        found: dict[str, str] = {}
+        for some in _pieces(sorted(slurm_job_ids, key=int), _MOST_IDS):
+            ids = f"-j {','.join(some)}"
+            text = self._queue(f"-t all {ids}", "%F|%j")
+            text += "\n" + (self._records("-nXPD", ids, "JobID,JobName") or "")
+            for line in text.splitlines():
+                word, _, name = line.strip().partition("|")
+                job = parse_job_id(word)
+                if job and job in some and name.startswith(prefix):
+                    found[job] = name
+        return found
+
+    def withdraw(self, names: Collection[str], folder: str) -> dict[str, str]:
+        """See to it that no array of these names is submitted any more, whoever is about to.
+
+        An array that Slurm has already is left alone; `cancel` ends it.
+
+        Args:
+            names: job names, as `submit` takes them.
+            folder: that of `submit`.
+
+        Returns:
+            The ids of those that there are; the others never will be.
+
+        Raises:
+            ServiceError: if the cluster can't be reached; calling again goes on.
+        """
+        _check_plain(folder, "folder")
+        known, kept = self.find(names), {}
+        place = f"{self._base_folder()}/jobs/{folder}"
+        for some in _pieces(sorted(names), _MOST_NAMES):
+            values = {each: known.get(each, submission.CANCELLED) for each in some}
+            pairs = [word for pair in values.items() for word in pair]
+            text = self._must("withdraw", submission.WITHDRAW, place, _token(), *pairs)
+            lines = (line.partition("|") for line in text.splitlines())
+            kept.update({name: job for name, _, word in lines if (job := parse_job_id(word))})
+        return kept
+
+    def cancel(self, arrays: Collection[ArrayKey]) -> list[ArrayKey]:
+        """Cancel arrays by their names, and ask until Slurm has done it.
+
+        Nothing else is hit, whatever job has an array's number now.
+
+        Args:
+            arrays: an id may be absent.
+
+        Returns:
+            Those that waited or ran.
+
+        Raises:
+            ServiceError: naming what still waits or runs after half a minute, or if the
+                cluster can't be reached; calling again goes on.
+        """
+        for each in arrays:
+            _check_plain(each.name, "job")
+        closed = {each.name for each in arrays if not each.slurm_job_id}
+        alive = self._alive({each.name for each in arrays})
+        # One that was closed just now may have reached Slurm in between.
+        found, targets = set(alive), {each.name for each in alive} | closed
+        deadline, pause = self._clock() + _CANCEL_S, _FIRST_POLL_S
+        while targets:
+            result = self._run(submission.CANCEL, *sorted(targets))
+            alive = self._alive(targets)
+            if not alive:
+                break
+            found.update(alive)
+            if self._clock() > deadline:
+                raise ServiceError(
+                    f"cluster: {named([each.slurm_job_id for each in sorted(alive)])} still waits "
+                    f"or runs after scancel{f' ({said(result)})' if result.code else ''}; try again"
+                )
+            self._sleep(pause)
+            pause = min(_LONGEST_POLL_S, 2 * pause)
+        return sorted(found)
+
+    def end(self, name: str, folder: str) -> None:
+        """`withdraw` and `cancel` one submission, whether or not Slurm has its array.
+
+        Raises:
+            ServiceError: as they do; calling again goes on.
+        """
+        self.withdraw([name], folder)
+        self.cancel([ArrayKey("", name)])
+
+    def array(self, array: ArrayKey) -> ArrayState:
+        """One array's elements, as `arrays` tells them."""
+        return self.arrays([array])[array]
+
+    def arrays(self, arrays: Collection[ArrayKey]) -> dict[ArrayKey, ArrayState]:
+        """Several arrays' elements: one ``squeue`` and one ``sacct`` for up to 500 of them.
+
+        Those whose id is absent are looked up first: see `find`.
+
+        Raises:
+            ServiceError: if the queue can't be read.
+        """
+        ids = self._with_ids(arrays)
+        seen: dict[ArrayKey, ArrayState] = {}
+        for some in _pieces(sorted(set(ids.values())), _MOST_IDS):
+            seen.update(self._look(some))
+        return {
+            each: seen[ids[each]] if each in ids else ArrayState(each.name, unknown=True)
+            for each in arrays
+        }
+
+    def together(self, arrays: Sequence[ArrayKey]) -> ArrayState:
+        """Several arrays as one; as many calls as `arrays` makes."""
+        found = self.arrays(arrays)
+        return merge_arrays([found[each] for each in arrays])
+
+    def _look(self, arrays: Sequence[ArrayKey]) -> dict[ArrayKey, ArrayState]:
+        ids = f"-j {_ids(arrays)}"
+        fields = RECORD_FORMAT.count(",") + 1
+        text = self._queue(f"-r -t all {ids}", QUEUE_FORMAT + QUEUE_IDENTITY)
+        queue = split_by_array(text, arrays, fields)
         try:
-            records = self._records("-j", ids, "-o", RECORD_FORMAT)
+            # All records of an id: the latest one may be of a later job of the same number.
+            records = self._records("-nXPD", ids, RECORD_FORMAT + RECORD_IDENTITY)
         except ServiceError as error:
-            if not queued:
+            if not any(queue.values()):
                 raise
             log.warning("%s; how elements ended is not shown", error)
             records = ""
-        ended = parse_records(records or "")
+        ends = split_by_array(records or "", arrays, fields)
         found = {}
-        for job in jobs:
+        for key in arrays:
+            job = key.slurm_job_id
+            queued, ended = parse_queue(queue[key]), parse_records(ends[key])
             array = merge(job, queued.get(job, {}), ended.get(job, {}))
             if records is None and not array.alive:
                 # Without accounting, the queue alone says that the array has ended.
-                found[job] = ArrayState(job, queued.get(job, {}))
+                found[key] = ArrayState(job, queued.get(job, {}))
             else:
-                found[job] = self._settle(array)
+                found[key] = self._settle(key, array)
         return found
 
-    def endings(self, slurm_job_ids: Collection[str]) -> list[Ending]:
+    def endings(self, arrays: Collection[ArrayKey]) -> list[Ending]:
         """How each start of the arrays' elements ended, requeued ones included; one ``sacct``.
 
         Empty where the site keeps no accounting.
@@ -292,9 +405,9 @@ class SlurmClient:
         Raises:
             ServiceError: if the accounting can't be read.
         """
-        return parse_endings(self._starts(slurm_job_ids, ENDING_FORMAT))
+        return [e for text in self._starts(arrays, ENDING_FORMAT) for e in parse_endings(text)]
 
-    def usage(self, slurm_job_ids: Collection[str]) -> list[Usage]:
+    def usage(self, arrays: Collection[ArrayKey]) -> list[Usage]:
         """What each start of the arrays' elements was given and has used; one ``sacct``.
 
         Empty where the site keeps no accounting.
@@ -302,13 +415,7 @@ class SlurmClient:
         Raises:
             ServiceError: if the accounting can't be read.
         """
-        return parse_usage(self._starts(slurm_job_ids, USAGE_FORMAT))
-
-    def cancel(self, slurm_job_id: str) -> None:
-        """Cancel the array; one that has ended is none the worse."""
-        result = self._transport.run(shlex.join(["scancel", slurm_job_id]))
-        if result.code and not any(words in result.stderr.lower() for words in _ENDED):
-            raise ServiceError(f"cluster: scancel failed: {said(result)}; try again")
+        return [each for text in self._starts(arrays, USAGE_FORMAT) for each in parse_usage(text)]
 
     def _submit_in(self, place: str, name: str) -> str:
         deadline = self._clock() + 2 * submission.STALE_ATTEMPT_S
@@ -323,6 +430,11 @@ class SlurmClient:
                 raise _refusal(result)
             if result.code == Outcome.UNSAFE:
                 raise unsafe_folder(result)
+            if result.code == Outcome.CANCELLED:
+                raise SubmissionCancelledError(
+                    f"cluster: the submission of {name} was cancelled before Slurm had its array; "
+                    "submit again for a new one"
+                )
             if result.code not in (Outcome.WAIT, Outcome.UNSURE):
                 raise _failure(result, place, name)
             if result.code == Outcome.UNSURE:
@@ -336,34 +448,56 @@ class SlurmClient:
             self._sleep(pause)
             pause = min(_LONGEST_POLL_S, 2 * pause)
 
-    def _starts(self, slurm_job_ids: Collection[str], fields: str) -> str:
-        """A line of `fields` for each start of each element, and for its steps."""
-        if not slurm_job_ids:
-            return ""
-        ids = ",".join(sorted(slurm_job_ids, key=int))
-        result = self._transport.run(shlex.join(["sacct", "-nPD", "-j", ids, "-o", fields]))
-        if result.code and not keeps_no_accounting(result):
-            raise ServiceError(f"cluster: sacct failed: {said(result)}; try again")
+    def _with_ids(self, arrays: Collection[ArrayKey]) -> dict[ArrayKey, ArrayKey]:
+        """Each array with its id; absent where Slurm does not know its name."""
+        found = self.find({each.name for each in arrays if not each.slurm_job_id})
+        ids = ((each, each.slurm_job_id or found.get(each.name)) for each in arrays)
+        return {each: ArrayKey(job, each.name) for each, job in ids if job}
+
+    def _alive(self, names: Collection[str]) -> set[ArrayKey]:
+        """The arrays of these names that wait or run."""
+        found = set()
+        for some in _pieces(sorted(names), _MOST_NAMES):
+            asked = f"-t {submission.WAITS_OR_RUNS} --name={','.join(some)}"
+            for line in self._queue(asked, "%F|%j").splitlines():
+                job, _, name = line.partition("|")
+                if name in some:
+                    found.add(ArrayKey(job, name))
+        return found
+
+    def _starts(self, arrays: Collection[ArrayKey], fields: str) -> Iterator[str]:
+        """For each array a line of `fields` for each start of each element, and for its steps."""
+        keys = sorted(set(self._with_ids(arrays).values()))
+        for some in _pieces(keys, _MOST_IDS):
+            asked = f"-j {_ids(some)}"
+            text = self._records("-nPD", asked, fields + RECORD_IDENTITY)
+            yield from split_by_array(text or "", some, fields.count(",") + 1).values()
+
+    def _queue(self, asked: str, fields: str) -> str:
+        """What ``squeue`` prints of the account's own jobs."""
+        result = self._transport.run(f"squeue -h -u {_ME} {asked} -o {shlex.quote(fields)}")
+        if result.code and "invalid job id" not in result.stderr.lower():
+            raise ServiceError(f"cluster: squeue failed: {said(result)}; try again")
         return "" if result.code else result.stdout
 
-    def _records(self, *arguments: str) -> str | None:
-        """What ``sacct`` prints; None where the site keeps no accounting."""
-        result = self._transport.run(shlex.join(["sacct", "-nXP", *arguments]))
+    def _records(self, how: str, asked: str, fields: str) -> str | None:
+        """What ``sacct`` prints of the account's own jobs; None where there is no accounting."""
+        result = self._transport.run(f"sacct {how} -u {_ME} {asked} -o {fields}")
         if result.code == 0:
             return result.stdout
         if keeps_no_accounting(result):
             return None
         raise ServiceError(f"cluster: sacct failed: {said(result)}; try again")
 
-    def _settle(self, array: ArrayState) -> ArrayState:
+    def _settle(self, key: ArrayKey, array: ArrayState) -> ArrayState:
         """`array`, known to have ended where it has been unknown for long."""
-        job = array.slurm_job_id
         if not array.unknown:
-            self._unknown_since.pop(job, None)
+            self._unknown_since.pop(key, None)
             return array
-        since = self._unknown_since.setdefault(job, self._clock())
+        since = self._unknown_since.setdefault(key, self._clock())
         if self._clock() - since < _VANISHED_AFTER_S:
             return array
+        job = array.slurm_job_id
         log.warning("array %s left the queue, and how it ended was never recorded", job)
         return ArrayState(job, array.elements)
 
@@ -383,6 +517,24 @@ class SlurmClient:
         if result.code:
             raise ServiceError(f"cluster: {what} failed: {said(result)}")
         return result.stdout
+
+
+def _ids(arrays: Iterable[ArrayKey]) -> str:
+    return ",".join(sorted({each.slurm_job_id for each in arrays}, key=int))
+
+
+def _ids_by_name(text: str) -> dict[str, str]:
+    """The least id of each name, in lines of id and name."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for line in text.splitlines():
+        word, _, name = line.strip().partition("|")
+        if job := parse_job_id(word):
+            found[name].add(job)
+    return {name: min(jobs, key=int) for name, jobs in found.items()}
+
+
+def _pieces(values: Sequence[_T], most: int) -> Iterator[Sequence[_T]]:
+    return (values[first : first + most] for first in range(0, len(values), most))
 
 
 def _refusal(result: CommandResult) -> SubmitRefusedError | ServiceError:

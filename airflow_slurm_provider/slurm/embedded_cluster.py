@@ -89,13 +89,22 @@ class Store:
         spool.mkdir(exist_ok=True)
         return spool / f"{job}.sh"
 
-    def select(self, job: str = "", name: str = "") -> list[tuple[int, int, str, str]]:
-        """``(job, element, state, exit code)`` of all, of one job, or of one name."""
+    def select(self, jobs: str = "", names: str = "") -> list[tuple[int, int, str, str, str]]:
+        """``(job, element, state, exit code, name)`` of all, of some jobs, or of some names.
+
+        As in Slurm, an element that was cancelled and has not ended yet is completing.
+
+        Args:
+            jobs: ids, separated by commas; all if empty.
+            names: likewise.
+        """
         return self.db.execute(
-            "SELECT e.job, e.element, e.state, e.exit_code FROM elements e "
-            "JOIN jobs j ON j.id = e.job WHERE (? = '' OR j.id = ?) AND (? = '' OR j.name = ?) "
-            "ORDER BY e.job, e.element",
-            (job, job, name, name),
+            "SELECT e.job, e.element, CASE WHEN e.wish = 'cancel' AND e.state IN "
+            "('PENDING', 'RUNNING') THEN 'COMPLETING' ELSE e.state END, e.exit_code, j.name "
+            "FROM elements e "
+            "JOIN jobs j ON j.id = e.job WHERE (? = '' OR instr(?, ',' || j.id || ',')) "
+            "AND (? = '' OR instr(?, ',' || j.name || ',')) ORDER BY e.job, e.element",
+            (jobs, f",{jobs},", names, f",{names},"),
         ).fetchall()
 
     def wish(self, wish: str, target: str) -> bool:
@@ -259,21 +268,23 @@ def sbatch(store: Store, arguments: list[str]) -> list[str]:
 
 def squeue(store: Store, arguments: list[str]) -> list[str]:
     """The elements as ``-o`` asks; those that have ended with ``-t all`` only."""
-    job = _option(arguments, "-j")
-    rows = store.select(job, _option(arguments, "--name"))
-    if job and not rows:
+    jobs = _option(arguments, "-j")
+    rows = store.select(jobs, _option(arguments, "--name"))
+    if jobs and not rows:
         raise CommandError("Invalid job id specified")
-    everything = _option(arguments, "-t") == "all"
+    wanted = (_option(arguments, "-t") or f"{','.join(ALIVE)},COMPLETING").split(",")
     template = _option(arguments, "-o") or "%i|%T"
     lines = []
-    for number, element, state, _ in rows:
-        if everything or state in ALIVE:
+    for number, element, state, _, name in rows:
+        if wanted == ["all"] or state in wanted:
             values = {
                 "%i": f"{number}_{element}",
                 "%F": str(number),
                 "%T": state,
                 "%N": "" if state == "PENDING" else "localhost",
                 "%r": "Resources" if state == "PENDING" else "None",
+                "%V": "",
+                "%j": name,
             }
             lines.append(expand(template, values))
     return lines
@@ -289,18 +300,23 @@ def sacct(store: Store, arguments: list[str]) -> list[str]:
                 "State": state,
                 "NodeList": "None assigned" if state == "PENDING" else "localhost",
                 "ExitCode": code,
+                "JobName": job_name,
             }.get(name, "")
             for name in names
         )
-        for job, element, state, code in store.select(
+        for job, element, state, code, job_name in store.select(
             _option(arguments, "-j"), _option(arguments, "--name")
         )
     ]
 
 
 def scancel(store: Store, arguments: list[str]) -> list[str]:
-    """Cancel arrays or elements."""
-    for target in arguments:
+    """Cancel arrays or elements, or all arrays of a name."""
+    targets = [each for each in arguments if not each.startswith("-")]
+    if name := _option(arguments, "--name"):
+        named = {str(job) for job, *_ in store.select(names=name)}
+        targets = sorted({*targets} & named if targets else named)
+    for target in targets:
         if not store.wish("cancel", target):
             raise CommandError(f"Invalid job id {target}")
     return []

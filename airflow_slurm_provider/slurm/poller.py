@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from airflow_slurm_provider.slurm.arrays import ArrayState
+from airflow_slurm_provider.slurm.arrays import ArrayKey, ArrayState
 from slurm_worker.errors import ServiceError
 
 #: An array that nobody asked for during so many seconds is no longer looked at.
@@ -24,7 +24,7 @@ _FORGET_S = 3600.0
 class Arrays(Protocol):
     """Tells the state of arrays; `SlurmClient`, as far as it is used here."""
 
-    def arrays(self, slurm_job_ids: Collection[str]) -> dict[str, ArrayState]:
+    def arrays(self, arrays: Collection[ArrayKey]) -> dict[ArrayKey, ArrayState]:
         """See `SlurmClient.arrays`."""
 
 
@@ -47,17 +47,17 @@ class ArrayPoller:
         self._clock = clock
         self._rng = rng or random.Random()
         self._lock = threading.Lock()
-        self._asked: dict[str, float] = {}
-        self._seen: dict[str, ArrayState] = {}
+        self._asked: dict[ArrayKey, float] = {}
+        self._seen: dict[ArrayKey, ArrayState] = {}
         self._failure: ServiceError | None = None
         self._looked: float | None = None
         self._jitter = 1.0
 
-    def array(self, slurm_job_id: str, max_age_s: float) -> ArrayState:
+    def array(self, array: ArrayKey, max_age_s: float) -> ArrayState:
         """The array as the last look saw it; unknown where that was before it was asked for.
 
         Args:
-            slurm_job_id: the array.
+            array: the array.
             max_age_s: how old a look may be, with a tenth of jitter.
 
         Raises:
@@ -65,15 +65,17 @@ class ArrayPoller:
         """
         with self._lock:
             now = self._clock()
-            self._asked[slurm_job_id] = now
+            self._asked[array] = now
             if self._looked is None or now >= self._looked + max_age_s * self._jitter:
                 self._look(now)
             if self._failure is not None:
                 raise ServiceError(str(self._failure)) from self._failure
-            return self._seen.get(slurm_job_id) or ArrayState(slurm_job_id, unknown=True)
+            return self._seen.get(array) or ArrayState(
+                array.slurm_job_id or array.name, unknown=True
+            )
 
     def _look(self, now: float) -> None:
-        self._asked = {job: when for job, when in self._asked.items() if when >= now - _FORGET_S}
+        self._asked = {key: when for key, when in self._asked.items() if when >= now - _FORGET_S}
         try:
             self._seen = self._client.arrays(self._asked.keys())
             self._failure = None

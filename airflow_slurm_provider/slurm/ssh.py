@@ -18,6 +18,7 @@ import paramiko
 from paramiko.hostkeys import InvalidHostKey
 from paramiko.pkey import UnknownKeyType
 
+from airflow_slurm_provider.slurm.environment import CLEAN
 from airflow_slurm_provider.slurm.transport import CommandResult, no_answer
 from slurm_worker.errors import HostUnreachable, ServiceError, SlurmWorkerError, UserError
 
@@ -32,7 +33,7 @@ _SESSIONS_REFUSED_S = 6.0
 _PIECE = 1 << 16
 #: Runs $1, and ends no sooner than its input: what is sent to a session that has ended makes
 #: sshd close the whole connection, and paramiko can't hold back what it is just sending.
-_OUTLIVE_INPUT = 'sh -c "$1"; code=$?; cat > /dev/null; exit "$code"'
+_OUTLIVE_INPUT = f'{CLEAN} sh -c "$1"; code=$?; cat > /dev/null; exit "$code"'
 _SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 
 
@@ -68,7 +69,8 @@ class SshTransport:
         with self._sessions:
             connection, channel = self._open_channel(timeout)
             try:
-                return _execute(channel, command, stdin, lambda: deadline - self._clock())
+                line = self.wrap(command)
+                return _execute(channel, line, stdin, lambda: deadline - self._clock())
             except TimeoutError as error:
                 self._retire(connection)
                 message = no_answer(f"cluster: {connection.host}", timeout, command)
@@ -82,6 +84,10 @@ class SshTransport:
             finally:
                 channel.close()
                 self._leave(connection)
+
+    def wrap(self, command: str) -> str:
+        """What the login shell is given: `command` in a clean environment."""
+        return shlex.join(["sh", "-c", _OUTLIVE_INPUT, "sh", command])
 
     def close(self) -> None:
         """See `Transport.close`."""
@@ -187,7 +193,7 @@ def _execute(
         channel.settimeout(max(left(), 0.001))
 
     in_time()
-    channel.exec_command(shlex.join(["sh", "-c", _OUTLIVE_INPUT, "sh", command]))
+    channel.exec_command(command)
     _send(channel, stdin, in_time)
     stdout = _receive(channel.recv, in_time)
     stderr = _receive(channel.recv_stderr, in_time)

@@ -7,6 +7,9 @@ who calls ``sbatch``: ``mkdir attempt.<n>`` succeeds for one caller, and n is th
 | id     | last attempt  | meaning                     | what a caller does                 |
 | ------ | ------------- | --------------------------- | ---------------------------------- |
 | there  | any           | this is the array           | print it                           |
+| there, | any           | no array of this name, for  | cancel any that is there, exit 95  |
+| says   |               | ever                        |                                    |
+| "cancelled" |          |                             |                                    |
 | absent | none          | nobody has tried            | mkdir attempt.1, sbatch, note id   |
 | absent | n, young      | sbatch runs now, or its     | look the name up; found: note id;  |
 |        |               | caller was killed           | else wait (exit 92)                |
@@ -24,6 +27,12 @@ Where it may stop, and why there is one array then:
 | sbatch reached the controller  | attempt, array          | finds the name in squeue or sacct     |
 | id noted, the answer lost      | id                      | reads it                              |
 
+`WITHDRAW`, which ``cancel`` runs, links "cancelled" into the place of ``id`` where Slurm has no
+array of the name. From then on no caller notes another id, however long it was paused: one that
+had passed the checks, and whose sbatch reaches the controller only now, finds its link refused
+and cancels the array that it made. Should it be killed just then, the array's own script
+(`guarded`) reads ``id`` before its first command and ends.
+
 The connection's end stops nothing here: without a terminal sshd sends no signal, and HUP
 and PIPE are ignored. A caller that slept through its own take-over (a suspended login
 node) may call sbatch late: its link fails, and it cancels the array it made. The name is
@@ -35,6 +44,7 @@ not guessed about either (exit 94).
 
 from __future__ import annotations
 
+import re
 import shlex
 from enum import IntEnum
 
@@ -49,10 +59,17 @@ class Outcome(IntEnum):
     WAIT = 92  #: another caller is at it
     UNSURE = 93  #: Slurm may have the array, and can't say now
     UNTRACEABLE = 94  #: workers have run, and Slurm has no record of them
+    CANCELLED = 95  #: somebody has cancelled the submission; no array of it runs
 
+
+#: In place of an id: there is no array of this name, and there will be none.
+CANCELLED = "cancelled"
 
 #: When an attempt without an id is taken over; sbatch is ended well before.
 STALE_ATTEMPT_S = 90
+
+#: States of a job that may still do something; one that is completing only ends.
+WAITS_OR_RUNS = "PENDING,RUNNING,SUSPENDED,CONFIGURING"
 
 #: sbatch's words when the controller may or may not have taken the job.
 _AMBIGUOUS = (
@@ -109,7 +126,7 @@ main() {{
   trap '' HUP PIPE
   [ -d "$place" ] || exit {Outcome.NO_FOLDER}
   enter "$place"
-  if [ -s id ]; then cat id; exit 0; fi
+  if [ -s id ]; then answer; fi
   before=$(last_attempt)
   if [ "$before" -gt 0 ] && [ ! -e "attempt.$before/over" ] && young "attempt.$before"; then
     found=$(look_up) || exit {Outcome.WAIT}
@@ -148,7 +165,7 @@ run_sbatch() {{
     esac
   done
   # Nothing else of this environment gets into the job's.
-  $limit env -i "$@" sbatch --parsable script.sh \\
+  $limit env -i "$@" sbatch --parsable --job-name="$name" script.sh \\
     > "$attempt/out" 2> "$attempt/err" < /dev/null
   code=$?
   made=$(sed -n 's/^\\([0-9][0-9]*\\)\\(;.*\\)*$/\\1/p' "$attempt/out" | tail -n 1)
@@ -166,23 +183,47 @@ keep() {{
   printf '%s\\n' "$1" > "id.$token" && [ -s "id.$token" ] || exit {Outcome.UNSURE}
   ln "id.$token" id 2>/dev/null || [ -s id ] || mv "id.$token" id
   rm -f "id.$token"
+  if [ "$(cat id)" != "$1" ] && [ "$2" = ours ]; then undo "$1"; fi
+  answer
+}}
+
+answer() {{
+  for each in stray.[0-9]*; do
+    if [ -e "$each" ]; then undo "${{each#stray.}}"; rm -f "$each"; fi
+  done
   kept=$(cat id)
-  if [ "$2" = ours ] && [ "$kept" != "$1" ]; then scancel "$1"; fi
+  if [ "$kept" = {CANCELLED} ]; then undo ''; exit {Outcome.CANCELLED}; fi
   printf '%s\\n' "$kept"
   exit 0
 }}
 
+undo() {{
+  for pause in 0 1 2; do
+    sleep "$pause"
+    scancel --user="$(id -un)" --name="$name" ${{1:+"$1"}} >&2 < /dev/null
+    left=$(queued {WAITS_OR_RUNS}) || continue
+    if ! printf '%s\\n' "$left" | grep -qx "${{1:-[0-9][0-9]*}}"; then return; fi
+  done
+  if [ -n "$1" ]; then : > "stray.$1"; fi
+  echo "scancel did not end array $1; end it by hand: scancel --name=$name $1" >&2
+  exit {Outcome.UNSURE}
+}}
+
+queued() {{
+  squeue -h -t "$1" -u "$(id -un)" --name="$name" -o %F < /dev/null
+}}
+
 look_up() {{
-  queued=$(squeue -h -t all -u "$(id -un)" --name="$name" -o %F < /dev/null) || return 1
-  if [ -z "$queued" ]; then
-    queued=$(sacct -nXP -S now-30days --name="$name" -o JobID 2>&1 < /dev/null) || {{
-      case $queued in
-        *'ccounting storage is disabled'*) queued= ;;
-        *) printf '%s\\n' "$queued" >&2; return 1 ;;
+  jobs=$(queued all) || return 1
+  if [ -z "$jobs" ]; then
+    jobs=$(sacct -nXP -S now-30days -u "$(id -un)" --name="$name" -o JobID 2>&1 < /dev/null) || {{
+      case $jobs in
+        *'ccounting storage is disabled'*) jobs= ;;
+        *) printf '%s\\n' "$jobs" >&2; return 1 ;;
       esac
     }}
   fi
-  printf '%s\\n' "$queued" | sed -n 's/^\\([0-9][0-9]*\\).*/\\1/p' | sort -n | head -n 1
+  printf '%s\\n' "$jobs" | sed -n 's/^\\([0-9][0-9]*\\).*/\\1/p' | sort -n | head -n 1
 }}
 
 last_attempt() {{
@@ -205,6 +246,22 @@ PUT_SCRIPT = (
     'cat > "script.$3" && [ "$(wc -c < "script.$3")" -eq "$2" ] && mv "script.$3" script.sh'
 )
 
+#: For each name and value behind the folder and a token: the value becomes the name's ``id``
+#: where it has none. Then the name and its id are printed.
+WITHDRAW = (
+    f'{_ENTER}enter "$1"; token=$2; shift 2; while [ $# -gt 0 ]; do '
+    'mkdir -p "$1" || exit; '
+    'if [ ! -s "$1/id" ]; then printf "%s\\n" "$2" > "$1/id.$token" && { '
+    'ln "$1/id.$token" "$1/id" 2>/dev/null || [ -s "$1/id" ] || mv "$1/id.$token" "$1/id"; }; '
+    'rm -f "$1/id.$token"; fi; '
+    '[ -s "$1/id" ] || exit 1; printf "%s|%s\\n" "$1" "$(cat "$1/id")"; shift 2; done'
+)
+#: Arrays of each name are cancelled, those of this account.
+CANCEL = (
+    'code=0; for each in "$@"; do scancel --user="$(id -un)" --name="$each" || code=$?; done; '
+    "exit $code"
+)
+
 #: Standard input becomes a file, whole or not at all.
 PUT_FILE = (
     f'{_ENTER}enter "$1"; cat > "$2.$4" && [ "$(wc -c < "$2.$4")" -eq "$3" ] && '
@@ -225,6 +282,29 @@ TRY_FOLDER = (
     f'{_ENTER}enter "$1"; : > ".tried.$2" && rm ".tried.$2" && pwd -P && '
     "{ stat -f -c %T . 2>/dev/null || echo; }"
 )
+
+
+#: The first line of a script for a shell that knows ``if [ … ]``.
+_SHELL = re.compile(r"#!\s*(/\S*/)?(env\s+(-S\s+)?)?(/\S*/)?(ba|da|k|z)?sh(\s|$)")
+#: Slurm starts a script where it was submitted: in the submission's folder. It fails then, as
+#: one that was ended by TERM: it has not done its work.
+_GUARD = (
+    f'if [ "$(cat "${{SLURM_SUBMIT_DIR:-.}}/id" 2>/dev/null)" = {CANCELLED} ]; then exit 143; fi'
+)
+
+
+def guarded(script: str) -> str:
+    """`script`, which ends before its first command where its submission was cancelled.
+
+    A script for another interpreter than a shell stays as it is, and one that has the guard.
+    """
+    lines = script.split("\n")
+    if not _SHELL.match(lines[0]) or _GUARD in lines:
+        return script
+    # sbatch reads no directive behind the first command.
+    first = next((n for n, line in enumerate(lines) if line and not line.startswith("#")), None)
+    position = len(lines) if first is None else first
+    return "\n".join([*lines[:position], _GUARD, *lines[position:]])
 
 
 def one_line(program: str, *arguments: str) -> str:

@@ -13,9 +13,14 @@ from airflow_slurm_provider.slurm import submission
 from airflow_slurm_provider.slurm.complaints import keeps_no_accounting, said, unsafe_folder
 from airflow_slurm_provider.slurm.transport import Transport
 from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.slurm_variables import is_option
 
 _SETTING = re.compile(r"^(\w+)[ \t]*=[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 _PAIR = re.compile(r"(\w+)=(\S*)")
+#: The command's parent has the environment as it was before the transport cleaned it.
+_PARENTS_VARIABLES = (
+    r"tr '\0' '\n' < /proc/$PPID/environ 2>/dev/null | sed -n 's/^\([A-Z0-9_]*\)=.*/\1/p'"
+)
 _REMOVE = 'cd "$1" 2>/dev/null && rm -rf "./jobs/${2:?}"; true'
 
 
@@ -77,6 +82,17 @@ class Survey:
             if "PartitionName" in (found := dict(_PAIR.findall(line)))
         ]
 
+    def ignored_variables(self) -> list[str]:
+        """Names of the account's variables that are removed from each command.
+
+        Empty where the login node has no ``/proc``.
+
+        Raises:
+            ServiceError: if the cluster can't be reached.
+        """
+        names = self._transport.run(_PARENTS_VARIABLES).stdout.split()
+        return sorted({each for each in names if is_option(each)})
+
     def accounting(self) -> bool:
         """Whether ``sacct`` answers; false where the site keeps no accounting.
 
@@ -109,10 +125,10 @@ class Survey:
         path, filesystem = [*result.stdout.splitlines(), ""][:2]
         return Folder(path, filesystem)
 
-    def why_waiting(self, slurm_job_id: str) -> str:
+    def why_waiting(self, name: str) -> str:
         """Slurm's reason why an array waits: ``Resources``; empty where it says none."""
         result = self._transport.run(
-            shlex.join(["squeue", "-h", "-j", slurm_job_id, "-t", "pending", "-o", "%r"])
+            shlex.join(["squeue", "-h", f"--name={name}", "-t", "pending", "-o", "%r"])
         )
         lines = result.stdout.split("\n")
         return "" if result.code else lines[0].strip().removeprefix("None")

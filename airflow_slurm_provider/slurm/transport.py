@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from airflow_slurm_provider.slurm.environment import cleaned
 from slurm_worker.errors import ServiceError
 
 
@@ -28,7 +29,10 @@ class CommandResult:
 
 
 class Transport(Protocol):
-    """Runs shell commands on the cluster; safe to share between threads."""
+    """Runs shell commands on the cluster; safe to share between threads.
+
+    Their environment is the account's, as `environment` cleans it.
+    """
 
     def run(self, command: str, stdin: bytes = b"", timeout: float = 60.0) -> CommandResult:
         """Run `command` in a shell.
@@ -63,7 +67,7 @@ class LocalTransport:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, **self._environment},
+            env=cleaned({**os.environ, **self._environment}),
             cwd=Path.home(),
             start_new_session=True,
         )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_slurm_provider.failures import task_log
-from airflow_slurm_provider.slurm.arrays import ArrayState
-from airflow_slurm_provider.slurm.batch import failure, has_ended, last_output
+from airflow_slurm_provider.slurm.arrays import ArrayKey, ArrayState
+from airflow_slurm_provider.slurm.batch import FOLDER, failure, has_ended, last_output
 from airflow_slurm_provider.triggers.polling import FAILURES_ALLOWED, PollingTrigger
 
 
@@ -43,7 +43,7 @@ class SlurmBatchTrigger(PollingTrigger):
 
     def look(self) -> dict[str, Any] | None:
         """One look at the array."""
-        array = self.hook.array(self.slurm_job_id, self.poll_interval)
+        array = self.hook.array(ArrayKey(self.slurm_job_id, self.name), self.poll_interval)
         line = array_line(array)
         if line != self._said:
             self._said = line
@@ -58,7 +58,7 @@ class SlurmBatchTrigger(PollingTrigger):
 
     def cancel(self) -> None:
         """Cancel the array."""
-        self.hook.get_conn().cancel(self.slurm_job_id)
+        self.hook.get_conn().end(self.name, FOLDER)
 
 
 def array_line(array: ArrayState) -> str:

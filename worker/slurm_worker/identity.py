@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from slurm_worker.exits import STOP_SIGNALS
+from slurm_worker.slurm_variables import cleaned
 from slurm_worker.threads import Signal
 
 _ASK_SLURM_S = 10.0
@@ -102,6 +103,7 @@ def seconds_left(environment: Mapping[str, str]) -> float | None:
             text=True,
             check=True,
             timeout=_ASK_SLURM_S,
+            env=cleaned(os.environ),
         ).stdout.split()
         # Slurm prints local time, as this node has it.
         return datetime.fromisoformat(answer[0]).timestamp() - time.time()
@@ -119,7 +121,7 @@ def requeue(slurm: Mapping[str, str]) -> str:
             text=True,
             check=False,
             timeout=_ASK_SLURM_S,
-            env=os.environ,
+            env=cleaned(os.environ),
         )
     except (OSError, subprocess.SubprocessError) as error:
         return str(error)

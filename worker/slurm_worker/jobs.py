@@ -122,6 +122,11 @@ class SubmissionRow:
         """How logs and folders name the submission."""
         return f"{self.round_no:03}-{self.number}"
 
+    @property
+    def empty(self) -> bool:
+        """Whether it stands for no workers: the job was cancelled at this point."""
+        return not self.workers
+
     def sizes(self) -> list[int]:
         """Workers of each array."""
         return array_sizes(self.workers, self.array_size)
@@ -304,18 +309,47 @@ class JobTable:
         ]
 
     def intend(
-        self, round_no: int, number: int, workers: int, array_size: int, *, asked: bool = False
+        self,
+        round_no: int,
+        number: int,
+        workers: int,
+        array_size: int,
+        *,
+        asked: bool = False,
+        token: str = "",
     ) -> SubmissionRow:
-        """Write a submission's intent before ``sbatch``, or return the one that stands."""
+        """Write a submission's intent before ``sbatch``, or return the one that stands.
+
+        Its token is drawn, but where a row that was lost is written again.
+        """
         row: Row = {
             "pk": self._pk,
             "sk": keys.submit_sk(round_no, number),
             "state": SubmitState.INTENT.value,
-            "token": uuid.uuid4().hex[:12],
+            "token": token or uuid.uuid4().hex[:12],
             "workers": workers,
             "array_size": array_size,
             "intent": self._ms(),
             "asked": asked,
+        }
+        return _submission_row(self.rows.put_new(row).row or row)
+
+    def bar(self, round_no: int, number: int) -> SubmissionRow:
+        """Take a submission's number for no workers, or return the one that stands.
+
+        Whoever intends workers under this number finds it barred: see `SubmissionRow.empty`.
+        """
+        row: Row = {
+            "pk": self._pk,
+            "sk": keys.submit_sk(round_no, number),
+            "state": SubmitState.SUBMITTED.value,
+            "token": uuid.uuid4().hex[:12],
+            "workers": 0,
+            "array_size": 1,
+            "slurm_job_ids": [],
+            "intent": self._ms(),
+            "submitted": self._ms(),
+            "asked": True,
         }
         return _submission_row(self.rows.put_new(row).row or row)
 

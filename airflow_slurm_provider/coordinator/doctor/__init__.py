@@ -162,6 +162,12 @@ def _examine_cluster(
         lambda: cluster.check_limits(survey, workers, partition),
     )
     examination.make(
+        "variables",
+        ("ssh",),
+        "unset them in the account's start-up files",
+        lambda: cluster.check_variables(survey),
+    )
+    examination.make(
         "accounting",
         ("slurm",),
         "make sacct available to non-interactive shells of the login node",

@@ -64,6 +64,20 @@ def check_limits(survey: Survey, workers: int, partition: str | None) -> Iterato
     yield _requeue(settings)
 
 
+def check_variables(survey: Survey) -> Iterator[Finding]:
+    """Options that the account gives to Slurm's commands by variables are not used."""
+    ignored = survey.ignored_variables()
+    if ignored:
+        yield Finding(
+            "variables",
+            Level.WARN,
+            f"the account sets {', '.join(ignored)}, and these are not used here",
+            "give such options in the job's slurm section, for example slurm.account",
+        )
+    else:
+        yield Finding("variables", Level.PASS, "no variable of the account is left out")
+
+
 def check_accounting(survey: Survey) -> Iterator[Finding]:
     """``sacct`` answers: it says why workers died, and finds arrays that left the queue."""
     if survey.accounting():

@@ -19,6 +19,7 @@ from airflow_slurm_provider.coordinator.credentials import give_credentials
 from airflow_slurm_provider.coordinator.doctor.aws import judge_clock, judge_trials
 from airflow_slurm_provider.coordinator.doctor.report import Finding, Level
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.slurm.arrays import ArrayKey
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import quote, render_script
 from slurm_worker.errors import ServiceError
@@ -159,14 +160,14 @@ def _script(services: Services, options: SlurmOptions, name: str) -> str:
 def _run(services: Services, name: str, script: str, timeout_s: float) -> Heard | Finding:
     slurm, clock = services.slurm, services.clock
     began = clock.boot_time()
-    job = slurm.submit(name, script, folder=name)
     try:
+        job = ArrayKey(slurm.submit(name, script, folder=name), name)
         while (array := slurm.array(job)).alive or (array.unknown and not _seen(services, name)):
             if clock.boot_time() - began > timeout_s:
                 return _not_in_time(services, job, array.counts(), timeout_s)
             clock.sleep(_POLL_S)
     finally:
-        slurm.cancel(job)
+        slurm.end(name, folder=name)
     ended = clock.boot_time()
     while not (text := _seen(services, name)) and clock.boot_time() - ended < _SEEN_WITHIN_S:
         clock.sleep(_POLL_S)
@@ -178,7 +179,9 @@ def _seen(services: Services, name: str) -> str:
     return services.slurm.output(name, name, 0, _LINES)
 
 
-def _not_in_time(services: Services, job: str, counts: dict[str, int], timeout_s: float) -> Finding:
+def _not_in_time(
+    services: Services, job: ArrayKey, counts: dict[str, int], timeout_s: float
+) -> Finding:
     if "PENDING" not in counts:
         return Finding(
             "node_job",
@@ -186,7 +189,7 @@ def _not_in_time(services: Services, job: str, counts: dict[str, int], timeout_s
             f"a job is {', '.join(sorted(counts)) or 'lost'} since {timeout_s:g} s without an end",
             "see what hangs on the node; slurmctl doctor --timeout allows more time",
         )
-    reason = services.slurm.survey().why_waiting(job) or "no reason given"
+    reason = services.slurm.survey().why_waiting(job.name) or "no reason given"
     return Finding(
         "node_job",
         Level.SKIP,

@@ -35,7 +35,7 @@ from airflow_slurm_provider.coordinator.repair.tasks import (
 )
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker import keys
-from slurm_worker.errors import UserError
+from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.jobs import JobRow, JobTable, RoundRow
 from slurm_worker.keys import JobId, JobState, RoundState
 from slurm_worker.ports import Entry, Value
@@ -260,8 +260,20 @@ class _Repair:
             self._found.submissions.append(f"{which[0]:03}-{which[1]}")
             if self._write:
                 jobs = _jobs_at(self._services, self._job_id, first[which])
-                count = len(workers[which])
-                jobs.submitted(jobs.intend(*which, count, count), sorted(arrays[which], key=int))
+                count, ids = len(workers[which]), sorted(arrays[which], key=int)
+                token = self._token(which, ids)
+                jobs.submitted(jobs.intend(*which, count, count, token=token), ids)
+
+    def _token(self, which: tuple[int, int], slurm_job_ids: list[str]) -> str:
+        """The token in the arrays' names: by it they are known; empty where Slurm can't say."""
+        prefix = f"{self._job_id}.{which[0]:03}-{which[1]}."
+        try:
+            names = self._services.slurm.names(slurm_job_ids, prefix)
+        except (ServiceError, UserError) as error:
+            self._log(f"{error}; arrays of submission {prefix[:-1]} are not recognised")
+            return ""
+        tokens = {each.removeprefix(prefix).partition(".")[0] for each in names.values()}
+        return min(tokens, default="")
 
 
 def _jobs_at(services: Services, job_id: JobId, at: float) -> JobTable:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import paramiko
 import pytest
 
 from airflow_slurm_provider.coordinator.site import ClusterSite, load_site
-from airflow_slurm_provider.slurm.client import ArrayState, SlurmClient
+from airflow_slurm_provider.slurm.client import ArrayKey, ArrayState, SlurmClient
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import render_script
 from airflow_slurm_provider.slurm.ssh import SshTransport, open_paramiko
@@ -26,6 +26,7 @@ class RealCluster:
     site: ClusterSite
     client: SlurmClient
     transport: SshTransport
+    names: dict[str, str] = field(default_factory=dict)
 
     def connect(self) -> paramiko.SSHClient:
         site = self.site
@@ -36,7 +37,15 @@ class RealCluster:
         return SlurmClient(SshTransport(self.connect), self.site.remote_dir)
 
     def submit(self, name: str, program: str, workers: int = 1, **options: object) -> str:
-        return self.client.submit(name, script(name, program, workers, **options), "tests")
+        job = self.client.submit(name, script(name, program, workers, **options), "tests")
+        self.names[job] = name
+        return job
+
+    def key(self, job: str) -> ArrayKey:
+        return ArrayKey(job, self.names.get(job, ""))
+
+    def cancel(self, job: str) -> list[ArrayKey]:
+        return self.client.cancel([self.key(job)])
 
     def arrays(self, name: str) -> set[str]:
         """All arrays of this name, in the queue and in the accounting."""
@@ -49,7 +58,7 @@ class RealCluster:
     def until(self, job: str, condition: Callable[[ArrayState], bool]) -> ArrayState:
         deadline = time.monotonic() + _UNTIL_S
         while True:
-            array = self.client.array(job)
+            array = self.client.array(self.key(job))
             if condition(array):
                 return array
             assert time.monotonic() < deadline, array

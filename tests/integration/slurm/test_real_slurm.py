@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -15,9 +17,15 @@ import paramiko
 import pytest
 
 from airflow_slurm_provider.slurm import submission
-from airflow_slurm_provider.slurm.client import SlurmClient, SubmitLimitError
+from airflow_slurm_provider.slurm.client import (
+    ArrayKey,
+    SlurmClient,
+    SubmissionCancelledError,
+    SubmitLimitError,
+)
 from airflow_slurm_provider.slurm.ssh import SshTransport
 from airflow_slurm_provider.slurm.states import ElementState
+from airflow_slurm_provider.slurm.transport import CommandResult
 from slurm_worker.errors import ServiceError, UserError
 from tests.integration.slurm.conftest import RealCluster, script
 from tests.stack.slurm import FEW_JOBS, MAX_ARRAY_SIZE
@@ -45,17 +53,19 @@ def test_an_array_has_states_and_exit_codes(cluster: RealCluster, name: str) -> 
 
 
 def test_an_array_is_known_from_the_start(cluster: RealCluster, name: str) -> None:
-    array = cluster.client.array(cluster.submit(name, "sleep 1", workers=4, throttle=1))
+    array = cluster.client.array(
+        cluster.key(cluster.submit(name, "sleep 1", workers=4, throttle=1))
+    )
     assert (len(array.elements), array.unknown, array.alive) == (4, False, 4)
 
 
 def test_a_cancelled_array_is_cancelled(cluster: RealCluster, name: str) -> None:
     job = cluster.submit(name, "sleep 60", workers=3, throttle=2)
     cluster.until(job, lambda array: array.running == 2)
-    cluster.client.cancel(job)
+    cluster.cancel(job)
     assert cluster.ended(job).counts() == {"CANCELLED": 3}
-    cluster.client.cancel(job)
-    cluster.client.cancel("99999999")
+    cluster.cancel(job)
+    assert cluster.client.cancel([ArrayKey("99999999", "test.unknown")]) == []
 
 
 def test_options_reach_slurm_as_they_were_written(cluster: RealCluster, name: str) -> None:
@@ -65,7 +75,7 @@ def test_options_reach_slurm_as_they_were_written(cluster: RealCluster, name: st
         shown = cluster.transport.run(f"squeue -h -r -t all -j {job} -o '%k|%l|%j'").stdout
         assert shown.strip() == f"{comment}|3:00|{name}"
     finally:
-        cluster.client.cancel(job)
+        cluster.cancel(job)
 
 
 def test_a_refusal_is_told_and_the_corrected_script_is_taken(
@@ -86,7 +96,7 @@ def test_more_elements_than_an_array_may_have_are_refused_and_the_limit_is_known
     with pytest.raises(UserError, match="Invalid job array specification"):
         cluster.submit(name, "true", workers=most + 1)
     job = cluster.submit(name, "sleep 60", workers=most)
-    cluster.client.cancel(job)
+    cluster.cancel(job)
 
 
 def test_more_jobs_than_the_account_may_have_are_told_from_other_refusals(
@@ -96,7 +106,7 @@ def test_more_jobs_than_the_account_may_have_are_told_from_other_refusals(
         cluster.submit(name, "sleep 60", workers=FEW_JOBS + 1, account="few")
     assert cluster.arrays(name) == set()
     job = cluster.submit(name, "sleep 60", workers=FEW_JOBS, account="few")
-    cluster.client.cancel(job)
+    cluster.cancel(job)
     assert cluster.arrays(name) == {job}
 
 
@@ -245,3 +255,177 @@ def test_commands_that_do_not_read_their_input_leave_the_connection_alone(
     with ThreadPoolExecutor(6) as pool:
         codes = pool.map(lambda n: cluster.transport.run(f"exit {n}", b"-" * 9000).code, range(100))
     assert list(codes) == list(range(100))
+
+
+class Exporting(SshTransport):
+    """An account whose start-up files, or a job around it, set these variables."""
+
+    def __init__(self, cluster: RealCluster, variables: dict[str, str]) -> None:
+        super().__init__(cluster.connect)
+        self._exports = "".join(f"export {n}={shlex.quote(v)}; " for n, v in variables.items())
+
+    def wrap(self, command: str) -> str:
+        return self._exports + super().wrap(command)
+
+
+#: Each alone changes what 22.05's commands do, where it is not removed.
+CHANGING = {
+    "SBATCH_ARRAY_INX": "0-7",
+    "SBATCH_PARTITION": "nope",
+    "SBATCH_ACCOUNT": "nobody",
+    "SBATCH_RESERVATION": "nope",
+    "SBATCH_CONSTRAINT": "nope",
+    "SBATCH_CLUSTERS": "elsewhere",
+    "SBATCH_OUTPUT": "/nonexistent/out",
+    "SBATCH_WAIT": "1",
+    "SBATCH_MEM_PER_NODE": "1T",
+    "SLURM_CLUSTERS": "elsewhere",
+    "SQUEUE_PARTITION": "nope",
+    "SQUEUE_ACCOUNT": "nobody",
+    "SQUEUE_LICENSES": "nope",
+    "SQUEUE_QOS": "nope",
+    "SCANCEL_STATE": "SUSPENDED",
+    "SCANCEL_PARTITION": "nope",
+    "SCANCEL_ACCOUNT": "nobody",
+    "SCANCEL_QOS": "nope",
+    "SCANCEL_WCKEY": "nope",
+    "POSIXLY_CORRECT": "1",
+}
+#: What may, beside them.
+OTHERS = {
+    "SBATCH_JOB_NAME": "other",
+    "SBATCH_HOLD": "1",
+    "SBATCH_QOS": "nope",
+    "SBATCH_TIMELIMIT": "0:01",
+    "SBATCH_EXPORT": "NONE",
+    "SBATCH_DEBUG": "verbose",
+    "SLURM_TIME_FORMAT": "relative",
+    "SLURM_BITSTR_LEN": "1",
+    "SLURM_JOB_ID": "1",
+    "SLURM_ARRAY_JOB_ID": "1",
+    "SLURM_EXIT_ERROR": "0",
+    "SQUEUE_FORMAT": "%P",
+    "SQUEUE_FORMAT2": "partition",
+    "SQUEUE_NAMES": "other",
+    "SQUEUE_STATES": "SUSPENDED",
+    "SQUEUE_USERS": "root",
+    "SQUEUE_ARRAY": "1",
+    "SACCT_FORMAT": "User",
+    "SACCT_FEDERATION": "1",
+    "SCANCEL_NAME": "other",
+    "SCANCEL_USER": "root",
+    "SCANCEL_INTERACTIVE": "1",
+    "SCANCEL_BATCH": "1",
+    "SCANCEL_CRON": "1",
+}
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [*({name: value} for name, value in CHANGING.items()), {**CHANGING, **OTHERS}],
+    ids=[*CHANGING, "all"],
+)
+def test_variables_of_the_account_change_nothing(
+    cluster: RealCluster, name: str, variables: dict[str, str]
+) -> None:
+    transport = Exporting(cluster, variables)
+    client = SlurmClient(transport, cluster.site.remote_dir)
+    try:
+        job = client.submit(name, script(name, "sleep 60", workers=2), "tests")
+        key = ArrayKey(job, name)
+        assert cluster.arrays(name) == {job}
+        assert client.find([name]) == {name: job}
+        array = cluster.client.array(key)
+        assert sorted(array.elements) == [0, 1]
+        assert not any("Held" in each.reason for each in array.elements.values())
+        assert client.array(key).counts().keys() <= {"PENDING", "RUNNING", "CONFIGURING"}
+        assert client.cancel([key]) == [key]
+        assert not cluster.client.array(key).pending
+        assert not cluster.client.array(key).running
+        assert {each.state for each in client.endings([key])} <= {S.CANCELLED}
+    finally:
+        transport.close()
+        cluster.transport.run(f"scancel --name={name}")
+
+
+def test_an_array_of_another_name_is_not_ours_whatever_its_number(
+    cluster: RealCluster, name: str
+) -> None:
+    job = cluster.submit(name, "sleep 60", workers=2)
+    cluster.until(job, lambda array: array.running == 2)
+    ours = ArrayKey(job, f"{name}.lost")
+    assert cluster.client.array(ours).unknown
+    assert cluster.client.endings([ours]) == []
+    assert cluster.client.usage([ours]) == []
+    assert cluster.client.cancel([ours]) == []
+    assert cluster.client.array(cluster.key(job)).running == 2
+    assert cluster.cancel(job) == [cluster.key(job)]
+
+
+def test_an_array_whose_id_was_lost_is_found_and_cancelled_by_its_name(
+    cluster: RealCluster, name: str
+) -> None:
+    job = cluster.submit(name, "sleep 60", workers=2, throttle=1)
+    lost = ArrayKey("", name)
+    assert cluster.client.array(lost).alive == 2
+    assert cluster.client.withdraw([name], "tests") == {name: job}
+    assert cluster.client.cancel([lost]) == [cluster.key(job)]
+    assert cluster.client.cancel([lost]) == []
+    array = cluster.until(job, lambda seen: not seen.alive and not seen.unknown)
+    assert array.counts() == {"CANCELLED": 2}
+
+
+def test_a_cancel_that_slurm_does_not_carry_out_is_told(cluster: RealCluster, name: str) -> None:
+    class Deaf(SshTransport):
+        def run(self, command: str, stdin: bytes = b"", timeout: float = 60.0) -> CommandResult:
+            return super().run(command.replace("scancel", "scancel --state=SUSPENDED"), stdin)
+
+    job = cluster.submit(name, "sleep 60")
+    deaf = Deaf(cluster.connect)
+    client = SlurmClient(deaf, cluster.site.remote_dir, sleep=lambda _: None)
+    try:
+        with pytest.raises(ServiceError, match=f"array {job} still waits or runs after scancel"):
+            client.cancel([cluster.key(job)])
+    finally:
+        deaf.close()
+        cluster.cancel(job)
+
+
+@pytest.mark.usefixtures("slow_sbatch")
+@pytest.mark.parametrize("delay", [0.0, 0.1, 0.2, 0.4, 0.6])
+def test_no_array_begins_behind_a_cancel_whenever_it_comes(
+    cluster: RealCluster, name: str, delay: float
+) -> None:
+    mark = f"{cluster.site.remote_dir}/jobs/tests/{name}/ran"
+    program = f"sleep 2; touch $HOME/{mark}"
+    another = cluster.another()
+    with ThreadPoolExecutor(1) as pool:
+        begun = pool.submit(another.submit, name, script(name, program), "tests")
+        time.sleep(delay)  # where the submitter is by then differs: all places are right
+        ids = cluster.client.withdraw([name], "tests")
+        cluster.client.cancel([ArrayKey(ids.get(name, ""), name)])
+        try:
+            job = begun.result()
+        except SubmissionCancelledError:
+            job = ""
+    another.close()
+    assert job == ids.get(name, "")
+    asked = f"squeue -h -t PENDING,RUNNING --name={name}; ls {mark}"
+    assert cluster.transport.run(asked).stdout == ""
+    with pytest.raises(SubmissionCancelledError) if not job else contextlib.nullcontext():
+        assert cluster.submit(name, program) == job
+
+
+def test_an_array_whose_submitter_was_killed_behind_a_cancel_runs_nothing(
+    cluster: RealCluster, name: str
+) -> None:
+    place = f"{cluster.site.remote_dir}/jobs/tests/{name}"
+    assert cluster.client.withdraw([name], "tests") == {}
+    text = submission.guarded(script(name, "touch ran", workers=2))
+    sent = cluster.transport.run(
+        f"cd {place} && cat > script.sh && sbatch --parsable script.sh", text.encode()
+    )
+    job = sent.stdout.strip()
+    cluster.names[job] = name
+    assert cluster.ended(job).counts() == {"FAILED": 2}
+    assert cluster.transport.run(f"ls {place}/ran").code

@@ -9,7 +9,8 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.operators.slurm_submit import SlurmSubmitOperator
-from airflow_slurm_provider.slurm.arrays import ArrayState, Element
+from airflow_slurm_provider.slurm.arrays import ArrayKey, ArrayState, Element
+from airflow_slurm_provider.slurm.client import SubmissionCancelledError
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.triggers.polling import FAILURES_ALLOWED
 from airflow_slurm_provider.triggers.slurm_batch import SlurmBatchTrigger
@@ -26,11 +27,14 @@ class Cluster:
         self.scripts: list[str] = []
         self.state = S.RUNNING
         self.cancelled: list[str] = []
+        self.withdrawn: set[str] = set()
         self.lose_reply = False
         self.away = 0
 
     def submit(self, name: str, script: str, folder: str) -> str:
         assert folder == "batch"
+        if name in self.withdrawn:
+            raise SubmissionCancelledError(name)
         if name not in self.names:
             self.names.append(name)
             self.scripts.append(script)
@@ -39,12 +43,13 @@ class Cluster:
             raise ServiceError("connection lost")
         return str(100 + self.names.index(name))
 
-    def array(self, slurm_job_id: str) -> ArrayState:
+    def array(self, array: ArrayKey) -> ArrayState:
+        assert array.slurm_job_id == str(100 + self.names.index(array.name))
         if self.away:
             self.away -= 1
             raise ServiceError("the login node is away")
         alive = 0 if self.state.terminal else 1
-        return ArrayState(slurm_job_id, {0: Element(self.state, "1:0")}, alive)
+        return ArrayState(array.slurm_job_id, {0: Element(self.state, "1:0")}, alive)
 
     def script(self, name: str, folder: str) -> str:
         return self.scripts[self.names.index(name)]
@@ -52,8 +57,12 @@ class Cluster:
     def output(self, name: str, folder: str, element: int, lines: int) -> str:
         return f"the end of {element}\n"
 
-    def cancel(self, slurm_job_id: str) -> None:
-        self.cancelled.append(slurm_job_id)
+    def end(self, name: str, folder: str) -> None:
+        assert folder == "batch"
+        if name in self.names:
+            self.cancelled.append(str(100 + self.names.index(name)))
+        else:
+            self.withdrawn.add(name)
 
 
 class Store(dict[str, Any]):
@@ -67,7 +76,7 @@ class Store(dict[str, Any]):
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     fake = Cluster()
     monkeypatch.setattr(SlurmHook, "get_conn", lambda _self: fake)
-    monkeypatch.setattr(SlurmHook, "array", lambda _self, job, _age: fake.array(job))
+    monkeypatch.setattr(SlurmHook, "array", lambda _self, array, _age: fake.array(array))
     return fake
 
 
@@ -212,6 +221,7 @@ def test_the_trigger_is_serialised_to_what_it_was_made_of() -> None:
 
 
 def test_the_trigger_waits_for_the_end_and_tells_the_output(cluster: Cluster) -> None:
+    cluster.names.append("n")
     trigger = SlurmBatchTrigger("100", "n", "slurm")
     assert trigger.look() is None
     cluster.state = S.FAILED
@@ -221,3 +231,30 @@ def test_the_trigger_waits_for_the_end_and_tells_the_output(cluster: Cluster) ->
     assert event["output"] == "100_0: the end of 0"
     trigger.cancel()
     assert cluster.cancelled == ["100"]
+
+
+def test_a_task_that_is_killed_while_it_submits_leaves_no_array(
+    cluster: Cluster, context: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = operator(cancel_on_kill=True)
+    real = cluster.submit
+
+    def killed_before_sbatch(name: str, script: str, folder: str) -> str:
+        monkeypatch.setattr(cluster, "submit", real)
+        task.on_kill()
+        return real(name, script, folder)
+
+    monkeypatch.setattr(cluster, "submit", killed_before_sbatch)
+    with pytest.raises(AirflowException):
+        task.execute(context)
+    assert cluster.names == []
+
+
+def test_a_try_after_a_killed_one_submits_under_a_new_name(
+    cluster: Cluster, context: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test_a_task_that_is_killed_while_it_submits_leaves_no_array(cluster, context, monkeypatch)
+    cluster.state = S.COMPLETED
+    assert operator().execute(context) == "100"
+    assert len(cluster.withdrawn) == 1
+    assert cluster.names[0] not in cluster.withdrawn

@@ -16,7 +16,7 @@ from airflow_slurm_provider.cli.app import run
 from airflow_slurm_provider.coordinator import services as services_module
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.site import Site, load_site
-from airflow_slurm_provider.slurm.arrays import ArrayState, Element, merge_arrays
+from airflow_slurm_provider.slurm.arrays import ArrayKey, ArrayState, Element, merge_arrays
 from airflow_slurm_provider.slurm.endings import Ending
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.slurm.usage import Usage
@@ -58,27 +58,38 @@ class FakeSlurm:
         self.arrays[slurm_job_id] = ArrayState(slurm_job_id, {0: running, 1: running}, 2)
         return slurm_job_id
 
-    def array(self, slurm_job_id: str) -> ArrayState:
-        return self.together([slurm_job_id])
-
-    def together(self, slurm_job_ids: Sequence[str]) -> ArrayState:
+    def find(self, names: Collection[str]) -> dict[str, str]:
         self._answer()
-        return merge_arrays([self.arrays[each] for each in slurm_job_ids])
+        return {each: str(101 + n) for n, each in enumerate(self.names) if each in names}
+
+    def withdraw(self, names: Collection[str], folder: str) -> dict[str, str]:
+        return self.find(names)
+
+    def array(self, array: ArrayKey) -> ArrayState:
+        return self.together([array])
+
+    def together(self, arrays: Sequence[ArrayKey]) -> ArrayState:
+        self._answer()
+        return merge_arrays([self.arrays[each.slurm_job_id] for each in arrays])
 
     def output(self, name: str, folder: str, element: int, lines: int) -> str:
         self._answer()
         return f"the end of {element}\n"
 
-    def endings(self, slurm_job_ids: Collection[str]) -> list[Ending]:
+    def endings(self, arrays: Collection[ArrayKey]) -> list[Ending]:
         self._answer()
         return self.ended
 
-    def usage(self, slurm_job_ids: Collection[str]) -> list[Usage]:
+    def usage(self, arrays: Collection[ArrayKey]) -> list[Usage]:
         self._answer()
         return self.used
 
-    def cancel(self, slurm_job_id: str) -> None:
-        self.end(slurm_job_id, "CANCELLED")
+    def cancel(self, arrays: Collection[ArrayKey]) -> list[ArrayKey]:
+        ids = self.find({each.name for each in arrays})
+        found = [ArrayKey(job, name) for name, job in ids.items() if self.arrays[job].alive]
+        for each in found:
+            self.end(each.slurm_job_id, "CANCELLED")
+        return found
 
     def end(self, slurm_job_id: str, state: str) -> None:
         ended = Element(ElementState(state))

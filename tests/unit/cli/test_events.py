@@ -67,14 +67,14 @@ def test_the_full_story_can_be_rebuilt(cli: Cli, handler: Handler) -> None:
         ("cancelled", {"arrays": "102"}),
         (
             "submitted",
-            {"arrays": "103", "workers": 2, "submission": "000-3", "config": config},
+            {"arrays": "103", "workers": 2, "submission": "000-4", "config": config},
         ),
         (
             "added workers",
             {
                 "arrays": added["slurm_job_ids"][0],
                 "workers": 1,
-                "submission": "000-4",
+                "submission": "000-5",
                 "config": cli.world.jobs.get().config,
             },
         ),

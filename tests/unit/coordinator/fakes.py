@@ -11,8 +11,8 @@ from typing import Any
 from airflow_slurm_provider.coordinator.config import Config, load_config
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.site import parse_site
-from airflow_slurm_provider.slurm.arrays import Element, merge_arrays
-from airflow_slurm_provider.slurm.client import SubmitLimitError
+from airflow_slurm_provider.slurm.arrays import ArrayKey, Element, merge_arrays
+from airflow_slurm_provider.slurm.client import SubmissionCancelledError, SubmitLimitError
 from airflow_slurm_provider.slurm.endings import Ending
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.slurm.usage import Usage
@@ -61,6 +61,7 @@ class FakeSlurm:
     """`slurm.client.SlurmClient`, as far as the coordinator uses it."""
 
     arrays: dict[str, str] = field(default_factory=dict)
+    withdrawn: set[str] = field(default_factory=set)
     scripts: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     state: FakeArray = field(default_factory=FakeArray)
@@ -91,6 +92,8 @@ class FakeSlurm:
     def submit(self, name: str, script: str, folder: str) -> str:
         if self.refuse:
             raise self.refuse
+        if name in self.withdrawn:
+            raise SubmissionCancelledError(name)
         if name not in self.arrays:
             elements = 1 + int(re.findall(r"--array=0-(\d+)", script)[0])
             if elements > self.room:
@@ -103,11 +106,23 @@ class FakeSlurm:
             raise ServiceError("connection lost")
         return self.arrays[name]
 
-    def array(self, slurm_job_id: str) -> FakeArray:
-        return self.states.get(slurm_job_id, self.state)
+    def find(self, names: Collection[str]) -> dict[str, str]:
+        return {each: self.arrays[each] for each in names if each in self.arrays}
 
-    def together(self, slurm_job_ids: Sequence[str]) -> Any:
-        return merge_arrays([self.array(each) for each in slurm_job_ids])  # type: ignore[misc]
+    def names(self, slurm_job_ids: Collection[str], prefix: str) -> dict[str, str]:
+        ids = {job: name for name, job in self.arrays.items() if name.startswith(prefix)}
+        return {job: name for job, name in ids.items() if job in slurm_job_ids}
+
+    def withdraw(self, names: Collection[str], folder: str) -> dict[str, str]:
+        found = self.find(names)
+        self.withdrawn |= set(names) - set(found)
+        return found
+
+    def array(self, array: ArrayKey) -> FakeArray:
+        return self.states.get(array.slurm_job_id, self.state)
+
+    def together(self, arrays: Sequence[ArrayKey]) -> Any:
+        return merge_arrays([self.array(each) for each in arrays])  # type: ignore[misc]
 
     def output(self, name: str, folder: str, element: int, lines: int) -> str:
         return self.words or f"the end of {folder} {element}\n"
@@ -115,15 +130,23 @@ class FakeSlurm:
     def script(self, name: str, folder: str) -> str:
         return self.scripts[list(self.arrays).index(name)]
 
-    def endings(self, slurm_job_ids: Collection[str]) -> list[Ending]:
-        self.accounted.append(list(slurm_job_ids))
+    def endings(self, arrays: Collection[ArrayKey]) -> list[Ending]:
+        self.accounted.append([each.slurm_job_id for each in arrays])
         return self.ended
 
-    def usage(self, slurm_job_ids: Collection[str]) -> list[Usage]:
+    def usage(self, arrays: Collection[ArrayKey]) -> list[Usage]:
         return self.used
 
-    def cancel(self, slurm_job_id: str) -> None:
-        self.cancelled.append(slurm_job_id)
+    def cancel(self, arrays: Collection[ArrayKey]) -> list[ArrayKey]:
+        """By name, as the real one."""
+        found = [ArrayKey(job, name) for name, job in self.find({e.name for e in arrays}).items()]
+        alive = [each for each in found if self.array(each).alive]
+        self.cancelled += [each.slurm_job_id for each in alive]
+        return alive
+
+    def end(self, name: str, folder: str) -> None:
+        self.withdraw([name], folder)
+        self.cancel([ArrayKey("", name)])
 
     def close(self) -> None:
         pass

@@ -58,6 +58,7 @@ class FakeSurvey:
     keeps_accounting: bool = True
     error: Exception | None = None
     removed: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
 
     def settings(self) -> dict[str, str]:
         if self.error:
@@ -73,7 +74,10 @@ class FakeSurvey:
     def try_folder(self, unique: str) -> Folder:
         return Folder("/home/lab/.airflow-slurm", "nfs")
 
-    def why_waiting(self, slurm_job_id: str) -> str:
+    def ignored_variables(self) -> list[str]:
+        return self.ignored
+
+    def why_waiting(self, name: str) -> str:
         return "Resources"
 
     def remove(self, folder: str) -> None:
@@ -143,7 +147,7 @@ def test_where_all_is_well_every_check_passes_and_the_probe_leaves_nothing() -> 
     cluster = Cluster()
     findings = examine(cluster)
     assert named(findings, Level.PASS) == set(findings)
-    assert len(findings) == 23
+    assert len(findings) == 24
     assert cluster.surveyed.removed == list(cluster.arrays)
     (script,) = cluster.scripts
     assert f"--job-name={TRIAL_JOB}." in script
@@ -169,7 +173,7 @@ def test_a_check_that_needs_another_is_not_made_where_that_has_failed() -> None:
     assert findings["ssh"] == Finding("ssh", Level.FAIL, "it is off", "switch it on")
     assert findings["node_job"].found == "not checked: slurm comes first"
     assert named(findings, Level.SKIP) == {
-        *("slurm", "limits", "accounting", "remote_dir", "node_job")
+        *("slurm", "limits", "variables", "accounting", "remote_dir", "node_job")
     }
     assert findings["bucket"].level is Level.PASS
 
@@ -530,3 +534,26 @@ def test_the_probes_options_are_those_that_say_where_workers_run() -> None:
     )
     assert (options.partition, options.time) == ("p", "5")
     assert (options.throttle, options.begin) == (None, None)
+
+
+def test_options_that_the_account_gives_by_variables_are_told_as_not_used() -> None:
+    cluster = Cluster(surveyed=FakeSurvey(ignored=["SBATCH_ACCOUNT", "SQUEUE_FORMAT"]))
+    found = examine(cluster)["variables"]
+    assert found.level is Level.WARN
+    assert "sets SBATCH_ACCOUNT, SQUEUE_FORMAT, and these are not used here" in found.found
+    assert "slurm.account" in found.mend
+
+
+class LostReply(Cluster):
+    """The reply to the probe's submission does not come."""
+
+    def submit(self, name: str, script: str, folder: str) -> str:
+        super().submit(name, script, folder)
+        self.state = FakeArray(alive=1)
+        raise ServiceError("connection lost")
+
+
+def test_a_probe_whose_reply_was_lost_is_cancelled_too() -> None:
+    cluster = LostReply()
+    examine(cluster)
+    assert cluster.cancelled == list(cluster.arrays.values())

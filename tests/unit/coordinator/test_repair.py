@@ -20,7 +20,7 @@ from slurm_worker.sums import Sums
 from slurm_worker.table import TaskTable
 from slurm_worker.tasks import Claimed
 from slurm_worker.testing import MemoryObjects, MemoryRows
-from tests.unit.coordinator.fakes import make_config, services, world_of
+from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of
 from tests.unit.world import World
 
 JOB = JobId("job-1")
@@ -269,6 +269,18 @@ def test_submissions_are_known_by_their_workers_logs(edges: Services) -> None:
         ("000-1", 2, ("100",)),
         ("001-1", 1, ("105",)),
     ]
+
+
+def test_a_rebuilt_submission_has_the_token_that_its_arrays_names_have(edges: Services) -> None:
+    slurm = edges.slurm
+    assert isinstance(slurm, FakeSlurm)
+    slurm.arrays = {f"{JOB}.000-1.feed12": "100", "theirs.001-1.beef34": "105"}
+    ship_logs(edges, "000-1/100_0-r0-aa-000", "001-1/105_0-r0-cc-000")
+    lose_everything(edges)
+    run(edges)
+    first, second = edges.jobs(JOB).submissions()
+    assert first.token == "feed12"
+    assert second.token not in ("", "beef34")
 
 
 def test_a_plan_of_which_nothing_is_committed_is_left_to_submit(tmp_path: Path) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from airflow_slurm_provider.coordinator import job, steer
+from airflow_slurm_provider.coordinator.arrays import job_name
 from airflow_slurm_provider.coordinator.config import Config
+from airflow_slurm_provider.coordinator.logs import read_output, read_script
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.ship import read_spec
 from airflow_slurm_provider.coordinator.watch import Watcher
+from airflow_slurm_provider.slurm.arrays import ArrayKey
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.keys import SubmitState
 from slurm_worker.tasks import Claimed
@@ -236,3 +241,140 @@ def test_workers_that_were_asked_for_are_not_counted_as_resubmissions(tmp_path: 
     slurm.state = GONE
     assert job.resubmit(edges, config.spec.id, most=1, log=log) is not None
     assert job.resubmit(edges, config.spec.id, most=1, log=log) is None
+
+
+def cut_short(folder: Path, **changes: Any) -> tuple[Services, FakeSlurm, Config]:
+    """A job whose submitter died between ``sbatch`` and the row."""
+    slurm = FakeSlurm(state=FakeArray(alive=3), lose_reply=True)
+    edges, config = services(slurm), make_config(folder, **changes)
+    with pytest.raises(ServiceError):
+        job.submit(edges, config, log=log)
+    return edges, slurm, config
+
+
+def test_an_array_whose_id_was_never_noted_is_cancelled(tmp_path: Path) -> None:
+    edges, slurm, config = cut_short(tmp_path)
+    assert steer.cancel(edges, config.spec.id) == ["100"]
+    assert slurm.cancelled == ["100"]
+    assert edges.jobs(config.spec.id).submissions()[0].slurm_job_ids == ("100",)
+
+
+def test_an_array_whose_id_was_never_noted_is_looked_at_and_accounted(tmp_path: Path) -> None:
+    edges, slurm, config = cut_short(tmp_path)
+    seen = job.poll(edges, config.spec.id)
+    assert seen.array is not None
+    assert (seen.array.alive, seen.problem) == (3, "")
+    job.losses(edges, config.spec.id)
+    assert slurm.accounted == [["100"]]
+    assert read_script(edges, config.spec.id) == slurm.scripts[0]
+    assert "the end of job-1 2" in read_output(edges, config.spec.id, "100_2")
+    edges.clock.sleep(3600)  # nobody goes on
+    slurm.state = GONE
+    assert "no worker of array 100 is left" in job.poll(edges, config.spec.id).problem
+
+
+def test_of_several_arrays_those_that_slurm_has_are_cancelled_and_the_rest_never_comes(
+    tmp_path: Path,
+) -> None:
+    edges, slurm, config = cut_short(tmp_path, workers=6)
+    jobs = edges.jobs(config.spec.id)
+    jobs.forget_submission(jobs.submissions()[0])
+    intent = jobs.intend(0, 1, 6, 3)
+    slurm.arrays = {job_name(config.spec.id, intent): "300"}
+    assert steer.cancel(edges, config.spec.id) == ["300"]
+    assert slurm.withdrawn == {job_name(config.spec.id, intent, 1)}
+    assert jobs.submissions()[0].slurm_job_ids == ("300",)
+
+
+class PausedSlurm(FakeSlurm):
+    """Somebody cancels the job when its submitter has reached a step."""
+
+    def __init__(self, step: str, cancel: Callable[[], object]) -> None:
+        super().__init__(state=FakeArray(alive=3))
+        self._step, self._cancel = step, cancel
+
+    def _paused(self, step: str) -> None:
+        if step == self._step:
+            self._step = ""
+            self._cancel()
+
+    def max_array_size(self) -> int:
+        self._paused("before its intent")
+        return super().max_array_size()
+
+    def submit(self, name: str, script: str, folder: str) -> str:
+        self._paused("before sbatch")
+        found = super().submit(name, script, folder)
+        self._paused("behind sbatch")
+        return found
+
+
+@pytest.mark.parametrize("step", ["before its intent", "before sbatch", "behind sbatch"])
+def test_no_array_begins_behind_a_cancel_whatever_its_submitter_had_reached(
+    tmp_path: Path, step: str
+) -> None:
+    config = make_config(tmp_path)
+    slurm = PausedSlurm(step, lambda: steer.cancel(edges, config.spec.id))
+    edges = services(slurm)
+    if step == "behind sbatch":
+        job.submit(edges, config, log=log)
+        assert slurm.cancelled == ["100"]
+    else:
+        with pytest.raises(UserError, match="was cancelled while its workers were submitted"):
+            job.submit(edges, config, log=log)
+        assert slurm.arrays == {}
+    slurm.state = GONE
+    again = job.submit(edges, config, log=log)
+    assert not again.reattached
+    assert len(slurm.arrays) == (2 if step == "behind sbatch" else 1)
+
+
+def test_workers_that_were_just_being_replaced_are_cancelled_too(tmp_path: Path) -> None:
+    edges, slurm, config = submitted(tmp_path)
+    slurm.state = GONE
+    paused = PausedSlurm("before its intent", lambda: steer.cancel(edges, config.spec.id))
+    paused.arrays, paused.state = slurm.arrays, GONE
+    beside = replace(edges, slurm=paused)  # type: ignore[arg-type]  # the fake has its verbs
+    assert job.resubmit(beside, config.spec.id, most=2, log=log) is None
+    assert len(slurm.arrays) == 1
+    assert job.resubmit(edges, config.spec.id, most=2, log=log) is None
+
+
+def test_cancelling_again_writes_nothing_more(tmp_path: Path) -> None:
+    edges, slurm, config = submitted(tmp_path)
+    steer.cancel(edges, config.spec.id)
+    slurm.state = GONE
+    before = edges.jobs(config.spec.id).submissions()
+    assert steer.cancel(edges, config.spec.id) == []
+    assert edges.jobs(config.spec.id).submissions() == before
+    assert actions(edges, config).count(("slurmctl", "cancelled")) == 1
+
+
+def test_a_cancel_that_slurm_did_not_carry_out_is_not_told_as_done(tmp_path: Path) -> None:
+    class Deaf(FakeSlurm):
+        def cancel(self, arrays: Collection[ArrayKey]) -> list[ArrayKey]:
+            raise ServiceError("cluster: array 100 still waits or runs after scancel; try again")
+
+    slurm = Deaf(state=FakeArray(alive=3))
+    edges, config = services(slurm), make_config(tmp_path)
+    job.submit(edges, config, log=log)
+    with pytest.raises(ServiceError, match="still waits or runs"):
+        steer.cancel(edges, config.spec.id)
+    assert ("slurmctl", "cancelled") not in actions(edges, config)
+
+
+def test_a_job_that_was_cancelled_before_it_had_workers_says_so(tmp_path: Path) -> None:
+    edges, slurm, config = cut_short(tmp_path)
+    slurm.arrays.clear()
+    steer.cancel(edges, config.spec.id)
+    assert "cancelled before Slurm had its workers" in job.poll(edges, config.spec.id).problem
+
+
+def test_a_submit_beside_cancelled_workers_that_are_still_ending_names_these(
+    tmp_path: Path,
+) -> None:
+    edges, slurm, config = submitted(tmp_path)
+    steer.cancel(edges, config.spec.id)
+    again = job.submit(edges, config, log=log)
+    assert (again.reattached, again.slurm_job_ids, again.workers) == (True, ("100",), 3)
+    assert len(slurm.arrays) == 1

@@ -19,6 +19,7 @@ from airflow_slurm_provider.dashboard.app import create_app
 from airflow_slurm_provider.dashboard.guard import CSRF_COOKIE, CSRF_HEADER, User
 from airflow_slurm_provider.dashboard.looks import Looks, Shares
 from airflow_slurm_provider.dashboard.sites import OneSite
+from airflow_slurm_provider.slurm.arrays import ArrayKey
 from slurm_worker.errors import ItemError, ServiceError
 from slurm_worker.keys import JobId
 from slurm_worker.testing import MemoryObjects, MemoryRows
@@ -68,14 +69,14 @@ class AwaySlurm(FakeSlurm):
 
     away: bool = False
 
-    def array(self, slurm_job_id: str) -> Any:
+    def array(self, array: ArrayKey) -> Any:
         if self.away:
             raise ServiceError("login.example: could not connect")
-        return super().array(slurm_job_id)
+        return super().array(array)
 
-    def together(self, slurm_job_ids: Sequence[str]) -> Any:
-        self.array("")
-        return super().together(slurm_job_ids)
+    def together(self, arrays: Sequence[ArrayKey]) -> Any:
+        self.array(ArrayKey("", ""))
+        return super().together(arrays)
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """Slurm's commands as small shell programs over text files, with every way to fail.
 
 `mode` says what sbatch does next; `jobs` is the queue, `ended` the accounting, a line
-``<id> <name>`` per array; `calls` has a line per call of sbatch.
+``<id> <name>`` per array; `calls` has a line per call of sbatch. scancel does nothing while
+there is a file `deaf`, and exits with 0, as the real one does for many reasons.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from slurm_worker.errors import ServiceError
 
 _SBATCH = r"""#!/bin/sh
 echo "$*" >> "$FAKE/calls"
-name=$(sed -n 's/^#SBATCH --job-name=//p' script.sh)
+for each; do case $each in --job-name=*) name=${each#--job-name=} ;; esac; done
 mode=$(cat "$FAKE/mode")
 take() {
   id=$(($(cat "$FAKE/last") + 1))
@@ -40,6 +41,9 @@ case $mode in
   kill-caller-before) kill -9 $PPID ;;
   overtaken) take jobs; echo 4711 > id; echo "$id" ;;
   silent) take jobs ;;
+  paused) while [ -e "$FAKE/pause" ]; do sleep 0.05; done; take jobs; echo "$id" ;;
+  paused-and-killed) while [ -e "$FAKE/pause" ]; do sleep 0.05; done
+                     take jobs; kill -9 $PPID ;;
   odd-refusal-but-taken) take jobs; fail "something odd" ;;
 esac
 """
@@ -47,8 +51,10 @@ _SQUEUE = r"""#!/bin/sh
 if [ -e "$FAKE/squeue-down" ]; then
   echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1
 fi
-for each; do case $each in --name=*) name=${each#--name=} ;; esac; done
-awk -v n="$name" '$2 == n { print $1 }' "$FAKE/jobs"
+for each; do case $each in --name=*) names=${each#--name=} ;; %F*) fields=$each ;; esac; done
+awk -v n=",$names," -v f="$fields" 'index(n, "," $2 ",") {
+  print f == "%F" ? $1 : $1 "|" $2
+}' "$FAKE/jobs"
 """
 _SACCT = r"""#!/bin/sh
 if [ -e "$FAKE/no-accounting" ]; then
@@ -57,10 +63,19 @@ fi
 if [ -e "$FAKE/sacct-down" ]; then
   echo "sacct: error: Problem talking to the database: Connection refused" >&2; exit 1
 fi
-for each; do case $each in --name=*) name=${each#--name=} ;; esac; done
-awk -v n="$name" '$2 == n { print $1 "_[0-3]" }' "$FAKE/ended"
+for each; do case $each in --name=*) names=${each#--name=} ;; JobID*) fields=$each ;; esac; done
+awk -v n=",$names," -v f="$fields" 'index(n, "," $2 ",") {
+  print $1 "_[0-3]" (f == "JobID" ? "" : "|" $2)
+}' "$FAKE/ended"
 """
-_SCANCEL = '#!/bin/sh\necho "$1" >> "$FAKE/cancelled"\nsed -i "/^$1 /d" "$FAKE/jobs"\n'
+_SCANCEL = r"""#!/bin/sh
+if [ -e "$FAKE/deaf" ]; then exit 0; fi
+for each; do case $each in --name=*) name=${each#--name=} ;; -*) ;; *) id=$each ;; esac; done
+awk -v n="$name" -v i="$id" '(n == "" || $2 == n) && (i == "" || $1 == i) {
+  print $1 >> (ENVIRON["FAKE"] "/cancelled"); next
+} { print }' "$FAKE/jobs" > "$FAKE/jobs.$$"
+mv "$FAKE/jobs.$$" "$FAKE/jobs"
+"""
 #: sbatch's parent is the submitting shell, as where there is no timeout program.
 _TIMEOUT = '#!/bin/sh\nwhile [ "$1" != sbatch ]; do shift; done\nexec "$@"\n'
 
@@ -77,6 +92,7 @@ class FakeSlurm:
             "sacct": _SACCT,
             "scancel": _SCANCEL,
             "timeout": _TIMEOUT,
+            "sleep": "#!/bin/sh\nexec /bin/sleep 0.02\n",
         }.items():
             path = folder / "bin" / name
             path.write_text(text)

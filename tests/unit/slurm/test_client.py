@@ -9,20 +9,26 @@ import stat
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from airflow_slurm_provider.slurm.client import SlurmClient
+from airflow_slurm_provider.slurm.arrays import split_by_array
+from airflow_slurm_provider.slurm.client import ArrayKey, SlurmClient
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.slurm.transport import CommandResult, LocalTransport
 from slurm_worker.errors import ServiceError, UserError
 from tests.unit.slurm.fake_slurm import BreakingTransport, FakeSlurm, Time
 
 S = ElementState
+KEY = ArrayKey("12", "job.a1b2")
 NO_SUCH_JOB = CommandResult(1, "", "slurm_load_jobs error: Invalid job id specified\n")
 NO_ACCOUNTING = CommandResult(1, "", "Slurm accounting storage is disabled\n")
 
 
-def said(text: str) -> CommandResult:
-    return CommandResult(0, text, "")
+def said(text: str, name: str = "job.a1b2") -> CommandResult:
+    """Lines of Slurm's, each of the same array of this name."""
+    lines = [f"{line}|2026-11-30T10:54:48|{name}\n" for line in text.splitlines()]
+    return CommandResult(0, "".join(lines), "")
 
 
 class Scripted:
@@ -53,7 +59,7 @@ def test_the_queue_says_what_lives_and_the_accounting_how_things_ended() -> None
             "12_3|CANCELLED by 1001|n3|0:15\n12_[4-7%2]|PENDING|None assigned|0:0\n"
         ),
     )
-    array = client_of(transport).array("12")
+    array = client_of(transport).array(KEY)
     assert {n: each.state for n, each in array.elements.items()} == {
         0: S.COMPLETED,
         1: S.RUNNING,
@@ -69,13 +75,13 @@ def test_the_queue_says_what_lives_and_the_accounting_how_things_ended() -> None
     assert (array.elements[2].node, array.elements[7].reason) == ("n3", "Resources")
     assert array.counts()["FAILED"] == 1
     assert transport.commands == [
-        "squeue -h -r -t all -j 12 -o '%i|%T|%N|%r'",
-        "sacct -nXP -j 12 -o JobID,State,NodeList,ExitCode",
+        """squeue -h -u "$(id -un)" -r -t all -j 12 -o '%i|%T|%N|%r|%V|%j'""",
+        'sacct -nXPD -u "$(id -un)" -j 12 -o JobID,State,NodeList,ExitCode,Submit,JobName',
     ]
 
 
 def test_an_array_that_ended_has_its_exit_codes() -> None:
-    array = client_of(Scripted(squeue=NO_SUCH_JOB, sacct=said("12_0|TIMEOUT|n1|0:1\n"))).array("12")
+    array = client_of(Scripted(squeue=NO_SUCH_JOB, sacct=said("12_0|TIMEOUT|n1|0:1\n"))).array(KEY)
     assert (array.alive, array.unknown, array.elements[0].exit_code) == (0, False, "0:1")
 
 
@@ -85,12 +91,12 @@ def test_an_array_that_nobody_knows_is_unknown_until_it_has_been_so_for_long(
 ) -> None:
     time = Time()
     client = client_of(Scripted(squeue=NO_SUCH_JOB, sacct=said(records)), time)
-    assert client.array("12").unknown
+    assert client.array(KEY).unknown
     time.now += 100
-    assert client.array("12").unknown
+    assert client.array(KEY).unknown
     time.now += 100
     with caplog.at_level(logging.WARNING):
-        array = client.array("12")
+        array = client.array(KEY)
     assert (array.unknown, array.alive) == (False, 0)
     assert "how it ended was never recorded" in caplog.text
 
@@ -99,13 +105,13 @@ def test_the_time_of_not_knowing_starts_anew_when_the_array_is_seen() -> None:
     time = Time()
     transport = Scripted(squeue=NO_SUCH_JOB, sacct=said(""))
     client = client_of(transport, time)
-    assert client.array("12").unknown
+    assert client.array(KEY).unknown
     time.now += 119
     transport.answers["squeue"] = said("12_0|RUNNING|n|None\n")
-    assert client.array("12").alive == 1
+    assert client.array(KEY).alive == 1
     transport.answers["squeue"] = NO_SUCH_JOB
     time.now += 119
-    assert client.array("12").unknown
+    assert client.array(KEY).unknown
 
 
 def test_a_young_record_that_shows_the_array_as_one_job_says_nothing_about_elements() -> None:
@@ -113,7 +119,7 @@ def test_a_young_record_that_shows_the_array_as_one_job_says_nothing_about_eleme
         squeue=said("42_0|COMPLETED|n1|None\n42_1|FAILED|n1|NonZeroExitCode\n"),
         sacct=said("42|FAILED|n1|6:0\n"),
     )
-    array = client_of(transport).array("42")
+    array = client_of(transport).array(ArrayKey("42", "job.a1b2"))
     assert (array.counts(), array.alive, array.unknown) == (
         {"COMPLETED": 1, "FAILED": 1},
         0,
@@ -121,76 +127,72 @@ def test_a_young_record_that_shows_the_array_as_one_job_says_nothing_about_eleme
     )
     assert array.elements[0].exit_code == ""
     transport.answers["squeue"] = NO_SUCH_JOB
-    assert client_of(transport).array("42").unknown
+    assert client_of(transport).array(ArrayKey("42", "job.a1b2")).unknown
 
 
 def test_a_state_of_a_later_slurm_keeps_the_array_alive() -> None:
     transport = Scripted(squeue=said("12_0|HIBERNATING|n1|None\n"), sacct=said(""))
-    assert client_of(transport).array("12").alive == 1
+    assert client_of(transport).array(KEY).alive == 1
 
 
 def test_a_line_that_is_not_understood_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    transport = Scripted(squeue=said("12_0|RUNNING|n1|None\nwhat?\n"), sacct=said("12_x|A|B|C\n"))
+    queue = CommandResult(0, said("12_0|RUNNING|n1|None\n").stdout + "what?\n", "")
+    transport = Scripted(squeue=queue, sacct=said("12_x|A|B|C\n"))
     with caplog.at_level(logging.WARNING):
-        assert client_of(transport).array("12").alive == 1
+        assert client_of(transport).array(KEY).alive == 1
     assert "'what?'" in caplog.text
     assert "'12_x|A|B|C'" in caplog.text
 
 
 def test_without_accounting_the_queue_decides() -> None:
     transport = Scripted(squeue=said("12_0|RUNNING|n1|None\n"), sacct=NO_ACCOUNTING)
-    assert client_of(transport).array("12").alive == 1
+    assert client_of(transport).array(KEY).alive == 1
     transport.answers["squeue"] = NO_SUCH_JOB
-    array = client_of(transport).array("12")
+    array = client_of(transport).array(KEY)
     assert (array.alive, array.unknown, array.elements) == (0, False, {})
 
 
 def test_a_broken_accounting_hides_ends_but_not_life() -> None:
     broken = CommandResult(1, "", "sacct: error: Problem talking to the database\n")
     transport = Scripted(squeue=said("12_0|RUNNING|n1|None\n"), sacct=broken)
-    assert client_of(transport).array("12").alive == 1
+    assert client_of(transport).array(KEY).alive == 1
     transport.answers["squeue"] = NO_SUCH_JOB
     with pytest.raises(ServiceError, match="sacct failed: Problem talking to the database"):
-        client_of(transport).array("12")
+        client_of(transport).array(KEY)
 
 
 def test_a_queue_that_can_not_be_read_is_an_error() -> None:
     down = CommandResult(1, "", "slurm_load_jobs error: Unable to contact slurm controller\n")
     with pytest.raises(ServiceError, match="Unable to contact slurm controller"):
-        client_of(Scripted(squeue=down)).array("12")
-
-
-def test_cancel_takes_an_ended_array_for_done() -> None:
-    ended = CommandResult(1, "", "scancel: error: Kill job error on job id 12: Invalid job id\n")
-    client_of(Scripted(scancel=ended)).cancel("12")
-    refused = CommandResult(1, "", "scancel: error: Access/permission denied\n")
-    with pytest.raises(ServiceError, match="scancel failed: Access/permission denied"):
-        client_of(Scripted(scancel=refused)).cancel("12")
+        client_of(Scripted(squeue=down)).array(KEY)
 
 
 def test_the_version_is_slurms() -> None:
-    assert client_of(Scripted(sbatch=said("slurm-wlm 22.05.8\n"))).version() == "slurm-wlm 22.05.8"
+    assert (
+        client_of(Scripted(sbatch=CommandResult(0, "slurm-wlm 22.05.8\n", ""))).version()
+        == "slurm-wlm 22.05.8"
+    )
     absent = CommandResult(127, "", "sh: 1: sbatch: not found\n")
     with pytest.raises(UserError, match="sbatch: not found; make it available"):
         client_of(Scripted(sbatch=absent)).version()
 
 
-def test_an_array_is_found_by_its_name(tmp_path: Path) -> None:
+def test_arrays_are_found_by_their_names(tmp_path: Path) -> None:
     slurm = FakeSlurm(tmp_path / "slurm")
     client = SlurmClient(slurm.transport(), "x")
-    assert client.find("a") is None
+    assert client.find(["a"]) == {}
     (slurm.folder / "ended").write_text("7 a\n5 a\n6 b\n")
-    assert client.find("a") == "5"
+    assert client.find(["a", "c"]) == {"a": "5"}
     (slurm.folder / "jobs").write_text("12 a\n9 a\n")
-    assert client.find("a") == "9"
+    assert client.find(["a", "b"]) == {"a": "9", "b": "6"}
     slurm.set("squeue-down")
     with pytest.raises(ServiceError, match="Unable to contact"):
-        client.find("a")
+        client.find(["a"])
 
 
-def test_an_array_can_be_asked_for_by_its_name(tmp_path: Path) -> None:
+def test_an_array_whose_id_is_not_known_is_looked_up_by_its_name(tmp_path: Path) -> None:
     slurm = FakeSlurm(tmp_path / "slurm")
-    array = SlurmClient(slurm.transport(), "x").array("never-submitted")
+    array = SlurmClient(slurm.transport(), "x").array(ArrayKey("", "never-submitted"))
     assert (array.unknown, array.alive) == (True, 0)
 
 
@@ -304,6 +306,109 @@ def test_the_remote_folder_is_below_home_unless_absolute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    for given in (".airflow-slurm", "~/.airflow-slurm"):
-        path = SlurmClient(LocalTransport(), given).put_file("f", b"x")
+    for name in (".airflow-slurm", "~/.airflow-slurm"):
+        path = SlurmClient(LocalTransport(), name).put_file("f", b"x")
         assert path == f"{tmp_path}/.airflow-slurm/f"
+
+
+def records(*lines: str) -> CommandResult:
+    return CommandResult(0, "".join(f"{each}\n" for each in lines), "")
+
+
+def test_an_array_that_has_another_jobs_number_is_unknown() -> None:
+    """Slurm has begun again at its first id: somebody else's array has ours now."""
+    transport = Scripted(
+        squeue=records("12_0|RUNNING|n1|None|2026-11-30T12:00:00|theirs"),
+        sacct=records("12_0|RUNNING|n1|0:0|2026-11-30T12:00:00|theirs"),
+    )
+    array = client_of(transport).array(KEY)
+    assert (array.unknown, array.alive, array.elements) == (True, 0, {})
+
+
+def test_an_array_that_ended_before_its_number_was_given_again_keeps_its_end() -> None:
+    transport = Scripted(
+        squeue=records(
+            "12|RUNNING|n1|None|2026-11-30T12:00:00|a|name",
+            "12+0|RUNNING|n1|None|2026-11-30T12:00:00|job.a1b2",
+            "12_3|PENDING||Resources|2026-11-30T12:00:00|job.a1b2.1",
+        ),
+        sacct=records(
+            "12_0|COMPLETED|n1|0:0|2026-11-20T12:00:00|job.a1b2",
+            "12_1|COMPLETED|n1|0:0|2026-11-20T12:00:00|job.a1b2",
+            "12|FAILED|n1|6:0|2026-11-30T12:00:00|a|name",
+            "12_1|FAILED|n1|6:0|2026-11-30T12:00:00|theirs",
+        ),
+    )
+    array = client_of(transport).array(KEY)
+    assert (array.counts(), array.alive, array.unknown) == ({"COMPLETED": 2}, 0, False)
+
+
+def test_two_arrays_of_ours_may_have_had_one_number() -> None:
+    later = ArrayKey("12", "job.ffff")
+    transport = Scripted(
+        squeue=records("12_0|RUNNING|n1|None|2026-11-30T12:00:00|job.ffff"),
+        sacct=records(
+            "12_0|FAILED|n1|3:0|2026-11-20T12:00:00|job.a1b2",
+            "12_0|RUNNING|n1|0:0|2026-11-30T12:00:00|job.ffff",
+        ),
+    )
+    arrays = client_of(transport).arrays([KEY, later])
+    assert arrays[KEY].counts() == {"FAILED": 1}
+    assert arrays[later].counts() == {"RUNNING": 1}
+
+
+def test_of_a_requeued_elements_records_the_latest_start_counts() -> None:
+    transport = Scripted(
+        squeue=NO_SUCH_JOB,
+        sacct=records(
+            "12_0|COMPLETED|n2|0:0|2026-11-30T13:00:00|job.a1b2",
+            "12_0|REQUEUED|n1|0:0|2026-11-30T12:00:00|job.a1b2",
+        ),
+    )
+    array = client_of(transport).array(KEY)
+    assert (array.elements[0].state, array.elements[0].node) == (S.COMPLETED, "n2")
+
+
+def test_neither_deaths_nor_memory_nor_starts_of_another_job_are_told_as_ours() -> None:
+    ends = records(
+        "12_0|COMPLETED|0:0|n1|00:01:00||1G|1|2026-11-20T12:00:00|job.a1b2",
+        "12_0.batch|COMPLETED|0:0|n1|00:01:00|100M|1G|1|2026-11-20T12:00:00|batch",
+        "12_0|OUT_OF_MEMORY|0:125|n1|00:01:00||2G|1|2026-11-30T12:00:00|theirs",
+        "12_0.batch|OUT_OF_MEMORY|0:125|n1|00:01:00|2G|2G|1|2026-11-30T12:00:00|batch",
+        "12_0.0|FAILED|1:0|n1|00:01:00|2G|2G|1|2026-11-30T12:00:00|job.a1b2",
+    )
+    (ending,) = client_of(Scripted(sacct=ends)).endings([KEY])
+    assert (ending.state, ending.restart, ending.max_rss) == (S.COMPLETED, 0, 100 * 2**20)
+    used = records(
+        "12_0|COMPLETED|00:01:00|1|00:30|1G||2026-11-20T12:00:00|job.a1b2",
+        "12_0.batch|COMPLETED|00:01:00|1|00:30|1G|100M|2026-11-20T12:00:00|batch",
+        "12_0|COMPLETED|10:00:00|64|10:00:00|64G||2026-11-30T12:00:00|theirs",
+        "12_0.batch|COMPLETED|10:00:00|64|10:00:00|64G|60G|2026-11-30T12:00:00|batch",
+    )
+    (usage,) = client_of(Scripted(sacct=used)).usage([KEY])
+    assert (usage.cpus, usage.elapsed_s, usage.max_rss) == (1, 60, 100 * 2**20)
+
+
+@given(
+    foreign=st.lists(
+        st.tuples(
+            st.sampled_from(["12", "12_0", "12_1", "12_[0-9%2]", "12+0", "12_0.batch", "13_0"]),
+            st.sampled_from(["theirs", "", "job.a1b", "job.a1b2.1", "JOB.A1B2", "a|job.a1b2"]),
+            st.integers(0, 3),
+        )
+    )
+)
+def test_whatever_other_jobs_do_an_array_is_what_it_is(
+    foreign: list[tuple[str, str, int]],
+) -> None:
+    own = ["12_0|COMPLETED|n1|0:0|2026-11-20|job.a1b2", "12_1|FAILED|n1|3:0|2026-11-20|job.a1b2"]
+    lines = list(own)
+    for job, name, place in foreign:
+        # Steps follow the line of their job.
+        head = [f"{job.partition('.')[0]}|RUNNING|n9|9:0|2026-11-30|{name}"]
+        step = [f"{job}|RUNNING|n9|9:0|2026-11-30|batch"] if "." in job else []
+        lines[place:place] = [*head, *step]
+    text = "\n".join(lines)
+    assert sorted(split_by_array(text, [KEY], 4)[KEY].splitlines()) == sorted(
+        each.rsplit("|", 2)[0] for each in own
+    )

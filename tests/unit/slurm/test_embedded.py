@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.slurm.client import ArrayState, SlurmClient
+from airflow_slurm_provider.slurm import submission
+from airflow_slurm_provider.slurm.client import ArrayKey, ArrayState, SlurmClient
 from airflow_slurm_provider.slurm.embedded import EmbeddedTransport
 from airflow_slurm_provider.slurm.embedded_cluster import CommandError, read_request
 from airflow_slurm_provider.slurm.options import SlurmOptions
@@ -36,6 +37,7 @@ class Cluster:
         self.transport = EmbeddedTransport(self.folder, slots=4, kill_wait=0.5)
         self.client = SlurmClient(self.transport, str(self.remote))
         self._wait = wait
+        self.names: dict[str, str] = {}
 
     def submit(self, program: str, workers: int = 1, **options: object) -> str:
         name = f"test.{uuid.uuid4().hex[:8]}"
@@ -46,13 +48,18 @@ class Cluster:
             command=["sh", "-c", program],
             environment={"OUT": str(self.remote)},
         )
-        return self.client.submit(name, script, "test")
+        job = self.client.submit(name, script, "test")
+        self.names[job] = name
+        return job
+
+    def key(self, job: str) -> ArrayKey:
+        return ArrayKey(job, self.names.get(job, ""))
 
     def until(self, job: str, condition: Callable[[ArrayState], bool]) -> ArrayState:
         seen: list[ArrayState] = []
 
         def holds() -> bool:
-            seen.append(self.client.array(job))
+            seen.append(self.client.array(self.key(job)))
             return condition(seen[-1])
 
         self._wait(holds)
@@ -166,27 +173,27 @@ def test_the_same_name_twice_at_the_same_time_is_one_array(cluster: Cluster) -> 
     clients = [SlurmClient(cluster.transport, str(cluster.remote)) for _ in range(5)]
     with ThreadPoolExecutor(5) as pool:
         jobs = set(pool.map(lambda each: each.submit("twice", script, "test"), clients))
-    assert jobs == {cluster.client.find("twice")}
+    assert jobs == {*cluster.client.find(["twice"]).values()}
     with sqlite3.connect(cluster.folder / "state.db") as db:
         assert db.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
-    assert cluster.client.script("twice", "test") == script
+    assert cluster.client.script("twice", "test") == submission.guarded(script)
 
 
 def test_a_cancelled_array_ends(cluster: Cluster) -> None:
     job = cluster.submit("sleep 60", workers=6)
     cluster.until(job, lambda array: array.running == 4)
-    cluster.client.cancel(job)
+    cluster.client.cancel([cluster.key(job)])
     array = cluster.ended(job)
     assert array.counts() == {"CANCELLED": 6}
     assert array.elements[0].exit_code == "0:15"
-    cluster.client.cancel(job)
-    assert cluster.client.array(job).counts() == {"CANCELLED": 6}
+    cluster.client.cancel([cluster.key(job)])
+    assert cluster.client.array(cluster.key(job)).counts() == {"CANCELLED": 6}
 
 
 def test_one_element_can_be_cancelled(cluster: Cluster) -> None:
     job = cluster.submit('while [ ! -e "$OUT/go" ]; do sleep 0.05; done', workers=3)
     cluster.until(job, lambda array: array.running == 3)
-    cluster.client.cancel(f"{job}_1")
+    assert cluster.transport.run(f"scancel {job}_1").code == 0
     cluster.until(job, lambda array: array.elements[1].state is S.CANCELLED)
     (cluster.remote / "go").touch()
     assert cluster.ended(job).counts() == {"COMPLETED": 2, "CANCELLED": 1}
@@ -195,7 +202,7 @@ def test_one_element_can_be_cancelled(cluster: Cluster) -> None:
 def test_who_does_not_listen_to_sigterm_is_killed(cluster: Cluster) -> None:
     job = cluster.submit('trap "" TERM; touch "$OUT/deaf"; while :; do sleep 0.05; done')
     cluster.until(job, lambda _: (cluster.remote / "deaf").exists())
-    cluster.client.cancel(job)
+    cluster.client.cancel([cluster.key(job)])
     array = cluster.ended(job)
     assert (array.elements[0].state, array.elements[0].exit_code) == (S.CANCELLED, "0:9")
 
@@ -260,8 +267,8 @@ def test_the_array_outlives_its_submitter(tmp_path: Path, cluster: Cluster, wait
     ended = subprocess.run([sys.executable, "-c", program], start_new_session=True, check=False)
     assert ended.returncode == -signal.SIGKILL
     wait_for((cluster.remote / "ran").exists)
-    job = cluster.client.find("orphan")
-    assert job is not None
+    job = cluster.client.find(["orphan"])["orphan"]
+    cluster.names[job] = "orphan"
     assert cluster.ended(job).counts() == {"COMPLETED": 1}
 
 
@@ -304,6 +311,7 @@ def test_an_element_whose_folder_is_gone_fails(cluster: Cluster, tmp_path: Path)
     script.write_text("#!/bin/bash\n#SBATCH --output=nowhere/x.log\ntrue\n")
     result = cluster.transport.run(f"cd {tmp_path}/gone && sbatch script.sh")
     assert (result.code, result.stdout) == (0, "Submitted batch job 1\n")
+    cluster.names["1"] = "script.sh"
     assert cluster.ended("1").counts() == {"FAILED": 1}
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from airflow_slurm_provider.coordinator.config import load_config
 from airflow_slurm_provider.slurm import submission
 from airflow_slurm_provider.slurm.batch import batch_name
-from airflow_slurm_provider.slurm.client import SlurmClient
+from airflow_slurm_provider.slurm.client import ArrayKey, SlurmClient
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import quote, render_script
 from airflow_slurm_provider.slurm.transport import CommandResult, LocalTransport
@@ -67,7 +67,10 @@ def test_a_files_or_a_jobs_name_is_refused_before_anything_is_run(value: str) ->
         lambda: client.put_file(value, b""),
         lambda: client.put_secret(value, "name", b""),
         lambda: client.output(value, "folder", 0, 10),
-        lambda: client.find(value),
+        lambda: client.find([value]),
+        lambda: client.withdraw([value], "folder"),
+        lambda: client.withdraw(["name"], value),
+        lambda: client.cancel([ArrayKey("1", value)]),
     ):
         with pytest.raises(UserError, match="can't name a"):
             call()

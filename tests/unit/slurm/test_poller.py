@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from airflow_slurm_provider.slurm.arrays import ArrayState
+from airflow_slurm_provider.slurm.arrays import ArrayKey, ArrayState
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.errors import ServiceError
 from tests.unit.slurm.fake_slurm import Time
@@ -21,12 +21,16 @@ class Cluster:
         self.down = False
         self._lock = threading.Lock()
 
-    def arrays(self, slurm_job_ids: Collection[str]) -> dict[str, ArrayState]:
+    def arrays(self, arrays: Collection[ArrayKey]) -> dict[ArrayKey, ArrayState]:
         with self._lock:
-            self.looks.append(set(slurm_job_ids))
+            self.looks.append({each.slurm_job_id for each in arrays})
         if self.down:
             raise ServiceError("cluster: squeue failed")
-        return {each: ArrayState(each, alive=1) for each in slurm_job_ids}
+        return {each: ArrayState(each.slurm_job_id, alive=1) for each in arrays}
+
+
+def key(slurm_job_id: str) -> ArrayKey:
+    return ArrayKey(slurm_job_id, f"job.{slurm_job_id}")
 
 
 def poller_of(cluster: Cluster, time: Time) -> ArrayPoller:
@@ -38,7 +42,7 @@ def test_three_hundred_who_wait_cost_what_one_costs() -> None:
     poller = poller_of(cluster, time)
     for _ in range(6):
         with ThreadPoolExecutor(16) as pool:
-            list(pool.map(lambda n: poller.array(str(n % 7), 10.0), range(300)))
+            list(pool.map(lambda n: poller.array(key(str(n % 7)), 10.0), range(300)))
         time.sleep(11.0)
     assert len(cluster.looks) == 6
     assert cluster.looks[-1] == set("0123456")
@@ -47,11 +51,11 @@ def test_three_hundred_who_wait_cost_what_one_costs() -> None:
 def test_an_array_is_unknown_until_it_was_looked_for() -> None:
     cluster, time = Cluster(), Time()
     poller = poller_of(cluster, time)
-    assert poller.array("1", 10.0).alive == 1
-    assert poller.array("2", 10.0).unknown
+    assert poller.array(key("1"), 10.0).alive == 1
+    assert poller.array(key("2"), 10.0).unknown
     time.sleep(11.0)
-    assert poller.array("2", 10.0).alive == 1
-    assert poller.array("1", 10.0).alive == 1
+    assert poller.array(key("2"), 10.0).alive == 1
+    assert poller.array(key("1"), 10.0).alive == 1
     assert len(cluster.looks) == 2
 
 
@@ -59,8 +63,8 @@ def test_the_most_impatient_decides_how_often() -> None:
     cluster, time = Cluster(), Time()
     poller = poller_of(cluster, time)
     for _ in range(10):
-        poller.array("1", 100.0)
-        poller.array("2", 1.0)
+        poller.array(key("1"), 100.0)
+        poller.array(key("2"), 1.0)
         time.sleep(1.2)
     assert len(cluster.looks) == 10
 
@@ -71,17 +75,17 @@ def test_a_look_that_failed_is_told_to_all_and_not_repeated_at_once() -> None:
     cluster.down = True
     for _ in range(5):
         with pytest.raises(ServiceError, match="squeue failed"):
-            poller.array("1", 10.0)
+            poller.array(key("1"), 10.0)
     assert len(cluster.looks) == 1
     cluster.down = False
     time.sleep(11.0)
-    assert poller.array("1", 10.0).alive == 1
+    assert poller.array(key("1"), 10.0).alive == 1
 
 
 def test_an_array_that_nobody_asks_for_any_more_is_forgotten() -> None:
     cluster, time = Cluster(), Time()
     poller = poller_of(cluster, time)
-    poller.array("1", 10.0)
+    poller.array(key("1"), 10.0)
     time.sleep(3601.0)
-    poller.array("2", 10.0)
+    poller.array(key("2"), 10.0)
     assert cluster.looks == [{"1"}, {"2"}]

@@ -112,10 +112,7 @@ def test_a_refusal_for_the_number_of_jobs_is_told_from_it(release: Path) -> None
         client(Outcome.REFUSED, err=text(release, "refused-limit")).submit("n", "#!/bin/sh\n", "f")
 
 
-def test_an_array_that_slurm_has_forgotten_is_no_error(release: Path) -> None:
-    for name in ("scancel-unknown", "scancel-ended"):
-        said = text(release, name)
-        client(1 if said else 0, err=said).cancel("999999")
+def test_the_queue_says_of_ids_that_it_has_forgotten_that_they_are_invalid(release: Path) -> None:
     assert "invalid job id" in text(release, "squeue-unknown").lower()
 
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from airflow_slurm_provider.slurm import submission
-from airflow_slurm_provider.slurm.client import SlurmClient, SubmitLimitError
+from airflow_slurm_provider.slurm.client import (
+    ArrayKey,
+    SlurmClient,
+    SubmissionCancelledError,
+    SubmitLimitError,
+)
 from slurm_worker.errors import ServiceError, UserError
 from tests.unit.slurm.fake_slurm import BreakingTransport, FakeSlurm, Time
 
+Wait = Callable[[Callable[[], bool]], None]
 NAME = "flights.r0s1.0a1b2c"
 SCRIPT = f"#!/bin/bash\n#SBATCH --job-name={NAME}\ntrue\n"
 
@@ -68,8 +76,8 @@ def test_the_script_is_submitted_from_its_folder(
     client: SlurmClient, slurm: FakeSlurm, place: Path
 ) -> None:
     assert submit(client) == "101"
-    assert slurm.lines("calls") == ["--parsable script.sh"]
-    assert (place / "script.sh").read_text() == SCRIPT
+    assert slurm.lines("calls") == [f"--parsable --job-name={NAME} script.sh"]
+    assert (place / "script.sh").read_text() == submission.guarded(SCRIPT)
     assert (place / "id").read_text() == "101\n"
     assert sorted(each.name for each in place.iterdir()) == ["attempt.1", "id", "script.sh"]
 
@@ -319,7 +327,7 @@ def test_half_a_script_is_never_submitted(
     assert slurm.transport().run(command, SCRIPT.encode()[:-3]).code != 0
     assert not (place / "script.sh").exists()
     assert submit(client) == "101"
-    assert (place / "script.sh").read_text() == SCRIPT
+    assert (place / "script.sh").read_text() == submission.guarded(SCRIPT)
 
 
 @pytest.mark.parametrize(
@@ -336,3 +344,129 @@ def test_a_folder_that_can_not_be_written_is_told(slurm: FakeSlurm, tmp_path: Pa
     client = SlurmClient(slurm.transport(), str(tmp_path / "file" / "below"))
     with pytest.raises(ServiceError, match=r"make the remote folder failed: .*Not a directory"):
         submit(client)
+
+
+def cancel(client: SlurmClient) -> list[str]:
+    """What `slurmctl cancel` does with a submission whose id is not known."""
+    ids = client.withdraw([NAME], "flights")
+    return [each.slurm_job_id for each in client.cancel([ArrayKey(ids.get(NAME, ""), NAME)])]
+
+
+@pytest.mark.parametrize("mode", ["kill-caller", "silent"])
+def test_an_array_whose_id_was_lost_is_cancelled_by_its_name(
+    client: SlurmClient, slurm: FakeSlurm, place: Path, mode: str
+) -> None:
+    slurm.mode(mode)
+    with contextlib.suppress(ServiceError):
+        submit(client)
+    (place / "id").unlink(missing_ok=True)
+    assert cancel(client) == ["101"]
+    assert slurm.lines("jobs") == []
+
+
+@pytest.mark.parametrize("mode", ["paused", "paused-and-killed"])
+def test_no_array_is_left_of_a_submitter_that_was_paused_while_it_was_cancelled(
+    client: SlurmClient, slurm: FakeSlurm, remote: Path, wait_for: Wait, mode: str
+) -> None:
+    slurm.mode(mode)
+    slurm.set("pause")
+    with ThreadPoolExecutor(1) as pool:
+        submitter = pool.submit(submit, SlurmClient(slurm.transport(), str(remote)))
+        wait_for(lambda: bool(slurm.lines("calls")))
+        assert cancel(client) == []
+        slurm.clear("pause")
+        with pytest.raises((SubmissionCancelledError, ServiceError)):
+            submitter.result()
+    slurm.mode("ok")
+    with pytest.raises(SubmissionCancelledError, match="cancelled before Slurm had its array"):
+        submit(client)
+    assert slurm.lines("jobs") == []
+    assert slurm.lines("cancelled") == ["101"]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_submission_that_was_withdrawn_is_never_submitted(
+    client: SlurmClient, slurm: FakeSlurm, place: Path, begun: bool
+) -> None:
+    if begun:
+        begin(place, age=100_000)
+    assert client.withdraw([NAME], "flights") == {}
+    for _ in range(2):
+        with pytest.raises(SubmissionCancelledError):
+            submit(client)
+    assert slurm.lines("calls") == []
+
+
+def test_withdrawing_leaves_an_array_that_there_is_alone(
+    client: SlurmClient, slurm: FakeSlurm
+) -> None:
+    assert submit(client) == "101"
+    assert client.withdraw([NAME, "flights.r0s1.0a1b2c.1"], "flights") == {NAME: "101"}
+    assert submit(client) == "101"
+    assert slurm.lines("jobs") == [f"101 {NAME}"]
+
+
+def test_a_withdrawal_that_slurm_can_not_answer_is_an_error(
+    client: SlurmClient, slurm: FakeSlurm
+) -> None:
+    slurm.set("squeue-down")
+    with pytest.raises(ServiceError, match="Unable to contact"):
+        client.withdraw([NAME], "flights")
+    slurm.clear("squeue-down")
+    assert submit(client) == "101"
+
+
+def test_cancelling_never_hits_a_job_that_has_the_number_now(
+    client: SlurmClient, slurm: FakeSlurm
+) -> None:
+    (slurm.folder / "jobs").write_text("101 somebody.elses\n")
+    (slurm.folder / "ended").write_text(f"101 {NAME}\n")
+    assert client.cancel([ArrayKey("101", NAME)]) == []
+    assert slurm.lines("jobs") == ["101 somebody.elses"]
+
+
+def test_a_cancel_that_slurm_did_not_carry_out_is_told(
+    client: SlurmClient, slurm: FakeSlurm, time: Time
+) -> None:
+    submit(client)
+    slurm.set("deaf")
+    with pytest.raises(ServiceError, match="array 101 still waits or runs after scancel; try"):
+        client.cancel([ArrayKey("101", NAME)])
+    assert time.now < 60
+    slurm.clear("deaf")
+    assert client.cancel([ArrayKey("101", NAME)]) == [ArrayKey("101", NAME)]
+    assert client.cancel([ArrayKey("101", NAME)]) == []
+
+
+def test_a_caller_that_was_overtaken_says_so_where_its_array_can_not_be_cancelled(
+    client: SlurmClient, slurm: FakeSlurm
+) -> None:
+    slurm.mode("overtaken")
+    slurm.set("deaf")
+    with pytest.raises(ServiceError, match="not known yet") as told:
+        submit(client)
+    assert "scancel did not end array 101" in str(told.value)
+    slurm.clear("deaf")
+    assert submit(client) == "4711"
+
+
+@pytest.mark.parametrize(
+    "first", ["#!/bin/sh", "#!/bin/bash -l", "#! /usr/bin/env bash", "#!/usr/bin/env -S zsh -e"]
+)
+def test_a_script_of_a_cancelled_submission_ends_before_its_first_command(
+    tmp_path: Path, first: str
+) -> None:
+    script = submission.guarded(f"{first}\n#SBATCH --array=0\n\n# a comment\ntouch ran\n")
+    assert script.splitlines()[:4] == [first, "#SBATCH --array=0", "", "# a comment"]
+    (tmp_path / "id").write_text("cancelled\n")
+    assert subprocess.run(["sh", "-c", script], cwd=tmp_path, check=False).returncode == 143
+    assert not (tmp_path / "ran").exists()
+    (tmp_path / "id").write_text("101\n")
+    assert subprocess.run(["sh", "-c", script], cwd=tmp_path, check=False).returncode == 0
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("first", ["#!/usr/bin/env python3", "#!/bin/csh", "#!/opt/bash/bin/perl"])
+def test_a_script_for_another_interpreter_stays_as_it_is(first: str) -> None:
+    script = f"{first}\nprint('sh')\n"
+    assert submission.guarded(script) == script

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +45,19 @@ def test_a_name_that_is_none_removes_nothing(
     client.put_secret("probe.1", "credentials.json", b"secret")
     client.survey().remove(folder)
     assert left(remote) == {"probe.1"}
+
+
+def test_variables_that_are_removed_are_told() -> None:
+    # This process is the parent: what it was started with counts.
+    program = (
+        "from airflow_slurm_provider.slurm.survey import Survey\n"
+        "from airflow_slurm_provider.slurm.transport import LocalTransport\n"
+        "print(Survey(LocalTransport(), 'x').ignored_variables())\n"
+    )
+    environment = {**os.environ, "SBATCH_ACCOUNT": "physics", "SLURM_CONF": "/x", "SLURMY": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, check=True, text=True
+    )
+    assert "SBATCH_ACCOUNT" in done.stdout
+    assert "SLURM_CONF" not in done.stdout
+    assert "SLURMY" not in done.stdout

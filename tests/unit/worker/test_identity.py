@@ -5,8 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from slurm_worker.identity import requeue, seconds_left
 
 PROGRAM = """
 import sys, threading, time
@@ -62,3 +65,19 @@ def test_a_signal_is_heard_while_the_main_thread_is_inside_a_long_call() -> None
     main += "hashlib.sha256(data); ended = time.time()\n"
     main += "print(heard.result() < ended, flush=True)"
     assert run(main, signal.SIGTERM).split() == ["True", "False"]
+
+
+@pytest.mark.parametrize("name", ["SQUEUE_FORMAT", "SLURM_TIME_FORMAT", "SCONTROL_ALL"])
+def test_variables_of_the_account_do_not_change_what_a_worker_asks_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for command in ("squeue", "scontrol"):
+        program = f'[ -z "${name}" ] || {{ echo odd >&2; exit 1; }}; echo 2999-01-01T00:00:00'
+        (tmp_path / command).write_text(f"#!/bin/sh\n{program}\n")
+        (tmp_path / command).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv(name, "relative")
+    left = seconds_left({"SLURM_JOB_ID": "7"})
+    assert left is not None
+    assert left > 0
+    assert requeue({"array": "7", "element": "1"}) == ""
