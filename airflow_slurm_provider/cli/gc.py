@@ -26,14 +26,14 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
     metavar="AGE",
     default="7d",
     show_default=True,
-    help="What might still be used is garbage after: 90m, 12h, 7d.",
+    help="How long a replaced version of the dataset is kept: 90m, 12h, 7d.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted, and do nothing.")
 @common_options
 def gc(common: Common, job: str, older_than: str, dry_run: bool) -> int:
     """Delete what JOB has left behind on S3: uncommitted parts, checkpoints, old datasets.
 
-    What a marker or the published manifest names is never touched.
+    What a marker or the published manifest names is never touched, nor is the version before.
     """
     name, age_s = check_job_id(job, "JOB"), _age(older_than)
     from airflow_slurm_provider.coordinator.gc import collect
@@ -62,5 +62,5 @@ def _fields(found: Collected) -> list[tuple[str, str]]:
     for kind, count in sorted(found.objects.items()):
         fields.append((kind, f"{number(count)} objects, {number(found.sizes[kind])} bytes"))
     if not found.complete:
-        fields.append(("note", "the job is not complete: parts of tasks that are not done stay"))
+        fields.append(("note", "the job is not complete: run gc again when it is"))
     return fields

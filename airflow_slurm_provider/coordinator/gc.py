@@ -3,17 +3,18 @@
 | garbage | when |
 | --- | --- |
 | a part that its task's marker doesn't name | at once: the marker has decided |
-| a part of a task without a marker | the job is complete, and the part is old |
-| a checkpoint or a proposed marker of a task with a marker | at once; a proposal when complete |
-| a dataset's file that the manifest doesn't name | it is old |
-| an object of a probe | it is an hour old |
+| a checkpoint of a task with a marker | at once |
+| a proposed marker of a task with a marker | the job is complete |
+| a file of a dataset that can't be read or published any more | `slurm_worker.aggregate.publish` |
 
-What a marker or the manifest names is never touched, nor are inputs, code, configurations and
-logs. A part without a marker may belong to a worker that was suspended and will yet commit, so
-it counts as old only after `older_than_s` and twice the longest that a lease may be kept.
+What is found was decided for good before it is listed as garbage, so that it may be deleted at
+any later time, whoever works meanwhile. What nothing has decided stays: a part of a task without
+a marker may belong to a worker that was suspended and will yet commit it, and an object of a probe
+to one that still compares. Inputs, code, configurations, given items and logs are never looked at:
+a submit relies on those that it has found.
 
 Requests: a list per thousand objects and markers, a GET per task with parts of several attempts,
-one delete per thousand objects.
+those of `slurm_worker.aggregate.publish.sweep`, one delete per thousand objects.
 """
 
 from __future__ import annotations
@@ -25,17 +26,15 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from airflow_slurm_provider.coordinator import ship
 from airflow_slurm_provider.coordinator.progress import read_progress
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker.aggregate.publish import find_manifest
+from slurm_worker.aggregate.publish import sweep
 from slurm_worker.ahead import ahead
 from slurm_worker.keys import JobId, JobPaths, TaskId
 from slurm_worker.ports import Entry
 from slurm_worker.store import JobStore
 
 WEEK_S = 7 * 24 * 3600.0
-_HOUR_S = 3600.0
 _BATCH = 1000
 
 Log = Callable[[str], None]
@@ -47,8 +46,8 @@ class Collected:
 
     Args:
         dry_run: it is still there.
-        complete: whether the job was; where not, parts of open tasks were not looked at.
-        objects: how many, by kind: ``parts checkpoints proposed dataset probe``.
+        complete: whether the job was; where not, proposed markers were not looked at.
+        objects: how many, by kind: ``parts checkpoints proposed dataset``.
         sizes: bytes, by kind.
     """
 
@@ -87,7 +86,8 @@ def collect(
     Args:
         services: the edges.
         job_id: the job.
-        older_than_s: seconds after which what might still be used is garbage.
+        older_than_s: seconds that a dataset's replaced version is kept at the least, and that an
+            aggregation which has not published yet is left in peace.
         dry_run: count only.
         log: told of progress.
         actor: who asks, for the audit trail.
@@ -96,18 +96,9 @@ def collect(
         UserError: if there is no such job.
     """
     jobs = services.jobs(job_id)
-    spec = ship.read_spec(services, jobs.get())
+    jobs.get()
     complete = read_progress(services, job_id).complete
-    lease = spec.resolve_lease()
-    longest_s = max(lease.ttl_s, lease.stall_s)
-    now = services.clock.now()
-    look = _Look(
-        services.store(job_id),
-        complete=complete,
-        old=now - older_than_s,
-        abandoned=now - max(older_than_s, 2 * longest_s),
-        hour_ago=now - _HOUR_S,
-    )
+    look = _Look(services.store(job_id), complete, older_than_s, dry_run)
     found = Collected(job_id, dry_run, complete)
     batch: list[str] = []
     for kind, entry in look.garbage():
@@ -154,16 +145,14 @@ class _Look:
     Args:
         store: the job's objects.
         complete: whether the job is.
-        old: what was written before this time counts as old.
-        abandoned: what was written before this time no worker will commit.
-        hour_ago: what was written before this time no probe still needs.
+        older_than_s: see `collect`.
+        dry_run: nothing will be deleted.
     """
 
     store: JobStore
     complete: bool
-    old: float
-    abandoned: float
-    hour_ago: float
+    older_than_s: float
+    dry_run: bool
 
     @property
     def _paths(self) -> JobPaths:
@@ -178,11 +167,10 @@ class _Look:
         if self.complete:
             for entry in self._of_done(self._paths.all_proposed):
                 yield "proposed", entry
-        for entry in self._unpublished():
+        for entry in sweep(
+            self.store.objects, self._paths, self.older_than_s, dry_run=self.dry_run
+        ):
             yield "dataset", entry
-        for entry in self.store.objects.entries(self._paths.probe("")):
-            if entry.modified < self.hour_ago:
-                yield "probe", entry
 
     def _parts(self) -> Iterator[Entry]:
         """Parts that no marker names."""
@@ -192,15 +180,13 @@ class _Look:
 
     def _unnamed(self, task: _Task) -> list[Entry]:
         """A task's parts that are garbage."""
-        if task.done and len(task.attempts) == 1:
-            # It is the one that was committed.
+        if not task.done or len(task.attempts) == 1:
+            # Not decided yet, or the one that was committed.
             return []
-        if not task.done and not self.complete:
-            return []
-        # Read after the parts were listed: what is committed meanwhile is named in it.
         marker = self.store.marker(task.id)
         if marker is None:
-            return [each for each in task.entries if each.modified < self.abandoned]
+            # Somebody has removed it, to have the task run again.
+            return []
         named = {part.key for part in marker.parts}
         return [each for each in task.entries if each.key not in named]
 
@@ -226,16 +212,3 @@ class _Look:
             while standing and standing < task:
                 standing = next(markers, "")
             yield _Task(TaskId(task), tuple(entries), done=standing == task)
-
-    def _unpublished(self) -> Iterator[Entry]:
-        """Old files of datasets that the manifest doesn't name."""
-        manifest = find_manifest(self.store.objects, self._paths)
-        if manifest is None and self.store.objects.size(self._paths.manifest) is not None:
-            # Of another release: what it names is not known.
-            return
-        files = () if manifest is None else (*manifest.files, *manifest.errors)
-        kept = {self._paths.manifest, *(each.key for each in files)}
-        for folder in (self._paths.dataset, self._paths.errors):
-            for entry in self.store.objects.entries(folder):
-                if entry.key not in kept and entry.modified < self.old:
-                    yield entry

@@ -89,11 +89,13 @@ def _data_files(folder: Path) -> dict[str, str]:
 
 
 def _published(folder: Path) -> dict[str, str]:
-    """The files of the manifest, with what is in them; nothing else may be there."""
-    files = _data_files(folder)
+    """The files of the manifest by their names, with what is in them."""
+    there = _data_files(folder)
     manifest = json.loads((folder / PATHS.manifest).read_bytes())
-    assert {each["key"]: each["sha256"] for each in manifest["files"]} == files
-    return files
+    files = {each["key"]: each["sha256"] for each in manifest["files"]}
+    assert files.items() <= there.items()
+    assert files == {k: v for k, v in there.items() if k.startswith(manifest["folder"])}
+    return {key.removeprefix(manifest["folder"]): digest for key, digest in files.items()}
 
 
 def _forget(folder: Path) -> None:

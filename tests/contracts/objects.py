@@ -48,6 +48,59 @@ class ObjectStoreContract:
         assert len(won) == 1
         assert objects.get(f"{folder}done") == str(won[0]).encode()
 
+    def test_an_object_is_read_with_its_tag_and_age(
+        self, objects: ObjectStore, folder: str
+    ) -> None:
+        assert objects.read(f"{folder}none") is None
+        objects.put(f"{folder}a", b"first")
+        found = objects.read(f"{folder}a")
+        assert found is not None
+        assert found.body == b"first"
+        assert abs(found.modified - time.time()) < 60
+        objects.put(f"{folder}a", b"second")
+        again = objects.read(f"{folder}a")
+        assert again is not None
+        assert again.tag != found.tag
+
+    def test_put_if_replaces_only_what_was_read(self, objects: ObjectStore, folder: str) -> None:
+        objects.put(f"{folder}a", b"first")
+        found = objects.read(f"{folder}a")
+        assert found is not None
+        assert not objects.put_if(f"{folder}a", b"other", '"other"')
+        assert objects.put_if(f"{folder}a", b"second", found.tag)
+        assert not objects.put_if(f"{folder}a", b"third", found.tag)
+        assert objects.get(f"{folder}a") == b"second"
+        assert not objects.put_if(f"{folder}none", b"x", found.tag)
+        assert objects.get(f"{folder}none") is None
+
+    def test_of_concurrent_put_if_one_wins(self, objects: ObjectStore, folder: str) -> None:
+        objects.put(f"{folder}a", b"first")
+        found = objects.read(f"{folder}a")
+        assert found is not None
+        won = []
+
+        def replace(number: int) -> None:
+            if objects.put_if(f"{folder}a", str(number).encode(), found.tag):
+                won.append(number)
+
+        threads = [threading.Thread(target=replace, args=(n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        assert objects.get(f"{folder}a") == str(won[0]).encode()
+
+    def test_a_copy_is_the_same_and_of_nothing_there_is_none(
+        self, objects: ObjectStore, folder: str
+    ) -> None:
+        objects.put(f"{folder}a", b"0123456789")
+        objects.copy(f"{folder}a", f"{folder}b")
+        assert objects.get(f"{folder}b") == b"0123456789"
+        with pytest.raises(Missing):
+            objects.copy(f"{folder}none", f"{folder}c")
+        assert objects.get(f"{folder}c") is None
+
     def test_keys_are_listed_in_order(self, objects: ObjectStore, folder: str) -> None:
         for name in ("b", "a", "c/d"):
             objects.put(folder + name, b"x")

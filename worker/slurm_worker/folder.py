@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import hashlib
 import os
 import shutil
 import uuid
@@ -10,7 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from slurm_worker.errors import Missing, UserError
-from slurm_worker.ports import Entry
+from slurm_worker.ports import Entry, Stored
+
+#: What `os.link` says on a file system without hard links.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 class FolderObjects:
@@ -51,6 +57,30 @@ class FolderObjects:
                 os.link(written, self._root / key)
             except FileExistsError:
                 return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return self._create(key, body)
+        return True
+
+    def read(self, key: str) -> Stored | None:
+        """See `ports.ObjectStore.read`."""
+        try:
+            with (self._root / key).open("rb") as file:
+                body = file.read()
+                modified = os.fstat(file.fileno()).st_mtime
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return None
+        return Stored(body, hashlib.sha256(body).hexdigest(), modified)
+
+    def put_if(self, key: str, body: bytes, tag: str) -> bool:
+        """See `ports.ObjectStore.put_if`; the file's folder is locked meanwhile."""
+        with self._appearing(key) as written, _locked(written.parent):
+            standing = self.read(key)
+            if standing is None or standing.tag != tag:
+                return False
+            written.write_bytes(body)
+            written.replace(self._root / key)
         return True
 
     def list(self, prefix: str) -> Iterator[str]:
@@ -95,7 +125,19 @@ class FolderObjects:
 
     def copy(self, source: str, key: str) -> None:
         """See `ports.ObjectStore.copy`."""
-        self.upload(key, str(self._root / source))
+        try:
+            self.upload(key, str(self._root / source))
+        except FileNotFoundError as error:
+            raise Missing(f"{self._root / source}: there is no such file") from error
+
+    def _create(self, key: str, body: bytes) -> bool:
+        """Create a file where the file system has no links: not whole at once, but by one only."""
+        try:
+            with (self._root / key).open("xb") as file:
+                file.write(body)
+        except FileExistsError:
+            return False
+        return True
 
     @contextmanager
     def _appearing(self, key: str) -> Iterator[Path]:
@@ -114,3 +156,14 @@ class FolderObjects:
             yield written
         finally:
             written.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for the same folder out."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -20,6 +20,7 @@ TaskId = NewType("TaskId", str)
 JOB_ID_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _MERGE = re.compile(r"(.+)\.merge-[0-9a-f]{8}")
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_VERSION = re.compile(r"([0-9]{6,})-([0-9a-f]{16})-[0-9a-z]+")
 S3_URI_PATTERN = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
 
 META = "META"
@@ -218,6 +219,26 @@ def limit_sk() -> str:
     return "SLOT#0"
 
 
+def version_name(number: int, inputs: str, unique: str) -> str:
+    """The name of one aggregation's folders.
+
+    Args:
+        number: the number of the manifest that it is made for.
+        inputs: digest of all that goes into the dataset.
+        unique: what no other aggregation has, of 0-9 and a-z.
+    """
+    return f"{number:06}-{inputs[:16]}-{unique}"
+
+
+def parse_version(name: str) -> tuple[int, str] | None:
+    """Return (number, first 16 digits of the inputs' digest) of a version's name.
+
+    None of any other name: older manifests name their versions by the inputs alone.
+    """
+    match = _VERSION.fullmatch(name)
+    return None if match is None else (int(match.group(1)), match.group(2))
+
+
 # --- S3 keys ------------------------------------------------------------------
 
 
@@ -353,3 +374,11 @@ class JobPaths:
     def errors(self) -> str:
         """The folder of the Parquet files of items that failed."""
         return f"{self.root}errors/"
+
+    def dataset_of(self, version: str) -> str:
+        """The folder of a version's Parquet files."""
+        return f"{self.dataset}{version}/"
+
+    def errors_of(self, version: str) -> str:
+        """The folder of a version's Parquet files of items that failed."""
+        return f"{self.errors}{version}/"

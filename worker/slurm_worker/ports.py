@@ -69,6 +69,21 @@ class Entry:
     modified: float
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An object as it was read.
+
+    Args:
+        body: its bytes.
+        tag: what `ObjectStore.put_if` takes; other bytes have another tag (``ETag``).
+        modified: when it was written, in seconds since the epoch, by the store's clock.
+    """
+
+    body: bytes
+    tag: str
+    modified: float
+
+
 class Rows(Protocol):
     """The table's four verbs.
 
@@ -125,6 +140,17 @@ class ObjectStore(Protocol):
         caller reads the object to know.
         """
 
+    def read(self, key: str) -> Stored | None:
+        """The object with its tag and age; None where there is none."""
+
+    def put_if(self, key: str, body: bytes, tag: str) -> bool:
+        """Replace an object if it still has this tag (``If-Match``).
+
+        False also where this very call's first try was applied and its reply lost: the
+        caller reads the object to know. A store that ignores the condition replaces it
+        anyway.
+        """
+
     def list(self, prefix: str) -> Iterator[str]:
         """Keys under `prefix`, in order; one request per thousand."""
 
@@ -151,7 +177,11 @@ class ObjectStore(Protocol):
         """
 
     def copy(self, source: str, key: str) -> None:
-        """Write an object that is there under another key, within the store."""
+        """Write an object that is there under another key, within the store.
+
+        Raises:
+            Missing: if there is none.
+        """
 
 
 class Clock(Protocol):

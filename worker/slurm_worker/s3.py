@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import boto3
 from boto3.exceptions import Boto3Error
@@ -17,7 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from slurm_worker.errors import Missing, ServiceError, UserError
-from slurm_worker.ports import Entry
+from slurm_worker.ports import Entry, Stored
 from slurm_worker.sdk_errors import code_of, refused, settings_explained, unanswered
 
 if TYPE_CHECKING:
@@ -25,11 +25,20 @@ if TYPE_CHECKING:
 
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _EXISTS = {"PreconditionFailed", "412"}
+#: The store does not know ``If-Match``.
+_UNKNOWN = {"NotImplemented", "501"}
 #: Two conditional writes met; S3 asks for another try, which then gets a 412 or succeeds.
 _CONFLICT = {"ConditionalRequestConflict", "409"}
 _CONFLICT_TRIES = 5
 #: Objects that one request may delete.
 _MOST_DELETED = 1000
+
+
+class _Condition(TypedDict, total=False):
+    """When a PUT may be applied."""
+
+    IfNoneMatch: str
+    IfMatch: str
 
 
 class S3Objects:
@@ -81,17 +90,24 @@ class S3Objects:
 
     def put_new(self, key: str, body: bytes) -> bool:
         """See `ports.ObjectStore.put_new`."""
-        for attempt in range(_CONFLICT_TRIES):
-            with self._errors(key):
-                try:
-                    self.client.put_object(Bucket=self.bucket, Key=key, Body=body, IfNoneMatch="*")
-                    return True
-                except ClientError as error:
-                    if code_of(error) in _EXISTS:
-                        return False
-                    if code_of(error) not in _CONFLICT or attempt + 1 == _CONFLICT_TRIES:
-                        raise
-        raise AssertionError("unreachable: the last try returns or raises")
+        return self._put_where(key, body, {"IfNoneMatch": "*"}, _EXISTS)
+
+    def read(self, key: str) -> Stored | None:
+        """See `ports.ObjectStore.read`."""
+        with self._errors(key):
+            try:
+                found = self.client.get_object(Bucket=self.bucket, Key=key)
+                return Stored(
+                    found["Body"].read(), found["ETag"], found["LastModified"].timestamp()
+                )
+            except ClientError as error:
+                if code_of(error) in _MISSING:
+                    return None
+                raise
+
+    def put_if(self, key: str, body: bytes, tag: str) -> bool:
+        """See `ports.ObjectStore.put_if`."""
+        return self._put_where(key, body, {"IfMatch": tag}, _EXISTS | _MISSING)
 
     def list(self, prefix: str) -> Iterator[str]:
         """See `ports.ObjectStore.list`."""
@@ -156,7 +172,30 @@ class S3Objects:
     def copy(self, source: str, key: str) -> None:
         """See `ports.ObjectStore.copy`; several requests for objects over 8 MB."""
         with self._errors(source):
-            self.client.copy({"Bucket": self.bucket, "Key": source}, self.bucket, key)
+            try:
+                self.client.copy({"Bucket": self.bucket, "Key": source}, self.bucket, key)
+            except ClientError as error:
+                if code_of(error) in _MISSING:
+                    raise Missing(
+                        f"s3://{self.bucket}/{source}: there is no such object"
+                    ) from error
+                raise
+
+    def _put_where(self, key: str, body: bytes, condition: _Condition, refusals: set[str]) -> bool:
+        for attempt in range(_CONFLICT_TRIES):
+            with self._errors(key):
+                try:
+                    self.client.put_object(Bucket=self.bucket, Key=key, Body=body, **condition)
+                    return True
+                except ClientError as error:
+                    if code_of(error) in refusals:
+                        return False
+                    if code_of(error) in _UNKNOWN and "IfMatch" in condition:
+                        self.client.put_object(Bucket=self.bucket, Key=key, Body=body)
+                        return True
+                    if code_of(error) not in _CONFLICT or attempt + 1 == _CONFLICT_TRIES:
+                        raise
+        raise AssertionError("unreachable: the last try returns or raises")
 
     def _no_bucket(self) -> UserError:
         return UserError(

@@ -268,3 +268,17 @@ def probe_conditional_put(objects: ObjectStore, paths: JobPaths) -> bool:
     refused = not objects.put_new(key, b"2")
     objects.delete(key)
     return refused
+
+
+def probe_replacing(objects: ObjectStore, paths: JobPaths) -> float | None:
+    """The store's time, if it keeps to both conditions of a PUT; None if not.
+
+    A store that does lets one of several processes replace an object. Six requests.
+    """
+    key = paths.probe(uuid.uuid4().hex)
+    objects.put_new(key, b"1")
+    found = objects.read(key)
+    refused = not objects.put_new(key, b"2") and not objects.put_if(key, b"2", '"other"')
+    kept = found is not None and refused and objects.put_if(key, b"2", found.tag)
+    objects.delete(key)
+    return found.modified if found is not None and kept else None

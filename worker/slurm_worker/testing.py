@@ -7,6 +7,7 @@ of the product: use them to test your own tools against a job's table.
 
 from __future__ import annotations
 
+import hashlib
 import operator
 import re
 import threading
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import overload
 
 from slurm_worker.errors import Missing
-from slurm_worker.ports import Applied, Entry, Refused, Row, Statement, Value
+from slurm_worker.ports import Applied, Entry, Refused, Row, Statement, Stored, Value
 
 _TOKEN = re.compile(r"\s*(<>|<=|>=|[=<>+\-(),]|[#:]?\w+)")
 _COMPARE: dict[str, Callable[[Value, Value], bool]] = {
@@ -143,6 +144,21 @@ class MemoryObjects:
             self._set(key, body)
             return True
 
+    def read(self, key: str) -> Stored | None:
+        """See `ports.ObjectStore.read`."""
+        with self._lock:
+            body = self.objects.get(key)
+            return None if body is None else Stored(body, _tag(body), self.modified.get(key, 0.0))
+
+    def put_if(self, key: str, body: bytes, tag: str) -> bool:
+        """See `ports.ObjectStore.put_if`."""
+        with self._lock:
+            standing = self.objects.get(key)
+            if standing is None or _tag(standing) != tag:
+                return False
+            self._set(key, body)
+            return True
+
     def list(self, prefix: str) -> Iterator[str]:
         """See `ports.ObjectStore.list`."""
         with self._lock:
@@ -182,11 +198,18 @@ class MemoryObjects:
 
     def copy(self, source: str, key: str) -> None:
         """See `ports.ObjectStore.copy`."""
-        self.put(key, self.objects[source])
+        body = self.objects.get(source)
+        if body is None:
+            raise Missing(f"{source}: there is no such object")
+        self.put(key, body)
 
     def _set(self, key: str, body: bytes) -> None:
         self.objects[key] = bytes(body)
         self.modified[key] = time.time()
+
+
+def _tag(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
 
 
 class ManualClock:

@@ -21,7 +21,7 @@ from slurm_worker.dynamo import dynamo_client
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.keys import JobPaths
 from slurm_worker.sdk_errors import unanswered
-from slurm_worker.store import probe_conditional_put
+from slurm_worker.store import probe_conditional_put, probe_replacing
 from slurm_worker.trials import TRIAL_JOB, Trial, clock_ahead, try_bucket, try_table
 
 #: Beyond this AWS refuses signed requests before long (it allows five minutes).
@@ -182,10 +182,20 @@ def check_bucket_access(services: Services) -> Iterator[Finding]:
 
 
 def check_conditional_put(services: Services) -> Iterator[Finding]:
-    """The store refuses to create an object twice: what decides between two markers."""
-    if probe_conditional_put(services.objects, JobPaths(services.site.prefix, TRIAL_JOB)):
-        found = "the store refuses to create an object twice"
-        yield Finding("conditional_put", Level.PASS, found)
+    """The store keeps to conditions: they decide between two markers, and two manifests."""
+    paths = JobPaths(services.site.prefix, TRIAL_JOB)
+    if probe_conditional_put(services.objects, paths):
+        if probe_replacing(services.objects, paths) is not None:
+            found = "the store refuses to create an object twice"
+            yield Finding("conditional_put", Level.PASS, found)
+        else:
+            yield Finding(
+                "conditional_put",
+                Level.WARN,
+                "the store ignores If-Match, so of two aggregations the later one stands, and "
+                "slurmctl gc leaves all files of datasets",
+                "upgrade the store to one with conditional PUT, if that matters",
+            )
     else:
         yield Finding(
             "conditional_put",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -111,14 +112,7 @@ def test_who_reads_the_old_version_is_not_disturbed_by_the_new_one(job: Job) -> 
     third = job.aggregate(rename={"n": "m"})
     assert job.dataset(third) == [{"_key": "a", "m": 1}, {"_key": "b", "m": 2}]
     assert job.dataset(second)
-    assert all(each.key not in job.objects.objects for each in first.files)
-
-
-def test_what_a_run_with_other_inputs_left_behind_is_removed(job: Job) -> None:
-    job.add_round({"a": ok(n=1)})
-    job.objects.put(f"{job.paths.dataset}0000/part-1.parquet", b"left")
-    job.aggregate()
-    assert f"{job.paths.dataset}0000/part-1.parquet" not in job.objects.objects
+    assert [each.version for each in third.retired] == [first.version, second.version]
 
 
 class CopyingObjects(MemoryObjects):
@@ -155,10 +149,10 @@ class DyingObjects(MemoryObjects):
     armed = True
     uploads = 0
 
-    def put(self, key: str, body: bytes) -> None:
+    def put_new(self, key: str, body: bytes) -> bool:
         if key.endswith("_manifest.json") and self.armed:
             raise KeyboardInterrupt
-        super().put(key, body)
+        return super().put_new(key, body)
 
     def upload(self, key: str, path: str) -> None:
         self.uploads += 1
@@ -177,6 +171,65 @@ def test_an_aggregation_that_was_cut_short_keeps_its_files(job: Job) -> None:
     assert [row["n"] for row in job.dataset(manifest)] == [1, 2, 3]
 
 
+class LosingReplies(MemoryObjects):
+    """Writes of the manifest are applied, and told as refused: the reply was lost."""
+
+    then: Callable[[], object] | None = None
+
+    def put_new(self, key: str, body: bytes) -> bool:
+        return self._lost(super().put_new(key, body))
+
+    def put_if(self, key: str, body: bytes, tag: str) -> bool:
+        return self._lost(super().put_if(key, body, tag))
+
+    def _lost(self, applied: bool) -> bool:
+        then, self.then = self.then, None
+        if then is not None:
+            then()
+        assert applied
+        return False
+
+
+def test_a_publication_whose_reply_was_lost_is_no_failure(job: Job) -> None:
+    job.objects = LosingReplies()
+    job.add_round({"a": ok(n=1)})
+    first = job.aggregate()
+    second = job.aggregate(rename={"n": "m"})
+    assert json.loads(job.objects.objects[job.paths.manifest]) == second.to_dict()
+    assert [each.version for each in second.retired] == [first.version]
+
+
+def test_a_publication_that_was_replaced_before_its_lost_reply_is_no_failure(job: Job) -> None:
+    job.objects = objects = LosingReplies()
+    job.add_round({"a": ok(n=1)})
+    objects.then = lambda: job.aggregate(rename={"n": "m"})
+    first = job.aggregate()
+    standing = json.loads(objects.objects[job.paths.manifest])
+    assert standing["number"] == 2
+    assert [each["version"] for each in standing["retired"]] == [first.version]
+
+
+def test_results_of_an_earlier_time_never_replace_later_ones(job: Job) -> None:
+    class Later(MemoryObjects):
+        """While the first merges, a retry ends and is published."""
+
+        armed = True
+
+        def upload(self, key: str, path: str) -> None:
+            super().upload(key, path)
+            if self.armed and "/dataset/" in key:
+                self.armed = False
+                job.add_round({"b": ok(n=2)})
+                job.aggregate()
+
+    job.objects = Later()
+    job.add_round({"a": ok(n=1), "b": NETWORK})
+    with pytest.raises(AggregationError, match="tasks were finished while this merged"):
+        job.aggregate()
+    standing = json.loads(job.objects.objects[job.paths.manifest])
+    assert (standing["ok"], standing["number"]) == (2, 1)
+
+
 @pytest.mark.parametrize("damage", [b"", b"PAR1 nonsense", None])
 def test_a_damaged_or_lost_file_is_written_again(job: Job, damage: bytes | None) -> None:
     job.add_round({"a": ok(n=1)})
@@ -186,11 +239,20 @@ def test_a_damaged_or_lost_file_is_written_again(job: Job, damage: bytes | None)
     if damage is not None:
         job.objects.put(key, damage)
     second = job.aggregate()
-    assert second.files == first.files
+    assert second.version != first.version
+    assert [each.sha256 for each in second.files] == [each.sha256 for each in first.files]
     assert job.dataset(second) == [{"_key": "a", "n": 1}]
 
 
-@pytest.mark.parametrize("garbage", [b"", b"[]", b'{"v": 2}', b'{"v": 1}'])
+def test_a_manifest_of_a_later_release_is_not_replaced(job: Job) -> None:
+    job.add_round({"a": ok(n=1)})
+    job.objects.put(job.paths.manifest, b'{"v": 3}')
+    with pytest.raises(AggregationError, match="later release; upgrade"):
+        job.aggregate()
+    assert job.objects.objects[job.paths.manifest] == b'{"v": 3}'
+
+
+@pytest.mark.parametrize("garbage", [b"", b"[]", b'{"v": 2}', b'{"v": 1}', b'{"v": "3"}'])
 def test_a_manifest_that_is_none_is_replaced(job: Job, garbage: bytes) -> None:
     job.add_round({"a": ok(n=1)})
     job.objects.put(job.paths.manifest, garbage)
@@ -381,9 +443,6 @@ def test_a_partitioned_dataset_is_published_once_and_keeps_what_did_not_change(j
     options = {"partition_by": ("city",), "sort_by": ("n",)}
     first = job.aggregate(**options)
     assert job.aggregate(**options) == first
-    job.objects.delete(job.paths.manifest)
-    assert job.aggregate(**options).files == first.files
-    assert job.objects.copied == 0
     second = job.aggregate(**options, rows_per_file=1_000)
     assert job.objects.copied == 3
     assert [e.sha256 for e in second.files] == [e.sha256 for e in first.files]

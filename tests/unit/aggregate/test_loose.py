@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import random
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,48 @@ def test_merging_again_changes_nothing_and_other_files_need_another_folder(
     (folder / "b.jsonl").write_bytes(lines(ROWS))
     with pytest.raises(UserError, match="holds a dataset of other files or options"):
         merge(folder, tmp_path / "out")
+
+
+class Meanwhile(FolderObjects):
+    """Another run ends right before this one publishes."""
+
+    def __init__(self, root: Path, act: Callable[[], object]) -> None:
+        super().__init__(root)
+        self.act: Callable[[], object] | None = act
+
+    def put_new(self, key: str, body: bytes) -> bool:
+        if self.act is not None:
+            act, self.act = self.act, None
+            act()
+        return super().put_new(key, body)
+
+
+def test_of_two_runs_into_one_folder_the_first_dataset_stands_alone(
+    folder: Path, tmp_path: Path
+) -> None:
+    (folder / "a.jsonl").write_bytes(lines(ROWS[:10]))
+    sources, out = local_sources([folder]), tmp_path / "out"
+    (folder / "b.jsonl").write_bytes(lines(ROWS[10:]))
+    store = Meanwhile(out, lambda: merge(folder, out))
+    with pytest.raises(UserError, match="holds a dataset of other files or options"):
+        merge_files(sources, store, "", AggregateOptions(), tmp_path, lambda _done, _total: None)
+    manifest = json.loads((out / "_manifest.json").read_text())
+    assert manifest["rows"] == len(ROWS)
+    files = {each["key"]: each["sha256"] for each in manifest["files"]}
+    there = {each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in out.glob("p*")}
+    assert there == files
+
+
+def test_two_runs_of_the_same_files_into_one_folder_both_succeed(
+    folder: Path, tmp_path: Path
+) -> None:
+    (folder / "a.jsonl").write_bytes(lines(ROWS))
+    store = Meanwhile(tmp_path / "out", lambda: merge(folder, tmp_path / "out"))
+    merge_files(
+        local_sources([folder]), store, "", AggregateOptions(), tmp_path, lambda _done, _total: None
+    )
+    assert store.act is None
+    assert merge(folder, tmp_path / "out") == ROWS
 
 
 def test_objects_of_a_bucket_are_merged(tmp_path: Path) -> None:

@@ -379,6 +379,17 @@ def test_an_action_that_is_not_allowed_is_named() -> None:
     assert "--iam" in finding.mend
 
 
+def test_a_store_that_ignores_if_match_is_warned_of() -> None:
+    class Replaces(MemoryObjects):
+        def put_if(self, key: str, body: bytes, tag: str) -> bool:
+            self.put(key, body)
+            return True
+
+    edges = replace(services(Cluster()), objects=Replaces())
+    found = examine(edges=edges)["conditional_put"]
+    assert (found.level, "gc leaves all files" in found.found) == (Level.WARN, True)
+
+
 def test_a_store_without_conditional_put_is_warned_of() -> None:
     edges = replace(services(Cluster()), objects=Overwrites())
     assert examine(edges=edges)["conditional_put"].level is Level.WARN

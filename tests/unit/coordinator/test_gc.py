@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,8 +16,16 @@ from airflow_slurm_provider.coordinator.gc import WEEK_S, Collected, collect
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import UserError
-from slurm_worker.keys import JobId, JobPaths, shard_of, task_id, task_pk, task_sk
-from slurm_worker.store import Marker, Part
+from slurm_worker.keys import (
+    JobId,
+    JobPaths,
+    shard_of,
+    task_id,
+    task_pk,
+    task_sk,
+    version_name,
+)
+from slurm_worker.store import Marker, Part, probe_conditional_put
 from slurm_worker.table import TaskTable
 from slurm_worker.testing import MemoryObjects
 from tests.unit.coordinator.fakes import make_config, services, world_of
@@ -64,17 +73,17 @@ def test_a_clean_job_has_no_garbage(edges: Services) -> None:
 
 def test_each_kind_of_garbage_is_deleted_counted_and_audited(edges: Services) -> None:
     before = dict(objects_of(edges).objects)
-    paths, task, now = edges.paths(JOB), task_id(0, 3), edges.clock.now()
+    paths, task, now = edges.paths(JOB), task_id(0, 3), time.time()
+    version = version_name(1, "0123456789abcdef", "lost")
     left = [
         leave(edges, paths.part(task, 1, "lost", "jsonl.gz"), modified=now),
         leave(edges, paths.checkpoint(task, 1, 0), modified=now),
         leave(edges, paths.proposed(task, 1), modified=now),
-        leave(edges, f"{paths.dataset}0123456789abcdef/part-0.parquet", modified=now - WEEK_S - 1),
-        leave(edges, f"{paths.errors}0123456789abcdef/part-0.parquet", modified=now - WEEK_S - 1),
-        leave(edges, paths.probe("x"), modified=now - 3601),
+        leave(edges, f"{paths.dataset_of(version)}part-0.parquet", modified=now - WEEK_S - 9),
+        leave(edges, f"{paths.errors_of(version)}part-0.parquet", modified=now - WEEK_S - 9),
     ]
     found = run(edges)
-    assert found.objects == {"parts": 1, "checkpoints": 1, "proposed": 1, "dataset": 2, "probe": 1}
+    assert found.objects == {"parts": 1, "checkpoints": 1, "proposed": 1, "dataset": 2}
     assert found.sizes.total() == len(left) * len(b"left behind")
     assert objects_of(edges).objects == before
     assert actions(edges).count("collected") == 1
@@ -83,9 +92,9 @@ def test_each_kind_of_garbage_is_deleted_counted_and_audited(edges: Services) ->
 
 
 def test_what_is_young_stays(edges: Services) -> None:
-    paths, now = edges.paths(JOB), edges.clock.now()
-    leave(edges, f"{paths.dataset}0123456789abcdef/part-0.parquet", modified=now - WEEK_S + 1)
-    leave(edges, paths.probe("x"), modified=now)
+    version = version_name(1, "0123456789abcdef", "lost")
+    key = f"{edges.paths(JOB).dataset_of(version)}part-0.parquet"
+    leave(edges, key, modified=time.time() - WEEK_S + 600)
     assert run(edges).objects.total() == 0
     assert run(edges, older_than_s=60).objects == {"dataset": 1}
 
@@ -131,16 +140,32 @@ def test_while_a_job_runs_only_what_is_decided_is_garbage(tmp_path: Path) -> Non
 
 
 def test_a_part_that_a_suspended_worker_may_yet_commit_stays(edges: Services) -> None:
-    paths, now = edges.paths(JOB), edges.clock.now()
-    lost = task_id(0, 3)
+    paths, store, lost = edges.paths(JOB), edges.store(JOB), task_id(0, 3)
+    marker = store.marker(lost)
+    assert marker is not None
     objects_of(edges).delete(paths.done(lost))
-    for part in list(objects_of(edges).list(f"{paths.parts}{lost}/")):
-        # Twice the longest lease is two hours.
-        objects_of(edges).modified[part] = now - 7000
+    for part in marker.parts:
+        objects_of(edges).modified[part.key] = LONG_AGO
     assert run(edges, older_than_s=0).objects.total() == 0
-    for part in objects_of(edges).list(f"{paths.parts}{lost}/"):
-        objects_of(edges).modified[part] = now - 7300
-    assert run(edges, older_than_s=0).objects == {"parts": 1}
+    assert store.commit(marker) == marker
+    assert all(store.read_part(part) for part in marker.parts)
+
+
+def test_the_object_of_a_probe_stays_for_who_still_compares_it(edges: Services) -> None:
+    objects, seen = objects_of(edges), []
+
+    class Suspended(MemoryObjects):
+        """The process that probes is suspended for a day after its first PUT."""
+
+        def put_new(self, key: str, body: bytes) -> bool:
+            created = objects.put_new(key, body)
+            if not seen:
+                seen.append(key)
+                objects.modified[key] = LONG_AGO
+                run(edges, older_than_s=0)
+            return created
+
+    assert probe_conditional_put(Suspended(), edges.paths(JOB))
 
 
 def test_an_unknown_job_is_refused() -> None:

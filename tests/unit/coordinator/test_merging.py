@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,11 +13,13 @@ import pytest
 from airflow_slurm_provider.coordinator import job, ship
 from airflow_slurm_provider.coordinator.config import Config
 from airflow_slurm_provider.coordinator.credentials import session_policy
+from airflow_slurm_provider.coordinator.gc import collect
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.aggregate.files import Version
 from slurm_worker.aggregate.node import merge_file
 from slurm_worker.errors import UserError
 from slurm_worker.keys import JobId, merge_job_id, merged_job
+from slurm_worker.parts import lines_of
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of
 
 
@@ -36,7 +40,7 @@ def finished(folder: Path, **aggregate: Any) -> tuple[Services, Config]:
     return edges, config
 
 
-def merge_on_nodes(edges: Services, config: Config, folder: Path, **params: Any) -> job.Submitted:
+def merge_on_nodes(edges: Services, config: Config, scratch: Path, **params: Any) -> job.Submitted:
     """Start the merge, and do what its workers would."""
     submitted = job.merge_on_nodes(edges, config.spec.id, log=log)
     assert submitted is not None
@@ -56,8 +60,15 @@ def merge_on_nodes(edges: Services, config: Config, folder: Path, **params: Any)
             ),
         )
 
-    world_of(edges, Config(spec, folder, "test"), folder / "n", handle).worker().run()
+    world_of(edges, Config(spec, scratch, "test"), scratch / "n", handle).worker().run()
     return submitted
+
+
+def described(manifest: dict[str, Any]) -> list[Any]:
+    """A dataset's files by their names in its folder."""
+    return [
+        {**each, "key": each["key"].removeprefix(manifest["folder"])} for each in manifest["files"]
+    ]
 
 
 @pytest.mark.parametrize("schema", [None, {"id": "string", "n": "int64", "nested": "json"}])
@@ -71,7 +82,8 @@ def test_nodes_write_the_same_bytes_and_the_coordinator_only_publishes(
     assert submitted.tasks == len(here["files"]) == 4
     monkeypatch.setattr(Version, "write", lambda *_: pytest.fail("a file was merged here"))
     there = job.aggregate(edges, config.spec.id, log=log)
-    assert there["files"] == here["files"]
+    assert described(there) == described(here)
+    assert all(each["key"].startswith(there["folder"]) for each in there["files"])
     assert job.merge_on_nodes(edges, config.spec.id, log=log) is None, "it is up to date"
 
 
@@ -81,6 +93,40 @@ def test_files_that_the_nodes_did_not_write_are_written_here(tmp_path: Path) -> 
     (first, *_) = list(edges.objects.list(edges.paths(config.spec.id).dataset))
     edges.objects.delete(first)
     assert job.aggregate(edges, config.spec.id, log=log)["rows"] == 50
+
+
+def test_a_node_that_froze_can_not_change_what_is_published(tmp_path: Path) -> None:
+    edges, config = finished(tmp_path / "a")
+    submitted = merge_on_nodes(edges, config, tmp_path)
+    paths, store = edges.paths(config.spec.id), edges.store(JobId(submitted.job_id))
+    written = [
+        json.loads(line)["key"]
+        for marker in store.markers()
+        for part in marker.parts
+        for line in lines_of(store.read_part(part), part.key).splitlines()
+    ]
+    manifest = job.aggregate(edges, config.spec.id, log=log)
+    for key in written:
+        edges.objects.put(key, b"the bytes of another build, late")
+    for each in manifest["files"]:
+        body = edges.objects.get(each["key"])
+        assert body is not None
+        assert hashlib.sha256(body).hexdigest() == each["sha256"]
+    collected = collect(edges, config.spec.id, log=log)
+    assert collected.objects["dataset"] == len(written) == 4
+    assert not set(written) & set(edges.objects.list(paths.dataset))
+
+
+def test_what_nodes_of_an_older_release_have_merged_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edges, config = finished(tmp_path / "a")
+    folder = f"{edges.paths(config.spec.id).dataset}0123456789abcdef/"
+    merge_on_nodes(edges, config, tmp_path, folder=folder)
+    monkeypatch.setattr(Version, "write", lambda *_: pytest.fail("a file was merged here"))
+    manifest = job.aggregate(edges, config.spec.id, log=log)
+    assert len(manifest["files"]) == 4
+    assert all(each["key"].startswith(manifest["folder"]) for each in manifest["files"])
 
 
 def test_another_pyarrow_on_the_node_is_refused(tmp_path: Path) -> None:

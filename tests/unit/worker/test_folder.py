@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -34,6 +35,18 @@ def test_files_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
         "a": 0o644,
         "b": 0o644,
     }
+
+
+def test_without_hard_links_a_file_is_still_created_by_one_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_paths: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", no_links)
+    store = FolderObjects(tmp_path)
+    assert [store.put_new("a", b"first"), store.put_new("a", b"second")] == [True, False]
+    assert store.get("a") == b"first"
 
 
 def test_a_write_that_fails_leaves_no_draft(tmp_path: Path) -> None:

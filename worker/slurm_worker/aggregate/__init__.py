@@ -1,6 +1,7 @@
 """From committed parts to one published Parquet dataset.
 
-    markers → plan (complete?) → schema (declared, or of all rows) → merge → proof → manifest
+    manifest before → markers → plan (complete?) → schema (declared, or of all rows) → merge
+    → proof → manifest
 
 Nothing is changed silently: a value that does not fit its column is refused with its
 column, item and part. Nothing is published unless every item of the input is there,
@@ -13,6 +14,8 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import tempfile
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,10 +27,17 @@ from slurm_worker.aggregate.files import DataFile, Version
 from slurm_worker.aggregate.merge import Merger
 from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.aggregate.plan import Plan, Remaining, RoundSummary
-from slurm_worker.aggregate.publish import VERSION, Manifest, find_manifest, is_whole, publish
+from slurm_worker.aggregate.publish import (
+    VERSION,
+    Manifest,
+    Standing,
+    is_whole,
+    publish,
+    read_standing,
+)
 from slurm_worker.aggregate.types import Schema, parse_schema
 from slurm_worker.errors import UserError
-from slurm_worker.keys import JobPaths
+from slurm_worker.keys import JobPaths, parse_version, version_name
 from slurm_worker.parts import KEY_FIELD
 from slurm_worker.ports import ObjectStore
 from slurm_worker.store import JobStore
@@ -42,6 +52,11 @@ __all__ = [
     "aggregate",
     "split",
 ]
+
+#: So often an aggregation begins, each time because its files can't be published any more.
+_TRIES = 5
+#: Ends the name of the folder in which nodes write.
+_NODES = "nodes"
 
 
 def aggregate(
@@ -73,26 +88,83 @@ def aggregate(
         AggregationError: if a task, part or item is missing, damaged or does not fit;
             nothing is published then, and what was published before still stands.
     """
-    declared = None if options.schema is None else parse_schema(options.schema)
-    store = JobStore(objects, paths)
-    with Plan(store, expected, scratch) as plan:
-        inputs = _digest(plan, options)
-        standing = find_manifest(objects, paths)
-        if standing and standing.inputs == inputs and is_whole(objects, standing):
+    before: Mapping[str, DataFile] = {}
+    for _ in range(_TRIES):
+        # Read before the markers: who publishes results of a later time wins.
+        begun = read_standing(objects, paths)
+        if begun.later:
+            raise AggregationError(
+                f"aggregate: {paths.manifest} was written by a later release; upgrade "
+                "airflow-slurm-provider"
+            )
+        with tempfile.TemporaryDirectory(dir=scratch) as folder:
+            run = _Run(objects, paths, expected, options, Path(folder), progress, begun)
+            manifest = run.merge(before, made)
+        if manifest is begun.manifest:
             progress("the published dataset is up to date")
-            return standing
-        progress(f"{plan.tasks:,} tasks are complete, {plan.totals.rows:,} rows")
-        merger = Merger(store, plan, options, scratch, progress)
-        local = scratch / "file.parquet"
-        folder = _folder(paths.dataset, inputs)
-        errors_version = Version(objects, _folder(paths.errors, inputs), {}, local, progress)
-        errors, remaining = merger.merge_errors(errors_version)
-        items = _prove(plan, remaining, expected)
-        columns = merger.infer() if declared is None else declared
-        before = {**(standing.file_names() if standing else {}), **made(inputs)}
-        files = merger.merge_rows(columns, Version(objects, folder, before, local, progress))
-        manifest = Manifest(
-            job=paths.job,
+            return manifest
+        published = publish(objects, paths, manifest, begun)
+        if published is not None:
+            progress(f"published {manifest.rows:,} rows in {len(manifest.files):,} files")
+            return published
+        progress("another aggregation has published, or gc took this one for dead: beginning again")
+        before = manifest.file_names()
+    raise AggregationError(
+        f"aggregate: {_TRIES} times another aggregation of this job has published, or gc has run, "
+        "before this one could; aggregate again when they have ended"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One try at a version; arguments as those of `aggregate`.
+
+    Args:
+        begun: the manifest that it replaces.
+    """
+
+    objects: ObjectStore
+    paths: JobPaths
+    expected: Sequence[RoundSummary]
+    options: AggregateOptions
+    scratch: Path
+    progress: Callable[[str], None]
+    begun: Standing
+
+    def merge(
+        self, before: Mapping[str, DataFile], made: Callable[[str], Mapping[str, DataFile]]
+    ) -> Manifest:
+        """The manifest to publish; the one that stands where nothing has changed.
+
+        Args:
+            before: files by name of the try before.
+            made: see `aggregate`.
+        """
+        declared = None if self.options.schema is None else parse_schema(self.options.schema)
+        store = JobStore(self.objects, self.paths)
+        with Plan(store, self.expected, self.scratch) as plan:
+            inputs = _digest(plan, self.options)
+            standing = self.begun.manifest
+            if standing and standing.inputs == inputs and is_whole(self.objects, standing):
+                return standing
+            self.progress(f"{plan.tasks:,} tasks are complete, {plan.totals.rows:,} rows")
+            merger = Merger(store, plan, self.options, self.scratch, self.progress)
+            name = version_name(self.begun.number + 1, inputs, uuid.uuid4().hex[:12])
+            errors_version = self._version(self.paths.errors_of(name))
+            errors, remaining = merger.merge_errors(errors_version)
+            items = _prove(plan, remaining, self.expected)
+            columns = merger.infer() if declared is None else declared
+            known = {**before, **(standing.file_names() if standing else {}), **made(inputs)}
+            folder = self.paths.dataset_of(name)
+            version = self._version(folder, known, _left(self.objects, self.paths, inputs).get)
+            files = merger.merge_rows(columns, version)
+            if not plan.unchanged():
+                raise AggregationError(
+                    "aggregate: tasks were finished while this merged; aggregate again when the "
+                    "job is complete"
+                )
+        return Manifest(
+            job=self.paths.job,
             rows=sum(each.rows for each in files),
             items=items,
             ok=plan.totals.ok,
@@ -100,18 +172,19 @@ def aggregate(
             folder=folder,
             files=tuple(files),
             errors=tuple(errors),
-            schema=_names(columns, options),
+            schema=_names(columns, self.options),
             inputs=inputs,
             created=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         )
-        if not plan.unchanged():
-            raise AggregationError(
-                "aggregate: tasks were finished while this merged; aggregate again when the "
-                "job is complete"
-            )
-        publish(objects, paths, manifest, standing)
-    progress(f"published {manifest.rows:,} rows in {len(files):,} files")
-    return manifest
+
+    def _version(
+        self,
+        folder: str,
+        before: Mapping[str, DataFile] | None = None,
+        left: Callable[[str], str | None] = lambda _name: None,
+    ) -> Version:
+        local = self.scratch / "file.parquet"
+        return Version(self.objects, folder, local, self.progress, before, left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,21 +220,30 @@ def split(
         )
     declared = None if options.schema is None else parse_schema(options.schema)
     store = JobStore(objects, paths)
+    begun = read_standing(objects, paths)
     with Plan(store, expected, scratch) as plan:
         inputs = _digest(plan, options)
-        standing = find_manifest(objects, paths)
+        name = version_name(begun.number + 1, inputs, _NODES)
+        standing = begun.manifest
         if standing and standing.inputs == inputs and is_whole(objects, standing):
             return None
         merger = Merger(store, plan, options, scratch, progress)
         columns = merger.infer() if declared is None else declared
         options.check(columns)
-        params = node.params_of(paths, options, columns, _folder(paths.dataset, inputs))
+        params = node.params_of(paths, options, columns, paths.dataset_of(name))
         items = [node.item_of(group, columns, options) for group in merger.groups()]
     return Split(inputs, params, items)
 
 
-def _folder(root: str, inputs: str) -> str:
-    return f"{root}{inputs[:16]}/"
+def _left(objects: ObjectStore, paths: JobPaths, inputs: str) -> dict[str, str]:
+    """Files by name of other aggregations of the same inputs, cut short or not."""
+    found: dict[str, str] = {}
+    for key in objects.list(paths.dataset):
+        version, _, name = key.removeprefix(paths.dataset).partition("/")
+        # Older manifests name a version by its inputs alone.
+        if name and (parse_version(version) or (0, version))[1] == inputs[:16]:
+            found[name] = key
+    return found
 
 
 def _prove(plan: Plan, remaining: Remaining, expected: Sequence[RoundSummary]) -> int:

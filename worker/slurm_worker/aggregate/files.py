@@ -1,16 +1,17 @@
 """The files of one version of a dataset: written once, found again, copied where they stand.
 
-Each version of a dataset has its own folder, so that a new one never disturbs who reads the
-old one. A file's name says what it is made of; one that the version before has is copied by
-the store itself, and one that a run which was cut short has left is checked and kept.
+Each version of a dataset has its own folder, in which one process writes. A file's name says
+what it is made of; one that another version has is copied by the store itself. Any file of
+another version may be deleted at any moment: then it is made anew.
 
-Requests per file: one HEAD, then its upload; or a copy; or a GET of what was left behind.
+Requests per file: its upload; or a HEAD and a copy; or a GET and a copy of one that a run which
+was cut short has left.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from slurm_worker.aggregate.fast import leaves
+from slurm_worker.errors import Missing
 from slurm_worker.ports import ObjectStore
 
 #: A dictionary pays where each value occurs about so often.
@@ -48,48 +50,38 @@ class Version:
     Args:
         objects: the bucket.
         folder: the folder's key, ending in a slash.
-        before: the files of the version before, with their names in its folder.
         path: a file on local disk.
         progress: told of what is found damaged.
+        before: files of other versions, by their names in the folder.
+        left: the key of a file that may be there, and whose digest is not known, by its name.
     """
 
     def __init__(
         self,
         objects: ObjectStore,
         folder: str,
-        before: dict[str, DataFile],
         path: Path,
         progress: Callable[[str], None],
+        before: Mapping[str, DataFile] | None = None,
+        left: Callable[[str], str | None] = lambda _name: None,
     ) -> None:
         self._objects = objects
         self._folder = folder
-        self._before = before
         self._path = path
         self._progress = progress
+        self._before = before or {}
+        self._left = left
 
     def find(self, name: str, rows: int | None, schema: pa.Schema) -> DataFile | None:
-        """The file of this name, from the version before or from a run that was cut short.
+        """The file of this name, from another version or from a run that was cut short.
 
         `rows` is how many it must have; None where that is not known.
         """
-        key = self._folder + name
-        known = self._before.get(name)
-        if known is not None and self._objects.size(known.key) == known.size:
-            if known.key != key:
-                self._objects.copy(known.key, key)
-            return replace(known, key=key)
-        if self._objects.size(key) is None:
-            return None
-        self._objects.download(key, str(self._path))
-        try:
-            with pq.ParquetFile(self._path) as file:
-                found: int = file.metadata.num_rows
-                if rows not in (None, found) or not file.schema_arrow.equals(schema):
-                    return None
-        except (pa.ArrowException, OSError) as error:
-            self._progress(f"{key} stands and is damaged ({error}); writing it again")
-            return None
-        return self._describe(key, found)
+        found = self._copied(self._before.get(name), name)
+        if found is not None:
+            return found
+        key = self._left(name)
+        return None if key is None else self._copied(self._checked(key, rows, schema), name)
 
     def write(
         self, name: str, schema: pa.Schema, tables: Iterable[pa.Table], size: int
@@ -106,20 +98,45 @@ class Version:
         return described.result()
 
     def keep(self, path: Path, rows: int, folder: str = "") -> DataFile:
-        """Upload a file that was written, named by what is in it, unless it is there."""
+        """Upload a file that was written, named by what is in it, unless it can be copied."""
         path.replace(self._path)
         described = self._describe("", rows, unlink=False)
         name = f"{folder}part-{described.sha256[:16]}.parquet"
         key = self._folder + name
-        known = self._before.get(name)
-        if self._objects.size(key) == described.size:
-            pass
-        elif known is not None and self._objects.size(known.key) == known.size:
-            self._objects.copy(known.key, key)
-        else:
+        left = self._left(name)
+        same = self._before.get(name) or (replace(described, key=left) if left else None)
+        if self._copied(same, name) is None:
             self._objects.upload(key, str(self._path))
         self._path.unlink()
         return replace(described, key=key)
+
+    def _copied(self, file: DataFile | None, name: str) -> DataFile | None:
+        """A file of another version in this one's folder; None if it is not there any more."""
+        key = self._folder + name
+        if file is None or self._objects.size(file.key) != file.size:
+            return None
+        if file.key == key:
+            return file
+        try:
+            self._objects.copy(file.key, key)
+        except Missing:
+            return None
+        return replace(file, key=key)
+
+    def _checked(self, key: str, rows: int | None, schema: pa.Schema) -> DataFile | None:
+        """What a run that was cut short has left; None if it can't be used."""
+        try:
+            self._objects.download(key, str(self._path))
+            with pq.ParquetFile(self._path) as file:
+                found: int = file.metadata.num_rows
+                if rows not in (None, found) or not file.schema_arrow.equals(schema):
+                    return None
+        except Missing:
+            return None
+        except (pa.ArrowException, OSError) as error:
+            self._progress(f"{key} stands and is damaged ({error}); writing it again")
+            return None
+        return self._describe(key, found)
 
     def _describe(self, key: str, rows: int, *, unlink: bool = True) -> DataFile:
         digest = hashlib.sha256()

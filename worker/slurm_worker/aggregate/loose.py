@@ -151,11 +151,8 @@ def merge_files(
     work = _Work(sources, options, progress)
     inputs = _hash([_WRITER, work.digests(), asdict(options)])
     standing = objects.get(f"{folder}{MANIFEST}")
-    if standing is not None and _inputs_of(standing) != inputs:
-        raise UserError(
-            f"--output: {folder or 'the folder'} holds a dataset of other files or options; name "
-            "another folder, or remove that dataset"
-        )
+    if standing is not None and _read_manifest(standing).get("inputs") != inputs:
+        raise _other_dataset(folder)
     columns = work.infer() if options.schema is None else parse_schema(options.schema)
     options.check(columns)
     converter = Converter(columns, declared=options.schema is not None, keyed=False)
@@ -163,7 +160,13 @@ def merge_files(
     schema = pa.schema(
         [each.with_name(names.get(each.name, each.name)) for each in converter.arrow_schema]
     )
-    version = Version(objects, folder, {}, scratch / "file.parquet", lambda _line: None)
+    version = Version(
+        objects,
+        folder,
+        scratch / "file.parquet",
+        lambda _line: None,
+        left=lambda name: f"{folder}{name}",
+    )
     files = work.merge(converter, schema, version, scratch)
     progress(1, 1)
     dataset = LooseDataset(
@@ -172,17 +175,44 @@ def merge_files(
         len(sources),
         inputs,
     )
-    objects.put(f"{folder}{MANIFEST}", json.dumps(dataset.to_dict(), indent=1).encode())
+    _publish(objects, folder, dataset)
     return dataset
 
 
-def _inputs_of(manifest: bytes) -> object:
-    """What a dataset says it was made of; None of one that can't be read."""
+def _publish(objects: ObjectStore, folder: str, dataset: LooseDataset) -> None:
+    """Put the manifest, unless another run has put one of other files meanwhile.
+
+    Then the first one stands, and what this run has written beside it is removed.
+    """
+    key, body = f"{folder}{MANIFEST}", json.dumps(dataset.to_dict(), indent=1).encode()
+    while not objects.put_new(key, body):
+        standing = objects.get(key)
+        if standing is None:
+            continue
+        found = _read_manifest(standing)
+        if found.get("inputs") == dataset.inputs:
+            objects.put(key, body)
+            return
+        if found:
+            named = {each["key"] for each in found["files"]}
+            objects.delete_many(each.key for each in dataset.files if each.key not in named)
+        raise _other_dataset(folder)
+
+
+def _read_manifest(manifest: bytes) -> dict[str, Any]:
+    """A dataset's manifest; empty where it is none."""
     try:
         found = json.loads(manifest)
-    except ValueError:
-        return None
-    return found.get("inputs") if isinstance(found, dict) else None
+        return found if found.keys() >= {"inputs", "files"} else {}
+    except (ValueError, AttributeError):
+        return {}
+
+
+def _other_dataset(folder: str) -> UserError:
+    return UserError(
+        f"--output: {folder or 'the folder'} holds a dataset of other files or options; name "
+        "another folder, or remove that dataset"
+    )
 
 
 class _Work:

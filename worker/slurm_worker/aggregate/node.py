@@ -1,12 +1,13 @@
 """Merging on the nodes: a file of the dataset is an item of a job like any other.
 
-The coordinator plans the files and publishes the manifest; here one file is written, as it
-would be there: the same parts give the same bytes. Needs pyarrow on the node, in the
-coordinator's version.
+The coordinator plans the files, copies them into the version's folder, and publishes the
+manifest; here one file is written, as it would be there: the same parts give the same bytes.
+Needs pyarrow on the node, in the coordinator's version.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -71,7 +72,9 @@ def merge_file(item: Mapping[str, Any], context: Context) -> dict[str, Any]:
     converter = _converter({n: _parsed(c) for n, c in params["columns"].items()}, options)
     group = [PlannedPart(TaskId(task), ok, {}, Part(*part)) for task, ok, *part in item["parts"]]
     path = context.scratch / f"{context.key}.{context.attempt}"
-    version = Version(objects, params["folder"], {}, path, context.logger.info)
+    # A folder for each attempt: one that froze can't replace what another has committed.
+    folder = f"{params['folder']}a{context.attempt}-{uuid.uuid4().hex[:12]}/"
+    version = Version(objects, folder, path, context.logger.info)
     try:
         file = merge_group(PartReader(JobStore(objects, paths), options), group, converter, version)
     except AggregationError as error:
