@@ -80,8 +80,9 @@ def read_script(services: Services, job_id: JobId) -> str:
     Raises:
         ServiceError: if the cluster can't be reached.
     """
-    submission = latest(services.jobs(job_id).submissions())
-    if submission is None or not submission.slurm_job_ids:
+    submissions = services.jobs(job_id).submissions()
+    submission = latest([each for each in submissions if each.slurm_job_ids])
+    if submission is None:
         return ""
     return services.slurm.script(job_name(job_id, submission), job_id)
 

@@ -17,8 +17,8 @@ from slurm_worker.keys import JobId, TaskState, task_id
 from slurm_worker.marks import Marks
 from slurm_worker.store import Marker
 from slurm_worker.sums import Sums
-from slurm_worker.table import TaskTable
-from slurm_worker.tasks import Claimed
+from slurm_worker.table import TaskTable, halves_of
+from slurm_worker.tasks import Claimed, TaskRow
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.unit.coordinator.fakes import make_config, services, world_of
 from tests.unit.world import World
@@ -80,6 +80,13 @@ def published(edges: Services) -> dict[str, Any]:
 
 def table_of(edges: Services) -> dict[str, dict[str, Any]]:
     return cast("MemoryRows", edges.rows)._rows
+
+
+def marker_of(row: TaskRow, items: int, **changes: Any) -> Marker:
+    """A marker as a worker makes it that holds the task of this row."""
+    ok = changes.pop("ok", items)
+    attempt, digest = changes.pop("attempt", 1), row.where.sha256
+    return Marker(JOB, row.task, attempt, "w", items, ok, ok, input_sha256=digest, **changes)
 
 
 def lose_everything(edges: Services) -> None:
@@ -204,7 +211,7 @@ def test_a_row_that_does_not_say_what_its_marker_decided_is_completed(
     row = world.task_rows()[0]
     claimed = world.table.claim(row, "w")
     assert isinstance(claimed, Claimed)
-    world.store.commit(Marker(JOB, row.task, 1, "w", 10, 9, 9, {"network": 1}, finished=123.0))
+    world.store.commit(marker_of(row, 10, ok=9, failed={"network": 1}, finished=123.0))
     found = run(edges)
     assert (found.tasks, found.completed) == (0, 1)
     after = world.table.find(row.task)
@@ -222,9 +229,9 @@ def test_lost_halves_of_a_bisected_task_come_back(edges: Services, world: World)
     old = world.store.marker(whole.task)
     assert old is not None
     objects.delete(world.paths.done(whole.task))
-    split = Marker(JOB, whole.task, 4, "w", 0, 0, 0, split=halves)
+    split = marker_of(whole, 0, attempt=4, split=halves)
     world.store.commit(split)
-    world.store.commit(Marker(JOB, halves[0], 1, "w", 2, 2, 2))
+    world.store.commit(marker_of(halves_of(whole)[0], 2))
     world.rows.delete(keys.task_pk(JOB, whole.sequence), whole.sk)
     found = run(edges)
     assert (found.tasks, found.completed) == (3, 2)
@@ -301,7 +308,7 @@ def test_a_marker_that_is_missing_from_the_bucket_is_named(edges: Services) -> N
 
 
 def test_lost_input_is_named(edges: Services, world: World) -> None:
-    edges.objects.delete(edges.paths(JOB).segment(0, 0))
+    edges.objects.delete(next(edges.objects.list(edges.paths(JOB).segments(0))))
     row = world.task_rows()[0]
     world.rows.delete(keys.task_pk(JOB, row.sequence), row.sk)
     assert any("have no slice" in each for each in run(edges).unmended)
