@@ -6,14 +6,16 @@
 | a part of a task without a marker | the job is complete, and the part is old |
 | a checkpoint or a proposed marker of a task with a marker | at once; a proposal when complete |
 | a dataset's file that the manifest doesn't name | it is old |
+| a draft of a round that has another as its plan | at once: that has been decided |
 | an object of a probe | it is an hour old |
 
-What a marker or the manifest names is never touched, nor are inputs, code, configurations and
-logs. A part without a marker may belong to a worker that was suspended and will yet commit, so
-it counts as old only after `older_than_s` and twice the longest that a lease may be kept.
+What a marker or the manifest names is never touched, nor are the plans of rounds, code,
+configurations and logs. A draft of a round without a plan may yet become it, so it stays. A part
+without a marker may belong to a worker that was suspended and will yet commit, so it counts as
+old only after `older_than_s` and twice the longest that a lease may be kept.
 
-Requests: a list per thousand objects and markers, a GET per task with parts of several attempts,
-one delete per thousand objects.
+Requests: a list per thousand objects, drafts and markers, a GET per task with parts of several
+attempts, one delete per thousand objects.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from airflow_slurm_provider.coordinator.progress import read_progress
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.aggregate.publish import find_manifest
 from slurm_worker.ahead import ahead
-from slurm_worker.keys import JobId, JobPaths, TaskId
+from slurm_worker.keys import JobId, JobPaths, RoundState, TaskId, draft_of
 from slurm_worker.ports import Entry
 from slurm_worker.store import JobStore
 
@@ -48,7 +50,7 @@ class Collected:
     Args:
         dry_run: it is still there.
         complete: whether the job was; where not, parts of open tasks were not looked at.
-        objects: how many, by kind: ``parts checkpoints proposed dataset probe``.
+        objects: how many, by kind: ``parts checkpoints proposed dataset drafts probe``.
         sizes: bytes, by kind.
     """
 
@@ -107,6 +109,11 @@ def collect(
         old=now - older_than_s,
         abandoned=now - max(older_than_s, 2 * longest_s),
         hour_ago=now - _HOUR_S,
+        plans={
+            each.number: each.draft
+            for each in jobs.rounds()
+            if each.draft or each.state is RoundState.OPEN
+        },
     )
     found = Collected(job_id, dry_run, complete)
     batch: list[str] = []
@@ -157,6 +164,7 @@ class _Look:
         old: what was written before this time counts as old.
         abandoned: what was written before this time no worker will commit.
         hour_ago: what was written before this time no probe still needs.
+        plans: the draft that is each round's plan, of rounds that have one.
     """
 
     store: JobStore
@@ -164,6 +172,7 @@ class _Look:
     old: float
     abandoned: float
     hour_ago: float
+    plans: dict[int, int]
 
     @property
     def _paths(self) -> JobPaths:
@@ -180,6 +189,8 @@ class _Look:
                 yield "proposed", entry
         for entry in self._unpublished():
             yield "dataset", entry
+        for entry in self._drafts():
+            yield "drafts", entry
         for entry in self.store.objects.entries(self._paths.probe("")):
             if entry.modified < self.hour_ago:
                 yield "probe", entry
@@ -226,6 +237,17 @@ class _Look:
             while standing and standing < task:
                 standing = next(markers, "")
             yield _Task(TaskId(task), tuple(entries), done=standing == task)
+
+    def _drafts(self) -> Iterator[Entry]:
+        """Objects of drafts that are nobody's plan, and never will be."""
+        for number, plan in self.plans.items():
+            for entry in self.store.objects.entries(self._paths.segments(number)):
+                if draft_of(self._paths.segment_in(entry.key)[1]) != plan:
+                    yield entry
+            standing = self._paths.title(number, plan)
+            for entry in self.store.objects.entries(self._paths.titles(number)):
+                if entry.key != standing:
+                    yield entry
 
     def _unpublished(self) -> Iterator[Entry]:
         """Old files of datasets that the manifest doesn't name."""

@@ -301,12 +301,11 @@ class JobPaths:
 
     def title(self, round_no: int, draft: int) -> str:
         """What a draft is of, and what it comes to: written when it is whole."""
-        return f"{self.titles_folder}{round_no:03}/{draft}.json"
+        return f"{self.titles(round_no)}{draft}.json"
 
-    @property
-    def titles_folder(self) -> str:
-        """The folder of the drafts' titles."""
-        return f"{self.root}drafts/"
+    def titles(self, round_no: int) -> str:
+        """The folder of the titles of a round's drafts."""
+        return f"{self.root}drafts/{round_no:03}/"
 
     @property
     def parts(self) -> str:
