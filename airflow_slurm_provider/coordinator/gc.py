@@ -32,7 +32,7 @@ from airflow_slurm_provider.coordinator.progress import read_progress
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.aggregate.publish import find_manifest
 from slurm_worker.ahead import ahead
-from slurm_worker.keys import JobId, JobPaths, RoundState, TaskId, draft_of
+from slurm_worker.keys import JobId, JobPaths, RoundState, TaskId
 from slurm_worker.ports import Entry
 from slurm_worker.store import JobStore
 
@@ -242,7 +242,7 @@ class _Look:
         """Objects of drafts that are nobody's plan, and never will be."""
         for number, plan in self.plans.items():
             for entry in self.store.objects.entries(self._paths.segments(number)):
-                if draft_of(self._paths.segment_in(entry.key)[1]) != plan:
+                if self._paths.draft_in(entry.key) not in (None, plan):
                     yield entry
             standing = self._paths.title(number, plan)
             for entry in self.store.objects.entries(self._paths.titles(number)):

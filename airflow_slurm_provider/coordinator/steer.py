@@ -75,9 +75,9 @@ def pause(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> Stee
     job = jobs.get()
     if job.paused:
         return Steered(job_id, changed=False, paused=job.paused)
-    jobs.pause(actor)
+    paused = jobs.pause(actor)
     jobs.audit(actor, "paused", {})
-    return Steered(job_id, changed=True, paused=jobs.get().paused)
+    return Steered(job_id, changed=True, paused=paused)
 
 
 def resume(services: Services, job_id: JobId, *, log: Log, actor: str = "slurmctl") -> Steered:

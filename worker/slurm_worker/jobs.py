@@ -289,9 +289,15 @@ class JobTable:
         """Trip the job's breaker; refused means that the first reason stays, or no such job."""
         self.rows.update(self._pk, keys.META, expressions.JOB_STOP, {"reason": reason[:400]})
 
-    def pause(self, who: str) -> None:
-        """Have nobody lease a task; refused means that the job is paused, or gone."""
-        self.rows.update(self._pk, keys.META, expressions.JOB_PAUSE, {"who": who[:200]})
+    def pause(self, who: str) -> str:
+        """Have nobody lease a task; return who has paused the job: the first who has stays.
+
+        Raises:
+            ServiceError: if the job's row is gone.
+        """
+        values: dict[str, Value] = {"who": who[:200]}
+        result = self.rows.update(self._pk, keys.META, expressions.JOB_PAUSE, values)
+        return str(self._standing(result, keys.META).get("paused") or "")
 
     def resume(self) -> None:
         """Reset the breaker and a pause; refused means that there is neither."""

@@ -294,10 +294,10 @@ class JobPaths:
         """What the keys of a draft's segments begin with; those of others may, of draft 0."""
         return f"{self.segments(round_no)}segment-{draft or ''}"
 
-    def segment_in(self, key: str) -> tuple[int, int]:
-        """The round and the number of the segment of this key."""
-        round_no, _, number = key.removeprefix(self.segments_folder).partition("/segment-")
-        return int(round_no), int(number)
+    def draft_in(self, key: str) -> int | None:
+        """The draft whose segment has this key; None for an object that is no segment."""
+        number = key.rpartition("/segment-")[2]
+        return draft_of(int(number)) if number.isdecimal() else None
 
     def title(self, round_no: int, draft: int) -> str:
         """What a draft is of, and what it comes to: written when it is whole."""

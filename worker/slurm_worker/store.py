@@ -200,7 +200,7 @@ class JobStore:
     def segments(self, round_no: int, draft: int) -> Iterator[str]:
         """The keys of a draft's segments, in order; a list request per thousand."""
         for key in self.objects.list(self.paths.segments_of(round_no, draft)):
-            if keys.draft_of(self.paths.segment_in(key)[1]) == draft:
+            if self.paths.draft_in(key) == draft:
                 yield key
 
     def planned_slices(self, round_no: int, draft: int) -> Iterator[Slice]:

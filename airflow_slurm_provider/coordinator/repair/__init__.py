@@ -147,7 +147,12 @@ class _Repair:
         """A job without a row that tells its plan, from its objects."""
         entries = list(self._store.objects.entries(self._store.paths.config_folder))
         born = self._created(min(map(_modified, entries), default=0.0))
-        standing = {each.number: each for each in self._services.jobs(self._job_id).rounds()}
+        # A round whose plan nobody says is complete is rebuilt as one that has no row.
+        standing = {
+            each.number: each
+            for each in self._services.jobs(self._job_id).rounds()
+            if each.state is RoundState.OPEN
+        }
         configs = self._configs(entries)
         rounds = self._rounds_open(standing)
         found = [standing.get(each) or self._round(each, born, None) for each in range(rounds)]
@@ -316,7 +321,11 @@ class _Repair:
     def _write_round(self, found: RoundRow) -> None:
         if self._write:
             jobs = _jobs_at(self._services, self._job_id, found.created_ms / 1000)
-            jobs.create_round(found.number, found.source, version=found.version, draft=found.draft)
+            row = jobs.create_round(
+                found.number, found.source, version=found.version, draft=found.draft
+            )
+            if row.draft != found.draft:
+                jobs.adopt(found.number, found.draft)
             jobs.open_round(found.number, found.tasks, found.items, found.retried)
 
     def _source(self, job: JobRow | None) -> str:

@@ -41,8 +41,8 @@ def find_plan(store: JobStore, round_no: int, known: int = 0) -> Plan:
         for marker in store.markers(round_no)
         if (sequence := keys.parse_task_id(marker.task)[1]) < MAX_TASKS
     }
-    numbers = store.objects.list(store.paths.segments(round_no))
-    drafts = {keys.draft_of(store.paths.segment_in(key)[1]) for key in numbers}
+    found = store.objects.list(store.paths.segments(round_no))
+    drafts = {draft for key in found if (draft := store.paths.draft_in(key)) is not None}
     plans: dict[str, Plan] = {}
     why = f"there are no segments below {store.paths.segments(round_no)}; restore them"
     for draft in sorted({known} if known else drafts):

@@ -199,7 +199,7 @@ def test_two_right_submits_make_one_plan_and_one_array(new_site: Callable[[], Si
         one_suspended(first, at, second)
         assert (first.error, second.error) == (None, None), at
         site.check()
-        used = {draft_of(site.services.paths(JOB).segment_in(key)[1]) for key in segments(site)}
+        used = {site.services.paths(JOB).draft_in(key) for key in segments(site)}
         assert used == {site.services.jobs(JOB).get().draft}, "the other draft is gone"
 
 

@@ -347,6 +347,7 @@ def test_a_job_of_which_nothing_is_left_is_unknown() -> None:
 def expire_segments(edges: Services) -> None:
     for key in list(edges.objects.list(edges.paths(JOB).segments_folder)):
         edges.objects.delete(key)
+    edges.objects.put(f"{edges.paths(JOB).segments(0)}notes.txt", b"who has deleted these?")
 
 
 def change_marker(edges: Services, task: TaskId, **changes: Any) -> None:
@@ -387,12 +388,15 @@ def test_a_repair_that_dies_anywhere_leaves_results_guarded_and_can_be_repeated(
     assert published(edges) == before
 
 
+@pytest.mark.parametrize("rounds", [0, 1])
 def test_the_row_that_a_failed_repair_of_an_earlier_release_left_is_no_plan(
-    edges: Services, tmp_path: Path
+    edges: Services, tmp_path: Path, rounds: int
 ) -> None:
     standing, before = edges.jobs(JOB).get(), published(edges)
     lose_everything(edges)
     edges.jobs(JOB).create(standing.identity, standing.config, standing.shards)
+    for number in range(rounds):
+        edges.jobs(JOB).create_round(number, "left")
     config = make_config(tmp_path / "config")
     with pytest.raises(UserError, match="has results in"):
         job.submit(edges, config, log=lambda _: None)
