@@ -3,8 +3,8 @@
 An item's latest outcome decides: what failed in a round and was tried again in a later one
 is superseded. Memory does not grow with the job.
 
-Requests: a list per thousand markers and a GET for each; a GET per part of errors; those of
-`slurm_worker.retried` and, for tasks that were given up, of `snapshot.py`.
+Requests: a list per thousand markers and a GET for each; per part of errors a GET and the read of
+its task's row; those of `slurm_worker.retried` and, for tasks that were given up, of `snapshot.py`.
 """
 
 from __future__ import annotations
@@ -96,13 +96,10 @@ def read_failures(
         UserError: if a marker was made from other items than those of its task.
     """
     for round_no in rounds:
-        standing = store.markers(round_no)
-        if table is not None:
-            standing = table.of_their_tasks(standing, round_no)
-        markers = (each for each in standing if each.failed)
+        markers = (each for each in store.markers(round_no) if each.failed)
         parts = ((marker, part) for marker in markers for part in marker.parts)
         errors = (each for each in parts if each[1].kind == "errors")
-        with closing(ahead(lambda each: _read(store, each[1]), errors)) as read:
+        with closing(ahead(lambda each: _read(store, table, *each), errors)) as read:
             for (marker, _), data in read:
                 yield from _failures(marker, data, retried)
 
@@ -223,7 +220,10 @@ def normalise(message: str) -> str:
     return f"{text}{place}"
 
 
-def _read(store: JobStore, part: Part) -> bytes:
+def _read(store: JobStore, table: TaskTable | None, marker: Marker, part: Part) -> bytes:
+    if table is not None:
+        row = table.find(marker.task)
+        marker.check(None if row is None else row.where)
     return lines_of(store.read_part(part), part.key)
 
 
