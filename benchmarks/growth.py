@@ -120,11 +120,13 @@ def finish(folder: Path, items: int, numbers: Iterable[int]) -> None:
     table = TaskTable(edges.rows, JOB, standing.shards, LeaseConfig(), edges.clock)
     for sequence in numbers:
         span = range(sequence * BUNDLE, min(items, (sequence + 1) * BUNDLE))
-        table.complete(_commit(store, sequence, span))
+        row = table.find(task_id(0, sequence))
+        assert row is not None, "it was planned"
+        table.complete(_commit(store, sequence, span, row.where.sha256))
     edges.rows.close()  # type: ignore[attr-defined]  # it is SQLite's
 
 
-def _commit(store: JobStore, sequence: int, span: range) -> Marker:
+def _commit(store: JobStore, sequence: int, span: range, digest: str) -> Marker:
     task = task_id(0, sequence)
     failed = span[::FAILED_EVERY]
     ok = [n for n in span if n % FAILED_EVERY]
@@ -157,6 +159,7 @@ def _commit(store: JobStore, sequence: int, span: range) -> Marker:
         rows=len(ok),
         failed={"network": len(failed)},
         parts=parts,
+        input_sha256=digest,
         slurm={"node": "node1"},
         started=now - 60,
         finished=now,
@@ -171,8 +174,9 @@ def _plan_aggregation(edges: Services, _: Config) -> None:
     from slurm_worker import aggregate
     from slurm_worker.aggregate.plan import Plan
 
+    table = edges.tasks(edges.jobs(JOB).get())
     expected = [
-        aggregate.RoundSummary(each.number, each.tasks, each.items)
+        aggregate.RoundSummary(each.number, each.tasks, each.items, each.draft, table)
         for each in edges.jobs(JOB).rounds()
     ]
     with (

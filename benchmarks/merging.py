@@ -278,7 +278,7 @@ def retry(case: Case, folder: Path, _scratch: Path) -> None:
     from airflow_slurm_provider.coordinator.retry import FailedItems, Selector
 
     store = JobStore(FolderObjects(folder), PATHS)
-    items = FailedItems(store, Selector({"network": 3}), 2)
+    items = FailedItems(store, Selector({"network": 3}), [0, 0])
     assert sum(1 for _ in items) == case.rows // 50
 
 

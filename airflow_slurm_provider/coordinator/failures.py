@@ -3,8 +3,8 @@
 An item's latest outcome decides: what failed in a round and was tried again in a later one
 is superseded. Memory does not grow with the job.
 
-Requests: a list per thousand markers and a GET for each; a GET per part of errors; those of
-`slurm_worker.retried` and, for tasks that were given up, of `snapshot.py`.
+Requests: a list per thousand markers and a GET for each; per part of errors a GET and the read of
+its task's row; those of `slurm_worker.retried` and, for tasks that were given up, of `snapshot.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from slurm_worker.keys import JobId, TaskId, parse_task_id
 from slurm_worker.parts import KEY_FIELD, lines_of
 from slurm_worker.retried import RetriedItems
 from slurm_worker.store import JobStore, Marker, Part
+from slurm_worker.table import TaskTable
 
 _EXAMPLES = 3
 _MOST_GROUPS = 500
@@ -70,25 +71,35 @@ class Failure:
 
 
 @contextmanager
-def retried_items(store: JobStore, rounds: int) -> Iterator[RetriedItems]:
-    """The items of a job's rounds 1 to `rounds` - 1."""
+def retried_items(store: JobStore, drafts: Sequence[int]) -> Iterator[RetriedItems]:
+    """The items of a job's rounds after the first; `drafts` are those of its rounds, in order."""
     with (
         tempfile.TemporaryDirectory(prefix="airflow-slurm-retried-") as folder,
         RetriedItems(Path(folder) / "retried.sqlite") as found,
     ):
-        found.read(store, range(1, rounds))
+        found.read(store, dict(list(enumerate(drafts))[1:]))
         yield found
 
 
 def read_failures(
-    store: JobStore, retried: RetriedItems, rounds: Iterable[int]
+    store: JobStore, retried: RetriedItems, rounds: Iterable[int], table: TaskTable | None
 ) -> Iterator[Failure]:
-    """The failures of these rounds, in order of their tasks within each."""
+    """The failures of these rounds, in order of their tasks within each.
+
+    Args:
+        store: the job's objects.
+        retried: the items of later rounds.
+        rounds: their numbers.
+        table: the job's tasks; None for no check of the markers against them.
+
+    Raises:
+        UserError: if a marker was made from other items than those of its task.
+    """
     for round_no in rounds:
         markers = (each for each in store.markers(round_no) if each.failed)
         parts = ((marker, part) for marker in markers for part in marker.parts)
         errors = (each for each in parts if each[1].kind == "errors")
-        with closing(ahead(lambda each: _read(store, each[1]), errors)) as read:
+        with closing(ahead(lambda each: _read(store, table, *each), errors)) as read:
             for (marker, _), data in read:
                 yield from _failures(marker, data, retried)
 
@@ -143,7 +154,8 @@ def explain(services: Services, job_id: JobId, error_class: str = "") -> list[Gr
         UserError: if there is no such job, or a part is not what was committed.
     """
     snapshot = read_snapshot(services, job_id)
-    rounds = len(snapshot.rounds)
+    drafts = [each.draft for each in snapshot.rounds]
+    table = services.tasks(snapshot.job)
     store = services.store(job_id)
     groups: dict[tuple[str, str, str], Group] = {}
     #: The message of groups whose failures all have the same.
@@ -157,8 +169,8 @@ def explain(services: Services, job_id: JobId, error_class: str = "") -> list[Gr
             same[which] = which[2]
         return groups.setdefault(which, Group(*which))
 
-    with retried_items(store, rounds) as retried:
-        for each in read_failures(store, retried, range(rounds)):
+    with retried_items(store, drafts) as retried:
+        for each in read_failures(store, retried, range(len(drafts)), table):
             if error_class in ("", each.error_class):
                 group("item", each.error_class, each.message).add(
                     each.key, each.message, each.node, each.at, superseded=each.superseded
@@ -175,12 +187,14 @@ def explain(services: Services, job_id: JobId, error_class: str = "") -> list[Gr
 
 def cured_by_class(services: Services, job_id: JobId) -> Counter[str]:
     """Failures of items that a later round had and that have succeeded, by error class."""
-    rounds = len(services.jobs(job_id).rounds())
+    jobs = services.jobs(job_id)
+    table = services.tasks(jobs.get())
+    drafts = [each.draft for each in jobs.rounds()]
     store = services.store(job_id)
     cured: Counter[str] = Counter()
-    with retried_items(store, rounds) as retried:
+    with retried_items(store, drafts) as retried:
         # The last round first: whether an item failed for good is known before its first failure.
-        for each in read_failures(store, retried, reversed(range(rounds))):
+        for each in read_failures(store, retried, reversed(range(len(drafts))), table):
             if not each.superseded:
                 retried.note_failing(each.key)
             elif not retried.failing(each.key):
@@ -206,7 +220,10 @@ def normalise(message: str) -> str:
     return f"{text}{place}"
 
 
-def _read(store: JobStore, part: Part) -> bytes:
+def _read(store: JobStore, table: TaskTable | None, marker: Marker, part: Part) -> bytes:
+    if table is not None:
+        row = table.find(marker.task)
+        marker.check(None if row is None else row.where)
     return lines_of(store.read_part(part), part.key)
 
 

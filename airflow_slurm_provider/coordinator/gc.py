@@ -6,15 +6,16 @@
 | a checkpoint of a task with a marker | at once |
 | a proposed marker of a task with a marker | the job is complete |
 | a file of a dataset that can't be read or published any more | `slurm_worker.aggregate.publish` |
+| a draft of a round that has another as its plan | at once |
 
 What is found was decided for good before it is listed as garbage, so that it may be deleted at
 any later time, whoever works meanwhile. What nothing has decided stays: a part of a task without
 a marker may belong to a worker that was suspended and will yet commit it, and an object of a probe
-to one that still compares. Inputs, code, configurations, given items and logs are never looked at:
-a submit relies on those that it has found.
+to one that still compares, and a draft of a round without a plan may yet become it. Code,
+configurations, given items and logs are never looked at: a submit relies on those that it finds.
 
-Requests: a list per thousand objects and markers, a GET per task with parts of several attempts,
-those of `slurm_worker.aggregate.publish.sweep`, one delete per thousand objects.
+Requests: a list per thousand objects, drafts and markers, a GET per task with parts of several
+attempts, those of `slurm_worker.aggregate.publish.sweep`, one delete per thousand objects.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from airflow_slurm_provider.coordinator.progress import read_progress
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.aggregate.publish import sweep
 from slurm_worker.ahead import ahead
-from slurm_worker.keys import JobId, JobPaths, TaskId
+from slurm_worker.keys import JobId, JobPaths, RoundState, TaskId
 from slurm_worker.ports import Entry
 from slurm_worker.store import JobStore
 
@@ -47,7 +48,7 @@ class Collected:
     Args:
         dry_run: it is still there.
         complete: whether the job was; where not, proposed markers were not looked at.
-        objects: how many, by kind: ``parts checkpoints proposed dataset``.
+        objects: how many, by kind: ``parts checkpoints proposed dataset drafts``.
         sizes: bytes, by kind.
     """
 
@@ -98,7 +99,12 @@ def collect(
     jobs = services.jobs(job_id)
     jobs.get()
     complete = read_progress(services, job_id).complete
-    look = _Look(services.store(job_id), complete, older_than_s, dry_run)
+    plans = {
+        each.number: each.draft
+        for each in jobs.rounds()
+        if each.draft or each.state is RoundState.OPEN
+    }
+    look = _Look(services.store(job_id), complete, older_than_s, dry_run, plans)
     found = Collected(job_id, dry_run, complete)
     batch: list[str] = []
     for kind, entry in look.garbage():
@@ -147,12 +153,14 @@ class _Look:
         complete: whether the job is.
         older_than_s: see `collect`.
         dry_run: nothing will be deleted.
+        plans: the draft that is each round's plan, of rounds that have one.
     """
 
     store: JobStore
     complete: bool
     older_than_s: float
     dry_run: bool
+    plans: dict[int, int]
 
     @property
     def _paths(self) -> JobPaths:
@@ -171,6 +179,8 @@ class _Look:
             self.store.objects, self._paths, self.older_than_s, dry_run=self.dry_run
         ):
             yield "dataset", entry
+        for entry in self._drafts():
+            yield "drafts", entry
 
     def _parts(self) -> Iterator[Entry]:
         """Parts that no marker names."""
@@ -212,3 +222,14 @@ class _Look:
             while standing and standing < task:
                 standing = next(markers, "")
             yield _Task(TaskId(task), tuple(entries), done=standing == task)
+
+    def _drafts(self) -> Iterator[Entry]:
+        """Objects of drafts that are nobody's plan, and never will be."""
+        for number, plan in self.plans.items():
+            for entry in self.store.objects.entries(self._paths.segments(number)):
+                if self._paths.draft_in(entry.key) not in (None, plan):
+                    yield entry
+            standing = self._paths.title(number, plan)
+            for entry in self.store.objects.entries(self._paths.titles(number)):
+                if entry.key != standing:
+                    yield entry

@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,14 +22,15 @@ from airflow_slurm_provider.coordinator.config import Config, JobSpec
 from airflow_slurm_provider.coordinator.failures import cured_by_class
 from airflow_slurm_provider.coordinator.first_round import (
     check_identity,
-    check_no_results,
-    plan_input,
+    finish_first_round,
+    has_plan,
+    plan_job,
     standing_bundle,
     tell_other_input,
 )
 from airflow_slurm_provider.coordinator.inputs import version_of
 from airflow_slurm_provider.coordinator.losses import Loss, attribute, find_losses
-from airflow_slurm_provider.coordinator.plan import PlanConflict, Planner
+from airflow_slurm_provider.coordinator.plan import Planner
 from airflow_slurm_provider.coordinator.policy import Rules, parse_rules
 from airflow_slurm_provider.coordinator.progress import Poll, Progress, check_running
 from airflow_slurm_provider.coordinator.retry import RetryPlan
@@ -38,7 +39,7 @@ from airflow_slurm_provider.coordinator.submit import Workers, audit_workers, en
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError
 from slurm_worker.errors import ErrorClass, UserError
 from slurm_worker.jobs import JobRow, JobTable, RoundRow, SubmissionRow
-from slurm_worker.keys import JobId, RoundState, shard_count
+from slurm_worker.keys import JobId, RoundState, SubmitState
 from slurm_worker.ports import Value
 
 Log = Callable[[str], None]
@@ -97,32 +98,32 @@ def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmc
     spec = config.spec
     jobs = services.jobs(spec.id)
     job = jobs.find()
-    check_identity(job, spec)
+    planned = has_plan(services, job)
+    if planned:
+        check_identity(job, spec)
     # What can't be reached is found out before anything is written.
     services.objects.verify()
     services.slurm.version()
     code = ship.ship_code(services, config)
-    if job is None:
-        check_no_results(services, spec)
-        spec = sizing.sized(spec, services.bucket, log)
-        shards = shard_count(spec.max_workers)
-        job = jobs.create(spec.identity(), ship.ship_config(services, spec, shards, code), shards)
-        check_identity(job, spec)
+    if job is None or not planned:
+        job = plan_job(services, spec, code, log)
     spec = standing_bundle(services, job, config.spec, log)
     digest = ship.ship_config(services, spec, job.shards, code)
-    version = version_of(spec.source, services.bucket)
-    round_row = jobs.create_round(0, spec.input.path, version=version)
-    tell_other_input(spec, round_row, version, log)
-    if round_row.state is RoundState.PLANNING:
-        plan_input(services, spec, job, round_row, _planner(services, spec, job, log))
-        round_row = jobs.rounds()[0]
-        jobs.audit(actor, "planned", {"tasks": round_row.tasks, "items": round_row.items})
+    if finish_first_round(services, spec, job, log) or not planned:
+        first = jobs.rounds()[0]
+        jobs.audit(actor, "planned", {"tasks": first.tasks, "items": first.items})
+    round_row = jobs.rounds()[0]
+    tell_other_input(spec, round_row, version_of(spec.source, services.bucket), log)
     jobs.open(1)
-    if digest != job.config:
+    job = jobs.get()
+    other = digest != job.config
+    workers = ensure_workers(
+        services, spec, replace(job, config=digest), round_row, round_row.tasks, log
+    )
+    if other:
+        # Not before Slurm has taken it: what it refuses must not be what others go on with.
         jobs.set_config(digest)
         log("code, settings or workers are others now; what starts from now on has the new ones")
-    job = jobs.get()
-    workers = ensure_workers(services, spec, job, round_row, round_row.tasks, log)
     if not workers.reattached:
         audit_workers(services, spec.id, workers, actor)
     return Submitted(
@@ -168,7 +169,9 @@ def resubmit(
     spec = ship.read_spec(services, job)
     round_row = jobs.rounds()[-1]
     submissions = progress_of.of_round(jobs.submissions(), round_row.number)
-    if sum(not each.asked for each in submissions) > most:
+    # One that was refused or cut short is no submission yet: it is carried out now.
+    made = [each for each in submissions if each.state is SubmitState.SUBMITTED]
+    if sum(not each.asked for each in made) > most:
         return None
     by = _cancelled_by(jobs, submissions)
     if by:
@@ -301,8 +304,10 @@ def _begun_retry(
     number = round_row.number
     only = retrying.kept_keys(services, spec.id, round_row.only)
     selector = retrying.Selector(round_row.selector, only)
-    items = retrying.FailedItems(services.store(spec.id), selector, number)
-    planned = _plan_retry(services, spec, job, round_row, items, log)
+    items = retrying.failed_items(services, job, jobs.rounds()[:number], selector)
+    planned = _planner(services, spec, job, log).plan(
+        round_row, items, check=lambda: None, retried=lambda: dict(items.retried)
+    )
     tasks = retrying.failed_tasks(services, job.job, selector)
     retrying.reopen(services.tasks(job), tasks, number, log)
     jobs.open(number + 1)
@@ -311,7 +316,7 @@ def _begun_retry(
     result = Retried(
         job_id=spec.id,
         round=number,
-        items=planned.retried,
+        items=dict(planned.retried),
         tasks=back,
         given_up=dict(items.given_up),
         slurm_job_ids=workers.slurm_job_ids,
@@ -411,33 +416,6 @@ class _Asked:
     def selector(self, spec: JobSpec) -> retrying.Selector:
         """Which failures that means."""
         return retrying.Selector.of(spec.policy(self.rules), self.classes, self.only)
-
-
-@dataclass(frozen=True, slots=True)
-class _PlannedRetry:
-    tasks: int
-    retried: dict[str, int]
-
-
-def _plan_retry(
-    services: Services,
-    spec: JobSpec,
-    job: JobRow,
-    round_row: RoundRow,
-    items: retrying.FailedItems,
-    log: Log,
-) -> _PlannedRetry:
-    jobs = services.jobs(spec.id)
-    try:
-        _planner(services, spec, job, log).plan(
-            round_row, items, check=lambda: None, retried=lambda: dict(items.retried)
-        )
-    except PlanConflict:
-        # Another retry, planning the same round, saw more failures than this one did.
-        if jobs.rounds()[round_row.number].state is not RoundState.OPEN:
-            raise
-    standing = jobs.rounds()[round_row.number]
-    return _PlannedRetry(standing.tasks, standing.retried)
 
 
 def _planner(services: Services, spec: JobSpec, job: JobRow, log: Log) -> Planner:

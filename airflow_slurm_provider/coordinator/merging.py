@@ -127,9 +127,11 @@ def _made_on_nodes(
 
 
 def _expected(services: Services, job_id: JobId) -> list[aggregation.RoundSummary]:
+    jobs = services.jobs(job_id)
+    table = services.tasks(jobs.get())
     return [
-        aggregation.RoundSummary(each.number, each.tasks, each.items)
-        for each in services.jobs(job_id).rounds()
+        aggregation.RoundSummary(each.number, each.tasks, each.items, each.draft, table)
+        for each in jobs.rounds()
     ]
 
 

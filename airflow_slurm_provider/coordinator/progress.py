@@ -205,6 +205,7 @@ def _is_under_way(services: Services, submission: SubmissionRow | None) -> bool:
     return (
         submission is not None
         and submission.state is SubmitState.INTENT
+        and not submission.refused
         and services.clock.now() < submission.intent_ms / 1000 + _GRACE_S
     )
 

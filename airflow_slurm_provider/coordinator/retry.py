@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,14 +62,21 @@ class Selector:
 
 @dataclass(slots=True)
 class FailedItems:
-    """The failed items of the rounds before `before`, split by a selector.
+    """The failed items of a job's first rounds, split by a selector.
 
     Iterating yields (key, item) of those to try again and fills the counts.
+
+    Args:
+        store: the job's objects.
+        selector: which are tried again.
+        drafts: of the rounds, in order.
+        table: its tasks; None for no check of the markers against them.
     """
 
     store: JobStore
     selector: Selector
-    before: int
+    drafts: Sequence[int]
+    table: TaskTable | None = None
     retried: Counter[str] = field(default_factory=Counter)
     given_up: Counter[str] = field(default_factory=Counter)
 
@@ -77,8 +84,9 @@ class FailedItems:
         """Stream the items in order of their tasks."""
         self.retried.clear()
         self.given_up.clear()
-        with retried_items(self.store, self.before) as retried:
-            for each in read_failures(self.store, retried, range(self.before)):
+        with retried_items(self.store, self.drafts) as retried:
+            rounds = range(len(self.drafts))
+            for each in read_failures(self.store, retried, rounds, self.table):
                 if each.superseded or not self.selector.asks_for(each.key):
                     continue
                 if self.selector.wants(each.error_class, each.round_no):
@@ -138,7 +146,7 @@ def plan_retry(
 ) -> RetryPlan:
     """Look at the failures of these rounds; writes nothing."""
     number = len(rounds)
-    items = FailedItems(services.store(job.job), selector, number)
+    items = failed_items(services, job, rounds, selector)
     for _ in items:
         pass
     tasks = Counter(row.error_class for row in failed_tasks(services, job.job, selector))
@@ -155,6 +163,14 @@ def plan_retry(
         0 if selector.only is None else len(selector.only) - failed,
         resources,
     )
+
+
+def failed_items(
+    services: Services, job: JobRow, rounds: Sequence[RoundRow], selector: Selector
+) -> FailedItems:
+    """The failed items of these rounds, a job's first."""
+    drafts = [each.draft for each in rounds]
+    return FailedItems(services.store(job.job), selector, drafts, services.tasks(job))
 
 
 def failed_tasks(services: Services, job_id: JobId, selector: Selector) -> list[TaskRow]:

@@ -14,7 +14,7 @@ Requests: a few reads and writes of the job's rows; for workers also a snapshot,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from typing import Any
 
@@ -76,9 +76,9 @@ def pause(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> Stee
     job = jobs.get()
     if job.paused:
         return Steered(job_id, changed=False, paused=job.paused)
-    jobs.pause(actor)
+    paused = jobs.pause(actor)
     jobs.audit(actor, "paused", {})
-    return Steered(job_id, changed=True, paused=jobs.get().paused)
+    return Steered(job_id, changed=True, paused=paused)
 
 
 def resume(services: Services, job_id: JobId, *, log: Log, actor: str = "slurmctl") -> Steered:
@@ -152,17 +152,18 @@ def add_workers(
     last = latest(submissions)
     spec = ship.read_spec(services, job)
     tasks = progress_of(snapshot).unfinished_tasks
-    if last is None or last.state is not SubmitState.SUBMITTED:
+    if last is None or (last.state is not SubmitState.SUBMITTED and not last.refused):
         log("an earlier submission was cut short; it is carried out now, and none is added")
         workers = ensure_workers(services, spec, job, round_row, tasks, log)
     else:
         alive = _look(services, job_id, submissions).alive
         more = _useful(spec, job_id, alive, count, tasks, log)
-        jobs.set_config(ship.ship_more_workers(services, job, alive + more))
-        added = jobs.intend(
-            round_row.number, last.number + 1, more, services.slurm.max_array_size(), asked=True
-        )
-        workers = submit_workers(services, spec, jobs.get(), round_row, added, log)
+        raised = replace(job, config=ship.ship_more_workers(services, job, alive + more))
+        most = services.slurm.max_array_size()
+        added = jobs.intend(round_row.number, last.next_number, more, most, asked=True)
+        workers = submit_workers(services, spec, raised, round_row, added, log)
+        # Not before Slurm has taken them: what it refuses must not be what others go on with.
+        jobs.set_config(raised.config)
     audit_workers(services, job_id, workers, actor, "added workers")
     return _with(job_id, workers, changed=True)
 
@@ -221,7 +222,9 @@ def _intend_replacements(
     jobs = services.jobs(job.job)
     submissions = of_round(jobs.submissions(), round_row.number)
     last, tasks = latest(submissions), progress_of(snapshot).unfinished_tasks
-    if not tasks or last is None or last.state is not SubmitState.SUBMITTED:
+    if not tasks or last is None:
+        return
+    if last.state is not SubmitState.SUBMITTED and not last.refused:
         return
     spec = ship.read_spec(services, job)
     array = _look(services, job.job, submissions)
@@ -231,7 +234,7 @@ def _intend_replacements(
     missing = useful_workers(spec, spec.workers, tasks, log) - staying
     if missing > 0:
         most = services.slurm.max_array_size()
-        jobs.intend(round_row.number, last.number + 1, missing, most, asked=True)
+        jobs.intend(round_row.number, last.next_number, missing, most, asked=True)
 
 
 def _holders(snapshot: Snapshot) -> int:

@@ -4,6 +4,10 @@
           │ crash here: the next caller finds the intent, goes on with the same token;
           │ the cluster's own lock (slurm/client.py) lets one sbatch per name through.
 
+An intent and its token stay for good, also where Slurm refuses the array: another caller may
+have had one accepted under the same token, and it is how that array is found. What was refused
+is only noted, so that the next caller may want other workers under the same token.
+
 More workers than one array may hold (``MaxArraySize``) become several arrays of the same
 token; where the account may not submit so many (``MaxSubmitJobs``), as many as it takes.
 Requests: one write for the intent, one for the ids.
@@ -17,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from airflow_slurm_provider.coordinator import ship
-from airflow_slurm_provider.coordinator.arrays import arrays_of, ids_of, job_name
+from airflow_slurm_provider.coordinator.arrays import arrays_of, ids_of, job_name, known_arrays
 from airflow_slurm_provider.coordinator.config import JobSpec
 from airflow_slurm_provider.coordinator.credentials import give_credentials
 from airflow_slurm_provider.coordinator.progress import (
@@ -35,7 +39,7 @@ from airflow_slurm_provider.slurm.client import (
 )
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import render_script
-from slurm_worker.jobs import JobRow, RoundRow, SubmissionRow
+from slurm_worker.jobs import JobRow, JobTable, RoundRow, SubmissionRow
 from slurm_worker.keys import JobId, SubmitState
 
 #: What a call may take where the job sets no timeout.
@@ -95,11 +99,12 @@ def ensure_workers(
             return _workers(spec, shown, shown.slurm_job_ids, shown.workers, reattached=True)
         left = f"{named(ids_of(arrays))} has ended and left" if arrays else "nobody works on the"
         log(f"{left} tasks; submitting new workers")
-        number = last.number + 1
+        number = last.next_number
         last = None
-    if last is None:
+    if last is None or last.refused:
         wanted = useful_workers(spec, spec.workers, tasks, log)
-        last = jobs.intend(round_row.number, number, wanted, services.slurm.max_array_size())
+        most = services.slurm.max_array_size()
+        last = jobs.intend(round_row.number, number if last is None else last.number, wanted, most)
     return submit_workers(services, spec, job, round_row, last, log)
 
 
@@ -115,7 +120,7 @@ def submit_workers(
 
     Raises:
         SubmitRefusedError: if Slurm refuses the options; where no array was submitted, the
-            intent is gone then.
+            intent says so then.
         SubmissionCancelledError: if the job was cancelled meanwhile; calling again submits anew.
         UserError: if the login or the nodes' role is refused; calling again goes on.
         ServiceError: if the cluster can't be reached; calling again goes on.
@@ -127,7 +132,13 @@ def submit_workers(
         slurm_job_ids, workers = _submit(services, spec, job, submission, options, log)
     except SubmissionCancelledError as error:
         raise SubmissionCancelledError(_cancelled(spec.id)) from error
-    services.jobs(spec.id).submitted(submission, slurm_job_ids)
+    standing = _note(services.jobs(spec.id), submission, slurm_job_ids)
+    if standing.token != submission.token:
+        # The row was lost, and another call has intended the same workers since: one of both.
+        log(f"{named(slurm_job_ids)} is one too many and is cancelled; another call submits too")
+        ours = replace(submission, slurm_job_ids=tuple(slurm_job_ids))
+        services.slurm.cancel(known_arrays(spec.id, ours))
+        return submit_workers(services, spec, job, round_row, standing, log)
     log(f"submitted {named(slurm_job_ids)} of {workers} workers")
     found = _workers(spec, submission, tuple(slurm_job_ids), workers, reattached=False)
     return replace(found, config=job.config)
@@ -176,6 +187,15 @@ def useful_workers(spec: JobSpec, asked: int, tasks: int, log: Callable[[str], N
     return wanted
 
 
+def _note(jobs: JobTable, submission: SubmissionRow, slurm_job_ids: Sequence[str]) -> SubmissionRow:
+    """Note the arrays that a submission has; return its row, of another token where it is lost."""
+    standing = jobs.submitted(submission, slurm_job_ids)
+    if standing is None:
+        kept = jobs.keep_submission(submission)
+        standing = jobs.submitted(submission, slurm_job_ids) or kept
+    return standing
+
+
 def _options(spec: JobSpec, round_row: RoundRow, number: int) -> SlurmOptions:
     """The job's options under those of the round; only the first submission waits."""
     delay = {"begin": f"now+{round_row.delay_s}"} if round_row.delay_s and number == 1 else {}
@@ -213,11 +233,11 @@ def _submit(
         try:
             return services.slurm.submit(name, script, folder=spec.id)
         except SubmitRefusedError:
-            # Forget the intent, so that a corrected submit starts clean: the cluster has no
-            # array of this token, not even of an earlier call whose reply was lost. Behind an
-            # array that it has taken, the token must stand: it is how that one is found again.
+            # The cluster had no array of this token, not even of an earlier call whose reply
+            # was lost, so a corrected submit may want others. Behind an array that it has
+            # taken, the submission is carried out.
             if part == 0:
-                services.jobs(spec.id).forget_submission(submission)
+                services.jobs(spec.id).refuse_submission(submission)
             raise
 
     return _submit_parts(submission.sizes(), submit_part, log)
@@ -258,6 +278,9 @@ def _why_enough(services: Services, spec: JobSpec, arrays: Sequence[ArrayKey]) -
     array = services.slurm.together(arrays)
     if array.unknown or array.alive:
         return f"{named(ids_of(arrays))} was submitted before; going on with it"
+    # The rows were read first: the workers may have done the rest and ended since.
+    if read_progress(services, spec.id).complete:
+        return "every task has ended; no workers are needed"
     return ""
 
 

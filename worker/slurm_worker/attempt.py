@@ -131,7 +131,7 @@ class Attempts:
             return None
         if lease.row.winner and not self._config.conditional_put:
             # ... or was decided for, and died before its marker was published.
-            self._finish(lease, self._store.publish(lease.task, lease.row.winner))
+            self._finish(lease, self._publish(lease, lease.row.winner))
             return None
         if lease.to_bisect(self._config.lease.max_lost):
             self._bisect(lease)
@@ -181,7 +181,7 @@ class Attempts:
             finished=round(self._clock.now(), 3),
             requests=_sum(taken := self._requests.take(), lease.row.requests),
         )
-        standing = self._decide(ours, taken)
+        standing = self._decide(lease, ours, taken)
         self._finish(lease, standing)
         return standing
 
@@ -230,7 +230,10 @@ class Attempts:
         handler = self._config.handler
         return f"{handler.code_sha256} {handler.entry}{handler.plugin}"
 
-    def _decide(self, ours: Marker, taken: Mapping[str, int]) -> Marker:
+    def _publish(self, lease: Lease, attempt: int) -> Marker:
+        return self._store.publish(lease.task, attempt, lease.row.where)
+
+    def _decide(self, lease: Lease, ours: Marker, taken: Mapping[str, int]) -> Marker:
         """Which marker stands: the store decides, or, where it can't, the table.
 
         Where it isn't ours, or nobody knows, the next marker tells of the requests `taken`.
@@ -241,7 +244,7 @@ class Attempts:
                 standing = self._store.commit(ours)
             else:
                 self._store.propose(ours)
-                standing = self._store.publish(ours.task, self._table.decide(ours))
+                standing = self._publish(lease, self._table.decide(ours))
             told = standing.attempt == ours.attempt
         finally:
             if not told:
@@ -249,6 +252,12 @@ class Attempts:
         return standing
 
     def _finish(self, lease: Lease, standing: Marker) -> None:
+        """Bring the row to the marker that stands, whoever made it.
+
+        Raises:
+            ForeignMarker: if it is not of the task's items: the row is left as it is.
+        """
+        standing.check(lease.row.where)
         if standing.split:
             self._table.create_halves(lease.row)
         self._table.complete(standing)
@@ -269,7 +278,7 @@ class Attempts:
             split=keys.halves(lease.task) or (),
             requests=_sum(taken := self._requests.take(), lease.row.requests),
         )
-        standing = self._decide(ours, taken)
+        standing = self._decide(lease, ours, taken)
         self._finish(lease, standing)
         self._logger.warning(
             "task bisected: it lost its lease too often",

@@ -113,6 +113,18 @@ ATTRIBUTE = Statement(
 
 # --- the job's own rows -------------------------------------------------------
 
+#: A round's plan is one draft's for good: the first that asks.
+ROUND_ADOPT = Statement(
+    "round adopt", "SET #draft = :draft", "#state = :planning AND attribute_not_exists(#draft)"
+)
+
+#: A job that a release without drafts has begun to plan and of which no task exists.
+JOB_ADOPT = Statement(
+    "job adopt",
+    "SET #draft = :draft, #identity = :identity, #config = :config, #shards = :shards",
+    "#state = :planning AND attribute_not_exists(#draft)",
+)
+
 ROUND_CURSOR = Statement(
     "round cursor",
     "SET #cursor = :cursor",
@@ -175,10 +187,24 @@ def stage_name(shard: int) -> str:
     return f"s{shard}"
 
 
+#: The token is fixed when the intent is written: it is in the names of the arrays.
 SUBMITTED = Statement(
     "submitted",
-    "SET #state = :submitted, #slurm_job_ids = :slurm_job_ids, #submitted = :now",
-    "#state = :intent OR #slurm_job_ids = :slurm_job_ids",
+    "SET #state = :submitted, #slurm_job_ids = :slurm_job_ids, #submitted = :now REMOVE #refused",
+    "#token = :token AND (#state = :intent OR #slurm_job_ids = :known)",
+)
+
+#: Slurm had no array of this token when it refused one; another caller's may have come since.
+SUBMIT_REFUSED = Statement(
+    "submit refused", "SET #refused = :yes", "#token = :token AND #state = :intent"
+)
+
+#: Who comes after a refusal may want other workers; the token stays.
+INTEND_AGAIN = Statement(
+    "intend again",
+    "SET #workers = :workers, #array_size = :array_size, #asked = :asked, #intent = :now "
+    "REMOVE #refused",
+    "#token = :token AND #state = :intent AND #refused = :yes",
 )
 
 # --- rate limits (GCRA; times in microseconds) --------------------------------

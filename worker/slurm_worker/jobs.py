@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from slurm_worker import expressions, keys
-from slurm_worker.errors import UserError
+from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.keys import JobId, JobState, RoundState, SubmitState
-from slurm_worker.ports import Clock, Row, Rows, Value, int_of
+from slurm_worker.ports import Applied, Clock, Refused, Row, Rows, Value, int_of
 
 #: Keeps one process's events of the same millisecond in their order.
 _ORDER = itertools.count()
@@ -34,6 +34,8 @@ class JobRow:
         stop: why the job's breaker is tripped; empty where it isn't.
         paused: who has paused the job; empty where it isn't.
         repaired_s: when its task rows were last rebuilt, in seconds since the epoch; or 0.
+        draft: the plan of its first round, decided when the job was created; 0 where an earlier
+            release has created it.
     """
 
     job: JobId
@@ -46,6 +48,7 @@ class JobRow:
     created_ms: int
     paused: str = ""
     repaired_s: int = 0
+    draft: int = 0
 
     @property
     def generation(self) -> int:
@@ -71,6 +74,8 @@ class RoundRow:
         slurm: options that its array has beside, or instead of, the job's.
         delay_s: seconds before its array may start.
         version: of the input that was planned; see `coordinator.inputs.version_of`.
+        draft: whose segments hold its items; 0 where none is decided on, or where an earlier
+            release has planned it.
     """
 
     number: int
@@ -88,6 +93,7 @@ class RoundRow:
     slurm: dict[str, str] = field(default_factory=dict)
     delay_s: int = 0
     version: str = ""
+    draft: int = 0
 
     @property
     def classes(self) -> set[str]:
@@ -104,6 +110,7 @@ class SubmissionRow:
         array_size: the most that one array may hold.
         slurm_job_ids: the arrays, several where one may not hold all workers.
         asked: somebody asked for these, beside those that the round gets by itself.
+        refused: Slurm has refused the arrays, and had none of this token then.
     """
 
     round_no: int
@@ -116,6 +123,7 @@ class SubmissionRow:
     intent_ms: int
     submitted_ms: int
     asked: bool = False
+    refused: bool = False
 
     @property
     def label(self) -> str:
@@ -126,6 +134,11 @@ class SubmissionRow:
     def empty(self) -> bool:
         """Whether it stands for no workers: the job was cancelled at this point."""
         return not self.workers
+
+    @property
+    def next_number(self) -> int:
+        """The number of the round's next submission: this one's, where Slurm has refused it."""
+        return self.number if self.refused else self.number + 1
 
     def sizes(self) -> list[int]:
         """Workers of each array."""
@@ -178,65 +191,122 @@ class JobTable:
             )
         return found
 
-    def create(self, identity: str, config: str, shards: int) -> JobRow:
+    def create(
+        self,
+        identity: str,
+        config: str,
+        shards: int,
+        *,
+        draft: int = 0,
+        open_rounds: int = 0,
+        repaired_s: int = 0,
+    ) -> JobRow:
         """Create the META row, or return the one that stands (another's, or our lost reply).
 
         Two writes: the second enters the job in the register of jobs.
+
+        Args:
+            identity: see `JobRow`.
+            config: likewise.
+            shards: of its task rows.
+            draft: the plan of its first round: whoever creates the row decides on it.
+            open_rounds: rounds that are open at once; of a job that is rebuilt.
+            repaired_s: when that was, in seconds since the epoch.
         """
+        state = JobState.OPEN if open_rounds else JobState.PLANNING
         row: Row = {
             "pk": self._pk,
             "sk": keys.META,
-            "state": JobState.PLANNING.value,
+            "state": state.value,
             "identity": identity,
             "config": config,
             "shards": shards,
-            "rounds": 0,
+            "rounds": open_rounds,
             "created": self._ms(),
+            **({"draft": draft} if draft else {}),
+            **({"repaired": repaired_s} if repaired_s else {}),
         }
         standing = _job_row(self.job, self.rows.put_new(row).row or row)
-        # By now the job has its one date of birth, so writing this again changes nothing.
-        self.rows.put_new(
-            {"pk": keys.JOBS_PK, "sk": keys.register_sk(standing.created_ms, self.job)}
-        )
+        self.register(standing)
         return standing
 
+    def register(self, job: JobRow) -> None:
+        """Enter the job in the register of jobs; refused means that it is there."""
+        # The job has its one date of birth, so writing this again changes nothing.
+        self.rows.put_new({"pk": keys.JOBS_PK, "sk": keys.register_sk(job.created_ms, self.job)})
+
+    def adopt_plan(self, identity: str, config: str, shards: int, draft: int) -> JobRow:
+        """Decide on the plan of a job that has none yet; return the job as it stands.
+
+        Refused means that another's draft was first, or our own whose reply was lost.
+
+        Raises:
+            ServiceError: if the job's row is gone.
+        """
+        result = self.rows.update(
+            self._pk,
+            keys.META,
+            expressions.JOB_ADOPT,
+            {
+                "draft": draft,
+                "identity": identity,
+                "config": config,
+                "shards": shards,
+                "planning": JobState.PLANNING.value,
+            },
+        )
+        return _job_row(self.job, self._standing(result, keys.META))
+
     def set_config(self, digest: str) -> None:
-        """Point new workers at another resolved configuration; repeating it does no harm."""
-        self.rows.update(self._pk, keys.META, expressions.JOB_CONFIG, {"config": digest})
+        """Point new workers at another resolved configuration; repeating it does no harm.
+
+        Raises:
+            ServiceError: if the job's row is gone.
+        """
+        result = self.rows.update(self._pk, keys.META, expressions.JOB_CONFIG, {"config": digest})
+        self._standing(result, keys.META)
 
     def open(self, rounds: int) -> None:
-        """Tell workers that `rounds` rounds are open; refused means that they are already."""
-        self.rows.update(
+        """Tell workers that `rounds` rounds are open; refused means that they are already.
+
+        Raises:
+            ServiceError: if the job's row is gone.
+        """
+        result = self.rows.update(
             self._pk,
             keys.META,
             expressions.JOB_OPEN,
             {"open": JobState.OPEN.value, "rounds": rounds},
         )
+        self._standing(result, keys.META)
 
     def repaired(self) -> None:
-        """Have workers look at every row again; repeating it does no harm."""
+        """Have workers look at every row again; repeating it does no harm.
+
+        Raises:
+            ServiceError: if the job's row is gone.
+        """
         now = int(self.clock.now())
-        self.rows.update(self._pk, keys.META, expressions.JOB_REPAIRED, {"now": now})
+        result = self.rows.update(self._pk, keys.META, expressions.JOB_REPAIRED, {"now": now})
+        self._standing(result, keys.META)
 
     def stop(self, reason: str) -> None:
-        """Trip the job's breaker; the first reason stays."""
+        """Trip the job's breaker; refused means that the first reason stays, or no such job."""
         self.rows.update(self._pk, keys.META, expressions.JOB_STOP, {"reason": reason[:400]})
 
-    def pause(self, who: str) -> None:
-        """Have nobody lease a task; refused means that the job is paused already."""
-        self.rows.update(self._pk, keys.META, expressions.JOB_PAUSE, {"who": who[:200]})
+    def pause(self, who: str) -> str:
+        """Have nobody lease a task; return who has paused the job: the first who has stays.
+
+        Raises:
+            ServiceError: if the job's row is gone.
+        """
+        values: dict[str, Value] = {"who": who[:200]}
+        result = self.rows.update(self._pk, keys.META, expressions.JOB_PAUSE, values)
+        return str(self._standing(result, keys.META).get("paused") or "")
 
     def resume(self) -> None:
-        """Reset the breaker and a pause."""
+        """Reset the breaker and a pause; refused means that there is neither."""
         self.rows.update(self._pk, keys.META, expressions.JOB_RESUME, {})
-
-    def delete(self) -> None:
-        """Forget a job whose plan was refused before it had tasks."""
-        job = self.find()
-        if job is not None:
-            self.rows.delete(keys.JOBS_PK, keys.register_sk(job.created_ms, self.job))
-        for row in list(self.rows.query(self._pk)):
-            self.rows.delete(self._pk, str(row["sk"]))
 
     def rounds(self) -> list[RoundRow]:
         """Every round, oldest first."""
@@ -257,8 +327,9 @@ class JobTable:
         slurm: Mapping[str, str] | None = None,
         delay_s: int = 0,
         version: str = "",
+        draft: int = 0,
     ) -> RoundRow:
-        """Create a round's row, or return the one that stands."""
+        """Create a round's row, or return the one that stands: that decides what the round is."""
         row: Row = {
             "pk": self._pk,
             "sk": keys.round_sk(number),
@@ -272,11 +343,31 @@ class JobTable:
             "version": version,
             "cursor": 0,
             "created": self._ms(),
+            **({"draft": draft} if draft else {}),
         }
         return _round_row(self.rows.put_new(row).row or row)
 
+    def adopt(self, number: int, draft: int) -> RoundRow:
+        """Make a draft the round's plan, if it has none; return the round as it stands.
+
+        Refused means that another's draft was first, or our own whose reply was lost.
+
+        Raises:
+            ServiceError: if the round's row is gone.
+        """
+        result = self.rows.update(
+            self._pk,
+            keys.round_sk(number),
+            expressions.ROUND_ADOPT,
+            {"draft": draft, "planning": RoundState.PLANNING.value},
+        )
+        return _round_row(self._standing(result, keys.round_sk(number)))
+
     def note_cursor(self, number: int, cursor: int) -> None:
-        """Note that the round's first `cursor` task rows exist; refused means no news."""
+        """Note that the round's first `cursor` task rows exist.
+
+        Refused means that another planner of the same draft is further: no news.
+        """
         self.rows.update(
             self._pk,
             keys.round_sk(number),
@@ -285,8 +376,12 @@ class JobTable:
         )
 
     def open_round(self, number: int, tasks: int, items: int, retried: Mapping[str, int]) -> None:
-        """The round is planned; refused means that another planner has said so."""
-        self.rows.update(
+        """The round is planned; refused means that another planner of its draft has said so.
+
+        Raises:
+            ServiceError: if the round's row is gone.
+        """
+        result = self.rows.update(
             self._pk,
             keys.round_sk(number),
             expressions.ROUND_OPEN,
@@ -299,6 +394,7 @@ class JobTable:
                 "now": self._ms(),
             },
         )
+        self._standing(result, keys.round_sk(number))
 
     def submissions(self) -> list[SubmissionRow]:
         """Every submission, oldest first."""
@@ -321,6 +417,9 @@ class JobTable:
         """Write a submission's intent before ``sbatch``, or return the one that stands.
 
         Its token is drawn, but where a row that was lost is written again.
+
+        An intent stays for good, and its token with it: whatever array Slurm takes under the
+        token is the submission's. One that Slurm has refused is wanted anew with these workers.
         """
         row: Row = {
             "pk": self._pk,
@@ -331,6 +430,71 @@ class JobTable:
             "array_size": array_size,
             "intent": self._ms(),
             "asked": asked,
+        }
+        standing = self.rows.put_new(row).row or row
+        if standing.get("refused"):
+            # Refused means that another caller was quicker, whose arrays or intent stand then.
+            again = self.rows.update(
+                self._pk,
+                str(row["sk"]),
+                expressions.INTEND_AGAIN,
+                {
+                    "token": standing["token"],
+                    "workers": workers,
+                    "array_size": array_size,
+                    "asked": asked,
+                    "intent": SubmitState.INTENT.value,
+                    "now": self._ms(),
+                    "yes": True,
+                },
+            )
+            standing = again.row or standing
+        return _submission_row(standing)
+
+    def submitted(
+        self, submission: SubmissionRow, slurm_job_ids: Sequence[str]
+    ) -> SubmissionRow | None:
+        """Note the arrays' ids; repeating it does no harm.
+
+        Two callers may have carried the same intent out, and one may have got further with it:
+        each part has one array, so the longer list holds the shorter.
+
+        Returns:
+            The submission as it stands; None where its row is gone or is another's by now.
+        """
+        known: Sequence[str] = slurm_job_ids
+        while True:
+            result = self.rows.update(
+                self._pk,
+                keys.submit_sk(submission.round_no, submission.number),
+                expressions.SUBMITTED,
+                {
+                    "token": submission.token,
+                    "intent": SubmitState.INTENT.value,
+                    "submitted": SubmitState.SUBMITTED.value,
+                    "slurm_job_ids": list(slurm_job_ids),
+                    "known": list(known),
+                    "now": self._ms(),
+                },
+            )
+            if result.row is None or result.row["token"] != submission.token:
+                return None
+            standing = _submission_row(result.row)
+            if len(standing.slurm_job_ids) >= len(slurm_job_ids):
+                return standing
+            known = standing.slurm_job_ids
+
+    def keep_submission(self, submission: SubmissionRow) -> SubmissionRow:
+        """Write the row of a submission that has arrays again, or return the one that stands."""
+        row: Row = {
+            "pk": self._pk,
+            "sk": keys.submit_sk(submission.round_no, submission.number),
+            "state": SubmitState.INTENT.value,
+            "token": submission.token,
+            "workers": submission.workers,
+            "array_size": submission.array_size,
+            "intent": submission.intent_ms,
+            "asked": submission.asked,
         }
         return _submission_row(self.rows.put_new(row).row or row)
 
@@ -353,23 +517,18 @@ class JobTable:
         }
         return _submission_row(self.rows.put_new(row).row or row)
 
-    def submitted(self, submission: SubmissionRow, slurm_job_ids: Sequence[str]) -> None:
-        """Note the arrays' ids; repeating it does no harm."""
+    def refuse_submission(self, submission: SubmissionRow) -> None:
+        """Note that Slurm has refused the arrays of an intent, for certain.
+
+        Refused means that another caller's array was taken under the same token meanwhile: it
+        stands.
+        """
         self.rows.update(
             self._pk,
             keys.submit_sk(submission.round_no, submission.number),
-            expressions.SUBMITTED,
-            {
-                "intent": SubmitState.INTENT.value,
-                "submitted": SubmitState.SUBMITTED.value,
-                "slurm_job_ids": list(slurm_job_ids),
-                "now": self._ms(),
-            },
+            expressions.SUBMIT_REFUSED,
+            {"token": submission.token, "intent": SubmitState.INTENT.value, "yes": True},
         )
-
-    def forget_submission(self, submission: SubmissionRow) -> None:
-        """Delete an intent that Slurm refused for certain."""
-        self.rows.delete(self._pk, keys.submit_sk(submission.round_no, submission.number))
 
     def audit(self, actor: str, action: str, detail: dict[str, Value], *, once: str = "") -> bool:
         """Append a line to the audit trail.
@@ -406,6 +565,15 @@ class JobTable:
         for row in self.rows.query(keys.event_pk(self.job), after=after):
             yield _event(row, str(row["sk"]))
 
+    def _standing(self, result: Applied | Refused, sk: str) -> Row:
+        """The row after a write that is as good when it was made by another before."""
+        if result.row is None:
+            raise ServiceError(
+                f"job_id: row {sk} of {self.job!r} is gone from the table; "
+                f"slurmctl doctor --repair --job {self.job} says what is left"
+            )
+        return result.row
+
     def _ms(self) -> int:
         return int(self.clock.now() * 1000)
 
@@ -438,6 +606,7 @@ def _job_row(job: JobId, row: Row) -> JobRow:
         created_ms=int_of(row, "created"),
         paused=str(row.get("paused") or ""),
         repaired_s=int_of(row, "repaired"),
+        draft=int_of(row, "draft"),
     )
 
 
@@ -458,6 +627,7 @@ def _round_row(row: Row) -> RoundRow:
         slurm=cast("dict[str, str]", row.get("slurm") or {}),
         delay_s=int_of(row, "delay"),
         version=str(row.get("version") or ""),
+        draft=int_of(row, "draft"),
     )
 
 
@@ -474,4 +644,5 @@ def _submission_row(row: Row) -> SubmissionRow:
         intent_ms=int_of(row, "intent"),
         submitted_ms=int_of(row, "submitted"),
         asked=bool(row.get("asked")),
+        refused=bool(row.get("refused")),
     )

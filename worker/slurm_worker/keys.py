@@ -8,6 +8,7 @@ a task never changes. See ``docs/architecture.md`` for the table and the S3 layo
 from __future__ import annotations
 
 import re
+import secrets
 from dataclasses import dataclass
 from enum import Enum
 from typing import NewType
@@ -29,6 +30,11 @@ MAX_TASKS = 10_000_000
 #: Added to a task's number; multiples of every number of shards, so that the halves are in
 #: the shard of the whole, where nobody has looked for the last time yet.
 _HALVES = (2 * MAX_TASKS, 4 * MAX_TASKS)
+#: A segment's number is its draft's times this, plus its place among the draft's segments, so
+#: that whoever knows a row knows the object, workers of earlier releases too. Drafts have 18
+#: digits; the segments of what an earlier release planned are those of draft 0.
+_PLACES = 10**8
+_DRAFTS = (10**17, 10**18)
 #: Partition of the register of jobs.
 JOBS_PK = "JOBS"
 ROUND_PREFIX = "ROUND#"
@@ -150,6 +156,22 @@ def task_pk(job: JobId, shard: int) -> str:
 def task_sk(round_no: int, sequence: int) -> str:
     """Sort key of a task's row."""
     return f"{round_no:03}#{sequence:08}"
+
+
+def new_draft() -> int:
+    """A number for a draft of a round that no other draft has."""
+    least, above = _DRAFTS
+    return least + secrets.randbelow(above - least)
+
+
+def segment_number(draft: int, place: int) -> int:
+    """The number of a draft's segment."""
+    return draft * _PLACES + place
+
+
+def draft_of(segment: int) -> int:
+    """The draft that a segment belongs to."""
+    return segment // _PLACES
 
 
 def before_round(round_no: int) -> str:
@@ -288,6 +310,23 @@ class JobPaths:
     def segment(self, round_no: int, number: int) -> str:
         """One object of about 50,000 items."""
         return f"{self.segments(round_no)}segment-{number:05}"
+
+    def segments_of(self, round_no: int, draft: int) -> str:
+        """What the keys of a draft's segments begin with; those of others may, of draft 0."""
+        return f"{self.segments(round_no)}segment-{draft or ''}"
+
+    def draft_in(self, key: str) -> int | None:
+        """The draft whose segment has this key; None for an object that is no segment."""
+        number = key.rpartition("/segment-")[2]
+        return draft_of(int(number)) if number.isdecimal() else None
+
+    def title(self, round_no: int, draft: int) -> str:
+        """What a draft is of, and what it comes to: written when it is whole."""
+        return f"{self.titles(round_no)}{draft}.json"
+
+    def titles(self, round_no: int) -> str:
+        """The folder of the titles of a round's drafts."""
+        return f"{self.root}drafts/{round_no:03}/"
 
     @property
     def parts(self) -> str:

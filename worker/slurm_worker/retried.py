@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -50,9 +50,14 @@ class RetriedItems:
         """Forget everything."""
         self._db.close()
 
-    def read(self, store: JobStore, rounds: Iterable[int]) -> dict[int, int]:
-        """Note the items of these rounds, in order; return how many each has."""
-        return {number: self._read_round(store, number) for number in rounds}
+    def read(self, store: JobStore, drafts: Mapping[int, int]) -> dict[int, int]:
+        """Note the items of rounds, in order; return how many each has.
+
+        Args:
+            store: the job's objects.
+            drafts: the draft of each round, by its number.
+        """
+        return {number: self._read_round(store, number, drafts[number]) for number in drafts}
 
     def superseded(self, key: str, round_no: int) -> bool:
         """Whether the item occurs in a later round than this one."""
@@ -74,8 +79,8 @@ class RetriedItems:
         ).fetchone()
         return found is not None and bool(found[0])
 
-    def _read_round(self, store: JobStore, number: int) -> int:
-        keys = store.objects.list(store.paths.segments(number))
+    def _read_round(self, store: JobStore, number: int, draft: int) -> int:
+        keys = store.segments(number, draft)
         with closing(ahead(store.objects.get, keys, window=2)) as segments:
             self._db.execute("BEGIN")
             found = sum(self._note(number, data or b"") for _, data in segments)

@@ -19,10 +19,15 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
+from slurm_worker import keys
 from slurm_worker.ahead import ahead
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.keys import JobPaths, TaskId
 from slurm_worker.ports import ObjectStore
+
+
+class ForeignMarker(UserError):
+    """A marker stands where a task's should, and was made from other items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,32 @@ class Marker:
             )
         parts = tuple(Part(**part) for part in raw["parts"])
         return cls(**{**raw, "parts": parts, "split": tuple(raw.get("split", ()))})
+
+    def check(self, where: Slice | None) -> None:
+        """Refuse a marker that was not made from the items of its task.
+
+        Every release has written `input_sha256`, so a marker without it is refused as well.
+
+        Args:
+            where: the task's slice, as its row says; None where it has no row.
+
+        Raises:
+            ForeignMarker: naming the marker.
+        """
+        if where is None:
+            found = "which has no row in the table"
+        elif self.input_sha256 != where.sha256:
+            found = f"and was made from other items: {self.input_sha256[:12] or 'of no digest'}"
+            found += f", planned {where.sha256[:12]}"
+        elif not self.split and self.items != where.count:
+            found = f"and holds {self.items:,} items of {where.count:,}"
+        else:
+            return
+        raise ForeignMarker(
+            f"job_id: done/{self.task}.done stands for task {self.task} of {self.job!r}, {found}; "
+            "an earlier job of this name may have left it: run this one under another job_id, or "
+            "remove the marker and run the task again"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +197,25 @@ class JobStore:
         self.objects = objects
         self.paths = paths
 
+    def segments(self, round_no: int, draft: int) -> Iterator[str]:
+        """The keys of a draft's segments, in order; a list request per thousand."""
+        for key in self.objects.list(self.paths.segments_of(round_no, draft)):
+            if self.paths.draft_in(key) == draft:
+                yield key
+
+    def planned_slices(self, round_no: int, draft: int) -> Iterator[Slice]:
+        """A draft's slices in the order of its tasks, up to the first segment that is missing.
+
+        One GET per segment.
+        """
+        found = self.segments(round_no, draft)
+        with closing(ahead(self.objects.get, found, window=2)) as segments:
+            for place, (key, data) in enumerate(segments):
+                number = keys.segment_number(draft, place)
+                if data is None or key != self.paths.segment(round_no, number):
+                    return
+                yield from slices_of(number, data)
+
     def read_slice(self, round_no: int, where: Slice) -> list[tuple[str, dict[str, Any]]]:
         """The task's (key, item) pairs; one ranged GET.
 
@@ -212,16 +262,21 @@ class JobStore:
         """Write a marker where it decides nothing: for stores without conditional PUT."""
         self.objects.put(self.paths.proposed(marker.task, marker.attempt), marker.to_json())
 
-    def publish(self, task: TaskId, attempt: int) -> Marker:
+    def publish(self, task: TaskId, attempt: int, where: Slice) -> Marker:
         """Make the proposed marker that the table decided for the one that stands.
 
         Whoever does this writes the same bytes, so it may be done twice.
+
+        Raises:
+            ForeignMarker: if what was proposed is not of the task's slice.
         """
         data = self.objects.get(self.paths.proposed(task, attempt))
         if data is None:
             raise ServiceError(f"{self.paths.proposed(task, attempt)} can't be read; try again")
+        marker = Marker.from_json(data)
+        marker.check(where)
         self.objects.put(self.paths.done(task), data)
-        return Marker.from_json(data)
+        return marker
 
     def upload_part(self, key: str, data: bytes, kind: str, rows: int) -> Part:
         """Upload a part and return what the marker says of it."""

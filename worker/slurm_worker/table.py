@@ -8,14 +8,15 @@ reply lost, because the client library then repeats the request and is refused.
 
 from __future__ import annotations
 
+import heapq
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import cast
 
 from slurm_worker import expressions, keys
 from slurm_worker.config import LeaseConfig
-from slurm_worker.errors import ErrorClass
+from slurm_worker.errors import ErrorClass, UserError
 from slurm_worker.keys import JobId, TaskId, TaskState
 from slurm_worker.ports import Applied, Clock, Refused, Rows, Statement, Value, int_of
 from slurm_worker.store import Marker, Slice
@@ -23,6 +24,12 @@ from slurm_worker.tasks import Candidate, Claimed, GivenUp, Held, Lease, Lost, R
 from slurm_worker.transitions import Crash
 
 _MESSAGE_LIMIT = 200
+
+
+class RowConflict(UserError):
+    """A task's row was written by another plan."""
+
+
 #: Entries of a row's history, of whatever kind, and characters of each: within the 1 KB.
 HISTORY_LIMIT = 5
 _ENTRY_LIMIT = 80
@@ -53,8 +60,11 @@ class TaskTable:
 
         A lost reply is refused when repeated, which is as good: the row is there. A row that
         stands in for a lost one starts from the last `attempt` that is known of.
+
+        Raises:
+            RowConflict: if the row that stands is of other items.
         """
-        self.rows.put_new(
+        result = self.rows.put_new(
             {
                 "pk": self._pk(sequence),
                 "sk": keys.task_sk(round_no, sequence),
@@ -68,6 +78,11 @@ class TaskTable:
                 **({"attempt": attempt} if attempt else {}),
             }
         )
+        if result.row is not None and (standing := TaskRow.from_row(result.row)).where != where:
+            raise RowConflict(
+                f"job_id: task {standing.task} of {self.job!r} has a row in the table that another "
+                "plan has written; give this job another job_id, or delete the rows of the old one"
+            )
 
     def page(self, shard: int, after: str, limit: int) -> list[TaskRow]:
         """Up to `limit` rows of a shard past the sort key `after`, as they are now."""
@@ -84,6 +99,44 @@ class TaskTable:
         """Every row of a shard, perhaps a second old: half the price."""
         for row in self.rows.query(keys.task_pk(self.job, shard)):
             yield TaskRow.from_row(row)
+
+    def of_round(self, round_no: int) -> Iterator[TaskRow]:
+        """A round's rows in the order of their numbers, halves of bisected tasks last.
+
+        As they are now; a request per page of each shard.
+        """
+        shards = (self._of_round(shard, round_no) for shard in range(self.shards))
+        return heapq.merge(*shards, key=lambda row: row.sequence)
+
+    def of_their_tasks(self, markers: Iterable[Marker], round_no: int) -> Iterator[Marker]:
+        """A round's markers, each checked to be made from the items of its task.
+
+        Beside the requests of `of_round` one for each row that came after its page was read.
+
+        Args:
+            markers: in the order of their tasks.
+            round_no: the round.
+
+        Raises:
+            ForeignMarker: naming one that is not, or whose task has no row.
+        """
+        rows = self.of_round(round_no)
+        row = next(rows, None)
+        for marker in markers:
+            _, sequence = keys.parse_task_id(marker.task)
+            while row is not None and row.sequence < sequence:
+                row = next(rows, None)
+            found = row if row is not None and row.sequence == sequence else self.find(marker.task)
+            marker.check(None if found is None else found.where)
+            yield marker
+
+    def _of_round(self, shard: int, round_no: int) -> Iterator[TaskRow]:
+        after = keys.before_round(round_no)
+        for row in self.rows.query(keys.task_pk(self.job, shard), after=after, consistent=True):
+            found = TaskRow.from_row(row)
+            if found.round_no != round_no:
+                return
+            yield found
 
     def find(self, task: TaskId) -> TaskRow | None:
         """One task's row."""
@@ -252,17 +305,8 @@ class TaskTable:
 
     def create_halves(self, row: TaskRow) -> None:
         """Write the rows of a bisected task's halves; those that exist stay."""
-        halves = keys.halves(row.task)
-        if halves is None:
-            raise ValueError(f"{row.task} is a half already")
-        middle = row.where.count // 2
-        first, second = row.where.first, row.where.first + middle
-        for task, start, count in (
-            (halves[0], first, middle),
-            (halves[1], second, row.where.count - middle),
-        ):
-            round_no, sequence = keys.parse_task_id(task)
-            self.create(round_no, sequence, replace(row.where, first=start, count=count))
+        for half in halves_of(row):
+            self.create(half.round_no, half.sequence, half.where)
 
     def reopen(self, row: TaskRow, why: str) -> bool:
         """Make a failed or quarantined task ready again; False if somebody else has."""
@@ -383,3 +427,21 @@ class TaskTable:
             statement,
             values | {"leased": TaskState.LEASED.value, "owner": owner, "attempt": attempt},
         )
+
+
+def halves_of(row: TaskRow) -> tuple[TaskRow, TaskRow]:
+    """The rows that a task is bisected into, as they are created."""
+    halves = keys.halves(row.task)
+    if halves is None:
+        raise ValueError(f"{row.task} is a half already")
+    middle = row.where.count // 2
+    first, second = row.where.first, row.where.first + middle
+    one, other = (keys.parse_task_id(each) for each in halves)
+    return (
+        TaskRow(*one, TaskState.READY, replace(row.where, first=first, count=middle)),
+        TaskRow(
+            *other,
+            TaskState.READY,
+            replace(row.where, first=second, count=row.where.count - middle),
+        ),
+    )

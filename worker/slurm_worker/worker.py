@@ -44,7 +44,7 @@ from slurm_worker.ports import Clock, ObjectStore, Rows
 from slurm_worker.recorder import Recorder
 from slurm_worker.requests import RequestCounts
 from slurm_worker.runner import make_runner
-from slurm_worker.store import JobStore
+from slurm_worker.store import ForeignMarker, JobStore
 from slurm_worker.sums import Sums
 from slurm_worker.table import TaskTable
 from slurm_worker.threads import Pending, Signal, Threads
@@ -458,6 +458,9 @@ class Worker:
     def _commit(self, attempt: Attempt, journal: Journal, started: float) -> None:
         try:
             standing = self._attempts.commit(attempt, journal, started)
+        except ForeignMarker as error:
+            self._attempts.give_up(attempt.hold, error)
+            return
         except (OSError, sqlite3.Error) as error:
             self._attempts.give_up(attempt.hold, error)
             raise

@@ -13,22 +13,23 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from airflow_slurm_provider.coordinator.repair.report import Repaired
-from slurm_worker import keys
 from slurm_worker.ahead import ahead
 from slurm_worker.clock import boot_time
 from slurm_worker.errors import ServiceError
 from slurm_worker.jobs import RoundRow
 from slurm_worker.keys import TaskId, TaskState
-from slurm_worker.store import JobStore, Marker, Slice, slices_of
-from slurm_worker.table import TaskTable
+from slurm_worker.store import ForeignMarker, JobStore, Marker
+from slurm_worker.table import TaskTable, halves_of
 from slurm_worker.tasks import TaskRow
 
-_PAGE = 1000
 _ATTEMPT = re.compile(r"a(\d+)")
 
 
 class TaskRepair:
     """The task rows of one round that is open.
+
+    A worker may be at it: rows are read before markers are listed, and what looks broken is
+    read again, so that a task that moves on meanwhile is not taken for broken.
 
     Args:
         store: the job's objects.
@@ -36,6 +37,7 @@ class TaskRepair:
         round_row: the round.
         found: told of what was brought right.
         log: told of progress.
+        strict: raise where a marker is not of its task's items, instead of telling of it.
     """
 
     def __init__(
@@ -45,22 +47,25 @@ class TaskRepair:
         round_row: RoundRow,
         found: Repaired,
         log: Callable[[str], None],
+        *,
+        strict: bool = False,
     ) -> None:
         self._store = store
         self._table = table
         self._round = round_row
         self._found = found
         self._log = log
+        self._strict = strict
         self._write = not found.dry_run
-        done = store.paths.done_folder
-        self._done = {
-            TaskId(key.removeprefix(done).removesuffix(".done"))
-            for key in store.objects.list(f"{done}{round_row.number:03}-")
-        }
+        self._done: set[TaskId] = set()
         self._seen: set[int] = set()
 
     def run(self) -> None:
-        """Bring rows to what their markers say, and create those that are missing."""
+        """Bring rows to what their markers say, and create those that are missing.
+
+        Raises:
+            ForeignMarker: if `strict`, where a marker is not of its task's items.
+        """
         undone, whole = self._look()
         split = []
         before = self._found.tasks
@@ -74,49 +79,51 @@ class TaskRepair:
         if self._found.tasks > before:
             lost = self._found.tasks - before
             self._log(f"round {self._round.number}: {lost:,} tasks had no row")
-        with closing(ahead(self._settle, undone)) as settled:
-            for row, marker in settled:
+        with closing(ahead(self._catch_up, undone)) as settled:
+            for _, found in settled:
+                if found is None:
+                    continue
                 self._found.completed += 1
-                if marker.split:
-                    split.append((row, marker))
+                if found[1].split:
+                    split.append(found)
         with closing(ahead(self._marker, whole)) as markers:
-            split += [(row, marker) for row, marker in markers if marker.split]
+            split += [(row, marker) for row, marker in markers if marker and marker.split]
         for row, marker in split:
             self._halve(row, marker)
 
-    def _look(self) -> tuple[list[TaskRow], list[TaskRow]]:
-        """Rows that aren't done and have a marker; rows of tasks that may be bisected."""
-        undone, whole = [], []
-        for row in self._rows():
+    def _look(self) -> tuple[list[TaskId], list[TaskRow]]:
+        """Tasks that aren't done and have a marker; rows of tasks that may be bisected."""
+        undone, done, whole = [], [], []
+        for row in self._table.of_round(self._round.number):
             self._seen.add(row.sequence)
             if row.state is not TaskState.DONE:
-                if row.task in self._done:
-                    undone.append(row)
-            elif row.task not in self._done:
+                undone.append(row.task)
+                continue
+            done.append(row.task)
+            if row.where.count > 1 and not row.items_ok and not row.items_failed:
+                whole.append(row)
+        # Only now: a row is done after its marker, so the marker of each that was seen is listed.
+        folder = self._store.paths.done_folder
+        self._done = {
+            TaskId(key.removeprefix(folder).removesuffix(".done"))
+            for key in self._store.objects.list(f"{folder}{self._round.number:03}-")
+        }
+        for task in done:
+            if task not in self._done:
                 self._found.unmended.append(
-                    f"task {row.task} is done and {self._store.paths.done(row.task)} is missing "
+                    f"task {task} is done and {self._store.paths.done(task)} is missing "
                     "from the bucket; restore it"
                 )
-            elif row.where.count > 1 and not row.items_ok and not row.items_failed:
-                whole.append(row)
-        return undone, whole
-
-    def _rows(self) -> Iterator[TaskRow]:
-        for shard in range(self._table.shards):
-            after = keys.before_round(self._round.number)
-            while page := self._table.page(shard, after, _PAGE):
-                of_round = [row for row in page if row.round_no == self._round.number]
-                yield from of_round
-                after = page[-1].sk
-                if len(of_round) < len(page):
-                    break
+        standing = [row for row in whole if row.task in self._done]
+        return [task for task in undone if task in self._done], standing
 
     def _missing(self) -> Iterator[TaskRow]:
         """Rows that should be there, as they were planned."""
         if all(number in self._seen for number in range(self._round.tasks)):
             return
         planned = 0
-        for planned, where in enumerate(planned_slices(self._store, self._round.number), 1):
+        slices = self._store.planned_slices(self._round.number, self._round.draft)
+        for planned, where in enumerate(slices, 1):
             if planned - 1 not in self._seen:
                 yield TaskRow(self._round.number, planned - 1, TaskState.READY, where)
         if planned < self._round.tasks:
@@ -134,18 +141,34 @@ class TaskRepair:
             self._table.create(row.round_no, row.sequence, row.where, attempt)
         return self._settle(row) if done else None
 
-    def _settle(self, row: TaskRow) -> Marker:
+    def _catch_up(self, task: TaskId) -> tuple[TaskRow, Marker] | None:
+        """Make a row done that isn't; None where its worker has meanwhile, or nobody can."""
+        row = self._table.find(task)
+        if row is None or row.state is TaskState.DONE:
+            return None
+        marker = self._settle(row)
+        return None if marker is None else (row, marker)
+
+    def _settle(self, row: TaskRow) -> Marker | None:
         """Make a row done, by its marker; of a bisected task, the halves come first."""
         marker = self._marker(row)
-        if not marker.split and self._write:
+        if marker is not None and not marker.split and self._write:
             _at(self._table, marker.finished).complete(marker)
         return marker
 
-    def _marker(self, row: TaskRow) -> Marker:
+    def _marker(self, row: TaskRow) -> Marker | None:
+        """The task's marker; None where it is not of the task's items."""
         marker = self._store.marker(row.task)
         if marker is None:
             key = self._store.paths.done(row.task)
             raise ServiceError(f"{key} was listed and can't be read; try again")
+        try:
+            marker.check(row.where)
+        except ForeignMarker as error:
+            if self._strict:
+                raise
+            self._found.unmended.append(str(error))
+            return None
         return marker
 
     def _last_attempt(self, task: TaskId) -> int:
@@ -166,17 +189,16 @@ class TaskRepair:
 
     def _halve(self, row: TaskRow, marker: Marker) -> None:
         """Have the halves of a bisected task, and then the whole done."""
-        lost = []
-        for half in marker.split:
-            round_no, sequence = keys.parse_task_id(half)
-            if sequence not in self._seen:
-                lost.append(TaskRow(round_no, sequence, TaskState.READY, row.where))
+        lost = [
+            half
+            for half in halves_of(row)
+            if half.sequence not in self._seen and self._table.find(half.task) is None
+        ]
         self._found.tasks += len(lost)
         if lost and self._write:
             self._table.create_halves(row)
         for each in lost:
-            if each.task in self._done:
-                self._settle(each)
+            if each.task in self._done and self._settle(each) is not None:
                 self._found.completed += 1
         if row.state is not TaskState.DONE and self._write:
             _at(self._table, marker.finished).complete(marker)
@@ -203,13 +225,3 @@ class StandingClock:
 
 def _at(table: TaskTable, at: float) -> TaskTable:
     return TaskTable(table.rows, table.job, table.shards, table.lease, StandingClock(at))
-
-
-def planned_slices(store: JobStore, round_no: int) -> Iterator[Slice]:
-    """A round's slices, in the order of its tasks, up to the first segment that is missing."""
-    keys_of = store.objects.list(store.paths.segments(round_no))
-    with closing(ahead(store.objects.get, keys_of, window=2)) as segments:
-        for number, (key, data) in enumerate(segments):
-            if data is None or key != store.paths.segment(round_no, number):
-                return
-            yield from slices_of(number, data)

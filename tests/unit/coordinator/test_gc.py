@@ -19,6 +19,8 @@ from slurm_worker.errors import UserError
 from slurm_worker.keys import (
     JobId,
     JobPaths,
+    new_draft,
+    segment_number,
     shard_of,
     task_id,
     task_pk,
@@ -247,3 +249,18 @@ class TestWhateverIsThere:
             if wanted:
                 named.setdefault(number, []).append(key)
         return named
+
+
+def test_a_draft_that_is_nobodys_plan_is_garbage_and_the_plan_is_not(edges: Services) -> None:
+    paths, other = edges.paths(JOB), new_draft()
+    before = dict(objects_of(edges).objects)
+    leave(edges, paths.segment(0, segment_number(other, 0)), modified=edges.clock.now())
+    leave(edges, paths.title(0, other), modified=edges.clock.now())
+    assert run(edges).objects == {"drafts": 2}
+    assert objects_of(edges).objects == before
+
+
+def test_a_draft_of_a_round_without_a_plan_may_yet_become_it(edges: Services) -> None:
+    edges.jobs(JOB).create_round(1, "retry")
+    leave(edges, edges.paths(JOB).segment(1, segment_number(new_draft(), 0)))
+    assert run(edges, older_than_s=0).objects.total() == 0

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from airflow_slurm_provider.coordinator.plan import PlanConflict
 from slurm_worker.errors import UserError
 from slurm_worker.keys import RoundState, TaskState
-from slurm_worker.store import unpack_segment
+from slurm_worker.store import Slice, pack_slice, unpack_segment
+from slurm_worker.table import RowConflict
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.unit.world import World, numbered
 
@@ -109,15 +112,84 @@ def test_a_restart_never_resets_a_task_that_a_worker_holds(tmp_path: Path) -> No
     assert world.task_rows()[0].state is TaskState.LEASED
 
 
-def test_an_input_that_changed_between_two_tries_is_refused(tmp_path: Path) -> None:
+def test_what_was_planned_stays_although_the_input_changes_between_two_tries(
+    tmp_path: Path,
+) -> None:
     rows = DyingRows()
     world = World(tmp_path, rows=rows)
     rows.left = 4
     with pytest.raises(Killed):
         world.plan(numbered(100))
     rows.left = float("inf")
-    with pytest.raises(PlanConflict, match="changed since an earlier submit"):
-        world.plan([(f"other{n}", {}) for n in range(100)])
+    planned = world.plan([(f"other{n}", {}) for n in range(70)])
+    assert (planned.tasks, planned.items) == (10, 100)
+    assert items_of(world) == [f"k{n}" for n in range(100)]
+
+
+def test_a_planner_killed_before_its_draft_is_the_plan_leaves_nothing_in_the_way(
+    tmp_path: Path,
+) -> None:
+    rows = DyingRows()
+    world = World(tmp_path, rows=rows)
+    rows.left = 3
+    with pytest.raises(Killed):
+        world.plan(numbered(100))
+    rows.left = float("inf")
+    assert world.plan([(f"other{n}", {}) for n in range(70)]).items == 70
+    assert items_of(world) == [f"other{n}" for n in range(70)]
+
+
+def test_a_plan_whose_segments_are_gone_is_not_opened(tmp_path: Path) -> None:
+    rows = DyingRows()
+    world = World(tmp_path, rows=rows)
+    rows.left = 4
+    with pytest.raises(Killed):
+        world.plan(numbered(100))
+    rows.left = float("inf")
+    for key in list(world.objects.list(world.paths.segments(0))):
+        world.objects.delete(key)
+    with pytest.raises(PlanConflict, match="missing below lab/jobs/job-1/input/000/"):
+        world.plan(numbered(100))
+    assert world.jobs.rounds()[0].state is RoundState.PLANNING
+
+
+def test_a_row_of_another_plan_is_never_taken_for_one_of_this(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.table.create(0, 3, Slice(0, 0, 10, 10, "0" * 64))
+    with pytest.raises(RowConflict, match="task 000-00000003 of 'job-1'"):
+        world.plan(numbered(100))
+    assert world.jobs.rounds()[0].state is RoundState.PLANNING
+
+
+def plan_as_before_drafts(world: World, items: list[Any], rows: int) -> None:
+    """What a release without drafts leaves that was cut short after so many task rows."""
+    world.jobs.create("identity", "config", world.shards)
+    world.jobs.create_round(0, "test")
+    body, offset = b"", 0
+    for sequence in range(0, len(items), world.bundle):
+        data = pack_slice(items[sequence : sequence + world.bundle])
+        where = Slice(0, offset, len(data), world.bundle, hashlib.sha256(data).hexdigest())
+        if sequence // world.bundle < rows:
+            world.table.create(0, sequence // world.bundle, where)
+        body, offset = body + data, offset + len(data)
+    world.objects.put(world.paths.segment(0, 0), body)
+
+
+def test_a_plan_that_a_release_without_drafts_has_begun_is_finished(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    plan_as_before_drafts(world, numbered(100), rows=4)
+    assert world.plan([("other", {})]).items == 100
+    assert items_of(world) == [f"k{n}" for n in range(100)]
+    assert world.jobs.rounds()[0].draft == 0
+
+
+def test_what_a_release_without_drafts_left_before_its_first_row_is_not_in_the_way(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    plan_as_before_drafts(world, numbered(100), rows=0)
+    assert world.plan(numbered(30)).items == 30
+    assert items_of(world) == [f"k{n}" for n in range(30)]
 
 
 def test_a_refused_input_leaves_no_task_row(tmp_path: Path) -> None:
@@ -130,6 +202,7 @@ def test_a_refused_input_leaves_no_task_row(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="duplicate"):
         world.planner().plan(round_row, numbered(50), check=refuse, retried=dict)
     assert world.task_rows() == []
+    assert list(world.objects.list("")) == []
 
 
 def test_planning_reads_the_input_as_a_stream(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]

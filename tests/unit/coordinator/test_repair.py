@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import job, ship
+from airflow_slurm_provider.coordinator.failures import explain
+from airflow_slurm_provider.coordinator.plan import Title, drafted
 from airflow_slurm_provider.coordinator.repair import Repaired, repair
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker import keys
 from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ItemError, UserError
-from slurm_worker.keys import JobId, TaskState, task_id
+from slurm_worker.keys import JobId, TaskId, TaskState, task_id
 from slurm_worker.marks import Marks
 from slurm_worker.store import Marker
 from slurm_worker.sums import Sums
-from slurm_worker.table import TaskTable
-from slurm_worker.tasks import Claimed
+from slurm_worker.table import TaskTable, halves_of
+from slurm_worker.tasks import Claimed, TaskRow
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of
+from tests.unit.coordinator.interleave import Call, Killed, one_killed, one_suspended
 from tests.unit.world import World
 
 JOB = JobId("job-1")
@@ -80,6 +85,13 @@ def published(edges: Services) -> dict[str, Any]:
 
 def table_of(edges: Services) -> dict[str, dict[str, Any]]:
     return cast("MemoryRows", edges.rows)._rows
+
+
+def marker_of(row: TaskRow, items: int, **changes: Any) -> Marker:
+    """A marker as a worker makes it that holds the task of this row."""
+    ok = changes.pop("ok", items)
+    attempt, digest = changes.pop("attempt", 1), row.where.sha256
+    return Marker(JOB, row.task, attempt, "w", items, ok, ok, input_sha256=digest, **changes)
 
 
 def lose_everything(edges: Services) -> None:
@@ -204,7 +216,7 @@ def test_a_row_that_does_not_say_what_its_marker_decided_is_completed(
     row = world.task_rows()[0]
     claimed = world.table.claim(row, "w")
     assert isinstance(claimed, Claimed)
-    world.store.commit(Marker(JOB, row.task, 1, "w", 10, 9, 9, {"network": 1}, finished=123.0))
+    world.store.commit(marker_of(row, 10, ok=9, failed={"network": 1}, finished=123.0))
     found = run(edges)
     assert (found.tasks, found.completed) == (0, 1)
     after = world.table.find(row.task)
@@ -222,9 +234,9 @@ def test_lost_halves_of_a_bisected_task_come_back(edges: Services, world: World)
     old = world.store.marker(whole.task)
     assert old is not None
     objects.delete(world.paths.done(whole.task))
-    split = Marker(JOB, whole.task, 4, "w", 0, 0, 0, split=halves)
+    split = marker_of(whole, 0, attempt=4, split=halves)
     world.store.commit(split)
-    world.store.commit(Marker(JOB, halves[0], 1, "w", 2, 2, 2))
+    world.store.commit(marker_of(halves_of(whole)[0], 2))
     world.rows.delete(keys.task_pk(JOB, whole.sequence), whole.sk)
     found = run(edges)
     assert (found.tasks, found.completed) == (3, 2)
@@ -313,7 +325,7 @@ def test_a_marker_that_is_missing_from_the_bucket_is_named(edges: Services) -> N
 
 
 def test_lost_input_is_named(edges: Services, world: World) -> None:
-    edges.objects.delete(edges.paths(JOB).segment(0, 0))
+    edges.objects.delete(next(edges.objects.list(edges.paths(JOB).segments(0))))
     row = world.task_rows()[0]
     world.rows.delete(keys.task_pk(JOB, row.sequence), row.sk)
     assert any("have no slice" in each for each in run(edges).unmended)
@@ -339,3 +351,206 @@ def test_the_shards_are_those_of_the_rows_that_are_left(edges: Services, world: 
 def test_a_job_of_which_nothing_is_left_is_unknown() -> None:
     with pytest.raises(UserError, match="nor a configuration"):
         run(services())
+
+
+# --- results are of the items that they stand for -----------------------------
+
+
+def expire_segments(edges: Services) -> None:
+    for key in list(edges.objects.list(edges.paths(JOB).segments_folder)):
+        edges.objects.delete(key)
+    edges.objects.put(f"{edges.paths(JOB).segments(0)}notes.txt", b"who has deleted these?")
+
+
+def change_marker(edges: Services, task: TaskId, **changes: Any) -> None:
+    marker = edges.store(JOB).marker(task)
+    assert marker is not None
+    edges.objects.put(edges.paths(JOB).done(task), replace(marker, **changes).to_json())
+
+
+def test_a_repair_that_fails_leaves_results_guarded_from_another_input(
+    edges: Services, tmp_path: Path
+) -> None:
+    lose_everything(edges)
+    expire_segments(edges)
+    with pytest.raises(UserError, match="can't be rebuilt"):
+        run(edges)
+    assert edges.jobs(JOB).find() is None
+    config = make_config(tmp_path / "config")
+    with pytest.raises(UserError, match="has results in"):
+        job.submit(edges, config, log=lambda _: None)
+
+
+def test_a_repair_that_dies_anywhere_leaves_results_guarded_and_can_be_repeated(
+    edges: Services, tmp_path: Path
+) -> None:
+    before = published(edges)
+    config = make_config(tmp_path / "config")
+    lose_everything(edges)
+    for at in itertools.count():
+        dying = Call(edges, lambda own: repair(own, JOB, log=lambda _: None))
+        one_killed(dying, at, Call(edges, lambda _: None))
+        if not isinstance(dying.error, Killed):
+            break
+        if edges.jobs(JOB).find() is None:
+            with pytest.raises(UserError, match="has results in"):
+                job.submit(edges, config, log=lambda _: None)
+        if at % 7:
+            lose_everything(edges)
+    assert published(edges) == before
+
+
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_the_row_that_a_failed_repair_of_an_earlier_release_left_is_no_plan(
+    edges: Services, tmp_path: Path, rounds: int
+) -> None:
+    standing, before = edges.jobs(JOB).get(), published(edges)
+    lose_everything(edges)
+    edges.jobs(JOB).create(standing.identity, standing.config, standing.shards)
+    for number in range(rounds):
+        edges.jobs(JOB).create_round(number, "left")
+    config = make_config(tmp_path / "config")
+    with pytest.raises(UserError, match="has results in"):
+        job.submit(edges, config, log=lambda _: None)
+    run(edges)
+    assert published(edges) == before
+    assert job.submit(edges, config, log=lambda _: None).reattached is False
+
+
+@pytest.mark.parametrize("digest", ["0" * 64, ""])
+def test_a_marker_of_other_items_brings_no_job_back(edges: Services, digest: str) -> None:
+    lose_everything(edges)
+    change_marker(edges, task_id(0, 4), input_sha256=digest)
+    with pytest.raises(UserError, match=r"done/000-00000004\.done .* made from other items"):
+        run(edges)
+    assert edges.jobs(JOB).find() is None
+
+
+def test_a_marker_of_other_items_completes_no_row(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path, items=10)
+    job.submit(edges, config, log=lambda _: None)
+    world = world_of(edges, config, tmp_path / "node", lambda item, _: item)
+    row = world.task_rows()[0]
+    edges.store(JOB).commit(replace(marker_of(row, 5), input_sha256="0" * 64))
+    found = run(edges)
+    assert (found.changed, len(found.unmended)) == (False, 1)
+    assert world.task_rows()[0].state is TaskState.READY
+
+
+def test_segments_that_are_cut_short_bring_no_smaller_job_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_slurm_provider.coordinator.plan.SEGMENT_ITEMS", 10)
+    edges, config = services(), make_config(tmp_path, items=50)
+    job.submit(edges, config, log=lambda _: None)
+    world = world_of(edges, config, tmp_path / "node", lambda item, _: item)
+    row = world.task_rows()[0]
+    edges.store(JOB).commit(marker_of(row, 5))
+    lose_everything(edges)
+    *_, last = edges.objects.list(edges.paths(JOB).segments(0))
+    edges.objects.delete(last)
+    with pytest.raises(UserError, match="segments of draft"):
+        run(edges)
+    assert edges.jobs(JOB).find() is None
+
+
+def test_a_draft_that_was_left_beside_the_plan_is_not_taken_for_it(edges: Services) -> None:
+    plan = edges.jobs(JOB).get().draft
+    before = published(edges)
+    with drafted(
+        edges.store(JOB),
+        0,
+        [(f"other{n}", {"n": n}) for n in range(50)],
+        5,
+        lambda: None,
+        lambda tally: Title(tally.tasks, tally.items, tally.sha256, identity="of another input"),
+        lambda _: None,
+    ):
+        pass
+    lose_everything(edges)
+    run(edges)
+    assert edges.jobs(JOB).get().draft == plan
+    assert published(edges) == before
+
+
+def test_the_configuration_of_another_input_is_not_taken_for_the_jobs(
+    edges: Services, tmp_path: Path
+) -> None:
+    identity = edges.jobs(JOB).get().identity
+    other = make_config(tmp_path / "another")
+    ship.ship_config(edges, other.spec, 8, "")
+    modified = cast("MemoryObjects", edges.objects).modified
+    newest = max(edges.objects.list(edges.paths(JOB).config_folder), key=modified.__getitem__)
+    assert other.spec.identity() != identity
+    assert b"another" in (edges.objects.get(newest) or b"")
+    lose_everything(edges)
+    run(edges)
+    assert edges.jobs(JOB).get().identity == identity
+    with pytest.raises(UserError, match="exists with another input"):
+        job.submit(edges, other, log=lambda _: None)
+
+
+def test_a_dataset_is_not_made_of_a_marker_of_other_items(edges: Services) -> None:
+    change_marker(edges, task_id(0, 4), input_sha256="0" * 64)
+    with pytest.raises(UserError, match=r"done/000-00000004\.done .* made from other items"):
+        published(edges)
+    with pytest.raises(UserError, match="made from other items"):
+        job.merge_on_nodes(edges, JOB, log=lambda _: None)
+
+
+def test_a_retry_does_not_take_items_from_a_marker_of_other_items(edges: Services) -> None:
+    change_marker(edges, task_id(0, 0), input_sha256="0" * 64)
+    with pytest.raises(UserError, match=r"done/000-00000000\.done .* made from other items"):
+        job.retry(edges, JOB, ["bad_input"], log=lambda _: None)
+    with pytest.raises(UserError, match="made from other items"):
+        explain(edges, JOB)
+
+
+# --- beside live workers ------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_a_task_that_is_done_while_a_repair_looks_is_never_called_broken(
+    tmp_path: Path, split: bool
+) -> None:
+    """At each step of a repair a worker does a task, or bisects one, from beginning to end."""
+    for at in itertools.count():
+        edges, config = services(), make_config(tmp_path, items=20)
+        job.submit(edges, config, log=lambda _: None)
+        world = world_of(edges, config, tmp_path / f"node-{at}", lambda item, _: item)
+
+        def work(_: Services, world: World = world) -> None:
+            row = world.task_rows()[1]
+            claimed = world.table.claim(row, "w")
+            assert isinstance(claimed, Claimed)
+            halves = keys.halves(row.task) if split else None
+            marker = marker_of(row, 0 if split else 5, split=halves or ())
+            world.store.commit(marker)
+            if halves:
+                world.table.create_halves(row)
+            world.table.complete(marker)
+
+        repairing = Call(edges, lambda own: repair(own, JOB, log=lambda _: None))
+        one_suspended(repairing, at, Call(edges, work))
+        assert repairing.error is None, at
+        assert not repairing.result.changed, (at, repairing.result)
+        assert repairing.result.unmended == [], at
+        if repairing.steps.seen <= at:
+            break
+
+
+def test_a_submission_that_begins_while_a_repair_looks_is_not_called_lost(
+    edges: Services, tmp_path: Path
+) -> None:
+    def work(own: Services) -> None:
+        own.jobs(JOB).submitted(own.jobs(JOB).intend(1, 7, 1, 1), ["107"])
+        ship_logs(own, "001-7/107_0-r0-aa-000")
+
+    for at in itertools.count():
+        repairing = Call(edges, lambda own: repair(own, JOB, dry_run=True, log=lambda _: None))
+        one_suspended(repairing, at, Call(edges, work))
+        assert repairing.result.submissions == [], at
+        edges.rows.delete(keys.job_pk(JOB), keys.submit_sk(1, 7))
+        edges.objects.delete(f"{edges.paths(JOB).logs}001-7/107_0-r0-aa-000.jsonl.gz")
+        if repairing.steps.seen <= at:
+            break

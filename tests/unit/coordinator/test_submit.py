@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,8 @@ from airflow_slurm_provider.coordinator.logs import read_output, read_script
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.slurm.client import SubmitLimitError, SubmitRefusedError
 from slurm_worker.errors import ServiceError, UserError
-from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services
+from slurm_worker.keys import JobId, job_pk, submit_sk
+from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
 
 
 def submit(edges: Services, config: Config, said: list[str] | None = None) -> job.Submitted:
@@ -166,3 +169,100 @@ def test_there_are_no_more_workers_than_a_limit_feeds(
     config = make_config(tmp_path, workers=8, limits={"api": limit}, worker=worker)
     assert submit(services(FakeSlurm()), config, said).workers == workers
     assert any("limit 'api'" in line for line in said) == (workers < 8)
+
+
+@dataclass
+class Losing(FakeSlurm):
+    """While an array is accepted, its intent's row is lost, and perhaps intended anew."""
+
+    edges: Services | None = None
+    again: bool = False
+
+    def submit(self, name: str, script: str, folder: str) -> str:
+        found = super().submit(name, script, folder)
+        if self.edges is not None:
+            edges, self.edges = self.edges, None
+            edges.rows.delete(job_pk(JobId(folder)), submit_sk(0, 1))
+            if self.again:
+                edges.jobs(JobId(folder)).intend(0, 1, 2, 1001)
+        return found
+
+
+def test_an_array_whose_intent_was_lost_meanwhile_has_a_row_again(tmp_path: Path) -> None:
+    slurm = Losing()
+    edges, config = services(slurm), make_config(tmp_path)
+    slurm.edges = edges
+    assert submit(edges, config).slurm_job_ids == ("100",)
+    (row,) = edges.jobs(config.spec.id).submissions()
+    assert (row.slurm_job_ids, slurm.cancelled) == (("100",), [])
+    assert next(iter(slurm.arrays)).endswith(row.token)
+
+
+def test_of_two_arrays_for_one_submission_one_is_cancelled(tmp_path: Path) -> None:
+    slurm = Losing(again=True)
+    edges, config = services(slurm), make_config(tmp_path)
+    slurm.edges = edges
+    assert submit(edges, config).slurm_job_ids == ("101",)
+    (row,) = edges.jobs(config.spec.id).submissions()
+    assert (row.slurm_job_ids, slurm.cancelled) == (("101",), ["100"])
+
+
+def test_of_two_callers_with_one_intent_the_one_that_gets_further_is_noted(
+    tmp_path: Path,
+) -> None:
+    edges, config = services(FakeSlurm()), make_config(tmp_path)
+    submit(edges, config)
+    jobs = edges.jobs(config.spec.id)
+    intent = jobs.intend(0, 2, 4, 2)
+    for ids in (["7"], ["7", "8"], ["7"]):
+        standing = jobs.submitted(intent, ids)
+    assert standing is not None
+    assert standing.slurm_job_ids == ("7", "8")
+
+
+def test_what_slurm_refused_is_wanted_anew_under_the_same_token(tmp_path: Path) -> None:
+    edges, config = services(FakeSlurm()), make_config(tmp_path)
+    submit(edges, config)
+    jobs = edges.jobs(config.spec.id)
+    first = jobs.intend(0, 2, 500, 1001)
+    assert jobs.intend(0, 2, 10, 1001) == first, "it may be accepted yet"
+    jobs.refuse_submission(first)
+    second = jobs.intend(0, 2, 10, 1001)
+    assert (second.workers, second.token, second.refused) == (10, first.token, False)
+    jobs.submitted(second, ["7"])
+    jobs.refuse_submission(first)
+    assert jobs.submissions()[-1].slurm_job_ids == ("7",)
+    assert not jobs.submissions()[-1].refused
+
+
+def test_a_refused_resubmission_is_carried_out_by_the_next_look(tmp_path: Path) -> None:
+    slurm = Choosy()
+    edges, config = services(slurm), make_config(tmp_path)
+    submit(edges, config)
+    slurm.state = FakeArray(alive=0)
+    with pytest.raises(SubmitRefusedError):
+        job.resubmit(edges, config.spec.id, most=1, log=lambda _: None)
+    assert job.poll(edges, config.spec.id).workers_gone
+    slurm.most = 2
+    workers = job.resubmit(edges, config.spec.id, most=1, log=lambda _: None)
+    assert workers is not None
+    assert workers.slurm_job_ids == ("101",)
+
+
+def test_workers_that_end_with_their_last_task_while_a_submit_looks_are_not_replaced(
+    tmp_path: Path,
+) -> None:
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path)
+    submit(edges, config)
+    slurm.state = FakeArray(alive=0)
+    world = world_of(edges, config, tmp_path / "node", lambda item, _: item)
+
+    class Late(FakeSlurm):
+        def together(self, slurm_job_ids: Sequence[str]) -> Any:
+            world.worker().run()
+            return slurm.together(slurm_job_ids)
+
+    late = replace(edges, slurm=Late(arrays=slurm.arrays), readers={})  # type: ignore[arg-type]
+    assert submit(late, config).reattached
+    assert len(slurm.arrays) == 1

@@ -203,7 +203,7 @@ def test_a_task_shows_its_row_and_what_it_committed(done: Dash) -> None:
     assert found["task"]["state"] == "done"
     assert found["failed_by"] == {"bad_input": 1, "network": 1}
     assert {each["kind"] for each in found["marker"]["parts"]} == {"rows", "errors"}
-    assert found["segment"].endswith("input/000/segment-00000")
+    assert found["segment"].startswith("lab/jobs/job-1/input/000/segment-")
 
 
 def test_an_unknown_task_is_404(done: Dash) -> None:

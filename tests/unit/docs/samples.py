@@ -55,7 +55,13 @@ def check_layout(text: str) -> None:
     """Refuse names of objects that the code doesn't use."""
     paths, task = JobPaths("", JobId("j")), TaskId("000-00000001")
     keys = [
-        *(paths.config("x"), paths.code("x"), paths.segment(0, 0), paths.log("s", "w", 0)),
+        *(
+            paths.config("x"),
+            paths.code("x"),
+            paths.segment(0, 0),
+            paths.title(0, 1),
+            paths.log("s", "w", 0),
+        ),
         *(paths.part(task, 1, "u", "jsonl.gz"), paths.done(task), paths.progress),
         *(paths.shard_progress(0), paths.anomalies, paths.manifest, paths.errors, paths.given("x")),
     ]

@@ -27,7 +27,8 @@ fail() {
   exit 1
 }
 case $mode in
-  ok) take jobs; echo "$id" ;;
+  ok) if grep -q partition=nope script.sh; then fail "Invalid partition name specified"; fi
+      take jobs; echo "$id" ;;
   banner) take jobs; echo "Welcome to the lab, 42 users"; echo "$id;cluster" ;;
   refuse) echo "sbatch: error: invalid partition specified: nope" >&2
           fail "Invalid partition name specified" ;;

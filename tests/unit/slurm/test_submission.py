@@ -16,7 +16,9 @@ from airflow_slurm_provider.slurm.client import (
     SlurmClient,
     SubmissionCancelledError,
     SubmitLimitError,
+    SubmitRefusedError,
 )
+from airflow_slurm_provider.slurm.transport import CommandResult, Transport
 from slurm_worker.errors import ServiceError, UserError
 from tests.unit.slurm.fake_slurm import BreakingTransport, FakeSlurm, Time
 
@@ -170,6 +172,44 @@ def test_the_reason_is_told_while_it_is_not_known(client: SlurmClient, slurm: Fa
     slurm.mode("unreachable")
     with pytest.raises(ServiceError, match=r"Unable to contact slurm controller \(connect fail"):
         submit(client)
+
+
+WRONG = SCRIPT.replace("true", "#SBATCH --partition=nope")
+
+
+class Crossed:
+    """A transport behind which another caller puts its script, once, just before sbatch."""
+
+    def __init__(self, inner: Transport, other: SlurmClient) -> None:
+        self._inner = inner
+        self._other: SlurmClient | None = other
+
+    def run(self, command: str, stdin: bytes = b"", timeout: float = 60.0) -> CommandResult:
+        if stdin == submission.SUBMIT.encode() and self._other is not None:
+            other, self._other = self._other, None
+            with contextlib.suppress(UserError):
+                other.submit(NAME, WRONG, "flights")
+        return self._inner.run(command, stdin, timeout)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def test_a_right_script_is_not_refused_for_the_one_that_another_caller_has_put(
+    client: SlurmClient, slurm: FakeSlurm, remote: Path, time: Time, place: Path
+) -> None:
+    crossed = SlurmClient(Crossed(slurm.transport(), client), str(remote), time.clock, time.sleep)
+    assert submit(crossed) == "101"
+    assert (place / "script.sh").read_text() == SCRIPT
+    assert len(arrays(slurm)) == 1
+
+
+def test_a_script_that_is_refused_itself_is_not_put_again(
+    client: SlurmClient, slurm: FakeSlurm
+) -> None:
+    with pytest.raises(SubmitRefusedError):
+        client.submit(NAME, WRONG, "flights")
+    assert len(slurm.lines("calls")) == 1
 
 
 def test_a_refusal_is_told_and_a_corrected_script_goes_through(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from slurm_worker import keys
 from slurm_worker.config import LeaseConfig, WorkerConfig
 from slurm_worker.errors import ErrorClass
 from slurm_worker.exits import EXIT_INFRASTRUCTURE, EXIT_OK
@@ -15,6 +16,7 @@ from slurm_worker.handlers import Context
 from slurm_worker.identity import Drain, seconds_left
 from slurm_worker.journal import Journal
 from slurm_worker.keys import TaskState
+from slurm_worker.store import ForeignMarker, Marker
 from slurm_worker.tasks import Claimed
 from slurm_worker.testing import MemoryObjects
 from slurm_worker.threads import PooledThreads
@@ -205,3 +207,53 @@ def test_any_key_comes_out_as_it_went_in(tmp_path: Path, key: str) -> None:
     assert world.worker().run() == EXIT_OK
     assert [row["_key"] for row in world.lines("rows")] == [key]
     assert [row["_key"] for row in world.lines("errors")] == [key + "!"]
+
+
+def foreign(world: World, attempt: int, **changes: Any) -> Marker:
+    """A marker under the name of the world's first task that an earlier job has left."""
+    task = world.task_rows()[0].task
+    return Marker(world.job, task, attempt, "w", 10, 10, 10, input_sha256="0" * 64, **changes)
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_results_of_other_items_never_stand_for_a_task(
+    tmp_path: Path, attempts: int, split: bool
+) -> None:
+    world = World(tmp_path, lease=LeaseConfig(max_tries=1))
+    world.plan(numbered(10))
+    row = world.task_rows()[0]
+    if attempts > 1:
+        claimed = world.table.claim(row, "first")
+        assert isinstance(claimed, Claimed)
+        world.table.release(claimed.lease)
+    halves = (keys.halves(row.task) or ()) if split else ()
+    world.store.commit(foreign(world, 9, split=halves))
+    world.clock.advance(1)
+    assert world.worker().run() == EXIT_OK
+    (after,) = world.task_rows()
+    assert (after.state, after.error_class) == (TaskState.FAILED, "bad_input")
+    assert "made from other items" in after.error
+
+
+def test_a_proposal_for_other_items_is_not_published(tmp_path: Path) -> None:
+    world = World(tmp_path, conditional_put=False, lease=LeaseConfig(max_tries=1))
+    world.plan(numbered(10))
+    claimed = world.table.claim(world.task_rows()[0], "first")
+    assert isinstance(claimed, Claimed)
+    theirs = foreign(world, 1)
+    world.store.propose(theirs)
+    assert world.table.decide(theirs) == 1
+    world.table.release(claimed.lease)
+    assert world.worker().run() == EXIT_OK
+    assert world.markers() == []
+    assert world.task_rows()[0].error_class == "bad_input"
+
+
+def test_a_half_is_no_whole_although_it_is_of_the_same_slice(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.plan(numbered(10))
+    row = world.task_rows()[0]
+    half = Marker(world.job, row.task, 1, "w", 5, 5, 5, input_sha256=row.where.sha256)
+    with pytest.raises(ForeignMarker, match="holds 5 items of 10"):
+        half.check(row.where)

@@ -282,7 +282,7 @@ def test_a_tampered_slice_fails_the_task_and_runs_nothing(tmp_path: Path) -> Non
         lease=LeaseConfig(max_tries=1),
     )
     world.plan(numbered(5))
-    key = world.paths.segment(0, 0)
+    (key,) = world.objects.list(world.paths.segments(0))
     world.objects.put(key, bytes(len(world.objects.get(key) or b"")))
     assert world.worker().run() == EXIT_OK
     (row,) = world.task_rows()

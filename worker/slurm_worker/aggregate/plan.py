@@ -3,8 +3,8 @@
 The plan is an SQLite file, so that memory does not grow with the number of tasks. It
 holds the committed parts in order of their tasks.
 
-Requests: one GET per marker, one LIST per thousand, one GET per segment of the retry
-rounds.
+Requests: one GET per marker, one LIST per thousand, one query per page of task rows, one GET
+per segment of the retry rounds.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 
@@ -24,6 +25,7 @@ from slurm_worker.ahead import ahead
 from slurm_worker.keys import TaskId, parse_task_id, task_id
 from slurm_worker.retried import RetriedItems
 from slurm_worker.store import JobStore, Marker, Part
+from slurm_worker.table import TaskTable
 
 ROWS, ERRORS = "rows", "errors"
 _TABLES = """
@@ -36,11 +38,21 @@ CREATE TABLE part (
 
 @dataclass(frozen=True, slots=True)
 class RoundSummary:
-    """What was planned: a round with so many tasks and items."""
+    """What was planned: a round with so many tasks and items.
+
+    Args:
+        number: of the round.
+        tasks: without the halves of bisected ones.
+        items: of its tasks.
+        draft: whose segments hold its items; see `RoundRow`.
+        table: its tasks, whose slices the markers must be of; None for a round without rows.
+    """
 
     number: int
     tasks: int
     items: int
+    draft: int = 0
+    table: TaskTable | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +111,7 @@ class Plan:
 
     Raises:
         AggregationError: saying which task is missing, or whose counts do not add up.
+        ForeignMarker: saying which marker was made from other items than its task's.
     """
 
     def __init__(self, store: JobStore, expected: Sequence[RoundSummary], scratch: Path) -> None:
@@ -166,15 +179,22 @@ class Plan:
 
     def _read_markers(self) -> None:
         keys = self._store.objects.list(self._store.paths.done_folder)
-        with closing(ahead(self._store.objects.get, keys)) as markers:
+        with closing(ahead(self._store.objects.get, keys)) as found:
             self._db.execute("BEGIN")
-            for key, data in markers:
-                marker = _parse(key, data)
-                self._check(marker)
-                self._note(marker)
+            markers = (_parse(key, data) for key, data in found)
+            for number, of_round in groupby(markers, lambda each: parse_task_id(each.task)[0]):
+                for marker in self._of_their_tasks(number, of_round):
+                    self._note(marker)
             self._db.execute("COMMIT")
 
-    def _check(self, marker: Marker) -> None:
+    def _of_their_tasks(self, number: int, markers: Iterator[Marker]) -> Iterator[Marker]:
+        """A round's markers, checked: against what was planned, and each against its task."""
+        planned = (self._check(each) for each in markers)
+        of_round = self._rounds.get(number)
+        table = None if of_round is None else of_round.expected.table
+        yield from planned if table is None else table.of_their_tasks(planned, number)
+
+    def _check(self, marker: Marker) -> Marker:
         where = f"aggregate: {self._store.paths.done(marker.task)}"
         round_no, sequence = parse_task_id(marker.task)
         of_round = self._rounds.get(round_no)
@@ -203,6 +223,7 @@ class Plan:
                 f"{failed:,} failed with {rows[ERRORS]:,} errors and {rows[ROWS]:,} of "
                 f"{marker.rows:,} rows; remove the marker and run the task again"
             )
+        return marker
 
     def _note(self, marker: Marker) -> None:
         self.totals.items += marker.items
@@ -246,7 +267,8 @@ class Plan:
                 )
 
     def _read_retried(self) -> None:
-        found = self._retried.read(self._store, [each for each in sorted(self._rounds) if each])
+        drafts = {each: self._rounds[each].expected.draft for each in sorted(self._rounds) if each}
+        found = self._retried.read(self._store, drafts)
         for number, items in found.items():
             if items != self._rounds[number].expected.items:
                 raise AggregationError(
