@@ -36,6 +36,7 @@ from airflow_slurm_provider.coordinator.retry import RetryPlan
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submit import Workers, audit_workers, ensure_workers
 from slurm_worker.errors import ErrorClass, UserError
+from slurm_worker.generations import open_round
 from slurm_worker.jobs import JobRow, JobTable, RoundRow, SubmissionRow
 from slurm_worker.keys import JobId, RoundState, SubmitState, shard_count
 from slurm_worker.ports import Value
@@ -298,9 +299,14 @@ def _begun_retry(
     selector = retrying.Selector(round_row.selector, only)
     items = retrying.FailedItems(services.store(spec.id), selector, number)
     planned = _plan_retry(services, spec, job, round_row, items, log)
-    tasks = retrying.failed_tasks(services, job.job, selector)
-    retrying.reopen(services.tasks(job), tasks, number, log)
-    jobs.open(number + 1)
+    put_back = open_round(
+        jobs,
+        services.tasks(job),
+        number,
+        lambda: retrying.failed_tasks(services, job.job, selector),
+    )
+    if put_back:
+        log(f"put {put_back:,} failed tasks back")
     back = sum(round_row.tasks_back.values())
     workers = ensure_workers(services, spec, job, round_row, planned.tasks + back, log)
     result = Retried(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,6 @@ from slurm_worker.errors import UserError
 from slurm_worker.jobs import JobRow, RoundRow
 from slurm_worker.keys import JobId
 from slurm_worker.store import JobStore
-from slurm_worker.table import TaskTable
 from slurm_worker.tasks import TaskRow
 
 #: Rounds that a class which the user has named gets, whatever the policy says.
@@ -163,14 +162,6 @@ def failed_tasks(services: Services, job_id: JobId, selector: Selector) -> list[
         return []
     ended = read_snapshot(services, job_id).ended
     return [row for row in ended if selector.wants(row.error_class, row.reopened)]
-
-
-def reopen(table: TaskTable, rows: list[TaskRow], round_no: int, log: Callable[[str], None]) -> int:
-    """Put the tasks back; return how many were not put back by somebody else meanwhile."""
-    count = sum(table.reopen(row, f"retry round {round_no}") for row in rows)
-    if count:
-        log(f"put {count:,} failed tasks back")
-    return count
 
 
 def keep_keys(services: Services, job_id: JobId, keys: Iterable[str]) -> str:

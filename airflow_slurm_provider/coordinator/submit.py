@@ -89,6 +89,8 @@ def ensure_workers(
             log(enough)
             return _workers(spec, last, last.slurm_job_ids, last.workers, reattached=True)
         log(f"{named(ids)} has ended and left tasks; submitting new workers")
+        # Should they have left tasks because they did not find them: see `generations`.
+        jobs.begin_generation()
         number = last.number + 1
         last = None
     if last is None:

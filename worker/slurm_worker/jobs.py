@@ -15,7 +15,7 @@ from typing import cast
 from slurm_worker import expressions, keys
 from slurm_worker.errors import UserError
 from slurm_worker.keys import JobId, JobState, RoundState, SubmitState
-from slurm_worker.ports import Clock, Row, Rows, Value, int_of
+from slurm_worker.ports import Applied, Clock, Row, Rows, Value, int_of
 
 #: Keeps one process's events of the same millisecond in their order.
 _ORDER = itertools.count()
@@ -33,7 +33,7 @@ class JobRow:
         rounds: rounds that are open for work.
         stop: why the job's breaker is tripped; empty where it isn't.
         paused: who has paused the job; empty where it isn't.
-        repaired_s: when its task rows were last rebuilt, in seconds since the epoch; or 0.
+        voided: rises whenever what anybody knows of old rows becomes void; 0 at first.
     """
 
     job: JobId
@@ -45,17 +45,17 @@ class JobRow:
     stop: str
     created_ms: int
     paused: str = ""
-    repaired_s: int = 0
+    voided: int = 0
 
     @property
     def generation(self) -> int:
-        """Rises when rows that were in an end state may have come back."""
-        return self.repaired_s * _MOST_ROUNDS + self.rounds
+        """Rises when rows that were in an end state may have come back: see `generations`."""
+        return self.voided * _MOST_ROUNDS + self.rounds
 
     @property
     def rows_since(self) -> str:
-        """Which job of this name, and which repair of it: within one, what is done stays so."""
-        return f"{self.created_ms}-{self.repaired_s}"
+        """Which job of this name, and since when what is known of its done rows holds."""
+        return f"{self.created_ms}-{self.voided}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,19 +199,26 @@ class JobTable:
         """Point new workers at another resolved configuration; repeating it does no harm."""
         self.rows.update(self._pk, keys.META, expressions.JOB_CONFIG, {"config": digest})
 
-    def open(self, rounds: int) -> None:
-        """Tell workers that `rounds` rounds are open; refused means that they are already."""
-        self.rows.update(
+    def open(self, rounds: int) -> bool:
+        """Tell workers that `rounds` rounds are open.
+
+        False if they were open already, or where this call's own first reply was lost.
+        """
+        result = self.rows.update(
             self._pk,
             keys.META,
             expressions.JOB_OPEN,
             {"open": JobState.OPEN.value, "rounds": rounds},
         )
+        return isinstance(result, Applied)
 
-    def repaired(self) -> None:
-        """Have workers look at every row again; repeating it does no harm."""
-        now = int(self.clock.now())
-        self.rows.update(self._pk, keys.META, expressions.JOB_REPAIRED, {"now": now})
+    def begin_generation(self) -> None:
+        """Have everybody look at every row again; repeating it costs reads, and does no harm.
+
+        The clock only tells this job's generations from those of a META row that was lost.
+        """
+        values: dict[str, Value] = {"now": int(self.clock.now()), "one": 1}
+        self.rows.update(self._pk, keys.META, expressions.JOB_GENERATION, values)
 
     def stop(self, reason: str) -> None:
         """Trip the job's breaker; the first reason stays."""
@@ -403,7 +410,7 @@ def _job_row(job: JobId, row: Row) -> JobRow:
         stop=str(row.get("stop") or ""),
         created_ms=int_of(row, "created"),
         paused=str(row.get("paused") or ""),
-        repaired_s=int_of(row, "repaired"),
+        voided=int_of(row, "repaired"),
     )
 
 

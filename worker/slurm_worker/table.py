@@ -26,6 +26,7 @@ _MESSAGE_LIMIT = 200
 #: Entries of a row's history, of whatever kind, and characters of each: within the 1 KB.
 HISTORY_LIMIT = 5
 _ENTRY_LIMIT = 80
+_SERVICE_FAILED = "a service failed; given back by"
 
 
 class TaskTable:
@@ -204,18 +205,40 @@ class TaskTable:
             },
         )
 
+    def give_back(self, lease: Lease, checkpoint: str = "") -> None:
+        """Give the lease back by no fault of its task, or excuse a loss that came before this.
+
+        For a holder that lives and could not go on, because a service failed or the lease ran
+        out meanwhile. What it has committed, the next holder finds. One write, or two.
+        """
+        what = f"{_SERVICE_FAILED} {lease.owner}"
+        # A service that fails for minutes must not fill the history: the first time tells.
+        told = any(_SERVICE_FAILED in entry for entry in lease.row.history)
+        if not self._owned(lease, "" if told else what, checkpoint):
+            self.excuse(lease)
+
+    def excuse(self, lease: Lease) -> None:
+        """Say that the holder from whom this lease was stolen lives: the loss does not count.
+
+        Refused means that nothing was stolen, or that this was said before.
+        """
+        values: dict[str, Value] = {
+            "leased": TaskState.LEASED.value,
+            "ready": TaskState.READY.value,
+            "attempt": lease.attempt,
+            "zero": 0,
+            "one": 1,
+        }
+        self.rows.update(self._pk(lease.row.sequence), lease.row.sk, expressions.EXCUSE, values)
+
+    def disown(self, row: TaskRow, owner: str) -> None:
+        """Give back what a claim, or a steal, of `row` may have got whose answer never came."""
+        unseen = Lease(replace(row, attempt=row.attempt + 1), owner)
+        self._owned(unseen, f"released by {owner}", row.checkpoint)
+
     def release(self, lease: Lease, checkpoint: str = "") -> None:
         """Give the lease back without counting a try; refused means that it is gone anyway."""
-        self._held(
-            lease,
-            expressions.RELEASE,
-            {
-                "ready": TaskState.READY.value,
-                "checkpoint": checkpoint,
-                "none": [],
-                "event": self._event(lease.row, f"released by {lease.owner}"),
-            },
-        )
+        self._owned(lease, f"released by {lease.owner}", checkpoint)
 
     def crashed(self, task: TaskId, attempt: int, owner: str, crash: Crash) -> bool:
         """Say on which item the process that held the lease died, and give the lease back.
@@ -254,8 +277,12 @@ class TaskTable:
             round_no, sequence = keys.parse_task_id(task)
             self.create(round_no, sequence, replace(row.where, first=start, count=count))
 
-    def reopen(self, row: TaskRow, why: str) -> bool:
-        """Make a failed or quarantined task ready again; False if somebody else has."""
+    def reopen(self, row: TaskRow, round_no: int) -> bool:
+        """Make a failed or quarantined task ready again, for a retry's round.
+
+        False if the round has done so before, or somebody else has since `row` was read. Only
+        `generations.open_round` may call this: a task that comes back has to be found.
+        """
         result = self.rows.update(
             self._pk(row.sequence),
             row.sk,
@@ -264,10 +291,11 @@ class TaskTable:
                 "ready": TaskState.READY.value,
                 "was": row.state.value,
                 "attempt": row.attempt,
+                "round": round_no,
                 "zero": 0,
                 "one": 1,
                 "none": [],
-                "event": [f"{self._ms()} reopened: {why}"[:_ENTRY_LIMIT]],
+                "event": [f"{self._ms()} reopened: retry round {round_no}"[:_ENTRY_LIMIT]],
             },
         )
         return isinstance(result, Applied)
@@ -351,6 +379,20 @@ class TaskTable:
         )
         history = cast("list[Value]", (result.row or {}).get("history") or [])
         return GivenUp() if isinstance(result, Applied) or entry in history else Held(None)
+
+    def _owned(self, lease: Lease, what: str, checkpoint: str) -> bool:
+        """Let a lease go without counting a try; False if it is ours no more."""
+        result = self._held(
+            lease,
+            expressions.RELEASE,
+            {
+                "ready": TaskState.READY.value,
+                "checkpoint": checkpoint,
+                "none": [],
+                "event": self._event(lease.row, what) if what else [],
+            },
+        )
+        return isinstance(result, Applied)
 
     def _held(
         self, lease: Lease, statement: Statement, values: dict[str, Value]

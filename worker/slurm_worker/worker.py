@@ -44,6 +44,7 @@ from slurm_worker.runner import make_runner
 from slurm_worker.store import JobStore
 from slurm_worker.sums import Sums
 from slurm_worker.table import TaskTable
+from slurm_worker.tasks import TaskRow
 from slurm_worker.threads import Pending, Signal, Threads
 from slurm_worker.trail import Trail
 from slurm_worker.transitions import needs_care
@@ -127,7 +128,13 @@ class Worker:
         self._trail = Trail(self._jobs, identity.worker, logger)
         sums = Sums(self.store, self._jobs, self._table)
         self._finder = TaskFinder(
-            self._table, identity.worker, clock, rng, self._trail.note, sums.moved
+            self._table,
+            identity.worker,
+            clock,
+            rng,
+            self._trail.note,
+            sums.moved,
+            self._disown,
         )
         self._pace = Pace(
             [
@@ -174,7 +181,7 @@ class Worker:
             columns.to_lines if columns else to_lines,
             self.config.rules,
         )
-        heart = Heart(
+        heart = self._heart = Heart(
             self._table, self._clock, self._rng, self.logger, self._threads, self._recorder
         )
         self._attempts = Attempts(
@@ -281,13 +288,12 @@ class Worker:
                     self._work(found, runner, journals[0])
                     journals.reverse()
                     self._idle.over()
-                    self._setbacks.over()
                 except FatalError:
                     code = EXIT_CONFIG
                     break
                 except ServiceError as error:
-                    # The task at hand, if any, is left to its lease: whether its marker exists
-                    # is for the next holder to see.
+                    # The task at hand, if any, is given back: whether its marker exists is for
+                    # the next holder to see.
                     self.logger.warning(
                         "a service failed", error=str(error), in_a_row=self._setbacks.in_a_row + 1
                     )
@@ -338,6 +344,8 @@ class Worker:
         while True:
             found = self._finder.next()
             if isinstance(found, Finished):
+                if self._is_new_generation():
+                    continue
                 return found
             if not isinstance(found, Found):
                 self._idle.saw(found)
@@ -345,6 +353,15 @@ class Worker:
             attempt = self._attempts.open(found.lease)
             if attempt is not None:
                 return attempt
+
+    def _is_new_generation(self) -> bool:
+        """Whether there is one that an eventually consistent read has not shown yet."""
+        job = self._jobs.find()
+        return job is not None and self._finder.new_generation(job.generation)
+
+    def _disown(self, row: TaskRow) -> None:
+        """A lease that we may have got without an answer is given back."""
+        self._heart.owe(lambda: self._table.disown(row, self.identity.worker))
 
     def _rest(self, seconds: float) -> None:
         self._drain.asked.wait(seconds)
@@ -359,8 +376,8 @@ class Worker:
         """Run one task, and leave its commit to go on beside the next.
 
         Raises:
-            ServiceError: if a service failed; a lease is left to run out.
-            OSError, sqlite3.Error: if scratch fails; the lease was given back.
+            ServiceError, OSError, sqlite3.Error: if a service or scratch failed; the lease was
+                given back.
         """
         hold, lease = attempt.hold, attempt.lease
         began, started = self._clock.boot_time(), self._clock.now()
@@ -389,7 +406,7 @@ class Worker:
             self._attempts.give_up(hold, error)
             raise
         except ServiceError:
-            self._attempts.discard(attempt)
+            self._attempts.give_back(attempt)
             raise
         finally:
             ran.set()
@@ -429,6 +446,10 @@ class Worker:
     def _commit(self, attempt: Attempt, journal: Journal, started: float) -> None:
         try:
             standing = self._attempts.commit(attempt, journal, started)
+            self._setbacks.over()
+        except ServiceError:
+            self._attempts.give_back(attempt)
+            raise
         except (OSError, sqlite3.Error) as error:
             self._attempts.give_up(attempt.hold, error)
             raise

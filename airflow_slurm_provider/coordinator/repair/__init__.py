@@ -99,8 +99,9 @@ class _Repair:
             if round_row is not None and round_row.state is RoundState.OPEN:
                 TaskRepair(self._store, table, round_row, self._found, self._log).run()
         self._submissions(job)
-        if self._found.tasks and self._write:
-            self._services.jobs(self._job_id).repaired()
+        if self._write:
+            # Also where nothing is missing any more: an earlier call may have been cut off here.
+            self._services.jobs(self._job_id).begin_generation()
         if lost and self._write:
             # Workers may lease only now that every task has its row.
             self._services.jobs(self._job_id).open(job.rounds)
