@@ -21,7 +21,7 @@ from slurm_worker import keys
 from slurm_worker.calling import Item
 from slurm_worker.checkpoints import Checkpoints, Origin
 from slurm_worker.config import JobConfig
-from slurm_worker.errors import ErrorClass, ServiceError, UserError, classify, describe
+from slurm_worker.errors import ErrorClass, ServiceError, Unfit, UserError, classify, describe
 from slurm_worker.generations import passed
 from slurm_worker.heart import Heart, Hold
 from slurm_worker.identity import Identity
@@ -118,8 +118,8 @@ class Attempts:
         except UserError as error:
             self.give_up(hold, error)
             return None
-        except ServiceError:
-            self._heart.give_back(hold)
+        except ServiceError as error:
+            self._let_go(hold, error)
             raise
         except BaseException:
             self._heart.drop(hold)
@@ -209,10 +209,20 @@ class Attempts:
         if said:
             self._logger.info("lease released", task=hold.lease.task, items_done=sum(hold.last))
 
-    def give_back(self, attempt: Attempt) -> None:
-        """A service failed: the task can be had by others at once, and is not to blame."""
+    def give_back(self, attempt: Attempt, error: ServiceError) -> None:
+        """A service failed: the task can be had by others at once, and is not to blame.
+
+        But for one of which it wants no more than the service does at all: its lease runs out,
+        which counts, so that it is bisected.
+        """
         attempt.hold.stop()
-        self._heart.give_back(attempt.hold)
+        self._let_go(attempt.hold, error)
+
+    def _let_go(self, hold: Hold, error: ServiceError) -> None:
+        if isinstance(error, Unfit):
+            self._heart.drop(hold)
+        else:
+            self._heart.give_back(hold)
 
     def discard(self, attempt: Attempt) -> None:
         """Keep the lease no longer: it is lost, or the task is done."""

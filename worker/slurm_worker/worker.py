@@ -405,8 +405,8 @@ class Worker:
         except (OSError, sqlite3.Error) as error:
             self._attempts.give_up(hold, error)
             raise
-        except ServiceError:
-            self._attempts.give_back(attempt)
+        except ServiceError as error:
+            self._attempts.give_back(attempt, error)
             raise
         finally:
             ran.set()
@@ -447,8 +447,8 @@ class Worker:
         try:
             standing = self._attempts.commit(attempt, journal, started)
             self._setbacks.over()
-        except ServiceError:
-            self._attempts.give_back(attempt)
+        except ServiceError as error:
+            self._attempts.give_back(attempt, error)
             raise
         except (OSError, sqlite3.Error) as error:
             self._attempts.give_up(attempt.hold, error)

@@ -169,10 +169,13 @@ def test_whoever_gives_a_task_up_knows_it_also_when_the_reply_was_lost() -> None
 def test_a_done_row_that_tells_all_there_is_to_tell_stays_under_a_kilobyte(
     table: TaskTable,
 ) -> None:
+    table.fail(claim(table), ErrorClass.UNKNOWN, "x", 0, final=True)
+    assert table.reopen(only_row(table), 10)
     for _ in range(HISTORY_LIMIT):
-        claim(table, "1234567_1000-r0-0123456789ab")
+        lease = claim(table, "1234567_1000-r0-0123456789ab")
         table.clock.advance(111)  # type: ignore[attr-defined]
         table.steal(only_row(table), "1234567_1001-r0-0123456789ab")
+        table.excuse(lease)
         table.release(Lease(only_row(table), "1234567_1001-r0-0123456789ab"))
     table.complete(
         Marker(

@@ -14,7 +14,14 @@ import pytest
 
 from slurm_worker.aggregate.part import read_rows
 from slurm_worker.config import LeaseConfig, WorkerConfig
-from slurm_worker.errors import ErrorClass, FatalError, ItemError, ServiceError, Throttled
+from slurm_worker.errors import (
+    ErrorClass,
+    FatalError,
+    ItemError,
+    ServiceError,
+    Throttled,
+    Unfit,
+)
 from slurm_worker.exits import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_OK
 from slurm_worker.handlers import Context
 from slurm_worker.identity import Drain
@@ -276,6 +283,23 @@ def test_a_slice_that_the_store_does_not_serve_is_no_fault_of_its_task(tmp_path:
     assert {(row.state, row.lost) for row in world.task_rows()} == {(TaskState.READY, 0)}
 
 
+def test_a_part_that_the_store_takes_at_no_time_counts_against_its_task(tmp_path: Path) -> None:
+    class Small(MemoryObjects):
+        def put(self, key: str, body: bytes) -> None:
+            if "/parts/000-00000000/" in key:
+                raise Unfit("EntityTooLarge")
+            super().put(key, body)
+
+    lease = LeaseConfig(max_lost=1)
+    world = World(tmp_path, objects=Small(), lease=lease)
+    world.plan(numbered(20))
+    worker = world.worker()
+    worker._drain.asked.wait = lambda _timeout=None: world.clock.advance(40) or False  # type: ignore[func-returns-value, method-assign, assignment]
+    worker.run()
+    assert {row.state for row in world.task_rows()} == {TaskState.DONE}
+    assert world.markers()[0].split, "its halves' parts are smaller"
+
+
 def test_a_claim_whose_answer_never_came_holds_no_task(tmp_path: Path) -> None:
     class Mute(MemoryRows):
         mute = 1
@@ -429,7 +453,7 @@ def test_a_lease_is_not_kept_after_the_commit_before_it_failed(tmp_path: Path) -
 
     given_back: list[object] = []
     worker: Any = World(tmp_path).worker()
-    worker._attempts = SimpleNamespace(give_back=given_back.append)
+    worker._attempts = SimpleNamespace(give_back=lambda attempt, _error: given_back.append(attempt))
     journal = object()
     worker._committed_from, worker._committing = journal, SimpleNamespace(result=fails)
     attempt = SimpleNamespace(hold=None, lease=None)
