@@ -38,6 +38,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submit import Workers, audit_workers, ensure_workers
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError
 from slurm_worker.errors import ErrorClass, UserError
+from slurm_worker.generations import open_round
 from slurm_worker.jobs import JobRow, JobTable, RoundRow, SubmissionRow
 from slurm_worker.keys import JobId, RoundState, SubmitState
 from slurm_worker.ports import Value
@@ -308,9 +309,14 @@ def _begun_retry(
     planned = _planner(services, spec, job, log).plan(
         round_row, items, check=lambda: None, retried=lambda: dict(items.retried)
     )
-    tasks = retrying.failed_tasks(services, job.job, selector)
-    retrying.reopen(services.tasks(job), tasks, number, log)
-    jobs.open(number + 1)
+    put_back = open_round(
+        jobs,
+        services.tasks(job),
+        number,
+        lambda: retrying.failed_tasks(services, job.job, selector),
+    )
+    if put_back:
+        log(f"put {put_back:,} failed tasks back")
     back = sum(round_row.tasks_back.values())
     workers = ensure_workers(services, spec, job, round_row, planned.tasks + back, log)
     result = Retried(

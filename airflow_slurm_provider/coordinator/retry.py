@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -179,14 +179,6 @@ def failed_tasks(services: Services, job_id: JobId, selector: Selector) -> list[
         return []
     ended = read_snapshot(services, job_id).ended
     return [row for row in ended if selector.wants(row.error_class, row.reopened)]
-
-
-def reopen(table: TaskTable, rows: list[TaskRow], round_no: int, log: Callable[[str], None]) -> int:
-    """Put the tasks back; return how many were not put back by somebody else meanwhile."""
-    count = sum(table.reopen(row, f"retry round {round_no}") for row in rows)
-    if count:
-        log(f"put {count:,} failed tasks back")
-    return count
 
 
 def keep_keys(services: Services, job_id: JobId, keys: Iterable[str]) -> str:

@@ -99,6 +99,8 @@ def ensure_workers(
             return _workers(spec, shown, shown.slurm_job_ids, shown.workers, reattached=True)
         left = f"{named(ids_of(arrays))} has ended and left" if arrays else "nobody works on the"
         log(f"{left} tasks; submitting new workers")
+        # Should they have left tasks because they did not find them: see `generations`.
+        jobs.begin_generation()
         number = last.next_number
         last = None
     if last is None or last.refused:

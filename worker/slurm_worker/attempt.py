@@ -22,9 +22,11 @@ from slurm_worker import keys
 from slurm_worker.calling import Item
 from slurm_worker.checkpoints import Checkpoints, Origin
 from slurm_worker.config import JobConfig
-from slurm_worker.errors import ErrorClass, UserError, classify, describe
+from slurm_worker.errors import ErrorClass, ServiceError, Unfit, UserError, classify, describe
+from slurm_worker.generations import passed
 from slurm_worker.heart import Heart, Hold
 from slurm_worker.identity import Identity
+from slurm_worker.jobs import JobTable
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.parts import Columns, error_outcome, make_part
 from slurm_worker.ports import Clock
@@ -95,6 +97,7 @@ class Attempts:
         self._identity = identity
         self._store = store
         self._table = table
+        self._jobs = JobTable(table.rows, table.job, clock)
         self._heart = heart
         self._clock = clock
         self._scratch = scratch
@@ -108,7 +111,7 @@ class Attempts:
         """Bring the task's items; None if there is nothing to run.
 
         Raises:
-            ServiceError: if the store can't be reached; the lease is left to run out.
+            ServiceError: if a service can't be reached; the lease was given back.
         """
         hold = self._heart.hold(lease)
         try:
@@ -116,6 +119,9 @@ class Attempts:
         except UserError as error:
             self.give_up(hold, error)
             return None
+        except ServiceError as error:
+            self._let_go(hold, error)
+            raise
         except BaseException:
             self._heart.drop(hold)
             raise
@@ -158,7 +164,7 @@ class Attempts:
         """Upload, create the marker, complete the row; return the marker that stands.
 
         Raises:
-            ServiceError: if a service can't be reached; the lease is left to run out, and
+            ServiceError: if a service can't be reached; the caller gives the lease back, and
                 the next holder sees how far this came.
             OSError: if scratch is full.
         """
@@ -189,18 +195,42 @@ class Attempts:
         """Give the lease back, with a checkpoint of what is journaled where that saves work."""
         hold = attempt.hold
         if hold.journal is not None and attempt.checkpoints.worth_saving(worked_s):
-            hold.save()
+            try:
+                hold.save()
+            except (ServiceError, OSError, sqlite3.Error) as error:
+                # Work is lost then; the task is still free for another.
+                self._logger.warning("checkpoint failed", task=hold.lease.task, error=str(error))
         hold.stop()
-        # Not kept from here on: should the request fail, the lease runs out.
+        # Not kept from here on: should the request fail, and this process end, it runs out.
         self._heart.drop(hold)
         taken = self._requests.take()
-        told = False
-        try:
-            told = self._table.release(hold.lease, hold.note, _sum(taken, hold.lease.row.requests))
-        finally:
-            if not told:
-                self._requests.put_back(taken)
-        self._logger.info("lease released", task=hold.lease.task, items_done=sum(hold.last))
+        if hold.unanswered:
+            self._requests.put_back(taken)
+            said = self._heart.give_back(hold)
+        else:
+            said = self._heart.owe(lambda: self._told_release(hold, taken))
+        if said:
+            self._logger.info("lease released", task=hold.lease.task, items_done=sum(hold.last))
+
+    def _told_release(self, hold: Hold, taken: Mapping[str, int]) -> None:
+        requests = _sum(taken, hold.lease.row.requests)
+        if not self._table.release(hold.lease, hold.note, requests):
+            self._requests.put_back(taken)
+
+    def give_back(self, attempt: Attempt, error: ServiceError) -> None:
+        """A service failed: the task can be had by others at once, and is not to blame.
+
+        But for one of which it wants no more than the service does at all: its lease runs out,
+        which counts, so that it is bisected.
+        """
+        attempt.hold.stop()
+        self._let_go(attempt.hold, error)
+
+    def _let_go(self, hold: Hold, error: ServiceError) -> None:
+        if isinstance(error, Unfit):
+            self._heart.drop(hold)
+        else:
+            self._heart.give_back(hold)
 
     def discard(self, attempt: Attempt) -> None:
         """Keep the lease no longer: it is lost, or the task is done."""
@@ -223,7 +253,7 @@ class Attempts:
             error_class = classify(error, self._config.rules)
         self._logger.error("task failed", task=lease.task, error=describe(error), exc_info=error)
         delay = self._rng.uniform(0, min(60.0, 2.0 ** (lease.row.tries + 1)))
-        self._table.fail(lease, error_class, describe(error), delay)
+        self._heart.owe(lambda: self._table.fail(lease, error_class, describe(error), delay))
 
     @property
     def _code(self) -> str:
@@ -260,6 +290,8 @@ class Attempts:
         standing.check(lease.row.where)
         if standing.split:
             self._table.create_halves(lease.row)
+            if passed(self._table.find(lease.task)):
+                self._jobs.begin_generation()
         self._table.complete(standing)
 
     def _bisect(self, lease: Lease) -> None:

@@ -73,6 +73,13 @@ class Throttled(ServiceError):
     """A service serves fewer requests than it was asked, after all repeats; later it will."""
 
 
+class Unfit(ServiceError):
+    """A service answers that it can't do this very request, whenever it is asked: too large, say.
+
+    So it is no failure of the service, and says something about the task.
+    """
+
+
 class Missing(ServiceError):
     """There is no such object in the store."""
 

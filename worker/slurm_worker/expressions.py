@@ -95,13 +95,24 @@ CRASHED = Statement(
 #: Its holder is known to be dead; whoever comes next steals it without waiting.
 ABANDON = Statement("abandon", "SET #lease_until = :zero", _HELD_BY_ME)
 
-#: A retry puts a task that failed or was quarantined back, with its counts at zero.
+#: The holder of a lease that was stolen lives: neither it nor its task is to blame. Each attempt
+#: is excused once, so a request that is repeated after a lost reply changes nothing.
+EXCUSE = Statement(
+    "excuse",
+    "SET #lost = #lost - :one, #excused = :attempt",
+    "#lost > :zero AND #attempt > :attempt AND (#state = :leased OR #state = :ready) "
+    "AND (attribute_not_exists(#excused) OR #excused < :attempt)",
+)
+
+#: A retry puts a task that failed or was quarantined back, with its counts at zero: once in
+#: its round, so that a call that is repeated finds it where the first call's workers left it.
 REOPEN = Statement(
     "reopen",
     f"SET #state = :ready, #tries = :zero, #lost = :zero, {_HISTORY}, "
-    "#reopened = if_not_exists(#reopened, :zero) + :one "
+    "#reopened = if_not_exists(#reopened, :zero) + :one, #reopened_in = :round "
     "REMOVE #not_before, #error_class, #error, #owner, #lease_until, #crashes",
-    "#state = :was AND #attempt = :attempt",
+    "#state = :was AND #attempt = :attempt "
+    "AND (attribute_not_exists(#reopened_in) OR #reopened_in < :round)",
 )
 
 #: A task that was given up because its workers died gets the class that Slurm knows.
@@ -161,8 +172,12 @@ JOB_RESUME = Statement(
     "attribute_exists(#stop) OR attribute_exists(#paused)",
 )
 
-#: Rows of tasks were brought back from what S3 says: what workers know of old rows is void.
-JOB_REPAIRED = Statement("job repaired", "SET #repaired = :now", "attribute_exists(#pk)")
+#: What anybody knows of old rows is void. It rises each time, whatever the clocks say.
+JOB_GENERATION = Statement(
+    "job generation",
+    "SET #repaired = if_not_exists(#repaired, :now) + :one",
+    "attribute_exists(#pk)",
+)
 
 #: How far a shard is worked off, within a generation; it only moves on.
 MARK = Statement(

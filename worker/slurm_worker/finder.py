@@ -27,11 +27,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice, takewhile
 
+from slurm_worker.errors import ServiceError
 from slurm_worker.keys import TaskState, parse_task_sk, shard_of
 from slurm_worker.marks import EVERY, Marks, Stage
 from slurm_worker.ports import Clock, Value
 from slurm_worker.table import TaskTable
-from slurm_worker.tasks import Candidate, Claimed, GivenUp, Lease
+from slurm_worker.tasks import Candidate, Claimed, GivenUp, Held, Lease, TaskRow
 from slurm_worker.trail import Note, no_note
 
 _FIRST_PAGE = 20
@@ -82,6 +83,7 @@ class TaskFinder:
         rng: source of the random picks.
         note: told of leases that are taken from others, and of tasks given up for it.
         moved: told of each mark that this worker moves: shard, and sort keys before and after.
+        unanswered: told of each row, as it was, whose lease we may have got without an answer.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class TaskFinder:
         rng: random.Random,
         note: Note = no_note,
         moved: Callable[[int, str, str], None] | None = None,
+        unanswered: Callable[[TaskRow], None] = lambda _: None,
     ) -> None:
         self._table = table
         self._owner = owner
@@ -99,6 +102,7 @@ class TaskFinder:
         self._rng = rng
         self._note = note
         self._moved = moved
+        self._unanswered = unanswered
         #: Where the last task was found; at first a shard that the worker's name decides.
         self._home = zlib.crc32(owner.encode()) % table.shards
         self._marks = Marks(table.rows, table.job, table.shards)
@@ -113,14 +117,19 @@ class TaskFinder:
         self._expired: dict[str, tuple[str, float]] = {}
         self._generation = 0
 
-    def new_generation(self, generation: int) -> None:
-        """Look at every row again if rows that were in an end state may have come back."""
-        if generation != self._generation:
-            self._generation = generation
-            self._cursors.clear()
-            self._advanced.clear()
-            self._hints.clear()
-            self._stages = dict.fromkeys(self._stages, Stage.READY)
+    def new_generation(self, generation: int) -> bool:
+        """Look at every row again if rows that were in an end state may have come back.
+
+        False if that is no news; a lower one is what an eventually consistent read may give.
+        """
+        if generation <= self._generation:
+            return False
+        self._generation = generation
+        self._cursors.clear()
+        self._advanced.clear()
+        self._hints.clear()
+        self._stages = dict.fromkeys(self._stages, Stage.READY)
+        return True
 
     def next(self) -> Found | Waiting | Finished:
         """Lease a task, if there is one."""
@@ -284,10 +293,19 @@ class TaskFinder:
         # Of a longer page, too, only the first: a shard is worked off in about its order.
         ready = list(islice(claimable, _FIRST_PAGE))
         for row in self._rng.sample(ready, min(_CLAIM_TRIES, len(ready))):
-            result = self._table.claim(row.read(), self._owner)
+            result = self._taken(self._table.claim, row.read())
             if isinstance(result, Claimed):
                 return result.lease
         return None
+
+    def _taken(
+        self, take: Callable[[TaskRow, str], Claimed | Held | GivenUp], row: TaskRow
+    ) -> Claimed | Held | GivenUp:
+        try:
+            return take(row, self._owner)
+        except ServiceError:
+            self._unanswered(row)
+            raise
 
     def _steal_one(self, candidates: list[Candidate]) -> Lease | None:
         dead_ms = int((self._clock.now() - self._table.lease.margin_s) * 1000)
@@ -305,7 +323,7 @@ class TaskFinder:
                 or self._clock.boot_time() - since >= self._table.lease.heartbeat_s
             ):
                 self._expired.pop(row.sk, None)
-                result = self._table.steal(row, self._owner)
+                result = self._taken(self._table.steal, row)
                 lost: dict[str, Value] = {
                     "task": row.task,
                     "attempt": row.attempt,

@@ -5,6 +5,9 @@ it is committed. One write per lease and interval renews it, notes progress and,
 is due, names the checkpoint. The running task's heart beats only while items finish, so
 that a hung worker loses its lease. Each hold knows when the last answer is too old for
 the lease to be trusted (timed on the boot-time clock from when the request was sent).
+
+A lease that is lost without a word counts against its task. So a worker that a service has failed
+says what became of each of its leases; where the table does not answer, the heart says it later.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from slurm_worker.checkpoints import Checkpoints
@@ -38,6 +42,10 @@ class Hold:
     def __init__(self, lease: Lease, ttl_s: float, clock: Clock) -> None:
         self.lease = lease
         self.lost = False
+        #: The task's items stand still, so that losing it is the task's fault.
+        self.stalled = False
+        #: The table has not answered since it last renewed the lease: losing it is not.
+        self.unanswered = False
         self._ttl_s = ttl_s
         self._clock = clock
         self.acknowledged = clock.boot_time()
@@ -115,6 +123,9 @@ class Heart:
         self._rng = rng
         self._logger = logger
         self._holds: dict[Hold, float] = {}
+        #: What the table did not answer when it was to be said.
+        self._owed: list[Callable[[], None]] = []
+        self._pay_at = 0.0
         self._lock = threading.Lock()
         self._end: Signal = threads.signal()
         self._thread: Pending[None] = threads.start(self._beat)
@@ -134,10 +145,46 @@ class Heart:
         with self._lock:
             self._holds.pop(hold, None)
 
+    def give_back(self, hold: Hold) -> bool:
+        """Keep it no longer, and say that its task is not to blame; False if that is to follow.
+
+        The next holder finds what was committed. Of a task that stands still nothing is said.
+        """
+        self.drop(hold)
+        if hold.stalled:
+            return True
+        return self.owe(lambda: self._table.give_back(hold.lease, hold.note))
+
+    def owe(self, write: Callable[[], None]) -> bool:
+        """Make a write to a task's row, now or as soon as the table answers; False if later.
+
+        Args:
+            write: does no harm if it is late, or made twice.
+        """
+        try:
+            write()
+        except ServiceError as error:
+            self._logger.warning("the table is told later", error=str(error))
+            with self._lock:
+                self._owed.append(write)
+            return False
+        return True
+
     def close(self) -> None:
-        """Stop beating."""
+        """Stop beating; what is owed is tried once more."""
         self._end.set()
         self._thread.result()
+        self._pay()
+
+    def _pay(self) -> None:
+        """Make the writes that are owed, up to the first that is not answered."""
+        with self._lock:
+            owed, self._owed = self._owed, []
+        for number, write in enumerate(owed, 1):
+            if not self.owe(write):
+                with self._lock:
+                    self._owed += owed[number:]
+                return
 
     def _next_beat(self) -> float:
         return self._clock.boot_time() + self._table.lease.heartbeat_s * self._rng.uniform(0.9, 1.1)
@@ -153,6 +200,10 @@ class Heart:
                 with self._lock:
                     if hold in self._holds:
                         self._holds[hold] = self._next_beat()
+            if self._owed and self._pay_at <= now:
+                # No more often than a beat: during an outage each takes as long as the SDK waits.
+                self._pay()
+                self._pay_at = self._next_beat()
 
     def _renew(self, hold: Hold) -> None:
         sent = self._clock.boot_time()
@@ -166,7 +217,7 @@ class Heart:
                 task=hold.lease.task,
                 stall_s=self._table.lease.stall_s,
             )
-            hold.lost = True
+            hold.lost = hold.stalled = True
             return
         try:
             if hold.checkpoints and hold.checkpoints.due(sent - hold.saved):
@@ -179,8 +230,12 @@ class Heart:
         except ServiceError as error:
             # `trusted` turns false by itself when this goes on for too long.
             self._logger.warning("heartbeat failed", task=hold.lease.task, error=str(error))
+            hold.unanswered = True
             return
         if isinstance(result, Lost):
             hold.lost = True
+            # Where nothing kept the heart from beating in time, its task may have.
+            if hold.unanswered:
+                self.owe(lambda: self._table.excuse(hold.lease))
         else:
-            hold.acknowledged = sent
+            hold.acknowledged, hold.unanswered = sent, False

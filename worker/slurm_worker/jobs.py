@@ -33,7 +33,7 @@ class JobRow:
         rounds: rounds that are open for work.
         stop: why the job's breaker is tripped; empty where it isn't.
         paused: who has paused the job; empty where it isn't.
-        repaired_s: when its task rows were last rebuilt, in seconds since the epoch; or 0.
+        voided: rises whenever what anybody knows of old rows becomes void; 0 at first.
         draft: the plan of its first round, decided when the job was created; 0 where an earlier
             release has created it.
     """
@@ -47,18 +47,18 @@ class JobRow:
     stop: str
     created_ms: int
     paused: str = ""
-    repaired_s: int = 0
+    voided: int = 0
     draft: int = 0
 
     @property
     def generation(self) -> int:
-        """Rises when rows that were in an end state may have come back."""
-        return self.repaired_s * _MOST_ROUNDS + self.rounds
+        """Rises when rows that were in an end state may have come back: see `generations`."""
+        return self.voided * _MOST_ROUNDS + self.rounds
 
     @property
     def rows_since(self) -> str:
-        """Which job of this name, and which repair of it: within one, what is done stays so."""
-        return f"{self.created_ms}-{self.repaired_s}"
+        """Which job of this name, and since when what is known of its done rows holds."""
+        return f"{self.created_ms}-{self.voided}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,7 @@ class JobTable:
         *,
         draft: int = 0,
         open_rounds: int = 0,
-        repaired_s: int = 0,
+        voided: int = 0,
     ) -> JobRow:
         """Create the META row, or return the one that stands (another's, or our lost reply).
 
@@ -211,7 +211,7 @@ class JobTable:
             shards: of its task rows.
             draft: the plan of its first round: whoever creates the row decides on it.
             open_rounds: rounds that are open at once; of a job that is rebuilt.
-            repaired_s: when that was, in seconds since the epoch.
+            voided: where a job is rebuilt, seconds since the epoch: see `JobRow`.
         """
         state = JobState.OPEN if open_rounds else JobState.PLANNING
         row: Row = {
@@ -224,7 +224,7 @@ class JobTable:
             "rounds": open_rounds,
             "created": self._ms(),
             **({"draft": draft} if draft else {}),
-            **({"repaired": repaired_s} if repaired_s else {}),
+            **({"repaired": voided} if voided else {}),
         }
         standing = _job_row(self.job, self.rows.put_new(row).row or row)
         self.register(standing)
@@ -266,8 +266,10 @@ class JobTable:
         result = self.rows.update(self._pk, keys.META, expressions.JOB_CONFIG, {"config": digest})
         self._standing(result, keys.META)
 
-    def open(self, rounds: int) -> None:
-        """Tell workers that `rounds` rounds are open; refused means that they are already.
+    def open(self, rounds: int) -> bool:
+        """Tell workers that `rounds` rounds are open.
+
+        False if they were open already, or where this call's own first reply was lost.
 
         Raises:
             ServiceError: if the job's row is gone.
@@ -279,15 +281,18 @@ class JobTable:
             {"open": JobState.OPEN.value, "rounds": rounds},
         )
         self._standing(result, keys.META)
+        return isinstance(result, Applied)
 
-    def repaired(self) -> None:
-        """Have workers look at every row again; repeating it does no harm.
+    def begin_generation(self) -> None:
+        """Have everybody look at every row again; repeating it costs reads, and does no harm.
+
+        The clock only tells this job's generations from those of a META row that was lost.
 
         Raises:
             ServiceError: if the job's row is gone.
         """
-        now = int(self.clock.now())
-        result = self.rows.update(self._pk, keys.META, expressions.JOB_REPAIRED, {"now": now})
+        values: dict[str, Value] = {"now": int(self.clock.now()), "one": 1}
+        result = self.rows.update(self._pk, keys.META, expressions.JOB_GENERATION, values)
         self._standing(result, keys.META)
 
     def stop(self, reason: str) -> None:
@@ -605,7 +610,7 @@ def _job_row(job: JobId, row: Row) -> JobRow:
         stop=str(row.get("stop") or ""),
         created_ms=int_of(row, "created"),
         paused=str(row.get("paused") or ""),
-        repaired_s=int_of(row, "repaired"),
+        voided=int_of(row, "repaired"),
         draft=int_of(row, "draft"),
     )
 

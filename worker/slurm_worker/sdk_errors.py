@@ -20,7 +20,7 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
-from slurm_worker.errors import Denied, NoCredentials, ServiceError, Throttled, UserError
+from slurm_worker.errors import Denied, NoCredentials, ServiceError, Throttled, Unfit, UserError
 
 _OF_CREDENTIALS = (
     NoCredentialsError,
@@ -35,6 +35,15 @@ _THROTTLED = {
     "RequestLimitExceeded",
     "SlowDown",
     "ThrottlingException",
+}
+#: What the request itself is to blame for, so that it is in vain at any time and from any node.
+_UNFIT = {
+    "EntityTooLarge",
+    "InvalidArgument",
+    "InvalidRequest",
+    "KeyTooLongError",
+    "MaxMessageLengthExceeded",
+    "ValidationException",
 }
 #: By HEAD S3 has no other code than the status.
 _DENIED = {"403", "AccessDenied", "AccessDeniedException"}
@@ -57,7 +66,8 @@ def refused(where: str, error: ClientError) -> ServiceError:
         error: the SDK's, after its repeats.
     """
     code = code_of(error)
-    kind = Throttled if code in _THROTTLED else Denied if code in _DENIED else ServiceError
+    kinds = {Throttled: _THROTTLED, Denied: _DENIED, Unfit: _UNFIT}
+    kind = next((kind for kind, codes in kinds.items() if code in codes), ServiceError)
     return kind(f"{where}: {error}")
 
 

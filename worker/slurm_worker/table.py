@@ -33,6 +33,7 @@ class RowConflict(UserError):
 #: Entries of a row's history, of whatever kind, and characters of each: within the 1 KB.
 HISTORY_LIMIT = 5
 _ENTRY_LIMIT = 80
+_SERVICE_FAILED = "a service failed; given back by"
 
 
 class TaskTable:
@@ -257,6 +258,37 @@ class TaskTable:
             },
         )
 
+    def give_back(self, lease: Lease, checkpoint: str = "") -> None:
+        """Give the lease back by no fault of its task, or excuse a loss that came before this.
+
+        For a holder that lives and could not go on, because a service failed or the lease ran
+        out meanwhile. What it has committed, the next holder finds. One write, or two.
+        """
+        what = f"{_SERVICE_FAILED} {lease.owner}"
+        # A service that fails for minutes must not fill the history: the first time tells.
+        told = any(_SERVICE_FAILED in entry for entry in lease.row.history)
+        if not self._owned(lease, "" if told else what, checkpoint):
+            self.excuse(lease)
+
+    def excuse(self, lease: Lease) -> None:
+        """Say that the holder from whom this lease was stolen lives: the loss does not count.
+
+        Refused means that nothing was stolen, or that this was said before.
+        """
+        values: dict[str, Value] = {
+            "leased": TaskState.LEASED.value,
+            "ready": TaskState.READY.value,
+            "attempt": lease.attempt,
+            "zero": 0,
+            "one": 1,
+        }
+        self.rows.update(self._pk(lease.row.sequence), lease.row.sk, expressions.EXCUSE, values)
+
+    def disown(self, row: TaskRow, owner: str) -> None:
+        """Give back what a claim, or a steal, of `row` may have got whose answer never came."""
+        unseen = Lease(replace(row, attempt=row.attempt + 1), owner)
+        self._owned(unseen, f"released by {owner}", row.checkpoint)
+
     def release(
         self, lease: Lease, checkpoint: str = "", requests: Mapping[str, int] | None = None
     ) -> bool:
@@ -267,18 +299,7 @@ class TaskTable:
             checkpoint: names what is saved of it.
             requests: made of AWS for the task so far, by kind, for the marker to come.
         """
-        result = self._held(
-            lease,
-            expressions.RELEASE,
-            {
-                "ready": TaskState.READY.value,
-                "checkpoint": checkpoint,
-                "requests": cast("dict[str, Value]", dict(requests or lease.row.requests)),
-                "none": [],
-                "event": self._event(lease.row, f"released by {lease.owner}"),
-            },
-        )
-        return isinstance(result, Applied)
+        return self._owned(lease, f"released by {lease.owner}", checkpoint, requests)
 
     def crashed(self, task: TaskId, attempt: int, owner: str, crash: Crash) -> bool:
         """Say on which item the process that held the lease died, and give the lease back.
@@ -308,8 +329,12 @@ class TaskTable:
         for half in halves_of(row):
             self.create(half.round_no, half.sequence, half.where)
 
-    def reopen(self, row: TaskRow, why: str) -> bool:
-        """Make a failed or quarantined task ready again; False if somebody else has."""
+    def reopen(self, row: TaskRow, round_no: int) -> bool:
+        """Make a failed or quarantined task ready again, for a retry's round.
+
+        False if the round has done so before, or somebody else has since `row` was read. Only
+        `generations.open_round` may call this: a task that comes back has to be found.
+        """
         result = self.rows.update(
             self._pk(row.sequence),
             row.sk,
@@ -318,10 +343,11 @@ class TaskTable:
                 "ready": TaskState.READY.value,
                 "was": row.state.value,
                 "attempt": row.attempt,
+                "round": round_no,
                 "zero": 0,
                 "one": 1,
                 "none": [],
-                "event": [f"{self._ms()} reopened: {why}"[:_ENTRY_LIMIT]],
+                "event": [f"{self._ms()} reopened: retry round {round_no}"[:_ENTRY_LIMIT]],
             },
         )
         return isinstance(result, Applied)
@@ -405,6 +431,27 @@ class TaskTable:
         )
         history = cast("list[Value]", (result.row or {}).get("history") or [])
         return GivenUp() if isinstance(result, Applied) or entry in history else Held(None)
+
+    def _owned(
+        self,
+        lease: Lease,
+        what: str,
+        checkpoint: str,
+        requests: Mapping[str, int] | None = None,
+    ) -> bool:
+        """Let a lease go without counting a try; False if it is ours no more."""
+        result = self._held(
+            lease,
+            expressions.RELEASE,
+            {
+                "ready": TaskState.READY.value,
+                "checkpoint": checkpoint,
+                "requests": cast("dict[str, Value]", dict(requests or lease.row.requests)),
+                "none": [],
+                "event": self._event(lease.row, what) if what else [],
+            },
+        )
+        return isinstance(result, Applied)
 
     def _held(
         self, lease: Lease, statement: Statement, values: dict[str, Value]

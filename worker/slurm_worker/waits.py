@@ -17,7 +17,7 @@ Sleep = Callable[[float], object]
 _IDLE_FIRST_S = 0.2
 _IDLE_MOST_S = 5.0
 _STANDBY = 8
-#: So many failures in a row of a service that is away, and the worker leaves.
+#: So many failures of a service that is away with no commit between, and the worker leaves.
 _SERVICE_FAILURES = 5
 #: The longest wait after a failure is 2 to the power of this, in seconds.
 _MOST_DOUBLINGS = 6
@@ -119,7 +119,11 @@ class Idle:
 
 
 class Setbacks:
-    """Failures of services in a row: how long to wait after each, and when to leave."""
+    """Failures of services since a task was committed: how long to wait after each, when to leave.
+
+    Nothing less than a commit shows that the services serve this worker: one that can lease and
+    run tasks, and can't commit them, would go on for ever, and in vain.
+    """
 
     def __init__(self, rng: random.Random, sleep: Sleep) -> None:
         self._rng = rng
@@ -127,7 +131,7 @@ class Setbacks:
         self.in_a_row = self._unanswered = 0
 
     def over(self) -> None:
-        """A task was run: the services are there."""
+        """A task was committed: the services are there."""
         self.in_a_row = self._unanswered = 0
 
     def bear(self, error: ServiceError) -> bool:
@@ -137,7 +141,8 @@ class Setbacks:
         serves them.
         """
         self.in_a_row += 1
-        self._unanswered = 0 if isinstance(error, Throttled) else self._unanswered + 1
+        # What one service throttles says nothing of another that is away.
+        self._unanswered += not isinstance(error, Throttled)
         if self._unanswered >= _SERVICE_FAILURES:
             return False
         self._sleep(self._rng.uniform(0, 2.0 ** min(self.in_a_row, _MOST_DOUBLINGS)))

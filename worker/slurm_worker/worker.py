@@ -47,6 +47,7 @@ from slurm_worker.runner import make_runner
 from slurm_worker.store import ForeignMarker, JobStore
 from slurm_worker.sums import Sums
 from slurm_worker.table import TaskTable
+from slurm_worker.tasks import TaskRow
 from slurm_worker.threads import Pending, Signal, Threads
 from slurm_worker.times import check_times
 from slurm_worker.trail import Trail
@@ -133,7 +134,13 @@ class Worker:
         self._trail = Trail(self._jobs, identity.worker, logger)
         sums = Sums(self.store, self._jobs, self._table)
         self._finder = TaskFinder(
-            self._table, identity.worker, clock, rng, self._trail.note, sums.moved
+            self._table,
+            identity.worker,
+            clock,
+            rng,
+            self._trail.note,
+            sums.moved,
+            self._disown,
         )
         self._pace = Pace(
             [
@@ -183,7 +190,7 @@ class Worker:
             columns.to_lines if columns else to_lines,
             self.config.rules,
         )
-        heart = Heart(
+        heart = self._heart = Heart(
             self._table, self._clock, self._rng, self.logger, self._threads, self._recorder
         )
         self._attempts = Attempts(
@@ -294,13 +301,12 @@ class Worker:
                     # Who is asked to stop gives back what it has, which is no fault of the lease.
                     self._fruitless.ended(progressed=progressed or self._drain.asked.is_set())
                     self._idle.over()
-                    self._setbacks.over()
                 except (FatalError, NoProgress) as error:
                     code = self._gives_up(error)
                     break
                 except ServiceError as error:
-                    # The task at hand, if any, is left to its lease: whether its marker exists
-                    # is for the next holder to see.
+                    # The task at hand, if any, is given back: whether its marker exists is for
+                    # the next holder to see.
                     self.logger.warning(
                         "a service failed", error=str(error), in_a_row=self._setbacks.in_a_row + 1
                     )
@@ -361,6 +367,8 @@ class Worker:
         while True:
             found = self._finder.next()
             if isinstance(found, Finished):
+                if self._is_new_generation():
+                    continue
                 return found
             if not isinstance(found, Found):
                 self._idle.saw(found)
@@ -368,6 +376,15 @@ class Worker:
             attempt = self._attempts.open(found.lease)
             if attempt is not None:
                 return attempt
+
+    def _is_new_generation(self) -> bool:
+        """Whether there is one that an eventually consistent read has not shown yet."""
+        job = self._jobs.find()
+        return job is not None and self._finder.new_generation(job.generation)
+
+    def _disown(self, row: TaskRow) -> None:
+        """A lease that we may have got without an answer is given back."""
+        self._heart.owe(lambda: self._table.disown(row, self.identity.worker))
 
     def _rest(self, seconds: float) -> None:
         self._drain.asked.wait(seconds)
@@ -384,8 +401,8 @@ class Worker:
         False if not one of its items came to its end.
 
         Raises:
-            ServiceError: if a service failed; a lease is left to run out.
-            OSError, sqlite3.Error: if scratch fails; the lease was given back.
+            ServiceError, OSError, sqlite3.Error: if a service or scratch failed; the lease was
+                given back.
         """
         hold, lease = attempt.hold, attempt.lease
         began, started = self._clock.boot_time(), self._clock.now()
@@ -415,8 +432,8 @@ class Worker:
         except (OSError, sqlite3.Error) as error:
             self._attempts.give_up(hold, error)
             raise
-        except ServiceError:
-            self._attempts.discard(attempt)
+        except ServiceError as error:
+            self._attempts.give_back(attempt, error)
             raise
         finally:
             ran.set()
@@ -458,9 +475,13 @@ class Worker:
     def _commit(self, attempt: Attempt, journal: Journal, started: float) -> None:
         try:
             standing = self._attempts.commit(attempt, journal, started)
+            self._setbacks.over()
         except ForeignMarker as error:
             self._attempts.give_up(attempt.hold, error)
             return
+        except ServiceError as error:
+            self._attempts.give_back(attempt, error)
+            raise
         except (OSError, sqlite3.Error) as error:
             self._attempts.give_up(attempt.hold, error)
             raise

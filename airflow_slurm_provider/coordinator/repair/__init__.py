@@ -110,6 +110,7 @@ class _Repair:
         job = self._services.jobs(self._job_id).find()
         if job is None or (job.state is JobState.PLANNING and self._has_lost_plan(job)):
             self._rebuild_job(job)
+            self._begin_generation()
             return
         self._check_register(job)
         standing = {each.number: each for each in self._services.jobs(self._job_id).rounds()}
@@ -122,12 +123,19 @@ class _Repair:
             elif round_row.state is RoundState.OPEN:
                 self._repair_tasks(job, round_row)
         self._submissions(job.rounds)
-        if self._found.tasks and self._write:
-            self._services.jobs(self._job_id).repaired()
+        self._begin_generation()
 
     def _repair_tasks(self, job: JobRow, round_row: RoundRow, *, strict: bool = False) -> None:
         table = self._services.tasks(job)
         TaskRepair(self._store, table, round_row, self._found, self._log, strict=strict).run()
+
+    def _begin_generation(self) -> None:
+        """Have everybody look at every row again.
+
+        Also where nothing is missing any more: an earlier call may have been cut off before this.
+        """
+        if self._write:
+            self._services.jobs(self._job_id).begin_generation()
 
     # --- the job ---------------------------------------------------------------
 
@@ -187,11 +195,11 @@ class _Repair:
             job.shards,
             draft=job.draft,
             open_rounds=rounds,
-            repaired_s=now,
+            voided=now,
         )
         if written.state is JobState.PLANNING:
             jobs.adopt_plan(job.identity, job.config, job.shards, job.draft)
-            self._services.jobs(self._job_id).repaired()
+            self._begin_generation()
             jobs.open(rounds)
 
     def _job_of(self, first: RoundRow, configs: list[_Config], born: float) -> JobRow:

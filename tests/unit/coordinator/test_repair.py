@@ -130,6 +130,27 @@ def test_a_rebuilt_task_is_found_although_its_shard_was_worked_off(
     assert lost.task in {marker.task for marker in world.markers()}
 
 
+def test_a_repair_that_was_cut_off_behind_its_last_row_is_finished_by_the_next(
+    edges: Services, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation = edges.jobs(JOB).get().generation
+    Marks(world.rows, JOB, world.shards).move(0, generation, "999#")
+    lost = next(row for row in world.task_rows() if row.sequence % world.shards == 0)
+    world.rows.delete(keys.task_pk(JOB, 0), lost.sk)
+    world.objects.delete(world.paths.done(lost.task))
+
+    def cut(_jobs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("slurm_worker.jobs.JobTable.begin_generation", cut)
+        with pytest.raises(KeyboardInterrupt):
+            run(edges)
+    run(edges)
+    world.worker().run()
+    assert {row.state for row in world.task_rows()} == {TaskState.DONE}
+
+
 def test_a_task_that_a_repair_makes_ready_again_is_not_counted_as_done_any_more(
     edges: Services, world: World
 ) -> None:

@@ -11,11 +11,13 @@ import pytest
 
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.services import Services
+from slurm_worker import finder
 from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ErrorClass, ItemError
 from slurm_worker.keys import TaskState
+from slurm_worker.marks import Marks
 from slurm_worker.tasks import Claimed
-from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of
+from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
 
 VERBS = {"get", "put", "put_new", "update", "query", "delete", "list", "submit", "put_file"}
 
@@ -67,6 +69,18 @@ def cut_at(edges: Services, left: int, *, after: bool, end: type[BaseException] 
     )
 
 
+def kill_first(edges: Services, config: Any, folder: Path) -> None:
+    """What a node does on which the first task runs out of memory, as often as it may."""
+    world = world_of(edges, config, folder, lambda item, _: item)
+    first = world.task_rows()[0].task
+    for _ in range(LeaseConfig().max_tries):
+        world.clock.advance(100)
+        (row,) = [each for each in world.task_rows() if each.task == first]
+        claimed = world.table.claim(row, "node")
+        if isinstance(claimed, Claimed):
+            world.table.fail(claimed.lease, ErrorClass.OUT_OF_MEMORY, "killed", 0)
+
+
 def failed_job(folder: Path) -> tuple[Services, FakeSlurm, Any]:
     """A job with three failed items and one task that was given up."""
     slurm = FakeSlurm()
@@ -79,13 +93,7 @@ def failed_job(folder: Path) -> tuple[Services, FakeSlurm, Any]:
         return item
 
     world = world_of(edges, config, folder / "w", handle)
-    first = world.task_rows()[0].task
-    for _ in range(LeaseConfig().max_tries):
-        world.clock.advance(100)
-        (row,) = [each for each in world.task_rows() if each.task == first]
-        claimed = world.table.claim(row, "node")
-        assert isinstance(claimed, Claimed)
-        world.table.fail(claimed.lease, ErrorClass.OUT_OF_MEMORY, "killed", 0)
+    kill_first(edges, config, folder / "killed")
     world.worker().run()
     return edges, slurm, config
 
@@ -149,3 +157,56 @@ def test_retries_at_the_same_time_make_one_round(tmp_path: Path) -> None:
         each.join()
     assert found == [1, 1, 1, 1]
     check(edges, slurm, config, tmp_path)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_retry_that_is_repeated_after_its_workers_ran_leaves_no_task_where_nobody_looks(
+    tmp_path: Path, after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Workers of this small job share how far its shards are worked off, as those of a large do.
+    monkeypatch.setattr(finder, "EVERY", 1)
+    classes = ["network", "out_of_memory"]
+    points, reopened = 0, False
+    while True:
+        points += 1
+        folder = tmp_path / str(points)
+        edges, slurm, config = failed_job(folder)
+        jobs = edges.jobs(config.spec.id)
+        try:
+            job.retry(
+                cut_at(edges, points, after=after), config.spec.id, classes, log=lambda _: None
+            )
+        except Cut:
+            if jobs.get().rounds < 2:
+                continue  # nobody works on the round yet
+            reopened = True
+            kill_first(edges, config, folder / "killed again")
+            work(edges, config, folder / "first")
+            slurm.state = FakeArray(alive=0)
+            job.retry(edges, config.spec.id, classes, log=lambda _: None)
+            work(edges, config, folder / "second")
+            assert job.progress(edges, config.spec.id).complete, f"cut at {points}"
+        else:
+            break
+    assert reopened, "no cut was behind the opening of the round"
+
+
+def work(edges: Services, config: Any, folder: Path) -> None:
+    """Workers that come, do what they find, and leave."""
+    world = world_of(edges, config, folder, lambda item, _: item)
+    world.worker().run()
+    world.worker().run()
+
+
+def test_new_workers_where_others_have_left_tasks_look_at_every_row(tmp_path: Path) -> None:
+    edges, slurm, config = failed_job(tmp_path)
+    jobs = edges.jobs(config.spec.id)
+    (row,) = [each for each in edges.tasks(jobs.get()).all_rows(0) if each.error_class]
+    generation = jobs.get().generation
+    marks = Marks(edges.rows, config.spec.id, jobs.get().shards)
+    marks.move(0, generation, "999#")
+    assert edges.tasks(jobs.get()).reopen(row, 1), "by a call that dies behind its late write"
+    slurm.state = FakeArray(alive=0)
+    job.submit(edges, config, log=lambda _: None)
+    work(edges, config, tmp_path / "again")
+    assert job.progress(edges, config.spec.id).complete

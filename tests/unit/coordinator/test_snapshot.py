@@ -144,7 +144,7 @@ class Job:
         rows = [row for row in self.all_rows() if row.state.terminal]
         ended = [row for row in rows if row.state is not TaskState.DONE]
         for row in ended:
-            self.table.reopen(row, "retry")
+            self.table.reopen(row, self.jobs.get().rounds)
         if self.rounds < 3:
             self.plan(self.random.randrange(12))
 

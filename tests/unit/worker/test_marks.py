@@ -97,7 +97,7 @@ def test_a_retry_finds_the_tasks_behind_a_mark(tmp_path: Path) -> None:
     assert isinstance(finder(world, "w2").next(), Finished)
     row = world.table.find(first.lease.task)
     assert row is not None
-    world.table.reopen(row, "retry round 1")
+    world.table.reopen(row, 1)
     world.jobs.open(2)
     found = finder(world, "w3").next()
     assert isinstance(found, Found)
@@ -112,7 +112,7 @@ def test_after_a_repair_workers_look_at_every_row_again(tmp_path: Path) -> None:
     row = world.task_rows()[0]
     world.rows.delete(keys.task_pk(JOB, 0), row.sk)
     world.table.create(0, 0, row.where, attempt=1)
-    world.jobs.repaired()
+    world.jobs.begin_generation()
     generation = world.jobs.get().generation
     running.new_generation(generation)
     found = running.next()

@@ -13,8 +13,9 @@ import pytest
 from slurm_worker import batch
 from slurm_worker.config import LeaseConfig, LimitConfig, WorkerConfig
 from slurm_worker.errors import FatalError, ItemError, RateLimited, ServiceError
-from slurm_worker.exits import EXIT_CONFIG, EXIT_OK
+from slurm_worker.exits import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_OK
 from slurm_worker.handlers import Context
+from slurm_worker.keys import TaskState
 from slurm_worker.recorder import Recorder
 from slurm_worker.testing import MemoryRows
 from tests.unit.world import World, numbered
@@ -282,11 +283,11 @@ def test_an_outage_of_ours_is_no_failure_of_an_item(tmp_path: Path) -> None:
     world.plan(numbered(10))
     first = world.worker()
     first._drain.asked.wait = lambda _timeout=None: world.clock.advance(400) or False  # type: ignore[func-returns-value, method-assign, assignment]
-    assert first.run() == EXIT_OK
+    assert first.run() == EXIT_INFRASTRUCTURE
     assert world.markers() == []
-    second = world.worker()
-    second._finder.next()
-    world.clock.advance(world.lease.heartbeat_s + 1)
-    assert second.run() == EXIT_OK
+    assert [(row.state, row.lost, row.tries) for row in world.task_rows()] == [
+        (TaskState.READY, 0, 0)
+    ]
+    assert world.worker().run() == EXIT_OK
     assert world.lines("errors") == []
     assert sum(marker.ok for marker in world.markers()) == 10

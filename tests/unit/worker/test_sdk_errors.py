@@ -10,7 +10,7 @@ from botocore.stub import Stubber
 
 from slurm_worker.clock import AwsClock
 from slurm_worker.dynamo import DynamoRows, dynamo_client
-from slurm_worker.errors import Denied, NoCredentials, ServiceError, Throttled, UserError
+from slurm_worker.errors import Denied, NoCredentials, ServiceError, Throttled, Unfit, UserError
 from slurm_worker.s3 import S3Objects, s3_client
 
 
@@ -57,6 +57,8 @@ def test_credentials_that_are_missing_are_a_reason_to_try_elsewhere(
         ("RequestLimitExceeded", Throttled),
         ("SlowDown", Throttled),
         ("AccessDeniedException", Denied),
+        ("ValidationException", Unfit),
+        ("EntityTooLarge", Unfit),
         ("InternalServerError", ServiceError),
     ],
 )

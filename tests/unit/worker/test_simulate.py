@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
 from slurm_worker.config import LimitConfig
+from slurm_worker.jobs import JobTable
 from slurm_worker.keys import JobPaths, TaskId
 from slurm_worker.limits import RateLimiter, SliceSize, Token, slice_of
 from slurm_worker.ports import ObjectStore, Rows
@@ -16,6 +19,8 @@ from slurm_worker.quota import NO_QUOTA
 from slurm_worker.simulate.faults import SimObjects
 from slurm_worker.simulate.limits import LimitSimulation, Make
 from slurm_worker.simulate.run import Mutation, Simulation, Violation
+from slurm_worker.table import TaskTable
+from slurm_worker.tasks import Lease, TaskRow
 
 SEEDS = 150
 #: Within so many seeds a broken protocol must be found out.
@@ -65,7 +70,40 @@ def never_late(limit: LimitConfig) -> LimitConfig:
     return replace(limit, send_window_s=1e9)
 
 
+_ROUNDS = itertools.count(1)
+
+
+def reopens_late(
+    jobs: JobTable,
+    table: TaskTable,
+    round_no: int,
+    failed: Callable[[], Iterable[TaskRow]],
+) -> int:
+    """Each call puts back what has failed, in a round that may be open."""
+    back = sum(table.reopen(row, next(_ROUNDS)) for row in failed())
+    jobs.open(round_no + 1)
+    return back
+
+
+class NeverDisowns(TaskTable):
+    """A worker that leaves its leases to run out when a service fails."""
+
+    def give_back(self, lease: Lease, checkpoint: str = "") -> None:
+        """Say nothing."""
+
+    def excuse(self, lease: Lease) -> None:
+        """Say nothing."""
+
+
 MUTATIONS = {
+    "rows that come back where nobody looks": (
+        Mutation(open_round=reopens_late, generation=False),
+        "nobody finds what is left",
+    ),
+    "leases left to run out while a service is away": (
+        Mutation(table=NeverDisowns),
+        "although no worker died",
+    ),
     "unconditional marker": (
         Mutation(objects=overwrites),
         "different contents|not what was committed|different winners|once too often",

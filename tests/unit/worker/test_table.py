@@ -121,8 +121,8 @@ def test_the_last_try_fails_the_task_for_good_until_it_is_reopened(table: TaskTa
         table.fail(claim(table), ErrorClass.NODE_FAILURE, "disk full", 0)
     row = only_row(table)
     assert row.state is TaskState.FAILED
-    assert table.reopen(row, "test")
-    assert not table.reopen(row, "test"), "only one of two retries reopens it"
+    assert table.reopen(row, 1)
+    assert not table.reopen(row, 1), "only one of two retries reopens it"
     assert only_row(table).state is TaskState.READY
 
 
@@ -169,10 +169,13 @@ def test_whoever_gives_a_task_up_knows_it_also_when_the_reply_was_lost() -> None
 def test_a_done_row_that_tells_all_there_is_to_tell_stays_under_a_kilobyte(
     table: TaskTable,
 ) -> None:
+    table.fail(claim(table), ErrorClass.UNKNOWN, "x", 0, final=True)
+    assert table.reopen(only_row(table), 10)
     for _ in range(HISTORY_LIMIT):
-        claim(table, "1234567_1000-r0-0123456789ab")
+        lease = claim(table, "1234567_1000-r0-0123456789ab")
         table.clock.advance(111)  # type: ignore[attr-defined]
         table.steal(only_row(table), "1234567_1001-r0-0123456789ab")
+        table.excuse(lease)
         table.release(Lease(only_row(table), "1234567_1001-r0-0123456789ab"))
     table.complete(
         Marker(
@@ -221,6 +224,58 @@ def test_the_lease_of_a_holder_that_is_known_to_be_dead_is_stolen_at_once(
     assert (found.lease.attempt, found.lease.row.lost) == (2, 1), "a task that kills is seen to"
     assert not table.abandon(lease.task, lease.attempt, "w1")
     assert isinstance(table.heartbeat(lease, 0, 0), Lost)
+
+
+def stolen_from(table: TaskTable) -> Lease:
+    """A lease that has run out, and that another has taken over."""
+    lease = claim(table)
+    table.clock.advance(111)  # type: ignore[attr-defined]
+    assert isinstance(table.steal(only_row(table), "w2"), Claimed)
+    assert only_row(table).lost == 1
+    return lease
+
+
+def test_a_lease_that_was_lost_by_a_worker_that_lives_does_not_count_against_its_task(
+    table: TaskTable,
+) -> None:
+    lease = stolen_from(table)
+    table.give_back(lease)
+    row = only_row(table)
+    assert (row.owner, row.lost) == ("w2", 0)
+
+
+def test_each_loss_is_excused_once_however_often_it_is_said(table: TaskTable) -> None:
+    first = stolen_from(table)
+    table.excuse(first)
+    table.clock.advance(111)  # type: ignore[attr-defined]
+    assert isinstance(table.steal(only_row(table), "w3"), Claimed), "w2 has died"
+    table.excuse(first)
+    assert only_row(table).lost == 1
+
+
+def test_a_worker_that_holds_its_lease_has_lost_none_to_excuse(table: TaskTable) -> None:
+    stolen_from(table)
+    table.excuse(Lease(only_row(table), "w2"))
+    assert only_row(table).lost == 1
+
+
+def test_what_is_given_back_for_want_of_a_service_is_ready_at_once_and_counts_nothing(
+    table: TaskTable,
+) -> None:
+    for _ in range(HISTORY_LIMIT):
+        table.give_back(claim(table))
+    row = only_row(table)
+    assert (row.state, row.lost, row.tries) == (TaskState.READY, 0, 0)
+    assert len(row.history) == 1, "there is room for what happens besides"
+
+
+def test_a_claim_that_was_not_answered_is_given_back_and_nobody_elses_is(table: TaskTable) -> None:
+    seen = only_row(table)
+    claim(table, "w1")
+    table.disown(seen, "w2")
+    assert only_row(table).owner == "w1"
+    table.disown(seen, "w1")
+    assert (only_row(table).state, only_row(table).lost) == (TaskState.READY, 0)
 
 
 def test_a_decision_between_markers_is_the_same_for_all_who_ask(table: TaskTable) -> None:
@@ -283,7 +338,7 @@ def test_a_new_round_makes_a_finder_look_at_old_tasks_again(tmp_path: Path) -> N
     assert isinstance(found, Found)
     world.table.fail(found.lease, ErrorClass.UNKNOWN, "x", 0)
     assert isinstance(finder.next(), Finished)
-    world.table.reopen(world.task_rows()[0], "retry")
+    world.table.reopen(world.task_rows()[0], 1)
     finder.new_generation(2)
     assert isinstance(finder.next(), Found)
 

@@ -111,3 +111,12 @@ def test_failures_count_only_in_a_row(sleep: Sleep) -> None:
     for _ in range(10):
         assert setbacks.bear(ServiceError("away"))
         setbacks.over()
+
+
+def test_what_one_service_throttles_does_not_hide_that_another_is_away(sleep: Sleep) -> None:
+    setbacks = Setbacks(random.Random(1), sleep)
+    borne = 0
+    while setbacks.bear(ServiceError("away")):
+        borne += 1
+        assert setbacks.bear(Throttled("busy"))
+    assert borne == 4

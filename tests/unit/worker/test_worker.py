@@ -14,14 +14,22 @@ import pytest
 
 from slurm_worker.aggregate.part import read_rows
 from slurm_worker.config import LeaseConfig, WorkerConfig
-from slurm_worker.errors import ErrorClass, FatalError, ItemError, ServiceError, Throttled
+from slurm_worker.errors import (
+    ErrorClass,
+    FatalError,
+    ItemError,
+    ServiceError,
+    Throttled,
+    Unfit,
+)
 from slurm_worker.exits import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_OK
 from slurm_worker.handlers import Context
 from slurm_worker.identity import Drain
 from slurm_worker.journal import Outcome
 from slurm_worker.keys import TaskState
 from slurm_worker.ports import Row
-from slurm_worker.testing import MemoryRows
+from slurm_worker.tasks import Claimed
+from slurm_worker.testing import MemoryObjects, MemoryRows
 from slurm_worker.threads import PooledThreads
 from slurm_worker.waits import Setbacks
 from tests.unit.world import World, numbered
@@ -232,6 +240,107 @@ def test_a_worker_outlasts_throttling_and_leaves_a_service_that_is_away(
     assert sum(row.items_ok for row in world.task_rows()) == done
 
 
+class ReadOnly(MemoryObjects):
+    """A store that serves what it has, and takes nothing."""
+
+    away = False
+
+    def put(self, key: str, body: bytes) -> None:
+        if self.away:
+            raise ServiceError("the store is away")
+        super().put(key, body)
+
+
+def test_a_worker_that_can_run_tasks_and_commit_none_leaves_and_blames_none(
+    tmp_path: Path,
+) -> None:
+    objects = ReadOnly()
+    world = World(tmp_path, objects=objects)
+    world.plan(numbered(200))
+    objects.away = True
+    assert world.worker().run() == EXIT_INFRASTRUCTURE
+    rows = world.task_rows()
+    assert {(row.state, row.lost, row.tries) for row in rows} == {(TaskState.READY, 0, 0)}
+    objects.away = False
+    assert world.worker().run() == EXIT_OK
+    assert sum(row.items_ok for row in world.task_rows()) == 200
+
+
+def test_a_slice_that_the_store_does_not_serve_is_no_fault_of_its_task(tmp_path: Path) -> None:
+    class Away(MemoryObjects):
+        away = False
+
+        def get(self, key: str, **where: Any) -> bytes | None:
+            if self.away and "/input/" in key:
+                raise ServiceError("the store is away")
+            return super().get(key, **where)
+
+    objects = Away()
+    world = World(tmp_path, objects=objects)
+    world.plan(numbered(50))
+    objects.away = True
+    assert world.worker().run() == EXIT_INFRASTRUCTURE
+    assert {(row.state, row.lost) for row in world.task_rows()} == {(TaskState.READY, 0)}
+
+
+def test_a_part_that_the_store_takes_at_no_time_counts_against_its_task(tmp_path: Path) -> None:
+    class Small(MemoryObjects):
+        def put(self, key: str, body: bytes) -> None:
+            if "/parts/000-00000000/" in key:
+                raise Unfit("EntityTooLarge")
+            super().put(key, body)
+
+    lease = LeaseConfig(max_lost=1)
+    world = World(tmp_path, objects=Small(), lease=lease)
+    world.plan(numbered(20))
+    worker = world.worker()
+    worker._drain.asked.wait = lambda _timeout=None: world.clock.advance(40) or False  # type: ignore[func-returns-value, method-assign, assignment]
+    worker.run()
+    assert {row.state for row in world.task_rows()} == {TaskState.DONE}
+    assert world.markers()[0].split, "its halves' parts are smaller"
+
+
+def test_a_claim_whose_answer_never_came_holds_no_task(tmp_path: Path) -> None:
+    class Mute(MemoryRows):
+        mute = 1
+
+        def update(self, pk, sk, statement, values):  # type: ignore[no-untyped-def]
+            result = super().update(pk, sk, statement, values)
+            if statement.name == "claim" and self.mute:
+                self.mute -= 1
+                raise ServiceError("no answer")
+            return result
+
+    world = World(tmp_path, rows=Mute())
+    world.plan(numbered(10))
+    assert world.worker().run() == EXIT_OK
+    (row,) = world.task_rows()
+    assert (row.state, row.attempt, row.lost) == (TaskState.DONE, 2, 0)
+
+
+def test_a_worker_that_drains_frees_its_task_though_its_checkpoint_can_not_be_saved(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    world.plan(numbered(10))
+    worker = world.worker()
+    worker.run()  # makes its edges
+    world.plan(numbered(10), round_no=1)
+    claimed = world.table.claim(world.task_rows()[1], worker.identity.worker)
+    assert isinstance(claimed, Claimed)
+
+    def fails() -> None:
+        raise ServiceError("the store is away")
+
+    hold: Any = worker._heart.hold(claimed.lease)
+    hold.journal, hold.save = SimpleNamespace(ok=0, failed=0), fails
+    attempt: Any = SimpleNamespace(
+        hold=hold, checkpoints=SimpleNamespace(worth_saving=lambda _worked_s: True)
+    )
+    worker._attempts.release(attempt, 100.0)
+    assert world.task_rows()[1].state is TaskState.READY
+
+
 def test_a_task_that_was_committed_and_not_completed_is_repaired_not_run(tmp_path: Path) -> None:
     calls: list[int] = []
 
@@ -342,12 +451,12 @@ def test_a_lease_is_not_kept_after_the_commit_before_it_failed(tmp_path: Path) -
     def fails() -> None:
         raise ServiceError("the store is away")
 
-    discarded: list[object] = []
+    given_back: list[object] = []
     worker: Any = World(tmp_path).worker()
-    worker._attempts = SimpleNamespace(discard=discarded.append)
+    worker._attempts = SimpleNamespace(give_back=lambda attempt, _error: given_back.append(attempt))
     journal = object()
     worker._committed_from, worker._committing = journal, SimpleNamespace(result=fails)
     attempt = SimpleNamespace(hold=None, lease=None)
     with pytest.raises(ServiceError, match="the store is away"):
         worker._work(attempt, None, journal)
-    assert discarded == [attempt]
+    assert given_back == [attempt]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -39,6 +39,28 @@ class FaultRates:
     until: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A stretch of simulated time in which a service answers nothing.
+
+    Args:
+        what: which requests are not answered, by the first words of what `Network.call` is
+            told: ``table``, ``table JOB#…`` for a partition, ``store``, ``store put``; empty
+            for all.
+        fault: whether requests never arrive, or replies.
+    """
+
+    start: float
+    end: float
+    what: str
+    fault: str
+
+    def hits(self, now: float, where: str) -> bool:
+        """Whether a request is not answered."""
+        named = not self.what or f"{where} ".startswith(f"{self.what} ")
+        return self.start <= now < self.end and named
+
+
 @dataclass
 class Seen:
     """What the services were asked, for the invariants."""
@@ -52,21 +74,38 @@ class Seen:
 
 
 class Network:
-    """Between a process and the services: the SDK's repeats, and the faults."""
+    """Between a process and the services: the SDK's repeats, and the faults.
+
+    Args:
+        schedule: the simulated time.
+        rng: decides what goes wrong.
+        rates: how often it does.
+        seen: what was asked.
+        outages: when nothing is answered.
+        answered: told of each request by name, once its answer is there.
+    """
 
     def __init__(
-        self, schedule: Schedule, rng: random.Random, rates: FaultRates, seen: Seen
+        self,
+        schedule: Schedule,
+        rng: random.Random,
+        rates: FaultRates,
+        seen: Seen,
+        outages: Sequence[Outage] = (),
+        answered: Callable[[str], None] = lambda _name: None,
     ) -> None:
         self._schedule = schedule
         self._rng = rng
         self._rates = rates
         self._seen = seen
+        self._outages = outages
+        self._answered = answered
 
-    def call(self, name: str, apply: Callable[[], T]) -> T:
+    def call(self, name: str, apply: Callable[[], T], where: str) -> T:
         """Make a request as the SDK does: repeated until an answer comes, a few times."""
         for attempt in range(_TRIES):
             self._schedule.sleep(self._rng.uniform(0.2, 1.8) * _LATENCY_S)
-            fault = self._fault()
+            fault = self._fault(where)
             if fault:
                 self._seen.faults[fault] += 1
             self._seen.requests[name] += 1
@@ -81,10 +120,14 @@ class Network:
                 self._schedule.sleep(_TIMEOUT_S)
                 continue
             self._schedule.sleep(self._rng.uniform(0.2, 1.8) * _LATENCY_S)
+            self._answered(name)
             return result
         raise ServiceError(f"{name}: no answer after {_TRIES} tries")
 
-    def _fault(self) -> str:
+    def _fault(self, where: str) -> str:
+        for outage in self._outages:
+            if outage.hits(self._schedule.now, where):
+                return outage.fault
         if self._schedule.now > self._rates.until:
             return ""
         dice = self._rng.random()
@@ -105,11 +148,13 @@ class SimRows:
 
     def get(self, pk: str, sk: str, *, consistent: bool = True) -> Row | None:
         """See `ports.Rows.get`."""
-        return self._network.call("get", lambda: self._rows.get(pk, sk, consistent=consistent))
+        return self._network.call(
+            "get", lambda: self._rows.get(pk, sk, consistent=consistent), f"table {pk}"
+        )
 
     def put_new(self, row: Row) -> Applied | Refused:
         """See `ports.Rows.put_new`."""
-        return self._network.call("put", lambda: self._rows.put_new(row))
+        return self._network.call("put", lambda: self._rows.put_new(row), f"table {row['pk']}")
 
     def update(
         self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
@@ -126,7 +171,7 @@ class SimRows:
                 self._seen.requests["claim refused"] += 1
             return result
 
-        return self._network.call(statement.name, apply)
+        return self._network.call(statement.name, apply, f"table {pk}")
 
     def query(
         self,
@@ -147,11 +192,11 @@ class SimRows:
                 )
             )
 
-        yield from self._network.call("query", apply)
+        yield from self._network.call("query", apply, f"table {pk}")
 
     def delete(self, pk: str, sk: str) -> None:
         """See `ports.Rows.delete`."""
-        self._network.call("delete", lambda: self._rows.delete(pk, sk))
+        self._network.call("delete", lambda: self._rows.delete(pk, sk), f"table {pk}")
 
 
 class SimObjects(MemoryObjects):
@@ -167,7 +212,7 @@ class SimObjects(MemoryObjects):
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | None:
         """See `ports.ObjectStore.get`."""
         return self._network.call(
-            "object get", lambda: self._store.get(key, start=start, length=length)
+            "object get", lambda: self._store.get(key, start=start, length=length), "store get"
         )
 
     def put(self, key: str, body: bytes) -> None:
@@ -177,7 +222,7 @@ class SimObjects(MemoryObjects):
             self._store.put(key, body)
             self._note(key, body)
 
-        self._network.call("object put", apply)
+        self._network.call("object put", apply, "store put")
 
     def put_new(self, key: str, body: bytes) -> bool:
         """See `ports.ObjectStore.put_new`."""
@@ -188,7 +233,7 @@ class SimObjects(MemoryObjects):
                 self._note(key, body)
             return created
 
-        return self._network.call("object put", apply)
+        return self._network.call("object put", apply, "store put")
 
     def _note(self, key: str, body: bytes) -> None:
         if key.endswith(".done"):

@@ -19,13 +19,15 @@ from typing import Any
 
 from slurm_worker.config import HandlerConfig, JobConfig, LeaseConfig, LimitConfig, WorkerConfig
 from slurm_worker.errors import ItemError, ServiceError
+from slurm_worker.generations import open_round
 from slurm_worker.handlers import Context
 from slurm_worker.identity import Drain, Identity
 from slurm_worker.jobs import JobTable
-from slurm_worker.keys import JobId, JobPaths, TaskState
+from slurm_worker.keys import MAX_TASKS, JobId, JobPaths, TaskState, job_pk, task_pk
 from slurm_worker.ports import ObjectStore, Rows
-from slurm_worker.simulate.faults import FaultRates, Network, Seen, SimObjects, SimRows
-from slurm_worker.simulate.schedule import Host, Overrun, Schedule, SimClock, SimThreads
+from slurm_worker.simulate.coordinator import Cluster, Coordinator, OpenRound
+from slurm_worker.simulate.faults import FaultRates, Network, Outage, Seen, SimObjects, SimRows
+from slurm_worker.simulate.schedule import Host, Killed, Overrun, Schedule, SimClock, SimThreads
 from slurm_worker.store import JobStore, Marker, Slice, pack_slice
 from slurm_worker.table import TaskTable
 from slurm_worker.tasks import TaskRow
@@ -35,10 +37,20 @@ from slurm_worker.worker import Worker
 _JOB = JobId("simulated")
 #: With more than eight, workers tell each other which have nothing left.
 _SHARDS = (4, 16)
-_LEASE = LeaseConfig(ttl_s=20.0, heartbeat_s=5.0, margin_s=3.0, max_lost=4, max_tries=50)
+_LEASE = LeaseConfig(ttl_s=20.0, heartbeat_s=5.0, margin_s=3.0, max_lost=4, max_tries=2)
 _LIMIT = LimitConfig("api", rate=100.0, burst=1, send_window_s=0.1)
 _UNTIL_S = 20_000.0
 _WINDOWS_S = (0.05, 0.2, 1.0, 5.0)
+#: What is away in an outage; of a table's partitions, that of the job's own rows or a shard's.
+_AWAY = ("", "table", "store", "store put", f"table {job_pk(_JOB)}", f"table {task_pk(_JOB, 1)}")
+#: So long may a worker live without an answer: five requests that time out, each after a task
+#: that was run in vain and a wait, and what it says before it leaves.
+_BUDGET_S = 400.0
+#: A job that nothing hinders has ended after so long; else its user submits it again.
+_PATIENCE_S = 500.0
+_MOST_SUBMISSIONS = 4
+#: Requests of a retry, behind any of which it may be cut off.
+_POINTS = ("query", "put", "round open", "get", "reopen", "job open", "sbatch", "submitted")
 
 
 class Violation(Exception):
@@ -53,11 +65,17 @@ class Mutation:
         objects: replaces a worker's object store.
         paths: replaces the job's keys.
         limit: replaces the rate limit.
+        open_round: replaces how a retry's round is opened.
+        generation: whether new workers, where others have left tasks, begin one.
+        table: replaces a worker's task rows.
     """
 
     objects: Callable[[ObjectStore], ObjectStore] = lambda objects: objects
     paths: Callable[[JobPaths], JobPaths] = lambda paths: paths
     limit: Callable[[LimitConfig], LimitConfig] = lambda limit: limit
+    open_round: OpenRound = open_round
+    generation: bool = True
+    table: type[TaskTable] = TaskTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +101,8 @@ class Load:
 
 #: Long items, for leases; and short ones that keep a rate limit busy.
 _SLOW = Load((12, 40), (3, 5, 8), 1.5, 5.0, 2.0, ("kill", "pause", "long pause", "freeze"))
+#: Many tasks in few shards, so that workers share how far these are worked off.
+_MANY = Load((100, 200), (1,), 0.1, 5.0, 2.0, ("kill", "pause", "long pause", "freeze"))
 _BUSY = Load((300, 600), (50, 100), 0.0005, 1.5, 0.02, ("kill", "pause", *["freeze"] * 4))
 
 
@@ -134,6 +154,22 @@ class Simulation:
         self.calls: Counter[str] = Counter()
         self.live: set[Host] = set()
         self.started = 0
+        # Drawn last, so that a seed's run is otherwise what it was before there were these.
+        self.retries = 0 if self.calm or self.limited else self.rng.choice((0, 1, 2))
+        self.outages = [] if self.calm or self.rng.random() < 0.7 else self._outages()
+        if self.retries and self.rng.random() < 0.4:
+            self.load, self.bundle, self.shards = _MANY, 1, self.rng.choice((1, 4))
+            self.items = self.rng.randint(*self.load.items)
+        self.tasks = -(-self.items // self.bundle)
+        #: Tasks whose slice can't be read, so that they fail in each round.
+        self.ill = set(self.rng.sample(range(self.tasks), min(self.tasks, 2)))
+        if not self.retries:
+            self.ill.clear()
+        self.cluster = Cluster(self._start_workers)
+        self.scratch = Path()
+        #: Calls of the user's that were cut off or slept, and those that are under way.
+        self.cut = self.under_way = 0
+        self.lives: list[tuple[float, float]] = []
 
     def run(self) -> Report:
         """Run it and check every promise.
@@ -144,9 +180,9 @@ class Simulation:
         # Journals are real files; in memory, a run takes half the time.
         memory = "/dev/shm"  # noqa: S108
         base = memory if os.access(memory, os.W_OK) else None
-        scratch = Path(tempfile.mkdtemp(prefix="simulate-", dir=base))
+        self.scratch = scratch = Path(tempfile.mkdtemp(prefix="simulate-", dir=base))
         try:
-            self.schedule.run(Host("main"), lambda: self._main(scratch))
+            self.schedule.run(Host("main"), self._main)
         except Overrun as error:
             raise Violation(f"the job does not end: {error}; {self._states()}") from error
         finally:
@@ -167,20 +203,113 @@ class Simulation:
         requests, replies, throttles, slow = (self.rng.uniform(0, worst) for _ in range(4))
         return FaultRates(requests, replies, throttles, slow, self.rng.uniform(60, 600))
 
-    def _main(self, scratch: Path) -> None:
+    def _outages(self) -> list[Outage]:
+        """Services that are away for minutes, and nothing else that goes wrong."""
+        self.rates = FaultRates()
+        found, at, of_table = [], self.rng.uniform(0, 20), 0
+        for _ in range(self.rng.randint(1, 3)):
+            # A worker that leaves while the table is away can tell nobody; see `_check_blame`.
+            what = self.rng.choice(_AWAY if of_table < _LEASE.max_lost - 2 else _AWAY[2:4])
+            of_table += not what.startswith("store")
+            end = at + self.rng.uniform(60, 900)
+            found.append(Outage(at, end, what, self.rng.choice(("lost_request", "lost_reply"))))
+            at = end + self.rng.uniform(30, 300)
+        return found
+
+    def _main(self) -> None:
         self._plan()
-        for number in range(self.hosts):
-            self._start_worker(scratch / f"{number}")
-        restarts = 0
-        while not self._complete():
-            self.schedule.sleep(self.rng.expovariate(1 / self.load.hurt_s))
-            if not self.calm and self.schedule.now < self.rates.until:
-                self._hurt()
-            while len(self.live) < self.hosts and not self._complete():
-                restarts += 1
-                self._start_worker(scratch / f"again-{restarts}")
+        self._start_workers()
+        self._work_off(0)
+        for number in range(1, self.retries + 1):
+            self._retry(number)
+            self._work_off(number)
         # Late attempts may still be under way; what they do must change nothing.
         self.schedule.sleep(3 * _LEASE.ttl_s)
+
+    @property
+    def _faults_end(self) -> float:
+        return max(self.rates.until, *(each.end for each in self.outages), 0.0)
+
+    def _work_off(self, round_no: int) -> None:
+        """Slurm keeps the workers running until every task has ended."""
+        since, submissions = self.schedule.now, 1
+        while not self._complete() or self.under_way:
+            self.schedule.sleep(self.rng.expovariate(1 / self.load.hurt_s))
+            if not self.calm and not self.outages and self.schedule.now < self.rates.until:
+                self._hurt()
+            if not self._complete():
+                self._start_workers()
+            since = max(since, self._faults_end)
+            if self.schedule.now > since + _PATIENCE_S and not self.under_way:
+                submissions += 1
+                self._submit_again(round_no, submissions)
+                since = self.schedule.now
+
+    def _submit_again(self, round_no: int, submission: int) -> None:
+        """The user's last way, where the workers have left tasks."""
+        if not self.cut or submission > _MOST_SUBMISSIONS:
+            raise Violation(f"the job does not end: nobody finds what is left: {self._states()}")
+        self.seen.faults["submitted again"] += 1
+        call = self._coordinator(Host("user"), random.Random(self.rng.random()), _nothing)
+        call.submit_again(round_no, submission, generation=self.mutation.generation)
+
+    def _retry(self, number: int) -> None:
+        """The user repeats the command until it succeeds, as its messages ask for."""
+        done: list[bool] = []
+        unlucky = self.rng.randint(0, 3)
+        while not done:
+            host, rng = Host(f"user {number}"), random.Random(self.rng.random())
+            disturbed = self._disturbed(host, rng) if unlucky > 0 else _nothing
+            unlucky -= 1
+
+            def call(
+                host: Host = host,
+                rng: random.Random = rng,
+                disturbed: Callable[[str], None] = disturbed,
+            ) -> None:
+                self.under_way += 1
+                try:
+                    self._coordinator(host, rng, disturbed).retry(number)
+                    done.append(True)
+                except ServiceError:
+                    self.cut += 1
+                finally:
+                    self.under_way -= 1
+
+            self.schedule.spawn(host, call)
+            # Its workers may have ended when the user comes back.
+            self.schedule.sleep(self.rng.choice((1.0, 60.0, 300.0)))
+
+    def _disturbed(self, host: Host, rng: random.Random) -> Callable[[str], None]:
+        """A call is cut off, or sleeps, once a request of some name was answered."""
+        kind, point = rng.choice(("cut", "sleep")), rng.choice(_POINTS)
+
+        def disturb(name: str) -> None:
+            nonlocal kind
+            if name != point or not kind:
+                return
+            self.cut += 1
+            self.seen.faults[kind] += 1
+            if kind == "cut":
+                raise Killed
+            kind = ""
+            self.schedule.pause(host, rng.uniform(1, 600))
+
+        return disturb
+
+    def _coordinator(
+        self, host: Host, rng: random.Random, answered: Callable[[str], None]
+    ) -> Coordinator:
+        network = Network(self.schedule, rng, self.rates, self.seen, self.outages, answered)
+        rows, clock = SimRows(self.rows, network, self.seen), SimClock(self.schedule, host)
+        return Coordinator(
+            JobTable(rows, _JOB, clock),
+            TaskTable(rows, _JOB, self.shards, _LEASE, clock),
+            network,
+            self.cluster,
+            self.mutation.open_round,
+            sees_why=rng.random() < 0.5,
+        )
 
     def _plan(self) -> None:
         clock = SimClock(self.schedule, Host("planner"))
@@ -193,7 +322,7 @@ class Simulation:
         bundles = [items[at : at + self.bundle] for at in range(0, len(items), self.bundle)]
         for sequence, bundle in enumerate(bundles):
             data = pack_slice(bundle)
-            digest = hashlib.sha256(data).hexdigest()
+            digest = "ill" if sequence in self.ill else hashlib.sha256(data).hexdigest()
             table.create(0, sequence, Slice(0, len(body), len(data), len(bundle), digest))
             body += data
         self.objects.put(self._paths.segment(0, 0), body)
@@ -219,8 +348,13 @@ class Simulation:
             for each in self.live:
                 self.schedule.pause(each, seconds)
 
-    def _start_worker(self, scratch: Path) -> None:
+    def _start_workers(self) -> None:
+        while len(self.live) < self.hosts:
+            self._start_worker()
+
+    def _start_worker(self) -> None:
         self.started += 1
+        scratch, began = self.scratch / f"{self.started}", self.schedule.now
         host = Host(f"w{self.started}", self.rng.uniform(-1, 1) * self.load.skew_s)
         seed = self.rng.random()
         self.live.add(host)
@@ -234,11 +368,12 @@ class Simulation:
                 pass  # as a process that ends with an exit code; Slurm starts another
             finally:
                 self.live.discard(host)
+                self.lives.append((began, self.schedule.now))
 
         self.schedule.spawn(host, run)
 
     def _worker(self, host: Host, scratch: Path, rng: random.Random) -> Worker:
-        network = Network(self.schedule, rng, self.rates, self.seen)
+        network = Network(self.schedule, rng, self.rates, self.seen, self.outages)
         clock, threads = SimClock(self.schedule, host), SimThreads(self.schedule, host)
         rows: Rows = SimRows(self.rows, network, self.seen)
         objects = self.mutation.objects(SimObjects(self.objects, network, self.seen))
@@ -273,6 +408,7 @@ class Simulation:
             rng=rng,
         )
         worker.store.paths = self.mutation.paths(worker.store.paths)
+        worker._table = self.mutation.table(rows, _JOB, self.shards, _LEASE, clock)
         return worker
 
     def _handle(self, item: dict[str, Any], rng: random.Random) -> dict[str, Any]:
@@ -304,14 +440,8 @@ class Simulation:
 
     def _check(self) -> None:
         rows = {row.task: row for row in self._task_rows()}
-        store = JobStore(self.objects, self._paths)
-        markers = {marker.task: marker for marker in store.markers()}
-        for key, bodies in self.seen.markers.items():
-            if len(bodies) > 1:
-                raise Violation(f"{key} had {len(bodies)} different contents")
-        for task, attempts in self.seen.attempts.items():
-            if any(later <= earlier for earlier, later in pairwise(attempts)):
-                raise Violation(f"attempts of {task} do not rise: {attempts}")
+        markers = {marker.task: marker for marker in JobStore(self.objects, self._paths).markers()}
+        self._check_decisions()
         for task, row in rows.items():
             if not row.state.terminal:
                 raise Violation(f"{task} is {row.state.value} at the end")
@@ -319,14 +449,45 @@ class Simulation:
                 raise Violation(f"{task} is done without a marker")
             if row.state is TaskState.DONE and markers[task].attempt != row.winner:
                 raise Violation(f"{task}: the row and the marker name different winners")
-        self._check_items(rows, markers, store)
+        self._check_items(rows, markers)
         self._check_sends()
+        if self.outages:
+            self._check_blame(rows, markers)
+            self._check_budget_of_failures()
         if self.calm:
             self._check_budget(rows)
 
-    def _check_items(
-        self, rows: dict[Any, TaskRow], markers: dict[Any, Marker], store: JobStore
-    ) -> None:
+    def _check_decisions(self) -> None:
+        for key, bodies in self.seen.markers.items():
+            if len(bodies) > 1:
+                raise Violation(f"{key} had {len(bodies)} different contents")
+        for task, attempts in self.seen.attempts.items():
+            if any(later <= earlier for earlier, later in pairwise(attempts)):
+                raise Violation(f"attempts of {task} do not rise: {attempts}")
+
+    def _check_blame(self, rows: dict[Any, TaskRow], markers: dict[Any, Marker]) -> None:
+        """No worker has died, so no task is to blame.
+
+        What a worker that left could tell nobody counts: at most one lease for each time that
+        the table was away.
+        """
+        for task, row in rows.items():
+            if row.state is TaskState.QUARANTINED:
+                raise Violation(f"{task} was given up although no worker died: {row.history}")
+            if task in markers and markers[task].split:
+                raise Violation(f"{task} was bisected although no worker died: {row.history}")
+
+    def _check_budget_of_failures(self) -> None:
+        """A worker leaves services that do not answer; one partition it may have no use for."""
+        for outage in self.outages:
+            if outage.what.startswith("table J"):
+                continue
+            for began, ended in self.lives:
+                within = min(ended, outage.end) - max(began, outage.start)
+                if within > _BUDGET_S:
+                    raise Violation(f"a worker stayed for {within:.0f} s of {outage}")
+
+    def _check_items(self, rows: dict[Any, TaskRow], markers: dict[Any, Marker]) -> None:
         found: Counter[str] = Counter()
         for marker in markers.values():
             for part in marker.parts:
@@ -340,9 +501,9 @@ class Simulation:
         expected = Counter({f"k{n}": 1 for n in range(self.items)})
         for row in rows.values():
             # A late attempt may have committed what was given up meanwhile.
-            if row.state is TaskState.QUARANTINED and row.task not in markers:
-                items = store.read_slice(row.round_no, row.where)
-                expected.subtract(key for key, _ in items)
+            if row.state is not TaskState.DONE and row.task not in markers:
+                first = row.sequence % MAX_TASKS * self.bundle + row.where.first
+                expected.subtract(f"k{first + n}" for n in range(row.where.count))
         if found != +expected:
             raise Violation(
                 f"items lost {expected - found}, items twice or more {found - expected}"
@@ -377,6 +538,10 @@ class Simulation:
 def handle(item: dict[str, Any], context: Context) -> object:
     """The simulated user's handler."""
     return context.params["call"](item)
+
+
+def _nothing(_name: str) -> None:
+    """Let a call go on."""
 
 
 class _Silent:
