@@ -12,11 +12,12 @@ import hashlib
 import importlib
 import inspect
 import io
+import json
 import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from importlib.metadata import entry_points
@@ -89,7 +90,7 @@ class Shared:
 
     Args:
         job: the job's id.
-        params: the user's own settings (``handler.params``).
+        params: the user's own settings (``handler.params``), as JSON text.
         logger: writes JSON lines with all ids.
         scratch: a node-local folder of this worker.
         fetcher: brings S3 objects.
@@ -98,7 +99,7 @@ class Shared:
     """
 
     job: str
-    params: Mapping[str, Any]
+    params: str
     logger: Any
     scratch: Path
     fetcher: Fetcher
@@ -114,7 +115,8 @@ class Context:
         attempt: the number of this attempt at the item's task.
     """
 
-    __slots__ = ("_shared", "attempt", "key")
+    __slots__ = ("_params", "_shared", "attempt", "key")
+    _params: dict[str, Any]
 
     def __init__(self, shared: Shared, key: str = "", attempt: int = 0) -> None:
         self._shared = shared
@@ -127,9 +129,16 @@ class Context:
         return self._shared.job
 
     @property
-    def params(self) -> Mapping[str, Any]:
-        """The user's own settings (``handler.params``)."""
-        return self._shared.params
+    def params(self) -> dict[str, Any]:
+        """The user's own settings (``handler.params``).
+
+        Each call has a copy: what a handler changes here, the next item does not see.
+        """
+        try:
+            return self._params
+        except AttributeError:
+            self._params = json.loads(self._shared.params)
+            return self._params
 
     @property
     def state(self) -> Any:

@@ -31,6 +31,8 @@ _CHUNK_S = 600.0
 _MOST_WAITING = 4
 _SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIAL", re.I)
 _SHORTEST_SECRET = 6
+#: Half a character, which no encoding can hold; file names that are no UTF-8 have some.
+_LONE = re.compile("[\ud800-\udfff]")
 _REDACTED = "[redacted]"
 #: What secrets look like, between what stays of the match.
 _SHAPES = tuple(
@@ -156,7 +158,10 @@ class _Sink:
         self._begun = time.monotonic()
 
     def write(self, line: str) -> None:
-        data = f"{line}\n".encode(errors="backslashreplace")
+        if not line.isascii():
+            # In JSON text, so that its reader gets the six characters, and no half of a character.
+            line = _LONE.sub(lambda found: rf"\\u{ord(found.group()):04x}", line)
+        data = f"{line}\n".encode()
         with self._lock:
             self._stream.write(f"{line}\n")
             self._stream.flush()

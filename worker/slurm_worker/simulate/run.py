@@ -342,7 +342,7 @@ class Simulation:
             # A late attempt may have committed what was given up meanwhile.
             if row.state is TaskState.QUARANTINED and row.task not in markers:
                 items = store.read_slice(row.round_no, row.where)
-                expected.subtract(key for key, _ in items)
+                expected.subtract(items.keys)
         if found != +expected:
             raise Violation(
                 f"items lost {expected - found}, items twice or more {found - expected}"
