@@ -241,6 +241,15 @@ def _key_of(value: object, spec: InputSpec, number: int) -> str:
     return value
 
 
+def decode_json(text: str) -> Any:
+    """A JSON document; refuses what could not be written again as it stands.
+
+    Raises:
+        ValueError: if it is none, names a field twice, or holds NaN or infinity.
+    """
+    return _DECODER.decode(text)
+
+
 # --- readers: a local file to rows; a ValueError is told with the row's number -------
 
 
@@ -273,15 +282,12 @@ def read_csv(path: Path) -> Iterator[Item]:
 
 def read_jsonl(path: Path) -> Iterator[Item]:
     """Rows of a file with one JSON object a line."""
-    decode = json.JSONDecoder(
-        parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once
-    ).decode
     with _text(path, newline="\n") as text:
         for line in text:
             if line.isspace():
                 continue
             try:
-                row = decode(line)
+                row = decode_json(line)
             except json.JSONDecodeError as error:
                 raise ValueError(f"is not JSON: {error.msg} at column {error.colno}") from error
             if not isinstance(row, dict):
@@ -326,3 +332,8 @@ def _once(pairs: list[tuple[str, Any]]) -> Item:
         twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
         raise ValueError(f"names {twice[0]!r} twice")
     return row
+
+
+_DECODER = json.JSONDecoder(
+    parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once
+)
