@@ -160,7 +160,7 @@ class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
         # Removed with this process: it is shipped before that.
         self._folder = tempfile.TemporaryDirectory(prefix="slurm-map-")
         for module, source in self._sources(plain=plain).items():
-            (Path(self._folder.name) / f"{module}.py").write_text(source)
+            (Path(self._folder.name) / f"{module}.py").write_text(source, encoding="utf-8")
         return parse_config(
             {
                 **self.options,
