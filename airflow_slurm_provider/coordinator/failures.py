@@ -22,6 +22,7 @@ from typing import Any
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import read_snapshot
 from slurm_worker.ahead import ahead
+from slurm_worker.errors import printable
 from slurm_worker.keys import JobId, TaskId, parse_task_id
 from slurm_worker.parts import KEY_FIELD, lines_of
 from slurm_worker.retried import RetriedItems
@@ -219,7 +220,7 @@ def _failures(marker: Marker, data: bytes, retried: RetriedItems) -> Iterator[Fa
             marker.task,
             key,
             record["class"],
-            record["message"],
+            printable(record["message"]),
             retried.superseded(key, round_no),
             record["at"],
             marker.slurm.get("node", ""),

@@ -148,3 +148,9 @@ def test_items_of_an_operator_go_by_the_same_rules() -> None:
     assert config.spec.input.format == "jsonl"
     with pytest.raises(UserError, match=r"items: 's3://lab/a\.csv' is text"):
         config_of(services(), {"handler": {"entry": "h:f"}}, "job-1", "s3://lab/a.csv", None)
+
+
+def test_params_two_of_whose_keys_json_makes_one_are_refused() -> None:
+    params = {"codes": {1: "a", "1": "b"}}
+    with pytest.raises(UserError, match=r"handler\.params: .*become one name, '1'"):
+        config_of(services(), {"handler": {"entry": "h:f", "params": params}}, "job-1", [1], None)
