@@ -81,15 +81,11 @@ def test_half_a_character_is_written_out_and_loses_no_line(
     with (tmp_path / "stderr").open("w", encoding="utf-8", errors="strict") as stream:
         logs = log.start(IDS, tmp_path, shipped, stream=stream)
         logs.logger.info("read é \udcff", file="a\ud83d.txt")
-        logging.getLogger("their.module").info("read \udcff")
         logs.close()
-    first, second = shipped.lines
+    (first,) = shipped.lines
     assert (first["event"], first["file"]) == (r"read é \udcff", r"a\ud83d.txt")
-    assert second["event"] == r"read \udcff"
-    assert [json.loads(line) for line in (tmp_path / "stderr").read_text().splitlines()] == [
-        first,
-        second,
-    ]
+    (line,) = (tmp_path / "stderr").read_text().splitlines()
+    assert json.loads(line) == first
 
 
 def test_ids_are_those_of_the_thread(logs: log.Logs, shipped: Shipped) -> None:
