@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -156,6 +157,10 @@ def slurmctl() -> None:
 
 def main() -> None:
     """The entry point of the ``slurmctl`` script."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names and messages of a job may hold what this terminal's encoding has no bytes for.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
 
 

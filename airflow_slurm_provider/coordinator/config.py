@@ -6,6 +6,7 @@ Every face takes the same YAML (or mapping): ``slurmctl submit``, and the operat
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -34,7 +35,7 @@ from slurm_worker.config import (
 )
 from slurm_worker.errors import ClassRule, ErrorClass, UserError
 from slurm_worker.keys import NAME_PATTERN, JobId, check_job_id
-from slurm_worker.parts import PARQUET
+from slurm_worker.parts import PARQUET, check_names
 from slurm_worker.times import check_lifetime, check_times
 
 _ENTRY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -74,6 +75,13 @@ class HandlerSection(Strict):
     def _is_entry(cls, value: str) -> str:
         if not _ENTRY.fullmatch(value):
             raise ValueError(f"{value!r} does not name a function; write module:function")
+        return value
+
+    @field_validator("params")
+    @classmethod
+    def _keep_apart(cls, value: dict[str, Any]) -> dict[str, Any]:
+        with contextlib.suppress(TypeError):  # a key that is no JSON at all, such as a date
+            check_names(value)
         return value
 
     @model_validator(mode="after")

@@ -24,6 +24,7 @@ from airflow_slurm_provider.coordinator.snapshot import read_snapshot
 from slurm_worker.ahead import ahead
 from slurm_worker.keys import JobId, TaskId, parse_task_id
 from slurm_worker.parts import KEY_FIELD, lines_of
+from slurm_worker.printable import encodable
 from slurm_worker.retried import RetriedItems
 from slurm_worker.store import JobStore, Marker, Part
 from slurm_worker.table import TaskTable
@@ -236,7 +237,7 @@ def _failures(marker: Marker, data: bytes, retried: RetriedItems) -> Iterator[Fa
             marker.task,
             key,
             record["class"],
-            record["message"],
+            encodable(record["message"]),
             retried.superseded(key, round_no),
             record["at"],
             marker.slurm.get("node", ""),

@@ -233,6 +233,15 @@ def _key_of(value: object, spec: InputSpec, file: InputFile, number: int) -> str
     return value
 
 
+def decode_json(text: str) -> Any:
+    """A JSON document; refuses what could not be written again as it stands.
+
+    Raises:
+        ValueError: if it is none, names a field twice, or holds NaN or infinity.
+    """
+    return _DECODER.decode(text)
+
+
 # --- readers: a local file to rows; a ValueError is reported with the row's number ---
 
 
@@ -279,15 +288,12 @@ def _header(path: Path, delimiter: str) -> list[str]:
 
 def read_jsonl(path: Path, _key: str = "") -> Iterator[Item]:
     """Rows of a file with one JSON object a line."""
-    decode = json.JSONDecoder(
-        parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once
-    ).decode
     with _lines(path, newline="\n") as lines:
         for line in lines:
             if line.isspace():
                 continue
             try:
-                row = decode(line)
+                row = decode_json(line)
             except json.JSONDecodeError as error:
                 raise ValueError(f"is not JSON: {error.msg} at column {error.colno}") from error
             if not isinstance(row, dict):
@@ -346,3 +352,8 @@ def _once(pairs: list[tuple[str, Any]]) -> Item:
         twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
         raise ValueError(f"names {twice[0]!r} twice")
     return row
+
+
+_DECODER = json.JSONDecoder(
+    parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once
+)

@@ -1,4 +1,4 @@
-"""Rows of a Parquet file as JSON-able dicts, a batch at a time.
+"""Rows of a Parquet file, or of a table in memory, as JSON-able dicts, a batch at a time.
 
 What JSON has no word for is written by one rule per type, so that nothing is rounded
 and a handler reads it back with the standard library:
@@ -17,6 +17,7 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import math
+import re
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ import pyarrow.parquet as pq
 
 _BATCH_ROWS = 8192
 _BUFFER_BYTES = 1 << 20
+#: What pandas calls an index without a name.
+_UNNAMED_INDEX = re.compile(r"__index_level_\d+__")
 
 
 def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
@@ -47,10 +50,7 @@ def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:
     with _open(path) as file:
-        names = file.schema_arrow.names
-        twice = [name for name, count in Counter(names).items() if count > 1]
-        if twice:
-            raise ValueError(f"the file has two columns named {twice[0]!r}")
+        names = _names(file.schema_arrow)
         old = _old_times(file)
     if not old:
         with _open(path) as file:
@@ -94,6 +94,51 @@ def _check_whole(name: str, micros: pa.Array[Any], nanos: pa.Array[Any]) -> None
             f"column {name!r} (or up to {_BATCH_ROWS:,} rows further): a time has nanoseconds; "
             "cast the column to string or microseconds"
         )
+
+
+def read_table(given: Any) -> Iterator[dict[str, Any]]:
+    """Stream the rows of a table of pandas, polars, DuckDB or Arrow.
+
+    A pandas index that has a name is a column; one that has none is left out.
+
+    Raises:
+        ValueError: naming the column that can't be written as JSON, or saying that this is
+            no table that can be read as Arrow's.
+    """
+    try:
+        table = _as_arrow(given)
+        names = _names(table.schema)
+        for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
+            yield from _rows(names, batch)
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
+
+
+def _as_arrow(given: Any) -> pa.Table:
+    if any(each.__module__.partition(".")[0] == "pandas" for each in type(given).__mro__):
+        table = pa.Table.from_pandas(given)
+        for field in table.schema:
+            if _holds_struct(field.type):
+                # Arrow would give each of them the names of all.
+                raise ValueError(f"column {field.name!r} holds dicts")
+        unnamed = [name for name in table.column_names if _UNNAMED_INDEX.fullmatch(name)]
+        return table.drop_columns(unnamed)
+    if not hasattr(given, "__arrow_c_stream__"):
+        raise ValueError("it does not offer them as Arrow does")
+    return pa.table(given)
+
+
+def _holds_struct(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _holds_struct(kind.value_type)
+    return pa.types.is_struct(kind)
+
+
+def _names(schema: pa.Schema) -> list[str]:
+    twice = [name for name, count in Counter(schema.names).items() if count > 1]
+    if twice:
+        raise ValueError(f"there are two columns named {twice[0]!r}")
+    return schema.names
 
 
 def _rows(names: list[str], batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from platform import python_version
 
 from airflow_slurm_provider.coordinator.config import Config, JobSpec, spec_of
+from airflow_slurm_provider.coordinator.entry import check_function
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker import pyz
 from slurm_worker.config import JobConfig
@@ -188,15 +189,18 @@ def _check_entry(folder: Path, config: Config) -> None:
             f"{config.source}: handler.entry: {config.spec.handler.entry!r} names function "
             f"{function!r}, and {files[0]} has none of this name; correct one of them"
         )
-    _check_syntax(files[0], f"{config.source}: handler.entry")
+    where = f"{config.source}: handler.entry"
+    tree = _parsed(files[0], where)
+    if tree is not None:
+        check_function(tree, function, f"{where}: {config.spec.handler.entry!r}")
 
 
-def _check_syntax(path: Path, where: str) -> None:
+def _parsed(path: Path, where: str) -> ast.Module | None:
     """Refuse a module that can't be parsed here: on the nodes every worker would die of it."""
     try:
-        ast.parse(path.read_bytes())
+        return ast.parse(path.read_bytes())
     except (RecursionError, MemoryError):
-        return  # too deep for the parser that is asked here, which says nothing of the node's
+        return None  # too deep for the parser that is asked here, which says nothing of the node's
     except (SyntaxError, ValueError) as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         what = error.msg if isinstance(error, SyntaxError) else str(error)

@@ -8,14 +8,15 @@
     square(range(1000))
 
 The function's source is shipped to the nodes, so what it needs is imported inside it, as
-with ``@task.virtualenv``.
+with ``@task.virtualenv``. A function that can't be shipped, or not be called with an item, is
+refused when the DAG is parsed.
 """
 
 from __future__ import annotations
 
-import inspect
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,7 +30,8 @@ from airflow.sdk import Context
 
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.config import Config, parse_config
-from airflow_slurm_provider.coordinator.given import VALUE_FIELD, put_items
+from airflow_slurm_provider.coordinator.given import VALUE_FIELD, path_or_items, put_items
+from airflow_slurm_provider.decorators.source import source_of
 from airflow_slurm_provider.failures import as_airflow_failures, task_log
 from airflow_slurm_provider.operators.parquet_aggregate import PUBLISHED, emit_assets
 from airflow_slurm_provider.operators.slurm_submit import SlurmSubmitOperator
@@ -41,24 +43,29 @@ from airflow_slurm_provider.waiting import (
 )
 from slurm_worker.errors import UserError
 from slurm_worker.keys import check_job_id
+from slurm_worker.signatures import Takes, is_coroutine
 
 _MODULE = "slurm_map_handler"
+#: A module of its own: whatever the function's name is, it hides nothing of ours.
+_FUNCTION_MODULE = "slurm_map_function"
 _SHIPPED = """\
-{source}
+from {module} import {name} as function
 
-def handle(item, context):
-    given = item[{value!r}] if {plain} else item
-    return {name}(given{context})
+
+{begin} handle(item, context):
+    return {wait}function({item}{context})
 """
+_CONTEXT = {Takes.NOTHING: "", Takes.SECOND: ", context", Takes.BY_NAME: ", context=context"}
 
 
 class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
     """Runs the decorated function for each item on the cluster, and publishes the dataset.
 
-    Called with a list (of objects, strings or integers; another task's result will do) or
-    with the path of a file, local or on S3. The function takes the item and, if it has a
-    second parameter (``context=None``), the handler's context. Returns counts and the
-    dataset's address.
+    Called with a list (of objects, strings or integers; another task's result will do), a JSON
+    list as text, a table of pandas, polars or Arrow, whose rows become objects, or with the path
+    of a file, local or on S3. The function's first parameter is the item; one that is named
+    ``context`` receives the handler's context; others keep their defaults. Returns counts and
+    the dataset's address.
 
     :param job_id: the backfill's name. (templated)
     :param item_key: the field that names each item; ``id`` where None.
@@ -91,15 +98,23 @@ class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
         max_failed_items: int = 0,
         **kwargs: Any,
     ) -> None:
+        source_of(python_callable)
+        given = [*(op_args or []), *(op_kwargs or {}).values()]
+        if len(given) != 1 and not kwargs.get("_airflow_mapped_validation_only"):
+            raise UserError(
+                f"@task.slurm_map: {python_callable.__name__} is called with {len(given)} "
+                "arguments; call it with the items, or with the path of a file that holds them"
+            )
         super().__init__(
             # Airflow binds the arguments to the signature, and it is called with one: the items.
-            python_callable=python_callable,
-            op_args=[*(op_args or []), *(op_kwargs or {}).values()],
+            python_callable=_takes_items,
+            op_args=given,
             config={},
             job_id=job_id,
             wait_for_completion=True,
             **kwargs,
         )
+        self.python_callable = python_callable
         self.workers = workers
         self.bundle = bundle
         self.options = options or {}
@@ -134,22 +149,18 @@ class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
         return result
 
     def _config(self) -> Config:
-        if len(self.op_args) != 1:
-            raise UserError(
-                f"{self.task_id}: called with {len(self.op_args)} arguments; call it with the "
-                "items, or with the path of a file that holds them"
-            )
         (given,) = self.op_args
         name = check_job_id(str(self.job_id), "job_id")
-        if isinstance(given, str):
-            items, plain = {"path": given, "key": self.item_key or "id"}, False
+        found = path_or_items(given)
+        if isinstance(found, str):
+            items, plain = {"path": found, "key": self.item_key or "id"}, False
         else:
-            things = list(given)
-            plain = not any(isinstance(each, Mapping) for each in things)
-            items = put_items(self._services(), name, things, self.item_key)
+            items = put_items(self._services(), name, found, self.item_key)
+            plain = not isinstance(found[0], Mapping)
         # Removed with this process: it is shipped before that.
         self._folder = tempfile.TemporaryDirectory(prefix="slurm-map-")
-        (Path(self._folder.name) / f"{_MODULE}.py").write_text(self._source(plain=plain))
+        for module, source in self._sources(plain=plain).items():
+            (Path(self._folder.name) / f"{module}.py").write_text(source, encoding="utf-8")
         return parse_config(
             {
                 **self.options,
@@ -162,15 +173,19 @@ class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
             {},
         )
 
-    def _source(self, *, plain: bool) -> str:
-        takes_context = len(inspect.signature(self.python_callable).parameters) > 1
-        return _SHIPPED.format(
-            source=self.get_python_source(),  # type: ignore[no-untyped-call]  # Airflow's
+    def _sources(self, *, plain: bool) -> dict[str, str]:
+        """The modules to ship, by their names."""
+        source, takes = source_of(self.python_callable)
+        waits = is_coroutine(self.python_callable)
+        handler = _SHIPPED.format(
+            module=_FUNCTION_MODULE,
             name=self.python_callable.__name__,
-            value=VALUE_FIELD,
-            plain=plain,
-            context=", context" if takes_context else "",
+            begin="async def" if waits else "def",
+            wait="await " if waits else "",
+            item=f"item[{VALUE_FIELD!r}]" if plain else "item",
+            context=_CONTEXT[takes],
         )
+        return {_MODULE: handler, _FUNCTION_MODULE: source}
 
 
 def slurm_map_task(
@@ -180,6 +195,15 @@ def slurm_map_task(
 
     :param python_callable: the function to decorate.
     """
+    if python_callable is None:
+        decorate: TaskDecorator = partial(slurm_map_task, **kwargs)  # type: ignore[assignment]  # is called with the function
+        return decorate
+    if callable(python_callable):
+        source_of(python_callable)
     return task_decorator_factory(
         python_callable=python_callable, decorated_operator_class=SlurmMapOperator, **kwargs
     )
+
+
+def _takes_items(_items: object) -> None:
+    """What Airflow binds the arguments of a call to."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator, Context
@@ -46,7 +46,8 @@ class SlurmSubmitOperator(BatchJobMixin, CancelsOnKill, BaseOperator):
     :param config: path of the job's YAML, or the mapping that it would hold. (templated)
     :param job_id: stands in for the config's ``job_id``. (templated)
     :param items: what to run instead of the config's ``input``: objects, strings or integers,
-        such as the result of another task. (templated)
+        such as the result of another task; a JSON list as text; or a table of pandas, polars or
+        Arrow, whose rows become objects (NaN as None, dates as ISO text). (templated)
     :param item_key: the field that names each object in `items`; ``id`` where None.
     :param script: a batch script's text; its own ``#SBATCH`` lines count where `slurm` says
         nothing else. (templated)
@@ -89,7 +90,7 @@ class SlurmSubmitOperator(BatchJobMixin, CancelsOnKill, BaseOperator):
         *,
         config: str | Mapping[str, Any] | None = None,
         job_id: str | None = None,
-        items: Iterable[Any] | None = None,
+        items: object = None,
         item_key: str | None = None,
         script: str | None = None,
         command: str | Sequence[str] | None = None,

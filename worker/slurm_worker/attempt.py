@@ -13,13 +13,12 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from slurm_worker import keys
-from slurm_worker.calling import Item
 from slurm_worker.checkpoints import Checkpoints, Origin
 from slurm_worker.config import JobConfig
 from slurm_worker.errors import ErrorClass, ServiceError, Unfit, UserError, classify, describe
@@ -31,7 +30,7 @@ from slurm_worker.journal import Journal, Outcome
 from slurm_worker.parts import Columns, error_outcome, make_part
 from slurm_worker.ports import Clock
 from slurm_worker.requests import RequestCounts
-from slurm_worker.store import JobStore, Marker, Part
+from slurm_worker.store import JobStore, Marker, Part, TaskItems
 from slurm_worker.table import TaskTable
 from slurm_worker.tasks import Lease
 from slurm_worker.trail import Note, no_note
@@ -44,13 +43,13 @@ class Attempt:
 
     Args:
         hold: the lease, kept.
-        items: (key, item), in order.
+        items: of the task.
         checkpoints: of this attempt.
         restored: outcomes to start from.
     """
 
     hold: Hold
-    items: Sequence[Item]
+    items: TaskItems
     checkpoints: Checkpoints
     restored: list[Outcome] = field(default_factory=list)
 
@@ -157,7 +156,7 @@ class Attempts:
         have = {at + n for at, _, _, _, count in restored for n in range(count)}
         for position, error_class in condemned(lease.row.crashes).items():
             if position not in have:
-                restored.append(self._killer(position, items[position], error_class))
+                restored.append(self._killer(position, items, error_class))
         return Attempt(hold, items, checkpoints, restored)
 
     def commit(self, attempt: Attempt, journal: Journal, started: float) -> Marker:
@@ -329,19 +328,19 @@ class Attempts:
                 },
             )
 
-    def _killer(self, position: int, item: Item, error_class: ErrorClass) -> Outcome:
+    def _killer(self, position: int, items: TaskItems, error_class: ErrorClass) -> Outcome:
         reason = {
             ErrorClass.TIMEOUT: "did not return, and its process had to be killed",
             ErrorClass.OUT_OF_MEMORY: "ran its process out of memory, again and again",
         }.get(error_class, "killed its process, again and again")
         return error_outcome(
             position,
-            item[0],
+            items.keys[position],
             error_class,
             f"the handler {reason}",
             tries=1,
             at=self._clock.now(),
-            item=item[1],
+            item=items.text(position),
         )
 
     def _upload_parts(self, lease: Lease, journal: Journal) -> tuple[Part, ...]:

@@ -31,8 +31,8 @@ from slurm_worker.limits import MOST_RETRY_AFTER_S, Stopped
 from slurm_worker.parts import ToLines, error_outcome, ok_outcome, to_lines
 from slurm_worker.ports import Clock
 from slurm_worker.recorder import Recorder
+from slurm_worker.store import TaskItems
 
-Item = tuple[str, dict[str, Any]]
 #: Seconds between two looks at whether to stop, each with a write of what is journaled.
 LOOK_S = 0.05
 _PAUSE_LOOK_S = 0.5
@@ -120,8 +120,8 @@ class Calls:
         for each in self.pauses(seconds):
             self.clock.sleep(each)
 
-    def failed(self, position: int, item: Item, error: BaseException, tries: int) -> Outcome:
-        """The outcome of an item that is not tried again here.
+    def failed(self, position: int, items: TaskItems, error: BaseException, tries: int) -> Outcome:
+        """The outcome of an item that is not tried again here; it holds the item as planned.
 
         A handler's bug is told with its place; the first at each place with its traceback.
         """
@@ -133,33 +133,33 @@ class Calls:
             if place not in self.places:
                 self.places.add(place)
                 traceback["exc_info"] = error
+        key = items.keys[position]
         self.shared.logger.warning(
             "item failed",
-            item=item[0],
+            item=key,
             error_class=error_class.value,
             error=message,
             **traceback,
         )
         return error_outcome(
             position,
-            item[0],
+            key,
             error_class,
             message,
             tries=tries,
             at=self.clock.now(),
-            item=item[1],
+            item=items.text(position),
         )
 
 
 class Runner(Protocol):
     """One way of calling the handler."""
 
-    def run(
-        self, items: Sequence[Item], todo: Sequence[int], attempt: int, journal: Journal
-    ) -> None:
+    def run(self, items: TaskItems, todo: Sequence[int], attempt: int, journal: Journal) -> None:
         """Run the items at the positions `todo`; journal what becomes of each.
 
-        Returns early when the worker is stopping.
+        Each call of the handler gets copies of its items that no other call had. Returns
+        early when the worker is stopping.
 
         Raises:
             FatalError: if the handler raised one.
@@ -173,7 +173,7 @@ class Runner(Protocol):
 def retry(
     calls: Calls,
     position: int,
-    item: Item,
+    items: TaskItems,
     error: BaseException,
     attempt: int,
     handle: Callable[..., Any],
@@ -183,18 +183,19 @@ def retry(
     Raises:
         FatalError: if the handler raised one.
     """
+    key = items.keys[position]
     tries = 1
     while True:
         wait_s = calls.again_in(error, tries)
         if wait_s is None:
-            return calls.failed(position, item, error, tries)
+            return calls.failed(position, items, error, tries)
         calls.pause(wait_s)
         if calls.stopping():
             return None
         tries += 1
         try:
-            context = Context(calls.shared, item[0], attempt)
-            return ok_outcome(position, item[0], handle(item[1], context), calls.to_lines)
+            result = handle(items.take(position), Context(calls.shared, key, attempt))
+            return ok_outcome(position, key, result, calls.to_lines)
         except Stopped:
             return None
         except NOT_THE_ITEM:

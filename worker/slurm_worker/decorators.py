@@ -13,7 +13,12 @@ def batch(size: int = 100) -> Callable[[F], F]:
     """Mark a handler that takes a list of up to `size` items and returns as many results.
 
     An exception in the place of a result fails that item alone.
+
+    Raises:
+        ValueError: if `size` is no number of items.
     """
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise ValueError("batch: takes the number of items of a call; write @batch(size=100)")
 
     def mark(function: F) -> F:
         setattr(function, BATCH_MARK, size)

@@ -18,15 +18,18 @@ imported on the node.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from traceback import walk_tb
+from typing import Any
 
-from slurm_worker.printable import printable_lines
+from slurm_worker.printable import encodable, printable_lines
 
 
 class ErrorClass(str, Enum):
@@ -161,7 +164,7 @@ class ClassRule:
         return (
             (not self.exception or self.exception in _names(error))
             and (not self.status or self.status == _http_status(error))
-            and (not self.message or re.search(self.message, str(error)) is not None)
+            and (not self.message or re.search(self.message, _text(error)) is not None)
         )
 
 
@@ -224,16 +227,18 @@ def classify(error: BaseException, rules: Sequence[ClassRule] = ()) -> ErrorClas
 
     The cause chain is searched from the outermost exception inwards, and the first one
     that says something decides; what says nothing is the handler's bug. The job's rules come
-    before what is known of exceptions, and after the class that an `ItemError` names.
+    before what is known of exceptions, and after the class that an `ItemError` names. Raises
+    nothing, whatever the exception's own attributes do.
     """
     for exception in _chain(error):
-        if not isinstance(exception, ItemError):
-            for rule in rules:
-                if rule.matches(exception):
-                    return rule.error_class
-        found = _classify_one(exception)
-        if found is not None:
-            return found
+        with contextlib.suppress(Exception):
+            if not isinstance(exception, ItemError):
+                for rule in rules:
+                    if rule.matches(exception):
+                        return rule.error_class
+            found = _classify_one(exception)
+            if found is not None:
+                return found
     return ErrorClass.HANDLER_BUG
 
 
@@ -247,28 +252,47 @@ def place_of(error: BaseException, folder: str) -> str:
     for frame, line in reversed(list(walk_tb(error.__traceback__))):
         path = Path(frame.f_code.co_filename)
         if path.is_relative_to(folder):
-            return f"{path.relative_to(folder)}:{line} in {frame.f_code.co_name}"
+            return encodable(f"{path.relative_to(folder)}:{line} in {frame.f_code.co_name}")
     return ""
 
 
 def describe(error: BaseException, limit: int = 500) -> str:
-    """One line about an exception: its type and message, at most `limit` characters."""
-    text = str(error) if isinstance(error, SlurmWorkerError) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())[:limit]
+    """One line about an exception: its type and message, at most `limit` characters.
+
+    Raises nothing, whatever the exception's own `__str__` does.
+    """
+    text = _text(error)
+    if not text or not isinstance(error, SlurmWorkerError):
+        text = f"{type(error).__name__}: {text}"
+    return encodable(" ".join(text.split()))[:limit]
 
 
 def retry_after_of(error: BaseException) -> float | None:
     """Seconds that the server asked to wait, where the exception says so."""
     for exception in _chain(error):
+        with contextlib.suppress(Exception):
+            found = _retry_after(exception)
+            if found is not None and math.isfinite(seconds := float(found)) and seconds >= 0:
+                return seconds
         if isinstance(exception, RateLimited):
-            return exception.retry_after
-        headers = getattr(exception, "headers", None) or getattr(
-            getattr(exception, "response", None), "headers", None
-        )
-        value = headers.get("Retry-After") if headers is not None else None
-        if value is not None and str(value).isdigit():
-            return float(value)
+            return None
     return None
+
+
+def _retry_after(error: BaseException) -> Any:
+    """What the exception, or its answer's headers, says of it; None for nothing."""
+    if isinstance(error, RateLimited):
+        return error.retry_after
+    response = getattr(error, "response", None)
+    headers = getattr(error, "headers", None) or getattr(response, "headers", None)
+    return None if headers is None else headers.get("Retry-After")
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as failed:
+        return f"(its text can't be had: {type(failed).__name__})"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -282,7 +306,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _classify_one(error: BaseException) -> ErrorClass | None:
     if isinstance(error, ItemError):
-        return error.error_class
+        return ErrorClass(error.error_class)
     status = _http_status(error)
     if status is not None and status >= 400:
         return classify_status(status)

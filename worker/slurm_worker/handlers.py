@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import inspect
 import io
+import json
 import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from importlib.metadata import entry_points
@@ -29,6 +29,14 @@ from slurm_worker.decorators import BATCH_MARK
 from slurm_worker.errors import Denied, ErrorClass, ItemError, Missing, UserError, describe
 from slurm_worker.keys import JobPaths, split_s3_uri
 from slurm_worker.ports import ObjectStore
+from slurm_worker.signatures import (
+    NotCallable,
+    check_kind,
+    handing,
+    handing_alone,
+    is_coroutine,
+    takes_of,
+)
 
 #: Installed distributions offer handlers under this group of entry points.
 PLUGIN_GROUP = "slurm_worker.handlers"
@@ -89,7 +97,7 @@ class Shared:
 
     Args:
         job: the job's id.
-        params: the user's own settings (``handler.params``).
+        params: the user's own settings (``handler.params``), as JSON text.
         logger: writes JSON lines with all ids.
         scratch: a node-local folder of this worker.
         fetcher: brings S3 objects.
@@ -98,7 +106,7 @@ class Shared:
     """
 
     job: str
-    params: Mapping[str, Any]
+    params: str
     logger: Any
     scratch: Path
     fetcher: Fetcher
@@ -114,7 +122,8 @@ class Context:
         attempt: the number of this attempt at the item's task.
     """
 
-    __slots__ = ("_shared", "attempt", "key")
+    __slots__ = ("_params", "_shared", "attempt", "key")
+    _params: dict[str, Any]
 
     def __init__(self, shared: Shared, key: str = "", attempt: int = 0) -> None:
         self._shared = shared
@@ -127,9 +136,16 @@ class Context:
         return self._shared.job
 
     @property
-    def params(self) -> Mapping[str, Any]:
-        """The user's own settings (``handler.params``)."""
-        return self._shared.params
+    def params(self) -> dict[str, Any]:
+        """The user's own settings (``handler.params``).
+
+        Each call has a copy: what a handler changes here, the next item does not see.
+        """
+        try:
+            return self._params
+        except AttributeError:
+            self._params = json.loads(self._shared.params)
+            return self._params
 
     @property
     def state(self) -> Any:
@@ -208,7 +224,7 @@ def load(config: HandlerConfig, objects: ObjectStore, paths: JobPaths, scratch: 
     """Bring the handler's code to the node and import it.
 
     Raises:
-        UserError: if the code, the module or the function is not there.
+        UserError: if the code, the module or the function is not there, or can't be called.
     """
     folder = None
     if config.code_sha256:
@@ -218,15 +234,15 @@ def load(config: HandlerConfig, objects: ObjectStore, paths: JobPaths, scratch: 
         _put_first(folder)
     module, handle = _plugin(config.plugin) if config.plugin else _function(config.entry)
     size = getattr(handle, BATCH_MARK, 0)
-    asynchronous = inspect.iscoroutinefunction(handle)
+    asynchronous = is_coroutine(handle)
     if size and asynchronous:
         raise UserError("handler: a batch handler can't be async; make it a plain function")
     return Handler(
-        handle,
+        _called_with_context(handle, config),
         Kind.BATCH if size else Kind.ASYNC if asynchronous else Kind.ITEM,
         size or 1,
-        getattr(module, "setup", None),
-        getattr(module, "teardown", None),
+        _around(module, "setup"),
+        _around(module, "teardown"),
         str(folder) if folder else _folder_of(module),
     )
 
@@ -260,6 +276,30 @@ def tear_down(handler: Handler, shared: Shared) -> None:
         shared.logger.error("teardown failed", error=describe(error), exc_info=error)
 
 
+def _called_with_context(handle: Callable[..., Any], config: HandlerConfig) -> Callable[..., Any]:
+    try:
+        check_kind(handle)
+        return handing(handle, takes_of(handle))
+    except NotCallable as error:
+        name = f"plugin: {config.plugin!r}" if config.plugin else f"entry: {config.entry!r}"
+        raise UserError(f"handler.{name} {error}") from error
+
+
+def _around(module: ModuleType, name: str) -> Callable[[Context], object] | None:
+    """The module's ``setup`` or ``teardown``, by the same rule as a handler, without an item."""
+    function = getattr(module, name, None)
+    if function is None:
+        return None
+    try:
+        if not isinstance(function, type):  # a class will do: its instance is the state
+            check_kind(function)
+        if is_coroutine(function):
+            raise NotCallable("is a coroutine function; make it a plain function")
+        return handing_alone(function)
+    except NotCallable as error:
+        raise UserError(f"handler: {name} of module {module.__name__!r} {error}") from error
+
+
 def _folder_of(module: ModuleType) -> str:
     file = getattr(module, "__file__", None)
     return str(Path(file).parent) if file else ""
@@ -277,7 +317,7 @@ def _function(entry: str) -> tuple[ModuleType, Callable[..., Any]]:
             f"{describe(error)}; {mend}"
         ) from error
     handle = getattr(module, function_name, None)
-    if not callable(handle):
+    if handle is None:
         raise UserError(
             f"handler.entry: module {module_name!r} has no function {function_name!r}; define it "
             "or correct the name"

@@ -11,6 +11,7 @@ import contextlib
 import gzip
 import io
 import json
+import re
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -62,6 +63,8 @@ def _encoder() -> Callable[[object, int], Iterable[str]]:
 _encode = _encoder()
 _encode_text: Callable[[str], str] = json.encoder.encode_basestring
 _HEAD = f'{{"{KEY_FIELD}":'
+#: Finds a name that may have been a number, a boolean or None; it may be in a text's value.
+_NAME_OF_OTHER = re.compile(r'"(?:-?\d[\d.e+-]*|null|true|false)":').search
 
 
 #: Turns (key, result) into (rows, lines), or raises `ItemError`.
@@ -95,6 +98,12 @@ def to_lines(key: str, result: object) -> tuple[int, str]:
             line = f"{_HEAD}{_encode_text(key)}{',' if result else ''}{rest}\n"
             if not line.isascii():
                 line.encode()  # See `_line`.
+            if "{" in rest:
+                _check_names(result, rest)
+            for name in result:
+                if type(name) is not str:
+                    check_names(result)
+                    break
             return 1, line
         rows = _rows_of(result)
         return len(rows), "".join([_line({KEY_FIELD: key, **row}) for row in rows])
@@ -115,7 +124,45 @@ def _line(row: dict[str, Any]) -> str:
     line = "".join(_encode(row, 0)) + "\n"
     if not line.isascii():
         line.encode()  # A lone surrogate is text to Python and to no one else.
+    _check_names(row, line)
     return line
+
+
+def _check_names(row: dict[str, Any], line: str) -> None:
+    if _NAME_OF_OTHER(line):
+        check_names(row)
+
+
+def check_names(value: object) -> None:
+    """Refuse a dict, within whatever, two of whose keys become one name in JSON.
+
+    Args:
+        value: what JSON can be made of.
+
+    Raises:
+        ValueError: naming the keys: JSON writes 1 as "1", None as "null", True as "true".
+    """
+    left = [value]
+    while left:
+        each = left.pop()
+        if isinstance(each, dict):
+            _check_keys(each)
+            left.extend(each.values())
+        elif isinstance(each, list | tuple):
+            left.extend(each)
+
+
+def _check_keys(names: dict[Any, Any]) -> None:
+    if all(type(name) is str for name in names):
+        return
+    found: dict[str, object] = {}
+    for name in names:
+        ((text, _),) = json.loads("".join(_encode({name: 0}, 0))).items()
+        if text in found:
+            raise ValueError(
+                f"two keys of a dict, {found[text]!r} and {name!r}, become one name, {text!r}"
+            )
+        found[text] = name
 
 
 def error_outcome(
@@ -126,18 +173,18 @@ def error_outcome(
     *,
     tries: int,
     at: float,
-    item: dict[str, Any],
+    item: str,
 ) -> Outcome:
-    """The outcome of an item that failed."""
+    """The outcome of an item that failed; `item` is its JSON text, as it was planned."""
     record = {
         KEY_FIELD: key,
         "class": error_class.value,
         "message": message,
         "tries": tries,
         "at": round(at, 3),
-        "item": item,
     }
-    return Outcome(position, error_class.value, 1, json.dumps(record) + "\n")
+    line = f'{json.dumps(record)[:-1]}, "item": {item}}}\n'
+    return Outcome(position, error_class.value, 1, line)
 
 
 def make_part(

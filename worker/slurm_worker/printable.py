@@ -38,3 +38,8 @@ def printable_lines(text: str) -> str:
 def printable_json(line: str) -> str:
     """A line of JSON that means the same and holds no control character."""
     return line if line.isprintable() else line.translate(_IN_JSON)
+
+
+def encodable(text: str) -> str:
+    r"""The text with each lone surrogate as its escape, ``\udcff``: no encoding can hold one."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()

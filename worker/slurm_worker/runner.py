@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from slurm_worker.calling import LOOK_S, NOT_THE_ITEM, Calls, Item, ItemTimeout, Runner, retry
+from slurm_worker.calling import LOOK_S, NOT_THE_ITEM, Calls, ItemTimeout, Runner, retry
 from slurm_worker.handlers import RAISED, Context, Kind
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.limits import Stopped
 from slurm_worker.parts import ok_outcome
 from slurm_worker.runner_async import AsyncRunner
 from slurm_worker.runner_batch import BatchRunner
+from slurm_worker.store import TaskItems
 
 
 def make_runner(calls: Calls, *, careful: bool = False) -> Runner:
@@ -44,13 +45,12 @@ class SerialRunner:
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
 
-    def run(
-        self, items: Sequence[Item], todo: Sequence[int], attempt: int, journal: Journal
-    ) -> None:
+    def run(self, items: TaskItems, todo: Sequence[int], attempt: int, journal: Journal) -> None:
         """See `Runner.run`."""
         calls = self._calls
         handle, shared, to_lines = calls.handler.handle, calls.shared, calls.to_lines
         note, add_ok, boot_time = calls.recorder.items, journal.add_ok, calls.clock.boot_time
+        keys, take = items.keys, items.take
         look_at = 0.0
         paced = not calls.pace.unlimited
         timeout_s = calls.config.item_timeout_s
@@ -65,15 +65,15 @@ class SerialRunner:
                 journal.write()
                 look_at = now + LOOK_S
             note(position, 1, now)
-            key, item = items[position]
+            key = keys[position]
             try:
-                rows, lines = to_lines(key, handle(item, Context(shared, key, attempt)))
+                rows, lines = to_lines(key, handle(take(position), Context(shared, key, attempt)))
             except Stopped:
                 return
             except NOT_THE_ITEM:
                 raise
             except RAISED as error:
-                outcome = retry(calls, position, items[position], error, attempt, handle)
+                outcome = retry(calls, position, items, error, attempt, handle)
                 if outcome is None:
                     return
                 journal.add(outcome)
@@ -117,9 +117,7 @@ class ThreadRunner:
         self._calls = calls
         self._pool = self._new_pool()
 
-    def run(
-        self, items: Sequence[Item], todo: Sequence[int], attempt: int, journal: Journal
-    ) -> None:
+    def run(self, items: TaskItems, todo: Sequence[int], attempt: int, journal: Journal) -> None:
         """See `Runner.run`."""
         calls = self._calls
         running: dict[Future[Outcome | None], _Running] = {}
@@ -135,7 +133,7 @@ class ThreadRunner:
                 # With the ids that are on this thread's log lines.
                 call = copy_context().run
                 mine = _Running(position)
-                future = self._pool.submit(call, self._call, mine, items[position], attempt)
+                future = self._pool.submit(call, self._call, mine, items, attempt)
                 running[future] = mine
             calls.recorder.several(len(running), calls.clock.boot_time())
             done, _ = wait(running, timeout=self._patience(running), return_when=FIRST_COMPLETED)
@@ -154,8 +152,9 @@ class ThreadRunner:
         """See `Runner.close`."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _call(self, mine: _Running, item: Item, attempt: int) -> Outcome | None:
+    def _call(self, mine: _Running, items: TaskItems, attempt: int) -> Outcome | None:
         calls = self._calls
+        key = items.keys[mine.position]
 
         def handle(value: dict[str, Any], context: Context) -> object:
             calls.pace.acquire(None)
@@ -166,15 +165,14 @@ class ThreadRunner:
                 mine.since = math.inf
 
         try:
-            context = Context(calls.shared, item[0], attempt)
-            result = handle(item[1], context)
-            return ok_outcome(mine.position, item[0], result, calls.to_lines)
+            result = handle(items.take(mine.position), Context(calls.shared, key, attempt))
+            return ok_outcome(mine.position, key, result, calls.to_lines)
         except Stopped:
             return None
         except NOT_THE_ITEM:
             raise
         except RAISED as error:
-            return retry(calls, mine.position, item, error, attempt, handle)
+            return retry(calls, mine.position, items, error, attempt, handle)
 
     def _patience(self, running: dict[Future[Outcome | None], _Running]) -> float | None:
         timeout_s = self._calls.config.item_timeout_s
@@ -186,7 +184,7 @@ class ThreadRunner:
         return max(0.0, oldest + timeout_s - now) + 0.01
 
     def _overdue(
-        self, running: dict[Future[Outcome | None], _Running], items: Sequence[Item]
+        self, running: dict[Future[Outcome | None], _Running], items: TaskItems
     ) -> Iterator[Outcome]:
         timeout_s = self._calls.config.item_timeout_s
         if not timeout_s:
@@ -198,7 +196,7 @@ class ThreadRunner:
             if not future.cancel():
                 # The thread is lost; the pool that has it is let go, with the rest of its work.
                 self._pool = self._new_pool()
-            yield self._calls.failed(position, items[position], ItemTimeout(timeout_s), 1)
+            yield self._calls.failed(position, items, ItemTimeout(timeout_s), 1)
 
     def _new_pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._calls.config.concurrency, thread_name_prefix="item")

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from slurm_worker.calling import LOOK_S, NOT_THE_ITEM, Calls, Item, ItemTimeout
-from slurm_worker.errors import ErrorClass, ItemError
+from slurm_worker.calling import LOOK_S, NOT_THE_ITEM, Calls, ItemTimeout
+from slurm_worker.errors import ErrorClass, ItemError, describe
 from slurm_worker.handlers import RAISED, Context
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.limits import Stopped
 from slurm_worker.parts import ok_outcome
+from slurm_worker.store import TaskItems
 
 
 class AsyncRunner:
@@ -26,9 +26,7 @@ class AsyncRunner:
         self._concurrency = concurrency
         self._loop = asyncio.new_event_loop()
 
-    def run(
-        self, items: Sequence[Item], todo: Sequence[int], attempt: int, journal: Journal
-    ) -> None:
+    def run(self, items: TaskItems, todo: Sequence[int], attempt: int, journal: Journal) -> None:
         """See `calling.Runner.run`."""
         self._loop.run_until_complete(self._run(items, iter(todo), attempt, journal))
 
@@ -37,7 +35,7 @@ class AsyncRunner:
         self._loop.close()
 
     async def _run(
-        self, items: Sequence[Item], todo: Iterator[int], attempt: int, journal: Journal
+        self, items: TaskItems, todo: Iterator[int], attempt: int, journal: Journal
     ) -> None:
         lanes = [
             asyncio.create_task(self._lane(items, todo, attempt, journal))
@@ -62,7 +60,7 @@ class AsyncRunner:
             lane.cancel()
 
     async def _lane(
-        self, items: Sequence[Item], todo: Iterator[int], attempt: int, journal: Journal
+        self, items: TaskItems, todo: Iterator[int], attempt: int, journal: Journal
     ) -> None:
         """Take one item after the other, as long as there are any."""
         calls = self._calls
@@ -71,12 +69,12 @@ class AsyncRunner:
                 calls.recorder.item(position, calls.clock.boot_time())
             else:
                 calls.recorder.several(self._concurrency, calls.clock.boot_time())
-            outcome = await self._item(position, items[position], attempt)
+            outcome = await self._item(position, items, attempt)
             if outcome is None:
                 return
             journal.add(outcome)
 
-    async def _item(self, position: int, item: Item, attempt: int) -> Outcome | None:
+    async def _item(self, position: int, items: TaskItems, attempt: int) -> Outcome | None:
         calls = self._calls
         tries = 0
         while True:
@@ -84,8 +82,7 @@ class AsyncRunner:
             try:
                 if not calls.pace.unlimited:
                     await calls.pace.acquire_async(None)
-                result = await self._timed(item, attempt)
-                return ok_outcome(position, item[0], result, calls.to_lines)
+                return await self._timed(position, items, attempt)
             except Stopped:
                 return None
             except NOT_THE_ITEM:
@@ -93,18 +90,16 @@ class AsyncRunner:
             except RAISED as error:
                 wait_s = calls.again_in(error, tries)
                 if wait_s is None:
-                    return calls.failed(position, item, error, tries)
+                    return calls.failed(position, items, error, tries)
             for seconds in calls.pauses(wait_s):
                 await asyncio.sleep(seconds)
             if calls.stopping():
                 return None
 
-    async def _timed(self, item: Item, attempt: int) -> Any:
-        calls = self._calls
-        call = calls.handler.handle(item[1], Context(calls.shared, item[0], attempt))
-        timeout_s = calls.config.item_timeout_s
+    async def _timed(self, position: int, items: TaskItems, attempt: int) -> Outcome:
+        timeout_s = self._calls.config.item_timeout_s
         # A task of its own, as a call that is cancelled by the handler's code is no wish to stop.
-        task = asyncio.ensure_future(call)
+        task = asyncio.ensure_future(self._call(position, items, attempt))
         try:
             done, _ = await asyncio.wait({task}, timeout=timeout_s or None)
             if not done:
@@ -115,3 +110,17 @@ class AsyncRunner:
         finally:
             # Also where this lane is cancelled: `wait` leaves the call running.
             task.cancel()
+
+    async def _call(self, position: int, items: TaskItems, attempt: int) -> Outcome:
+        """Call the handler, and write its result down before any other call goes on.
+
+        Handlers may return what they share between calls, such as a row that they fill anew.
+        """
+        calls, key = self._calls, items.keys[position]
+        context = Context(calls.shared, key, attempt)
+        try:
+            result = await calls.handler.handle(items.take(position), context)
+        except SystemExit as error:
+            # asyncio would have it end the loop, and with it the process.
+            raise ItemError(ErrorClass.HANDLER_BUG, describe(error)) from error
+        return ok_outcome(position, key, result, calls.to_lines)

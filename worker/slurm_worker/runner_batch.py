@@ -7,13 +7,16 @@ whole; otherwise the batch is halved until the items at fault stand alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
 
-from slurm_worker.calling import NOT_THE_ITEM, Calls, Item
+from slurm_worker.calling import NOT_THE_ITEM, Calls
 from slurm_worker.errors import ErrorClass, ItemError
 from slurm_worker.handlers import RAISED, Context
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.limits import Stopped
 from slurm_worker.parts import ok_outcome
+from slurm_worker.store import TaskItems
 
 
 class BatchRunner:
@@ -23,9 +26,7 @@ class BatchRunner:
         self._calls = calls
         self._size = size
 
-    def run(
-        self, items: Sequence[Item], todo: Sequence[int], attempt: int, journal: Journal
-    ) -> None:
+    def run(self, items: TaskItems, todo: Sequence[int], attempt: int, journal: Journal) -> None:
         """See `calling.Runner.run`."""
         for first in range(0, len(todo), self._size):
             positions = todo[first : first + self._size]
@@ -39,9 +40,7 @@ class BatchRunner:
     def close(self) -> None:
         """See `calling.Runner.close`."""
 
-    def _batch(
-        self, items: Sequence[Item], positions: Sequence[int], attempt: int
-    ) -> Iterator[Outcome]:
+    def _batch(self, items: TaskItems, positions: Sequence[int], attempt: int) -> Iterator[Outcome]:
         """The outcome of each item of one batch.
 
         Raises:
@@ -68,27 +67,25 @@ class BatchRunner:
                     calls.pause(wait_s)
                     continue
                 if len(positions) == 1:
-                    yield calls.failed(positions[0], items[positions[0]], error, tries)
+                    yield calls.failed(positions[0], items, error, tries)
                     return
                 middle = len(positions) // 2
                 yield from self._batch(items, positions[:middle], attempt)
                 yield from self._batch(items, positions[middle:], attempt)
                 return
             for position, result in zip(positions, results, strict=True):
-                yield self._outcome(position, items[position], result)
+                yield self._outcome(position, items, result)
             return
 
-    def _call(
-        self, items: Sequence[Item], positions: Sequence[int], attempt: int
-    ) -> Sequence[object]:
+    def _call(self, items: TaskItems, positions: Sequence[int], attempt: int) -> Sequence[object]:
         calls = self._calls
         for _ in positions:
             if not calls.pace.unlimited:
                 calls.pace.acquire(None)
-        key = items[positions[0]][0]
-        results = calls.handler.handle(
-            [items[position][1] for position in positions], Context(calls.shared, key, attempt)
-        )
+        batch = [items.take(position) for position in positions]
+        given = list(batch)
+        context = Context(calls.shared, items.keys[positions[0]], attempt)
+        results = calls.handler.handle(given, context)
         if not isinstance(results, list | tuple) or len(results) != len(positions):
             found = (
                 f"{len(results)}" if isinstance(results, list | tuple) else type(results).__name__
@@ -98,17 +95,32 @@ class BatchRunner:
                 f"the batch handler returned {found} for {len(positions)} items; return a list "
                 "with one result per item, in order",
             )
+        if _reordered(batch, given):
+            raise ItemError(
+                ErrorClass.HANDLER_BUG,
+                "the batch handler changed the order of its items, so which result belongs to "
+                "which item is not certain; sort a copy: sorted(items)",
+            )
         return results
 
-    def _outcome(self, position: int, item: Item, result: object) -> Outcome:
+    def _outcome(self, position: int, items: TaskItems, result: object) -> Outcome:
+        error: BaseException
         try:
-            if isinstance(result, BaseException):
-                raise result
-            return ok_outcome(position, item[0], result, self._calls.to_lines)
-        except NOT_THE_ITEM:
-            raise
-        except RAISED as error:
-            tries = self._calls.config.tries
-            again_s = self._calls.again_in(error, tries)
-            assert again_s is None, "the others of the batch have their results"
-            return self._calls.failed(position, item, error, tries)
+            if not isinstance(result, BaseException):
+                return ok_outcome(position, items.keys[position], result, self._calls.to_lines)
+            error = result
+        except RAISED as refused:
+            error = refused
+        if isinstance(error, (*NOT_THE_ITEM, Stopped)):
+            raise error
+        tries = self._calls.config.tries
+        again_s = self._calls.again_in(error, tries)
+        assert again_s is None, "the others of the batch have their results"
+        return self._calls.failed(position, items, error, tries)
+
+
+def _reordered(batch: list[dict[str, Any]], given: list[dict[str, Any]]) -> bool:
+    """Whether the handler left the items that are still in its list in another order."""
+    places = {id(item): place for place, item in enumerate(batch)}
+    left = [places[id(item)] for item in given if id(item) in places]
+    return any(later < earlier for earlier, later in pairwise(left))

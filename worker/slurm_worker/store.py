@@ -25,6 +25,8 @@ from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.keys import JobPaths, TaskId
 from slurm_worker.ports import ObjectStore
 
+_DECODER = json.JSONDecoder()
+
 
 class ForeignMarker(UserError):
     """A marker stands where a task's should, and was made from other items."""
@@ -162,6 +164,53 @@ def unpack_slice(data: bytes) -> list[tuple[str, dict[str, Any]]]:
     return [(key, item) for key, item in items]
 
 
+class TaskItems:
+    """The items of a task, as they were planned.
+
+    A handler may change the item that it gets. So each call gets a copy of its own, and what
+    is recorded of a failed item is the text that was planned. All first copies come from one
+    decoding of the slice; a further copy is decoded from its line, where one is needed.
+
+    Args:
+        data: the slice, compressed.
+        first: the task's first item within it.
+        count: items of the task.
+
+    Attributes:
+        keys: of the items, in order.
+    """
+
+    __slots__ = ("_data", "_first", "_lines", "_ready", "keys")
+
+    def __init__(self, data: bytes, first: int, count: int) -> None:
+        self._data = data
+        self._first = first
+        self._lines: list[str] = []
+        pairs = unpack_slice(data)[first : first + count]
+        self.keys = [key for key, _ in pairs]
+        self._ready: list[dict[str, Any] | None] = [item for _, item in pairs]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def take(self, position: int) -> dict[str, Any]:
+        """The item at this place in the task; nobody else has this copy."""
+        item = self._ready[position]
+        if item is None:
+            again: dict[str, Any] = json.loads(self.text(position))
+            return again
+        self._ready[position] = None
+        return item
+
+    def text(self, position: int) -> str:
+        """The item's JSON text, as it was planned."""
+        if not self._lines:
+            self._lines = zlib.decompress(self._data).decode().split("\n")
+        line = self._lines[self._first + position]
+        _, end = _DECODER.raw_decode(line, 1)
+        return line[end:].partition(",")[2].rstrip()[:-1]
+
+
 def unpack_segment(data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every (key, item) of a segment: its slices stand one behind the other."""
     while data:
@@ -216,8 +265,8 @@ class JobStore:
                     return
                 yield from slices_of(number, data)
 
-    def read_slice(self, round_no: int, where: Slice) -> list[tuple[str, dict[str, Any]]]:
-        """The task's (key, item) pairs; one ranged GET.
+    def read_slice(self, round_no: int, where: Slice) -> TaskItems:
+        """The task's items; one ranged GET.
 
         Raises:
             UserError: if the bytes are not those that were planned.
@@ -230,8 +279,14 @@ class JobStore:
                 f"{'missing' if data is None else 'not those that were planned'}; "
                 "plan the input again under another job_id"
             )
-        items = unpack_slice(data)[where.first : where.first + where.count]
-        if len(items) != where.count or len({key for key, _ in items}) != where.count:
+        try:
+            items = TaskItems(data, where.first, where.count)
+        except RecursionError as error:
+            raise UserError(
+                f"{key}: bytes {where.offset}+{where.length} hold an item that is nested too deep "
+                "to be read; plan the input again, with flatter items, under another job_id"
+            ) from error
+        if len(items) != where.count or len(set(items.keys)) != where.count:
             raise UserError(
                 f"{key}: bytes {where.offset}+{where.length} hold other items than the "
                 f"{where.count} that were planned; plan the input again under another job_id"

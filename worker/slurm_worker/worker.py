@@ -228,7 +228,7 @@ class Worker:
         handler = load(self.config.handler, self.store.objects, self.store.paths, self._scratch)
         shared = Shared(
             job=self.config.job_id,
-            params=self.config.handler.params,
+            params=json.dumps(self.config.handler.params),
             logger=self.logger,
             scratch=self._scratch,
             fetcher=Fetcher(self._buckets, self._scratch / "fetched"),

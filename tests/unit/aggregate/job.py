@@ -61,7 +61,7 @@ class Job:
             if isinstance(outcome, ErrorClass):
                 failed[outcome.value] += 1
                 errors += error_outcome(
-                    0, key, outcome, f"no {key}", tries=3, at=1e9, item={"of": key}
+                    0, key, outcome, f"no {key}", tries=3, at=1e9, item=json.dumps({"of": key})
                 ).body
             else:
                 rows += ok_outcome(0, key, outcome).body

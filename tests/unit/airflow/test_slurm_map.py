@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
+import functools
+import importlib
+import io
 import json
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +45,17 @@ def operator(function: Any, *arguments: Any, **options: Any) -> SlurmMapOperator
 
 
 def handler_of(config: Any) -> Any:
-    """The module that is shipped, imported."""
-    path = Path(config.spec.handler.code) / "slurm_map_handler.py"
-    spec = importlib.util.spec_from_file_location("slurm_map_handler", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The module that is shipped, imported as a node does it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(config.spec.handler.code)
+        for name in ("slurm_map_handler", "slurm_map_function"):
+            sys.modules.pop(name, None)
+        return importlib.import_module("slurm_map_handler")
+
+
+def shipped(mapped: SlurmMapOperator) -> Any:
+    """As `handler_of`, of an operator, which removes the files when it is gone."""
+    return handler_of(mapped._config())
 
 
 def test_plain_values_become_items_and_the_function_gets_them_back(edges: Services) -> None:
@@ -111,5 +118,272 @@ def test_it_is_a_task_decorator() -> None:
 
         mapped = double([1, 2]).operator
     assert isinstance(mapped, SlurmMapOperator)
-    assert "task.slurm_map" not in mapped._source(plain=True)
+    assert not any("task.slurm_map" in each for each in mapped._sources(plain=True).values())
     assert handler_of(mapped._config()).handle({"id": 1, "value": 1}, None) == {"double": 2}
+
+
+# --- which functions are taken, and what they are called with -----------------
+
+
+def dry(number, dry_run=False, *, mode="full", **rest):  # type: ignore[no-untyped-def]
+    return {"n": number, "dry_run": dry_run, "mode": mode, "rest": rest}
+
+
+def wants_context(item, context):  # type: ignore[no-untyped-def]
+    return {"n": item, "context": context}
+
+
+def wants_it_last(item, dry_run=False, *, context):  # type: ignore[no-untyped-def]
+    return {"n": item, "dry_run": dry_run, "context": context}
+
+
+def wants_it_third(item, dry_run=False, context=None):  # type: ignore[no-untyped-def]
+    return {"n": item, "dry_run": dry_run, "context": context}
+
+
+def airflows_names(item, ds="none", params=None):  # type: ignore[no-untyped-def]
+    return {"n": item, "ds": ds, "params": params}
+
+
+def handle(item):  # type: ignore[no-untyped-def]
+    return {"n": item}
+
+
+def setup(item):  # type: ignore[no-untyped-def]
+    return {"n": item}
+
+
+def text_of_lines(item):  # type: ignore[no-untyped-def]
+    return {
+        "n": item,
+        "text": """
+# a heading
+    indented
+""",
+    }
+
+
+@pytest.mark.parametrize(
+    ("function", "result"),
+    [
+        (dry, {"n": 3, "dry_run": False, "mode": "full", "rest": {}}),
+        (wants_context, {"n": 3, "context": "ctx"}),
+        (wants_it_last, {"n": 3, "dry_run": False, "context": "ctx"}),
+        (wants_it_third, {"n": 3, "dry_run": False, "context": "ctx"}),
+        (airflows_names, {"n": 3, "ds": "none", "params": None}),
+        (handle, {"n": 3}),
+        (setup, {"n": 3}),
+        (text_of_lines, {"n": 3, "text": "\n# a heading\n    indented\n"}),
+    ],
+)
+def test_context_alone_receives_the_context_and_others_keep_their_defaults(
+    function: Any, result: dict[str, Any]
+) -> None:
+    module = shipped(operator(function, [3]))
+    assert module.handle({"id": 3, "value": 3}, "ctx") == result
+    assert not hasattr(module, "setup"), "a worker would call it"
+
+
+def test_a_coroutine_function_is_awaited() -> None:
+    async def twice(number):  # type: ignore[no-untyped-def]
+        return {"twice": 2 * number}
+
+    called = shipped(operator(twice, [3])).handle({"id": 3, "value": 3}, None)
+    with pytest.raises(StopIteration) as ended:
+        called.send(None)
+    assert ended.value.value == {"twice": 6}
+
+
+def test_a_function_within_another_is_shipped_as_it_stands() -> None:
+    with DAG("d", schedule=None):
+
+        @task.slurm_map(job_id="j")  # type: ignore[attr-defined]  # a provider's
+        def lines(_number: int) -> dict[str, Any]:
+            # A comment.
+            return {
+                "text": """first
+# second
+   third"""
+            }
+
+        mapped = lines([1]).operator
+    result = handler_of(mapped._config()).handle({"id": 1, "value": 1}, None)
+    assert result == {"text": "first\n# second\n   third"}
+
+
+def needs_more(item, table):  # type: ignore[no-untyped-def]
+    return {}
+
+
+def needs_more_by_name(item, *, table):  # type: ignore[no-untyped-def]
+    return {}
+
+
+def nothing():  # type: ignore[no-untyped-def]
+    return {}
+
+
+def anything(*items):  # type: ignore[no-untyped-def]
+    return {}
+
+
+def context_first(context, item):  # type: ignore[no-untyped-def]
+    return {}
+
+
+def generator(item):  # type: ignore[no-untyped-def]
+    yield {}
+
+
+async def async_generator(item):  # type: ignore[no-untyped-def]
+    yield {}
+
+
+LIMIT = 5
+
+
+def global_default(item, limit=LIMIT):  # type: ignore[no-untyped-def]
+    return {}
+
+
+def global_annotation(item: Any) -> dict[str, Any]:
+    return {}
+
+
+def logged(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    return wrapper
+
+
+@logged
+def decorated(item):  # type: ignore[no-untyped-def]
+    return {}
+
+
+class Square:
+    def __init__(self, item: Any) -> None: ...
+
+    def method(self, item: Any) -> None: ...
+
+    def __call__(self, item: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (needs_more, "missing a required argument: 'table'"),
+        (needs_more_by_name, "missing a required .*argument: 'table'"),
+        (nothing, "no parameter for the item"),
+        (anything, "no parameter for the item"),
+        (context_first, "no parameter for the item before context"),
+        (generator, "is a generator function"),
+        (async_generator, "is a generator function"),
+        (global_default, "without the rest of its file .*'LIMIT'"),
+        (decorated, "wrapped by another decorator"),
+        (Square, "Square is a class"),
+        (Square(0), "Square is Square, whose source can't be shipped"),
+        (Square(0).method, "is a method"),
+        (len, "is builtin_function_or_method"),
+        (functools.partial(square), "is partial"),
+        (lambda item: {"n": item}, "is a lambda"),
+    ],
+)
+def test_what_can_not_be_called_on_a_node_is_refused_when_the_dag_is_parsed(
+    function: Any, says: str
+) -> None:
+    for refused in (
+        lambda: task.slurm_map(job_id="j")(function),  # type: ignore[attr-defined]  # a provider's
+        lambda: operator(function, [1]),
+    ):
+        with pytest.raises(UserError, match=says) as told:
+            refused()
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("arguments", [(), ([1], True)])
+def test_a_call_has_the_items_and_nothing_else(arguments: tuple[Any, ...]) -> None:
+    with pytest.raises(UserError, match=rf"is called with {len(arguments)} arguments"):
+        operator(dry, *arguments)
+
+
+def test_a_function_is_mapped_over_several_lists_as_any_other_task() -> None:
+    with DAG("d", schedule=None):
+
+        @task.slurm_map(job_id="j")  # type: ignore[attr-defined]  # a provider's
+        def double(number, context):  # type: ignore[no-untyped-def]
+            return {"double": 2 * number}
+
+        mapped = double.expand(number=[[1, 2], [3]]).operator
+    one = mapped.unmap({"op_kwargs": {"number": [1, 2]}})
+    assert shipped(one).handle({"id": 3, "value": 3}, None) == {"double": 6}
+
+
+def test_annotations_may_name_anything_where_python_does_not_evaluate_them() -> None:
+    assert shipped(operator(global_annotation, [1])).handle({"id": 1, "value": 1}, None) == {}
+
+
+# --- what may be handed over --------------------------------------------------
+
+
+class Lazy(Sequence[int]):
+    """As Airflow hands over the results of mapped tasks."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: Any) -> Any:
+        return [3, 4][index]
+
+
+def generated() -> Iterator[int]:
+    yield from (3, 4)
+
+
+@pytest.mark.parametrize(
+    "items", [[3, 4], (3, 4), "[3, 4]", " [3,\n4] ", Lazy(), generated(), {3: 0, 4: 0}.keys()]
+)
+def test_whatever_gives_items_one_by_one_is_taken(edges: Services, items: Any) -> None:
+    mapped = operator(square, items)
+    config = mapped._config()
+    key = config.spec.input.path.removeprefix("s3://lab/")
+    assert [json.loads(line)["value"] for line in edges.objects.get(key).splitlines()] == [3, 4]  # type: ignore[union-attr]  # it is there
+    assert handler_of(config).handle({"id": 3, "value": 3}, None) == {"square": 9}
+
+
+def test_a_path_object_is_the_input(tmp_path: Path) -> None:
+    assert operator(told, tmp_path / "a.csv")._config().spec.input.path == str(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("items", "says"),
+    [
+        ("", "'' is text, and no JSON list"),
+        ("['a', 'b']", "no JSON list .* tojson"),
+        ('{"id": 1}', "is a JSON dict, no list"),
+        ("[1, NaN]", "holds NaN"),
+        ('[{"id": 1, "id": 2}]', "names 'id' twice"),
+        ("a\nb", "several lines"),
+        ({"id": 1}, r"is a mapping; hand over a list: \[it\]"),
+        ({1, 2}, "is a set, which has no order"),
+        (b"[7]", "is bytes"),
+        (io.StringIO("1\n2\n"), "is an open file"),
+        (None, "is None; .* does the task that should give it return one"),
+        (7, r"is int \(7\)"),
+        (True, "is bool"),
+        ([{"id": 1}, 2], "number 2 is int, and number 1 is dict; give objects alone"),
+        ([True], "number 1 is bool"),
+        ([None], "number 1 is NoneType"),
+        ([[1, 2]], "number 1 is list"),
+        ([{"id": 1, "x": {1: "a", "1": "b"}}], "number 1 is not JSON .*become one name"),
+        (["\ud800"], "number 1 is not JSON"),
+        ([{"id": 1, "x": float("nan")}], "number 1 is not JSON"),
+        ([{"id": 1}, {"key": 2}], "number 2 has no field 'id'"),
+    ],
+)
+def test_what_gives_no_items_is_refused_in_one_line(items: Any, says: str) -> None:
+    with pytest.raises(UserError, match=says) as told:
+        operator(square, items)._config()
+    assert "\n" not in str(told.value)

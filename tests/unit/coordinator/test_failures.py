@@ -9,6 +9,7 @@ import pytest
 
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.failures import cured_by_class, explain, normalise
+from slurm_worker import calling
 from slurm_worker.errors import ItemError
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of
 
@@ -52,6 +53,21 @@ def test_a_message_that_all_failures_share_is_told_as_it_is(tmp_path: Path) -> N
         "no user <n>",
         "no column 'vendor'",
     ]
+
+
+def test_a_message_of_which_half_a_character_is_left_can_be_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edges, config = services(FakeSlurm()), make_config(tmp_path)
+    job.submit(edges, config, log=log)
+
+    def handle(_item: dict[str, Any], _context: object) -> dict[str, Any]:
+        raise ItemError("bad_input", "read \udcff")
+
+    # As a worker before this one wrote it.
+    monkeypatch.setattr(calling, "describe", str)
+    world_of(edges, config, tmp_path / "w0", handle).worker().run()
+    assert [each.message for each in explain(edges, config.spec.id)] == [r"read \udcff"]
 
 
 def test_failures_are_grouped_with_examples_and_what_was_cured(tmp_path: Path) -> None:

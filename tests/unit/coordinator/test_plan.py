@@ -48,7 +48,7 @@ class DyingObjects(MemoryObjects):
 def items_of(world: World) -> list[str]:
     found = []
     for row in world.task_rows():
-        found += [key for key, _ in world.store.read_slice(row.round_no, row.where)]
+        found += world.store.read_slice(row.round_no, row.where).keys
     return found
 
 

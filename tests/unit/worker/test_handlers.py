@@ -116,3 +116,69 @@ def test_what_can_not_be_fetched_fails_its_item_alone(tmp_path: Path) -> None:
         ("secret", ErrorClass.AUTH.value),
     ]
     assert [each["size"] for each in world.lines("rows")] == [3]
+
+
+def module_of(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A handler's entry: a module with this text, and its function `run`."""
+    (folder / "a_handler.py").write_text(text)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "a_handler", raising=False)
+    importlib.invalidate_caches()
+    return "a_handler:run"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("class run: pass", "'a_handler:run' is a class"),
+        ("def run(item):\n    yield {}", "'a_handler:run' is a generator function"),
+        ("run = 7", "'a_handler:run' is int, no function"),
+        ("def run(item, context, table): return {}", "missing a required argument: 'table'"),
+        ("def run(): return {}", "no parameter for the item"),
+        ("def run(item): return {}\nasync def setup(context): ...", "setup of .* coroutine"),
+        ("def run(item): return {}\ndef setup(context): yield", "setup of .* generator"),
+        ("from slurm_worker import batch\n@batch\ndef run(items, context): ...", "@batch.size=100"),
+        (
+            "from slurm_worker import batch\n@batch(0)\ndef run(items, context): ...",
+            "@batch.size=100",
+        ),
+    ],
+)
+def test_a_handler_that_can_not_be_called_stops_the_worker_in_one_line(
+    text: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = module_of(tmp_path, text, monkeypatch)
+    with pytest.raises(UserError, match=says) as told:
+        loaded(HandlerConfig(entry), tmp_path)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def run(item, dry_run=False): return {'dry_run': dry_run}",
+        "async def run(item, dry_run=False): return {'dry_run': dry_run}",
+        """
+from slurm_worker import batch
+@batch(3)
+def run(items, dry_run=False):
+    return [{'dry_run': dry_run}] * len(items)
+""",
+        """
+class Model:
+    async def __call__(self, item, dry_run=False):
+        return {'dry_run': dry_run}
+run = Model()
+""",
+    ],
+    ids=["plain", "coroutine", "batch", "object"],
+)
+def test_a_default_of_a_handler_is_never_the_context(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module_of(tmp_path, text, monkeypatch)
+    world = World(tmp_path / "node")
+    world.handle = importlib.import_module("a_handler").run
+    world.plan(numbered(3))
+    assert world.worker().run() == EXIT_OK
+    assert [row["dry_run"] for row in world.lines("rows")] == [False] * 3

@@ -27,7 +27,7 @@ from slurm_worker.parts import (
     make_part,
     ok_outcome,
 )
-from slurm_worker.store import pack_slice, unpack_segment, unpack_slice
+from slurm_worker.store import TaskItems, pack_slice, unpack_segment, unpack_slice
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 values = st.recursive(
@@ -46,7 +46,7 @@ def test_outcomes_are_counted_and_written_in_the_order_of_the_items(tmp_path: Pa
     journal = Journal(tmp_path / "j")
     journal.add(ok_outcome(2, "c", {"n": 3}))
     journal.add(ok_outcome(0, "a", [{"n": 1}, {"n": 2}]))
-    journal.add(error_outcome(1, "b", ErrorClass.TIMEOUT, "slow", tries=2, at=1.5, item={"x": 1}))
+    journal.add(error_outcome(1, "b", ErrorClass.TIMEOUT, "slow", tries=2, at=1.5, item='{"x":1}'))
     lines = lines_of(make_part(journal, "jsonl.gz", "rows", tmp_path)[1], "jsonl.gz").splitlines()
     suffix, data = make_part(journal, "jsonl.gz", "errors", tmp_path)
     assert suffix == "errors.jsonl.gz"
@@ -99,7 +99,7 @@ def test_a_journal_begun_anew_has_forgotten_the_last_task(tmp_path: Path) -> Non
 def test_a_snapshot_has_what_was_flushed_and_can_be_restored(tmp_path: Path) -> None:
     journal, other = Journal(tmp_path / "j"), Journal(tmp_path / "k")
     journal.add(ok_outcome(0, "a", [{"n": 1}, {"n": 2}]))
-    journal.add(error_outcome(1, "b", ErrorClass.TIMEOUT, "slow", tries=2, at=1.5, item={}))
+    journal.add(error_outcome(1, "b", ErrorClass.TIMEOUT, "slow", tries=2, at=1.5, item="{}"))
     journal.flush()
     journal.add(ok_outcome(2, "c", {"n": 1}))
     assert journal.snapshot()[0].items == 1
@@ -144,6 +144,20 @@ def test_slices_and_segments_give_back_the_items(bundles) -> None:  # type: igno
     assert list(unpack_segment(b"".join(packed))) == [item for b in bundles for item in b]
 
 
+@settings(deadline=None)
+@given(st.lists(st.tuples(text, rows), min_size=1, max_size=4), st.data())
+def test_an_item_is_as_planned_however_often_it_is_taken(items, data) -> None:  # type: ignore[no-untyped-def]
+    first = data.draw(st.integers(0, len(items) - 1))
+    taken = TaskItems(pack_slice(items), first, len(items) - first)
+    for place, (key, item) in enumerate(items[first:]):
+        assert taken.keys[place] == key
+        for _ in range(3):
+            copy = taken.take(place)
+            assert copy == item
+            copy["changed"] = copy
+        assert json.loads(taken.text(place)) == item
+
+
 def test_a_read_only_scratch_is_an_error_not_a_loss(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         target = Path("/proc/no-such-folder/j")
@@ -162,7 +176,7 @@ def test_whatever_the_order_each_item_is_counted_and_written_once(  # type: igno
     journal = Journal(tmp_path_factory.mktemp("journal") / "j")
     for at, n in enumerate(order):
         if n in failing:
-            journal.add(error_outcome(n, f"k{n}", ErrorClass.AUTH, "", tries=1, at=0.0, item={}))
+            journal.add(error_outcome(n, f"k{n}", ErrorClass.AUTH, "", tries=1, at=0.0, item="{}"))
         else:
             journal.add(ok_outcome(n, f"k{n}", {"n": n}))
         if at % batch == 0:

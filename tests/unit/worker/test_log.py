@@ -75,6 +75,19 @@ def test_the_users_own_logging_comes_out_the_same(logs: log.Logs, shipped: Shipp
     assert (line["event"], line["job"], line["level"]) == ("fetched a of 3", "job-1", "info")
 
 
+def test_half_a_character_is_written_out_and_loses_no_line(
+    tmp_path: Path, shipped: Shipped
+) -> None:
+    with (tmp_path / "stderr").open("w", encoding="utf-8", errors="strict") as stream:
+        logs = log.start(IDS, tmp_path, shipped, stream=stream)
+        logs.logger.info("read é \udcff", file="a\ud83d.txt")
+        logs.close()
+    (first,) = shipped.lines
+    assert (first["event"], first["file"]) == (r"read é \udcff", r"a\ud83d.txt")
+    (line,) = (tmp_path / "stderr").read_text().splitlines()
+    assert json.loads(line) == first
+
+
 def test_ids_are_those_of_the_thread(logs: log.Logs, shipped: Shipped) -> None:
     def work(task: str) -> None:
         with log.bound(task=task):

@@ -1,0 +1,156 @@
+"""Which of a function's parameters receives the context, and whether it can be called at all.
+
+One rule for handlers in files and for functions of ``@task.slurm_map``: the first parameter is
+the item. A parameter named ``context`` receives the context. In a file, a second parameter
+without a default receives it too, whatever its name, as handlers are called
+``handle(item, context)``. All other parameters keep their defaults.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from enum import Enum
+from inspect import Parameter, Signature
+from typing import Any
+
+CONTEXT = "context"
+_BY_PLACE = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class Takes(Enum):
+    """How a function receives the context."""
+
+    NOTHING = "nothing"  #: ``f(item)``
+    SECOND = "second"  #: ``f(item, context)``
+    BY_NAME = "by name"  #: ``f(item, context=context)``
+
+
+class NotCallable(ValueError):
+    """The function can't be called with an item; the message says why, and what to do."""
+
+
+def check_kind(function: object) -> None:
+    """Refuse what gives no result when it is called with an item.
+
+    Raises:
+        NotCallable: if it is a class, a generator function or nothing that can be called.
+    """
+    if inspect.isclass(function):
+        raise NotCallable("is a class; name a function")
+    if not callable(function):
+        raise NotCallable(f"is {type(function).__name__}, no function; name a function")
+    if any(
+        inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each)
+        for each in (function, type(function).__call__)
+    ):
+        raise NotCallable("is a generator function (it has a yield); return a list of rows")
+
+
+def is_coroutine(function: Callable[..., Any]) -> bool:
+    """Whether a call gives a coroutine: ``async def``, or an object whose call is one."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        type(function).__call__
+    )
+
+
+def takes_of(function: Callable[..., Any]) -> Takes:
+    """How a handler in a file receives the context; see `takes`.
+
+    Raises:
+        NotCallable: if it can't be called so.
+    """
+    try:
+        named = inspect.signature(function)
+        real = inspect.signature(function, follow_wrapped=False)
+    except (ValueError, TypeError):
+        return Takes.SECOND  # compiled code does not tell
+    try:
+        return takes(named, real=real, any_name=True)
+    except NotCallable:
+        if real == named:
+            raise
+        return takes(real, any_name=True)
+
+
+def takes(signature: Signature, *, real: Signature | None = None, any_name: bool) -> Takes:
+    """How a function of this signature receives the context.
+
+    Args:
+        signature: the parameters, as their author named them.
+        real: those that a call meets, where a decorator has put another function in front.
+        any_name: a second parameter without a default receives it, whatever its name.
+
+    Raises:
+        NotCallable: if the function can't be called so.
+    """
+    parameters = list(signature.parameters.values())
+    places = [each for each in parameters if each.kind in _BY_PLACE]
+    several = any(each.kind is Parameter.VAR_POSITIONAL for each in parameters)
+    if not places and not (several and any_name):
+        raise NotCallable(f"{signature} has no parameter for the item; add one as the first")
+    if places and places[0].name == CONTEXT:
+        raise NotCallable(f"{signature} has no parameter for the item before context")
+    how = _how(signature, places, several=several and any_name, any_name=any_name)
+    names: dict[str, None] = {CONTEXT: None} if how is Takes.BY_NAME else {}
+    _bind(signature, real or signature, 2 if how is Takes.SECOND else 1, names)
+    return how
+
+
+def _how(signature: Signature, places: list[Parameter], *, several: bool, any_name: bool) -> Takes:
+    context = signature.parameters.get(CONTEXT)
+    if context is not None and context.kind in (*_BY_PLACE, Parameter.KEYWORD_ONLY):
+        return Takes.SECOND if context in places[1:2] else Takes.BY_NAME
+    if len(places) < 2:
+        return Takes.SECOND if several else Takes.NOTHING
+    wanted = any_name and places[1].default is Parameter.empty
+    return Takes.SECOND if wanted else Takes.NOTHING
+
+
+def handing(function: Callable[..., Any], how: Takes) -> Callable[..., Any]:
+    """The function as one that is called ``f(item, context)``."""
+    if how is Takes.NOTHING:
+        return lambda item, _context: function(item)
+    if how is Takes.BY_NAME:
+        return lambda item, context: function(item, context=context)
+    return function
+
+
+def handing_alone(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that is called without an item, as one that is called ``f(context)``.
+
+    A parameter named ``context``, or a first one without a default, receives the context.
+
+    Raises:
+        NotCallable: if it can't be called so.
+    """
+    try:
+        signature = inspect.signature(function)
+        real = inspect.signature(function, follow_wrapped=False)
+    except (ValueError, TypeError):
+        return function
+    parameters = list(signature.parameters.values())
+    context = signature.parameters.get(CONTEXT)
+    first = parameters[0] if parameters else None
+    if context is not None and (context is not first or context.kind is Parameter.KEYWORD_ONLY):
+        _bind(signature, real, 0, {CONTEXT: None})
+        return lambda context: function(context=context)
+    if first is not None and (
+        first.name == CONTEXT
+        or first.kind is Parameter.VAR_POSITIONAL
+        or (first.kind in _BY_PLACE and first.default is Parameter.empty)
+    ):
+        _bind(signature, real, 1, {})
+        return function
+    _bind(signature, real, 0, {})
+    return lambda _context: function()
+
+
+def _bind(signature: Signature, real: Signature, places: int, names: dict[str, None]) -> None:
+    try:
+        real.bind(*[None] * places, **names)
+    except TypeError as error:
+        raise NotCallable(
+            f"{signature} can't be called ({error}); give its parameters defaults, except "
+            f"the item's and {CONTEXT}"
+        ) from None
