@@ -163,7 +163,7 @@ class Sources:
             folders[:] = [
                 each for each in sorted(folders) if self._enters(folder, each, looked_into)
             ]
-            yield from (folder / each for each in files if self._takes(each, each, files))
+            yield from (folder / each for each in sorted(files) if self._takes(each, each, files))
 
     def _enters(self, folder: Path, name: str, looked_into: set[Path]) -> bool:
         real = (folder / name).resolve()
