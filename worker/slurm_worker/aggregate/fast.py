@@ -142,7 +142,8 @@ def _count_objects(lines: bytes) -> int | None:
     if not (lines.startswith(b"{") and lines.endswith(b"}\n")):
         return None
     count = lines.count(b"\n")
-    if lines.count(b"}\n{") + 1 != count or _BARE_NULL.search(lines):
+    bare_null = b"null" in lines and _BARE_NULL.search(lines)
+    if bare_null or lines.count(b"}\n{") + 1 != count:
         return None
     return count
 
