@@ -13,7 +13,7 @@ from airflow_slurm_provider.cli.output import emit, number, size_text
 from slurm_worker.errors import UserError
 
 if TYPE_CHECKING:
-    from slurm_worker.aggregate.loose import Source
+    from slurm_worker.aggregate.sources import Sources
     from slurm_worker.ports import ObjectStore
 
 _S3 = "s3://"
@@ -40,14 +40,16 @@ def merge_paths(
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurmctl-")))
         bucket = _Buckets(common, stack)
         objects, folder = bucket.target(output)
-        dataset = merge_files(
-            bucket.sources(paths, scratch),
-            objects,
-            folder,
-            options,
-            scratch,
-            stack.enter_context(_bar()),
-        )
+        sources = bucket.sources(paths, output, scratch)
+        with _one_line(output):
+            dataset = merge_files(
+                sources.found,
+                objects,
+                folder,
+                options,
+                scratch,
+                stack.enter_context(_bar()),
+            )
     size = size_text(sum(each.size for each in dataset.files))
     fields = [
         ("files in", number(dataset.sources)),
@@ -55,7 +57,10 @@ def merge_paths(
         ("files", f"{number(len(dataset.files))}, {size}"),
         ("dataset", output),
     ]
-    emit(common.as_json, {**dataset.to_dict(), "dataset": output}, fields)
+    if left_out := str(sources.left_out):
+        fields.append(("left out", left_out))
+    document = {**dataset.to_dict(), "dataset": output, "left_out": sources.left_out.to_list()}
+    emit(common.as_json, document, fields)
     return 0
 
 
@@ -76,17 +81,27 @@ class _Buckets:
         objects, _, key = self._find(output)
         return objects, f"{key.rstrip('/')}/" if key else ""
 
-    def sources(self, paths: Sequence[str], scratch: Path) -> list[Source]:
-        """The files at these paths."""
-        from slurm_worker.aggregate.loose import local_sources, stored_sources
+    def sources(self, paths: Sequence[str], output: str, scratch: Path) -> Sources:
+        """The files at these paths, without those of the dataset."""
+        from slurm_worker.aggregate.sources import Sources
 
-        found: list[Source] = []
+        found = Sources(scratch)
         for path in paths:
+            if not path:
+                raise UserError("PATH: is empty; name files, or folders that hold them")
             if path.startswith(_S3):
-                found += stored_sources(*self._find(path), scratch)
+                objects, name, key = self._find(path)
+                found.add_stored(objects, name, key, self._below(output, name))
             else:
-                found += local_sources([Path(path)])
+                found.add_local(Path(path), None if output.startswith(_S3) else Path(output))
         return found
+
+    def _below(self, output: str, bucket: str) -> str | None:
+        """The dataset's folder, where it is in this bucket."""
+        name, _, key = output.removeprefix(_S3).partition("/")
+        if not output.startswith(_S3) or name != bucket or not key:
+            return None
+        return f"{key.rstrip('/')}/"
 
     def _find(self, address: str) -> tuple[ObjectStore, str, str]:
         name, _, key = address.removeprefix(_S3).partition("/")
@@ -110,6 +125,19 @@ def _read_schema(path: Path | None) -> dict[str, str] | None:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+@contextmanager
+def _one_line(output: str) -> Iterator[None]:
+    """What the operating system refuses, such as a full disk, as a user's error."""
+    try:
+        yield
+    except OSError as error:
+        what = error.strerror or " ".join(str(error).split())
+        where = f" ({error.filename})" if error.filename else ""
+        raise UserError(
+            f"-o: {output} can't be written: {what}{where}; correct it, or name another folder"
+        ) from error
 
 
 @contextmanager

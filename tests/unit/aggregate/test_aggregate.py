@@ -333,10 +333,10 @@ def test_a_part_that_is_not_as_committed_is_named_with_its_task(
     [
         ('{"_key": "a", "n": 1}', 1, "the last line is cut short"),
         ('{"_key": "a", "n"\n', 1, "Expecting"),
-        ("[1]\n", 1, "is not an object with '_key'"),
+        ("[1]\n", 1, "is a list; a row is an object"),
         ('{"n": 1}\n', 1, "is not an object with '_key'"),
         ('{"_key": 1}\n', 1, "is not an object with '_key'"),
-        ('{"_key": "a", "n": NaN}\n', 1, "it holds NaN"),
+        ('{"_key": "a", "n": NaN}\n', 1, "holds NaN"),
         ('{"_key": "a"}\n{"_key": "a"}\n', 1, "has 2 rows where its marker says 1"),
         ('{"_key": "a"}\n{"_key": "z"}\n', 2, "has rows of 2 items, its marker says 1"),
         ("", 1, "has 0 rows"),

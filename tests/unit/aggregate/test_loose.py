@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from slurm_worker.aggregate.errors import AggregationError
-from slurm_worker.aggregate.loose import local_sources, merge_files, stored_sources
+from slurm_worker.aggregate.loose import merge_files
 from slurm_worker.aggregate.options import AggregateOptions
+from slurm_worker.aggregate.sources import Source, Sources
 from slurm_worker.errors import UserError
 from slurm_worker.folder import FolderObjects
 from slurm_worker.testing import MemoryObjects
@@ -30,13 +31,20 @@ def lines(rows: list[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(each) + "\n" for each in rows).encode()
 
 
+def local_sources(path: Path, scratch: Path) -> list[Source]:
+    sources = Sources(scratch)
+    sources.add_local(path)
+    return sources.found
+
+
 def merge(folder: Path, out: Path, **options: Any) -> list[dict[str, Any]]:
     """Merge what is in `folder`, and read the dataset."""
     scratch = out.parent / "scratch"
     scratch.mkdir(exist_ok=True)
+    sources = local_sources(folder, scratch)
     seen: list[tuple[int, int]] = []
     dataset = merge_files(
-        local_sources([folder]),
+        sources,
         FolderObjects(out),
         "",
         AggregateOptions(**options),
@@ -72,9 +80,9 @@ def test_files_of_all_forms_are_merged_in_order_of_their_names(
 
 def test_a_file_that_goes_away_is_named(folder: Path, tmp_path: Path) -> None:
     (folder / "a.jsonl").write_bytes(lines(ROWS))
-    sources = local_sources([folder])
+    sources = local_sources(folder, tmp_path)
     (folder / "a.jsonl").unlink()
-    with pytest.raises(AggregationError, match=r"a\.jsonl can't be read: .*; mend it, or leave"):
+    with pytest.raises(AggregationError, match=r"a\.jsonl can't be read: .*; correct it, or leave"):
         merge_files(
             sources,
             FolderObjects(tmp_path / "out"),
@@ -178,17 +186,13 @@ def test_objects_of_a_bucket_are_merged(tmp_path: Path) -> None:
     objects = MemoryObjects()
     objects.put("runs/1.jsonl", lines(ROWS))
     objects.put("runs/readme.md", b"")
-    sources = stored_sources(objects, "lab", "runs/", tmp_path)
+    sources = Sources(tmp_path)
+    sources.add_stored(objects, "lab", "runs/")
     dataset = merge_files(
-        sources, objects, "out/", AggregateOptions(), tmp_path, lambda _done, _total: None
+        sources.found, objects, "out/", AggregateOptions(), tmp_path, lambda _done, _total: None
     )
     assert (dataset.rows, dataset.sources) == (1_000, 1)
     assert json.loads(objects.objects["out/_manifest.json"])["rows"] == 1_000
-
-
-def write_wal(path: Path) -> None:
-    (path / "a.db").write_bytes(b"SQLite format 3\x00")
-    (path / "a.db-wal").write_bytes(b"x")
 
 
 def write_tables(path: Path) -> None:
@@ -212,14 +216,16 @@ def writing(name: str, data: bytes) -> Any:
     ("write", "says"),
     [
         (writing("a.jsonl", b'{"a": 1}\n{"a": "x"}\n'), "a string where others hold an int"),
-        (writing("a.jsonl", b'{"a": 1}\nnonsense\n'), "a.jsonl can't be read: Expecting value"),
-        (writing("a.jsonl", b"[1]\n"), "a line is not an object"),
-        (writing("a.jsonl", b'{"a": "\xff"}\n'), "a.jsonl can't be read: 'utf-8' codec"),
-        (writing("a.jsonl", b'{"a": NaN}\n'), "it holds NaN"),
+        (
+            writing("a.jsonl", b'{"a": 1}\nnonsense\n'),
+            "a.jsonl can't be read: line 2: is not JSON: Expecting value",
+        ),
+        (writing("a.jsonl", b"[1]\n"), "line 1: is a list; a row is an object"),
+        (writing("a.jsonl", b'{"a": "\xff"}\n'), "a.jsonl can't be read: line 1: 'utf-8' codec"),
+        (writing("a.jsonl", b'{"a": NaN}\n'), "line 1: holds NaN"),
         (writing("a.jsonl.gz", b"garbage"), "a.jsonl.gz can't be read: Not a gzipped file"),
         (writing("a.jsonl.gz", CUT_SHORT), "a.jsonl.gz can't be read"),
         (writing("a.db", b"garbage" * 100), "a.db can't be read: file is not a database"),
-        (write_wal, "has changes in a -wal file"),
         (write_tables, "has the tables one, two; one is expected"),
         (write_blob, "store BLOBs as base64"),
     ],
@@ -237,9 +243,9 @@ def test_what_can_not_be_read_as_it_is_names_the_file(
 
 def test_nothing_to_merge_is_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no file that ends in \.jsonl"):
-        local_sources([folder])
+        local_sources(folder, tmp_path)
     with pytest.raises(UserError, match="there is no"):
-        local_sources([tmp_path / "nowhere"])
+        local_sources(tmp_path / "nowhere", tmp_path)
 
 
 def test_a_declared_schema_is_held_to(folder: Path, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from airflow_slurm_provider.coordinator.config import load_config
 from slurm_worker import FatalError, ItemError, RateLimited
-from slurm_worker.aggregate.loose import local_sources, merge_files
+from slurm_worker.aggregate.loose import merge_files
 from slurm_worker.aggregate.options import AggregateOptions
+from slurm_worker.aggregate.sources import Sources
 from slurm_worker.folder import FolderObjects
 from tests.stack.settings import ROOT
 from tests.unit.docs.pages import DOCS, README, blocks, load, named
@@ -97,8 +98,10 @@ def test_a_dataset_is_read_as_the_guide_says(tmp_path: Path) -> None:
     )
     (tmp_path / "reading.py").write_text(snippet)
     (tmp_path / "in.jsonl").write_text('{"n": 1}\n{"n": 2}\n')
+    sources = Sources(tmp_path)
+    sources.add_local(tmp_path / "in.jsonl")
     merge_files(
-        local_sources([tmp_path / "in.jsonl"]),
+        sources.found,
         FolderObjects(tmp_path / "out"),
         "",
         AggregateOptions(),

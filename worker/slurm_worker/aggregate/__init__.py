@@ -24,7 +24,7 @@ from typing import Any
 from slurm_worker.aggregate import node
 from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.aggregate.files import DataFile, Version
-from slurm_worker.aggregate.merge import Merger
+from slurm_worker.aggregate.merge import WRITER, Merger
 from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.aggregate.plan import Plan, Remaining, RoundSummary
 from slurm_worker.aggregate.publish import (
@@ -265,7 +265,7 @@ def _prove(plan: Plan, remaining: Remaining, expected: Sequence[RoundSummary]) -
 
 
 def _digest(plan: Plan, options: AggregateOptions) -> str:
-    what = [VERSION, plan.digest, asdict(options)]
+    what = [VERSION, WRITER, plan.digest, asdict(options)]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 

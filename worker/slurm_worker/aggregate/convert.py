@@ -60,10 +60,11 @@ class Converter:
     """
 
     def __init__(self, columns: Schema, *, declared: bool, keyed: bool = True) -> None:
-        self._columns: Schema = {KEY_FIELD: STRING, **columns} if keyed else columns
+        #: With the key's.
+        self.columns: Schema = {KEY_FIELD: STRING, **columns} if keyed else columns
         self._declared = declared
-        self._reader = LineReader(self._columns, keyed=keyed)
-        self.arrow_schema = to_arrow(self._columns, keyed=keyed)
+        self._reader = LineReader(self.columns, keyed=keyed, exact=not keyed)
+        self.arrow_schema = to_arrow(self.columns, keyed=keyed)
 
     def table(self, rows: Rows, part: str) -> pa.Table:
         """Convert the rows of one part.
@@ -89,12 +90,12 @@ class Converter:
         self._build(rows)
 
     def _build(self, rows: Rows) -> pa.Table:
-        extra = dict.fromkeys(chain.from_iterable(rows)).keys() - self._columns.keys()
+        extra = dict.fromkeys(chain.from_iterable(rows)).keys() - self.columns.keys()
         if extra:
             raise Misfit(sorted(extra)[0], "a value, and the schema has no such column")
         arrays = [
             build([row.get(name) for row in rows], kind, name)
-            for name, kind in self._columns.items()
+            for name, kind in self.columns.items()
         ]
         return pa.Table.from_arrays(arrays, schema=self.arrow_schema)
 
@@ -163,7 +164,7 @@ def _scalars(values: Values, kind: ColumnType, path: str, found: set[type]) -> p
         if kind.kind is Kind.DOUBLE and not is_finite(array):
             raise Misfit(path, "a number that is beyond a double")
         return array
-    except (pa.ArrowException, ValueError, OverflowError) as error:
+    except (pa.ArrowException, ValueError, OverflowError, RecursionError) as error:
         shown = next((each for each in values if each is not None), None)
         hint = _HINTS.get(kind.kind, " ".join(str(error).split()))
         raise Misfit(path, f"{_show(shown)}, which is no {kind} ({hint})") from error
@@ -222,5 +223,8 @@ def _unbase64(text: str) -> bytes:
 
 
 def _show(value: object) -> str:
-    text = _json_text(value)
+    try:
+        text = _json_text(value)
+    except RecursionError:
+        return "a value that is nested too deeply"
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -6,6 +6,9 @@ returned, and the caller goes the slow way, which decides and says what is wrong
 
     a whole number beyond 2^53 in a column of doubles     Arrow would round it
     NaN, or a number too large for a double               they would be kept, or infinite
+    lines that are not one object each                    Arrow reads a stream of values, whatever
+                                                          lines they are on, and dies of a `null`
+    a number with more digits than a double keeps         it would be rounded
     half of a surrogate pair in a string, invalid UTF-8   it would be kept as bytes
     binary, json and map columns                          they are not read as they are stored
 
@@ -14,6 +17,7 @@ Timestamps, dates and decimals are read as text and then cast, as in `convert`.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
+from slurm_worker import jsonlines
 from slurm_worker.aggregate.types import EXACT, ColumnType, Kind, Schema
 from slurm_worker.parts import KEY_FIELD
 
@@ -29,6 +34,12 @@ _AS_TEXT = (Kind.TIMESTAMP, Kind.LOCAL_TIMESTAMP, Kind.DATE, Kind.DECIMAL)
 _NOT_HERE = (Kind.BINARY, Kind.JSON, Kind.MAP)
 _LONG_INT = re.compile(rb"[:\[,]\s*-?\d{16,}\s*[,}\]]")
 _BLOCK_MARGIN = 64
+#: Arrow dies of a bare `null` between two rows, of which only a line that is not JSON has one.
+_BARE_NULL = re.compile(rb"\}\s*null")
+#: A number of many digits, or with an exponent of three.
+_LONG_NUMBER = rb"\s*(-?\d(?:[\d.]{15,}(?:[eE][-+]?\d+)?|[\d.]*[eE][-+]?\d{3,}))"
+#: Up to so many columns, a search behind each one's name is faster than behind all names.
+_FEW_NAMES = 2
 
 
 class LineReader:
@@ -37,10 +48,13 @@ class LineReader:
     Args:
         columns: the schema, with the key's column where there is one.
         keyed: whether each row has its item's key.
+        exact: whether to look for numbers that a double does not keep. A worker writes its own
+            doubles, each with as many digits as it needs.
     """
 
-    def __init__(self, columns: Schema, *, keyed: bool = True) -> None:
+    def __init__(self, columns: Schema, *, keyed: bool = True, exact: bool = False) -> None:
         self._keyed = keyed
+        self._numbers = _Numbers(columns) if exact else None
         self._target = to_arrow(columns, keyed=keyed)
         self._doubles = any(Kind.DOUBLE in set(_kinds(each)) for each in columns.values())
         self._options: pj.ParseOptions | None = None
@@ -50,7 +64,10 @@ class LineReader:
 
     def table(self, lines: bytes) -> pa.Table | None:
         """The columns; None where that is not certain to be exactly what the lines say."""
-        if self._options is None or not lines.endswith(b"\n") or _has_surrogates(lines):
+        if self._options is None or _has_surrogates(lines):
+            return None
+        count = _count_objects(lines)
+        if count is None:
             return None
         # One block holds all, so that no line is longer than a block.
         read_options = pj.ReadOptions(use_threads=False, block_size=len(lines) + _BLOCK_MARGIN)
@@ -62,6 +79,8 @@ class LineReader:
             table = read.select(self._target.names).cast(self._target)
         except (pa.ArrowException, ValueError):
             return None
+        if table.num_rows != count:
+            return None
         if self._keyed and table.column(KEY_FIELD).null_count:
             return None
         if not self._exact(table, lines):
@@ -71,6 +90,8 @@ class LineReader:
     def _exact(self, table: pa.Table, lines: bytes) -> bool:
         if not self._doubles:
             return True
+        if self._numbers is not None and not self._numbers.are_kept(lines):
+            return False
         largest = 0.0
         for column in table.columns:
             for chunk in column.chunks:
@@ -110,6 +131,80 @@ def leaves(array: pa.Array[Any], path: str = "") -> Iterator[tuple[str, pa.Array
             yield from leaves(inside, f"{path}.{field.name}")
     else:
         yield path, array
+
+
+def _count_objects(lines: bytes) -> int | None:
+    """How many lines there are, if each begins and ends as an object does.
+
+    Between `}` and `{` there is no line end inside a JSON value. So if Arrow then finds as many
+    rows as there are lines, each line was one row.
+    """
+    if not (lines.startswith(b"{") and lines.endswith(b"}\n")):
+        return None
+    count = lines.count(b"\n")
+    bare_null = b"null" in lines and _BARE_NULL.search(lines)
+    if bare_null or lines.count(b"}\n{") + 1 != count:
+        return None
+    return count
+
+
+class _Numbers:
+    """Finds the numbers of columns of doubles that a double may not keep."""
+
+    def __init__(self, columns: Schema) -> None:
+        doubles = {each for name, column in columns.items() for each in _doubles(name, column)}
+        lists = [_long_number(b"\\["), _long_number(b",")] if None in doubles else []
+        self._anywhere = [_long_number(b":"), *lists]
+        self._behind_names = self._anywhere
+        named = sorted(each for each in doubles if each is not None)
+        if len(named) <= _FEW_NAMES:
+            quoted = (json.dumps(each, ensure_ascii=False) for each in named)
+            self._behind_names = [
+                *(_long_number(re.escape(each.encode()) + rb"\s*:") for each in quoted),
+                *lists,
+            ]
+
+    def are_kept(self, lines: bytes) -> bool:
+        """Whether each is what a double keeps of it; false where that is not certain."""
+        # A name may be written in several ways, but in one without escapes.
+        patterns = self._anywhere if b"\\" in lines else self._behind_names
+        words = [word for each in patterns for word in each.findall(lines) if not word.isdigit()]
+        return all(map(_is_kept, _unlike_shortest(words)))
+
+
+def _long_number(before: bytes) -> re.Pattern[bytes]:
+    # A search that begins with fixed characters is several times as fast.
+    return re.compile(before + _LONG_NUMBER)
+
+
+def _doubles(name: str, column: ColumnType, *, listed: bool = False) -> Iterator[str | None]:
+    """The names that stand before doubles; None for those in lists."""
+    if column.kind is Kind.DOUBLE:
+        yield None if listed else name
+    elif column.kind is Kind.LIST:
+        yield from _doubles(name, column.fields["item"], listed=True)
+    else:
+        for inner, each in column.fields.items():
+            yield from _doubles(inner, each)
+
+
+def _unlike_shortest(words: list[bytes]) -> list[bytes]:
+    """Those that are not a double's shortest text, which is kept by definition."""
+    try:
+        texts = pa.array(words, pa.string())
+        shortest = texts.cast(pa.float64()).cast(pa.string())
+    except (pa.ArrowException, ValueError):  # pieces of text, as well as numbers
+        return words
+    alike: list[Any] = pc.equal(texts, shortest).to_pylist()
+    return [word for word, same in zip(words, alike, strict=True) if not same]
+
+
+def _is_kept(word: bytes) -> bool:
+    try:
+        jsonlines.exact_float(word.decode())
+    except ValueError:
+        return False
+    return True
 
 
 def _has_surrogates(lines: bytes) -> bool:

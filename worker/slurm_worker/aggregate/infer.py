@@ -23,7 +23,7 @@ from slurm_worker.aggregate.convert import named
 from slurm_worker.aggregate.errors import AggregationError, Misfit
 from slurm_worker.aggregate.fast import LineReader
 from slurm_worker.aggregate.reading import Fetched, is_columns
-from slurm_worker.aggregate.types import EXACT, ColumnType, Kind, Rows
+from slurm_worker.aggregate.types import EXACT, MAX_DEPTH, ColumnType, Kind, Rows
 from slurm_worker.parts import KEY_FIELD
 
 MAX_FIELDS = 2_000
@@ -46,11 +46,13 @@ class Seen:
         kind: of all its values.
         largest_int: the largest absolute value of an int among them.
         fields: the same of what is inside it.
+        depth: in how many others it is.
     """
 
     kind: Kind = Kind.NULL
     largest_int: int = 0
     fields: dict[str, Seen] = field(default_factory=dict)
+    depth: int = 0
 
     def add(self, values: Sequence[Any], path: str) -> None:
         """Join the values of one column.
@@ -65,9 +67,11 @@ class Seen:
             ints = values if len(found) == 1 else [each for each in values if type(each) is int]
             self._join_ints(min(ints), max(ints), path)
         self._check_exact(path)
+        if self.depth > MAX_DEPTH and self.kind in (Kind.LIST, Kind.STRUCT):
+            raise Misfit(path[:60], f"values that are nested more than {MAX_DEPTH} deep")
         if self.kind is Kind.LIST:
             inside = list(chain.from_iterable(each for each in values if each is not None))
-            self.fields.setdefault("item", Seen()).add(inside, f"{path}[]")
+            self.fields.setdefault("item", Seen(depth=self.depth + 1)).add(inside, f"{path}[]")
         elif self.kind is Kind.STRUCT:
             self._join_fields([each for each in values if each is not None], path)
 
@@ -114,7 +118,7 @@ class Seen:
     def copy(self) -> Seen:
         """The same, to go on from."""
         fields = {name: each.copy() for name, each in self.fields.items()}
-        return Seen(self.kind, self.largest_int, fields)
+        return Seen(self.kind, self.largest_int, fields, self.depth)
 
     def _check_exact(self, path: str) -> None:
         if self.kind is Kind.DOUBLE and self.largest_int > EXACT:
@@ -142,7 +146,7 @@ class Seen:
         for name in dict.fromkeys(chain.from_iterable(objects)):
             if name not in self.fields and len(self.fields) >= MAX_FIELDS:
                 raise Misfit(path or "(row)", f"more than {MAX_FIELDS:,} different fields")
-            inside = self.fields.setdefault(name, Seen())
+            inside = self.fields.setdefault(name, Seen(depth=self.depth + 1))
             inside.add([each.get(name) for each in objects], f"{path}.{name}" if path else name)
 
 

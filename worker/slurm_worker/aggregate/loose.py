@@ -5,45 +5,52 @@ does not grow with them, and named by what they are made of, so that a run that 
 is continued.
 
 Reads each file twice, for its digest and for its rows; a third time where the schema is
-inferred.
+inferred. Each time its digest must be the same: a file that is being written is refused.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import os
+import re
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from slurm_worker import jsonlines
 from slurm_worker.aggregate.convert import Converter
+from slurm_worker.aggregate.database import database_files, database_lines
 from slurm_worker.aggregate.errors import AggregationError
-from slurm_worker.aggregate.files import DataFile, Version, write_parquet
+from slurm_worker.aggregate.files import DataFile, Version
 from slurm_worker.aggregate.infer import Inference
+from slurm_worker.aggregate.naming import file_name, renamed
 from slurm_worker.aggregate.options import AggregateOptions
-from slurm_worker.aggregate.sorting import sort_files
+from slurm_worker.aggregate.sorting import sort_files, write_merged
+from slurm_worker.aggregate.sources import Source
 from slurm_worker.aggregate.types import Schema, parse_schema
 from slurm_worker.ahead import ahead
-from slurm_worker.errors import UserError
-from slurm_worker.parts import parse_lines
+from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.ports import ObjectStore
 
 MANIFEST = "_manifest.json"
-LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
-DATABASES = (".sqlite", ".sqlite3", ".db")
 _CHUNK_BYTES = 4 << 20
-_CHUNK_ROWS = 10_000
-_WRITER = f"loose 1 pyarrow-{pa.__version__}"
+#: The first lines are read the slow way, by which the fast one learns what there is.
+_FIRST_BYTES = 64 << 10
+_BUFFER = 1 << 20
+#: A number that is raised with every change of what is written for the same input.
+_WRITER = f"loose 2 pyarrow-{pa.__version__}"
+#: The names of the files that are written here, in their folders of partitions.
+_OURS = re.compile(r"(?:[^/]+=[^/]*/)*part-[0-9a-f]{16}\.parquet")
+_BOM = b"\xef\xbb\xbf"
 
 #: Told of bytes that were read and bytes that there are to read.
 Progress = Callable[[int, int], None]
@@ -51,12 +58,11 @@ Parse = Callable[[bytes], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """One file, which `open` brings to local disk while it is read."""
+class _Chunk:
+    """Whole lines, and the number of the first."""
 
-    name: str
-    size: int
-    open: Callable[[], Any]
+    lines: bytes
+    first: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,53 +82,6 @@ class LooseDataset:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
         return {**asdict(self), "rows": self.rows, "files": [asdict(each) for each in self.files]}
-
-
-def local_sources(paths: Sequence[Path]) -> list[Source]:
-    """The files at or below these paths that are of a known form, in order.
-
-    Raises:
-        UserError: if there is none.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"PATH: there is no {path}; name files, or folders that hold them")
-        below = sorted(path.rglob("*")) if path.is_dir() else [path]
-        found += [each for each in below if each.is_file() and is_known(each.name)]
-    if not found:
-        raise _nothing(", ".join(map(str, paths)))
-    return [Source(str(each), each.stat().st_size, partial(_local, each)) for each in found]
-
-
-def stored_sources(objects: ObjectStore, bucket: str, prefix: str, scratch: Path) -> list[Source]:
-    """The objects under a prefix that are of a known form, in order.
-
-    Raises:
-        UserError: if there is none.
-    """
-    keys = [key for key in objects.list(prefix) if is_known(key)]
-    if not keys:
-        raise _nothing(f"s3://{bucket}/{prefix}")
-
-    @contextmanager
-    def fetched(key: str) -> Iterator[Path]:
-        path = scratch / f"fetched-{quote(key, safe='')[-150:]}"
-        objects.download(key, str(path))
-        try:
-            yield path
-        finally:
-            path.unlink()
-
-    return [
-        Source(f"s3://{bucket}/{key}", objects.size(key) or 0, partial(fetched, key))
-        for key in keys
-    ]
-
-
-def is_known(name: str) -> bool:
-    """Whether a file's name says that it holds JSON lines or an SQLite database."""
-    return name.endswith((*LINES, *DATABASES))
 
 
 def merge_files(
@@ -153,13 +112,8 @@ def merge_files(
     standing = objects.get(f"{folder}{MANIFEST}")
     if standing is not None and _read_manifest(standing).get("inputs") != inputs:
         raise _other_dataset(folder)
-    columns = work.infer() if options.schema is None else parse_schema(options.schema)
-    options.check(columns)
-    converter = Converter(columns, declared=options.schema is not None, keyed=False)
-    names = options.names
-    schema = pa.schema(
-        [each.with_name(names.get(each.name, each.name)) for each in converter.arrow_schema]
-    )
+    columns = work.infer() if options.schema is None else parse_schema(options.schema, keyed=False)
+    options.check(columns, keyed=False)
     version = Version(
         objects,
         folder,
@@ -167,8 +121,9 @@ def merge_files(
         lambda _line: None,
         left=lambda name: f"{folder}{name}",
     )
-    files = work.merge(converter, schema, version, scratch)
+    files = work.merge(columns, version, scratch)
     progress(1, 1)
+    names = options.names
     dataset = LooseDataset(
         tuple(files),
         {names.get(name, name): str(each) for name, each in columns.items()},
@@ -182,9 +137,19 @@ def merge_files(
 def _publish(objects: ObjectStore, folder: str, dataset: LooseDataset) -> None:
     """Put the manifest, unless another run has put one of other files meanwhile.
 
-    Then the first one stands, and what this run has written beside it is removed.
+    Then the first one stands, and what this run has written beside it is removed. With the
+    manifest go files that none lists: a run that was cut short has left them, or one whose
+    manifest was removed, and who reads all files of the folder would take them for rows of
+    this dataset.
     """
     key, body = f"{folder}{MANIFEST}", json.dumps(dataset.to_dict(), indent=1).encode()
+    written = {each.key for each in dataset.files}
+    ours = {each for each in objects.list(folder) if _OURS.fullmatch(each.removeprefix(folder))}
+    if not written <= ours:
+        raise AggregationError(
+            f"aggregate: {min(written - ours)} was written and is not there: another run writes to "
+            "this folder, or its file system does not tell A from a; name another folder"
+        )
     while not objects.put_new(key, body):
         standing = objects.get(key)
         if standing is None:
@@ -192,11 +157,11 @@ def _publish(objects: ObjectStore, folder: str, dataset: LooseDataset) -> None:
         found = _read_manifest(standing)
         if found.get("inputs") == dataset.inputs:
             objects.put(key, body)
-            return
+            break
         if found:
-            named = {each["key"] for each in found["files"]}
-            objects.delete_many(each.key for each in dataset.files if each.key not in named)
+            objects.delete_many(sorted(written - {each["key"] for each in found["files"]}))
         raise _other_dataset(folder)
+    objects.delete_many(sorted(ours - written))
 
 
 def _read_manifest(manifest: bytes) -> dict[str, Any]:
@@ -232,14 +197,11 @@ class _Work:
     def digests(self) -> list[str]:
         """The SHA-256 of each file."""
         for each in self._sources:
-            digest = hashlib.sha256()
             try:
-                with each.open() as path, path.open("rb") as file:
-                    while block := file.read(1 << 20):
-                        digest.update(block)
-            except OSError as error:
+                with each.open() as path:
+                    self._digests[each.name] = _digest(each, path)
+            except (OSError, ServiceError) as error:
                 raise _unreadable(each.name, error) from error
-            self._digests[each.name] = digest.hexdigest()
             self._read(each)
         return list(self._digests.values())
 
@@ -247,36 +209,34 @@ class _Work:
         """The schema of all rows."""
         inference = Inference(keyed=False)
         for each in self._sources:
-            parse = _parser(each)
 
-            def read(lines: bytes, parse: Parse = parse) -> Callable[[str], None]:
-                return inference.read_lines(lines, None, parse)
+            def read(chunk: _Chunk, each: Source = each) -> Callable[[str], None]:
+                return inference.read_lines(chunk.lines, None, _parser(each, chunk))
 
             for look in self._made(each, read):
                 look(each.name)
             self._read(each)
         return inference.schema()
 
-    def merge(
-        self, converter: Converter, schema: pa.Schema, version: Version, scratch: Path
-    ) -> list[DataFile]:
+    def merge(self, columns: Schema, version: Version, scratch: Path) -> list[DataFile]:
         """Write the files."""
+        options = self._options
+        converter = Converter(columns, declared=options.schema is not None, keyed=False)
+        schema = renamed(converter.arrow_schema, options)
         files: list[DataFile] = []
         merged: list[Path] = []
-        size = self._options.row_group_size
         for group in self._groups():
             tables = self._tables(group, converter, schema)
-            if self._options.sorted:
+            if options.sorted:
                 merged.append(scratch / f"merged-{len(merged):05}.parquet")
-                write_parquet(merged[-1], schema, tables, size)
+                write_merged(merged[-1], schema, tables, options.row_group_size)
                 continue
             inputs = [self._digests[each.name] for each in group]
-            name = f"part-{_hash([_WRITER, str(schema), size, inputs])[:16]}.parquet"
-            files.append(
-                version.find(name, None, schema) or version.write(name, schema, tables, size)
-            )
+            name = file_name(_WRITER, converter.columns, options, inputs)
+            found = version.find(name, None, schema)
+            files.append(found or version.write(name, schema, tables, options.row_group_size))
         if merged:
-            files = list(sort_files(merged, schema, self._options, version, scratch))
+            files = list(sort_files(merged, schema, options, version, scratch))
         return [each for each in files if each.rows]
 
     def _groups(self) -> Iterator[list[Source]]:
@@ -296,98 +256,129 @@ class _Work:
     ) -> Iterator[pa.Table]:
         for each in group:
 
-            def convert(lines: bytes, each: Source = each) -> pa.Table:
-                exact = converter.read(lines)
+            def convert(chunk: _Chunk, each: Source = each) -> pa.Table:
+                exact = converter.read(chunk.lines)
                 if exact is None:
-                    exact = converter.table(_parser(each)(lines), each.name)
+                    exact = converter.table(_parser(each, chunk)(chunk.lines), each.name)
                 return exact.rename_columns(schema.names)
 
             yield from self._made(each, convert)
             self._read(each)
 
-    def _made(self, source: Source, make: Callable[[bytes], Any]) -> Iterator[Any]:
+    def _made(self, source: Source, make: Callable[[_Chunk], Any]) -> Iterator[Any]:
         """What `make` makes of each chunk of lines, in order, a few of them ahead."""
         cpus = len(os.sched_getaffinity(0))
-        with source.open() as path:
-            chunks = _chunks(source.name, path)
-            with closing(ahead(make, chunks, 2 * cpus, cpus)) as made:
-                for _, each in made:
-                    yield each
+        with (
+            closing(self._chunks(source)) as chunks,
+            closing(ahead(make, chunks, 2 * cpus, cpus)) as made,
+        ):
+            for _, each in made:
+                yield each
+
+    def _chunks(self, source: Source) -> Generator[_Chunk, None, None]:
+        """The lines of a file, which must be what its digest was made of."""
+        first = 1
+        try:
+            with source.open() as path:
+                if source.is_database:
+                    self._check(source, _digest(source, path))
+                    read = database_lines(source.name, path)
+                else:
+                    read = self._file_lines(source, path)
+                for lines in read:
+                    yield _Chunk(lines, first)
+                    first += lines.count(b"\n")
+        except (OSError, EOFError, zlib.error, sqlite3.Error, ServiceError) as error:
+            raise _unreadable(source.name, error) from error
+
+    def _file_lines(self, source: Source, path: Path) -> Iterator[bytes]:
+        if source.is_gzip and not path.stat().st_size:
+            raise EOFError("it is empty, which gzip makes of no file")
+        with path.open("rb", buffering=0) as raw:
+            digested = _Digested(raw)
+            plain = io.BufferedReader(digested, _BUFFER)
+            yield from _line_blocks(gzip.GzipFile(fileobj=plain) if source.is_gzip else plain)
+            while plain.read(_BUFFER):
+                pass
+            self._check(source, digested.digest.hexdigest())
+
+    def _check(self, source: Source, digest: str) -> None:
+        if digest != self._digests[source.name]:
+            raise AggregationError(
+                f"aggregate: {source.name} has changed while it was read; aggregate again when "
+                "nothing writes to it"
+            )
 
     def _read(self, source: Source) -> None:
         self._done += source.size
         self._progress(self._done, self._total)
 
 
-def _parser(source: Source) -> Parse:
+class _Digested(io.RawIOBase):
+    """A file, and the digest of what was read of it."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        super().__init__()
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._file.readinto(buffer) or 0
+        self.digest.update(memoryview(buffer)[:count])
+        return count
+
+
+def _digest(source: Source, path: Path) -> str:
+    """The SHA-256 of a file, or of a database and what is beside it."""
+    files = database_files(path) if source.is_database else [path]
+    digests = [_digest_of(each) for each in files]
+    if len(digests) == 1:
+        return digests[0]
+    # Which of the files are there is part of it.
+    return _hash([[each.name.removeprefix(path.name) for each in files], digests])
+
+
+def _digest_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BUFFER):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _parser(source: Source, chunk: _Chunk) -> Parse:
     def parse(lines: bytes) -> list[dict[str, Any]]:
         try:
-            return parse_lines(lines, keyed=False)
-        except (ValueError, RecursionError) as error:
+            return jsonlines.parse(lines, first=chunk.first, exact=True)
+        except ValueError as error:
             raise _unreadable(source.name, error) from error
 
     return parse
 
 
-def _chunks(name: str, path: Path) -> Iterator[bytes]:
-    """Whole lines, some megabytes of them at a time."""
-    try:
-        if name.endswith(DATABASES):
-            yield from _database_chunks(name, path)
-            return
-        with path.open("rb") as plain:
-            file = gzip.GzipFile(fileobj=plain) if name.endswith(".gz") else plain
-            while block := file.read(_CHUNK_BYTES):
-                # A last line without its end counts as a whole one, as most tools have it.
-                block += file.readline()
-                yield block if block.endswith(b"\n") else block + b"\n"
-    except (OSError, EOFError, zlib.error, sqlite3.Error) as error:
-        raise _unreadable(name, error) from error
-
-
-def _database_chunks(name: str, path: Path) -> Iterator[bytes]:
-    if path.with_name(f"{path.name}-wal").exists():
-        raise AggregationError(
-            f"aggregate: {name} has changes in a -wal file beside it; let its writer close it, or "
-            "run sqlite3 FILE 'PRAGMA wal_checkpoint(TRUNCATE)'"
-        )
-    with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)) as db:
-        tables = [row[0] for row in db.execute("SELECT name FROM sqlite_schema WHERE type='table'")]
-        if len(tables) != 1:
-            raise AggregationError(
-                f"aggregate: {name} has the tables {', '.join(tables) or '(none)'}; one is expected"
-            )
-        quoted = tables[0].replace('"', '""')
-        rows = db.execute(f'SELECT * FROM "{quoted}"')  # noqa: S608  the name is quoted
-        names = [each[0] for each in rows.description]
-        while found := rows.fetchmany(_CHUNK_ROWS):
-            if names == ["number", "key", "line"]:  # a worker's part
-                yield "".join(f"{line}\n" for _, _, line in found).encode()
-            else:
-                yield b"".join(_line(name, dict(zip(names, row, strict=True))) for row in found)
-
-
-def _line(name: str, row: dict[str, Any]) -> bytes:
-    try:
-        return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-    except (TypeError, ValueError) as error:
-        raise AggregationError(
-            f"aggregate: {name} has a row that JSON can't hold ({error}); store BLOBs as base64"
-        ) from error
-
-
-@contextmanager
-def _local(path: Path) -> Iterator[Path]:
-    yield path
+def _line_blocks(file: BinaryIO | gzip.GzipFile) -> Iterator[bytes]:
+    """Whole lines, a few of them first, later some megabytes at a time."""
+    start, size = _BOM, _FIRST_BYTES
+    while block := file.read(min(size, _CHUNK_BYTES)):
+        size *= 2
+        # A last line without its end counts as a whole one, as most tools have it.
+        block += file.readline()
+        block = block.removeprefix(start)
+        start = b""
+        if block.endswith(b"\r\n"):
+            # Arrow's reader, which is the fast one, is given lines that end in `}`.
+            block = block.replace(b"\r\n", b"\n")
+        yield block if block.endswith(b"\n") else block + b"\n"
 
 
 def _unreadable(name: str, error: Exception) -> AggregationError:
     reason = " ".join(str(error).split())[:200]
-    return AggregationError(f"aggregate: {name} can't be read: {reason}; mend it, or leave it out")
-
-
-def _nothing(where: str) -> UserError:
-    return UserError(f"PATH: {where} has no file that ends in {', '.join((*LINES, *DATABASES))}")
+    return AggregationError(
+        f"aggregate: {name} can't be read: {reason}; correct it, or leave it out"
+    )
 
 
 def _hash(what: list[Any]) -> str:

@@ -8,12 +8,12 @@ Requests: one GET per part (two where the schema is inferred), and those of `fil
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,20 +21,22 @@ import pyarrow as pa
 
 from slurm_worker.aggregate.convert import Converter
 from slurm_worker.aggregate.errors import AggregationError
-from slurm_worker.aggregate.files import DataFile, Version, write_parquet
+from slurm_worker.aggregate.files import DataFile, Version
 from slurm_worker.aggregate.infer import Inference
+from slurm_worker.aggregate.naming import file_name, hash16, renamed
 from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.aggregate.part import count_keys
 from slurm_worker.aggregate.plan import ERRORS, ROWS, Plan, PlannedPart, Remaining
 from slurm_worker.aggregate.reading import Fetched, is_columns
-from slurm_worker.aggregate.sorting import sort_files
+from slurm_worker.aggregate.sorting import sort_files, write_merged
 from slurm_worker.aggregate.types import Schema
 from slurm_worker.ahead import READERS, ahead
 from slurm_worker.keys import parse_task_id
 from slurm_worker.parts import KEY_FIELD
 from slurm_worker.store import JobStore
 
-_WRITER = f"3 pyarrow-{pa.__version__}"
+#: A number that is raised with every change of what is written for the same parts.
+WRITER = f"4 pyarrow-{pa.__version__}"
 #: How much more a part's lines and columns take than its compressed bytes, about.
 _UNPACKED = 8
 #: Small parts are read together, about so many compressed bytes: each read has its own cost.
@@ -126,24 +128,16 @@ def merge_group(
 ) -> DataFile:
     """The file of these parts: found, or written."""
     schema = renamed(converter.arrow_schema, reader.options)
-    name = file_name(group, schema, reader.options)
+    name = part_name(group, converter, reader.options)
     rows = sum(each.part.rows for each in group)
     return version.find(name, rows, schema) or version.write(
         name, schema, reader.tables(group, converter), reader.options.row_group_size
     )
 
 
-def file_name(group: Sequence[PlannedPart], schema: pa.Schema, options: AggregateOptions) -> str:
-    """The name of the file of these parts: what it is made of, and by what."""
-    columns = [[each.name, str(each.type)] for each in schema]
-    inputs = [each.part.sha256 for each in group]
-    return f"part-{_hash16([_WRITER, columns, options.row_group_size, inputs])}.parquet"
-
-
-def renamed(schema: pa.Schema, options: AggregateOptions) -> pa.Schema:
-    """The schema by the dataset's names."""
-    names = options.names
-    return pa.schema([each.with_name(names.get(each.name, each.name)) for each in schema])
+def part_name(group: Sequence[PlannedPart], converter: Converter, options: AggregateOptions) -> str:
+    """The name of the file of these parts."""
+    return file_name(WRITER, converter.columns, options, [each.part.sha256 for each in group])
 
 
 class Merger:
@@ -220,7 +214,9 @@ class Merger:
         remaining = Remaining(self._plan)
         files = []
         for number, group in enumerate(self._groups(ERRORS)):
-            name = f"part-{_hash16([_WRITER, self._plan.digest, number])}.parquet"
+            name = (
+                f"part-{hash16([WRITER, self._plan.digest, asdict(self._options), number])}.parquet"
+            )
             tables = self._error_tables(group, remaining)
             file = version.write(name, ERRORS_SCHEMA, tables, self._options.row_group_size)
             if file.rows:
@@ -234,7 +230,7 @@ class Merger:
         for number, group in enumerate(self._groups(ROWS)):
             path = self._scratch / f"merged-{number:05}.parquet"
             tables = self._reader.tables(group, converter)
-            rows += write_parquet(path, schema, tables, self._options.row_group_size)
+            rows += write_merged(path, schema, tables, self._options.row_group_size)
             merged.append(path)
             self._progress(f"merged {rows:,} of {self._plan.totals.rows:,} rows")
         files = []
@@ -376,7 +372,3 @@ def _error_row(planned: PlannedPart, record: dict[str, Any]) -> dict[str, Any]:
 def _utf8(text: str) -> str:
     """A lone surrogate, which an error's message may hold, as its escape."""
     return text.encode(errors="backslashreplace").decode()
-
-
-def _hash16(what: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]

@@ -17,10 +17,10 @@ import pyarrow as pa
 from slurm_worker.aggregate.convert import Converter
 from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.aggregate.files import Version
-from slurm_worker.aggregate.merge import PartReader, file_name, merge_group, renamed
+from slurm_worker.aggregate.merge import PartReader, merge_group, part_name
 from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.aggregate.plan import PlannedPart
-from slurm_worker.aggregate.types import ColumnType, Kind, Schema
+from slurm_worker.aggregate.types import ColumnType, Schema
 from slurm_worker.errors import ErrorClass, ItemError
 from slurm_worker.handlers import Context
 from slurm_worker.keys import JobId, JobPaths, TaskId
@@ -36,7 +36,7 @@ def params_of(
         "prefix": paths.prefix,
         "folder": folder,
         "options": asdict(options),
-        "columns": {name: _column(each) for name, each in columns.items()},
+        "columns": {name: each.to_list() for name, each in columns.items()},
         "pyarrow": pa.__version__,
     }
 
@@ -45,9 +45,9 @@ def item_of(
     group: Sequence[PlannedPart], columns: Schema, options: AggregateOptions
 ) -> dict[str, Any]:
     """One file, as JSON; its name is its key."""
-    schema = renamed(_converter(columns, options).arrow_schema, options)
+    converter = _converter(columns, options)
     parts = [[each.task, each.ok, *asdict(each.part).values()] for each in group]
-    return {"id": file_name(group, schema, options), "parts": parts}
+    return {"id": part_name(group, converter, options), "parts": parts}
 
 
 def merge_file(item: Mapping[str, Any], context: Context) -> dict[str, Any]:
@@ -69,7 +69,9 @@ def merge_file(item: Mapping[str, Any], context: Context) -> dict[str, Any]:
     options = AggregateOptions(**{**raw, **lists})
     paths = JobPaths(params["prefix"], JobId(params["job"]))
     objects = context.objects(params["bucket"])
-    converter = _converter({n: _parsed(c) for n, c in params["columns"].items()}, options)
+    converter = _converter(
+        {n: ColumnType.from_list(c) for n, c in params["columns"].items()}, options
+    )
     group = [PlannedPart(TaskId(task), ok, {}, Part(*part)) for task, ok, *part in item["parts"]]
     path = context.scratch / f"{context.key}.{context.attempt}"
     # A folder for each attempt: one that froze can't replace what another has committed.
@@ -84,15 +86,3 @@ def merge_file(item: Mapping[str, Any], context: Context) -> dict[str, Any]:
 
 def _converter(columns: Schema, options: AggregateOptions) -> Converter:
     return Converter(columns, declared=options.schema is not None)
-
-
-def _column(column: ColumnType) -> list[Any]:
-    """As JSON; a type's text can't hold every field name that was inferred."""
-    fields = {name: _column(each) for name, each in column.fields.items()}
-    return [column.kind.value, fields, list(column.digits)]
-
-
-def _parsed(column: Sequence[Any]) -> ColumnType:
-    kind, fields, digits = column
-    inside = {name: _parsed(each) for name, each in fields.items()}
-    return ColumnType(Kind(kind), inside, (digits[0], digits[1]))

@@ -65,6 +65,8 @@ _ARROW: dict[Kind, pa.DataType] = {
     Kind.BINARY: pa.binary(),
     Kind.JSON: pa.string(),
 }
+#: pyarrow reads no column that is nested deeper than 100 groups of Parquet; a list is two or three.
+MAX_DEPTH = 30
 _NESTED = (Kind.LIST, Kind.STRUCT, Kind.MAP)
 
 
@@ -96,6 +98,18 @@ class ColumnType:
         name: str = self.kind.value
         return name
 
+    def to_list(self) -> list[Any]:
+        """JSON-able, and exact: the type's text can't hold every field's name."""
+        fields = {name: each.to_list() for name, each in self.fields.items()}
+        return [self.kind.value, fields, list(self.digits)]
+
+    @classmethod
+    def from_list(cls, raw: Sequence[Any]) -> ColumnType:
+        """Read what `to_list` made."""
+        kind, fields, digits = raw
+        inside = {name: cls.from_list(each) for name, each in fields.items()}
+        return cls(Kind(kind), inside, (digits[0], digits[1]))
+
     def arrow(self) -> pa.DataType:
         """The Arrow type that holds it."""
         if self.kind is Kind.DECIMAL:
@@ -116,13 +130,13 @@ EXACT = 2**53
 STRING = ColumnType(Kind.STRING)
 
 
-def parse_schema(declared: Mapping[str, str]) -> dict[str, ColumnType]:
-    """The declared types of the columns, without the key's.
+def parse_schema(declared: Mapping[str, str], *, keyed: bool = True) -> dict[str, ColumnType]:
+    """The declared types of the columns, without the key's where rows are `keyed`.
 
     Raises:
         UserError: naming the column and the text that is no type.
     """
-    if KEY_FIELD in declared:
+    if keyed and KEY_FIELD in declared:
         raise UserError(f"aggregate.schema: {KEY_FIELD!r} is added to every dataset; leave it out")
     return {name: parse_type(text, name) for name, text in declared.items()}
 
@@ -134,7 +148,7 @@ def parse_type(text: str, column: str) -> ColumnType:
     except ValueError as error:
         names = ", ".join(each.value for each in _ARROW if each is not Kind.NULL)
         raise UserError(
-            f"aggregate.schema: {column}: {text!r} is not a type: {error}; use {names}, "
+            f"aggregate.schema: {column}: {text[:200]!r} is not a type: {error}; use {names}, "
             "decimal(p, s), list<…>, struct<name: …> or map<string, …>"
         ) from None
 
@@ -148,6 +162,7 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0
+        self._depth = 0
 
     def whole(self) -> ColumnType:
         found = self._type()
@@ -168,7 +183,11 @@ class _Parser:
         if kind not in _NESTED:
             return ColumnType(kind)
         self._expect("<")
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} deep; declare it as json")
         inside = self._inside(kind)
+        self._depth -= 1
         self._expect(">")
         return ColumnType(kind, inside)
 

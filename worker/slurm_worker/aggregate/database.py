@@ -1,0 +1,120 @@
+"""SQLite files as JSON lines: the rows that were committed, as SQLite itself finds them.
+
+A writer that was interrupted leaves its journal, or the log of what it has committed, beside the
+file; without them the file holds rows that were never committed, or lacks some that were. So a
+private copy is made of all of them, where SQLite recovers; the user's folder is never written to.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from slurm_worker.aggregate.errors import AggregationError
+from slurm_worker.parts import PART_TABLE
+
+#: What SQLite needs beside a database; a `-shm` file is made anew.
+SIDE_FILES = ("-journal", "-wal")
+_CHUNK_ROWS = 10_000
+#: What stands at the end of a journal that names another: of a transaction over several databases.
+_JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
+
+
+def copy_database(path: Path, folder: Path) -> Path:
+    """Copy a database, with what SQLite needs beside it; return the copy.
+
+    Raises:
+        OSError: if it can't be read.
+    """
+    # SQLite looks beside the file itself, and not beside a link to it.
+    path = path.resolve()
+    copy = folder / "source"
+    for end in ("", *SIDE_FILES):
+        beside = path.with_name(path.name + end)
+        if not end or beside.exists():
+            shutil.copyfile(beside, f"{copy}{end}")
+    return copy
+
+
+def database_files(copy: Path) -> list[Path]:
+    """The files of a copy."""
+    beside = [copy.with_name(copy.name + end) for end in SIDE_FILES]
+    return [copy, *(each for each in beside if each.exists())]
+
+
+def database_lines(name: str, copy: Path) -> Iterator[bytes]:
+    """The rows of the one table as JSON lines, some thousand at a time, in order of their ids.
+
+    Args:
+        name: of the database, for messages.
+        copy: a private copy of it, which SQLite may change.
+
+    Raises:
+        AggregationError: if it has not one table, or a row that JSON can't hold.
+        sqlite3.Error: if it is not SQLite, or damaged.
+    """
+    _refuse_shared_journal(name, copy)
+    with closing(sqlite3.connect(copy)) as db:
+        table, sql = _only_table(name, db)
+        quoted = table.replace('"', '""')
+        # By the table itself: an index that has all columns has another order.
+        rows = db.execute(f'SELECT * FROM "{quoted}" NOT INDEXED')  # noqa: S608  the name is quoted
+        names = [each[0] for each in rows.description]
+        while found := rows.fetchmany(_CHUNK_ROWS):
+            if sql == PART_TABLE:
+                yield "".join(f"{line}\n" for _, _, line in found).encode()
+            else:
+                yield b"".join(_line(name, dict(zip(names, row, strict=True))) for row in found)
+
+
+def _only_table(name: str, db: sqlite3.Connection) -> tuple[str, str]:
+    """The name and the statement of the table that a user has made."""
+    found = db.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table'")
+    # SQLite's own names are reserved; it keeps its counters and statistics in them.
+    made = [(str(name), str(sql)) for name, sql in found if not name.lower().startswith("sqlite_")]
+    virtual = [table for table, sql in made if sql.lower().startswith("create virtual table")]
+    # A virtual table keeps its content in tables that have its name and more.
+    shadows = _shadows(db) if virtual else set()
+    tables = [each for each in made if each[0] not in virtual and each[0] not in shadows]
+    if len(tables) == 1:
+        return tables[0]
+    views = [each for (each,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'view'")]
+    others = f" (and, not read, {', '.join(virtual + views)})" if virtual or views else ""
+    raise AggregationError(
+        f"aggregate: {name} has the tables {', '.join(each for each, _ in tables) or '(none)'}"
+        f"{others}; one is expected: write its rows into a database of its own"
+    )
+
+
+def _shadows(db: sqlite3.Connection) -> set[str]:
+    if sqlite3.sqlite_version_info < (3, 37):
+        raise sqlite3.NotSupportedError("it has virtual tables, for which SQLite here is too old")
+    listed = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'shadow'"
+    return {name for (name,) in db.execute(listed)}
+
+
+def _refuse_shared_journal(name: str, copy: Path) -> None:
+    """Whether such a transaction was committed only SQLite can find, where all of its files are."""
+    journal = copy.with_name(f"{copy.name}-journal")
+    if journal.exists():
+        with journal.open("rb") as file:
+            file.seek(max(0, journal.stat().st_size - len(_JOURNAL_MAGIC)))
+            if file.read() == _JOURNAL_MAGIC:
+                raise AggregationError(
+                    f"aggregate: {name} has a journal of a transaction over several databases; "
+                    "open it once with sqlite3 where they are, and read its rows there"
+                )
+
+
+def _line(name: str, row: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    except (TypeError, ValueError) as error:
+        raise AggregationError(
+            f"aggregate: {name} has a row that JSON can't hold ({error}); store BLOBs as base64"
+        ) from error
