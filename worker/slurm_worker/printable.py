@@ -21,8 +21,12 @@ _HIDDEN = (
 )
 _VISIBLE = {code: ascii(chr(code))[1:-1] for code in chain(*_HIDDEN)}
 _VISIBLE_LINES = {code: text for code, text in _VISIBLE.items() if chr(code) not in "\n\t"}
-#: The same as JSON writes them: reading the line gives the text as it was.
-_IN_JSON = {code: f"\\u{code:04x}" for code in chain(*_HIDDEN)}
+#: The same as JSON writes them: reading the line gives the text as it was. But for a lone
+#: surrogate it gives the escape: no reader can write it on.
+_IN_JSON = {
+    code: f"\\u{code:04x}" if not 0xD800 <= code < 0xE000 else f"\\\\u{code:04x}"
+    for code in chain(*_HIDDEN)
+}
 
 
 def printable(text: str) -> str:

@@ -158,7 +158,7 @@ def test_of_two_runs_into_one_folder_the_first_dataset_stands_alone(
     folder: Path, tmp_path: Path
 ) -> None:
     (folder / "a.jsonl").write_bytes(lines(ROWS[:10]))
-    sources, out = local_sources([folder]), tmp_path / "out"
+    sources, out = local_sources(folder, tmp_path), tmp_path / "out"
     (folder / "b.jsonl").write_bytes(lines(ROWS[10:]))
     store = Meanwhile(out, lambda: merge(folder, out))
     with pytest.raises(UserError, match="holds a dataset of other files or options"):
@@ -176,7 +176,12 @@ def test_two_runs_of_the_same_files_into_one_folder_both_succeed(
     (folder / "a.jsonl").write_bytes(lines(ROWS))
     store = Meanwhile(tmp_path / "out", lambda: merge(folder, tmp_path / "out"))
     merge_files(
-        local_sources([folder]), store, "", AggregateOptions(), tmp_path, lambda _done, _total: None
+        local_sources(folder, tmp_path),
+        store,
+        "",
+        AggregateOptions(),
+        tmp_path,
+        lambda _done, _total: None,
     )
     assert store.act is None
     assert merge(folder, tmp_path / "out") == ROWS

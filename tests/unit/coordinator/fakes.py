@@ -15,6 +15,7 @@ from airflow_slurm_provider.slurm.arrays import ArrayKey, Element, merge_arrays
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError, SubmitLimitError
 from airflow_slurm_provider.slurm.endings import Ending
 from airflow_slurm_provider.slurm.states import ElementState
+from airflow_slurm_provider.slurm.submission import guarded
 from airflow_slurm_provider.slurm.usage import Usage
 from slurm_worker.errors import ServiceError
 from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
@@ -100,7 +101,7 @@ class FakeSlurm:
                 raise SubmitLimitError("AssocMaxSubmitJobLimit")
             self.room -= elements
             self.arrays[name] = str(100 + len(self.arrays))
-            self.scripts.append(script)
+            self.scripts.append(guarded(script))
         if self.lose_reply:
             self.lose_reply = False
             raise ServiceError("connection lost")

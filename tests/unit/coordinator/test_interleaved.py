@@ -89,10 +89,9 @@ class Site:
         assert (first.tasks, first.items) == (2, ITEMS)
         tasks = list(self.services.tasks(row).of_round(0))
         assert [draft_of(each.where.segment) for each in tasks] == [row.draft] * 2
-        read = [
-            item for each in tasks for item in self.services.store(JOB).read_slice(0, each.where)
-        ]
-        assert [item["n"] for _, item in read] == [f"{word}{n}" for n in range(ITEMS)]
+        slices = [self.services.store(JOB).read_slice(0, each.where) for each in tasks]
+        read = [items.take(position) for items in slices for position in range(len(items))]
+        assert [item["n"] for item in read] == [f"{word}{n}" for n in range(ITEMS)]
         assert list(self.services.rows.query("JOBS")) != []
         (submission,) = jobs.submissions()
         assert submission.state is SubmitState.SUBMITTED
@@ -285,7 +284,7 @@ def check_round(site: Site) -> None:
     assert (second.state, second.items, second.retried) == (RoundState.OPEN, 2, {"network": 2})
     (task,) = site.services.tasks(jobs.get()).of_round(1)
     assert task.state is TaskState.READY
-    assert [key for key, _ in site.services.store(JOB).read_slice(1, task.where)] == ["k2", "k7"]
+    assert site.services.store(JOB).read_slice(1, task.where).keys == ["k2", "k7"]
     assert [each.round_no for each in jobs.submissions()] == [0, 1]
     assert len(site.slurm.arrays) == 2
 

@@ -18,7 +18,7 @@ from airflow_slurm_provider.coordinator.ship import read_spec
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.slurm.arrays import ArrayKey
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.keys import SubmitState
+from slurm_worker.keys import SubmitState, job_pk, submit_sk
 from slurm_worker.tasks import Claimed
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
 from tests.unit.coordinator.test_retry_faults import Cut, cut_at
@@ -278,7 +278,7 @@ def test_of_several_arrays_those_that_slurm_has_are_cancelled_and_the_rest_never
 ) -> None:
     edges, slurm, config = cut_short(tmp_path, workers=6)
     jobs = edges.jobs(config.spec.id)
-    jobs.forget_submission(jobs.submissions()[0])
+    edges.rows.delete(job_pk(config.spec.id), submit_sk(0, 1))
     intent = jobs.intend(0, 1, 6, 3)
     slurm.arrays = {job_name(config.spec.id, intent): "300"}
     assert steer.cancel(edges, config.spec.id) == ["300"]

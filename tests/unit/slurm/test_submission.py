@@ -200,7 +200,7 @@ def test_a_right_script_is_not_refused_for_the_one_that_another_caller_has_put(
 ) -> None:
     crossed = SlurmClient(Crossed(slurm.transport(), client), str(remote), time.clock, time.sleep)
     assert submit(crossed) == "101"
-    assert (place / "script.sh").read_text() == SCRIPT
+    assert (place / "script.sh").read_text() == submission.guarded(SCRIPT)
     assert len(arrays(slurm)) == 1
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.printable import printable, printable_json, printable_lines
+from slurm_worker.printable import encodable, printable, printable_json, printable_lines
 
 #: What can move the cursor, change colours, turn text round, or can't be encoded.
 HOSTILE = "a\x1b[2Jb\rc\x07d\x9b31me\x7ff\u202eg\u2028h\ud800i\x00"
@@ -46,7 +46,7 @@ def test_what_was_hidden_is_shown_as_its_escape() -> None:
 def test_a_line_of_json_means_the_same(text: str) -> None:
     line = printable_json(json.dumps({"text": text}, ensure_ascii=False))
     assert is_visible(line)
-    assert json.loads(line) == {"text": text}
+    assert json.loads(line) == {"text": encodable(text)}
 
 
 @pytest.mark.parametrize("kind", [UserError, ServiceError])

@@ -187,6 +187,7 @@ class Simulation:
             raise Violation(f"the job does not end: {error}; {self._states()}") from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+            _CALLS.clear()
         self._check()
         return Report(
             self.seed,
@@ -385,7 +386,7 @@ class Simulation:
             prefix="lab",
             shards=self.shards,
             handler=HandlerConfig(
-                f"{__name__}:handle", params={"call": lambda item: self._handle(item, rng)}
+                f"{__name__}:handle", params={"call": _known(lambda item: self._handle(item, rng))}
             ),
             max_workers=self.hosts,
             limits=limits,
@@ -537,7 +538,16 @@ class Simulation:
 
 def handle(item: dict[str, Any], context: Context) -> object:
     """The simulated user's handler."""
-    return context.params["call"](item)
+    return _CALLS[context.params["call"]](item)
+
+
+#: What the handlers of this process's simulated workers do; parameters are JSON.
+_CALLS: list[Callable[[dict[str, Any]], object]] = []
+
+
+def _known(call: Callable[[dict[str, Any]], object]) -> int:
+    _CALLS.append(call)
+    return len(_CALLS) - 1
 
 
 def _nothing(_name: str) -> None:
