@@ -170,7 +170,8 @@ def resubmit(
     jobs = services.jobs(job_id)
     job = jobs.get()
     spec = ship.read_spec(services, job)
-    round_row = jobs.rounds()[-1]
+    rounds = jobs.rounds()
+    round_row = progress_of.open_round_of(job, rounds) or rounds[-1]
     submissions = progress_of.of_round(jobs.submissions(), round_row.number)
     # One that was refused or cut short is no submission yet: it is carried out now.
     made = [each for each in submissions if each.state is SubmitState.SUBMITTED]

@@ -149,7 +149,8 @@ def look(services: Services, job_id: JobId) -> Poll:
         problem = f"the job is stopped: {progress.stop}"
         return Poll(progress, None, finished=False, problem=problem, snapshot=snapshot)
     submissions = services.jobs(job_id).submissions()
-    newest = latest(submissions)
+    # A cancel leaves an empty submission in each round, also in one that nobody works on yet.
+    newest = latest([each for each in submissions if not each.empty]) or latest(submissions)
     # Each of the round's arrays may still be alive: workers may have been added to it.
     of_last = of_round(submissions, newest.round_no) if newest else []
     arrays = arrays_of(services, job_id, of_last)

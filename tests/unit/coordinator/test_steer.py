@@ -406,6 +406,26 @@ def test_who_waits_sees_the_workers_that_submit_gave_to_a_retry(tmp_path: Path) 
     assert job.poll(edges, config.spec.id).problem == ""
 
 
+def test_who_waits_sees_the_workers_that_came_after_a_cancelled_retry_wherever_it_had_died(
+    tmp_path: Path,
+) -> None:
+    for at in range(60, 140, 4):
+        edges, slurm, config = submitted(tmp_path / str(at))
+
+        def fail(_item: dict[str, Any], _context: object) -> None:
+            raise ItemError("network", "reset")
+
+        world_of(edges, config, tmp_path / str(at) / "node", fail).worker().run()
+        slurm.states["100"] = GONE
+        retry = Call(edges, lambda own: job.retry(own, config.spec.id, ["network"], log=log))  # noqa: B023
+        one_killed(retry, at, Call(edges, lambda _own: None))
+        edges.readers.clear()
+        steer.cancel(edges, config.spec.id)
+        slurm.states.update(dict.fromkeys(slurm.arrays.values(), GONE))
+        job.submit(edges, config, log=log)
+        assert job.poll(edges, config.spec.id).problem == "", at
+
+
 def test_a_cancel_holds_for_who_knows_only_an_earlier_round(tmp_path: Path) -> None:
     edges, slurm, config = in_a_retry(tmp_path)
     slurm.states["101"] = GONE
