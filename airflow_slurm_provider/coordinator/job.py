@@ -118,8 +118,10 @@ def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmc
     jobs.open(1)
     job = jobs.get()
     other = digest != job.config
+    # A retry's round has workers of its own, with its options: those who wait look at them.
+    latest = progress_of.open_round_of(job, jobs.rounds()) or round_row
     workers = ensure_workers(
-        services, spec, replace(job, config=digest), round_row, round_row.tasks, log
+        services, spec, replace(job, config=digest), latest, progress_of.tasks_of(latest), log
     )
     if other:
         # Not before Slurm has taken it: what it refuses must not be what others go on with.
@@ -129,7 +131,7 @@ def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmc
         audit_workers(services, spec.id, workers, actor)
     return Submitted(
         job_id=spec.id,
-        round=0,
+        round=latest.number,
         tasks=round_row.tasks,
         items=round_row.items,
         workers=workers.workers,
@@ -168,7 +170,8 @@ def resubmit(
     jobs = services.jobs(job_id)
     job = jobs.get()
     spec = ship.read_spec(services, job)
-    round_row = jobs.rounds()[-1]
+    rounds = jobs.rounds()
+    round_row = progress_of.open_round_of(job, rounds) or rounds[-1]
     submissions = progress_of.of_round(jobs.submissions(), round_row.number)
     # One that was refused or cut short is no submission yet: it is carried out now.
     made = [each for each in submissions if each.state is SubmitState.SUBMITTED]
@@ -178,9 +181,10 @@ def resubmit(
     if by:
         log(f"the workers were cancelled by {by}; they are not replaced")
         return None
-    tasks = round_row.tasks + sum(round_row.tasks_back.values())
     try:
-        workers = ensure_workers(services, spec, job, round_row, tasks, log)
+        workers = ensure_workers(
+            services, spec, job, round_row, progress_of.tasks_of(round_row), log
+        )
     except SubmissionCancelledError as error:
         log(f"{error}")
         return None

@@ -18,7 +18,7 @@ from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.slurm.arrays import ArrayState, named
 from slurm_worker.errors import UserError
 from slurm_worker.jobs import JobRow, RoundRow, SubmissionRow
-from slurm_worker.keys import JobId, JobState, SubmitState, TaskState
+from slurm_worker.keys import JobId, JobState, RoundState, SubmitState, TaskState
 
 #: How a job is, in one word.
 Standing = Literal["planning", "running", "paused", "stopped", "complete"]
@@ -149,7 +149,8 @@ def look(services: Services, job_id: JobId) -> Poll:
         problem = f"the job is stopped: {progress.stop}"
         return Poll(progress, None, finished=False, problem=problem, snapshot=snapshot)
     submissions = services.jobs(job_id).submissions()
-    newest = latest(submissions)
+    # A cancel leaves an empty submission in each round, also in one that nobody works on yet.
+    newest = latest([each for each in submissions if not each.empty]) or latest(submissions)
     # Each of the round's arrays may still be alive: workers may have been added to it.
     of_last = of_round(submissions, newest.round_no) if newest else []
     arrays = arrays_of(services, job_id, of_last)
@@ -213,6 +214,17 @@ def _is_under_way(services: Services, submission: SubmissionRow | None) -> bool:
 def of_round(submissions: Iterable[SubmissionRow], number: int) -> list[SubmissionRow]:
     """The submissions of one round."""
     return [each for each in submissions if each.round_no == number]
+
+
+def open_round_of(job: JobRow, rounds: Iterable[RoundRow]) -> RoundRow | None:
+    """The latest round that is planned and open for work."""
+    found = [each for each in rounds if each.number < job.rounds and each.state is RoundState.OPEN]
+    return max(found, key=lambda each: each.number, default=None)
+
+
+def tasks_of(round_row: RoundRow) -> int:
+    """How many tasks a round has, with those that it puts back."""
+    return round_row.tasks + sum(round_row.tasks_back.values())
 
 
 def slurm_job_ids_of(submissions: Iterable[SubmissionRow]) -> list[str]:

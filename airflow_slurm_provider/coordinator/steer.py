@@ -173,7 +173,8 @@ def cancel(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> lis
 
         each submission without an id: its name is withdrawn on the cluster, so that no array
         of it begins  →  scancel by name, until Slurm has done it  →  ids into the rows
-        →  an empty submission behind the last, in place of one that is just being intended
+        →  an empty submission behind the last of each round, in place of one that is just
+        being intended; a caller that was paused may be at an earlier round
 
     Leases run out by themselves, so the job can be submitted again.
 
@@ -186,18 +187,18 @@ def cancel(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> lis
     jobs = services.jobs(job_id)
     jobs.get()
     cancelled: list[str] = []
-    barred = False
-    while not barred:
+    barred: set[int] = set()
+    rounds = range(1)
+    while not barred.issuperset(rounds):
         submissions = jobs.submissions()
         cancelled += _cancel_all(services, job_id, submissions)
-        round_no = max((each.number for each in jobs.rounds()), default=0)
-        last = latest(of_round(submissions, round_no))
-        if last is not None and last.empty:
-            break
-        # Whoever intends workers at this moment takes this very number: one of us does.
-        barred = jobs.bar(round_no, 1 if last is None else last.number + 1).empty
-    if cancelled or barred:
-        jobs.audit(actor, "cancelled", {"arrays": ", ".join(cancelled)})
+        rounds = range(1 + max((each.number for each in jobs.rounds()), default=0))
+        for number in set(rounds) - barred:
+            last = latest(of_round(submissions, number))
+            # Whoever intends workers at this moment takes this very number: one of us does.
+            if jobs.bar(number, 1 if last is None else last.number + 1).empty:
+                barred.add(number)
+    jobs.audit(actor, "cancelled", {"arrays": ", ".join(cancelled)})
     return cancelled
 
 

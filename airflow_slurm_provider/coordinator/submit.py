@@ -83,7 +83,8 @@ def ensure_workers(
     jobs = services.jobs(spec.id)
     submissions = of_round(jobs.submissions(), round_row.number)
     last = latest(submissions)
-    shown = latest([each for each in submissions if not each.empty]) or last
+    with_arrays = latest([each for each in submissions if each.slurm_job_ids])
+    shown = with_arrays or latest([each for each in submissions if not each.empty]) or last
     number = 1
     why = why_held(job)
     if why:
@@ -91,7 +92,9 @@ def ensure_workers(
         if shown is None:
             return Workers((), "", 0, "", reattached=True)
         return _workers(spec, shown, shown.slurm_job_ids, shown.workers, reattached=True)
-    if last is not None and shown is not None and last.state is SubmitState.SUBMITTED:
+    # Slurm may have refused workers that were to come beside others, which are at work.
+    beside = last is not None and last.refused and with_arrays is not None
+    if last is not None and shown is not None and (last.state is SubmitState.SUBMITTED or beside):
         arrays = arrays_of(services, spec.id, submissions)
         enough = _why_enough(services, spec, arrays)
         if enough:
@@ -130,9 +133,12 @@ def submit_workers(
     if submission.empty:
         raise SubmissionCancelledError(_cancelled(spec.id))
     options = _options(spec, round_row, submission.number)
+    slurm_job_ids: list[str] = []
     try:
-        slurm_job_ids, workers = _submit(services, spec, job, submission, options, log)
+        workers = _submit(services, spec, job, submission, options, slurm_job_ids, log)
     except SubmissionCancelledError as error:
+        # Its names are withdrawn for good, and whoever did it may have died before it said so.
+        services.jobs(spec.id).submitted(submission, slurm_job_ids)
         raise SubmissionCancelledError(_cancelled(spec.id)) from error
     standing = _note(services.jobs(spec.id), submission, slurm_job_ids)
     if standing.token != submission.token:
@@ -210,9 +216,10 @@ def _submit(
     job: JobRow,
     submission: SubmissionRow,
     options: SlurmOptions,
+    submitted: list[str],
     log: Callable[[str], None],
-) -> tuple[list[str], int]:
-    """The arrays' ids, and the workers in them."""
+) -> int:
+    """The workers in the arrays, whose ids are appended to `submitted` one after the other."""
     command = [
         *shlex.split(ship.ship_worker(services)),
         *ship.worker_arguments(services, spec, job.config, submission.label),
@@ -242,13 +249,15 @@ def _submit(
                 services.jobs(spec.id).refuse_submission(submission)
             raise
 
-    return _submit_parts(submission.sizes(), submit_part, log)
+    return _submit_parts(submission.sizes(), submit_part, submitted, log)
 
 
 def _submit_parts(
-    sizes: Sequence[int], submit_part: Callable[[int, int], str], log: Callable[[str], None]
-) -> tuple[list[str], int]:
-    submitted: list[str] = []
+    sizes: Sequence[int],
+    submit_part: Callable[[int, int], str],
+    submitted: list[str],
+    log: Callable[[str], None],
+) -> int:
     workers = 0
     for part, wanted in enumerate(sizes):
         size = wanted
@@ -267,7 +276,7 @@ def _submit_parts(
         workers += size
         if size < wanted:
             break
-    return submitted, workers
+    return workers
 
 
 def _why_enough(services: Services, spec: JobSpec, arrays: Sequence[ArrayKey]) -> str:

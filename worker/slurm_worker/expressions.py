@@ -84,6 +84,10 @@ RELEASE = Statement(
     _HELD_BY_ME,
 )
 
+#: A claim or a steal was not answered, and may have got the lease. Its request is asked for: the
+#: same worker may have leased the task at the same attempt since, by another request.
+DISOWN = Statement("disown", RELEASE.update, "#state = :leased AND #request = :taking")
+
 #: The process died and its supervisor says on which item; no lease need run out.
 CRASHED = Statement(
     "crashed",

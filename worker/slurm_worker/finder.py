@@ -21,6 +21,7 @@ or three queries for one in four; marks and sums (`sums.py`) beside, for many ro
 from __future__ import annotations
 
 import random
+import uuid
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -83,7 +84,8 @@ class TaskFinder:
         rng: source of the random picks.
         note: told of leases that are taken from others, and of tasks given up for it.
         moved: told of each mark that this worker moves: shard, and sort keys before and after.
-        unanswered: told of each row, as it was, whose lease we may have got without an answer.
+        unanswered: told of each row, as it was, whose lease we may have got without an answer,
+            and of the id of the request.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class TaskFinder:
         rng: random.Random,
         note: Note = no_note,
         moved: Callable[[int, str, str], None] | None = None,
-        unanswered: Callable[[TaskRow], None] = lambda _: None,
+        unanswered: Callable[[TaskRow, str], None] = lambda _row, _request: None,
     ) -> None:
         self._table = table
         self._owner = owner
@@ -299,12 +301,13 @@ class TaskFinder:
         return None
 
     def _taken(
-        self, take: Callable[[TaskRow, str], Claimed | Held | GivenUp], row: TaskRow
+        self, take: Callable[[TaskRow, str, str], Claimed | Held | GivenUp], row: TaskRow
     ) -> Claimed | Held | GivenUp:
+        request = uuid.uuid4().hex
         try:
-            return take(row, self._owner)
+            return take(row, self._owner, request)
         except ServiceError:
-            self._unanswered(row)
+            self._unanswered(row, request)
             raise
 
     def _steal_one(self, candidates: list[Candidate]) -> Lease | None:

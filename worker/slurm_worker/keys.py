@@ -27,6 +27,8 @@ S3_URI_PATTERN = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?"
 META = "META"
 #: Tasks that one round may have; the numbers above are for the halves of bisected tasks.
 MAX_TASKS = 10_000_000
+#: The most shards that a job's task rows are spread over.
+MAX_SHARDS = 256
 #: Added to a task's number; multiples of every number of shards, so that the halves are in
 #: the shard of the whole, where nobody has looked for the last time yet.
 _HALVES = (2 * MAX_TASKS, 4 * MAX_TASKS)
@@ -228,7 +230,7 @@ def shard_count(workers: int) -> int:
     a mass start under a tenth of that (docs/architecture.md, "Shards"). `_HALVES` are
     multiples of no larger power of two.
     """
-    return min(256, max(8, 1 << max(0, (workers // 16 - 1).bit_length())))
+    return min(MAX_SHARDS, max(8, 1 << max(0, (workers // 16 - 1).bit_length())))
 
 
 def limit_pk(scope: str, name: str) -> str:

@@ -145,18 +145,25 @@ class TaskTable:
         row = self.rows.get(self._pk(sequence), keys.task_sk(round_no, sequence))
         return None if row is None else TaskRow.from_row(row)
 
-    def claim(self, row: TaskRow, owner: str) -> Claimed | Held:
-        """Lease a ready task. A refusal that carries our request id is our own lost reply."""
-        request, values = self._taking(owner)
+    def claim(self, row: TaskRow, owner: str, request: str = "") -> Claimed | Held:
+        """Lease a ready task. A refusal that carries our request id is our own lost reply.
+
+        Args:
+            row: the task, as it was seen.
+            owner: who leases it.
+            request: an id of this request that no other has; drawn where none is given.
+        """
+        request, values = self._taking(owner, request)
         return self._taken(row, owner, request, expressions.CLAIM, values)
 
-    def steal(self, row: TaskRow, owner: str) -> Claimed | Held | GivenUp:
+    def steal(self, row: TaskRow, owner: str, request: str = "") -> Claimed | Held | GivenUp:
         """Lease a task whose lease has run out, as `row` was seen a heartbeat ago.
 
         A task that has lost its lease `max_lost` times may be what kills its workers. The
         thief bisects it (`Lease.to_bisect`); one that can't be is quarantined here instead.
+        Arguments are those of `claim`.
         """
-        request, values = self._taking(owner)
+        request, values = self._taking(owner, request)
         values |= {
             "leased": TaskState.LEASED.value,
             "dead": self._ms() - int(self.lease.margin_s * 1000),
@@ -284,10 +291,15 @@ class TaskTable:
         }
         self.rows.update(self._pk(lease.row.sequence), lease.row.sk, expressions.EXCUSE, values)
 
-    def disown(self, row: TaskRow, owner: str) -> None:
-        """Give back what a claim, or a steal, of `row` may have got whose answer never came."""
-        unseen = Lease(replace(row, attempt=row.attempt + 1), owner)
-        self._owned(unseen, f"released by {owner}", row.checkpoint)
+    def disown(self, row: TaskRow, owner: str, request: str) -> None:
+        """Give back what a claim, or a steal, of `row` may have got whose answer never came.
+
+        Refused means that it got nothing, or that this was said before. Of what the same worker
+        has leased since by another request nothing is given back, however late this is said.
+        """
+        values = self._released(row, f"released by {owner}", row.checkpoint, row.requests)
+        values |= {"leased": TaskState.LEASED.value, "taking": request}
+        self.rows.update(self._pk(row.sequence), row.sk, expressions.DISOWN, values)
 
     def release(
         self, lease: Lease, checkpoint: str = "", requests: Mapping[str, int] | None = None
@@ -384,8 +396,8 @@ class TaskTable:
             return []
         return [f"{self._ms()} {what}"[:_ENTRY_LIMIT]]
 
-    def _taking(self, owner: str) -> tuple[str, dict[str, Value]]:
-        request = uuid.uuid4().hex
+    def _taking(self, owner: str, request: str) -> tuple[str, dict[str, Value]]:
+        request = request or uuid.uuid4().hex
         now = self._ms()
         return request, {
             "ready": TaskState.READY.value,
@@ -440,18 +452,19 @@ class TaskTable:
         requests: Mapping[str, int] | None = None,
     ) -> bool:
         """Let a lease go without counting a try; False if it is ours no more."""
-        result = self._held(
-            lease,
-            expressions.RELEASE,
-            {
-                "ready": TaskState.READY.value,
-                "checkpoint": checkpoint,
-                "requests": cast("dict[str, Value]", dict(requests or lease.row.requests)),
-                "none": [],
-                "event": self._event(lease.row, what) if what else [],
-            },
-        )
-        return isinstance(result, Applied)
+        values = self._released(lease.row, what, checkpoint, requests or lease.row.requests)
+        return isinstance(self._held(lease, expressions.RELEASE, values), Applied)
+
+    def _released(
+        self, row: TaskRow, what: str, checkpoint: str, requests: Mapping[str, int]
+    ) -> dict[str, Value]:
+        return {
+            "ready": TaskState.READY.value,
+            "checkpoint": checkpoint,
+            "requests": cast("dict[str, Value]", dict(requests)),
+            "none": [],
+            "event": self._event(row, what) if what else [],
+        }
 
     def _held(
         self, lease: Lease, statement: Statement, values: dict[str, Value]

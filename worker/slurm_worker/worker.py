@@ -382,9 +382,9 @@ class Worker:
         job = self._jobs.find()
         return job is not None and self._finder.new_generation(job.generation)
 
-    def _disown(self, row: TaskRow) -> None:
+    def _disown(self, row: TaskRow, request: str) -> None:
         """A lease that we may have got without an answer is given back."""
-        self._heart.owe(lambda: self._table.disown(row, self.identity.worker))
+        self._heart.owe(lambda: self._table.disown(row, self.identity.worker, request))
 
     def _rest(self, seconds: float) -> None:
         self._drain.asked.wait(seconds)

@@ -45,6 +45,7 @@ from slurm_worker.jobs import JobRow, JobTable, RoundRow
 from slurm_worker.keys import JobId, JobState, RoundState
 from slurm_worker.ports import Entry, Value
 from slurm_worker.store import JobStore
+from slurm_worker.tasks import TaskRow
 
 __all__ = ["Repaired", "repair"]
 
@@ -295,7 +296,8 @@ class _Repair:
         """
         self._found.rounds.append(number)
         self._log(f"the row of round {number} is missing; rebuilding it from its segments")
-        plan = find_plan(self._store, number, job.draft if job and not number else 0)
+        known = job.draft if job and not number else 0
+        plan = find_plan(self._store, number, known, self._standing_draft(number))
         entries = list(self._store.objects.entries(self._store.paths.segments(number)))
         at_ms = int(max(map(_modified, entries), default=born) * 1000)
         if not plan.tasks:
@@ -325,6 +327,19 @@ class _Repair:
             version=title.version if title else "",
             draft=plan.draft,
         )
+
+    def _standing_draft(self, number: int) -> int:
+        """The draft that a round's task rows name; 0 where none of them is left.
+
+        One query, where the row is lost that says how many shards there are; more only where
+        rows are lost, too.
+        """
+        for shard in range(keys.MAX_SHARDS):
+            pk, after = keys.task_pk(self._job_id, shard), keys.before_round(number)
+            row = next(self._services.rows.query(pk, after=after, limit=1), None)
+            if row is not None and (task := TaskRow.from_row(row)).round_no == number:
+                return keys.draft_of(task.where.segment)
+        return 0
 
     def _write_round(self, found: RoundRow) -> None:
         if self._write:

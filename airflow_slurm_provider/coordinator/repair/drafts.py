@@ -25,13 +25,15 @@ class Plan:
     sha256: str
 
 
-def find_plan(store: JobStore, round_no: int, known: int = 0) -> Plan:
+def find_plan(store: JobStore, round_no: int, known: int = 0, standing: int = 0) -> Plan:
     """The draft of a round from whose slices all its markers were made.
 
     Args:
         store: the job's objects.
         round_no: the round.
         known: the draft, where the job's row tells it; 0 where it doesn't.
+        standing: the draft that task rows name, where there are any: of several drafts with the
+            same items it is the one whose segments these rows are read from.
 
     Raises:
         UserError: if there is none that is whole, or several that differ.
@@ -51,7 +53,8 @@ def find_plan(store: JobStore, round_no: int, known: int = 0) -> Plan:
         except UserError as error:
             why = str(error)
         else:
-            plans[plan.sha256] = plan
+            if plan.sha256 not in plans or draft == standing:
+                plans[plan.sha256] = plan
     if len(plans) > 1:
         raise UserError(
             f"job_id: round {round_no} of {store.paths.job!r} has several drafts below "

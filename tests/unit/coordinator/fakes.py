@@ -141,7 +141,7 @@ class FakeSlurm:
     def cancel(self, arrays: Collection[ArrayKey]) -> list[ArrayKey]:
         """By name, as the real one."""
         found = [ArrayKey(job, name) for name, job in self.find({e.name for e in arrays}).items()]
-        alive = [each for each in found if self.array(each).alive]
+        alive = sorted(each for each in found if self.array(each).alive)
         self.cancelled += [each.slurm_job_id for each in alive]
         return alive
 

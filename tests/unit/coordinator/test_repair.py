@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job, ship
+from airflow_slurm_provider.coordinator import gc, job, ship
 from airflow_slurm_provider.coordinator.failures import explain
 from airflow_slurm_provider.coordinator.plan import Title, drafted
 from airflow_slurm_provider.coordinator.repair import Repaired, repair
@@ -492,6 +492,25 @@ def test_a_draft_that_was_left_beside_the_plan_is_not_taken_for_it(edges: Servic
     run(edges)
     assert edges.jobs(JOB).get().draft == plan
     assert published(edges) == before
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("twin", [10**17, 10**18 - 1])
+def test_of_two_drafts_with_the_same_items_the_one_stays_that_task_rows_are_read_from(
+    edges: Services, number: int, twin: int
+) -> None:
+    paths, jobs = edges.paths(JOB), edges.jobs(JOB)
+    plan = jobs.rounds()[number].draft
+    objects = [*edges.objects.list(paths.segments(number)), paths.title(number, plan)]
+    for key in objects:
+        edges.objects.put(key.replace(str(plan), str(twin)), edges.objects.get(key) or b"")
+    for row in list(edges.rows.query(keys.job_pk(JOB))):
+        cast("MemoryRows", edges.rows).delete(str(row["pk"]), str(row["sk"]))
+    run(edges)
+    gc.collect(edges, JOB, log=lambda _: None)
+    assert jobs.rounds()[number].draft == plan
+    for row in edges.tasks(jobs.get()).of_round(number):
+        assert len(edges.store(JOB).read_slice(number, row.where))
 
 
 def test_the_configuration_of_another_input_is_not_taken_for_the_jobs(

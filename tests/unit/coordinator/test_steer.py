@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.ship import read_spec
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.slurm.arrays import ArrayKey
-from slurm_worker.errors import ServiceError, UserError
+from airflow_slurm_provider.slurm.client import SubmissionCancelledError, SubmitRefusedError
+from slurm_worker.errors import ItemError, ServiceError, UserError
 from slurm_worker.keys import SubmitState, job_pk, submit_sk
 from slurm_worker.tasks import Claimed
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
+from tests.unit.coordinator.interleave import Call, one_killed
 from tests.unit.coordinator.test_retry_faults import Cut, cut_at
 
 GONE = FakeArray(alive=0)
@@ -340,14 +343,112 @@ def test_workers_that_were_just_being_replaced_are_cancelled_too(tmp_path: Path)
     assert job.resubmit(edges, config.spec.id, most=2, log=log) is None
 
 
-def test_cancelling_again_writes_nothing_more(tmp_path: Path) -> None:
+def test_cancelling_again_cancels_nothing(tmp_path: Path) -> None:
     edges, slurm, config = submitted(tmp_path)
     steer.cancel(edges, config.spec.id)
     slurm.state = GONE
-    before = edges.jobs(config.spec.id).submissions()
     assert steer.cancel(edges, config.spec.id) == []
-    assert edges.jobs(config.spec.id).submissions() == before
-    assert actions(edges, config).count(("slurmctl", "cancelled")) == 1
+    assert slurm.cancelled == ["100"]
+
+
+def test_a_second_cancel_holds_for_whoever_submits_anew_since_the_first(tmp_path: Path) -> None:
+    edges, slurm, config = submitted(tmp_path)
+    steer.cancel(edges, config.spec.id)
+    slurm.state = GONE
+    paused = PausedSlurm("before its intent", lambda: steer.cancel(edges, config.spec.id))
+    paused.arrays, paused.state = slurm.arrays, GONE
+    beside = replace(edges, slurm=paused)  # type: ignore[arg-type]  # the fake has its verbs
+    with pytest.raises(UserError, match="was cancelled while its workers were submitted"):
+        job.submit(beside, config, log=log)
+    assert list(slurm.arrays.values()) == ["100"]
+
+
+def test_a_cancel_that_dies_anywhere_keeps_nobody_from_submitting_again(tmp_path: Path) -> None:
+    for at in range(100):
+        edges, slurm, config = cut_short(tmp_path)
+        slurm.arrays.clear()
+        cancel = Call(edges, lambda own: steer.cancel(own, config.spec.id))  # noqa: B023
+        one_killed(cancel, at, Call(edges, lambda _own: None))
+        with suppress(SubmissionCancelledError):
+            job.submit(edges, config, log=log)
+        job.submit(edges, config, log=log)
+        assert list(slurm.arrays.values()) == ["100"], at
+        if cancel.error is None:
+            return
+    raise AssertionError("it never ends")
+
+
+def in_a_retry(folder: Path) -> tuple[Services, FakeSlurm, Config]:
+    """A job whose retry's workers are at work; those of its first round have ended."""
+    edges, slurm, config = submitted(folder)
+
+    def fail(_item: dict[str, Any], _context: object) -> None:
+        raise ItemError("network", "reset")
+
+    world_of(edges, config, folder / "node", fail).worker().run()
+    slurm.states["100"] = GONE
+    job.retry(edges, config.spec.id, ["network"], log=log)
+    return edges, slurm, config
+
+
+def test_submit_goes_on_with_the_workers_of_a_retry(tmp_path: Path) -> None:
+    edges, slurm, config = in_a_retry(tmp_path)
+    again = job.submit(edges, config, log=log)
+    assert (again.reattached, again.slurm_job_ids, again.round) == (True, ("101",), 1)
+    assert list(slurm.arrays.values()) == ["100", "101"]
+
+
+def test_who_waits_sees_the_workers_that_submit_gave_to_a_retry(tmp_path: Path) -> None:
+    edges, slurm, config = in_a_retry(tmp_path)
+    slurm.states["101"] = GONE
+    assert job.poll(edges, config.spec.id).workers_gone
+    assert job.submit(edges, config, log=log).slurm_job_ids == ("102",)
+    assert job.poll(edges, config.spec.id).problem == ""
+
+
+def test_who_waits_sees_the_workers_that_came_after_a_cancelled_retry_wherever_it_had_died(
+    tmp_path: Path,
+) -> None:
+    for at in range(60, 140, 4):
+        edges, slurm, config = submitted(tmp_path / str(at))
+
+        def fail(_item: dict[str, Any], _context: object) -> None:
+            raise ItemError("network", "reset")
+
+        world_of(edges, config, tmp_path / str(at) / "node", fail).worker().run()
+        slurm.states["100"] = GONE
+        retry = Call(edges, lambda own: job.retry(own, config.spec.id, ["network"], log=log))  # noqa: B023
+        one_killed(retry, at, Call(edges, lambda _own: None))
+        edges.readers.clear()
+        steer.cancel(edges, config.spec.id)
+        slurm.states.update(dict.fromkeys(slurm.arrays.values(), GONE))
+        job.submit(edges, config, log=log)
+        assert job.poll(edges, config.spec.id).problem == "", at
+
+
+def test_a_cancel_holds_for_who_knows_only_an_earlier_round(tmp_path: Path) -> None:
+    edges, slurm, config = in_a_retry(tmp_path)
+    slurm.states["101"] = GONE
+    jobs = edges.jobs(config.spec.id)
+    assert jobs.submissions()[-1].round_no == 1
+    steer.cancel(edges, config.spec.id)
+    late = jobs.intend(0, 2, 3, 1001)
+    assert late.empty
+    assert list(slurm.arrays.values()) == ["100", "101"]
+
+
+def test_workers_that_slurm_refused_beside_others_are_not_submitted_in_place_of_these(
+    tmp_path: Path,
+) -> None:
+    edges, slurm, config = submitted(tmp_path)
+    slurm.refuse = SubmitRefusedError("slurm: sbatch refused the array: QOS")
+    with pytest.raises(SubmitRefusedError):
+        steer.add_workers(edges, config.spec.id, 2, log=log)
+    slurm.refuse = None
+    again = job.submit(edges, config, log=log)
+    assert (again.reattached, again.slurm_job_ids) == (True, ("100",))
+    slurm.state = GONE
+    assert job.submit(edges, config, log=log).slurm_job_ids == ("101",)
 
 
 def test_a_cancel_that_slurm_did_not_carry_out_is_not_told_as_done(tmp_path: Path) -> None:

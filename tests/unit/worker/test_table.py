@@ -271,11 +271,20 @@ def test_what_is_given_back_for_want_of_a_service_is_ready_at_once_and_counts_no
 
 def test_a_claim_that_was_not_answered_is_given_back_and_nobody_elses_is(table: TaskTable) -> None:
     seen = only_row(table)
-    claim(table, "w1")
-    table.disown(seen, "w2")
+    assert isinstance(table.claim(seen, "w1", "its request"), Claimed)
+    table.disown(seen, "w2", "another request")
     assert only_row(table).owner == "w1"
-    table.disown(seen, "w1")
+    table.disown(seen, "w1", "its request")
     assert (only_row(table).state, only_row(table).lost) == (TaskState.READY, 0)
+
+
+def test_a_claim_that_got_nothing_takes_nothing_from_the_same_workers_next(
+    table: TaskTable,
+) -> None:
+    seen = only_row(table)
+    assert isinstance(table.claim(seen, "w1", "the next request"), Claimed)
+    table.disown(seen, "w1", "a request that never arrived")
+    assert (only_row(table).state, only_row(table).owner) == (TaskState.LEASED, "w1")
 
 
 def test_a_decision_between_markers_is_the_same_for_all_who_ask(table: TaskTable) -> None:
