@@ -18,7 +18,7 @@ from airflow_slurm_provider.slurm.client import (
     SubmitLimitError,
     SubmitRefusedError,
 )
-from airflow_slurm_provider.slurm.transport import CommandResult, Transport
+from airflow_slurm_provider.slurm.transport import CommandResult, LocalTransport, Transport
 from slurm_worker.errors import ServiceError, UserError
 from tests.unit.slurm.fake_slurm import BreakingTransport, FakeSlurm, Time
 
@@ -510,3 +510,45 @@ def test_a_script_of_a_cancelled_submission_ends_before_its_first_command(
 def test_a_script_for_another_interpreter_stays_as_it_is(first: str) -> None:
     script = f"{first}\nprint('sh')\n"
     assert submission.guarded(script) == script
+
+
+_SHOWS_ALL = r"""#!/bin/sh
+env > "{folder}/environment"
+for each in /proc/[0-9]*/cmdline; do tr '\0' ' ' < "$each" 2>/dev/null; echo; done > "{folder}/ps"
+echo 101
+"""
+
+
+def test_a_sites_token_reaches_sbatch_and_no_command_line(
+    slurm: FakeSlurm, remote: Path, tmp_path: Path
+) -> None:
+    (slurm.folder / "bin" / "timeout").unlink()
+    (slurm.folder / "bin" / "sbatch").write_text(_SHOWS_ALL.format(folder=tmp_path))
+    token = "eyJhbGciOiJIUzI1NiJ9.%s.it's\\n"
+    transport = LocalTransport({**slurm.environment, "SLURM_JWT": token, "SECRET": "no"})
+    assert submit(SlurmClient(transport, str(remote))) == "101"
+    seen = (tmp_path / "environment").read_text().splitlines()
+    assert f"SLURM_JWT={token}" in seen
+    assert not any(each.startswith("SECRET=") for each in seen)
+    shown = (tmp_path / "ps").read_text()
+    assert "sbatch --parsable" in shown
+    assert token not in shown
+
+
+def test_a_sites_token_is_removed_before_a_scripts_first_command(tmp_path: Path) -> None:
+    script = submission.guarded("#!/bin/sh\nenv > seen\n")
+    environment = {"PATH": "/usr/bin:/bin", "SLURM_JWT": "token"}
+    subprocess.run(["sh", "-euc", script], cwd=tmp_path, env=environment, check=True)
+    assert "SLURM_JWT" not in (tmp_path / "seen").read_text()
+
+
+def test_what_sbatch_says_is_english_whatever_the_accounts_language(
+    slurm: FakeSlurm, remote: Path, tmp_path: Path
+) -> None:
+    (slurm.folder / "bin" / "timeout").unlink()
+    (slurm.folder / "bin" / "sbatch").write_text(_SHOWS_ALL.format(folder=tmp_path))
+    transport = LocalTransport({**slurm.environment, "LC_ALL": "de_DE.UTF-8", "LANGUAGE": "de"})
+    submit(SlurmClient(transport, str(remote)))
+    seen = (tmp_path / "environment").read_text().splitlines()
+    assert {"LANG=de_DE.UTF-8", "LC_MESSAGES=C"} <= set(seen)
+    assert not any(each.startswith(("LC_ALL=", "LANGUAGE=")) for each in seen)
