@@ -111,7 +111,7 @@ _ENTER = (
     # Every part of the path, as it is written and as it is without links.
     'parts() { q=${1%/}; shift; while [ -n "$q" ]; do set -- "$@" "$q"; q=${q%/*}; done; '
     'LC_ALL=C ls -ldn / "$@" || echo odd; }; '
-    'unsafe() { printf "%s %s\n" "$1" "/${2#*/}" >&2; exit ' + f"{Outcome.UNSAFE}" + "; }; "
+    'unsafe() { printf "%s %s\\n" "$1" "/${2#*/}" >&2; exit ' + f"{Outcome.UNSAFE}" + "; }; "
     "safe() { me=$(id -u); while read -r mode links owner rest; do case $mode in "
     '[dl]?????????*) ;; *) unsafe odd "$rest" ;; esac; '
     'case $owner in "$me"|0) ;; *) unsafe owner "$rest" ;; esac; '
@@ -265,9 +265,9 @@ PUT_SCRIPT = (
 WITHDRAW = (
     f'{_ENTER}enter "$1"; token=$2; shift 2; while [ $# -gt 0 ]; do '
     'mkdir -p "$1" || exit; '
-    'if [ ! -s "$1/id" ]; then printf "%s\\n" "$2" > "$1/id.$token" && { '
+    '[ -s "$1/id" ] || { printf "%s\\n" "$2" > "$1/id.$token" && { '
     'ln "$1/id.$token" "$1/id" 2>/dev/null || [ -s "$1/id" ] || mv "$1/id.$token" "$1/id"; }; '
-    'rm -f "$1/id.$token"; fi; '
+    'rm -f "$1/id.$token"; }; '
     '[ -s "$1/id" ] || exit 1; printf "%s|%s\\n" "$1" "$(cat "$1/id")"; shift 2; done'
 )
 #: Arrays of each name are cancelled, those of this account.

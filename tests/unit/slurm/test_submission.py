@@ -18,6 +18,7 @@ from airflow_slurm_provider.slurm.client import (
     SubmitLimitError,
     SubmitRefusedError,
 )
+from airflow_slurm_provider.slurm.ssh import SshTransport
 from airflow_slurm_provider.slurm.transport import CommandResult, LocalTransport, Transport
 from slurm_worker.errors import ServiceError, UserError
 from tests.unit.slurm.fake_slurm import BreakingTransport, FakeSlurm, Time
@@ -552,3 +553,40 @@ def test_what_sbatch_says_is_english_whatever_the_accounts_language(
     seen = (tmp_path / "environment").read_text().splitlines()
     assert {"LANG=de_DE.UTF-8", "LC_MESSAGES=C"} <= set(seen)
     assert not any(each.startswith(("LC_ALL=", "LANGUAGE=")) for each in seen)
+
+
+class Recording:
+    """Runs commands, and keeps them."""
+
+    def __init__(self, inner: Transport) -> None:
+        self._inner = inner
+        self.commands: list[str] = []
+
+    def run(self, command: str, stdin: bytes = b"", timeout: float = 60.0) -> CommandResult:
+        self.commands.append(command)
+        return self._inner.run(command, stdin, timeout)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def test_any_login_shell_hands_every_command_on(slurm: FakeSlurm, remote: Path) -> None:
+    """csh takes neither a line end nor "!" within quotes; fish reads two backslashes as one."""
+    recording = Recording(slurm.transport())
+    client = SlurmClient(recording, str(remote))
+    client.put_file("f", b"x")
+    client.put_secret("flights", "s", b"x")
+    submit(client)
+    client.output(NAME, "flights", 0, 5)
+    client.script(NAME, "flights")
+    client.find([NAME])
+    client.cancel([ArrayKey("101", NAME)])
+    client.end("flights.other", "flights")
+    survey = client.survey()
+    survey.try_folder("x")
+    survey.ignored_variables()
+    survey.why_waiting(NAME)
+    survey.remove("flights")
+    assert len(recording.commands) > 10
+    lines = [SshTransport(connect=pytest.fail).wrap(each) for each in recording.commands]
+    assert [each for each in lines if any(odd in each for odd in ("\n", "!", "\\\\"))] == []
