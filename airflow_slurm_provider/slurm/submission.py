@@ -78,8 +78,9 @@ _AMBIGUOUS = (
 )
 
 #: What of the caller's environment a job gets: what finds programs, modules, the network and
-#: AWS's configuration, and nothing that is a secret by its nature. A value with an "@" is left
-#: out: an address may hold a password before it. `slurm.setup` may set more.
+#: AWS's configuration, and nothing that is a secret by its nature. An address with an "@" is left
+#: out: it may hold a password before it. Other values, a PATH or a profile's name, may have one.
+#: `slurm.setup` may set more.
 EXPORTED = (
     *("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPDIR"),
     *("LANG", "LC_ALL", "LC_CTYPE", "LC_MESSAGES", "TZ", "SLURM_CONF", "SLURM_CONF_SERVER"),
@@ -168,8 +169,8 @@ run_sbatch() {{
   set --
   for each in {" ".join(EXPORTED)}; do
     eval "value=\\${{$each-}}"
-    case $value in
-      '' | *@*) ;;
+    case $each=$value in
+      *= | *_proxy=*@* | *_PROXY=*@* | *://*@*) ;;
       *) set -- "$@" "$each=$value" ;;
     esac
   done

@@ -543,6 +543,24 @@ def test_a_sites_token_is_removed_before_a_scripts_first_command(tmp_path: Path)
     assert "SLURM_JWT" not in (tmp_path / "seen").read_text()
 
 
+def test_addresses_that_may_hold_a_password_are_left_out_and_no_other_value(
+    slurm: FakeSlurm, remote: Path, tmp_path: Path
+) -> None:
+    (slurm.folder / "bin" / "timeout").unlink()
+    (slurm.folder / "bin" / "sbatch").write_text(_SHOWS_ALL.format(folder=tmp_path))
+    path = f"{slurm.environment['PATH']}:/opt/homebrew/opt/python@3.12/bin"
+    kept = {"PATH": path, "AWS_PROFILE": "me@lab", "no_proxy": "localhost,.lab"}
+    passwords = {
+        "http_proxy": "me:secret@proxy:3128",
+        "HTTPS_PROXY": "http://me:secret@proxy:3128",
+        "AWS_ENDPOINT_URL_S3": "https://me:secret@s3.lab",
+    }
+    submit(SlurmClient(LocalTransport({**kept, **passwords}), str(remote)))
+    seen = (tmp_path / "environment").read_text().splitlines()
+    assert {f"{name}={value}" for name, value in kept.items()} <= set(seen)
+    assert [each for each in seen if "secret" in each] == []
+
+
 def test_what_sbatch_says_is_english_whatever_the_accounts_language(
     slurm: FakeSlurm, remote: Path, tmp_path: Path
 ) -> None:
