@@ -160,10 +160,17 @@ def parse_queue(text: str) -> Elements:
 
 
 def parse_records(text: str) -> Elements:
-    """Elements by array in lines of `RECORD_FORMAT`."""
+    """Elements by array in lines of `RECORD_FORMAT`.
+
+    An array that was cancelled before Slurm had split it up has one record, without elements: it
+    is shown as element 0. Other records of that kind are of a moment.
+    """
     found: Elements = defaultdict(dict)
     for job, numbers, (state, node, exit_code) in _lines(text):
-        found[job].update(dict.fromkeys(numbers, Element(parse_state(state), exit_code, node)))
+        element = Element(parse_state(state), exit_code, node)
+        if not numbers and element.state is ElementState.CANCELLED:
+            numbers = [0]
+        found[job].update(dict.fromkeys(numbers, element))
     return found
 
 

@@ -26,6 +26,7 @@ from airflow_slurm_provider.coordinator.config import Config, load_config
 from airflow_slurm_provider.coordinator.services import Services, open_services, open_transport
 from airflow_slurm_provider.coordinator.site import load_site
 from airflow_slurm_provider.coordinator.submit import Workers
+from airflow_slurm_provider.slurm.arrays import ArrayKey
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.embedded import EmbeddedTransport
 from airflow_slurm_provider.slurm.transport import CommandResult, LocalTransport, Transport
@@ -437,7 +438,7 @@ def test_another_user_can_not_read_a_workers_environment(
         for pid in mine:
             assert other.run("cat", f"/proc/{pid}/environ").returncode
     finally:
-        client.cancel(array)
+        client.cancel([ArrayKey(array, name)])
 
 
 def test_a_folder_of_the_embedded_cluster_that_another_user_made_is_refused(

@@ -372,10 +372,15 @@ def test_an_array_whose_id_was_lost_is_found_and_cancelled_by_its_name(
     assert cluster.client.cancel([lost]) == [cluster.key(job)]
     assert cluster.client.cancel([lost]) == []
     array = cluster.until(job, lambda seen: not seen.alive and not seen.unknown)
-    assert array.counts() == {"CANCELLED": 2}
+    # One, where it was cancelled before it was split up.
+    assert array.counts() in ({"CANCELLED": 2}, {"CANCELLED": 1})
 
 
-def test_a_cancel_that_slurm_does_not_carry_out_is_told(cluster: RealCluster, name: str) -> None:
+def test_a_cancel_that_slurm_does_not_carry_out_is_told(
+    cluster: RealCluster, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_slurm_provider.slurm.client._CANCEL_S", 2.0)
+
     class Deaf(SshTransport):
         def run(self, command: str, stdin: bytes = b"", timeout: float = 60.0) -> CommandResult:
             return super().run(command.replace("scancel", "scancel --state=SUSPENDED"), stdin)

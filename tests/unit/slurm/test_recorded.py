@@ -119,3 +119,9 @@ def test_the_queue_says_of_ids_that_it_has_forgotten_that_they_are_invalid(relea
 def test_a_submitted_arrays_id_is_read(release: Path) -> None:
     first = text(release, "queue").splitlines()[0]
     assert parse_job_id(first.split("|")[0])
+
+
+def test_an_array_that_was_cancelled_before_it_was_split_up_has_ended() -> None:
+    # Seen on 22.05, where scancel came within the second of sbatch.
+    array = merge("722", {}, parse_records("722|CANCELLED by 1001||0:0")["722"])
+    assert (array.counts(), array.alive, array.unknown) == ({"CANCELLED": 1}, 0, False)
