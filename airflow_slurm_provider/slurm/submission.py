@@ -293,7 +293,7 @@ TAIL = 'cd "$1" 2>/dev/null && [ -f "$2" ] && tail -n "$3" "$2" || true'
 #: Also closes to others what earlier releases left open: the folder of jobs, and those in it.
 MAKE_FOLDER = (
     f'{_ENTER}enter "$1"; base=$(pwd -P); if [ -d jobs ]; then enter jobs; chmod 700 . || exit; '
-    "find . -type d -path './*' -prune -perm -020 -exec chmod g-w {} +; fi; "
+    'find . -type d -path "./*" -prune -perm -020 -exec chmod g-w {} +; fi; '
     'printf "%s\\n" "$base"'
 )
 #: A file is written and removed; then the folder and its file system are told.
