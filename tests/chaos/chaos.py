@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from airflow_slurm_provider.coordinator import job, steer
+from airflow_slurm_provider.coordinator.arrays import arrays_of
 from airflow_slurm_provider.coordinator.config import Config, load_config
 from airflow_slurm_provider.coordinator.services import Services, open_services
 from airflow_slurm_provider.coordinator.site import load_site
-from airflow_slurm_provider.slurm.arrays import named
+from airflow_slurm_provider.slurm.arrays import ArrayKey, named
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.keys import JobId
 from tests.chaos.checks import attempts_over_one, problems, read_manifest, task_rows
@@ -299,12 +300,9 @@ class Round:
             if not element.state.terminal
         ]
 
-    def _arrays(self) -> list[str]:
-        return [
-            slurm_job_id
-            for each in self._services.jobs(self._job_id).submissions()
-            for slurm_job_id in each.slurm_job_ids
-        ]
+    def _arrays(self) -> list[ArrayKey]:
+        submissions = self._services.jobs(self._job_id).submissions()
+        return arrays_of(self._services, self._job_id, submissions)
 
     def _cancel(self) -> None:
         """End the job's arrays and wait until Slurm knows it."""

@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator.arrays import arrays_of
 from airflow_slurm_provider.coordinator.services import Services, open_services
 from airflow_slurm_provider.coordinator.site import load_site
 from slurm_worker.keys import JobId
@@ -248,9 +249,7 @@ def lose_a_node(compose: Compose, services: Services, folder: Path) -> None:
     job_id = JobId(ITEMS_JOB)
 
     def on_the_node() -> bool:
-        arrays = [
-            each for entry in services.jobs(job_id).submissions() for each in entry.slurm_job_ids
-        ]
+        arrays = arrays_of(services, job_id, services.jobs(job_id).submissions())
         states = [services.slurm.array(each).elements.values() for each in arrays]
         return any(e.node == LOST and e.state.value == "RUNNING" for each in states for e in each)
 

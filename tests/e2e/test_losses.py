@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.coordinator import job, steer
+from airflow_slurm_provider.coordinator.arrays import arrays_of
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.watch import Watcher
 from slurm_worker.config import LeaseConfig
@@ -143,7 +144,8 @@ def test_memory_cancel_requeue_and_a_lost_node_each_have_their_class(
     array = array_of(services, job_id)
 
     def running() -> dict[int, str]:
-        state = services.slurm.array(array)
+        arrays = arrays_of(services, job_id, services.jobs(job_id).submissions())
+        state = services.slurm.together(arrays)
         return {n: e.node for n, e in state.elements.items() if e.state.value == "RUNNING"}
 
     until(lambda: len(running()) >= 5, "five workers run")
