@@ -154,7 +154,7 @@ def parse_cluster(raw: object, name: str) -> ClusterSite:
         cluster = ClusterSite.model_validate(raw)
     except ValidationError as error:
         raise UserError(explain(error, ClusterSite, name)) from error
-    _check_host(cluster, name)
+    _check_cluster(cluster, name)
     return cluster
 
 
@@ -169,14 +169,20 @@ def parse_site(raw: object, name: str) -> Site:
     except ValidationError as error:
         raise UserError(explain(error, Site, name)) from error
     split_s3_uri(site.storage.prefix, f"{name}: storage.prefix")
-    _check_host(site.cluster, name)
+    _check_cluster(site.cluster, name)
     _check_alerts(site.alerts, name)
     return site
 
 
-def _check_host(cluster: ClusterSite, name: str) -> None:
+def _check_cluster(cluster: ClusterSite, name: str) -> None:
     if cluster.transport == "ssh" and not cluster.host:
         raise UserError(f"{name}: cluster.host: is missing; name the login node")
+    # It is no word of a shell: such a folder would be made under this very name.
+    if re.match(r"~(?!/.)|\$", cluster.remote_dir):
+        raise UserError(
+            f"{name}: cluster.remote_dir: {cluster.remote_dir!r} holds what only a shell replaces; "
+            "write the whole path, or one relative to the account's home"
+        )
 
 
 def _check_alerts(alerts: AlertsSite, name: str) -> None:

@@ -11,6 +11,7 @@ import random
 import shlex
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,7 +34,12 @@ _SESSIONS_REFUSED_S = 6.0
 _PIECE = 1 << 16
 #: Runs $1, and ends no sooner than its input: what is sent to a session that has ended makes
 #: sshd close the whole connection, and paramiko can't hold back what it is just sending.
-_OUTLIVE_INPUT = f'{CLEAN} sh -c "$1"; code=$?; cat > /dev/null; exit "$code"'
+#: Before it stands $2, alone: what is above that is from the account's start-up files, which may
+#: print, and which bash reads for these commands too.
+_OUTLIVE_INPUT = (
+    f'{CLEAN} printf "%s\\n" "$2"; printf "%s\\n" "$2" >&2; '
+    'sh -c "$1"; code=$?; cat > /dev/null; exit "$code"'
+)
 _SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 
 
@@ -62,6 +68,7 @@ class SshTransport:
         self._failures = 0
         self._not_before = 0.0
         self._refusal: SlurmWorkerError = ServiceError()
+        self._start = f"slurmctl-{uuid.uuid4().hex}"
 
     def run(self, command: str, stdin: bytes = b"", timeout: float = 60.0) -> CommandResult:
         """See `Transport.run`."""
@@ -70,7 +77,7 @@ class SshTransport:
             connection, channel = self._open_channel(timeout)
             try:
                 line = self.wrap(command)
-                return _execute(channel, line, stdin, lambda: deadline - self._clock())
+                return self._said(_execute(channel, line, stdin, lambda: deadline - self._clock()))
             except TimeoutError as error:
                 self._retire(connection)
                 message = no_answer(f"cluster: {connection.host}", timeout, command)
@@ -87,7 +94,7 @@ class SshTransport:
 
     def wrap(self, command: str) -> str:
         """What the login shell is given: `command` in a clean environment."""
-        return shlex.join(["sh", "-c", _OUTLIVE_INPUT, "sh", command])
+        return shlex.join(["sh", "-c", _OUTLIVE_INPUT, "sh", command, self._start])
 
     def close(self) -> None:
         """See `Transport.close`."""
@@ -95,6 +102,14 @@ class SshTransport:
             connection = self._current
         if connection is not None:
             self._retire(connection)
+
+    def _said(self, result: CommandResult) -> CommandResult:
+        """What the command itself said; all of it where the login shell did not come so far."""
+        return CommandResult(
+            result.code,
+            result.stdout.rpartition(f"{self._start}\n")[2],
+            result.stderr.rpartition(f"{self._start}\n")[2],
+        )
 
     def _open_channel(self, timeout: float) -> tuple[_Connection, paramiko.Channel]:
         """A channel on the shared connection, which is replaced once if it went stale."""

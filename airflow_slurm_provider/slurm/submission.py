@@ -78,17 +78,27 @@ _AMBIGUOUS = (
 )
 
 #: What of the caller's environment a job gets: what finds programs, modules, the network and
-#: AWS's configuration, and nothing that is a secret by its nature. A value with an "@" is left
-#: out: an address may hold a password before it. `slurm.setup` may set more.
+#: AWS's configuration, and nothing that is a secret by its nature. An address with an "@" is left
+#: out: it may hold a password before it. Other values, a PATH or a profile's name, may have one.
+#: `slurm.setup` may set more.
 EXPORTED = (
     *("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPDIR"),
-    *("LANG", "LC_ALL", "LC_CTYPE", "TZ", "SLURM_CONF", "SLURM_CONF_SERVER", "KRB5CCNAME"),
+    *("LANG", "LC_ALL", "LC_CTYPE", "LC_MESSAGES", "TZ", "SLURM_CONF", "SLURM_CONF_SERVER"),
+    "KRB5CCNAME",
     *("BASH_ENV", "MODULEPATH", "MODULESHOME", "LMOD_CMD", "LMOD_DIR", "LMOD_PKG"),
     *("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
     *("AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE"),
     *("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
     "AWS_ENDPOINT_URL_DYNAMODB",
+)
+
+#: sbatch where a site's accounts prove who they are by a token. `ps` shows everybody the words of
+#: a command, so that it comes through standard input. Slurm hands on what begins with SLURM,
+#: whatever it is asked: `guarded` removes it in the job.
+_SBATCH_ASKS = (
+    "IFS= read -r SLURM_JWT; export SLURM_JWT; "
+    'exec sbatch --parsable --job-name="$1" script.sh < /dev/null'
 )
 
 # `enter` makes the folder $1, and is in it. What is made, here and by sbatch, is the account's
@@ -102,7 +112,7 @@ _ENTER = (
     # Every part of the path, as it is written and as it is without links.
     'parts() { q=${1%/}; shift; while [ -n "$q" ]; do set -- "$@" "$q"; q=${q%/*}; done; '
     'LC_ALL=C ls -ldn / "$@" || echo odd; }; '
-    'unsafe() { printf "%s %s\n" "$1" "/${2#*/}" >&2; exit ' + f"{Outcome.UNSAFE}" + "; }; "
+    'unsafe() { printf "%s %s\\n" "$1" "/${2#*/}" >&2; exit ' + f"{Outcome.UNSAFE}" + "; }; "
     "safe() { me=$(id -u); while read -r mode links owner rest; do case $mode in "
     '[dl]?????????*) ;; *) unsafe odd "$rest" ;; esac; '
     'case $owner in "$me"|0) ;; *) unsafe owner "$rest" ;; esac; '
@@ -111,7 +121,7 @@ _ENTER = (
     'mine() { read -r mode links owner rest; [ "$owner" = "$(id -u)" ] || unsafe owner "$rest"; '
     'case $mode in d????-??-*) ;; *) unsafe open "$rest" ;; esac; }; '
     "enter() { case $1 in /*) written=$1 ;; *) written=$PWD/$1 ;; esac; "
-    'mkdir -p -- "$1" && cd -P -- "$1" || exit; '
+    'mkdir -p -- "$1" && cd -P -- "$1" || exit; if [ -O . ]; then chmod g-w .; fi; '
     '{ parts "$written"; parts "$PWD"; } | safe || exit; '
     'LC_ALL=C ls -ldn "$PWD" | mine || exit; }; '
 )
@@ -159,14 +169,19 @@ run_sbatch() {{
   set --
   for each in {" ".join(EXPORTED)}; do
     eval "value=\\${{$each-}}"
-    case $value in
-      '' | *@*) ;;
+    case $each=$value in
+      *= | *_proxy=*@* | *_PROXY=*@* | *://*@*) ;;
       *) set -- "$@" "$each=$value" ;;
     esac
   done
   # Nothing else of this environment gets into the job's.
-  $limit env -i "$@" sbatch --parsable --job-name="$name" script.sh \\
-    > "$attempt/out" 2> "$attempt/err" < /dev/null
+  if [ -n "${{SLURM_JWT-}}" ]; then
+    printf '%s\\n' "$SLURM_JWT" | $limit env -i "$@" sh -c '{_SBATCH_ASKS}' sh "$name" \\
+      > "$attempt/out" 2> "$attempt/err"
+  else
+    $limit env -i "$@" sbatch --parsable --job-name="$name" script.sh \\
+      > "$attempt/out" 2> "$attempt/err" < /dev/null
+  fi
   code=$?
   made=$(sed -n 's/^\\([0-9][0-9]*\\)\\(;.*\\)*$/\\1/p' "$attempt/out" | tail -n 1)
   if [ "$code" -eq 0 ] && [ -n "$made" ]; then keep "$made" ours; fi
@@ -251,9 +266,9 @@ PUT_SCRIPT = (
 WITHDRAW = (
     f'{_ENTER}enter "$1"; token=$2; shift 2; while [ $# -gt 0 ]; do '
     'mkdir -p "$1" || exit; '
-    'if [ ! -s "$1/id" ]; then printf "%s\\n" "$2" > "$1/id.$token" && { '
+    '[ -s "$1/id" ] || { printf "%s\\n" "$2" > "$1/id.$token" && { '
     'ln "$1/id.$token" "$1/id" 2>/dev/null || [ -s "$1/id" ] || mv "$1/id.$token" "$1/id"; }; '
-    'rm -f "$1/id.$token"; fi; '
+    'rm -f "$1/id.$token"; }; '
     '[ -s "$1/id" ] || exit 1; printf "%s|%s\\n" "$1" "$(cat "$1/id")"; shift 2; done'
 )
 #: Arrays of each name are cancelled, those of this account.
@@ -275,8 +290,12 @@ HAS_FILE = (
 )
 #: The last lines of a file; nothing where there is none.
 TAIL = 'cd "$1" 2>/dev/null && [ -f "$2" ] && tail -n "$3" "$2" || true'
-#: Also closes to others what earlier releases left open.
-MAKE_FOLDER = f'{_ENTER}enter "$1"; if [ -d jobs ]; then chmod 700 jobs || exit; fi; pwd -P'
+#: Also closes to others what earlier releases left open: the folder of jobs, and those in it.
+MAKE_FOLDER = (
+    f'{_ENTER}enter "$1"; base=$(pwd -P); if [ -d jobs ]; then enter jobs; chmod 700 . || exit; '
+    'find . -type d -path "./*" -prune -perm -020 -exec chmod g-w {} +; fi; '
+    'printf "%s\\n" "$base"'
+)
 #: A file is written and removed; then the folder and its file system are told.
 TRY_FOLDER = (
     f'{_ENTER}enter "$1"; : > ".tried.$2" && rm ".tried.$2" && pwd -P && '
@@ -287,8 +306,9 @@ TRY_FOLDER = (
 #: The first line of a script for a shell that knows ``if [ … ]``.
 _SHELL = re.compile(r"#!\s*(/\S*/)?(env\s+(-S\s+)?)?(/\S*/)?(ba|da|k|z)?sh(\s|$)")
 #: Slurm starts a script where it was submitted: in the submission's folder. It fails then, as
-#: one that was ended by TERM: it has not done its work.
+#: one that was ended by TERM: it has not done its work. A token that was for sbatch is removed.
 _GUARD = (
+    "unset SLURM_JWT; "
     f'if [ "$(cat "${{SLURM_SUBMIT_DIR:-.}}/id" 2>/dev/null)" = {CANCELLED} ]; then exit 143; fi'
 )
 

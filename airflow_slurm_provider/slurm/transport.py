@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from airflow_slurm_provider.slurm.environment import cleaned
-from slurm_worker.errors import ServiceError
+from slurm_worker.errors import ServiceError, UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +62,21 @@ class LocalTransport:
 
     def run(self, command: str, stdin: bytes = b"", timeout: float = 60.0) -> CommandResult:
         """See `Transport.run`."""
-        started = subprocess.Popen(
-            ["/bin/sh", "-c", command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=cleaned({**os.environ, **self._environment}),
-            cwd=Path.home(),
-            start_new_session=True,
-        )
+        home = _home()
+        try:
+            started = subprocess.Popen(
+                ["/bin/sh", "-c", command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=cleaned({**os.environ, **self._environment}),
+                cwd=home,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ServiceError(
+                f"cluster: a command can't be started ({error}); try again"
+            ) from error
         try:
             stdout, stderr = started.communicate(stdin, timeout)
         except subprocess.TimeoutExpired as error:
@@ -79,6 +85,23 @@ class LocalTransport:
 
     def close(self) -> None:
         """See `Transport.close`: there is nothing to close."""
+
+
+def _home() -> Path:
+    """The home folder, in which commands start, as those over SSH do.
+
+    Raises:
+        UserError: if there is none.
+    """
+    try:
+        home = Path.home()
+    except RuntimeError as error:
+        raise UserError("cluster: this account has no home folder; set HOME to one") from error
+    if not os.access(home, os.X_OK) or not home.is_dir():
+        raise UserError(
+            f"cluster: HOME: {str(home)!r} is no folder that this account can enter; set it to one"
+        )
+    return home
 
 
 class OnFirstUse:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pwd
 import stat
 import subprocess
@@ -309,8 +310,8 @@ def folder_in_an_open_one(user: Account, other: Account, place: Path) -> None:
     user.shell('mkdir -m 700 "$1"', place)
 
 
-def folder_of_a_group(user: Account, other: Account, place: Path) -> None:
-    user.shell('mkdir -m 775 "$1"', place)
+def folder_in_one_of_a_group(user: Account, other: Account, place: Path) -> None:
+    user.shell('mkdir -m 2775 "$1"; mkdir -m 700 "$2"', place.parent, place)
 
 
 def folder_of_everybody(user: Account, other: Account, place: Path) -> None:
@@ -339,7 +340,7 @@ def lock_that_is_held(user: Account, other: Account, place: Path) -> None:
         other_users_folder,
         folder_in_another_users,
         folder_in_an_open_one,
-        folder_of_a_group,
+        folder_in_one_of_a_group,
         folder_of_everybody,
         link_of_another_user,
         lock_that_is_held,
@@ -353,7 +354,7 @@ def test_a_remote_folder_that_another_user_can_change_is_refused(
     prepare: Callable[[Account, Account, Path], None],
 ) -> None:
     place = shared / "above" / "lab"
-    if prepare in (other_users_folder, folder_of_a_group, folder_of_everybody, lock_that_is_held):
+    if prepare in (other_users_folder, folder_of_everybody, lock_that_is_held):
         place = shared / "lab"
     prepare(user, other, place)
     client = SlurmClient(ssh, str(place))
@@ -367,6 +368,24 @@ def test_a_remote_folder_that_another_user_can_change_is_refused(
             ask()
     left = [each.name for each in shared.rglob("*") if each.is_file()]
     assert left == (["at"] if prepare is lock_that_is_held else [])
+
+
+def test_a_remote_folder_that_its_group_may_write_into_is_closed_to_it(
+    ssh: Transport, user: Account, other: Account, shared: Path
+) -> None:
+    """As a umask of 002 makes it; what the group has put there meanwhile is not used."""
+    place = shared / "lab"
+    group = pwd.getpwnam(other.name).pw_gid
+    user.shell('mkdir -m 770 "$1"', place)
+    os.chown(place, -1, group)
+    other.shell('mkdir -m 777 "$1/jobs"; echo forged > "$1/worker.pyz"', place)
+    client = SlurmClient(ssh, str(place))
+    with pytest.raises(UserError, match=r"lab/jobs' belongs to another user"):
+        client.put_file("worker.pyz", b"x")
+    assert other.run("touch", place / "more").returncode
+    (place / "jobs").rmdir()
+    assert Path(client.put_file("worker.pyz", b"x")).read_bytes() == b"x"
+    assert (place / "worker.pyz").stat().st_uid == user.entry.pw_uid
 
 
 @pytest.mark.parametrize("umask", ["000", "022"])

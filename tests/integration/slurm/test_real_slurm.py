@@ -348,6 +348,38 @@ def test_variables_of_the_account_change_nothing(
         cluster.transport.run(f"scancel --name={name}")
 
 
+#: What Slurm and the shells set by themselves.
+OF_THE_NODE = {"ENVIRONMENT", "HOSTNAME", "OLDPWD", "PWD", "SHLVL", "TMPDIR", "_"}
+SECRETS = {
+    "VAULT_TOKEN": "secret",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "SBATCH_COMMENT": "secret",
+    "SPANK_OWN": "secret",
+    "https_proxy": "http://me:secret@proxy:3128",
+    "SLURM_OWN": "secret",
+}
+
+
+def test_a_job_has_the_listed_variables_of_its_account_and_no_others(
+    cluster: RealCluster, name: str
+) -> None:
+    transport = Exporting(cluster, {**SECRETS, "AWS_PROFILE": "me@lab"})
+    client = SlurmClient(transport, cluster.site.remote_dir)
+    # Of the batch script's shell as it began, and of the step.
+    show = r"tr '\0' '\n' < /proc/$$/environ"
+    job = client.submit(name, script(name, f"{show}; echo END", setup=[show]), "tests")
+    cluster.names[job] = name
+    cluster.ended(job)
+    seen = client.output(name, "tests", 0, 500)
+    transport.close()
+    assert seen.endswith("END\n")
+    assert "secret" not in seen
+    found = {line.partition("=")[0] for line in seen.splitlines() if "=" in line}
+    of_slurm = {each for each in found if each.startswith(("SLURM", "SRUN", "SBATCH_", "PMI"))}
+    assert found - of_slurm - OF_THE_NODE <= {*submission.EXPORTED}
+    assert "AWS_PROFILE=me@lab" in seen.splitlines()
+
+
 def test_an_array_of_another_name_is_not_ours_whatever_its_number(
     cluster: RealCluster, name: str
 ) -> None:

@@ -115,10 +115,12 @@ class FakeSlurm:
     def lines(self, name: str) -> list[str]:
         return (self.folder / name).read_text().splitlines()
 
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "FAKE": str(self.folder)}
+
     def transport(self) -> LocalTransport:
-        return LocalTransport(
-            {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "FAKE": str(self.folder)}
-        )
+        return LocalTransport(self.environment)
 
 
 class BreakingTransport:

@@ -17,7 +17,8 @@ class LoginNode:
     """Accepts one user's key and runs commands in sh.
 
     `refuse_sessions` and `silent` are switches; `logins` has each try to log in, `sessions`
-    the commands that run now, `most_sessions` their highest number so far.
+    the commands that run now, `most_sessions` their highest number so far. `start_up` is what
+    the account's start-up files do.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,6 +33,7 @@ class LoginNode:
         self.logins: list[str] = []
         self.refuse_sessions = False
         self.silent = False
+        self.start_up = b""
         self.sessions = self.most_sessions = 0
         self._lock = threading.Lock()
         self._transports: list[paramiko.Transport] = []
@@ -99,7 +101,8 @@ class _Session(paramiko.ServerInterface):
         if b"cat" in command:
             sent += channel.makefile("rb").read()
         self._node.count(+1)
-        ended = subprocess.run(["sh", "-c", command], input=sent, capture_output=True, check=False)
+        line = self._node.start_up + command
+        ended = subprocess.run(["sh", "-c", line], input=sent, capture_output=True, check=False)
         self._node.count(-1)
         with contextlib.suppress(OSError):
             channel.sendall(ended.stdout)

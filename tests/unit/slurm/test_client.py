@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import stat
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -267,10 +268,38 @@ def test_what_earlier_releases_left_open_is_closed(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "remote" / "jobs").stat().st_mode) == 0o700
 
 
-@pytest.mark.parametrize("bits", [0o775, 0o757, 0o777])
-@pytest.mark.parametrize("part", ["lab", "lab/jobs", "lab/jobs/job", "lab/jobs/job/name"])
+def test_folders_of_the_account_that_its_group_may_write_into_are_closed(tmp_path: Path) -> None:
+    """As a umask of 002 leaves them: nobody else need be in that group."""
+    slurm = FakeSlurm(tmp_path / "slurm")
+    parts = [tmp_path / each for each in ("lab", "lab/jobs", "lab/jobs/j", "lab/jobs/j/name")]
+    for each in parts:
+        each.mkdir()
+        each.chmod(0o775)
+    client = SlurmClient(slurm.transport(), str(parts[0]))
+    assert client.submit("name", "#!/bin/sh\n#SBATCH --job-name=name\n", "j") == "101"
+    assert [each for each in parts if each.stat().st_mode & 0o022] == []
+
+
+def test_a_folder_above_that_a_group_may_write_into_is_refused_and_left_alone(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab").chmod(0o2775)
+    client = SlurmClient(LocalTransport(), str(tmp_path / "lab" / "mine"))
+    with pytest.raises(UserError, match="other users can write into"):
+        client.put_file("f", b"x")
+    assert stat.S_IMODE((tmp_path / "lab").stat().st_mode) == 0o2775
+
+
+@pytest.mark.parametrize(
+    ("part", "bits"),
+    [
+        *product(["lab", "lab/jobs", "lab/jobs/job"], [0o775, 0o757, 0o777]),
+        *product(["lab/jobs/job/name"], [0o757, 0o777]),
+    ],
+)
 def test_a_folder_into_which_others_may_write_is_refused_in_one_line(
-    tmp_path: Path, bits: int, part: str
+    tmp_path: Path, part: str, bits: int
 ) -> None:
     slurm = FakeSlurm(tmp_path / "slurm")
     (tmp_path / "lab" / "jobs" / "job" / "name").mkdir(parents=True)

@@ -118,6 +118,21 @@ def test_a_command_that_does_not_read_its_input_still_speaks(ssh: SshTransport) 
     assert (result.code, result.stderr) == (4, "no space\n")
 
 
+def test_what_start_up_files_print_is_not_the_commands_answer(
+    node: LoginNode, ssh: SshTransport
+) -> None:
+    node.start_up = b"echo hello; printf 'no locale, no end of line' >&2; "
+    result = ssh.run("cat; echo oh >&2; exit 4", b"said")
+    assert (result.code, result.stdout, result.stderr) == (4, "said", "oh\n")
+
+
+def test_what_start_up_files_say_where_they_end_the_login_is_told(
+    node: LoginNode, ssh: SshTransport
+) -> None:
+    node.start_up = b"echo the account has expired >&2; exit 1; "
+    assert ssh.run("true").stderr == "the account has expired\n"
+
+
 def test_closed_it_opens_again_when_used(node: LoginNode, ssh: SshTransport) -> None:
     ssh.run("true")
     ssh.close()

@@ -18,7 +18,8 @@ from airflow_slurm_provider.slurm.client import (
     SubmitLimitError,
     SubmitRefusedError,
 )
-from airflow_slurm_provider.slurm.transport import CommandResult, Transport
+from airflow_slurm_provider.slurm.ssh import SshTransport
+from airflow_slurm_provider.slurm.transport import CommandResult, LocalTransport, Transport
 from slurm_worker.errors import ServiceError, UserError
 from tests.unit.slurm.fake_slurm import BreakingTransport, FakeSlurm, Time
 
@@ -510,3 +511,100 @@ def test_a_script_of_a_cancelled_submission_ends_before_its_first_command(
 def test_a_script_for_another_interpreter_stays_as_it_is(first: str) -> None:
     script = f"{first}\nprint('sh')\n"
     assert submission.guarded(script) == script
+
+
+_SHOWS_ALL = r"""#!/bin/sh
+env > "{folder}/environment"
+for each in /proc/[0-9]*/cmdline; do tr '\0' ' ' < "$each" 2>/dev/null; echo; done > "{folder}/ps"
+echo 101
+"""
+
+
+def test_a_sites_token_reaches_sbatch_and_no_command_line(
+    slurm: FakeSlurm, remote: Path, tmp_path: Path
+) -> None:
+    (slurm.folder / "bin" / "timeout").unlink()
+    (slurm.folder / "bin" / "sbatch").write_text(_SHOWS_ALL.format(folder=tmp_path))
+    token = "eyJhbGciOiJIUzI1NiJ9.%s.it's\\n"
+    transport = LocalTransport({**slurm.environment, "SLURM_JWT": token, "SECRET": "no"})
+    assert submit(SlurmClient(transport, str(remote))) == "101"
+    seen = (tmp_path / "environment").read_text().splitlines()
+    assert f"SLURM_JWT={token}" in seen
+    assert not any(each.startswith("SECRET=") for each in seen)
+    shown = (tmp_path / "ps").read_text()
+    assert "sbatch --parsable" in shown
+    assert token not in shown
+
+
+def test_a_sites_token_is_removed_before_a_scripts_first_command(tmp_path: Path) -> None:
+    script = submission.guarded("#!/bin/sh\nenv > seen\n")
+    environment = {"PATH": "/usr/bin:/bin", "SLURM_JWT": "token"}
+    subprocess.run(["sh", "-euc", script], cwd=tmp_path, env=environment, check=True)
+    assert "SLURM_JWT" not in (tmp_path / "seen").read_text()
+
+
+def test_addresses_that_may_hold_a_password_are_left_out_and_no_other_value(
+    slurm: FakeSlurm, remote: Path, tmp_path: Path
+) -> None:
+    (slurm.folder / "bin" / "timeout").unlink()
+    (slurm.folder / "bin" / "sbatch").write_text(_SHOWS_ALL.format(folder=tmp_path))
+    path = f"{slurm.environment['PATH']}:/opt/homebrew/opt/python@3.12/bin"
+    kept = {"PATH": path, "AWS_PROFILE": "me@lab", "no_proxy": "localhost,.lab"}
+    passwords = {
+        "http_proxy": "me:secret@proxy:3128",
+        "HTTPS_PROXY": "http://me:secret@proxy:3128",
+        "AWS_ENDPOINT_URL_S3": "https://me:secret@s3.lab",
+    }
+    submit(SlurmClient(LocalTransport({**kept, **passwords}), str(remote)))
+    seen = (tmp_path / "environment").read_text().splitlines()
+    assert {f"{name}={value}" for name, value in kept.items()} <= set(seen)
+    assert [each for each in seen if "secret" in each] == []
+
+
+def test_what_sbatch_says_is_english_whatever_the_accounts_language(
+    slurm: FakeSlurm, remote: Path, tmp_path: Path
+) -> None:
+    (slurm.folder / "bin" / "timeout").unlink()
+    (slurm.folder / "bin" / "sbatch").write_text(_SHOWS_ALL.format(folder=tmp_path))
+    transport = LocalTransport({**slurm.environment, "LC_ALL": "de_DE.UTF-8", "LANGUAGE": "de"})
+    submit(SlurmClient(transport, str(remote)))
+    seen = (tmp_path / "environment").read_text().splitlines()
+    assert {"LANG=de_DE.UTF-8", "LC_MESSAGES=C"} <= set(seen)
+    assert not any(each.startswith(("LC_ALL=", "LANGUAGE=")) for each in seen)
+
+
+class Recording:
+    """Runs commands, and keeps them."""
+
+    def __init__(self, inner: Transport) -> None:
+        self._inner = inner
+        self.commands: list[str] = []
+
+    def run(self, command: str, stdin: bytes = b"", timeout: float = 60.0) -> CommandResult:
+        self.commands.append(command)
+        return self._inner.run(command, stdin, timeout)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def test_any_login_shell_hands_every_command_on(slurm: FakeSlurm, remote: Path) -> None:
+    """csh takes neither a line end nor "!" within quotes; fish reads two backslashes as one."""
+    recording = Recording(slurm.transport())
+    client = SlurmClient(recording, str(remote))
+    client.put_file("f", b"x")
+    client.put_secret("flights", "s", b"x")
+    submit(client)
+    client.output(NAME, "flights", 0, 5)
+    client.script(NAME, "flights")
+    client.find([NAME])
+    client.cancel([ArrayKey("101", NAME)])
+    client.end("flights.other", "flights")
+    survey = client.survey()
+    survey.try_folder("x")
+    survey.ignored_variables()
+    survey.why_waiting(NAME)
+    survey.remove("flights")
+    assert len(recording.commands) > 10
+    lines = [SshTransport(connect=pytest.fail).wrap(each) for each in recording.commands]
+    assert [each for each in lines if any(odd in each for odd in ("\n", "!", "\\\\"))] == []

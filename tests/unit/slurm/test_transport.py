@@ -17,7 +17,7 @@ from airflow_slurm_provider.slurm.transport import (
     OnFirstUse,
     Transport,
 )
-from slurm_worker.errors import ServiceError
+from slurm_worker.errors import ServiceError, UserError
 
 
 @pytest.fixture(params=["local", "ssh"])
@@ -99,3 +99,20 @@ def test_a_transport_is_made_once_and_not_before_a_command_is_run() -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: transport.run("echo here").stdout, range(8)))
     assert (answers, len(made)) == (["here\n"] * 8, 1)
+
+
+@pytest.mark.parametrize("kind", ["absent", "file"])
+def test_a_home_that_is_no_folder_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    home = tmp_path / "home"
+    if kind == "file":
+        home.touch()
+    monkeypatch.setenv("HOME", str(home))
+    with pytest.raises(UserError, match=r"^cluster: HOME: '.*/home' is no folder"):
+        LocalTransport().run("true")
+
+
+def test_a_command_that_is_too_long_to_start_is_an_error_of_the_service() -> None:
+    with pytest.raises(ServiceError, match="can't be started"):
+        LocalTransport().run(f": {'x' * 3_000_000}")
