@@ -53,3 +53,9 @@ def test_times_that_can_t_work_are_refused(over: dict[str, Any], told: str) -> N
 )
 def test_times_that_work_are_taken(over: dict[str, Any]) -> None:
     assert load_config({**BASE, **over}).spec.job_id == "j"
+
+
+@pytest.mark.parametrize("path", ["", " "])
+def test_an_input_without_a_name_is_not_the_folder_of_the_config(path: str) -> None:
+    with pytest.raises(UserError, match=r"input\.path: is empty; name a file or a folder"):
+        load_config({**BASE, "input": {"path": path, "key": "id"}})
