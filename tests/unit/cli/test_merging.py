@@ -266,6 +266,15 @@ def test_rows_that_were_committed_to_the_log_are_published(merged: Merged) -> No
     assert merged.rows() == [{"a": 1}]
 
 
+def test_an_output_without_a_name_is_not_the_folder_of_the_shell(
+    merged: Merged, capsys: pytest.CaptureFixture[str]
+) -> None:
+    merged.write("a.jsonl", "{}\n")
+    code = run(["aggregate", str(merged.folder), "-o", ""])  # as an empty variable gives it
+    assert code == 2
+    refused(capsys, "-o: is empty; name a folder")
+
+
 def test_a_suffix_that_is_left_out_moves_no_cursor(
     merged: Merged, capsys: pytest.CaptureFixture[str]
 ) -> None:
