@@ -266,6 +266,16 @@ def test_rows_that_were_committed_to_the_log_are_published(merged: Merged) -> No
     assert merged.rows() == [{"a": 1}]
 
 
+def test_a_schema_that_names_a_column_twice_is_refused(
+    merged: Merged, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    merged.write("a.jsonl", '{"x": 1}\n')
+    schema = tmp_path / "schema.yaml"
+    schema.write_text("x: int64\nx: double\n")
+    assert merged.run("--schema", str(schema)) == 2
+    refused(capsys, "schema.yaml: ", "line 2, column 1: 'x' is there twice")
+
+
 def test_an_output_without_a_name_is_not_the_folder_of_the_shell(
     merged: Merged, capsys: pytest.CaptureFixture[str]
 ) -> None:

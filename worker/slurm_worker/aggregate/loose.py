@@ -260,7 +260,7 @@ class _Work:
                 exact = converter.read(chunk.lines)
                 if exact is None:
                     rows = _parser(each, chunk)(chunk.lines)
-                    if rows and not schema.names:
+                    if rows and not any(rows) and not schema.names:
                         raise AggregationError(
                             f"aggregate: {each.name} has only empty objects, of which Parquet "
                             "can't keep the number; leave it out"
