@@ -31,6 +31,8 @@ def merge_paths(
     from slurm_worker.aggregate.loose import merge_files
     from slurm_worker.aggregate.options import AggregateOptions
 
+    if not output.strip():
+        raise UserError("-o: is empty; name a folder")
     options = AggregateOptions(
         schema=_read_schema(schema),
         sort_by=_names(sort_by),

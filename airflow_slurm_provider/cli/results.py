@@ -172,10 +172,11 @@ def _one_job(argument: str | None, option: str | None) -> JobId:
 
 def _keys(path: Path) -> list[str]:
     try:
-        keys = path.read_text().splitlines()
+        # Not `splitlines`, which takes more characters for a line's end than a key may hold.
+        keys = path.read_text("utf-8-sig").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--items: {path} can't be read ({error}); name a text file") from error
-    if not keys:
+    if keys == [""]:
         raise UserError(f"--items: {path} is empty; write the key of an item on each line")
     return keys
 

@@ -55,6 +55,13 @@ class InputSection(Strict):
     format: str | None = None
     """`parquet`, `csv` or `jsonl`, where the file's name does not say it."""
 
+    @field_validator("path")
+    @classmethod
+    def _is_named(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("is empty; name a file or a folder")  # it would be the YAML's folder
+        return value
+
 
 class HandlerSection(Strict):
     """The user's function; `code` is a folder beside the YAML that is shipped to the nodes."""

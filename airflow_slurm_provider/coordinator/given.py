@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from airflow_slurm_provider.coordinator.config import Config, parse_config, read_source
-from airflow_slurm_provider.coordinator.inputs import decode_json
 from airflow_slurm_provider.coordinator.services import Services
+from slurm_worker import jsonlines
 from slurm_worker.errors import UserError
 from slurm_worker.keys import JobId, check_job_id
 from slurm_worker.parts import check_names
@@ -138,7 +138,7 @@ def config_of(
 
 def _from_json(text: str) -> list[Any]:
     try:
-        found = decode_json(text)
+        found = jsonlines.decode(text)
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"items: {_short(text)} is text, and no JSON list ({error}); hand over a list; in a "
@@ -167,7 +167,9 @@ def _refuse_no_list(given: object) -> None:
         what, mend = "an open file", "hand over what it holds as a list, or its path as the input"
     elif given is None:
         what, mend = "None", "hand over a list; does the task that should give it return one?"
-    elif not isinstance(given, Iterable):
+    elif isinstance(given, tuple) and hasattr(given, "_fields"):
+        what, mend = "a named tuple", "hand over a list: [it._asdict()] for one item"
+    elif not isinstance(given, Iterable) or getattr(given, "ndim", 1) == 0:
         what = f"{type(given).__name__} ({_short(given)})"
     if what:
         raise UserError(f"items: is {what}; {mend}")

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 from urllib.parse import unquote
 
 from slurm_worker.errors import UserError
@@ -119,13 +121,40 @@ def _local_files(path: str) -> list[InputFile]:
     if not top.is_dir():
         near = [str(each) for each in top.parent.iterdir()] if top.parent.is_dir() else []
         raise UserError(f"input.path: there is no file {path}; {_hint(path, near)}")
-    below = ((each, each.relative_to(top).parts) for each in top.rglob("*"))
-    named = sorted((each for each in below if _is_data(each[1])), key=lambda each: each[1])
-    return [_local_file(each, parts) for each, parts in named if each.is_file()]
+    named = ((each, each.relative_to(top).parts) for each in _walk(top))
+    return [_local_file(each, parts) for each, parts in sorted(named, key=lambda each: each[1])]
+
+
+def _walk(top: Path) -> Iterator[Path]:
+    """The data files below a folder, by links as well; one folder twice only by two links."""
+    for name, folders, files in os.walk(top, onerror=_refuse_unreadable, followlinks=True):
+        folder = Path(name)
+        real = folder.resolve()
+        folders[:] = [
+            each
+            for each in folders
+            # A link to a folder that it is in would be followed for ever.
+            if _is_data((each,)) and not real.is_relative_to((folder / each).resolve())
+        ]
+        yield from (folder / each for each in files if _is_data((each,)))
+
+
+def _refuse_unreadable(error: OSError) -> NoReturn:
+    raise UserError(
+        f"input.path: {error.filename} can't be read: {error.strerror}; correct it, or move it "
+        "elsewhere"
+    ) from error
 
 
 def _local_file(path: Path, parts: tuple[str, ...]) -> InputFile:
-    found = path.stat()
+    try:
+        found = path.stat()
+    except OSError as error:
+        _refuse_unreadable(error)
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(
+            f"input.path: {path} is no regular file; write what it gives into a file first"
+        )
     return InputFile(str(path), found.st_size, found.st_mtime, parts, str(path))
 
 
@@ -190,7 +219,7 @@ def _hint(wanted: str, near: Iterable[str]) -> str:
 
 
 def _with_fields(files: list[InputFile]) -> list[InputFile]:
-    texts = [dict(_partitions(each.parts[:-1])) for each in files]
+    texts = [_partitions(each) for each in files]
     columns = {name for each in texts for name in each}
     integer = {
         name: all(
@@ -213,8 +242,26 @@ def _with_fields(files: list[InputFile]) -> list[InputFile]:
     ]
 
 
-def _partitions(folders: Iterable[str]) -> Iterator[tuple[str, str | None]]:
-    for folder in folders:
-        name, equals, value = folder.partition("=")
-        if equals and name:
-            yield unquote(name), None if value == NULL_PARTITION else unquote(value)
+def _partitions(file: InputFile) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for folder in file.parts[:-1]:
+        written, equals, value = folder.partition("=")
+        if not equals or not written:
+            continue
+        name = _unquoted(written, folder, file)
+        if name in found:
+            raise UserError(f"input.path: the folders of {file.name} name {name!r} twice; move it")
+        found[name] = None if value == NULL_PARTITION else _unquoted(value, folder, file)
+    return found
+
+
+def _unquoted(text: str, folder: str, file: InputFile) -> str:
+    """The text that a folder's name stands for, as Hive and Spark write it."""
+    try:
+        found = unquote(text, errors="strict")
+        found.encode()
+    except UnicodeError as error:
+        raise UserError(
+            f"input.path: {file.name}: the folder {folder!a} is not UTF-8; rename it"
+        ) from error
+    return found

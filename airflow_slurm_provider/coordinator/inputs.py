@@ -6,7 +6,8 @@ JSON can't say, by these rules:
     CSV       every value is the string that stands there; an empty field is None. The
               delimiter is the first of comma, tab, semicolon and bar by which the header
               holds the key column
-    JSONL     as it stands; NaN, infinity and a name that stands twice are refused
+    JSONL     as it stands; NaN, infinity, a number that a double does not keep, half of a
+              surrogate pair and a name that stands twice are refused
     Parquet   see `parquet_input.py`: dates as ISO text, decimals as text, NaN as None
 
 CSV and JSONL may be gzipped, which their first bytes tell. The input is one file, or a folder
@@ -23,9 +24,6 @@ import csv
 import difflib
 import gzip
 import io
-import json
-import math
-import re
 import tempfile
 import zlib
 from collections import Counter
@@ -38,6 +36,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 from airflow_slurm_provider.coordinator import input_files
 from airflow_slurm_provider.coordinator.input_files import Bucket, InputFile, find_files
+from slurm_worker import jsonlines
 from slurm_worker.errors import UserError
 
 Item: TypeAlias = dict[str, Any]
@@ -233,15 +232,6 @@ def _key_of(value: object, spec: InputSpec, file: InputFile, number: int) -> str
     return value
 
 
-def decode_json(text: str) -> Any:
-    """A JSON document; refuses what could not be written again as it stands.
-
-    Raises:
-        ValueError: if it is none, names a field twice, or holds NaN or infinity.
-    """
-    return _DECODER.decode(text)
-
-
 # --- readers: a local file to rows; a ValueError is reported with the row's number ---
 
 
@@ -290,18 +280,8 @@ def read_jsonl(path: Path, _key: str = "") -> Iterator[Item]:
     """Rows of a file with one JSON object a line."""
     with _lines(path, newline="\n") as lines:
         for line in lines:
-            if line.isspace():
-                continue
-            try:
-                row = decode_json(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"is not JSON: {error.msg} at column {error.colno}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"is a JSON {type(row).__name__}, not an object")
-            # A lone surrogate ("\ud800") is text to Python and to no one else.
-            if "\\u" in line:
-                json.dumps(row, ensure_ascii=False).encode()
-            yield row
+            if not line.isspace():
+                yield jsonlines.decode_row(line)
 
 
 _READERS: dict[InputFormat, Callable[[Path, str], Iterator[Item]]] = {
@@ -333,27 +313,3 @@ def _utf8(line: str) -> str:
             f"(character {error.start + 1} of its line)"
         ) from None
     return line
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"holds {name}, which is not JSON; write null")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value) or (not value and re.search("[1-9]", text.lower().split("e")[0])):
-        raise ValueError(f"holds {text}, which is beyond a 64-bit float; write it as a string")
-    return value
-
-
-def _once(pairs: list[tuple[str, Any]]) -> Item:
-    row = dict(pairs)
-    if len(row) != len(pairs):
-        twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-        raise ValueError(f"names {twice[0]!r} twice")
-    return row
-
-
-_DECODER = json.JSONDecoder(
-    parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once
-)

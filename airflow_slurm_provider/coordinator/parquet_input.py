@@ -9,7 +9,7 @@ and a handler reads it back with the standard library:
     uuid                    text
     map                     a list of [key, value] pairs
     NaN                     None: tables from pandas mean a missing value by it
-    infinity, nanoseconds that microseconds can't hold, durations    refused
+    infinity, nanoseconds that microseconds can't hold, durations, periods    refused
 """
 
 from __future__ import annotations
@@ -74,9 +74,19 @@ def _open(path: Path, **options: Any) -> pq.ParquetFile:
 
 
 def _old_times(file: pq.ParquetFile) -> list[str]:
-    """Columns of INT96, the time of old writers (Impala, Hive, Spark before 3)."""
+    """Columns of INT96, the time of old writers (Impala, Hive, Spark before 3).
+
+    Raises:
+        ValueError: naming a column that has them in lists or structs.
+    """
     columns = [file.schema.column(at) for at in range(len(file.schema))]
-    return [each.path for each in columns if each.physical_type == "INT96"]
+    old = [each for each in columns if each.physical_type == "INT96"]
+    for each in old:
+        if each.path != each.name:  # whether they are whole microseconds is not looked for there
+            raise ValueError(
+                f"column {each.path!r} holds INT96 times in lists or structs; cast the column"
+            )
+    return [each.path for each in old]
 
 
 def _check_whole(name: str, micros: pa.Array[Any], nanos: pa.Array[Any]) -> None:
@@ -85,8 +95,6 @@ def _check_whole(name: str, micros: pa.Array[Any], nanos: pa.Array[Any]) -> None
     Raises:
         ValueError: naming the column.
     """
-    if pa.types.is_nested(micros.type):
-        raise ValueError(f"column {name!r} holds INT96 times in lists or structs; cast the column")
     # Both wrap alike where nanoseconds do, so the difference is exact.
     whole = pc.multiply(micros.cast(pa.int64()), 1000)
     if pc.any(pc.not_equal(whole, nanos.cast(pa.int64()))).as_py():
@@ -125,6 +133,9 @@ def _as_arrow(given: Any) -> pa.Table:
         return table.drop_columns(unnamed)
     if not hasattr(given, "__arrow_c_stream__"):
         raise ValueError("it does not offer them as Arrow does")
+    for name, kind in zip(given.columns, getattr(given, "dtypes", ()), strict=False):
+        if str(kind) == "Object":  # polars would give the addresses of the objects
+            raise ValueError(f"column {name!r} holds Python objects")
     return pa.table(given)
 
 
@@ -138,7 +149,18 @@ def _names(schema: pa.Schema) -> list[str]:
     twice = [name for name, count in Counter(schema.names).items() if count > 1]
     if twice:
         raise ValueError(f"there are two columns named {twice[0]!r}")
+    for field in schema:
+        # Such as pandas' periods, which are stored as numbers that say nothing alone.
+        if (kind := _extension(field)).startswith("pandas."):
+            raise ValueError(f"column {field.name!r} is of the type {kind}; cast it to string")
     return schema.names
+
+
+def _extension(field: pa.Field[Any]) -> str:
+    """The name of an extension type, also of one that is not known here; empty for others."""
+    if isinstance(field.type, pa.BaseExtensionType):
+        return str(field.type.extension_name)
+    return (field.metadata or {}).get(b"ARROW:extension:name", b"").decode()
 
 
 def _rows(names: list[str], batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
@@ -180,7 +202,8 @@ def _microseconds(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_time64(kind) and kind.unit == "ns":
         return pa.time64("us")
     if pa.types.is_dictionary(kind):
-        return _microseconds(kind.value_type)
+        plain = _microseconds(kind.value_type)
+        return kind if plain == kind.value_type else plain  # Arrow can't cast each to its values
     if pa.types.is_list(kind):
         return pa.list_(kind.value_field.with_type(_microseconds(kind.value_type)))
     if pa.types.is_large_list(kind):
@@ -216,7 +239,7 @@ def _jsonable(value: Any, name: str) -> Any:
         return base64.b64encode(value).decode()
     if isinstance(value, uuid.UUID):
         return str(value)
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)) and not isinstance(value, pa.MonthDayNano):
         return [_jsonable(each, name) for each in value]
     if isinstance(value, dict):
         return {field: _jsonable(each, name) for field, each in value.items()}

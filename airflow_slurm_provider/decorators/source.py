@@ -46,6 +46,12 @@ def _check_plain(function: Callable[..., Any]) -> None:
         raise NotCallable("is a lambda, whose source can't be shipped; use def")
     if hasattr(function, "__wrapped__"):
         raise NotCallable("is wrapped by another decorator, which is not shipped; call it inside")
+    outer = [each for each in function.__code__.co_freevars if each != function.__name__]
+    if outer:
+        raise NotCallable(
+            f"uses {outer[0]} of the function around it, which is not shipped; set it inside, or "
+            "let the items hold it"
+        )
 
 
 def _module(function: Callable[..., Any]) -> str:

@@ -180,6 +180,9 @@ def retry(
 ) -> Outcome | None:
     """Go on with an item that failed once; None if the worker stops meanwhile.
 
+    Called when the error is handled: what another try raises would name it as its context
+    else, and be classified by it.
+
     Raises:
         FatalError: if the handler raised one.
     """

@@ -42,17 +42,37 @@ def parse(data: bytes, *, first: int = 1, exact: bool = False) -> list[Row]:
         BadLine: if a line is not one JSON object, names something twice in an object, or is
             not kept exactly.
     """
-    float_of = exact_float if exact else None
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         raise BadLine(first + data.count(b"\n", 0, error.start), str(error)) from error
-    rows = _parse_together(text, float_of)
-    if rows is None:
-        rows = _parse_singly(text, first, float_of)
-    if exact and b"\\u" in data:
-        _refuse_surrogates(text, first)
-    return rows
+    # Where half of a surrogate pair is, is known line by line only.
+    singly = exact and b"\\u" in data
+    rows = None if singly else _parse_together(text, exact_float if exact else None)
+    return _parse_singly(text, first, exact=exact) if rows is None else rows
+
+
+def decode(text: str) -> Any:
+    """A JSON document, if it could be written again as it stands.
+
+    Raises:
+        ValueError: if it is none, names something twice in an object, or holds NaN, infinity,
+            a number that a double does not keep, or half of a surrogate pair.
+        RecursionError: if it is nested too deeply.
+    """
+    value = _EXACT.decode(text)
+    if "\\u" in text:
+        _refuse_surrogates(value)
+    return value
+
+
+def decode_row(line: str) -> Row:
+    """The object of one line, by the rules of `decode`.
+
+    Raises:
+        ValueError: saying what is wrong with the line, to read after its number.
+    """
+    return _row(line, _EXACT)
 
 
 def exact_float(text: str) -> float:
@@ -118,40 +138,39 @@ class _Marks:
         return self
 
 
-def _parse_singly(text: str, first: int, float_of: Callable[[str], float] | None) -> list[Row]:
-    decoder = json.JSONDecoder(
-        parse_constant=_refuse, parse_float=float_of, object_pairs_hook=_once
-    )
+def _parse_singly(text: str, first: int, *, exact: bool) -> list[Row]:
+    decoder = _EXACT if exact else _PLAIN
     rows = []
     for number, line in enumerate(text.split("\n"), first):
-        if not line or line.isspace():
-            continue
-        try:
-            row = decoder.decode(line)
-        except json.JSONDecodeError as error:
-            raise BadLine(number, f"is not JSON: {error.msg} at column {error.colno}") from error
-        except ValueError as error:
-            raise BadLine(number, str(error)) from error
-        except RecursionError as error:
-            raise BadLine(number, "is nested too deeply") from error
-        if type(row) is not dict:
-            raise BadLine(number, f"is {_named(row)}; a row is an object")
-        rows.append(row)
+        if line and not line.isspace():
+            try:
+                rows.append(_row(line, decoder))
+            except ValueError as error:
+                raise BadLine(number, str(error)) from error
     return rows
 
 
-def _refuse_surrogates(text: str, first: int) -> None:
+def _row(line: str, decoder: json.JSONDecoder) -> Row:
+    try:
+        row = decoder.decode(line)
+        if decoder is _EXACT and "\\u" in line:
+            _refuse_surrogates(row)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not JSON: {error.msg} at column {error.colno}") from error
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
+    if type(row) is not dict:
+        raise ValueError(f"is {_named(row)}; a row is an object")
+    return row
+
+
+def _refuse_surrogates(value: Any) -> None:
     """Half of a surrogate pair is text to Python, and to no one else."""
-    for number, line in enumerate(text.split("\n"), first):
-        if "\\u" in line:
-            try:
-                json.dumps(json.loads(line), ensure_ascii=False).encode()
-            except UnicodeEncodeError as error:
-                raise BadLine(
-                    number,
-                    f"holds {ascii(error.object[error.start])[1:-1]}, half of a surrogate pair, "
-                    "which is no text",
-                ) from error
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])[1:-1]
+        raise ValueError(f"holds {half}, half of a surrogate pair, which is no text") from error
 
 
 def _once(pairs: list[tuple[str, Any]]) -> Row:
@@ -164,9 +183,13 @@ def _once(pairs: list[tuple[str, Any]]) -> Row:
 
 
 def _refuse(name: str) -> float:
-    raise ValueError(f"holds {name}, which is not JSON")
+    raise ValueError(f"holds {name}, which is not JSON; write null")
 
 
 def _named(value: object) -> str:
     names = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
+
+
+_PLAIN = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_once)
+_EXACT = json.JSONDecoder(parse_constant=_refuse, parse_float=exact_float, object_pairs_hook=_once)

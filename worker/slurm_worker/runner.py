@@ -73,12 +73,14 @@ class SerialRunner:
             except NOT_THE_ITEM:
                 raise
             except RAISED as error:
-                outcome = retry(calls, position, items, error, attempt, handle)
-                if outcome is None:
-                    return
-                journal.add(outcome)
+                failed = error
             else:
                 add_ok(position, rows, lines)
+                continue
+            outcome = retry(calls, position, items, failed, attempt, handle)
+            if outcome is None:
+                return
+            journal.add(outcome)
 
     def close(self) -> None:
         """See `Runner.close`."""
@@ -172,7 +174,8 @@ class ThreadRunner:
         except NOT_THE_ITEM:
             raise
         except RAISED as error:
-            return retry(calls, mine.position, items, error, attempt, handle)
+            failed = error
+        return retry(calls, mine.position, items, failed, attempt, handle)
 
     def _patience(self, running: dict[Future[Outcome | None], _Running]) -> float | None:
         timeout_s = self._calls.config.item_timeout_s

@@ -69,13 +69,14 @@ class BatchRunner:
                 if len(positions) == 1:
                     yield calls.failed(positions[0], items, error, tries)
                     return
-                middle = len(positions) // 2
-                yield from self._batch(items, positions[:middle], attempt)
-                yield from self._batch(items, positions[middle:], attempt)
-                return
+                break
             for position, result in zip(positions, results, strict=True):
                 yield self._outcome(position, items, result)
             return
+        # Only now that the error is handled: it would be the context of what the halves raise.
+        middle = len(positions) // 2
+        yield from self._batch(items, positions[:middle], attempt)
+        yield from self._batch(items, positions[middle:], attempt)
 
     def _call(self, items: TaskItems, positions: Sequence[int], attempt: int) -> Sequence[object]:
         calls = self._calls

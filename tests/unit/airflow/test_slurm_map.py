@@ -17,8 +17,10 @@ from airflow.sdk import DAG, task
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.decorators.slurm_map import SlurmMapOperator
+from airflow_slurm_provider.decorators.source import source_of
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from slurm_worker.errors import UserError
+from slurm_worker.signatures import Takes
 from tests.unit.coordinator.fakes import services
 
 
@@ -263,6 +265,26 @@ def decorated(item):  # type: ignore[no-untyped-def]
     return {}
 
 
+def closure() -> Any:
+    limit = 5
+
+    def over(item):  # type: ignore[no-untyped-def]
+        return {"over": item > limit}
+
+    return over
+
+
+def recursive() -> Any:
+    def depth(item):  # type: ignore[no-untyped-def]
+        return {"depth": depth(item[0])["depth"] + 1 if item else 0}
+
+    return depth
+
+
+def test_a_function_within_another_may_call_itself() -> None:
+    assert source_of(recursive())[1] is Takes.NOTHING
+
+
 class Square:
     def __init__(self, item: Any) -> None: ...
 
@@ -283,6 +305,7 @@ class Square:
         (async_generator, "is a generator function"),
         (global_default, "without the rest of its file .*'LIMIT'"),
         (decorated, "wrapped by another decorator"),
+        (closure(), "uses limit of the function around it"),
         (Square, "Square is a class"),
         (Square(0), "Square is Square, whose source can't be shipped"),
         (Square(0).method, "is a method"),

@@ -177,6 +177,15 @@ def test_retry_takes_a_list_of_items(cli: Cli, tmp_path: Path) -> None:
     assert (told["items"], told["missing"]) == ({"network": 1}, 1)
 
 
+def test_a_line_of_a_list_of_items_is_one_key_whatever_it_holds(cli: Cli, tmp_path: Path) -> None:
+    cli.submit()
+    cli.work()
+    keys = tmp_path / "keys.txt"
+    keys.write_text("\ufeffk2\u2028k3\u0085k4\u000bk5\n", "utf-8")
+    told = cli("retry", "job-1", "--items", str(keys), "--dry-run", "--json").json
+    assert (told["items"], told["missing"]) == ({}, 1)
+
+
 def test_errors_groups_failures_and_names_the_command_that_retries_them(cli: Cli) -> None:
     cli.submit()
     cli.work()

@@ -266,6 +266,42 @@ def test_rows_that_were_committed_to_the_log_are_published(merged: Merged) -> No
     assert merged.rows() == [{"a": 1}]
 
 
+def test_a_schema_that_names_a_column_twice_is_refused(
+    merged: Merged, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    merged.write("a.jsonl", '{"x": 1}\n')
+    schema = tmp_path / "schema.yaml"
+    schema.write_text("x: int64\nx: double\n")
+    assert merged.run("--schema", str(schema)) == 2
+    refused(capsys, "schema.yaml: ", "line 2, column 1: 'x' is there twice")
+
+
+def test_an_output_without_a_name_is_not_the_folder_of_the_shell(
+    merged: Merged, capsys: pytest.CaptureFixture[str]
+) -> None:
+    merged.write("a.jsonl", "{}\n")
+    code = run(["aggregate", str(merged.folder), "-o", ""])  # as an empty variable gives it
+    assert code == 2
+    refused(capsys, "-o: is empty; name a folder")
+
+
+def test_a_suffix_that_is_left_out_moves_no_cursor(
+    merged: Merged, capsys: pytest.CaptureFixture[str]
+) -> None:
+    merged.write("a.jsonl", '{"a": 1}\n')
+    merged.write("b.txt\n\x1b[31m", "")
+    assert merged.run() == 0
+    assert r"1 .txt\n\x1b[31m (b.txt\n\x1b[31m)" in capsys.readouterr().out
+
+
+def test_rows_without_fields_are_not_lost_in_silence(
+    merged: Merged, capsys: pytest.CaptureFixture[str]
+) -> None:
+    merged.write("a.jsonl", "{}\n{}\n")
+    assert merged.run() == 2
+    refused(capsys, "a.jsonl has only empty objects")
+
+
 def test_a_journal_of_several_databases_is_refused(
     merged: Merged, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -501,6 +537,14 @@ def test_partitions_are_read_back_as_they_were(merged: Merged) -> None:
         ["1e3"],
         ["2026-1-5"],
         ["12:30:00", None],
+        ["", "1"],
+        ["null", "2026-01-05"],
+        ["TRUE", "false"],
+        ["NaN", "1"],
+        ["-inf"],
+        ["0x10"],
+        ["epoch"],
+        ["0000-01-01"],
         ["x" * 300],
     ],
 )

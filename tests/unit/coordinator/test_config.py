@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,3 +54,25 @@ def test_times_that_can_t_work_are_refused(over: dict[str, Any], told: str) -> N
 )
 def test_times_that_work_are_taken(over: dict[str, Any]) -> None:
     assert load_config({**BASE, **over}).spec.job_id == "j"
+
+
+@pytest.mark.parametrize("path", ["", " "])
+def test_an_input_without_a_name_is_not_the_folder_of_the_config(path: str) -> None:
+    with pytest.raises(UserError, match=r"input\.path: is empty; name a file or a folder"):
+        load_config({**BASE, "input": {"path": path, "key": "id"}})
+
+
+def test_a_config_that_names_a_key_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("job_id: j\nworkers: 1\nslurm: {mem: 1G, mem: 2G}\n")
+    with pytest.raises(UserError, match=r"line 3, column 18: 'mem' is there twice"):
+        load_config(path)
+
+
+def test_a_config_may_override_what_it_merges(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        "job_id: j\ninput: &i {path: a.csv, key: id}\nhandler: {entry: 'h:f'}\n"
+        "slurm: {<<: {mem: 1G}, mem: 2G}\n"
+    )
+    assert load_config(path).spec.job_id == "j"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -76,6 +76,13 @@ def test_a_table_gives_what_a_parquet_file_of_it_would() -> None:
         (pa.table([[1], [2]], names=["id", "id"]), "two columns named 'id'"),
         (pl.LazyFrame({"id": [1]}), "LazyFrame"),
         (pd.DataFrame({"id": []}), "there are none"),
+        (pd.DataFrame({"id": [1], "x": [pd.Period("2026")]}), "'x' is of the type pandas.period"),
+        (pd.DataFrame({"id": [1], "x": [pd.Interval(0, 1)]}), "'x' is of the type pandas.interval"),
+        (pl.DataFrame({"id": [1], "x": pl.Series([object()], dtype=pl.Object)}), "Python objects"),
+        (
+            pa.table({"id": [1], "x": pa.array([(1, 2, 3)], pa.month_day_nano_interval())}),
+            "'x' holds a MonthDayNano",
+        ),
     ],
     ids=lambda each: each if isinstance(each, str) else None,
 )
@@ -84,6 +91,24 @@ def test_a_table_that_is_no_rows_of_json_is_refused(table: Any, says: str) -> No
     with pytest.raises(UserError, match=says) as told:
         put_items(services(), JobId("job-1"), table)
     assert "\n" not in str(told.value)
+
+
+def test_categories_of_polars_are_their_texts() -> None:
+    table = pl.DataFrame({"id": [1], "x": pl.Series(["a"], dtype=pl.Categorical)})
+    assert written(services(), table) == [{"id": 1, "x": "a"}]
+
+
+class Point(NamedTuple):
+    """One row, and no list of two."""
+
+    id: int
+    x: int
+
+
+@pytest.mark.parametrize("given", [np.array(5), np.array({"id": 1}, object), Point(1, 2)])
+def test_what_is_one_thing_is_no_list_of_items(given: object) -> None:
+    with pytest.raises(UserError, match="items: is "):
+        put_items(services(), JobId("job-1"), given)
 
 
 @pytest.mark.parametrize(

@@ -179,17 +179,27 @@ def test_json_values_arrive_as_they_stand(write: Write) -> None:
     assert read(path) == [(str(2**70), rows[0]), ("é", rows[1])]
 
 
+def test_numbers_that_a_double_keeps_are_read_however_they_are_written(write: Write) -> None:
+    texts = ["0.1", "1e5", "-0.0", "100000000000000000000.0", "0.10000000000000000555", "5e-324"]
+    lines = [f'{{"id": {number}, "x": {text}}}' for number, text in enumerate(texts)]
+    path = write("a.jsonl", "\n".join(lines))
+    assert [item["x"] for _, item in read(path)] == [float(each) for each in texts]
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
         ('{"id": 1', "is not JSON"),
-        ("[1]", "is a JSON list, not an object"),
+        ("[1]", "is a list; a row is an object"),
         ('{"id": NaN}', "NaN"),
-        ('{"id": 1, "x": 1e999}', "beyond a 64-bit float"),
-        ('{"id": 1, "x": 1e-999}', "beyond a 64-bit float"),
+        ('{"id": 1, "x": 1e999}', "that a double does not keep"),
+        ('{"id": 1, "x": 1e-999}', "that a double does not keep"),
         ('{"id": "caf\udce9"}', "is not UTF-8: can't decode byte 0xe9 (character 12"),
         ('{"id": 1, "x": {"a": 1, "a": 2}}', "names 'a' twice"),
-        ('{"id": 1, "x": "\\ud800"}', "surrogates"),
+        ('{"id": 1, "x": 0.12345678901234567890}', "0.12345678901234567890 is a number that"),
+        ('{"id": 1, "x": [{"y": 9007199254740993.0}]}', "9007199254740993.0 is a number that"),
+        ('{"id": 1, "x": 123456789012345678e1}', "123456789012345678e1 is a number that"),
+        ('{"id": 1, "x": "\\ud800"}', "half of a surrogate pair"),
         ('{"id": 1.5}', "'id' is 1.5 (float)"),
         ('{"id": true}', "(bool)"),
         ('{"id": null}', "is empty"),
@@ -380,6 +390,18 @@ def test_a_missing_file_names_the_nearest(write: Write, tmp_path: Path) -> None:
 # --- folders -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.timestamp("us")), pa.struct([("t", pa.timestamp("us"))])]
+)
+def test_old_times_in_lists_and_structs_are_refused_in_one_line(
+    tmp_path: Path, kind: pa.DataType
+) -> None:
+    table = pa.table({"id": [1], "x": pa.array([None], kind)})
+    pq.write_table(table, tmp_path / "a.parquet", use_deprecated_int96_timestamps=True)
+    message = refusal(lambda: read(tmp_path / "a.parquet"))
+    assert "holds INT96 times in lists or structs; cast the column" in message
+
+
 def test_the_files_of_a_folder_are_one_input_in_the_order_of_their_paths(tmp_path: Path) -> None:
     for name, text in {"b.csv": "id\n3\n", "a/1.csv": "id\n1\n", "a/2.csv": "id\n2\n"}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -413,6 +435,59 @@ def test_no_file_of_a_folder_is_left_out_in_silence(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id\n1\n")
     (tmp_path / "b.xlsx").write_bytes(b"")
     assert "b.xlsx, which is no csv file" in refusal(lambda: read(tmp_path))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_what_is_no_file_is_not_left_out_of_a_folder_in_silence(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    (tmp_path / "a.csv").write_text("id\n1\n")
+    make(tmp_path / "b.csv")
+    assert f"{tmp_path / 'b.csv'} " in refusal(lambda: read(tmp_path))
+
+
+def test_a_folder_that_cannot_be_listed_is_not_left_out_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.csv").write_text("id\n1\n")
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:  # also as root, who may list every folder
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert "closed can't be read: Permission denied" in refusal(lambda: read(tmp_path))
+
+
+def test_a_link_to_a_folder_is_followed_and_one_to_its_own_parent_is_not(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a.csv").write_text("id\n1\n")
+    (tmp_path / "in/year=2020").mkdir(parents=True)
+    (tmp_path / "in/b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in/year=2020/up").symlink_to(tmp_path / "in")
+    (tmp_path / "in/year=2020/c.csv").write_text("id\n2\n")
+    assert read(tmp_path / "in") == [("1", {"id": "1"}), ("2", {"id": "2", "year": 2020})]
+
+
+@pytest.mark.parametrize(
+    ("folder", "says"),
+    [
+        (b"p=%FF", "the folder 'p=%FF' is not UTF-8; rename it"),
+        (b"p=\xff", "the folder 'p=\\udcff' is not UTF-8; rename it"),
+        (b"%FF=1", "the folder '%FF=1' is not UTF-8; rename it"),
+        (b"p=1/p=2", "name 'p' twice"),
+    ],
+)
+def test_folders_whose_columns_are_not_certain_are_refused(
+    tmp_path: Path, folder: bytes, says: str
+) -> None:
+    path = tmp_path / os.fsdecode(folder)
+    path.mkdir(parents=True)
+    (path / "a.csv").write_text("id\n1\n")
+    assert says in refusal(lambda: read(tmp_path))
 
 
 def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:

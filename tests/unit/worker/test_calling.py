@@ -370,3 +370,24 @@ def test_a_fatal_error_whose_text_no_encoding_holds_stops_the_job(tmp_path: Path
     world.plan(numbered(1))
     world.worker().run()
     assert r"the key \udcff is wrong" in world.jobs.get().stop
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_error_is_classified_without_what_an_earlier_try_raised(
+    tmp_path: Path, way: str
+) -> None:
+    calls = Counter[int]()
+
+    def handle(item: Item) -> Item:
+        calls[item["n"]] += 1
+        if item["n"] != 0:
+            return {}
+        if calls[0] == 1:
+            raise ItemError("network", "down")
+        raise ValueError("a bug")
+
+    # A batch is halved when it has no tries left.
+    world = world_of(way, handle, tmp_path, tries=1 if way == "batch" else 3)
+    world.plan(numbered(2))
+    assert world.worker().run() == EXIT_OK
+    assert [(e["_key"], e["class"]) for e in world.lines("errors")] == [("k0", "handler_bug")]

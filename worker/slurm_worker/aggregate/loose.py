@@ -259,7 +259,13 @@ class _Work:
             def convert(chunk: _Chunk, each: Source = each) -> pa.Table:
                 exact = converter.read(chunk.lines)
                 if exact is None:
-                    exact = converter.table(_parser(each, chunk)(chunk.lines), each.name)
+                    rows = _parser(each, chunk)(chunk.lines)
+                    if rows and not any(rows) and not schema.names:
+                        raise AggregationError(
+                            f"aggregate: {each.name} has only empty objects, of which Parquet "
+                            "can't keep the number; leave it out"
+                        )
+                    exact = converter.table(rows, each.name)
                 return exact.rename_columns(schema.names)
 
             yield from self._made(each, convert)

@@ -22,10 +22,13 @@ NULL = "__HIVE_DEFAULT_PARTITION__"
 _LONGEST = 255
 _NUMBER = r"\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*"
 _TIME = r"\d+-\d+-\d+.*|\d+/\d+/\d+.*|\d+:\d+.*"
-#: What a reader may take for a number, a date or a time, if all values of the column are such.
-_TYPED = re.compile(f"{_NUMBER}|{_TIME}", re.DOTALL)
+_WORD = r"[-+]?(?:nan|inf|infinity)|0x[0-9a-f]+|true|false|epoch"
+#: What a reader may take for another type than text, if all values of the column are such.
+_TYPED = re.compile(f"{_NUMBER}|{_TIME}|{_WORD}", re.DOTALL | re.IGNORECASE)
+#: What a reader may take for null among such values.
+_EMPTY = re.compile(r"|null", re.IGNORECASE)
 #: Of these, what each of them writes back as it was.
-_SAME = re.compile(r"0|-?[1-9]\d*|\d{4}-\d\d-\d\d")
+_SAME = re.compile(r"0|-?[1-9]\d*|(?!0000)\d{4}-\d\d-\d\d")
 
 
 def check(files: Sequence[Path], names: Sequence[str], indices: Sequence[int]) -> None:
@@ -45,10 +48,14 @@ def check(files: Sequence[Path], names: Sequence[str], indices: Sequence[int]) -
         for each in texts:
             if each == NULL:
                 raise _refused(name, each, "is how readers write null")
-        typed = [each for each in texts if not _SAME.fullmatch(each)]
-        if typed and all(map(_TYPED.fullmatch, texts)):
+        typed = [each for each in texts if not _EMPTY.fullmatch(each)]
+        changed = [each for each in texts if not _SAME.fullmatch(each)]
+        if typed and changed and all(map(_TYPED.fullmatch, typed)):
             raise _refused(
-                name, typed[0], "is text that some readers take for a number, a date or a time"
+                name,
+                changed[0],
+                "is text that some readers take for something else: a number, "
+                "a bool, a date, a time or null",
             )
         for each in values:
             if len(folder([name], [each]).encode()) > _LONGEST:

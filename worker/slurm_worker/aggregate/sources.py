@@ -259,7 +259,7 @@ def _is_beside(name: str, others: Collection[str]) -> bool:
 
 
 def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower() or "without a suffix"
+    return printable(PurePosixPath(name).suffix.lower()) or "without a suffix"
 
 
 @contextmanager
