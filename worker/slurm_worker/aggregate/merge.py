@@ -33,6 +33,7 @@ from slurm_worker.aggregate.types import Schema
 from slurm_worker.ahead import READERS, ahead
 from slurm_worker.keys import parse_task_id
 from slurm_worker.parts import KEY_FIELD
+from slurm_worker.printable import encodable
 from slurm_worker.store import JobStore
 
 #: A number that is raised with every change of what is written for the same parts.
@@ -360,15 +361,10 @@ def _error_row(planned: PlannedPart, record: dict[str, Any]) -> dict[str, Any]:
     return {
         KEY_FIELD: record[KEY_FIELD],
         "class": record["class"],
-        "message": _utf8(record["message"]),
+        "message": encodable(record["message"]),
         "tries": record["tries"],
         "at": round(record["at"] * 1_000_000),
         "round": parse_task_id(planned.task)[0],
         "task": planned.task,
-        "item": _utf8(json.dumps(record["item"], ensure_ascii=False)),
+        "item": encodable(json.dumps(record["item"], ensure_ascii=False)),
     }
-
-
-def _utf8(text: str) -> str:
-    """A lone surrogate, which an error's message may hold, as its escape."""
-    return text.encode(errors="backslashreplace").decode()
