@@ -25,14 +25,12 @@ from typing import NoReturn, TypeAlias
 from urllib.parse import unquote
 
 from slurm_worker.errors import UserError
-from slurm_worker.keys import split_s3_uri
+from slurm_worker.keys import NULL_PARTITION, split_s3_uri
 from slurm_worker.ports import ObjectStore
 
 Bucket: TypeAlias = Callable[[str], ObjectStore]
 Field: TypeAlias = "str | int | None"
 
-#: How Hive, Spark and Arrow write a partition whose value is null.
-NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _MOST_HASHED_BYTES = 64 * 1024 * 1024
 

@@ -22,6 +22,8 @@ JOB_ID_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _MERGE = re.compile(r"(.+)\.merge-[0-9a-f]{8}")
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _VERSION = re.compile(r"([0-9]{6,})-([0-9a-f]{16})-[0-9a-z]+")
+#: How Hive, Spark and Arrow write the folder of a partition whose value is null.
+NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 S3_URI_PATTERN = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
 
 META = "META"

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from slurm_worker.aggregate.errors import AggregationError
+from slurm_worker.keys import NULL_PARTITION
 
-NULL = "__HIVE_DEFAULT_PARTITION__"
 #: Most file systems allow so many bytes in a name.
 _LONGEST = 255
 _NUMBER = r"\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*"
@@ -46,7 +46,7 @@ def check(files: Sequence[Path], names: Sequence[str], indices: Sequence[int]) -
         values = _distinct(files, index)
         texts = [each for each in values if isinstance(each, str)]
         for each in texts:
-            if each == NULL:
+            if each == NULL_PARTITION:
                 raise _refused(name, each, "is how readers write null")
         typed = [each for each in texts if not _EMPTY.fullmatch(each)]
         changed = [each for each in texts if not _SAME.fullmatch(each)]
@@ -80,7 +80,7 @@ def _distinct(files: Sequence[Path], index: int) -> list[Any]:
 
 def _text(value: Any) -> str:
     if value is None:
-        return NULL
+        return NULL_PARTITION
     return quote(str(value).lower() if isinstance(value, bool) else str(value), safe="")
 
 
