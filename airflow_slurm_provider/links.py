@@ -10,7 +10,7 @@ from airflow.sdk import BaseOperatorLink
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.dashboard.plugin.addresses import Destination
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 
 
 class BackfillLink(BaseOperatorLink):

@@ -29,8 +29,8 @@ from airflow_slurm_provider.metrics import JobMetrics
 from airflow_slurm_provider.triggers.polling import Patience
 from airflow_slurm_provider.triggers.slurm_array import ANOMALY, SlurmArrayTrigger, event_of
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.keys import check_job_id
 from slurm_worker.printable import printable_lines
+from slurm_worker.protocol.keys import check_job_id
 
 #: An Airflow notifier, or any function of a context.
 Notifier = Callable[[Any], Any]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.world import Late, items, plan, worker
-from slurm_worker.config import WorkerConfig
+from slurm_worker.protocol.job_config import WorkerConfig
 from slurm_worker.testing import MemoryObjects, MemoryRows
 
 BUNDLE = 500

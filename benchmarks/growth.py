@@ -29,10 +29,10 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.site import parse_site
 from benchmarks.folder_services import CountedObjects, SqliteRows
 from benchmarks.world import WallClock
-from slurm_worker.config import LeaseConfig
-from slurm_worker.keys import JobId, JobPaths, shard_of, task_id
-from slurm_worker.store import JobStore, Marker
-from slurm_worker.table import TaskTable
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.job_store import JobStore, Marker
+from slurm_worker.protocol.keys import JobId, JobPaths, shard_of, task_id
+from slurm_worker.protocol.task_table import TaskTable
 from tests.unit.coordinator.fakes import SITE, FakeSlurm
 
 BUNDLE = 500

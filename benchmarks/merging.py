@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from slurm_worker.folder import FolderObjects
-from slurm_worker.keys import JobId, JobPaths, task_id
-from slurm_worker.store import JobStore, Marker, Part, pack_slice
+from slurm_worker.protocol.job_store import JobStore, Marker, Part, pack_slice
+from slurm_worker.protocol.keys import JobId, JobPaths, task_id
 
 PATHS = JobPaths("bench", JobId("merge"))
 PLAIN = {"n": "int64", "score": "double", "name": "string", "city": "string", "ok": "bool"}

@@ -26,7 +26,7 @@ from airflow_slurm_provider.coordinator import job, steer
 from airflow_slurm_provider.coordinator.config import load_config
 from airflow_slurm_provider.coordinator.services import Services, open_services
 from airflow_slurm_provider.coordinator.site import load_site
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 from tests.stack.airflow_api import AirflowApi
 from tests.stack.process import known_services, with_children
 from tests.stack.settings import ROOT

@@ -13,7 +13,7 @@ from airflow_slurm_provider.cli.completing import complete_jobs
 from airflow_slurm_provider.cli.options import Common, common_options
 from airflow_slurm_provider.cli.output import emit, number, say, show
 from slurm_worker.errors import UserError
-from slurm_worker.keys import JobId, check_job_id
+from slurm_worker.protocol.keys import JobId, check_job_id
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.config import JobSpec

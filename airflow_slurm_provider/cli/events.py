@@ -11,11 +11,11 @@ from airflow_slurm_provider.cli.options import Common, common_options, job_argum
 from airflow_slurm_provider.cli.output import emit, say, show
 from airflow_slurm_provider.cli.waiting import TOLERATED_FAILURES
 from slurm_worker.errors import ServiceError
-from slurm_worker.keys import check_job_id
 from slurm_worker.printable import printable
+from slurm_worker.protocol.keys import check_job_id
 
 if TYPE_CHECKING:
-    from slurm_worker.jobs import Event
+    from slurm_worker.protocol.job_table import Event
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl events flights-2013 --follow")

@@ -19,7 +19,7 @@ from airflow_slurm_provider.cli.report import (
 )
 from airflow_slurm_provider.cli.waiting import report_wait, wait_limits, wait_until_finished
 from slurm_worker.errors import ServiceError
-from slurm_worker.keys import JobId, check_job_id
+from slurm_worker.protocol.keys import JobId, check_job_id
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.losses import Loss

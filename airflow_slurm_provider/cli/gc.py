@@ -10,7 +10,7 @@ import click
 from airflow_slurm_provider.cli.options import Common, common_options, job_argument
 from airflow_slurm_provider.cli.output import emit, number, say
 from slurm_worker.errors import UserError
-from slurm_worker.keys import check_job_id
+from slurm_worker.protocol.keys import check_job_id
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.gc import Collected

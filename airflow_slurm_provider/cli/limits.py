@@ -8,7 +8,7 @@ from airflow_slurm_provider.cli.completing import complete_jobs
 from airflow_slurm_provider.cli.options import Common, common_options
 from airflow_slurm_provider.cli.output import emit, number
 from slurm_worker.errors import UserError
-from slurm_worker.keys import check_job_id
+from slurm_worker.protocol.keys import check_job_id
 
 
 @click.command(

@@ -8,7 +8,7 @@ import click
 
 from airflow_slurm_provider.cli.options import Common, common_options, job_argument
 from airflow_slurm_provider.cli.output import emit, show
-from slurm_worker.keys import check_job_id
+from slurm_worker.protocol.keys import check_job_id
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl logs flights-2013 --errors")

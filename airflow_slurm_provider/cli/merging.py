@@ -14,7 +14,7 @@ from slurm_worker.errors import UserError
 
 if TYPE_CHECKING:
     from slurm_worker.aggregate.sources import Sources
-    from slurm_worker.ports import ObjectStore
+    from slurm_worker.protocol.ports import ObjectStore
 
 _S3 = "s3://"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_slurm_provider.cli.output import Fields, by_class, number, size_text
 from airflow_slurm_provider.slurm.arrays import named
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.failures import Group

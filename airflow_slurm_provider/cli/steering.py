@@ -8,7 +8,7 @@ import click
 
 from airflow_slurm_provider.cli.options import Common, common_options, job_argument
 from airflow_slurm_provider.cli.output import Fields, emit, number, say
-from slurm_worker.keys import check_job_id
+from slurm_worker.protocol.keys import check_job_id
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.steer import Steered

@@ -28,8 +28,8 @@ from airflow_slurm_provider.coordinator.outlook import (
 )
 from airflow_slurm_provider.coordinator.progress import Poll, Progress
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
-from slurm_worker.jobs import Event
 from slurm_worker.printable import printable
+from slurm_worker.protocol.job_table import Event
 
 _NODES, _STRAGGLERS, _EVENTS = 8, 5, 5
 

@@ -17,8 +17,8 @@ from airflow_slurm_provider.cli.options import Common
 from airflow_slurm_provider.cli.output import Fields, emit, say
 from airflow_slurm_provider.cli.report import waited_fields
 from slurm_worker.errors import ServiceError
-from slurm_worker.keys import JobId, TaskState
 from slurm_worker.printable import printable
+from slurm_worker.protocol.keys import JobId, TaskState
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.progress import Poll

@@ -15,7 +15,7 @@ from airflow_slurm_provider.cli.options import Common, common_options, job_argum
 from airflow_slurm_provider.cli.output import say
 from airflow_slurm_provider.cli.waiting import report_wait, wait_limits, wait_until_finished
 from slurm_worker.errors import ServiceError
-from slurm_worker.keys import JobId, check_job_id
+from slurm_worker.protocol.keys import JobId, check_job_id
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.cli.view import View

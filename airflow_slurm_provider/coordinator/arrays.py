@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.slurm.arrays import ArrayKey
-from slurm_worker.jobs import SubmissionRow
-from slurm_worker.keys import JobId, SubmitState
+from slurm_worker.protocol.job_table import SubmissionRow
+from slurm_worker.protocol.keys import JobId, SubmitState
 
 
 def job_name(job_id: JobId, submission: SubmissionRow, part: int = 0) -> str:

@@ -26,17 +26,17 @@ from airflow_slurm_provider.coordinator.validation import explain
 from airflow_slurm_provider.coordinator.yaml_file import read_yaml
 from airflow_slurm_provider.slurm.options import SlurmOptions, seconds
 from airflow_slurm_provider.slurm.states import ElementState
-from slurm_worker.config import (
+from slurm_worker.errors import ClassRule, ErrorClass, UserError
+from slurm_worker.parts import PARQUET, check_names
+from slurm_worker.protocol.job_config import (
     HandlerConfig,
     JobConfig,
     LeaseConfig,
     LimitConfig,
     WorkerConfig,
 )
-from slurm_worker.errors import ClassRule, ErrorClass, UserError
-from slurm_worker.keys import NAME_PATTERN, JobId, check_job_id
-from slurm_worker.parts import PARQUET, check_names
-from slurm_worker.times import check_lifetime, check_times
+from slurm_worker.protocol.keys import NAME_PATTERN, JobId, check_job_id
+from slurm_worker.protocol.time_checks import check_lifetime, check_times
 
 _ENTRY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -439,7 +439,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_times(spec: JobSpec) -> None:
-    """Refuse times that can't work together; see `slurm_worker.times`."""
+    """Refuse times that can't work together; see `slurm_worker.protocol.time_checks`."""
     worker, limits, options = spec.resolve_worker(), spec.resolve_limits(), spec.slurm_options
     check_times(spec.resolve_lease(), worker, limits)
     if options.time is not None:

@@ -32,9 +32,9 @@ from airflow_slurm_provider.coordinator.sizing import bundle_of
 from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.slurm.usage import Efficiency, efficiency_of
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.history import History
-from slurm_worker.jobs import RoundRow
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.job_table import RoundRow
+from slurm_worker.protocol.job_totals import History
+from slurm_worker.protocol.keys import JobId
 
 #: Dollars that no job is too dear at.
 _NEGLIGIBLE = 0.05

@@ -10,8 +10,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker.jobs import Event
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.job_table import Event
+from slurm_worker.protocol.keys import JobId
 
 #: Events bear their writer's time, and may come so much later than others that bear a later one.
 _LATE_S = 30.0

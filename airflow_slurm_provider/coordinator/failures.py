@@ -21,13 +21,13 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import read_snapshot
-from slurm_worker.ahead import ahead
-from slurm_worker.keys import JobId, TaskId, parse_task_id
 from slurm_worker.parts import KEY_FIELD, lines_of
 from slurm_worker.printable import encodable
+from slurm_worker.protocol.job_store import JobStore, Marker, Part
+from slurm_worker.protocol.keys import JobId, TaskId, parse_task_id
+from slurm_worker.protocol.prefetch import ahead
+from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.retried import RetriedItems
-from slurm_worker.store import JobStore, Marker, Part
-from slurm_worker.table import TaskTable
 
 _EXAMPLES = 3
 _MOST_GROUPS = 500

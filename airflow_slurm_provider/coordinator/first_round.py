@@ -17,8 +17,8 @@ from airflow_slurm_provider.coordinator.plan import (
 )
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.errors import UserError
-from slurm_worker.jobs import JobRow, RoundRow
-from slurm_worker.keys import JobState, RoundState, shard_count
+from slurm_worker.protocol.job_table import JobRow, RoundRow
+from slurm_worker.protocol.keys import JobState, RoundState, shard_count
 
 Log = Callable[[str], None]
 

@@ -30,10 +30,10 @@ from typing import Any
 from airflow_slurm_provider.coordinator.progress import read_progress
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.aggregate.publish import sweep
-from slurm_worker.ahead import ahead
-from slurm_worker.keys import JobId, JobPaths, RoundState, TaskId
-from slurm_worker.ports import Entry
-from slurm_worker.store import JobStore
+from slurm_worker.protocol.job_store import JobStore
+from slurm_worker.protocol.keys import JobId, JobPaths, RoundState, TaskId
+from slurm_worker.protocol.ports import Entry
+from slurm_worker.protocol.prefetch import ahead
 
 WEEK_S = 7 * 24 * 3600.0
 _BATCH = 1000

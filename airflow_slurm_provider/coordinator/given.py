@@ -19,8 +19,8 @@ from airflow_slurm_provider.coordinator.config import Config, parse_config, read
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker import jsonlines
 from slurm_worker.errors import UserError
-from slurm_worker.keys import JobId, check_job_id
 from slurm_worker.parts import check_names
+from slurm_worker.protocol.keys import JobId, check_job_id
 
 DEFAULT_KEY = "id"
 #: Where an item that is no object stands in the object that is made of it.

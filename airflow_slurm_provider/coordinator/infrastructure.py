@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from slurm_worker.keys import JobPaths
+from slurm_worker.protocol.keys import JobPaths
 from slurm_worker.trials import TRIAL_JOB
 
 #: Kind and type of each key attribute: ``HASH`` is the partition key, ``S`` a string.

@@ -25,8 +25,8 @@ from typing import NoReturn, TypeAlias
 from urllib.parse import unquote
 
 from slurm_worker.errors import UserError
-from slurm_worker.keys import NULL_PARTITION, split_s3_uri
-from slurm_worker.ports import ObjectStore
+from slurm_worker.protocol.keys import NULL_PARTITION, split_s3_uri
+from slurm_worker.protocol.ports import ObjectStore
 
 Bucket: TypeAlias = Callable[[str], ObjectStore]
 Field: TypeAlias = "str | int | None"

@@ -38,10 +38,10 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submit import Workers, audit_workers, ensure_workers
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError
 from slurm_worker.errors import ErrorClass, UserError
-from slurm_worker.generations import open_round
-from slurm_worker.jobs import JobRow, JobTable, RoundRow, SubmissionRow
-from slurm_worker.keys import JobId, RoundState, SubmitState
-from slurm_worker.ports import Value
+from slurm_worker.protocol.generations import open_round
+from slurm_worker.protocol.job_table import JobRow, JobTable, RoundRow, SubmissionRow
+from slurm_worker.protocol.keys import JobId, RoundState, SubmitState
+from slurm_worker.protocol.ports import Value
 
 Log = Callable[[str], None]
 

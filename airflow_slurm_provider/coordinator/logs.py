@@ -20,8 +20,8 @@ from airflow_slurm_provider.coordinator.arrays import arrays_of
 from airflow_slurm_provider.coordinator.failures import normalise, place_in
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.errors import UserError
-from slurm_worker.keys import JobId
 from slurm_worker.printable import printable
+from slurm_worker.protocol.keys import JobId
 
 _SEVERE = ("warning", "error", "critical")
 #: Events that tell of a failed item, whatever their level.

@@ -20,8 +20,8 @@ from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.slurm.endings import Ending
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass
-from slurm_worker.keys import JobId, TaskState
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol.keys import JobId, TaskState
+from slurm_worker.protocol.tasks import TaskRow
 
 _TAKEN_FROM = re.compile(r" stolen by \S+ from (\S+)")
 _LAST_BY = re.compile(r"last by ([^\s;]+)")

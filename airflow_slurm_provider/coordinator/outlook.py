@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from airflow_slurm_provider.coordinator.progress import progress_of
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol.tasks import TaskRow
 
 #: The rate is that of so many seconds, or of so many buckets where these are longer.
 _WINDOW_S = 120.0

@@ -26,12 +26,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from slurm_worker import keys
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.jobs import JobTable, RoundRow
-from slurm_worker.keys import RoundState
-from slurm_worker.store import JobStore, Slice, pack_slice
-from slurm_worker.table import TaskTable
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.job_store import JobStore, Slice, pack_slice
+from slurm_worker.protocol.job_table import JobTable, RoundRow
+from slurm_worker.protocol.keys import RoundState
+from slurm_worker.protocol.task_table import TaskTable
 
 SEGMENT_ITEMS = 50_000
 _WRITERS = 32

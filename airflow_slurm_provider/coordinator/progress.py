@@ -17,8 +17,8 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.slurm.arrays import ArrayState, named
 from slurm_worker.errors import UserError
-from slurm_worker.jobs import JobRow, RoundRow, SubmissionRow
-from slurm_worker.keys import JobId, JobState, RoundState, SubmitState, TaskState
+from slurm_worker.protocol.job_table import JobRow, RoundRow, SubmissionRow
+from slurm_worker.protocol.keys import JobId, JobState, RoundState, SubmitState, TaskState
 
 #: How a job is, in one word.
 Standing = Literal["planning", "running", "paused", "stopped", "complete"]

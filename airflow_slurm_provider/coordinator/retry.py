@@ -21,11 +21,11 @@ from airflow_slurm_provider.coordinator.policy import Past, Policy, RoundResourc
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import read_snapshot
 from slurm_worker.errors import UserError
-from slurm_worker.jobs import JobRow, RoundRow
-from slurm_worker.keys import JobId
-from slurm_worker.store import JobStore
-from slurm_worker.table import TaskTable
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol.job_store import JobStore
+from slurm_worker.protocol.job_table import JobRow, RoundRow
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import TaskRow
 
 #: Rounds that a class which the user has named gets, whatever the policy says.
 _ALWAYS = 1_000

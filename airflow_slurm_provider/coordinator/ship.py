@@ -21,10 +21,10 @@ from airflow_slurm_provider.coordinator.config import Config, JobSpec, spec_of
 from airflow_slurm_provider.coordinator.entry import check_function
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker import pyz
-from slurm_worker.config import JobConfig
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.jobs import JobRow
-from slurm_worker.store import probe_conditional_put
+from slurm_worker.protocol.job_config import JobConfig
+from slurm_worker.protocol.job_store import probe_conditional_put
+from slurm_worker.protocol.job_table import JobRow
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MOST_CODE_BYTES = 50 * 1024 * 1024

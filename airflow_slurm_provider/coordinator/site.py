@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from airflow_slurm_provider.coordinator.validation import explain
 from airflow_slurm_provider.coordinator.yaml_file import read_yaml
 from slurm_worker.errors import UserError
-from slurm_worker.keys import split_s3_uri
+from slurm_worker.protocol.keys import split_s3_uri
 
 _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:([a-z0-9-]+):\d+:[A-Za-z0-9_.-]+")
 _WEBHOOK_FIELDS = ("webhook_url", "webhook_url_env", "webhook_url_file")

@@ -18,7 +18,7 @@ from airflow_slurm_provider.coordinator.config import JobSpec
 from airflow_slurm_provider.coordinator.input_files import InputFile
 from airflow_slurm_provider.coordinator.inputs import InputFormat, InputSpec, find_input
 from slurm_worker.errors import UserError
-from slurm_worker.ports import ObjectStore
+from slurm_worker.protocol.ports import ObjectStore
 
 TASKS_EACH = 32
 #: Workers for which there are shards enough: `keys.shard_count` has no more for more of them.

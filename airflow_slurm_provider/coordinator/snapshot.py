@@ -4,7 +4,7 @@ A shard's rows are worked off about in their order, so a look reads on from the 
 that was not done at the last one, and stops where it has seen so many untouched rows that
 no worker can have been further; how many are left follows from the round. The sum of what
 is done is kept on S3 (`JobPaths.progress`), so that a new process need not read it anew; where
-nobody has looked for long, the workers' own sums (`slurm_worker/sums.py`) are further.
+nobody has looked for long, the workers' own sums (`slurm_worker/protocol/shard_totals.py`) are further.
 
     shard   done done done failed done leased done leased ready ready ready … ready
             ├──── in the sum ────┤    ├────── read ──────────────────┤ not read
@@ -26,13 +26,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker import keys
-from slurm_worker.history import History
-from slurm_worker.jobs import JobRow, RoundRow
-from slurm_worker.keys import JobId, RoundState, TaskId, TaskState
-from slurm_worker.sums import ShardSum
-from slurm_worker.table import TaskTable
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.job_table import JobRow, RoundRow
+from slurm_worker.protocol.job_totals import History
+from slurm_worker.protocol.keys import JobId, RoundState, TaskId, TaskState
+from slurm_worker.protocol.shard_totals import ShardSum
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import TaskRow
 
 _VERSION = 3
 _PAGE, _PAGE_GROWTH, _LARGEST_PAGE = 100, 2, 1000

@@ -38,8 +38,8 @@ from airflow_slurm_provider.coordinator.submit import (
 )
 from airflow_slurm_provider.slurm.arrays import ArrayKey, ArrayState, named
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.jobs import JobRow, RoundRow, SubmissionRow
-from slurm_worker.keys import JobId, RoundState, SubmitState
+from slurm_worker.protocol.job_table import JobRow, RoundRow, SubmissionRow
+from slurm_worker.protocol.keys import JobId, RoundState, SubmitState
 
 Log = Callable[[str], None]
 

@@ -39,8 +39,8 @@ from airflow_slurm_provider.slurm.client import (
 )
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import render_script
-from slurm_worker.jobs import JobRow, JobTable, RoundRow, SubmissionRow
-from slurm_worker.keys import JobId, SubmitState
+from slurm_worker.protocol.job_table import JobRow, JobTable, RoundRow, SubmissionRow
+from slurm_worker.protocol.keys import JobId, SubmitState
 
 #: What a call may take where the job sets no timeout.
 _LONG_CALL_S = 60.0

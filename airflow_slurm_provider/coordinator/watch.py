@@ -21,7 +21,7 @@ from airflow_slurm_provider.coordinator.outlook import outlook_of
 from airflow_slurm_provider.coordinator.progress import Poll, standing_arrays
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.errors import ErrorClass, ServiceError, UserError
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 
 #: Of so many workers that died the last lines are told, at one look.
 _TAILS = 3

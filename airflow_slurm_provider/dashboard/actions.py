@@ -18,7 +18,7 @@ from airflow_slurm_provider.dashboard import models
 from airflow_slurm_provider.dashboard.dependencies import PROBLEMS, Actor, Job, Site, state_of
 from airflow_slurm_provider.dashboard.looks import Looks
 from airflow_slurm_provider.dashboard.runs import Run
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 
 router = APIRouter(prefix="/api", responses=PROBLEMS)
 

@@ -19,8 +19,8 @@ from airflow_slurm_provider.dashboard.dependencies import (
 )
 from airflow_slurm_provider.dashboard.task_log import read_task_log
 from slurm_worker.errors import ServiceError
-from slurm_worker.keys import JobId, TaskId, TaskState
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol.keys import JobId, TaskId, TaskState
+from slurm_worker.protocol.tasks import TaskRow
 
 #: Jobs that the page of all anomalies looks at, the newest ones.
 _ANOMALY_JOBS = 20

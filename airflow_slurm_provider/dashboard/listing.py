@@ -9,8 +9,8 @@ from __future__ import annotations
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
 from airflow_slurm_provider.dashboard import models, views
-from slurm_worker.keys import TaskState, shard_of
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol.keys import TaskState, shard_of
+from slurm_worker.protocol.tasks import TaskRow
 
 _MOST_PAGES = 8
 _PAGE = 250

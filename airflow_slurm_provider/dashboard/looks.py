@@ -25,8 +25,8 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.slurm.arrays import ArrayState
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.jobs import Event, SubmissionRow, newest_jobs
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.job_table import Event, SubmissionRow, newest_jobs
+from slurm_worker.protocol.keys import JobId
 
 SNAPSHOT_S = 2.0
 LISTED_S = 5.0

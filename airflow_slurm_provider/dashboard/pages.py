@@ -19,7 +19,7 @@ from airflow_slurm_provider.dashboard.dependencies import Job, Reader, Site, Tas
 from airflow_slurm_provider.dashboard.guard import CSRF_COOKIE, User, csrf_token
 from airflow_slurm_provider.dashboard.looks import NoSuchJobError
 from slurm_worker.errors import ErrorClass, ServiceError
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 
 router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
 

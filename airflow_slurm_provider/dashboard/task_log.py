@@ -12,8 +12,8 @@ import re
 from airflow_slurm_provider.coordinator.logs import Selection, as_text, read_logs
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.dashboard import models
-from slurm_worker.keys import JobId
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.tasks import TaskRow
 
 _MOST_LINES = 1_000
 #: How a worker is named where a row's history speaks of it.

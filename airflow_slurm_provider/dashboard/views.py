@@ -14,11 +14,11 @@ from airflow_slurm_provider.coordinator.prices import PRICES_OF, REGION
 from airflow_slurm_provider.coordinator.progress import progress_of
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
 from airflow_slurm_provider.dashboard import models
-from slurm_worker import jobs as job_rows
-from slurm_worker.history import History, Share
-from slurm_worker.keys import RoundState
-from slurm_worker.store import Marker
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol import job_table as job_rows
+from slurm_worker.protocol.job_store import Marker
+from slurm_worker.protocol.job_totals import History, Share
+from slurm_worker.protocol.keys import RoundState
+from slurm_worker.protocol.tasks import TaskRow
 
 #: Workers that are shown; of thousands, those that fail most and those that do most.
 MOST_WORKERS = 50

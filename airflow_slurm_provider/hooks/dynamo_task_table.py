@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 
 from slurm_worker.clock import AwsClock
-from slurm_worker.config import LeaseConfig
 from slurm_worker.dynamo import DynamoRows, dynamo_client
-from slurm_worker.jobs import Event, JobRow, JobTable, RoundRow
-from slurm_worker.keys import JobId, check_job_id
-from slurm_worker.table import TaskTable
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.job_table import Event, JobRow, JobTable, RoundRow
+from slurm_worker.protocol.keys import JobId, check_job_id
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import TaskRow
 
 
 class DynamoTaskTableHook(AwsBaseHook):

@@ -22,7 +22,7 @@ from airflow_slurm_provider.waiting import (
     progress_of,
     wait_until_done,
 )
-from slurm_worker.keys import check_job_id
+from slurm_worker.protocol.keys import check_job_id
 
 
 def emit_assets(

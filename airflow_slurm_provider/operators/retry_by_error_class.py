@@ -25,7 +25,7 @@ from airflow_slurm_provider.waiting import (
     show_script,
     wait_until_done,
 )
-from slurm_worker.keys import check_job_id
+from slurm_worker.protocol.keys import check_job_id
 
 
 class RetryByErrorClassOperator(CancelsOnKill, BaseOperator):

@@ -15,7 +15,7 @@ from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.failures import task_log
 from airflow_slurm_provider.metrics import JobMetrics
 from airflow_slurm_provider.triggers.polling import FAILURES_ALLOWED, PollingTrigger
-from slurm_worker.keys import check_job_id
+from slurm_worker.protocol.keys import check_job_id
 
 #: The status of an event that tells of anomalies; who waits is to wait on.
 ANOMALY = "anomaly"

@@ -21,8 +21,8 @@ from pathlib import Path
 from airflow_slurm_provider.coordinator.sizing import bundle_for
 from benchmarks.billion.fleet import Preemption, Scenario
 from benchmarks.billion.report import Outcome, load_table, simulate
-from slurm_worker.config import LeaseConfig
-from slurm_worker.keys import shard_count
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.keys import shard_count
 
 RESULTS = Path(__file__).with_name("results.json")
 ITEM_S, _QUICK_S = 0.06, 0.002

@@ -13,8 +13,8 @@ from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from slurm_worker.keys import TaskState
-from slurm_worker.ports import Applied, Refused, Row, Statement, Value
+from slurm_worker.protocol.keys import TaskState
+from slurm_worker.protocol.ports import Applied, Refused, Row, Statement, Value
 
 _TOKEN = re.compile(r"\s*(<>|<=|>=|[=<>+\-(),]|[#:]?\w+)")
 _ENDS = {state.value for state in TaskState if state.terminal}

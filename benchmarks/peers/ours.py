@@ -19,7 +19,7 @@ from airflow_slurm_provider.coordinator.site import load_site
 from benchmarks.peers.contenders import SHARED, WORKERS, Result, cancel_jobs
 from benchmarks.peers.processes import VARIABLE
 from slurm_worker.aggregate.reading import Fetched
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 
 
 @cache

@@ -27,7 +27,7 @@ from airflow_slurm_provider.coordinator.services import Services, open_services
 from airflow_slurm_provider.coordinator.site import load_site
 from airflow_slurm_provider.slurm.arrays import ArrayKey, named
 from airflow_slurm_provider.slurm.states import ElementState
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 from tests.chaos.checks import attempts_over_one, problems, read_manifest, task_rows
 from tests.chaos.disturb import Disturbance, Disturber, make_schedule, workers_of
 from tests.chaos.proxy import Faults, Upstream, listening_proxy

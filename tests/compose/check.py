@@ -26,7 +26,7 @@ from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.arrays import arrays_of
 from airflow_slurm_provider.coordinator.services import Services, open_services
 from airflow_slurm_provider.coordinator.site import load_site
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 from tests.stack.airflow_api import AirflowApi
 from tests.stack.demo import DAGS, report_failure, reset_planes_api, run_dags
 from tests.stack.facts import job_facts

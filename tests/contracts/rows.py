@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import uuid
 
-from slurm_worker.keys import JobId
-from slurm_worker.marks import Marks, Stage
-from slurm_worker.ports import Applied, Refused, Rows, Statement
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.ports import Applied, Refused, Rows, Statement
+from slurm_worker.protocol.shard_cursors import Marks, Stage
 
 RAISE = Statement(
     "raise",

@@ -29,8 +29,8 @@ from airflow_slurm_provider.coordinator.snapshot import Snapshot
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.errors import ServiceError
-from slurm_worker.history import History
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.job_totals import History
+from slurm_worker.protocol.keys import JobId
 from tests.stack.settings import ROOT, Mode
 from tests.stack.stack import remembered_settings
 from tests.stack.state_folder import state_folder

@@ -15,9 +15,9 @@ from airflow_slurm_provider.coordinator import job, steer
 from airflow_slurm_provider.coordinator.arrays import arrays_of
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.watch import Watcher
-from slurm_worker.config import LeaseConfig
-from slurm_worker.keys import JobId, TaskId
-from slurm_worker.table import TaskTable
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.keys import JobId, TaskId
+from slurm_worker.protocol.task_table import TaskTable
 from tests.e2e.conftest import Slurmctl, write_yaml
 from tests.e2e.tools import until
 from tests.stack.settings import ROOT, Mode

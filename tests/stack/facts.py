@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.progress import Progress
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 
 
 @dataclass(frozen=True, slots=True)

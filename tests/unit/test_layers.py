@@ -54,7 +54,7 @@ def test_the_contracts_hold() -> None:
             "faces -> coordinator -> slurm -> worker",
         ),
         (
-            "worker/slurm_worker/table.py",
+            "worker/slurm_worker/protocol/task_table.py",
             "import airflow_slurm_provider.slurm",
             "the worker imports neither Airflow nor the provider",
         ),

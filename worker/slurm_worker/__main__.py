@@ -16,9 +16,9 @@ from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.exits import EXIT_CONFIG, EXIT_INFRASTRUCTURE
 
 if TYPE_CHECKING:
+    from slurm_worker.protocol.task_table import TaskTable
     from slurm_worker.recorder import Recorder
     from slurm_worker.supervisor import Death
-    from slurm_worker.table import TaskTable
     from slurm_worker.worker import Logger
 
 #: A hung item is first interrupted within its process; its parent waits for that.
@@ -113,10 +113,10 @@ def _work(
     from slurm_worker.clock import AwsClock
     from slurm_worker.dynamo import DynamoRows, dynamo_client
     from slurm_worker.identity import Drain, Identity, seconds_left
-    from slurm_worker.keys import JobPaths, check_job_id, split_s3_uri
+    from slurm_worker.protocol.keys import JobPaths, check_job_id, split_s3_uri
+    from slurm_worker.protocol.task_table import TaskTable
     from slurm_worker.requests import RequestCounts
     from slurm_worker.s3 import S3Objects, s3_client
-    from slurm_worker.table import TaskTable
     from slurm_worker.threads import PooledThreads
     from slurm_worker.worker import Worker, read_config
 
@@ -193,7 +193,7 @@ def _work(
 
 def _report(death: Death, table: TaskTable, logger: Logger) -> None:
     """Tell of the process before this one; a write for each lease that it had."""
-    from slurm_worker.keys import TaskId
+    from slurm_worker.protocol.keys import TaskId
 
     noted = bool(death.task) and table.crashed(
         TaskId(death.task), death.attempt, death.owner, death.crash

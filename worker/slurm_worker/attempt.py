@@ -18,23 +18,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slurm_worker import keys
 from slurm_worker.checkpoints import Checkpoints, Origin
-from slurm_worker.config import JobConfig
 from slurm_worker.errors import ErrorClass, ServiceError, Unfit, UserError, classify, describe
-from slurm_worker.generations import passed
 from slurm_worker.heart import Heart, Hold
 from slurm_worker.identity import Identity
-from slurm_worker.jobs import JobTable
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.parts import Columns, error_outcome, make_part
-from slurm_worker.ports import Clock
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.audit_log import Note, no_note
+from slurm_worker.protocol.crashes import MOST_CRASHES, condemned
+from slurm_worker.protocol.generations import passed
+from slurm_worker.protocol.job_config import JobConfig
+from slurm_worker.protocol.job_store import JobStore, Marker, Part, TaskItems
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.ports import Clock
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import Lease
 from slurm_worker.requests import RequestCounts
-from slurm_worker.store import JobStore, Marker, Part, TaskItems
-from slurm_worker.table import TaskTable
-from slurm_worker.tasks import Lease
-from slurm_worker.trail import Note, no_note
-from slurm_worker.transitions import MOST_CRASHES, condemned
 
 
 @dataclass(frozen=True, slots=True)

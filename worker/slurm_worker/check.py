@@ -21,8 +21,8 @@ from typing import Any
 from slurm_worker import __version__, dynamo, s3
 from slurm_worker.clock import AwsClock
 from slurm_worker.errors import ServiceError
-from slurm_worker.keys import split_s3_uri
 from slurm_worker.private import check_folder
+from slurm_worker.protocol.keys import split_s3_uri
 from slurm_worker.trials import clock_ahead, try_bucket, try_table
 
 _MOUNTS = Path("/proc/self/mountinfo")

@@ -22,7 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from slurm_worker.clock import AwsClock, boot_time
 from slurm_worker.errors import UserError
-from slurm_worker.ports import Applied, Refused, Row, Statement, Value
+from slurm_worker.protocol.ports import Applied, Refused, Row, Statement, Value
 from slurm_worker.sdk_errors import code_of, refused, settings_explained, unanswered
 
 if TYPE_CHECKING:

@@ -29,12 +29,12 @@ from dataclasses import dataclass
 from itertools import islice, takewhile
 
 from slurm_worker.errors import ServiceError
-from slurm_worker.keys import TaskState, parse_task_sk, shard_of
-from slurm_worker.marks import EVERY, Marks, Stage
-from slurm_worker.ports import Clock, Value
-from slurm_worker.table import TaskTable
-from slurm_worker.tasks import Candidate, Claimed, GivenUp, Held, Lease, TaskRow
-from slurm_worker.trail import Note, no_note
+from slurm_worker.protocol.audit_log import Note, no_note
+from slurm_worker.protocol.keys import TaskState, parse_task_sk, shard_of
+from slurm_worker.protocol.ports import Clock, Value
+from slurm_worker.protocol.shard_cursors import EVERY, Marks, Stage
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import Candidate, Claimed, GivenUp, Held, Lease, TaskRow
 
 _FIRST_PAGE = 20
 _PAGE_GROWTH = 4

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from slurm_worker.errors import Missing, UserError
-from slurm_worker.ports import Entry, Stored
+from slurm_worker.protocol.ports import Entry, Stored
 
 #: What `os.link` says on a file system without hard links.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}

@@ -24,11 +24,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-from slurm_worker.config import HandlerConfig
 from slurm_worker.decorators import BATCH_MARK
 from slurm_worker.errors import Denied, ErrorClass, ItemError, Missing, UserError, describe
-from slurm_worker.keys import JobPaths, split_s3_uri
-from slurm_worker.ports import ObjectStore
+from slurm_worker.protocol.job_config import HandlerConfig
+from slurm_worker.protocol.keys import JobPaths, split_s3_uri
+from slurm_worker.protocol.ports import ObjectStore
 from slurm_worker.signatures import (
     NotCallable,
     check_kind,

@@ -21,10 +21,10 @@ from typing import Any
 from slurm_worker.checkpoints import Checkpoints
 from slurm_worker.errors import ServiceError
 from slurm_worker.journal import Journal
-from slurm_worker.ports import Clock
+from slurm_worker.protocol.ports import Clock
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import Lease, Lost
 from slurm_worker.recorder import Recorder
-from slurm_worker.table import TaskTable
-from slurm_worker.tasks import Lease, Lost
 from slurm_worker.threads import Pending, Signal, Threads
 
 _TICK_S = 0.5

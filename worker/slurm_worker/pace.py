@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 from slurm_worker.errors import ServiceError
 from slurm_worker.limits import RateLimiter, Stopped, Token, wait_until
-from slurm_worker.ports import Clock
+from slurm_worker.protocol.ports import Clock
 from slurm_worker.recorder import Recorder
 
 _LOOK_S = 0.5

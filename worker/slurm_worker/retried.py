@@ -13,8 +13,8 @@ from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 
-from slurm_worker.ahead import ahead
-from slurm_worker.store import JobStore, unpack_segment
+from slurm_worker.protocol.job_store import JobStore, unpack_segment
+from slurm_worker.protocol.prefetch import ahead
 
 
 class RetriedItems:

@@ -18,9 +18,9 @@ from slurm_worker.handlers import RAISED, Context, Kind
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.limits import Stopped
 from slurm_worker.parts import ok_outcome
+from slurm_worker.protocol.job_store import TaskItems
 from slurm_worker.runner_async import AsyncRunner
 from slurm_worker.runner_batch import BatchRunner
-from slurm_worker.store import TaskItems
 
 
 def make_runner(calls: Calls, *, careful: bool = False) -> Runner:

@@ -16,7 +16,7 @@ from slurm_worker.handlers import RAISED, Context
 from slurm_worker.journal import Journal, Outcome
 from slurm_worker.limits import Stopped
 from slurm_worker.parts import ok_outcome
-from slurm_worker.store import TaskItems
+from slurm_worker.protocol.job_store import TaskItems
 
 
 class BatchRunner:

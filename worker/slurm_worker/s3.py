@@ -17,7 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from slurm_worker.errors import Missing, ServiceError, UserError
-from slurm_worker.ports import Entry, Stored
+from slurm_worker.protocol.ports import Entry, Stored
 from slurm_worker.sdk_errors import code_of, refused, settings_explained, unanswered
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import overload
 
 from slurm_worker.errors import Missing
-from slurm_worker.ports import Applied, Entry, Refused, Row, Statement, Stored, Value
+from slurm_worker.protocol.ports import Applied, Entry, Refused, Row, Statement, Stored, Value
 
 _TOKEN = re.compile(r"\s*(<>|<=|>=|[=<>+\-(),]|[#:]?\w+)")
 _COMPARE: dict[str, Callable[[Value, Value], bool]] = {

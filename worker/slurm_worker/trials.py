@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from email.message import Message
 from email.utils import parsedate_to_datetime
 
-from slurm_worker import keys
 from slurm_worker.errors import ServiceError, UserError, describe
-from slurm_worker.expressions import JOB_CONFIG
-from slurm_worker.keys import JobId, JobPaths
-from slurm_worker.ports import ObjectStore, Rows
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.expressions import JOB_CONFIG
+from slurm_worker.protocol.keys import JobId, JobPaths
+from slurm_worker.protocol.ports import ObjectStore, Rows
 
 #: The job that trials belong to: nobody's, so that they meet no rows or objects of others.
 TRIAL_JOB = JobId("doctor.probe")

@@ -6,10 +6,10 @@ import random
 from collections import deque
 from collections.abc import Callable
 
-from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ServiceError, Throttled
 from slurm_worker.finder import Waiting
-from slurm_worker.ports import Clock
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.ports import Clock
 
 #: Waits so many seconds, or less where the worker is asked to stop.
 Sleep = Callable[[float], object]

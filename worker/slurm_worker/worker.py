@@ -25,7 +25,6 @@ from typing import Any, Protocol
 
 from slurm_worker.attempt import Attempt, Attempts
 from slurm_worker.calling import Calls, Runner
-from slurm_worker.config import JobConfig
 from slurm_worker.errors import FatalError, ServiceError, UserError, describe
 from slurm_worker.exits import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_NO_PROGRESS, EXIT_OK
 from slurm_worker.finder import Finished, Found, TaskFinder
@@ -33,25 +32,26 @@ from slurm_worker.fruitless import Fruitless, NoProgress
 from slurm_worker.handlers import Fetcher, Handler, Shared, load, set_up, tear_down
 from slurm_worker.heart import Heart
 from slurm_worker.identity import Drain, Identity, requeue
-from slurm_worker.jobs import JobTable
 from slurm_worker.journal import Journal, Outcome
-from slurm_worker.keys import JobPaths, JobState
 from slurm_worker.limits import RateLimiter
 from slurm_worker.log import bound
 from slurm_worker.pace import Pace
 from slurm_worker.parts import PARQUET, Columns, to_lines
-from slurm_worker.ports import Clock, ObjectStore, Rows
+from slurm_worker.protocol.audit_log import Trail
+from slurm_worker.protocol.crashes import needs_care
+from slurm_worker.protocol.job_config import JobConfig
+from slurm_worker.protocol.job_store import ForeignMarker, JobStore
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.keys import JobPaths, JobState
+from slurm_worker.protocol.ports import Clock, ObjectStore, Rows
+from slurm_worker.protocol.shard_totals import Sums
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import TaskRow
+from slurm_worker.protocol.time_checks import check_times
 from slurm_worker.recorder import Recorder
 from slurm_worker.requests import RequestCounts
 from slurm_worker.runner import make_runner
-from slurm_worker.store import ForeignMarker, JobStore
-from slurm_worker.sums import Sums
-from slurm_worker.table import TaskTable
-from slurm_worker.tasks import TaskRow
 from slurm_worker.threads import Pending, Signal, Threads
-from slurm_worker.times import check_times
-from slurm_worker.trail import Trail
-from slurm_worker.transitions import needs_care
 from slurm_worker.waits import Durations, Idle, Setbacks
 
 #: A configuration's key holds the digest of what it must be.

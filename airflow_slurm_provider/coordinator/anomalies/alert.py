@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, cast
 
-from slurm_worker.jobs import Event
-from slurm_worker.ports import Value
+from slurm_worker.protocol.job_table import Event
+from slurm_worker.protocol.ports import Value
 
 #: The alert's action in the audit trail, and that of its episode's end.
 RAISED, OVER = "anomaly", "anomaly over"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from airflow_slurm_provider.coordinator.limits import LimitState
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
-from slurm_worker.config import LeaseConfig
+from slurm_worker.protocol.job_config import LeaseConfig
 
 
 @dataclass(frozen=True, slots=True)

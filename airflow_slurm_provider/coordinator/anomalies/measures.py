@@ -17,7 +17,7 @@ from airflow_slurm_provider.coordinator.thresholds import (
     STRAGGLER_DEVIATIONS,
     Thresholds,
 )
-from slurm_worker.history import PER_DOUBLING, Bucket, History
+from slurm_worker.protocol.job_totals import PER_DOUBLING, Bucket, History
 
 #: A median absolute deviation times this estimates a normal standard deviation.
 MAD_SCALE = 1.4826

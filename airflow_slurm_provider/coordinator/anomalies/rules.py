@@ -37,8 +37,8 @@ from airflow_slurm_provider.coordinator.thresholds import (
     SLOW_DEVIATIONS,
     SLOW_WINDOWS,
 )
-from slurm_worker.keys import TaskState
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol.keys import TaskState
+from slurm_worker.protocol.tasks import TaskRow
 
 Rule = Callable[[Facts], Iterator[Finding]]
 

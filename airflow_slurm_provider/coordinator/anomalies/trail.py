@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from airflow_slurm_provider.coordinator.anomalies.alert import OVER, RAISED, Alert
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker.jobs import JobTable
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.keys import JobId
 
 _PREFIX = f"{RAISED}/"
 _OVER = "/over"

@@ -29,7 +29,7 @@ from airflow_slurm_provider.coordinator.ship import read_spec
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
 from airflow_slurm_provider.slurm.arrays import ArrayState
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 
 _VERSION = 1
 _KEEP_AFTER_MS = 30_000

@@ -26,7 +26,7 @@ from airflow_slurm_provider.coordinator.infrastructure import (
     lifecycle_rules,
 )
 from slurm_worker.errors import UserError
-from slurm_worker.keys import JobPaths
+from slurm_worker.protocol.keys import JobPaths
 from slurm_worker.s3 import is_aws
 from slurm_worker.sdk_errors import code_of
 from slurm_worker.trials import TRIAL_JOB

@@ -16,7 +16,7 @@ from airflow_slurm_provider.coordinator.credentials import (
     session_policy,
 )
 from airflow_slurm_provider.coordinator.site import Site
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 
 #: Stands for every job in ARNs and patterns.
 _EVERY_JOB = JobId("*")

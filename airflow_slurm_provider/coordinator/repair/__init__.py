@@ -39,13 +39,13 @@ from airflow_slurm_provider.coordinator.repair.tasks import (
     TaskRepair,
 )
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker import keys
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.jobs import JobRow, JobTable, RoundRow
-from slurm_worker.keys import JobId, JobState, RoundState
-from slurm_worker.ports import Entry, Value
-from slurm_worker.store import JobStore
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.job_store import JobStore
+from slurm_worker.protocol.job_table import JobRow, JobTable, RoundRow
+from slurm_worker.protocol.keys import JobId, JobState, RoundState
+from slurm_worker.protocol.ports import Entry, Value
+from slurm_worker.protocol.tasks import TaskRow
 
 __all__ = ["Repaired", "repair"]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from airflow_slurm_provider.coordinator.plan import Tally, Title
-from slurm_worker import keys
 from slurm_worker.errors import UserError
-from slurm_worker.keys import MAX_TASKS
-from slurm_worker.store import ForeignMarker, JobStore, Marker
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.job_store import ForeignMarker, JobStore, Marker
+from slurm_worker.protocol.keys import MAX_TASKS
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,14 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from airflow_slurm_provider.coordinator.repair.report import Repaired
-from slurm_worker.ahead import ahead
 from slurm_worker.clock import boot_time
 from slurm_worker.errors import ServiceError
-from slurm_worker.jobs import RoundRow
-from slurm_worker.keys import TaskId, TaskState
-from slurm_worker.store import ForeignMarker, JobStore, Marker
-from slurm_worker.table import TaskTable, halves_of
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol.job_store import ForeignMarker, JobStore, Marker
+from slurm_worker.protocol.job_table import RoundRow
+from slurm_worker.protocol.keys import TaskId, TaskState
+from slurm_worker.protocol.prefetch import ahead
+from slurm_worker.protocol.task_table import TaskTable, halves_of
+from slurm_worker.protocol.tasks import TaskRow
 
 _ATTEMPT = re.compile(r"a(\d+)")
 

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 from airflow.providers.common.compat.sdk import conf
 
 from slurm_worker.errors import UserError
-from slurm_worker.keys import check_job_id
+from slurm_worker.protocol.keys import check_job_id
 
 #: Where Airflow mounts the dashboard.
 PREFIX = "/slurm"

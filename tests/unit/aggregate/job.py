@@ -17,9 +17,9 @@ from slurm_worker.aggregate import AggregateOptions, Manifest, RoundSummary, agg
 from slurm_worker.aggregate.part import ParquetColumns
 from slurm_worker.errors import ErrorClass
 from slurm_worker.journal import Journal, Outcome
-from slurm_worker.keys import JobId, JobPaths, TaskId, parse_task_id, task_id
 from slurm_worker.parts import JSONL, KEY_FIELD, PARQUET, error_outcome, make_part, ok_outcome
-from slurm_worker.store import JobStore, Marker, Part, pack_slice
+from slurm_worker.protocol.job_store import JobStore, Marker, Part, pack_slice
+from slurm_worker.protocol.keys import JobId, JobPaths, TaskId, parse_task_id, task_id
 from slurm_worker.testing import MemoryObjects
 
 Row = dict[str, Any]

@@ -14,7 +14,7 @@ from airflow_slurm_provider.coordinator.progress import Poll, Progress
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.triggers import polling
-from slurm_worker.keys import JobState
+from slurm_worker.protocol.keys import JobState
 from tests.unit.coordinator.fakes import services
 
 

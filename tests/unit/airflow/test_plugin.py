@@ -26,7 +26,7 @@ from airflow_slurm_provider.dashboard.plugin.sites import AirflowSites
 from airflow_slurm_provider.dashboard.sites import OneSite
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from slurm_worker.errors import UserError
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 from tests.unit.coordinator.fakes import services
 
 ROLES = ("admin", "op", "user", "viewer")

@@ -18,11 +18,11 @@ from airflow_slurm_provider.coordinator.progress import Poll, progress_of
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
 from airflow_slurm_provider.slurm.arrays import ArrayState, Element
 from airflow_slurm_provider.slurm.states import ElementState
-from slurm_worker.history import History
-from slurm_worker.jobs import Event, JobRow, RoundRow
-from slurm_worker.keys import JobId, JobState, RoundState, TaskState
-from slurm_worker.store import Slice
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol.job_store import Slice
+from slurm_worker.protocol.job_table import Event, JobRow, RoundRow
+from slurm_worker.protocol.job_totals import History
+from slurm_worker.protocol.keys import JobId, JobState, RoundState, TaskState
+from slurm_worker.protocol.tasks import TaskRow
 from tests.unit.cli.conftest import Cli
 
 NOW_MS = 1_700_000_000_000

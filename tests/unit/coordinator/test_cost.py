@@ -21,9 +21,9 @@ from airflow_slurm_provider.coordinator.snapshot import read_snapshot
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.slurm.usage import Usage
 from slurm_worker.errors import ServiceError
-from slurm_worker.history import PER_DOUBLING, Bucket, History
+from slurm_worker.protocol.job_totals import PER_DOUBLING, Bucket, History
+from slurm_worker.protocol.tasks import Claimed
 from slurm_worker.requests import RequestKind
-from slurm_worker.tasks import Claimed
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of
 
 ITEMS, BUNDLE = 50, 5

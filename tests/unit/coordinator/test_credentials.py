@@ -23,7 +23,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.site import parse_site
 from airflow_slurm_provider.coordinator.watch import Watcher
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 from tests.unit.coordinator.fakes import SITE, FakeSlurm, make_config, services
 
 ROLE = "arn:aws:iam::123456789012:role/nodes"

@@ -18,8 +18,8 @@ from airflow_slurm_provider.coordinator.gc import collect
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.aggregate import AggregateOptions, Manifest, RoundSummary, aggregate
 from slurm_worker.errors import ErrorClass, ItemError
-from slurm_worker.keys import JobId
-from slurm_worker.ports import ObjectStore
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.ports import ObjectStore
 from slurm_worker.testing import ManualClock, MemoryObjects
 from tests.unit.coordinator.fakes import make_config, services, world_of
 from tests.unit.coordinator.paced import DAY_S, Bucket, Process

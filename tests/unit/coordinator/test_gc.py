@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.gc import WEEK_S, Collected, collect
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import UserError
-from slurm_worker.keys import (
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.job_store import Marker, Part, probe_conditional_put
+from slurm_worker.protocol.keys import (
     JobId,
     JobPaths,
     new_draft,
@@ -27,8 +28,7 @@ from slurm_worker.keys import (
     task_sk,
     version_name,
 )
-from slurm_worker.store import Marker, Part, probe_conditional_put
-from slurm_worker.table import TaskTable
+from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.testing import MemoryObjects
 from tests.unit.coordinator.fakes import make_config, services, world_of
 

@@ -16,7 +16,7 @@ import pytest
 from airflow_slurm_provider.coordinator.given import config_of, listed, path_or_items, put_items
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.errors import UserError
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 from tests.unit.coordinator.fakes import services
 
 

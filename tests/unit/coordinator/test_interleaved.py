@@ -17,7 +17,7 @@ from airflow_slurm_provider.coordinator.config import Config
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.slurm.client import SubmitRefusedError
 from slurm_worker.errors import ItemError, UserError
-from slurm_worker.keys import JobId, JobState, RoundState, SubmitState, TaskState, draft_of
+from slurm_worker.protocol.keys import JobId, JobState, RoundState, SubmitState, TaskState, draft_of
 from slurm_worker.testing import MemoryObjects
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
 from tests.unit.coordinator.interleave import (

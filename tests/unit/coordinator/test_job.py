@@ -13,8 +13,8 @@ from airflow_slurm_provider.coordinator.config import Config
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.slurm.client import SubmitRefusedError
 from slurm_worker.errors import ItemError, ServiceError, UserError
-from slurm_worker.keys import TaskState
-from slurm_worker.ports import Applied, Refused, Row
+from slurm_worker.protocol.keys import TaskState
+from slurm_worker.protocol.ports import Applied, Refused, Row
 from slurm_worker.testing import MemoryRows
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
 

@@ -6,11 +6,11 @@ import pytest
 
 from airflow_slurm_provider.coordinator.outlook import as_clock, outlook_of
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
-from slurm_worker.history import History
-from slurm_worker.jobs import JobRow, RoundRow
-from slurm_worker.keys import JobId, JobState, RoundState, TaskState
-from slurm_worker.store import Slice
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol.job_store import Slice
+from slurm_worker.protocol.job_table import JobRow, RoundRow
+from slurm_worker.protocol.job_totals import History
+from slurm_worker.protocol.keys import JobId, JobState, RoundState, TaskState
+from slurm_worker.protocol.tasks import TaskRow
 
 NOW_MS = 1_700_000_000_000
 ITEMS = 10

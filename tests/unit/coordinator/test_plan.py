@@ -12,9 +12,9 @@ import pytest
 
 from airflow_slurm_provider.coordinator.plan import PlanConflict
 from slurm_worker.errors import UserError
-from slurm_worker.keys import RoundState, TaskState
-from slurm_worker.store import Slice, pack_slice, unpack_segment
-from slurm_worker.table import RowConflict
+from slurm_worker.protocol.job_store import Slice, pack_slice, unpack_segment
+from slurm_worker.protocol.keys import RoundState, TaskState
+from slurm_worker.protocol.task_table import RowConflict
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.unit.world import World, numbered
 

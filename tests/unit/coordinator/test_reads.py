@@ -14,10 +14,10 @@ from airflow_slurm_provider.coordinator.losses import attribute
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.slurm.endings import Ending
 from airflow_slurm_provider.slurm.states import ElementState
-from slurm_worker import keys
 from slurm_worker.errors import ErrorClass
-from slurm_worker.ports import Row
-from slurm_worker.tasks import Claimed
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.ports import Row
+from slurm_worker.protocol.tasks import Claimed
 from slurm_worker.testing import MemoryRows
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of
 

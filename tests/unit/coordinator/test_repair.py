@@ -14,15 +14,15 @@ from airflow_slurm_provider.coordinator.failures import explain
 from airflow_slurm_provider.coordinator.plan import Title, drafted
 from airflow_slurm_provider.coordinator.repair import Repaired, repair
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker import keys
-from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ItemError, UserError
-from slurm_worker.keys import JobId, TaskId, TaskState, task_id
-from slurm_worker.marks import Marks
-from slurm_worker.store import Marker
-from slurm_worker.sums import Sums
-from slurm_worker.table import TaskTable, halves_of
-from slurm_worker.tasks import Claimed, TaskRow
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.job_store import Marker
+from slurm_worker.protocol.keys import JobId, TaskId, TaskState, task_id
+from slurm_worker.protocol.shard_cursors import Marks
+from slurm_worker.protocol.shard_totals import Sums
+from slurm_worker.protocol.task_table import TaskTable, halves_of
+from slurm_worker.protocol.tasks import Claimed, TaskRow
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of
 from tests.unit.coordinator.interleave import Call, Killed, one_killed, one_suspended
@@ -143,7 +143,7 @@ def test_a_repair_that_was_cut_off_behind_its_last_row_is_finished_by_the_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("slurm_worker.jobs.JobTable.begin_generation", cut)
+        patched.setattr("slurm_worker.protocol.job_table.JobTable.begin_generation", cut)
         with pytest.raises(KeyboardInterrupt):
             run(edges)
     run(edges)

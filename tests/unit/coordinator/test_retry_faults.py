@@ -12,11 +12,11 @@ import pytest
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker import finder
-from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ErrorClass, ItemError
-from slurm_worker.keys import TaskState
-from slurm_worker.marks import Marks
-from slurm_worker.tasks import Claimed
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.keys import TaskState
+from slurm_worker.protocol.shard_cursors import Marks
+from slurm_worker.protocol.tasks import Claimed
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
 
 VERBS = {"get", "put", "put_new", "update", "query", "delete", "list", "submit", "put_file"}

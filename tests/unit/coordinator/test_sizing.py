@@ -14,7 +14,7 @@ from airflow_slurm_provider.coordinator import estimate, job, ship
 from airflow_slurm_provider.coordinator.inputs import InputSpec
 from airflow_slurm_provider.coordinator.sizing import LARGEST, SMALLEST, about, bundle_for
 from slurm_worker.errors import UserError
-from slurm_worker.ports import ObjectStore
+from slurm_worker.protocol.ports import ObjectStore
 from slurm_worker.testing import MemoryObjects
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services
 

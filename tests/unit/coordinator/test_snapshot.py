@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from airflow_slurm_provider.coordinator.progress import progress_of
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
-from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ErrorClass
 from slurm_worker.finder import Found, TaskFinder
-from slurm_worker.history import MOST_BUCKETS, History
-from slurm_worker.jobs import JobTable
-from slurm_worker.keys import JobId, TaskState, halves
-from slurm_worker.store import JobStore, Marker, Slice
-from slurm_worker.sums import Sums
-from slurm_worker.table import TaskTable
-from slurm_worker.tasks import Lease, TaskRow
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.job_store import JobStore, Marker, Slice
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.job_totals import MOST_BUCKETS, History
+from slurm_worker.protocol.keys import JobId, TaskState, halves
+from slurm_worker.protocol.shard_totals import Sums
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import Lease, TaskRow
 from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
 from tests.unit.coordinator.fakes import services as new_services
 

@@ -20,8 +20,8 @@ from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.slurm.arrays import ArrayKey
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError, SubmitRefusedError
 from slurm_worker.errors import ItemError, ServiceError, UserError
-from slurm_worker.keys import SubmitState, job_pk, submit_sk
-from slurm_worker.tasks import Claimed
+from slurm_worker.protocol.keys import SubmitState, job_pk, submit_sk
+from slurm_worker.protocol.tasks import Claimed
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
 from tests.unit.coordinator.interleave import Call, one_killed
 from tests.unit.coordinator.test_retry_faults import Cut, cut_at

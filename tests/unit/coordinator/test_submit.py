@@ -16,7 +16,7 @@ from airflow_slurm_provider.coordinator.logs import read_output, read_script
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.slurm.client import SubmitLimitError, SubmitRefusedError
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.keys import JobId, job_pk, submit_sk
+from slurm_worker.protocol.keys import JobId, job_pk, submit_sk
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
 
 

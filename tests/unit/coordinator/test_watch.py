@@ -21,10 +21,10 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.slurm.endings import Ending
 from airflow_slurm_provider.slurm.states import ElementState
-from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ErrorClass, ItemError, ServiceError
-from slurm_worker.table import TaskTable
-from slurm_worker.tasks import Claimed
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import Claimed
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
 
 

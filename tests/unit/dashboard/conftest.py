@@ -21,7 +21,7 @@ from airflow_slurm_provider.dashboard.looks import Looks, Shares
 from airflow_slurm_provider.dashboard.sites import OneSite
 from airflow_slurm_provider.slurm.arrays import ArrayKey
 from slurm_worker.errors import ItemError, ServiceError
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of
 

@@ -14,7 +14,7 @@ from airflow_slurm_provider.coordinator.anomalies.alert import Alert, Kind
 from airflow_slurm_provider.coordinator.anomalies.trail import append_alert, append_end
 from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.dashboard.looks import Looks, Shares
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 from tests.unit.dashboard.conftest import ITEMS, Dash
 
 JOB = JobId("job-1")

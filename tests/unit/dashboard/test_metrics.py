@@ -10,7 +10,7 @@ import pytest
 
 from airflow_slurm_provider.coordinator.anomalies.alert import RAISED, Alert, Kind
 from airflow_slurm_provider.dashboard.metrics import METRICS, Sample, render
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 from tests.unit.dashboard.conftest import ITEMS, Dash
 
 GRAFANA = Path(__file__).resolve().parents[3] / "docs" / "grafana" / "dashboard.json"

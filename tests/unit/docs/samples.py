@@ -7,7 +7,7 @@ import functools
 import re
 
 from slurm_worker import limits
-from slurm_worker.keys import JobId, JobPaths, TaskId
+from slurm_worker.protocol.keys import JobId, JobPaths, TaskId
 from tests.stack.settings import ROOT
 
 WORKER = ROOT / "worker" / "slurm_worker"

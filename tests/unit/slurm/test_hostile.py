@@ -21,7 +21,7 @@ from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import quote, render_script
 from airflow_slurm_provider.slurm.transport import CommandResult, LocalTransport
 from slurm_worker.errors import UserError
-from slurm_worker.keys import check_job_id
+from slurm_worker.protocol.keys import check_job_id
 
 HOSTILE = [
     "; touch MARK",

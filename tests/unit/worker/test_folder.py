@@ -10,7 +10,7 @@ import pytest
 
 from slurm_worker.errors import UserError
 from slurm_worker.folder import FolderObjects
-from slurm_worker.ports import ObjectStore
+from slurm_worker.protocol.ports import ObjectStore
 from tests.contracts.objects import ObjectStoreContract
 
 

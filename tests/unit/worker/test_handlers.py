@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from slurm_worker import handlers
-from slurm_worker.config import HandlerConfig
 from slurm_worker.errors import Denied, ErrorClass, UserError
 from slurm_worker.exits import EXIT_OK
 from slurm_worker.handlers import Context, load
-from slurm_worker.keys import JobPaths
+from slurm_worker.protocol.job_config import HandlerConfig
+from slurm_worker.protocol.keys import JobPaths
 from slurm_worker.testing import MemoryObjects
 from tests.unit.world import World, numbered
 

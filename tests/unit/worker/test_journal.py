@@ -27,7 +27,7 @@ from slurm_worker.parts import (
     make_part,
     ok_outcome,
 )
-from slurm_worker.store import TaskItems, pack_slice, unpack_segment, unpack_slice
+from slurm_worker.protocol.job_store import TaskItems, pack_slice, unpack_segment, unpack_slice
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 values = st.recursive(

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from slurm_worker import batch
-from slurm_worker.config import LeaseConfig, LimitConfig, WorkerConfig
 from slurm_worker.errors import FatalError, ItemError, RateLimited, ServiceError
 from slurm_worker.exits import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_OK
 from slurm_worker.handlers import Context
-from slurm_worker.keys import TaskState
+from slurm_worker.protocol.job_config import LeaseConfig, LimitConfig, WorkerConfig
+from slurm_worker.protocol.keys import TaskState
 from slurm_worker.recorder import Recorder
 from slurm_worker.testing import MemoryRows
 from tests.unit.world import World, numbered

@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from slurm_worker.config import LimitConfig
-from slurm_worker.jobs import JobTable
-from slurm_worker.keys import JobPaths, TaskId
 from slurm_worker.limits import RateLimiter, SliceSize, Token, slice_of
-from slurm_worker.ports import ObjectStore, Rows
+from slurm_worker.protocol.job_config import LimitConfig
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.keys import JobPaths, TaskId
+from slurm_worker.protocol.ports import ObjectStore, Rows
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import Lease, TaskRow
 from slurm_worker.quota import NO_QUOTA
 from slurm_worker.simulate.faults import SimObjects
 from slurm_worker.simulate.limits import LimitSimulation, Make
 from slurm_worker.simulate.run import Mutation, Simulation, Violation
-from slurm_worker.table import TaskTable
-from slurm_worker.tasks import Lease, TaskRow
 
 SEEDS = 150
 #: Within so many seeds a broken protocol must be found out.

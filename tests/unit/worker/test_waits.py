@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ServiceError, Throttled
 from slurm_worker.finder import Waiting
+from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.testing import ManualClock
 from slurm_worker.waits import Durations, Idle, Setbacks
 

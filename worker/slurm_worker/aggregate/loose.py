@@ -37,9 +37,9 @@ from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.aggregate.sorting import sort_files, write_merged
 from slurm_worker.aggregate.sources import Source
 from slurm_worker.aggregate.types import Schema, parse_schema
-from slurm_worker.ahead import ahead
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.ports import ObjectStore
+from slurm_worker.protocol.ports import ObjectStore
+from slurm_worker.protocol.prefetch import ahead
 
 MANIFEST = "_manifest.json"
 _CHUNK_BYTES = 4 << 20

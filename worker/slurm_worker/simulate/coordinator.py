@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from slurm_worker.errors import ErrorClass
-from slurm_worker.jobs import JobTable
-from slurm_worker.keys import SubmitState, TaskState
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.keys import SubmitState, TaskState
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import TaskRow
 from slurm_worker.simulate.faults import Network
-from slurm_worker.table import TaskTable
-from slurm_worker.tasks import TaskRow
 
 _ARRAY = 1000
 

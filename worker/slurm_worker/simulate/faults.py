@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from slurm_worker.errors import ServiceError
-from slurm_worker.ports import Applied, Refused, Row, Statement, Value
+from slurm_worker.protocol.ports import Applied, Refused, Row, Statement, Value
 from slurm_worker.simulate.schedule import Schedule
 from slurm_worker.testing import MemoryObjects, MemoryRows
 

@@ -17,20 +17,26 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from slurm_worker.config import HandlerConfig, JobConfig, LeaseConfig, LimitConfig, WorkerConfig
 from slurm_worker.errors import ItemError, ServiceError
-from slurm_worker.generations import open_round
 from slurm_worker.handlers import Context
 from slurm_worker.identity import Drain, Identity
-from slurm_worker.jobs import JobTable
-from slurm_worker.keys import MAX_TASKS, JobId, JobPaths, TaskState, job_pk, task_pk
-from slurm_worker.ports import ObjectStore, Rows
+from slurm_worker.protocol.generations import open_round
+from slurm_worker.protocol.job_config import (
+    HandlerConfig,
+    JobConfig,
+    LeaseConfig,
+    LimitConfig,
+    WorkerConfig,
+)
+from slurm_worker.protocol.job_store import JobStore, Marker, Slice, pack_slice
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.keys import MAX_TASKS, JobId, JobPaths, TaskState, job_pk, task_pk
+from slurm_worker.protocol.ports import ObjectStore, Rows
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import TaskRow
 from slurm_worker.simulate.coordinator import Cluster, Coordinator, OpenRound
 from slurm_worker.simulate.faults import FaultRates, Network, Outage, Seen, SimObjects, SimRows
 from slurm_worker.simulate.schedule import Host, Killed, Overrun, Schedule, SimClock, SimThreads
-from slurm_worker.store import JobStore, Marker, Slice, pack_slice
-from slurm_worker.table import TaskTable
-from slurm_worker.tasks import TaskRow
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from slurm_worker.worker import Worker
 

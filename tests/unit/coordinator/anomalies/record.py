@@ -23,7 +23,7 @@ from airflow_slurm_provider.coordinator.services import Services, Shared, open_s
 from airflow_slurm_provider.coordinator.ship import read_spec
 from airflow_slurm_provider.coordinator.site import load_site
 from airflow_slurm_provider.slurm.poller import ArrayPoller
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 from tests.e2e.test_anomalies import EVERY, INTERVAL_S, Provoked, submit
 from tests.stack.demo import read_environment
 from tests.unit.coordinator.anomalies.fleet import Fleet

@@ -12,12 +12,12 @@ from typing import Any
 from airflow_slurm_provider.coordinator.anomalies import Look
 from airflow_slurm_provider.coordinator.limits import LimitState
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
-from slurm_worker.config import LeaseConfig
-from slurm_worker.history import History
-from slurm_worker.jobs import JobRow, RoundRow
-from slurm_worker.keys import JobState, RoundState, TaskState
-from slurm_worker.store import Slice
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.job_store import Slice
+from slurm_worker.protocol.job_table import JobRow, RoundRow
+from slurm_worker.protocol.job_totals import History
+from slurm_worker.protocol.keys import JobState, RoundState, TaskState
+from slurm_worker.protocol.tasks import TaskRow
 
 RUNS = Path(__file__).with_name("runs")
 

@@ -10,11 +10,11 @@ import pytest
 from airflow_slurm_provider.coordinator.anomalies import Alert, Detector, Kind, Look, Thresholds
 from airflow_slurm_provider.coordinator.limits import LimitState
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
-from slurm_worker.history import History
-from slurm_worker.jobs import JobRow, RoundRow
-from slurm_worker.keys import JobId, JobState, RoundState, TaskState
-from slurm_worker.store import Slice
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol.job_store import Slice
+from slurm_worker.protocol.job_table import JobRow, RoundRow
+from slurm_worker.protocol.job_totals import History
+from slurm_worker.protocol.keys import JobId, JobState, RoundState, TaskState
+from slurm_worker.protocol.tasks import TaskRow
 from tests.unit.coordinator.anomalies.fleet import FOREVER, Fleet, Plan
 
 START_MS = 1_700_000_000_000

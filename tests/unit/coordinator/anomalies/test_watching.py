@@ -10,13 +10,13 @@ from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.anomalies import Alert, Anomalies, Kind, read_alerts
 from airflow_slurm_provider.coordinator.progress import Poll
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ServiceError
-from slurm_worker.jobs import JobTable
-from slurm_worker.keys import JobId
-from slurm_worker.ports import Applied, Refused, Row
-from slurm_worker.table import TaskTable
-from slurm_worker.tasks import Claimed
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.ports import Applied, Refused, Row
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import Claimed
 from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services
 

@@ -19,13 +19,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from slurm_worker import keys
-from slurm_worker.history import History
-from slurm_worker.jobs import JobRow, JobTable, RoundRow
-from slurm_worker.keys import RoundState, TaskState
-from slurm_worker.store import JobStore
-from slurm_worker.table import TaskTable
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.job_store import JobStore
+from slurm_worker.protocol.job_table import JobRow, JobTable, RoundRow
+from slurm_worker.protocol.job_totals import History
+from slurm_worker.protocol.keys import RoundState, TaskState
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import TaskRow
 
 #: Rows of a shard between two sums.
 EVERY = 100

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from slurm_worker import expressions, keys
-from slurm_worker.keys import JobId
-from slurm_worker.ports import Applied, Rows, int_of, str_of
+from slurm_worker.protocol import expressions, keys
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.ports import Applied, Rows, int_of, str_of
 
 #: Rows of a shard between two marks; fewer than that are read as quickly as the mark.
 EVERY = 25

@@ -8,14 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_worker.config import HandlerConfig, JobConfig, LeaseConfig, LimitConfig, WorkerConfig
 from slurm_worker.errors import UserError
 from slurm_worker.heart import Hold
-from slurm_worker.keys import JobId, TaskState
-from slurm_worker.store import Slice
-from slurm_worker.tasks import Lease, TaskRow
+from slurm_worker.protocol.job_config import (
+    HandlerConfig,
+    JobConfig,
+    LeaseConfig,
+    LimitConfig,
+    WorkerConfig,
+)
+from slurm_worker.protocol.job_store import Slice
+from slurm_worker.protocol.keys import JobId, TaskState
+from slurm_worker.protocol.tasks import Lease, TaskRow
+from slurm_worker.protocol.time_checks import check_lifetime, check_times
 from slurm_worker.testing import ManualClock
-from slurm_worker.times import check_lifetime, check_times
 from slurm_worker.worker import read_config
 
 SHORT = LeaseConfig(ttl_s=10.0, heartbeat_s=2.0)

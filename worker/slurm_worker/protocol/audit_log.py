@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from slurm_worker.errors import ServiceError
-from slurm_worker.jobs import JobTable
-from slurm_worker.ports import Value
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.ports import Value
 
 #: Told of what deserves a line: what was done, and its details.
 Note: TypeAlias = Callable[[str, dict[str, Value]], None]

@@ -26,10 +26,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from slurm_worker.jobs import JobTable
-from slurm_worker.keys import TaskState
-from slurm_worker.table import TaskTable
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.keys import TaskState
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import TaskRow
 
 
 def open_round(

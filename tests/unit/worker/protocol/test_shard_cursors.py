@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from slurm_worker import keys
 from slurm_worker.errors import ErrorClass
 from slurm_worker.finder import Finished, Found, TaskFinder, Waiting
-from slurm_worker.marks import EVERY, Marks
-from slurm_worker.store import Marker
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.job_store import Marker
+from slurm_worker.protocol.shard_cursors import EVERY, Marks
 from slurm_worker.testing import MemoryRows
 from tests.unit.world import JOB, World, numbered
 

@@ -19,11 +19,11 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from slurm_worker import keys
-from slurm_worker.ahead import ahead
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.keys import JobPaths, TaskId
-from slurm_worker.ports import ObjectStore
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.keys import JobPaths, TaskId
+from slurm_worker.protocol.ports import ObjectStore
+from slurm_worker.protocol.prefetch import ahead
 
 _DECODER = json.JSONDecoder()
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from slurm_worker.errors import ClassRule, ErrorClass
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol.tasks import TaskRow
 
 MOST_BUCKETS = 480
 FIRST_WIDTH_S = 2

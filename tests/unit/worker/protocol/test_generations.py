@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from slurm_worker import keys
 from slurm_worker.errors import ErrorClass
 from slurm_worker.finder import Found, TaskFinder
-from slurm_worker.generations import open_round
-from slurm_worker.keys import TaskState
-from slurm_worker.marks import Marks
-from slurm_worker.ports import Row
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.generations import open_round
+from slurm_worker.protocol.keys import TaskState
+from slurm_worker.protocol.ports import Row
+from slurm_worker.protocol.shard_cursors import Marks
+from slurm_worker.protocol.tasks import TaskRow
 from slurm_worker.testing import MemoryRows
 from tests.unit.world import JOB, World, numbered
 

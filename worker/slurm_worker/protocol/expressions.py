@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from slurm_worker.ports import Statement
+from slurm_worker.protocol.ports import Statement
 
 _READY = "#state = :ready AND (attribute_not_exists(#not_before) OR #not_before <= :now)"
 _HELD_BY_ME = "#state = :leased AND #owner = :owner AND #attempt = :attempt"

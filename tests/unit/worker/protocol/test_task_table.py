@@ -11,17 +11,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ErrorClass
 from slurm_worker.finder import Finished, Found, TaskFinder, Waiting
-from slurm_worker.keys import TaskId, TaskState, parse_task_id, task_pk
-from slurm_worker.ports import Applied, Refused, Row, Statement
+from slurm_worker.protocol.crashes import Crash
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.job_store import Marker, Slice
+from slurm_worker.protocol.keys import TaskId, TaskState, parse_task_id, task_pk
+from slurm_worker.protocol.ports import Applied, Refused, Row, Statement
+from slurm_worker.protocol.task_table import HISTORY_LIMIT, TaskTable
+from slurm_worker.protocol.tasks import Claimed, GivenUp, Held, Lease, Lost, Renewed
 from slurm_worker.requests import RequestKind
-from slurm_worker.store import Marker, Slice
-from slurm_worker.table import HISTORY_LIMIT, TaskTable
-from slurm_worker.tasks import Claimed, GivenUp, Held, Lease, Lost, Renewed
 from slurm_worker.testing import ManualClock, MemoryRows
-from slurm_worker.transitions import Crash
 from tests.unit.world import JOB, World, numbered
 
 LEASE = LeaseConfig(ttl_s=100, heartbeat_s=25, margin_s=10)

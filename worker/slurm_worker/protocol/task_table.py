@@ -14,14 +14,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import cast
 
-from slurm_worker import expressions, keys
-from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ErrorClass, UserError
-from slurm_worker.keys import JobId, TaskId, TaskState
-from slurm_worker.ports import Applied, Clock, Refused, Rows, Statement, Value, int_of
-from slurm_worker.store import Marker, Slice
-from slurm_worker.tasks import Candidate, Claimed, GivenUp, Held, Lease, Lost, Renewed, TaskRow
-from slurm_worker.transitions import Crash
+from slurm_worker.protocol import expressions, keys
+from slurm_worker.protocol.crashes import Crash
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.job_store import Marker, Slice
+from slurm_worker.protocol.keys import JobId, TaskId, TaskState
+from slurm_worker.protocol.ports import Applied, Clock, Refused, Rows, Statement, Value, int_of
+from slurm_worker.protocol.tasks import (
+    Candidate,
+    Claimed,
+    GivenUp,
+    Held,
+    Lease,
+    Lost,
+    Renewed,
+    TaskRow,
+)
 
 _MESSAGE_LIMIT = 200
 

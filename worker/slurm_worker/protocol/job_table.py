@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from slurm_worker import expressions, keys
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.keys import JobId, JobState, RoundState, SubmitState
-from slurm_worker.ports import Applied, Clock, Refused, Row, Rows, Value, int_of
+from slurm_worker.protocol import expressions, keys
+from slurm_worker.protocol.keys import JobId, JobState, RoundState, SubmitState
+from slurm_worker.protocol.ports import Applied, Clock, Refused, Row, Rows, Value, int_of
 
 #: Keeps one process's events of the same millisecond in their order.
 _ORDER = itertools.count()

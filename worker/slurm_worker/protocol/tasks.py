@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import cast
 
-from slurm_worker import keys
-from slurm_worker.keys import TaskId, TaskState
-from slurm_worker.ports import Row, Value, int_of, str_of
-from slurm_worker.store import Slice
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.job_store import Slice
+from slurm_worker.protocol.keys import TaskId, TaskState
+from slurm_worker.protocol.ports import Row, Value, int_of, str_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from slurm_worker.config import LeaseConfig, LimitConfig, WorkerConfig
 from slurm_worker.errors import UserError
+from slurm_worker.protocol.job_config import LeaseConfig, LimitConfig, WorkerConfig
 
 #: Heartbeats within the time for which an answer is trusted: two, each up to a tenth late, and
 #: the requests. So one that is lost loses no lease.

@@ -6,15 +6,15 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-from slurm_worker.config import LeaseConfig, LimitConfig
 from slurm_worker.errors import ServiceError
-from slurm_worker.jobs import Event, JobTable
-from slurm_worker.keys import event_pk
 from slurm_worker.limits import RateLimiter
-from slurm_worker.ports import Applied, Refused, Row
-from slurm_worker.tasks import Claimed
+from slurm_worker.protocol.audit_log import Trail
+from slurm_worker.protocol.job_config import LeaseConfig, LimitConfig
+from slurm_worker.protocol.job_table import Event, JobTable
+from slurm_worker.protocol.keys import event_pk
+from slurm_worker.protocol.ports import Applied, Refused, Row
+from slurm_worker.protocol.tasks import Claimed
 from slurm_worker.testing import ManualClock, MemoryRows
-from slurm_worker.trail import Trail
 from tests.unit.world import JOB, Lines, World, numbered
 
 LEASE = LeaseConfig(ttl_s=100, heartbeat_s=10, margin_s=5, max_lost=2)
