@@ -11,10 +11,10 @@ from airflow_slurm_provider.coordinator.config import LimitSection
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.ship import read_spec
 from slurm_worker.errors import UserError
-from slurm_worker.limits import bound, safe_rate, slice_of
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.ports import int_of
+from slurm_worker.rate_limits.limiter import bound, safe_rate, slice_of
 
 _QUOTA = re.compile(r"(\d+)\s*/\s*(\d*)\s*(s|min|h|d)")
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400}

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_slurm_provider.coordinator.plan import SEGMENT_ITEMS
-from slurm_worker.limits import reservation_of
+from slurm_worker.rate_limits.limiter import reservation_of
 from slurm_worker.requests import RequestKind
 
 PRICES_OF = "2026-11-24"

@@ -22,7 +22,6 @@ from slurm_worker import waits
 from slurm_worker import worker as real
 from slurm_worker.errors import ServiceError
 from slurm_worker.finder import Finished, Found, TaskFinder, Waiting
-from slurm_worker.limits import RateLimiter
 from slurm_worker.protocol.job_config import LeaseConfig, LimitConfig
 from slurm_worker.protocol.job_store import JobStore, Marker, Slice
 from slurm_worker.protocol.job_table import JobTable
@@ -30,6 +29,7 @@ from slurm_worker.protocol.keys import JobId, JobPaths, TaskState, parse_task_id
 from slurm_worker.protocol.shard_totals import Sums
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Lease, Lost
+from slurm_worker.rate_limits.limiter import RateLimiter
 from slurm_worker.waits import Idle, Setbacks
 
 JOB = JobId("billion")

@@ -33,7 +33,6 @@ from slurm_worker.handlers import Fetcher, Handler, Shared, load, set_up, tear_d
 from slurm_worker.heart import Heart
 from slurm_worker.identity import Drain, Identity, requeue
 from slurm_worker.journal import Journal, Outcome
-from slurm_worker.limits import RateLimiter
 from slurm_worker.log import bound
 from slurm_worker.pace import Pace
 from slurm_worker.parts import PARQUET, Columns, to_lines
@@ -48,6 +47,7 @@ from slurm_worker.protocol.shard_totals import Sums
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
 from slurm_worker.protocol.time_checks import check_times
+from slurm_worker.rate_limits.limiter import RateLimiter
 from slurm_worker.recorder import Recorder
 from slurm_worker.requests import RequestCounts
 from slurm_worker.runner import make_runner

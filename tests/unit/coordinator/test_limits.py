@@ -10,8 +10,8 @@ import pytest
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.limits import rate_for, read_limits
 from slurm_worker.errors import UserError
-from slurm_worker.limits import RateLimiter, bound, slice_of
 from slurm_worker.protocol.job_config import LimitConfig
+from slurm_worker.rate_limits.limiter import RateLimiter, bound, slice_of
 from tests.unit.coordinator.fakes import make_config, services
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from slurm_worker.limits import RateLimiter, SliceSize, Token, slice_of
 from slurm_worker.protocol.job_config import LimitConfig
 from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import JobPaths, TaskId
 from slurm_worker.protocol.ports import ObjectStore, Rows
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Lease, TaskRow
-from slurm_worker.quota import NO_QUOTA
+from slurm_worker.rate_limits.limiter import RateLimiter, SliceSize, Token, slice_of
+from slurm_worker.rate_limits.quota import NO_QUOTA
 from slurm_worker.simulate.faults import SimObjects
 from slurm_worker.simulate.limits import LimitSimulation, Make
 from slurm_worker.simulate.run import Mutation, Simulation, Violation

@@ -14,12 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from slurm_worker.errors import ServiceError
-from slurm_worker.limits import RateLimiter, Stopped, slice_of
-from slurm_worker.limits import bound as bound_of
 from slurm_worker.pace import Pace
 from slurm_worker.protocol.job_config import LimitConfig
 from slurm_worker.protocol.keys import limit_pk, limit_sk
 from slurm_worker.protocol.ports import Rows, int_of
+from slurm_worker.rate_limits.limiter import RateLimiter, Stopped, slice_of
+from slurm_worker.rate_limits.limiter import bound as bound_of
 from slurm_worker.simulate.faults import FaultRates, Network, Seen, SimRows
 from slurm_worker.simulate.run import Violation
 from slurm_worker.simulate.schedule import Host, Overrun, Schedule, SimClock

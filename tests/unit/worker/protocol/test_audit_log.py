@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from slurm_worker.errors import ServiceError
-from slurm_worker.limits import RateLimiter
 from slurm_worker.protocol.audit_log import Trail
 from slurm_worker.protocol.job_config import LeaseConfig, LimitConfig
 from slurm_worker.protocol.job_table import Event, JobTable
 from slurm_worker.protocol.keys import event_pk
 from slurm_worker.protocol.ports import Applied, Refused, Row
 from slurm_worker.protocol.tasks import Claimed
+from slurm_worker.rate_limits.limiter import RateLimiter
 from slurm_worker.testing import ManualClock, MemoryRows
 from tests.unit.world import JOB, Lines, World, numbered
 

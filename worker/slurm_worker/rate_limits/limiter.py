@@ -29,7 +29,7 @@ from slurm_worker.protocol import expressions, keys
 from slurm_worker.protocol.audit_log import Note, no_note
 from slurm_worker.protocol.job_config import LimitConfig
 from slurm_worker.protocol.ports import Applied, Clock, Row, Rows, Statement, int_of
-from slurm_worker.quota import NO_QUOTA, Allotment, closes, day_of, opens, share_of
+from slurm_worker.rate_limits.quota import NO_QUOTA, Allotment, closes, day_of, opens, share_of
 
 _CUT = 0.7
 _CUT_WINDOW_S = 10.0
