@@ -32,7 +32,7 @@ from airflow_slurm_provider.coordinator.prices import (
     planning_bill,
     working_bill,
 )
-from slurm_worker.requests import RequestKind
+from slurm_worker.backends.request_counter import RequestKind
 
 ITEMS = 1_000_000
 BUNDLES = (1, 100, 500, 1_000)

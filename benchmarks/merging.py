@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from slurm_worker.folder import FolderObjects
+from slurm_worker.backends.local import FolderObjects
 from slurm_worker.protocol.job_store import JobStore, Marker, Part, pack_slice
 from slurm_worker.protocol.keys import JobId, JobPaths, task_id
 

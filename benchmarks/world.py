@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from slurm_worker.clock import boot_time
+from slurm_worker.backends.clock import boot_time
 from slurm_worker.identity import Drain, Identity
 from slurm_worker.protocol.job_config import HandlerConfig, JobConfig, LeaseConfig, WorkerConfig
 from slurm_worker.protocol.job_store import Slice, pack_slice

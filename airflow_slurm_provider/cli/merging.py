@@ -76,7 +76,7 @@ class _Buckets:
 
     def target(self, output: str) -> tuple[ObjectStore, str]:
         """The store of the dataset, and its folder there."""
-        from slurm_worker.folder import FolderObjects
+        from slurm_worker.backends.local import FolderObjects
 
         if not output.startswith(_S3):
             return FolderObjects(Path(output)), ""

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_slurm_provider.coordinator.plan import SEGMENT_ITEMS
+from slurm_worker.backends.request_counter import RequestKind
 from slurm_worker.rate_limits.limiter import reservation_of
-from slurm_worker.requests import RequestKind
 
 PRICES_OF = "2026-11-24"
 REGION = "us-east-1"

@@ -19,16 +19,16 @@ from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.embedded import EmbeddedTransport
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from airflow_slurm_provider.slurm.transport import LocalTransport, OnFirstUse, Transport
-from slurm_worker.clock import AwsClock
-from slurm_worker.dynamo import DynamoRows, dynamo_client
+from slurm_worker.backends.clock import AwsClock
+from slurm_worker.backends.dynamodb import DynamoRows, dynamo_client
+from slurm_worker.backends.errors import settings_explained
+from slurm_worker.backends.s3 import S3Objects, s3_client
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_store import JobStore
 from slurm_worker.protocol.job_table import JobRow, JobTable
 from slurm_worker.protocol.keys import JobId, JobPaths
 from slurm_worker.protocol.ports import Clock, ObjectStore, Rows
 from slurm_worker.protocol.task_table import TaskTable
-from slurm_worker.s3 import S3Objects, s3_client
-from slurm_worker.sdk_errors import settings_explained
 
 if TYPE_CHECKING:
     import paramiko

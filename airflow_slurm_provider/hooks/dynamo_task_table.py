@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 
-from slurm_worker.clock import AwsClock
-from slurm_worker.dynamo import DynamoRows, dynamo_client
+from slurm_worker.backends.clock import AwsClock
+from slurm_worker.backends.dynamodb import DynamoRows, dynamo_client
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_table import Event, JobRow, JobTable, RoundRow
 from slurm_worker.protocol.keys import JobId, check_job_id

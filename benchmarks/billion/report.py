@@ -11,7 +11,7 @@ from typing import Any
 from airflow_slurm_provider.coordinator.plan import SEGMENT_ITEMS
 from airflow_slurm_provider.coordinator.prices import PRICES
 from benchmarks.billion.fleet import Fleet, Scenario
-from slurm_worker.requests import RequestKind
+from slurm_worker.backends.request_counter import RequestKind
 
 _RECOVERED = 0.95
 _BEFORE_S = 60.0

@@ -22,8 +22,8 @@ from airflow_slurm_provider.coordinator.services import Services, open_services
 from airflow_slurm_provider.coordinator.site import load_site
 from airflow_slurm_provider.coordinator.snapshot import read_snapshot
 from airflow_slurm_provider.coordinator.watch import Watcher
+from slurm_worker.backends.request_counter import RequestCounts
 from slurm_worker.protocol.keys import JobId
-from slurm_worker.requests import RequestCounts
 
 HANDLER = Path(__file__).with_name("handler")
 _MODULUS = 1 << 128

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_slurm_provider.coordinator.plan import Planned, Planner
+from slurm_worker.backends.request_counter import RequestCounts
 from slurm_worker.identity import Drain, Identity
 from slurm_worker.protocol.job_config import (
     HandlerConfig,
@@ -27,7 +28,6 @@ from slurm_worker.protocol.keys import JobId, JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
-from slurm_worker.requests import RequestCounts
 from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
 from slurm_worker.threads import PooledThreads
 from slurm_worker.worker import Worker

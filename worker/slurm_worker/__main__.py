@@ -110,13 +110,13 @@ def _work(
     """One worker process, from its configuration to its end."""
     # What is heavy is imported by the processes that do the work, not by their parent.
     from slurm_worker import log
-    from slurm_worker.clock import AwsClock
-    from slurm_worker.dynamo import DynamoRows, dynamo_client
+    from slurm_worker.backends.clock import AwsClock
+    from slurm_worker.backends.dynamodb import DynamoRows, dynamo_client
+    from slurm_worker.backends.request_counter import RequestCounts
+    from slurm_worker.backends.s3 import S3Objects, s3_client
     from slurm_worker.identity import Drain, Identity, seconds_left
     from slurm_worker.protocol.keys import JobPaths, check_job_id, split_s3_uri
     from slurm_worker.protocol.task_table import TaskTable
-    from slurm_worker.requests import RequestCounts
-    from slurm_worker.s3 import S3Objects, s3_client
     from slurm_worker.threads import PooledThreads
     from slurm_worker.worker import Worker, read_config
 

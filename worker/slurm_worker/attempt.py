@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from slurm_worker.backends.request_counter import RequestCounts
 from slurm_worker.checkpoints import Checkpoints, Origin
 from slurm_worker.errors import ErrorClass, ServiceError, Unfit, UserError, classify, describe
 from slurm_worker.heart import Heart, Hold
@@ -34,7 +35,6 @@ from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.ports import Clock
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Lease
-from slurm_worker.requests import RequestCounts
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from slurm_worker import __version__, dynamo, s3
-from slurm_worker.clock import AwsClock
+from slurm_worker import __version__
+from slurm_worker.backends import dynamodb, s3
+from slurm_worker.backends.clock import AwsClock
 from slurm_worker.errors import ServiceError
 from slurm_worker.private import check_folder
 from slurm_worker.protocol.keys import split_s3_uri
@@ -47,8 +48,8 @@ def examine(scratch: Path, table: str, uri: str) -> dict[str, Any]:
     }
     unique = uuid.uuid4().hex
     if table:
-        client = dynamo.dynamo_client()
-        rows = dynamo.DynamoRows(client, table, AwsClock())
+        client = dynamodb.dynamo_client()
+        rows = dynamodb.DynamoRows(client, table, AwsClock())
         found["table"] = {each.action: each.error for each in try_table(rows, unique)}
         try:
             found["clock_ahead_s"] = clock_ahead(client.meta.endpoint_url)

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm_worker.clock import boot_time
+from slurm_worker.backends.clock import boot_time
 from slurm_worker.errors import ErrorClass, ServiceError
 from slurm_worker.exits import CHOSEN_EXITS, EXIT_INFRASTRUCTURE, STOP_SIGNALS
 from slurm_worker.printable import printable

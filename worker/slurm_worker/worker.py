@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from slurm_worker.attempt import Attempt, Attempts
+from slurm_worker.backends.request_counter import RequestCounts
 from slurm_worker.calling import Calls, Runner
 from slurm_worker.errors import FatalError, ServiceError, UserError, describe
 from slurm_worker.exits import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_NO_PROGRESS, EXIT_OK
@@ -49,7 +50,6 @@ from slurm_worker.protocol.tasks import TaskRow
 from slurm_worker.protocol.time_checks import check_times
 from slurm_worker.rate_limits.limiter import RateLimiter
 from slurm_worker.recorder import Recorder
-from slurm_worker.requests import RequestCounts
 from slurm_worker.runner import make_runner
 from slurm_worker.threads import Pending, Signal, Threads
 from slurm_worker.waits import Durations, Idle, Setbacks

@@ -25,10 +25,10 @@ from airflow_slurm_provider.coordinator.infrastructure import (
     PUBLIC_ACCESS_BLOCK,
     lifecycle_rules,
 )
+from slurm_worker.backends.errors import code_of
+from slurm_worker.backends.s3 import is_aws
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobPaths
-from slurm_worker.s3 import is_aws
-from slurm_worker.sdk_errors import code_of
 from slurm_worker.trials import TRIAL_JOB
 
 #: Where buckets are created without naming it.

@@ -11,10 +11,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_slurm_provider.coordinator.services import open_session
 from airflow_slurm_provider.coordinator.site import Site
-from slurm_worker.dynamo import dynamo_client
+from slurm_worker.backends.dynamodb import dynamo_client
+from slurm_worker.backends.errors import code_of, unanswered
+from slurm_worker.backends.s3 import s3_client
 from slurm_worker.errors import ServiceError
-from slurm_worker.s3 import s3_client
-from slurm_worker.sdk_errors import code_of, unanswered
 
 #: What stores and tables that are not AWS's say of a setting that they don't have.
 _UNKNOWN = {"NotImplemented", "MethodNotAllowed", "UnknownOperationException", "501", "405"}

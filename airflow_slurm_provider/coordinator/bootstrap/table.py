@@ -14,7 +14,7 @@ from airflow_slurm_provider.coordinator.infrastructure import (
     TABLE_KEYS,
     table_definition,
 )
-from slurm_worker.sdk_errors import code_of
+from slurm_worker.backends.errors import code_of
 
 #: A table of its own is usable within half a minute; five are for a bad day.
 _WAIT = {"Delay": 2, "MaxAttempts": 150}

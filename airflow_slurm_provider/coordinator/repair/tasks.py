@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from airflow_slurm_provider.coordinator.repair.report import Repaired
-from slurm_worker.clock import boot_time
+from slurm_worker.backends.clock import boot_time
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.job_store import ForeignMarker, JobStore, Marker
 from slurm_worker.protocol.job_table import RoundRow

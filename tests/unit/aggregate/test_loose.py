@@ -19,8 +19,8 @@ from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.aggregate.loose import merge_files
 from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.aggregate.sources import Source, Sources
+from slurm_worker.backends.local import FolderObjects
 from slurm_worker.errors import UserError
-from slurm_worker.folder import FolderObjects
 from slurm_worker.testing import MemoryObjects
 
 CUT_SHORT = gzip.compress(b'{"a": 1}\n', mtime=0)[:-9]

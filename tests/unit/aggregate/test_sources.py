@@ -16,8 +16,8 @@ from slurm_worker.aggregate.naming import file_name
 from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.aggregate.sources import Sources
 from slurm_worker.aggregate.types import parse_schema
+from slurm_worker.backends.local import FolderObjects
 from slurm_worker.errors import UserError
-from slurm_worker.folder import FolderObjects
 from slurm_worker.testing import MemoryObjects
 
 LINE = b'{"a": 1}\n'

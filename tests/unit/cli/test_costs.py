@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow_slurm_provider.cli.app import ExitCode
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.slurm.usage import Usage
-from slurm_worker.requests import RequestKind
+from slurm_worker.backends.request_counter import RequestKind
 from tests.unit.cli.conftest import Cli, write_config
 
 USED = Usage("101", 0, 0, ElementState.COMPLETED, 7200, 1, 3600.0, 4 << 30, 400 << 20)

@@ -20,10 +20,10 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import read_snapshot
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.slurm.usage import Usage
+from slurm_worker.backends.request_counter import RequestKind
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.job_totals import PER_DOUBLING, Bucket, History
 from slurm_worker.protocol.tasks import Claimed
-from slurm_worker.requests import RequestKind
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of
 
 ITEMS, BUNDLE = 50, 5

@@ -12,7 +12,7 @@ from airflow_slurm_provider.coordinator.prices import (
     reservations_of,
     working_bill,
 )
-from slurm_worker.requests import RequestKind
+from slurm_worker.backends.request_counter import RequestKind
 
 MILLION = 1_000_000
 

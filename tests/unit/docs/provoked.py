@@ -24,14 +24,14 @@ from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.ssh import open_paramiko
 from airflow_slurm_provider.slurm.transport import LocalTransport
 from slurm_worker import FatalError
+from slurm_worker.backends.clock import AwsClock
+from slurm_worker.backends.dynamodb import DynamoRows, dynamo_client
+from slurm_worker.backends.s3 import S3Objects, s3_client
 from slurm_worker.calling import ItemTimeout
-from slurm_worker.clock import AwsClock
-from slurm_worker.dynamo import DynamoRows, dynamo_client
 from slurm_worker.errors import SlurmWorkerError
 from slurm_worker.handlers import load
 from slurm_worker.parts import to_lines
 from slurm_worker.protocol.job_config import HandlerConfig
-from slurm_worker.s3 import S3Objects, s3_client
 from tests.unit.cli.conftest import Cli, write_config
 from tests.unit.coordinator import fakes
 from tests.unit.coordinator.test_credentials import Sts, edges_with

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from slurm_worker.backends.request_counter import RequestKind
 from slurm_worker.exits import EXIT_NO_PROGRESS, EXIT_OK
 from slurm_worker.fruitless import MOST_IN_A_ROW, Fruitless, NoProgress
 from slurm_worker.identity import Drain
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.rate_limits.limiter import Stopped
-from slurm_worker.requests import RequestKind
 from slurm_worker.threads import PooledThreads
 from tests.unit.world import World
 

@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from slurm_worker.backends.request_counter import RequestKind
 from slurm_worker.errors import ErrorClass
 from slurm_worker.finder import Finished, Found, TaskFinder, Waiting
 from slurm_worker.protocol.crashes import Crash
@@ -20,7 +21,6 @@ from slurm_worker.protocol.keys import TaskId, TaskState, parse_task_id, task_pk
 from slurm_worker.protocol.ports import Applied, Refused, Row, Statement
 from slurm_worker.protocol.task_table import HISTORY_LIMIT, TaskTable
 from slurm_worker.protocol.tasks import Claimed, GivenUp, Held, Lease, Lost, Renewed
-from slurm_worker.requests import RequestKind
 from slurm_worker.testing import ManualClock, MemoryRows
 from tests.unit.world import JOB, World, numbered
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from slurm_worker.dynamo import DynamoRows, dynamo_client
+from slurm_worker.backends.dynamodb import DynamoRows, dynamo_client
 from tests.unit.cli.conftest import empty_aws
 
 
@@ -26,7 +26,7 @@ def test_a_reply_is_timed_from_its_own_request_whatever_other_threads_send(
 ) -> None:
     empty_aws(monkeypatch)
     times = iter([10.0, 13.0, 14.0])
-    monkeypatch.setattr("slurm_worker.dynamo.boot_time", lambda: next(times))
+    monkeypatch.setattr("slurm_worker.backends.dynamodb.boot_time", lambda: next(times))
     clock: Any = Observed()
     rows: Any = DynamoRows(dynamo_client(), "t", clock)
     rows._note_sent()

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from slurm_worker.backends.s3 import S3Objects
 from slurm_worker.errors import ServiceError
-from slurm_worker.s3 import S3Objects
 
 
 class Client:

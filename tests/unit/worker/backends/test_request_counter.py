@@ -9,12 +9,12 @@ import boto3
 import pytest
 from botocore.awsrequest import AWSResponse
 
-from slurm_worker.clock import AwsClock
-from slurm_worker.dynamo import DynamoRows, dynamo_client
+from slurm_worker.backends.clock import AwsClock
+from slurm_worker.backends.dynamodb import DynamoRows, dynamo_client
+from slurm_worker.backends.request_counter import RequestCounts, RequestKind
+from slurm_worker.backends.s3 import S3Objects, s3_client
 from slurm_worker.errors import ServiceError
 from slurm_worker.identity import Drain
-from slurm_worker.requests import RequestCounts, RequestKind
-from slurm_worker.s3 import S3Objects, s3_client
 from slurm_worker.testing import MemoryObjects
 from slurm_worker.threads import PooledThreads
 from tests.unit.world import World, numbered

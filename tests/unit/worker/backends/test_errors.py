@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from botocore.stub import Stubber
 
-from slurm_worker.clock import AwsClock
-from slurm_worker.dynamo import DynamoRows, dynamo_client
+from slurm_worker.backends.clock import AwsClock
+from slurm_worker.backends.dynamodb import DynamoRows, dynamo_client
+from slurm_worker.backends.s3 import S3Objects, s3_client
 from slurm_worker.errors import Denied, NoCredentials, ServiceError, Throttled, Unfit, UserError
-from slurm_worker.s3 import S3Objects, s3_client
 
 
 @pytest.fixture(autouse=True)

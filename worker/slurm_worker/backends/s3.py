@@ -16,9 +16,9 @@ from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from slurm_worker.backends.errors import code_of, refused, settings_explained, unanswered
 from slurm_worker.errors import Missing, ServiceError, UserError
 from slurm_worker.protocol.ports import Entry, Stored
-from slurm_worker.sdk_errors import code_of, refused, settings_explained, unanswered
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

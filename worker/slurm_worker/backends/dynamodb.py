@@ -20,10 +20,10 @@ from boto3.dynamodb.types import TypeSerializer
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from slurm_worker.clock import AwsClock, boot_time
+from slurm_worker.backends.clock import AwsClock, boot_time
+from slurm_worker.backends.errors import code_of, refused, settings_explained, unanswered
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.ports import Applied, Refused, Row, Statement, Value
-from slurm_worker.sdk_errors import code_of, refused, settings_explained, unanswered
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

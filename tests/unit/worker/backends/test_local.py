@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from slurm_worker.backends.local import FolderObjects
 from slurm_worker.errors import UserError
-from slurm_worker.folder import FolderObjects
 from slurm_worker.protocol.ports import ObjectStore
 from tests.contracts.objects import ObjectStoreContract
 
