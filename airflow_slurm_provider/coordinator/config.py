@@ -27,7 +27,6 @@ from airflow_slurm_provider.coordinator.yaml_file import read_yaml
 from airflow_slurm_provider.slurm.options import SlurmOptions, seconds
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ClassRule, ErrorClass, UserError
-from slurm_worker.parts import PARQUET, check_names
 from slurm_worker.protocol.job_config import (
     HandlerConfig,
     JobConfig,
@@ -37,6 +36,7 @@ from slurm_worker.protocol.job_config import (
 )
 from slurm_worker.protocol.keys import NAME_PATTERN, JobId, check_job_id
 from slurm_worker.protocol.time_checks import check_lifetime, check_times
+from slurm_worker.results.parts import PARQUET, check_names
 
 _ENTRY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 

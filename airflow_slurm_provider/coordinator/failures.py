@@ -4,7 +4,7 @@ An item's latest outcome decides: what failed in a round and was tried again in 
 is superseded. Memory does not grow with the job.
 
 Requests: a list per thousand markers and a GET for each; per part of errors a GET and the read of
-its task's row; those of `slurm_worker.retried` and, for tasks that were given up, of `snapshot.py`.
+its task's row; those of `slurm_worker.results.superseded` and, for tasks that were given up, of `snapshot.py`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import read_snapshot
-from slurm_worker.parts import KEY_FIELD, lines_of
 from slurm_worker.printable import encodable
 from slurm_worker.protocol.job_store import JobStore, Marker, Part
 from slurm_worker.protocol.keys import JobId, TaskId, parse_task_id
 from slurm_worker.protocol.prefetch import ahead
 from slurm_worker.protocol.task_table import TaskTable
-from slurm_worker.retried import RetriedItems
+from slurm_worker.results.parts import KEY_FIELD, lines_of
+from slurm_worker.results.superseded import RetriedItems
 
 _EXAMPLES = 3
 _MOST_GROUPS = 500

@@ -17,10 +17,10 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.config import Config, parse_config, read_source
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker import jsonlines
 from slurm_worker.errors import UserError
-from slurm_worker.parts import check_names
 from slurm_worker.protocol.keys import JobId, check_job_id
+from slurm_worker.results import jsonlines
+from slurm_worker.results.parts import check_names
 
 DEFAULT_KEY = "id"
 #: Where an item that is no object stands in the object that is made of it.

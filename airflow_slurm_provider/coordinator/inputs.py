@@ -36,8 +36,8 @@ from typing import Any, BinaryIO, TypeAlias
 
 from airflow_slurm_provider.coordinator import input_files
 from airflow_slurm_provider.coordinator.input_files import Bucket, InputFile, find_files
-from slurm_worker import jsonlines
 from slurm_worker.errors import UserError
+from slurm_worker.results import jsonlines
 
 Item: TypeAlias = dict[str, Any]
 

@@ -20,8 +20,8 @@ from airflow_slurm_provider.coordinator.progress import read_progress
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker import aggregate as aggregation
 from slurm_worker.errors import UserError
-from slurm_worker.parts import lines_of
 from slurm_worker.protocol.keys import JobId, check_job_id, merge_job_id
+from slurm_worker.results.parts import lines_of
 
 _MODULE = "merging"
 _CODE = "from slurm_worker.aggregate.node import merge_file\n"

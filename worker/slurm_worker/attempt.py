@@ -19,12 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from slurm_worker.backends.request_counter import RequestCounts
-from slurm_worker.checkpoints import Checkpoints, Origin
 from slurm_worker.errors import ErrorClass, ServiceError, Unfit, UserError, classify, describe
 from slurm_worker.heart import Heart, Hold
 from slurm_worker.identity import Identity
-from slurm_worker.journal import Journal, Outcome
-from slurm_worker.parts import Columns, error_outcome, make_part
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.audit_log import Note, no_note
 from slurm_worker.protocol.crashes import MOST_CRASHES, condemned
@@ -35,6 +32,9 @@ from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.ports import Clock
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Lease
+from slurm_worker.results.checkpoints import Checkpoints, Origin
+from slurm_worker.results.journal import Journal, Outcome
+from slurm_worker.results.parts import Columns, error_outcome, make_part
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,13 +25,13 @@ from slurm_worker.errors import (
     retry_after_of,
 )
 from slurm_worker.handlers import RAISED, Context, Handler, Shared
-from slurm_worker.journal import Journal, Outcome
-from slurm_worker.parts import ToLines, error_outcome, ok_outcome, to_lines
 from slurm_worker.protocol.job_config import WorkerConfig
 from slurm_worker.protocol.job_store import TaskItems
 from slurm_worker.protocol.ports import Clock
 from slurm_worker.rate_limits.limiter import MOST_RETRY_AFTER_S, Stopped
 from slurm_worker.recorder import Recorder
+from slurm_worker.results.journal import Journal, Outcome
+from slurm_worker.results.parts import ToLines, error_outcome, ok_outcome, to_lines
 
 #: Seconds between two looks at whether to stop, each with a write of what is journaled.
 LOOK_S = 0.05

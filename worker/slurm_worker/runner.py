@@ -15,10 +15,10 @@ from typing import Any
 
 from slurm_worker.calling import LOOK_S, NOT_THE_ITEM, Calls, ItemTimeout, Runner, retry
 from slurm_worker.handlers import RAISED, Context, Kind
-from slurm_worker.journal import Journal, Outcome
-from slurm_worker.parts import ok_outcome
 from slurm_worker.protocol.job_store import TaskItems
 from slurm_worker.rate_limits.limiter import Stopped
+from slurm_worker.results.journal import Journal, Outcome
+from slurm_worker.results.parts import ok_outcome
 from slurm_worker.runner_async import AsyncRunner
 from slurm_worker.runner_batch import BatchRunner
 

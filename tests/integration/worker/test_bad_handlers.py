@@ -22,10 +22,10 @@ from airflow_slurm_provider.coordinator import job, ship
 from airflow_slurm_provider.coordinator.config import Config, load_config
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submit import Workers
-from slurm_worker.parts import lines_of
 from slurm_worker.protocol.keys import TaskState
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
+from slurm_worker.results.parts import lines_of
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
 

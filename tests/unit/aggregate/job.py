@@ -16,10 +16,17 @@ import pyarrow.parquet as pq
 from slurm_worker.aggregate import AggregateOptions, Manifest, RoundSummary, aggregate
 from slurm_worker.aggregate.part import ParquetColumns
 from slurm_worker.errors import ErrorClass
-from slurm_worker.journal import Journal, Outcome
-from slurm_worker.parts import JSONL, KEY_FIELD, PARQUET, error_outcome, make_part, ok_outcome
 from slurm_worker.protocol.job_store import JobStore, Marker, Part, pack_slice
 from slurm_worker.protocol.keys import JobId, JobPaths, TaskId, parse_task_id, task_id
+from slurm_worker.results.journal import Journal, Outcome
+from slurm_worker.results.parts import (
+    JSONL,
+    KEY_FIELD,
+    PARQUET,
+    error_outcome,
+    make_part,
+    ok_outcome,
+)
 from slurm_worker.testing import MemoryObjects
 
 Row = dict[str, Any]

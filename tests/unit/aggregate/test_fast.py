@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from slurm_worker.aggregate.convert import Converter
 from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.aggregate.types import parse_schema
-from slurm_worker.parts import KEY_FIELD, lines_of, parse_lines
+from slurm_worker.results.parts import KEY_FIELD, lines_of, parse_lines
 
 SCHEMA = {
     "i": "int64",

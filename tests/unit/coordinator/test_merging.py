@@ -18,8 +18,8 @@ from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.aggregate.files import Version
 from slurm_worker.aggregate.node import merge_file
 from slurm_worker.errors import UserError
-from slurm_worker.parts import lines_of
 from slurm_worker.protocol.keys import JobId, merge_job_id, merged_job
+from slurm_worker.results.parts import lines_of
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of
 
 

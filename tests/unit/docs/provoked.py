@@ -30,8 +30,8 @@ from slurm_worker.backends.s3 import S3Objects, s3_client
 from slurm_worker.calling import ItemTimeout
 from slurm_worker.errors import SlurmWorkerError
 from slurm_worker.handlers import load
-from slurm_worker.parts import to_lines
 from slurm_worker.protocol.job_config import HandlerConfig
+from slurm_worker.results.parts import to_lines
 from tests.unit.cli.conftest import Cli, write_config
 from tests.unit.coordinator import fakes
 from tests.unit.coordinator.test_credentials import Sts, edges_with

@@ -12,13 +12,13 @@ from slurm_worker.errors import ErrorClass
 from slurm_worker.exits import EXIT_INFRASTRUCTURE, EXIT_OK
 from slurm_worker.handlers import Context
 from slurm_worker.identity import Drain, seconds_left
-from slurm_worker.journal import Journal
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.crashes import Crash, condemned
 from slurm_worker.protocol.job_config import LeaseConfig, WorkerConfig
 from slurm_worker.protocol.job_store import ForeignMarker, Marker
 from slurm_worker.protocol.keys import TaskState
 from slurm_worker.protocol.tasks import Claimed
+from slurm_worker.results.journal import Journal
 from slurm_worker.testing import MemoryObjects
 from slurm_worker.threads import PooledThreads
 from tests.unit.world import World, numbered

@@ -24,11 +24,11 @@ from slurm_worker.errors import (
 from slurm_worker.exits import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_OK
 from slurm_worker.handlers import Context
 from slurm_worker.identity import Drain
-from slurm_worker.journal import Outcome
 from slurm_worker.protocol.job_config import LeaseConfig, WorkerConfig
 from slurm_worker.protocol.keys import TaskState
 from slurm_worker.protocol.ports import Row
 from slurm_worker.protocol.tasks import Claimed
+from slurm_worker.results.journal import Outcome
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from slurm_worker.threads import PooledThreads
 from slurm_worker.waits import Setbacks

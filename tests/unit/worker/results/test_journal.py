@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from slurm_worker.aggregate.part import ParquetColumns
 from slurm_worker.errors import ErrorClass
-from slurm_worker.journal import Journal
-from slurm_worker.parts import (
+from slurm_worker.protocol.job_store import TaskItems, pack_slice, unpack_segment, unpack_slice
+from slurm_worker.results.journal import Journal
+from slurm_worker.results.parts import (
     JSONL,
     PART_FORMATS,
     SQLITE,
@@ -27,7 +28,6 @@ from slurm_worker.parts import (
     make_part,
     ok_outcome,
 )
-from slurm_worker.protocol.job_store import TaskItems, pack_slice, unpack_segment, unpack_slice
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 values = st.recursive(
@@ -110,7 +110,7 @@ def test_a_snapshot_has_what_was_flushed_and_can_be_restored(tmp_path: Path) -> 
 def test_what_was_flushed_survives_kill_minus_9(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from slurm_worker.journal import Journal; from slurm_worker.parts import ok_outcome\n"
+        "from slurm_worker.results.journal import Journal; from slurm_worker.results.parts import ok_outcome\n"
         "journal = Journal(Path(sys.argv[1]))\n"
         "for n in range(300): journal.add(ok_outcome(n, f'k{n}', {'n': n}))\n"
         "journal.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"

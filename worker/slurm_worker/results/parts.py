@@ -20,9 +20,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from slurm_worker import jsonlines
 from slurm_worker.errors import ErrorClass, ItemError
-from slurm_worker.journal import Journal, Outcome
+from slurm_worker.results import jsonlines
+from slurm_worker.results.journal import Journal, Outcome
 
 try:
     # Takes about half the time; installed with the aggregation, never needed.

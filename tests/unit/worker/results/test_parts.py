@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slurm_worker.errors import ErrorClass, ItemError
-from slurm_worker.parts import KEY_FIELD, to_lines
+from slurm_worker.results.parts import KEY_FIELD, to_lines
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
 VALUES = st.recursive(

@@ -16,9 +16,9 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slurm_worker.journal import Outcome
 from slurm_worker.protocol.job_store import JobStore
 from slurm_worker.protocol.keys import TaskId
+from slurm_worker.results.journal import Outcome
 
 #: A checkpoint is due when this many times its own cost has been worked since the last.
 _WORTH = 10.0
