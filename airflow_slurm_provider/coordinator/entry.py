@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from inspect import Parameter, Signature
 
 from slurm_worker.errors import UserError
-from slurm_worker.signatures import NotCallable, takes
+from slurm_worker.execution.signatures import NotCallable, takes
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)

@@ -42,8 +42,8 @@ from airflow_slurm_provider.waiting import (
     wait_until_done,
 )
 from slurm_worker.errors import UserError
+from slurm_worker.execution.signatures import Takes, is_coroutine
 from slurm_worker.protocol.keys import check_job_id
-from slurm_worker.signatures import Takes, is_coroutine
 
 _MODULE = "slurm_map_handler"
 #: A module of its own: whatever the function's name is, it hides nothing of ours.

@@ -16,8 +16,8 @@ from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.exits import EXIT_CONFIG, EXIT_INFRASTRUCTURE
 
 if TYPE_CHECKING:
+    from slurm_worker.execution.flight_recorder import Recorder
     from slurm_worker.protocol.task_table import TaskTable
-    from slurm_worker.recorder import Recorder
     from slurm_worker.supervisor import Death
     from slurm_worker.worker import Logger
 

@@ -19,10 +19,10 @@ from collections.abc import Callable
 from typing import Any
 
 from slurm_worker.errors import ServiceError
+from slurm_worker.execution.flight_recorder import Recorder
 from slurm_worker.protocol.ports import Clock
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Lease, Lost
-from slurm_worker.recorder import Recorder
 from slurm_worker.results.checkpoints import Checkpoints
 from slurm_worker.results.journal import Journal
 from slurm_worker.threads import Pending, Signal, Threads

@@ -22,11 +22,11 @@ from pathlib import Path
 
 from slurm_worker.backends.clock import boot_time
 from slurm_worker.errors import ErrorClass, ServiceError
+from slurm_worker.execution.flight_recorder import Record, Recorder, Watch
 from slurm_worker.exits import CHOSEN_EXITS, EXIT_INFRASTRUCTURE, STOP_SIGNALS
 from slurm_worker.printable import printable
 from slurm_worker.private import is_ours, new_folder
 from slurm_worker.protocol.crashes import Crash
-from slurm_worker.recorder import Record, Recorder, Watch
 
 _TICK_S = 0.1
 _MOST_RESTARTS = 100

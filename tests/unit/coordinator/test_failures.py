@@ -9,8 +9,8 @@ import pytest
 
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.failures import cured_by_class, explain, normalise
-from slurm_worker import calling
 from slurm_worker.errors import ItemError
+from slurm_worker.execution import calls
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of
 
 
@@ -65,7 +65,7 @@ def test_a_message_of_which_half_a_character_is_left_can_be_shown(
         raise ItemError("bad_input", "read \udcff")
 
     # As a worker before this one wrote it.
-    monkeypatch.setattr(calling, "describe", str)
+    monkeypatch.setattr(calls, "describe", str)
     world_of(edges, config, tmp_path / "w0", handle).worker().run()
     assert [each.message for each in explain(edges, config.spec.id)] == [r"read \udcff"]
 

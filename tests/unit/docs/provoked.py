@@ -27,9 +27,9 @@ from slurm_worker import FatalError
 from slurm_worker.backends.clock import AwsClock
 from slurm_worker.backends.dynamodb import DynamoRows, dynamo_client
 from slurm_worker.backends.s3 import S3Objects, s3_client
-from slurm_worker.calling import ItemTimeout
 from slurm_worker.errors import SlurmWorkerError
-from slurm_worker.handlers import load
+from slurm_worker.execution.calls import ItemTimeout
+from slurm_worker.execution.handler import load
 from slurm_worker.protocol.job_config import HandlerConfig
 from slurm_worker.results.parts import to_lines
 from tests.unit.cli.conftest import Cli, write_config

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from slurm_worker.errors import ErrorClass
+from slurm_worker.execution.handler import Context
 from slurm_worker.exits import EXIT_INFRASTRUCTURE, EXIT_OK
-from slurm_worker.handlers import Context
 from slurm_worker.identity import Drain, seconds_left
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.crashes import Crash, condemned

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from slurm_worker.errors import ServiceError
+from slurm_worker.execution.flight_recorder import Recorder
 from slurm_worker.heart import Heart, Hold
 from slurm_worker.protocol.keys import TaskState
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Claimed
-from slurm_worker.recorder import Recorder
 from slurm_worker.results.journal import Journal
 from slurm_worker.testing import MemoryRows
 from tests.unit.world import World, numbered

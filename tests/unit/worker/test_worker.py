@@ -21,8 +21,8 @@ from slurm_worker.errors import (
     Throttled,
     Unfit,
 )
+from slurm_worker.execution.handler import Context
 from slurm_worker.exits import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_OK
-from slurm_worker.handlers import Context
 from slurm_worker.identity import Drain
 from slurm_worker.protocol.job_config import LeaseConfig, WorkerConfig
 from slurm_worker.protocol.keys import TaskState

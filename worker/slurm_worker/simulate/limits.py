@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from slurm_worker.errors import ServiceError
-from slurm_worker.pace import Pace
+from slurm_worker.execution.throttle import Pace
 from slurm_worker.protocol.job_config import LimitConfig
 from slurm_worker.protocol.keys import limit_pk, limit_sk
 from slurm_worker.protocol.ports import Rows, int_of

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from slurm_worker.errors import ItemError, ServiceError
-from slurm_worker.handlers import Context
+from slurm_worker.execution.handler import Context
 from slurm_worker.identity import Drain, Identity
 from slurm_worker.protocol.generations import open_round
 from slurm_worker.protocol.job_config import (

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slurm_worker.pace import Pace
+from slurm_worker.execution.flight_recorder import Recorder, Watch
+from slurm_worker.execution.throttle import Pace
 from slurm_worker.protocol.job_config import LimitConfig
 from slurm_worker.protocol.ports import Applied, Refused, Rows, Statement, Value
 from slurm_worker.rate_limits.limiter import RateLimiter, Stopped, bound, safe_rate, slice_of
-from slurm_worker.recorder import Recorder, Watch
 from slurm_worker.simulate.limits import LimitSimulation, Shape
 from slurm_worker.simulate.schedule import Host, Schedule, SimClock
 from slurm_worker.testing import ManualClock, MemoryRows

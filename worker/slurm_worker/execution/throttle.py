@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from slurm_worker.errors import ServiceError
+from slurm_worker.execution.flight_recorder import Recorder
 from slurm_worker.protocol.ports import Clock
 from slurm_worker.rate_limits.limiter import RateLimiter, Stopped, Token, wait_until
-from slurm_worker.recorder import Recorder
 
 _LOOK_S = 0.5
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from slurm_worker.calling import LOOK_S, NOT_THE_ITEM, Calls, ItemTimeout, Runner, retry
-from slurm_worker.handlers import RAISED, Context, Kind
+from slurm_worker.execution.async_runner import AsyncRunner
+from slurm_worker.execution.batch_runner import BatchRunner
+from slurm_worker.execution.calls import LOOK_S, NOT_THE_ITEM, Calls, ItemTimeout, Runner, retry
+from slurm_worker.execution.handler import RAISED, Context, Kind
 from slurm_worker.protocol.job_store import TaskItems
 from slurm_worker.rate_limits.limiter import Stopped
 from slurm_worker.results.journal import Journal, Outcome
 from slurm_worker.results.parts import ok_outcome
-from slurm_worker.runner_async import AsyncRunner
-from slurm_worker.runner_batch import BatchRunner
 
 
 def make_runner(calls: Calls, *, careful: bool = False) -> Runner:

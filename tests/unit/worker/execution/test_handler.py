@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from slurm_worker import handlers
 from slurm_worker.errors import Denied, ErrorClass, UserError
+from slurm_worker.execution import handler
+from slurm_worker.execution.handler import Context, load
 from slurm_worker.exits import EXIT_OK
-from slurm_worker.handlers import Context, load
 from slurm_worker.protocol.job_config import HandlerConfig
 from slurm_worker.protocol.keys import JobPaths
 from slurm_worker.testing import MemoryObjects
@@ -52,8 +52,8 @@ def test_code_that_was_changed_in_the_bucket_is_refused(tmp_path: Path) -> None:
 def test_a_plugin_that_can_not_be_loaded_is_the_users_mistake(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    point = EntryPoint("fetch", f"{script}:handle", handlers.PLUGIN_GROUP)
-    monkeypatch.setattr(handlers, "entry_points", lambda group: [point])
+    point = EntryPoint("fetch", f"{script}:handle", handler.PLUGIN_GROUP)
+    monkeypatch.setattr(handler, "entry_points", lambda group: [point])
     with pytest.raises(UserError, match=r"handler.plugin: 'fetch' \(a_script:handle\)"):
         loaded(HandlerConfig("", plugin="fetch"), tmp_path)
 
@@ -82,7 +82,7 @@ def test_a_bug_is_told_with_its_place_and_the_first_there_with_a_traceback(
         return {"x": helper.ratio(item["n"] % 2), "y": helper.parse("{" if item["n"] > 2 else "1")}
 
     world = World(tmp_path / "node", handle)
-    monkeypatch.setattr(handlers, "_folder_of", lambda _module: str(tmp_path))
+    monkeypatch.setattr(handler, "_folder_of", lambda _module: str(tmp_path))
     world.plan(numbered(4))
     assert world.worker().run() == EXIT_OK
     told = [each for each in world.logger.lines if each["event"] == "item failed"]

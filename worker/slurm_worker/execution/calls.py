@@ -24,12 +24,12 @@ from slurm_worker.errors import (
     place_of,
     retry_after_of,
 )
-from slurm_worker.handlers import RAISED, Context, Handler, Shared
+from slurm_worker.execution.flight_recorder import Recorder
+from slurm_worker.execution.handler import RAISED, Context, Handler, Shared
 from slurm_worker.protocol.job_config import WorkerConfig
 from slurm_worker.protocol.job_store import TaskItems
 from slurm_worker.protocol.ports import Clock
 from slurm_worker.rate_limits.limiter import MOST_RETRY_AFTER_S, Stopped
-from slurm_worker.recorder import Recorder
 from slurm_worker.results.journal import Journal, Outcome
 from slurm_worker.results.parts import ToLines, error_outcome, ok_outcome, to_lines
 

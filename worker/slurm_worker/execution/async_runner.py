@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 
-from slurm_worker.calling import LOOK_S, NOT_THE_ITEM, Calls, ItemTimeout
 from slurm_worker.errors import ErrorClass, ItemError, describe
-from slurm_worker.handlers import RAISED, Context
+from slurm_worker.execution.calls import LOOK_S, NOT_THE_ITEM, Calls, ItemTimeout
+from slurm_worker.execution.handler import RAISED, Context
 from slurm_worker.protocol.job_store import TaskItems
 from slurm_worker.rate_limits.limiter import Stopped
 from slurm_worker.results.journal import Journal, Outcome

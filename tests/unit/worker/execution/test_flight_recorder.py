@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_worker.recorder import Record, Recorder, Watch
+from slurm_worker.execution.flight_recorder import Record, Recorder, Watch
 
 LEASES = [("000-00000000", 1), ("000-00000000", 2), ("001-00000017", 1), ("002-00000003", 9)]
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from slurm_worker.calling import NOT_THE_ITEM, Calls
 from slurm_worker.errors import ErrorClass, ItemError
-from slurm_worker.handlers import RAISED, Context
+from slurm_worker.execution.calls import NOT_THE_ITEM, Calls
+from slurm_worker.execution.handler import RAISED, Context
 from slurm_worker.protocol.job_store import TaskItems
 from slurm_worker.rate_limits.limiter import Stopped
 from slurm_worker.results.journal import Journal, Outcome

@@ -26,10 +26,7 @@ from typing import Any, Protocol
 
 from slurm_worker.decorators import BATCH_MARK
 from slurm_worker.errors import Denied, ErrorClass, ItemError, Missing, UserError, describe
-from slurm_worker.protocol.job_config import HandlerConfig
-from slurm_worker.protocol.keys import JobPaths, split_s3_uri
-from slurm_worker.protocol.ports import ObjectStore
-from slurm_worker.signatures import (
+from slurm_worker.execution.signatures import (
     NotCallable,
     check_kind,
     handing,
@@ -37,9 +34,12 @@ from slurm_worker.signatures import (
     is_coroutine,
     takes_of,
 )
+from slurm_worker.protocol.job_config import HandlerConfig
+from slurm_worker.protocol.keys import JobPaths, split_s3_uri
+from slurm_worker.protocol.ports import ObjectStore
 
 #: Installed distributions offer handlers under this group of entry points.
-PLUGIN_GROUP = "slurm_worker.handlers"
+PLUGIN_GROUP = "slurm_worker.execution.handler"
 #: What user code may raise; calling sys.exit() is a bug there, not a say.
 RAISED = (Exception, SystemExit)
 _PIP = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")

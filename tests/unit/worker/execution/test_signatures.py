@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from slurm_worker.signatures import (
+from slurm_worker.execution.signatures import (
     NotCallable,
     Takes,
     check_kind,

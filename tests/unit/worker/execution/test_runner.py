@@ -12,11 +12,11 @@ import pytest
 
 from slurm_worker import batch
 from slurm_worker.errors import FatalError, ItemError, RateLimited, ServiceError
+from slurm_worker.execution.flight_recorder import Recorder
+from slurm_worker.execution.handler import Context
 from slurm_worker.exits import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_OK
-from slurm_worker.handlers import Context
 from slurm_worker.protocol.job_config import LeaseConfig, LimitConfig, WorkerConfig
 from slurm_worker.protocol.keys import TaskState
-from slurm_worker.recorder import Recorder
 from slurm_worker.testing import MemoryRows
 from tests.unit.world import World, numbered
 
@@ -149,7 +149,7 @@ def test_a_wait_before_another_try_is_told_and_never_longer_than_ten_minutes(
     waited: list[float] = []
     tried: set[int] = set()
     monkeypatch.setattr(Recorder, "waits", lambda _self, now: waited.append(now))
-    monkeypatch.setattr("slurm_worker.runner_async.asyncio", Hasty())
+    monkeypatch.setattr("slurm_worker.execution.async_runner.asyncio", Hasty())
 
     def first_time(item: dict[str, Any]) -> None:
         if item["n"] == 5 and 5 not in tried:
