@@ -20,7 +20,7 @@ from typing import Any
 
 import greenlet
 
-from slurm_worker.finder import Found, TaskFinder
+from slurm_worker.node.task_finder import Found, TaskFinder
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_store import Marker, Slice
 from slurm_worker.protocol.keys import JobId, shard_count

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from slurm_worker.backends.clock import boot_time
-from slurm_worker.identity import Drain, Identity
+from slurm_worker.node.slurm_job import Drain, Identity
+from slurm_worker.node.threads import PooledThreads
+from slurm_worker.node.worker import Worker
 from slurm_worker.protocol.job_config import HandlerConfig, JobConfig, LeaseConfig, WorkerConfig
 from slurm_worker.protocol.job_store import Slice, pack_slice
 from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import JobId, JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
 from slurm_worker.protocol.task_table import TaskTable
-from slurm_worker.threads import PooledThreads
-from slurm_worker.worker import Worker
 
 JOB = JobId("benchmark")
 SHARDS = 8

@@ -23,7 +23,7 @@ from slurm_worker.errors import ErrorClass
 ENDING_FORMAT = "JobID,State,ExitCode,NodeList,Elapsed,MaxRSS,ReqMem,AllocCPUS"
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGTP]?)")
 _UNITS = {unit: 1024**power for power, unit in enumerate(["", "K", "M", "G", "T", "P"])}
-#: What the worker's own exit codes say; see `slurm_worker.worker`.
+#: What the worker's own exit codes say; see `slurm_worker.node.worker`.
 _EXIT_CODES = {
     "3": ErrorClass.HANDLER_BUG,
     "75": ErrorClass.NODE_FAILURE,

@@ -13,7 +13,7 @@ from airflow_slurm_provider.slurm import submission
 from airflow_slurm_provider.slurm.complaints import keeps_no_accounting, said, unsafe_folder
 from airflow_slurm_provider.slurm.transport import Transport
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.slurm_variables import is_option
+from slurm_worker.node.slurm_variables import is_option
 
 _SETTING = re.compile(r"^(\w+)[ \t]*=[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 _PAIR = re.compile(r"(\w+)=(\S*)")

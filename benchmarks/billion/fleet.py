@@ -18,10 +18,11 @@ import greenlet
 
 from benchmarks.billion.aws import Client, Services
 from benchmarks.claims import Hub, HubClock
-from slurm_worker import waits
-from slurm_worker import worker as real
 from slurm_worker.errors import ServiceError
-from slurm_worker.finder import Finished, Found, TaskFinder, Waiting
+from slurm_worker.node import backoff
+from slurm_worker.node import worker as real
+from slurm_worker.node.backoff import Idle, Setbacks
+from slurm_worker.node.task_finder import Finished, Found, TaskFinder, Waiting
 from slurm_worker.protocol.job_config import LeaseConfig, LimitConfig
 from slurm_worker.protocol.job_store import JobStore, Marker, Slice
 from slurm_worker.protocol.job_table import JobTable
@@ -30,7 +31,6 @@ from slurm_worker.protocol.shard_totals import Sums
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Lease, Lost
 from slurm_worker.rate_limits.limiter import RateLimiter
-from slurm_worker.waits import Idle, Setbacks
 
 JOB = JobId("billion")
 PATHS = JobPaths("lab", JOB)
@@ -234,7 +234,7 @@ class Fleet:
 
 
 class SimWorker:
-    """One worker process: `slurm_worker.worker.Worker`, with waits for what the handler does."""
+    """One worker process: `slurm_worker.node.worker.Worker`, with waits for what the handler does."""
 
     def __init__(self, fleet: Fleet, number: int) -> None:
         scenario = fleet.scenario
@@ -362,11 +362,11 @@ class SimWorker:
                 if run.lost or now - run.acknowledged > times.ttl_s - times.margin_s:
                     self._fleet.tally.lost += 1
                     return None
-                if not looked and run.ends - now <= waits._AHEAD_S:
+                if not looked and run.ends - now <= backoff._AHEAD_S:
                     looked = True
                     ahead = self._try_ahead()
                     continue
-                due = min(run.ends, run.beats, run.ends if looked else run.ends - waits._AHEAD_S)
+                due = min(run.ends, run.beats, run.ends if looked else run.ends - backoff._AHEAD_S)
                 if self._limiter is not None:
                     due = min(due, self._paced(run))
                 self._sleep(max(0.0, due - hub.now))

@@ -14,7 +14,9 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.plan import Planned, Planner
 from slurm_worker.backends.request_counter import RequestCounts
-from slurm_worker.identity import Drain, Identity
+from slurm_worker.node.slurm_job import Drain, Identity
+from slurm_worker.node.threads import PooledThreads
+from slurm_worker.node.worker import Worker
 from slurm_worker.protocol.job_config import (
     HandlerConfig,
     JobConfig,
@@ -29,8 +31,6 @@ from slurm_worker.protocol.ports import ObjectStore, Rows
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
 from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
-from slurm_worker.threads import PooledThreads
-from slurm_worker.worker import Worker
 
 JOB = JobId("job-1")
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from slurm_worker import __version__
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.exits import EXIT_CONFIG, EXIT_INFRASTRUCTURE
+from slurm_worker.node.exit_codes import EXIT_CONFIG, EXIT_INFRASTRUCTURE
 
 if TYPE_CHECKING:
     from slurm_worker.execution.flight_recorder import Recorder
+    from slurm_worker.node.supervisor import Death
+    from slurm_worker.node.worker import Logger
     from slurm_worker.protocol.task_table import TaskTable
-    from slurm_worker.supervisor import Death
-    from slurm_worker.worker import Logger
 
 #: A hung item is first interrupted within its process; its parent waits for that.
 _PATIENCE = 1.5
@@ -61,7 +61,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(arguments: argparse.Namespace) -> int:
     """Print as JSON what this node offers."""
-    from slurm_worker import check, log, worker  # noqa: F401  all that a worker needs
+    from slurm_worker import check
+    from slurm_worker.node import (
+        worker,  # noqa: F401  all that a worker needs
+    )
 
     found = check.examine(_scratch(), arguments.table, arguments.objects)
     print(check.as_line(found))  # noqa: T201
@@ -79,7 +82,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from slurm_worker.supervisor import Supervisor
+    from slurm_worker.node.supervisor import Supervisor
 
     scratch = arguments.scratch or _scratch()
 
@@ -109,16 +112,16 @@ def _work(
 ) -> int:
     """One worker process, from its configuration to its end."""
     # What is heavy is imported by the processes that do the work, not by their parent.
-    from slurm_worker import log
     from slurm_worker.backends.clock import AwsClock
     from slurm_worker.backends.dynamodb import DynamoRows, dynamo_client
     from slurm_worker.backends.request_counter import RequestCounts
     from slurm_worker.backends.s3 import S3Objects, s3_client
-    from slurm_worker.identity import Drain, Identity, seconds_left
+    from slurm_worker.node import logging
+    from slurm_worker.node.slurm_job import Drain, Identity, seconds_left
+    from slurm_worker.node.threads import PooledThreads
+    from slurm_worker.node.worker import Worker, read_config
     from slurm_worker.protocol.keys import JobPaths, check_job_id, split_s3_uri
     from slurm_worker.protocol.task_table import TaskTable
-    from slurm_worker.threads import PooledThreads
-    from slurm_worker.worker import Worker, read_config
 
     bucket, key = split_s3_uri(arguments.config, "--config")
     client, requests = s3_client(), RequestCounts()
@@ -149,7 +152,7 @@ def _work(
         "slurm": identity.slurm,
         "process": number,
     }
-    logs = log.start(
+    logs = logging.start(
         ids,
         folder,
         lambda chunk, data: objects.put(

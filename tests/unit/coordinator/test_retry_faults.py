@@ -11,8 +11,8 @@ import pytest
 
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker import finder
 from slurm_worker.errors import ErrorClass, ItemError
+from slurm_worker.node import task_finder
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.keys import TaskState
 from slurm_worker.protocol.shard_cursors import Marks
@@ -164,7 +164,7 @@ def test_a_retry_that_is_repeated_after_its_workers_ran_leaves_no_task_where_nob
     tmp_path: Path, after: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Workers of this small job share how far its shards are worked off, as those of a large do.
-    monkeypatch.setattr(finder, "EVERY", 1)
+    monkeypatch.setattr(task_finder, "EVERY", 1)
     classes = ["network", "out_of_memory"]
     points, reopened = 0, False
     while True:

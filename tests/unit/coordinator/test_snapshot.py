@@ -15,7 +15,7 @@ from airflow_slurm_provider.coordinator.progress import progress_of
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
 from slurm_worker.errors import ErrorClass
-from slurm_worker.finder import Found, TaskFinder
+from slurm_worker.node.task_finder import Found, TaskFinder
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_store import JobStore, Marker, Slice
 from slurm_worker.protocol.job_table import JobTable

@@ -12,7 +12,7 @@ import pytest
 
 from slurm_worker import pyz
 from slurm_worker.errors import UserError
-from slurm_worker.worker import read_config
+from slurm_worker.node.worker import read_config
 
 
 @pytest.fixture(scope="module")

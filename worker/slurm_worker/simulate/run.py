@@ -19,7 +19,8 @@ from typing import Any
 
 from slurm_worker.errors import ItemError, ServiceError
 from slurm_worker.execution.handler import Context
-from slurm_worker.identity import Drain, Identity
+from slurm_worker.node.slurm_job import Drain, Identity
+from slurm_worker.node.worker import Worker
 from slurm_worker.protocol.generations import open_round
 from slurm_worker.protocol.job_config import (
     HandlerConfig,
@@ -38,7 +39,6 @@ from slurm_worker.simulate.coordinator import Cluster, Coordinator, OpenRound
 from slurm_worker.simulate.faults import FaultRates, Network, Outage, Seen, SimObjects, SimRows
 from slurm_worker.simulate.schedule import Host, Killed, Overrun, Schedule, SimClock, SimThreads
 from slurm_worker.testing import MemoryObjects, MemoryRows
-from slurm_worker.worker import Worker
 
 _JOB = JobId("simulated")
 #: With more than eight, workers tell each other which have nothing left.

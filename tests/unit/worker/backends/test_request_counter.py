@@ -14,9 +14,9 @@ from slurm_worker.backends.dynamodb import DynamoRows, dynamo_client
 from slurm_worker.backends.request_counter import RequestCounts, RequestKind
 from slurm_worker.backends.s3 import S3Objects, s3_client
 from slurm_worker.errors import ServiceError
-from slurm_worker.identity import Drain
+from slurm_worker.node.slurm_job import Drain
+from slurm_worker.node.threads import PooledThreads
 from slurm_worker.testing import MemoryObjects
-from slurm_worker.threads import PooledThreads
 from tests.unit.world import World, numbered
 
 SESSION = boto3.Session("id", "secret", region_name="us-east-1")

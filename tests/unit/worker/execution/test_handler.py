@@ -14,7 +14,7 @@ import pytest
 from slurm_worker.errors import Denied, ErrorClass, UserError
 from slurm_worker.execution import handler
 from slurm_worker.execution.handler import Context, load
-from slurm_worker.exits import EXIT_OK
+from slurm_worker.node.exit_codes import EXIT_OK
 from slurm_worker.protocol.job_config import HandlerConfig
 from slurm_worker.protocol.keys import JobPaths
 from slurm_worker.testing import MemoryObjects

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from slurm_worker.errors import ErrorClass
-from slurm_worker.finder import Found, TaskFinder
+from slurm_worker.node.task_finder import Found, TaskFinder
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.generations import open_round
 from slurm_worker.protocol.keys import TaskState

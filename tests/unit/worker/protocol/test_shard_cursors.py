@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from slurm_worker.errors import ErrorClass
-from slurm_worker.finder import Finished, Found, TaskFinder, Waiting
+from slurm_worker.node.task_finder import Finished, Found, TaskFinder, Waiting
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.shard_cursors import EVERY, Marks

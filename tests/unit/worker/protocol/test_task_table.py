@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from slurm_worker.backends.request_counter import RequestKind
 from slurm_worker.errors import ErrorClass
-from slurm_worker.finder import Finished, Found, TaskFinder, Waiting
+from slurm_worker.node.task_finder import Finished, Found, TaskFinder, Waiting
 from slurm_worker.protocol.crashes import Crash
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_store import Marker, Slice

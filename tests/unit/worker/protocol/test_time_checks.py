@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slurm_worker.errors import UserError
-from slurm_worker.heart import Hold
+from slurm_worker.node.heartbeat import Hold
+from slurm_worker.node.worker import read_config
 from slurm_worker.protocol.job_config import (
     HandlerConfig,
     JobConfig,
@@ -22,7 +23,6 @@ from slurm_worker.protocol.keys import JobId, TaskState
 from slurm_worker.protocol.tasks import Lease, TaskRow
 from slurm_worker.protocol.time_checks import check_lifetime, check_times
 from slurm_worker.testing import ManualClock
-from slurm_worker.worker import read_config
 
 SHORT = LeaseConfig(ttl_s=10.0, heartbeat_s=2.0)
 WORKER = WorkerConfig()

@@ -23,7 +23,7 @@ from pathlib import Path
 from slurm_worker.backends.clock import boot_time
 from slurm_worker.errors import ErrorClass, ServiceError
 from slurm_worker.execution.flight_recorder import Record, Recorder, Watch
-from slurm_worker.exits import CHOSEN_EXITS, EXIT_INFRASTRUCTURE, STOP_SIGNALS
+from slurm_worker.node.exit_codes import CHOSEN_EXITS, EXIT_INFRASTRUCTURE, STOP_SIGNALS
 from slurm_worker.printable import printable
 from slurm_worker.private import is_ours, new_folder
 from slurm_worker.protocol.crashes import Crash

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from slurm_worker.exits import EXIT_INFRASTRUCTURE, EXIT_OK
+from slurm_worker.node.exit_codes import EXIT_INFRASTRUCTURE, EXIT_OK
 
 PROGRAM = """
 import os, pathlib, sys
-from slurm_worker.supervisor import Supervisor
+from slurm_worker.node.supervisor import Supervisor
 
 folder, what = pathlib.Path(sys.argv[1]), sys.argv[2]
 

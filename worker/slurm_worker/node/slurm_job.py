@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from slurm_worker.exits import STOP_SIGNALS
-from slurm_worker.slurm_variables import cleaned
-from slurm_worker.threads import Signal
+from slurm_worker.node.exit_codes import STOP_SIGNALS
+from slurm_worker.node.slurm_variables import cleaned
+from slurm_worker.node.threads import Signal
 
 _ASK_SLURM_S = 10.0
 

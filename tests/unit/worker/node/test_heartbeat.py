@@ -11,7 +11,7 @@ import pytest
 
 from slurm_worker.errors import ServiceError
 from slurm_worker.execution.flight_recorder import Recorder
-from slurm_worker.heart import Heart, Hold
+from slurm_worker.node.heartbeat import Heart, Hold
 from slurm_worker.protocol.keys import TaskState
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Claimed

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from slurm_worker.errors import ServiceError, Throttled
-from slurm_worker.finder import Waiting
+from slurm_worker.node.task_finder import Waiting
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.ports import Clock
 

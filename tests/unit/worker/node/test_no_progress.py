@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from slurm_worker.backends.request_counter import RequestKind
-from slurm_worker.exits import EXIT_NO_PROGRESS, EXIT_OK
-from slurm_worker.fruitless import MOST_IN_A_ROW, Fruitless, NoProgress
-from slurm_worker.identity import Drain
+from slurm_worker.node.exit_codes import EXIT_NO_PROGRESS, EXIT_OK
+from slurm_worker.node.no_progress import MOST_IN_A_ROW, Fruitless, NoProgress
+from slurm_worker.node.slurm_job import Drain
+from slurm_worker.node.threads import PooledThreads
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.rate_limits.limiter import Stopped
-from slurm_worker.threads import PooledThreads
 from tests.unit.world import World
 
 #: Times with which no lease is trusted, not even for a moment.
@@ -88,7 +88,7 @@ def test_a_worker_is_started_again_by_slurm_only_if_an_item_of_it_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: int, requeued: bool
 ) -> None:
     asked: list[object] = []
-    monkeypatch.setattr("slurm_worker.worker.requeue", lambda slurm: asked.append(slurm) or "")
+    monkeypatch.setattr("slurm_worker.node.worker.requeue", lambda slurm: asked.append(slurm) or "")
     drain = Drain(PooledThreads().signal())
 
     def handle(item: dict[str, Any], _context: Any) -> dict[str, Any]:

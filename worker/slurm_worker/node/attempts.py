@@ -20,8 +20,8 @@ from typing import Any
 
 from slurm_worker.backends.request_counter import RequestCounts
 from slurm_worker.errors import ErrorClass, ServiceError, Unfit, UserError, classify, describe
-from slurm_worker.heart import Heart, Hold
-from slurm_worker.identity import Identity
+from slurm_worker.node.heartbeat import Heart, Hold
+from slurm_worker.node.slurm_job import Identity
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.audit_log import Note, no_note
 from slurm_worker.protocol.crashes import MOST_CRASHES, condemned

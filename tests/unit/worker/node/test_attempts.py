@@ -10,8 +10,9 @@ import pytest
 
 from slurm_worker.errors import ErrorClass
 from slurm_worker.execution.handler import Context
-from slurm_worker.exits import EXIT_INFRASTRUCTURE, EXIT_OK
-from slurm_worker.identity import Drain, seconds_left
+from slurm_worker.node.exit_codes import EXIT_INFRASTRUCTURE, EXIT_OK
+from slurm_worker.node.slurm_job import Drain, seconds_left
+from slurm_worker.node.threads import PooledThreads
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.crashes import Crash, condemned
 from slurm_worker.protocol.job_config import LeaseConfig, WorkerConfig
@@ -20,7 +21,6 @@ from slurm_worker.protocol.keys import TaskState
 from slurm_worker.protocol.tasks import Claimed
 from slurm_worker.results.journal import Journal
 from slurm_worker.testing import MemoryObjects
-from slurm_worker.threads import PooledThreads
 from tests.unit.world import World, numbered
 
 

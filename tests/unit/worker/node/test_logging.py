@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from slurm_worker import log
+from slurm_worker.node import logging as log
 
 IDS = {"job": "job-1", "task": "", "attempt": 0, "worker": "w1", "slurm": {"array": "7"}}
 
@@ -149,7 +149,7 @@ def test_chunks_are_shipped_when_full_and_hold_every_line_once(
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time by which chunks grow old, for the test to move on."""
     time = [100.0]
-    monkeypatch.setattr("slurm_worker.log.time.monotonic", lambda: time[0])
+    monkeypatch.setattr("slurm_worker.node.logging.time.monotonic", lambda: time[0])
     return time
 
 

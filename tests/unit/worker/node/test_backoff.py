@@ -7,10 +7,10 @@ import random
 import pytest
 
 from slurm_worker.errors import ServiceError, Throttled
-from slurm_worker.finder import Waiting
+from slurm_worker.node.backoff import Durations, Idle, Setbacks
+from slurm_worker.node.task_finder import Waiting
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.testing import ManualClock
-from slurm_worker.waits import Durations, Idle, Setbacks
 
 LEASE = LeaseConfig()
 

@@ -22,16 +22,16 @@ from slurm_worker.errors import (
     Unfit,
 )
 from slurm_worker.execution.handler import Context
-from slurm_worker.exits import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_OK
-from slurm_worker.identity import Drain
+from slurm_worker.node.backoff import Setbacks
+from slurm_worker.node.exit_codes import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_OK
+from slurm_worker.node.slurm_job import Drain
+from slurm_worker.node.threads import PooledThreads
 from slurm_worker.protocol.job_config import LeaseConfig, WorkerConfig
 from slurm_worker.protocol.keys import TaskState
 from slurm_worker.protocol.ports import Row
 from slurm_worker.protocol.tasks import Claimed
 from slurm_worker.results.journal import Outcome
 from slurm_worker.testing import MemoryObjects, MemoryRows
-from slurm_worker.threads import PooledThreads
-from slurm_worker.waits import Setbacks
 from tests.unit.world import World, numbered
 
 
@@ -141,7 +141,7 @@ def test_a_stopping_worker_gives_its_lease_back_without_counting_a_try(tmp_path:
 def test_a_worker_leaves_in_time_though_an_item_runs_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slurm_worker.worker._DRAIN_S", 0.2)
+    monkeypatch.setattr("slurm_worker.node.worker._DRAIN_S", 0.2)
     drain = Drain(PooledThreads().signal())
     left = threading.Event()
 

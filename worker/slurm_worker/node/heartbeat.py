@@ -20,12 +20,12 @@ from typing import Any
 
 from slurm_worker.errors import ServiceError
 from slurm_worker.execution.flight_recorder import Recorder
+from slurm_worker.node.threads import Pending, Signal, Threads
 from slurm_worker.protocol.ports import Clock
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Lease, Lost
 from slurm_worker.results.checkpoints import Checkpoints
 from slurm_worker.results.journal import Journal
-from slurm_worker.threads import Pending, Signal, Threads
 
 _TICK_S = 0.5
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from slurm_worker.identity import requeue, seconds_left
+from slurm_worker.node.slurm_job import requeue, seconds_left
 
 PROGRAM = """
 import sys, threading, time
-from slurm_worker.identity import Drain
-from slurm_worker.threads import PooledThreads
+from slurm_worker.node.slurm_job import Drain
+from slurm_worker.node.threads import PooledThreads
 
 threads = PooledThreads()
 drain = Drain(threads.signal())

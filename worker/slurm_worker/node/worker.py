@@ -23,7 +23,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from slurm_worker.attempt import Attempt, Attempts
 from slurm_worker.backends.request_counter import RequestCounts
 from slurm_worker.errors import FatalError, ServiceError, UserError, describe
 from slurm_worker.execution.calls import Calls, Runner
@@ -31,12 +30,15 @@ from slurm_worker.execution.flight_recorder import Recorder
 from slurm_worker.execution.handler import Fetcher, Handler, Shared, load, set_up, tear_down
 from slurm_worker.execution.runner import make_runner
 from slurm_worker.execution.throttle import Pace
-from slurm_worker.exits import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_NO_PROGRESS, EXIT_OK
-from slurm_worker.finder import Finished, Found, TaskFinder
-from slurm_worker.fruitless import Fruitless, NoProgress
-from slurm_worker.heart import Heart
-from slurm_worker.identity import Drain, Identity, requeue
-from slurm_worker.log import bound
+from slurm_worker.node.attempts import Attempt, Attempts
+from slurm_worker.node.backoff import Durations, Idle, Setbacks
+from slurm_worker.node.exit_codes import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_NO_PROGRESS, EXIT_OK
+from slurm_worker.node.heartbeat import Heart
+from slurm_worker.node.logging import bound
+from slurm_worker.node.no_progress import Fruitless, NoProgress
+from slurm_worker.node.slurm_job import Drain, Identity, requeue
+from slurm_worker.node.task_finder import Finished, Found, TaskFinder
+from slurm_worker.node.threads import Pending, Signal, Threads
 from slurm_worker.protocol.audit_log import Trail
 from slurm_worker.protocol.crashes import needs_care
 from slurm_worker.protocol.job_config import JobConfig
@@ -51,8 +53,6 @@ from slurm_worker.protocol.time_checks import check_times
 from slurm_worker.rate_limits.limiter import RateLimiter
 from slurm_worker.results.journal import Journal, Outcome
 from slurm_worker.results.parts import PARQUET, Columns, to_lines
-from slurm_worker.threads import Pending, Signal, Threads
-from slurm_worker.waits import Durations, Idle, Setbacks
 
 #: A configuration's key holds the digest of what it must be.
 _DIGEST = re.compile(r"/config/([0-9a-f]{64})\.json$")
