@@ -20,7 +20,7 @@ from platform import python_version
 from airflow_slurm_provider.coordinator.config import Config, JobSpec, spec_of
 from airflow_slurm_provider.coordinator.entry import check_function
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker import pyz
+from slurm_worker import zipapp
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.job_config import JobConfig
 from slurm_worker.protocol.job_store import probe_conditional_put
@@ -137,7 +137,7 @@ def worker_command(services: Services, path: str) -> str:
     The first one runs the file only if its digest is that of the worker here.
     """
     cluster = services.site.cluster
-    launch = [cluster.python, "-c", pyz.LAUNCH, path, _worker_sha256()]
+    launch = [cluster.python, "-c", zipapp.LAUNCH, path, _worker_sha256()]
     return cluster.worker_command or shlex.join(launch)
 
 
@@ -156,7 +156,7 @@ def worker_arguments(services: Services, spec: JobSpec, config: str, submission:
 
 @lru_cache(maxsize=1)
 def _built_worker() -> tuple[str, bytes]:
-    return pyz.build()
+    return zipapp.build()
 
 
 @lru_cache(maxsize=1)

@@ -30,7 +30,7 @@ from airflow_slurm_provider.slurm.arrays import ArrayKey
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.embedded import EmbeddedTransport
 from airflow_slurm_provider.slurm.transport import CommandResult, LocalTransport, Transport
-from slurm_worker import pyz
+from slurm_worker import zipapp
 from slurm_worker.errors import UserError
 from tests.integration.slurm.conftest import script
 from tests.stack.settings import ROOT, Mode, Settings
@@ -191,7 +191,7 @@ def planned(services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def worker(services: Services, config: Config, shared: Path) -> list[str]:
     """The command of a worker of the job, whose file every account may read."""
     file = shared / "worker.pyz"
-    file.write_bytes(pyz.build()[1])
+    file.write_bytes(zipapp.build()[1])
     file.chmod(0o644)
     standing = services.jobs(config.spec.id).get()
     arguments = ship.worker_arguments(services, config.spec, standing.config, "000-1")
@@ -240,7 +240,7 @@ def test_another_user_can_not_put_a_handler_into_a_workers_folder(
 def test_another_user_can_not_put_files_where_the_worker_unpacks_its_own(
     user: Account, other: Account, shared: Path, what: str
 ) -> None:
-    digest, data = pyz.build()
+    digest, data = zipapp.build()
     file = shared / "worker.pyz"
     file.write_bytes(data)
     file.chmod(0o644)
@@ -453,10 +453,10 @@ def test_a_worker_file_that_was_changed_on_the_way_does_not_run(
     ssh: Transport, user: Account, shared: Path
 ) -> None:
     """Whoever may have done it: the digest is in the script, which Slurm keeps."""
-    data = pyz.build()[1]
+    data = zipapp.build()[1]
     client = SlurmClient(ssh, str(shared / "lab"))
     path = Path(client.put_file("worker.pyz", data))
-    command = [PYTHON, "-c", pyz.LAUNCH, path, hashlib.sha256(data).hexdigest(), "--version"]
+    command = [PYTHON, "-c", zipapp.LAUNCH, path, hashlib.sha256(data).hexdigest(), "--version"]
     assert user.run(*command).returncode == 0
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     ended = user.run(*command)

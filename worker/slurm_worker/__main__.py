@@ -61,13 +61,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(arguments: argparse.Namespace) -> int:
     """Print as JSON what this node offers."""
-    from slurm_worker import check
+    from slurm_worker.diagnostics import node_report
     from slurm_worker.node import (
         worker,  # noqa: F401  all that a worker needs
     )
 
-    found = check.examine(_scratch(), arguments.table, arguments.objects)
-    print(check.as_line(found))  # noqa: T201
+    found = node_report.examine(_scratch(), arguments.table, arguments.objects)
+    print(node_report.as_line(found))  # noqa: T201
     return 0
 
 

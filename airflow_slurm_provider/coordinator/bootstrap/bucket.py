@@ -27,9 +27,9 @@ from airflow_slurm_provider.coordinator.infrastructure import (
 )
 from slurm_worker.backends.errors import code_of
 from slurm_worker.backends.s3 import is_aws
+from slurm_worker.diagnostics.access_probes import TRIAL_JOB
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobPaths
-from slurm_worker.trials import TRIAL_JOB
 
 #: Where buckets are created without naming it.
 _DEFAULT_REGION = "us-east-1"

@@ -19,10 +19,16 @@ from airflow_slurm_provider.coordinator.services import Services, open_session
 from airflow_slurm_provider.coordinator.site import Site
 from slurm_worker.backends.dynamodb import dynamo_client
 from slurm_worker.backends.errors import unanswered
+from slurm_worker.diagnostics.access_probes import (
+    TRIAL_JOB,
+    Trial,
+    clock_ahead,
+    try_bucket,
+    try_table,
+)
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.job_store import probe_conditional_put, probe_replacing
 from slurm_worker.protocol.keys import JobPaths
-from slurm_worker.trials import TRIAL_JOB, Trial, clock_ahead, try_bucket, try_table
 
 #: Beyond this AWS refuses signed requests before long (it allows five minutes).
 MOST_AHEAD_S = 60.0

@@ -22,8 +22,8 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.slurm.arrays import ArrayKey
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import quote, render_script
+from slurm_worker.diagnostics.access_probes import TRIAL_JOB, Trial
 from slurm_worker.errors import ServiceError
-from slurm_worker.trials import TRIAL_JOB, Trial
 
 #: What a job's options say of where and how its workers run; the rest is not the probe's.
 _KEPT = (

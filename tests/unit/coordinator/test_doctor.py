@@ -19,10 +19,10 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.site import Site, parse_site
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.survey import Folder, Partition
+from slurm_worker.diagnostics.access_probes import TRIAL_JOB
 from slurm_worker.errors import HostUnreachable, ServiceError, UserError
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.testing import MemoryObjects
-from slurm_worker.trials import TRIAL_JOB
 from tests.unit.coordinator.fakes import SITE, FakeArray, FakeSlurm, services
 from tests.unit.coordinator.test_credentials import Sts
 

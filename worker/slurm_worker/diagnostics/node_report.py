@@ -21,10 +21,10 @@ from typing import Any
 from slurm_worker import __version__
 from slurm_worker.backends import dynamodb, s3
 from slurm_worker.backends.clock import AwsClock
+from slurm_worker.diagnostics.access_probes import clock_ahead, try_bucket, try_table
 from slurm_worker.errors import ServiceError
 from slurm_worker.private import check_folder
 from slurm_worker.protocol.keys import split_s3_uri
-from slurm_worker.trials import clock_ahead, try_bucket, try_table
 
 _MOUNTS = Path("/proc/self/mountinfo")
 

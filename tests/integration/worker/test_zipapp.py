@@ -17,7 +17,7 @@ from airflow_slurm_provider.coordinator import job, ship
 from airflow_slurm_provider.coordinator.config import load_config
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submit import Workers
-from slurm_worker import pyz
+from slurm_worker import zipapp
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
 
@@ -45,7 +45,7 @@ INTERPRETERS = interpreters()
 @pytest.fixture(scope="module")
 def worker_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pyz") / "worker.pyz"
-    path.write_bytes(pyz.build()[1])
+    path.write_bytes(zipapp.build()[1])
     return path
 
 
@@ -140,7 +140,7 @@ def test_a_temporary_folder_that_can_not_be_used_is_one_line_and_exit_75(
     worker_file: Path, tmp_path: Path
 ) -> None:
     # Root may write anywhere, so something lies in the way instead.
-    in_the_way = tmp_path / f"slurm-worker-{os.getuid()}" / f"{pyz.build()[0]}.lock"
+    in_the_way = tmp_path / f"slurm-worker-{os.getuid()}" / f"{zipapp.build()[0]}.lock"
     in_the_way.mkdir(parents=True)
     in_the_way.parent.chmod(0o700)
     ended = start(worker_file, tmp_path)
@@ -150,4 +150,4 @@ def test_a_temporary_folder_that_can_not_be_used_is_one_line_and_exit_75(
 
 
 def test_the_same_packages_give_the_same_bytes() -> None:
-    assert pyz.build() == pyz.build()
+    assert zipapp.build() == zipapp.build()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm_worker import pyz
+from slurm_worker import zipapp
 from slurm_worker.errors import UserError
 from slurm_worker.node.worker import read_config
 
@@ -18,7 +18,7 @@ from slurm_worker.node.worker import read_config
 @pytest.fixture(scope="module")
 def worker_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pyz") / "worker.pyz"
-    path.write_bytes(pyz.build()[1])
+    path.write_bytes(zipapp.build()[1])
     return path
 
 
@@ -26,7 +26,7 @@ def launch(
     path: Path, digest: str, *words: str, cwd: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", pyz.LAUNCH, str(path), digest, *words],
+        [sys.executable, "-c", zipapp.LAUNCH, str(path), digest, *words],
         capture_output=True,
         text=True,
         check=False,
@@ -40,8 +40,8 @@ def sha256(path: Path) -> str:
 
 
 def test_the_command_is_one_line_that_any_shell_can_quote() -> None:
-    assert "\n" not in pyz.LAUNCH
-    assert "!" not in pyz.LAUNCH
+    assert "\n" not in zipapp.LAUNCH
+    assert "!" not in zipapp.LAUNCH
 
 
 def test_the_file_runs_if_it_is_the_one_that_was_submitted(

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from slurm_worker.__main__ import main
-from slurm_worker.check import filesystem_of
+from slurm_worker.diagnostics.access_probes import clock_ahead, try_bucket, try_table
+from slurm_worker.diagnostics.node_report import filesystem_of
 from slurm_worker.errors import ServiceError
 from slurm_worker.testing import MemoryObjects, MemoryRows
-from slurm_worker.trials import clock_ahead, try_bucket, try_table
 
 MOUNTS = """\
 21 1 8:1 / / rw - ext4 /dev/sda1 rw

@@ -5,7 +5,7 @@ used. The zip's `__main__` unpacks it once per node, into a private folder named
 digest (botocore reads its data as files), and runs the worker from there. The same
 installed packages give the same bytes.
 
-    python -m slurm_worker.pyz worker.pyz
+    python -m slurm_worker.zipapp worker.pyz
 """
 
 from __future__ import annotations
