@@ -16,7 +16,7 @@ from slurm_worker.aggregate.convert import Converter
 from slurm_worker.aggregate.infer import Inference
 from slurm_worker.aggregate.types import Kind, parse_schema, parse_type
 from slurm_worker.errors import UserError
-from tests.unit.aggregate.job import Job, keyed, ok
+from tests.unit.worker.aggregate.job import Job, keyed, ok
 
 
 def infer(*values: Any) -> str:
