@@ -76,7 +76,7 @@ def _scratch() -> Path:
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
-    from slurm_worker.simulate.cli import main as run_seeds
+    from tests.simulator.cli import main as run_seeds
 
     return run_seeds(arguments.first, arguments.seeds, arguments.jobs)
 

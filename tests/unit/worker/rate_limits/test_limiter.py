@@ -17,9 +17,9 @@ from slurm_worker.execution.throttle import Pace
 from slurm_worker.protocol.job_config import LimitConfig
 from slurm_worker.protocol.ports import Applied, Refused, Rows, Statement, Value
 from slurm_worker.rate_limits.limiter import RateLimiter, Stopped, bound, safe_rate, slice_of
-from slurm_worker.simulate.limits import LimitSimulation, Shape
-from slurm_worker.simulate.schedule import Host, Schedule, SimClock
 from slurm_worker.testing import ManualClock, MemoryRows
+from tests.simulator.limits import LimitSimulation, Shape
+from tests.simulator.schedule import Host, Schedule, SimClock
 
 
 def never() -> bool:

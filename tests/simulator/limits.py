@@ -20,10 +20,10 @@ from slurm_worker.protocol.keys import limit_pk, limit_sk
 from slurm_worker.protocol.ports import Rows, int_of
 from slurm_worker.rate_limits.limiter import RateLimiter, Stopped, slice_of
 from slurm_worker.rate_limits.limiter import bound as bound_of
-from slurm_worker.simulate.faults import FaultRates, Network, Seen, SimRows
-from slurm_worker.simulate.run import Violation
-from slurm_worker.simulate.schedule import Host, Overrun, Schedule, SimClock
 from slurm_worker.testing import MemoryRows
+from tests.simulator.faults import FaultRates, Network, Seen, SimRows
+from tests.simulator.run import Violation
+from tests.simulator.schedule import Host, Overrun, Schedule, SimClock
 
 _DAY_S = 86_400
 #: A midnight (UTC).

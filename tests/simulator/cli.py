@@ -8,8 +8,8 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
-from slurm_worker.simulate.limits import LimitSimulation
-from slurm_worker.simulate.run import Report, Simulation, Violation
+from tests.simulator.limits import LimitSimulation
+from tests.simulator.run import Report, Simulation, Violation
 
 _CHUNK = 20
 

@@ -35,10 +35,10 @@ from slurm_worker.protocol.keys import MAX_TASKS, JobId, JobPaths, TaskState, jo
 from slurm_worker.protocol.ports import ObjectStore, Rows
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
-from slurm_worker.simulate.coordinator import Cluster, Coordinator, OpenRound
-from slurm_worker.simulate.faults import FaultRates, Network, Outage, Seen, SimObjects, SimRows
-from slurm_worker.simulate.schedule import Host, Killed, Overrun, Schedule, SimClock, SimThreads
 from slurm_worker.testing import MemoryObjects, MemoryRows
+from tests.simulator.coordinator import Cluster, Coordinator, OpenRound
+from tests.simulator.faults import FaultRates, Network, Outage, Seen, SimObjects, SimRows
+from tests.simulator.schedule import Host, Killed, Overrun, Schedule, SimClock, SimThreads
 
 _JOB = JobId("simulated")
 #: With more than eight, workers tell each other which have nothing left.

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.ports import Applied, Refused, Row, Statement, Value
-from slurm_worker.simulate.schedule import Schedule
 from slurm_worker.testing import MemoryObjects, MemoryRows
+from tests.simulator.schedule import Schedule
 
 T = TypeVar("T")
 _LATENCY_S = 0.008

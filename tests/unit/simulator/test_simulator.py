@@ -18,9 +18,9 @@ from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Lease, TaskRow
 from slurm_worker.rate_limits.limiter import RateLimiter, SliceSize, Token, slice_of
 from slurm_worker.rate_limits.quota import NO_QUOTA
-from slurm_worker.simulate.faults import SimObjects
-from slurm_worker.simulate.limits import LimitSimulation, Make
-from slurm_worker.simulate.run import Mutation, Simulation, Violation
+from tests.simulator.faults import SimObjects
+from tests.simulator.limits import LimitSimulation, Make
+from tests.simulator.run import Mutation, Simulation, Violation
 
 SEEDS = 150
 #: Within so many seeds a broken protocol must be found out.
