@@ -5,5 +5,5 @@ again, requests and replies that are lost, throttling. The worker's own code run
 step at a time, in an order and at times that the seed decides; then the invariants are
 checked. After FoundationDB's deterministic simulation (Zhou et al., SIGMOD 2021).
 
-    python -m slurm_worker simulate --seeds 10000
+    python -m tests.simulator --seeds 10000
 """

@@ -184,7 +184,7 @@ class Simulation:
             Violation: naming the promise.
         """
         # Journals are real files; in memory, a run takes half the time.
-        memory = "/dev/shm"  # noqa: S108
+        memory = "/dev/shm"
         base = memory if os.access(memory, os.W_OK) else None
         self.scratch = scratch = Path(tempfile.mkdtemp(prefix="simulate-", dir=base))
         try:

@@ -51,11 +51,6 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(function=_check)
     check.add_argument("--table", default="", help="a table to try, with this node's credentials")
     check.add_argument("--objects", default="", help="s3://bucket/prefix to try")
-    simulate = commands.add_parser("simulate", help="try the protocol with many seeds")
-    simulate.set_defaults(function=_simulate)
-    simulate.add_argument("--seeds", type=int, default=100, help="how many runs")
-    simulate.add_argument("--first", type=int, default=0, help="the first seed")
-    simulate.add_argument("--jobs", type=int, default=1, help="processes")
     return parser
 
 
@@ -73,12 +68,6 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _scratch() -> Path:
     return Path(os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir())
-
-
-def _simulate(arguments: argparse.Namespace) -> int:
-    from tests.simulator.cli import main as run_seeds
-
-    return run_seeds(arguments.first, arguments.seeds, arguments.jobs)
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -2,7 +2,7 @@
 
 The worker's own concurrency is small and fixed: one thread runs items, one leases ahead,
 one commits, one beats. All of it goes through `Threads`; the simulator's twin
-(`simulate/schedule.py`) runs the same code one step at a time in an order of its own.
+(`tests/simulator/schedule.py`) runs the same code one step at a time in an order of its own.
 """
 
 from __future__ import annotations
