@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from airflow_slurm_provider.cli.output import Fields, by_class, number, size_text
-from airflow_slurm_provider.slurm.arrays import named
+from airflow_slurm_provider.slurm.array_state import named
 from slurm_worker.protocol.keys import JobId
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.losses import Loss
     from airflow_slurm_provider.coordinator.progress import Poll, Progress
     from airflow_slurm_provider.coordinator.services import Services
-    from airflow_slurm_provider.slurm.arrays import ArrayState
+    from airflow_slurm_provider.slurm.array_state import ArrayState
 
 Manifest = Mapping[str, Any]
 _LOSSES_SHOWN = 5

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.slurm.arrays import ArrayKey
+from airflow_slurm_provider.slurm.array_state import ArrayKey
 from slurm_worker.protocol.job_table import SubmissionRow
 from slurm_worker.protocol.keys import JobId, SubmitState
 

@@ -17,7 +17,7 @@ from typing import Any
 from airflow_slurm_provider.coordinator.arrays import arrays_of
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
-from airflow_slurm_provider.slurm.endings import Ending
+from airflow_slurm_provider.slurm.accounting import Ending
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass
 from slurm_worker.protocol.keys import JobId, TaskState

@@ -15,7 +15,7 @@ from airflow_slurm_provider.coordinator.arrays import arrays_of, ids_of
 from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
-from airflow_slurm_provider.slurm.arrays import ArrayState, named
+from airflow_slurm_provider.slurm.array_state import ArrayState, named
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.job_table import JobRow, RoundRow, SubmissionRow
 from slurm_worker.protocol.keys import JobId, JobState, RoundState, SubmitState, TaskState

@@ -14,9 +14,9 @@ from botocore.config import Config as BotoConfig
 
 from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.site import ClusterSite, Site
-from airflow_slurm_provider.slurm.arrays import ArrayKey, ArrayState, merge_arrays
+from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState, merge_arrays
 from airflow_slurm_provider.slurm.client import SlurmClient
-from airflow_slurm_provider.slurm.embedded import EmbeddedTransport
+from airflow_slurm_provider.slurm.embedded.transport import EmbeddedTransport
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from airflow_slurm_provider.slurm.transport import LocalTransport, OnFirstUse, Transport
 from slurm_worker.backends.clock import AwsClock

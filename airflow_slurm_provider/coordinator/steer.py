@@ -36,7 +36,7 @@ from airflow_slurm_provider.coordinator.submit import (
     submit_workers,
     useful_workers,
 )
-from airflow_slurm_provider.slurm.arrays import ArrayKey, ArrayState, named
+from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState, named
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.job_table import JobRow, RoundRow, SubmissionRow
 from slurm_worker.protocol.keys import JobId, RoundState, SubmitState

@@ -31,7 +31,7 @@ from airflow_slurm_provider.coordinator.progress import (
     why_held,
 )
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.slurm.arrays import ArrayKey, named
+from airflow_slurm_provider.slurm.array_state import ArrayKey, named
 from airflow_slurm_provider.slurm.client import (
     SubmissionCancelledError,
     SubmitLimitError,

@@ -23,7 +23,7 @@ from airflow_slurm_provider.coordinator.progress import progress_of
 from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
-from airflow_slurm_provider.slurm.arrays import ArrayState
+from airflow_slurm_provider.slurm.array_state import ArrayState
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.job_table import Event, SubmissionRow, newest_jobs
 from slurm_worker.protocol.keys import JobId

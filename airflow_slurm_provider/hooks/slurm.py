@@ -25,7 +25,7 @@ from airflow_slurm_provider.coordinator.services import (
     open_transport,
 )
 from airflow_slurm_provider.coordinator.site import Site, parse_cluster, parse_site
-from airflow_slurm_provider.slurm.arrays import ArrayKey, ArrayState
+from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.errors import SlurmWorkerError

@@ -19,7 +19,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from airflow_slurm_provider.slurm import submission
-from airflow_slurm_provider.slurm.arrays import (
+from airflow_slurm_provider.slurm.accounting import ENDING_FORMAT, Ending, parse_endings
+from airflow_slurm_provider.slurm.array_state import (
     QUEUE_FORMAT,
     QUEUE_IDENTITY,
     RECORD_FORMAT,
@@ -35,10 +36,9 @@ from airflow_slurm_provider.slurm.arrays import (
     parse_records,
     split_by_array,
 )
+from airflow_slurm_provider.slurm.cluster_info import Survey
 from airflow_slurm_provider.slurm.complaints import keeps_no_accounting, said, unsafe_folder
-from airflow_slurm_provider.slurm.endings import ENDING_FORMAT, Ending, parse_endings
 from airflow_slurm_provider.slurm.submission import Outcome
-from airflow_slurm_provider.slurm.survey import Survey
 from airflow_slurm_provider.slurm.transport import CommandResult, Transport
 from airflow_slurm_provider.slurm.usage import USAGE_FORMAT, Usage, parse_usage
 from slurm_worker.errors import ServiceError, UserError

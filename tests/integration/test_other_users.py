@@ -26,9 +26,9 @@ from airflow_slurm_provider.coordinator.config import Config, load_config
 from airflow_slurm_provider.coordinator.services import Services, open_services, open_transport
 from airflow_slurm_provider.coordinator.site import load_site
 from airflow_slurm_provider.coordinator.submit import Workers
-from airflow_slurm_provider.slurm.arrays import ArrayKey
+from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.client import SlurmClient
-from airflow_slurm_provider.slurm.embedded import EmbeddedTransport
+from airflow_slurm_provider.slurm.embedded.transport import EmbeddedTransport
 from airflow_slurm_provider.slurm.transport import CommandResult, LocalTransport, Transport
 from slurm_worker import zipapp
 from slurm_worker.errors import UserError

@@ -27,7 +27,7 @@ from airflow_slurm_provider.coordinator.progress import Poll
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.ship import read_spec
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
-from airflow_slurm_provider.slurm.arrays import ArrayState
+from airflow_slurm_provider.slurm.array_state import ArrayState
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.keys import JobId
 

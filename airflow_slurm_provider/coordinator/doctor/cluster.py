@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from airflow_slurm_provider.coordinator.doctor.report import Finding, Level
 from airflow_slurm_provider.coordinator.site import ClusterSite
 from airflow_slurm_provider.slurm.client import SlurmClient
-from airflow_slurm_provider.slurm.survey import Partition, Survey
+from airflow_slurm_provider.slurm.cluster_info import Partition, Survey
 
 OLDEST, NEWEST = (20, 11), (25, 11)
 #: Seconds within which a worker that is told to stop has left (docs/architecture.md).

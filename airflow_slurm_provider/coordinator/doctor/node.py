@@ -19,7 +19,7 @@ from airflow_slurm_provider.coordinator.credentials import give_credentials
 from airflow_slurm_provider.coordinator.doctor.aws import judge_clock, judge_trials
 from airflow_slurm_provider.coordinator.doctor.report import Finding, Level
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.slurm.arrays import ArrayKey
+from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import quote, render_script
 from slurm_worker.diagnostics.access_probes import TRIAL_JOB, Trial

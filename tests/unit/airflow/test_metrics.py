@@ -13,7 +13,7 @@ from airflow.sdk.observability.metrics import statsd_logger
 from airflow_slurm_provider.coordinator.progress import Poll
 from airflow_slurm_provider.metrics import JobMetrics
 from airflow_slurm_provider.sensors.slurm_array import SlurmArraySensor
-from airflow_slurm_provider.slurm.arrays import ArrayState, Element
+from airflow_slurm_provider.slurm.array_state import ArrayState, Element
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.triggers.slurm_array import SlurmArrayTrigger
 from tests.unit.airflow.conftest import ALERT, FINISHED, Coordinator, progress, raise_once

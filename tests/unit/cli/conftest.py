@@ -16,8 +16,8 @@ from airflow_slurm_provider.cli.app import run
 from airflow_slurm_provider.coordinator import services as services_module
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.site import Site, load_site
-from airflow_slurm_provider.slurm.arrays import ArrayKey, ArrayState, Element, merge_arrays
-from airflow_slurm_provider.slurm.endings import Ending
+from airflow_slurm_provider.slurm.accounting import Ending
+from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState, Element, merge_arrays
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.slurm.usage import Usage
 from slurm_worker.errors import ItemError, ServiceError

@@ -16,7 +16,7 @@ from airflow_slurm_provider.coordinator.limits import LimitState
 from airflow_slurm_provider.coordinator.outlook import stragglers
 from airflow_slurm_provider.coordinator.progress import Poll, progress_of
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
-from airflow_slurm_provider.slurm.arrays import ArrayState, Element
+from airflow_slurm_provider.slurm.array_state import ArrayState, Element
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.protocol.job_store import Slice
 from slurm_worker.protocol.job_table import Event, JobRow, RoundRow

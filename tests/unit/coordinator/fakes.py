@@ -11,9 +11,9 @@ from typing import Any
 from airflow_slurm_provider.coordinator.config import Config, load_config
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.site import parse_site
-from airflow_slurm_provider.slurm.arrays import ArrayKey, Element, merge_arrays
+from airflow_slurm_provider.slurm.accounting import Ending
+from airflow_slurm_provider.slurm.array_state import ArrayKey, Element, merge_arrays
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError, SubmitLimitError
-from airflow_slurm_provider.slurm.endings import Ending
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.slurm.submission import guarded
 from airflow_slurm_provider.slurm.usage import Usage

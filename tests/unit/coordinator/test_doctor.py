@@ -17,8 +17,8 @@ from airflow_slurm_provider.coordinator.doctor.aws import AwsFacts, TableFacts
 from airflow_slurm_provider.coordinator.doctor.node import Heard, judge, probe_options
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.site import Site, parse_site
+from airflow_slurm_provider.slurm.cluster_info import Folder, Partition
 from airflow_slurm_provider.slurm.options import SlurmOptions
-from airflow_slurm_provider.slurm.survey import Folder, Partition
 from slurm_worker.diagnostics.access_probes import TRIAL_JOB
 from slurm_worker.errors import HostUnreachable, ServiceError, UserError
 from slurm_worker.protocol.keys import JobId

@@ -12,7 +12,7 @@ from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.failures import explain
 from airflow_slurm_provider.coordinator.losses import attribute
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.slurm.endings import Ending
+from airflow_slurm_provider.slurm.accounting import Ending
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass
 from slurm_worker.protocol import keys

@@ -17,7 +17,7 @@ from airflow_slurm_provider.coordinator.logs import read_output, read_script
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.ship import read_spec
 from airflow_slurm_provider.coordinator.watch import Watcher
-from airflow_slurm_provider.slurm.arrays import ArrayKey
+from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError, SubmitRefusedError
 from slurm_worker.errors import ItemError, ServiceError, UserError
 from slurm_worker.protocol.keys import SubmitState, job_pk, submit_sk

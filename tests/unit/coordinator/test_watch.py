@@ -19,7 +19,7 @@ from airflow_slurm_provider.coordinator.progress import standing_arrays
 from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.watch import Watcher
-from airflow_slurm_provider.slurm.endings import Ending
+from airflow_slurm_provider.slurm.accounting import Ending
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass, ItemError, ServiceError
 from slurm_worker.protocol.job_config import LeaseConfig

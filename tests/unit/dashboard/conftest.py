@@ -19,7 +19,7 @@ from airflow_slurm_provider.dashboard.app import create_app
 from airflow_slurm_provider.dashboard.guard import CSRF_COOKIE, CSRF_HEADER, User
 from airflow_slurm_provider.dashboard.looks import Looks, Shares
 from airflow_slurm_provider.dashboard.sites import OneSite
-from airflow_slurm_provider.slurm.arrays import ArrayKey
+from airflow_slurm_provider.slurm.array_state import ArrayKey
 from slurm_worker.errors import ItemError, ServiceError
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.testing import MemoryObjects, MemoryRows

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.slurm import submission
-from airflow_slurm_provider.slurm.arrays import merge, parse_job_id, parse_queue, parse_records
+from airflow_slurm_provider.slurm.accounting import parse_endings
+from airflow_slurm_provider.slurm.array_state import merge, parse_job_id, parse_queue, parse_records
 from airflow_slurm_provider.slurm.client import SlurmClient, SubmitLimitError
-from airflow_slurm_provider.slurm.endings import parse_endings
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.slurm.submission import Outcome
 from airflow_slurm_provider.slurm.transport import CommandResult

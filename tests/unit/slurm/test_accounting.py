@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from airflow_slurm_provider.slurm.endings import parse_endings
+from airflow_slurm_provider.slurm.accounting import parse_endings
 from slurm_worker.errors import ErrorClass
 
 TEXT = """\

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from airflow_slurm_provider.slurm.embedded_cluster import Store, expand, try_lock
+from airflow_slurm_provider.slurm.embedded.commands import Store, expand, try_lock
 
 _TICK_S = 0.05
 _LOCK_WAIT_S = 2.0

@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from airflow_slurm_provider.slurm.embedded_cluster import isolated
+from airflow_slurm_provider.slurm.embedded.commands import isolated
 from airflow_slurm_provider.slurm.transport import LocalTransport
 from slurm_worker.errors import UserError
 from slurm_worker.private import UnsafeFolder, own_folder

@@ -50,7 +50,7 @@ def test_a_name_that_is_none_removes_nothing(
 def test_variables_that_are_removed_are_told() -> None:
     # This process is the parent: what it was started with counts.
     program = (
-        "from airflow_slurm_provider.slurm.survey import Survey\n"
+        "from airflow_slurm_provider.slurm.cluster_info import Survey\n"
         "from airflow_slurm_provider.slurm.transport import LocalTransport\n"
         "print(Survey(LocalTransport(), 'x').ignored_variables())\n"
     )
