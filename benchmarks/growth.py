@@ -24,9 +24,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from airflow_slurm_provider.coordinator import estimate, job
-from airflow_slurm_provider.coordinator.config import Config, load_config
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.site import parse_site
+from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
+from airflow_slurm_provider.coordinator.spec.site import parse_site
 from benchmarks.folder_services import CountedObjects, SqliteRows
 from benchmarks.world import WallClock
 from slurm_worker.protocol.job_config import LeaseConfig

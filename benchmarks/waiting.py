@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from airflow_slurm_provider.coordinator import job, steer
-from airflow_slurm_provider.coordinator.config import load_config
 from airflow_slurm_provider.coordinator.services import Services, open_services
-from airflow_slurm_provider.coordinator.site import load_site
+from airflow_slurm_provider.coordinator.spec.job_spec import load_config
+from airflow_slurm_provider.coordinator.spec.site import load_site
 from slurm_worker.protocol.keys import JobId
 from tests.stack.airflow_api import AirflowApi
 from tests.stack.process import known_services, with_children

@@ -50,7 +50,7 @@ def bootstrap(
     """
     from airflow_slurm_provider.coordinator.bootstrap import Wanted
     from airflow_slurm_provider.coordinator.bootstrap import bootstrap as make
-    from airflow_slurm_provider.coordinator.site import load_site
+    from airflow_slurm_provider.coordinator.spec.site import load_site
 
     wanted = Wanted(
         bucket=create_bucket,

@@ -52,7 +52,7 @@ def script(group: click.Command, shell: str) -> str:
 
 def _newest(options: dict[str, Any]) -> list[str]:
     from airflow_slurm_provider.coordinator.services import open_services
-    from airflow_slurm_provider.coordinator.site import load_site
+    from airflow_slurm_provider.coordinator.spec.site import load_site
     from slurm_worker.protocol.job_table import newest_jobs
 
     site = load_site(site_file(options.get("site"), options.get("profile"), os.environ))

@@ -40,8 +40,8 @@ def plan(
     Reads the whole input, as submit does. Needs no cluster: where it can't be reached, what
     only it knows is said to be unknown.
     """
-    from airflow_slurm_provider.coordinator.config import load_config
     from airflow_slurm_provider.coordinator.estimate import estimate
+    from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 
     loaded = load_config(config, job_id=job_id)
     with common.services() as services:

@@ -16,10 +16,10 @@ from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobId, check_job_id
 
 if TYPE_CHECKING:
-    from airflow_slurm_provider.coordinator.config import JobSpec
     from airflow_slurm_provider.coordinator.doctor import Finding, Report
     from airflow_slurm_provider.coordinator.repair import Repaired
     from airflow_slurm_provider.coordinator.services import Services
+    from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 
 _COLOURS = {"pass": "green", "warn": "yellow", "fail": "red", "skip": "cyan"}
 
@@ -86,7 +86,7 @@ def _diagnose(
     timeout: float,
 ) -> int:
     from airflow_slurm_provider.coordinator.doctor import diagnose
-    from airflow_slurm_provider.coordinator.site import load_site
+    from airflow_slurm_provider.coordinator.spec.site import load_site
 
     report = diagnose(
         load_site(common.site),
@@ -105,7 +105,7 @@ def _diagnose(
 def _reader(name: JobId | None, config: Path | None) -> Callable[[Services], JobSpec] | None:
     """What reads the job in question; None for no job."""
     if config is not None:
-        from airflow_slurm_provider.coordinator.config import load_config
+        from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 
         spec = load_config(config).spec
         return lambda _: spec
@@ -118,7 +118,7 @@ def _reader(name: JobId | None, config: Path | None) -> Callable[[Services], Job
 
 def _print_policies(common: Common) -> int:
     from airflow_slurm_provider.coordinator.doctor import policies
-    from airflow_slurm_provider.coordinator.site import load_site
+    from airflow_slurm_provider.coordinator.spec.site import load_site
 
     found = policies(load_site(common.site))
     if common.as_json:

@@ -35,7 +35,7 @@ def submit(
     and never starts the workers twice.
     """
     from airflow_slurm_provider.coordinator import job
-    from airflow_slurm_provider.coordinator.config import load_config
+    from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 
     loaded = load_config(config, job_id=job_id)
     with common.services() as services:

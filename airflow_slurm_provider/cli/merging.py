@@ -117,7 +117,7 @@ class _Buckets:
 def _read_schema(path: Path | None) -> dict[str, str] | None:
     if path is None:
         return None
-    from airflow_slurm_provider.coordinator.yaml_file import read_yaml
+    from airflow_slurm_provider.coordinator.spec.yaml_file import read_yaml
 
     raw = read_yaml(path, "--schema", "name a YAML file of column: type")
     if not isinstance(raw, dict) or not all(isinstance(each, str) for each in raw.values()):

@@ -19,7 +19,7 @@ import botocore.session
 from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.site import Site
+from airflow_slurm_provider.coordinator.spec.site import Site
 from slurm_worker.backends.errors import unanswered
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol import keys

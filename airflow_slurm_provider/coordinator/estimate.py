@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_slurm_provider.coordinator import ship, sizing
-from airflow_slurm_provider.coordinator.config import Config, JobSpec
 from airflow_slurm_provider.coordinator.cost import reservations
 from airflow_slurm_provider.coordinator.inputs import open_input
 from airflow_slurm_provider.coordinator.key_check import KeyCheck
@@ -28,6 +27,7 @@ from airflow_slurm_provider.coordinator.prices import (
     working_bill,
 )
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec
 from airflow_slurm_provider.coordinator.submit import useful_workers
 from airflow_slurm_provider.slurm.options import seconds
 from airflow_slurm_provider.slurm.script import render_script

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from airflow_slurm_provider.coordinator import ship, sizing
-from airflow_slurm_provider.coordinator.config import JobSpec, spec_of
 from airflow_slurm_provider.coordinator.inputs import open_input, version_of
 from airflow_slurm_provider.coordinator.plan import (
     Draft,
@@ -16,6 +15,7 @@ from airflow_slurm_provider.coordinator.plan import (
     drafted,
 )
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec, spec_of
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.job_table import JobRow, RoundRow
 from slurm_worker.protocol.keys import JobState, RoundState, shard_count

@@ -15,8 +15,8 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from airflow_slurm_provider.coordinator.config import Config, parse_config, read_source
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.job_spec import Config, parse_config, read_source
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobId, check_job_id
 from slurm_worker.results import jsonlines

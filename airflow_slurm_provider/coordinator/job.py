@@ -18,7 +18,6 @@ from typing import Any, cast
 from airflow_slurm_provider.coordinator import progress as progress_of
 from airflow_slurm_provider.coordinator import retry as retrying
 from airflow_slurm_provider.coordinator import ship, sizing
-from airflow_slurm_provider.coordinator.config import Config, JobSpec
 from airflow_slurm_provider.coordinator.failures import cured_by_class
 from airflow_slurm_provider.coordinator.first_round import (
     check_identity,
@@ -31,10 +30,11 @@ from airflow_slurm_provider.coordinator.first_round import (
 from airflow_slurm_provider.coordinator.inputs import version_of
 from airflow_slurm_provider.coordinator.losses import Loss, attribute, find_losses
 from airflow_slurm_provider.coordinator.plan import Planner
-from airflow_slurm_provider.coordinator.policy import Rules, parse_rules
 from airflow_slurm_provider.coordinator.progress import Poll, Progress, check_running
 from airflow_slurm_provider.coordinator.retry import RetryPlan
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec
+from airflow_slurm_provider.coordinator.spec.retry_policy import Rules, parse_rules
 from airflow_slurm_provider.coordinator.submit import Workers, audit_workers, ensure_workers
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError
 from slurm_worker.errors import ErrorClass, UserError

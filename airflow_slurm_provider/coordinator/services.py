@@ -13,7 +13,7 @@ import boto3
 from botocore.config import Config as BotoConfig
 
 from airflow_slurm_provider.coordinator.recent import Recent
-from airflow_slurm_provider.coordinator.site import ClusterSite, Site
+from airflow_slurm_provider.coordinator.spec.site import ClusterSite, Site
 from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState, merge_arrays
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.embedded.transport import EmbeddedTransport

@@ -17,9 +17,9 @@ from functools import lru_cache
 from pathlib import Path
 from platform import python_version
 
-from airflow_slurm_provider.coordinator.config import Config, JobSpec, spec_of
-from airflow_slurm_provider.coordinator.entry import check_function
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.entry_point import check_function
+from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec, spec_of
 from slurm_worker import zipapp
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.job_config import JobConfig

@@ -20,7 +20,6 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator import ship
 from airflow_slurm_provider.coordinator.arrays import arrays_of, ids_of, known_arrays, open_names
-from airflow_slurm_provider.coordinator.config import JobSpec
 from airflow_slurm_provider.coordinator.progress import (
     check_running,
     latest,
@@ -29,6 +28,7 @@ from airflow_slurm_provider.coordinator.progress import (
 )
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
+from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 from airflow_slurm_provider.coordinator.submit import (
     Workers,
     audit_workers,

@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 
 from airflow_slurm_provider.coordinator import ship
 from airflow_slurm_provider.coordinator.arrays import arrays_of, ids_of, job_name, known_arrays
-from airflow_slurm_provider.coordinator.config import JobSpec
 from airflow_slurm_provider.coordinator.credentials import give_credentials
 from airflow_slurm_provider.coordinator.progress import (
     latest,
@@ -31,6 +30,7 @@ from airflow_slurm_provider.coordinator.progress import (
     why_held,
 )
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 from airflow_slurm_provider.slurm.array_state import ArrayKey, named
 from airflow_slurm_provider.slurm.client import (
     SubmissionCancelledError,

@@ -24,7 +24,7 @@ from airflow_slurm_provider.coordinator.services import (
     open_services,
     open_transport,
 )
-from airflow_slurm_provider.coordinator.site import Site, parse_cluster, parse_site
+from airflow_slurm_provider.coordinator.spec.site import Site, parse_cluster, parse_site
 from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.poller import ArrayPoller

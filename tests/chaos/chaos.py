@@ -22,9 +22,9 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator import job, steer
 from airflow_slurm_provider.coordinator.arrays import arrays_of
-from airflow_slurm_provider.coordinator.config import Config, load_config
 from airflow_slurm_provider.coordinator.services import Services, open_services
-from airflow_slurm_provider.coordinator.site import load_site
+from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
+from airflow_slurm_provider.coordinator.spec.site import load_site
 from airflow_slurm_provider.slurm.array_state import ArrayKey, named
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.protocol.keys import JobId

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.config import Config, load_config
 from airflow_slurm_provider.coordinator.services import open_services
-from airflow_slurm_provider.coordinator.site import load_site
+from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
+from airflow_slurm_provider.coordinator.spec.site import load_site
 from airflow_slurm_provider.slurm.transport import CommandResult
 from slurm_worker.errors import ServiceError
 from tests.stack.demo import read_environment

@@ -25,7 +25,7 @@ import yaml
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.arrays import arrays_of
 from airflow_slurm_provider.coordinator.services import Services, open_services
-from airflow_slurm_provider.coordinator.site import load_site
+from airflow_slurm_provider.coordinator.spec.site import load_site
 from slurm_worker.protocol.keys import JobId
 from tests.stack.airflow_api import AirflowApi
 from tests.stack.demo import DAGS, report_failure, reset_planes_api, run_dags

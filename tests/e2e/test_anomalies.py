@@ -22,10 +22,10 @@ import pytest
 from airflow_slurm_provider.cli.waiting import TOLERATED_FAILURES
 from airflow_slurm_provider.coordinator import job, steer
 from airflow_slurm_provider.coordinator.anomalies import Alert, Kind, read_alerts
-from airflow_slurm_provider.coordinator.config import load_config
 from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import Services, Shared
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
+from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.errors import ServiceError

@@ -22,9 +22,9 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.coordinator import job, ship
-from airflow_slurm_provider.coordinator.config import Config, load_config
 from airflow_slurm_provider.coordinator.services import Services, open_services, open_transport
-from airflow_slurm_provider.coordinator.site import load_site
+from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
+from airflow_slurm_provider.coordinator.spec.site import load_site
 from airflow_slurm_provider.coordinator.submit import Workers
 from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.client import SlurmClient

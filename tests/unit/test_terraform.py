@@ -17,7 +17,7 @@ from airflow_slurm_provider.coordinator.infrastructure import (
     lifecycle_rules,
     table_definition,
 )
-from airflow_slurm_provider.coordinator.site import parse_site
+from airflow_slurm_provider.coordinator.spec.site import parse_site
 from tests.stack.settings import ROOT
 
 MODULE = ROOT / "docs" / "infrastructure" / "terraform"

@@ -9,7 +9,7 @@ from airflow_slurm_provider.coordinator.anomalies.detector import Detector, News
 from airflow_slurm_provider.coordinator.anomalies.look import Look
 from airflow_slurm_provider.coordinator.anomalies.trail import read_alerts
 from airflow_slurm_provider.coordinator.anomalies.watching import Anomalies
-from airflow_slurm_provider.coordinator.thresholds import Thresholds
+from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import Thresholds
 
 __all__ = [
     "OVER",

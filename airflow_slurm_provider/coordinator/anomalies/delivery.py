@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_slurm_provider.coordinator.anomalies.alert import Alert
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.site import AlertsSite, check_webhook
+from airflow_slurm_provider.coordinator.spec.site import AlertsSite, check_webhook
 from slurm_worker.errors import UserError
 
 _TIMEOUT_S = 5.0

@@ -20,7 +20,7 @@ from airflow_slurm_provider.coordinator.anomalies.facts import Facts, Finding
 from airflow_slurm_provider.coordinator.anomalies.look import Look
 from airflow_slurm_provider.coordinator.anomalies.memory import Memory
 from airflow_slurm_provider.coordinator.anomalies.rules import EXPLAINS, Rule
-from airflow_slurm_provider.coordinator.thresholds import Thresholds
+from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import Thresholds
 from slurm_worker.protocol.keys import JobState
 
 Key = tuple[Kind, str]

@@ -15,7 +15,7 @@ from airflow_slurm_provider.coordinator.anomalies.measures import (
     usual_durations,
 )
 from airflow_slurm_provider.coordinator.anomalies.memory import Memory, node_shares
-from airflow_slurm_provider.coordinator.thresholds import LEAST_SINCE, Thresholds
+from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import LEAST_SINCE, Thresholds
 from slurm_worker.protocol.tasks import TaskRow
 
 #: What an anomaly is about, where it is all of the job.

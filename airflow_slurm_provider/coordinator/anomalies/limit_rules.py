@@ -13,7 +13,7 @@ from airflow_slurm_provider.coordinator.anomalies.facts import (
     percent,
 )
 from airflow_slurm_provider.coordinator.limits import LimitState
-from airflow_slurm_provider.coordinator.thresholds import LEAST_DURATIONS, LEAST_EXCESS
+from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import LEAST_DURATIONS, LEAST_EXCESS
 
 #: Part of a day's quota that counts as used up: workers that ended may have given the rest back
 #: after the others began to wait.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from airflow_slurm_provider.coordinator.thresholds import (
+from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import (
     LEAST_DURATIONS,
     LEAST_ITEMS,
     LEAST_TASKS,

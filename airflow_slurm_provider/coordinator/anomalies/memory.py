@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.anomalies.look import Look
 from airflow_slurm_provider.coordinator.anomalies.measures import Share
-from airflow_slurm_provider.coordinator.thresholds import Thresholds
+from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import Thresholds
 
 #: Marks per window: how finely "some minutes ago" is known.
 _MARKS = 5

@@ -25,7 +25,7 @@ from airflow_slurm_provider.coordinator.anomalies.measures import (
     spread_of,
 )
 from airflow_slurm_provider.coordinator.anomalies.memory import node_of
-from airflow_slurm_provider.coordinator.thresholds import (
+from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import (
     LEAST_ITEMS,
     LEAST_PER_WINDOW,
     LEAST_TASKS,

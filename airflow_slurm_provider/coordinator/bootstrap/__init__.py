@@ -17,7 +17,7 @@ from airflow_slurm_provider.coordinator.bootstrap.bucket import bucket_steps
 from airflow_slurm_provider.coordinator.bootstrap.clients import Clients, open_clients
 from airflow_slurm_provider.coordinator.bootstrap.steps import Made, Outcome, Step, Wanted
 from airflow_slurm_provider.coordinator.bootstrap.table import table_steps
-from airflow_slurm_provider.coordinator.site import Site
+from airflow_slurm_provider.coordinator.spec.site import Site
 
 __all__ = ["Clients", "Made", "Outcome", "Step", "Wanted", "bootstrap"]
 

@@ -21,13 +21,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from airflow_slurm_provider.coordinator import services as opening
-from airflow_slurm_provider.coordinator.config import JobSpec
 from airflow_slurm_provider.coordinator.doctor import aws, cluster, node
 from airflow_slurm_provider.coordinator.doctor.aws import AwsFacts
 from airflow_slurm_provider.coordinator.doctor.iam import policies
 from airflow_slurm_provider.coordinator.doctor.report import Finding, Level, Report
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.site import Site
+from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
+from airflow_slurm_provider.coordinator.spec.site import Site
 from airflow_slurm_provider.slurm.client import SlurmClient
 
 __all__ = ["Finding", "Level", "Report", "diagnose", "policies"]

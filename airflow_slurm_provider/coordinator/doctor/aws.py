@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from airflow_slurm_provider.coordinator.doctor.report import Finding, Level
 from airflow_slurm_provider.coordinator.infrastructure import BILLING_MODE, TABLE_KEYS
 from airflow_slurm_provider.coordinator.services import Services, open_session
-from airflow_slurm_provider.coordinator.site import Site
+from airflow_slurm_provider.coordinator.spec.site import Site
 from slurm_worker.backends.dynamodb import dynamo_client
 from slurm_worker.backends.errors import unanswered
 from slurm_worker.diagnostics.access_probes import (

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 
 from airflow_slurm_provider.coordinator.doctor.report import Finding, Level
-from airflow_slurm_provider.coordinator.site import ClusterSite
+from airflow_slurm_provider.coordinator.spec.site import ClusterSite
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.cluster_info import Partition, Survey
 

@@ -15,7 +15,7 @@ from airflow_slurm_provider.coordinator.credentials import (
     partition_of,
     session_policy,
 )
-from airflow_slurm_provider.coordinator.site import Site
+from airflow_slurm_provider.coordinator.spec.site import Site
 from slurm_worker.protocol.keys import JobId
 
 #: Stands for every job in ARNs and patterns.

@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from typing import cast
 
 from airflow_slurm_provider.coordinator import ship
-from airflow_slurm_provider.coordinator.config import JobSpec, spec_of
 from airflow_slurm_provider.coordinator.failures import read_failures, retried_items
 from airflow_slurm_provider.coordinator.first_round import has_plan
 from airflow_slurm_provider.coordinator.plan import Title
@@ -39,6 +38,7 @@ from airflow_slurm_provider.coordinator.repair.tasks import (
     TaskRepair,
 )
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec, spec_of
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_store import JobStore

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.coordinator import job, ship
-from airflow_slurm_provider.coordinator.config import load_config
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 from airflow_slurm_provider.coordinator.submit import Workers
 from slurm_worker import zipapp
 

@@ -15,7 +15,7 @@ from moto import mock_aws
 from airflow_slurm_provider.cli.app import run
 from airflow_slurm_provider.coordinator import services as services_module
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.site import Site, load_site
+from airflow_slurm_provider.coordinator.spec.site import Site, load_site
 from airflow_slurm_provider.slurm.accounting import Ending
 from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState, Element, merge_arrays
 from airflow_slurm_provider.slurm.states import ElementState

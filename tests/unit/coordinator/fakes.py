@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from airflow_slurm_provider.coordinator.config import Config, load_config
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.site import parse_site
+from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
+from airflow_slurm_provider.coordinator.spec.site import parse_site
 from airflow_slurm_provider.slurm.accounting import Ending
 from airflow_slurm_provider.slurm.array_state import ArrayKey, Element, merge_arrays
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError, SubmitLimitError

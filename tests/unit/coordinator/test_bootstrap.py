@@ -17,7 +17,7 @@ from airflow_slurm_provider.coordinator.bootstrap.clients import open_clients
 from airflow_slurm_provider.coordinator.doctor import Level
 from airflow_slurm_provider.coordinator.doctor.aws import AwsFacts, check_table
 from airflow_slurm_provider.coordinator.infrastructure import lifecycle_rules, table_definition
-from airflow_slurm_provider.coordinator.site import Site, parse_site
+from airflow_slurm_provider.coordinator.spec.site import Site, parse_site
 from slurm_worker.errors import ServiceError, UserError
 from tests.stack.settings import ROOT
 from tests.unit.cli.conftest import empty_aws

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.config import Config
 from airflow_slurm_provider.coordinator.cost import (
     cost_so_far,
     facts_of,
@@ -18,6 +17,7 @@ from airflow_slurm_provider.coordinator.cost import (
 )
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import read_snapshot
+from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.slurm.usage import Usage
 from slurm_worker.backends.request_counter import RequestKind

@@ -20,7 +20,7 @@ from airflow_slurm_provider.coordinator.credentials import (
     session_policy,
 )
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.site import parse_site
+from airflow_slurm_provider.coordinator.spec.site import parse_site
 from airflow_slurm_provider.coordinator.watch import Watcher
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.keys import JobId

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.config import Config
 from airflow_slurm_provider.coordinator.estimate import Estimate, estimate
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from airflow_slurm_provider.coordinator import job, steer
-from airflow_slurm_provider.coordinator.config import Config
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from airflow_slurm_provider.slurm.client import SubmitRefusedError
 from slurm_worker.errors import ItemError, UserError
 from slurm_worker.protocol.keys import JobId, JobState, RoundState, SubmitState, TaskState, draft_of

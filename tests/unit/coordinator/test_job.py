@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from airflow_slurm_provider.coordinator import job, steer
-from airflow_slurm_provider.coordinator.config import Config
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from airflow_slurm_provider.slurm.client import SubmitRefusedError
 from slurm_worker.errors import ItemError, ServiceError, UserError
 from slurm_worker.protocol.keys import TaskState

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from airflow_slurm_provider.coordinator import job, ship
-from airflow_slurm_provider.coordinator.config import Config
 from airflow_slurm_provider.coordinator.credentials import session_policy
 from airflow_slurm_provider.coordinator.gc import collect
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from slurm_worker.aggregate.files import Version
 from slurm_worker.aggregate.node import merge_file
 from slurm_worker.errors import UserError

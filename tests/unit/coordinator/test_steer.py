@@ -12,10 +12,10 @@ import pytest
 
 from airflow_slurm_provider.coordinator import job, steer
 from airflow_slurm_provider.coordinator.arrays import job_name
-from airflow_slurm_provider.coordinator.config import Config
 from airflow_slurm_provider.coordinator.logs import read_output, read_script
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.ship import read_spec
+from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError, SubmitRefusedError

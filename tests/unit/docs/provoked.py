@@ -19,7 +19,7 @@ from moto import mock_aws
 
 from airflow_slurm_provider.coordinator.bootstrap.clients import open_clients
 from airflow_slurm_provider.coordinator.credentials import give_credentials
-from airflow_slurm_provider.coordinator.site import parse_site
+from airflow_slurm_provider.coordinator.spec.site import parse_site
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.ssh import open_paramiko
 from airflow_slurm_provider.slurm.transport import LocalTransport

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_slurm_provider.coordinator.config import load_config
+from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 from slurm_worker import FatalError, ItemError, RateLimited
 from slurm_worker.aggregate.loose import merge_files
 from slurm_worker.aggregate.options import AggregateOptions

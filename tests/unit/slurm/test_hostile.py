@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_slurm_provider.coordinator.config import load_config
+from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 from airflow_slurm_provider.slurm import submission
 from airflow_slurm_provider.slurm.batch import batch_name
 from airflow_slurm_provider.slurm.client import ArrayKey, SlurmClient

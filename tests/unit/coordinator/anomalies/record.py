@@ -21,7 +21,7 @@ from airflow_slurm_provider.coordinator.anomalies.watching import read_look
 from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import Services, Shared, open_services
 from airflow_slurm_provider.coordinator.ship import read_spec
-from airflow_slurm_provider.coordinator.site import load_site
+from airflow_slurm_provider.coordinator.spec.site import load_site
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.protocol.keys import JobId
 from tests.e2e.test_anomalies import EVERY, INTERVAL_S, Provoked, submit

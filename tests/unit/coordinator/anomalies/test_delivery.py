@@ -18,7 +18,7 @@ from moto import mock_aws
 from airflow_slurm_provider.coordinator.anomalies import Alert, Kind
 from airflow_slurm_provider.coordinator.anomalies.delivery import deliver
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.site import parse_site
+from airflow_slurm_provider.coordinator.spec.site import parse_site
 from slurm_worker.errors import UserError
 from tests.unit.coordinator.fakes import SITE, services
 

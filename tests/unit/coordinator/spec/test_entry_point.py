@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from airflow_slurm_provider.coordinator.entry import check_function
+from airflow_slurm_provider.coordinator.spec.entry_point import check_function
 from slurm_worker.errors import UserError
 
 

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from airflow_slurm_provider.coordinator.validation import explain
-from airflow_slurm_provider.coordinator.yaml_file import read_yaml
+from airflow_slurm_provider.coordinator.spec.validation import explain
+from airflow_slurm_provider.coordinator.spec.yaml_file import read_yaml
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import split_s3_uri
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from airflow_slurm_provider.coordinator.fields import Delay, Seconds, Strict
+from airflow_slurm_provider.coordinator.spec.field_types import Delay, Seconds, Strict
 
 #: Tasks that must be done before their durations say what is usual. With 20, the median is
 #: within a third of the true one, and a median deviation is not that of two lucky tasks.

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator.config import load_config
-from airflow_slurm_provider.coordinator.policy import (
+from airflow_slurm_provider.coordinator.spec.job_spec import load_config
+from airflow_slurm_provider.coordinator.spec.retry_policy import (
     DEFAULT_RULES,
     Past,
     Policy,

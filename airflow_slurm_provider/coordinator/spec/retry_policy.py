@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
-from airflow_slurm_provider.coordinator.fields import Delay, Strict
+from airflow_slurm_provider.coordinator.spec.field_types import Delay, Strict
 from airflow_slurm_provider.slurm.options import SlurmOptions, seconds
 from slurm_worker.errors import ErrorClass, UserError
 

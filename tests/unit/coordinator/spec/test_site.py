@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_slurm_provider.coordinator.site import parse_cluster, parse_site
+from airflow_slurm_provider.coordinator.spec.site import parse_cluster, parse_site
 from slurm_worker.errors import UserError
 from tests.unit.coordinator.fakes import SITE
 

@@ -17,13 +17,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from airflow_slurm_provider.coordinator.fields import Bytes, PerSecond, Seconds, Strict
 from airflow_slurm_provider.coordinator.inputs import InputSpec
-from airflow_slurm_provider.coordinator.policy import Policy, RetryRule, Rules
-from airflow_slurm_provider.coordinator.site import Site
-from airflow_slurm_provider.coordinator.thresholds import AnomaliesSection
-from airflow_slurm_provider.coordinator.validation import explain
-from airflow_slurm_provider.coordinator.yaml_file import read_yaml
+from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import AnomaliesSection
+from airflow_slurm_provider.coordinator.spec.field_types import Bytes, PerSecond, Seconds, Strict
+from airflow_slurm_provider.coordinator.spec.retry_policy import Policy, RetryRule, Rules
+from airflow_slurm_provider.coordinator.spec.site import Site
+from airflow_slurm_provider.coordinator.spec.validation import explain
+from airflow_slurm_provider.coordinator.spec.yaml_file import read_yaml
 from airflow_slurm_provider.slurm.options import SlurmOptions, seconds
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ClassRule, ErrorClass, UserError

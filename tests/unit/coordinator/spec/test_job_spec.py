@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator.config import load_config
+from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 from slurm_worker.errors import UserError
 
 BASE: dict[str, Any] = {
