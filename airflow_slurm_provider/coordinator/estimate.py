@@ -15,8 +15,8 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator import ship, sizing
 from airflow_slurm_provider.coordinator.cost import reservations
-from airflow_slurm_provider.coordinator.inputs import open_input
-from airflow_slurm_provider.coordinator.key_check import KeyCheck
+from airflow_slurm_provider.coordinator.inputs.reader import open_input
+from airflow_slurm_provider.coordinator.inputs.unique_keys import KeyCheck
 from airflow_slurm_provider.coordinator.plan import SEGMENT_ITEMS
 from airflow_slurm_provider.coordinator.prices import (
     PRICES_OF,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from airflow_slurm_provider.coordinator import ship, sizing
-from airflow_slurm_provider.coordinator.inputs import open_input, version_of
+from airflow_slurm_provider.coordinator.inputs.reader import open_input, version_of
 from airflow_slurm_provider.coordinator.plan import (
     Draft,
     Planner,
@@ -113,7 +113,7 @@ def plan_job(services: Services, spec: JobSpec, code: str, log: Log) -> JobRow:
             has planned another input under this id, or there are results of this id.
     """
     # Needs pyarrow, for which no other command should wait.
-    from airflow_slurm_provider.coordinator.key_check import KeyCheck
+    from airflow_slurm_provider.coordinator.inputs.unique_keys import KeyCheck
 
     check_no_results(services, spec)
     spec = sizing.sized(spec, services.bucket, log)

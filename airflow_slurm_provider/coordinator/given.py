@@ -70,7 +70,7 @@ def listed(given: object) -> list[Any]:
         assert isinstance(given, Iterable), "what is none was refused"
         return list(given)
     # Only now: no other items need Arrow.
-    from airflow_slurm_provider.coordinator.parquet_input import read_table
+    from airflow_slurm_provider.coordinator.inputs.parquet import read_table
 
     try:
         return list(read_table(given))

@@ -27,7 +27,7 @@ from airflow_slurm_provider.coordinator.first_round import (
     standing_bundle,
     tell_other_input,
 )
-from airflow_slurm_provider.coordinator.inputs import version_of
+from airflow_slurm_provider.coordinator.inputs.reader import version_of
 from airflow_slurm_provider.coordinator.losses import Loss, attribute, find_losses
 from airflow_slurm_provider.coordinator.plan import Planner
 from airflow_slurm_provider.coordinator.progress import Poll, Progress, check_running

@@ -14,8 +14,8 @@ import math
 import zlib
 from collections.abc import Callable
 
-from airflow_slurm_provider.coordinator.input_files import InputFile
-from airflow_slurm_provider.coordinator.inputs import InputFormat, InputSpec, find_input
+from airflow_slurm_provider.coordinator.inputs.files import InputFile
+from airflow_slurm_provider.coordinator.inputs.reader import InputFormat, InputSpec, find_input
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.ports import ObjectStore

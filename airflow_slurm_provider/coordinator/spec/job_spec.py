@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from airflow_slurm_provider.coordinator.inputs import InputSpec
+from airflow_slurm_provider.coordinator.inputs.reader import InputSpec
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import AnomaliesSection
 from airflow_slurm_provider.coordinator.spec.field_types import Bytes, PerSecond, Seconds, Strict
 from airflow_slurm_provider.coordinator.spec.retry_policy import Policy, RetryRule, Rules

@@ -34,8 +34,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
-from airflow_slurm_provider.coordinator import input_files
-from airflow_slurm_provider.coordinator.input_files import Bucket, InputFile, find_files
+from airflow_slurm_provider.coordinator.inputs.files import Bucket, InputFile, find_files
+from airflow_slurm_provider.coordinator.inputs.reader import files
 from slurm_worker.errors import UserError
 from slurm_worker.results import jsonlines
 
@@ -92,7 +92,7 @@ class InputSpec:
 
 def version_of(spec: InputSpec, bucket: Bucket) -> str:
     """A text that changes when the input is written again; see `input_files.version_of`."""
-    return input_files.version_of(spec.path, bucket)
+    return files.version_of(spec.path, bucket)
 
 
 def open_input(spec: InputSpec, bucket: Bucket) -> Iterator[tuple[str, Item]]:
@@ -238,7 +238,7 @@ def _key_of(value: object, spec: InputSpec, file: InputFile, number: int) -> str
 def read_parquet(path: Path, _key: str = "") -> Iterator[Item]:
     """Rows of a Parquet file; see `parquet_input.py`."""
     # pyarrow takes a third of a second to import, for which no other format should wait.
-    from airflow_slurm_provider.coordinator.parquet_input import read_parquet as read
+    from airflow_slurm_provider.coordinator.inputs.parquet import read_parquet as read
 
     yield from read(path)
 

@@ -19,14 +19,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_slurm_provider.coordinator.inputs import (
+from airflow_slurm_provider.coordinator.inputs.reader import (
     InputFormat,
     InputSpec,
     input_format,
     open_input,
     version_of,
 )
-from airflow_slurm_provider.coordinator.key_check import KeyCheck
+from airflow_slurm_provider.coordinator.inputs.unique_keys import KeyCheck
 from slurm_worker.errors import UserError
 from slurm_worker.testing import MemoryObjects
 
