@@ -275,7 +275,7 @@ def _commit_errors(store: JobStore, task: Any, keys: list[str], items: int) -> N
 
 
 def retry(case: Case, folder: Path, _scratch: Path) -> None:
-    from airflow_slurm_provider.coordinator.retry import FailedItems, Selector
+    from airflow_slurm_provider.coordinator.planning.retry_round import FailedItems, Selector
 
     store = JobStore(FolderObjects(folder), PATHS)
     items = FailedItems(store, Selector({"network": 3}), [0, 0])
@@ -293,7 +293,7 @@ def _version() -> str:
 
 
 TOOLS["retry"] = retry
-MODULES["retry"] = ["airflow_slurm_provider.coordinator.retry"]
+MODULES["retry"] = ["airflow_slurm_provider.coordinator.planning.retry_round"]
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from slurm_worker.protocol.keys import JobId, check_job_id
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.job import Retried
-    from airflow_slurm_provider.coordinator.retry import RetryPlan
+    from airflow_slurm_provider.coordinator.planning.retry_round import RetryPlan
     from airflow_slurm_provider.coordinator.services import Services
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from airflow_slurm_provider.coordinator import ship
 from airflow_slurm_provider.coordinator.advice import Facts, LimitUse, advise
 from airflow_slurm_provider.coordinator.arrays import arrays_of
+from airflow_slurm_provider.coordinator.planning.bundle_size import bundle_of
 from airflow_slurm_provider.coordinator.prices import (
     PRICES_OF,
     REGION,
@@ -27,7 +28,6 @@ from airflow_slurm_provider.coordinator.prices import (
     working_bill,
 )
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.sizing import bundle_of
 from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 from airflow_slurm_provider.slurm.usage import Efficiency, efficiency_of

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_slurm_provider.coordinator import ship, sizing
+from airflow_slurm_provider.coordinator import ship
 from airflow_slurm_provider.coordinator.cost import reservations
 from airflow_slurm_provider.coordinator.inputs.reader import open_input
 from airflow_slurm_provider.coordinator.inputs.unique_keys import KeyCheck
-from airflow_slurm_provider.coordinator.plan import SEGMENT_ITEMS
+from airflow_slurm_provider.coordinator.planning import bundle_size
+from airflow_slurm_provider.coordinator.planning.planner import SEGMENT_ITEMS
 from airflow_slurm_provider.coordinator.prices import (
     PRICES_OF,
     REGION,
@@ -137,8 +138,8 @@ def estimate(
         UserError: a mistake in the config or the input, as `submit` would tell it.
         ServiceError: if an input on S3 can't be reached.
     """
-    spec, notes = sizing.sized(config.spec, services.bucket, log), list[str]()
-    bundle = sizing.bundle_of(spec)
+    spec, notes = bundle_size.sized(config.spec, services.bucket, log), list[str]()
+    bundle = bundle_size.bundle_of(spec)
     code_sha256, _ = ship.packed_code(config)
     items = _count(services, spec, log)
     tasks = math.ceil(items / bundle)

@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from airflow_slurm_provider.coordinator import progress as progress_of
-from airflow_slurm_provider.coordinator import retry as retrying
-from airflow_slurm_provider.coordinator import ship, sizing
+from airflow_slurm_provider.coordinator import ship
 from airflow_slurm_provider.coordinator.failures import cured_by_class
-from airflow_slurm_provider.coordinator.first_round import (
+from airflow_slurm_provider.coordinator.inputs.reader import version_of
+from airflow_slurm_provider.coordinator.losses import Loss, attribute, find_losses
+from airflow_slurm_provider.coordinator.planning import bundle_size
+from airflow_slurm_provider.coordinator.planning import retry_round as retrying
+from airflow_slurm_provider.coordinator.planning.initial_round import (
     check_identity,
     finish_first_round,
     has_plan,
@@ -27,11 +30,9 @@ from airflow_slurm_provider.coordinator.first_round import (
     standing_bundle,
     tell_other_input,
 )
-from airflow_slurm_provider.coordinator.inputs.reader import version_of
-from airflow_slurm_provider.coordinator.losses import Loss, attribute, find_losses
-from airflow_slurm_provider.coordinator.plan import Planner
+from airflow_slurm_provider.coordinator.planning.planner import Planner
+from airflow_slurm_provider.coordinator.planning.retry_round import RetryPlan
 from airflow_slurm_provider.coordinator.progress import Poll, Progress, check_running
-from airflow_slurm_provider.coordinator.retry import RetryPlan
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec
 from airflow_slurm_provider.coordinator.spec.retry_policy import Rules, parse_rules
@@ -433,7 +434,7 @@ def _planner(services: Services, spec: JobSpec, job: JobRow, log: Log) -> Planne
         services.store(spec.id),
         services.tasks(job),
         services.jobs(spec.id),
-        sizing.bundle_of(spec),
+        bundle_size.bundle_of(spec),
         log,
     )
 

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from airflow_slurm_provider.coordinator.given import put_items
+from airflow_slurm_provider.coordinator.planning.inline_items import put_items
 from airflow_slurm_provider.coordinator.progress import read_progress
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec, parse_config

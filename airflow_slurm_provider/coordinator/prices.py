@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_slurm_provider.coordinator.plan import SEGMENT_ITEMS
+from airflow_slurm_provider.coordinator.planning.planner import SEGMENT_ITEMS
 from slurm_worker.backends.request_counter import RequestKind
 from slurm_worker.rate_limits.limiter import reservation_of
 

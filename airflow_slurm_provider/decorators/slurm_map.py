@@ -29,7 +29,11 @@ from airflow.providers.common.compat.sdk import (
 from airflow.sdk import Context
 
 from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.given import VALUE_FIELD, path_or_items, put_items
+from airflow_slurm_provider.coordinator.planning.inline_items import (
+    VALUE_FIELD,
+    path_or_items,
+    put_items,
+)
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, parse_config
 from airflow_slurm_provider.decorators.source import source_of
 from airflow_slurm_provider.failures import as_airflow_failures, task_log

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from airflow.sdk import BaseOperator, Context
 
 from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.given import config_of
+from airflow_slurm_provider.coordinator.planning.inline_items import config_of
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
 from airflow_slurm_provider.failures import as_airflow_failures, task_log

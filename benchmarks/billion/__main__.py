@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from airflow_slurm_provider.coordinator.sizing import bundle_for
+from airflow_slurm_provider.coordinator.planning.bundle_size import bundle_for
 from benchmarks.billion.fleet import Preemption, Scenario
 from benchmarks.billion.report import Outcome, load_table, simulate
 from slurm_worker.protocol.job_config import LeaseConfig

@@ -44,13 +44,13 @@ def test_the_contracts_hold() -> None:
     ("file", "line", "contract"),
     [
         (
-            "airflow_slurm_provider/coordinator/plan.py",
+            "airflow_slurm_provider/coordinator/planning/planner.py",
             "import airflow_slurm_provider.operators",
             "faces -> coordinator -> slurm -> worker",
         ),
         (
             "airflow_slurm_provider/slurm/script.py",
-            "import airflow_slurm_provider.coordinator.plan",
+            "import airflow_slurm_provider.coordinator.planning.planner",
             "faces -> coordinator -> slurm -> worker",
         ),
         (

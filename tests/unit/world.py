@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from airflow_slurm_provider.coordinator.plan import Planned, Planner
+from airflow_slurm_provider.coordinator.planning.planner import Planned, Planner
 from slurm_worker.backends.request_counter import RequestCounts
 from slurm_worker.node.slurm_job import Drain, Identity
 from slurm_worker.node.threads import PooledThreads

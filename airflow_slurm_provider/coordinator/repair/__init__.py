@@ -29,8 +29,8 @@ from typing import cast
 
 from airflow_slurm_provider.coordinator import ship
 from airflow_slurm_provider.coordinator.failures import read_failures, retried_items
-from airflow_slurm_provider.coordinator.first_round import has_plan
-from airflow_slurm_provider.coordinator.plan import Title
+from airflow_slurm_provider.coordinator.planning.initial_round import has_plan
+from airflow_slurm_provider.coordinator.planning.planner import Title
 from airflow_slurm_provider.coordinator.repair.drafts import find_plan
 from airflow_slurm_provider.coordinator.repair.report import Repaired
 from airflow_slurm_provider.coordinator.repair.tasks import (

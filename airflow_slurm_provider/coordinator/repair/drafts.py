@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from airflow_slurm_provider.coordinator.plan import Tally, Title
+from airflow_slurm_provider.coordinator.planning.planner import Tally, Title
 from slurm_worker.errors import UserError
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_store import ForeignMarker, JobStore, Marker

@@ -11,7 +11,7 @@ import pytest
 
 from airflow_slurm_provider.coordinator import gc, job, ship
 from airflow_slurm_provider.coordinator.failures import explain
-from airflow_slurm_provider.coordinator.plan import Title, drafted
+from airflow_slurm_provider.coordinator.planning.planner import Title, drafted
 from airflow_slurm_provider.coordinator.repair import Repaired, repair
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.errors import ItemError, UserError
@@ -461,7 +461,7 @@ def test_a_marker_of_other_items_completes_no_row(tmp_path: Path) -> None:
 def test_segments_that_are_cut_short_bring_no_smaller_job_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_slurm_provider.coordinator.plan.SEGMENT_ITEMS", 10)
+    monkeypatch.setattr("airflow_slurm_provider.coordinator.planning.planner.SEGMENT_ITEMS", 10)
     edges, config = services(), make_config(tmp_path, items=50)
     job.submit(edges, config, log=lambda _: None)
     world = world_of(edges, config, tmp_path / "node", lambda item, _: item)

@@ -24,7 +24,7 @@ from slurm_worker.protocol.keys import SubmitState, job_pk, submit_sk
 from slurm_worker.protocol.tasks import Claimed
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
 from tests.unit.coordinator.interleave import Call, one_killed
-from tests.unit.coordinator.test_retry_faults import Cut, cut_at
+from tests.unit.coordinator.planning.test_retry_round import Cut, cut_at
 
 GONE = FakeArray(alive=0)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator.plan import PlanConflict
+from airflow_slurm_provider.coordinator.planning.planner import PlanConflict
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.job_store import Slice, pack_slice, unpack_segment
 from slurm_worker.protocol.keys import RoundState, TaskState
@@ -61,7 +61,7 @@ def test_each_item_is_in_exactly_one_task_in_order(tmp_path: Path) -> None:
 
 
 def test_segments_hold_many_tasks_and_read_back_whole(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("airflow_slurm_provider.coordinator.plan.SEGMENT_ITEMS", 20)
+    monkeypatch.setattr("airflow_slurm_provider.coordinator.planning.planner.SEGMENT_ITEMS", 20)
     world = World(tmp_path, bundle=10)
     world.plan(numbered(95))
     segments = list(world.objects.list(world.paths.segments(0)))
@@ -88,7 +88,7 @@ def test_a_planner_killed_at_any_request_goes_on_when_started_again(
 
 
 def test_a_planner_killed_between_segments_goes_on(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("airflow_slurm_provider.coordinator.plan.SEGMENT_ITEMS", 20)
+    monkeypatch.setattr("airflow_slurm_provider.coordinator.planning.planner.SEGMENT_ITEMS", 20)
     objects = DyingObjects()
     world = World(tmp_path, bundle=10, objects=objects)
     objects.left = 2
@@ -207,7 +207,7 @@ def test_a_refused_input_leaves_no_task_row(tmp_path: Path) -> None:
 
 def test_planning_reads_the_input_as_a_stream(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     """No more than a segment of items is alive at a time."""
-    monkeypatch.setattr("airflow_slurm_provider.coordinator.plan.SEGMENT_ITEMS", 100)
+    monkeypatch.setattr("airflow_slurm_provider.coordinator.planning.planner.SEGMENT_ITEMS", 100)
     alive = itertools.count()
     put = []
 

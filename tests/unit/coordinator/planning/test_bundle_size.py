@@ -12,7 +12,12 @@ import pytest
 
 from airflow_slurm_provider.coordinator import estimate, job, ship
 from airflow_slurm_provider.coordinator.inputs.reader import InputSpec
-from airflow_slurm_provider.coordinator.sizing import LARGEST, SMALLEST, about, bundle_for
+from airflow_slurm_provider.coordinator.planning.bundle_size import (
+    LARGEST,
+    SMALLEST,
+    about,
+    bundle_for,
+)
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.ports import ObjectStore
 from slurm_worker.testing import MemoryObjects

@@ -13,7 +13,12 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from airflow_slurm_provider.coordinator.given import config_of, listed, path_or_items, put_items
+from airflow_slurm_provider.coordinator.planning.inline_items import (
+    config_of,
+    listed,
+    path_or_items,
+    put_items,
+)
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobId

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from airflow_slurm_provider.coordinator import ship, sizing
+from airflow_slurm_provider.coordinator import ship
 from airflow_slurm_provider.coordinator.inputs.reader import open_input, version_of
-from airflow_slurm_provider.coordinator.plan import (
+from airflow_slurm_provider.coordinator.planning import bundle_size
+from airflow_slurm_provider.coordinator.planning.planner import (
     Draft,
     Planner,
     Tally,
@@ -76,8 +77,8 @@ def standing_bundle(services: Services, job: JobRow, spec: JobSpec, log: Log) ->
     """
     document = services.objects.get(services.paths(job.job).config(job.config))
     if document is None:
-        return sizing.sized(spec, services.bucket, log)  # it was lost, and is shipped anew
-    standing = sizing.bundle_of(spec_of(document))
+        return bundle_size.sized(spec, services.bucket, log)  # it was lost, and is shipped anew
+    standing = bundle_size.bundle_of(spec_of(document))
     if spec.bundle not in (None, standing):
         raise UserError(
             f"bundle: {spec.job_id!r} exists with {standing:,} items a task, not {spec.bundle:,}; "
@@ -116,7 +117,7 @@ def plan_job(services: Services, spec: JobSpec, code: str, log: Log) -> JobRow:
     from airflow_slurm_provider.coordinator.inputs.unique_keys import KeyCheck
 
     check_no_results(services, spec)
-    spec = sizing.sized(spec, services.bucket, log)
+    spec = bundle_size.sized(spec, services.bucket, log)
     shards = shard_count(spec.max_workers)
     version = version_of(spec.source, services.bucket)
 
@@ -137,7 +138,7 @@ def plan_job(services: Services, spec: JobSpec, code: str, log: Log) -> JobRow:
             services.store(spec.id),
             0,
             items,
-            sizing.bundle_of(spec),
+            bundle_size.bundle_of(spec),
             lambda: keys.check(lambda: open_input(spec.source, services.bucket)),
             title,
             log,
@@ -179,6 +180,6 @@ def finish_first_round(
         return False
     # Whoever created the job may have been cut short before this.
     jobs.register(job)
-    bundle = sizing.bundle_of(spec) if spec.bundle else 1
+    bundle = bundle_size.bundle_of(spec) if spec.bundle else 1
     Planner(store, services.tasks(job), jobs, bundle, log).finish(round_row, draft)
     return True
