@@ -20,8 +20,8 @@ from typing import Any, NoReturn, Protocol
 from airflow.providers.common.compat.sdk import AirflowException, TaskDeferred
 from airflow.sdk import Context
 
-from airflow_slurm_provider.coordinator import steer
 from airflow_slurm_provider.coordinator.logs import read_script
+from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.failures import as_airflow_failures, task_log
 from airflow_slurm_provider.hooks.slurm import SlurmHook
@@ -75,7 +75,7 @@ class CancelsOnKill:
         """Cancel the arrays of the job that this task waits for, when asked to."""
         if self.cancel_on_kill and self.awaited:
             services = SlurmHook(self.slurm_conn_id, self.aws_conn_id).services()
-            steer.cancel(services, check_job_id(self.awaited))
+            control.cancel(services, check_job_id(self.awaited))
 
 
 class JobWatch:

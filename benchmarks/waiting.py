@@ -22,10 +22,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from airflow_slurm_provider.coordinator import job, steer
+from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.services import Services, open_services
 from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 from airflow_slurm_provider.coordinator.spec.site import load_site
+from airflow_slurm_provider.coordinator.submission import control
 from slurm_worker.protocol.keys import JobId
 from tests.stack.airflow_api import AirflowApi
 from tests.stack.process import known_services, with_children
@@ -159,7 +160,7 @@ class Bench:
 
     def cancel(self, job_ids: list[str]) -> None:
         for each in job_ids:
-            steer.cancel(self.services, JobId(each))
+            control.cancel(self.services, JobId(each))
         self.services.close()
 
 

@@ -11,7 +11,7 @@ from airflow_slurm_provider.cli.output import Fields, emit, number, say
 from slurm_worker.protocol.keys import check_job_id
 
 if TYPE_CHECKING:
-    from airflow_slurm_provider.coordinator.steer import Steered
+    from airflow_slurm_provider.coordinator.submission.control import Steered
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl pause flights-2013")
@@ -23,10 +23,10 @@ def pause(common: Common, job: str) -> int:
     Who waits for the job goes on waiting. `slurmctl resume` goes on with new workers.
     """
     name = check_job_id(job, "JOB")
-    from airflow_slurm_provider.coordinator import steer
+    from airflow_slurm_provider.coordinator.submission import control
 
     with common.services() as services:
-        paused = steer.pause(services, name, actor=common.actor)
+        paused = control.pause(services, name, actor=common.actor)
     state = f"by {paused.paused}" + ("" if paused.changed else ", before this call")
     emit(common.as_json, paused.to_dict(), [("job", name), ("paused", state)])
     return 0
@@ -41,10 +41,10 @@ def resume(common: Common, job: str) -> int:
     Workers that have left are replaced by new ones. Safe to run again.
     """
     name = check_job_id(job, "JOB")
-    from airflow_slurm_provider.coordinator import steer
+    from airflow_slurm_provider.coordinator.submission import control
 
     with common.services() as services:
-        resumed = steer.resume(services, name, log=say, actor=common.actor)
+        resumed = control.resume(services, name, log=say, actor=common.actor)
     state = "yes" if resumed.changed else "nothing: the job was neither paused nor stopped"
     fields = [("job", name), ("resumed", state), *_workers(resumed)]
     emit(common.as_json, resumed.to_dict(), fields)
@@ -64,10 +64,10 @@ def workers(common: Common, job: str, count: int) -> int:
     short is finished by the next one, which adds none of its own then.
     """
     name = check_job_id(job, "JOB")
-    from airflow_slurm_provider.coordinator import steer
+    from airflow_slurm_provider.coordinator.submission import control
 
     with common.services() as services:
-        added = steer.add_workers(services, name, count, log=say, actor=common.actor)
+        added = control.add_workers(services, name, count, log=say, actor=common.actor)
     emit(common.as_json, added.to_dict(), [("job", name), *_workers(added)])
     return 0
 
@@ -82,10 +82,10 @@ def cancel(common: Common, job: str) -> int:
     worker is left, and submits no others; submit or resume goes on.
     """
     name = check_job_id(job, "JOB")
-    from airflow_slurm_provider.coordinator import steer
+    from airflow_slurm_provider.coordinator.submission import control
 
     with common.services() as services:
-        cancelled = steer.cancel(services, name, actor=common.actor)
+        cancelled = control.cancel(services, name, actor=common.actor)
     emit(
         common.as_json,
         {"job_id": name, "cancelled": cancelled},

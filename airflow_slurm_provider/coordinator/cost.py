@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from airflow_slurm_provider.coordinator import ship
 from airflow_slurm_provider.coordinator.advice import Facts, LimitUse, advise
 from airflow_slurm_provider.coordinator.arrays import arrays_of
 from airflow_slurm_provider.coordinator.planning.bundle_size import bundle_of
@@ -30,6 +29,7 @@ from airflow_slurm_provider.coordinator.prices import (
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
+from airflow_slurm_provider.coordinator.submission import upload
 from airflow_slurm_provider.slurm.usage import Efficiency, efficiency_of
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.job_table import RoundRow
@@ -105,7 +105,7 @@ def read_cost(services: Services, job_id: JobId) -> JobCost:
             reached is told in the result.
     """
     snapshot = read_snapshot(services, job_id)
-    spec = ship.read_spec(services, snapshot.job)
+    spec = upload.read_spec(services, snapshot.job)
     efficiency, problem = None, ""
     try:
         arrays = arrays_of(services, job_id, services.jobs(job_id).submissions())

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_slurm_provider.coordinator import ship
 from airflow_slurm_provider.coordinator.cost import reservations
 from airflow_slurm_provider.coordinator.inputs.reader import open_input
 from airflow_slurm_provider.coordinator.inputs.unique_keys import KeyCheck
@@ -29,7 +28,8 @@ from airflow_slurm_provider.coordinator.prices import (
 )
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec
-from airflow_slurm_provider.coordinator.submit import useful_workers
+from airflow_slurm_provider.coordinator.submission import upload
+from airflow_slurm_provider.coordinator.submission.workers import useful_workers
 from airflow_slurm_provider.slurm.options import seconds
 from airflow_slurm_provider.slurm.script import render_script
 from airflow_slurm_provider.slurm.submission import guarded
@@ -140,7 +140,7 @@ def estimate(
     """
     spec, notes = bundle_size.sized(config.spec, services.bucket, log), list[str]()
     bundle = bundle_size.bundle_of(spec)
-    code_sha256, _ = ship.packed_code(config)
+    code_sha256, _ = upload.packed_code(config)
     items = _count(services, spec, log)
     tasks = math.ceil(items / bundle)
     workers = useful_workers(spec, spec.workers, tasks, notes.append)
@@ -229,16 +229,16 @@ def _cpu_hours_most(spec: JobSpec, workers: int) -> float | None:
 def _script(services: Services, spec: JobSpec, code_sha256: str, workers: int) -> str:
     """The first array's script, as `submit` renders it where the store is a conditional one."""
     resolved = spec.resolve(services.site, shard_count(spec.max_workers), code_sha256)
-    digest, _ = ship.config_document(spec, resolved)
-    name, _ = ship.built_worker()
+    digest, _ = upload.config_document(spec, resolved)
+    name, _ = upload.built_worker()
     remote = f"{services.site.cluster.remote_dir}/{name}"
     script = render_script(
         spec.slurm_options,
         name=f"{spec.job_id}.{_FIRST}.{_DRAWN_LATER}",
         workers=workers,
         command=[
-            *shlex.split(ship.worker_command(services, remote)),
-            *ship.worker_arguments(services, spec, digest, _FIRST),
+            *shlex.split(upload.worker_command(services, remote)),
+            *upload.worker_arguments(services, spec, digest, _FIRST),
         ],
         environment=services.site.aws.environment(),
     )

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from airflow_slurm_provider.coordinator import progress as progress_of
-from airflow_slurm_provider.coordinator import ship
 from airflow_slurm_provider.coordinator.failures import cured_by_class
 from airflow_slurm_provider.coordinator.inputs.reader import version_of
 from airflow_slurm_provider.coordinator.losses import Loss, attribute, find_losses
@@ -36,7 +35,12 @@ from airflow_slurm_provider.coordinator.progress import Poll, Progress, check_ru
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec
 from airflow_slurm_provider.coordinator.spec.retry_policy import Rules, parse_rules
-from airflow_slurm_provider.coordinator.submit import Workers, audit_workers, ensure_workers
+from airflow_slurm_provider.coordinator.submission import upload
+from airflow_slurm_provider.coordinator.submission.workers import (
+    Workers,
+    audit_workers,
+    ensure_workers,
+)
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError
 from slurm_worker.errors import ErrorClass, UserError
 from slurm_worker.protocol.generations import open_round
@@ -106,11 +110,11 @@ def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmc
     # What can't be reached is found out before anything is written.
     services.objects.verify()
     services.slurm.version()
-    code = ship.ship_code(services, config)
+    code = upload.ship_code(services, config)
     if job is None or not planned:
         job = plan_job(services, spec, code, log)
     spec = standing_bundle(services, job, config.spec, log)
-    digest = ship.ship_config(services, spec, job.shards, code)
+    digest = upload.ship_config(services, spec, job.shards, code)
     if finish_first_round(services, spec, job, log) or not planned:
         first = jobs.rounds()[0]
         jobs.audit(actor, "planned", {"tasks": first.tasks, "items": first.items})
@@ -170,7 +174,7 @@ def resubmit(
     """
     jobs = services.jobs(job_id)
     job = jobs.get()
-    spec = ship.read_spec(services, job)
+    spec = upload.read_spec(services, job)
     rounds = jobs.rounds()
     round_row = progress_of.open_round_of(job, rounds) or rounds[-1]
     submissions = progress_of.of_round(jobs.submissions(), round_row.number)
@@ -220,7 +224,7 @@ def plan_retry(
     asked = _Asked.of(classes, policy, only)
     jobs = services.jobs(job_id)
     job, rounds = jobs.get(), jobs.rounds()
-    spec = ship.read_spec(services, job)
+    spec = upload.read_spec(services, job)
     return retrying.plan_retry(
         services, spec, job, rounds, spec.policy(asked.rules), asked.selector(spec)
     )
@@ -257,7 +261,7 @@ def retry(
     asked = _Asked.of(classes, policy, only)
     jobs = services.jobs(job_id)
     job = jobs.get()
-    spec = ship.read_spec(services, job)
+    spec = upload.read_spec(services, job)
     rounds = jobs.rounds()
     last = rounds[-1] if rounds else None
     if last is None or (last.number == 0 and last.state is RoundState.PLANNING):
@@ -355,7 +359,7 @@ def aggregate(
     from airflow_slurm_provider.coordinator import merging
 
     jobs = services.jobs(job_id)
-    spec = ship.read_spec(services, jobs.get())
+    spec = upload.read_spec(services, jobs.get())
     merging.check_complete(services, job_id)
     manifest = merging.merge(services, spec, log).to_dict()
     summary = {name: manifest[name] for name in ("items", "ok", "rows")}
@@ -370,7 +374,7 @@ def aggregate(
 
 def merges_where(services: Services, job_id: JobId) -> str:
     """Where the job's config says that its parts are merged: ``local`` or ``slurm``."""
-    return ship.read_spec(services, services.jobs(job_id).get()).aggregate.where
+    return upload.read_spec(services, services.jobs(job_id).get()).aggregate.where
 
 
 def merge_on_nodes(
@@ -386,7 +390,7 @@ def merge_on_nodes(
     """
     from airflow_slurm_provider.coordinator import merging
 
-    spec = ship.read_spec(services, services.jobs(job_id).get())
+    spec = upload.read_spec(services, services.jobs(job_id).get())
     merging.check_complete(services, job_id)
     with tempfile.TemporaryDirectory(prefix="airflow-slurm-merging-") as folder:
         config = merging.plan_on_nodes(services, spec, Path(folder), log)

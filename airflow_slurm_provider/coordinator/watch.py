@@ -14,12 +14,15 @@ from dataclasses import replace
 
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.anomalies import Alert, Anomalies
-from airflow_slurm_provider.coordinator.credentials import RENEW_AFTER_S, give_credentials
 from airflow_slurm_provider.coordinator.logs import first_failures, last_words, read_output
 from airflow_slurm_provider.coordinator.losses import Loss, attribute
 from airflow_slurm_provider.coordinator.outlook import outlook_of
 from airflow_slurm_provider.coordinator.progress import Poll, standing_arrays
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.submission.credentials import (
+    RENEW_AFTER_S,
+    give_credentials,
+)
 from slurm_worker.errors import ErrorClass, ServiceError, UserError
 from slurm_worker.protocol.keys import JobId
 

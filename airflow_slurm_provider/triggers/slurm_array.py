@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_slurm_provider.coordinator import steer
 from airflow_slurm_provider.coordinator.progress import Poll
+from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.failures import task_log
 from airflow_slurm_provider.metrics import JobMetrics
@@ -95,7 +95,7 @@ class SlurmArrayTrigger(PollingTrigger):
 
     def cancel(self) -> None:
         """Cancel the job's arrays."""
-        steer.cancel(self.hook.services(), check_job_id(self.job_id))
+        control.cancel(self.hook.services(), check_job_id(self.job_id))
 
     def _known(self) -> dict[str, Any]:
         """What each event hands back."""

@@ -20,11 +20,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from airflow_slurm_provider.coordinator import job, steer
+from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.arrays import arrays_of
 from airflow_slurm_provider.coordinator.services import Services, open_services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
 from airflow_slurm_provider.coordinator.spec.site import load_site
+from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.slurm.array_state import ArrayKey, named
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.protocol.keys import JobId
@@ -308,7 +309,7 @@ class Round:
         """End the job's arrays and wait until Slurm knows it."""
         self._few_since = None
         self._disturber.thaw_all()
-        cancelled = steer.cancel(self._services, self._job_id, actor="chaos")
+        cancelled = control.cancel(self._services, self._job_id, actor="chaos")
         deadline = time.monotonic() + 60.0
         while (left := self._elements()) or workers_of(self._job_id):
             if time.monotonic() > deadline:

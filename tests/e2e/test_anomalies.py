@@ -20,12 +20,13 @@ from typing import Any, TypeVar
 import pytest
 
 from airflow_slurm_provider.cli.waiting import TOLERATED_FAILURES
-from airflow_slurm_provider.coordinator import job, steer
+from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.anomalies import Alert, Kind, read_alerts
 from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import Services, Shared
 from airflow_slurm_provider.coordinator.snapshot import Snapshot
 from airflow_slurm_provider.coordinator.spec.job_spec import load_config
+from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.errors import ServiceError
@@ -206,7 +207,7 @@ def watch(services: Services, what: Provoked, folder: Path) -> Outcome:
             time.sleep(INTERVAL_S)
     finally:
         (folder / "over").touch()
-        steer.cancel(services, job_id)
+        control.cancel(services, job_id)
     return Outcome(read_alerts(services, job_id), delivered, said)
 
 

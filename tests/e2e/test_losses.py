@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job, steer
+from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.arrays import arrays_of
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watch import Watcher
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.keys import JobId, TaskId
@@ -125,7 +126,7 @@ def hung(
     folder = tmp_path_factory.mktemp("hung") / "job"
     job_id = submit(slurmctl, folder, [("stop", 1)], workers=1, slurm=options)
     yield job_id
-    steer.cancel(services, job_id)
+    control.cancel(services, job_id)
 
 
 @pytest.mark.usefixtures("hung")

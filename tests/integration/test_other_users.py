@@ -21,11 +21,12 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job, ship
+from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.services import Services, open_services, open_transport
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
 from airflow_slurm_provider.coordinator.spec.site import load_site
-from airflow_slurm_provider.coordinator.submit import Workers
+from airflow_slurm_provider.coordinator.submission import upload
+from airflow_slurm_provider.coordinator.submission.workers import Workers
 from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.embedded.transport import EmbeddedTransport
@@ -194,7 +195,7 @@ def worker(services: Services, config: Config, shared: Path) -> list[str]:
     file.write_bytes(zipapp.build()[1])
     file.chmod(0o644)
     standing = services.jobs(config.spec.id).get()
-    arguments = ship.worker_arguments(services, config.spec, standing.config, "000-1")
+    arguments = upload.worker_arguments(services, config.spec, standing.config, "000-1")
     return [PYTHON, str(file), *arguments]
 
 
@@ -216,7 +217,7 @@ def test_another_user_can_not_put_a_handler_into_a_workers_folder(
 ) -> None:
     marker = shared / "ran-as"
     evil = shared / "evil"
-    code = evil / f"code-{ship.packed_code(planned)[0][:16]}"
+    code = evil / f"code-{upload.packed_code(planned)[0][:16]}"
     program = (
         f"import os\ndef handle(*_):\n    open({str(marker)!r}, 'w').write(str(os.getuid()))\n"
     )

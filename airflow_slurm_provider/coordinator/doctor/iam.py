@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_slurm_provider.coordinator.credentials import (
+from airflow_slurm_provider.coordinator.spec.site import Site
+from airflow_slurm_provider.coordinator.submission.credentials import (
     OBJECT_ACTIONS,
     TABLE_ACTIONS,
     partition_of,
     session_policy,
 )
-from airflow_slurm_provider.coordinator.spec.site import Site
 from slurm_worker.protocol.keys import JobId
 
 #: Stands for every job in ARNs and patterns.

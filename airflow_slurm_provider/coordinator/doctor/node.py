@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from airflow_slurm_provider.coordinator import ship
-from airflow_slurm_provider.coordinator.credentials import give_credentials
 from airflow_slurm_provider.coordinator.doctor.aws import judge_clock, judge_trials
 from airflow_slurm_provider.coordinator.doctor.report import Finding, Level
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.submission import upload
+from airflow_slurm_provider.coordinator.submission.credentials import give_credentials
 from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import quote, render_script
@@ -135,7 +135,7 @@ def judge(heard: Heard, python: str, worker_command: str | None) -> list[Finding
 def _script(services: Services, options: SlurmOptions, name: str) -> str:
     cluster = services.site.cluster
     command = [
-        *shlex.split(ship.ship_worker(services)),
+        *shlex.split(upload.ship_worker(services)),
         *("check", "--table", services.site.storage.table),
         *("--objects", f"s3://{services.site.bucket}/{services.site.prefix}".rstrip("/")),
     ]

@@ -18,10 +18,11 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job, ship
+from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
-from airflow_slurm_provider.coordinator.submit import Workers
+from airflow_slurm_provider.coordinator.submission import upload
+from airflow_slurm_provider.coordinator.submission.workers import Workers
 from slurm_worker.protocol.keys import TaskState
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
@@ -108,7 +109,7 @@ def run_worker(
     services: Services, config: Config, scratch: Path
 ) -> subprocess.CompletedProcess[str]:
     standing = services.jobs(config.spec.id).get()
-    arguments = ship.worker_arguments(services, config.spec, standing.config, "000-1")
+    arguments = upload.worker_arguments(services, config.spec, standing.config, "000-1")
     return subprocess.run(
         [sys.executable, "-m", "slurm_worker", *arguments, "--scratch", str(scratch)],
         capture_output=True,
@@ -241,7 +242,7 @@ def test_a_worker_that_is_asked_to_stop_goes_in_time_though_an_item_runs_on(
 ) -> None:
     config = plan(services, tmp_path, monkeypatch, {"13": "sleep"})
     standing = services.jobs(config.spec.id).get()
-    arguments = ship.worker_arguments(services, config.spec, standing.config, "000-1")
+    arguments = upload.worker_arguments(services, config.spec, standing.config, "000-1")
     with subprocess.Popen(
         [sys.executable, "-m", "slurm_worker", *arguments, "--scratch", str(tmp_path)],
         stderr=subprocess.PIPE,

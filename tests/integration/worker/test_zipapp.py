@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job, ship
+from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import load_config
-from airflow_slurm_provider.coordinator.submit import Workers
+from airflow_slurm_provider.coordinator.submission import upload
+from airflow_slurm_provider.coordinator.submission.workers import Workers
 from slurm_worker import zipapp
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
@@ -101,7 +102,7 @@ def test_it_works_off_a_job(
     monkeypatch.setattr(job, "ensure_workers", lambda *_: Workers((), "", 0, "", reattached=True))
     job.submit(services, config, log=lambda _: None)
     standing = services.jobs(config.spec.id).get()
-    arguments = ship.worker_arguments(services, config.spec, standing.config, "000-1")
+    arguments = upload.worker_arguments(services, config.spec, standing.config, "000-1")
     ended = run(version, worker_file, *arguments, TMPDIR=str(tmp_path))
     assert ended.returncode == 0, ended.stderr
     assert sum(marker.ok for marker in services.store(config.spec.id).markers()) == 20

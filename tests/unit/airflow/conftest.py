@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job, steer
+from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.anomalies import Alert, Kind
 from airflow_slurm_provider.coordinator.progress import Poll, Progress
+from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.triggers import polling
@@ -123,7 +124,7 @@ def coordinator(monkeypatch: pytest.MonkeyPatch) -> Coordinator:
     fake = Coordinator()
     for verb in ("poll", "submit", "retry", "progress", "resubmit", "losses", "cured"):
         monkeypatch.setattr(job, verb, getattr(fake, verb))
-    monkeypatch.setattr(steer, "cancel", fake.cancel)
+    monkeypatch.setattr(control, "cancel", fake.cancel)
     edges = services()
     monkeypatch.setattr(SlurmHook, "services", lambda _self, **_: edges)
     return fake

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator.credentials import session_policy
 from airflow_slurm_provider.coordinator.doctor import Finding, Level, Report, diagnose, policies
 from airflow_slurm_provider.coordinator.doctor.aws import AwsFacts, TableFacts
 from airflow_slurm_provider.coordinator.doctor.node import Heard, judge, probe_options
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 from airflow_slurm_provider.coordinator.spec.site import Site, parse_site
+from airflow_slurm_provider.coordinator.submission.credentials import session_policy
 from airflow_slurm_provider.slurm.cluster_info import Folder, Partition
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from slurm_worker.diagnostics.access_probes import TRIAL_JOB
@@ -24,7 +24,7 @@ from slurm_worker.errors import HostUnreachable, ServiceError, UserError
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.testing import MemoryObjects
 from tests.unit.coordinator.fakes import SITE, FakeArray, FakeSlurm, services
-from tests.unit.coordinator.test_credentials import Sts
+from tests.unit.coordinator.submission.test_credentials import Sts
 
 SETTINGS = {
     "MaxArraySize": "1001",

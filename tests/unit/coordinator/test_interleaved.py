@@ -12,9 +12,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_slurm_provider.coordinator import job, steer
+from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
+from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.slurm.client import SubmitRefusedError
 from slurm_worker.errors import ItemError, UserError
 from slurm_worker.protocol.keys import JobId, JobState, RoundState, SubmitState, TaskState, draft_of
@@ -309,8 +310,8 @@ def test_more_workers_that_are_refused_are_not_asked_for_again(
     edges = replace(site.services, slurm=Refusing(site.slurm))  # type: ignore[arg-type]
     before = site.services.jobs(JOB).get().config
     with pytest.raises(SubmitRefusedError):
-        steer.add_workers(edges, JOB, 1, log=lambda _: None)
+        control.add_workers(edges, JOB, 1, log=lambda _: None)
     assert site.services.jobs(JOB).get().config == before
-    added = steer.add_workers(site.services, JOB, 1, log=lambda _: None)
+    added = control.add_workers(site.services, JOB, 1, log=lambda _: None)
     assert added.workers == 1
     assert [each.label for each in site.services.jobs(JOB).submissions()] == ["000-1", "000-2"]

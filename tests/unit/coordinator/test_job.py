@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job, steer
+from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
+from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.slurm.client import SubmitRefusedError
 from slurm_worker.errors import ItemError, ServiceError, UserError
 from slurm_worker.protocol.keys import TaskState
@@ -338,9 +339,9 @@ def test_a_cancel_ends_what_may_still_run(tmp_path: Path) -> None:
     slurm = FakeSlurm()
     edges, config = services(slurm), make_config(tmp_path)
     submit(edges, config)
-    assert steer.cancel(edges, config.spec.id) == ["100"]
+    assert control.cancel(edges, config.spec.id) == ["100"]
     slurm.state = FakeArray(alive=0)
-    assert steer.cancel(edges, config.spec.id) == []
+    assert control.cancel(edges, config.spec.id) == []
 
 
 def test_the_audit_trail_tells_the_story(tmp_path: Path) -> None:

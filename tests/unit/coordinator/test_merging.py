@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job, ship
-from airflow_slurm_provider.coordinator.credentials import session_policy
+from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.gc import collect
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
+from airflow_slurm_provider.coordinator.submission import upload
+from airflow_slurm_provider.coordinator.submission.credentials import session_policy
 from slurm_worker.aggregate.files import Version
 from slurm_worker.aggregate.node import merge_file
 from slurm_worker.errors import UserError
@@ -45,7 +46,7 @@ def merge_on_nodes(edges: Services, config: Config, scratch: Path, **params: Any
     submitted = job.merge_on_nodes(edges, config.spec.id, log=log)
     assert submitted is not None
     name = JobId(submitted.job_id)
-    spec = ship.read_spec(edges, edges.jobs(name).get())
+    spec = upload.read_spec(edges, edges.jobs(name).get())
 
     def handle(item: dict[str, Any], context: Any) -> dict[str, Any]:
         return merge_file(

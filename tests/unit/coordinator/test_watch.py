@@ -12,12 +12,13 @@ from threading import Event as Signal
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job, steer
+from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.logs import first_failures, last_words
 from airflow_slurm_provider.coordinator.losses import Loss, attribute
 from airflow_slurm_provider.coordinator.progress import standing_arrays
 from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.slurm.accounting import Ending
 from airflow_slurm_provider.slurm.states import ElementState
@@ -52,7 +53,7 @@ def test_workers_that_somebody_cancelled_are_not_replaced(tmp_path: Path) -> Non
     edges, job_id = submitted(tmp_path, slurm)
     edges.clock.sleep(1)
     job = edges.jobs(job_id).job  # type: ignore[arg-type]  # a plain string will do
-    steer.cancel(edges, job, actor="me")
+    control.cancel(edges, job, actor="me")
     slurm.state = FakeArray(alive=0)
     lines: list[str] = []
     seen = Watcher(edges, job, lines.append, max_resubmissions=2).look()

@@ -15,13 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from airflow_slurm_provider.coordinator import job, steer
+from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.anomalies import Look
 from airflow_slurm_provider.coordinator.anomalies.watching import read_look
 from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import Services, Shared, open_services
-from airflow_slurm_provider.coordinator.ship import read_spec
 from airflow_slurm_provider.coordinator.spec.site import load_site
+from airflow_slurm_provider.coordinator.submission import control
+from airflow_slurm_provider.coordinator.submission.upload import read_spec
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.protocol.keys import JobId
 from tests.e2e.test_anomalies import EVERY, INTERVAL_S, Provoked, submit
@@ -59,7 +60,7 @@ def _record(services: Services, what: Provoked, folder: Path) -> None:
         write_run(RUNS / f"{kind}.stack.jsonl.gz", _looks(services, what, folder, job_id))
     finally:
         (folder / "over").touch()
-        steer.cancel(services, job_id)
+        control.cancel(services, job_id)
     sys.stdout.write(f"{kind}.stack\n")
 
 

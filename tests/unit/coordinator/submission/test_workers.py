@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job, steer
+from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.logs import read_output, read_script
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
+from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.slurm.client import SubmitLimitError, SubmitRefusedError
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.keys import JobId, job_pk, submit_sk
@@ -95,7 +96,7 @@ def test_several_arrays_are_watched_and_cancelled_together(tmp_path: Path) -> No
     seen = job.poll(edges, config.spec.id)
     assert seen.array is not None
     assert (seen.array.alive, seen.array.counts()) == (4, {"RUNNING": 4})
-    assert steer.cancel(edges, config.spec.id) == list(submitted.slurm_job_ids)
+    assert control.cancel(edges, config.spec.id) == list(submitted.slurm_job_ids)
     slurm.state = FakeArray(alive=0)
     seen = job.poll(edges, config.spec.id)
     assert "no worker of arrays 100, 101 is left" in seen.problem

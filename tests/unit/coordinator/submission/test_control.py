@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job, steer
+from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.arrays import job_name
 from airflow_slurm_provider.coordinator.logs import read_output, read_script
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.ship import read_spec
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
+from airflow_slurm_provider.coordinator.submission import control
+from airflow_slurm_provider.coordinator.submission.upload import read_spec
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError, SubmitRefusedError
@@ -61,13 +62,13 @@ def test_a_paused_job_is_waited_for_without_new_workers_and_without_a_problem(
 ) -> None:
     edges, slurm, config = submitted(tmp_path)
     watcher = Watcher(edges, config.spec.id, log, max_resubmissions=3)
-    assert steer.pause(edges, config.spec.id, actor="me").changed
+    assert control.pause(edges, config.spec.id, actor="me").changed
     slurm.state = GONE
     for _ in range(3):
         seen = watcher.look()
         assert (seen.problem, seen.finished, seen.progress.paused) == ("", False, "me")
     assert len(slurm.arrays) == 1
-    steer.resume(edges, config.spec.id, log=log)
+    control.resume(edges, config.spec.id, log=log)
     slurm.state = FakeArray(alive=3)
     assert watcher.look().problem == ""
     work(edges, config, tmp_path / "w")
@@ -76,22 +77,22 @@ def test_a_paused_job_is_waited_for_without_new_workers_and_without_a_problem(
 
 def test_a_worker_of_a_paused_job_leases_nothing(tmp_path: Path) -> None:
     edges, _, config = submitted(tmp_path)
-    steer.pause(edges, config.spec.id)
+    control.pause(edges, config.spec.id)
     work(edges, config, tmp_path / "w")
     assert job.progress(edges, config.spec.id).tasks == {"ready": 10}
 
 
 def test_the_first_who_paused_stays_and_is_told_once(tmp_path: Path) -> None:
     edges, _, config = submitted(tmp_path)
-    assert steer.pause(edges, config.spec.id, actor="me").changed
-    again = steer.pause(edges, config.spec.id, actor="you")
+    assert control.pause(edges, config.spec.id, actor="me").changed
+    again = control.pause(edges, config.spec.id, actor="you")
     assert (again.changed, again.paused) == (False, "me")
     assert [each for each in actions(edges, config) if each[1] == "paused"] == [("me", "paused")]
 
 
 def test_submit_of_a_paused_job_starts_no_workers(tmp_path: Path) -> None:
     edges, slurm, config = submitted(tmp_path)
-    steer.pause(edges, config.spec.id, actor="me")
+    control.pause(edges, config.spec.id, actor="me")
     slurm.state = GONE
     lines: list[str] = []
     again = job.submit(edges, config, log=lines.append)
@@ -107,9 +108,9 @@ def test_a_job_paused_between_plan_and_submission_gets_its_workers_on_resume(
     with pytest.raises(ServiceError):
         job.submit(edges, config, log=log)
     slurm.refuse = None
-    steer.pause(edges, config.spec.id)
+    control.pause(edges, config.spec.id)
     assert job.submit(edges, config, log=log).slurm_job_ids == ()
-    assert steer.resume(edges, config.spec.id, log=log).workers == 3
+    assert control.resume(edges, config.spec.id, log=log).workers == 3
 
 
 @pytest.mark.parametrize(
@@ -125,11 +126,11 @@ def test_resume_replaces_the_workers_that_leave(
     tmp_path: Path, alive: int, holders: int, new: int
 ) -> None:
     edges, slurm, config = submitted(tmp_path)
-    steer.pause(edges, config.spec.id)
+    control.pause(edges, config.spec.id)
     slurm.state = FakeArray(alive=alive)
     for number in range(holders):
         hold(edges, config, tmp_path / f"h{number}", f"100_{number}-r0-abc")
-    resumed = steer.resume(edges, config.spec.id, log=log)
+    resumed = control.resume(edges, config.spec.id, log=log)
     assert (resumed.changed, resumed.workers) == (True, new)
     assert len(slurm.arrays) == 1 + bool(new)
 
@@ -139,24 +140,24 @@ def test_resume_resets_a_breaker_that_a_handler_has_tripped(tmp_path: Path) -> N
     edges.jobs(config.spec.id).stop("the API key is wrong")
     slurm.state = GONE
     assert "the API key is wrong" in job.poll(edges, config.spec.id).problem
-    assert steer.resume(edges, config.spec.id, log=log).workers == 3
+    assert control.resume(edges, config.spec.id, log=log).workers == 3
     work(edges, config, tmp_path / "w")
     assert job.poll(edges, config.spec.id).finished
 
 
 def test_resume_of_a_job_that_runs_changes_nothing(tmp_path: Path) -> None:
     edges, slurm, config = submitted(tmp_path)
-    resumed = steer.resume(edges, config.spec.id, log=log)
+    resumed = control.resume(edges, config.spec.id, log=log)
     assert (resumed.changed, resumed.workers, len(slurm.arrays)) == (False, 0, 1)
     assert ("slurmctl", "resumed") not in actions(edges, config)
 
 
 def test_resume_does_not_guess_whether_workers_are_left(tmp_path: Path) -> None:
     edges, slurm, config = submitted(tmp_path)
-    steer.pause(edges, config.spec.id)
+    control.pause(edges, config.spec.id)
     slurm.state = FakeArray(alive=0, unknown=True)
     with pytest.raises(ServiceError, match="doesn't say yet"):
-        steer.resume(edges, config.spec.id, log=log)
+        control.resume(edges, config.spec.id, log=log)
     assert job.progress(edges, config.spec.id).paused, "as it was"
 
 
@@ -166,12 +167,12 @@ def test_resume_cut_off_at_any_request_is_finished_by_the_next(tmp_path: Path, a
     while True:
         points += 1
         edges, slurm, config = submitted(tmp_path / str(points))
-        steer.pause(edges, config.spec.id)
+        control.pause(edges, config.spec.id)
         slurm.state = FakeArray(alive=2)  # on their way out
         try:
-            steer.resume(cut_at(edges, points, after=after), config.spec.id, log=log)
+            control.resume(cut_at(edges, points, after=after), config.spec.id, log=log)
         except Cut:
-            steer.resume(edges, config.spec.id, log=log)
+            control.resume(edges, config.spec.id, log=log)
         else:
             break
         assert len(slurm.arrays) == 2, f"one array of new workers, cut at {points}"
@@ -181,7 +182,7 @@ def test_resume_cut_off_at_any_request_is_finished_by_the_next(tmp_path: Path, a
 
 def test_added_workers_work_beside_the_others(tmp_path: Path) -> None:
     edges, slurm, config = submitted(tmp_path)
-    added = steer.add_workers(edges, config.spec.id, 2, log=log, actor="me")
+    added = control.add_workers(edges, config.spec.id, 2, log=log, actor="me")
     assert (added.workers, added.slurm_job_ids) == (2, ("101",))
     assert ("me", "added workers") in actions(edges, config)
     row = edges.jobs(config.spec.id).get()
@@ -196,7 +197,7 @@ def test_added_workers_work_beside_the_others(tmp_path: Path) -> None:
 def test_no_more_workers_are_added_than_have_something_to_do(tmp_path: Path) -> None:
     edges, _, config = submitted(tmp_path)
     lines: list[str] = []
-    assert steer.add_workers(edges, config.spec.id, 50, log=lines.append).workers == 7
+    assert control.add_workers(edges, config.spec.id, 50, log=lines.append).workers == 7
     assert "10 tasks are not done and 3 workers are alive; adding 7" in lines
 
 
@@ -204,18 +205,18 @@ def test_workers_that_would_be_idle_are_refused(tmp_path: Path) -> None:
     edges, slurm, config = submitted(tmp_path)
     slurm.state = FakeArray(alive=10)
     with pytest.raises(UserError, match="would have nothing to do"):
-        steer.add_workers(edges, config.spec.id, 1, log=log)
+        control.add_workers(edges, config.spec.id, 1, log=log)
     work(edges, config, tmp_path / "w")
     with pytest.raises(UserError, match="needs no workers"):
-        steer.add_workers(edges, config.spec.id, 1, log=log)
+        control.add_workers(edges, config.spec.id, 1, log=log)
     assert len(slurm.arrays) == 1
 
 
 def test_a_paused_job_gets_no_workers_added(tmp_path: Path) -> None:
     edges, _, config = submitted(tmp_path)
-    steer.pause(edges, config.spec.id, actor="me")
+    control.pause(edges, config.spec.id, actor="me")
     with pytest.raises(UserError, match="is paused by me; resume it first"):
-        steer.add_workers(edges, config.spec.id, 1, log=log)
+        control.add_workers(edges, config.spec.id, 1, log=log)
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -225,12 +226,12 @@ def test_adding_cut_off_before_it_is_noted_adds_once(tmp_path: Path, after: bool
         points += 1
         edges, slurm, config = submitted(tmp_path / str(points))
         try:
-            steer.add_workers(cut_at(edges, points, after=after), config.spec.id, 2, log=log)
+            control.add_workers(cut_at(edges, points, after=after), config.spec.id, 2, log=log)
         except Cut:
             last = edges.jobs(config.spec.id).submissions()[-1]
             if last.number == 2 and last.state is SubmitState.SUBMITTED:
                 continue
-            steer.add_workers(edges, config.spec.id, 2, log=log)
+            control.add_workers(edges, config.spec.id, 2, log=log)
         else:
             break
         assert len(slurm.arrays) == 2, f"cut at {points}"
@@ -240,7 +241,7 @@ def test_adding_cut_off_before_it_is_noted_adds_once(tmp_path: Path, after: bool
 def test_workers_that_were_asked_for_are_not_counted_as_resubmissions(tmp_path: Path) -> None:
     edges, slurm, config = submitted(tmp_path)
     for _ in range(3):
-        steer.add_workers(edges, config.spec.id, 1, log=log)
+        control.add_workers(edges, config.spec.id, 1, log=log)
     slurm.state = GONE
     assert job.resubmit(edges, config.spec.id, most=1, log=log) is not None
     assert job.resubmit(edges, config.spec.id, most=1, log=log) is None
@@ -257,7 +258,7 @@ def cut_short(folder: Path, **changes: Any) -> tuple[Services, FakeSlurm, Config
 
 def test_an_array_whose_id_was_never_noted_is_cancelled(tmp_path: Path) -> None:
     edges, slurm, config = cut_short(tmp_path)
-    assert steer.cancel(edges, config.spec.id) == ["100"]
+    assert control.cancel(edges, config.spec.id) == ["100"]
     assert slurm.cancelled == ["100"]
     assert edges.jobs(config.spec.id).submissions()[0].slurm_job_ids == ("100",)
 
@@ -284,7 +285,7 @@ def test_of_several_arrays_those_that_slurm_has_are_cancelled_and_the_rest_never
     edges.rows.delete(job_pk(config.spec.id), submit_sk(0, 1))
     intent = jobs.intend(0, 1, 6, 3)
     slurm.arrays = {job_name(config.spec.id, intent): "300"}
-    assert steer.cancel(edges, config.spec.id) == ["300"]
+    assert control.cancel(edges, config.spec.id) == ["300"]
     assert slurm.withdrawn == {job_name(config.spec.id, intent, 1)}
     assert jobs.submissions()[0].slurm_job_ids == ("300",)
 
@@ -317,7 +318,7 @@ def test_no_array_begins_behind_a_cancel_whatever_its_submitter_had_reached(
     tmp_path: Path, step: str
 ) -> None:
     config = make_config(tmp_path)
-    slurm = PausedSlurm(step, lambda: steer.cancel(edges, config.spec.id))
+    slurm = PausedSlurm(step, lambda: control.cancel(edges, config.spec.id))
     edges = services(slurm)
     if step == "behind sbatch":
         job.submit(edges, config, log=log)
@@ -335,7 +336,7 @@ def test_no_array_begins_behind_a_cancel_whatever_its_submitter_had_reached(
 def test_workers_that_were_just_being_replaced_are_cancelled_too(tmp_path: Path) -> None:
     edges, slurm, config = submitted(tmp_path)
     slurm.state = GONE
-    paused = PausedSlurm("before its intent", lambda: steer.cancel(edges, config.spec.id))
+    paused = PausedSlurm("before its intent", lambda: control.cancel(edges, config.spec.id))
     paused.arrays, paused.state = slurm.arrays, GONE
     beside = replace(edges, slurm=paused)  # type: ignore[arg-type]  # the fake has its verbs
     assert job.resubmit(beside, config.spec.id, most=2, log=log) is None
@@ -345,17 +346,17 @@ def test_workers_that_were_just_being_replaced_are_cancelled_too(tmp_path: Path)
 
 def test_cancelling_again_cancels_nothing(tmp_path: Path) -> None:
     edges, slurm, config = submitted(tmp_path)
-    steer.cancel(edges, config.spec.id)
+    control.cancel(edges, config.spec.id)
     slurm.state = GONE
-    assert steer.cancel(edges, config.spec.id) == []
+    assert control.cancel(edges, config.spec.id) == []
     assert slurm.cancelled == ["100"]
 
 
 def test_a_second_cancel_holds_for_whoever_submits_anew_since_the_first(tmp_path: Path) -> None:
     edges, slurm, config = submitted(tmp_path)
-    steer.cancel(edges, config.spec.id)
+    control.cancel(edges, config.spec.id)
     slurm.state = GONE
-    paused = PausedSlurm("before its intent", lambda: steer.cancel(edges, config.spec.id))
+    paused = PausedSlurm("before its intent", lambda: control.cancel(edges, config.spec.id))
     paused.arrays, paused.state = slurm.arrays, GONE
     beside = replace(edges, slurm=paused)  # type: ignore[arg-type]  # the fake has its verbs
     with pytest.raises(UserError, match="was cancelled while its workers were submitted"):
@@ -367,7 +368,7 @@ def test_a_cancel_that_dies_anywhere_keeps_nobody_from_submitting_again(tmp_path
     for at in range(100):
         edges, slurm, config = cut_short(tmp_path)
         slurm.arrays.clear()
-        cancel = Call(edges, lambda own: steer.cancel(own, config.spec.id))  # noqa: B023
+        cancel = Call(edges, lambda own: control.cancel(own, config.spec.id))  # noqa: B023
         one_killed(cancel, at, Call(edges, lambda _own: None))
         with suppress(SubmissionCancelledError):
             job.submit(edges, config, log=log)
@@ -420,7 +421,7 @@ def test_who_waits_sees_the_workers_that_came_after_a_cancelled_retry_wherever_i
         retry = Call(edges, lambda own: job.retry(own, config.spec.id, ["network"], log=log))  # noqa: B023
         one_killed(retry, at, Call(edges, lambda _own: None))
         edges.readers.clear()
-        steer.cancel(edges, config.spec.id)
+        control.cancel(edges, config.spec.id)
         slurm.states.update(dict.fromkeys(slurm.arrays.values(), GONE))
         job.submit(edges, config, log=log)
         assert job.poll(edges, config.spec.id).problem == "", at
@@ -431,7 +432,7 @@ def test_a_cancel_holds_for_who_knows_only_an_earlier_round(tmp_path: Path) -> N
     slurm.states["101"] = GONE
     jobs = edges.jobs(config.spec.id)
     assert jobs.submissions()[-1].round_no == 1
-    steer.cancel(edges, config.spec.id)
+    control.cancel(edges, config.spec.id)
     late = jobs.intend(0, 2, 3, 1001)
     assert late.empty
     assert list(slurm.arrays.values()) == ["100", "101"]
@@ -443,7 +444,7 @@ def test_workers_that_slurm_refused_beside_others_are_not_submitted_in_place_of_
     edges, slurm, config = submitted(tmp_path)
     slurm.refuse = SubmitRefusedError("slurm: sbatch refused the array: QOS")
     with pytest.raises(SubmitRefusedError):
-        steer.add_workers(edges, config.spec.id, 2, log=log)
+        control.add_workers(edges, config.spec.id, 2, log=log)
     slurm.refuse = None
     again = job.submit(edges, config, log=log)
     assert (again.reattached, again.slurm_job_ids) == (True, ("100",))
@@ -460,14 +461,14 @@ def test_a_cancel_that_slurm_did_not_carry_out_is_not_told_as_done(tmp_path: Pat
     edges, config = services(slurm), make_config(tmp_path)
     job.submit(edges, config, log=log)
     with pytest.raises(ServiceError, match="still waits or runs"):
-        steer.cancel(edges, config.spec.id)
+        control.cancel(edges, config.spec.id)
     assert ("slurmctl", "cancelled") not in actions(edges, config)
 
 
 def test_a_job_that_was_cancelled_before_it_had_workers_says_so(tmp_path: Path) -> None:
     edges, slurm, config = cut_short(tmp_path)
     slurm.arrays.clear()
-    steer.cancel(edges, config.spec.id)
+    control.cancel(edges, config.spec.id)
     assert "cancelled before Slurm had its workers" in job.poll(edges, config.spec.id).problem
 
 
@@ -475,7 +476,7 @@ def test_a_submit_beside_cancelled_workers_that_are_still_ending_names_these(
     tmp_path: Path,
 ) -> None:
     edges, slurm, config = submitted(tmp_path)
-    steer.cancel(edges, config.spec.id)
+    control.cancel(edges, config.spec.id)
     again = job.submit(edges, config, log=log)
     assert (again.reattached, again.slurm_job_ids, again.workers) == (True, ("100",), 3)
     assert len(slurm.arrays) == 1

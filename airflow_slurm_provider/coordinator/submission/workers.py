@@ -20,9 +20,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from airflow_slurm_provider.coordinator import ship
 from airflow_slurm_provider.coordinator.arrays import arrays_of, ids_of, job_name, known_arrays
-from airflow_slurm_provider.coordinator.credentials import give_credentials
 from airflow_slurm_provider.coordinator.progress import (
     latest,
     of_round,
@@ -31,6 +29,8 @@ from airflow_slurm_provider.coordinator.progress import (
 )
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
+from airflow_slurm_provider.coordinator.submission import upload
+from airflow_slurm_provider.coordinator.submission.credentials import give_credentials
 from airflow_slurm_provider.slurm.array_state import ArrayKey, named
 from airflow_slurm_provider.slurm.client import (
     SubmissionCancelledError,
@@ -221,8 +221,8 @@ def _submit(
 ) -> int:
     """The workers in the arrays, whose ids are appended to `submitted` one after the other."""
     command = [
-        *shlex.split(ship.ship_worker(services)),
-        *ship.worker_arguments(services, spec, job.config, submission.label),
+        *shlex.split(upload.ship_worker(services)),
+        *upload.worker_arguments(services, spec, job.config, submission.label),
     ]
 
     environment = {

@@ -13,14 +13,14 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.credentials import (
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.site import parse_site
+from airflow_slurm_provider.coordinator.submission.credentials import (
     LIFETIME_S,
     RENEW_AFTER_S,
     give_credentials,
     session_policy,
 )
-from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.spec.site import parse_site
 from airflow_slurm_provider.coordinator.watch import Watcher
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.keys import JobId
