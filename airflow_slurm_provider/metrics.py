@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from airflow.providers.common.compat.sdk import Stats
 
-from airflow_slurm_provider.coordinator.progress import Poll
+from airflow_slurm_provider.coordinator.status.progress import Poll
 from slurm_worker.protocol.keys import TaskState
 
 PREFIX = "slurm_backfill"

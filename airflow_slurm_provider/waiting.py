@@ -20,7 +20,7 @@ from typing import Any, NoReturn, Protocol
 from airflow.providers.common.compat.sdk import AirflowException, TaskDeferred
 from airflow.sdk import Context
 
-from airflow_slurm_provider.coordinator.logs import read_script
+from airflow_slurm_provider.coordinator.status.logs import read_script
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.failures import as_airflow_failures, task_log

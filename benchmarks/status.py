@@ -31,8 +31,8 @@ import boto3
 import yaml
 
 from airflow_slurm_provider.coordinator.services import Services, open_services
-from airflow_slurm_provider.coordinator.snapshot import SnapshotReader
 from airflow_slurm_provider.coordinator.spec.site import load_site, parse_site
+from airflow_slurm_provider.coordinator.status.snapshot import SnapshotReader
 from slurm_worker.node.task_finder import Found, TaskFinder
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_config import LeaseConfig

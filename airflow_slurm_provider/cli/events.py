@@ -40,7 +40,7 @@ def events(common: Common, job: str, after: str, follow: bool, interval: float) 
     there is one such document per line, whenever something has happened.
     """
     name = check_job_id(job, "JOB")
-    from airflow_slurm_provider.coordinator.events import EventReader
+    from airflow_slurm_provider.coordinator.status.audit_log import EventReader
 
     with common.services() as services:
         reader = EventReader(services, name, after)
@@ -64,7 +64,7 @@ def events(common: Common, job: str, after: str, follow: bool, interval: float) 
 
 def event_line(event: Event) -> str:
     """An event in a line: time, who, what, details."""
-    from airflow_slurm_provider.coordinator.events import as_utc
+    from airflow_slurm_provider.coordinator.status.audit_log import as_utc
 
     detail = ", ".join(f"{name}={value}" for name, value in event.detail.items() if value != "")
     line = f"{as_utc(event.at_ms)} {event.actor}: {event.action}{f' ({detail})' if detail else ''}"
@@ -72,7 +72,7 @@ def event_line(event: Event) -> str:
 
 
 def _show(common: Common, job: str, found: Sequence[Event], after: str) -> None:
-    from airflow_slurm_provider.coordinator.events import event_document
+    from airflow_slurm_provider.coordinator.status.audit_log import event_document
 
     if not common.as_json:
         for each in found:

@@ -22,8 +22,8 @@ from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.keys import JobId, check_job_id
 
 if TYPE_CHECKING:
-    from airflow_slurm_provider.coordinator.losses import Loss
     from airflow_slurm_provider.coordinator.services import Services
+    from airflow_slurm_provider.coordinator.status.dead_workers import Loss
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl status flights-2013")
@@ -36,7 +36,7 @@ def status(common: Common, job: str) -> int:
     """
     name = check_job_id(job, "JOB")
     # Not through `job`, whose planning and retrying would be imported as well.
-    from airflow_slurm_provider.coordinator.progress import look, read_progress
+    from airflow_slurm_provider.coordinator.status.progress import look, read_progress
 
     with common.services() as services:
         away: ServiceError | None = None
@@ -66,7 +66,7 @@ def status(common: Common, job: str) -> int:
 
 def _losses(services: Services, job: JobId) -> list[Loss] | None:
     """Workers that died; None where Slurm can't be asked, which alone is no failure."""
-    from airflow_slurm_provider.coordinator.losses import find_losses
+    from airflow_slurm_provider.coordinator.status.dead_workers import find_losses
 
     try:
         return find_losses(services, job)

@@ -41,7 +41,7 @@ def limits(
     workers: int,
 ) -> int:
     """Show the rate limits of JOB, or the rate to configure for a vendor's quota."""
-    from airflow_slurm_provider.coordinator.limits import rate_for, read_limits
+    from airflow_slurm_provider.coordinator.status.rate_limits import rate_for, read_limits
 
     if safe is not None:
         found = rate_for(safe, burst=burst, send_window_s=send_window, workers=workers)

@@ -13,10 +13,10 @@ from airflow_slurm_provider.slurm.array_state import named
 from slurm_worker.protocol.keys import JobId
 
 if TYPE_CHECKING:
-    from airflow_slurm_provider.coordinator.failures import Group
-    from airflow_slurm_provider.coordinator.losses import Loss
-    from airflow_slurm_provider.coordinator.progress import Poll, Progress
     from airflow_slurm_provider.coordinator.services import Services
+    from airflow_slurm_provider.coordinator.status.dead_workers import Loss
+    from airflow_slurm_provider.coordinator.status.failures import Group
+    from airflow_slurm_provider.coordinator.status.progress import Poll, Progress
     from airflow_slurm_provider.slurm.array_state import ArrayState
 
 Manifest = Mapping[str, Any]

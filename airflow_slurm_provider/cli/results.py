@@ -90,7 +90,7 @@ def errors(common: Common, job: str, error_class: str | None) -> int:
     """
     name = check_job_id(job, "JOB")
     chosen = (error_classes(error_class, "--class") or [""])[0]
-    from airflow_slurm_provider.coordinator.failures import explain
+    from airflow_slurm_provider.coordinator.status.failures import explain
 
     with common.services() as services:
         groups = explain(services, name, chosen)

@@ -17,17 +17,17 @@ from rich.table import Table
 from rich.text import Text
 
 from airflow_slurm_provider.cli.events import event_line
-from airflow_slurm_provider.coordinator.events import as_utc
-from airflow_slurm_provider.coordinator.limits import LimitState
-from airflow_slurm_provider.coordinator.outlook import (
+from airflow_slurm_provider.coordinator.status.audit_log import as_utc
+from airflow_slurm_provider.coordinator.status.eta import (
     Outlook,
     as_clock,
     outlook_of,
     stragglers,
     usual_ms,
 )
-from airflow_slurm_provider.coordinator.progress import Poll, Progress
-from airflow_slurm_provider.coordinator.snapshot import Snapshot
+from airflow_slurm_provider.coordinator.status.progress import Poll, Progress
+from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from slurm_worker.printable import printable
 from slurm_worker.protocol.job_table import Event
 

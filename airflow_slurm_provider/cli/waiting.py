@@ -21,8 +21,8 @@ from slurm_worker.printable import printable
 from slurm_worker.protocol.keys import JobId, TaskState
 
 if TYPE_CHECKING:
-    from airflow_slurm_provider.coordinator.progress import Poll
     from airflow_slurm_provider.coordinator.services import Services
+    from airflow_slurm_provider.coordinator.status.progress import Poll
 
 F = TypeVar("F", bound=Callable[..., int])
 

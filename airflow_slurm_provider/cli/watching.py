@@ -19,8 +19,8 @@ from slurm_worker.protocol.keys import JobId, check_job_id
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.cli.view import View
-    from airflow_slurm_provider.coordinator.progress import Poll
     from airflow_slurm_provider.coordinator.services import Services
+    from airflow_slurm_provider.coordinator.status.progress import Poll
 
 _EVENTS_KEPT = 5
 
@@ -74,7 +74,7 @@ class _Watched:
     """What a look shows beside the tasks and the workers: limits and events."""
 
     def __init__(self, services: Services, job: JobId) -> None:
-        from airflow_slurm_provider.coordinator.events import EventReader
+        from airflow_slurm_provider.coordinator.status.audit_log import EventReader
 
         self._services = services
         self._job = job
@@ -84,7 +84,7 @@ class _Watched:
     def view(self, poll: Poll) -> View:
         """All of a look; what can't be read is as it was."""
         from airflow_slurm_provider.cli.view import View
-        from airflow_slurm_provider.coordinator.limits import read_limits
+        from airflow_slurm_provider.coordinator.status.rate_limits import read_limits
 
         last = self._last or View(poll)
         try:

@@ -14,7 +14,6 @@ from itertools import pairwise
 from typing import Any
 
 from airflow_slurm_provider.coordinator.advice import Facts, LimitUse, advise
-from airflow_slurm_provider.coordinator.arrays import arrays_of
 from airflow_slurm_provider.coordinator.planning.bundle_size import bundle_of
 from airflow_slurm_provider.coordinator.prices import (
     PRICES_OF,
@@ -27,8 +26,9 @@ from airflow_slurm_provider.coordinator.prices import (
     working_bill,
 )
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
+from airflow_slurm_provider.coordinator.status.arrays import arrays_of
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.coordinator.submission import upload
 from airflow_slurm_provider.slurm.usage import Efficiency, efficiency_of
 from slurm_worker.errors import ServiceError, UserError

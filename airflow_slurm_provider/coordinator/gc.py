@@ -27,8 +27,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from airflow_slurm_provider.coordinator.progress import read_progress
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.status.progress import read_progress
 from slurm_worker.aggregate.publish import sweep
 from slurm_worker.protocol.job_store import JobStore
 from slurm_worker.protocol.keys import JobId, JobPaths, RoundState, TaskId

@@ -15,10 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from airflow_slurm_provider.coordinator import progress as progress_of
-from airflow_slurm_provider.coordinator.failures import cured_by_class
 from airflow_slurm_provider.coordinator.inputs.reader import version_of
-from airflow_slurm_provider.coordinator.losses import Loss, attribute, find_losses
 from airflow_slurm_provider.coordinator.planning import bundle_size
 from airflow_slurm_provider.coordinator.planning import retry_round as retrying
 from airflow_slurm_provider.coordinator.planning.initial_round import (
@@ -31,10 +28,13 @@ from airflow_slurm_provider.coordinator.planning.initial_round import (
 )
 from airflow_slurm_provider.coordinator.planning.planner import Planner
 from airflow_slurm_provider.coordinator.planning.retry_round import RetryPlan
-from airflow_slurm_provider.coordinator.progress import Poll, Progress, check_running
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec
 from airflow_slurm_provider.coordinator.spec.retry_policy import Rules, parse_rules
+from airflow_slurm_provider.coordinator.status import progress as progress_of
+from airflow_slurm_provider.coordinator.status.dead_workers import Loss, attribute, find_losses
+from airflow_slurm_provider.coordinator.status.failures import cured_by_class
+from airflow_slurm_provider.coordinator.status.progress import Poll, Progress, check_running
 from airflow_slurm_provider.coordinator.submission import upload
 from airflow_slurm_provider.coordinator.submission.workers import (
     Workers,

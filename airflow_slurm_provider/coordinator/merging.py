@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from airflow_slurm_provider.coordinator.planning.inline_items import put_items
-from airflow_slurm_provider.coordinator.progress import read_progress
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec, parse_config
+from airflow_slurm_provider.coordinator.status.progress import read_progress
 from slurm_worker import aggregate as aggregation
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobId, check_job_id, merge_job_id

@@ -14,11 +14,11 @@ from dataclasses import replace
 
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.anomalies import Alert, Anomalies
-from airflow_slurm_provider.coordinator.logs import first_failures, last_words, read_output
-from airflow_slurm_provider.coordinator.losses import Loss, attribute
-from airflow_slurm_provider.coordinator.outlook import outlook_of
-from airflow_slurm_provider.coordinator.progress import Poll, standing_arrays
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.status.dead_workers import Loss, attribute
+from airflow_slurm_provider.coordinator.status.eta import outlook_of
+from airflow_slurm_provider.coordinator.status.logs import first_failures, last_words, read_output
+from airflow_slurm_provider.coordinator.status.progress import Poll, standing_arrays
 from airflow_slurm_provider.coordinator.submission.credentials import (
     RENEW_AFTER_S,
     give_credentials,

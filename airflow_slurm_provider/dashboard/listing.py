@@ -7,7 +7,7 @@ per page of rows, at most `_MOST_PAGES` of them per call, however few rows match
 from __future__ import annotations
 
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.snapshot import Snapshot
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from airflow_slurm_provider.dashboard import models, views
 from slurm_worker.protocol.keys import TaskState, shard_of
 from slurm_worker.protocol.tasks import TaskRow

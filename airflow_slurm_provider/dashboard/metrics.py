@@ -14,8 +14,8 @@ from typing import Annotated, NamedTuple
 from fastapi import APIRouter, Query, Response
 
 from airflow_slurm_provider.coordinator.cost import cost_so_far
-from airflow_slurm_provider.coordinator.limits import LimitState
-from airflow_slurm_provider.coordinator.snapshot import Snapshot
+from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from airflow_slurm_provider.dashboard import views
 from airflow_slurm_provider.dashboard.dependencies import Site
 from airflow_slurm_provider.dashboard.looks import Looks

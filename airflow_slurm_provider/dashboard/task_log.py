@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import re
 
-from airflow_slurm_provider.coordinator.logs import Selection, as_text, read_logs
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.status.logs import Selection, as_text, read_logs
 from airflow_slurm_provider.dashboard import models
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.tasks import TaskRow

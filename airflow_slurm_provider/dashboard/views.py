@@ -8,11 +8,11 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.anomalies.alert import RAISED, Alert
 from airflow_slurm_provider.coordinator.cost import JobCost
-from airflow_slurm_provider.coordinator.failures import Group
-from airflow_slurm_provider.coordinator.outlook import outlook_of
 from airflow_slurm_provider.coordinator.prices import PRICES_OF, REGION
-from airflow_slurm_provider.coordinator.progress import progress_of
-from airflow_slurm_provider.coordinator.snapshot import Snapshot
+from airflow_slurm_provider.coordinator.status.eta import outlook_of
+from airflow_slurm_provider.coordinator.status.failures import Group
+from airflow_slurm_provider.coordinator.status.progress import progress_of
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from airflow_slurm_provider.dashboard import models
 from slurm_worker.protocol import job_table as job_rows
 from slurm_worker.protocol.job_store import Marker

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_slurm_provider.coordinator.progress import Poll
+from airflow_slurm_provider.coordinator.status.progress import Poll
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.failures import task_log

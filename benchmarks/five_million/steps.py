@@ -18,9 +18,9 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.services import Services, open_services
-from airflow_slurm_provider.coordinator.snapshot import read_snapshot
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
 from airflow_slurm_provider.coordinator.spec.site import load_site
+from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
 from airflow_slurm_provider.coordinator.watch import Watcher
 from slurm_worker.backends.request_counter import RequestCounts
 from slurm_worker.protocol.keys import JobId

@@ -23,9 +23,9 @@ from typing import Any
 import yaml
 
 from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.arrays import arrays_of
 from airflow_slurm_provider.coordinator.services import Services, open_services
 from airflow_slurm_provider.coordinator.spec.site import load_site
+from airflow_slurm_provider.coordinator.status.arrays import arrays_of
 from slurm_worker.protocol.keys import JobId
 from tests.stack.airflow_api import AirflowApi
 from tests.stack.demo import DAGS, report_failure, reset_planes_api, run_dags

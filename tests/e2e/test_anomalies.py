@@ -24,8 +24,8 @@ from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.anomalies import Alert, Kind, read_alerts
 from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import Services, Shared
-from airflow_slurm_provider.coordinator.snapshot import Snapshot
 from airflow_slurm_provider.coordinator.spec.job_spec import load_config
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.slurm.poller import ArrayPoller

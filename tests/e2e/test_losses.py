@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.arrays import arrays_of
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.status.arrays import arrays_of
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watch import Watcher
 from slurm_worker.protocol.job_config import LeaseConfig

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import pyarrow.parquet as pq
 
 from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.progress import Progress
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.status.progress import Progress
 from slurm_worker.protocol.keys import JobId
 
 

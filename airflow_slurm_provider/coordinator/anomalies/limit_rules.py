@@ -12,8 +12,8 @@ from airflow_slurm_provider.coordinator.anomalies.facts import (
     duration,
     percent,
 )
-from airflow_slurm_provider.coordinator.limits import LimitState
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import LEAST_DURATIONS, LEAST_EXCESS
+from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 
 #: Part of a day's quota that counts as used up: workers that ended may have given the rest back
 #: after the others began to wait.

@@ -21,11 +21,11 @@ from airflow_slurm_provider.coordinator.anomalies.detector import Detector
 from airflow_slurm_provider.coordinator.anomalies.look import Look
 from airflow_slurm_provider.coordinator.anomalies.trail import append_alert, append_end, read_alerts
 from airflow_slurm_provider.coordinator.cost import work_cost
-from airflow_slurm_provider.coordinator.limits import limit_states
-from airflow_slurm_provider.coordinator.progress import Poll
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.snapshot import Snapshot
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
+from airflow_slurm_provider.coordinator.status.progress import Poll
+from airflow_slurm_provider.coordinator.status.rate_limits import limit_states
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from airflow_slurm_provider.coordinator.submission.upload import read_spec
 from airflow_slurm_provider.slurm.array_state import ArrayState
 from slurm_worker.errors import ServiceError, UserError

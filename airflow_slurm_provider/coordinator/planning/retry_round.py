@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_slurm_provider.coordinator.failures import read_failures, retried_items
-from airflow_slurm_provider.coordinator.losses import nodes_lost, read_endings
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.snapshot import read_snapshot
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 from airflow_slurm_provider.coordinator.spec.retry_policy import Past, Policy, RoundResources
+from airflow_slurm_provider.coordinator.status.dead_workers import nodes_lost, read_endings
+from airflow_slurm_provider.coordinator.status.failures import read_failures, retried_items
+from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.job_store import JobStore
 from slurm_worker.protocol.job_table import JobRow, RoundRow

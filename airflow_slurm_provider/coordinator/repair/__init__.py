@@ -27,7 +27,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from airflow_slurm_provider.coordinator.failures import read_failures, retried_items
 from airflow_slurm_provider.coordinator.planning.initial_round import has_plan
 from airflow_slurm_provider.coordinator.planning.planner import Title
 from airflow_slurm_provider.coordinator.repair.drafts import find_plan
@@ -38,6 +37,7 @@ from airflow_slurm_provider.coordinator.repair.tasks import (
 )
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec, spec_of
+from airflow_slurm_provider.coordinator.status.failures import read_failures, retried_items
 from airflow_slurm_provider.coordinator.submission import upload
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol import keys

@@ -18,16 +18,21 @@ from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from typing import Any
 
-from airflow_slurm_provider.coordinator.arrays import arrays_of, ids_of, known_arrays, open_names
-from airflow_slurm_provider.coordinator.progress import (
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
+from airflow_slurm_provider.coordinator.status.arrays import (
+    arrays_of,
+    ids_of,
+    known_arrays,
+    open_names,
+)
+from airflow_slurm_provider.coordinator.status.progress import (
     check_running,
     latest,
     of_round,
     progress_of,
 )
-from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
-from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.coordinator.submission import upload
 from airflow_slurm_provider.coordinator.submission.workers import (
     Workers,

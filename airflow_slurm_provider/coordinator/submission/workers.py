@@ -20,15 +20,20 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from airflow_slurm_provider.coordinator.arrays import arrays_of, ids_of, job_name, known_arrays
-from airflow_slurm_provider.coordinator.progress import (
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
+from airflow_slurm_provider.coordinator.status.arrays import (
+    arrays_of,
+    ids_of,
+    job_name,
+    known_arrays,
+)
+from airflow_slurm_provider.coordinator.status.progress import (
     latest,
     of_round,
     read_progress,
     why_held,
 )
-from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 from airflow_slurm_provider.coordinator.submission import upload
 from airflow_slurm_provider.coordinator.submission.credentials import give_credentials
 from airflow_slurm_provider.slurm.array_state import ArrayKey, named

@@ -10,7 +10,7 @@ import pytest
 
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.anomalies import Alert, Kind
-from airflow_slurm_provider.coordinator.progress import Poll, Progress
+from airflow_slurm_provider.coordinator.status.progress import Poll, Progress
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.hooks.slurm import SlurmHook

@@ -10,7 +10,7 @@ import pytest
 from airflow.sdk.observability import stats
 from airflow.sdk.observability.metrics import statsd_logger
 
-from airflow_slurm_provider.coordinator.progress import Poll
+from airflow_slurm_provider.coordinator.status.progress import Poll
 from airflow_slurm_provider.metrics import JobMetrics
 from airflow_slurm_provider.sensors.slurm_array import SlurmArraySensor
 from airflow_slurm_provider.slurm.array_state import ArrayState, Element

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from airflow_slurm_provider.cli.app import ExitCode
 from airflow_slurm_provider.cli.view import View, render
-from airflow_slurm_provider.coordinator.limits import LimitState
-from airflow_slurm_provider.coordinator.outlook import stragglers
-from airflow_slurm_provider.coordinator.progress import Poll, progress_of
-from airflow_slurm_provider.coordinator.snapshot import Snapshot
+from airflow_slurm_provider.coordinator.status.eta import stragglers
+from airflow_slurm_provider.coordinator.status.progress import Poll, progress_of
+from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from airflow_slurm_provider.slurm.array_state import ArrayState, Element
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.protocol.job_store import Slice

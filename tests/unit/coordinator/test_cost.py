@@ -16,8 +16,8 @@ from airflow_slurm_provider.coordinator.cost import (
     work_cost,
 )
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.snapshot import read_snapshot
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
+from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.slurm.usage import Usage
 from slurm_worker.backends.request_counter import RequestKind

@@ -10,10 +10,10 @@ from typing import Any, cast
 import pytest
 
 from airflow_slurm_provider.coordinator import gc, job
-from airflow_slurm_provider.coordinator.failures import explain
 from airflow_slurm_provider.coordinator.planning.planner import Title, drafted
 from airflow_slurm_provider.coordinator.repair import Repaired, repair
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.status.failures import explain
 from airflow_slurm_provider.coordinator.submission import upload
 from slurm_worker.errors import ItemError, UserError
 from slurm_worker.protocol import keys

@@ -13,11 +13,11 @@ from threading import Event as Signal
 import pytest
 
 from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.logs import first_failures, last_words
-from airflow_slurm_provider.coordinator.losses import Loss, attribute
-from airflow_slurm_provider.coordinator.progress import standing_arrays
 from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.status.dead_workers import Loss, attribute
+from airflow_slurm_provider.coordinator.status.logs import first_failures, last_words
+from airflow_slurm_provider.coordinator.status.progress import standing_arrays
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watch import Watcher
 from airflow_slurm_provider.slurm.accounting import Ending

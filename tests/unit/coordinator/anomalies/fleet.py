@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from airflow_slurm_provider.coordinator.anomalies import Look
-from airflow_slurm_provider.coordinator.limits import limit_states
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.snapshot import read_snapshot
 from airflow_slurm_provider.coordinator.spec.job_spec import LimitSection
+from airflow_slurm_provider.coordinator.status.rate_limits import limit_states
+from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_store import Marker, Slice

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from airflow_slurm_provider.coordinator.anomalies import Look
-from airflow_slurm_provider.coordinator.limits import LimitState
-from airflow_slurm_provider.coordinator.snapshot import Snapshot
+from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_store import Slice
 from slurm_worker.protocol.job_table import JobRow, RoundRow

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from airflow_slurm_provider.coordinator.anomalies import Alert, Detector, Kind, Look, Thresholds
-from airflow_slurm_provider.coordinator.limits import LimitState
-from airflow_slurm_provider.coordinator.snapshot import Snapshot
+from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from slurm_worker.protocol.job_store import Slice
 from slurm_worker.protocol.job_table import JobRow, RoundRow
 from slurm_worker.protocol.job_totals import History

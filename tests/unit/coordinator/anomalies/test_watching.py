@@ -8,8 +8,8 @@ import pytest
 
 from airflow_slurm_provider.coordinator import job
 from airflow_slurm_provider.coordinator.anomalies import Alert, Anomalies, Kind, read_alerts
-from airflow_slurm_provider.coordinator.progress import Poll
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.status.progress import Poll
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_table import JobTable

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.arrays import job_name
-from airflow_slurm_provider.coordinator.logs import read_output, read_script
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
+from airflow_slurm_provider.coordinator.status.arrays import job_name
+from airflow_slurm_provider.coordinator.status.logs import read_output, read_script
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.submission.upload import read_spec
 from airflow_slurm_provider.coordinator.watch import Watcher

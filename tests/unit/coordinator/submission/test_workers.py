@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.logs import read_output, read_script
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
+from airflow_slurm_provider.coordinator.status.logs import read_output, read_script
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.slurm.client import SubmitLimitError, SubmitRefusedError
 from slurm_worker.errors import ServiceError, UserError

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_slurm_provider.coordinator.progress import progress_of
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.snapshot import Snapshot, read_snapshot
+from airflow_slurm_provider.coordinator.status.progress import progress_of
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
 from slurm_worker.errors import ErrorClass
 from slurm_worker.node.task_finder import Found, TaskFinder
 from slurm_worker.protocol.job_config import LeaseConfig

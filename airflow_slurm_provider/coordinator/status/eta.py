@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from airflow_slurm_provider.coordinator.progress import progress_of
-from airflow_slurm_provider.coordinator.snapshot import Snapshot
+from airflow_slurm_provider.coordinator.status.progress import progress_of
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from slurm_worker.protocol.tasks import TaskRow
 
 #: The rate is that of so many seconds, or of so many buckets where these are longer.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.limits import rate_for, read_limits
+from airflow_slurm_provider.coordinator.status.rate_limits import rate_for, read_limits
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.job_config import LimitConfig
 from slurm_worker.rate_limits.limiter import RateLimiter, bound, slice_of

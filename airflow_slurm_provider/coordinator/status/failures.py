@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.snapshot import read_snapshot
+from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
 from slurm_worker.printable import encodable
 from slurm_worker.protocol.job_store import JobStore, Marker, Part
 from slurm_worker.protocol.keys import JobId, TaskId, parse_task_id

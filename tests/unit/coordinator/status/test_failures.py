@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.failures import cured_by_class, explain, normalise
+from airflow_slurm_provider.coordinator.status.failures import cured_by_class, explain, normalise
 from slurm_worker.errors import ItemError
 from slurm_worker.execution import calls
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of

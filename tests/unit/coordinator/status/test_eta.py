@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_slurm_provider.coordinator.outlook import as_clock, outlook_of
-from airflow_slurm_provider.coordinator.snapshot import Snapshot
+from airflow_slurm_provider.coordinator.status.eta import as_clock, outlook_of
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from slurm_worker.protocol.job_store import Slice
 from slurm_worker.protocol.job_table import JobRow, RoundRow
 from slurm_worker.protocol.job_totals import History

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_slurm_provider.coordinator.arrays import arrays_of
-from airflow_slurm_provider.coordinator.failures import normalise, place_in
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.status.arrays import arrays_of
+from airflow_slurm_provider.coordinator.status.failures import normalise, place_in
 from slurm_worker.errors import UserError
 from slurm_worker.printable import printable
 from slurm_worker.protocol.keys import JobId

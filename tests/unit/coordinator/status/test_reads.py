@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.failures import explain
-from airflow_slurm_provider.coordinator.losses import attribute
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.status.dead_workers import attribute
+from airflow_slurm_provider.coordinator.status.failures import explain
 from airflow_slurm_provider.slurm.accounting import Ending
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass
