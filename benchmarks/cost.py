@@ -24,7 +24,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from airflow_slurm_provider.coordinator.prices import (
+from airflow_slurm_provider.coordinator.costs.prices import (
     PRICES,
     PRICES_OF,
     REGION,
@@ -74,8 +74,8 @@ SOURCES = {
     f"{_DOCS}/eventbridge/latest/pipes-reference/API_BatchArrayProperties.html": (
         "2 to 10,000 children of an array"
     ),
-    f"{_AWS}/dynamodb/pricing/on-demand/": "as in coordinator/prices.py",
-    f"{_AWS}/s3/pricing/": "as in coordinator/prices.py",
+    f"{_AWS}/dynamodb/pricing/on-demand/": "as in coordinator/costs/prices.py",
+    f"{_AWS}/s3/pricing/": "as in coordinator/costs/prices.py",
 }
 
 

@@ -23,7 +23,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from airflow_slurm_provider.coordinator import estimate, job
+from airflow_slurm_provider.coordinator import api
+from airflow_slurm_provider.coordinator.costs import dry_run
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
 from airflow_slurm_provider.coordinator.spec.site import parse_site
@@ -187,7 +188,7 @@ def _plan_aggregation(edges: Services, _: Config) -> None:
 
 
 def _submit(edges: Services, spec: Config) -> None:
-    job.submit(edges, spec, log=_silent)
+    api.submit(edges, spec, log=_silent)
 
 
 def _silent(_line: str) -> None:
@@ -195,14 +196,14 @@ def _silent(_line: str) -> None:
 
 
 VERBS: dict[str, Callable[[Services, Config], object]] = {
-    "plan": estimate.estimate,
+    "plan": dry_run.estimate,
     "submit": _submit,
-    "status, cold": lambda edges, _: job.progress(edges, JOB),
-    "status, warm": lambda edges, _: job.progress(edges, JOB),
-    "poll": lambda edges, _: job.poll(edges, JOB),
-    "retry planning": lambda edges, _: job.plan_retry(edges, JOB),
+    "status, cold": lambda edges, _: api.progress(edges, JOB),
+    "status, warm": lambda edges, _: api.progress(edges, JOB),
+    "poll": lambda edges, _: api.poll(edges, JOB),
+    "retry planning": lambda edges, _: api.plan_retry(edges, JOB),
     "aggregation planning": _plan_aggregation,
-    "aggregation": lambda edges, _: job.aggregate(edges, JOB, log=_silent),
+    "aggregation": lambda edges, _: api.aggregate(edges, JOB, log=_silent),
 }
 
 
@@ -212,7 +213,7 @@ def measure(verb: str, folder: Path, items: int) -> Cost:
     if verb == "aggregation" or verb == "aggregation planning":
         import slurm_worker.aggregate  # noqa: F401  the start of a process is not the verb
     if verb == "poll":
-        job.poll(edges, JOB)  # what is measured is the second look of one who waits
+        api.poll(edges, JOB)  # what is measured is the second look of one who waits
     rows, objects = edges.rows, edges.objects
     assert isinstance(rows, SqliteRows)
     assert isinstance(objects, CountedObjects)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from airflow_slurm_provider.coordinator.prices import PRICES_OF, REGION
+from airflow_slurm_provider.coordinator.costs.prices import PRICES_OF, REGION
 from benchmarks import cost, growth
 from benchmarks.__main__ import machine
 from benchmarks.billion import __main__ as billion

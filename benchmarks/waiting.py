@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services, open_services
 from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 from airflow_slurm_provider.coordinator.spec.site import load_site
@@ -80,7 +80,7 @@ class Bench:
                 "slurm": {"mem": "100M", "time": "00:10:00", "extra_args": ["--hold"]},
             }
         )
-        job.submit(self.services, config, log=lambda _: None)
+        api.submit(self.services, config, log=lambda _: None)
         if number % 50 == 49:
             print(f"{number + 1} jobs submitted", flush=True)
         return str(config.spec.id)

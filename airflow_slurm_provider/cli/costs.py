@@ -12,9 +12,9 @@ from airflow_slurm_provider.cli.output import Fields, emit, number, say, show
 from slurm_worker.protocol.keys import check_job_id
 
 if TYPE_CHECKING:
-    from airflow_slurm_provider.coordinator.cost import JobCost
-    from airflow_slurm_provider.coordinator.estimate import Estimate
-    from airflow_slurm_provider.coordinator.prices import Bill
+    from airflow_slurm_provider.coordinator.costs.actual import JobCost
+    from airflow_slurm_provider.coordinator.costs.dry_run import Estimate
+    from airflow_slurm_provider.coordinator.costs.prices import Bill
     from airflow_slurm_provider.slurm.usage import Efficiency
 
 
@@ -40,7 +40,7 @@ def plan(
     Reads the whole input, as submit does. Needs no cluster: where it can't be reached, what
     only it knows is said to be unknown.
     """
-    from airflow_slurm_provider.coordinator.estimate import estimate
+    from airflow_slurm_provider.coordinator.costs.dry_run import estimate
     from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 
     loaded = load_config(config, job_id=job_id)
@@ -63,7 +63,7 @@ def cost(common: Common, job: str) -> int:
     workers used, and advice with the numbers it rests on.
     """
     name = check_job_id(job, "JOB")
-    from airflow_slurm_provider.coordinator.cost import read_cost
+    from airflow_slurm_provider.coordinator.costs.actual import read_cost
 
     with common.services() as services:
         found = read_cost(services, name)
@@ -151,7 +151,7 @@ def _bill_fields(bill: Bill) -> Fields:
 
 
 def _priced() -> str:
-    from airflow_slurm_provider.coordinator.prices import PRICES_OF, REGION
+    from airflow_slurm_provider.coordinator.costs.prices import PRICES_OF, REGION
 
     return f"by {REGION}'s list prices of {PRICES_OF}, without storage"
 

@@ -16,8 +16,8 @@ from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobId, check_job_id
 
 if TYPE_CHECKING:
-    from airflow_slurm_provider.coordinator.doctor import Finding, Report
-    from airflow_slurm_provider.coordinator.repair import Repaired
+    from airflow_slurm_provider.coordinator.maintenance.doctor import Finding, Report
+    from airflow_slurm_provider.coordinator.maintenance.repair import Repaired
     from airflow_slurm_provider.coordinator.services import Services
     from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 
@@ -85,7 +85,7 @@ def _diagnose(
     node: bool,
     timeout: float,
 ) -> int:
-    from airflow_slurm_provider.coordinator.doctor import diagnose
+    from airflow_slurm_provider.coordinator.maintenance.doctor import diagnose
     from airflow_slurm_provider.coordinator.spec.site import load_site
 
     report = diagnose(
@@ -117,7 +117,7 @@ def _reader(name: JobId | None, config: Path | None) -> Callable[[Services], Job
 
 
 def _print_policies(common: Common) -> int:
-    from airflow_slurm_provider.coordinator.doctor import policies
+    from airflow_slurm_provider.coordinator.maintenance.doctor import policies
     from airflow_slurm_provider.coordinator.spec.site import load_site
 
     found = policies(load_site(common.site))
@@ -131,7 +131,7 @@ def _print_policies(common: Common) -> int:
 
 
 def _repair(common: Common, name: JobId, dry_run: bool) -> int:
-    from airflow_slurm_provider.coordinator.repair import repair
+    from airflow_slurm_provider.coordinator.maintenance.repair import repair
 
     with common.services() as services:
         found = repair(services, name, dry_run=dry_run, log=say, actor=common.actor)

@@ -13,7 +13,7 @@ from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import check_job_id
 
 if TYPE_CHECKING:
-    from airflow_slurm_provider.coordinator.gc import Collected
+    from airflow_slurm_provider.coordinator.maintenance.gc import Collected
 
 _AGE = re.compile(r"(\d+)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -36,7 +36,7 @@ def gc(common: Common, job: str, older_than: str, dry_run: bool) -> int:
     What a marker or the published manifest names is never touched, nor is the version before.
     """
     name, age_s = check_job_id(job, "JOB"), _age(older_than)
-    from airflow_slurm_provider.coordinator.gc import collect
+    from airflow_slurm_provider.coordinator.maintenance.gc import collect
 
     with common.services() as services:
         found = collect(

@@ -34,12 +34,12 @@ def submit(
     Safe to run again at any point, also after it was killed: it goes on where it stopped,
     and never starts the workers twice.
     """
-    from airflow_slurm_provider.coordinator import job
+    from airflow_slurm_provider.coordinator import api
     from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 
     loaded = load_config(config, job_id=job_id)
     with common.services() as services:
-        submitted = job.submit(services, loaded, log=say, actor=common.actor)
+        submitted = api.submit(services, loaded, log=say, actor=common.actor)
         earlier = submitted.reattached and submitted.slurm_job_ids
         fields = [
             ("job", submitted.job_id),

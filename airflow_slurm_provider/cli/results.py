@@ -22,7 +22,7 @@ from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobId, check_job_id
 
 if TYPE_CHECKING:
-    from airflow_slurm_provider.coordinator.job import Retried
+    from airflow_slurm_provider.coordinator.api import Retried
     from airflow_slurm_provider.coordinator.planning.retry_round import RetryPlan
     from airflow_slurm_provider.coordinator.services import Services
 
@@ -61,7 +61,7 @@ def retry(
     """
     name, classes = _one_job(job, job_id), error_classes(errors)
     only = None if items is None else _keys(items)
-    from airflow_slurm_provider.coordinator import job as verbs
+    from airflow_slurm_provider.coordinator import api as verbs
 
     with common.services() as services:
         if dry_run:
@@ -141,7 +141,7 @@ def aggregate(
     if schema or sort_by or partition_by:
         raise UserError("--schema, --sort-by, --partition-by: are for files; a job has its YAML's")
     name = check_job_id(targets[0], "JOB")
-    from airflow_slurm_provider.coordinator import job as verbs
+    from airflow_slurm_provider.coordinator import api as verbs
 
     with common.services() as services:
         if (where or verbs.merges_where(services, name)) == "slurm":

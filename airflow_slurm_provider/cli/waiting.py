@@ -84,7 +84,7 @@ def wait_until_finished(
     Raises:
         ServiceError: if the time is up, or a service is away at the first look or stays away.
     """
-    from airflow_slurm_provider.coordinator.watch import Watcher
+    from airflow_slurm_provider.coordinator.watcher import Watcher
 
     clock = services.clock
     watcher = Watcher(services, job_id, say, clock=clock.boot_time, tell_progress=False)

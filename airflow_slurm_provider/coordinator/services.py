@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore.config import Config as BotoConfig
 
-from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.spec.site import ClusterSite, Site
+from airflow_slurm_provider.coordinator.ttl_cache import Recent
 from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState, merge_arrays
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.embedded.transport import EmbeddedTransport

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
 
-from airflow_slurm_provider.coordinator import job as verbs
+from airflow_slurm_provider.coordinator import api as verbs
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.submission.control import Steered
 from airflow_slurm_provider.dashboard import models

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from airflow_slurm_provider.coordinator.anomalies.alert import OVER, RAISED
-from airflow_slurm_provider.coordinator.cost import JobCost, read_cost
-from airflow_slurm_provider.coordinator.recent import Recent
+from airflow_slurm_provider.coordinator.costs.actual import JobCost, read_cost
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.arrays import arrays_of
 from airflow_slurm_provider.coordinator.status.failures import Group, explain
 from airflow_slurm_provider.coordinator.status.progress import progress_of
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState, read_limits
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
+from airflow_slurm_provider.coordinator.ttl_cache import Recent
 from airflow_slurm_provider.slurm.array_state import ArrayState
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.job_table import Event, SubmissionRow, newest_jobs

@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Query, Response
 
-from airflow_slurm_provider.coordinator.cost import cost_so_far
+from airflow_slurm_provider.coordinator.costs.actual import cost_so_far
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from airflow_slurm_provider.dashboard import views

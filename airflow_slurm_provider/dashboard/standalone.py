@@ -18,8 +18,8 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import Services, Shared
+from airflow_slurm_provider.coordinator.ttl_cache import Recent
 from airflow_slurm_provider.dashboard.app import create_app
 from airflow_slurm_provider.dashboard.guard import User
 from airflow_slurm_provider.dashboard.looks import CLUSTER_S

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from airflow_slurm_provider.coordinator.anomalies.alert import RAISED, Alert
-from airflow_slurm_provider.coordinator.cost import JobCost
-from airflow_slurm_provider.coordinator.prices import PRICES_OF, REGION
+from airflow_slurm_provider.coordinator.costs.actual import JobCost
+from airflow_slurm_provider.coordinator.costs.prices import PRICES_OF, REGION
 from airflow_slurm_provider.coordinator.status.eta import outlook_of
 from airflow_slurm_provider.coordinator.status.failures import Group
 from airflow_slurm_provider.coordinator.status.progress import progress_of

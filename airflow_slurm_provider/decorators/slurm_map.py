@@ -28,7 +28,7 @@ from airflow.providers.common.compat.sdk import (
 )
 from airflow.sdk import Context
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.planning.inline_items import (
     VALUE_FIELD,
     path_or_items,
@@ -146,7 +146,7 @@ class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
         with as_airflow_failures():
             services = self._services()
             job_id = check_job_id(progress["job_id"])
-            manifest = job.aggregate(services, job_id, log=task_log(self), actor=actor_of(context))
+            manifest = api.aggregate(services, job_id, log=task_log(self), actor=actor_of(context))
             address = f"s3://{services.site.bucket}/{services.paths(job_id).dataset}"
         result = {"job_id": job_id, **{name: manifest[name] for name in PUBLISHED}}
         emit_assets(self, context, address, result)

@@ -17,7 +17,6 @@ from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 from airflow.providers.common.compat.sdk import BaseHook
 from airflow.providers.ssh.hooks.ssh import SSHHook
 
-from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import (
     Services,
     Shared,
@@ -25,6 +24,7 @@ from airflow_slurm_provider.coordinator.services import (
     open_transport,
 )
 from airflow_slurm_provider.coordinator.spec.site import Site, parse_cluster, parse_site
+from airflow_slurm_provider.coordinator.ttl_cache import Recent
 from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.poller import ArrayPoller

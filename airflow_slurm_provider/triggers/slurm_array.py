@@ -11,7 +11,7 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.status.progress import Poll
 from airflow_slurm_provider.coordinator.submission import control
-from airflow_slurm_provider.coordinator.watch import Watcher
+from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.failures import task_log
 from airflow_slurm_provider.metrics import JobMetrics
 from airflow_slurm_provider.triggers.polling import FAILURES_ALLOWED, PollingTrigger

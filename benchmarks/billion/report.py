@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from airflow_slurm_provider.coordinator.costs.prices import PRICES
 from airflow_slurm_provider.coordinator.planning.planner import SEGMENT_ITEMS
-from airflow_slurm_provider.coordinator.prices import PRICES
 from benchmarks.billion.fleet import Fleet, Scenario
 from slurm_worker.backends.request_counter import RequestKind
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from airflow_slurm_provider.coordinator.prices import PRICES_OF, REGION, bill_of
+from airflow_slurm_provider.coordinator.costs.prices import PRICES_OF, REGION, bill_of
 from benchmarks.five_million.watching import Seen, share_of
 
 _HEAD = """# Five million items

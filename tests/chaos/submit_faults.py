@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import open_services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
 from airflow_slurm_provider.coordinator.spec.site import load_site
@@ -118,7 +118,7 @@ def submit(config: Config, point: Point) -> Faults:
         opened, rows=Struck(opened.rows, faults), objects=Struck(opened.objects, faults)
     )
     try:
-        job.submit(services, config, log=lambda _: None)
+        api.submit(services, config, log=lambda _: None)
     finally:
         opened.close()
     return faults

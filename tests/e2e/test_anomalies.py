@@ -20,14 +20,14 @@ from typing import Any, TypeVar
 import pytest
 
 from airflow_slurm_provider.cli.waiting import TOLERATED_FAILURES
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.anomalies import Alert, Kind, read_alerts
-from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import Services, Shared
 from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from airflow_slurm_provider.coordinator.submission import control
-from airflow_slurm_provider.coordinator.watch import Watcher
+from airflow_slurm_provider.coordinator.ttl_cache import Recent
+from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.job_totals import History
@@ -235,7 +235,7 @@ def submit(services: Services, what: Provoked, folder: Path) -> JobId:
             "anomalies": {**QUICK, **what.anomalies},
         }
     )
-    patiently(lambda: job.submit(services, config, log=lambda _: None))
+    patiently(lambda: api.submit(services, config, log=lambda _: None))
     return config.spec.id
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services, open_services, open_transport
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
 from airflow_slurm_provider.coordinator.spec.site import load_site
@@ -184,8 +184,8 @@ def planned(services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             "handler": {"entry": "handler:handle", "code": str(tmp_path)},
         }
     )
-    monkeypatch.setattr(job, "ensure_workers", lambda *_: Workers((), "", 0, "", reattached=True))
-    job.submit(services, config, log=lambda _: None)
+    monkeypatch.setattr(api, "ensure_workers", lambda *_: Workers((), "", 0, "", reattached=True))
+    api.submit(services, config, log=lambda _: None)
     return config
 
 

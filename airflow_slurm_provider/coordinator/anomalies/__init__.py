@@ -5,10 +5,10 @@ delivered by `Anomalies`, which every watcher of a job has; `read_alerts` gives 
 """
 
 from airflow_slurm_provider.coordinator.anomalies.alert import OVER, RAISED, Alert, Kind
+from airflow_slurm_provider.coordinator.anomalies.audit_log import read_alerts
 from airflow_slurm_provider.coordinator.anomalies.detector import Detector, News
-from airflow_slurm_provider.coordinator.anomalies.look import Look
-from airflow_slurm_provider.coordinator.anomalies.trail import read_alerts
-from airflow_slurm_provider.coordinator.anomalies.watching import Anomalies
+from airflow_slurm_provider.coordinator.anomalies.monitor import Anomalies
+from airflow_slurm_provider.coordinator.anomalies.observation import Look
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import Thresholds
 
 __all__ = [

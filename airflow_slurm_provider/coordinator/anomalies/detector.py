@@ -16,9 +16,9 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.anomalies import limit_rules, rules
 from airflow_slurm_provider.coordinator.anomalies.alert import Alert, Kind
+from airflow_slurm_provider.coordinator.anomalies.baseline import Memory
 from airflow_slurm_provider.coordinator.anomalies.facts import Facts, Finding
-from airflow_slurm_provider.coordinator.anomalies.look import Look
-from airflow_slurm_provider.coordinator.anomalies.memory import Memory
+from airflow_slurm_provider.coordinator.anomalies.observation import Look
 from airflow_slurm_provider.coordinator.anomalies.rules import EXPLAINS, Rule
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import Thresholds
 from slurm_worker.protocol.keys import JobState

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from airflow_slurm_provider.coordinator.anomalies.alert import Kind
-from airflow_slurm_provider.coordinator.anomalies.look import Look
-from airflow_slurm_provider.coordinator.anomalies.measures import (
+from airflow_slurm_provider.coordinator.anomalies.baseline import Memory, node_shares
+from airflow_slurm_provider.coordinator.anomalies.observation import Look
+from airflow_slurm_provider.coordinator.anomalies.statistics import (
     Share,
     Timeline,
     Usual,
     usual_durations,
 )
-from airflow_slurm_provider.coordinator.anomalies.memory import Memory, node_shares
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import LEAST_SINCE, Thresholds
 from slurm_worker.protocol.tasks import TaskRow
 

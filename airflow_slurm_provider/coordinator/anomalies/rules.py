@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from airflow_slurm_provider.coordinator.anomalies.alert import Kind
+from airflow_slurm_provider.coordinator.anomalies.baseline import node_of
 from airflow_slurm_provider.coordinator.anomalies.facts import (
     WHOLE,
     Facts,
@@ -18,13 +19,12 @@ from airflow_slurm_provider.coordinator.anomalies.facts import (
     duration,
     percent,
 )
-from airflow_slurm_provider.coordinator.anomalies.measures import (
+from airflow_slurm_provider.coordinator.anomalies.statistics import (
     Share,
     at_least,
     exceeds,
     spread_of,
 )
-from airflow_slurm_provider.coordinator.anomalies.memory import node_of
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import (
     LEAST_ITEMS,
     LEAST_PER_WINDOW,

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.arrays import arrays_of, ids_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
+from airflow_slurm_provider.coordinator.ttl_cache import Recent
 from airflow_slurm_provider.slurm.array_state import ArrayState, named
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.job_table import JobRow, RoundRow, SubmissionRow

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
 from airflow_slurm_provider.coordinator.submission import upload
@@ -100,8 +100,8 @@ def plan(
         }
     )
     nobody = Workers((), "", 0, "", reattached=True)
-    monkeypatch.setattr(job, "ensure_workers", lambda *_: nobody)
-    job.submit(services, config, log=lambda _: None)
+    monkeypatch.setattr(api, "ensure_workers", lambda *_: nobody)
+    api.submit(services, config, log=lambda _: None)
     return config
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 from airflow_slurm_provider.coordinator.submission import upload
@@ -99,8 +99,8 @@ def test_it_works_off_a_job(
             "handler": {"entry": "handler:handle", "code": str(tmp_path)},
         }
     )
-    monkeypatch.setattr(job, "ensure_workers", lambda *_: Workers((), "", 0, "", reattached=True))
-    job.submit(services, config, log=lambda _: None)
+    monkeypatch.setattr(api, "ensure_workers", lambda *_: Workers((), "", 0, "", reattached=True))
+    api.submit(services, config, log=lambda _: None)
     standing = services.jobs(config.spec.id).get()
     arguments = upload.worker_arguments(services, config.spec, standing.config, "000-1")
     ended = run(version, worker_file, *arguments, TMPDIR=str(tmp_path))

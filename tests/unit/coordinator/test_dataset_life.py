@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.gc import collect
+from airflow_slurm_provider.coordinator import api
+from airflow_slurm_provider.coordinator.maintenance.gc import collect
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.aggregate import AggregateOptions, Manifest, RoundSummary, aggregate
 from slurm_worker.errors import ErrorClass, ItemError
@@ -100,7 +100,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Services, Bucket
     edges = services()
     folder = tmp_path_factory.mktemp("job")
     config = make_config(folder / "config", bundle=25)
-    job.submit(edges, config, log=lambda _: None)
+    api.submit(edges, config, log=lambda _: None)
 
     def handle(item: dict[str, Any], _context: object) -> dict[str, Any]:
         if item["n"] == 7:

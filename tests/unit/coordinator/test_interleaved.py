@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from airflow_slurm_provider.coordinator.submission import control
@@ -78,7 +78,7 @@ class Site:
             edges = replace(edges, slurm=Refusing(self.slurm))  # type: ignore[arg-type]
         spec = self.config.spec.model_copy(update=changes)
         config = replace(self.config, spec=spec)
-        return Call(edges, lambda own: job.submit(own, config, log=lambda _: None))
+        return Call(edges, lambda own: api.submit(own, config, log=lambda _: None))
 
     def check(self, word: str = "good") -> None:
         """The job is whole: its plan, its rows, its objects, and one array that is known."""
@@ -244,7 +244,7 @@ def test_a_job_that_was_submitted_by_two_is_published_once_and_whole(
     wrong = site.submit(DUPLICATE)
     one_suspended(wrong, 12, site.submit())
     world_of(site.services, site.config, tmp_path / "node", lambda item, _: item).worker().run()
-    manifest = job.aggregate(site.services, JOB, log=lambda _: None)
+    manifest = api.aggregate(site.services, JOB, log=lambda _: None)
     data = site.services.objects.get(manifest["files"][0]["key"]) or b""
     values = pq.read_table(io.BytesIO(data)).column("n").to_pylist()
     assert values == [f"good{n}" for n in range(ITEMS)]
@@ -276,7 +276,7 @@ def failed(new_site: Callable[[], Site], tmp_path: Path) -> Callable[[], Site]:
 
 
 def retry(site: Site) -> Call:
-    return Call(site.services, lambda own: job.retry(own, JOB, ["network"], log=lambda _: None))
+    return Call(site.services, lambda own: api.retry(own, JOB, ["network"], log=lambda _: None))
 
 
 def check_round(site: Site) -> None:

@@ -12,9 +12,9 @@ import pytest
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.testclient import TestClient
 
-from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.recent import Recent
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.ttl_cache import Recent
 from airflow_slurm_provider.dashboard.app import create_app
 from airflow_slurm_provider.dashboard.guard import CSRF_COOKIE, CSRF_HEADER, User
 from airflow_slurm_provider.dashboard.looks import Looks, Shares
@@ -128,7 +128,7 @@ class Dash:
 
     def submit(self, name: str = "job-1", **changes: Any) -> None:
         config = make_config(self.scratch / name, ITEMS, job_id=name, **changes)
-        job.submit(self.services, config, log=lambda _: None, actor="bob")
+        api.submit(self.services, config, log=lambda _: None, actor="bob")
 
     def work(self, name: str = "job-1") -> None:
         """Let one worker do all there is to do."""

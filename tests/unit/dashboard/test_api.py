@@ -9,10 +9,10 @@ import weakref
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.anomalies.alert import Alert, Kind
-from airflow_slurm_provider.coordinator.anomalies.trail import append_alert, append_end
-from airflow_slurm_provider.coordinator.recent import Recent
+from airflow_slurm_provider.coordinator.anomalies.audit_log import append_alert, append_end
+from airflow_slurm_provider.coordinator.ttl_cache import Recent
 from airflow_slurm_provider.dashboard.looks import Looks, Shares
 from slurm_worker.protocol.keys import JobId
 from tests.unit.dashboard.conftest import ITEMS, Dash
@@ -152,7 +152,7 @@ def test_failures_are_read_once_until_there_are_new_ones(done: Dash) -> None:
 
 def test_failures_are_read_anew_when_there_are_new_ones(done: Dash) -> None:
     done.json("/api/jobs/job-1/failures")
-    job.retry(done.services, JOB, ["network"], log=lambda _: None)
+    api.retry(done.services, JOB, ["network"], log=lambda _: None)
     done.work()
     done.look_at_tasks_anew()
     found = {each["error_class"]: each for each in done.json("/api/jobs/job-1/failures")}

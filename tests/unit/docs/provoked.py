@@ -17,7 +17,7 @@ import pytest
 from botocore.exceptions import ClientError
 from moto import mock_aws
 
-from airflow_slurm_provider.coordinator.bootstrap.clients import open_clients
+from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import open_clients
 from airflow_slurm_provider.coordinator.spec.site import parse_site
 from airflow_slurm_provider.coordinator.submission.credentials import give_credentials
 from airflow_slurm_provider.slurm.client import SlurmClient
@@ -34,8 +34,8 @@ from slurm_worker.protocol.job_config import HandlerConfig
 from slurm_worker.results.parts import to_lines
 from tests.unit.cli.conftest import Cli, write_config
 from tests.unit.coordinator import fakes
+from tests.unit.coordinator.maintenance.test_repair import lose_everything
 from tests.unit.coordinator.submission.test_credentials import Sts, edges_with
-from tests.unit.coordinator.test_repair import lose_everything
 from tests.unit.slurm.fake_slurm import FakeSlurm, Time
 from tests.unit.slurm.ssh_server import LoginNode, closed_port
 from tests.unit.world import JOB

@@ -15,14 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.anomalies import Look
-from airflow_slurm_provider.coordinator.anomalies.watching import read_look
-from airflow_slurm_provider.coordinator.recent import Recent
+from airflow_slurm_provider.coordinator.anomalies.monitor import read_look
 from airflow_slurm_provider.coordinator.services import Services, Shared, open_services
 from airflow_slurm_provider.coordinator.spec.site import load_site
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.submission.upload import read_spec
+from airflow_slurm_provider.coordinator.ttl_cache import Recent
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.protocol.keys import JobId
 from tests.e2e.test_anomalies import EVERY, INTERVAL_S, Provoked, submit
@@ -68,7 +68,7 @@ def _looks(services: Services, what: Provoked, folder: Path, job_id: JobId) -> I
     spec = read_spec(services, services.jobs(job_id).get())
     deadline = float("inf")
     while time.monotonic() < deadline:
-        poll = job.poll(services, job_id)
+        poll = api.poll(services, job_id)
         assert poll.snapshot is not None, "a look has one"
         what.provoke(folder, poll.snapshot)
         if deadline == float("inf") and poll.snapshot.leased:

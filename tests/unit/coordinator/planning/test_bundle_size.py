@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_slurm_provider.coordinator import estimate, job
+from airflow_slurm_provider.coordinator import api
+from airflow_slurm_provider.coordinator.costs import dry_run
 from airflow_slurm_provider.coordinator.inputs.reader import InputSpec
 from airflow_slurm_provider.coordinator.planning.bundle_size import (
     LARGEST,
@@ -91,21 +92,21 @@ def test_what_cannot_be_read_counts_as_empty(name: str, tmp_path: Path) -> None:
 def test_a_job_without_a_bundle_gets_one_by_its_size_and_keeps_it(tmp_path: Path) -> None:
     edges = services(FakeSlurm())
     config = make_config(tmp_path, items=960, bundle=None, workers=3)
-    planned = estimate.estimate(edges, config)
-    submitted = job.submit(edges, config, log=log)
+    planned = dry_run.estimate(edges, config)
+    submitted = api.submit(edges, config, log=log)
     assert planned.bundle == SMALLEST
     assert submitted.tasks == planned.tasks == 20
     job_id = config.spec.id
     assert upload.read_spec(edges, edges.jobs(job_id).get()).bundle == SMALLEST
     more = make_config(tmp_path, items=960, bundle=None, workers=30)
-    again = job.submit(edges, more, log=log)
+    again = api.submit(edges, more, log=log)
     assert (again.tasks, again.reattached) == (20, True)
     assert upload.read_spec(edges, edges.jobs(job_id).get()).bundle == SMALLEST
 
 
 def test_another_bundle_under_the_same_id_is_refused(tmp_path: Path) -> None:
     edges = services(FakeSlurm())
-    job.submit(edges, make_config(tmp_path, bundle=5), log=log)
-    job.submit(edges, make_config(tmp_path, bundle=None), log=log)
+    api.submit(edges, make_config(tmp_path, bundle=5), log=log)
+    api.submit(edges, make_config(tmp_path, bundle=None), log=log)
     with pytest.raises(UserError, match="bundle: 'job-1' exists with 5 items a task, not 7"):
-        job.submit(edges, make_config(tmp_path, bundle=7), log=log)
+        api.submit(edges, make_config(tmp_path, bundle=7), log=log)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.errors import ErrorClass, ItemError
 from slurm_worker.node import task_finder
@@ -85,7 +85,7 @@ def failed_job(folder: Path) -> tuple[Services, FakeSlurm, Any]:
     """A job with three failed items and one task that was given up."""
     slurm = FakeSlurm()
     edges, config = services(slurm), make_config(folder, items=20, slurm={"mem": "1G"})
-    job.submit(edges, config, log=lambda _: None)
+    api.submit(edges, config, log=lambda _: None)
 
     def handle(item: dict[str, Any], _context: object) -> dict[str, Any]:
         if item["n"] in (7, 8, 12):
@@ -99,7 +99,7 @@ def failed_job(folder: Path) -> tuple[Services, FakeSlurm, Any]:
 
 
 def check(edges: Services, slurm: FakeSlurm, config: Any, folder: Path) -> None:
-    assert job.retry(edges, config.spec.id, log=lambda _: None).round == 1
+    assert api.retry(edges, config.spec.id, log=lambda _: None).round == 1
     jobs = edges.jobs(config.spec.id)
     _, round_row = jobs.rounds()
     assert (round_row.retried, round_row.tasks_back) == ({"network": 2}, {"out_of_memory": 1})
@@ -115,7 +115,7 @@ def check(edges: Services, slurm: FakeSlurm, config: Any, folder: Path) -> None:
     world.worker().run()
     assert sorted(ran) == [0, 1, 2, 3, 4, 7, 8], "only what had failed"
     assert {row.state for row in world.task_rows()} == {TaskState.DONE}
-    assert job.progress(edges, config.spec.id).failed == {"bad_input": 1}
+    assert api.progress(edges, config.spec.id).failed == {"bad_input": 1}
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -128,7 +128,7 @@ def test_a_retry_cut_off_at_any_request_is_finished_by_the_next(
         folder = tmp_path / str(points)
         edges, slurm, config = failed_job(folder)
         try:
-            job.retry(
+            api.retry(
                 cut_at(edges, points, after=after),
                 config.spec.id,
                 ["network", "out_of_memory"],
@@ -148,7 +148,7 @@ def test_retries_at_the_same_time_make_one_round(tmp_path: Path) -> None:
 
     def retry() -> None:
         start.wait()
-        found.append(job.retry(edges, config.spec.id, log=lambda _: None).round)
+        found.append(api.retry(edges, config.spec.id, log=lambda _: None).round)
 
     threads = [threading.Thread(target=retry) for _ in range(4)]
     for each in threads:
@@ -173,7 +173,7 @@ def test_a_retry_that_is_repeated_after_its_workers_ran_leaves_no_task_where_nob
         edges, slurm, config = failed_job(folder)
         jobs = edges.jobs(config.spec.id)
         try:
-            job.retry(
+            api.retry(
                 cut_at(edges, points, after=after), config.spec.id, classes, log=lambda _: None
             )
         except Cut:
@@ -183,9 +183,9 @@ def test_a_retry_that_is_repeated_after_its_workers_ran_leaves_no_task_where_nob
             kill_first(edges, config, folder / "killed again")
             work(edges, config, folder / "first")
             slurm.state = FakeArray(alive=0)
-            job.retry(edges, config.spec.id, classes, log=lambda _: None)
+            api.retry(edges, config.spec.id, classes, log=lambda _: None)
             work(edges, config, folder / "second")
-            assert job.progress(edges, config.spec.id).complete, f"cut at {points}"
+            assert api.progress(edges, config.spec.id).complete, f"cut at {points}"
         else:
             break
     assert reopened, "no cut was behind the opening of the round"
@@ -207,6 +207,6 @@ def test_new_workers_where_others_have_left_tasks_look_at_every_row(tmp_path: Pa
     marks.move(0, generation, "999#")
     assert edges.tasks(jobs.get()).reopen(row, 1), "by a call that dies behind its late write"
     slurm.state = FakeArray(alive=0)
-    job.submit(edges, config, log=lambda _: None)
+    api.submit(edges, config, log=lambda _: None)
     work(edges, config, tmp_path / "again")
-    assert job.progress(edges, config.spec.id).complete
+    assert api.progress(edges, config.spec.id).complete

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.status.failures import cured_by_class, explain, normalise
 from slurm_worker.errors import ItemError
 from slurm_worker.execution import calls
@@ -41,7 +41,7 @@ def test_messages_of_different_faults_stay_apart() -> None:
 
 def test_a_message_that_all_failures_share_is_told_as_it_is(tmp_path: Path) -> None:
     edges, config = services(FakeSlurm()), make_config(tmp_path)
-    job.submit(edges, config, log=log)
+    api.submit(edges, config, log=log)
 
     def handle(item: dict[str, Any], _context: object) -> dict[str, Any]:
         if item["n"] < 3:
@@ -59,7 +59,7 @@ def test_a_message_of_which_half_a_character_is_left_can_be_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edges, config = services(FakeSlurm()), make_config(tmp_path)
-    job.submit(edges, config, log=log)
+    api.submit(edges, config, log=log)
 
     def handle(_item: dict[str, Any], _context: object) -> dict[str, Any]:
         raise ItemError("bad_input", "read \udcff")
@@ -73,7 +73,7 @@ def test_a_message_of_which_half_a_character_is_left_can_be_shown(
 def test_failures_are_grouped_with_examples_and_what_was_cured(tmp_path: Path) -> None:
     edges, config = services(FakeSlurm()), make_config(tmp_path)
     job_id = config.spec.id
-    job.submit(edges, config, log=log)
+    api.submit(edges, config, log=log)
 
     def first(item: dict[str, Any], _context: object) -> dict[str, Any]:
         if item["n"] < 8:
@@ -92,7 +92,7 @@ def test_failures_are_grouped_with_examples_and_what_was_cured(tmp_path: Path) -
         ("network", 8),
         ("bad_input", 2),
     ]
-    job.retry(edges, job_id, ["network"], log=log)
+    api.retry(edges, job_id, ["network"], log=log)
     world_of(edges, config, tmp_path / "w1", second).worker().run()
     bad, timeout, network = explain(edges, job_id)
     assert (bad.error_class, bad.message, bad.count) == ("bad_input", "no email", 2)

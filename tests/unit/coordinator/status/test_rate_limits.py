@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.status.rate_limits import rate_for, read_limits
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.job_config import LimitConfig
@@ -18,7 +18,7 @@ from tests.unit.coordinator.fakes import make_config, services
 def test_a_limit_shows_its_use_and_its_cuts(tmp_path: Path) -> None:
     edges = services()
     config = make_config(tmp_path, limits={"api": {"rate": "10/s", "quota_per_day": 1000}})
-    job.submit(edges, config, log=lambda _: None)
+    api.submit(edges, config, log=lambda _: None)
     (fresh,) = read_limits(edges, config.spec.id)
     assert (fresh.current_rate, fresh.used, fresh.ahead_s) == (10.0, 0, 0.0)
     limit = LimitConfig("api", rate=10.0, quota_per_day=1000)

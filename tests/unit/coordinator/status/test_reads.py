@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.dead_workers import attribute
 from airflow_slurm_provider.coordinator.status.failures import explain
@@ -60,14 +60,14 @@ def ended(tmp_path: Path) -> tuple[Services, keys.JobId, ReadRows, FakeSlurm]:
     edges = replace(services(slurm), rows=rows)
     config = make_config(tmp_path, items=TASKS, bundle=1, workers=1)
     job_id = config.spec.id
-    job.submit(edges, config, log=lambda _: None)
+    api.submit(edges, config, log=lambda _: None)
     world = world_of(edges, config, tmp_path / "w", lambda item, _context: item)
     for row in world.task_rows()[:2]:
         claimed = world.table.claim(row, "100_0-r0-aaaa")
         assert isinstance(claimed, Claimed)
         world.table.fail(claimed.lease, ErrorClass.NODE_FAILURE, "disk full", 0.0, final=True)
     world.worker().run()
-    assert job.progress(edges, job_id).complete
+    assert api.progress(edges, job_id).complete
     rows.since()
     return edges, job_id, rows, slurm
 
@@ -94,7 +94,7 @@ def test_planning_a_retry_reads_only_the_rows_of_tasks_that_did_not_end_well(
 ) -> None:
     edges, job_id, rows, slurm = ended
     slurm.ended = [Ending("100", 0, 0, ElementState.NODE_FAIL, "0:0", "n7", 65, 0)]
-    plan = job.plan_retry(edges, job_id, ["node_failure"])
+    plan = api.plan_retry(edges, job_id, ["node_failure"])
     assert plan.tasks == {"node_failure": 2}
     assert rows.since() < FEW
 
@@ -105,7 +105,7 @@ def test_planning_a_retry_asks_the_accounting_once(ended: Ended) -> None:
         Ending("100", 0, 0, ElementState.NODE_FAIL, "0:0", "n7", 65, 0),
         Ending("100", 1, 0, ElementState.COMPLETED, "0:0", "n8", 65, 0),
     ]
-    plan = job.plan_retry(edges, job_id, ["node_failure"])
+    plan = api.plan_retry(edges, job_id, ["node_failure"])
     assert plan.resources.slurm == {"exclude": "n7"}
     assert slurm.accounted == [["100"]]
 
@@ -114,6 +114,6 @@ def test_asking_why_workers_died_reads_no_done_row_where_no_lease_was_lost(ended
     edges, job_id, rows, slurm = ended
     slurm.ended = [Ending("100", 0, 0, ElementState.OUT_OF_MEMORY, "0:125", "n7", 65, 0)]
     assert attribute(edges, job_id) == 0
-    (loss,) = job.losses(edges, job_id)
+    (loss,) = api.losses(edges, job_id)
     assert loss.tasks == ()
     assert rows.since() < FEW

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from airflow_slurm_provider.coordinator.status.arrays import job_name
 from airflow_slurm_provider.coordinator.status.logs import read_output, read_script
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.submission.upload import read_spec
-from airflow_slurm_provider.coordinator.watch import Watcher
+from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError, SubmitRefusedError
 from slurm_worker.errors import ItemError, ServiceError, UserError
@@ -38,7 +38,7 @@ def submitted(folder: Path, **changes: Any) -> tuple[Services, FakeSlurm, Config
     """A job of ten tasks and three workers."""
     slurm = FakeSlurm(state=FakeArray(alive=3))
     edges, config = services(slurm), make_config(folder, **changes)
-    job.submit(edges, config, log=log)
+    api.submit(edges, config, log=log)
     return edges, slurm, config
 
 
@@ -79,7 +79,7 @@ def test_a_worker_of_a_paused_job_leases_nothing(tmp_path: Path) -> None:
     edges, _, config = submitted(tmp_path)
     control.pause(edges, config.spec.id)
     work(edges, config, tmp_path / "w")
-    assert job.progress(edges, config.spec.id).tasks == {"ready": 10}
+    assert api.progress(edges, config.spec.id).tasks == {"ready": 10}
 
 
 def test_the_first_who_paused_stays_and_is_told_once(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_submit_of_a_paused_job_starts_no_workers(tmp_path: Path) -> None:
     control.pause(edges, config.spec.id, actor="me")
     slurm.state = GONE
     lines: list[str] = []
-    again = job.submit(edges, config, log=lines.append)
+    again = api.submit(edges, config, log=lines.append)
     assert (again.reattached, len(slurm.arrays)) == (True, 1)
     assert any("is paused by me; no workers are started" in line for line in lines)
 
@@ -106,10 +106,10 @@ def test_a_job_paused_between_plan_and_submission_gets_its_workers_on_resume(
     slurm = FakeSlurm(refuse=ServiceError("ssh is down"))
     edges, config = services(slurm), make_config(tmp_path)
     with pytest.raises(ServiceError):
-        job.submit(edges, config, log=log)
+        api.submit(edges, config, log=log)
     slurm.refuse = None
     control.pause(edges, config.spec.id)
-    assert job.submit(edges, config, log=log).slurm_job_ids == ()
+    assert api.submit(edges, config, log=log).slurm_job_ids == ()
     assert control.resume(edges, config.spec.id, log=log).workers == 3
 
 
@@ -139,10 +139,10 @@ def test_resume_resets_a_breaker_that_a_handler_has_tripped(tmp_path: Path) -> N
     edges, slurm, config = submitted(tmp_path)
     edges.jobs(config.spec.id).stop("the API key is wrong")
     slurm.state = GONE
-    assert "the API key is wrong" in job.poll(edges, config.spec.id).problem
+    assert "the API key is wrong" in api.poll(edges, config.spec.id).problem
     assert control.resume(edges, config.spec.id, log=log).workers == 3
     work(edges, config, tmp_path / "w")
-    assert job.poll(edges, config.spec.id).finished
+    assert api.poll(edges, config.spec.id).finished
 
 
 def test_resume_of_a_job_that_runs_changes_nothing(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_resume_does_not_guess_whether_workers_are_left(tmp_path: Path) -> None:
     slurm.state = FakeArray(alive=0, unknown=True)
     with pytest.raises(ServiceError, match="doesn't say yet"):
         control.resume(edges, config.spec.id, log=log)
-    assert job.progress(edges, config.spec.id).paused, "as it was"
+    assert api.progress(edges, config.spec.id).paused, "as it was"
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -176,7 +176,7 @@ def test_resume_cut_off_at_any_request_is_finished_by_the_next(tmp_path: Path, a
         else:
             break
         assert len(slurm.arrays) == 2, f"one array of new workers, cut at {points}"
-        assert not job.progress(edges, config.spec.id).paused
+        assert not api.progress(edges, config.spec.id).paused
     assert points > 10
 
 
@@ -188,10 +188,10 @@ def test_added_workers_work_beside_the_others(tmp_path: Path) -> None:
     row = edges.jobs(config.spec.id).get()
     assert read_spec(edges, row).workers == 5, "later rounds have them too"
     slurm.states = {"101": GONE}
-    assert job.poll(edges, config.spec.id).problem == "", "the first array is alive"
-    assert job.submit(edges, config, log=log).reattached
+    assert api.poll(edges, config.spec.id).problem == "", "the first array is alive"
+    assert api.submit(edges, config, log=log).reattached
     slurm.states = {"100": GONE, "101": GONE}
-    assert "no worker of arrays 100, 101 is left" in job.poll(edges, config.spec.id).problem
+    assert "no worker of arrays 100, 101 is left" in api.poll(edges, config.spec.id).problem
 
 
 def test_no_more_workers_are_added_than_have_something_to_do(tmp_path: Path) -> None:
@@ -243,8 +243,8 @@ def test_workers_that_were_asked_for_are_not_counted_as_resubmissions(tmp_path: 
     for _ in range(3):
         control.add_workers(edges, config.spec.id, 1, log=log)
     slurm.state = GONE
-    assert job.resubmit(edges, config.spec.id, most=1, log=log) is not None
-    assert job.resubmit(edges, config.spec.id, most=1, log=log) is None
+    assert api.resubmit(edges, config.spec.id, most=1, log=log) is not None
+    assert api.resubmit(edges, config.spec.id, most=1, log=log) is None
 
 
 def cut_short(folder: Path, **changes: Any) -> tuple[Services, FakeSlurm, Config]:
@@ -252,7 +252,7 @@ def cut_short(folder: Path, **changes: Any) -> tuple[Services, FakeSlurm, Config
     slurm = FakeSlurm(state=FakeArray(alive=3), lose_reply=True)
     edges, config = services(slurm), make_config(folder, **changes)
     with pytest.raises(ServiceError):
-        job.submit(edges, config, log=log)
+        api.submit(edges, config, log=log)
     return edges, slurm, config
 
 
@@ -265,16 +265,16 @@ def test_an_array_whose_id_was_never_noted_is_cancelled(tmp_path: Path) -> None:
 
 def test_an_array_whose_id_was_never_noted_is_looked_at_and_accounted(tmp_path: Path) -> None:
     edges, slurm, config = cut_short(tmp_path)
-    seen = job.poll(edges, config.spec.id)
+    seen = api.poll(edges, config.spec.id)
     assert seen.array is not None
     assert (seen.array.alive, seen.problem) == (3, "")
-    job.losses(edges, config.spec.id)
+    api.losses(edges, config.spec.id)
     assert slurm.accounted == [["100"]]
     assert read_script(edges, config.spec.id) == slurm.scripts[0]
     assert "the end of job-1 2" in read_output(edges, config.spec.id, "100_2")
     edges.clock.sleep(3600)  # nobody goes on
     slurm.state = GONE
-    assert "no worker of array 100 is left" in job.poll(edges, config.spec.id).problem
+    assert "no worker of array 100 is left" in api.poll(edges, config.spec.id).problem
 
 
 def test_of_several_arrays_those_that_slurm_has_are_cancelled_and_the_rest_never_comes(
@@ -321,14 +321,14 @@ def test_no_array_begins_behind_a_cancel_whatever_its_submitter_had_reached(
     slurm = PausedSlurm(step, lambda: control.cancel(edges, config.spec.id))
     edges = services(slurm)
     if step == "behind sbatch":
-        job.submit(edges, config, log=log)
+        api.submit(edges, config, log=log)
         assert slurm.cancelled == ["100"]
     else:
         with pytest.raises(UserError, match="was cancelled while its workers were submitted"):
-            job.submit(edges, config, log=log)
+            api.submit(edges, config, log=log)
         assert slurm.arrays == {}
     slurm.state = GONE
-    again = job.submit(edges, config, log=log)
+    again = api.submit(edges, config, log=log)
     assert not again.reattached
     assert len(slurm.arrays) == (2 if step == "behind sbatch" else 1)
 
@@ -339,9 +339,9 @@ def test_workers_that_were_just_being_replaced_are_cancelled_too(tmp_path: Path)
     paused = PausedSlurm("before its intent", lambda: control.cancel(edges, config.spec.id))
     paused.arrays, paused.state = slurm.arrays, GONE
     beside = replace(edges, slurm=paused)  # type: ignore[arg-type]  # the fake has its verbs
-    assert job.resubmit(beside, config.spec.id, most=2, log=log) is None
+    assert api.resubmit(beside, config.spec.id, most=2, log=log) is None
     assert len(slurm.arrays) == 1
-    assert job.resubmit(edges, config.spec.id, most=2, log=log) is None
+    assert api.resubmit(edges, config.spec.id, most=2, log=log) is None
 
 
 def test_cancelling_again_cancels_nothing(tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_a_second_cancel_holds_for_whoever_submits_anew_since_the_first(tmp_path
     paused.arrays, paused.state = slurm.arrays, GONE
     beside = replace(edges, slurm=paused)  # type: ignore[arg-type]  # the fake has its verbs
     with pytest.raises(UserError, match="was cancelled while its workers were submitted"):
-        job.submit(beside, config, log=log)
+        api.submit(beside, config, log=log)
     assert list(slurm.arrays.values()) == ["100"]
 
 
@@ -371,8 +371,8 @@ def test_a_cancel_that_dies_anywhere_keeps_nobody_from_submitting_again(tmp_path
         cancel = Call(edges, lambda own: control.cancel(own, config.spec.id))  # noqa: B023
         one_killed(cancel, at, Call(edges, lambda _own: None))
         with suppress(SubmissionCancelledError):
-            job.submit(edges, config, log=log)
-        job.submit(edges, config, log=log)
+            api.submit(edges, config, log=log)
+        api.submit(edges, config, log=log)
         assert list(slurm.arrays.values()) == ["100"], at
         if cancel.error is None:
             return
@@ -388,13 +388,13 @@ def in_a_retry(folder: Path) -> tuple[Services, FakeSlurm, Config]:
 
     world_of(edges, config, folder / "node", fail).worker().run()
     slurm.states["100"] = GONE
-    job.retry(edges, config.spec.id, ["network"], log=log)
+    api.retry(edges, config.spec.id, ["network"], log=log)
     return edges, slurm, config
 
 
 def test_submit_goes_on_with_the_workers_of_a_retry(tmp_path: Path) -> None:
     edges, slurm, config = in_a_retry(tmp_path)
-    again = job.submit(edges, config, log=log)
+    again = api.submit(edges, config, log=log)
     assert (again.reattached, again.slurm_job_ids, again.round) == (True, ("101",), 1)
     assert list(slurm.arrays.values()) == ["100", "101"]
 
@@ -402,9 +402,9 @@ def test_submit_goes_on_with_the_workers_of_a_retry(tmp_path: Path) -> None:
 def test_who_waits_sees_the_workers_that_submit_gave_to_a_retry(tmp_path: Path) -> None:
     edges, slurm, config = in_a_retry(tmp_path)
     slurm.states["101"] = GONE
-    assert job.poll(edges, config.spec.id).workers_gone
-    assert job.submit(edges, config, log=log).slurm_job_ids == ("102",)
-    assert job.poll(edges, config.spec.id).problem == ""
+    assert api.poll(edges, config.spec.id).workers_gone
+    assert api.submit(edges, config, log=log).slurm_job_ids == ("102",)
+    assert api.poll(edges, config.spec.id).problem == ""
 
 
 def test_who_waits_sees_the_workers_that_came_after_a_cancelled_retry_wherever_it_had_died(
@@ -418,13 +418,13 @@ def test_who_waits_sees_the_workers_that_came_after_a_cancelled_retry_wherever_i
 
         world_of(edges, config, tmp_path / str(at) / "node", fail).worker().run()
         slurm.states["100"] = GONE
-        retry = Call(edges, lambda own: job.retry(own, config.spec.id, ["network"], log=log))  # noqa: B023
+        retry = Call(edges, lambda own: api.retry(own, config.spec.id, ["network"], log=log))  # noqa: B023
         one_killed(retry, at, Call(edges, lambda _own: None))
         edges.readers.clear()
         control.cancel(edges, config.spec.id)
         slurm.states.update(dict.fromkeys(slurm.arrays.values(), GONE))
-        job.submit(edges, config, log=log)
-        assert job.poll(edges, config.spec.id).problem == "", at
+        api.submit(edges, config, log=log)
+        assert api.poll(edges, config.spec.id).problem == "", at
 
 
 def test_a_cancel_holds_for_who_knows_only_an_earlier_round(tmp_path: Path) -> None:
@@ -446,10 +446,10 @@ def test_workers_that_slurm_refused_beside_others_are_not_submitted_in_place_of_
     with pytest.raises(SubmitRefusedError):
         control.add_workers(edges, config.spec.id, 2, log=log)
     slurm.refuse = None
-    again = job.submit(edges, config, log=log)
+    again = api.submit(edges, config, log=log)
     assert (again.reattached, again.slurm_job_ids) == (True, ("100",))
     slurm.state = GONE
-    assert job.submit(edges, config, log=log).slurm_job_ids == ("101",)
+    assert api.submit(edges, config, log=log).slurm_job_ids == ("101",)
 
 
 def test_a_cancel_that_slurm_did_not_carry_out_is_not_told_as_done(tmp_path: Path) -> None:
@@ -459,7 +459,7 @@ def test_a_cancel_that_slurm_did_not_carry_out_is_not_told_as_done(tmp_path: Pat
 
     slurm = Deaf(state=FakeArray(alive=3))
     edges, config = services(slurm), make_config(tmp_path)
-    job.submit(edges, config, log=log)
+    api.submit(edges, config, log=log)
     with pytest.raises(ServiceError, match="still waits or runs"):
         control.cancel(edges, config.spec.id)
     assert ("slurmctl", "cancelled") not in actions(edges, config)
@@ -469,7 +469,7 @@ def test_a_job_that_was_cancelled_before_it_had_workers_says_so(tmp_path: Path) 
     edges, slurm, config = cut_short(tmp_path)
     slurm.arrays.clear()
     control.cancel(edges, config.spec.id)
-    assert "cancelled before Slurm had its workers" in job.poll(edges, config.spec.id).problem
+    assert "cancelled before Slurm had its workers" in api.poll(edges, config.spec.id).problem
 
 
 def test_a_submit_beside_cancelled_workers_that_are_still_ending_names_these(
@@ -477,6 +477,6 @@ def test_a_submit_beside_cancelled_workers_that_are_still_ending_names_these(
 ) -> None:
     edges, slurm, config = submitted(tmp_path)
     control.cancel(edges, config.spec.id)
-    again = job.submit(edges, config, log=log)
+    again = api.submit(edges, config, log=log)
     assert (again.reattached, again.slurm_job_ids, again.workers) == (True, ("100",), 3)
     assert len(slurm.arrays) == 1

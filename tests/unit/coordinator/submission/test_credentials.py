@@ -12,7 +12,7 @@ import pytest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.site import parse_site
 from airflow_slurm_provider.coordinator.submission.credentials import (
@@ -21,7 +21,7 @@ from airflow_slurm_provider.coordinator.submission.credentials import (
     give_credentials,
     session_policy,
 )
-from airflow_slurm_provider.coordinator.watch import Watcher
+from airflow_slurm_provider.coordinator.watcher import Watcher
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.keys import JobId
 from tests.unit.coordinator.fakes import SITE, FakeSlurm, make_config, services
@@ -157,7 +157,7 @@ def test_the_document_is_one_that_the_sdk_reads_anew_when_it_runs_out() -> None:
 def test_the_script_names_the_file_and_holds_no_secret(tmp_path: Path) -> None:
     slurm = FakeSlurm()
     edges, config = edges_with(Sts(), slurm), make_config(tmp_path)
-    job.submit(edges, config, log=lambda _: None)
+    api.submit(edges, config, log=lambda _: None)
     (script,) = slurm.scripts
     assert "AWS_CONFIG_FILE=" in script
     written = script + str(edges.rows.__dict__) + str(edges.objects.__dict__)
@@ -168,7 +168,7 @@ def test_the_script_names_the_file_and_holds_no_secret(tmp_path: Path) -> None:
 def test_who_waits_renews_them_long_before_they_run_out(tmp_path: Path) -> None:
     sts, slurm = Sts(), FakeSlurm()
     edges, config = edges_with(sts, slurm), make_config(tmp_path)
-    job.submit(edges, config, log=lambda _: None)
+    api.submit(edges, config, log=lambda _: None)
     now = [0.0]
     said: list[str] = []
     watcher = Watcher(edges, JOB, said.append, clock=lambda: now[0])
@@ -189,7 +189,7 @@ def refusal(code: str) -> ClientError:
 def test_a_role_that_may_not_be_assumed_is_the_sites_mistake(tmp_path: Path) -> None:
     edges = edges_with(Sts(refusal("AccessDenied")), FakeSlurm())
     with pytest.raises(UserError, match=r"aws.node_role_arn: .*nodes' can't be assumed") as told:
-        job.submit(edges, make_config(tmp_path), log=lambda _: None)
+        api.submit(edges, make_config(tmp_path), log=lambda _: None)
     assert not isinstance(told.value, ServiceError)
 
 
@@ -199,12 +199,12 @@ def test_a_refused_role_does_not_make_an_array_forgotten_whose_reply_was_lost(
     sts, slurm = Sts(), FakeSlurm(lose_reply=True)
     edges, config = edges_with(sts, slurm), make_config(tmp_path)
     with pytest.raises(ServiceError, match="connection lost"):
-        job.submit(edges, config, log=lambda _: None)
+        api.submit(edges, config, log=lambda _: None)
     sts.error = refusal("AccessDenied")
     with pytest.raises(UserError, match="can't be assumed"):
-        job.submit(edges, config, log=lambda _: None)
+        api.submit(edges, config, log=lambda _: None)
     sts.error = None
-    assert job.submit(edges, config, log=lambda _: None).slurm_job_ids == ("100",)
+    assert api.submit(edges, config, log=lambda _: None).slurm_job_ids == ("100",)
     assert len(slurm.arrays) == 1
 
 

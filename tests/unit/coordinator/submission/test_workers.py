@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from airflow_slurm_provider.coordinator.status.logs import read_output, read_script
@@ -21,8 +21,8 @@ from slurm_worker.protocol.keys import JobId, job_pk, submit_sk
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
 
 
-def submit(edges: Services, config: Config, said: list[str] | None = None) -> job.Submitted:
-    return job.submit(edges, config, log=(said if said is not None else []).append)
+def submit(edges: Services, config: Config, said: list[str] | None = None) -> api.Submitted:
+    return api.submit(edges, config, log=(said if said is not None else []).append)
 
 
 def sizes(slurm: FakeSlurm) -> list[int]:
@@ -93,12 +93,12 @@ def test_several_arrays_are_watched_and_cancelled_together(tmp_path: Path) -> No
     edges, config = services(slurm), make_config(tmp_path, workers=6)
     submitted = submit(edges, config)
     slurm.state = FakeArray(alive=2)
-    seen = job.poll(edges, config.spec.id)
+    seen = api.poll(edges, config.spec.id)
     assert seen.array is not None
     assert (seen.array.alive, seen.array.counts()) == (4, {"RUNNING": 4})
     assert control.cancel(edges, config.spec.id) == list(submitted.slurm_job_ids)
     slurm.state = FakeArray(alive=0)
-    seen = job.poll(edges, config.spec.id)
+    seen = api.poll(edges, config.spec.id)
     assert "no worker of arrays 100, 101 is left" in seen.problem
     assert submit(edges, config).slurm_job_ids == ("102", "103")
 
@@ -242,10 +242,10 @@ def test_a_refused_resubmission_is_carried_out_by_the_next_look(tmp_path: Path) 
     submit(edges, config)
     slurm.state = FakeArray(alive=0)
     with pytest.raises(SubmitRefusedError):
-        job.resubmit(edges, config.spec.id, most=1, log=lambda _: None)
-    assert job.poll(edges, config.spec.id).workers_gone
+        api.resubmit(edges, config.spec.id, most=1, log=lambda _: None)
+    assert api.poll(edges, config.spec.id).workers_gone
     slurm.most = 2
-    workers = job.resubmit(edges, config.spec.id, most=1, log=lambda _: None)
+    workers = api.resubmit(edges, config.spec.id, most=1, log=lambda _: None)
     assert workers is not None
     assert workers.slurm_job_ids == ("101",)
 
