@@ -9,7 +9,7 @@ import click
 
 from airflow_slurm_provider.cli.options import Common, common_options, job_argument
 from airflow_slurm_provider.cli.output import emit, say, show
-from airflow_slurm_provider.cli.waiting import TOLERATED_FAILURES
+from airflow_slurm_provider.cli.wait_loop import TOLERATED_FAILURES
 from slurm_worker.errors import ServiceError
 from slurm_worker.printable import printable
 from slurm_worker.protocol.keys import check_job_id

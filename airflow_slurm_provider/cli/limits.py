@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from airflow_slurm_provider.cli.completing import complete_jobs
+from airflow_slurm_provider.cli.completers import complete_jobs
 from airflow_slurm_provider.cli.options import Common, common_options
 from airflow_slurm_provider.cli.output import emit, number
 from slurm_worker.errors import UserError

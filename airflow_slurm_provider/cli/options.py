@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
-from airflow_slurm_provider.cli.completing import complete_jobs, complete_profiles
+from airflow_slurm_provider.cli.completers import complete_jobs, complete_profiles
 from airflow_slurm_provider.cli.profiles import site_file
 from slurm_worker.errors import ErrorClass, UserError
 

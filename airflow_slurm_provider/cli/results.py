@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from airflow_slurm_provider.cli.completing import complete_jobs
-from airflow_slurm_provider.cli.merging import merge_paths
+from airflow_slurm_provider.cli.aggregate_files import merge_paths
+from airflow_slurm_provider.cli.completers import complete_jobs
+from airflow_slurm_provider.cli.formatting import failure_fields, manifest_fields
 from airflow_slurm_provider.cli.options import (
     Common,
     common_options,
@@ -16,8 +17,7 @@ from airflow_slurm_provider.cli.options import (
     job_argument,
 )
 from airflow_slurm_provider.cli.output import by_class, emit, number, say
-from airflow_slurm_provider.cli.report import failure_fields, manifest_fields
-from airflow_slurm_provider.cli.waiting import report_wait, wait_options, wait_until_finished
+from airflow_slurm_provider.cli.wait_loop import report_wait, wait_options, wait_until_finished
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobId, check_job_id
 

@@ -15,9 +15,9 @@ from airflow_slurm_provider.coordinator import api as verbs
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.submission.control import Steered
 from airflow_slurm_provider.dashboard import models
+from airflow_slurm_provider.dashboard.background_jobs import Run
+from airflow_slurm_provider.dashboard.cache import Looks
 from airflow_slurm_provider.dashboard.dependencies import PROBLEMS, Actor, Job, Site, state_of
-from airflow_slurm_provider.dashboard.looks import Looks
-from airflow_slurm_provider.dashboard.runs import Run
 from slurm_worker.protocol.keys import JobId
 
 router = APIRouter(prefix="/api", responses=PROBLEMS)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, HTTPException, Query, Request
 
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import task_row
-from airflow_slurm_provider.dashboard import listing, models, views
+from airflow_slurm_provider.dashboard import models, pagination, views
 from airflow_slurm_provider.dashboard.dependencies import (
     PROBLEMS,
     Job,
@@ -17,7 +17,7 @@ from airflow_slurm_provider.dashboard.dependencies import (
     Site,
     Task,
 )
-from airflow_slurm_provider.dashboard.task_log import read_task_log
+from airflow_slurm_provider.dashboard.task_logs import read_task_log
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.keys import JobId, TaskId, TaskState
 from slurm_worker.protocol.tasks import TaskRow
@@ -136,7 +136,7 @@ def list_tasks(
 ) -> models.TaskList:
     """A page of tasks, shard by shard."""
     seen = site.snapshot(JobId(job))
-    return listing.page_of_tasks(site.services, seen, state, after, limit)
+    return pagination.page_of_tasks(site.services, seen, state, after, limit)
 
 
 @router.get("/jobs/{job}/tasks/{task}")

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
 
-from airflow_slurm_provider.dashboard.guard import Guard, User, check_csrf
-from airflow_slurm_provider.dashboard.looks import Looks, Shares
+from airflow_slurm_provider.dashboard.auth import Guard, User, check_csrf
+from airflow_slurm_provider.dashboard.background_jobs import Runs
+from airflow_slurm_provider.dashboard.cache import Looks, Shares
 from airflow_slurm_provider.dashboard.models import Problem
-from airflow_slurm_provider.dashboard.runs import Runs
 from airflow_slurm_provider.dashboard.sites import SitesSource
 
 

@@ -17,8 +17,8 @@ from airflow_slurm_provider.coordinator.costs.actual import cost_so_far
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from airflow_slurm_provider.dashboard import views
+from airflow_slurm_provider.dashboard.cache import Looks
 from airflow_slurm_provider.dashboard.dependencies import Site
-from airflow_slurm_provider.dashboard.looks import Looks
 from slurm_worker.errors import ServiceError
 
 _MOST_JOBS = 20

@@ -28,6 +28,7 @@ from airflow.providers.common.compat.sdk import (
 )
 from airflow.sdk import Context
 
+from airflow_slurm_provider.airflow_errors import as_airflow_failures, task_log
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.planning.inline_items import (
     VALUE_FIELD,
@@ -36,15 +37,14 @@ from airflow_slurm_provider.coordinator.planning.inline_items import (
 )
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, parse_config
 from airflow_slurm_provider.decorators.source import source_of
-from airflow_slurm_provider.failures import as_airflow_failures, task_log
-from airflow_slurm_provider.operators.parquet_aggregate import PUBLISHED, emit_assets
-from airflow_slurm_provider.operators.slurm_submit import SlurmSubmitOperator
-from airflow_slurm_provider.waiting import (
+from airflow_slurm_provider.operators.deferral import (
     actor_of,
     defer_until_done,
     show_script,
     wait_until_done,
 )
+from airflow_slurm_provider.operators.parquet_aggregate import PUBLISHED, emit_assets
+from airflow_slurm_provider.operators.slurm_submit import SlurmSubmitOperator
 from slurm_worker.errors import UserError
 from slurm_worker.execution.signatures import Takes, is_coroutine
 from slurm_worker.protocol.keys import check_job_id

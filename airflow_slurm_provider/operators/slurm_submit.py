@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator, Context
 
+from airflow_slurm_provider.airflow_errors import as_airflow_failures, task_log
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.planning.inline_items import config_of
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
-from airflow_slurm_provider.failures import as_airflow_failures, task_log
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.links import BackfillLink, JobObjectsLink
 from airflow_slurm_provider.operators.batch import BatchJobMixin
-from airflow_slurm_provider.waiting import (
+from airflow_slurm_provider.operators.deferral import (
     CancelsOnKill,
     Notifier,
     actor_of,

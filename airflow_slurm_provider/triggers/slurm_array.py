@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from airflow_slurm_provider.airflow_errors import task_log
 from airflow_slurm_provider.coordinator.status.progress import Poll
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watcher import Watcher
-from airflow_slurm_provider.failures import task_log
 from airflow_slurm_provider.metrics import JobMetrics
 from airflow_slurm_provider.triggers.polling import FAILURES_ALLOWED, PollingTrigger
 from slurm_worker.protocol.keys import check_job_id

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from airflow_slurm_provider.cli.waiting import TOLERATED_FAILURES
+from airflow_slurm_provider.cli.wait_loop import TOLERATED_FAILURES
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.anomalies import Alert, Kind, read_alerts
 from airflow_slurm_provider.coordinator.services import Services, Shared

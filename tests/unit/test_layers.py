@@ -59,7 +59,7 @@ def test_the_contracts_hold() -> None:
             "the worker imports neither Airflow nor the provider",
         ),
         (
-            "airflow_slurm_provider/dashboard/looks.py",
+            "airflow_slurm_provider/dashboard/cache.py",
             "import airflow.sdk",
             "coordinator, slurm and the command line import no Airflow",
         ),

@@ -14,10 +14,10 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
-from airflow_slurm_provider import waiting
 from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.dashboard.plugin.addresses import Destination
+from airflow_slurm_provider.dashboard_urls import Destination
 from airflow_slurm_provider.links import BackfillLink
+from airflow_slurm_provider.operators import deferral
 from airflow_slurm_provider.operators.parquet_aggregate import ParquetAggregateOperator
 from airflow_slurm_provider.operators.retry_by_error_class import RetryByErrorClassOperator
 from airflow_slurm_provider.operators.slurm_submit import SlurmSubmitOperator
@@ -397,7 +397,7 @@ def test_only_what_is_an_address_of_a_job_is_read_as_one(address: str, job_id: s
 def test_the_rendered_templates_show_the_script_that_sbatch_got(
     coordinator: Coordinator, context: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "read_script", lambda _services, job_id: f"#SBATCH {job_id}")
+    monkeypatch.setattr(deferral, "read_script", lambda _services, job_id: f"#SBATCH {job_id}")
     first = submit(wait_for_completion=True)
     with pytest.raises(TaskDeferred) as deferred:
         first.execute(context)
@@ -416,7 +416,7 @@ def test_a_script_that_cannot_be_read_back_does_not_fail_the_task(
     def away(_services: object, _job_id: str) -> str:
         raise ServiceError("the login node is away")
 
-    monkeypatch.setattr(waiting, "read_script", away)
+    monkeypatch.setattr(deferral, "read_script", away)
     task = submit()
     assert task.execute(context) == "job-1"
     assert task.batch_script is None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.cli.app import ExitCode
-from airflow_slurm_provider.cli.waiting import TOLERATED_FAILURES
+from airflow_slurm_provider.cli.wait_loop import TOLERATED_FAILURES
 from airflow_slurm_provider.slurm.accounting import Ending
 from airflow_slurm_provider.slurm.states import ElementState
 from tests.unit.cli.conftest import ITEMS, Cli, Handler

@@ -16,8 +16,8 @@ from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.ttl_cache import Recent
 from airflow_slurm_provider.dashboard.app import create_app
-from airflow_slurm_provider.dashboard.guard import CSRF_COOKIE, CSRF_HEADER, User
-from airflow_slurm_provider.dashboard.looks import Looks, Shares
+from airflow_slurm_provider.dashboard.auth import CSRF_COOKIE, CSRF_HEADER, User
+from airflow_slurm_provider.dashboard.cache import Looks, Shares
 from airflow_slurm_provider.dashboard.sites import OneSite
 from airflow_slurm_provider.slurm.array_state import ArrayKey
 from slurm_worker.errors import ItemError, ServiceError

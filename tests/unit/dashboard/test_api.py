@@ -13,7 +13,7 @@ from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.anomalies.alert import Alert, Kind
 from airflow_slurm_provider.coordinator.anomalies.audit_log import append_alert, append_end
 from airflow_slurm_provider.coordinator.ttl_cache import Recent
-from airflow_slurm_provider.dashboard.looks import Looks, Shares
+from airflow_slurm_provider.dashboard.cache import Looks, Shares
 from slurm_worker.protocol.keys import JobId
 from tests.unit.dashboard.conftest import ITEMS, Dash
 

@@ -21,8 +21,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from airflow_slurm_provider.coordinator.services import Services, Shared
 from airflow_slurm_provider.coordinator.ttl_cache import Recent
 from airflow_slurm_provider.dashboard.app import create_app
-from airflow_slurm_provider.dashboard.guard import User
-from airflow_slurm_provider.dashboard.looks import CLUSTER_S
+from airflow_slurm_provider.dashboard.auth import User
+from airflow_slurm_provider.dashboard.cache import CLUSTER_S
 from airflow_slurm_provider.dashboard.sites import OneSite
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.errors import UserError

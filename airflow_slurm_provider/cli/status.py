@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from airflow_slurm_provider.cli.options import Common, common_options, job_argument
-from airflow_slurm_provider.cli.output import emit
-from airflow_slurm_provider.cli.report import (
+from airflow_slurm_provider.cli.formatting import (
     dataset_text,
     loss_fields,
     manifest_address,
@@ -17,7 +15,9 @@ from airflow_slurm_provider.cli.report import (
     workers_document,
     workers_text,
 )
-from airflow_slurm_provider.cli.waiting import report_wait, wait_limits, wait_until_finished
+from airflow_slurm_provider.cli.options import Common, common_options, job_argument
+from airflow_slurm_provider.cli.output import emit
+from airflow_slurm_provider.cli.wait_loop import report_wait, wait_limits, wait_until_finished
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.keys import JobId, check_job_id
 

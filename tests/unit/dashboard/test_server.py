@@ -18,7 +18,7 @@ from urllib.parse import urljoin
 import pytest
 from fastapi.testclient import TestClient
 
-from airflow_slurm_provider.dashboard.standalone import standalone_app
+from airflow_slurm_provider.dashboard.server import standalone_app
 from tests.unit.coordinator.fakes import services
 
 SECRET = "s" * 43

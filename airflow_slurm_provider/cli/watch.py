@@ -13,12 +13,12 @@ import click
 from airflow_slurm_provider.cli.app import ExitCode
 from airflow_slurm_provider.cli.options import Common, common_options, job_argument
 from airflow_slurm_provider.cli.output import say
-from airflow_slurm_provider.cli.waiting import report_wait, wait_limits, wait_until_finished
+from airflow_slurm_provider.cli.wait_loop import report_wait, wait_limits, wait_until_finished
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.keys import JobId, check_job_id
 
 if TYPE_CHECKING:
-    from airflow_slurm_provider.cli.view import View
+    from airflow_slurm_provider.cli.watch_view import View
     from airflow_slurm_provider.coordinator.services import Services
     from airflow_slurm_provider.coordinator.status.progress import Poll
 
@@ -63,7 +63,7 @@ def _screen(services: Services, job: JobId) -> Iterator[Callable[[Poll], None]]:
     from rich.console import Console
     from rich.live import Live
 
-    from airflow_slurm_provider.cli.view import render
+    from airflow_slurm_provider.cli.watch_view import render
 
     watched = _Watched(services, job)
     with Live(console=Console(), screen=True, auto_refresh=False) as live:
@@ -83,7 +83,7 @@ class _Watched:
 
     def view(self, poll: Poll) -> View:
         """All of a look; what can't be read is as it was."""
-        from airflow_slurm_provider.cli.view import View
+        from airflow_slurm_provider.cli.watch_view import View
         from airflow_slurm_provider.coordinator.status.rate_limits import read_limits
 
         last = self._last or View(poll)

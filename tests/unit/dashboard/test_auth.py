@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fastapi.routing import APIRoute
 
-from airflow_slurm_provider.dashboard.guard import CSRF_HEADER
+from airflow_slurm_provider.dashboard.auth import CSRF_HEADER
 from tests.unit.dashboard.conftest import SAME_ORIGIN, Dash
 
 PLACES = {"{job}": "job-1", "{task}": "000-00000000"}

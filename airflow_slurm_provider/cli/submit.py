@@ -8,7 +8,7 @@ import click
 
 from airflow_slurm_provider.cli.options import Common, common_options
 from airflow_slurm_provider.cli.output import emit, number, say
-from airflow_slurm_provider.cli.waiting import report_wait, wait_options, wait_until_finished
+from airflow_slurm_provider.cli.wait_loop import report_wait, wait_options, wait_until_finished
 from slurm_worker.protocol.keys import JobId
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import airflow.sdk
 import pytest
 
-from airflow_slurm_provider.operators import resuming
+from airflow_slurm_provider.operators import compat
 
 NAME = "ResumableJobMixin"
 
@@ -26,7 +26,7 @@ def before_33(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
     monkeypatch.setattr(airflow.sdk, "__getattr__", without)
     monkeypatch.delitem(airflow.sdk.__dict__, NAME, raising=False)
-    spec = importlib.util.spec_from_file_location("resuming_before_33", resuming.__file__)
+    spec = importlib.util.spec_from_file_location("resuming_before_33", compat.__file__)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -63,4 +63,4 @@ def test_the_stand_in_submits_waits_and_returns_the_result(before_33: ModuleType
 
 def test_where_airflow_has_the_mixin_it_is_airflows() -> None:
     found = getattr(airflow.sdk, NAME, None)
-    assert found is None or resuming.ResumableJobMixin is found
+    assert found is None or compat.ResumableJobMixin is found

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from airflow_slurm_provider.cli.app import ExitCode
+from airflow_slurm_provider.cli.formatting import waited_fields
 from airflow_slurm_provider.cli.options import Common
 from airflow_slurm_provider.cli.output import Fields, emit, say
-from airflow_slurm_provider.cli.report import waited_fields
 from slurm_worker.errors import ServiceError
 from slurm_worker.printable import printable
 from slurm_worker.protocol.keys import JobId, TaskState
