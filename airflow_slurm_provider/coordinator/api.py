@@ -1,6 +1,6 @@
 """The verbs that every face calls: submit, progress, poll, retry, aggregate.
 
-Those that steer a job under way (pause, resume, cancel) are in `steer.py`.
+Those that steer a job under way (pause, resume, cancel) are in `submission/control.py`.
 
 Each is safe to call again at any point, from several processes at once. All results
 are plain data with a `to_dict`.

@@ -1,7 +1,7 @@
 """The JSON API that acts. Each answer says what was done, and the audit trail says by whom.
 
 Every action is safe to ask for again. A retry reads the job's failures, so it runs in a
-thread (`runs.py`) and is asked about by the job's name.
+thread (`background_jobs.py`) and is asked about by the job's name.
 """
 
 from __future__ import annotations

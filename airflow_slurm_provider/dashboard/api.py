@@ -1,4 +1,4 @@
-"""The JSON API that reads. Each answer is as old as `looks.py` says, at most."""
+"""The JSON API that reads. Each answer is as old as `cache.py` says, at most."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """``/metrics``: the newest jobs in Prometheus's text format.
 
 The format is a dozen lines of code, so that a scrape needs no library; what is scraped is
-shared with the browsers' looks (`looks.py`). Names are stable: docs/grafana/dashboard.json
+shared with the browsers' looks (`cache.py`). Names are stable: docs/grafana/dashboard.json
 uses them.
 """
 

@@ -2,7 +2,8 @@
 
 What the handler does is a wait; everything that coordinates is the code of the nodes
 (`TaskFinder`, `Sums`, `TaskTable`, `JobTable`, `JobStore`, `RateLimiter`), with the timing of
-`worker.py` and `heart.py` around it: the next task is leased five seconds before this one ends, a
+`node/worker.py` and `node/heartbeat.py` around it: the next task is leased five seconds before
+this one ends, a
 commit goes on beside the next task, a heartbeat each interval with its jitter, checkpoints, idle
 waits and who leaves when nothing is left. Not simulated: logs, the handler's code, and what one
 look of the coordinator reads.
@@ -234,7 +235,8 @@ class Fleet:
 
 
 class SimWorker:
-    """One worker process: `slurm_worker.node.worker.Worker`, with waits for what the handler does."""
+    """One worker process: `slurm_worker.node.worker.Worker`, with waits for what the handler
+    does."""
 
     def __init__(self, fleet: Fleet, number: int) -> None:
         scenario = fleet.scenario

@@ -124,7 +124,7 @@ def _ordered(sign: str, a: Value, b: Value) -> bool:
 
 
 class _Translator:
-    """DynamoDB's expressions, as far as `expressions.py` uses them, into Python's."""
+    """DynamoDB's expressions, as far as `protocol/expressions.py` uses them, into Python's."""
 
     def __init__(self, text: str) -> None:
         self._tokens = _TOKEN.findall(text)

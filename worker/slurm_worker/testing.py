@@ -1,7 +1,7 @@
 """In-memory twins of the edges: the same promises, no AWS.
 
 `MemoryRows` evaluates the real condition and update expressions (the subset that
-`expressions.py` uses), so tests and simulations run the real protocol. They are part
+`protocol/expressions.py` uses), so tests and simulations run the real protocol. They are part
 of the product: use them to test your own tools against a job's table.
 """
 

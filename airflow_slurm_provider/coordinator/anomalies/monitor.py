@@ -1,7 +1,7 @@
 """Looks for anomalies beside someone who waits: reads what a look lacks, tells what is news.
 
 However many processes watch a job, each episode has one alert: the audit trail decides
-(`trail.py`). What the detector remembers is kept on S3, so that a process that is started
+(`audit_log.py`). What the detector remembers is kept on S3, so that a process that is started
 anew, or a sensor that is another process at each poke, goes on where the last one was.
 
 Requests per look: one read per rate limit; a GET and a query at the first look; a PUT each

@@ -1,7 +1,7 @@
 """The rules: each looks at the facts, and yields a finding where its condition holds.
 
-A rule stays silent where its counts are too small to tell (`thresholds.py` says why so).
-`EXPLAINS` keeps one cause from being told twice.
+A rule stays silent where its counts are too small to tell (`spec/anomaly_thresholds.py` says why
+so). `EXPLAINS` keeps one cause from being told twice.
 """
 
 from __future__ import annotations

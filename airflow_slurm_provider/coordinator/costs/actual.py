@@ -3,7 +3,7 @@
 Requests are what the workers' markers tell, and the rows of tasks that were given back; those
 that neither tells (of the coordinator, and of a worker after its last marker) are estimated,
 and said to be. Requests of the report
-itself: those of `snapshot.py`, the configuration, and one ``sacct``.
+itself: those of `status/snapshot.py`, the configuration, and one ``sacct``.
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ JSON can't say, by these rules:
               holds the key column
     JSONL     as it stands; NaN, infinity, a number that a double does not keep, half of a
               surrogate pair and a name that stands twice are refused
-    Parquet   see `parquet_input.py`: dates as ISO text, decimals as text, NaN as None
+    Parquet   see `parquet.py`: dates as ISO text, decimals as text, NaN as None
 
 CSV and JSONL may be gzipped, which their first bytes tell. The input is one file, or a folder
-whose files are read one after another: `input_files.py`. An object on S3 is first
+whose files are read one after another: `files.py`. An object on S3 is first
 downloaded to a temporary file (set TMPDIR to choose where), so that one version of it is
 read from beginning to end. Memory does not grow with the number of items.
 
@@ -34,8 +34,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
+from airflow_slurm_provider.coordinator.inputs import files as input_files
 from airflow_slurm_provider.coordinator.inputs.files import Bucket, InputFile, find_files
-from airflow_slurm_provider.coordinator.inputs.reader import files
 from slurm_worker.errors import UserError
 from slurm_worker.results import jsonlines
 
@@ -92,7 +92,7 @@ class InputSpec:
 
 def version_of(spec: InputSpec, bucket: Bucket) -> str:
     """A text that changes when the input is written again; see `input_files.version_of`."""
-    return files.version_of(spec.path, bucket)
+    return input_files.version_of(spec.path, bucket)
 
 
 def open_input(spec: InputSpec, bucket: Bucket) -> Iterator[tuple[str, Item]]:
@@ -236,7 +236,7 @@ def _key_of(value: object, spec: InputSpec, file: InputFile, number: int) -> str
 
 
 def read_parquet(path: Path, _key: str = "") -> Iterator[Item]:
-    """Rows of a Parquet file; see `parquet_input.py`."""
+    """Rows of a Parquet file; see `parquet.py`."""
     # pyarrow takes a third of a second to import, for which no other format should wait.
     from airflow_slurm_provider.coordinator.inputs.parquet import read_parquet as read
 

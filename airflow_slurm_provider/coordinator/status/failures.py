@@ -4,7 +4,8 @@ An item's latest outcome decides: what failed in a round and was tried again in 
 is superseded. Memory does not grow with the job.
 
 Requests: a list per thousand markers and a GET for each; per part of errors a GET and the read of
-its task's row; those of `slurm_worker.results.superseded` and, for tasks that were given up, of `snapshot.py`.
+its task's row; those of `slurm_worker.results.superseded` and, for tasks that were given up, of
+`snapshot.py`.
 """
 
 from __future__ import annotations

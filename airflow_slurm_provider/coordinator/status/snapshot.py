@@ -4,7 +4,8 @@ A shard's rows are worked off about in their order, so a look reads on from the 
 that was not done at the last one, and stops where it has seen so many untouched rows that
 no worker can have been further; how many are left follows from the round. The sum of what
 is done is kept on S3 (`JobPaths.progress`), so that a new process need not read it anew; where
-nobody has looked for long, the workers' own sums (`slurm_worker/protocol/shard_totals.py`) are further.
+nobody has looked for long, the workers' own sums (`slurm_worker/protocol/shard_totals.py`) are
+further.
 
     shard   done done done failed done leased done leased ready ready ready … ready
             ├──── in the sum ────┤    ├────── read ──────────────────┤ not read
@@ -37,8 +38,8 @@ from slurm_worker.protocol.tasks import TaskRow
 _VERSION = 3
 _PAGE, _PAGE_GROWTH, _LARGEST_PAGE = 100, 2, 1000
 #: Untouched rows in a row, after which nobody has been: a worker picks at random among the first
-#: 20 (`finder.py`). Should one have been further, its task counts as ready until the rows before
-#: it are done; the job is never complete too early.
+#: 20 (`node/task_finder.py`). Should one have been further, its task counts as ready until the
+#: rows before it are done; the job is never complete too early.
 _UNTOUCHED = 20
 _THREADS = 16
 

@@ -1,7 +1,7 @@
 """Steer a job that is under way: pause, resume, more workers, cancel.
 
 Each may be cut short at any point and called again, and notes in the audit trail who has
-asked. New workers come by the protocol of `submit.py`: an intent, then one ``sbatch``.
+asked. New workers come by the protocol of `workers.py`: an intent, then one ``sbatch``.
 
     resume   the intent of who replaces the workers that left  →  pause and breaker cleared
              →  sbatch. Cut short before the second step it is still paused, after it the

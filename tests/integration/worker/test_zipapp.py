@@ -130,7 +130,7 @@ def test_many_that_start_together_unpack_once(worker_file: Path, tmp_path: Path)
 def test_what_a_cleaner_of_old_files_took_is_put_back(worker_file: Path, tmp_path: Path) -> None:
     assert start(worker_file, tmp_path).returncode == 0
     (folder,) = unpacked(tmp_path)
-    taken = folder / "slurm_worker" / "table.py"
+    taken = folder / "slurm_worker" / "protocol" / "task_table.py"
     taken.unlink()
     assert start(worker_file, tmp_path).returncode == 0
     assert unpacked(tmp_path) == [folder]

@@ -1,7 +1,7 @@
 """What every way of calling a handler shares: its failures, its second tries.
 
 Three ways, by the handler's kind: one after the other or in threads (`runner.py`), as
-coroutines (`runner_async.py`), in batches (`runner_batch.py`). Outcomes are journaled by
+coroutines (`async_runner.py`), in batches (`batch_runner.py`). Outcomes are journaled by
 the calling thread alone. Makes no AWS request but for rate limits.
 """
 

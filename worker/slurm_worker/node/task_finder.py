@@ -10,12 +10,14 @@ at random, so that workers of one shard seldom meet.
 A claim usually reads on from the hint. One in four begins at the cursor instead, behind
 which every row is in an end state: it meets the leases that have run out, so that these are
 taken over while there is other work, and moves the cursor on. How far the cursors are is
-shared (`marks.py`), so that a worker that comes late need not read what is long done. So is
+shared (`protocol/shard_cursors.py`), so that a worker that comes late need not read what is long
+done. So is
 which shards have nothing ready any more: who looks elsewhere looks first where something is.
 A new round, or a repair, sends the cursors back to the start.
 
 Requests: one consistent Query of 20 rows (3 read units) for a claim in the usual case, two
-or three queries for one in four; marks and sums (`sums.py`) beside, for many rows together.
+or three queries for one in four; marks and sums (`protocol/shard_totals.py`) beside, for many
+rows together.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ once the lease has run out. The three parts of a task overlap with its neighbour
 
 The next task is leased only when this one is nearly done, so that no worker sits on work
 that another could begin. Requests per task beside heartbeats: one read of the job's row,
-one page of task rows, claim; and those of `attempt.py`.
+one page of task rows, claim; and those of `attempts.py`.
 """
 
 from __future__ import annotations

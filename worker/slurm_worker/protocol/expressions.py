@@ -10,7 +10,7 @@ A task's lease over time (`now` is AWS time; `margin` covers clocks that differ)
 
 `attempt` is the fence: it rises with each claim and never falls, so a write of a former
 holder is refused. What a refusal or a lost reply means is said at each call site in
-`table.py`.
+`task_table.py`.
 """
 
 from __future__ import annotations

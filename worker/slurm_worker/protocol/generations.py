@@ -1,7 +1,8 @@
 """What may bring a row back, so that workers find it: the rule of generations, in one place.
 
 Workers, and those who look at a job, pass over rows in an end state and remember how far they
-came: marks, stages and cursors (`marks.py`, `finder.py`), sums (`sums.py`, `progress.json`). What
+came: marks, stages and cursors (`shard_cursors.py`, `node/task_finder.py`), sums
+(`shard_totals.py`, `progress.json`). What
 they remember holds within one *generation* of the job (`JobRow.generation`). So:
 
     Whatever makes a row claimable that somebody may have passed begins a new generation

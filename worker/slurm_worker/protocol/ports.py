@@ -1,8 +1,8 @@
 """The edges: what the table, the object store and the clock promise.
 
-Everything above speaks to these protocols only. Each has a real form (`dynamo.py`,
-`s3.py`, `clock.py`) and an in-memory twin (`testing.py`), and one contract suite runs
-over both. Each call is one request to AWS unless it says otherwise.
+Everything above speaks to these protocols only. Each has a real form (`backends/dynamodb.py`,
+`backends/s3.py`, `backends/clock.py`) and an in-memory twin (`testing.py`), and one contract
+suite runs over both. Each call is one request to AWS unless it says otherwise.
 """
 
 from __future__ import annotations

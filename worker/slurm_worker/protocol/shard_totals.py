@@ -4,8 +4,10 @@
             ├────── the sum ─────────┤ after
                       aside
 
-Whoever moves a shard's mark (`marks.py`) over a multiple of `EVERY` rows sums up the rows behind
-it. The first look at a job (`coordinator/status/snapshot.py`) begins with these sums, however long it
+Whoever moves a shard's mark (`shard_cursors.py`) over a multiple of `EVERY` rows sums up the rows
+behind
+it. The first look at a job (`coordinator/status/snapshot.py`) begins with these sums, however
+long it
 has been running unseen. A sum agrees with its own cursor; one that is lost or behind costs reads.
 
 Requests per `EVERY` rows of a shard: two reads of the job's rows, a Query of about `EVERY` task

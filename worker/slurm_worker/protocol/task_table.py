@@ -1,7 +1,7 @@
 """Task rows: each conditional write, and what its refusal means.
 
 Requests per task: one write to create, one to claim, one to complete, one per
-heartbeat; reads are the claim pages of `finder.py`. A row stays under 1 KB, so each
+heartbeat; reads are the claim pages of `node/task_finder.py`. A row stays under 1 KB, so each
 write is one unit. Every method says what it does where the write was applied and its
 reply lost, because the client library then repeats the request and is refused.
 """

@@ -15,7 +15,7 @@ from slurm_worker.protocol.job_config import LeaseConfig, LimitConfig, WorkerCon
 #: Heartbeats within the time for which an answer is trusted: two, each up to a tenth late, and
 #: the requests. So one that is lost loses no lease.
 _BEATS = 2.5
-#: Clocks differ by less (`clock.py`); less is not proposed.
+#: Clocks differ by less (`backends/clock.py`); less is not proposed.
 _LEAST_MARGIN_S = 1.0
 #: A heartbeat is a write, and takes some ten milliseconds.
 _LEAST_HEARTBEAT_S = 0.5

@@ -110,7 +110,8 @@ def test_a_snapshot_has_what_was_flushed_and_can_be_restored(tmp_path: Path) -> 
 def test_what_was_flushed_survives_kill_minus_9(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from slurm_worker.results.journal import Journal; from slurm_worker.results.parts import ok_outcome\n"
+        "from slurm_worker.results.journal import Journal\n"
+        "from slurm_worker.results.parts import ok_outcome\n"
         "journal = Journal(Path(sys.argv[1]))\n"
         "for n in range(300): journal.add(ok_outcome(n, f'k{n}', {'n': n}))\n"
         "journal.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
