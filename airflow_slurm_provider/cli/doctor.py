@@ -110,7 +110,7 @@ def _reader(name: JobId | None, config: Path | None) -> Callable[[Services], Job
         spec = load_config(config).spec
         return lambda _: spec
     if name is not None:
-        from airflow_slurm_provider.coordinator.submission.upload import read_spec
+        from airflow_slurm_provider.coordinator.spec_store import read_spec
 
         return lambda services: read_spec(services, services.jobs(name).get())
     return None

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+from airflow_slurm_provider.coordinator import spec_store
 from airflow_slurm_provider.coordinator.inputs.reader import version_of
 from airflow_slurm_provider.coordinator.planning import bundle_size
 from airflow_slurm_provider.coordinator.planning import retry_round as retrying
@@ -114,7 +115,7 @@ def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmc
     if job is None or not planned:
         job = plan_job(services, spec, code, log)
     spec = standing_bundle(services, job, config.spec, log)
-    digest = upload.ship_config(services, spec, job.shards, code)
+    digest = spec_store.ship_config(services, spec, job.shards, code)
     if finish_first_round(services, spec, job, log) or not planned:
         first = jobs.rounds()[0]
         jobs.audit(actor, "planned", {"tasks": first.tasks, "items": first.items})
@@ -174,7 +175,7 @@ def resubmit(
     """
     jobs = services.jobs(job_id)
     job = jobs.get()
-    spec = upload.read_spec(services, job)
+    spec = spec_store.read_spec(services, job)
     rounds = jobs.rounds()
     round_row = progress_of.open_round_of(job, rounds) or rounds[-1]
     submissions = progress_of.of_round(jobs.submissions(), round_row.number)
@@ -224,7 +225,7 @@ def plan_retry(
     asked = _Asked.of(classes, policy, only)
     jobs = services.jobs(job_id)
     job, rounds = jobs.get(), jobs.rounds()
-    spec = upload.read_spec(services, job)
+    spec = spec_store.read_spec(services, job)
     return retrying.plan_retry(
         services, spec, job, rounds, spec.policy(asked.rules), asked.selector(spec)
     )
@@ -261,7 +262,7 @@ def retry(
     asked = _Asked.of(classes, policy, only)
     jobs = services.jobs(job_id)
     job = jobs.get()
-    spec = upload.read_spec(services, job)
+    spec = spec_store.read_spec(services, job)
     rounds = jobs.rounds()
     last = rounds[-1] if rounds else None
     if last is None or (last.number == 0 and last.state is RoundState.PLANNING):
@@ -359,7 +360,7 @@ def aggregate(
     from airflow_slurm_provider.coordinator import dataset
 
     jobs = services.jobs(job_id)
-    spec = upload.read_spec(services, jobs.get())
+    spec = spec_store.read_spec(services, jobs.get())
     dataset.check_complete(services, job_id)
     manifest = dataset.merge(services, spec, log).to_dict()
     summary = {name: manifest[name] for name in ("items", "ok", "rows")}
@@ -374,7 +375,7 @@ def aggregate(
 
 def merges_where(services: Services, job_id: JobId) -> str:
     """Where the job's config says that its parts are merged: ``local`` or ``slurm``."""
-    return upload.read_spec(services, services.jobs(job_id).get()).aggregate.where
+    return spec_store.read_spec(services, services.jobs(job_id).get()).aggregate.where
 
 
 def merge_on_nodes(
@@ -390,7 +391,7 @@ def merge_on_nodes(
     """
     from airflow_slurm_provider.coordinator import dataset
 
-    spec = upload.read_spec(services, services.jobs(job_id).get())
+    spec = spec_store.read_spec(services, services.jobs(job_id).get())
     dataset.check_complete(services, job_id)
     with tempfile.TemporaryDirectory(prefix="airflow-slurm-merging-") as folder:
         config = dataset.plan_on_nodes(services, spec, Path(folder), log)

@@ -27,10 +27,10 @@ from airflow_slurm_provider.coordinator.anomalies.observation import Look
 from airflow_slurm_provider.coordinator.costs.actual import work_cost
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
+from airflow_slurm_provider.coordinator.spec_store import read_spec
 from airflow_slurm_provider.coordinator.status.progress import Poll
 from airflow_slurm_provider.coordinator.status.rate_limits import limit_states
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
-from airflow_slurm_provider.coordinator.submission.upload import read_spec
 from airflow_slurm_provider.slurm.array_state import ArrayState
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.keys import JobId

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from airflow_slurm_provider.coordinator import spec_store
 from airflow_slurm_provider.coordinator.costs.advice import Facts, LimitUse, advise
 from airflow_slurm_provider.coordinator.costs.prices import (
     PRICES_OF,
@@ -29,7 +30,6 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 from airflow_slurm_provider.coordinator.status.arrays import arrays_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
-from airflow_slurm_provider.coordinator.submission import upload
 from airflow_slurm_provider.slurm.usage import Efficiency, efficiency_of
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.job_table import RoundRow
@@ -105,7 +105,7 @@ def read_cost(services: Services, job_id: JobId) -> JobCost:
             reached is told in the result.
     """
     snapshot = read_snapshot(services, job_id)
-    spec = upload.read_spec(services, snapshot.job)
+    spec = spec_store.read_spec(services, snapshot.job)
     efficiency, problem = None, ""
     try:
         arrays = arrays_of(services, job_id, services.jobs(job_id).submissions())

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_slurm_provider.coordinator import spec_store
 from airflow_slurm_provider.coordinator.costs.actual import reservations
 from airflow_slurm_provider.coordinator.costs.prices import (
     PRICES_OF,
@@ -229,7 +230,7 @@ def _cpu_hours_most(spec: JobSpec, workers: int) -> float | None:
 def _script(services: Services, spec: JobSpec, code_sha256: str, workers: int) -> str:
     """The first array's script, as `submit` renders it where the store is a conditional one."""
     resolved = spec.resolve(services.site, shard_count(spec.max_workers), code_sha256)
-    digest, _ = upload.config_document(spec, resolved)
+    digest, _ = spec_store.config_document(spec, resolved)
     name, _ = upload.built_worker()
     remote = f"{services.site.cluster.remote_dir}/{name}"
     script = render_script(

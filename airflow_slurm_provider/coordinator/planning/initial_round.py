@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from airflow_slurm_provider.coordinator import spec_store
 from airflow_slurm_provider.coordinator.inputs.reader import open_input, version_of
 from airflow_slurm_provider.coordinator.planning import bundle_size
 from airflow_slurm_provider.coordinator.planning.planner import (
@@ -16,7 +17,6 @@ from airflow_slurm_provider.coordinator.planning.planner import (
 )
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec, spec_of
-from airflow_slurm_provider.coordinator.submission import upload
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.job_table import JobRow, RoundRow
 from slurm_worker.protocol.keys import JobState, RoundState, shard_count
@@ -143,7 +143,7 @@ def plan_job(services: Services, spec: JobSpec, code: str, log: Log) -> JobRow:
             title,
             log,
         ) as draft:
-            config = upload.ship_config(services, spec, shards, code)
+            config = spec_store.ship_config(services, spec, shards, code)
             job = _adopt(services, spec, config, shards, draft.number)
             draft.settle(job.draft)
             check_identity(job, spec)

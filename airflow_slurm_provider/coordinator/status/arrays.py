@@ -12,13 +12,8 @@ from collections.abc import Iterable, Sequence
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.slurm.array_state import ArrayKey
-from slurm_worker.protocol.job_table import SubmissionRow
+from slurm_worker.protocol.job_table import SubmissionRow, job_name
 from slurm_worker.protocol.keys import JobId, SubmitState
-
-
-def job_name(job_id: JobId, submission: SubmissionRow, part: int = 0) -> str:
-    """The name of a submission's array `part`: what finds the array again, on any doubt."""
-    return f"{job_id}.{submission.label}.{submission.token}{f'.{part}' if part else ''}"
 
 
 def known_arrays(job_id: JobId, submission: SubmissionRow) -> list[ArrayKey]:

@@ -175,7 +175,7 @@ def _losses_of(
     if not died:
         return []
     # Building the models of a job's YAML takes a good part of the time of `slurmctl status`.
-    from airflow_slurm_provider.coordinator.submission.upload import read_spec
+    from airflow_slurm_provider.coordinator.spec_store import read_spec
 
     classes, held = read_spec(services, snapshot.job).slurm_classes, _held(rows)
     return [_loss(each, held, classes) for each in died]

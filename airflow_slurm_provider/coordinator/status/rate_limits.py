@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import LimitSection
-from airflow_slurm_provider.coordinator.submission.upload import read_spec
+from airflow_slurm_provider.coordinator.spec_store import read_spec
 from slurm_worker.errors import UserError
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.keys import JobId

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from typing import Any
 
+from airflow_slurm_provider.coordinator import spec_store
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 from airflow_slurm_provider.coordinator.status.arrays import (
@@ -33,7 +34,6 @@ from airflow_slurm_provider.coordinator.status.progress import (
     progress_of,
 )
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
-from airflow_slurm_provider.coordinator.submission import upload
 from airflow_slurm_provider.coordinator.submission.workers import (
     Workers,
     audit_workers,
@@ -115,7 +115,7 @@ def resume(services: Services, job_id: JobId, *, log: Log, actor: str = "slurmct
     if round_row is None:
         log("the job's plan was cut short; submit it again to go on")
         return Steered(job_id, changed=halted)
-    job, spec = jobs.get(), upload.read_spec(services, job)
+    job, spec = jobs.get(), spec_store.read_spec(services, job)
     tasks = progress_of(snapshot).unfinished_tasks
     workers = ensure_workers(services, spec, job, round_row, tasks, log)
     if workers.reattached:
@@ -155,7 +155,7 @@ def add_workers(
         raise UserError(f"job_id: {job_id!r} is not planned yet; run slurmctl submit first")
     submissions = of_round(jobs.submissions(), round_row.number)
     last = latest(submissions)
-    spec = upload.read_spec(services, job)
+    spec = spec_store.read_spec(services, job)
     tasks = progress_of(snapshot).unfinished_tasks
     if last is None or (last.state is not SubmitState.SUBMITTED and not last.refused):
         log("an earlier submission was cut short; it is carried out now, and none is added")
@@ -163,7 +163,7 @@ def add_workers(
     else:
         alive = _look(services, job_id, submissions).alive
         more = _useful(spec, job_id, alive, count, tasks, log)
-        raised = replace(job, config=upload.ship_more_workers(services, job, alive + more))
+        raised = replace(job, config=spec_store.ship_more_workers(services, job, alive + more))
         most = services.slurm.max_array_size()
         added = jobs.intend(round_row.number, last.next_number, more, most, asked=True)
         workers = submit_workers(services, spec, raised, round_row, added, log)
@@ -232,7 +232,7 @@ def _intend_replacements(
         return
     if last.state is not SubmitState.SUBMITTED and not last.refused:
         return
-    spec = upload.read_spec(services, job)
+    spec = spec_store.read_spec(services, job)
     array = _look(services, job.job, submissions)
     # A worker that runs and holds nothing has seen the pause; one that holds a task looks
     # again after it, and goes on.

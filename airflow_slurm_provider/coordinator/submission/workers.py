@@ -25,7 +25,6 @@ from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 from airflow_slurm_provider.coordinator.status.arrays import (
     arrays_of,
     ids_of,
-    job_name,
     known_arrays,
 )
 from airflow_slurm_provider.coordinator.status.progress import (
@@ -44,7 +43,7 @@ from airflow_slurm_provider.slurm.client import (
 )
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import render_script
-from slurm_worker.protocol.job_table import JobRow, JobTable, RoundRow, SubmissionRow
+from slurm_worker.protocol.job_table import JobRow, JobTable, RoundRow, SubmissionRow, job_name
 from slurm_worker.protocol.keys import JobId, SubmitState
 
 #: What a call may take where the job sets no timeout.

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator import api
+from airflow_slurm_provider.coordinator import api, spec_store
 from airflow_slurm_provider.coordinator.maintenance.gc import collect
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
-from airflow_slurm_provider.coordinator.submission import upload
 from airflow_slurm_provider.coordinator.submission.credentials import session_policy
 from slurm_worker.aggregate.files import Version
 from slurm_worker.aggregate.node import merge_file
@@ -46,7 +45,7 @@ def merge_on_nodes(edges: Services, config: Config, scratch: Path, **params: Any
     submitted = api.merge_on_nodes(edges, config.spec.id, log=log)
     assert submitted is not None
     name = JobId(submitted.job_id)
-    spec = upload.read_spec(edges, edges.jobs(name).get())
+    spec = spec_store.read_spec(edges, edges.jobs(name).get())
 
     def handle(item: dict[str, Any], context: Any) -> dict[str, Any]:
         return merge_file(

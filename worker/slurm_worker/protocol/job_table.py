@@ -145,6 +145,11 @@ class SubmissionRow:
         return array_sizes(self.workers, self.array_size)
 
 
+def job_name(job_id: JobId, submission: SubmissionRow, part: int = 0) -> str:
+    """The Slurm job name of a submission's array `part`, by which the array is found again."""
+    return f"{job_id}.{submission.label}.{submission.token}{f'.{part}' if part else ''}"
+
+
 def array_sizes(workers: int, most: int) -> list[int]:
     """The elements of each of as few arrays as hold the workers, at most so many in one."""
     whole, rest = divmod(workers, most)

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
+from airflow_slurm_provider.coordinator import spec_store
 from airflow_slurm_provider.coordinator.maintenance.repair.drafts import find_plan
 from airflow_slurm_provider.coordinator.maintenance.repair.report import Repaired
 from airflow_slurm_provider.coordinator.maintenance.repair.tasks import (
@@ -38,7 +39,6 @@ from airflow_slurm_provider.coordinator.planning.planner import Title
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec, spec_of
 from airflow_slurm_provider.coordinator.status.failures import read_failures, retried_items
-from airflow_slurm_provider.coordinator.submission import upload
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_store import JobStore
@@ -356,7 +356,7 @@ class _Repair:
         if job is None:
             entries = list(self._store.objects.entries(self._store.paths.config_folder))
             return self._configs(entries)[0].spec.input.path
-        return upload.read_spec(self._services, job).input.path
+        return spec_store.read_spec(self._services, job).input.path
 
     def _retried(self, number: int) -> dict[str, int]:
         """The items of a retry's round by the class that they had failed with."""

@@ -20,8 +20,8 @@ from airflow_slurm_provider.coordinator.anomalies import Look
 from airflow_slurm_provider.coordinator.anomalies.monitor import read_look
 from airflow_slurm_provider.coordinator.services import Services, Shared, open_services
 from airflow_slurm_provider.coordinator.spec.site import load_site
+from airflow_slurm_provider.coordinator.spec_store import read_spec
 from airflow_slurm_provider.coordinator.submission import control
-from airflow_slurm_provider.coordinator.submission.upload import read_spec
 from airflow_slurm_provider.coordinator.ttl_cache import Recent
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.protocol.keys import JobId

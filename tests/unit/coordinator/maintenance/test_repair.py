@@ -9,13 +9,12 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_slurm_provider.coordinator import api
+from airflow_slurm_provider.coordinator import api, spec_store
 from airflow_slurm_provider.coordinator.maintenance import gc
 from airflow_slurm_provider.coordinator.maintenance.repair import Repaired, repair
 from airflow_slurm_provider.coordinator.planning.planner import Title, drafted
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.failures import explain
-from airflow_slurm_provider.coordinator.submission import upload
 from slurm_worker.errors import ItemError, UserError
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_config import LeaseConfig
@@ -520,7 +519,7 @@ def test_the_configuration_of_another_input_is_not_taken_for_the_jobs(
 ) -> None:
     identity = edges.jobs(JOB).get().identity
     other = make_config(tmp_path / "another")
-    upload.ship_config(edges, other.spec, 8, "")
+    spec_store.ship_config(edges, other.spec, 8, "")
     modified = cast("MemoryObjects", edges.objects).modified
     newest = max(edges.objects.list(edges.paths(JOB).config_folder), key=modified.__getitem__)
     assert other.spec.identity() != identity

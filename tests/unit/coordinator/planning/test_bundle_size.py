@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_slurm_provider.coordinator import api
+from airflow_slurm_provider.coordinator import api, spec_store
 from airflow_slurm_provider.coordinator.costs import dry_run
 from airflow_slurm_provider.coordinator.inputs.reader import InputSpec
 from airflow_slurm_provider.coordinator.planning.bundle_size import (
@@ -19,7 +19,6 @@ from airflow_slurm_provider.coordinator.planning.bundle_size import (
     about,
     bundle_for,
 )
-from airflow_slurm_provider.coordinator.submission import upload
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.ports import ObjectStore
 from slurm_worker.testing import MemoryObjects
@@ -97,11 +96,11 @@ def test_a_job_without_a_bundle_gets_one_by_its_size_and_keeps_it(tmp_path: Path
     assert planned.bundle == SMALLEST
     assert submitted.tasks == planned.tasks == 20
     job_id = config.spec.id
-    assert upload.read_spec(edges, edges.jobs(job_id).get()).bundle == SMALLEST
+    assert spec_store.read_spec(edges, edges.jobs(job_id).get()).bundle == SMALLEST
     more = make_config(tmp_path, items=960, bundle=None, workers=30)
     again = api.submit(edges, more, log=log)
     assert (again.tasks, again.reattached) == (20, True)
-    assert upload.read_spec(edges, edges.jobs(job_id).get()).bundle == SMALLEST
+    assert spec_store.read_spec(edges, edges.jobs(job_id).get()).bundle == SMALLEST
 
 
 def test_another_bundle_under_the_same_id_is_refused(tmp_path: Path) -> None:

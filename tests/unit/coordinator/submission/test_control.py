@@ -13,14 +13,14 @@ import pytest
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
-from airflow_slurm_provider.coordinator.status.arrays import job_name
+from airflow_slurm_provider.coordinator.spec_store import read_spec
 from airflow_slurm_provider.coordinator.status.logs import read_output, read_script
 from airflow_slurm_provider.coordinator.submission import control
-from airflow_slurm_provider.coordinator.submission.upload import read_spec
 from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError, SubmitRefusedError
 from slurm_worker.errors import ItemError, ServiceError, UserError
+from slurm_worker.protocol.job_table import job_name
 from slurm_worker.protocol.keys import SubmitState, job_pk, submit_sk
 from slurm_worker.protocol.tasks import Claimed
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
