@@ -11,7 +11,7 @@ from airflow_slurm_provider.cli.output import Fields, emit, number, say
 from slurm_worker.protocol.keys import check_job_id
 
 if TYPE_CHECKING:
-    from airflow_slurm_provider.coordinator.submission.control import Steered
+    from airflow_slurm_provider.coordinator.submission.control import ControlResult
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl pause flights-2013")
@@ -94,6 +94,6 @@ def cancel(common: Common, job: str) -> int:
     return 0
 
 
-def _workers(steered: Steered) -> Fields:
+def _workers(steered: ControlResult) -> Fields:
     arrays = ", ".join(steered.slurm_job_ids)
     return [("new workers", f"{number(steered.workers)}{f' in {arrays}' if arrays else ''}")]

@@ -15,7 +15,7 @@ from slurm_worker.printable import printable
 from slurm_worker.protocol.keys import check_job_id
 
 if TYPE_CHECKING:
-    from slurm_worker.protocol.job_table import Event
+    from slurm_worker.protocol.job_table import AuditEvent
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl events flights-2013 --follow")
@@ -62,7 +62,7 @@ def events(common: Common, job: str, after: str, follow: bool, interval: float) 
     return 0
 
 
-def event_line(event: Event) -> str:
+def event_line(event: AuditEvent) -> str:
     """An event in a line: time, who, what, details."""
     from airflow_slurm_provider.coordinator.status.audit_log import as_utc
 
@@ -71,7 +71,7 @@ def event_line(event: Event) -> str:
     return printable(line)
 
 
-def _show(common: Common, job: str, found: Sequence[Event], after: str) -> None:
+def _show(common: Common, job: str, found: Sequence[AuditEvent], after: str) -> None:
     from airflow_slurm_provider.coordinator.status.audit_log import event_document
 
     if not common.as_json:

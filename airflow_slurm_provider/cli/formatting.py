@@ -14,9 +14,9 @@ from slurm_worker.protocol.keys import JobId
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.services import Services
-    from airflow_slurm_provider.coordinator.status.dead_workers import Loss
+    from airflow_slurm_provider.coordinator.status.dead_workers import WorkerFailure
     from airflow_slurm_provider.coordinator.status.failures import Group
-    from airflow_slurm_provider.coordinator.status.progress import Poll, Progress
+    from airflow_slurm_provider.coordinator.status.progress import JobStatus, Progress
     from airflow_slurm_provider.slurm.array_state import ArrayState
 
 Manifest = Mapping[str, Any]
@@ -67,7 +67,7 @@ def workers_document(array: ArrayState | None) -> dict[str, object] | None:
     }
 
 
-def workers_text(poll: Poll) -> str:
+def workers_text(poll: JobStatus) -> str:
     """The array in a line."""
     array = poll.array
     if array is None:
@@ -79,7 +79,7 @@ def workers_text(poll: Poll) -> str:
     return f"{arrays}: {array.alive:,} alive ({states})"
 
 
-def loss_fields(losses: Sequence[Loss] | None) -> Fields:
+def loss_fields(losses: Sequence[WorkerFailure] | None) -> Fields:
     """Workers that died, by error class, and the last of them."""
     if not losses:
         return []
@@ -128,7 +128,7 @@ def _plural(word: str, count: int) -> str:
     return word if count == 1 else f"{word}s"
 
 
-def waited_fields(poll: Poll) -> Fields:
+def waited_fields(poll: JobStatus) -> Fields:
     """What a wait came to."""
     progress = poll.progress
     failed = sum(progress.failed.values())

@@ -13,7 +13,7 @@ from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import check_job_id
 
 if TYPE_CHECKING:
-    from airflow_slurm_provider.coordinator.maintenance.gc import Collected
+    from airflow_slurm_provider.coordinator.maintenance.gc import GcResult
 
 _AGE = re.compile(r"(\d+)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -53,7 +53,7 @@ def _age(text: str) -> float:
     return float(match.group(1)) * _SECONDS[match.group(2)]
 
 
-def _fields(found: Collected) -> list[tuple[str, str]]:
+def _fields(found: GcResult) -> list[tuple[str, str]]:
     verb = "would delete" if found.dry_run else "deleted"
     fields = [
         ("job", found.job_id),

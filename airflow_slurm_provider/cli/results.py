@@ -22,7 +22,7 @@ from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobId, check_job_id
 
 if TYPE_CHECKING:
-    from airflow_slurm_provider.coordinator.api import Retried
+    from airflow_slurm_provider.coordinator.api import RetryResult
     from airflow_slurm_provider.coordinator.planning.retry_round import RetryPlan
     from airflow_slurm_provider.coordinator.services import Services
 
@@ -198,7 +198,7 @@ def _planned_fields(job_id: str, plan: RetryPlan) -> list[tuple[str, str]]:
     return [*fields, *(("note", each) for each in plan.notes)]
 
 
-def _retried_fields(retried: Retried) -> list[tuple[str, str]]:
+def _retried_fields(retried: RetryResult) -> list[tuple[str, str]]:
     fields = [
         ("job", retried.job_id),
         ("round", "nothing to run again" if retried.round is None else str(retried.round)),

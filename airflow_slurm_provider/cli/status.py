@@ -23,7 +23,7 @@ from slurm_worker.protocol.keys import JobId, check_job_id
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.services import Services
-    from airflow_slurm_provider.coordinator.status.dead_workers import Loss
+    from airflow_slurm_provider.coordinator.status.dead_workers import WorkerFailure
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl status flights-2013")
@@ -64,7 +64,7 @@ def status(common: Common, job: str) -> int:
     return 0
 
 
-def _losses(services: Services, job: JobId) -> list[Loss] | None:
+def _losses(services: Services, job: JobId) -> list[WorkerFailure] | None:
     """Workers that died; None where Slurm can't be asked, which alone is no failure."""
     from airflow_slurm_provider.coordinator.status.dead_workers import find_losses
 

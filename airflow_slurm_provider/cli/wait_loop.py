@@ -22,7 +22,7 @@ from slurm_worker.protocol.keys import JobId, TaskState
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.services import Services
-    from airflow_slurm_provider.coordinator.status.progress import Poll
+    from airflow_slurm_provider.coordinator.status.progress import JobStatus
 
 F = TypeVar("F", bound=Callable[..., int])
 
@@ -70,8 +70,8 @@ def wait_until_finished(
     *,
     interval: float,
     timeout: float | None,
-    show: Callable[[Poll], None] | None = None,
-) -> Poll:
+    show: Callable[[JobStatus], None] | None = None,
+) -> JobStatus:
     """Look until every task has ended, or until there is a problem that waiting can't cure.
 
     Args:
@@ -115,7 +115,7 @@ def wait_until_finished(
 
 def report_wait(
     common: Common,
-    poll: Poll,
+    poll: JobStatus,
     max_failed_items: int | None,
     document: Mapping[str, object] | None = None,
     fields: Fields = (),
@@ -139,7 +139,7 @@ def report_wait(
 
 
 @contextmanager
-def _shown() -> Iterator[Callable[[Poll], None]]:
+def _shown() -> Iterator[Callable[[JobStatus], None]]:
     """A progress bar on a terminal; else a line on stderr whenever something changed."""
     if not sys.stderr.isatty():
         yield _line_on_change()
@@ -151,7 +151,7 @@ def _shown() -> Iterator[Callable[[Poll], None]]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         shown = bar.add_task("", total=None)
 
-        def show(poll: Poll) -> None:
+        def show(poll: JobStatus) -> None:
             progress = poll.progress
             bar.update(
                 shown,
@@ -163,10 +163,10 @@ def _shown() -> Iterator[Callable[[Poll], None]]:
         yield show
 
 
-def _line_on_change() -> Callable[[Poll], None]:
+def _line_on_change() -> Callable[[JobStatus], None]:
     said = ""
 
-    def show(poll: Poll) -> None:
+    def show(poll: JobStatus) -> None:
         nonlocal said
         line = poll.progress.line()
         if line != said:

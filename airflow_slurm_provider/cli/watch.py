@@ -20,7 +20,7 @@ from slurm_worker.protocol.keys import JobId, check_job_id
 if TYPE_CHECKING:
     from airflow_slurm_provider.cli.watch_view import View
     from airflow_slurm_provider.coordinator.services import Services
-    from airflow_slurm_provider.coordinator.status.progress import Poll
+    from airflow_slurm_provider.coordinator.status.progress import JobStatus
 
 _EVENTS_KEPT = 5
 
@@ -58,7 +58,7 @@ def _nothing() -> Iterator[None]:
 
 
 @contextmanager
-def _screen(services: Services, job: JobId) -> Iterator[Callable[[Poll], None]]:
+def _screen(services: Services, job: JobId) -> Iterator[Callable[[JobStatus], None]]:
     """The terminal's other screen, redrawn at each look."""
     from rich.console import Console
     from rich.live import Live
@@ -81,7 +81,7 @@ class _Watched:
         self._reader = EventReader(services, job)
         self._last: View | None = None
 
-    def view(self, poll: Poll) -> View:
+    def view(self, poll: JobStatus) -> View:
         """All of a look; what can't be read is as it was."""
         from airflow_slurm_provider.cli.watch_view import View
         from airflow_slurm_provider.coordinator.status.rate_limits import read_limits

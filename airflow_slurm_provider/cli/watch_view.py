@@ -20,16 +20,16 @@ from airflow_slurm_provider.cli.events import event_line
 from airflow_slurm_provider.coordinator.status.audit_log import as_utc
 from airflow_slurm_provider.coordinator.status.eta import (
     Outlook,
-    as_clock,
+    format_duration,
     outlook_of,
     stragglers,
     usual_ms,
 )
-from airflow_slurm_provider.coordinator.status.progress import Poll, Progress
+from airflow_slurm_provider.coordinator.status.progress import JobStatus, Progress
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from slurm_worker.printable import printable
-from slurm_worker.protocol.job_table import Event
+from slurm_worker.protocol.job_table import AuditEvent
 
 _NODES, _STRAGGLERS, _EVENTS = 8, 5, 5
 
@@ -44,9 +44,9 @@ class View:
         note: what went wrong at this look; the rest may be older then.
     """
 
-    poll: Poll
+    poll: JobStatus
     limits: Sequence[LimitState] = ()
-    events: Sequence[Event] = ()
+    events: Sequence[AuditEvent] = ()
     note: str = ""
 
 
@@ -69,7 +69,7 @@ def render(view: View) -> RenderableType:
     return Group(*parts)
 
 
-def _title(poll: Poll) -> Text:
+def _title(poll: JobStatus) -> Text:
     progress = poll.progress
     title = Text(progress.job_id, style="bold")
     if progress.paused:
@@ -106,7 +106,7 @@ def _pace(progress: Progress, outlook: Outlook) -> Text:
     return text
 
 
-def _counts(poll: Poll) -> Table:
+def _counts(poll: JobStatus) -> Table:
     progress = poll.progress
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
@@ -121,7 +121,7 @@ def _counts(poll: Poll) -> Table:
     return table
 
 
-def _workers(poll: Poll) -> str:
+def _workers(poll: JobStatus) -> str:
     if poll.array is None:
         return "none needed" if poll.finished else "not submitted"
     if poll.array.unknown:
@@ -129,7 +129,7 @@ def _workers(poll: Poll) -> str:
     return f"{poll.array.alive:,} alive ({_by_count(poll.array.counts())})"
 
 
-def _nodes(poll: Poll, snapshot: Snapshot) -> list[RenderableType]:
+def _nodes(poll: JobStatus, snapshot: Snapshot) -> list[RenderableType]:
     elements = () if poll.array is None else poll.array.elements.values()
     running = Counter(each.node for each in elements if each.node and not each.state.terminal)
     done = snapshot.done.nodes
@@ -157,9 +157,9 @@ def _stragglers(snapshot: Snapshot) -> list[RenderableType]:
         return []
     table = _table("slow task", "held for", "attempt", "worker")
     for row in slow[:_STRAGGLERS]:
-        held = as_clock((snapshot.at_ms - row.started_ms) / 1000)
+        held = format_duration((snapshot.at_ms - row.started_ms) / 1000)
         table.add_row(row.task, held, str(row.attempt), _text(row.owner))
-    usual = f"95 of 100 tasks took at most {as_clock(usual_ms(snapshot) / 1000)}"
+    usual = f"95 of 100 tasks took at most {format_duration(usual_ms(snapshot) / 1000)}"
     return [Text(), table, Text(usual, style="dim"), *_more(len(slow) - _STRAGGLERS, "slow tasks")]
 
 
@@ -178,7 +178,7 @@ def _limits(limits: Sequence[LimitState]) -> list[RenderableType]:
     return [Text(), table]
 
 
-def _events(events: Iterable[Event]) -> list[RenderableType]:
+def _events(events: Iterable[AuditEvent]) -> list[RenderableType]:
     lines = [event_line(each) for each in events][-_EVENTS:]
     shown = [Text(each, style="dim", no_wrap=True, overflow="ellipsis") for each in lines]
     return [Text(), *shown] if shown else []

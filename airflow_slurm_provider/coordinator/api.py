@@ -33,9 +33,13 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec
 from airflow_slurm_provider.coordinator.spec.retry_policy import Rules, parse_rules
 from airflow_slurm_provider.coordinator.status import progress as progress_of
-from airflow_slurm_provider.coordinator.status.dead_workers import Loss, attribute, find_losses
+from airflow_slurm_provider.coordinator.status.dead_workers import (
+    WorkerFailure,
+    attribute,
+    find_losses,
+)
 from airflow_slurm_provider.coordinator.status.failures import cured_by_class
-from airflow_slurm_provider.coordinator.status.progress import Poll, Progress, check_running
+from airflow_slurm_provider.coordinator.status.progress import JobStatus, Progress, check_running
 from airflow_slurm_provider.coordinator.submission import upload
 from airflow_slurm_provider.coordinator.submission.workers import (
     Workers,
@@ -71,7 +75,7 @@ class Submitted:
 
 
 @dataclass(frozen=True, slots=True)
-class Retried:
+class RetryResult:
     """What `retry` came to.
 
     Args:
@@ -152,7 +156,7 @@ def progress(services: Services, job_id: JobId) -> Progress:
     return progress_of.read_progress(services, job_id)
 
 
-def poll(services: Services, job_id: JobId) -> Poll:
+def poll(services: Services, job_id: JobId) -> JobStatus:
     """One look by someone who waits for the job."""
     return progress_of.look(services, job_id)
 
@@ -208,7 +212,7 @@ def _cancelled_by(jobs: JobTable, submissions: list[SubmissionRow]) -> str:
     return cancelled[-1] if cancelled else "somebody"
 
 
-def losses(services: Services, job_id: JobId) -> list[Loss]:
+def losses(services: Services, job_id: JobId) -> list[WorkerFailure]:
     """The job's workers that died, why, and the tasks that they held."""
     return find_losses(services, job_id)
 
@@ -222,7 +226,7 @@ def plan_retry(
     only: Iterable[str] | None = None,
 ) -> RetryPlan:
     """What `retry` with the same arguments would do now; writes nothing."""
-    asked = _Asked.of(classes, policy, only)
+    asked = _RetryRequest.of(classes, policy, only)
     jobs = services.jobs(job_id)
     job, rounds = jobs.get(), jobs.rounds()
     spec = spec_store.read_spec(services, job)
@@ -241,7 +245,7 @@ def retry(
     most_items: int | None = None,
     log: Log,
     actor: str = "slurmctl",
-) -> Retried:
+) -> RetryResult:
     """Try failed items and tasks again: one new round, and workers for it.
 
     Two calls at the same time, or a call after one that was cut short, make one round.
@@ -259,7 +263,7 @@ def retry(
     Raises:
         UserError: if a class or a rule is wrong, or the job is still at its first round.
     """
-    asked = _Asked.of(classes, policy, only)
+    asked = _RetryRequest.of(classes, policy, only)
     jobs = services.jobs(job_id)
     job = jobs.get()
     spec = spec_store.read_spec(services, job)
@@ -289,7 +293,7 @@ def retry(
     too_many = most_items is not None and sum(plan.items.values()) > most_items
     if plan.round is None or too_many:
         left = Counter(plan.given_up) + Counter(plan.items if too_many else {})
-        return Retried(job_id, None, given_up=dict(left))
+        return RetryResult(job_id, None, given_up=dict(left))
     begun = jobs.create_round(
         plan.round,
         "retry",
@@ -309,7 +313,7 @@ def cured(services: Services, job_id: JobId) -> dict[str, int]:
 
 def _begun_retry(
     services: Services, spec: JobSpec, job: JobRow, round_row: RoundRow, log: Log, actor: str
-) -> Retried:
+) -> RetryResult:
     """Finish a round whose row says what it is to try again."""
     jobs = services.jobs(spec.id)
     number = round_row.number
@@ -329,7 +333,7 @@ def _begun_retry(
         log(f"put {put_back:,} failed tasks back")
     back = sum(round_row.tasks_back.values())
     workers = ensure_workers(services, spec, job, round_row, planned.tasks + back, log)
-    result = Retried(
+    result = RetryResult(
         job_id=spec.id,
         round=number,
         items=dict(planned.retried),
@@ -412,7 +416,7 @@ def check_classes(classes: list[str] | None) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _RetryRequest:
     """What a retry was asked for, checked."""
 
     classes: tuple[str, ...]
@@ -425,7 +429,7 @@ class _Asked:
         classes: list[str] | None,
         policy: Mapping[str, Any] | None,
         only: Iterable[str] | None,
-    ) -> _Asked:
+    ) -> _RetryRequest:
         rules = parse_rules(policy or {}, "policy")
         return cls(check_classes(classes), rules, None if only is None else frozenset(only))
 
@@ -450,14 +454,14 @@ def _round_submitted(jobs: JobTable, round_row: RoundRow) -> bool:
     )
 
 
-def _still_running(services: Services, state: Progress, last: RoundRow) -> Retried:
+def _still_running(services: Services, state: Progress, last: RoundRow) -> RetryResult:
     if last.number == 0:
         raise UserError(
             f"job_id: {state.job_id!r} has {state.unfinished_tasks:,} tasks that are not done; "
             f"retry when it is complete (slurmctl wait {state.job_id})"
         )
     submission = progress_of.latest(services.jobs(JobId(state.job_id)).submissions())
-    return Retried(
+    return RetryResult(
         state.job_id,
         last.number,
         items=last.retried,

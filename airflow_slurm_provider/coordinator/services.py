@@ -38,7 +38,7 @@ _HASTY = BotoConfig(connect_timeout=5, read_timeout=5, retries={"total_max_attem
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
+class SharedPolling:
     """What those who wait in one process share.
 
     Args:
@@ -70,7 +70,7 @@ class Services:
     clock: Clock
     bucket: Callable[[str], ObjectStore]
     sts: Callable[[], Any]
-    shared: Shared | None = None
+    shared: SharedPolling | None = None
     poll_s: float = 0.0
     readers: dict[JobId, Any] = field(default_factory=dict)
     sns: Callable[[str], Any] | None = None
@@ -109,7 +109,7 @@ def open_services(
     *,
     session: boto3.Session | None = None,
     slurm: SlurmClient | None = None,
-    shared: Shared | None = None,
+    shared: SharedPolling | None = None,
     poll_s: float = 0.0,
 ) -> Services:
     """Open the edges of a site; connections are made when first used.

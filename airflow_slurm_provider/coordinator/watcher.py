@@ -15,10 +15,10 @@ from dataclasses import replace
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.anomalies import Alert, Anomalies
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.status.dead_workers import Loss, attribute
+from airflow_slurm_provider.coordinator.status.dead_workers import WorkerFailure, attribute
 from airflow_slurm_provider.coordinator.status.eta import outlook_of
 from airflow_slurm_provider.coordinator.status.logs import first_failures, last_words, read_output
-from airflow_slurm_provider.coordinator.status.progress import Poll, standing_arrays
+from airflow_slurm_provider.coordinator.status.progress import JobStatus, standing_arrays
 from airflow_slurm_provider.coordinator.submission.credentials import (
     RENEW_AFTER_S,
     give_credentials,
@@ -74,7 +74,7 @@ class Watcher:
         #: Workers that died, by error class, as far as they were told.
         self.lost: Counter[str] = Counter()
 
-    def look(self) -> Poll:
+    def look(self) -> JobStatus:
         """One look.
 
         Raises:
@@ -113,7 +113,7 @@ class Watcher:
         else:
             self._renewed = self._clock()
 
-    def _resubmit(self, seen: Poll) -> bool:
+    def _resubmit(self, seen: JobStatus) -> bool:
         if self._max_resubmissions < 1:
             return False
         self._say(seen.problem)
@@ -126,7 +126,7 @@ class Watcher:
         )
         return array is not None
 
-    def _tell_losses(self, seen: Poll) -> None:
+    def _tell_losses(self, seen: JobStatus) -> None:
         """Say who died, when the array looks as if somebody new had, and at the end."""
         ended = dict(self._ended) if seen.array is None else seen.array.lost()
         if ended == self._ended and not seen.finished:
@@ -153,7 +153,7 @@ class Watcher:
             if loss in shown:
                 words = self._tell_output(loss, words)
 
-    def _tell_earlier(self, losses: list[Loss]) -> set[tuple[str, int]]:
+    def _tell_earlier(self, losses: list[WorkerFailure]) -> set[tuple[str, int]]:
         """Say in a line who had died before the workers that are at work now were submitted."""
         standing = standing_arrays(self._services.jobs(self._job_id).submissions())
         earlier = [each for each in losses if each.array not in standing]
@@ -177,7 +177,7 @@ class Watcher:
         for line in failures:
             self._say(f"  {line}")
 
-    def _tell_output(self, loss: Loss, before: str) -> str:
+    def _tell_output(self, loss: WorkerFailure, before: str) -> str:
         """Say what a worker wrote last, unless the one before has written the same; return it."""
         try:
             output = read_output(self._services, self._job_id, loss.element, _TAIL_LINES)

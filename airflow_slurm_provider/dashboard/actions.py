@@ -13,10 +13,10 @@ from fastapi import APIRouter, HTTPException, Request
 
 from airflow_slurm_provider.coordinator import api as verbs
 from airflow_slurm_provider.coordinator.submission import control
-from airflow_slurm_provider.coordinator.submission.control import Steered
+from airflow_slurm_provider.coordinator.submission.control import ControlResult
 from airflow_slurm_provider.dashboard import models
 from airflow_slurm_provider.dashboard.background_jobs import Run
-from airflow_slurm_provider.dashboard.cache import Looks
+from airflow_slurm_provider.dashboard.cache import JobCache
 from airflow_slurm_provider.dashboard.dependencies import PROBLEMS, Actor, Job, Site, state_of
 from slurm_worker.protocol.keys import JobId
 
@@ -108,7 +108,7 @@ def cancel(site: Site, actor: Actor, job: Job) -> models.Done:
     return _done(site, job_id, done, {"cancelled": cancelled})
 
 
-def _known(site: Looks, job: str) -> JobId:
+def _known(site: JobCache, job: str) -> JobId:
     """The job's id, if there is such a job."""
     return site.snapshot(JobId(job)).job.job
 
@@ -117,16 +117,16 @@ def _classes(ask: models.RetryAsk) -> list[str] | None:
     return [each.value for each in ask.classes] or None
 
 
-def _name(site: Looks, job: str) -> str:
+def _name(site: JobCache, job: str) -> str:
     return f"retry {job}" + (f" at {site.conn}" if site.conn else "")
 
 
-def _workers(steered: Steered) -> str:
+def _workers(steered: ControlResult) -> str:
     arrays = ", ".join(steered.slurm_job_ids)
     return f": {steered.workers:,} workers in {arrays}" if steered.workers else ""
 
 
-def _done(site: Looks, job_id: JobId, done: str, detail: dict[str, Any]) -> models.Done:
+def _done(site: JobCache, job_id: JobId, done: str, detail: dict[str, Any]) -> models.Done:
     site.forget(job_id)
     return models.Done(done=done, detail=detail)
 

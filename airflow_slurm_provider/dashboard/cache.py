@@ -25,7 +25,7 @@ from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_sn
 from airflow_slurm_provider.coordinator.ttl_cache import Recent
 from airflow_slurm_provider.slurm.array_state import ArrayState
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.protocol.job_table import Event, SubmissionRow, newest_jobs
+from slurm_worker.protocol.job_table import AuditEvent, SubmissionRow, newest_jobs
 from slurm_worker.protocol.keys import JobId
 
 SNAPSHOT_S = 2.0
@@ -56,9 +56,9 @@ class NoSuchJobError(UserError):
 class Trail:
     """A job's audit trail as far as it was read."""
 
-    events: deque[Event] = field(default_factory=lambda: deque(maxlen=_MOST_EVENTS))
+    events: deque[AuditEvent] = field(default_factory=lambda: deque(maxlen=_MOST_EVENTS))
     #: Those of alerts, which many other events must not push out.
-    anomalies: deque[Event] = field(default_factory=lambda: deque(maxlen=_MOST_EVENTS))
+    anomalies: deque[AuditEvent] = field(default_factory=lambda: deque(maxlen=_MOST_EVENTS))
     marks: set[str] = field(default_factory=set)
 
     def read(self, services: Services, job_id: JobId) -> None:
@@ -77,7 +77,7 @@ class Trail:
 
 
 @dataclass(frozen=True, slots=True)
-class Shares:
+class SharedCache:
     """What requests of one process share."""
 
     recent: Recent[Any] = field(default_factory=Recent)
@@ -86,7 +86,7 @@ class Shares:
 
 
 @dataclass(frozen=True, slots=True)
-class Looks:
+class JobCache:
     """What one request looks through: a site's services, and what others have just seen.
 
     Args:
@@ -95,7 +95,7 @@ class Looks:
 
     conn: str
     services: Services
-    shares: Shares
+    shares: SharedCache
 
     def snapshot(self, job_id: JobId, max_age_s: float = SNAPSHOT_S) -> Snapshot:
         """The job's tasks.

@@ -19,7 +19,7 @@ from airflow.providers.ssh.hooks.ssh import SSHHook
 
 from airflow_slurm_provider.coordinator.services import (
     Services,
-    Shared,
+    SharedPolling,
     open_services,
     open_transport,
 )
@@ -123,7 +123,7 @@ class SlurmHook(BaseHook):
         site, (client, poller) = self.site(), self._client()
         with self._lock:
             progress = self._progress.setdefault(f"{self.aws_conn_id} {site!r}", Recent())
-        shared = Shared(poller, progress)
+        shared = SharedPolling(poller, progress)
         return open_services(site, session=aws.get_session(), slurm=client, shared=shared)
 
     def array(self, array: ArrayKey, max_age_s: float) -> ArrayState:

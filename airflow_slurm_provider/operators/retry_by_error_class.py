@@ -132,7 +132,7 @@ class RetryByErrorClassOperator(CancelsOnKill, BaseOperator):
     def _has_time(self, state: dict[str, Any]) -> bool:
         return self.max_duration is None or time.time() - state["began"] < self.max_duration
 
-    def _retry(self, context: Context, state: dict[str, Any]) -> api.Retried:
+    def _retry(self, context: Context, state: dict[str, Any]) -> api.RetryResult:
         spent = sum(state["retried"].values())
         with as_airflow_failures():
             services = SlurmHook(self.slurm_conn_id, self.aws_conn_id).services()
@@ -161,7 +161,7 @@ class RetryByErrorClassOperator(CancelsOnKill, BaseOperator):
         }
 
 
-def _with_round(state: dict[str, Any], result: api.Retried) -> dict[str, Any]:
+def _with_round(state: dict[str, Any], result: api.RetryResult) -> dict[str, Any]:
     """The state with one more round; a round seen before (reattached) counts once."""
     if result.round in state["rounds"]:
         return state

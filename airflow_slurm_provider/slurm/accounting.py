@@ -32,7 +32,7 @@ _EXIT_CODES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class JobRecord:
     """How one start of an array's element ended.
 
     Args:
@@ -57,7 +57,7 @@ class Ending:
 
     @property
     def error_class(self) -> ErrorClass | None:
-        """See `Ending`."""
+        """See `JobRecord`."""
         if self.state is ElementState.FAILED:
             return _EXIT_CODES.get(self.exit_code.partition(":")[0], ErrorClass.WORKER_CRASH)
         return self.state.error_class
@@ -68,9 +68,9 @@ class Ending:
         return f"{self.array}_{self.element}-r{self.restart}-"
 
 
-def parse_endings(text: str) -> list[Ending]:
+def parse_endings(text: str) -> list[JobRecord]:
     """The starts that ended, in lines of `ENDING_FORMAT` with duplicates and steps."""
-    found: list[Ending] = []
+    found: list[JobRecord] = []
     starts: Counter[tuple[str, int]] = Counter()
     for words in _lines(text):
         job, _, step = words[0].partition(".")
@@ -84,7 +84,7 @@ def parse_endings(text: str) -> list[Ending]:
             allowed = memory_given(words[6], words[7])
             elapsed = elapsed_s(words[4])
             found.append(
-                Ending(*which, starts[which], state, words[2], words[3], elapsed, size, allowed)
+                JobRecord(*which, starts[which], state, words[2], words[3], elapsed, size, allowed)
             )
             starts[which] += 1
         elif found:

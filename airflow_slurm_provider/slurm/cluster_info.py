@@ -10,7 +10,7 @@ import shlex
 from dataclasses import dataclass
 
 from airflow_slurm_provider.slurm import submission
-from airflow_slurm_provider.slurm.complaints import keeps_no_accounting, said, unsafe_folder
+from airflow_slurm_provider.slurm.complaints import error_text, keeps_no_accounting, unsafe_folder
 from airflow_slurm_provider.slurm.transport import Transport
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.node.slurm_variables import is_option
@@ -103,7 +103,7 @@ class Survey:
         if keeps_no_accounting(result):
             return False
         if result.code:
-            raise ServiceError(f"sacct failed: {said(result)}")
+            raise ServiceError(f"sacct failed: {error_text(result)}")
         return True
 
     def try_folder(self, unique: str) -> Folder:
@@ -115,12 +115,12 @@ class Survey:
         result = self._transport.run(
             submission.one_line(submission.TRY_FOLDER, self._remote_dir.removeprefix("~/"), unique)
         )
-        if result.code == submission.Outcome.UNSAFE:
+        if result.code == submission.SubmitExit.UNSAFE:
             raise unsafe_folder(result)
         if result.code:
             raise UserError(
                 f"cluster.remote_dir: {self._remote_dir!r} can't be written on the login node "
-                f"({said(result)}); name a folder of the account's own"
+                f"({error_text(result)}); name a folder of the account's own"
             )
         path, filesystem = [*result.stdout.splitlines(), ""][:2]
         return Folder(path, filesystem)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_slurm_provider.airflow_errors import task_log
-from airflow_slurm_provider.coordinator.status.progress import Poll
+from airflow_slurm_provider.coordinator.status.progress import JobStatus
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.metrics import JobMetrics
@@ -111,7 +111,7 @@ class SlurmArrayTrigger(PollingTrigger):
         )
 
 
-def event_of(seen: Poll) -> dict[str, Any] | None:
+def event_of(seen: JobStatus) -> dict[str, Any] | None:
     """What a look means to someone who waits; None where it is too early to say."""
     progress = seen.progress.to_dict()
     if seen.finished:

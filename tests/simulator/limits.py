@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from slurm_worker.errors import ServiceError
-from slurm_worker.execution.throttle import Pace
+from slurm_worker.execution.throttle import TokenThrottle
 from slurm_worker.protocol.job_config import LimitConfig
 from slurm_worker.protocol.keys import limit_pk, limit_sk
 from slurm_worker.protocol.ports import Rows, int_of
@@ -219,7 +219,7 @@ class LimitSimulation:
         epoch = _MIDNIGHT - self.before_s
         clock = SimClock(self.schedule, worker.host, epoch)
         rows = SimRows(self.rows, Network(self.schedule, rng, self.rates, self.seen), self.seen)
-        pace = Pace(
+        pace = TokenThrottle(
             [self.make(rows, self.config, self.hosts, clock, rng)], clock, lambda: worker.stops
         )
         while not worker.stops:

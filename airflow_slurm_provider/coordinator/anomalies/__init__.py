@@ -4,11 +4,11 @@
 delivered by `Anomalies`, which every watcher of a job has; `read_alerts` gives it back.
 """
 
-from airflow_slurm_provider.coordinator.anomalies.alert import OVER, RAISED, Alert, Kind
+from airflow_slurm_provider.coordinator.anomalies.alert import OVER, RAISED, Alert, AnomalyKind
 from airflow_slurm_provider.coordinator.anomalies.audit_log import read_alerts
 from airflow_slurm_provider.coordinator.anomalies.detector import Detector, News
 from airflow_slurm_provider.coordinator.anomalies.monitor import Anomalies
-from airflow_slurm_provider.coordinator.anomalies.observation import Look
+from airflow_slurm_provider.coordinator.anomalies.observation import Observation
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import Thresholds
 
 __all__ = [
@@ -16,10 +16,10 @@ __all__ = [
     "RAISED",
     "Alert",
     "Anomalies",
+    "AnomalyKind",
     "Detector",
-    "Kind",
-    "Look",
     "News",
+    "Observation",
     "Thresholds",
     "read_alerts",
 ]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_slurm_provider.coordinator.anomalies.observation import Look
+from airflow_slurm_provider.coordinator.anomalies.observation import Observation
 from airflow_slurm_provider.coordinator.anomalies.statistics import Share
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import Thresholds
 
@@ -63,7 +63,7 @@ class Memory:
     nodes: list[Nodes] = field(default_factory=list)
     losses: list[tuple[int, str]] = field(default_factory=list)
 
-    def note(self, look: Look, thresholds: Thresholds) -> None:
+    def note(self, look: Observation, thresholds: Thresholds) -> None:
         """Take a look into account, before the rules do."""
         self._note_ends(look)
         self._note_marks(look, thresholds)
@@ -71,7 +71,7 @@ class Memory:
         self._note_losses(look, thresholds)
         self.looked_ms = look.at_ms
 
-    def rest(self, look: Look) -> None:
+    def rest(self, look: Observation) -> None:
         """Nobody works on the job, as is right: what is measured begins anew."""
         self.since_ms, self.ended_ms, self.looked_ms = 0, look.at_ms, look.at_ms
         self.marks.clear()
@@ -115,7 +115,7 @@ class Memory:
             [(at_ms, node) for at_ms, node in raw["losses"]],
         )
 
-    def _note_ends(self, look: Look) -> None:
+    def _note_ends(self, look: Observation) -> None:
         snapshot = look.snapshot
         held = sum(row.items_ok + row.items_failed for row in snapshot.leased)
         # Only more than ever counts: a task that is begun again and again ends nothing.
@@ -131,7 +131,7 @@ class Memory:
             opened = max((each.opened_ms for each in snapshot.rounds), default=0)
             self.since_ms = look.at_ms if self.looked_ms else max(opened, 1)
 
-    def _note_marks(self, look: Look, thresholds: Thresholds) -> None:
+    def _note_marks(self, look: Observation, thresholds: Thresholds) -> None:
         longest_ms = max(thresholds.window_s, thresholds.idle_after_s) * 1000
         apart_ms = min(thresholds.window_s, thresholds.idle_after_s) * 1000 / _MARKS
         if self.marks and look.at_ms < self.marks[-1].at_ms + apart_ms:
@@ -142,14 +142,14 @@ class Memory:
         while len(self.marks) > 1 and self.marks[1].at_ms <= look.at_ms - longest_ms:
             del self.marks[0]
 
-    def _note_nodes(self, look: Look, thresholds: Thresholds) -> None:
+    def _note_nodes(self, look: Observation, thresholds: Thresholds) -> None:
         if self.nodes and look.at_ms < self.nodes[-1].at_ms + thresholds.window_s * 1000:
             return
         # Work from before the first look counts too: the first base is nothing.
         shares = node_shares(look) if self.nodes else {}
         self.nodes = [*self.nodes[-1:], Nodes(look.at_ms, shares)]
 
-    def _note_losses(self, look: Look, thresholds: Thresholds) -> None:
+    def _note_losses(self, look: Observation, thresholds: Thresholds) -> None:
         from_ms = look.at_ms - thresholds.window_s * 1000
         found = {each for each in self.losses if each[0] >= from_ms}
         for row in look.snapshot.leased:
@@ -161,7 +161,7 @@ class Memory:
         self.losses = sorted(found)[-_MOST_LOSSES:]
 
 
-def node_shares(look: Look) -> dict[str, Share]:
+def node_shares(look: Observation) -> dict[str, Share]:
     """Failures by node, of all that is done."""
     return {
         name: Share(each.failed, each.ok + each.failed, each.tasks)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from airflow_slurm_provider.coordinator.anomalies.alert import Kind
+from airflow_slurm_provider.coordinator.anomalies.alert import AnomalyKind
 from airflow_slurm_provider.coordinator.anomalies.baseline import Memory, node_shares
-from airflow_slurm_provider.coordinator.anomalies.observation import Look
+from airflow_slurm_provider.coordinator.anomalies.observation import Observation
 from airflow_slurm_provider.coordinator.anomalies.statistics import (
     Share,
     Timeline,
@@ -28,14 +28,14 @@ _MISSED_BEATS = 2.5
 class Finding:
     """An anomaly's condition holds."""
 
-    kind: Kind
+    kind: AnomalyKind
     subject: str
     message: str
     advice: str
     numbers: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def key(self) -> tuple[Kind, str]:
+    def key(self) -> tuple[AnomalyKind, str]:
         """What it is an episode of."""
         return self.kind, self.subject
 
@@ -48,10 +48,10 @@ class Facts:
         levels: numbers of the alerts whose episodes last, by kind and subject.
     """
 
-    look: Look
+    look: Observation
     memory: Memory
     thresholds: Thresholds
-    levels: Mapping[tuple[Kind, str], Mapping[str, float]]
+    levels: Mapping[tuple[AnomalyKind, str], Mapping[str, float]]
 
     @property
     def now_ms(self) -> int:

@@ -23,12 +23,12 @@ from airflow_slurm_provider.coordinator.anomalies.audit_log import (
 )
 from airflow_slurm_provider.coordinator.anomalies.detector import Detector
 from airflow_slurm_provider.coordinator.anomalies.notifications import deliver
-from airflow_slurm_provider.coordinator.anomalies.observation import Look
+from airflow_slurm_provider.coordinator.anomalies.observation import Observation
 from airflow_slurm_provider.coordinator.costs.actual import work_cost
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 from airflow_slurm_provider.coordinator.spec_store import read_spec
-from airflow_slurm_provider.coordinator.status.progress import Poll
+from airflow_slurm_provider.coordinator.status.progress import JobStatus
 from airflow_slurm_provider.coordinator.status.rate_limits import limit_states
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from airflow_slurm_provider.slurm.array_state import ArrayState
@@ -39,14 +39,16 @@ _VERSION = 1
 _KEEP_AFTER_MS = 30_000
 
 
-def read_look(services: Services, spec: JobSpec, poll: Poll, snapshot: Snapshot) -> Look:
+def read_look(
+    services: Services, spec: JobSpec, poll: JobStatus, snapshot: Snapshot
+) -> Observation:
     """What the detector is given; one read per rate limit.
 
     Raises:
         ServiceError: if the table can't be reached.
     """
     work = work_cost(snapshot, spec)
-    return Look(
+    return Observation(
         snapshot,
         finished=poll.finished,
         dollars=work.spent,
@@ -90,7 +92,7 @@ class Anomalies:
         self._kept_ms = 0
         self._failed = ""
 
-    def look(self, poll: Poll) -> None:
+    def look(self, poll: JobStatus) -> None:
         """Judge a look. What fails here is said once, and fails nothing else."""
         if poll.snapshot is None:
             return
@@ -101,7 +103,7 @@ class Anomalies:
                 self._failed = str(error)
                 self._say(f"anomalies are not looked for: {error}")
 
-    def _look(self, poll: Poll, snapshot: Snapshot) -> None:
+    def _look(self, poll: JobStatus, snapshot: Snapshot) -> None:
         spec = self._spec_of(snapshot)
         if not spec.anomalies.enabled:
             return

@@ -11,7 +11,7 @@ from slurm_worker.protocol.job_config import LeaseConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Observation:
     """A snapshot, and what else is known at that moment.
 
     Args:

@@ -17,7 +17,7 @@ from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import (
     STRAGGLER_DEVIATIONS,
     Thresholds,
 )
-from slurm_worker.protocol.job_totals import PER_DOUBLING, Bucket, History
+from slurm_worker.protocol.job_totals import PER_DOUBLING, Bucket, JobTotals
 
 #: A median absolute deviation times this estimates a normal standard deviation.
 MAD_SCALE = 1.4826
@@ -39,7 +39,7 @@ class Usual:
     longest_s: float
 
 
-def usual_durations(done: History, thresholds: Thresholds) -> Usual | None:
+def usual_durations(done: JobTotals, thresholds: Thresholds) -> Usual | None:
     """What is usual by the tasks that are done; None where those are too few."""
     if done.durations.total() < LEAST_DURATIONS:
         return None
@@ -119,7 +119,7 @@ class Timeline:
     buckets: Sequence[Bucket]
 
     @classmethod
-    def of(cls, done: History, since_ms: int, until_ms: int) -> Timeline:
+    def of(cls, done: JobTotals, since_ms: int, until_ms: int) -> Timeline:
         """What was done in the whole buckets between two moments."""
         width_ms = done.width_s * 1000
         first, last = -(-since_ms // width_ms), until_ms // width_ms

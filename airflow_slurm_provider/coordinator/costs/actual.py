@@ -33,7 +33,7 @@ from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_sn
 from airflow_slurm_provider.slurm.usage import Efficiency, efficiency_of
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.job_table import RoundRow
-from slurm_worker.protocol.job_totals import History
+from slurm_worker.protocol.job_totals import JobTotals
 from slurm_worker.protocol.keys import JobId
 
 #: Dollars that no job is too dear at.
@@ -129,7 +129,7 @@ def read_cost(services: Services, job_id: JobId) -> JobCost:
 
 
 def cost_so_far(
-    done: History, rounds: Sequence[RoundRow], of_open: Mapping[str, int] | None = None
+    done: JobTotals, rounds: Sequence[RoundRow], of_open: Mapping[str, int] | None = None
 ) -> Spent:
     """A job's requests until now, from one look at it; makes none itself.
 
@@ -142,7 +142,7 @@ def cost_so_far(
     return Spent(counted, _planned(rounds) + ending_bill(_workers(done)))
 
 
-def expected_so_far(done: History, rounds: Sequence[RoundRow], spec: JobSpec) -> float:
+def expected_so_far(done: JobTotals, rounds: Sequence[RoundRow], spec: JobSpec) -> float:
     """Dollars that the tasks done so far take where none is tried twice; makes no request."""
     work = working_bill(
         done.tasks,
@@ -191,7 +191,7 @@ def _whole_work(snapshot: Snapshot, spec: JobSpec) -> Bill:
     )
 
 
-def facts_of(done: History, spec: JobSpec, efficiency: Efficiency | None) -> Facts:
+def facts_of(done: JobTotals, spec: JobSpec, efficiency: Efficiency | None) -> Facts:
     """What the advice is about."""
     slow_s = done.quantile_ms(0.95) / 1000
     return Facts(
@@ -210,7 +210,7 @@ def facts_of(done: History, spec: JobSpec, efficiency: Efficiency | None) -> Fac
     )
 
 
-def _worked_s(done: History, slow_s: float) -> float:
+def _worked_s(done: JobTotals, slow_s: float) -> float:
     """Seconds during which tasks ended: pauses longer than a task, as between rounds, left out."""
     buckets = sorted(done.timeline)
     longest = max(1.0, slow_s / done.width_s)
@@ -218,7 +218,7 @@ def _worked_s(done: History, slow_s: float) -> float:
     return (sum(gaps) + bool(buckets)) * done.width_s
 
 
-def _workers(done: History) -> int:
+def _workers(done: JobTotals) -> int:
     return len(done.workers)
 
 

@@ -42,7 +42,7 @@ Log = Callable[[str], None]
 
 
 @dataclass(slots=True)
-class Collected:
+class GcResult:
     """What was garbage.
 
     Args:
@@ -81,7 +81,7 @@ def collect(
     dry_run: bool = False,
     log: Log,
     actor: str = "slurmctl",
-) -> Collected:
+) -> GcResult:
     """Delete a job's garbage; calling again finds none.
 
     Args:
@@ -104,8 +104,8 @@ def collect(
         for each in jobs.rounds()
         if each.draft or each.state is RoundState.OPEN
     }
-    look = _Look(services.store(job_id), complete, older_than_s, dry_run, plans)
-    found = Collected(job_id, dry_run, complete)
+    look = _GarbageScan(services.store(job_id), complete, older_than_s, dry_run, plans)
+    found = GcResult(job_id, dry_run, complete)
     batch: list[str] = []
     for kind, entry in look.garbage():
         found.objects[kind] += 1
@@ -124,7 +124,7 @@ def collect(
     return found
 
 
-def _delete(services: Services, keys: list[str], dry_run: bool, log: Log, found: Collected) -> None:
+def _delete(services: Services, keys: list[str], dry_run: bool, log: Log, found: GcResult) -> None:
     if keys and not dry_run:
         services.objects.delete_many(keys)
         log(f"deleted {found.objects.total():,} objects")
@@ -145,7 +145,7 @@ class _Task:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _GarbageScan:
     """What is garbage by now.
 
     Args:

@@ -16,7 +16,11 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
-from airflow_slurm_provider.coordinator.spec.retry_policy import Past, Policy, RoundResources
+from airflow_slurm_provider.coordinator.spec.retry_policy import (
+    Policy,
+    RetryContext,
+    RoundResources,
+)
 from airflow_slurm_provider.coordinator.status.dead_workers import nodes_lost, read_endings
 from airflow_slurm_provider.coordinator.status.failures import read_failures, retried_items
 from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
@@ -202,8 +206,8 @@ def kept_keys(services: Services, job_id: JobId, digest: str) -> frozenset[str] 
     return frozenset(json.loads(data))
 
 
-def _past(services: Services, spec: JobSpec, rounds: list[RoundRow]) -> Past:
+def _past(services: Services, spec: JobSpec, rounds: list[RoundRow]) -> RetryContext:
     endings = read_endings(services, spec.id)
     memory = max((each.mem for each in endings), default=0)
     nodes = nodes_lost(endings, spec.slurm_classes)
-    return Past([each.classes for each in rounds[1:]], nodes, memory >> 20)
+    return RetryContext([each.classes for each in rounds[1:]], nodes, memory >> 20)

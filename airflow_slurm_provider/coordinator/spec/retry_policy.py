@@ -116,7 +116,7 @@ _RULES: TypeAdapter[Rules] = TypeAdapter(Rules)
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class RetryContext:
     """What a job has gone through, as far as the next round's resources depend on it.
 
     Args:
@@ -164,7 +164,9 @@ class Policy:
         """Retry rounds by error class, of those that get any."""
         return {name.value: rule.rounds for name, rule in self._rules.items() if rule.rounds}
 
-    def resources(self, base: SlurmOptions, classes: Collection[str], past: Past) -> RoundResources:
+    def resources(
+        self, base: SlurmOptions, classes: Collection[str], past: RetryContext
+    ) -> RoundResources:
         """What a round about these classes gets.
 
         Args:
@@ -174,8 +176,8 @@ class Policy:
         """
         memory = "mem_per_cpu" if base.mem_per_cpu else "mem"
         given_mem = megabytes(base.mem_per_cpu or base.mem or "0")
-        mem = _Raised(f"slurm.{memory}", given_mem or past.mem_mb, megabytes)
-        time = _Raised("slurm.time", seconds(base.time) if base.time else 0, seconds)
+        mem = _ResourceBump(f"slurm.{memory}", given_mem or past.mem_mb, megabytes)
+        time = _ResourceBump("slurm.time", seconds(base.time) if base.time else 0, seconds)
         slurm: dict[str, str] = {}
         delay = 0.0
         excluded: set[str] = set()
@@ -198,7 +200,7 @@ class Policy:
         return RoundResources(slurm, math.ceil(delay), (*mem.notes, *time.notes))
 
 
-class _Raised:
+class _ResourceBump:
     """The most that any class asks for of one resource."""
 
     def __init__(self, name: str, base: int, read: Callable[[str], int]) -> None:

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker.protocol.job_table import Event
+from slurm_worker.protocol.job_table import AuditEvent
 from slurm_worker.protocol.keys import JobId
 
 #: Events bear their writer's time, and may come so much later than others that bear a later one.
@@ -18,7 +18,7 @@ _LATE_S = 30.0
 _MOST_SEEN = 10_000
 
 
-def read_events(services: Services, job_id: JobId, after: str = "") -> list[Event]:
+def read_events(services: Services, job_id: JobId, after: str = "") -> list[AuditEvent]:
     """The audit trail past a mark, oldest first.
 
     Raises:
@@ -30,7 +30,7 @@ def read_events(services: Services, job_id: JobId, after: str = "") -> list[Even
     return list(jobs.events(after))
 
 
-def event_document(event: Event) -> dict[str, Any]:
+def event_document(event: AuditEvent) -> dict[str, Any]:
     """JSON-able; the names are stable."""
     return {
         "at": as_utc(event.at_ms),
@@ -62,7 +62,7 @@ class EventReader:
         self._after = after
         self._seen: deque[str] = deque(maxlen=_MOST_SEEN)
 
-    def read(self) -> list[Event]:
+    def read(self) -> list[AuditEvent]:
         """The events that this reader has not told of yet, oldest first.
 
         Raises:

@@ -17,7 +17,7 @@ from typing import Any
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.arrays import arrays_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
-from airflow_slurm_provider.slurm.accounting import Ending
+from airflow_slurm_provider.slurm.accounting import JobRecord
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass
 from slurm_worker.protocol.keys import JobId, TaskState
@@ -28,7 +28,7 @@ _LAST_BY = re.compile(r"last by ([^\s;]+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class WorkerFailure:
     """One worker that died.
 
     Args:
@@ -85,7 +85,7 @@ class Loss:
         )
 
 
-def find_losses(services: Services, job_id: JobId) -> list[Loss]:
+def find_losses(services: Services, job_id: JobId) -> list[WorkerFailure]:
     """The job's workers that died, with the tasks that they held.
 
     Raises:
@@ -98,7 +98,7 @@ def find_losses(services: Services, job_id: JobId) -> list[Loss]:
     return _losses_of(services, snapshot, died, _may_have_been_held(services, snapshot))
 
 
-def read_endings(services: Services, job_id: JobId) -> list[Ending]:
+def read_endings(services: Services, job_id: JobId) -> list[JobRecord]:
     """How the job's workers ended that have, by Slurm's accounting: one ``sacct``.
 
     Raises:
@@ -109,7 +109,7 @@ def read_endings(services: Services, job_id: JobId) -> list[Ending]:
 
 
 def nodes_lost(
-    endings: Iterable[Ending], classes: Mapping[ElementState, ErrorClass]
+    endings: Iterable[JobRecord], classes: Mapping[ElementState, ErrorClass]
 ) -> dict[str, set[str]]:
     """The nodes on which workers died, by error class; makes no request.
 
@@ -149,7 +149,7 @@ def attribute(services: Services, job_id: JobId) -> int:
     return count
 
 
-def _died(services: Services, job_id: JobId) -> list[Ending]:
+def _died(services: Services, job_id: JobId) -> list[JobRecord]:
     """How the job's dead workers ended."""
     return [each for each in read_endings(services, job_id) if each.error_class is not None]
 
@@ -170,8 +170,8 @@ def _may_have_been_held(services: Services, snapshot: Snapshot) -> Iterator[Task
 
 
 def _losses_of(
-    services: Services, snapshot: Snapshot, died: list[Ending], rows: Iterable[TaskRow]
-) -> list[Loss]:
+    services: Services, snapshot: Snapshot, died: list[JobRecord], rows: Iterable[TaskRow]
+) -> list[WorkerFailure]:
     if not died:
         return []
     # Building the models of a job's YAML takes a good part of the time of `slurmctl status`.
@@ -195,12 +195,12 @@ def _held(rows: Iterable[TaskRow]) -> dict[str, list[TaskRow]]:
 
 
 def _loss(
-    ending: Ending, held: dict[str, list[TaskRow]], classes: Mapping[ElementState, ErrorClass]
-) -> Loss:
+    ending: JobRecord, held: dict[str, list[TaskRow]], classes: Mapping[ElementState, ErrorClass]
+) -> WorkerFailure:
     tasks = {
         row.task for owner, rows in held.items() if owner.startswith(ending.worker) for row in rows
     }
-    return Loss(
+    return WorkerFailure(
         element=f"{ending.array}_{ending.element}",
         restart=ending.restart,
         error_class=_class_of(ending, classes),
@@ -213,7 +213,7 @@ def _loss(
     )
 
 
-def _class_of(ending: Ending, classes: Mapping[ElementState, ErrorClass]) -> ErrorClass:
+def _class_of(ending: JobRecord, classes: Mapping[ElementState, ErrorClass]) -> ErrorClass:
     """Why a worker died: by the job's own rules, else by Slurm's word."""
     assert ending.error_class is not None, "only those that died are asked for"
     return classes.get(ending.state, ending.error_class)

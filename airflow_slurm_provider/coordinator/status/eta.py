@@ -40,7 +40,7 @@ class Outlook:
     def line(self) -> str:
         """Rate and time left, to stand behind a progress line; empty where nothing is known."""
         rate = f"{self.rate:,.1f} items/s" if self.rate else ""
-        left = "" if self.eta_s is None else f"about {as_clock(self.eta_s)} left"
+        left = "" if self.eta_s is None else f"about {format_duration(self.eta_s)} left"
         return ", ".join(each for each in (rate, left) if each)
 
 
@@ -72,7 +72,7 @@ def stragglers(snapshot: Snapshot) -> list[TaskRow]:
     return sorted(slow, key=lambda row: row.started_ms)
 
 
-def as_clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as a clock has them: ``1:02:03``; with days, ``2 d 1:02:03``."""
     days, rest = divmod(int(seconds), 86_400)
     text = f"{rest // 3600}:{rest // 60 % 60:02}:{rest % 60:02}"

@@ -112,7 +112,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Poll:
+class JobStatus:
     """One look at a job by someone who waits for it.
 
     Args:
@@ -139,15 +139,15 @@ def read_progress(services: Services, job_id: JobId) -> Progress:
     return progress_of(read_snapshot(services, job_id))
 
 
-def look(services: Services, job_id: JobId) -> Poll:
+def look(services: Services, job_id: JobId) -> JobStatus:
     """Progress, and whether anybody is left to go on with it."""
     snapshot = _recent(services, job_id)
     progress = progress_of(snapshot)
     if progress.complete:
-        return Poll(progress, None, finished=True, snapshot=snapshot)
+        return JobStatus(progress, None, finished=True, snapshot=snapshot)
     if progress.stop:
         problem = f"the job is stopped: {progress.stop}"
-        return Poll(progress, None, finished=False, problem=problem, snapshot=snapshot)
+        return JobStatus(progress, None, finished=False, problem=problem, snapshot=snapshot)
     submissions = services.jobs(job_id).submissions()
     # A cancel leaves an empty submission in each round, also in one that nobody works on yet.
     newest = latest([each for each in submissions if not each.empty]) or latest(submissions)
@@ -156,17 +156,17 @@ def look(services: Services, job_id: JobId) -> Poll:
     arrays = arrays_of(services, job_id, of_last)
     if not arrays:
         problem = "" if progress.paused else _never_submitted(services, job_id, newest)
-        return Poll(progress, None, finished=False, problem=problem, snapshot=snapshot)
+        return JobStatus(progress, None, finished=False, problem=problem, snapshot=snapshot)
     array = services.arrays(arrays)
     if array.unknown or array.alive or progress.paused or _is_under_way(services, newest):
-        return Poll(progress, array, finished=False, snapshot=snapshot)
+        return JobStatus(progress, array, finished=False, snapshot=snapshot)
     # Workers may have ended just after our look at the rows.
     snapshot = read_snapshot(services, job_id)
     progress = progress_of(snapshot)
     if progress.complete:
-        return Poll(progress, array, finished=True, snapshot=snapshot)
+        return JobStatus(progress, array, finished=True, snapshot=snapshot)
     counts = ", ".join(f"{n} {state}" for state, n in sorted(array.counts().items()))
-    return Poll(
+    return JobStatus(
         progress,
         array,
         finished=False,
@@ -232,7 +232,7 @@ def slurm_job_ids_of(submissions: Iterable[SubmissionRow]) -> list[str]:
     return [slurm_job_id for each in submissions for slurm_job_id in each.slurm_job_ids]
 
 
-def why_held(job: JobRow) -> str:
+def blocked_reason(job: JobRow) -> str:
     """Why nobody works on the job until it is resumed; empty where nothing keeps them."""
     if job.paused:
         return f"is paused by {job.paused}"
@@ -245,7 +245,7 @@ def check_running(job: JobRow) -> None:
     Raises:
         UserError: naming what resumes it.
     """
-    why = why_held(job)
+    why = blocked_reason(job)
     if why:
         raise UserError(f"job_id: {job.job!r} {why}; resume it first: slurmctl resume {job.job}")
 

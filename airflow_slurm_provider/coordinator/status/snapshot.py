@@ -29,7 +29,7 @@ from typing import Any
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_table import JobRow, RoundRow
-from slurm_worker.protocol.job_totals import History
+from slurm_worker.protocol.job_totals import JobTotals
 from slurm_worker.protocol.keys import JobId, RoundState, TaskId, TaskState
 from slurm_worker.protocol.shard_totals import ShardSum
 from slurm_worker.protocol.task_table import TaskTable
@@ -62,7 +62,7 @@ class Snapshot:
     job: JobRow
     rounds: tuple[RoundRow, ...]
     at_ms: int
-    done: History
+    done: JobTotals
     leased: tuple[TaskRow, ...]
     ended: tuple[TaskRow, ...]
     ready: int
@@ -139,17 +139,18 @@ class SnapshotReader:
         table = services.tasks(job)
         lost = self._sum.done.lost > 0
         looks = [
-            _Look(table, shard, rounds, each, lost) for shard, each in enumerate(self._sum.shards)
+            _ShardScan(table, shard, rounds, each, lost)
+            for shard, each in enumerate(self._sum.shards)
         ]
         with ThreadPoolExecutor(min(_THREADS, job.shards)) as pool:
-            list(pool.map(_Look.run, looks))
+            list(pool.map(_ShardScan.run, looks))
         self._sum.add([look.passed for look in looks])
         self._keep()
         return self._snapshot(job, rounds, looks)
 
-    def _snapshot(self, job: JobRow, rounds: list[RoundRow], looks: list[_Look]) -> Snapshot:
+    def _snapshot(self, job: JobRow, rounds: list[RoundRow], looks: list[_ShardScan]) -> Snapshot:
         assert self._sum is not None, "a look has just been had"
-        done = History()
+        done = JobTotals()
         done.add(self._sum.done)
         for look in looks:
             done.add(look.beyond)
@@ -208,7 +209,7 @@ class _Sum:
     created_ms: int
     rows_since: str
     shards: list[_Cursor]
-    done: History = field(default_factory=History)
+    done: JobTotals = field(default_factory=JobTotals)
 
     @classmethod
     def empty(cls, job: JobRow) -> _Sum:
@@ -241,10 +242,10 @@ class _Sum:
         if raw.get("v") != _VERSION:
             return None
         shards = [_Cursor(after, tuple(aside)) for after, aside in raw["shards"]]
-        return cls(raw["created_ms"], raw["rows_since"], shards, History.from_dict(raw["done"]))
+        return cls(raw["created_ms"], raw["rows_since"], shards, JobTotals.from_dict(raw["done"]))
 
 
-class _Look:
+class _ShardScan:
     """One look at one shard.
 
     Args:
@@ -266,7 +267,7 @@ class _Look:
         self._rounds = {each.number: each for each in rounds}
         self._lost = lost
         self.passed = ShardSum(cursor.after, cursor.aside)
-        self.beyond = History()
+        self.beyond = JobTotals()
         self.open: list[TaskRow] = []
         self.unread = 0
         self.rows_read = 0

@@ -50,7 +50,7 @@ Log = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Steered:
+class ControlResult:
     """What `pause`, `resume` and `add_workers` came to.
 
     Args:
@@ -71,7 +71,7 @@ class Steered:
         return {**asdict(self), "slurm_job_ids": list(self.slurm_job_ids)}
 
 
-def pause(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> Steered:
+def pause(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> ControlResult:
     """Have the workers finish the task they hold and leave; who waits goes on waiting.
 
     Raises:
@@ -80,13 +80,15 @@ def pause(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> Stee
     jobs = services.jobs(job_id)
     job = jobs.get()
     if job.paused:
-        return Steered(job_id, changed=False, paused=job.paused)
+        return ControlResult(job_id, changed=False, paused=job.paused)
     paused = jobs.pause(actor)
     jobs.audit(actor, "paused", {})
-    return Steered(job_id, changed=True, paused=paused)
+    return ControlResult(job_id, changed=True, paused=paused)
 
 
-def resume(services: Services, job_id: JobId, *, log: Log, actor: str = "slurmctl") -> Steered:
+def resume(
+    services: Services, job_id: JobId, *, log: Log, actor: str = "slurmctl"
+) -> ControlResult:
     """Undo a pause and reset a breaker that a handler has tripped; replace workers that left.
 
     A job that is neither paused nor stopped gets new workers where none is left.
@@ -114,19 +116,19 @@ def resume(services: Services, job_id: JobId, *, log: Log, actor: str = "slurmct
         jobs.audit(actor, "resumed", {"paused": job.paused, "stop": job.stop})
     if round_row is None:
         log("the job's plan was cut short; submit it again to go on")
-        return Steered(job_id, changed=halted)
+        return ControlResult(job_id, changed=halted)
     job, spec = jobs.get(), spec_store.read_spec(services, job)
     tasks = progress_of(snapshot).unfinished_tasks
     workers = ensure_workers(services, spec, job, round_row, tasks, log)
     if workers.reattached:
-        return Steered(job_id, changed=halted)
+        return ControlResult(job_id, changed=halted)
     audit_workers(services, job_id, workers, actor)
     return _with(job_id, workers, changed=halted)
 
 
 def add_workers(
     services: Services, job_id: JobId, count: int, *, log: Log, actor: str = "slurmctl"
-) -> Steered:
+) -> ControlResult:
     """Submit more workers of the job's latest round, beside those that are at work.
 
     No more than have something to do (`submit.useful_workers`). The job's configuration has
@@ -282,7 +284,7 @@ def _open_round(snapshot: Snapshot) -> RoundRow | None:
     return last if planned else None
 
 
-def _with(job_id: JobId, workers: Workers, *, changed: bool) -> Steered:
-    return Steered(
+def _with(job_id: JobId, workers: Workers, *, changed: bool) -> ControlResult:
+    return ControlResult(
         job_id, changed=changed, workers=workers.workers, slurm_job_ids=workers.slurm_job_ids
     )

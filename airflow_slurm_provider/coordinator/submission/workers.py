@@ -28,10 +28,10 @@ from airflow_slurm_provider.coordinator.status.arrays import (
     known_arrays,
 )
 from airflow_slurm_provider.coordinator.status.progress import (
+    blocked_reason,
     latest,
     of_round,
     read_progress,
-    why_held,
 )
 from airflow_slurm_provider.coordinator.submission import upload
 from airflow_slurm_provider.coordinator.submission.credentials import give_credentials
@@ -90,7 +90,7 @@ def ensure_workers(
     with_arrays = latest([each for each in submissions if each.slurm_job_ids])
     shown = with_arrays or latest([each for each in submissions if not each.empty]) or last
     number = 1
-    why = why_held(job)
+    why = blocked_reason(job)
     if why:
         log(f"{spec.id} {why}; no workers are started; slurmctl resume {spec.id} goes on")
         if shown is None:
@@ -100,7 +100,7 @@ def ensure_workers(
     beside = last is not None and last.refused and with_arrays is not None
     if last is not None and shown is not None and (last.state is SubmitState.SUBMITTED or beside):
         arrays = arrays_of(services, spec.id, submissions)
-        enough = _why_enough(services, spec, arrays)
+        enough = _skip_reason(services, spec, arrays)
         if enough:
             log(enough)
             return _workers(spec, shown, shown.slurm_job_ids, shown.workers, reattached=True)
@@ -283,7 +283,7 @@ def _submit_parts(
     return workers
 
 
-def _why_enough(services: Services, spec: JobSpec, arrays: Sequence[ArrayKey]) -> str:
+def _skip_reason(services: Services, spec: JobSpec, arrays: Sequence[ArrayKey]) -> str:
     """Why no more workers are needed; empty where these have ended and left tasks."""
     progress = read_progress(services, spec.id)
     if progress.complete:

@@ -10,7 +10,7 @@ import pytest
 
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.anomalies import Alert, Kind
-from airflow_slurm_provider.coordinator.status.progress import Poll, Progress
+from airflow_slurm_provider.coordinator.status.progress import JobStatus, Progress
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.hooks.slurm import SlurmHook
@@ -34,9 +34,9 @@ def progress(*, done: bool, failed: dict[str, int] | None = None) -> Progress:
     )
 
 
-RUNNING = Poll(progress(done=False), None, finished=False)
-FINISHED = Poll(progress(done=True), None, finished=True)
-STALLED = Poll(
+RUNNING = JobStatus(progress(done=False), None, finished=False)
+FINISHED = JobStatus(progress(done=True), None, finished=True)
+STALLED = JobStatus(
     progress(done=False), None, finished=False, problem="no worker is left", workers_gone=True
 )
 
@@ -70,14 +70,14 @@ class Coordinator:
     """Answers in order; remembers what it was asked."""
 
     polls: list[Any] = field(default_factory=lambda: [FINISHED])
-    retries: list[api.Retried] = field(default_factory=list)
+    retries: list[api.RetryResult] = field(default_factory=list)
     submits: int = 0
     cancelled: list[str] = field(default_factory=list)
     resubmitted: int = 0
     error: Exception | None = None
     asked: list[dict[str, object]] = field(default_factory=list)
 
-    def poll(self, _services: object, _job_id: str) -> Poll:
+    def poll(self, _services: object, _job_id: str) -> JobStatus:
         answer = self.polls.pop(0) if len(self.polls) > 1 else self.polls[0]
         if isinstance(answer, Exception):
             raise answer
@@ -89,9 +89,9 @@ class Coordinator:
         self.submits += 1
         return api.Submitted(config.spec.job_id, 0, 10, 100, 2, ("7",), "name", False)
 
-    def retry(self, _services: object, job_id: str, *_: object, **asked: object) -> api.Retried:
+    def retry(self, _services: object, job_id: str, *_: object, **asked: object) -> api.RetryResult:
         self.asked.append(asked)
-        return self.retries.pop(0) if self.retries else api.Retried(job_id, None)
+        return self.retries.pop(0) if self.retries else api.RetryResult(job_id, None)
 
     def cancel(self, _services: object, job_id: str, **_: object) -> list[str]:
         self.cancelled.append(job_id)

@@ -132,7 +132,7 @@ def test_who_waits_in_the_task_hears_of_them_there(
     assert sensor.poke(context).is_done
     raise_once(monkeypatch, ALERT)
     coordinator.polls = [RUNNING, FINISHED]
-    coordinator.retries = [api.Retried("job-1", 1, {"network": 4})]
+    coordinator.retries = [api.RetryResult("job-1", 1, {"network": 4})]
     RetryByErrorClassOperator(
         task_id="t", job_id="job-1", deferrable=False, poll_interval=0, on_anomaly=told
     ).execute(context)

@@ -14,13 +14,13 @@ import pytest
 
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.status.dead_workers import Loss, attribute
+from airflow_slurm_provider.coordinator.status.dead_workers import WorkerFailure, attribute
 from airflow_slurm_provider.coordinator.status.logs import first_failures, last_words
 from airflow_slurm_provider.coordinator.status.progress import standing_arrays
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.ttl_cache import Recent
 from airflow_slurm_provider.coordinator.watcher import Watcher
-from airflow_slurm_provider.slurm.accounting import Ending
+from airflow_slurm_provider.slurm.accounting import JobRecord
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass, ItemError, ServiceError
 from slurm_worker.protocol.job_config import LeaseConfig
@@ -87,7 +87,9 @@ def die(edges: Services, owner: str, times: int) -> None:
 def test_slurms_word_becomes_the_class_of_a_task_whose_workers_died(tmp_path: Path) -> None:
     slurm = FakeSlurm()
     edges, job_id = submitted(tmp_path, slurm, items=5, bundle=1)
-    slurm.ended = [Ending("100", 2, 0, ElementState.OUT_OF_MEMORY, "0:125", "n7", 65, 512 * 2**20)]
+    slurm.ended = [
+        JobRecord("100", 2, 0, ElementState.OUT_OF_MEMORY, "0:125", "n7", 65, 512 * 2**20)
+    ]
     die(edges, "100_2-r0-", 1)
     before = api.progress(edges, job_id)
     assert before.task_errors == {"worker_crash": 1}
@@ -114,7 +116,7 @@ def test_a_death_is_told_with_a_task_that_another_worker_has_taken_over(tmp_path
     taken = table.steal(held, "100_3-r0-bbbb")
     assert isinstance(taken, Claimed)
     table.release(taken.lease)
-    slurm.ended = [Ending("100", 2, 0, ElementState.NODE_FAIL, "0:0", "n7", 65, 0)]
+    slurm.ended = [JobRecord("100", 2, 0, ElementState.NODE_FAIL, "0:0", "n7", 65, 0)]
     (loss,) = api.losses(edges, job_id)
     assert loss.tasks == (first.task,), "the row is ready again, and its history names the dead"
 
@@ -125,10 +127,10 @@ def test_each_death_is_told_once(tmp_path: Path) -> None:
     lines: list[str] = []
     watcher = Watcher(edges, job_id, lines.append)
     watcher.look()
-    slurm.ended = [Ending("100", 1, 0, ElementState.TIMEOUT, "0:15", "n1", 60, 0)]
+    slurm.ended = [JobRecord("100", 1, 0, ElementState.TIMEOUT, "0:15", "n1", 60, 0)]
     slurm.state = FakeArray(alive=1, dead={"walltime": 1})
     watcher.look()
-    slurm.ended.append(Ending("100", 2, 0, ElementState.TIMEOUT, "0:15", "n1", 60, 0))
+    slurm.ended.append(JobRecord("100", 2, 0, ElementState.TIMEOUT, "0:15", "n1", 60, 0))
     slurm.state = FakeArray(alive=0, dead={"walltime": 2})
     for _ in range(3):
         watcher.look()
@@ -144,12 +146,12 @@ def test_a_death_is_told_at_the_next_look_where_the_table_was_away_at_this_one(
 ) -> None:
     slurm = FakeSlurm()
     edges, job_id = submitted(tmp_path, slurm)
-    slurm.ended = [Ending("100", 1, 0, ElementState.TIMEOUT, "0:15", "n1", 60, 0)]
+    slurm.ended = [JobRecord("100", 1, 0, ElementState.TIMEOUT, "0:15", "n1", 60, 0)]
     slurm.state = FakeArray(alive=1, dead={"walltime": 1})
     lines: list[str] = []
     watcher = Watcher(edges, job_id, lines.append)
 
-    def away(*_: object) -> list[Loss]:
+    def away(*_: object) -> list[WorkerFailure]:
         raise ServiceError("the table is away")
 
     with monkeypatch.context() as patch:
@@ -168,9 +170,9 @@ def test_who_waits_again_is_not_told_of_the_dead_of_earlier_arrays_one_by_one(
     api.submit(edges, make_config(tmp_path / "job"), log=lambda _: None)
     assert len(slurm.arrays) == 2
     slurm.ended = [
-        Ending("100", 0, 0, ElementState.FAILED, "2:0", "n1", 60, 0),
-        Ending("100", 1, 0, ElementState.FAILED, "2:0", "n1", 60, 0),
-        Ending("101", 1, 0, ElementState.TIMEOUT, "0:15", "n1", 60, 0),
+        JobRecord("100", 0, 0, ElementState.FAILED, "2:0", "n1", 60, 0),
+        JobRecord("100", 1, 0, ElementState.FAILED, "2:0", "n1", 60, 0),
+        JobRecord("101", 1, 0, ElementState.TIMEOUT, "0:15", "n1", 60, 0),
     ]
     slurm.state = FakeArray(alive=1, dead={"walltime": 1})
     lines: list[str] = []
@@ -190,7 +192,7 @@ def test_workers_that_died_with_the_same_words_are_told_without_them(tmp_path: P
     edges, job_id = submitted(tmp_path, slurm)
     slurm.words = '{"event": "the worker can\'t go on"}\nslurm-worker: handler.entry: mend it\n'
     slurm.ended = [
-        Ending("100", each, 0, ElementState.FAILED, "2:0", "n1", 60, 0) for each in (0, 1)
+        JobRecord("100", each, 0, ElementState.FAILED, "2:0", "n1", 60, 0) for each in (0, 1)
     ]
     slurm.state = FakeArray(alive=0, dead={"worker_crash": 2})
     lines: list[str] = []
@@ -294,6 +296,6 @@ def test_an_error_is_not_remembered() -> None:
 def test_what_ended_well_is_no_loss(tmp_path: Path) -> None:
     slurm = FakeSlurm()
     edges, job_id = submitted(tmp_path, slurm)
-    slurm.ended = [Ending("100", 0, 0, ElementState.COMPLETED, "0:0", "n1", 60, 0)]
+    slurm.ended = [JobRecord("100", 0, 0, ElementState.COMPLETED, "0:0", "n1", 60, 0)]
     assert api.losses(edges, job_id) == []
     assert ErrorClass.WORKER_CRASH.value not in api.progress(edges, job_id).task_errors

@@ -17,7 +17,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.ttl_cache import Recent
 from airflow_slurm_provider.dashboard.app import create_app
 from airflow_slurm_provider.dashboard.auth import CSRF_COOKIE, CSRF_HEADER, User
-from airflow_slurm_provider.dashboard.cache import Looks, Shares
+from airflow_slurm_provider.dashboard.cache import JobCache, SharedCache
 from airflow_slurm_provider.dashboard.sites import OneSite
 from airflow_slurm_provider.slurm.array_state import ArrayKey
 from slurm_worker.errors import ItemError, ServiceError
@@ -140,12 +140,12 @@ class Dash:
         """Have no look shared with an earlier request."""
         recent: Recent[Any] = Recent()
         state = self.app.state.dashboard
-        shares = Shares(recent, state.shares.trails)
+        shares = SharedCache(recent, state.shares.trails)
         self.app.state.dashboard = dataclasses.replace(state, shares=shares)
 
     def look_at_tasks_anew(self) -> None:
         """The same for what tells how far a job is, and for nothing else."""
-        Looks("", self.services, self.app.state.dashboard.shares).forget(JobId("job-1"))
+        JobCache("", self.services, self.app.state.dashboard.shares).forget(JobId("job-1"))
 
     def _handle(self, item: dict[str, Any], context: Any) -> dict[str, Any]:
         if item["n"] in self.errors:

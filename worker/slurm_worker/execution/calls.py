@@ -25,7 +25,7 @@ from slurm_worker.errors import (
     retry_after_of,
 )
 from slurm_worker.execution.flight_recorder import Recorder
-from slurm_worker.execution.handler import RAISED, Context, Handler, Shared
+from slurm_worker.execution.handler import RAISED, Context, Handler, HandlerResources
 from slurm_worker.protocol.job_config import WorkerConfig
 from slurm_worker.protocol.job_store import TaskItems
 from slurm_worker.protocol.ports import Clock
@@ -40,7 +40,7 @@ _PAUSE_LOOK_S = 0.5
 NOT_THE_ITEM = (FatalError, ServiceError)
 
 
-class Pace(Protocol):
+class Throttle(Protocol):
     """The job's rate limits, as the runner uses them."""
 
     @property
@@ -83,9 +83,9 @@ class Calls:
     """
 
     handler: Handler
-    shared: Shared
+    shared: HandlerResources
     config: WorkerConfig
-    pace: Pace
+    pace: Throttle
     stopping: Callable[[], bool]
     clock: Clock
     rng: random.Random

@@ -92,7 +92,7 @@ class Fetcher:
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
+class HandlerResources:
     """What all items of a worker have in common.
 
     Args:
@@ -125,7 +125,7 @@ class Context:
     __slots__ = ("_params", "_shared", "attempt", "key")
     _params: dict[str, Any]
 
-    def __init__(self, shared: Shared, key: str = "", attempt: int = 0) -> None:
+    def __init__(self, shared: HandlerResources, key: str = "", attempt: int = 0) -> None:
         self._shared = shared
         self.key = key
         self.attempt = attempt
@@ -191,7 +191,7 @@ class Context:
         await self._shared.limiters.acquire_async(limit)
 
 
-class Kind(Enum):
+class HandlerKind(Enum):
     """How a handler wants to be called."""
 
     ITEM = "item"  #: ``handle(item, context)``
@@ -213,7 +213,7 @@ class Handler:
     """
 
     handle: Callable[..., Any]
-    kind: Kind = Kind.ITEM
+    kind: HandlerKind = HandlerKind.ITEM
     batch_size: int = 1
     setup: Callable[[Context], object] | None = None
     teardown: Callable[[Context], object] | None = None
@@ -239,7 +239,7 @@ def load(config: HandlerConfig, objects: ObjectStore, paths: JobPaths, scratch: 
         raise UserError("handler: a batch handler can't be async; make it a plain function")
     return Handler(
         _called_with_context(handle, config),
-        Kind.BATCH if size else Kind.ASYNC if asynchronous else Kind.ITEM,
+        HandlerKind.BATCH if size else HandlerKind.ASYNC if asynchronous else HandlerKind.ITEM,
         size or 1,
         _around(module, "setup"),
         _around(module, "teardown"),
@@ -247,7 +247,7 @@ def load(config: HandlerConfig, objects: ObjectStore, paths: JobPaths, scratch: 
     )
 
 
-def set_up(handler: Handler, shared: Shared) -> Shared:
+def set_up(handler: Handler, shared: HandlerResources) -> HandlerResources:
     """Call the handler's ``setup``; what all items share, with what it returned.
 
     Raises:
@@ -266,7 +266,7 @@ def set_up(handler: Handler, shared: Shared) -> Shared:
         ) from error
 
 
-def tear_down(handler: Handler, shared: Shared) -> None:
+def tear_down(handler: Handler, shared: HandlerResources) -> None:
     """Call the handler's ``teardown``, whose failure loses nothing."""
     if handler.teardown is None:
         return

@@ -16,7 +16,7 @@ from typing import Any
 from slurm_worker.execution.async_runner import AsyncRunner
 from slurm_worker.execution.batch_runner import BatchRunner
 from slurm_worker.execution.calls import LOOK_S, NOT_THE_ITEM, Calls, ItemTimeout, Runner, retry
-from slurm_worker.execution.handler import RAISED, Context, Kind
+from slurm_worker.execution.handler import RAISED, Context, HandlerKind
 from slurm_worker.protocol.job_store import TaskItems
 from slurm_worker.rate_limits.limiter import Stopped
 from slurm_worker.results.journal import Journal, Outcome
@@ -30,9 +30,9 @@ def make_runner(calls: Calls, *, careful: bool = False) -> Runner:
         calls: what to call.
         careful: one item at a time, so that a crash can be traced to its item.
     """
-    if calls.handler.kind is Kind.ASYNC:
+    if calls.handler.kind is HandlerKind.ASYNC:
         return AsyncRunner(calls, 1 if careful else calls.config.concurrency)
-    if calls.handler.kind is Kind.BATCH:
+    if calls.handler.kind is HandlerKind.BATCH:
         return BatchRunner(calls, 1 if careful else calls.handler.batch_size)
     if calls.config.concurrency > 1 and not careful:
         return ThreadRunner(calls)

@@ -14,7 +14,7 @@ from slurm_worker.rate_limits.limiter import RateLimiter, Stopped, Token, wait_u
 _LOOK_S = 0.5
 
 
-class Pace:
+class TokenThrottle:
     """Takes tokens of several limits.
 
     A token of one limit may be over by the time that another's has come. So all are taken,

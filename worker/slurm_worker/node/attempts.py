@@ -20,11 +20,11 @@ from typing import Any
 
 from slurm_worker.backends.request_counter import RequestCounts
 from slurm_worker.errors import ErrorClass, ServiceError, Unfit, UserError, classify, describe
-from slurm_worker.node.heartbeat import Heart, Hold
+from slurm_worker.node.heartbeat import Heartbeat, HeldLease
 from slurm_worker.node.slurm_job import Identity
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.audit_log import Note, no_note
-from slurm_worker.protocol.crashes import MOST_CRASHES, condemned
+from slurm_worker.protocol.crashes import MOST_CRASHES, poison_items
 from slurm_worker.protocol.generations import passed
 from slurm_worker.protocol.job_config import JobConfig
 from slurm_worker.protocol.job_store import JobStore, Marker, Part, TaskItems
@@ -48,7 +48,7 @@ class Attempt:
         restored: outcomes to start from.
     """
 
-    hold: Hold
+    hold: HeldLease
     items: TaskItems
     checkpoints: Checkpoints
     restored: list[Outcome] = field(default_factory=list)
@@ -83,7 +83,7 @@ class Attempts:
         identity: Identity,
         store: JobStore,
         table: TaskTable,
-        heart: Heart,
+        heart: Heartbeat,
         clock: Clock,
         scratch: Path,
         logger: Any,
@@ -128,7 +128,7 @@ class Attempts:
             self._heart.drop(hold)
         return attempt
 
-    def _open(self, hold: Hold) -> Attempt | None:
+    def _open(self, hold: HeldLease) -> Attempt | None:
         lease = hold.lease
         if lease.attempt > 1 and (marker := self._store.marker(lease.task)) is not None:
             # A former attempt committed and died before it said so.
@@ -154,7 +154,7 @@ class Attempts:
         )
         restored = checkpoints.load(lease.row.checkpoint) if lease.row.checkpoint else []
         have = {at + n for at, _, _, _, count in restored for n in range(count)}
-        for position, error_class in condemned(lease.row.crashes).items():
+        for position, error_class in poison_items(lease.row.crashes).items():
             if position not in have:
                 restored.append(self._killer(position, items, error_class))
         return Attempt(hold, items, checkpoints, restored)
@@ -211,7 +211,7 @@ class Attempts:
         if said:
             self._logger.info("lease released", task=hold.lease.task, items_done=sum(hold.last))
 
-    def _told_release(self, hold: Hold, taken: Mapping[str, int]) -> None:
+    def _told_release(self, hold: HeldLease, taken: Mapping[str, int]) -> None:
         requests = _sum(taken, hold.lease.row.requests)
         if not self._table.release(hold.lease, hold.note, requests):
             self._requests.put_back(taken)
@@ -225,7 +225,7 @@ class Attempts:
         attempt.hold.stop()
         self._let_go(attempt.hold, error)
 
-    def _let_go(self, hold: Hold, error: ServiceError) -> None:
+    def _let_go(self, hold: HeldLease, error: ServiceError) -> None:
         if isinstance(error, Unfit):
             self._heart.drop(hold)
         else:
@@ -238,7 +238,7 @@ class Attempts:
         if attempt.hold.lost:
             self._logger.warning("the lease was lost", task=attempt.lease.task)
 
-    def give_up(self, hold: Hold, error: Exception) -> None:
+    def give_up(self, hold: HeldLease, error: Exception) -> None:
         """The task can't be run here: say why on its row, for another try elsewhere."""
         lease = hold.lease
         hold.stop()

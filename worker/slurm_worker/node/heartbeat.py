@@ -30,7 +30,7 @@ from slurm_worker.results.journal import Journal
 _TICK_S = 0.5
 
 
-class Hold:
+class HeldLease:
     """One lease, kept.
 
     Args:
@@ -96,7 +96,7 @@ class Hold:
         return not self.lost and self._clock.boot_time() - self.acknowledged < self._ttl_s
 
 
-class Heart:
+class Heartbeat:
     """Keeps the worker's leases.
 
     Args:
@@ -122,7 +122,7 @@ class Heart:
         self._clock = clock
         self._rng = rng
         self._logger = logger
-        self._holds: dict[Hold, float] = {}
+        self._holds: dict[HeldLease, float] = {}
         #: What the table did not answer when it was to be said.
         self._owed: list[Callable[[], None]] = []
         self._pay_at = 0.0
@@ -130,22 +130,22 @@ class Heart:
         self._end: Signal = threads.signal()
         self._thread: Pending[None] = threads.start(self._beat)
 
-    def hold(self, lease: Lease) -> Hold:
+    def hold(self, lease: Lease) -> HeldLease:
         """Keep a lease from now on."""
         times = self._table.lease
-        hold = Hold(lease, times.ttl_s - times.margin_s, self._clock)
+        hold = HeldLease(lease, times.ttl_s - times.margin_s, self._clock)
         self._recorder.hold(lease.task, lease.attempt)
         with self._lock:
             self._holds[hold] = self._next_beat()
         return hold
 
-    def drop(self, hold: Hold) -> None:
+    def drop(self, hold: HeldLease) -> None:
         """Keep it no longer."""
         self._recorder.drop(hold.lease.task, hold.lease.attempt)
         with self._lock:
             self._holds.pop(hold, None)
 
-    def give_back(self, hold: Hold) -> bool:
+    def give_back(self, hold: HeldLease) -> bool:
         """Keep it no longer, and say that its task is not to blame; False if that is to follow.
 
         The next holder finds what was committed. Of a task that stands still nothing is said.
@@ -205,7 +205,7 @@ class Heart:
                 self._pay()
                 self._pay_at = self._next_beat()
 
-    def _renew(self, hold: Hold) -> None:
+    def _renew(self, hold: HeldLease) -> None:
         sent = self._clock.boot_time()
         progress = hold.progress
         waited = self._recorder.waited > hold.moved

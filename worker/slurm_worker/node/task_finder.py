@@ -34,7 +34,7 @@ from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.audit_log import Note, no_note
 from slurm_worker.protocol.keys import TaskState, parse_task_sk, shard_of
 from slurm_worker.protocol.ports import Clock, Value
-from slurm_worker.protocol.shard_cursors import EVERY, Marks, Stage
+from slurm_worker.protocol.shard_cursors import ROWS_PER_CURSOR, ShardCursors, Stage
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Candidate, Claimed, GivenUp, Held, Lease, TaskRow
 
@@ -109,7 +109,7 @@ class TaskFinder:
         self._unanswered = unanswered
         #: Where the last task was found; at first a shard that the worker's name decides.
         self._home = zlib.crc32(owner.encode()) % table.shards
-        self._marks = Marks(table.rows, table.job, table.shards)
+        self._marks = ShardCursors(table.rows, table.job, table.shards)
         self._cursors: dict[int, str] = {}
         #: Rows by which a cursor was moved since its mark was.
         self._advanced: Counter[int] = Counter()
@@ -222,7 +222,7 @@ class TaskFinder:
 
     def _share(self, shard: int) -> None:
         """Tell the others how far this shard is worked off, or hear it; no lease is at risk."""
-        if shard in self._cursors and self._advanced[shard] < EVERY:
+        if shard in self._cursors and self._advanced[shard] < ROWS_PER_CURSOR:
             return
         ours, theirs = self._cursors.get(shard, ""), self._marks.find(shard, self._generation)
         self._cursors[shard] = max(ours, theirs)

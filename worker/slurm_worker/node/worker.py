@@ -27,20 +27,27 @@ from slurm_worker.backends.request_counter import RequestCounts
 from slurm_worker.errors import FatalError, ServiceError, UserError, describe
 from slurm_worker.execution.calls import Calls, Runner
 from slurm_worker.execution.flight_recorder import Recorder
-from slurm_worker.execution.handler import Fetcher, Handler, Shared, load, set_up, tear_down
+from slurm_worker.execution.handler import (
+    Fetcher,
+    Handler,
+    HandlerResources,
+    load,
+    set_up,
+    tear_down,
+)
 from slurm_worker.execution.runner import make_runner
-from slurm_worker.execution.throttle import Pace
+from slurm_worker.execution.throttle import TokenThrottle
 from slurm_worker.node.attempts import Attempt, Attempts
 from slurm_worker.node.backoff import Durations, Idle, Setbacks
 from slurm_worker.node.exit_codes import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_NO_PROGRESS, EXIT_OK
-from slurm_worker.node.heartbeat import Heart
+from slurm_worker.node.heartbeat import Heartbeat
 from slurm_worker.node.logging import bound
 from slurm_worker.node.no_progress import Fruitless, NoProgress
 from slurm_worker.node.slurm_job import Drain, Identity, requeue
 from slurm_worker.node.task_finder import Finished, Found, TaskFinder
 from slurm_worker.node.threads import Pending, Signal, Threads
-from slurm_worker.protocol.audit_log import Trail
-from slurm_worker.protocol.crashes import needs_care
+from slurm_worker.protocol.audit_log import AuditLog
+from slurm_worker.protocol.crashes import run_isolated
 from slurm_worker.protocol.job_config import JobConfig
 from slurm_worker.protocol.job_store import ForeignMarker, JobStore
 from slurm_worker.protocol.job_table import JobTable
@@ -131,7 +138,7 @@ class Worker:
         self._jobs = JobTable(rows, config.job_id, clock)
         self._table = TaskTable(rows, config.job_id, config.shards, config.lease, clock)
         self._requests = requests
-        self._trail = Trail(self._jobs, identity.worker, logger)
+        self._trail = AuditLog(self._jobs, identity.worker, logger)
         sums = Sums(self.store, self._jobs, self._table)
         self._finder = TaskFinder(
             self._table,
@@ -142,7 +149,7 @@ class Worker:
             sums.moved,
             self._disown,
         )
-        self._pace = Pace(
+        self._pace = TokenThrottle(
             [
                 RateLimiter(rows, limit, config.max_workers, clock, rng, self._trail.note)
                 for limit in config.limits
@@ -190,7 +197,7 @@ class Worker:
             columns.to_lines if columns else to_lines,
             self.config.rules,
         )
-        heart = self._heart = Heart(
+        heart = self._heart = Heartbeat(
             self._table, self._clock, self._rng, self.logger, self._threads, self._recorder
         )
         self._attempts = Attempts(
@@ -224,9 +231,9 @@ class Worker:
 
     # --- the handler ----------------------------------------------------------
 
-    def _load(self) -> tuple[Handler, Shared]:
+    def _load(self) -> tuple[Handler, HandlerResources]:
         handler = load(self.config.handler, self.store.objects, self.store.paths, self._scratch)
-        shared = Shared(
+        shared = HandlerResources(
             job=self.config.job_id,
             params=json.dumps(self.config.handler.params),
             logger=self.logger,
@@ -295,7 +302,7 @@ class Worker:
                             self.logger.info("live workers hold what is left")
                             break
                         continue
-                    runner = careful if needs_care(found.lease.row.crashes) else plain
+                    runner = careful if run_isolated(found.lease.row.crashes) else plain
                     progressed = self._work(found, runner, journals[0])
                     journals.reverse()
                     # Who is asked to stop gives back what it has, which is no fault of the lease.

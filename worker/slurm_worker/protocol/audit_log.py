@@ -23,7 +23,7 @@ def no_note(_action: str, _detail: dict[str, Value]) -> None:
     """Nobody is told."""
 
 
-class Trail:
+class AuditLog:
     """Notes events of one worker, and goes on where that fails.
 
     Args:

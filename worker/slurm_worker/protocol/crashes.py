@@ -44,7 +44,7 @@ class Crash:
         return cls(ErrorClass(error_class), None if position == "-" else int(position))
 
 
-def condemned(crashes: Iterable[str]) -> dict[int, ErrorClass]:
+def poison_items(crashes: Iterable[str]) -> dict[int, ErrorClass]:
     """The items not to be run again, with the class that they fail with."""
     deaths: Counter[int] = Counter()
     found: dict[int, ErrorClass] = {}
@@ -57,6 +57,6 @@ def condemned(crashes: Iterable[str]) -> dict[int, ErrorClass]:
     return found
 
 
-def needs_care(crashes: Iterable[str]) -> bool:
+def run_isolated(crashes: Iterable[str]) -> bool:
     """Whether to run one item at a time, so that the next death can be traced to its item."""
     return any(True for _ in crashes)

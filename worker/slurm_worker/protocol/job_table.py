@@ -157,7 +157,7 @@ def array_sizes(workers: int, most: int) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class AuditEvent:
     """One line of the audit trail."""
 
     at_ms: int
@@ -562,7 +562,7 @@ class JobTable:
         self.rows.put_new({"pk": keys.event_pk(self.job), "sk": mark, **line})
         return mark == mine
 
-    def once(self, prefix: str) -> Iterator[tuple[str, Event]]:
+    def once(self, prefix: str) -> Iterator[tuple[str, AuditEvent]]:
         """Lines of the audit trail that were appended `once` under names with this prefix."""
         start = keys.once_sk(prefix)
         for row in self.rows.query(self._pk, after=start, consistent=True):
@@ -570,7 +570,7 @@ class JobTable:
                 return
             yield str(row["sk"]).removeprefix(keys.once_sk("")), _event(row, str(row["mark"]))
 
-    def events(self, after: str = "") -> Iterator[Event]:
+    def events(self, after: str = "") -> Iterator[AuditEvent]:
         """The audit trail past a mark, oldest first."""
         for row in self.rows.query(keys.event_pk(self.job), after=after):
             yield _event(row, str(row["sk"]))
@@ -594,8 +594,8 @@ def newest_jobs(rows: Rows, most: int) -> list[JobId]:
     return [JobId(str(row["sk"]).partition("#")[2]) for row in found]
 
 
-def _event(row: Row, mark: str) -> Event:
-    return Event(
+def _event(row: Row, mark: str) -> AuditEvent:
+    return AuditEvent(
         at_ms=int(mark.split("#")[0]),
         actor=str(row["actor"]),
         action=str(row["action"]),

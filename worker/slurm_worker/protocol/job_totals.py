@@ -68,7 +68,7 @@ class Slow:
 
 
 @dataclass(slots=True)
-class History:
+class JobTotals:
     """The sum.
 
     Args:
@@ -123,7 +123,7 @@ class History:
             self._note_slow([Slow(row.took_ms, row.task, row.worker, row.node)])
         self._coarsen()
 
-    def add(self, other: History) -> None:
+    def add(self, other: JobTotals) -> None:
         """Count all that `other` has counted, which is left as it is."""
         self.tasks += other.tasks
         self.ok += other.ok
@@ -173,7 +173,7 @@ class History:
         }
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> History:
+    def from_dict(cls, raw: Mapping[str, Any]) -> JobTotals:
         """Read what `to_dict` wrote."""
         return cls(
             tasks=raw["tasks"],

@@ -11,7 +11,7 @@ What is left of each shard as a whole is its *stage*: that every row is in an en
 sure; that none is ready is what somebody saw, and a lease may run out, or be given back.
 
 Requests: half a read unit to look at a mark, or at the stages of all shards; one write for every
-`EVERY` rows that a shard has advanced, and two at its end.
+`ROWS_PER_CURSOR` rows that a shard has advanced, and two at its end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.ports import Applied, Rows, int_of, str_of
 
 #: Rows of a shard between two marks; fewer than that are read as quickly as the mark.
-EVERY = 25
+ROWS_PER_CURSOR = 25
 
 
 class Stage(IntEnum):
@@ -34,7 +34,7 @@ class Stage(IntEnum):
     ENDED = 2  #: nothing
 
 
-class Marks:
+class ShardCursors:
     """The marks and stages of one job.
 
     Args:

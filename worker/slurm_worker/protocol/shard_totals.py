@@ -4,14 +4,13 @@
             ├────── the sum ─────────┤ after
                       aside
 
-Whoever moves a shard's mark (`shard_cursors.py`) over a multiple of `EVERY` rows sums up the rows
-behind
-it. The first look at a job (`coordinator/status/snapshot.py`) begins with these sums, however
-long it
-has been running unseen. A sum agrees with its own cursor; one that is lost or behind costs reads.
+The worker that moves a shard's cursor (`shard_cursors.py`) over a multiple of `ROWS_PER_TOTAL`
+rows adds up the rows behind it. The first status query (`coordinator/status/snapshot.py`) starts
+from these totals, however long nobody has queried the job. A total agrees with its own cursor; one
+that is lost or behind costs reads.
 
-Requests per `EVERY` rows of a shard: two reads of the job's rows, a Query of about `EVERY` task
-rows, a GET and a PUT.
+Requests per `ROWS_PER_TOTAL` rows of a shard: two reads of the job's rows, a Query of about that
+many task rows, a GET and a PUT.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from typing import Any
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_store import JobStore
 from slurm_worker.protocol.job_table import JobRow, JobTable, RoundRow
-from slurm_worker.protocol.job_totals import History
+from slurm_worker.protocol.job_totals import JobTotals
 from slurm_worker.protocol.keys import RoundState, TaskState
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
 
 #: Rows of a shard between two sums.
-EVERY = 100
+ROWS_PER_TOTAL = 100
 _VERSION = 1
 #: Rows of a shard that are passed over although they are not done; each costs a GET per look.
 _MOST_ASIDE = 20
@@ -48,7 +47,7 @@ class ShardSum:
 
     after: str = ""
     aside: tuple[str, ...] = ()
-    done: History = field(default_factory=History)
+    done: JobTotals = field(default_factory=JobTotals)
 
     def take(self, row: TaskRow, rounds: Mapping[int, RoundRow]) -> bool:
         """Count the next row; False if it, or what stands before it, may still change."""
@@ -82,7 +81,7 @@ class ShardSum:
         raw: dict[str, Any] = json.loads(data) if data else {}
         if raw.get("v") != _VERSION or raw["job"] != job.rows_since:
             return cls()
-        return cls(raw["after"], tuple(raw["aside"]), History.from_dict(raw["done"]))
+        return cls(raw["after"], tuple(raw["aside"]), JobTotals.from_dict(raw["done"]))
 
 
 class Sums:
@@ -120,8 +119,8 @@ class Sums:
         found = ShardSum.from_json(self._objects.get(key), job)
         known = found.after
         while True:
-            rows = self._table.page(shard, found.after, EVERY)
-            if not all(found.take(row, rounds) for row in rows) or len(rows) < EVERY:
+            rows = self._table.page(shard, found.after, ROWS_PER_TOTAL)
+            if not all(found.take(row, rounds) for row in rows) or len(rows) < ROWS_PER_TOTAL:
                 break
         if found.after != known:
             self._objects.put(key, found.to_json(job))
@@ -131,4 +130,4 @@ class Sums:
         if not sk:
             return 0, 0
         round_no, sequence = keys.parse_task_sk(sk)
-        return round_no, sequence // (self._table.shards * EVERY)
+        return round_no, sequence // (self._table.shards * ROWS_PER_TOTAL)

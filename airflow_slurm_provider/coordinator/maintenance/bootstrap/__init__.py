@@ -17,14 +17,14 @@ from airflow_slurm_provider.coordinator.maintenance.bootstrap.bucket import buck
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import Clients, open_clients
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import (
     Made,
-    Outcome,
     Step,
+    StepResult,
     Wanted,
 )
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.table import table_steps
 from airflow_slurm_provider.coordinator.spec.site import Site
 
-__all__ = ["Clients", "Made", "Outcome", "Step", "Wanted", "bootstrap"]
+__all__ = ["Clients", "Made", "Step", "StepResult", "Wanted", "bootstrap"]
 
 
 def bootstrap(

@@ -24,7 +24,7 @@ from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import (
     Unsupported,
     translated,
 )
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import Outcome, Step, Wanted
+from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import Step, StepResult, Wanted
 from slurm_worker.backends.errors import code_of
 from slurm_worker.backends.s3 import is_aws
 from slurm_worker.diagnostics.access_probes import TRIAL_JOB
@@ -43,16 +43,18 @@ def bucket_steps(clients: Clients, name: str, prefix: str, wanted: Wanted) -> It
     with translated(f"bucket {name!r}"):
         new = not _is_there(clients, name)
         if not new:
-            yield Step("bucket", Outcome.THERE, f"bucket {name!r}")
+            yield Step("bucket", StepResult.THERE, f"bucket {name!r}")
         elif not wanted.bucket:
             mend = "slurmctl bootstrap --create-bucket creates it; or correct storage.prefix"
-            yield Step("bucket", Outcome.MISSING, f"there is no bucket {name!r}", mend)
+            yield Step("bucket", StepResult.MISSING, f"there is no bucket {name!r}", mend)
             return
         elif wanted.dry_run:
-            yield Step("bucket", Outcome.WOULD_MAKE, f"bucket {name!r}")
+            yield Step("bucket", StepResult.WOULD_MAKE, f"bucket {name!r}")
         else:
             _create(clients, name)
-            yield Step("bucket", Outcome.MADE, f"bucket {name!r} in {clients.s3.meta.region_name}")
+            yield Step(
+                "bucket", StepResult.MADE, f"bucket {name!r} in {clients.s3.meta.region_name}"
+            )
     bucket = _Bucket(clients, name, JobPaths(prefix, TRIAL_JOB).probe(uuid.uuid4().hex))
     yield wanted.settle(
         "public_access",

@@ -11,7 +11,7 @@ from typing import Any
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import Unsupported
 
 
-class Outcome(str, Enum):
+class StepResult(str, Enum):
     """How a step came out."""
 
     THERE = "there"  #: as it should be; nothing was done
@@ -25,7 +25,7 @@ class Outcome(str, Enum):
     @property
     def serves(self) -> bool:
         """Whether jobs can run with what is there."""
-        return self not in (Outcome.MISSING, Outcome.UNFIT)
+        return self not in (StepResult.MISSING, StepResult.UNFIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Step:
     """
 
     name: str
-    outcome: Outcome
+    outcome: StepResult
     found: str
     mend: str = ""
 
@@ -70,7 +70,7 @@ class Made:
     def counts(self) -> dict[str, int]:
         """How many steps came out how."""
         counts = Counter(each.outcome for each in self.steps)
-        return {outcome.value: counts[outcome] for outcome in Outcome}
+        return {outcome.value: counts[outcome] for outcome in StepResult}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
@@ -121,13 +121,13 @@ class Wanted:
         as_wanted, otherwise = texts
         try:
             if not new and good():
-                return Step(name, Outcome.THERE, as_wanted)
+                return Step(name, StepResult.THERE, as_wanted)
             if not new and not self.update:
                 mend = "slurmctl bootstrap --update changes it"
-                return Step(name, Outcome.DIFFERS, otherwise, mend)
+                return Step(name, StepResult.DIFFERS, otherwise, mend)
             if self.dry_run:
-                return Step(name, Outcome.WOULD_MAKE, as_wanted)
+                return Step(name, StepResult.WOULD_MAKE, as_wanted)
             make()
         except Unsupported as error:
-            return Step(name, Outcome.UNSUPPORTED, error.found, error.mend)
-        return Step(name, Outcome.MADE, as_wanted)
+            return Step(name, StepResult.UNSUPPORTED, error.found, error.mend)
+        return Step(name, StepResult.MADE, as_wanted)

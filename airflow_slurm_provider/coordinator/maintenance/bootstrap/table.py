@@ -12,7 +12,7 @@ from airflow_slurm_provider.coordinator.maintenance.aws_resources import (
     table_definition,
 )
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import Clients, translated
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import Outcome, Step, Wanted
+from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import Step, StepResult, Wanted
 from airflow_slurm_provider.coordinator.maintenance.doctor.aws import TableFacts, table_facts
 from slurm_worker.backends.errors import code_of
 
@@ -28,18 +28,18 @@ def table_steps(clients: Clients, name: str, wanted: Wanted) -> Iterator[Step]:
         if found is None:
             if not wanted.dry_run:
                 _create(clients, name, wanted)
-            outcome = Outcome.WOULD_MAKE if wanted.dry_run else Outcome.MADE
+            outcome = StepResult.WOULD_MAKE if wanted.dry_run else StepResult.MADE
             yield Step("table", outcome, f"table {name!r} with string keys pk and sk, on demand")
         elif found.keys != TABLE_KEYS:
             yield Step(
                 "table",
-                Outcome.UNFIT,
+                StepResult.UNFIT,
                 f"table {name!r} has the keys {found.keys_text}, which can't be changed",
                 "name another in storage.table",
             )
             return
         else:
-            yield Step("table", Outcome.THERE, f"table {name!r} with string keys pk and sk")
+            yield Step("table", StepResult.THERE, f"table {name!r} with string keys pk and sk")
             yield wanted.settle(
                 "billing",
                 lambda: found.on_demand,

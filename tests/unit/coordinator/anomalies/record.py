@@ -18,7 +18,7 @@ from pathlib import Path
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.anomalies import Look
 from airflow_slurm_provider.coordinator.anomalies.monitor import read_look
-from airflow_slurm_provider.coordinator.services import Services, Shared, open_services
+from airflow_slurm_provider.coordinator.services import Services, SharedPolling, open_services
 from airflow_slurm_provider.coordinator.spec.site import load_site
 from airflow_slurm_provider.coordinator.spec_store import read_spec
 from airflow_slurm_provider.coordinator.submission import control
@@ -42,7 +42,7 @@ def record_modelled() -> None:
 def record_stack(kinds: list[str]) -> None:
     """The jobs of the end-to-end test, side by side; all where no kind is named."""
     services = open_services(load_site(read_environment()["SLURMCTL_CONFIG"]))
-    shared = Shared(ArrayPoller(services.slurm), Recent())
+    shared = SharedPolling(ArrayPoller(services.slurm), Recent())
     edges = replace(services, shared=shared, poll_s=INTERVAL_S)
     with (
         tempfile.TemporaryDirectory() as folder,

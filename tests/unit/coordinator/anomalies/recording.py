@@ -15,7 +15,7 @@ from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_store import Slice
 from slurm_worker.protocol.job_table import JobRow, RoundRow
-from slurm_worker.protocol.job_totals import History
+from slurm_worker.protocol.job_totals import JobTotals
 from slurm_worker.protocol.keys import JobState, RoundState, TaskState
 from slurm_worker.protocol.tasks import TaskRow
 
@@ -65,7 +65,7 @@ def _parsed(raw: dict[str, Any]) -> Look:
             RoundRow(**{**each, "state": RoundState(each["state"])}) for each in raw["rounds"]
         ),
         at_ms=raw["at_ms"],
-        done=History.from_dict(raw["done"]),
+        done=JobTotals.from_dict(raw["done"]),
         leased=tuple(_row(each) for each in raw["leased"]),
         ended=tuple(_row(each) for each in raw["ended"]),
         ready=ready,

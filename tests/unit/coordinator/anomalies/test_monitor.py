@@ -9,7 +9,7 @@ import pytest
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.anomalies import Alert, Anomalies, Kind, read_alerts
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.status.progress import Poll
+from airflow_slurm_provider.coordinator.status.progress import JobStatus
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_table import JobTable
@@ -44,7 +44,7 @@ class Watch:
         self.told: list[Alert] = []
         self.anomalies = Anomalies(edges, job_id, self.said.append, alert=self.told.append)
 
-    def look(self) -> Poll:
+    def look(self) -> JobStatus:
         seen = api.poll(self.edges, self.job_id)
         self.anomalies.look(seen)
         return seen

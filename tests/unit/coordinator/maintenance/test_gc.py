@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.coordinator.maintenance.gc import WEEK_S, Collected, collect
+from airflow_slurm_provider.coordinator.maintenance.gc import WEEK_S, GcResult, collect
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.job_config import LeaseConfig
@@ -58,7 +58,7 @@ def leave(edges: Services, key: str, *, modified: float = LONG_AGO) -> str:
     return key
 
 
-def run(edges: Services, **options: Any) -> Collected:
+def run(edges: Services, **options: Any) -> GcResult:
     return collect(edges, JOB, log=lambda _: None, **options)
 
 

@@ -20,7 +20,7 @@ from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.keys import JobId, TaskId, TaskState, task_id
-from slurm_worker.protocol.shard_cursors import Marks
+from slurm_worker.protocol.shard_cursors import ShardCursors
 from slurm_worker.protocol.shard_totals import Sums
 from slurm_worker.protocol.task_table import TaskTable, halves_of
 from slurm_worker.protocol.tasks import Claimed, TaskRow
@@ -121,7 +121,7 @@ def test_a_rebuilt_task_is_found_although_its_shard_was_worked_off(
     edges: Services, world: World
 ) -> None:
     generation = edges.jobs(JOB).get().generation
-    Marks(world.rows, JOB, world.shards).move(0, generation, "999#")
+    ShardCursors(world.rows, JOB, world.shards).move(0, generation, "999#")
     lost = next(row for row in world.task_rows() if row.sequence % world.shards == 0)
     world.rows.delete(keys.task_pk(JOB, 0), lost.sk)
     world.objects.delete(world.paths.done(lost.task))
@@ -135,7 +135,7 @@ def test_a_repair_that_was_cut_off_behind_its_last_row_is_finished_by_the_next(
     edges: Services, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generation = edges.jobs(JOB).get().generation
-    Marks(world.rows, JOB, world.shards).move(0, generation, "999#")
+    ShardCursors(world.rows, JOB, world.shards).move(0, generation, "999#")
     lost = next(row for row in world.task_rows() if row.sequence % world.shards == 0)
     world.rows.delete(keys.task_pk(JOB, 0), lost.sk)
     world.objects.delete(world.paths.done(lost.task))

@@ -15,7 +15,7 @@ from slurm_worker.errors import ErrorClass, ItemError
 from slurm_worker.node import task_finder
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.keys import TaskState
-from slurm_worker.protocol.shard_cursors import Marks
+from slurm_worker.protocol.shard_cursors import ShardCursors
 from slurm_worker.protocol.tasks import Claimed
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
 
@@ -203,7 +203,7 @@ def test_new_workers_where_others_have_left_tasks_look_at_every_row(tmp_path: Pa
     jobs = edges.jobs(config.spec.id)
     (row,) = [each for each in edges.tasks(jobs.get()).all_rows(0) if each.error_class]
     generation = jobs.get().generation
-    marks = Marks(edges.rows, config.spec.id, jobs.get().shards)
+    marks = ShardCursors(edges.rows, config.spec.id, jobs.get().shards)
     marks.move(0, generation, "999#")
     assert edges.tasks(jobs.get()).reopen(row, 1), "by a call that dies behind its late write"
     slurm.state = FakeArray(alive=0)

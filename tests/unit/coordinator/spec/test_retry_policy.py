@@ -10,8 +10,8 @@ import pytest
 from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 from airflow_slurm_provider.coordinator.spec.retry_policy import (
     DEFAULT_RULES,
-    Past,
     Policy,
+    RetryContext,
     RoundResources,
     megabytes,
     parse_rules,
@@ -22,10 +22,10 @@ from tests.unit.coordinator.fakes import make_config
 
 
 def resources(
-    rules: dict[str, Any], classes: set[str], past: Past | None = None, **options: object
+    rules: dict[str, Any], classes: set[str], past: RetryContext | None = None, **options: object
 ) -> RoundResources:
     policy = Policy(parse_rules(rules, "policy"))
-    return policy.resources(SlurmOptions.from_mapping(options), classes, past or Past())
+    return policy.resources(SlurmOptions.from_mapping(options), classes, past or RetryContext())
 
 
 def test_every_error_class_has_a_default_rule() -> None:
@@ -49,7 +49,7 @@ def test_what_cannot_succeed_is_never_retried_by_default() -> None:
 
 def test_a_rule_keeps_the_defaults_of_fields_that_it_does_not_name() -> None:
     policy = Policy(parse_rules({"out_of_memory": {"rounds": 5}}, "policy"))
-    got = policy.resources(SlurmOptions(mem="1G"), {"out_of_memory"}, Past())
+    got = policy.resources(SlurmOptions(mem="1G"), {"out_of_memory"}, RetryContext())
     assert (policy.rounds["out_of_memory"], got.slurm) == (5, {"mem": "2048M"})
 
 
@@ -77,14 +77,14 @@ def test_resources_are_raised_once_for_each_round_of_the_class(
     rule: dict[str, Any], earlier: int, options: dict[str, str], expected: dict[str, str]
 ) -> None:
     rules = {"worker_crash": rule}
-    past = Past([{"worker_crash"}] * earlier + [{"network"}])
+    past = RetryContext([{"worker_crash"}] * earlier + [{"network"}])
     got = resources(rules, {"worker_crash"}, past, **options)
     assert (got.slurm, got.notes) == (expected, ())
     SlurmOptions.from_mapping({**options, **got.slurm})
 
 
 def test_memory_that_nobody_asked_for_is_raised_from_what_slurm_gave() -> None:
-    got = resources({}, {"out_of_memory"}, Past(mem_mb=900))
+    got = resources({}, {"out_of_memory"}, RetryContext(mem_mb=900))
     assert got.slurm == {"mem": "1800M"}
 
 
@@ -103,12 +103,12 @@ def test_a_round_gets_the_most_that_any_of_its_classes_asks_for() -> None:
         "worker_crash": {"mem": "x3", "backoff": "10s"},
         "network": {"backoff": "1m"},
     }
-    got = resources(rules, set(rules), Past([{"network"}]), mem="1G")
+    got = resources(rules, set(rules), RetryContext([{"network"}]), mem="1G")
     assert (got.slurm, got.delay_s) == ({"mem": "3072M"}, 120)
 
 
 def test_nodes_that_failed_are_left_out_beside_those_of_the_job() -> None:
-    past = Past(nodes={"node_failure": {"n2", "n1"}, "worker_crash": {"n9"}})
+    past = RetryContext(nodes={"node_failure": {"n2", "n1"}, "worker_crash": {"n9"}})
     got = resources({}, {"node_failure"}, past, exclude="n0")
     assert got.slurm == {"exclude": "n0,n1,n2"}
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_slurm_provider.coordinator.status.eta import as_clock, outlook_of
+from airflow_slurm_provider.coordinator.status.eta import format_duration, outlook_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from slurm_worker.protocol.job_store import Slice
 from slurm_worker.protocol.job_table import JobRow, RoundRow
-from slurm_worker.protocol.job_totals import History
+from slurm_worker.protocol.job_totals import JobTotals
 from slurm_worker.protocol.keys import JobId, JobState, RoundState, TaskState
 from slurm_worker.protocol.tasks import TaskRow
 
@@ -22,7 +22,7 @@ def task(sequence: int, state: TaskState, **changes: int) -> TaskRow:
 
 def snapshot(ages_s: list[float], held: list[TaskRow], tasks: int = 1_000) -> Snapshot:
     """A job whose tasks were done so many seconds ago, and whose other tasks are held or ready."""
-    done = History()
+    done = JobTotals()
     for number, age_s in enumerate(ages_s):
         finished_ms = int(NOW_MS - age_s * 1000)
         done.add_row(
@@ -52,7 +52,7 @@ def test_the_rate_is_that_of_the_last_minutes_and_says_when_it_ends() -> None:
     seen = outlook_of(snapshot(slow + quick, [HELD]))
     assert seen.rate == pytest.approx(ITEMS, rel=0.05)
     assert seen.eta_s == pytest.approx(600, rel=0.05)
-    assert seen.line() == f"{seen.rate:.1f} items/s, about {as_clock(seen.eta_s or 0)} left"
+    assert seen.line() == f"{seen.rate:.1f} items/s, about {format_duration(seen.eta_s or 0)} left"
 
 
 def test_first_tasks_have_the_pace_of_their_items() -> None:
@@ -77,7 +77,7 @@ def test_nothing_is_said_of_a_pace_that_is_not_known(seen: Snapshot) -> None:
 
 
 def test_times_are_as_a_clock_has_them() -> None:
-    assert [as_clock(each) for each in (0.9, 61, 3_723, 90_061)] == [
+    assert [format_duration(each) for each in (0.9, 61, 3_723, 90_061)] == [
         "0:00:00",
         "0:01:01",
         "1:02:03",

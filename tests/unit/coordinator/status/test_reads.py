@@ -12,7 +12,7 @@ from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.dead_workers import attribute
 from airflow_slurm_provider.coordinator.status.failures import explain
-from airflow_slurm_provider.slurm.accounting import Ending
+from airflow_slurm_provider.slurm.accounting import JobRecord
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass
 from slurm_worker.protocol import keys
@@ -93,7 +93,7 @@ def test_planning_a_retry_reads_only_the_rows_of_tasks_that_did_not_end_well(
     ended: Ended,
 ) -> None:
     edges, job_id, rows, slurm = ended
-    slurm.ended = [Ending("100", 0, 0, ElementState.NODE_FAIL, "0:0", "n7", 65, 0)]
+    slurm.ended = [JobRecord("100", 0, 0, ElementState.NODE_FAIL, "0:0", "n7", 65, 0)]
     plan = api.plan_retry(edges, job_id, ["node_failure"])
     assert plan.tasks == {"node_failure": 2}
     assert rows.since() < FEW
@@ -102,8 +102,8 @@ def test_planning_a_retry_reads_only_the_rows_of_tasks_that_did_not_end_well(
 def test_planning_a_retry_asks_the_accounting_once(ended: Ended) -> None:
     edges, job_id, _, slurm = ended
     slurm.ended = [
-        Ending("100", 0, 0, ElementState.NODE_FAIL, "0:0", "n7", 65, 0),
-        Ending("100", 1, 0, ElementState.COMPLETED, "0:0", "n8", 65, 0),
+        JobRecord("100", 0, 0, ElementState.NODE_FAIL, "0:0", "n7", 65, 0),
+        JobRecord("100", 1, 0, ElementState.COMPLETED, "0:0", "n8", 65, 0),
     ]
     plan = api.plan_retry(edges, job_id, ["node_failure"])
     assert plan.resources.slurm == {"exclude": "n7"}
@@ -112,7 +112,7 @@ def test_planning_a_retry_asks_the_accounting_once(ended: Ended) -> None:
 
 def test_asking_why_workers_died_reads_no_done_row_where_no_lease_was_lost(ended: Ended) -> None:
     edges, job_id, rows, slurm = ended
-    slurm.ended = [Ending("100", 0, 0, ElementState.OUT_OF_MEMORY, "0:125", "n7", 65, 0)]
+    slurm.ended = [JobRecord("100", 0, 0, ElementState.OUT_OF_MEMORY, "0:125", "n7", 65, 0)]
     assert attribute(edges, job_id) == 0
     (loss,) = api.losses(edges, job_id)
     assert loss.tasks == ()

@@ -19,7 +19,7 @@ from slurm_worker.node.task_finder import Found, TaskFinder
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_store import JobStore, Marker, Slice
 from slurm_worker.protocol.job_table import JobTable
-from slurm_worker.protocol.job_totals import MOST_BUCKETS, History
+from slurm_worker.protocol.job_totals import MOST_BUCKETS, JobTotals
 from slurm_worker.protocol.keys import JobId, TaskState, halves
 from slurm_worker.protocol.shard_totals import Sums
 from slurm_worker.protocol.task_table import TaskTable
@@ -167,7 +167,7 @@ class Job:
         assert seen.tasks == dict(Counter(row.state.value for row in rows))
         assert {row.sk for row in seen.leased} == {lease.row.sk for lease in self.held}
         assert seen.lost == sum(row.lost for row in rows)
-        whole = History()
+        whole = JobTotals()
         for row in done:
             whole.add_row(row)
         assert seen.done.to_dict() == whole.to_dict()
@@ -391,7 +391,7 @@ def test_progress_is_what_the_snapshot_comes_to() -> None:
 def test_history_is_bounded_however_long_a_job_runs() -> None:
     job = Job(shards=1)
     job.plan(1)
-    history = History()
+    history = JobTotals()
     row = next(job.all_rows())
     for number in range(5000):
         history.add_row(replace(row, finished_ms=number * 60_000, took_ms=number + 1, items_ok=4))
@@ -400,5 +400,5 @@ def test_history_is_bounded_however_long_a_job_runs() -> None:
     assert len(history.slowest) == 20
     assert history.slowest[0].took_ms == 5000
     assert history.quantile_ms(0.5) == pytest.approx(2500, rel=0.1)
-    again = History.from_dict(history.to_dict())
+    again = JobTotals.from_dict(history.to_dict())
     assert again == history

@@ -14,7 +14,7 @@ from slurm_worker.node.exit_codes import EXIT_INFRASTRUCTURE, EXIT_OK
 from slurm_worker.node.slurm_job import Drain, seconds_left
 from slurm_worker.node.threads import PooledThreads
 from slurm_worker.protocol import keys
-from slurm_worker.protocol.crashes import Crash, condemned
+from slurm_worker.protocol.crashes import Crash, poison_items
 from slurm_worker.protocol.job_config import LeaseConfig, WorkerConfig
 from slurm_worker.protocol.job_store import ForeignMarker, Marker
 from slurm_worker.protocol.keys import TaskState
@@ -106,8 +106,10 @@ def test_an_item_on_which_two_processes_died_is_not_run_again(tmp_path: Path) ->
 
 
 def test_one_hang_condemns_and_one_death_does_not() -> None:
-    assert condemned(["3 worker_crash", "5 timeout", "- worker_crash"]) == {5: ErrorClass.TIMEOUT}
-    assert condemned(["3 worker_crash", "4 worker_crash", "3 out_of_memory"]) == {
+    assert poison_items(["3 worker_crash", "5 timeout", "- worker_crash"]) == {
+        5: ErrorClass.TIMEOUT
+    }
+    assert poison_items(["3 worker_crash", "4 worker_crash", "3 out_of_memory"]) == {
         3: ErrorClass.OUT_OF_MEMORY
     }
 

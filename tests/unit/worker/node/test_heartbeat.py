@@ -11,7 +11,7 @@ import pytest
 
 from slurm_worker.errors import ServiceError
 from slurm_worker.execution.flight_recorder import Recorder
-from slurm_worker.node.heartbeat import Heart, Hold
+from slurm_worker.node.heartbeat import Heartbeat, HeldLease
 from slurm_worker.protocol.keys import TaskState
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Claimed
@@ -37,8 +37,10 @@ def world(tmp_path: Path) -> World:
     return made
 
 
-def hold_of(world: World, table: TaskTable | None = None) -> tuple[Heart, Hold]:
-    heart = Heart(table or world.table, world.clock, random.Random(1), world.logger, NoThreads())
+def hold_of(world: World, table: TaskTable | None = None) -> tuple[Heartbeat, HeldLease]:
+    heart = Heartbeat(
+        table or world.table, world.clock, random.Random(1), world.logger, NoThreads()
+    )
     claimed = world.table.claim(world.task_rows()[0], "w1")
     assert isinstance(claimed, Claimed)
     return heart, heart.hold(claimed.lease)
@@ -109,9 +111,11 @@ def test_what_the_table_did_not_answer_is_said_when_it_does(tmp_path: Path) -> N
     assert (row.state, row.lost) == (TaskState.READY, 0)
 
 
-def beat_until_stalled(world: World, recorder: Recorder, *, waiting: bool) -> Hold:
+def beat_until_stalled(world: World, recorder: Recorder, *, waiting: bool) -> HeldLease:
     """A hold whose items finish nothing for longer than the stall limit."""
-    heart = Heart(world.table, world.clock, random.Random(1), world.logger, NoThreads(), recorder)
+    heart = Heartbeat(
+        world.table, world.clock, random.Random(1), world.logger, NoThreads(), recorder
+    )
     claimed = world.table.claim(world.task_rows()[0], "w1")
     assert isinstance(claimed, Claimed)
     hold = heart.hold(claimed.lease)

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from slurm_worker.errors import ServiceError
-from slurm_worker.protocol.audit_log import Trail
+from slurm_worker.protocol.audit_log import AuditLog
 from slurm_worker.protocol.job_config import LeaseConfig, LimitConfig
-from slurm_worker.protocol.job_table import Event, JobTable
+from slurm_worker.protocol.job_table import AuditEvent, JobTable
 from slurm_worker.protocol.keys import event_pk
 from slurm_worker.protocol.ports import Applied, Refused, Row
 from slurm_worker.protocol.tasks import Claimed
@@ -81,13 +81,13 @@ def limiters(rows: MemoryRows, clock: ManualClock, count: int) -> list[RateLimit
     config = LimitConfig("api", rate=10.0)
     return [
         RateLimiter(
-            rows, config, count, clock, random.Random(n), Trail(jobs, f"w{n}", Lines()).note
+            rows, config, count, clock, random.Random(n), AuditLog(jobs, f"w{n}", Lines()).note
         )
         for n in range(count)
     ]
 
 
-def events(rows: MemoryRows, clock: ManualClock) -> list[Event]:
+def events(rows: MemoryRows, clock: ManualClock) -> list[AuditEvent]:
     return list(JobTable(rows, JOB, clock).events())
 
 

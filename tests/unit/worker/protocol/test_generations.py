@@ -14,7 +14,7 @@ from slurm_worker.protocol import keys
 from slurm_worker.protocol.generations import open_round
 from slurm_worker.protocol.keys import TaskState
 from slurm_worker.protocol.ports import Row
-from slurm_worker.protocol.shard_cursors import Marks
+from slurm_worker.protocol.shard_cursors import ShardCursors
 from slurm_worker.protocol.tasks import TaskRow
 from slurm_worker.testing import MemoryRows
 from tests.unit.world import JOB, World, numbered
@@ -40,7 +40,7 @@ def fail_first(world: World) -> None:
 def work_off(world: World) -> None:
     world.worker().run()
     generation = world.jobs.get().generation
-    Marks(world.rows, JOB, 1).move(0, generation, world.task_rows()[-1].sk)
+    ShardCursors(world.rows, JOB, 1).move(0, generation, world.task_rows()[-1].sk)
 
 
 def ended(world: World) -> Callable[[], list[TaskRow]]:

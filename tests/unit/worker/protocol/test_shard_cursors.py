@@ -11,7 +11,7 @@ from slurm_worker.errors import ErrorClass
 from slurm_worker.node.task_finder import Finished, Found, TaskFinder, Waiting
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_store import Marker
-from slurm_worker.protocol.shard_cursors import EVERY, Marks
+from slurm_worker.protocol.shard_cursors import ROWS_PER_CURSOR, ShardCursors
 from slurm_worker.testing import MemoryRows
 from tests.unit.world import JOB, World, numbered
 
@@ -54,11 +54,11 @@ def test_a_mark_stands_before_every_task_that_is_not_in_an_end_state(tmp_path: P
     held = finder(world, "slow").next()
     assert isinstance(held, Found)
     work(world, "w1", TASKS // 2)
-    mark = Marks(world.rows, JOB, 1).find(0, 1)
+    mark = ShardCursors(world.rows, JOB, 1).find(0, 1)
     assert mark < held.lease.row.sk
     world.table.complete(Marker(JOB, held.lease.task, 1, "slow", 1, 1, 1))
     work(world, "w1", TASKS // 4)
-    mark = Marks(world.rows, JOB, 1).find(0, 1)
+    mark = ShardCursors(world.rows, JOB, 1).find(0, 1)
     first = next(row for row in world.task_rows() if not row.state.terminal)
     assert held.lease.row.sk < mark < first.sk
 
@@ -68,18 +68,18 @@ def test_marks_cost_few_writes(tmp_path: Path) -> None:
     world = one_shard(tmp_path, rows)
     rows.requests.clear()
     work(world, "w1", TASKS)
-    assert 1 <= rows.requests["mark"] <= TASKS // EVERY
+    assert 1 <= rows.requests["mark"] <= TASKS // ROWS_PER_CURSOR
 
 
 def test_a_mark_never_goes_back(tmp_path: Path) -> None:
-    marks = Marks(World(tmp_path).rows, JOB, 1)
+    marks = ShardCursors(World(tmp_path).rows, JOB, 1)
     marks.move(0, 1, "000#00000500")
     marks.move(0, 1, "000#00000100")
     assert marks.find(0, 1) == "000#00000500"
 
 
 def test_a_mark_of_an_older_generation_counts_for_nothing(tmp_path: Path) -> None:
-    marks = Marks(World(tmp_path).rows, JOB, 1)
+    marks = ShardCursors(World(tmp_path).rows, JOB, 1)
     marks.move(0, 1, "000#00000500")
     assert marks.find(0, 2) == ""
     marks.move(0, 2, "000#00000100")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slurm_worker.errors import UserError
-from slurm_worker.node.heartbeat import Hold
+from slurm_worker.node.heartbeat import HeldLease
 from slurm_worker.node.worker import read_config
 from slurm_worker.protocol.job_config import (
     HandlerConfig,
@@ -67,7 +67,7 @@ def test_an_accepted_lease_is_trusted_though_a_heartbeat_is_lost(
         return
     clock = ManualClock()
     row = TaskRow(0, 0, TaskState.LEASED, Slice(0, 0, 1, 1, ""))
-    hold = Hold(Lease(row, "w"), config.ttl_s - config.margin_s, clock)
+    hold = HeldLease(Lease(row, "w"), config.ttl_s - config.margin_s, clock)
     clock.advance(2 * 1.1 * heartbeat_s)
     assert hold.trusted
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slurm_worker.execution.flight_recorder import Recorder, Watch
-from slurm_worker.execution.throttle import Pace
+from slurm_worker.execution.throttle import TokenThrottle
 from slurm_worker.protocol.job_config import LimitConfig
 from slurm_worker.protocol.ports import Applied, Refused, Rows, Statement, Value
 from slurm_worker.rate_limits.limiter import RateLimiter, Stopped, bound, safe_rate, slice_of
@@ -192,7 +192,7 @@ def test_of_two_limits_no_token_is_used_after_its_time() -> None:
     slow = RateLimiter(
         rows, LimitConfig("slow", 0.5, send_window_s=0.2), 1, clock, random.Random(2)
     )
-    pace = Pace([fast, slow], clock, never)
+    pace = TokenThrottle([fast, slow], clock, never)
     for _ in range(5):
         pace.acquire(None)
     assert fast.numbers.reservations >= 4, "a token of the fast limit is over before the slow one's"
@@ -211,7 +211,7 @@ def test_an_item_that_waits_for_its_token_is_not_taken_to_hang(quota_per_day: in
         return False
 
     limit = RateLimiter(MemoryRows(), config, 1, clock, random.Random(1))
-    pace = Pace([limit], clock, looked_at, recorder)
+    pace = TokenThrottle([limit], clock, looked_at, recorder)
     start = clock.now()
     for position in range(4):
         recorder.item(position, clock.boot_time())
@@ -238,7 +238,7 @@ def test_a_coroutine_waits_for_its_token_without_holding_others_up() -> None:
             return time.monotonic()
 
     async def main() -> list[str]:
-        pace = Pace([limiter(MemoryRows(), LoopClock(), 20.0)], LoopClock(), never)  # type: ignore[arg-type]
+        pace = TokenThrottle([limiter(MemoryRows(), LoopClock(), 20.0)], LoopClock(), never)  # type: ignore[arg-type]
         order: list[str] = []
 
         async def paced() -> None:
@@ -454,7 +454,7 @@ def test_workers_that_wait_for_two_busy_limits_get_through() -> None:
     def work(host: Host, rng: random.Random) -> None:
         clock = SimClock(hub, host)
         limiters = [RateLimiter(rows, each, 20, clock, rng) for each in limits]
-        pace = Pace(limiters, clock, lambda: hub.now > 100)
+        pace = TokenThrottle(limiters, clock, lambda: hub.now > 100)
         with suppress(Stopped):
             while True:
                 pace.acquire(None)
@@ -474,7 +474,7 @@ def test_a_wait_that_is_broken_off_charges_nothing() -> None:
     rows, clock = MemoryRows(), ManualClock(MIDNIGHT + 100)
     day = day_limiter(rows, clock, 1000)
     slow = RateLimiter(rows, LimitConfig("slow", 0.001), 1, clock, random.Random(2))
-    pace = Pace([day, slow], clock, lambda: clock.boot_time() > 20)
+    pace = TokenThrottle([day, slow], clock, lambda: clock.boot_time() > 20)
     pace.acquire(None)
     with pytest.raises(Stopped):
         pace.acquire(None)
