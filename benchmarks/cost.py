@@ -70,7 +70,7 @@ SOURCES = {
     f"{_DOCS}/step-functions/latest/dg/service-quotas.html": (
         "256 KiB of input or output of a state"
     ),
-    f"{_AWS}/batch/pricing/": "no charge of its own, by AWS's guides that cite this page",
+    f"{_AWS}/batch/pricing/": "no additional charge, according to AWS's guides that cite this page",
     f"{_DOCS}/eventbridge/latest/pipes-reference/API_BatchArrayProperties.html": (
         "2 to 10,000 children of an array"
     ),
@@ -181,13 +181,13 @@ def _cell(dollars: float | None) -> str:
 
 
 def section() -> list[str]:
-    """The table, what it rests on, and its sources, as lines of Markdown."""
+    """The table, its assumptions and its sources, as lines of Markdown."""
     shape = Shape()
     sources = [f"{n}. {url}: {what}" for n, (url, what) in enumerate(SOURCES.items(), 1)]
     basis = (
-        f"{shape.items:,} items of {shape.item_s} s; {shape.workers} workers of ours. List prices",
-        f"of {REGION}, of {PRICES_OF} for DynamoDB and S3, the others from archived copies of",
-        f"these pages, read on {SOURCES_OF}:",
+        f"For {shape.items:,} items of {shape.item_s} s, in this project with {shape.workers}",
+        f"workers. List prices of {REGION}: of {PRICES_OF} for DynamoDB and S3, the others from",
+        f"archived copies of these pages, read on {SOURCES_OF}:",
     )
     return [*table(), "", *basis, "", *sources]
 

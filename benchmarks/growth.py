@@ -48,6 +48,14 @@ LINEAR = 1.1
 _QUICK_S = 0.25
 #: Megabytes that a factor of ten may cost in memory.
 FLAT_MB = 24.0
+_COLUMNS = (
+    "seconds",
+    "requests",
+    "memory",
+    "time grows as",
+    "requests grow as",
+    "more memory for ten times the items",
+)
 
 
 @dataclass(frozen=True)
@@ -299,11 +307,11 @@ def slopes(costs: list[Cost]) -> dict[str, tuple[float, float, float]]:
 
 
 def table(costs: list[Cost]) -> list[str]:
-    """Markdown: each verb's figures at the largest size, and how it has come to them."""
+    """Markdown: each verb's figures at the largest size, and how they grow up to there."""
     largest = max(each.items for each in costs)
     lines = [
-        f"| {largest:,} items | seconds | requests | memory | time as | requests as | x10 adds |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        f"| {largest:,} items | {' | '.join(_COLUMNS)} |",
+        "|" + " --- |" * (1 + len(_COLUMNS)),
     ]
     growth = slopes(costs)
     for each in costs:

@@ -34,7 +34,7 @@ def sections() -> dict[str, list[str]]:
     if growth.CSV.exists():
         costs = growth.read_csv(growth.CSV)
         found["growth"] = [
-            f"![Cost of each verb by items]({growth.PLOT.relative_to(PAGE.parent)})",
+            f"![Cost of each operation by items]({growth.PLOT.relative_to(PAGE.parent)})",
             "",
             *growth.table(costs),
             "",
@@ -62,7 +62,7 @@ def simulated(results: dict[str, list[Outcome]]) -> dict[str, list[str]]:
             "",
             *load_table(sizes),
             "",
-            f"This page's simulations took {cpu_s / 60:.0f} minutes of a core ({machine()}).",
+            f"These simulations took {cpu_s / 60:.0f} minutes of CPU time ({machine()}).",
         ]
     if settings := results.get("settings"):
         found["settings"] = settings_table(settings)
