@@ -12,7 +12,7 @@ What a bundle of items takes, where nothing fails:
 | ours | rows planned, claimed, completed; slice, rows, errors and marker; merged | prices.py |
 | Distributed Map, Standard | a transition for the child, one for its only state; 1 PUT | 1, 2 |
 | Distributed Map, Express | a transition for the child, 1 request, its duration; 1 PUT | 1, 2 |
-| Batch array | nothing but S3: 1 GET of the input, 1 PUT of the results | 5, 6 |
+| Batch array | S3 only: 1 GET of the input, 1 PUT of the results | 5, 6 |
 
 The PUT is the least that leaves a bundle's results on S3 where they outgrow a state's output of
 256 KiB; nobody merges them there. A map's child gets its items as its input, from the map.
@@ -129,7 +129,7 @@ def map_express(shape: Shape) -> float | None:
     """
     if shape.bundle_s > EXPRESS_LIMIT_S:
         return None
-    # Rounded first: 6.000000000000001 s are no step more than 6 s.
+    # Rounded first, so that 6.000000000000001 s do not take one step more than 6 s.
     steps = math.ceil(round(shape.bundle_s / _EXPRESS_STEP_S, 6))
     duration = shape.bundles * steps * _EXPRESS_STEP_S * _EXPRESS_GB * EXPRESS_GB_S
     transitions = _PARENT_TRANSITIONS + shape.bundles
@@ -139,7 +139,7 @@ def map_express(shape: Shape) -> float | None:
 
 
 def batch_arrays(shape: Shape) -> float:
-    """Dollars of S3 requests of AWS Batch's children, which is all there is but compute."""
+    """Dollars of S3 requests of AWS Batch's children; Batch charges for compute only."""
     return _puts(shape.bundles) + shape.bundles * PRICES[RequestKind.S3_GET] / 1e6
 
 

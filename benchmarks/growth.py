@@ -92,7 +92,7 @@ def services(folder: Path) -> Services:
 
 
 def config(folder: Path) -> Config:
-    """The job, whose input stands in the folder."""
+    """The job, with its input in the folder."""
     return load_config(
         {
             "job_id": JOB,
@@ -220,7 +220,7 @@ def measure(verb: str, folder: Path, items: int) -> Cost:
     if verb == "aggregation" or verb == "aggregation planning":
         import slurm_worker.aggregate  # noqa: F401  the start of a process is not the verb
     if verb == "poll":
-        job.poll(edges, JOB)  # what is measured is the second look of one who waits
+        job.poll(edges, JOB)  # a waiting process's second query is measured
     rows, objects = edges.rows, edges.objects
     assert isinstance(rows, SqliteRows)
     assert isinstance(objects, CountedObjects)
@@ -401,7 +401,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="small sizes")
     parser.add_argument("--largest", type=float, default=SIZES[-1], help="leave out larger sizes")
     parser.add_argument("--write", action="store_true", help=f"write {CSV.name} and the plot")
-    parser.add_argument("--plot", action="store_true", help="only draw the CSV's figures anew")
+    parser.add_argument("--plot", action="store_true", help="only draw the CSV's figures again")
     parser.add_argument("--measure", nargs=3, metavar=("VERB", "FOLDER", "ITEMS"))
     arguments = parser.parse_args()
     if arguments.measure:

@@ -1,6 +1,6 @@
 """The generated sections of docs/scale.md, from what the benchmarks have written.
 
-make scale-report         (measures and simulates anew first; about an hour)
+make scale-report         (measures and simulates first; about an hour)
 python -m benchmarks.scale_report        (only writes the sections)
 """
 
@@ -27,7 +27,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
 
 
 def sections() -> dict[str, list[str]]:
-    """Markdown by the section's name, of what there are figures for."""
+    """Markdown by the section's name, for each section that has figures."""
     found: dict[str, list[str]] = {}
     if RESULT.exists():
         found["five-million"] = RESULT.read_text().splitlines()[2:]

@@ -26,7 +26,7 @@ SHARE, COORDINATOR_MB = 0.60, 300.0
 
 @dataclass
 class Run:
-    """What a run came to.
+    """The figures of a run.
 
     Args:
         moments: seconds since the epoch, by what happened then, in order.
