@@ -256,7 +256,7 @@ def share(outcome: Outcome) -> str:
 
 def short(pk: str) -> str:
     """A partition key without the job's name."""
-    return pk.partition("#")[2].partition("#")[2] or "META and marks"
+    return pk.partition("#")[2].partition("#")[2] or "META and shard cursors"
 
 
 def seconds(value: float | None) -> str:
