@@ -5,7 +5,7 @@ STACK_RUN := $(BIN)/python -m tests.stack
 UV = $(or $(shell command -v uv),.stack/tools/bin/uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stack-up stack-down stack-status demo lint docs unit integration e2e anomalies chaos chaos-short submit-faults simulate bench bench-guard bench-merging bench-status bench-waiting bench-peers bench-5m bench-growth simulate-scale scale-report compose-check archives packages dist version changelog test clean
+.PHONY: help setup stack-up stack-down stack-status demo lint prose docs unit integration e2e anomalies chaos chaos-short submit-faults simulate bench bench-guard bench-merging bench-status bench-waiting bench-peers bench-5m bench-growth simulate-scale scale-report compose-check archives packages dist version changelog test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,12 +25,16 @@ stack-status: ## a line per service of the stack
 demo: stack-up ## run both example DAGs in the stack's Airflow and check that nothing was lost
 	@$(BIN)/python -m tests.stack.demo
 
-lint: ## ruff, mypy, import contracts, and that every test module can be loaded
+lint: ## ruff, mypy, import contracts, prose, and that every test module can be loaded
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.prose
 	$(BIN)/pytest -q --collect-only tests >/dev/null
+
+prose: ## check the English of documents, comments and messages (FILES="README.md ...")
+	@$(BIN)/python -m tests.prose $(FILES)
 
 docs: ## the documentation as one site in docs/_build; a warning is an error
 	$(BIN)/sphinx-build -q -E -W -n --keep-going -b html docs docs/_build
