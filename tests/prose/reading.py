@@ -81,10 +81,11 @@ def _python_comments(source: str) -> Iterator[Passage]:
         yield Passage(last - len(block) + 1, _without_code("\n".join(block)))
 
 
-def _hash_comments(source: str) -> Iterator[Passage]:
+def _comments_and_descriptions(source: str) -> Iterator[Passage]:
+    """Comments after a hash, and values that people read, of YAML, TOML, JSON and others."""
     for row, line in enumerate(source.splitlines(), 1):
-        if comment := re.search(r"(?:^|\s)#+\s(.*)", line):
-            yield Passage(row, _without_code(comment[1]))
+        if shown := re.search(r"(?:^|\s)#+\s(.*)|\b(?:description|label)\"?\s*[:=](.*)", line):
+            yield Passage(row, _without_code(shown[1] or shown[2]))
 
 
 class _Page(HTMLParser):
@@ -140,5 +141,8 @@ READERS: dict[str, Callable[[str], Iterator[Passage]]] = {
     ".py": _python,
     ".html": _html,
     ".js": _script,
-    **dict.fromkeys((".yaml", ".yml", ".toml", ".sh", ".tf", ".conf", "Makefile"), _hash_comments),
+    **dict.fromkeys(
+        (".yaml", ".yml", ".toml", ".json", ".sh", ".tf", ".conf", ".Dockerfile", "Makefile"),
+        _comments_and_descriptions,
+    ),
 }

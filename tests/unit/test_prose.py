@@ -30,6 +30,8 @@ PLACES = {
     "comment.js": ["script comment", "let a;\n// It is gone on with.\n", 2],
     "text.js": ["script string", "show(`${job} is gone on with`);\n", 1],
     "file.yaml": ["yaml comment", "a: 1  # It is gone on with.\n", 1],
+    "variables.tf": ["description", 'variable "x" {\n  description = "It is gone on with."\n}', 2],
+    "schema.json": ["description", '{\n"description": "It is gone on with."}', 2],
     "Makefile": ["target", "run: ## how it is gone on with\n", 1],
 }
 

@@ -107,7 +107,7 @@ def test_the_short_form_kills_only_ours_and_dask() -> None:
 
 
 def test_an_unknown_contender_is_refused_with_those_there_are() -> None:
-    with pytest.raises(SystemExit, match=r"'make' is unknown; use one of plain loop, ours, dask-jobqueue"):
+    with pytest.raises(SystemExit, match=r"'make' is unknown; use one of plain loop, ours, dask"):
         peers.chosen(["make"])
 
 
