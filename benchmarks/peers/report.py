@@ -50,8 +50,8 @@ MEASURES = (
         False,
         "Before it submits, ours writes a plan of all items to S3 and the table, and uploads the "
         "worker. Because of this plan the run survives the death of its driver. In a run of 5 s, "
-        "imports took 1 s, planning 1 s, building the worker's file 0.5 s, and the time from "
-        "sbatch to the worker's first line 1.5 s.",
+        "imports took 1 s, planning 1 s, and building the worker's file 0.5 s. From sbatch to the "
+        "worker's first line it took 1.5 s.",
     ),
     Measure(
         "steady rate",

@@ -45,6 +45,9 @@ def _span(token: Token) -> str:
     return CODE if token.type == "code_inline" else ""
 
 
+_SQL = re.compile(r"\s*(SELECT|INSERT|UPDATE|REPLACE|DELETE|CREATE|PRAGMA)\b")
+
+
 def _python(source: str) -> Iterator[Passage]:
     """Comments, and each string of two words or more: docstrings, messages, help."""
     yield from _python_comments(source)
@@ -60,7 +63,7 @@ def _python(source: str) -> Iterator[Passage]:
             text = "" if id(node) in parts else node.value
         else:
             continue
-        if re.search(r"[a-zX],? [a-zX]", text):
+        if re.search(r"[a-zX],? [a-zX]", text) and not _SQL.match(text):
             yield Passage(node.lineno, _without_code(text))
 
 

@@ -10,9 +10,13 @@ import yaml
 
 from tests.prose.reading import Passage
 
-MOST_WORDS = 35  # between two of . ; : ! ?
+MOST_WORDS = 30  # between two of . ; : ! ?
 _START = r"(?:\A|(?<=[.;:!?]\s)|(?<=\n\n))"
-_END_OF_SENTENCE = re.compile(r"(?<=[.;:!?])\s+|\n\s*\n|\n\s*(?=[-*|]\s|\d+\.\s)")
+_END_OF_SENTENCE = re.compile(
+    r"(?<=[.;:!?])\s+"  # a mark
+    r"|\n\s*\n|\n\s*(?=[-*|]\s|\d+\.\s)"  # a paragraph, an item, a row
+    r"|\n\s*(?=\S.*\S {3,}\S)"  # a row of a table in a docstring
+)
 _CODE = re.compile(r"[=<>{}\[\]$|\\─│]")
 
 

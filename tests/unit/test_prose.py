@@ -68,5 +68,8 @@ def test_a_long_sentence_is_found_and_a_list_is_not() -> None:
     words = "word " * MOST_WORDS
     assert list(problems(Passage(3, f"A short one.\n{words}.\n"))) == []
     [(line, problem)] = problems(Passage(3, f"A short one.\nOne {words}.\n"))
-    assert (line, problem) == (4, '"One word word word word …": 36 words; make two sentences')
+    assert (line, problem) == (
+        4,
+        f'"One word word word word …": {MOST_WORDS + 1} words; make two sentences',
+    )
     assert list(problems(Passage(1, "- word\n" * MOST_WORDS * 2))) == []
