@@ -1,4 +1,4 @@
-"""The words of a file that a person reads, line by line as they stand in it, without code."""
+"""Reads the text of a file that people read, without code and with its line numbers."""
 
 import ast
 import io

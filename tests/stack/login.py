@@ -72,7 +72,7 @@ def prepare_user(settings: Settings) -> None:
     try:
         found = pwd.getpwnam(settings.user)
     except KeyError:
-        # '*' is no password either, but unlike '!' it does not lock the account for sshd.
+        # '*' also means no password, but unlike '!' it does not lock the account for sshd.
         run(["useradd", "-M", "-d", home, "-s", "/bin/bash", "-p", "*", settings.user])
     else:
         _check_ordinary(found)
