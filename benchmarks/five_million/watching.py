@@ -1,7 +1,8 @@
 """The run, watched from outside: memory and time of its processes, and the kills.
 
-It reads and signals only the steps that it started, and processes that have the job's id in their
-command line and a Slurm array of the job in their environment (`tests.chaos.disturb`).
+It reads and signals only two kinds of processes. One kind is the steps that it started. The other
+has the job's id in the command line and a Slurm array of the job in the environment
+(`tests.chaos.disturb`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The processes of a run: their memory, which one to kill, and their end. Reads /proc.
 
-A process belongs to a run if PEERS_FOLDER in its environment is the run's folder, or if its
-working folder is the run's folder (some processes overwrite their environment with their title).
-Only such processes are read or signalled. A descriptor (pidfd) is held during a signal, so that it
-can't reach another process.
+A process belongs to a run if PEERS_FOLDER in its environment is the run's folder. It also belongs
+to the run if its working folder is the run's folder, because some processes overwrite their
+environment with their title. Only such processes are read or signalled. A descriptor (pidfd) is
+held during a signal, so that it can't reach another process.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def prepare_keys(settings: Settings) -> None:
 
 
 def prepare_user(settings: Settings) -> None:
-    """Have the user, with its home in the stack and credentials for the nodes in it.
+    """Create the user, with its home in the stack and credentials for the nodes in it.
 
     Raises:
         StackError: if the user has another home and is at work.

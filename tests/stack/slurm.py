@@ -93,7 +93,7 @@ def slurm_conf(settings: Settings) -> Path:
 
 
 def start(settings: Settings) -> list[str]:
-    """Have the cluster running, with both nodes idle; the names of what was started."""
+    """Start the cluster and wait for both nodes; return the names of started services."""
     _write_configuration(settings)
     below = (_munged(settings), _mariadb(settings), _slurmdbd(settings))
     started = [service.name for service in below if ensure(settings, service)]
