@@ -62,7 +62,7 @@ submit-faults: ## submit jobs and die before or after each request in turn (make
 	@$(BIN)/python -m tests.chaos.submit_faults --points $(or $(POINTS),200)
 
 simulate: ## simulate the protocol in virtual time with 10,000 seeds (or SEEDS=n)
-	@$(BIN)/python -m slurm_worker simulate --seeds $(or $(SEEDS),10000) --jobs 2
+	@$(BIN)/python -m tests.simulator --seeds $(or $(SEEDS),10000) --jobs 2
 
 bench: setup ## measure the worker; writes benchmarks/RESULTS.md (on an idle machine; 8 minutes)
 	@$(STACK_RUN) with sh -c '. .stack/env && PATH="$$PWD/.stack/tools/bin:$$PATH" exec $(BIN)/python -m benchmarks.peers --engine > .stack/peers.json'

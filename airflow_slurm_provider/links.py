@@ -9,8 +9,8 @@ from airflow.providers.common.compat.sdk import XCom
 from airflow.sdk import BaseOperatorLink
 
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.dashboard.plugin.addresses import Destination
-from slurm_worker.keys import JobId
+from airflow_slurm_provider.dashboard_urls import Destination
+from slurm_worker.protocol.keys import JobId
 
 
 class BackfillLink(BaseOperatorLink):

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from airflow.providers.common.compat.sdk import Stats
 
-from airflow_slurm_provider.coordinator.progress import Poll
-from slurm_worker.keys import TaskState
+from airflow_slurm_provider.coordinator.status.progress import JobStatus
+from slurm_worker.protocol.keys import TaskState
 
 PREFIX = "slurm_backfill"
 
@@ -42,7 +42,7 @@ class JobMetrics:
         #: Error classes that were told: one whose failures are cured is to fall to 0.
         self._classes: set[str] = set()
 
-    def look(self, seen: Poll) -> None:
+    def look(self, seen: JobStatus) -> None:
         """Tell one look."""
         progress = seen.progress
         self._gauge("items", progress.items)

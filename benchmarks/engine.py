@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.world import Late, items, plan, worker
-from slurm_worker.config import WorkerConfig
+from slurm_worker.protocol.job_config import WorkerConfig
 from slurm_worker.testing import MemoryObjects, MemoryRows
 
 BUNDLE = 500
@@ -183,8 +183,8 @@ class DiskObjects(MemoryObjects):
 
 def peak_mb(count: int) -> float:
     """Run a job with its objects on disk, SDK loaded as on a node; peak resident MB."""
-    from slurm_worker.dynamo import dynamo_client
-    from slurm_worker.s3 import s3_client
+    from slurm_worker.backends.dynamodb import dynamo_client
+    from slurm_worker.backends.s3 import s3_client
 
     clients: list[object] = []
     import boto3

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from benchmarks.billion.aws import item_bytes
 from benchmarks.billion.rows import Condition, Update, compile_statement
-from slurm_worker.folder import FolderObjects
-from slurm_worker.ports import Applied, Entry, Refused, Row, Statement, Value
+from slurm_worker.backends.local import FolderObjects
+from slurm_worker.protocol.ports import Applied, Entry, Refused, Row, Statement, Value
 
 _PAGE_BYTES = 1 << 20
 _KEYS = 1_000

@@ -23,16 +23,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from airflow_slurm_provider.coordinator import estimate, job
-from airflow_slurm_provider.coordinator.config import Config, load_config
+from airflow_slurm_provider.coordinator import api
+from airflow_slurm_provider.coordinator.costs import dry_run
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.site import parse_site
+from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
+from airflow_slurm_provider.coordinator.spec.site import parse_site
 from benchmarks.folder_services import CountedObjects, SqliteRows
 from benchmarks.world import WallClock
-from slurm_worker.config import LeaseConfig
-from slurm_worker.keys import JobId, JobPaths, shard_of, task_id
-from slurm_worker.store import JobStore, Marker
-from slurm_worker.table import TaskTable
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.job_store import JobStore, Marker
+from slurm_worker.protocol.keys import JobId, JobPaths, shard_of, task_id
+from slurm_worker.protocol.task_table import TaskTable
 from tests.unit.coordinator.fakes import SITE, FakeSlurm
 
 BUNDLE = 500
@@ -48,6 +49,14 @@ LINEAR = 1.1
 _QUICK_S = 0.25
 #: Megabytes that a factor of ten may cost in memory.
 FLAT_MB = 24.0
+_COLUMNS = (
+    "seconds",
+    "requests",
+    "memory",
+    "time grows as",
+    "requests grow as",
+    "more memory for ten times the items",
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ def services(folder: Path) -> Services:
 
 
 def config(folder: Path) -> Config:
-    """The job, whose input stands in the folder."""
+    """The job, with its input in the folder."""
     return load_config(
         {
             "job_id": JOB,
@@ -187,7 +196,7 @@ def _plan_aggregation(edges: Services, _: Config) -> None:
 
 
 def _submit(edges: Services, spec: Config) -> None:
-    job.submit(edges, spec, log=_silent)
+    api.submit(edges, spec, log=_silent)
 
 
 def _silent(_line: str) -> None:
@@ -195,14 +204,14 @@ def _silent(_line: str) -> None:
 
 
 VERBS: dict[str, Callable[[Services, Config], object]] = {
-    "plan": estimate.estimate,
+    "plan": dry_run.estimate,
     "submit": _submit,
-    "status, cold": lambda edges, _: job.progress(edges, JOB),
-    "status, warm": lambda edges, _: job.progress(edges, JOB),
-    "poll": lambda edges, _: job.poll(edges, JOB),
-    "retry planning": lambda edges, _: job.plan_retry(edges, JOB),
+    "status, cold": lambda edges, _: api.progress(edges, JOB),
+    "status, warm": lambda edges, _: api.progress(edges, JOB),
+    "poll": lambda edges, _: api.poll(edges, JOB),
+    "retry planning": lambda edges, _: api.plan_retry(edges, JOB),
     "aggregation planning": _plan_aggregation,
-    "aggregation": lambda edges, _: job.aggregate(edges, JOB, log=_silent),
+    "aggregation": lambda edges, _: api.aggregate(edges, JOB, log=_silent),
 }
 
 
@@ -212,7 +221,7 @@ def measure(verb: str, folder: Path, items: int) -> Cost:
     if verb == "aggregation" or verb == "aggregation planning":
         import slurm_worker.aggregate  # noqa: F401  the start of a process is not the verb
     if verb == "poll":
-        job.poll(edges, JOB)  # what is measured is the second look of one who waits
+        api.poll(edges, JOB)  # a waiting process's second query is measured
     rows, objects = edges.rows, edges.objects
     assert isinstance(rows, SqliteRows)
     assert isinstance(objects, CountedObjects)
@@ -299,11 +308,11 @@ def slopes(costs: list[Cost]) -> dict[str, tuple[float, float, float]]:
 
 
 def table(costs: list[Cost]) -> list[str]:
-    """Markdown: each verb's figures at the largest size, and how it has come to them."""
+    """Markdown: each verb's figures at the largest size, and how they grow up to there."""
     largest = max(each.items for each in costs)
     lines = [
-        f"| {largest:,} items | seconds | requests | memory | time as | requests as | x10 adds |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        f"| {largest:,} items | {' | '.join(_COLUMNS)} |",
+        "|" + " --- |" * (1 + len(_COLUMNS)),
     ]
     growth = slopes(costs)
     for each in costs:
@@ -393,7 +402,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="small sizes")
     parser.add_argument("--largest", type=float, default=SIZES[-1], help="leave out larger sizes")
     parser.add_argument("--write", action="store_true", help=f"write {CSV.name} and the plot")
-    parser.add_argument("--plot", action="store_true", help="only draw the CSV's figures anew")
+    parser.add_argument("--plot", action="store_true", help="only draw the CSV's figures again")
     parser.add_argument("--measure", nargs=3, metavar=("VERB", "FOLDER", "ITEMS"))
     arguments = parser.parse_args()
     if arguments.measure:

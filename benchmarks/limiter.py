@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from benchmarks.claims import Hub, HubClock, show
-from slurm_worker.config import LimitConfig
-from slurm_worker.limits import RateLimiter, Stopped, bound
-from slurm_worker.ports import Applied, Refused, Row, Statement, Value
+from slurm_worker.protocol.job_config import LimitConfig
+from slurm_worker.protocol.ports import Applied, Refused, Row, Statement, Value
+from slurm_worker.rate_limits.limiter import RateLimiter, Stopped, bound
 from slurm_worker.testing import MemoryRows
 
 RATE = 100.0

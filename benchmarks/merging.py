@@ -24,9 +24,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from slurm_worker.folder import FolderObjects
-from slurm_worker.keys import JobId, JobPaths, task_id
-from slurm_worker.store import JobStore, Marker, Part, pack_slice
+from slurm_worker.backends.local import FolderObjects
+from slurm_worker.protocol.job_store import JobStore, Marker, Part, pack_slice
+from slurm_worker.protocol.keys import JobId, JobPaths, task_id
 
 PATHS = JobPaths("bench", JobId("merge"))
 PLAIN = {"n": "int64", "score": "double", "name": "string", "city": "string", "ok": "bool"}
@@ -276,7 +276,7 @@ def _commit_errors(store: JobStore, task: Any, keys: list[str], items: int) -> N
 
 
 def retry(case: Case, folder: Path, _scratch: Path) -> None:
-    from airflow_slurm_provider.coordinator.retry import FailedItems, Selector
+    from airflow_slurm_provider.coordinator.planning.retry_round import FailedItems, Selector
 
     store = JobStore(FolderObjects(folder), PATHS)
     items = FailedItems(store, Selector({"network": 3}), [0, 0])
@@ -294,7 +294,7 @@ def _version() -> str:
 
 
 TOOLS["retry"] = retry
-MODULES["retry"] = ["airflow_slurm_provider.coordinator.retry"]
+MODULES["retry"] = ["airflow_slurm_provider.coordinator.planning.retry_round"]
 
 
 def main() -> None:

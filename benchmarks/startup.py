@@ -24,7 +24,7 @@ from pathlib import Path
 
 from airflow_slurm_provider.cli.app import COMMANDS
 from benchmarks.engine import Figure
-from slurm_worker import pyz
+from slurm_worker import zipapp
 
 #: A person notices help that takes longer.
 _NOTICED_S = 0.150
@@ -69,7 +69,7 @@ def _of_worker(*, short: bool) -> list[Figure]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         worker = folder / "worker.pyz"
-        worker.write_bytes(pyz.build()[1])
+        worker.write_bytes(zipapp.build()[1])
         zipped = [sys.executable, "-I", "-S", str(worker)]
         # In turns, so that other work on the machine affects all of them.
         for turn in range(3 if short else 12):

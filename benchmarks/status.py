@@ -35,16 +35,16 @@ import boto3
 import yaml
 
 from airflow_slurm_provider.coordinator.services import Services, open_services
-from airflow_slurm_provider.coordinator.site import load_site, parse_site
-from airflow_slurm_provider.coordinator.snapshot import SnapshotReader
-from slurm_worker import keys
-from slurm_worker.config import LeaseConfig
-from slurm_worker.finder import Found, TaskFinder
-from slurm_worker.jobs import JobTable
-from slurm_worker.keys import JobId, TaskState
-from slurm_worker.store import JobStore, Marker, Slice
-from slurm_worker.sums import Sums
-from slurm_worker.table import TaskTable
+from airflow_slurm_provider.coordinator.spec.site import load_site, parse_site
+from airflow_slurm_provider.coordinator.status.snapshot import SnapshotReader
+from slurm_worker.node.task_finder import Found, TaskFinder
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.job_store import JobStore, Marker, Slice
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.keys import JobId, TaskState
+from slurm_worker.protocol.shard_totals import Sums
+from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.stack.aws import create_table
 from tests.stack.settings import LOOPBACK, REGION, ROOT

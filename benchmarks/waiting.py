@@ -22,11 +22,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from airflow_slurm_provider.coordinator import job, steer
-from airflow_slurm_provider.coordinator.config import load_config
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services, open_services
-from airflow_slurm_provider.coordinator.site import load_site
-from slurm_worker.keys import JobId
+from airflow_slurm_provider.coordinator.spec.job_spec import load_config
+from airflow_slurm_provider.coordinator.spec.site import load_site
+from airflow_slurm_provider.coordinator.submission import control
+from slurm_worker.protocol.keys import JobId
 from tests.stack.airflow_api import AirflowApi
 from tests.stack.process import known_services, with_children
 from tests.stack.settings import ROOT
@@ -79,7 +80,7 @@ class Bench:
                 "slurm": {"mem": "100M", "time": "00:10:00", "extra_args": ["--hold"]},
             }
         )
-        job.submit(self.services, config, log=lambda _: None)
+        api.submit(self.services, config, log=lambda _: None)
         if number % 50 == 49:
             print(f"{number + 1} jobs submitted", flush=True)
         return str(config.spec.id)
@@ -159,7 +160,7 @@ class Bench:
 
     def cancel(self, job_ids: list[str]) -> None:
         for each in job_ids:
-            steer.cancel(self.services, JobId(each))
+            control.cancel(self.services, JobId(each))
         self.services.close()
 
 

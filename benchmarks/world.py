@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from slurm_worker.clock import boot_time
-from slurm_worker.config import HandlerConfig, JobConfig, LeaseConfig, WorkerConfig
-from slurm_worker.identity import Drain, Identity
-from slurm_worker.jobs import JobTable
-from slurm_worker.keys import JobId, JobPaths
-from slurm_worker.ports import ObjectStore, Rows
-from slurm_worker.store import Slice, pack_slice
-from slurm_worker.table import TaskTable
-from slurm_worker.threads import PooledThreads
-from slurm_worker.worker import Worker
+from slurm_worker.backends.clock import boot_time
+from slurm_worker.node.slurm_job import Drain, Identity
+from slurm_worker.node.threads import PooledThreads
+from slurm_worker.node.worker import Worker
+from slurm_worker.protocol.job_config import HandlerConfig, JobConfig, LeaseConfig, WorkerConfig
+from slurm_worker.protocol.job_store import Slice, pack_slice
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.keys import JobId, JobPaths
+from slurm_worker.protocol.ports import ObjectStore, Rows
+from slurm_worker.protocol.task_table import TaskTable
 
 JOB = JobId("benchmark")
 SHARDS = 8

@@ -10,7 +10,7 @@ from airflow_slurm_provider.cli.options import Common, common_options
 from airflow_slurm_provider.cli.output import emit, show
 
 if TYPE_CHECKING:
-    from airflow_slurm_provider.coordinator.bootstrap import Made, Step
+    from airflow_slurm_provider.coordinator.maintenance.bootstrap import Made, Step
 
 _WORDS = {
     "there": ("there", "green"),
@@ -48,9 +48,9 @@ def bootstrap(
     What is there stays as it is; what differs is said, and changed only with --update. Nothing
     is ever deleted. Exits with 1 where jobs can't run with what is there.
     """
-    from airflow_slurm_provider.coordinator.bootstrap import Wanted
-    from airflow_slurm_provider.coordinator.bootstrap import bootstrap as make
-    from airflow_slurm_provider.coordinator.site import load_site
+    from airflow_slurm_provider.coordinator.maintenance.bootstrap import Wanted
+    from airflow_slurm_provider.coordinator.maintenance.bootstrap import bootstrap as make
+    from airflow_slurm_provider.coordinator.spec.site import load_site
 
     wanted = Wanted(
         bucket=create_bucket,

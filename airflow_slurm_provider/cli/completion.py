@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from airflow_slurm_provider.cli.completing import SHELLS, script
+from airflow_slurm_provider.cli.completers import SHELLS, script
 from airflow_slurm_provider.cli.options import Common, common_options
 from airflow_slurm_provider.cli.output import emit, show
 

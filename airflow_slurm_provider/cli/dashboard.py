@@ -27,7 +27,7 @@ def dashboard(common: Common, port: int) -> int:
     machine, forward the port: ssh -L 8077:127.0.0.1:8077 HOST.
     """
     try:
-        from airflow_slurm_provider.dashboard.standalone import serve
+        from airflow_slurm_provider.dashboard.server import serve
     except ModuleNotFoundError as error:
         raise UserError(
             f"dashboard: {error.name} is not installed; "

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from airflow_slurm_provider.cli.completing import complete_jobs
+from airflow_slurm_provider.cli.completers import complete_jobs
 from airflow_slurm_provider.cli.options import Common, common_options
 from airflow_slurm_provider.cli.output import emit, number, say, show
 from slurm_worker.errors import UserError
-from slurm_worker.keys import JobId, check_job_id
+from slurm_worker.protocol.keys import JobId, check_job_id
 
 if TYPE_CHECKING:
-    from airflow_slurm_provider.coordinator.config import JobSpec
-    from airflow_slurm_provider.coordinator.doctor import Finding, Report
-    from airflow_slurm_provider.coordinator.repair import Repaired
+    from airflow_slurm_provider.coordinator.maintenance.doctor import Finding, Report
+    from airflow_slurm_provider.coordinator.maintenance.repair import Repaired
     from airflow_slurm_provider.coordinator.services import Services
+    from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 
 _COLOURS = {"pass": "green", "warn": "yellow", "fail": "red", "skip": "cyan"}
 
@@ -85,8 +85,8 @@ def _diagnose(
     node: bool,
     timeout: float,
 ) -> int:
-    from airflow_slurm_provider.coordinator.doctor import diagnose
-    from airflow_slurm_provider.coordinator.site import load_site
+    from airflow_slurm_provider.coordinator.maintenance.doctor import diagnose
+    from airflow_slurm_provider.coordinator.spec.site import load_site
 
     report = diagnose(
         load_site(common.site),
@@ -105,20 +105,20 @@ def _diagnose(
 def _reader(name: JobId | None, config: Path | None) -> Callable[[Services], JobSpec] | None:
     """What reads the job in question; None for no job."""
     if config is not None:
-        from airflow_slurm_provider.coordinator.config import load_config
+        from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 
         spec = load_config(config).spec
         return lambda _: spec
     if name is not None:
-        from airflow_slurm_provider.coordinator.ship import read_spec
+        from airflow_slurm_provider.coordinator.spec_store import read_spec
 
         return lambda services: read_spec(services, services.jobs(name).get())
     return None
 
 
 def _print_policies(common: Common) -> int:
-    from airflow_slurm_provider.coordinator.doctor import policies
-    from airflow_slurm_provider.coordinator.site import load_site
+    from airflow_slurm_provider.coordinator.maintenance.doctor import policies
+    from airflow_slurm_provider.coordinator.spec.site import load_site
 
     found = policies(load_site(common.site))
     if common.as_json:
@@ -131,7 +131,7 @@ def _print_policies(common: Common) -> int:
 
 
 def _repair(common: Common, name: JobId, dry_run: bool) -> int:
-    from airflow_slurm_provider.coordinator.repair import repair
+    from airflow_slurm_provider.coordinator.maintenance.repair import repair
 
     with common.services() as services:
         found = repair(services, name, dry_run=dry_run, log=say, actor=common.actor)

@@ -9,13 +9,13 @@ import click
 
 from airflow_slurm_provider.cli.options import Common, common_options, job_argument
 from airflow_slurm_provider.cli.output import emit, say, show
-from airflow_slurm_provider.cli.waiting import TOLERATED_FAILURES
+from airflow_slurm_provider.cli.wait_loop import TOLERATED_FAILURES
 from slurm_worker.errors import ServiceError
-from slurm_worker.keys import check_job_id
 from slurm_worker.printable import printable
+from slurm_worker.protocol.keys import check_job_id
 
 if TYPE_CHECKING:
-    from slurm_worker.jobs import Event
+    from slurm_worker.protocol.job_table import AuditEvent
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl events flights-2013 --follow")
@@ -40,7 +40,7 @@ def events(common: Common, job: str, after: str, follow: bool, interval: float) 
     there is one such document per line, whenever something has happened.
     """
     name = check_job_id(job, "JOB")
-    from airflow_slurm_provider.coordinator.events import EventReader
+    from airflow_slurm_provider.coordinator.status.audit_log import EventReader
 
     with common.services() as services:
         reader = EventReader(services, name, after)
@@ -62,17 +62,17 @@ def events(common: Common, job: str, after: str, follow: bool, interval: float) 
     return 0
 
 
-def event_line(event: Event) -> str:
+def event_line(event: AuditEvent) -> str:
     """An event in a line: time, who, what, details."""
-    from airflow_slurm_provider.coordinator.events import as_utc
+    from airflow_slurm_provider.coordinator.status.audit_log import as_utc
 
     detail = ", ".join(f"{name}={value}" for name, value in event.detail.items() if value != "")
     line = f"{as_utc(event.at_ms)} {event.actor}: {event.action}{f' ({detail})' if detail else ''}"
     return printable(line)
 
 
-def _show(common: Common, job: str, found: Sequence[Event], after: str) -> None:
-    from airflow_slurm_provider.coordinator.events import event_document
+def _show(common: Common, job: str, found: Sequence[AuditEvent], after: str) -> None:
+    from airflow_slurm_provider.coordinator.status.audit_log import event_document
 
     if not common.as_json:
         for each in found:

@@ -10,10 +10,10 @@ import click
 from airflow_slurm_provider.cli.options import Common, common_options, job_argument
 from airflow_slurm_provider.cli.output import emit, number, say
 from slurm_worker.errors import UserError
-from slurm_worker.keys import check_job_id
+from slurm_worker.protocol.keys import check_job_id
 
 if TYPE_CHECKING:
-    from airflow_slurm_provider.coordinator.gc import Collected
+    from airflow_slurm_provider.coordinator.maintenance.gc import GcResult
 
 _AGE = re.compile(r"(\d+)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -36,7 +36,7 @@ def gc(common: Common, job: str, older_than: str, dry_run: bool) -> int:
     What a marker or the published manifest names is never touched, nor is the version before.
     """
     name, age_s = check_job_id(job, "JOB"), _age(older_than)
-    from airflow_slurm_provider.coordinator.gc import collect
+    from airflow_slurm_provider.coordinator.maintenance.gc import collect
 
     with common.services() as services:
         found = collect(
@@ -53,7 +53,7 @@ def _age(text: str) -> float:
     return float(match.group(1)) * _SECONDS[match.group(2)]
 
 
-def _fields(found: Collected) -> list[tuple[str, str]]:
+def _fields(found: GcResult) -> list[tuple[str, str]]:
     verb = "would delete" if found.dry_run else "deleted"
     fields = [
         ("job", found.job_id),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from airflow_slurm_provider.cli.completing import complete_jobs
+from airflow_slurm_provider.cli.completers import complete_jobs
 from airflow_slurm_provider.cli.options import Common, common_options
 from airflow_slurm_provider.cli.output import emit, number
 from slurm_worker.errors import UserError
-from slurm_worker.keys import check_job_id
+from slurm_worker.protocol.keys import check_job_id
 
 
 @click.command(
@@ -41,7 +41,7 @@ def limits(
     workers: int,
 ) -> int:
     """Show the rate limits of JOB, or the rate to configure for a vendor's quota."""
-    from airflow_slurm_provider.coordinator.limits import rate_for, read_limits
+    from airflow_slurm_provider.coordinator.status.rate_limits import rate_for, read_limits
 
     if safe is not None:
         found = rate_for(safe, burst=burst, send_window_s=send_window, workers=workers)

@@ -8,7 +8,7 @@ import click
 
 from airflow_slurm_provider.cli.options import Common, common_options, job_argument
 from airflow_slurm_provider.cli.output import emit, show
-from slurm_worker.keys import check_job_id
+from slurm_worker.protocol.keys import check_job_id
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl logs flights-2013 --errors")
@@ -28,7 +28,7 @@ def logs(common: Common, job: str, task: str, worker: str, errors: bool, output:
     name = check_job_id(job, "JOB")
     if output and not worker:
         raise click.UsageError("--output needs the --worker that wrote it, such as 1234_7")
-    from airflow_slurm_provider.coordinator import logs as reading
+    from airflow_slurm_provider.coordinator.status import logs as reading
 
     with common.services() as services:
         services.jobs(name).get()  # a job that is not there has no logs, and is told as such

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
-from airflow_slurm_provider.cli.completing import complete_jobs, complete_profiles
+from airflow_slurm_provider.cli.completers import complete_jobs, complete_profiles
 from airflow_slurm_provider.cli.profiles import site_file
 from slurm_worker.errors import ErrorClass, UserError
 
@@ -49,7 +49,7 @@ class Common:
     def services(self) -> Iterator[Services]:
         """The table, the bucket and the cluster of the site, closed at the end."""
         from airflow_slurm_provider.coordinator.services import open_services
-        from airflow_slurm_provider.coordinator.site import load_site
+        from airflow_slurm_provider.coordinator.spec.site import load_site
 
         services = open_services(load_site(self.site))
         try:

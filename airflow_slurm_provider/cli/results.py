@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from airflow_slurm_provider.cli.completing import complete_jobs
-from airflow_slurm_provider.cli.merging import merge_paths
+from airflow_slurm_provider.cli.aggregate_files import merge_paths
+from airflow_slurm_provider.cli.completers import complete_jobs
+from airflow_slurm_provider.cli.formatting import failure_fields, manifest_fields
 from airflow_slurm_provider.cli.options import (
     Common,
     common_options,
@@ -16,14 +17,13 @@ from airflow_slurm_provider.cli.options import (
     job_argument,
 )
 from airflow_slurm_provider.cli.output import by_class, emit, number, say
-from airflow_slurm_provider.cli.report import failure_fields, manifest_fields
-from airflow_slurm_provider.cli.waiting import report_wait, wait_options, wait_until_finished
+from airflow_slurm_provider.cli.wait_loop import report_wait, wait_options, wait_until_finished
 from slurm_worker.errors import UserError
-from slurm_worker.keys import JobId, check_job_id
+from slurm_worker.protocol.keys import JobId, check_job_id
 
 if TYPE_CHECKING:
-    from airflow_slurm_provider.coordinator.job import Retried
-    from airflow_slurm_provider.coordinator.retry import RetryPlan
+    from airflow_slurm_provider.coordinator.api import RetryResult
+    from airflow_slurm_provider.coordinator.planning.retry_round import RetryPlan
     from airflow_slurm_provider.coordinator.services import Services
 
 
@@ -61,7 +61,7 @@ def retry(
     """
     name, classes = _one_job(job, job_id), error_classes(errors)
     only = None if items is None else _keys(items)
-    from airflow_slurm_provider.coordinator import job as verbs
+    from airflow_slurm_provider.coordinator import api as verbs
 
     with common.services() as services:
         if dry_run:
@@ -90,7 +90,7 @@ def errors(common: Common, job: str, error_class: str | None) -> int:
     """
     name = check_job_id(job, "JOB")
     chosen = (error_classes(error_class, "--class") or [""])[0]
-    from airflow_slurm_provider.coordinator.failures import explain
+    from airflow_slurm_provider.coordinator.status.failures import explain
 
     with common.services() as services:
         groups = explain(services, name, chosen)
@@ -141,7 +141,7 @@ def aggregate(
     if schema or sort_by or partition_by:
         raise UserError("--schema, --sort-by, --partition-by: are for files; a job has its YAML's")
     name = check_job_id(targets[0], "JOB")
-    from airflow_slurm_provider.coordinator import job as verbs
+    from airflow_slurm_provider.coordinator import api as verbs
 
     with common.services() as services:
         if (where or verbs.merges_where(services, name)) == "slurm":
@@ -198,7 +198,7 @@ def _planned_fields(job_id: str, plan: RetryPlan) -> list[tuple[str, str]]:
     return [*fields, *(("note", each) for each in plan.notes)]
 
 
-def _retried_fields(retried: Retried) -> list[tuple[str, str]]:
+def _retried_fields(retried: RetryResult) -> list[tuple[str, str]]:
     fields = [
         ("job", retried.job_id),
         ("round", "nothing to run again" if retried.round is None else str(retried.round)),

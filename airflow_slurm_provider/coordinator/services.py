@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore.config import Config as BotoConfig
 
-from airflow_slurm_provider.coordinator.recent import Recent
-from airflow_slurm_provider.coordinator.site import ClusterSite, Site
-from airflow_slurm_provider.slurm.arrays import ArrayKey, ArrayState, merge_arrays
+from airflow_slurm_provider.coordinator.spec.site import ClusterSite, Site
+from airflow_slurm_provider.coordinator.ttl_cache import Recent
+from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState, merge_arrays
 from airflow_slurm_provider.slurm.client import SlurmClient
-from airflow_slurm_provider.slurm.embedded import EmbeddedTransport
+from airflow_slurm_provider.slurm.embedded.transport import EmbeddedTransport
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from airflow_slurm_provider.slurm.transport import LocalTransport, OnFirstUse, Transport
-from slurm_worker.clock import AwsClock
-from slurm_worker.config import LeaseConfig
-from slurm_worker.dynamo import DynamoRows, dynamo_client
-from slurm_worker.jobs import JobRow, JobTable
-from slurm_worker.keys import JobId, JobPaths
-from slurm_worker.ports import Clock, ObjectStore, Rows
-from slurm_worker.s3 import S3Objects, s3_client
-from slurm_worker.sdk_errors import settings_explained
-from slurm_worker.store import JobStore
-from slurm_worker.table import TaskTable
+from slurm_worker.backends.clock import AwsClock
+from slurm_worker.backends.dynamodb import DynamoRows, dynamo_client
+from slurm_worker.backends.errors import settings_explained
+from slurm_worker.backends.s3 import S3Objects, s3_client
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.job_store import JobStore
+from slurm_worker.protocol.job_table import JobRow, JobTable
+from slurm_worker.protocol.keys import JobId, JobPaths
+from slurm_worker.protocol.ports import Clock, ObjectStore, Rows
+from slurm_worker.protocol.task_table import TaskTable
 
 if TYPE_CHECKING:
     import paramiko
@@ -38,7 +38,7 @@ _HASTY = BotoConfig(connect_timeout=5, read_timeout=5, retries={"total_max_attem
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
+class SharedPolling:
     """What those who wait in one process share.
 
     Args:
@@ -70,7 +70,7 @@ class Services:
     clock: Clock
     bucket: Callable[[str], ObjectStore]
     sts: Callable[[], Any]
-    shared: Shared | None = None
+    shared: SharedPolling | None = None
     poll_s: float = 0.0
     readers: dict[JobId, Any] = field(default_factory=dict)
     sns: Callable[[str], Any] | None = None
@@ -109,7 +109,7 @@ def open_services(
     *,
     session: boto3.Session | None = None,
     slurm: SlurmClient | None = None,
-    shared: Shared | None = None,
+    shared: SharedPolling | None = None,
     poll_s: float = 0.0,
 ) -> Services:
     """Open the edges of a site; connections are made when first used.

@@ -1,7 +1,7 @@
 """The JSON API that acts. Each answer says what was done, and the audit trail says by whom.
 
 Every action is safe to ask for again. A retry reads the job's failures, so it runs in a
-thread (`runs.py`) and is asked about by the job's name.
+thread (`background_jobs.py`) and is asked about by the job's name.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
 
-from airflow_slurm_provider.coordinator import job as verbs
-from airflow_slurm_provider.coordinator import steer
-from airflow_slurm_provider.coordinator.steer import Steered
+from airflow_slurm_provider.coordinator import api as verbs
+from airflow_slurm_provider.coordinator.submission import control
+from airflow_slurm_provider.coordinator.submission.control import ControlResult
 from airflow_slurm_provider.dashboard import models
+from airflow_slurm_provider.dashboard.background_jobs import Run
+from airflow_slurm_provider.dashboard.cache import JobCache
 from airflow_slurm_provider.dashboard.dependencies import PROBLEMS, Actor, Job, Site, state_of
-from airflow_slurm_provider.dashboard.looks import Looks
-from airflow_slurm_provider.dashboard.runs import Run
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 
 router = APIRouter(prefix="/api", responses=PROBLEMS)
 
@@ -69,7 +69,7 @@ def get_retry(request: Request, site: Site, job: Job) -> models.RunView:
 def pause(site: Site, actor: Actor, job: Job) -> models.Done:
     """Have workers finish the task they hold and leave."""
     job_id = _known(site, job)
-    steered = steer.pause(site.services, job_id, actor=actor.name)
+    steered = control.pause(site.services, job_id, actor=actor.name)
     done = "paused: workers finish the task they hold, and leave"
     was = f"nothing: the job is paused by {steered.paused} already"
     return _done(site, job_id, done if steered.changed else was, steered.to_dict())
@@ -80,7 +80,7 @@ def resume(site: Site, actor: Actor, job: Job) -> models.Done:
     """Undo a pause, reset a breaker, and replace the workers that left."""
     job_id = _known(site, job)
     said: list[str] = []
-    steered = steer.resume(site.services, job_id, log=said.append, actor=actor.name)
+    steered = control.resume(site.services, job_id, log=said.append, actor=actor.name)
     done = f"resumed{_workers(steered)}"
     if not steered.changed and not steered.workers:
         done = "nothing: the job is neither paused nor stopped"
@@ -92,7 +92,7 @@ def add_workers(site: Site, actor: Actor, job: Job, ask: models.WorkersAsk) -> m
     """Submit more workers beside those that are at work, as far as there is work for them."""
     job_id = _known(site, job)
     said: list[str] = []
-    steered = steer.add_workers(
+    steered = control.add_workers(
         site.services, job_id, ask.workers, log=said.append, actor=actor.name
     )
     done = f"added{_workers(steered)}" if steered.workers else "nothing was added"
@@ -103,12 +103,12 @@ def add_workers(site: Site, actor: Actor, job: Job, ask: models.WorkersAsk) -> m
 def cancel(site: Site, actor: Actor, job: Job) -> models.Done:
     """Cancel the job's arrays; what is committed stays, and submitting again goes on."""
     job_id = _known(site, job)
-    cancelled = steer.cancel(site.services, job_id, actor=actor.name)
+    cancelled = control.cancel(site.services, job_id, actor=actor.name)
     done = f"cancelled {', '.join(cancelled)}" if cancelled else "nothing: no array is alive"
     return _done(site, job_id, done, {"cancelled": cancelled})
 
 
-def _known(site: Looks, job: str) -> JobId:
+def _known(site: JobCache, job: str) -> JobId:
     """The job's id, if there is such a job."""
     return site.snapshot(JobId(job)).job.job
 
@@ -117,16 +117,16 @@ def _classes(ask: models.RetryAsk) -> list[str] | None:
     return [each.value for each in ask.classes] or None
 
 
-def _name(site: Looks, job: str) -> str:
+def _name(site: JobCache, job: str) -> str:
     return f"retry {job}" + (f" at {site.conn}" if site.conn else "")
 
 
-def _workers(steered: Steered) -> str:
+def _workers(steered: ControlResult) -> str:
     arrays = ", ".join(steered.slurm_job_ids)
     return f": {steered.workers:,} workers in {arrays}" if steered.workers else ""
 
 
-def _done(site: Looks, job_id: JobId, done: str, detail: dict[str, Any]) -> models.Done:
+def _done(site: JobCache, job_id: JobId, done: str, detail: dict[str, Any]) -> models.Done:
     site.forget(job_id)
     return models.Done(done=done, detail=detail)
 

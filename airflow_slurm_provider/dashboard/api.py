@@ -1,4 +1,4 @@
-"""The JSON API that reads. Each answer is as old as `looks.py` says, at most."""
+"""The JSON API that reads. Each answer is as old as `cache.py` says, at most."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Request
 
-from airflow_slurm_provider.coordinator.limits import LimitState
-from airflow_slurm_provider.coordinator.snapshot import task_row
-from airflow_slurm_provider.dashboard import listing, models, views
+from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
+from airflow_slurm_provider.coordinator.status.snapshot import task_row
+from airflow_slurm_provider.dashboard import models, pagination, views
 from airflow_slurm_provider.dashboard.dependencies import (
     PROBLEMS,
     Job,
@@ -17,10 +17,10 @@ from airflow_slurm_provider.dashboard.dependencies import (
     Site,
     Task,
 )
-from airflow_slurm_provider.dashboard.task_log import read_task_log
+from airflow_slurm_provider.dashboard.task_logs import read_task_log
 from slurm_worker.errors import ServiceError
-from slurm_worker.keys import JobId, TaskId, TaskState
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol.keys import JobId, TaskId, TaskState
+from slurm_worker.protocol.tasks import TaskRow
 
 #: Jobs that the page of all anomalies looks at, the newest ones.
 _ANOMALY_JOBS = 20
@@ -136,7 +136,7 @@ def list_tasks(
 ) -> models.TaskList:
     """A page of tasks, shard by shard."""
     seen = site.snapshot(JobId(job))
-    return listing.page_of_tasks(site.services, seen, state, after, limit)
+    return pagination.page_of_tasks(site.services, seen, state, after, limit)
 
 
 @router.get("/jobs/{job}/tasks/{task}")

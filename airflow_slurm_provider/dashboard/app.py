@@ -24,9 +24,9 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from airflow_slurm_provider import __version__
 from airflow_slurm_provider.dashboard import actions, api, metrics, pages
+from airflow_slurm_provider.dashboard.auth import Guard
+from airflow_slurm_provider.dashboard.cache import NoSuchJobError
 from airflow_slurm_provider.dashboard.dependencies import State, current_user
-from airflow_slurm_provider.dashboard.guard import Guard
-from airflow_slurm_provider.dashboard.looks import NoSuchJobError
 from airflow_slurm_provider.dashboard.sites import SitesSource
 from slurm_worker.errors import ServiceError, UserError
 

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
 
-from airflow_slurm_provider.dashboard.guard import Guard, User, check_csrf
-from airflow_slurm_provider.dashboard.looks import Looks, Shares
+from airflow_slurm_provider.dashboard.auth import Guard, User, check_csrf
+from airflow_slurm_provider.dashboard.background_jobs import Runs
+from airflow_slurm_provider.dashboard.cache import JobCache, SharedCache
 from airflow_slurm_provider.dashboard.models import Problem
-from airflow_slurm_provider.dashboard.runs import Runs
 from airflow_slurm_provider.dashboard.sites import SitesSource
 
 
@@ -20,7 +20,7 @@ class State:
 
     sites: SitesSource
     guard: Guard
-    shares: Shares = field(default_factory=Shares)
+    shares: SharedCache = field(default_factory=SharedCache)
     runs: Runs = field(default_factory=Runs)
 
 
@@ -47,15 +47,15 @@ def looks_of(
     conn: Annotated[
         str, Query(max_length=250, description="The site; the default where empty.")
     ] = "",
-) -> Looks:
+) -> JobCache:
     """What the request looks through."""
     state = state_of(request)
-    return Looks(conn, state.sites.services(conn), state.shares)
+    return JobCache(conn, state.sites.services(conn), state.shares)
 
 
 Reader = Annotated[User, Depends(current_user)]
 Actor = Annotated[User, Depends(current_actor)]
-Site = Annotated[Looks, Depends(looks_of)]
+Site = Annotated[JobCache, Depends(looks_of)]
 Job = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="The job's id.")]
 Task = Annotated[str, Path(pattern=r"^[0-9]{3}-[0-9]{8}$", description="The task's id.")]
 

@@ -1,7 +1,7 @@
 """``/metrics``: the newest jobs in Prometheus's text format.
 
 The format is a dozen lines of code, so that a scrape needs no library; what is scraped is
-shared with the browsers' looks (`looks.py`). Names are stable: docs/grafana/dashboard.json
+shared with the browsers' looks (`cache.py`). Names are stable: docs/grafana/dashboard.json
 uses them.
 """
 
@@ -13,12 +13,12 @@ from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Query, Response
 
-from airflow_slurm_provider.coordinator.cost import cost_so_far
-from airflow_slurm_provider.coordinator.limits import LimitState
-from airflow_slurm_provider.coordinator.snapshot import Snapshot
+from airflow_slurm_provider.coordinator.costs.actual import cost_so_far
+from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from airflow_slurm_provider.dashboard import views
+from airflow_slurm_provider.dashboard.cache import JobCache
 from airflow_slurm_provider.dashboard.dependencies import Site
-from airflow_slurm_provider.dashboard.looks import Looks
 from slurm_worker.errors import ServiceError
 
 _MOST_JOBS = 20
@@ -79,7 +79,7 @@ def render(samples: Iterable[Sample]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _samples(site: Looks, most: int) -> Iterator[Sample]:
+def _samples(site: JobCache, most: int) -> Iterator[Sample]:
     try:
         found, _ = site.newest(0, most)
         samples = [each for seen in found for each in _of_job(site, seen)]
@@ -90,7 +90,7 @@ def _samples(site: Looks, most: int) -> Iterator[Sample]:
     yield from samples
 
 
-def _of_job(site: Looks, seen: Snapshot) -> Iterator[Sample]:
+def _of_job(site: JobCache, seen: Snapshot) -> Iterator[Sample]:
     job = seen.job.job
     summary = views.job_summary(seen)
     name = "slurm_backfill_"
@@ -117,7 +117,7 @@ def _of_job(site: Looks, seen: Snapshot) -> Iterator[Sample]:
         yield from _of_running(site, seen)
 
 
-def _of_running(site: Looks, seen: Snapshot) -> Iterator[Sample]:
+def _of_running(site: JobCache, seen: Snapshot) -> Iterator[Sample]:
     """What changes only while workers are there; a look at the cluster, and at each limit."""
     labels: dict[str, str] = {"job": seen.job.job}
     try:

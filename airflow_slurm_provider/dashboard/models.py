@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from airflow_slurm_provider.coordinator.progress import Standing
+from airflow_slurm_provider.coordinator.status.progress import Standing
 from slurm_worker.errors import ErrorClass
 
 

@@ -15,11 +15,11 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, select_autoescape
 
+from airflow_slurm_provider.dashboard.auth import CSRF_COOKIE, User, csrf_token
+from airflow_slurm_provider.dashboard.cache import NoSuchJobError
 from airflow_slurm_provider.dashboard.dependencies import Job, Reader, Site, Task, state_of
-from airflow_slurm_provider.dashboard.guard import CSRF_COOKIE, User, csrf_token
-from airflow_slurm_provider.dashboard.looks import NoSuchJobError
 from slurm_worker.errors import ErrorClass, ServiceError
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 
 router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
 

@@ -7,18 +7,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from airflow_slurm_provider.coordinator.anomalies.alert import RAISED, Alert
-from airflow_slurm_provider.coordinator.cost import JobCost
-from airflow_slurm_provider.coordinator.failures import Group
-from airflow_slurm_provider.coordinator.outlook import outlook_of
-from airflow_slurm_provider.coordinator.prices import PRICES_OF, REGION
-from airflow_slurm_provider.coordinator.progress import progress_of
-from airflow_slurm_provider.coordinator.snapshot import Snapshot
+from airflow_slurm_provider.coordinator.costs.actual import JobCost
+from airflow_slurm_provider.coordinator.costs.prices import PRICES_OF, REGION
+from airflow_slurm_provider.coordinator.status.eta import outlook_of
+from airflow_slurm_provider.coordinator.status.failures import Group
+from airflow_slurm_provider.coordinator.status.progress import progress_of
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from airflow_slurm_provider.dashboard import models
-from slurm_worker import jobs as job_rows
-from slurm_worker.history import History, Share
-from slurm_worker.keys import RoundState
-from slurm_worker.store import Marker
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol import job_table as job_rows
+from slurm_worker.protocol.job_store import Marker
+from slurm_worker.protocol.job_totals import JobTotals, Share
+from slurm_worker.protocol.keys import RoundState
+from slurm_worker.protocol.tasks import TaskRow
 
 #: Workers that are shown; of thousands, those that fail most and those that do most.
 MOST_WORKERS = 50
@@ -50,7 +50,7 @@ def job_summary(seen: Snapshot) -> models.JobSummary:
 
 
 def job_detail(
-    seen: Snapshot, submissions: list[job_rows.SubmissionRow], events: Iterable[job_rows.Event]
+    seen: Snapshot, submissions: list[job_rows.SubmissionRow], events: Iterable[job_rows.AuditEvent]
 ) -> models.JobDetail:
     """The job with its rounds, submissions and times."""
     kept = list(events)
@@ -78,7 +78,7 @@ def job_detail(
 
 
 def phases(
-    seen: Snapshot, submissions: list[job_rows.SubmissionRow], events: Iterable[job_rows.Event]
+    seen: Snapshot, submissions: list[job_rows.SubmissionRow], events: Iterable[job_rows.AuditEvent]
 ) -> list[models.Phase]:
     """The stretches of the job's life, in the order in which they began."""
     found: list[models.Phase] = []
@@ -106,7 +106,7 @@ def phases(
     return sorted(found, key=lambda each: each.start_ms)
 
 
-def timeline(done: History) -> models.Timeline:
+def timeline(done: JobTotals) -> models.Timeline:
     """What was done over time, without the buckets in which nothing was."""
     numbers = sorted(done.timeline)
     buckets = [done.timeline[number] for number in numbers]
@@ -145,14 +145,14 @@ def held_by(seen: Snapshot) -> Counter[str]:
     return Counter(row.owner for row in seen.leased)
 
 
-def event(each: job_rows.Event) -> models.Event:
+def event(each: job_rows.AuditEvent) -> models.Event:
     """A line of the audit trail."""
     return models.Event(
         at_ms=each.at_ms, actor=each.actor, action=each.action, detail=dict(each.detail)
     )
 
 
-def anomalies(job_id: str, events: Iterable[job_rows.Event]) -> list[models.Anomaly]:
+def anomalies(job_id: str, events: Iterable[job_rows.AuditEvent]) -> list[models.Anomaly]:
     """Alerts out of their lines of the audit trail, each with its end, the newest first."""
     raised: dict[tuple[Any, ...], models.Anomaly] = {}
     for each in events:

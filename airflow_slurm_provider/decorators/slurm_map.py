@@ -28,22 +28,26 @@ from airflow.providers.common.compat.sdk import (
 )
 from airflow.sdk import Context
 
-from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.config import Config, parse_config
-from airflow_slurm_provider.coordinator.given import VALUE_FIELD, path_or_items, put_items
+from airflow_slurm_provider.airflow_errors import as_airflow_failures, task_log
+from airflow_slurm_provider.coordinator import api
+from airflow_slurm_provider.coordinator.planning.inline_items import (
+    VALUE_FIELD,
+    path_or_items,
+    put_items,
+)
+from airflow_slurm_provider.coordinator.spec.job_spec import Config, parse_config
 from airflow_slurm_provider.decorators.source import source_of
-from airflow_slurm_provider.failures import as_airflow_failures, task_log
-from airflow_slurm_provider.operators.parquet_aggregate import PUBLISHED, emit_assets
-from airflow_slurm_provider.operators.slurm_submit import SlurmSubmitOperator
-from airflow_slurm_provider.waiting import (
+from airflow_slurm_provider.operators.deferral import (
     actor_of,
     defer_until_done,
     show_script,
     wait_until_done,
 )
+from airflow_slurm_provider.operators.parquet_aggregate import PUBLISHED, emit_assets
+from airflow_slurm_provider.operators.slurm_submit import SlurmSubmitOperator
 from slurm_worker.errors import UserError
-from slurm_worker.keys import check_job_id
-from slurm_worker.signatures import Takes, is_coroutine
+from slurm_worker.execution.signatures import Takes, is_coroutine
+from slurm_worker.protocol.keys import check_job_id
 
 _MODULE = "slurm_map_handler"
 #: A module of its own: whatever the function's name is, it hides nothing of ours.
@@ -142,7 +146,7 @@ class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
         with as_airflow_failures():
             services = self._services()
             job_id = check_job_id(progress["job_id"])
-            manifest = job.aggregate(services, job_id, log=task_log(self), actor=actor_of(context))
+            manifest = api.aggregate(services, job_id, log=task_log(self), actor=actor_of(context))
             address = f"s3://{services.site.bucket}/{services.paths(job_id).dataset}"
         result = {"job_id": job_id, **{name: manifest[name] for name in PUBLISHED}}
         emit_assets(self, context, address, result)

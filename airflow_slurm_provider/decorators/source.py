@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from slurm_worker.errors import UserError, describe
-from slurm_worker.signatures import NotCallable, Takes, check_kind, takes
+from slurm_worker.execution.signatures import NotCallable, Takes, check_kind, takes
 
 _DECORATOR = "slurm_map"
 _FUTURE = "from __future__ import annotations\n\n"

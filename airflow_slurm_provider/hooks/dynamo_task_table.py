@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 
-from slurm_worker.clock import AwsClock
-from slurm_worker.config import LeaseConfig
-from slurm_worker.dynamo import DynamoRows, dynamo_client
-from slurm_worker.jobs import Event, JobRow, JobTable, RoundRow
-from slurm_worker.keys import JobId, check_job_id
-from slurm_worker.table import TaskTable
-from slurm_worker.tasks import TaskRow
+from slurm_worker.backends.clock import AwsClock
+from slurm_worker.backends.dynamodb import DynamoRows, dynamo_client
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.job_table import AuditEvent, JobRow, JobTable, RoundRow
+from slurm_worker.protocol.keys import JobId, check_job_id
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import TaskRow
 
 
 class DynamoTaskTableHook(AwsBaseHook):
@@ -43,7 +43,7 @@ class DynamoTaskTableHook(AwsBaseHook):
         """A job's rounds, oldest first."""
         return self._jobs(check_job_id(job_id)).rounds()
 
-    def events(self, job_id: str) -> Iterator[Event]:
+    def events(self, job_id: str) -> Iterator[AuditEvent]:
         """A job's audit trail, oldest first."""
         return self._jobs(check_job_id(job_id)).events()
 

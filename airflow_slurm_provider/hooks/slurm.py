@@ -17,15 +17,15 @@ from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 from airflow.providers.common.compat.sdk import BaseHook
 from airflow.providers.ssh.hooks.ssh import SSHHook
 
-from airflow_slurm_provider.coordinator.recent import Recent
 from airflow_slurm_provider.coordinator.services import (
     Services,
-    Shared,
+    SharedPolling,
     open_services,
     open_transport,
 )
-from airflow_slurm_provider.coordinator.site import Site, parse_cluster, parse_site
-from airflow_slurm_provider.slurm.arrays import ArrayKey, ArrayState
+from airflow_slurm_provider.coordinator.spec.site import Site, parse_cluster, parse_site
+from airflow_slurm_provider.coordinator.ttl_cache import Recent
+from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.errors import SlurmWorkerError
@@ -123,7 +123,7 @@ class SlurmHook(BaseHook):
         site, (client, poller) = self.site(), self._client()
         with self._lock:
             progress = self._progress.setdefault(f"{self.aws_conn_id} {site!r}", Recent())
-        shared = Shared(poller, progress)
+        shared = SharedPolling(poller, progress)
         return open_services(site, session=aws.get_session(), slurm=client, shared=shared)
 
     def array(self, array: ArrayKey, max_age_s: float) -> ArrayState:

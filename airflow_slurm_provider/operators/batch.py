@@ -17,10 +17,10 @@ from typing import Any
 from airflow.providers.common.compat.sdk import AirflowException, TaskDeferred
 from airflow.sdk import Context
 
-from airflow_slurm_provider.failures import as_airflow_failures, task_log
+from airflow_slurm_provider.airflow_errors import as_airflow_failures, task_log
 from airflow_slurm_provider.hooks.slurm import SlurmHook
-from airflow_slurm_provider.operators.resuming import ResumableJobMixin
-from airflow_slurm_provider.slurm.arrays import ArrayKey
+from airflow_slurm_provider.operators.compat import ResumableJobMixin
+from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.batch import (
     FOLDER,
     batch_name,

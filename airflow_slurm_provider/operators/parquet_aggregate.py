@@ -8,11 +8,11 @@ from typing import Any, Literal
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import Asset, AssetAlias, BaseOperator, Context
 
-from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.failures import as_airflow_failures, task_log
+from airflow_slurm_provider.airflow_errors import as_airflow_failures, task_log
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.links import BackfillLink, JobObjectsLink
-from airflow_slurm_provider.waiting import (
+from airflow_slurm_provider.operators.deferral import (
     CancelsOnKill,
     Notifier,
     actor_of,
@@ -22,7 +22,7 @@ from airflow_slurm_provider.waiting import (
     progress_of,
     wait_until_done,
 )
-from slurm_worker.keys import check_job_id
+from slurm_worker.protocol.keys import check_job_id
 
 
 def emit_assets(
@@ -125,9 +125,9 @@ class ParquetAggregateOperator(CancelsOnKill, BaseOperator):
         with as_airflow_failures():
             services = SlurmHook(self.slurm_conn_id, self.aws_conn_id).services()
             job_id = check_job_id(self.job_id)
-            if (self.where or job.merges_where(services, job_id)) == "local":
+            if (self.where or api.merges_where(services, job_id)) == "local":
                 return None
-            submitted = job.merge_on_nodes(
+            submitted = api.merge_on_nodes(
                 services, job_id, log=task_log(self), actor=actor_of(context)
             )
         return None if submitted is None else submitted.job_id
@@ -136,7 +136,7 @@ class ParquetAggregateOperator(CancelsOnKill, BaseOperator):
         with as_airflow_failures():
             services = SlurmHook(self.slurm_conn_id, self.aws_conn_id).services()
             job_id = check_job_id(self.job_id)
-            manifest = job.aggregate(services, job_id, log=task_log(self), actor=actor_of(context))
+            manifest = api.aggregate(services, job_id, log=task_log(self), actor=actor_of(context))
             address = f"s3://{services.site.bucket}/{services.paths(job_id).dataset}"
             JobObjectsLink.persist(context, services, job_id)
         result = {name: manifest[name] for name in PUBLISHED} | {"files": len(manifest["files"])}

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator, Context
 
-from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.failures import as_airflow_failures, task_log
+from airflow_slurm_provider.airflow_errors import as_airflow_failures, task_log
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.links import BackfillLink
-from airflow_slurm_provider.waiting import (
+from airflow_slurm_provider.operators.deferral import (
     CancelsOnKill,
     Notifier,
     actor_of,
@@ -25,7 +25,7 @@ from airflow_slurm_provider.waiting import (
     show_script,
     wait_until_done,
 )
-from slurm_worker.keys import check_job_id
+from slurm_worker.protocol.keys import check_job_id
 
 
 class RetryByErrorClassOperator(CancelsOnKill, BaseOperator):
@@ -132,11 +132,11 @@ class RetryByErrorClassOperator(CancelsOnKill, BaseOperator):
     def _has_time(self, state: dict[str, Any]) -> bool:
         return self.max_duration is None or time.time() - state["began"] < self.max_duration
 
-    def _retry(self, context: Context, state: dict[str, Any]) -> job.Retried:
+    def _retry(self, context: Context, state: dict[str, Any]) -> api.RetryResult:
         spent = sum(state["retried"].values())
         with as_airflow_failures():
             services = SlurmHook(self.slurm_conn_id, self.aws_conn_id).services()
-            return job.retry(
+            return api.retry(
                 services,
                 check_job_id(self.job_id),
                 self.errors,
@@ -150,8 +150,8 @@ class RetryByErrorClassOperator(CancelsOnKill, BaseOperator):
         with as_airflow_failures():
             services = SlurmHook(self.slurm_conn_id, self.aws_conn_id).services()
             job_id = check_job_id(self.job_id)
-            progress = job.progress(services, job_id)
-            cured = job.cured(services, job_id)
+            progress = api.progress(services, job_id)
+            cured = api.cured(services, job_id)
         return {
             "rounds": state["rounds"],
             "retried": state["retried"],
@@ -161,7 +161,7 @@ class RetryByErrorClassOperator(CancelsOnKill, BaseOperator):
         }
 
 
-def _with_round(state: dict[str, Any], result: job.Retried) -> dict[str, Any]:
+def _with_round(state: dict[str, Any], result: api.RetryResult) -> dict[str, Any]:
     """The state with one more round; a round seen before (reattached) counts once."""
     if result.round in state["rounds"]:
         return state

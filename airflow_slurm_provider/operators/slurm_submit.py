@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator, Context
 
-from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.config import Config, load_config
-from airflow_slurm_provider.coordinator.given import config_of
+from airflow_slurm_provider.airflow_errors import as_airflow_failures, task_log
+from airflow_slurm_provider.coordinator import api
+from airflow_slurm_provider.coordinator.planning.inline_items import config_of
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.failures import as_airflow_failures, task_log
+from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.links import BackfillLink, JobObjectsLink
 from airflow_slurm_provider.operators.batch import BatchJobMixin
-from airflow_slurm_provider.waiting import (
+from airflow_slurm_provider.operators.deferral import (
     CancelsOnKill,
     Notifier,
     actor_of,
@@ -149,11 +149,11 @@ class SlurmSubmitOperator(BatchJobMixin, CancelsOnKill, BaseOperator):
             wait_until_done(self, context, result.job_id)
         return result.job_id
 
-    def _submit(self, context: Context) -> job.Submitted:
+    def _submit(self, context: Context) -> api.Submitted:
         with as_airflow_failures():
             config = self._config()
             services = self._services()
-            result = job.submit(services, config, log=task_log(self), actor=actor_of(context))
+            result = api.submit(services, config, log=task_log(self), actor=actor_of(context))
             self.awaited = result.job_id
             context["ti"].xcom_push(key="submission", value=result.to_dict())
             JobObjectsLink.persist(context, services, config.spec.id)

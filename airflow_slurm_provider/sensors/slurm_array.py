@@ -13,9 +13,9 @@ from airflow.providers.common.compat.sdk import (
 )
 from airflow.sdk import BaseSensorOperator, Context, PokeReturnValue
 
-from airflow_slurm_provider.failures import task_log
+from airflow_slurm_provider.airflow_errors import task_log
 from airflow_slurm_provider.links import BackfillLink
-from airflow_slurm_provider.waiting import (
+from airflow_slurm_provider.operators.deferral import (
     CancelsOnKill,
     JobWatch,
     Notifier,

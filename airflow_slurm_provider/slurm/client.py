@@ -19,7 +19,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from airflow_slurm_provider.slurm import submission
-from airflow_slurm_provider.slurm.arrays import (
+from airflow_slurm_provider.slurm.accounting import ENDING_FORMAT, JobRecord, parse_endings
+from airflow_slurm_provider.slurm.array_state import (
     QUEUE_FORMAT,
     QUEUE_IDENTITY,
     RECORD_FORMAT,
@@ -35,10 +36,9 @@ from airflow_slurm_provider.slurm.arrays import (
     parse_records,
     split_by_array,
 )
-from airflow_slurm_provider.slurm.complaints import keeps_no_accounting, said, unsafe_folder
-from airflow_slurm_provider.slurm.endings import ENDING_FORMAT, Ending, parse_endings
-from airflow_slurm_provider.slurm.submission import Outcome
-from airflow_slurm_provider.slurm.survey import Survey
+from airflow_slurm_provider.slurm.cluster_info import Survey
+from airflow_slurm_provider.slurm.complaints import error_text, keeps_no_accounting, unsafe_folder
+from airflow_slurm_provider.slurm.submission import SubmitExit
 from airflow_slurm_provider.slurm.transport import CommandResult, Transport
 from airflow_slurm_provider.slurm.usage import USAGE_FORMAT, Usage, parse_usage
 from slurm_worker.errors import ServiceError, UserError
@@ -128,7 +128,7 @@ class SlurmClient:
         result = self._transport.run("sbatch --version")
         if result.code:
             raise UserError(
-                f"cluster: sbatch does not run on the login node: {said(result)}; make it "
+                f"cluster: sbatch does not run on the login node: {error_text(result)}; make it "
                 "available to non-interactive shells"
             )
         return result.stdout.strip()
@@ -350,7 +350,8 @@ class SlurmClient:
             if self._clock() > deadline:
                 raise ServiceError(
                     f"cluster: {named([each.slurm_job_id for each in sorted(alive)])} still waits "
-                    f"or runs after scancel{f' ({said(result)})' if result.code else ''}; try again"
+                    f"or runs after scancel{f' ({error_text(result)})' if result.code else ''}; "
+                    "try again"
                 )
             self._sleep(pause)
             pause = min(_LONGEST_POLL_S, 2 * pause)
@@ -417,7 +418,7 @@ class SlurmClient:
                 found[key] = self._settle(key, array)
         return found
 
-    def endings(self, arrays: Collection[ArrayKey]) -> list[Ending]:
+    def endings(self, arrays: Collection[ArrayKey]) -> list[JobRecord]:
         """How each start of the arrays' elements ended, requeued ones included; one ``sacct``.
 
         Empty where the site keeps no accounting.
@@ -444,21 +445,21 @@ class SlurmClient:
             result = self._transport.run(
                 submission.from_stdin(place, name, _token()), submission.SUBMIT.encode(), _LONG_S
             )
-            if result.code == Outcome.KNOWN and (found := parse_job_id(result.stdout)):
+            if result.code == SubmitExit.KNOWN and (found := parse_job_id(result.stdout)):
                 return found
-            if result.code == Outcome.REFUSED:
+            if result.code == SubmitExit.REFUSED:
                 raise _refusal(result)
-            if result.code == Outcome.UNSAFE:
+            if result.code == SubmitExit.UNSAFE:
                 raise unsafe_folder(result)
-            if result.code == Outcome.CANCELLED:
+            if result.code == SubmitExit.CANCELLED:
                 raise SubmissionCancelledError(
                     f"cluster: the submission of {name} was cancelled before Slurm had its array; "
                     "submit again for a new one"
                 )
-            if result.code not in (Outcome.WAIT, Outcome.UNSURE):
+            if result.code not in (SubmitExit.WAIT, SubmitExit.UNSURE):
                 raise _failure(result, place, name)
-            if result.code == Outcome.UNSURE:
-                why = f": {said(result)}"
+            if result.code == SubmitExit.UNSURE:
+                why = f": {error_text(result)}"
                 deadline = min(deadline, self._clock() + _UNSURE_S)
             if self._clock() > deadline:
                 raise ServiceError(
@@ -497,7 +498,7 @@ class SlurmClient:
         """What ``squeue`` prints of the account's own jobs."""
         result = self._transport.run(f"squeue -h -u {_ME} {asked} -o {shlex.quote(fields)}")
         if result.code and "invalid job id" not in result.stderr.lower():
-            raise ServiceError(f"cluster: squeue failed: {said(result)}; try again")
+            raise ServiceError(f"cluster: squeue failed: {error_text(result)}; try again")
         return "" if result.code else result.stdout
 
     def _records(self, how: str, asked: str, fields: str) -> str | None:
@@ -507,7 +508,7 @@ class SlurmClient:
             return result.stdout
         if keeps_no_accounting(result):
             return None
-        raise ServiceError(f"cluster: sacct failed: {said(result)}; try again")
+        raise ServiceError(f"cluster: sacct failed: {error_text(result)}; try again")
 
     def _settle(self, key: ArrayKey, array: ArrayState) -> ArrayState:
         """`array`, known to have ended where it has been unknown for long."""
@@ -532,10 +533,10 @@ class SlurmClient:
 
     def _must(self, what: str, program: str, *arguments: str, stdin: bytes = b"") -> str:
         result = self._run(program, *arguments, stdin=stdin)
-        if result.code == Outcome.UNSAFE:
+        if result.code == SubmitExit.UNSAFE:
             raise unsafe_folder(result)
         if result.code:
-            raise ServiceError(f"cluster: {what} failed: {said(result)}")
+            raise ServiceError(f"cluster: {what} failed: {error_text(result)}")
         return result.stdout
 
 
@@ -558,7 +559,7 @@ def _pieces(values: Sequence[_T], most: int) -> Iterator[Sequence[_T]]:
 
 
 def _refusal(result: CommandResult) -> SubmitRefusedError | ServiceError:
-    message = f"slurm: sbatch refused the array: {said(result)}"
+    message = f"slurm: sbatch refused the array: {error_text(result)}"
     if _SUBMIT_LIMIT.search(message):
         return SubmitLimitError(f"{message}; submit again when fewer jobs are in the queue")
     if any(words in message.lower() for words in _TEMPORARY):
@@ -567,12 +568,12 @@ def _refusal(result: CommandResult) -> SubmitRefusedError | ServiceError:
 
 
 def _failure(result: CommandResult, place: str, name: str) -> ServiceError:
-    if result.code == Outcome.UNTRACEABLE:
+    if result.code == SubmitExit.UNTRACEABLE:
         return ServiceError(
             f"cluster: workers of array {name} have run, and Slurm has no record of them; write "
             f"the array's job id into {place}/id, or remove that folder to submit anew"
         )
-    return ServiceError(f"cluster: submission of {name} in {place} failed: {said(result)}")
+    return ServiceError(f"cluster: submission of {name} in {place} failed: {error_text(result)}")
 
 
 def _check_plain(name: str, what: str) -> None:

@@ -12,7 +12,7 @@ _MOST_CHARACTERS = 400
 _UNSAFE = re.compile(r"^(odd|owner|open) (/.*)$", re.MULTILINE)
 
 
-def said(result: CommandResult) -> str:
+def error_text(result: CommandResult) -> str:
     """A command's complaint in one line."""
     text = result.stderr if result.stderr.strip() else result.stdout
     lines = [

@@ -1,12 +1,12 @@
 """The clean environment of every command on the cluster, for a shell on the login node.
 
 Each transport calls this module, and nobody else has to think of it. Which variables go and
-which stay, and why, is in `slurm_worker.slurm_variables`.
+which stay, and why, is in `slurm_worker.node.slurm_variables`.
 """
 
 from __future__ import annotations
 
-from slurm_worker.slurm_variables import COMMANDS, ENGLISH, KEPT, PREFIXES, REMOVED, cleaned
+from slurm_worker.node.slurm_variables import COMMANDS, ENGLISH, KEPT, PREFIXES, REMOVED, cleaned
 
 __all__ = ["CLEAN", "cleaned"]
 

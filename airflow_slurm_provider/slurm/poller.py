@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from airflow_slurm_provider.slurm.arrays import ArrayKey, ArrayState
+from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState
 from slurm_worker.errors import ServiceError
 
 #: An array that nobody asked for during so many seconds is no longer looked at.

@@ -49,7 +49,7 @@ import shlex
 from enum import IntEnum
 
 
-class Outcome(IntEnum):
+class SubmitExit(IntEnum):
     """How `SUBMIT` exits."""
 
     KNOWN = 0  #: the array's id is on standard output
@@ -112,7 +112,7 @@ _ENTER = (
     # Every part of the path, as it is written and as it is without links.
     'parts() { q=${1%/}; shift; while [ -n "$q" ]; do set -- "$@" "$q"; q=${q%/*}; done; '
     'LC_ALL=C ls -ldn / "$@" || echo odd; }; '
-    'unsafe() { printf "%s %s\\n" "$1" "/${2#*/}" >&2; exit ' + f"{Outcome.UNSAFE}" + "; }; "
+    'unsafe() { printf "%s %s\\n" "$1" "/${2#*/}" >&2; exit ' + f"{SubmitExit.UNSAFE}" + "; }; "
     "safe() { me=$(id -u); while read -r mode links owner rest; do case $mode in "
     '[dl]?????????*) ;; *) unsafe odd "$rest" ;; esac; '
     'case $owner in "$me"|0) ;; *) unsafe owner "$rest" ;; esac; '
@@ -134,31 +134,31 @@ SUBMIT = f"""\
 main() {{
   place=$1 name=$2 token=$3
   trap '' HUP PIPE
-  [ -d "$place" ] || exit {Outcome.NO_FOLDER}
+  [ -d "$place" ] || exit {SubmitExit.NO_FOLDER}
   enter "$place"
   if [ -s id ]; then answer; fi
   before=$(last_attempt)
   if [ "$before" -gt 0 ] && [ ! -e "attempt.$before/over" ] && young "attempt.$before"; then
-    found=$(look_up) || exit {Outcome.WAIT}
+    found=$(look_up) || exit {SubmitExit.WAIT}
     if [ -n "$found" ]; then keep "$found" theirs; fi
-    exit {Outcome.WAIT}
+    exit {SubmitExit.WAIT}
   fi
   mine=$((before + 1))
-  if [ -d "attempt.$mine" ]; then exit {Outcome.WAIT}; fi
+  if [ -d "attempt.$mine" ]; then exit {SubmitExit.WAIT}; fi
   said=$(mkdir "attempt.$mine" 2>&1) || {{
-    if [ -d "attempt.$mine" ]; then exit {Outcome.WAIT}; fi
+    if [ -d "attempt.$mine" ]; then exit {SubmitExit.WAIT}; fi
     printf '%s\n' "$said" >&2
-    exit {Outcome.NO_FOLDER}
+    exit {SubmitExit.NO_FOLDER}
   }}
   date +%s > "attempt.$mine/at"
   if [ "$before" -gt 0 ]; then
-    found=$(look_up) || {{ : > "attempt.$mine/over"; exit {Outcome.UNSURE}; }}
+    found=$(look_up) || {{ : > "attempt.$mine/over"; exit {SubmitExit.UNSURE}; }}
     if [ -n "$found" ]; then keep "$found" theirs; fi
     if ls worker-*.log >/dev/null 2>&1; then
-      : > "attempt.$mine/over"; exit {Outcome.UNTRACEABLE}
+      : > "attempt.$mine/over"; exit {SubmitExit.UNTRACEABLE}
     fi
   fi
-  [ "$(last_attempt)" -eq "$mine" ] || exit {Outcome.WAIT}
+  [ "$(last_attempt)" -eq "$mine" ] || exit {SubmitExit.WAIT}
   run_sbatch "attempt.$mine"
 }}
 
@@ -186,16 +186,16 @@ run_sbatch() {{
   made=$(sed -n 's/^\\([0-9][0-9]*\\)\\(;.*\\)*$/\\1/p' "$attempt/out" | tail -n 1)
   if [ "$code" -eq 0 ] && [ -n "$made" ]; then keep "$made" ours; fi
   cat "$attempt/err" "$attempt/out" >&2
-  if [ "$code" -eq 0 ] || [ "$code" -ge 124 ]; then exit {Outcome.UNSURE}; fi
-  if grep -Eqi '{_AMBIGUOUS}' "$attempt/err"; then exit {Outcome.UNSURE}; fi
-  found=$(look_up) || exit {Outcome.UNSURE}
+  if [ "$code" -eq 0 ] || [ "$code" -ge 124 ]; then exit {SubmitExit.UNSURE}; fi
+  if grep -Eqi '{_AMBIGUOUS}' "$attempt/err"; then exit {SubmitExit.UNSURE}; fi
+  found=$(look_up) || exit {SubmitExit.UNSURE}
   if [ -n "$found" ]; then keep "$found" theirs; fi
   : > "$attempt/over"
-  exit {Outcome.REFUSED}
+  exit {SubmitExit.REFUSED}
 }}
 
 keep() {{
-  printf '%s\\n' "$1" > "id.$token" && [ -s "id.$token" ] || exit {Outcome.UNSURE}
+  printf '%s\\n' "$1" > "id.$token" && [ -s "id.$token" ] || exit {SubmitExit.UNSURE}
   ln "id.$token" id 2>/dev/null || [ -s id ] || mv "id.$token" id
   rm -f "id.$token"
   if [ "$(cat id)" != "$1" ] && [ "$2" = ours ]; then undo "$1"; fi
@@ -207,7 +207,7 @@ answer() {{
     if [ -e "$each" ]; then undo "${{each#stray.}}"; rm -f "$each"; fi
   done
   kept=$(cat id)
-  if [ "$kept" = {CANCELLED} ]; then undo ''; exit {Outcome.CANCELLED}; fi
+  if [ "$kept" = {CANCELLED} ]; then undo ''; exit {SubmitExit.CANCELLED}; fi
   printf '%s\\n' "$kept"
   exit 0
 }}
@@ -221,7 +221,7 @@ undo() {{
   done
   if [ -n "$1" ]; then : > "stray.$1"; fi
   echo "scancel did not end array $1; end it by hand: scancel --name=$name $1" >&2
-  exit {Outcome.UNSURE}
+  exit {SubmitExit.UNSURE}
 }}
 
 queued() {{

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from airflow_slurm_provider.slurm.endings import elapsed_s, memory_given, parse_size
+from airflow_slurm_provider.slurm.accounting import elapsed_s, memory_given, parse_size
 from airflow_slurm_provider.slurm.states import ElementState, parse_state
 
 #: The fields that `parse_usage` expects, of elements and of their steps.

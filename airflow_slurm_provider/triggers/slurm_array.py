@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_slurm_provider.coordinator import steer
-from airflow_slurm_provider.coordinator.progress import Poll
-from airflow_slurm_provider.coordinator.watch import Watcher
-from airflow_slurm_provider.failures import task_log
+from airflow_slurm_provider.airflow_errors import task_log
+from airflow_slurm_provider.coordinator.status.progress import JobStatus
+from airflow_slurm_provider.coordinator.submission import control
+from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.metrics import JobMetrics
 from airflow_slurm_provider.triggers.polling import FAILURES_ALLOWED, PollingTrigger
-from slurm_worker.keys import check_job_id
+from slurm_worker.protocol.keys import check_job_id
 
 #: The status of an event that tells of anomalies; who waits is to wait on.
 ANOMALY = "anomaly"
@@ -95,7 +95,7 @@ class SlurmArrayTrigger(PollingTrigger):
 
     def cancel(self) -> None:
         """Cancel the job's arrays."""
-        steer.cancel(self.hook.services(), check_job_id(self.job_id))
+        control.cancel(self.hook.services(), check_job_id(self.job_id))
 
     def _known(self) -> dict[str, Any]:
         """What each event hands back."""
@@ -111,7 +111,7 @@ class SlurmArrayTrigger(PollingTrigger):
         )
 
 
-def event_of(seen: Poll) -> dict[str, Any] | None:
+def event_of(seen: JobStatus) -> dict[str, Any] | None:
     """What a look means to someone who waits; None where it is too early to say."""
     progress = seen.progress.to_dict()
     if seen.finished:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_slurm_provider.failures import task_log
-from airflow_slurm_provider.slurm.arrays import ArrayKey, ArrayState
+from airflow_slurm_provider.airflow_errors import task_log
+from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState
 from airflow_slurm_provider.slurm.batch import FOLDER, failure, has_ended, last_output
 from airflow_slurm_provider.triggers.polling import FAILURES_ALLOWED, PollingTrigger
 

@@ -18,11 +18,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from airflow_slurm_provider.coordinator.sizing import bundle_for
+from airflow_slurm_provider.coordinator.planning.bundle_size import bundle_for
 from benchmarks.billion.fleet import Preemption, Scenario
 from benchmarks.billion.report import Outcome, load_table, simulate
-from slurm_worker.config import LeaseConfig
-from slurm_worker.keys import shard_count
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.keys import shard_count
 
 RESULTS = Path(__file__).with_name("results.json")
 ITEM_S, _QUICK_S = 0.06, 0.002
@@ -44,7 +44,7 @@ def scenarios(scale: int = 1) -> Iterator[tuple[str, str, Scenario]]:
         size = defaults(items // scale, max(2, workers // scale))
         yield "sizes", f"10^{len(str(items)) - 1} items", size
     base = defaults(ITEMS // scale, max(2, WORKERS // scale))
-    yield "settings", "as chosen", base
+    yield "settings", "none: the defaults", base
     for shards in (8, 16, 256):
         name = f"{shards} shards, {base.workers / shards:,.0f} workers each"
         yield "settings", name, replace(base, shards=shards)
@@ -59,10 +59,10 @@ def scenarios(scale: int = 1) -> Iterator[tuple[str, str, Scenario]]:
     yield "settings", f"tasks of {base.bundle * _QUICK_S:.1f} s", replace(base, item_s=_QUICK_S)
     limited = replace(base, items=base.items // 20, rate=2_000 / scale)
     bundle = bundle_for(limited.items, limited.workers)
-    yield "settings", f"a limit of {limited.rate:,.0f}/s", replace(limited, bundle=bundle)
+    yield "settings", f"a rate limit of {limited.rate:,.0f}/s", replace(limited, bundle=bundle)
     large = replace(defaults(10**8 // scale, max(2, 10_000 // scale)), bundle=1_000)
-    yield "preemption", "are left alone", large
-    yield "preemption", "are asked to leave", replace(large, preemption=Preemption())
+    yield "preemption", "are not preempted", large
+    yield "preemption", "leave in a grace period", replace(large, preemption=Preemption())
     yield "preemption", "are killed", replace(large, preemption=Preemption(notice=False))
     quick = LeaseConfig(ttl_s=40.0, heartbeat_s=10.0)
     yield (

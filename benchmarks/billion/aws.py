@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 
 from benchmarks.billion.rows import LeanRows
 from slurm_worker.errors import Throttled
-from slurm_worker.ports import Applied, Refused, Row, Statement, Value
+from slurm_worker.protocol.ports import Applied, Refused, Row, Statement, Value
 
 _GUIDE = "https://docs.aws.amazon.com"
 _BLOG = "https://aws.amazon.com/blogs/database"

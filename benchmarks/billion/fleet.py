@@ -1,7 +1,8 @@
 """Workers in virtual time: the real finder, table, job row, markers and token leases.
 
 The handler only waits. All coordination is the code that runs on the nodes (`TaskFinder`, `Sums`,
-`TaskTable`, `JobTable`, `JobStore`, `RateLimiter`), with the timing of `worker.py` and `heart.py`:
+`TaskTable`, `JobTable`, `JobStore`, `RateLimiter`), with the timing of `node/worker.py` and
+`node/heartbeat.py`:
 
 - the next task is leased five seconds before the current one ends;
 - a commit continues while the next task runs;
@@ -21,19 +22,19 @@ import greenlet
 
 from benchmarks.billion.aws import Client, Services
 from benchmarks.claims import Hub, HubClock
-from slurm_worker import waits
-from slurm_worker import worker as real
-from slurm_worker.config import LeaseConfig, LimitConfig
 from slurm_worker.errors import ServiceError
-from slurm_worker.finder import Finished, Found, TaskFinder, Waiting
-from slurm_worker.jobs import JobTable
-from slurm_worker.keys import JobId, JobPaths, TaskState, parse_task_id, task_pk
-from slurm_worker.limits import RateLimiter
-from slurm_worker.store import JobStore, Marker, Slice
-from slurm_worker.sums import Sums
-from slurm_worker.table import TaskTable
-from slurm_worker.tasks import Lease, Lost
-from slurm_worker.waits import Idle, Setbacks
+from slurm_worker.node import backoff
+from slurm_worker.node import worker as real
+from slurm_worker.node.backoff import Idle, Setbacks
+from slurm_worker.node.task_finder import Finished, Found, TaskFinder, Waiting
+from slurm_worker.protocol.job_config import LeaseConfig, LimitConfig
+from slurm_worker.protocol.job_store import JobStore, Marker, Slice
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.keys import JobId, JobPaths, TaskState, parse_task_id, task_pk
+from slurm_worker.protocol.shard_totals import Sums
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import Lease, Lost
+from slurm_worker.rate_limits.limiter import RateLimiter
 
 JOB = JobId("billion")
 PATHS = JobPaths("lab", JOB)
@@ -237,7 +238,7 @@ class Fleet:
 
 
 class SimWorker:
-    """One worker process: `slurm_worker.worker.Worker`, with a wait in place of the handler."""
+    """One worker process: `slurm_worker.node.worker.Worker`, with a wait for the handler."""
 
     def __init__(self, fleet: Fleet, number: int) -> None:
         scenario = fleet.scenario
@@ -365,11 +366,11 @@ class SimWorker:
                 if run.lost or now - run.acknowledged > times.ttl_s - times.margin_s:
                     self._fleet.tally.lost += 1
                     return None
-                if not looked and run.ends - now <= waits._AHEAD_S:
+                if not looked and run.ends - now <= backoff._AHEAD_S:
                     looked = True
                     ahead = self._try_ahead()
                     continue
-                due = min(run.ends, run.beats, run.ends if looked else run.ends - waits._AHEAD_S)
+                due = min(run.ends, run.beats, run.ends if looked else run.ends - backoff._AHEAD_S)
                 if self._limiter is not None:
                     due = min(due, self._paced(run))
                 self._sleep(max(0.0, due - hub.now))

@@ -13,8 +13,8 @@ from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from slurm_worker.keys import TaskState
-from slurm_worker.ports import Applied, Refused, Row, Statement, Value
+from slurm_worker.protocol.keys import TaskState
+from slurm_worker.protocol.ports import Applied, Refused, Row, Statement, Value
 
 _TOKEN = re.compile(r"\s*(<>|<=|>=|[=<>+\-(),]|[#:]?\w+)")
 _ENDS = {state.value for state in TaskState if state.terminal}
@@ -124,7 +124,7 @@ def _ordered(sign: str, a: Value, b: Value) -> bool:
 
 
 class _Translator:
-    """Translates the DynamoDB expressions that `expressions.py` uses into Python."""
+    """Translates the DynamoDB expressions that `protocol/expressions.py` uses into Python."""
 
     def __init__(self, text: str) -> None:
         self._tokens = _TOKEN.findall(text)

@@ -16,14 +16,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.config import Config, load_config
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services, open_services
-from airflow_slurm_provider.coordinator.site import load_site
-from airflow_slurm_provider.coordinator.snapshot import read_snapshot
-from airflow_slurm_provider.coordinator.watch import Watcher
-from slurm_worker.keys import JobId
-from slurm_worker.requests import RequestCounts
+from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
+from airflow_slurm_provider.coordinator.spec.site import load_site
+from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
+from airflow_slurm_provider.coordinator.watcher import Watcher
+from slurm_worker.backends.request_counter import RequestCounts
+from slurm_worker.protocol.keys import JobId
 
 HANDLER = Path(__file__).with_name("handler")
 _MODULUS = 1 << 128
@@ -110,7 +110,7 @@ def coordinate(job_id: str, items: int, bundle: int, workers: int) -> None:
     services, counts = open_site()
     tell("begun")
     config = config_of(services, job_id, items, bundle, workers)
-    submitted = job.submit(services, config, log=lambda line: tell("log", line=line))
+    submitted = api.submit(services, config, log=lambda line: tell("log", line=line))
     tell("submitted", tasks=submitted.tasks, items=submitted.items)
     watcher = Watcher(
         services,
@@ -142,7 +142,7 @@ def aggregate(job_id: str) -> None:
     """Publish the dataset."""
     services, counts = open_site()
     tell("begun")
-    manifest = job.aggregate(services, JobId(job_id), log=lambda line: tell("log", line=line))
+    manifest = api.aggregate(services, JobId(job_id), log=lambda line: tell("log", line=line))
     tell("published", rows=manifest["rows"], requests=counts.take())
     services.close()
 

@@ -24,8 +24,8 @@ from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
-from airflow_slurm_provider.coordinator.config import JobSpec
-from airflow_slurm_provider.coordinator.site import Site
+from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
+from airflow_slurm_provider.coordinator.spec.site import Site
 from airflow_slurm_provider.slurm.options import SlurmOptions
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"

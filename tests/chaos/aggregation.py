@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.merging import PATHS, Case, make
-from slurm_worker.folder import FolderObjects
+from slurm_worker.backends.local import FolderObjects
 
 CASE = Case(rows=60_000, parts=60)
 LAYOUTS = {"plain": {}, "partitioned": {"partition_by": ["city"], "sort_by": ["n"]}}

@@ -20,14 +20,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from airflow_slurm_provider.coordinator import job, steer
-from airflow_slurm_provider.coordinator.arrays import arrays_of
-from airflow_slurm_provider.coordinator.config import Config, load_config
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services, open_services
-from airflow_slurm_provider.coordinator.site import load_site
-from airflow_slurm_provider.slurm.arrays import ArrayKey, named
+from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
+from airflow_slurm_provider.coordinator.spec.site import load_site
+from airflow_slurm_provider.coordinator.status.arrays import arrays_of
+from airflow_slurm_provider.coordinator.submission import control
+from airflow_slurm_provider.slurm.array_state import ArrayKey, named
 from airflow_slurm_provider.slurm.states import ElementState
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 from tests.chaos.checks import attempts_over_one, problems, read_manifest, task_rows
 from tests.chaos.disturb import Disturbance, Disturber, make_schedule, workers_of
 from tests.chaos.proxy import Faults, Upstream, listening_proxy
@@ -254,14 +255,14 @@ class Round:
         return load_config(document)
 
     def _submit(self, behind_proxies: Services, config: Config) -> None:
-        submitted = job.submit(behind_proxies, config, log=lambda _: None, actor="chaos")
+        submitted = api.submit(behind_proxies, config, log=lambda _: None, actor="chaos")
         if not submitted.reattached:
             self._report.submits += 1
             self._say(f"submitted {named(submitted.slurm_job_ids)} of {submitted.workers} workers")
 
     def _disturb_until_complete(self, behind_proxies: Services, config: Config) -> None:
         deadline = time.monotonic() + self._size.deadline_s
-        while not (state := job.progress(self._services, self._job_id)).complete:
+        while not (state := api.progress(self._services, self._job_id)).complete:
             if time.monotonic() > deadline:
                 raise ChaosError(
                     f"job {self._job_id} is not complete after {self._size.deadline_s:.0f} s: "
@@ -308,7 +309,7 @@ class Round:
         """End the job's arrays and wait until Slurm knows it."""
         self._few_since = None
         self._disturber.thaw_all()
-        cancelled = steer.cancel(self._services, self._job_id, actor="chaos")
+        cancelled = control.cancel(self._services, self._job_id, actor="chaos")
         deadline = time.monotonic() + 60.0
         while (left := self._elements()) or workers_of(self._job_id):
             if time.monotonic() > deadline:
@@ -317,13 +318,13 @@ class Round:
 
     def _publish_among_zombies(self) -> None:
         """Publish at once, wake who is frozen, and publish again: nothing may have changed."""
-        job.aggregate(self._services, self._job_id, log=lambda _: None, actor="chaos")
+        api.aggregate(self._services, self._job_id, log=lambda _: None, actor="chaos")
         first = read_manifest(self._services, self._job_id)
         self._disturber.close()
         deadline = time.monotonic() + 3 * TTL_S
         while workers_of(self._job_id) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
-        job.aggregate(self._services, self._job_id, log=lambda _: None, actor="chaos")
+        api.aggregate(self._services, self._job_id, log=lambda _: None, actor="chaos")
         second = read_manifest(self._services, self._job_id)
         if (first["files"], first["errors"]) != (second["files"], second["errors"]):
             self._report.problems.append("the dataset changed after it was published")

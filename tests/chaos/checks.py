@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator
 import pyarrow.parquet as pq
 
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker import keys
-from slurm_worker.keys import JobId
-from slurm_worker.ports import Row, Value, int_of
-from slurm_worker.store import Marker
-from slurm_worker.table import HISTORY_LIMIT
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.job_store import Marker
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.ports import Row, Value, int_of
+from slurm_worker.protocol.task_table import HISTORY_LIMIT
+from slurm_worker.protocol.tasks import TaskRow
 from tests.chaos.handler.digest import fails, value_of
 from tests.stack.facts import job_facts
 

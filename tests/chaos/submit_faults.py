@@ -26,10 +26,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.config import Config, load_config
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import open_services
-from airflow_slurm_provider.coordinator.site import load_site
+from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
+from airflow_slurm_provider.coordinator.spec.site import load_site
 from airflow_slurm_provider.slurm.transport import CommandResult
 from slurm_worker.errors import ServiceError
 from tests.stack.demo import read_environment
@@ -118,7 +118,7 @@ def submit(config: Config, point: Point) -> Faults:
         opened, rows=Struck(opened.rows, faults), objects=Struck(opened.objects, faults)
     )
     try:
-        job.submit(services, config, log=lambda _: None)
+        api.submit(services, config, log=lambda _: None)
     finally:
         opened.close()
     return faults

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from slurm_worker.errors import Missing
-from slurm_worker.ports import ObjectStore
+from slurm_worker.protocol.ports import ObjectStore
 
 
 class ObjectStoreContract:

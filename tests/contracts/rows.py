@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import uuid
 
-from slurm_worker.keys import JobId
-from slurm_worker.marks import Marks, Stage
-from slurm_worker.ports import Applied, Refused, Rows, Statement
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.ports import Applied, Refused, Rows, Statement
+from slurm_worker.protocol.shard_cursors import ShardCursors, Stage
 
 RAISE = Statement(
     "raise",
@@ -73,7 +73,7 @@ class RowsContract:
         assert rows.get(pk, "a") is None
 
     def test_what_is_left_of_each_shard_only_rises_and_is_read_at_once(self, rows: Rows) -> None:
-        marks = Marks(rows, JobId(f"test-{uuid.uuid4().hex}"), 16)
+        marks = ShardCursors(rows, JobId(f"test-{uuid.uuid4().hex}"), 16)
         told = [(3, Stage.LEASED), (11, Stage.ENDED), (3, Stage.ENDED), (11, Stage.LEASED)]
         for shard, stage in told:
             marks.tell(shard, 1, stage)

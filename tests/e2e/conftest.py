@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from airflow_slurm_provider.coordinator.services import Services, open_services, open_transport
-from airflow_slurm_provider.coordinator.site import load_site
+from airflow_slurm_provider.coordinator.spec.site import load_site
 from tests.stack.demo import read_environment
 from tests.stack.settings import ROOT
 

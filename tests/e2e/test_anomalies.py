@@ -19,18 +19,19 @@ from typing import Any, TypeVar
 
 import pytest
 
-from airflow_slurm_provider.cli.waiting import TOLERATED_FAILURES
-from airflow_slurm_provider.coordinator import job, steer
+from airflow_slurm_provider.cli.wait_loop import TOLERATED_FAILURES
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.anomalies import Alert, Kind, read_alerts
-from airflow_slurm_provider.coordinator.config import load_config
-from airflow_slurm_provider.coordinator.recent import Recent
-from airflow_slurm_provider.coordinator.services import Services, Shared
-from airflow_slurm_provider.coordinator.snapshot import Snapshot
-from airflow_slurm_provider.coordinator.watch import Watcher
+from airflow_slurm_provider.coordinator.services import Services, SharedPolling
+from airflow_slurm_provider.coordinator.spec.job_spec import load_config
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
+from airflow_slurm_provider.coordinator.submission import control
+from airflow_slurm_provider.coordinator.ttl_cache import Recent
+from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.errors import ServiceError
-from slurm_worker.history import History
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.job_totals import JobTotals
+from slurm_worker.protocol.keys import JobId
 from tests.stack.settings import ROOT, Mode
 from tests.stack.stack import remembered_settings
 from tests.stack.state_folder import state_folder
@@ -85,16 +86,16 @@ def first(folder, count):
 """
 
 
-def _usual(done: History, _: int) -> bool:
+def _usual(done: JobTotals, _: int) -> bool:
     """It is known how long tasks take, and how many items fail."""
     return done.tasks >= 25
 
 
-def _both_nodes(done: History, _: int) -> bool:
+def _both_nodes(done: JobTotals, _: int) -> bool:
     return len(done.nodes) == 2 and all(each.tasks >= 6 for each in done.nodes.values())
 
 
-def _for_long(done: History, now_ms: int) -> bool:
+def _for_long(done: JobTotals, now_ms: int) -> bool:
     """There are windows enough to know the throughput."""
     began_s = min(done.timeline, default=now_ms) * done.width_s
     return done.tasks >= 64 and now_ms / 1000 - began_s >= 38
@@ -116,7 +117,7 @@ class Provoked:
     seconds: float = 0.02
     most_s: float = 120.0
     watchers: int = 1
-    when: Callable[[History, int], bool] = _usual
+    when: Callable[[JobTotals, int], bool] = _usual
     limits: Mapping[str, Any] = field(default_factory=dict)
     slurm: Mapping[str, Any] = field(default_factory=dict)
     anomalies: Mapping[str, Any] = field(default_factory=dict)
@@ -174,7 +175,7 @@ def outcomes(services: Services) -> Iterator[dict[str, Outcome]]:
     if settings is None or settings.mode is not Mode.SLURM:
         pytest.skip("the embedded cluster has one node, and none of Slurm's ways to die")
     poller = ArrayPoller(services.slurm)
-    edges = replace(services, shared=Shared(poller, Recent()), poll_s=INTERVAL_S)
+    edges = replace(services, shared=SharedPolling(poller, Recent()), poll_s=INTERVAL_S)
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(len(PROVOKED)) as pool:
         folder = Path(name)
         folder.chmod(0o755)
@@ -206,7 +207,7 @@ def watch(services: Services, what: Provoked, folder: Path) -> Outcome:
             time.sleep(INTERVAL_S)
     finally:
         (folder / "over").touch()
-        steer.cancel(services, job_id)
+        control.cancel(services, job_id)
     return Outcome(read_alerts(services, job_id), delivered, said)
 
 
@@ -234,7 +235,7 @@ def submit(services: Services, what: Provoked, folder: Path) -> JobId:
             "anomalies": {**QUICK, **what.anomalies},
         }
     )
-    patiently(lambda: job.submit(services, config, log=lambda _: None))
+    patiently(lambda: api.submit(services, config, log=lambda _: None))
     return config.spec.id
 
 

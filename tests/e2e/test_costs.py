@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.coordinator.arrays import job_name
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.job_table import job_name
+from slurm_worker.protocol.keys import JobId
 from tests.e2e.conftest import EXAMPLE, Slurmctl
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]

@@ -23,7 +23,7 @@ import pytest
 from playwright.sync_api import FrameLocator, Page, expect, sync_playwright
 
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 from tests.e2e.conftest import Slurmctl, arrays_of, write_yaml
 from tests.stack.airflow_api import AirflowApi, DagRun, failing_tasks
 from tests.stack.settings import ROOT

@@ -21,10 +21,10 @@ import pytest
 import yaml
 
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker import keys
-from slurm_worker.keys import JobId
-from slurm_worker.ports import Row
-from slurm_worker.trials import TRIAL_JOB
+from slurm_worker.diagnostics.access_probes import TRIAL_JOB
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.ports import Row
 from tests.e2e.conftest import Slurmctl, write_yaml
 from tests.e2e.ignorant_store import ignorant_store
 from tests.stack.settings import ROOT, Mode

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job, steer
-from airflow_slurm_provider.coordinator.arrays import arrays_of
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.watch import Watcher
-from slurm_worker.config import LeaseConfig
-from slurm_worker.keys import JobId, TaskId
-from slurm_worker.table import TaskTable
+from airflow_slurm_provider.coordinator.status.arrays import arrays_of
+from airflow_slurm_provider.coordinator.submission import control
+from airflow_slurm_provider.coordinator.watcher import Watcher
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.keys import JobId, TaskId
+from slurm_worker.protocol.task_table import TaskTable
 from tests.e2e.conftest import Slurmctl, write_yaml
 from tests.e2e.tools import until
 from tests.stack.settings import ROOT, Mode
@@ -125,7 +126,7 @@ def hung(
     folder = tmp_path_factory.mktemp("hung") / "job"
     job_id = submit(slurmctl, folder, [("stop", 1)], workers=1, slurm=options)
     yield job_id
-    steer.cancel(services, job_id)
+    control.cancel(services, job_id)
 
 
 @pytest.mark.usefixtures("hung")
@@ -154,8 +155,8 @@ def test_memory_cancel_requeue_and_a_lost_node_each_have_their_class(
     on_lost = [n for n, node in nodes.items() if node == lost]
     others = [n for n, node in nodes.items() if node != lost]
     assert on_lost, nodes
-    until(lambda: job.losses(services, job_id), "the loss is known")
-    assert job.losses(services, job_id)[0].error_class.value == "out_of_memory"
+    until(lambda: api.losses(services, job_id), "the loss is known")
+    assert api.losses(services, job_id)[0].error_class.value == "out_of_memory"
     others = [n for n in running() if n in others]
     command("scancel", f"{array}_{others[0]}")
     command("scontrol", "requeue", f"{array}_{others[1]}")
@@ -187,7 +188,7 @@ def test_memory_cancel_requeue_and_a_lost_node_each_have_their_class(
     after = attempts(services, job_id)
     assert [task for task in after if after[task] != before[task]] == ["000-00000000"]
     assert services.store(job_id).marker(TaskId("000-00000000")) is not None
-    assert job.progress(services, job_id).ok == len(items)
+    assert api.progress(services, job_id).ok == len(items)
 
 
 def attempts(services: Services, job_id: JobId) -> dict[str, int]:
@@ -198,11 +199,11 @@ def attempts(services: Services, job_id: JobId) -> dict[str, int]:
 
 
 def classes(services: Services, job_id: JobId) -> set[str]:
-    return {each.error_class.value for each in job.losses(services, job_id)}
+    return {each.error_class.value for each in api.losses(services, job_id)}
 
 
 def test_a_worker_at_its_time_limit_has_the_class_walltime(services: Services, hung: JobId) -> None:
     until(lambda: "walltime" in classes(services, hung), "the walltime is known", 240)
-    (loss,) = [e for e in job.losses(services, hung) if e.error_class.value == "walltime"]
+    (loss,) = [e for e in api.losses(services, hung) if e.error_class.value == "walltime"]
     assert loss.state == "TIMEOUT"
     assert loss.elapsed_s >= 60

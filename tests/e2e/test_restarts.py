@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 from tests.e2e.conftest import arrays_of
 from tests.e2e.tools import until
 from tests.stack import stack as the_stack

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 from tests.e2e.conftest import Slurmctl, arrays_of, write_yaml
 from tests.stack.airflow_api import AirflowApi, failing_tasks
 

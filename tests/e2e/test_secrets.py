@@ -18,8 +18,8 @@ import pytest
 import yaml
 
 from airflow_slurm_provider.coordinator.services import Services, open_services, open_transport
-from airflow_slurm_provider.coordinator.site import load_site
-from slurm_worker.keys import JobId
+from airflow_slurm_provider.coordinator.spec.site import load_site
+from slurm_worker.protocol.keys import JobId
 from tests.e2e.conftest import Slurmctl, write_yaml
 from tests.stack.settings import ROOT, SECRET_KEY
 from tests.stack.state_folder import state_folder

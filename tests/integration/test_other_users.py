@@ -21,16 +21,17 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job, ship
-from airflow_slurm_provider.coordinator.config import Config, load_config
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services, open_services, open_transport
-from airflow_slurm_provider.coordinator.site import load_site
-from airflow_slurm_provider.coordinator.submit import Workers
-from airflow_slurm_provider.slurm.arrays import ArrayKey
+from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
+from airflow_slurm_provider.coordinator.spec.site import load_site
+from airflow_slurm_provider.coordinator.submission import upload
+from airflow_slurm_provider.coordinator.submission.workers import Workers
+from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.client import SlurmClient
-from airflow_slurm_provider.slurm.embedded import EmbeddedTransport
+from airflow_slurm_provider.slurm.embedded.transport import EmbeddedTransport
 from airflow_slurm_provider.slurm.transport import CommandResult, LocalTransport, Transport
-from slurm_worker import pyz
+from slurm_worker import zipapp
 from slurm_worker.errors import UserError
 from tests.integration.slurm.conftest import script
 from tests.stack.settings import ROOT, Mode, Settings
@@ -183,18 +184,18 @@ def planned(services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             "handler": {"entry": "handler:handle", "code": str(tmp_path)},
         }
     )
-    monkeypatch.setattr(job, "ensure_workers", lambda *_: Workers((), "", 0, "", reattached=True))
-    job.submit(services, config, log=lambda _: None)
+    monkeypatch.setattr(api, "ensure_workers", lambda *_: Workers((), "", 0, "", reattached=True))
+    api.submit(services, config, log=lambda _: None)
     return config
 
 
 def worker(services: Services, config: Config, shared: Path) -> list[str]:
     """The command of a worker of the job, whose file every account may read."""
     file = shared / "worker.pyz"
-    file.write_bytes(pyz.build()[1])
+    file.write_bytes(zipapp.build()[1])
     file.chmod(0o644)
     standing = services.jobs(config.spec.id).get()
-    arguments = ship.worker_arguments(services, config.spec, standing.config, "000-1")
+    arguments = upload.worker_arguments(services, config.spec, standing.config, "000-1")
     return [PYTHON, str(file), *arguments]
 
 
@@ -216,7 +217,7 @@ def test_another_user_can_not_put_a_handler_into_a_workers_folder(
 ) -> None:
     marker = shared / "ran-as"
     evil = shared / "evil"
-    code = evil / f"code-{ship.packed_code(planned)[0][:16]}"
+    code = evil / f"code-{upload.packed_code(planned)[0][:16]}"
     program = (
         f"import os\ndef handle(*_):\n    open({str(marker)!r}, 'w').write(str(os.getuid()))\n"
     )
@@ -240,7 +241,7 @@ def test_another_user_can_not_put_a_handler_into_a_workers_folder(
 def test_another_user_can_not_put_files_where_the_worker_unpacks_its_own(
     user: Account, other: Account, shared: Path, what: str
 ) -> None:
-    digest, data = pyz.build()
+    digest, data = zipapp.build()
     file = shared / "worker.pyz"
     file.write_bytes(data)
     file.chmod(0o644)
@@ -453,10 +454,10 @@ def test_a_worker_file_that_was_changed_on_the_way_does_not_run(
     ssh: Transport, user: Account, shared: Path
 ) -> None:
     """Whoever may have done it: the digest is in the script, which Slurm keeps."""
-    data = pyz.build()[1]
+    data = zipapp.build()[1]
     client = SlurmClient(ssh, str(shared / "lab"))
     path = Path(client.put_file("worker.pyz", data))
-    command = [PYTHON, "-c", pyz.LAUNCH, path, hashlib.sha256(data).hexdigest(), "--version"]
+    command = [PYTHON, "-c", zipapp.LAUNCH, path, hashlib.sha256(data).hexdigest(), "--version"]
     assert user.run(*command).returncode == 0
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     ended = user.run(*command)

@@ -15,9 +15,9 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from airflow_slurm_provider.coordinator.bootstrap import Outcome, Wanted, bootstrap
-from airflow_slurm_provider.coordinator.doctor import policies
-from airflow_slurm_provider.coordinator.site import Site, parse_site
+from airflow_slurm_provider.coordinator.maintenance.bootstrap import Outcome, Wanted, bootstrap
+from airflow_slurm_provider.coordinator.maintenance.doctor import policies
+from airflow_slurm_provider.coordinator.spec.site import Site, parse_site
 from tests.stack.settings import ROOT
 
 GUIDE = ROOT / "docs" / "guides" / "setup-aws.md"

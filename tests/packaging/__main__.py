@@ -42,9 +42,9 @@ _UNIT_TESTS = (
     "tests/unit/airflow/test_slurm_map.py",
     "tests/unit/aggregate",
     "tests/unit/cli/test_commands.py",
-    "tests/unit/coordinator/test_job.py",
+    "tests/unit/coordinator/test_api.py",
     "tests/unit/slurm/test_script.py",
-    "tests/unit/worker/test_worker.py",
+    "tests/unit/worker/node/test_worker.py",
 )
 _SHOWN = ("apache-airflow", "boto3", "pyarrow", "pydantic")
 

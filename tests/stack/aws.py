@@ -14,7 +14,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from airflow_slurm_provider.coordinator.infrastructure import table_definition
+from airflow_slurm_provider.coordinator.maintenance.aws_resources import table_definition
 from tests.stack.process import Service, ensure
 from tests.stack.settings import (
     ACCESS_KEY,

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from airflow_slurm_provider.coordinator.services import Services, open_services
-from airflow_slurm_provider.coordinator.site import Site, load_site
+from airflow_slurm_provider.coordinator.spec.site import Site, load_site
 from slurm_worker.errors import SlurmWorkerError
 from tests.stack.airflow_api import AirflowApi, AirflowApiError, DagRun, failing_tasks
 from tests.stack.facts import job_facts

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
-from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.progress import Progress
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker.keys import JobId
+from airflow_slurm_provider.coordinator.status.progress import Progress
+from slurm_worker.protocol.keys import JobId
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def job_facts(services: Services, job_id: str) -> JobFacts:
             error_rows[error_class] = error_rows.get(error_class, 0) + 1
     return JobFacts(
         job_id=job_id,
-        table=job.progress(services, name),
+        table=api.progress(services, name),
         items=manifest["items"],
         rows=rows,
         keys=len(keys),

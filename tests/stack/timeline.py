@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker.keys import JobId, parse_task_id
+from slurm_worker.protocol.keys import JobId, parse_task_id
 from tests.stack.airflow_api import DagRun
 
 _WIDTH = 48

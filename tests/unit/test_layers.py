@@ -44,22 +44,22 @@ def test_the_contracts_hold() -> None:
     ("file", "line", "contract"),
     [
         (
-            "airflow_slurm_provider/coordinator/plan.py",
+            "airflow_slurm_provider/coordinator/planning/planner.py",
             "import airflow_slurm_provider.operators",
             "faces -> coordinator -> slurm -> worker",
         ),
         (
             "airflow_slurm_provider/slurm/script.py",
-            "import airflow_slurm_provider.coordinator.plan",
+            "import airflow_slurm_provider.coordinator.planning.planner",
             "faces -> coordinator -> slurm -> worker",
         ),
         (
-            "worker/slurm_worker/table.py",
+            "worker/slurm_worker/protocol/task_table.py",
             "import airflow_slurm_provider.slurm",
             "the worker imports neither Airflow nor the provider",
         ),
         (
-            "airflow_slurm_provider/dashboard/looks.py",
+            "airflow_slurm_provider/dashboard/cache.py",
             "import airflow.sdk",
             "coordinator, slurm and the command line import no Airflow",
         ),

@@ -10,14 +10,14 @@ from typing import Any
 import hcl2
 import pytest
 
-from airflow_slurm_provider.coordinator.doctor import policies
-from airflow_slurm_provider.coordinator.infrastructure import (
+from airflow_slurm_provider.coordinator.maintenance.aws_resources import (
     ENCRYPTION,
     PUBLIC_ACCESS_BLOCK,
     lifecycle_rules,
     table_definition,
 )
-from airflow_slurm_provider.coordinator.site import parse_site
+from airflow_slurm_provider.coordinator.maintenance.doctor import policies
+from airflow_slurm_provider.coordinator.spec.site import parse_site
 from tests.stack.settings import ROOT
 
 MODULE = ROOT / "docs" / "infrastructure" / "terraform"

@@ -12,19 +12,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from airflow_slurm_provider.coordinator.plan import Planned, Planner
-from slurm_worker.config import HandlerConfig, JobConfig, LeaseConfig, LimitConfig, WorkerConfig
-from slurm_worker.identity import Drain, Identity
-from slurm_worker.jobs import JobTable
-from slurm_worker.keys import JobId, JobPaths
-from slurm_worker.ports import ObjectStore, Rows
-from slurm_worker.requests import RequestCounts
-from slurm_worker.store import JobStore, Marker
-from slurm_worker.table import TaskTable
-from slurm_worker.tasks import TaskRow
+from airflow_slurm_provider.coordinator.planning.planner import Planned, Planner
+from slurm_worker.backends.request_counter import RequestCounts
+from slurm_worker.node.slurm_job import Drain, Identity
+from slurm_worker.node.threads import PooledThreads
+from slurm_worker.node.worker import Worker
+from slurm_worker.protocol.job_config import (
+    HandlerConfig,
+    JobConfig,
+    LeaseConfig,
+    LimitConfig,
+    WorkerConfig,
+)
+from slurm_worker.protocol.job_store import JobStore, Marker
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.keys import JobId, JobPaths
+from slurm_worker.protocol.ports import ObjectStore, Rows
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import TaskRow
 from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
-from slurm_worker.threads import PooledThreads
-from slurm_worker.worker import Worker
 
 JOB = JobId("job-1")
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from slurm_worker import __version__
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.exits import EXIT_CONFIG, EXIT_INFRASTRUCTURE
+from slurm_worker.node.exit_codes import EXIT_CONFIG, EXIT_INFRASTRUCTURE
 
 if TYPE_CHECKING:
-    from slurm_worker.recorder import Recorder
-    from slurm_worker.supervisor import Death
-    from slurm_worker.table import TaskTable
-    from slurm_worker.worker import Logger
+    from slurm_worker.execution.flight_recorder import Recorder
+    from slurm_worker.node.supervisor import Death
+    from slurm_worker.node.worker import Logger
+    from slurm_worker.protocol.task_table import TaskTable
 
 #: A hung item is first interrupted within its process; its parent waits for that.
 _PATIENCE = 1.5
@@ -51,20 +51,18 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(function=_check)
     check.add_argument("--table", default="", help="a table to try, with this node's credentials")
     check.add_argument("--objects", default="", help="s3://bucket/prefix to try")
-    simulate = commands.add_parser("simulate", help="try the protocol with many seeds")
-    simulate.set_defaults(function=_simulate)
-    simulate.add_argument("--seeds", type=int, default=100, help="how many runs")
-    simulate.add_argument("--first", type=int, default=0, help="the first seed")
-    simulate.add_argument("--jobs", type=int, default=1, help="processes")
     return parser
 
 
 def _check(arguments: argparse.Namespace) -> int:
     """Print as JSON what this node offers."""
-    from slurm_worker import check, log, worker  # noqa: F401  all that a worker needs
+    from slurm_worker.diagnostics import node_report
+    from slurm_worker.node import (
+        worker,  # noqa: F401  all that a worker needs
+    )
 
-    found = check.examine(_scratch(), arguments.table, arguments.objects)
-    print(check.as_line(found))  # noqa: T201
+    found = node_report.examine(_scratch(), arguments.table, arguments.objects)
+    print(node_report.as_line(found))  # noqa: T201
     return 0
 
 
@@ -72,14 +70,8 @@ def _scratch() -> Path:
     return Path(os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir())
 
 
-def _simulate(arguments: argparse.Namespace) -> int:
-    from slurm_worker.simulate.cli import main as run_seeds
-
-    return run_seeds(arguments.first, arguments.seeds, arguments.jobs)
-
-
 def _run(arguments: argparse.Namespace) -> int:
-    from slurm_worker.supervisor import Supervisor
+    from slurm_worker.node.supervisor import Supervisor
 
     scratch = arguments.scratch or _scratch()
 
@@ -109,16 +101,16 @@ def _work(
 ) -> int:
     """One worker process, from its configuration to its end."""
     # What is heavy is imported by the processes that do the work, not by their parent.
-    from slurm_worker import log
-    from slurm_worker.clock import AwsClock
-    from slurm_worker.dynamo import DynamoRows, dynamo_client
-    from slurm_worker.identity import Drain, Identity, seconds_left
-    from slurm_worker.keys import JobPaths, check_job_id, split_s3_uri
-    from slurm_worker.requests import RequestCounts
-    from slurm_worker.s3 import S3Objects, s3_client
-    from slurm_worker.table import TaskTable
-    from slurm_worker.threads import PooledThreads
-    from slurm_worker.worker import Worker, read_config
+    from slurm_worker.backends.clock import AwsClock
+    from slurm_worker.backends.dynamodb import DynamoRows, dynamo_client
+    from slurm_worker.backends.request_counter import RequestCounts
+    from slurm_worker.backends.s3 import S3Objects, s3_client
+    from slurm_worker.node import logging
+    from slurm_worker.node.slurm_job import Drain, Identity, seconds_left
+    from slurm_worker.node.threads import PooledThreads
+    from slurm_worker.node.worker import Worker, read_config
+    from slurm_worker.protocol.keys import JobPaths, check_job_id, split_s3_uri
+    from slurm_worker.protocol.task_table import TaskTable
 
     bucket, key = split_s3_uri(arguments.config, "--config")
     client, requests = s3_client(), RequestCounts()
@@ -149,7 +141,7 @@ def _work(
         "slurm": identity.slurm,
         "process": number,
     }
-    logs = log.start(
+    logs = logging.start(
         ids,
         folder,
         lambda chunk, data: objects.put(
@@ -193,7 +185,7 @@ def _work(
 
 def _report(death: Death, table: TaskTable, logger: Logger) -> None:
     """Tell of the process before this one; a write for each lease that it had."""
-    from slurm_worker.keys import TaskId
+    from slurm_worker.protocol.keys import TaskId
 
     noted = bool(death.task) and table.crashed(
         TaskId(death.task), death.attempt, death.owner, death.crash

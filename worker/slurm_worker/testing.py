@@ -1,7 +1,7 @@
 """In-memory twins of the edges: the same promises, no AWS.
 
 `MemoryRows` evaluates the real condition and update expressions (the subset that
-`expressions.py` uses), so tests and simulations run the real protocol. They are part
+`protocol/expressions.py` uses), so tests and simulations run the real protocol. They are part
 of the product: use them to test your own tools against a job's table.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import overload
 
 from slurm_worker.errors import Missing
-from slurm_worker.ports import Applied, Entry, Refused, Row, Statement, Stored, Value
+from slurm_worker.protocol.ports import Applied, Entry, Refused, Row, Statement, Stored, Value
 
 _TOKEN = re.compile(r"\s*(<>|<=|>=|[=<>+\-(),]|[#:]?\w+)")
 _COMPARE: dict[str, Callable[[Value, Value], bool]] = {

@@ -4,22 +4,22 @@
 delivered by `Anomalies`, which every watcher of a job has; `read_alerts` gives it back.
 """
 
-from airflow_slurm_provider.coordinator.anomalies.alert import OVER, RAISED, Alert, Kind
+from airflow_slurm_provider.coordinator.anomalies.alert import OVER, RAISED, Alert, AnomalyKind
+from airflow_slurm_provider.coordinator.anomalies.audit_log import read_alerts
 from airflow_slurm_provider.coordinator.anomalies.detector import Detector, News
-from airflow_slurm_provider.coordinator.anomalies.look import Look
-from airflow_slurm_provider.coordinator.anomalies.trail import read_alerts
-from airflow_slurm_provider.coordinator.anomalies.watching import Anomalies
-from airflow_slurm_provider.coordinator.thresholds import Thresholds
+from airflow_slurm_provider.coordinator.anomalies.monitor import Anomalies
+from airflow_slurm_provider.coordinator.anomalies.observation import Observation
+from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import Thresholds
 
 __all__ = [
     "OVER",
     "RAISED",
     "Alert",
     "Anomalies",
+    "AnomalyKind",
     "Detector",
-    "Kind",
-    "Look",
     "News",
+    "Observation",
     "Thresholds",
     "read_alerts",
 ]

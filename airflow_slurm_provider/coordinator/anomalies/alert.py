@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, cast
 
-from slurm_worker.jobs import Event
-from slurm_worker.ports import Value
+from slurm_worker.protocol.job_table import AuditEvent
+from slurm_worker.protocol.ports import Value
 
 #: The alert's action in the audit trail, and that of its episode's end.
 RAISED, OVER = "anomaly", "anomaly over"
 
 
-class Kind(str, Enum):
+class AnomalyKind(str, Enum):
     """What can be wrong with a job that runs."""
 
     STALL = "stall"  #: nothing ends, although tasks are held
@@ -45,7 +45,7 @@ class Alert:
     """
 
     job_id: str
-    kind: Kind
+    kind: AnomalyKind
     subject: str
     episode: int
     message: str
@@ -93,13 +93,13 @@ class Alert:
         }
 
     @classmethod
-    def of_event(cls, job_id: str, event: Event) -> Alert:
+    def of_event(cls, job_id: str, event: AuditEvent) -> Alert:
         """Read a line of the audit trail with the action `RAISED`."""
         detail = event.detail
         numbers = cast("dict[str, int | str]", detail["numbers"])
         return cls(
             job_id=job_id,
-            kind=Kind(str(detail["kind"])),
+            kind=AnomalyKind(str(detail["kind"])),
             subject=str(detail["subject"]),
             episode=cast("int", detail["episode"]),
             message=str(detail["message"]),

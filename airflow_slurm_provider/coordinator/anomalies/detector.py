@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_slurm_provider.coordinator.anomalies import limit_rules, rules
-from airflow_slurm_provider.coordinator.anomalies.alert import Alert, Kind
+from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind
+from airflow_slurm_provider.coordinator.anomalies.baseline import Memory
 from airflow_slurm_provider.coordinator.anomalies.facts import Facts, Finding
-from airflow_slurm_provider.coordinator.anomalies.look import Look
-from airflow_slurm_provider.coordinator.anomalies.memory import Memory
+from airflow_slurm_provider.coordinator.anomalies.observation import Observation
 from airflow_slurm_provider.coordinator.anomalies.rules import EXPLAINS, Rule
-from airflow_slurm_provider.coordinator.thresholds import Thresholds
-from slurm_worker.keys import JobState
+from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import Thresholds
+from slurm_worker.protocol.keys import JobState
 
-Key = tuple[Kind, str]
+Key = tuple[AnomalyKind, str]
 
 #: What is judged at every look; the rest only while somebody should be working.
 _ALWAYS: tuple[Rule, ...] = (rules.error_rate, rules.bad_node, limit_rules.cost)
@@ -95,7 +95,7 @@ class Detector:
         self._memory = memory or Memory()
         self._episodes = dict(episodes or {})
 
-    def see(self, look: Look) -> News:
+    def see(self, look: Observation) -> News:
         """Judge one look."""
         findings = {each.key: each for each in self._judge(look)}
         self._explain(findings)
@@ -125,11 +125,11 @@ class Detector:
     def from_dict(cls, thresholds: Thresholds, raw: Mapping[str, Any]) -> Detector:
         """Read what `to_dict` wrote."""
         episodes = {
-            (Kind(kind), subject): Episode(*rest) for kind, subject, *rest in raw["episodes"]
+            (AnomalyKind(kind), subject): Episode(*rest) for kind, subject, *rest in raw["episodes"]
         }
         return cls(thresholds, Memory.from_dict(raw["memory"]), episodes)
 
-    def _judge(self, look: Look) -> list[Finding]:
+    def _judge(self, look: Observation) -> list[Finding]:
         if _at_rest(look) or look.finished:
             self._memory.rest(look)
             chosen = _ALWAYS
@@ -143,7 +143,7 @@ class Detector:
     def _explain(self, findings: dict[Key, Finding]) -> None:
         """Drop what follows from another anomaly, and is not told already."""
         lasting = {kind for (kind, _), each in self._episodes.items() if each.open}
-        explained: set[Kind] = set()
+        explained: set[AnomalyKind] = set()
         for kind in {*lasting, *(kind for kind, _ in findings)}:
             explained |= EXPLAINS.get(kind, frozenset())
         for key in list(findings):
@@ -151,12 +151,14 @@ class Detector:
             if key[0] in explained and not (episode and episode.open):
                 del findings[key]
 
-    def _hold(self, look: Look, finding: Finding) -> Alert | None:
+    def _hold(self, look: Observation, finding: Finding) -> Alert | None:
         """Note that a condition holds; the alert, if that is news."""
         episode = self._episodes.setdefault(finding.key, Episode())
         episode.since_ms = episode.since_ms or look.at_ms
         episode.held_ms, episode.clear = look.at_ms, 0
-        least_ms = self.thresholds.limit_after_s * 1000 if finding.kind is Kind.LIMIT_STARVED else 0
+        least_ms = (
+            self.thresholds.limit_after_s * 1000 if finding.kind is AnomalyKind.LIMIT_STARVED else 0
+        )
         if episode.open or look.at_ms < episode.since_ms + least_ms:
             return None
         episode.open, episode.number = True, episode.number + 1
@@ -172,7 +174,7 @@ class Detector:
             look.at_ms,
         )
 
-    def _calm(self, look: Look, findings: Mapping[Key, Finding]) -> list[Alert]:
+    def _calm(self, look: Observation, findings: Mapping[Key, Finding]) -> list[Alert]:
         """The episodes that are over: at the job's end at once, for nothing will change."""
         calm_ms = 0 if look.finished else self.thresholds.calm_s * 1000
         over = []
@@ -209,7 +211,7 @@ def _fields(episode: Episode) -> list[Any]:
     ]
 
 
-def _at_rest(look: Look) -> bool:
+def _at_rest(look: Observation) -> bool:
     """Whether nobody is to work on the job now."""
     job = look.snapshot.job
     return bool(job.state is not JobState.OPEN or job.paused or job.stop)

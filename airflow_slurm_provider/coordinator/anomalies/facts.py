@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from airflow_slurm_provider.coordinator.anomalies.alert import Kind
-from airflow_slurm_provider.coordinator.anomalies.look import Look
-from airflow_slurm_provider.coordinator.anomalies.measures import (
+from airflow_slurm_provider.coordinator.anomalies.alert import AnomalyKind
+from airflow_slurm_provider.coordinator.anomalies.baseline import Memory, node_shares
+from airflow_slurm_provider.coordinator.anomalies.observation import Observation
+from airflow_slurm_provider.coordinator.anomalies.statistics import (
     Share,
     Timeline,
     Usual,
     usual_durations,
 )
-from airflow_slurm_provider.coordinator.anomalies.memory import Memory, node_shares
-from airflow_slurm_provider.coordinator.thresholds import LEAST_SINCE, Thresholds
-from slurm_worker.tasks import TaskRow
+from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import LEAST_SINCE, Thresholds
+from slurm_worker.protocol.tasks import TaskRow
 
 #: What an anomaly is about, where it is all of the job.
 WHOLE = "job"
@@ -28,14 +28,14 @@ _MISSED_BEATS = 2.5
 class Finding:
     """An anomaly's condition holds."""
 
-    kind: Kind
+    kind: AnomalyKind
     subject: str
     message: str
     advice: str
     numbers: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def key(self) -> tuple[Kind, str]:
+    def key(self) -> tuple[AnomalyKind, str]:
         """What it is an episode of."""
         return self.kind, self.subject
 
@@ -48,10 +48,10 @@ class Facts:
         levels: numbers of the alerts whose episodes last, by kind and subject.
     """
 
-    look: Look
+    look: Observation
     memory: Memory
     thresholds: Thresholds
-    levels: Mapping[tuple[Kind, str], Mapping[str, float]]
+    levels: Mapping[tuple[AnomalyKind, str], Mapping[str, float]]
 
     @property
     def now_ms(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from airflow_slurm_provider.coordinator.anomalies.alert import Kind
+from airflow_slurm_provider.coordinator.anomalies.alert import AnomalyKind
 from airflow_slurm_provider.coordinator.anomalies.facts import (
     WHOLE,
     Facts,
@@ -12,8 +12,8 @@ from airflow_slurm_provider.coordinator.anomalies.facts import (
     duration,
     percent,
 )
-from airflow_slurm_provider.coordinator.limits import LimitState
-from airflow_slurm_provider.coordinator.thresholds import LEAST_DURATIONS, LEAST_EXCESS
+from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import LEAST_DURATIONS, LEAST_EXCESS
+from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 
 #: Part of a day's quota that counts as used up: workers that ended may have given the rest back
 #: after the others began to wait.
@@ -28,7 +28,7 @@ def limit_starved(facts: Facts) -> Iterator[Finding]:
         quota = limit.quota_per_day
         if quota and limit.used >= _USED_UP * quota:
             yield Finding(
-                Kind.LIMIT_STARVED,
+                AnomalyKind.LIMIT_STARVED,
                 limit.name,
                 f"{limit.used:,} of the {quota:,} tokens that limit {limit.name} has a day are "
                 f"used; {len(facts.live):,} tasks are held and wait for tomorrow (UTC)",
@@ -38,7 +38,7 @@ def limit_starved(facts: Facts) -> Iterator[Finding]:
             )
         elif limit.ahead_s > 0 and limit.current_rate <= facts.thresholds.limit_cut * limit.rate:
             yield Finding(
-                Kind.LIMIT_STARVED,
+                AnomalyKind.LIMIT_STARVED,
                 limit.name,
                 f"the rate of limit {limit.name} is {limit.current_rate:.3g}/s, "
                 f"{percent(limit.current_rate / limit.rate)} of the {limit.rate:.3g}/s that are "
@@ -63,7 +63,7 @@ def limit_idle(facts: Facts) -> Iterator[Finding]:
         if used < 0 or rate > limits.idle_share * limit.current_rate:
             continue
         yield Finding(
-            Kind.LIMIT_IDLE,
+            AnomalyKind.LIMIT_IDLE,
             limit.name,
             f"{rate:.3g} tokens/s of limit {limit.name} were used in the last "
             f"{duration(seconds)}, {percent(rate / limit.current_rate)} of its "
@@ -90,7 +90,7 @@ def cost(facts: Facts) -> Iterator[Finding]:
     if whole <= most:
         return
     yield Finding(
-        Kind.COST,
+        AnomalyKind.COST,
         WHOLE,
         f"the workers' AWS requests cost ${look.dollars:.4g} so far, which is about ${whole:.4g} "
         f"for the whole job; {bound}",

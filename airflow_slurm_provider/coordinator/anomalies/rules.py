@@ -1,7 +1,7 @@
 """The rules: each looks at the facts, and yields a finding where its condition holds.
 
-A rule stays silent where its counts are too small to tell (`thresholds.py` says why so).
-`EXPLAINS` keeps one cause from being told twice.
+A rule stays silent where its counts are too small to tell (`spec/anomaly_thresholds.py` says why
+so). `EXPLAINS` keeps one cause from being told twice.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from airflow_slurm_provider.coordinator.anomalies.alert import Kind
+from airflow_slurm_provider.coordinator.anomalies.alert import AnomalyKind
+from airflow_slurm_provider.coordinator.anomalies.baseline import node_of
 from airflow_slurm_provider.coordinator.anomalies.facts import (
     WHOLE,
     Facts,
@@ -18,14 +19,13 @@ from airflow_slurm_provider.coordinator.anomalies.facts import (
     duration,
     percent,
 )
-from airflow_slurm_provider.coordinator.anomalies.measures import (
+from airflow_slurm_provider.coordinator.anomalies.statistics import (
     Share,
     at_least,
     exceeds,
     spread_of,
 )
-from airflow_slurm_provider.coordinator.anomalies.memory import node_of
-from airflow_slurm_provider.coordinator.thresholds import (
+from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import (
     LEAST_ITEMS,
     LEAST_PER_WINDOW,
     LEAST_TASKS,
@@ -37,24 +37,42 @@ from airflow_slurm_provider.coordinator.thresholds import (
     SLOW_DEVIATIONS,
     SLOW_WINDOWS,
 )
-from slurm_worker.keys import TaskState
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol.keys import TaskState
+from slurm_worker.protocol.tasks import TaskRow
 
 Rule = Callable[[Facts], Iterator[Finding]]
 
 #: What is not told while the anomaly on the left holds, because it follows from it.
-EXPLAINS: dict[Kind, frozenset[Kind]] = {
-    Kind.BAD_NODE: frozenset({Kind.ERROR_RATE, Kind.LEASE_LOSS, Kind.THROUGHPUT}),
-    Kind.LIMIT_STARVED: frozenset(
-        {Kind.STALL, Kind.STRAGGLER, Kind.THROUGHPUT, Kind.ERROR_RATE, Kind.LIMIT_IDLE}
+EXPLAINS: dict[AnomalyKind, frozenset[AnomalyKind]] = {
+    AnomalyKind.BAD_NODE: frozenset(
+        {AnomalyKind.ERROR_RATE, AnomalyKind.LEASE_LOSS, AnomalyKind.THROUGHPUT}
     ),
-    Kind.LEASE_LOSS: frozenset({Kind.STALL, Kind.STRAGGLER, Kind.THROUGHPUT, Kind.LIMIT_IDLE}),
-    Kind.NO_PROGRESS: frozenset(
-        {Kind.STALL, Kind.STRAGGLER, Kind.THROUGHPUT, Kind.LIMIT_IDLE, Kind.COST}
+    AnomalyKind.LIMIT_STARVED: frozenset(
+        {
+            AnomalyKind.STALL,
+            AnomalyKind.STRAGGLER,
+            AnomalyKind.THROUGHPUT,
+            AnomalyKind.ERROR_RATE,
+            AnomalyKind.LIMIT_IDLE,
+        }
     ),
-    Kind.STALL: frozenset({Kind.STRAGGLER, Kind.THROUGHPUT, Kind.LIMIT_IDLE}),
-    Kind.ERROR_RATE: frozenset({Kind.THROUGHPUT, Kind.LIMIT_IDLE}),
-    Kind.THROUGHPUT: frozenset({Kind.STRAGGLER, Kind.LIMIT_IDLE}),
+    AnomalyKind.LEASE_LOSS: frozenset(
+        {AnomalyKind.STALL, AnomalyKind.STRAGGLER, AnomalyKind.THROUGHPUT, AnomalyKind.LIMIT_IDLE}
+    ),
+    AnomalyKind.NO_PROGRESS: frozenset(
+        {
+            AnomalyKind.STALL,
+            AnomalyKind.STRAGGLER,
+            AnomalyKind.THROUGHPUT,
+            AnomalyKind.LIMIT_IDLE,
+            AnomalyKind.COST,
+        }
+    ),
+    AnomalyKind.STALL: frozenset(
+        {AnomalyKind.STRAGGLER, AnomalyKind.THROUGHPUT, AnomalyKind.LIMIT_IDLE}
+    ),
+    AnomalyKind.ERROR_RATE: frozenset({AnomalyKind.THROUGHPUT, AnomalyKind.LIMIT_IDLE}),
+    AnomalyKind.THROUGHPUT: frozenset({AnomalyKind.STRAGGLER, AnomalyKind.LIMIT_IDLE}),
 }
 #: Leases of one task that were given back, none of its items done, from which on it is told. A
 #: worker whose leases all come to nothing ends after five.
@@ -80,7 +98,7 @@ def stall(facts: Facts) -> Iterator[Finding]:
     if still_s <= window_s:
         return
     yield Finding(
-        Kind.STALL,
+        AnomalyKind.STALL,
         WHOLE,
         f"no item has ended for {duration(still_s)}, although {len(facts.live):,} tasks are held "
         f"by live workers and {facts.ready:,} wait ({known}; told after {duration(window_s)})",
@@ -98,7 +116,7 @@ def error_rate(facts: Facts) -> Iterator[Finding]:
     buckets = facts.timeline.buckets
     for name in sorted({name for each in buckets[stretches[-1] :] for name in each.failed}):
         # What was told already lasts for as long as the shortest is bad.
-        looked_at = stretches[:1] if (Kind.ERROR_RATE, name) in facts.levels else stretches
+        looked_at = stretches[:1] if (AnomalyKind.ERROR_RATE, name) in facts.levels else stretches
         rises = [_rise(facts, name, each, stretches[0]) for each in looked_at]
         found = [each for each in rises if each is not None]
         if found:
@@ -115,7 +133,7 @@ def _rise(facts: Facts, name: str, recent: int, last: int) -> Finding | None:
     if sum(each.touched[name] for each in timeline.buckets[recent:]) < LEAST_TOUCHED:
         return None
     now, before = timeline.share(name, recent), timeline.share(name, 0, recent)
-    level = facts.levels.get((Kind.ERROR_RATE, name))
+    level = facts.levels.get((AnomalyKind.ERROR_RATE, name))
     known = before.enough and before.value < limits.error_first
     if level is not None:
         # The bad minutes are part of what was before by now: the bar stays as it was.
@@ -156,7 +174,7 @@ def throughput(facts: Facts) -> Iterator[Finding]:
     # By their logarithm: a rate varies by parts of itself.
     middle, spread = spread_of([math.log(max(each, 1 / seconds)) for each in rates[:-SLOW_WINDOWS]])
     usual, factor = math.exp(middle), math.exp(spread)
-    level = facts.levels.get((Kind.THROUGHPUT, WHOLE))
+    level = facts.levels.get((AnomalyKind.THROUGHPUT, WHOLE))
     usual = max(usual, level["usual"]) if level is not None else usual
     least = min(usual * (1 - limits.throughput_drop), usual / factor**SLOW_DEVIATIONS)
     # What has stopped altogether is a stall, or soon will be.
@@ -166,7 +184,7 @@ def throughput(facts: Facts) -> Iterator[Finding]:
     now = sum(rates[-SLOW_WINDOWS:]) / SLOW_WINDOWS
     workers = "" if facts.look.workers is None else f", by {facts.look.workers:,} workers"
     yield Finding(
-        Kind.THROUGHPUT,
+        AnomalyKind.THROUGHPUT,
         WHOLE,
         f"{now:.1f} items/s have ended in the last {duration(SLOW_WINDOWS * seconds)}{workers}; "
         f"{usual:.1f} items/s were usual before, mostly {usual / factor:.1f} to "
@@ -194,7 +212,7 @@ def straggler(facts: Facts) -> Iterator[Finding]:
     if len(facts.slow) > MOST_NAMED:
         worst = facts.slow[0]
         yield Finding(
-            Kind.STRAGGLER,
+            AnomalyKind.STRAGGLER,
             "several",
             f"{len(facts.slow):,} tasks are held for very long, {worst.task} for "
             f"{duration(facts.held_s(worst))}; {told} hardly ever",
@@ -205,7 +223,7 @@ def straggler(facts: Facts) -> Iterator[Finding]:
     for row in facts.slow:
         held_s = facts.held_s(row)
         yield Finding(
-            Kind.STRAGGLER,
+            AnomalyKind.STRAGGLER,
             row.task,
             f"task {row.task} has been held for {duration(held_s)} by {row.owner} "
             f"({row.items_ok + row.items_failed:,} of {row.where.count:,} items ended); "
@@ -224,7 +242,7 @@ def bad_node(facts: Facts) -> Iterator[Finding]:
             continue
         if exceeds(share, others, facts.thresholds.node_rise):
             yield Finding(
-                Kind.BAD_NODE,
+                AnomalyKind.BAD_NODE,
                 name,
                 f"on node {name} {percent(share.value)} of {share.tried:,} items failed, on the "
                 f"others {percent(others.value)} of {others.tried:,}",
@@ -249,7 +267,7 @@ def lease_loss(facts: Facts) -> Iterator[Finding]:
     if total < limits.losses or total * 5 < len(facts.look.snapshot.leased):
         return
     yield Finding(
-        Kind.LEASE_LOSS,
+        AnomalyKind.LEASE_LOSS,
         WHOLE,
         f"{lost:,} leases were lost within {duration(limits.window_s)}, and {overdue:,} are not "
         f"renewed by their workers; {len(facts.live):,} are",
@@ -285,7 +303,7 @@ def _error_finding(facts: Facts, name: str, now: Share, base: float, recent: int
     timeline = facts.timeline
     seconds = (len(timeline.buckets) - recent) * timeline.width_s
     return Finding(
-        Kind.ERROR_RATE,
+        AnomalyKind.ERROR_RATE,
         name,
         f"{percent(now.value)} of the {now.tried:,} items that ended in the last "
         f"{duration(seconds)} failed with {name}; {percent(base)} did before",
@@ -316,7 +334,7 @@ def _of_one_node(facts: Facts, most: float) -> bool:
 
 def _losing_node(facts: Facts) -> Iterator[Finding]:
     """Of the leases that were lost lately, one node lost more than falls to it by chance."""
-    if (Kind.LEASE_LOSS, WHOLE) in facts.levels:
+    if (AnomalyKind.LEASE_LOSS, WHOLE) in facts.levels:
         return
     nodes = facts.look.nodes
     losses = Counter(node for _, node in facts.memory.losses if node)
@@ -328,7 +346,7 @@ def _losing_node(facts: Facts) -> Iterator[Finding]:
         chance = at_least(lost, losses.total(), workers[name] / workers.total())
         if chance <= MOST_CHANCE:
             yield Finding(
-                Kind.BAD_NODE,
+                AnomalyKind.BAD_NODE,
                 name,
                 f"of {losses.total():,} leases that were lost, or are not renewed, {lost:,} were "
                 f"held on node {name}, where {workers[name]:,} of {workers.total():,} workers are",
@@ -360,7 +378,7 @@ def no_progress(facts: Facts) -> Iterator[Finding]:
         return
     worst = max(vain, key=lambda task: vain[task])
     yield Finding(
-        Kind.NO_PROGRESS,
+        AnomalyKind.NO_PROGRESS,
         WHOLE,
         f"task {worst} was leased and given back {vain[worst]:,} times, and none of its items has "
         f"ended; tasks like it: {len(vain):,}",

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from airflow.providers.common.compat.sdk import AirflowPlugin
 
-from airflow_slurm_provider.dashboard.plugin.addresses import PREFIX, dashboard_root
+from airflow_slurm_provider.dashboard_urls import PREFIX, dashboard_root
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from airflow.api_fastapi.core_api import security
 from fastapi import HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 
-from airflow_slurm_provider.dashboard.guard import User
+from airflow_slurm_provider.dashboard.auth import User
 
 if TYPE_CHECKING:
     from airflow.api_fastapi.auth.managers.base_auth_manager import ResourceMethod
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class AirflowGuard:
-    """See `airflow_slurm_provider.dashboard.guard.Guard`."""
+    """See `airflow_slurm_provider.dashboard.auth.Guard`."""
 
     async def user(self, request: Request) -> User:
         """Who reads; 401 without a login, 403 for who may not read task instances."""

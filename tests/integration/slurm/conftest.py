@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import paramiko
 import pytest
 
-from airflow_slurm_provider.coordinator.site import ClusterSite, load_site
+from airflow_slurm_provider.coordinator.spec.site import ClusterSite, load_site
 from airflow_slurm_provider.slurm.client import ArrayKey, ArrayState, SlurmClient
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import render_script

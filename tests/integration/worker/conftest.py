@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from airflow_slurm_provider.coordinator.services import Services, open_services
-from airflow_slurm_provider.coordinator.site import load_site
+from airflow_slurm_provider.coordinator.spec.site import load_site
 
 
 @pytest.fixture

@@ -18,14 +18,15 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job, ship
-from airflow_slurm_provider.coordinator.config import Config, load_config
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.submit import Workers
-from slurm_worker.keys import TaskState
-from slurm_worker.parts import lines_of
-from slurm_worker.table import TaskTable
-from slurm_worker.tasks import TaskRow
+from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
+from airflow_slurm_provider.coordinator.submission import upload
+from airflow_slurm_provider.coordinator.submission.workers import Workers
+from slurm_worker.protocol.keys import TaskState
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import TaskRow
+from slurm_worker.results.parts import lines_of
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
 
@@ -99,8 +100,8 @@ def plan(
         }
     )
     nobody = Workers((), "", 0, "", reattached=True)
-    monkeypatch.setattr(job, "ensure_workers", lambda *_: nobody)
-    job.submit(services, config, log=lambda _: None)
+    monkeypatch.setattr(api, "ensure_workers", lambda *_: nobody)
+    api.submit(services, config, log=lambda _: None)
     return config
 
 
@@ -108,7 +109,7 @@ def run_worker(
     services: Services, config: Config, scratch: Path
 ) -> subprocess.CompletedProcess[str]:
     standing = services.jobs(config.spec.id).get()
-    arguments = ship.worker_arguments(services, config.spec, standing.config, "000-1")
+    arguments = upload.worker_arguments(services, config.spec, standing.config, "000-1")
     return subprocess.run(
         [sys.executable, "-m", "slurm_worker", *arguments, "--scratch", str(scratch)],
         capture_output=True,
@@ -241,7 +242,7 @@ def test_a_worker_that_is_asked_to_stop_goes_in_time_though_an_item_runs_on(
 ) -> None:
     config = plan(services, tmp_path, monkeypatch, {"13": "sleep"})
     standing = services.jobs(config.spec.id).get()
-    arguments = ship.worker_arguments(services, config.spec, standing.config, "000-1")
+    arguments = upload.worker_arguments(services, config.spec, standing.config, "000-1")
     with subprocess.Popen(
         [sys.executable, "-m", "slurm_worker", *arguments, "--scratch", str(tmp_path)],
         stderr=subprocess.PIPE,

@@ -7,10 +7,10 @@ import uuid
 
 import pytest
 
-from slurm_worker.clock import AwsClock
-from slurm_worker.dynamo import DynamoRows, dynamo_client
+from slurm_worker.backends.clock import AwsClock
+from slurm_worker.backends.dynamodb import DynamoRows, dynamo_client
+from slurm_worker.backends.s3 import S3Objects, s3_client
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.s3 import S3Objects, s3_client
 from tests.contracts.objects import ObjectStoreContract
 from tests.contracts.rows import RowsContract
 

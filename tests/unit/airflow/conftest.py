@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job, steer
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.anomalies import Alert, Kind
-from airflow_slurm_provider.coordinator.progress import Poll, Progress
-from airflow_slurm_provider.coordinator.watch import Watcher
+from airflow_slurm_provider.coordinator.status.progress import JobStatus, Progress
+from airflow_slurm_provider.coordinator.submission import control
+from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.triggers import polling
-from slurm_worker.keys import JobState
+from slurm_worker.protocol.keys import JobState
 from tests.unit.coordinator.fakes import services
 
 
@@ -33,9 +34,9 @@ def progress(*, done: bool, failed: dict[str, int] | None = None) -> Progress:
     )
 
 
-RUNNING = Poll(progress(done=False), None, finished=False)
-FINISHED = Poll(progress(done=True), None, finished=True)
-STALLED = Poll(
+RUNNING = JobStatus(progress(done=False), None, finished=False)
+FINISHED = JobStatus(progress(done=True), None, finished=True)
+STALLED = JobStatus(
     progress(done=False), None, finished=False, problem="no worker is left", workers_gone=True
 )
 
@@ -69,28 +70,28 @@ class Coordinator:
     """Answers in order; remembers what it was asked."""
 
     polls: list[Any] = field(default_factory=lambda: [FINISHED])
-    retries: list[job.Retried] = field(default_factory=list)
+    retries: list[api.RetryResult] = field(default_factory=list)
     submits: int = 0
     cancelled: list[str] = field(default_factory=list)
     resubmitted: int = 0
     error: Exception | None = None
     asked: list[dict[str, object]] = field(default_factory=list)
 
-    def poll(self, _services: object, _job_id: str) -> Poll:
+    def poll(self, _services: object, _job_id: str) -> JobStatus:
         answer = self.polls.pop(0) if len(self.polls) > 1 else self.polls[0]
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def submit(self, _services: object, config: Any, **_: object) -> job.Submitted:
+    def submit(self, _services: object, config: Any, **_: object) -> api.Submitted:
         if self.error:
             raise self.error
         self.submits += 1
-        return job.Submitted(config.spec.job_id, 0, 10, 100, 2, ("7",), "name", False)
+        return api.Submitted(config.spec.job_id, 0, 10, 100, 2, ("7",), "name", False)
 
-    def retry(self, _services: object, job_id: str, *_: object, **asked: object) -> job.Retried:
+    def retry(self, _services: object, job_id: str, *_: object, **asked: object) -> api.RetryResult:
         self.asked.append(asked)
-        return self.retries.pop(0) if self.retries else job.Retried(job_id, None)
+        return self.retries.pop(0) if self.retries else api.RetryResult(job_id, None)
 
     def cancel(self, _services: object, job_id: str, **_: object) -> list[str]:
         self.cancelled.append(job_id)
@@ -122,8 +123,8 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 def coordinator(monkeypatch: pytest.MonkeyPatch) -> Coordinator:
     fake = Coordinator()
     for verb in ("poll", "submit", "retry", "progress", "resubmit", "losses", "cured"):
-        monkeypatch.setattr(job, verb, getattr(fake, verb))
-    monkeypatch.setattr(steer, "cancel", fake.cancel)
+        monkeypatch.setattr(api, verb, getattr(fake, verb))
+    monkeypatch.setattr(control, "cancel", fake.cancel)
     edges = services()
     monkeypatch.setattr(SlurmHook, "services", lambda _self, **_: edges)
     return fake

@@ -10,7 +10,7 @@ import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk import BaseNotifier
 
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.operators.parquet_aggregate import ParquetAggregateOperator
 from airflow_slurm_provider.operators.retry_by_error_class import RetryByErrorClassOperator
 from airflow_slurm_provider.operators.slurm_submit import SlurmSubmitOperator
@@ -132,7 +132,7 @@ def test_who_waits_in_the_task_hears_of_them_there(
     assert sensor.poke(context).is_done
     raise_once(monkeypatch, ALERT)
     coordinator.polls = [RUNNING, FINISHED]
-    coordinator.retries = [job.Retried("job-1", 1, {"network": 4})]
+    coordinator.retries = [api.RetryResult("job-1", 1, {"network": 4})]
     RetryByErrorClassOperator(
         task_id="t", job_id="job-1", deferrable=False, poll_interval=0, on_anomaly=told
     ).execute(context)

@@ -9,7 +9,7 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.operators.slurm_submit import SlurmSubmitOperator
-from airflow_slurm_provider.slurm.arrays import ArrayKey, ArrayState, Element
+from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState, Element
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.triggers.polling import FAILURES_ALLOWED

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from airflow_slurm_provider.coordinator.services import Shared
+from airflow_slurm_provider.coordinator.services import SharedPolling
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 
 
@@ -22,7 +22,7 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"AIRFLOW_CONN_{name}", json.dumps(aws))
 
 
-def shared(aws_conn_id: str) -> Shared:
+def shared(aws_conn_id: str) -> SharedPolling:
     found = SlurmHook("hpc", aws_conn_id).services(poll_s=10.0).shared
     assert found is not None
     return found

@@ -10,10 +10,10 @@ import pytest
 from airflow.sdk.observability import stats
 from airflow.sdk.observability.metrics import statsd_logger
 
-from airflow_slurm_provider.coordinator.progress import Poll
+from airflow_slurm_provider.coordinator.status.progress import JobStatus
 from airflow_slurm_provider.metrics import JobMetrics
 from airflow_slurm_provider.sensors.slurm_array import SlurmArraySensor
-from airflow_slurm_provider.slurm.arrays import ArrayState, Element
+from airflow_slurm_provider.slurm.array_state import ArrayState, Element
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.triggers.slurm_array import SlurmArrayTrigger
 from tests.unit.airflow.conftest import ALERT, FINISHED, Coordinator, progress, raise_once
@@ -50,10 +50,10 @@ def sink(monkeypatch: pytest.MonkeyPatch) -> Sink:
     return found
 
 
-def running(failed: dict[str, int] | None = None) -> Poll:
+def running(failed: dict[str, int] | None = None) -> JobStatus:
     elements = {0: Element(ElementState.RUNNING), 1: Element(ElementState.PENDING)}
     array = ArrayState("7", elements, alive=2)
-    return Poll(progress(done=False, failed=failed), array, finished=False)
+    return JobStatus(progress(done=False, failed=failed), array, finished=False)
 
 
 def test_a_look_tells_items_tasks_and_workers() -> None:

@@ -14,10 +14,10 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
-from airflow_slurm_provider import waiting
-from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.dashboard.plugin.addresses import Destination
+from airflow_slurm_provider.coordinator import api
+from airflow_slurm_provider.dashboard_urls import Destination
 from airflow_slurm_provider.links import BackfillLink
+from airflow_slurm_provider.operators import deferral
 from airflow_slurm_provider.operators.parquet_aggregate import ParquetAggregateOperator
 from airflow_slurm_provider.operators.retry_by_error_class import RetryByErrorClassOperator
 from airflow_slurm_provider.operators.slurm_submit import SlurmSubmitOperator
@@ -138,7 +138,7 @@ def test_whoever_is_killed_while_it_waits_in_its_own_process_cancels_when_asked_
     expected: list[str],
 ) -> None:
     coordinator.polls = [RUNNING]
-    coordinator.retries = [job.Retried("job-1", 1, {"network": 1})]
+    coordinator.retries = [api.RetryResult("job-1", 1, {"network": 1})]
     monkeypatch.setattr(ParquetAggregateOperator, "_on_nodes", lambda *_: "job-1")
     what: dict[str, Any] = {"job_id": "job-1"}
     if kind is SlurmSubmitOperator:
@@ -292,7 +292,7 @@ def test_retry_with_nothing_to_do_ends_at_once(
 def test_retry_begins_no_round_beyond_its_budget_of_items(
     coordinator: Coordinator, context: dict[str, Any]
 ) -> None:
-    coordinator.retries = [job.Retried("job-1", n, {"network": 30}) for n in (1, 2)]
+    coordinator.retries = [api.RetryResult("job-1", n, {"network": 30}) for n in (1, 2)]
     policy = {"network": {"rounds": 9}}
     RetryByErrorClassOperator(
         task_id="retry", job_id="job-1", max_items=100, policy=policy
@@ -304,7 +304,7 @@ def test_retry_begins_no_round_beyond_its_budget_of_items(
 def test_retry_begins_no_round_after_its_time(
     coordinator: Coordinator, context: dict[str, Any]
 ) -> None:
-    coordinator.retries = [job.Retried("job-1", 1, {"network": 1})]
+    coordinator.retries = [api.RetryResult("job-1", 1, {"network": 1})]
     operator = RetryByErrorClassOperator(
         task_id="retry", job_id="job-1", max_duration=timedelta(hours=1)
     )
@@ -317,8 +317,8 @@ def test_retry_goes_on_round_by_round_until_nothing_is_left(
     coordinator: Coordinator, context: dict[str, Any]
 ) -> None:
     coordinator.retries = [
-        job.Retried("job-1", 1, {"network": 5, "timeout": 2}),
-        job.Retried("job-1", 2, {"network": 1}),
+        api.RetryResult("job-1", 1, {"network": 5, "timeout": 2}),
+        api.RetryResult("job-1", 2, {"network": 1}),
     ]
     coordinator.polls = [RUNNING]
     operator = RetryByErrorClassOperator(task_id="retry", job_id="job-1")
@@ -334,7 +334,7 @@ def test_retry_goes_on_round_by_round_until_nothing_is_left(
 
 
 def test_retry_stops_at_its_bound(coordinator: Coordinator, context: dict[str, Any]) -> None:
-    coordinator.retries = [job.Retried("job-1", n, {"network": 1}) for n in range(1, 9)]
+    coordinator.retries = [api.RetryResult("job-1", n, {"network": 1}) for n in range(1, 9)]
     operator = RetryByErrorClassOperator(task_id="retry", job_id="job-1", max_rounds=3)
     assert operator.execute(context)["rounds"] == [1, 2, 3]
 
@@ -343,8 +343,8 @@ def test_a_round_that_an_earlier_try_had_begun_counts_once(
     coordinator: Coordinator, context: dict[str, Any]
 ) -> None:
     coordinator.retries = [
-        job.Retried("job-1", 1, {"network": 4}, reattached=True),
-        job.Retried("job-1", 1, {"network": 4}, reattached=True),
+        api.RetryResult("job-1", 1, {"network": 4}, reattached=True),
+        api.RetryResult("job-1", 1, {"network": 4}, reattached=True),
     ]
     result = RetryByErrorClassOperator(task_id="retry", job_id="job-1").execute(context)
     assert result["retried"] == {"network": 4}
@@ -397,7 +397,7 @@ def test_only_what_is_an_address_of_a_job_is_read_as_one(address: str, job_id: s
 def test_the_rendered_templates_show_the_script_that_sbatch_got(
     coordinator: Coordinator, context: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "read_script", lambda _services, job_id: f"#SBATCH {job_id}")
+    monkeypatch.setattr(deferral, "read_script", lambda _services, job_id: f"#SBATCH {job_id}")
     first = submit(wait_for_completion=True)
     with pytest.raises(TaskDeferred) as deferred:
         first.execute(context)
@@ -416,7 +416,7 @@ def test_a_script_that_cannot_be_read_back_does_not_fail_the_task(
     def away(_services: object, _job_id: str) -> str:
         raise ServiceError("the login node is away")
 
-    monkeypatch.setattr(waiting, "read_script", away)
+    monkeypatch.setattr(deferral, "read_script", away)
     task = submit()
     assert task.execute(context) == "job-1"
     assert task.batch_script is None

@@ -18,15 +18,15 @@ from jwt import InvalidTokenError
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.dashboard.app import create_app
-from airflow_slurm_provider.dashboard.guard import CSRF_COOKIE, CSRF_HEADER
+from airflow_slurm_provider.dashboard.auth import CSRF_COOKIE, CSRF_HEADER
 from airflow_slurm_provider.dashboard.plugin import SlurmPlugin, guard, mounted, sites
-from airflow_slurm_provider.dashboard.plugin.addresses import Destination
 from airflow_slurm_provider.dashboard.plugin.guard import AirflowGuard
 from airflow_slurm_provider.dashboard.plugin.sites import AirflowSites
 from airflow_slurm_provider.dashboard.sites import OneSite
+from airflow_slurm_provider.dashboard_urls import Destination
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from slurm_worker.errors import UserError
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 from tests.unit.coordinator.fakes import services
 
 ROLES = ("admin", "op", "user", "viewer")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
-from airflow_slurm_provider.failures import as_airflow_failures, task_log
-from airflow_slurm_provider.waiting import progress_of
+from airflow_slurm_provider.airflow_errors import as_airflow_failures, task_log
+from airflow_slurm_provider.operators.deferral import progress_of
 from slurm_worker.errors import UserError
 from tests.unit.worker.test_printable import HOSTILE, is_visible
 

@@ -20,7 +20,7 @@ from airflow_slurm_provider.decorators.slurm_map import SlurmMapOperator
 from airflow_slurm_provider.decorators.source import source_of
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from slurm_worker.errors import UserError
-from slurm_worker.signatures import Takes
+from slurm_worker.execution.signatures import Takes
 from tests.unit.coordinator.fakes import services
 
 

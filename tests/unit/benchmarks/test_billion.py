@@ -31,10 +31,10 @@ from benchmarks.billion.report import (
 )
 from benchmarks.billion.rows import LeanRows
 from benchmarks.folder_services import SqliteRows
-from slurm_worker import expressions
-from slurm_worker.config import LeaseConfig
 from slurm_worker.errors import ServiceError
-from slurm_worker.ports import Applied, Row, Rows, Statement, Value
+from slurm_worker.protocol import expressions
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.ports import Applied, Row, Rows, Statement, Value
 from slurm_worker.testing import MemoryRows
 from tests.contracts.rows import RowsContract
 

@@ -6,7 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_slurm_provider.coordinator.prices import merging_bill, planning_bill, working_bill
+from airflow_slurm_provider.coordinator.costs.prices import (
+    merging_bill,
+    planning_bill,
+    working_bill,
+)
 from benchmarks import cost
 from benchmarks.cost import Shape
 

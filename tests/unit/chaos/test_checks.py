@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from slurm_worker.ports import Row
-from slurm_worker.table import HISTORY_LIMIT
+from slurm_worker.protocol.ports import Row
+from slurm_worker.protocol.task_table import HISTORY_LIMIT
 from tests.chaos.checks import disagreements, unexplained
 from tests.unit.world import World, numbered
 

@@ -15,9 +15,9 @@ from moto import mock_aws
 from airflow_slurm_provider.cli.app import run
 from airflow_slurm_provider.coordinator import services as services_module
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.site import Site, load_site
-from airflow_slurm_provider.slurm.arrays import ArrayKey, ArrayState, Element, merge_arrays
-from airflow_slurm_provider.slurm.endings import Ending
+from airflow_slurm_provider.coordinator.spec.site import Site, load_site
+from airflow_slurm_provider.slurm.accounting import JobRecord
+from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState, Element, merge_arrays
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.slurm.usage import Usage
 from slurm_worker.errors import ItemError, ServiceError
@@ -36,7 +36,7 @@ class FakeSlurm:
     arrays: dict[str, ArrayState] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     away: int = 0
-    ended: list[Ending] = field(default_factory=list)
+    ended: list[JobRecord] = field(default_factory=list)
     used: list[Usage] = field(default_factory=list)
 
     def max_array_size(self) -> int:
@@ -76,7 +76,7 @@ class FakeSlurm:
         self._answer()
         return f"the end of {element}\n"
 
-    def endings(self, arrays: Collection[ArrayKey]) -> list[Ending]:
+    def endings(self, arrays: Collection[ArrayKey]) -> list[JobRecord]:
         self._answer()
         return self.ended
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.cli.app import ExitCode
-from airflow_slurm_provider.cli.waiting import TOLERATED_FAILURES
-from airflow_slurm_provider.slurm.endings import Ending
+from airflow_slurm_provider.cli.wait_loop import TOLERATED_FAILURES
+from airflow_slurm_provider.slurm.accounting import JobRecord
 from airflow_slurm_provider.slurm.states import ElementState
 from tests.unit.cli.conftest import ITEMS, Cli, Handler
 
@@ -79,7 +79,7 @@ def test_status_tells_the_rest_when_the_cluster_is_away(cli: Cli) -> None:
 
 def test_status_says_which_workers_died_and_why(cli: Cli) -> None:
     cli.submit()
-    cli.slurm.ended = [Ending("101", 1, 0, ElementState.OUT_OF_MEMORY, "0:125", "n7", 65, 2**29)]
+    cli.slurm.ended = [JobRecord("101", 1, 0, ElementState.OUT_OF_MEMORY, "0:125", "n7", 65, 2**29)]
     ended = cli("status", "job-1")
     assert ended.fields["workers lost"] == "1 (out_of_memory 1)"
     assert "worker 101_1 (start 1) on n7: out_of_memory" in ended.out

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from airflow_slurm_provider.cli import completing
+from airflow_slurm_provider.cli import completers
 from airflow_slurm_provider.cli.app import ExitCode, slurmctl
-from airflow_slurm_provider.cli.completing import SHELLS, VARIABLE
+from airflow_slurm_provider.cli.completers import SHELLS, VARIABLE
 from airflow_slurm_provider.coordinator import services as services_module
 from airflow_slurm_provider.coordinator.services import Services
 from tests.unit.cli.conftest import Cli
@@ -69,10 +69,10 @@ def test_a_table_that_does_not_answer_is_not_waited_for(
         return cli.services
 
     monkeypatch.setattr(services_module, "open_services", open_services)
-    monkeypatch.setattr(completing, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(completers, "_PATIENCE_S", 0.05)
     assert complete("slurmctl status j", 2) == []
     answer.set()
-    monkeypatch.setattr(completing, "_PATIENCE_S", 60.0)
+    monkeypatch.setattr(completers, "_PATIENCE_S", 60.0)
     assert complete("slurmctl status j", 2) == ["job-1"]
 
 

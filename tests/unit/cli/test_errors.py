@@ -11,7 +11,7 @@ import pytest
 
 from airflow_slurm_provider.cli import app
 from airflow_slurm_provider.cli.app import ExitCode
-from airflow_slurm_provider.coordinator import job
+from airflow_slurm_provider.coordinator import api
 from tests.unit.cli.conftest import Cli, empty_aws, write_config
 
 MISUSE = [
@@ -143,7 +143,7 @@ def test_an_interrupt_says_how_to_go_on(cli: Cli, monkeypatch: pytest.MonkeyPatc
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(job, "submit", interrupted)
+    monkeypatch.setattr(api, "submit", interrupted)
     ended = cli.submit()
     assert ended.code == ExitCode.INTERRUPTED
     assert "running the same command again continues" in ended.err
@@ -153,7 +153,7 @@ def test_a_bug_is_shown_whole(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None
     def broken(*_: object, **__: object) -> None:
         raise AssertionError("can't be")
 
-    monkeypatch.setattr(job, "submit", broken)
+    monkeypatch.setattr(api, "submit", broken)
     ended = cli.submit()
     assert ended.code == ExitCode.BUG
     assert "AssertionError: can't be" in ended.err

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from airflow_slurm_provider.cli.app import ExitCode
-from airflow_slurm_provider.cli.waiting import TOLERATED_FAILURES
-from airflow_slurm_provider.coordinator.events import EventReader
+from airflow_slurm_provider.cli.wait_loop import TOLERATED_FAILURES
+from airflow_slurm_provider.coordinator.status.audit_log import EventReader
 from slurm_worker.errors import ServiceError
 from tests.unit.cli.conftest import Cli, Handler
 

@@ -10,7 +10,7 @@ from airflow_slurm_provider.cli.app import ExitCode
 from airflow_slurm_provider.coordinator import services as services_module
 from airflow_slurm_provider.coordinator.services import Services
 from tests.unit.cli.conftest import ITEMS, Cli, Ended, Handler
-from tests.unit.coordinator.test_retry_faults import cut_at
+from tests.unit.coordinator.planning.test_retry_round import cut_at
 
 #: More requests than a command makes.
 _MOST = 200

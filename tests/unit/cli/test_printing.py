@@ -94,8 +94,8 @@ def test_a_bug_of_ours_shows_what_it_quotes(cli: Cli, monkeypatch: pytest.Monkey
 
 
 def test_a_terminal_shows_markup_as_text(cli: Cli) -> None:
-    from airflow_slurm_provider.cli.view import View, render
-    from airflow_slurm_provider.coordinator.watch import Watcher
+    from airflow_slurm_provider.cli.watch_view import View, render
+    from airflow_slurm_provider.coordinator.watcher import Watcher
 
     cli.submit()
     cli.services.jobs(cli.world.job).stop("[/red] [bold]no[/bold] \x1b[2J")

@@ -11,18 +11,18 @@ import pytest
 from rich.console import Console
 
 from airflow_slurm_provider.cli.app import ExitCode
-from airflow_slurm_provider.cli.view import View, render
-from airflow_slurm_provider.coordinator.limits import LimitState
-from airflow_slurm_provider.coordinator.outlook import stragglers
-from airflow_slurm_provider.coordinator.progress import Poll, progress_of
-from airflow_slurm_provider.coordinator.snapshot import Snapshot
-from airflow_slurm_provider.slurm.arrays import ArrayState, Element
+from airflow_slurm_provider.cli.watch_view import View, render
+from airflow_slurm_provider.coordinator.status.eta import stragglers
+from airflow_slurm_provider.coordinator.status.progress import JobStatus, progress_of
+from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
+from airflow_slurm_provider.slurm.array_state import ArrayState, Element
 from airflow_slurm_provider.slurm.states import ElementState
-from slurm_worker.history import History
-from slurm_worker.jobs import Event, JobRow, RoundRow
-from slurm_worker.keys import JobId, JobState, RoundState, TaskState
-from slurm_worker.store import Slice
-from slurm_worker.tasks import TaskRow
+from slurm_worker.protocol.job_store import Slice
+from slurm_worker.protocol.job_table import AuditEvent, JobRow, RoundRow
+from slurm_worker.protocol.job_totals import JobTotals
+from slurm_worker.protocol.keys import JobId, JobState, RoundState, TaskState
+from slurm_worker.protocol.tasks import TaskRow
 from tests.unit.cli.conftest import Cli
 
 NOW_MS = 1_700_000_000_000
@@ -35,7 +35,7 @@ def task(sequence: int, state: TaskState, **changes: Any) -> TaskRow:
 
 def snapshot(done_tasks: int = 50, job: JobRow = JOB) -> Snapshot:
     """A job of 100 tasks of 10 items, ten minutes old, half of it done, one task held long."""
-    done = History()
+    done = JobTotals()
     for number in range(done_tasks):
         done.add_row(
             task(
@@ -61,11 +61,11 @@ def snapshot(done_tasks: int = 50, job: JobRow = JOB) -> Snapshot:
     )
 
 
-def poll(seen: Snapshot, **changes: Any) -> Poll:
+def poll(seen: Snapshot, **changes: Any) -> JobStatus:
     running = Element(ElementState.RUNNING, node="n0")
     waiting = Element(ElementState.PENDING)
     array = ArrayState("7", {0: running, 1: replace(running, node="n1"), 2: waiting}, 3)
-    return replace(Poll(progress_of(seen), array, finished=False, snapshot=seen), **changes)
+    return replace(JobStatus(progress_of(seen), array, finished=False, snapshot=seen), **changes)
 
 
 def text(view: View, width: int = 100) -> str:
@@ -76,7 +76,7 @@ def text(view: View, width: int = 100) -> str:
 
 def test_the_picture_has_all_that_a_look_has_found() -> None:
     limits = [LimitState("api", "job-1", 10.0, 7.0, 2, 1.5, 1234, 86_400)]
-    events = [Event(NOW_MS, "me", "submitted", {"workers": 3}, "m")]
+    events = [AuditEvent(NOW_MS, "me", "submitted", {"workers": 3}, "m")]
     seen = text(View(poll(snapshot()), limits, events))
     for expected in (
         "job-1  running  22:13:20 UTC",
@@ -97,14 +97,14 @@ def test_the_picture_has_all_that_a_look_has_found() -> None:
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_the_picture_fits_the_terminal(width: int) -> None:
-    events = [Event(NOW_MS, "me", "submitted", {"arrays": "1234567, " * 50}, "m")]
+    events = [AuditEvent(NOW_MS, "me", "submitted", {"arrays": "1234567, " * 50}, "m")]
     lines = text(View(poll(snapshot()), (), events), width).splitlines()
     assert max(map(len, lines)) <= width
 
 
 def test_a_job_without_anything_yet_has_a_picture() -> None:
     fresh = replace(snapshot(0), leased=(), rounds=(), ready=0, lost=0)
-    seen = text(View(Poll(progress_of(fresh), None, finished=False, snapshot=fresh)))
+    seen = text(View(JobStatus(progress_of(fresh), None, finished=False, snapshot=fresh)))
     assert "0.0% of 0 items" in seen
     assert "not submitted" in seen
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from airflow_slurm_provider.coordinator.config import Config, load_config
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.site import parse_site
-from airflow_slurm_provider.slurm.arrays import ArrayKey, Element, merge_arrays
+from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
+from airflow_slurm_provider.coordinator.spec.site import parse_site
+from airflow_slurm_provider.slurm.accounting import JobRecord
+from airflow_slurm_provider.slurm.array_state import ArrayKey, Element, merge_arrays
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError, SubmitLimitError
-from airflow_slurm_provider.slurm.endings import Ending
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.slurm.submission import guarded
 from airflow_slurm_provider.slurm.usage import Usage
@@ -71,7 +71,7 @@ class FakeSlurm:
     room: int = 1_000_000
     array_size: int = 1001
     lose_reply: bool = False
-    ended: list[Ending] = field(default_factory=list)
+    ended: list[JobRecord] = field(default_factory=list)
     accounted: list[list[str]] = field(default_factory=list)
     used: list[Usage] = field(default_factory=list)
     states: dict[str, FakeArray] = field(default_factory=dict)
@@ -131,7 +131,7 @@ class FakeSlurm:
     def script(self, name: str, folder: str) -> str:
         return self.scripts[list(self.arrays).index(name)]
 
-    def endings(self, arrays: Collection[ArrayKey]) -> list[Ending]:
+    def endings(self, arrays: Collection[ArrayKey]) -> list[JobRecord]:
         self.accounted.append([each.slurm_job_id for each in arrays])
         return self.ended
 

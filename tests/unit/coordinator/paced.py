@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from slurm_worker.keys import JobPaths
-from slurm_worker.ports import Entry, ObjectStore, Stored
+from slurm_worker.protocol.keys import JobPaths
+from slurm_worker.protocol.ports import Entry, ObjectStore, Stored
 from slurm_worker.testing import MemoryObjects
 
 _T = TypeVar("_T")

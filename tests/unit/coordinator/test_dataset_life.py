@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.gc import collect
+from airflow_slurm_provider.coordinator import api
+from airflow_slurm_provider.coordinator.maintenance.gc import collect
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.aggregate import AggregateOptions, Manifest, RoundSummary, aggregate
 from slurm_worker.errors import ErrorClass, ItemError
-from slurm_worker.keys import JobId
-from slurm_worker.ports import ObjectStore
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.ports import ObjectStore
 from slurm_worker.testing import ManualClock, MemoryObjects
 from tests.unit.coordinator.fakes import make_config, services, world_of
 from tests.unit.coordinator.paced import DAY_S, Bucket, Process
@@ -100,7 +100,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Services, Bucket
     edges = services()
     folder = tmp_path_factory.mktemp("job")
     config = make_config(folder / "config", bundle=25)
-    job.submit(edges, config, log=lambda _: None)
+    api.submit(edges, config, log=lambda _: None)
 
     def handle(item: dict[str, Any], _context: object) -> dict[str, Any]:
         if item["n"] == 7:

@@ -12,12 +12,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_slurm_provider.coordinator import job, steer
-from airflow_slurm_provider.coordinator.config import Config
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.job_spec import Config
+from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.slurm.client import SubmitRefusedError
 from slurm_worker.errors import ItemError, UserError
-from slurm_worker.keys import JobId, JobState, RoundState, SubmitState, TaskState, draft_of
+from slurm_worker.protocol.keys import JobId, JobState, RoundState, SubmitState, TaskState, draft_of
 from slurm_worker.testing import MemoryObjects
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
 from tests.unit.coordinator.interleave import (
@@ -77,7 +78,7 @@ class Site:
             edges = replace(edges, slurm=Refusing(self.slurm))  # type: ignore[arg-type]
         spec = self.config.spec.model_copy(update=changes)
         config = replace(self.config, spec=spec)
-        return Call(edges, lambda own: job.submit(own, config, log=lambda _: None))
+        return Call(edges, lambda own: api.submit(own, config, log=lambda _: None))
 
     def check(self, word: str = "good") -> None:
         """The job is whole: its plan, its rows, its objects, and one array that is known."""
@@ -243,7 +244,7 @@ def test_a_job_that_was_submitted_by_two_is_published_once_and_whole(
     wrong = site.submit(DUPLICATE)
     one_suspended(wrong, 12, site.submit())
     world_of(site.services, site.config, tmp_path / "node", lambda item, _: item).worker().run()
-    manifest = job.aggregate(site.services, JOB, log=lambda _: None)
+    manifest = api.aggregate(site.services, JOB, log=lambda _: None)
     data = site.services.objects.get(manifest["files"][0]["key"]) or b""
     values = pq.read_table(io.BytesIO(data)).column("n").to_pylist()
     assert values == [f"good{n}" for n in range(ITEMS)]
@@ -275,7 +276,7 @@ def failed(new_site: Callable[[], Site], tmp_path: Path) -> Callable[[], Site]:
 
 
 def retry(site: Site) -> Call:
-    return Call(site.services, lambda own: job.retry(own, JOB, ["network"], log=lambda _: None))
+    return Call(site.services, lambda own: api.retry(own, JOB, ["network"], log=lambda _: None))
 
 
 def check_round(site: Site) -> None:
@@ -309,8 +310,8 @@ def test_more_workers_that_are_refused_are_not_asked_for_again(
     edges = replace(site.services, slurm=Refusing(site.slurm))  # type: ignore[arg-type]
     before = site.services.jobs(JOB).get().config
     with pytest.raises(SubmitRefusedError):
-        steer.add_workers(edges, JOB, 1, log=lambda _: None)
+        control.add_workers(edges, JOB, 1, log=lambda _: None)
     assert site.services.jobs(JOB).get().config == before
-    added = steer.add_workers(site.services, JOB, 1, log=lambda _: None)
+    added = control.add_workers(site.services, JOB, 1, log=lambda _: None)
     assert added.workers == 1
     assert [each.label for each in site.services.jobs(JOB).submissions()] == ["000-1", "000-2"]

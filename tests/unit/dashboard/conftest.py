@@ -12,16 +12,16 @@ import pytest
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.testclient import TestClient
 
-from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.recent import Recent
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.ttl_cache import Recent
 from airflow_slurm_provider.dashboard.app import create_app
-from airflow_slurm_provider.dashboard.guard import CSRF_COOKIE, CSRF_HEADER, User
-from airflow_slurm_provider.dashboard.looks import Looks, Shares
+from airflow_slurm_provider.dashboard.auth import CSRF_COOKIE, CSRF_HEADER, User
+from airflow_slurm_provider.dashboard.cache import JobCache, SharedCache
 from airflow_slurm_provider.dashboard.sites import OneSite
-from airflow_slurm_provider.slurm.arrays import ArrayKey
+from airflow_slurm_provider.slurm.array_state import ArrayKey
 from slurm_worker.errors import ItemError, ServiceError
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of
 
@@ -128,7 +128,7 @@ class Dash:
 
     def submit(self, name: str = "job-1", **changes: Any) -> None:
         config = make_config(self.scratch / name, ITEMS, job_id=name, **changes)
-        job.submit(self.services, config, log=lambda _: None, actor="bob")
+        api.submit(self.services, config, log=lambda _: None, actor="bob")
 
     def work(self, name: str = "job-1") -> None:
         """Let one worker do all there is to do."""
@@ -140,12 +140,12 @@ class Dash:
         """Have no look shared with an earlier request."""
         recent: Recent[Any] = Recent()
         state = self.app.state.dashboard
-        shares = Shares(recent, state.shares.trails)
+        shares = SharedCache(recent, state.shares.trails)
         self.app.state.dashboard = dataclasses.replace(state, shares=shares)
 
     def look_at_tasks_anew(self) -> None:
         """The same for what tells how far a job is, and for nothing else."""
-        Looks("", self.services, self.app.state.dashboard.shares).forget(JobId("job-1"))
+        JobCache("", self.services, self.app.state.dashboard.shares).forget(JobId("job-1"))
 
     def _handle(self, item: dict[str, Any], context: Any) -> dict[str, Any]:
         if item["n"] in self.errors:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.dashboard.runs import Runs
+from airflow_slurm_provider.dashboard.background_jobs import Runs
 from slurm_worker.errors import UserError
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 from tests.unit.dashboard.conftest import Dash
 
 JOB = JobId("job-1")

@@ -9,12 +9,12 @@ import weakref
 
 import pytest
 
-from airflow_slurm_provider.coordinator import job
-from airflow_slurm_provider.coordinator.anomalies.alert import Alert, Kind
-from airflow_slurm_provider.coordinator.anomalies.trail import append_alert, append_end
-from airflow_slurm_provider.coordinator.recent import Recent
-from airflow_slurm_provider.dashboard.looks import Looks, Shares
-from slurm_worker.keys import JobId
+from airflow_slurm_provider.coordinator import api
+from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind
+from airflow_slurm_provider.coordinator.anomalies.audit_log import append_alert, append_end
+from airflow_slurm_provider.coordinator.ttl_cache import Recent
+from airflow_slurm_provider.dashboard.cache import JobCache, SharedCache
+from slurm_worker.protocol.keys import JobId
 from tests.unit.dashboard.conftest import ITEMS, Dash
 
 JOB = JobId("job-1")
@@ -152,7 +152,7 @@ def test_failures_are_read_once_until_there_are_new_ones(done: Dash) -> None:
 
 def test_failures_are_read_anew_when_there_are_new_ones(done: Dash) -> None:
     done.json("/api/jobs/job-1/failures")
-    job.retry(done.services, JOB, ["network"], log=lambda _: None)
+    api.retry(done.services, JOB, ["network"], log=lambda _: None)
     done.work()
     done.look_at_tasks_anew()
     found = {each["error_class"]: each for each in done.json("/api/jobs/job-1/failures")}
@@ -241,7 +241,7 @@ def test_the_audit_trail_comes_newest_first(done: Dash) -> None:
 def test_looks_and_trails_of_jobs_that_nobody_looks_at_any_more_are_dropped(done: Dash) -> None:
     now = 0.0
     done.submit("job-2")
-    looks = Looks("", done.services, Shares(Recent(lambda: now), Recent(lambda: now)))
+    looks = JobCache("", done.services, SharedCache(Recent(lambda: now), Recent(lambda: now)))
     kept = weakref.ref(looks.trail(JOB).events)
     looks.trail(JobId("job-2"))
     gc.collect()
@@ -265,7 +265,7 @@ def test_the_trail_is_read_on_from_where_it_was(done: Dash) -> None:
 
 def test_alerts_are_told_with_their_numbers_until_they_are_over(done: Dash) -> None:
     jobs = done.services.jobs(JOB)
-    alert = Alert("job-1", Kind.BAD_NODE, "node2", 1, "bad", "exclude it", {"share": 0.25})
+    alert = Alert("job-1", AnomalyKind.BAD_NODE, "node2", 1, "bad", "exclude it", {"share": 0.25})
     assert append_alert(jobs, "watcher", alert)
     (found,) = done.json("/api/jobs/job-1/anomalies")
     assert (found["kind"], found["subject"], found["over_ms"]) == ("bad_node", "node2", 0)

@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from airflow_slurm_provider.dashboard.guard import CSRF_COOKIE
+from airflow_slurm_provider.dashboard.auth import CSRF_COOKIE
 from tests.unit.dashboard.conftest import SAME_ORIGIN, TOKEN, Dash
 
 EXAMPLES = 12

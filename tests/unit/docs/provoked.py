@@ -17,25 +17,25 @@ import pytest
 from botocore.exceptions import ClientError
 from moto import mock_aws
 
-from airflow_slurm_provider.coordinator.bootstrap.clients import open_clients
-from airflow_slurm_provider.coordinator.credentials import give_credentials
-from airflow_slurm_provider.coordinator.site import parse_site
+from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import open_clients
+from airflow_slurm_provider.coordinator.spec.site import parse_site
+from airflow_slurm_provider.coordinator.submission.credentials import give_credentials
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.ssh import open_paramiko
 from airflow_slurm_provider.slurm.transport import LocalTransport
 from slurm_worker import FatalError
-from slurm_worker.calling import ItemTimeout
-from slurm_worker.clock import AwsClock
-from slurm_worker.config import HandlerConfig
-from slurm_worker.dynamo import DynamoRows, dynamo_client
+from slurm_worker.backends.clock import AwsClock
+from slurm_worker.backends.dynamodb import DynamoRows, dynamo_client
+from slurm_worker.backends.s3 import S3Objects, s3_client
 from slurm_worker.errors import SlurmWorkerError
-from slurm_worker.handlers import load
-from slurm_worker.parts import to_lines
-from slurm_worker.s3 import S3Objects, s3_client
+from slurm_worker.execution.calls import ItemTimeout
+from slurm_worker.execution.handler import load
+from slurm_worker.protocol.job_config import HandlerConfig
+from slurm_worker.results.parts import to_lines
 from tests.unit.cli.conftest import Cli, write_config
 from tests.unit.coordinator import fakes
-from tests.unit.coordinator.test_credentials import Sts, edges_with
-from tests.unit.coordinator.test_repair import lose_everything
+from tests.unit.coordinator.maintenance.test_repair import lose_everything
+from tests.unit.coordinator.submission.test_credentials import Sts, edges_with
 from tests.unit.slurm.fake_slurm import FakeSlurm, Time
 from tests.unit.slurm.ssh_server import LoginNode, closed_port
 from tests.unit.world import JOB

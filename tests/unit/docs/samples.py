@@ -6,8 +6,8 @@ import ast
 import functools
 import re
 
-from slurm_worker import limits
-from slurm_worker.keys import JobId, JobPaths, TaskId
+from slurm_worker.protocol.keys import JobId, JobPaths, TaskId
+from slurm_worker.rate_limits import limiter
 from tests.stack.settings import ROOT
 
 WORKER = ROOT / "worker" / "slurm_worker"
@@ -48,7 +48,7 @@ def check_sample(text: str) -> None:
 def check_formula(text: str) -> None:
     """Refuse a bound of the rate limit other than the limiter's own."""
     ours = re.sub(r"\s+", "", text).replace("≤", "<=").replace("·", "*").replace("2ε", "2*eps")
-    assert ours in re.sub(r"\s+", "", limits.__doc__ or "")
+    assert ours in re.sub(r"\s+", "", limiter.__doc__ or "")
 
 
 def check_layout(text: str) -> None:

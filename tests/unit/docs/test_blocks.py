@@ -23,8 +23,8 @@ import jsonschema
 import pytest
 import yaml
 
-from airflow_slurm_provider.coordinator.config import JobSpec, parse_config
-from airflow_slurm_provider.coordinator.site import parse_cluster, parse_site
+from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec, parse_config
+from airflow_slurm_provider.coordinator.spec.site import parse_cluster, parse_site
 from slurm_worker.aggregate.merge import ERRORS_SCHEMA
 from tests.stack.settings import ROOT
 from tests.unit.docs import samples

@@ -14,8 +14,8 @@ from pydantic import BaseModel
 
 from airflow_slurm_provider import get_provider_info
 from airflow_slurm_provider.cli.app import COMMANDS
-from airflow_slurm_provider.coordinator.config import JobSpec
-from airflow_slurm_provider.coordinator.site import Site
+from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
+from airflow_slurm_provider.coordinator.spec.site import Site
 from slurm_worker.errors import ErrorClass
 from tests.stack.settings import ROOT
 from tests.unit.docs.pages import DOCS

@@ -13,7 +13,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 from tests.unit.cli.conftest import Cli
 from tests.unit.docs.pages import DOCS, Block, blocks, console, load, named
 

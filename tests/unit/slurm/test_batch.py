@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_slurm_provider.slurm.arrays import ArrayState, Element
+from airflow_slurm_provider.slurm.array_state import ArrayState, Element
 from airflow_slurm_provider.slurm.batch import batch_name, batch_script, failure, has_ended
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.states import ElementState

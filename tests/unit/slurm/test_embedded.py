@@ -17,8 +17,8 @@ import pytest
 
 from airflow_slurm_provider.slurm import submission
 from airflow_slurm_provider.slurm.client import ArrayKey, ArrayState, SlurmClient
-from airflow_slurm_provider.slurm.embedded import EmbeddedTransport
-from airflow_slurm_provider.slurm.embedded_cluster import CommandError, read_request
+from airflow_slurm_provider.slurm.embedded.commands import CommandError, read_request
+from airflow_slurm_provider.slurm.embedded.transport import EmbeddedTransport
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import render_script
 from airflow_slurm_provider.slurm.states import ElementState
@@ -257,7 +257,7 @@ def test_the_array_outlives_its_submitter(tmp_path: Path, cluster: Cluster, wait
     program = (
         "import os, signal, sys\n"
         "from airflow_slurm_provider.slurm.client import SlurmClient\n"
-        "from airflow_slurm_provider.slurm.embedded import EmbeddedTransport\n"
+        "from airflow_slurm_provider.slurm.embedded.transport import EmbeddedTransport\n"
         f"transport = EmbeddedTransport({str(cluster.folder)!r})\n"
         f"client = SlurmClient(transport, {str(cluster.remote)!r})\n"
         "client.submit('orphan', '#!/bin/bash\\n#SBATCH --job-name=orphan\\nsleep 0.5\\n"

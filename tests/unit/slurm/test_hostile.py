@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_slurm_provider.coordinator.config import load_config
+from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 from airflow_slurm_provider.slurm import submission
 from airflow_slurm_provider.slurm.batch import batch_name
 from airflow_slurm_provider.slurm.client import ArrayKey, SlurmClient
@@ -21,7 +21,7 @@ from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import quote, render_script
 from airflow_slurm_provider.slurm.transport import CommandResult, LocalTransport
 from slurm_worker.errors import UserError
-from slurm_worker.keys import check_job_id
+from slurm_worker.protocol.keys import check_job_id
 
 HOSTILE = [
     "; touch MARK",

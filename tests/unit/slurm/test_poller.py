@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from airflow_slurm_provider.slurm.arrays import ArrayKey, ArrayState
+from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.errors import ServiceError
 from tests.unit.slurm.fake_slurm import Time

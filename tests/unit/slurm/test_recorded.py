@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.slurm import submission
-from airflow_slurm_provider.slurm.arrays import merge, parse_job_id, parse_queue, parse_records
+from airflow_slurm_provider.slurm.accounting import parse_endings
+from airflow_slurm_provider.slurm.array_state import merge, parse_job_id, parse_queue, parse_records
 from airflow_slurm_provider.slurm.client import SlurmClient, SubmitLimitError
-from airflow_slurm_provider.slurm.endings import parse_endings
 from airflow_slurm_provider.slurm.states import ElementState
-from airflow_slurm_provider.slurm.submission import Outcome
+from airflow_slurm_provider.slurm.submission import SubmitExit
 from airflow_slurm_provider.slurm.transport import CommandResult
 from slurm_worker.errors import ErrorClass, ServiceError, UserError
 
@@ -103,13 +103,15 @@ def test_a_refusal_for_good_is_a_mistake_in_the_options(release: Path, refused: 
     with pytest.raises(
         UserError, match=r"refused the array: .*; correct the slurm section"
     ) as told:
-        client(Outcome.REFUSED, err=text(release, refused)).submit("n", "#!/bin/sh\n", "f")
+        client(SubmitExit.REFUSED, err=text(release, refused)).submit("n", "#!/bin/sh\n", "f")
     assert not isinstance(told.value, ServiceError)
 
 
 def test_a_refusal_for_the_number_of_jobs_is_told_from_it(release: Path) -> None:
     with pytest.raises(SubmitLimitError):
-        client(Outcome.REFUSED, err=text(release, "refused-limit")).submit("n", "#!/bin/sh\n", "f")
+        client(SubmitExit.REFUSED, err=text(release, "refused-limit")).submit(
+            "n", "#!/bin/sh\n", "f"
+        )
 
 
 def test_the_queue_says_of_ids_that_it_has_forgotten_that_they_are_invalid(release: Path) -> None:

@@ -345,7 +345,7 @@ def test_an_id_that_is_there_decides_whatever_else_is(slurm: FakeSlurm, place: P
     (place / "id").write_text("55\n")
     command = submission.from_stdin(str(place), NAME, "t")
     result = slurm.transport().run(command, submission.SUBMIT.encode())
-    assert (result.code, result.stdout) == (submission.Outcome.KNOWN, "55\n")
+    assert (result.code, result.stdout) == (submission.SubmitExit.KNOWN, "55\n")
     assert slurm.lines("calls") == []
 
 

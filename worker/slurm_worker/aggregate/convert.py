@@ -18,7 +18,7 @@ import pyarrow as pa
 from slurm_worker.aggregate.errors import AggregationError, Misfit
 from slurm_worker.aggregate.fast import LineReader, is_finite, to_arrow
 from slurm_worker.aggregate.types import EXACT, STRING, ColumnType, Kind, Rows, Schema
-from slurm_worker.parts import KEY_FIELD
+from slurm_worker.results.parts import KEY_FIELD
 
 _ACCEPTED: dict[Kind, frozenset[type]] = {
     Kind.BOOL: frozenset({bool}),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from slurm_worker.aggregate.errors import AggregationError
-from slurm_worker.parts import PART_TABLE
+from slurm_worker.results.parts import PART_TABLE
 
 #: What SQLite needs beside a database; a `-shm` file is made anew.
 SIDE_FILES = ("-journal", "-wal")

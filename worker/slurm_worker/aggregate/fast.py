@@ -26,9 +26,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
-from slurm_worker import jsonlines
 from slurm_worker.aggregate.types import EXACT, ColumnType, Kind, Schema
-from slurm_worker.parts import KEY_FIELD
+from slurm_worker.results import jsonlines
+from slurm_worker.results.parts import KEY_FIELD
 
 _AS_TEXT = (Kind.TIMESTAMP, Kind.LOCAL_TIMESTAMP, Kind.DATE, Kind.DECIMAL)
 _NOT_HERE = (Kind.BINARY, Kind.JSON, Kind.MAP)

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from slurm_worker.aggregate.fast import leaves
 from slurm_worker.errors import Missing
-from slurm_worker.ports import ObjectStore
+from slurm_worker.protocol.ports import ObjectStore
 
 #: A dictionary pays where each value occurs about so often.
 _REPEATED = 4

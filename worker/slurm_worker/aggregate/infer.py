@@ -24,7 +24,7 @@ from slurm_worker.aggregate.errors import AggregationError, Misfit
 from slurm_worker.aggregate.fast import LineReader
 from slurm_worker.aggregate.reading import Fetched, is_columns
 from slurm_worker.aggregate.types import EXACT, MAX_DEPTH, ColumnType, Kind, Rows
-from slurm_worker.parts import KEY_FIELD
+from slurm_worker.results.parts import KEY_FIELD
 
 MAX_FIELDS = 2_000
 _INT64 = (-(2**63), 2**63 - 1)

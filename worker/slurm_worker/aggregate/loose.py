@@ -26,7 +26,6 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from slurm_worker import jsonlines
 from slurm_worker.aggregate.convert import Converter
 from slurm_worker.aggregate.database import database_files, database_lines
 from slurm_worker.aggregate.errors import AggregationError
@@ -37,9 +36,10 @@ from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.aggregate.sorting import sort_files, write_merged
 from slurm_worker.aggregate.sources import Source
 from slurm_worker.aggregate.types import Schema, parse_schema
-from slurm_worker.ahead import ahead
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.ports import ObjectStore
+from slurm_worker.protocol.ports import ObjectStore
+from slurm_worker.protocol.prefetch import ahead
+from slurm_worker.results import jsonlines
 
 MANIFEST = "_manifest.json"
 _CHUNK_BYTES = 4 << 20

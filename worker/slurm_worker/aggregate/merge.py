@@ -30,11 +30,11 @@ from slurm_worker.aggregate.plan import ERRORS, ROWS, Plan, PlannedPart, Remaini
 from slurm_worker.aggregate.reading import Fetched, is_columns
 from slurm_worker.aggregate.sorting import sort_files, write_merged
 from slurm_worker.aggregate.types import Schema
-from slurm_worker.ahead import READERS, ahead
-from slurm_worker.keys import parse_task_id
-from slurm_worker.parts import KEY_FIELD
 from slurm_worker.printable import encodable
-from slurm_worker.store import JobStore
+from slurm_worker.protocol.job_store import JobStore
+from slurm_worker.protocol.keys import parse_task_id
+from slurm_worker.protocol.prefetch import READERS, ahead
+from slurm_worker.results.parts import KEY_FIELD
 
 #: A number that is raised with every change of what is written for the same parts.
 WRITER = f"4 pyarrow-{pa.__version__}"

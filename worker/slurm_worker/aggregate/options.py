@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from slurm_worker.aggregate.types import Kind, Schema
 from slurm_worker.errors import UserError
-from slurm_worker.parts import KEY_FIELD
+from slurm_worker.results.parts import KEY_FIELD
 
 _MEBIBYTE = 1 << 20
 #: What may stand in a folder's name, and be read back from it as it was.

@@ -24,7 +24,7 @@ from slurm_worker.aggregate.errors import AggregationError, Misfit
 from slurm_worker.aggregate.files import write_parquet
 from slurm_worker.aggregate.types import ColumnType, Kind, parse_schema
 from slurm_worker.errors import ErrorClass, ItemError
-from slurm_worker.parts import KEY_FIELD, parse_lines, to_lines
+from slurm_worker.results.parts import KEY_FIELD, parse_lines, to_lines
 
 _METADATA = b"slurm_worker.schema"
 _CHUNK = 256

@@ -21,11 +21,11 @@ from pathlib import Path
 from types import TracebackType
 
 from slurm_worker.aggregate.errors import AggregationError
-from slurm_worker.ahead import ahead
-from slurm_worker.keys import TaskId, parse_task_id, task_id
-from slurm_worker.retried import RetriedItems
-from slurm_worker.store import JobStore, Marker, Part
-from slurm_worker.table import TaskTable
+from slurm_worker.protocol.job_store import JobStore, Marker, Part
+from slurm_worker.protocol.keys import TaskId, parse_task_id, task_id
+from slurm_worker.protocol.prefetch import ahead
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.results.superseded import RetriedItems
 
 ROWS, ERRORS = "rows", "errors"
 _TABLES = """

@@ -31,9 +31,9 @@ from typing import Any
 
 from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.aggregate.files import DataFile, names_in
-from slurm_worker.keys import JobPaths, parse_version
-from slurm_worker.ports import Entry, ObjectStore
-from slurm_worker.store import probe_replacing
+from slurm_worker.protocol.job_store import probe_replacing
+from slurm_worker.protocol.keys import JobPaths, parse_version
+from slurm_worker.protocol.ports import Entry, ObjectStore
 
 VERSION = 2
 #: S3 tells times in whole seconds.

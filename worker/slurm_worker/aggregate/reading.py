@@ -12,9 +12,9 @@ import pyarrow as pa
 from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.aggregate.part import read_columns, read_rows
 from slurm_worker.errors import UserError
-from slurm_worker.keys import TaskId
-from slurm_worker.parts import PARQUET, lines_of, parse_lines
-from slurm_worker.store import JobStore, Part
+from slurm_worker.protocol.job_store import JobStore, Part
+from slurm_worker.protocol.keys import TaskId
+from slurm_worker.results.parts import PARQUET, lines_of, parse_lines
 
 #: What reading a part that is not what its name says may raise.
 _BROKEN = (

@@ -23,7 +23,7 @@ from typing import Any
 from slurm_worker.aggregate.database import SIDE_FILES, copy_database
 from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.errors import UserError
-from slurm_worker.ports import ObjectStore
+from slurm_worker.protocol.ports import ObjectStore
 
 LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 DATABASES = (".sqlite", ".sqlite3", ".db")

@@ -27,7 +27,7 @@ from typing import Any
 import pyarrow as pa
 
 from slurm_worker.errors import UserError
-from slurm_worker.parts import KEY_FIELD
+from slurm_worker.results.parts import KEY_FIELD
 
 
 class Kind(str, Enum):

@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from airflow_slurm_provider.coordinator.anomalies import Look
-from airflow_slurm_provider.coordinator.config import LimitSection
-from airflow_slurm_provider.coordinator.limits import limit_states
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.snapshot import read_snapshot
-from slurm_worker import keys
-from slurm_worker.config import LeaseConfig
-from slurm_worker.keys import JobId, TaskId
-from slurm_worker.store import Marker, Slice
-from slurm_worker.table import TaskTable
-from slurm_worker.tasks import Claimed, Lease
+from airflow_slurm_provider.coordinator.spec.job_spec import LimitSection
+from airflow_slurm_provider.coordinator.status.rate_limits import limit_states
+from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.job_store import Marker, Slice
+from slurm_worker.protocol.keys import JobId, TaskId
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import Claimed, Lease
 from slurm_worker.testing import ManualClock, MemoryRows
 from tests.unit.coordinator.fakes import services as new_services
 

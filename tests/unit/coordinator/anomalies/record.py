@@ -15,15 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from airflow_slurm_provider.coordinator import job, steer
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.anomalies import Look
-from airflow_slurm_provider.coordinator.anomalies.watching import read_look
-from airflow_slurm_provider.coordinator.recent import Recent
-from airflow_slurm_provider.coordinator.services import Services, Shared, open_services
-from airflow_slurm_provider.coordinator.ship import read_spec
-from airflow_slurm_provider.coordinator.site import load_site
+from airflow_slurm_provider.coordinator.anomalies.monitor import read_look
+from airflow_slurm_provider.coordinator.services import Services, SharedPolling, open_services
+from airflow_slurm_provider.coordinator.spec.site import load_site
+from airflow_slurm_provider.coordinator.spec_store import read_spec
+from airflow_slurm_provider.coordinator.submission import control
+from airflow_slurm_provider.coordinator.ttl_cache import Recent
 from airflow_slurm_provider.slurm.poller import ArrayPoller
-from slurm_worker.keys import JobId
+from slurm_worker.protocol.keys import JobId
 from tests.e2e.test_anomalies import EVERY, INTERVAL_S, Provoked, submit
 from tests.stack.demo import read_environment
 from tests.unit.coordinator.anomalies.fleet import Fleet
@@ -41,7 +42,7 @@ def record_modelled() -> None:
 def record_stack(kinds: list[str]) -> None:
     """The jobs of the end-to-end test, side by side; all where no kind is named."""
     services = open_services(load_site(read_environment()["SLURMCTL_CONFIG"]))
-    shared = Shared(ArrayPoller(services.slurm), Recent())
+    shared = SharedPolling(ArrayPoller(services.slurm), Recent())
     edges = replace(services, shared=shared, poll_s=INTERVAL_S)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -59,7 +60,7 @@ def _record(services: Services, what: Provoked, folder: Path) -> None:
         write_run(RUNS / f"{kind}.stack.jsonl.gz", _looks(services, what, folder, job_id))
     finally:
         (folder / "over").touch()
-        steer.cancel(services, job_id)
+        control.cancel(services, job_id)
     sys.stdout.write(f"{kind}.stack\n")
 
 
@@ -67,7 +68,7 @@ def _looks(services: Services, what: Provoked, folder: Path, job_id: JobId) -> I
     spec = read_spec(services, services.jobs(job_id).get())
     deadline = float("inf")
     while time.monotonic() < deadline:
-        poll = job.poll(services, job_id)
+        poll = api.poll(services, job_id)
         assert poll.snapshot is not None, "a look has one"
         what.provoke(folder, poll.snapshot)
         if deadline == float("inf") and poll.snapshot.leased:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from airflow_slurm_provider.coordinator.anomalies import Look
-from airflow_slurm_provider.coordinator.limits import LimitState
-from airflow_slurm_provider.coordinator.snapshot import Snapshot
-from slurm_worker.config import LeaseConfig
-from slurm_worker.history import History
-from slurm_worker.jobs import JobRow, RoundRow
-from slurm_worker.keys import JobState, RoundState, TaskState
-from slurm_worker.store import Slice
-from slurm_worker.tasks import TaskRow
+from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.job_store import Slice
+from slurm_worker.protocol.job_table import JobRow, RoundRow
+from slurm_worker.protocol.job_totals import JobTotals
+from slurm_worker.protocol.keys import JobState, RoundState, TaskState
+from slurm_worker.protocol.tasks import TaskRow
 
 RUNS = Path(__file__).with_name("runs")
 
@@ -65,7 +65,7 @@ def _parsed(raw: dict[str, Any]) -> Look:
             RoundRow(**{**each, "state": RoundState(each["state"])}) for each in raw["rounds"]
         ),
         at_ms=raw["at_ms"],
-        done=History.from_dict(raw["done"]),
+        done=JobTotals.from_dict(raw["done"]),
         leased=tuple(_row(each) for each in raw["leased"]),
         ended=tuple(_row(each) for each in raw["ended"]),
         ready=ready,

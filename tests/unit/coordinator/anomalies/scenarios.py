@@ -5,7 +5,7 @@ The name says what must be told: what stands before the dot is the kind, or ``go
 
 from __future__ import annotations
 
-from airflow_slurm_provider.coordinator.config import LimitSection
+from airflow_slurm_provider.coordinator.spec.job_spec import LimitSection
 from tests.unit.coordinator.anomalies.fleet import FOREVER, Plan
 
 API = {"api": LimitSection(rate=10)}

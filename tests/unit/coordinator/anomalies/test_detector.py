@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from airflow_slurm_provider.coordinator.anomalies import Alert, Detector, Kind, Look, Thresholds
-from airflow_slurm_provider.coordinator.limits import LimitState
-from airflow_slurm_provider.coordinator.snapshot import Snapshot
-from slurm_worker.history import History
-from slurm_worker.jobs import JobRow, RoundRow
-from slurm_worker.keys import JobId, JobState, RoundState, TaskState
-from slurm_worker.store import Slice
-from slurm_worker.tasks import TaskRow
+from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
+from slurm_worker.protocol.job_store import Slice
+from slurm_worker.protocol.job_table import JobRow, RoundRow
+from slurm_worker.protocol.job_totals import JobTotals
+from slurm_worker.protocol.keys import JobId, JobState, RoundState, TaskState
+from slurm_worker.protocol.tasks import TaskRow
 from tests.unit.coordinator.anomalies.fleet import FOREVER, Fleet, Plan
 
 START_MS = 1_700_000_000_000
@@ -23,9 +23,9 @@ SLICE = Slice(0, 0, 1, 100, "")
 
 def done(
     count: int, *, failed: dict[str, int] | None = None, node: str = "n1", first: int = 0
-) -> History:
+) -> JobTotals:
     """Tasks that took ten seconds each and were done one a second."""
-    history = History()
+    history = JobTotals()
     failed = failed or {}
     for n in range(first, first + count):
         history.add_row(
@@ -60,7 +60,7 @@ def held(started_s: float, at_s: float, number: int = 900, **changes: object) ->
 
 def look(
     at_s: float,
-    history: History,
+    history: JobTotals,
     leased: tuple[TaskRow, ...] = (),
     *,
     ready: int = 10,
@@ -134,9 +134,9 @@ def test_a_paused_job_has_no_stall() -> None:
 def test_before_it_is_known_how_long_tasks_take_a_stall_is_told_later() -> None:
     detector = Detector(Thresholds(stall_s=300, stall_first_s=1800))
     row = (held(0, 10),)
-    detector.see(look(10, History(), row))
-    assert not detector.see(look(1000, History(), (held(0, 1000),))).raised
-    assert kinds(detector.see(look(1900, History(), (held(0, 1900),))).raised) == [Kind.STALL]
+    detector.see(look(10, JobTotals(), row))
+    assert not detector.see(look(1000, JobTotals(), (held(0, 1000),))).raised
+    assert kinds(detector.see(look(1900, JobTotals(), (held(0, 1900),))).raised) == [Kind.STALL]
 
 
 def test_items_that_end_within_a_task_are_no_stall() -> None:
@@ -327,9 +327,9 @@ def test_a_job_that_only_hangs_from_its_start_is_a_stall() -> None:
     assert kinds(tuple(raised)) == [Kind.STALL]
 
 
-def steps(*shares: tuple[int, int]) -> History:
+def steps(*shares: tuple[int, int]) -> JobTotals:
     """So many tasks with so many failed items each, one set after the other."""
-    history, first = History(), 0
+    history, first = JobTotals(), 0
     for count, failing in shares:
         failed = {"network": failing} if failing else {}
         history.add(done(count, failed=failed, first=first))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.coordinator.anomalies import Alert, Detector, Kind, Thresholds
-from airflow_slurm_provider.coordinator.thresholds import AnomaliesSection
+from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import AnomaliesSection
 from tests.e2e.test_anomalies import EVERY, QUICK
 from tests.unit.coordinator.anomalies.recording import RUNS, read_run
 

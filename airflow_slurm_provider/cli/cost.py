@@ -1,0 +1,172 @@
+"""`slurmctl plan` and `slurmctl cost`: what a job will take, and what it has taken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from airflow_slurm_provider.cli.options import Common, common_options, job_argument
+from airflow_slurm_provider.cli.output import Fields, emit, number, say, show
+from slurm_worker.protocol.keys import check_job_id
+
+if TYPE_CHECKING:
+    from airflow_slurm_provider.coordinator.costs.actual import JobCost
+    from airflow_slurm_provider.coordinator.costs.dry_run import Estimate
+    from airflow_slurm_provider.coordinator.costs.prices import Bill
+    from airflow_slurm_provider.slurm.usage import Efficiency
+
+
+@click.command(
+    epilog="\b\nExample:\n  slurmctl plan example_dags/backfill_flights/config.yaml "
+    "--item-seconds 0.2"
+)
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--job-id", metavar="ID", help="The job's id, instead of the file's job_id.")
+@click.option(
+    "--item-seconds",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    help="How long an item takes: with it, the time of the work is told.",
+)
+@click.option("--script", is_flag=True, help="Print the batch script alone.")
+@common_options
+def plan(
+    common: Common, config: Path, job_id: str | None, item_seconds: float | None, script: bool
+) -> int:
+    """Tell what submitting CONFIG would plan, start and cost, and do none of it.
+
+    Reads the whole input, as submit does. Needs no cluster: where it can't be reached, what
+    only it knows is said to be unknown.
+    """
+    from airflow_slurm_provider.coordinator.costs.dry_run import estimate
+    from airflow_slurm_provider.coordinator.spec.job_spec import load_config
+
+    loaded = load_config(config, job_id=job_id)
+    with common.services() as services:
+        found = estimate(services, loaded, item_s=item_seconds, log=say)
+    if script and not common.as_json:
+        show(found.script.removesuffix("\n"))
+        return 0
+    emit(common.as_json, found.to_dict(), _plan_fields(found))
+    return 0
+
+
+@click.command(epilog="\b\nExample:\n  slurmctl cost flights-2013")
+@job_argument
+@common_options
+def cost(common: Common, job: str) -> int:
+    """Tell what JOB has cost so far, and what would make it cheaper.
+
+    AWS requests by kind with their list price, CPU time and memory that Slurm gave and the
+    workers used, and advice with the numbers it rests on.
+    """
+    name = check_job_id(job, "JOB")
+    from airflow_slurm_provider.coordinator.costs.actual import read_cost
+
+    with common.services() as services:
+        found = read_cost(services, name)
+    emit(common.as_json, found.to_dict(), _cost_fields(found))
+    return 0
+
+
+def _plan_fields(found: Estimate) -> Fields:
+    fields = [
+        ("job", found.job_id),
+        ("items", number(found.items)),
+        ("tasks", f"{number(found.tasks)} of up to {number(found.bundle)} items"),
+        ("segments", number(found.segments)),
+        ("workers", f"{number(found.workers)} of {number(found.workers_asked)} asked for"),
+        ("arrays", _arrays_text(found)),
+        ("each worker", " ".join(found.resources) or "the site's defaults"),
+    ]
+    if found.cpu_hours_most is not None:
+        fields.append(("cpu time", f"at most {found.cpu_hours_most:,g} CPU-hours, by slurm.time"))
+    if found.shortest_s is not None:
+        fields.append(("limits", f"allow no less than {_time(found.shortest_s)}, a token an item"))
+    if found.work_s is not None:
+        fields.append(("time", f"about {_time(found.work_s)} once all workers run"))
+    fields += _bill_fields(found.total)
+    fields += [
+        ("cost", f"{_dollars(found.total.dollars)} of AWS requests, {_priced()}"),
+        ("", f"planning {_dollars(found.planning.dollars)}"),
+        ("", f"working {_dollars(found.working.dollars)}{_beats_text(found)}"),
+        ("", f"aggregating {_dollars(found.merging.dollars)}"),
+        *[("note", note) for note in found.notes],
+    ]
+    return fields
+
+
+def _arrays_text(found: Estimate) -> str:
+    sizes = ", ".join(f"{size:,}" for size in found.arrays[:5])
+    more = f" and {len(found.arrays) - 5:,} more" if len(found.arrays) > 5 else ""
+    most = "unknown" if found.max_array_size is None else number(found.max_array_size)
+    return f"{len(found.arrays):,} of {sizes}{more} elements (MaxArraySize {most})"
+
+
+def _beats_text(found: Estimate) -> str:
+    if found.work_s is not None or found.shortest_s:
+        return ""
+    return f", and {found.heartbeats} heartbeats for each hour of a worker"
+
+
+def _cost_fields(found: JobCost) -> Fields:
+    counted, estimated = found.spent.counted, found.spent.estimated
+    fields = [
+        ("job", found.job_id),
+        ("tasks done", f"{number(found.tasks)}, of {number(found.items)} items"),
+        *_bill_fields(counted + estimated),
+        ("cost so far", f"{_dollars(found.spent.dollars)} of AWS requests, {_priced()}"),
+        ("", f"counted by workers {_dollars(counted.dollars)}"),
+        ("", f"estimated for planning and workers' ends {_dollars(estimated.dollars)}"),
+        ("", f"expected for such tasks {_dollars(found.expected)}"),
+    ]
+    if found.efficiency is not None:
+        fields += _efficiency_fields(found.efficiency)
+    if found.problem:
+        fields.append(("cluster", f"not known: {found.problem}"))
+    return [*fields, *[("advice", each) for each in found.advice or ("nothing to mend",)]]
+
+
+def _efficiency_fields(found: Efficiency) -> Fields:
+    running = f", {found.running:,} of them running" if found.running else ""
+    used = "not known yet" if found.cpu_share is None else f"{found.cpu_share:.0%} used"
+    fields = [
+        ("workers", f"{found.starts:,} started{running}"),
+        ("cpu time", f"{found.allocated_s / 3600:,.4g} CPU-hours given; of ended workers' {used}"),
+    ]
+    if found.max_rss:
+        share = f" ({found.memory_share:.0%})" if found.memory_share else ""
+        given = f" of {_size(found.mem)}" if found.mem else ""
+        fields.append(("memory", f"{_size(found.max_rss)}{given} at most{share}"))
+    return fields
+
+
+def _bill_fields(bill: Bill) -> Fields:
+    return [
+        (kind, f"{number(count)} requests, {_dollars(bill.by_kind.get(kind, 0.0))}")
+        for kind, count in bill.requests.items()
+    ]
+
+
+def _priced() -> str:
+    from airflow_slurm_provider.coordinator.costs.prices import PRICES_OF, REGION
+
+    return f"by {REGION}'s list prices of {PRICES_OF}, without storage"
+
+
+def _dollars(amount: float) -> str:
+    """``$12.30``, and of small amounts what there is to see: ``$0.0042``."""
+    return f"${amount:,.2f}" if amount >= 1 or not amount else f"${amount:.2g}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:,.1f} GB" if count >= 2**30 else f"{count / 2**20:,.0f} MB"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min"

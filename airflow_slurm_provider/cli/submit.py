@@ -1,0 +1,56 @@
+"""`slurmctl submit`: a job planned, and its workers started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from airflow_slurm_provider.cli.options import Common, common_options
+from airflow_slurm_provider.cli.output import emit, number, say
+from airflow_slurm_provider.cli.wait_loop import report_wait, wait_options, wait_until_finished
+from slurm_worker.protocol.keys import JobId
+
+
+@click.command(
+    epilog="\b\nExample:\n  slurmctl submit example_dags/backfill_flights/config.yaml "
+    "--job-id flights-2013 --wait"
+)
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--job-id", metavar="ID", help="The job's id, instead of the file's job_id.")
+@wait_options
+@common_options
+def submit(
+    common: Common,
+    config: Path,
+    job_id: str | None,
+    wait: bool,
+    interval: float,
+    timeout: float | None,
+    max_failed_items: int | None,
+) -> int:
+    """Plan the job that CONFIG describes and start its workers.
+
+    Safe to run again at any point, also after it was killed: it goes on where it stopped,
+    and never starts the workers twice.
+    """
+    from airflow_slurm_provider.coordinator import api
+    from airflow_slurm_provider.coordinator.spec.job_spec import load_config
+
+    loaded = load_config(config, job_id=job_id)
+    with common.services() as services:
+        submitted = api.submit(services, loaded, log=say, actor=common.actor)
+        earlier = submitted.reattached and submitted.slurm_job_ids
+        fields = [
+            ("job", submitted.job_id),
+            ("items in", number(submitted.items)),
+            ("planned tasks", number(submitted.tasks)),
+            ("workers", f"{submitted.workers:,}{', by an earlier submit' if earlier else ''}"),
+            ("slurm job", f"{', '.join(submitted.slurm_job_ids)} {submitted.slurm_job_name}"),
+        ]
+        if not wait:
+            emit(common.as_json, submitted.to_dict(), fields)
+            return 0
+        name = JobId(submitted.job_id)
+        poll = wait_until_finished(services, name, interval=interval, timeout=timeout)
+    return report_wait(common, poll, max_failed_items, submitted.to_dict(), fields)

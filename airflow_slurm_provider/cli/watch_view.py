@@ -1,0 +1,204 @@
+"""What `slurmctl watch` shows: one picture of a job, drawn from what one look has found.
+
+A pure function of its argument. Imports rich, so it is imported by the command alone. Text
+goes to rich as `Text` made by `_text`: rich reads a plain `str` as markup, and lets control
+characters through.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from airflow_slurm_provider.cli.events import event_line
+from airflow_slurm_provider.coordinator.status.audit_log import as_utc
+from airflow_slurm_provider.coordinator.status.eta import (
+    Outlook,
+    format_duration,
+    outlook_of,
+    stragglers,
+    usual_ms,
+)
+from airflow_slurm_provider.coordinator.status.progress import JobStatus, Progress
+from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
+from slurm_worker.printable import printable
+from slurm_worker.protocol.job_table import AuditEvent
+
+_NODES, _STRAGGLERS, _EVENTS = 8, 5, 5
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one look has found.
+
+    Args:
+        limits: how the job's rate limits stand.
+        events: the last of the audit trail, oldest first.
+        note: what went wrong at this look; the rest may be older then.
+    """
+
+    poll: JobStatus
+    limits: Sequence[LimitState] = ()
+    events: Sequence[AuditEvent] = ()
+    note: str = ""
+
+
+def render(view: View) -> RenderableType:
+    """The picture."""
+    poll, snapshot = view.poll, view.poll.snapshot
+    outlook = Outlook(0.0, None, 0) if snapshot is None else outlook_of(snapshot)
+    parts: list[RenderableType] = [
+        _title(poll),
+        _bar(poll.progress, outlook),
+        _pace(poll.progress, outlook),
+        Text(),
+        _counts(poll),
+    ]
+    if snapshot is not None:
+        parts += [*_nodes(poll, snapshot), *_stragglers(snapshot)]
+    parts += [*_limits(view.limits), *_events(view.events)]
+    if view.note:
+        parts += [Text(), _text(view.note, "yellow")]
+    return Group(*parts)
+
+
+def _title(poll: JobStatus) -> Text:
+    progress = poll.progress
+    title = Text(progress.job_id, style="bold")
+    if progress.paused:
+        title.append(_text(f"  paused by {progress.paused}", "yellow"))
+    elif poll.problem:
+        title.append(_text(f"  {poll.problem}", "red"))
+    else:
+        title.append(f"  {progress.standing}", style="green")
+    if progress.rounds > 1:
+        title.append(f"  round {progress.rounds - 1}", style="dim")
+    if poll.snapshot is not None:
+        title.append(f"  {as_utc(poll.snapshot.at_ms)[11:19]} UTC", style="dim")
+    return title
+
+
+def _bar(progress: Progress, outlook: Outlook) -> RenderableType:
+    done = progress.items - progress.pending + outlook.running_items
+    share = done / progress.items if progress.items else 0.0
+    table = Table.grid(padding=(0, 1), expand=True)
+    table.add_column(ratio=1)
+    table.add_column(justify="right")
+    bar = ProgressBar(total=max(1, progress.items), completed=done)
+    table.add_row(bar, f"{share:.1%} of {progress.items:,} items")
+    return table
+
+
+def _pace(progress: Progress, outlook: Outlook) -> Text:
+    text = Text(f"{progress.ok:,} ok, {sum(progress.failed.values()):,} failed, ")
+    text.append(f"{progress.pending:,} to do")
+    if outlook.running_items:
+        text.append(f" ({outlook.running_items:,} of them in running tasks, done)")
+    if outlook.rate:
+        text.append(f"; {outlook.line()}")
+    return text
+
+
+def _counts(poll: JobStatus) -> Table:
+    progress = poll.progress
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row("tasks", _by_count(progress.tasks))
+    table.add_row("workers", _text(_workers(poll)))
+    table.add_row("failed items", _text(_by_count(progress.failed), "red"))
+    if progress.task_errors:
+        table.add_row("failed tasks", _text(_by_count(progress.task_errors), "red"))
+    if poll.snapshot is not None and poll.snapshot.lost:
+        table.add_row("leases lost", f"{poll.snapshot.lost:,}")
+    return table
+
+
+def _workers(poll: JobStatus) -> str:
+    if poll.array is None:
+        return "none needed" if poll.finished else "not submitted"
+    if poll.array.unknown:
+        return "Slurm doesn't say yet"
+    return f"{poll.array.alive:,} alive ({_by_count(poll.array.counts())})"
+
+
+def _nodes(poll: JobStatus, snapshot: Snapshot) -> list[RenderableType]:
+    elements = () if poll.array is None else poll.array.elements.values()
+    running = Counter(each.node for each in elements if each.node and not each.state.terminal)
+    done = snapshot.done.nodes
+    names = sorted({*running, *done}, key=lambda name: (-running[name], name))
+    if not names:
+        return []
+    table = _table("node", "workers", "tasks done", "items ok", "failed", "failed %")
+    for name in names[:_NODES]:
+        share = done.get(name)
+        if share is None:
+            table.add_row(_text(name), f"{running[name]:,}", "0", "0", "0", "")
+            continue
+        items = share.ok + share.failed
+        percent = f"{share.failed / items:.1%}" if items else ""
+        table.add_row(
+            *(_text(name), f"{running[name]:,}", f"{share.tasks:,}"),
+            *(f"{share.ok:,}", f"{share.failed:,}", percent),
+        )
+    return [Text(), table, *_more(len(names) - _NODES, "nodes")]
+
+
+def _stragglers(snapshot: Snapshot) -> list[RenderableType]:
+    slow = stragglers(snapshot)
+    if not slow:
+        return []
+    table = _table("slow task", "held for", "attempt", "worker")
+    for row in slow[:_STRAGGLERS]:
+        held = format_duration((snapshot.at_ms - row.started_ms) / 1000)
+        table.add_row(row.task, held, str(row.attempt), _text(row.owner))
+    usual = f"95 of 100 tasks took at most {format_duration(usual_ms(snapshot) / 1000)}"
+    return [Text(), table, Text(usual, style="dim"), *_more(len(slow) - _STRAGGLERS, "slow tasks")]
+
+
+def _limits(limits: Sequence[LimitState]) -> list[RenderableType]:
+    if not limits:
+        return []
+    table = _table("limit", "rate", "configured", "used", "reserved ahead")
+    for each in limits:
+        used = f"{each.used:,}"
+        if each.quota_per_day is not None:
+            used += f" of {each.quota_per_day:,} today"
+        table.add_row(
+            *(_text(each.name), f"{each.current_rate:g}/s", f"{each.rate:g}/s"),
+            *(used, f"{each.ahead_s:.1f} s"),
+        )
+    return [Text(), table]
+
+
+def _events(events: Iterable[AuditEvent]) -> list[RenderableType]:
+    lines = [event_line(each) for each in events][-_EVENTS:]
+    shown = [Text(each, style="dim", no_wrap=True, overflow="ellipsis") for each in lines]
+    return [Text(), *shown] if shown else []
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(printable(text), style=style)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    return table
+
+
+def _more(count: int, what: str) -> list[RenderableType]:
+    return [Text(f"and {count:,} more {what}", style="dim")] if count > 0 else []
+
+
+def _by_count(counts: Mapping[str, int]) -> str:
+    largest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {name}" for name, count in largest if count) or "none"

@@ -1,0 +1,40 @@
+"""What one look at a job gives to whoever looks for anomalies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
+from slurm_worker.protocol.job_config import LeaseConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A snapshot, and what else is known at that moment.
+
+    Args:
+        snapshot: the job's tasks.
+        finished: every task has ended.
+        workers: elements of the array that run; None where nobody has asked Slurm.
+        nodes: node by the beginning of its workers' names (``<array>_<element>-``).
+        limits: how the job's rate limits stand.
+        dollars: what workers have asked of AWS so far; None where it is not known.
+        estimate: what they were to ask for in the whole job, in dollars.
+        lease: times of the job's leases.
+    """
+
+    snapshot: Snapshot
+    finished: bool = False
+    workers: int | None = None
+    nodes: Mapping[str, str] = field(default_factory=dict)
+    limits: tuple[LimitState, ...] = ()
+    dollars: float | None = None
+    estimate: float = 0.0
+    lease: LeaseConfig = field(default_factory=LeaseConfig)
+
+    @property
+    def at_ms(self) -> int:
+        """When, by AWS's clock."""
+        return self.snapshot.at_ms

@@ -1,0 +1,236 @@
+"""What a job has cost so far: AWS requests in dollars, the cluster's CPU time and memory.
+
+Requests are what the workers' markers tell, and the rows of tasks that were given back; those
+that neither tells (of the coordinator, and of a worker after its last marker) are estimated,
+and said to be. Requests of the report
+itself: those of `status/snapshot.py`, the configuration, and one ``sacct``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from airflow_slurm_provider.coordinator import spec_store
+from airflow_slurm_provider.coordinator.costs.advice import Facts, LimitUse, advise
+from airflow_slurm_provider.coordinator.costs.prices import (
+    PRICES_OF,
+    REGION,
+    Bill,
+    bill_of,
+    ending_bill,
+    planning_bill,
+    reservations_of,
+    working_bill,
+)
+from airflow_slurm_provider.coordinator.planning.bundle_size import bundle_of
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
+from airflow_slurm_provider.coordinator.status.arrays import arrays_of
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
+from airflow_slurm_provider.slurm.usage import Efficiency, efficiency_of
+from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.protocol.job_table import RoundRow
+from slurm_worker.protocol.job_totals import JobTotals
+from slurm_worker.protocol.keys import JobId
+
+#: Dollars that no job is too dear at.
+_NEGLIGIBLE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """A job's AWS requests so far.
+
+    Args:
+        counted: as the workers' markers, and the rows of tasks that were given back, tell.
+        estimated: of the coordinator's planning, and of workers after their last marker.
+    """
+
+    counted: Bill
+    estimated: Bill
+
+    @property
+    def dollars(self) -> float:
+        """Both together."""
+        return self.counted.dollars + self.estimated.dollars
+
+
+@dataclass(frozen=True, slots=True)
+class JobCost:
+    """What a job has cost so far.
+
+    Args:
+        tasks: tasks that are done.
+        expected: dollars that so many tasks of such a duration take where none is tried twice.
+        efficiency: of the cluster's CPUs and memory; None where Slurm could not say.
+        problem: why not.
+        advice: sentences.
+    """
+
+    job_id: str
+    tasks: int
+    items: int
+    spent: Spent
+    expected: float
+    efficiency: Efficiency | None
+    problem: str
+    advice: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; the names are stable."""
+        return {
+            "job_id": self.job_id,
+            "tasks": self.tasks,
+            "items": self.items,
+            "dollars": round(self.spent.dollars, 8),
+            "dollars_expected": round(self.expected, 8),
+            "counted": self.spent.counted.to_dict(),
+            "estimated": self.spent.estimated.to_dict(),
+            "prices": {"region": REGION, "of": PRICES_OF},
+            "cluster": self.efficiency.to_dict() if self.efficiency else None,
+            "problem": self.problem,
+            "advice": list(self.advice),
+        }
+
+
+def read_cost(services: Services, job_id: JobId) -> JobCost:
+    """What the job has cost so far, and what would make it cheaper.
+
+    Raises:
+        UserError: if there is no such job.
+        ServiceError: if the table or the store can't be reached; a cluster that can't be
+            reached is told in the result.
+    """
+    snapshot = read_snapshot(services, job_id)
+    spec = spec_store.read_spec(services, snapshot.job)
+    efficiency, problem = None, ""
+    try:
+        arrays = arrays_of(services, job_id, services.jobs(job_id).submissions())
+        usages = services.slurm.usage(arrays)
+        # The embedded cluster, say, measures nothing.
+        measured = any(each.cpus for each in usages)
+        efficiency = efficiency_of(usages) if measured else None
+        problem = "" if measured else "the cluster's accounting has nothing on the job's arrays"
+    except (ServiceError, UserError) as error:
+        problem = str(error)
+    return JobCost(
+        job_id=job_id,
+        tasks=snapshot.done.tasks,
+        items=snapshot.done.ok + snapshot.done.failed.total(),
+        spent=cost_so_far(snapshot.done, snapshot.rounds, snapshot.requests_of_open),
+        expected=expected_so_far(snapshot.done, snapshot.rounds, spec),
+        efficiency=efficiency,
+        problem=problem,
+        advice=tuple(advise(facts_of(snapshot.done, spec, efficiency))),
+    )
+
+
+def cost_so_far(
+    done: JobTotals, rounds: Sequence[RoundRow], of_open: Mapping[str, int] | None = None
+) -> Spent:
+    """A job's requests until now, from one look at it; makes none itself.
+
+    Args:
+        done: of all tasks that are done: `Snapshot.done`.
+        rounds: `Snapshot.rounds`.
+        of_open: `Snapshot.requests_of_open`.
+    """
+    counted = bill_of(done.requests) + bill_of(of_open or {})
+    return Spent(counted, _planned(rounds) + ending_bill(_workers(done)))
+
+
+def expected_so_far(done: JobTotals, rounds: Sequence[RoundRow], spec: JobSpec) -> float:
+    """Dollars that the tasks done so far take where none is tried twice; makes no request."""
+    work = working_bill(
+        done.tasks,
+        _workers(done),
+        busy_s=sum(each.busy_ms for each in done.workers.values()) / 1000,
+        heartbeat_s=spec.lease.heartbeat,
+        reservations=reservations(spec, done.ok + done.failed.total()),
+    )
+    return (_planned(rounds) + work).dollars
+
+
+@dataclass(frozen=True, slots=True)
+class WorkCost:
+    """What workers have asked for so far, and what they were to ask for in all, in dollars.
+
+    The planning is in neither, as it is spent before the first task: so `spent` grows with
+    the items, and can be scaled to all of them.
+    """
+
+    spent: float
+    expected: float
+
+
+def work_cost(snapshot: Snapshot, spec: JobSpec) -> WorkCost:
+    """For whoever looks for jobs that cost too much; makes no request.
+
+    Nobody is to be woken for cents: `expected` is at least `_NEGLIGIBLE`.
+    """
+    spent = (bill_of(snapshot.done.requests) + bill_of(snapshot.requests_of_open)).dollars
+    expected = _whole_work(snapshot, spec).dollars
+    return WorkCost(round(spent, 8), round(max(_NEGLIGIBLE, expected), 8))
+
+
+def _whole_work(snapshot: Snapshot, spec: JobSpec) -> Bill:
+    """What workers were to ask for, if all tasks are like those that are done."""
+    tasks = sum(each.tasks for each in snapshot.rounds)
+    items = sum(each.items for each in snapshot.rounds)
+    done = snapshot.done
+    busy_s = sum(each.busy_ms for each in done.workers.values()) / 1000
+    return working_bill(
+        tasks,
+        max(_workers(done), min(tasks, spec.max_workers)),
+        busy_s=busy_s * tasks / done.tasks if done.tasks else 0.0,
+        heartbeat_s=spec.lease.heartbeat,
+        reservations=reservations(spec, items),
+    )
+
+
+def facts_of(done: JobTotals, spec: JobSpec, efficiency: Efficiency | None) -> Facts:
+    """What the advice is about."""
+    slow_s = done.quantile_ms(0.95) / 1000
+    return Facts(
+        tasks=done.tasks,
+        items=done.ok + done.failed.total(),
+        bundle=bundle_of(spec),
+        workers=_workers(done),
+        calls=spec.worker.concurrency,
+        median_s=done.quantile_ms(0.5) / 1000,
+        slow_s=slow_s,
+        span_s=_worked_s(done, slow_s),
+        lost=done.lost,
+        failed=dict(done.failed),
+        limits=tuple(LimitUse(name, each.rate) for name, each in spec.limits.items()),
+        efficiency=efficiency,
+    )
+
+
+def _worked_s(done: JobTotals, slow_s: float) -> float:
+    """Seconds during which tasks ended: pauses longer than a task, as between rounds, left out."""
+    buckets = sorted(done.timeline)
+    longest = max(1.0, slow_s / done.width_s)
+    gaps = (min(after - before, longest) for before, after in pairwise(buckets))
+    return (sum(gaps) + bool(buckets)) * done.width_s
+
+
+def _workers(done: JobTotals) -> int:
+    return len(done.workers)
+
+
+def _planned(rounds: Sequence[RoundRow]) -> Bill:
+    # While a round is planned its row tells how many of its tasks are written.
+    tasks = sum(max(each.tasks, each.cursor) for each in rounds)
+    return planning_bill(tasks, sum(each.items for each in rounds), len(rounds))
+
+
+def reservations(spec: JobSpec, items: int) -> int:
+    """Writes to the rows of the job's limits for so many items."""
+    limits = spec.limits.values()
+    return sum(
+        reservations_of(each.rate, items, spec.max_workers, each.quota_per_day) for each in limits
+    )

@@ -1,0 +1,246 @@
+"""A dry run: what submitting a job would plan, start and cost. Writes nothing anywhere.
+
+The input is read from beginning to end, as `submit` reads it, so that what is wrong with it
+is found here too. Requests: those that read an input on S3. The cluster is asked for its
+largest array only, and does without an answer.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_slurm_provider.coordinator import spec_store
+from airflow_slurm_provider.coordinator.costs.actual import reservations
+from airflow_slurm_provider.coordinator.costs.prices import (
+    PRICES_OF,
+    REGION,
+    Bill,
+    merging_bill,
+    planning_bill,
+    working_bill,
+)
+from airflow_slurm_provider.coordinator.inputs.reader import open_input
+from airflow_slurm_provider.coordinator.inputs.unique_keys import KeyCheck
+from airflow_slurm_provider.coordinator.planning import bundle_size
+from airflow_slurm_provider.coordinator.planning.planner import SEGMENT_ITEMS
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec
+from airflow_slurm_provider.coordinator.submission import upload
+from airflow_slurm_provider.coordinator.submission.workers import useful_workers
+from airflow_slurm_provider.slurm.options import seconds
+from airflow_slurm_provider.slurm.script import render_script
+from airflow_slurm_provider.slurm.submission import guarded
+from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.protocol.job_table import array_sizes
+from slurm_worker.protocol.keys import shard_count
+
+_DAY_S = 86_400
+#: Where a submission's own token will stand.
+_DRAWN_LATER = "TOKEN"
+_FIRST = "000-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What submitting a job would come to.
+
+    Args:
+        workers: as `submit` would start: no more than have something to do.
+        arrays: elements of each array.
+        max_array_size: None where the cluster could not be asked.
+        shortest_s: the shortest time that the rate limits allow, at a token an item.
+        work_s: the time that the workers take, where the time of an item was given.
+        planning: requests of `submit`.
+        working: requests of the workers, where no task is tried twice.
+        merging: requests of `aggregate`.
+        heartbeats: writes of a worker per hour of work, which `working` holds as far as the
+            time of the work is known.
+        resources: the ``slurm`` options of each worker.
+        cpu_hours_most: what Slurm may give in all, by the time limit; None without one.
+        script: of the first array; the token in its name is drawn by `submit`.
+        notes: what there is to say about it.
+    """
+
+    job_id: str
+    items: int
+    bundle: int
+    tasks: int
+    segments: int
+    shards: int
+    workers_asked: int
+    workers: int
+    arrays: tuple[int, ...]
+    max_array_size: int | None
+    shortest_s: float | None
+    work_s: float | None
+    planning: Bill
+    working: Bill
+    merging: Bill
+    heartbeats: int
+    resources: tuple[str, ...]
+    cpu_hours_most: float | None
+    script: str
+    notes: tuple[str, ...]
+
+    @property
+    def total(self) -> Bill:
+        """All requests."""
+        return self.planning + self.working + self.merging
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; the names are stable."""
+        return {
+            "job_id": self.job_id,
+            "items": self.items,
+            "bundle": self.bundle,
+            "tasks": self.tasks,
+            "segments": self.segments,
+            "shards": self.shards,
+            "workers_asked": self.workers_asked,
+            "workers": self.workers,
+            "arrays": list(self.arrays),
+            "max_array_size": self.max_array_size,
+            "shortest_s": self.shortest_s,
+            "work_s": self.work_s,
+            "requests": self.total.requests,
+            "dollars": round(self.total.dollars, 8),
+            "dollars_planning": round(self.planning.dollars, 8),
+            "dollars_working": round(self.working.dollars, 8),
+            "dollars_merging": round(self.merging.dollars, 8),
+            "heartbeats_per_worker_hour": self.heartbeats,
+            "prices": {"region": REGION, "of": PRICES_OF},
+            "resources": list(self.resources),
+            "cpu_hours_most": self.cpu_hours_most,
+            "script": self.script,
+            "notes": list(self.notes),
+        }
+
+
+def estimate(
+    services: Services,
+    config: Config,
+    *,
+    item_s: float | None = None,
+    log: Callable[[str], None] = lambda _: None,
+) -> Estimate:
+    """What `submit` of the same config would do.
+
+    Args:
+        services: the site; only read from.
+        config: the job.
+        item_s: seconds that an item takes, if somebody knows.
+        log: told of progress.
+
+    Raises:
+        UserError: a mistake in the config or the input, as `submit` would tell it.
+        ServiceError: if an input on S3 can't be reached.
+    """
+    spec, notes = bundle_size.sized(config.spec, services.bucket, log), list[str]()
+    bundle = bundle_size.bundle_of(spec)
+    code_sha256, _ = upload.packed_code(config)
+    items = _count(services, spec, log)
+    tasks = math.ceil(items / bundle)
+    workers = useful_workers(spec, spec.workers, tasks, notes.append)
+    size = _max_array_size(services, notes)
+    arrays = tuple(array_sizes(workers, size or workers))
+    shortest_s = _shortest_s(spec, items)
+    processes = workers * spec.worker.processes
+    work_s = _work_s(spec, items, processes, item_s, shortest_s)
+    return Estimate(
+        job_id=spec.job_id,
+        items=items,
+        bundle=bundle,
+        tasks=tasks,
+        segments=math.ceil(tasks / max(1, SEGMENT_ITEMS // bundle)),
+        shards=shard_count(spec.max_workers),
+        workers_asked=spec.workers,
+        workers=workers,
+        arrays=arrays,
+        max_array_size=size,
+        shortest_s=shortest_s,
+        work_s=work_s,
+        planning=planning_bill(tasks, items),
+        working=working_bill(
+            tasks,
+            processes,
+            busy_s=(work_s or shortest_s or 0.0) * processes,
+            heartbeat_s=spec.lease.heartbeat,
+            reservations=reservations(spec, items),
+        ),
+        merging=merging_bill(tasks),
+        heartbeats=round(3600 / spec.lease.heartbeat),
+        resources=tuple(spec.slurm_options.arguments()),
+        cpu_hours_most=_cpu_hours_most(spec, workers),
+        script=_script(services, spec, code_sha256, arrays[0]),
+        notes=tuple(notes),
+    )
+
+
+def _count(services: Services, spec: JobSpec, log: Callable[[str], None]) -> int:
+    count = 0
+    with KeyCheck() as keys:
+        for _ in keys.watch(open_input(spec.source, services.bucket)):
+            count += 1
+            if count % SEGMENT_ITEMS == 0:
+                log(f"read {count:,} items")
+        keys.check(lambda: open_input(spec.source, services.bucket))
+    return count
+
+
+def _max_array_size(services: Services, notes: list[str]) -> int | None:
+    try:
+        return services.slurm.max_array_size()
+    except (ServiceError, UserError) as error:
+        notes.append(f"MaxArraySize is unknown, so one array is assumed: {error}")
+        return None
+
+
+def _shortest_s(spec: JobSpec, items: int) -> float | None:
+    """What the slowest limit allows, at a token an item."""
+    times = [0.0]
+    for limit in spec.limits.values():
+        by_rate = max(0, items - limit.burst) / limit.rate
+        quota = limit.quota_per_day
+        # The last day's tokens may be used at the rate.
+        by_day = (math.ceil(items / quota) - 1) * _DAY_S if quota else 0
+        times.append(max(by_rate, float(by_day)))
+    return round(max(times), 3) if spec.limits else None
+
+
+def _work_s(
+    spec: JobSpec, items: int, processes: int, item_s: float | None, shortest_s: float | None
+) -> float | None:
+    if item_s is None:
+        return None
+    at_once = processes * spec.worker.concurrency
+    return round(max(items * item_s / at_once, shortest_s or 0.0), 3)
+
+
+def _cpu_hours_most(spec: JobSpec, workers: int) -> float | None:
+    options = spec.slurm_options
+    if options.time is None:
+        return None
+    return round(workers * (options.cpus_per_task or 1) * seconds(options.time) / 3600, 3)
+
+
+def _script(services: Services, spec: JobSpec, code_sha256: str, workers: int) -> str:
+    """The first array's script, as `submit` renders it where the store is a conditional one."""
+    resolved = spec.resolve(services.site, shard_count(spec.max_workers), code_sha256)
+    digest, _ = spec_store.config_document(spec, resolved)
+    name, _ = upload.built_worker()
+    remote = f"{services.site.cluster.remote_dir}/{name}"
+    script = render_script(
+        spec.slurm_options,
+        name=f"{spec.job_id}.{_FIRST}.{_DRAWN_LATER}",
+        workers=workers,
+        command=[
+            *shlex.split(upload.worker_command(services, remote)),
+            *upload.worker_arguments(services, spec, digest, _FIRST),
+        ],
+        environment=services.site.aws.environment(),
+    )
+    return guarded(script)

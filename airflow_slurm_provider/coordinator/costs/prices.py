@@ -1,0 +1,165 @@
+"""What requests to AWS cost, and how many a job of a given shape takes: pure functions.
+
+Prices are the public ones of us-east-1, per million requests, as of 24 November 2026, from
+aws.amazon.com/dynamodb/pricing/on-demand (unchanged since the cut of 1 November 2024) and
+aws.amazon.com/s3/pricing (S3 Standard). Not in them: storage, traffic out of the region,
+free tiers, discounts, and what a handler asks of AWS by clients of its own.
+
+| kind | units a request | dollars a million | why |
+| --- | --- | --- | --- |
+| dynamo_write | 1 write unit | 0.625 | rows stay under 1 KB; a refused write costs as much |
+| dynamo_get | 1 read unit | 0.125 | rows under 4 KB; half where a second's age will do |
+| dynamo_query | 3 read units | 0.375 | a page of 20 task rows of about 500 bytes, as it is now |
+| s3_put | 1 | 5 | also copies, and each part of a large object |
+| s3_list | 1 | 5 | a thousand keys |
+| s3_get | 1 | 0.4 | also HEAD |
+| s3_delete | 1 | 0 | |
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_slurm_provider.coordinator.planning.planner import SEGMENT_ITEMS
+from slurm_worker.backends.request_counter import RequestKind
+from slurm_worker.rate_limits.limiter import reservation_of
+
+PRICES_OF = "2026-11-24"
+REGION = "us-east-1"
+
+_WRITE_UNIT, _READ_UNIT = 0.625, 0.125
+#: Dollars of a million requests, by kind; the table above says why.
+PRICES: Mapping[RequestKind, float] = {
+    RequestKind.DYNAMO_WRITE: _WRITE_UNIT,
+    RequestKind.DYNAMO_GET: _READ_UNIT,
+    RequestKind.DYNAMO_QUERY: 3 * _READ_UNIT,
+    RequestKind.S3_PUT: 5.0,
+    RequestKind.S3_LIST: 5.0,
+    RequestKind.S3_GET: 0.4,
+    RequestKind.S3_DELETE: 0.0,
+}
+
+#: Of a planner: code, configuration and the probe of conditional PUT; looks at what is there.
+_SUBMIT_PUTS, _SUBMIT_GETS, _SUBMIT_READS = 6, 4, 10
+#: Job, register, round, opening, intent, array, and two lines of the audit trail.
+_ROUND_WRITES = 8
+_ROWS_PER_CURSOR = 2_000
+#: A worker reads configuration, code and what `setup` fetches, and looks at its shard.
+_START_GETS, _START_READS = 4, 2
+#: At the job's end a worker looks at four shards, two pages each, and ships its log.
+_END_QUERIES, _END_PUTS = 8, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """Requests by kind, and what they cost."""
+
+    requests: dict[str, int]
+
+    @property
+    def by_kind(self) -> dict[str, float]:
+        """Dollars by kind."""
+        return {
+            kind.value: self.requests[kind.value] * PRICES[kind] / 1e6
+            for kind in RequestKind
+            if kind.value in self.requests
+        }
+
+    @property
+    def dollars(self) -> float:
+        """All of it."""
+        return sum(self.by_kind.values())
+
+    def __add__(self, other: Bill) -> Bill:
+        """Both together."""
+        return bill_of(Counter(self.requests) + Counter(other.requests))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; the names are stable."""
+        return {
+            "requests": self.requests,
+            "dollars_by_kind": {kind: round(each, 8) for kind, each in self.by_kind.items()},
+            "dollars": round(self.dollars, 8),
+        }
+
+
+def bill_of(requests: Mapping[str, int]) -> Bill:
+    """The bill for requests by kind, such as `History.requests`."""
+    order = [kind.value for kind in RequestKind]
+    return Bill({kind: requests[kind] for kind in order if requests.get(kind)})
+
+
+def planning_bill(tasks: int, items: int, rounds: int = 1) -> Bill:
+    """What the coordinator asks for to plan and submit so many tasks, with their rows."""
+    segments = math.ceil(items / SEGMENT_ITEMS)
+    return bill_of(
+        {
+            RequestKind.DYNAMO_WRITE: tasks + tasks // _ROWS_PER_CURSOR + rounds * _ROUND_WRITES,
+            RequestKind.DYNAMO_GET: rounds * _SUBMIT_READS,
+            RequestKind.S3_PUT: segments + rounds * _SUBMIT_PUTS,
+            RequestKind.S3_GET: rounds * _SUBMIT_GETS,
+        }
+    )
+
+
+def working_bill(
+    tasks: int,
+    workers: int,
+    *,
+    busy_s: float = 0.0,
+    heartbeat_s: float = 30.0,
+    reservations: int = 0,
+) -> Bill:
+    """What workers ask for, where no task is tried twice.
+
+    Args:
+        tasks: how many are done.
+        workers: processes that work on them.
+        busy_s: seconds that the tasks take, together; a heartbeat each `heartbeat_s`.
+        heartbeat_s: the lease's.
+        reservations: slices of rate limits.
+    """
+    beats = int(busy_s / heartbeat_s)
+    return bill_of(
+        {
+            # Claim and complete.
+            RequestKind.DYNAMO_WRITE: 2 * tasks + beats + reservations,
+            RequestKind.DYNAMO_GET: tasks + workers * _START_READS,
+            RequestKind.DYNAMO_QUERY: tasks,
+            # Rows, errors (where items fail) and the marker.
+            RequestKind.S3_PUT: 3 * tasks,
+            RequestKind.S3_GET: tasks + workers * _START_GETS,
+        }
+    ) + ending_bill(workers)
+
+
+def ending_bill(workers: int) -> Bill:
+    """What workers ask for after their last marker, which no marker tells."""
+    return bill_of(
+        {
+            RequestKind.DYNAMO_WRITE: workers,
+            RequestKind.DYNAMO_QUERY: workers * _END_QUERIES,
+            RequestKind.S3_PUT: workers * _END_PUTS,
+        }
+    )
+
+
+def merging_bill(tasks: int) -> Bill:
+    """What publishing the dataset takes: each marker and part is read once."""
+    return bill_of(
+        {
+            RequestKind.DYNAMO_WRITE: 1,
+            RequestKind.S3_LIST: math.ceil(tasks / 1000),
+            RequestKind.S3_GET: 3 * tasks,
+            RequestKind.S3_PUT: 4,
+        }
+    )
+
+
+def reservations_of(rate: float, items: int, workers: int, quota: int | None = None) -> int:
+    """Writes to a limit's row for one token an item; `quota` is per day."""
+    return math.ceil(items / reservation_of(rate, workers, quota))

@@ -1,0 +1,141 @@
+"""Aggregation: in this process, or its files on the cluster's nodes and the manifest here.
+
+On the nodes the merge is a job of its own, ``<job>.merge-<inputs>``, whose items are the
+files: leased, retried and watched as any other. The same parts give the same bytes in both
+places. Requests: those of `slurm_worker.aggregate`, and of that job.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from airflow_slurm_provider.coordinator.planning.inline_items import put_items
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec, parse_config
+from airflow_slurm_provider.coordinator.status.progress import read_progress
+from slurm_worker import aggregate as aggregation
+from slurm_worker.errors import UserError
+from slurm_worker.protocol.keys import JobId, check_job_id, merge_job_id
+from slurm_worker.results.parts import lines_of
+
+_MODULE = "merging"
+_CODE = "from slurm_worker.aggregate.node import merge_file\n"
+_LOCAL = {"schema_", "where", "workers", "slurm", "requirements"}
+
+Log = Callable[[str], None]
+
+
+def check_complete(services: Services, job_id: JobId) -> None:
+    """Refuse a job that has tasks to do."""
+    state = read_progress(services, job_id)
+    if not state.complete:
+        raise UserError(
+            f"job_id: {job_id!r} has {state.unfinished_tasks:,} tasks that are not done; wait for "
+            f"it (slurmctl wait {job_id}), or submit it again if its workers are gone"
+        )
+
+
+def merge(services: Services, spec: JobSpec, log: Log) -> aggregation.Manifest:
+    """Merge what has not been merged on the nodes, and publish."""
+
+    def made(inputs: str) -> Mapping[str, aggregation.DataFile]:
+        return _made_on_nodes(services, spec.id, inputs)
+
+    with tempfile.TemporaryDirectory(prefix="airflow-slurm-aggregate-") as scratch:
+        return aggregation.aggregate(
+            services.objects,
+            services.paths(spec.id),
+            _expected(services, spec.id),
+            _options(spec),
+            Path(scratch),
+            log,
+            made,
+        )
+
+
+def plan_on_nodes(services: Services, spec: JobSpec, folder: Path, log: Log) -> Config | None:
+    """The job that merges this one's parts; None where its dataset is up to date.
+
+    Args:
+        services: the edges.
+        spec: the job whose parts are merged.
+        folder: for the code that is shipped; must be there until the job is submitted.
+        log: told of progress.
+
+    Raises:
+        UserError: if the dataset is to be sorted, or the job's id is too long for another.
+    """
+    paths = services.paths(spec.id)
+    with tempfile.TemporaryDirectory(prefix="airflow-slurm-aggregate-") as scratch:
+        split = aggregation.split(
+            services.objects,
+            paths,
+            _expected(services, spec.id),
+            _options(spec),
+            Path(scratch),
+            log,
+        )
+    if split is None:
+        return None
+    if not split.items:
+        # Nothing to merge: what there is to publish, the coordinator publishes alone.
+        return None
+    name = merge_job_id(spec.id, split.inputs)
+    requirements = spec.aggregate.requirements
+    if requirements is None:
+        requirements = (f"pyarrow=={version('pyarrow')}",)
+    (folder / f"{_MODULE}.py").write_text(_CODE)
+    handler: dict[str, Any] = {"entry": f"{_MODULE}:merge_file", "code": str(folder)}
+    if requirements:
+        (folder / "requirements.txt").write_text("\n".join(requirements) + "\n")
+        handler["requirements"] = "requirements.txt"
+    raw = {
+        "job_id": name,
+        "input": put_items(services, name, split.items, "id"),
+        "bundle": 1,
+        "workers": min(spec.aggregate.workers, len(split.items)),
+        "handler": {**handler, "params": {**split.params, "bucket": services.site.bucket}},
+        "slurm": {**spec.slurm, **spec.aggregate.slurm},
+        "lease": spec.lease.model_dump(),
+    }
+    return parse_config(raw, raw)
+
+
+def _made_on_nodes(
+    services: Services, job_id: JobId, inputs: str
+) -> dict[str, aggregation.DataFile]:
+    """The files that a job on the nodes has merged of these inputs."""
+    try:
+        name = check_job_id(merge_job_id(job_id, inputs))
+    except UserError:
+        return {}
+    found: dict[str, aggregation.DataFile] = {}
+    store = services.store(name)
+    for marker in store.markers():
+        for part in marker.parts:
+            if part.kind == "rows":
+                for line in lines_of(store.read_part(part), part.key).splitlines():
+                    row = json.loads(line)
+                    file = aggregation.DataFile(row["key"], row["rows"], row["size"], row["sha256"])
+                    found[file.key.rpartition("/")[2]] = file
+    return found
+
+
+def _expected(services: Services, job_id: JobId) -> list[aggregation.RoundSummary]:
+    jobs = services.jobs(job_id)
+    table = services.tasks(jobs.get())
+    return [
+        aggregation.RoundSummary(each.number, each.tasks, each.items, each.draft, table)
+        for each in jobs.rounds()
+    ]
+
+
+def _options(spec: JobSpec) -> aggregation.AggregateOptions:
+    return aggregation.AggregateOptions(
+        schema=spec.aggregate.schema_, **spec.aggregate.model_dump(exclude=_LOCAL)
+    )

@@ -1,0 +1,265 @@
+"""The files of an input: one file, or every file of a folder, local or on S3.
+
+A folder is read in the order of its paths. Folders named ``column=value`` (Hive partitions)
+add their column to each item: as an integer where every value of the column is one, else as
+text; ``__HIVE_DEFAULT_PARTITION__`` is None. Names that begin with ``.`` or ``_`` are no data,
+as for Spark, Hive and DuckDB. A file of another format is refused, so that none is left out
+in silence.
+
+Requests: for a file on S3 a HEAD and a list request, for a folder one list request per thousand
+objects.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import NoReturn, TypeAlias
+from urllib.parse import unquote
+
+from slurm_worker.errors import UserError
+from slurm_worker.protocol.keys import NULL_PARTITION, split_s3_uri
+from slurm_worker.protocol.ports import ObjectStore
+
+Bucket: TypeAlias = Callable[[str], ObjectStore]
+Field: TypeAlias = "str | int | None"
+
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
+_MOST_HASHED_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """One file of an input.
+
+    Args:
+        name: its path or S3 address, as messages name it.
+        size: bytes.
+        changed: when it was written, in seconds since the epoch, by its file system or store.
+        parts: its path below the input's folder; the name alone where the input is this file.
+        fields: the columns that its folders name.
+        store: the bucket that holds it; None for a local file.
+        key: its key there, or its local path.
+    """
+
+    name: str
+    size: int
+    changed: float
+    parts: tuple[str, ...]
+    key: str
+    store: ObjectStore | None = None
+    fields: Mapping[str, Field] = field(default_factory=dict)
+
+    def local(self, folder: Path) -> Path:
+        """The file on this machine; an object is downloaded into `folder`, one at a time."""
+        if self.store is None:
+            return Path(self.key)
+        path = folder / "input"
+        self.store.download(self.key, str(path))
+        return path
+
+    def read(self, start: int, length: int) -> bytes:
+        """A range of its bytes: one request on S3."""
+        if self.store is not None:
+            return self.store.get(self.key, start=start, length=length) or b""
+        with Path(self.key).open("rb") as file:
+            file.seek(start)
+            return file.read(length)
+
+
+def find_files(path: str, bucket: Bucket) -> list[InputFile]:
+    """The files of the input `path`, in the order in which they are read.
+
+    Raises:
+        UserError: naming the path, where there is none.
+    """
+    found = _local_files(path) if not path.startswith("s3://") else _objects(path, bucket)
+    if not found:
+        raise UserError(f"input.path: {path} is a folder without files; correct the path")
+    return _with_fields(found)
+
+
+def version_of(path: str, bucket: Bucket) -> str:
+    """A text that changes when the input is written again; empty if it is not there.
+
+    It is a digest of a small local file, since copies of it differ in their times; else it is
+    made of the size and time of each file. On S3 a list request more.
+    """
+    try:
+        files = find_files(path, bucket)
+        if len(files) > 1 or files[0].fields:
+            lines = [f"{each.name} {each.size} {each.changed:.0f}\n" for each in files]
+            return _digest("".join(lines).encode(errors="surrogateescape"))
+        file = files[0]
+        if file.store is None and file.size <= _MOST_HASHED_BYTES:
+            return _digest(Path(file.key).read_bytes())
+    except (OSError, UserError):
+        return ""  # the reader of the input names the fault
+    return f"{file.size} {file.changed:.0f}"
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+# --- local --------------------------------------------------------------------------
+
+
+def _local_files(path: str) -> list[InputFile]:
+    top = Path(path)
+    if top.is_file():
+        return [_local_file(top, (top.name,))]
+    if not top.is_dir():
+        near = [str(each) for each in top.parent.iterdir()] if top.parent.is_dir() else []
+        raise UserError(f"input.path: there is no file {path}; {_hint(path, near)}")
+    named = ((each, each.relative_to(top).parts) for each in _walk(top))
+    return [_local_file(each, parts) for each, parts in sorted(named, key=lambda each: each[1])]
+
+
+def _walk(top: Path) -> Iterator[Path]:
+    """The data files below a folder, by links as well; one folder twice only by two links."""
+    for name, folders, files in os.walk(top, onerror=_refuse_unreadable, followlinks=True):
+        folder = Path(name)
+        real = folder.resolve()
+        folders[:] = [
+            each
+            for each in folders
+            # A link to a folder that it is in would be followed for ever.
+            if _is_data((each,)) and not real.is_relative_to((folder / each).resolve())
+        ]
+        yield from (folder / each for each in files if _is_data((each,)))
+
+
+def _refuse_unreadable(error: OSError) -> NoReturn:
+    raise UserError(
+        f"input.path: {error.filename} can't be read: {error.strerror}; correct it, or move it "
+        "elsewhere"
+    ) from error
+
+
+def _local_file(path: Path, parts: tuple[str, ...]) -> InputFile:
+    try:
+        found = path.stat()
+    except OSError as error:
+        _refuse_unreadable(error)
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(
+            f"input.path: {path} is no regular file; write what it gives into a file first"
+        )
+    return InputFile(str(path), found.st_size, found.st_mtime, parts, str(path))
+
+
+def _is_data(parts: Iterable[str]) -> bool:
+    return not any(name.startswith((".", "_")) for name in parts)
+
+
+# --- S3 -----------------------------------------------------------------------------
+
+
+def _objects(path: str, bucket: Bucket) -> list[InputFile]:
+    name, key = split_s3_uri(path, "input.path")
+    store = bucket(name)
+    try:
+        size = store.size(key) if key and not path.endswith("/") else None
+        if size is not None:
+            return [_object(path, size, store, key)]
+        found = _below(store, name, f"{key}/" if key else "")
+        if not found:
+            # Some stores answer the same for a missing object and a missing bucket.
+            store.verify()
+    except UserError as error:
+        raise UserError(
+            f"input.path: {path}: there is no bucket {name!r}, or no access to it; "
+            "correct the path or the credentials"
+        ) from error
+    if not found:
+        raise _no_object(path, store, name, key)
+    return found
+
+
+def _object(path: str, size: int, store: ObjectStore, key: str) -> InputFile:
+    entry = next(iter(store.entries(key)), None)
+    changed = entry.modified if entry and entry.key == key else 0.0
+    return InputFile(path, size, changed, (PurePosixPath(key).name,), key, store)
+
+
+def _below(store: ObjectStore, bucket: str, prefix: str) -> list[InputFile]:
+    found = []
+    for each in store.entries(prefix):
+        parts = tuple(each.key.removeprefix(prefix).split("/"))
+        # An object whose key ends with a slash stands for a folder.
+        if parts[-1] and _is_data(parts):
+            address = f"s3://{bucket}/{each.key}"
+            found.append(InputFile(address, each.size, each.modified, parts, each.key, store))
+    return sorted(found, key=lambda each: each.parts)
+
+
+def _no_object(path: str, store: ObjectStore, name: str, key: str) -> UserError:
+    parent = key.rpartition("/")[0]
+    listed = islice(store.list(f"{parent}/" if parent else ""), 1000)
+    near = [f"s3://{name}/{each}" for each in listed]
+    return UserError(f"input.path: there is no object {path}; {_hint(path, near)}")
+
+
+def _hint(wanted: str, near: Iterable[str]) -> str:
+    found = difflib.get_close_matches(wanted, list(near), 1, cutoff=0.8)
+    return f"did you mean {found[0]}?" if found else "correct the path"
+
+
+# --- Hive partitions ----------------------------------------------------------------
+
+
+def _with_fields(files: list[InputFile]) -> list[InputFile]:
+    texts = [_partitions(each) for each in files]
+    columns = {name for each in texts for name in each}
+    integer = {
+        name: all(
+            value is None or _INTEGER.fullmatch(value)
+            for each in texts
+            if name in each
+            for value in (each[name],)
+        )
+        for name in columns
+    }
+    return [
+        replace(
+            file,
+            fields={
+                name: int(value) if value is not None and integer[name] else value
+                for name, value in texts_of_file.items()
+            },
+        )
+        for file, texts_of_file in zip(files, texts, strict=True)
+    ]
+
+
+def _partitions(file: InputFile) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for folder in file.parts[:-1]:
+        written, equals, value = folder.partition("=")
+        if not equals or not written:
+            continue
+        name = _unquoted(written, folder, file)
+        if name in found:
+            raise UserError(f"input.path: the folders of {file.name} name {name!r} twice; move it")
+        found[name] = None if value == NULL_PARTITION else _unquoted(value, folder, file)
+    return found
+
+
+def _unquoted(text: str, folder: str, file: InputFile) -> str:
+    """The text that a folder's name stands for, as Hive and Spark write it."""
+    try:
+        found = unquote(text, errors="strict")
+        found.encode()
+    except UnicodeError as error:
+        raise UserError(
+            f"input.path: {file.name}: the folder {folder!a} is not UTF-8; rename it"
+        ) from error
+    return found

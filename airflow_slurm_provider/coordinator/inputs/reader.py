@@ -1,0 +1,315 @@
+"""The input as a stream of (key, item): Parquet, CSV and JSON lines, local or on S3.
+
+Nothing is changed silently. What an item holds is what the file holds, except for what
+JSON can't say, by these rules:
+
+    CSV       every value is the string that stands there; an empty field is None. The
+              delimiter is the first of comma, tab, semicolon and bar by which the header
+              holds the key column
+    JSONL     as it stands; NaN, infinity, a number that a double does not keep, half of a
+              surrogate pair and a name that stands twice are refused
+    Parquet   see `parquet.py`: dates as ISO text, decimals as text, NaN as None
+
+CSV and JSONL may be gzipped, which their first bytes tell. The input is one file, or a folder
+whose files are read one after another: `files.py`. An object on S3 is first
+downloaded to a temporary file (set TMPDIR to choose where), so that one version of it is
+read from beginning to end. Memory does not grow with the number of items.
+
+Rows are counted from 1 in each file, without a header and without blank lines.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import gzip
+import io
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+from airflow_slurm_provider.coordinator.inputs import files as input_files
+from airflow_slurm_provider.coordinator.inputs.files import Bucket, InputFile, find_files
+from slurm_worker.errors import UserError
+from slurm_worker.results import jsonlines
+
+Item: TypeAlias = dict[str, Any]
+
+MAX_KEY_BYTES = 1024
+_LISTED = 20
+#: A quote that is never closed takes the rest of the file for one field: memory stays bounded.
+_MOST_FIELD_BYTES = 1 << 30
+#: What reading a file raises where the file is at fault.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+    csv.Error,
+    zlib.error,
+)
+
+
+class InputFormat(str, Enum):
+    """The formats of an input file."""
+
+    PARQUET = "parquet"
+    CSV = "csv"
+    JSONL = "jsonl"
+
+
+_SUFFIXES = {
+    ".parquet": InputFormat.PARQUET,
+    ".csv": InputFormat.CSV,
+    ".tsv": InputFormat.CSV,
+    ".jsonl": InputFormat.JSONL,
+    ".ndjson": InputFormat.JSONL,
+}
+_FORMATS = ", ".join(each.value for each in InputFormat)
+_DELIMITERS = ",\t;|"
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """Where the items are.
+
+    Args:
+        path: a local file or folder, ``s3://bucket/key`` or ``s3://bucket/folder/``.
+        key: the column that names each item; its values are strings or integers.
+        format: an `InputFormat`; the files' suffixes say it where None.
+    """
+
+    path: str
+    key: str
+    format: str | None = None
+
+
+def version_of(spec: InputSpec, bucket: Bucket) -> str:
+    """A text that changes when the input is written again; see `input_files.version_of`."""
+    return input_files.version_of(spec.path, bucket)
+
+
+def open_input(spec: InputSpec, bucket: Bucket) -> Iterator[tuple[str, Item]]:
+    """Stream the (key, item) pairs in the order of the files.
+
+    Args:
+        spec: where the items are.
+        bucket: opens a bucket by its name.
+
+    Raises:
+        UserError: in one line, naming the file, the row and what to do; for the format at
+            once, for the rest as the rows are read.
+    """
+    input_format(spec)
+    return _items(spec, bucket)
+
+
+def find_input(spec: InputSpec, bucket: Bucket) -> tuple[InputFormat, list[InputFile]]:
+    """The input's format, and its files in the order in which they are read.
+
+    Raises:
+        UserError: if there is no file, or the format of one is unknown or another one.
+    """
+    form = input_format(spec)
+    files = find_files(spec.path, bucket)
+    if spec.format is not None and form:
+        return form, files
+    for file in files:
+        found = _by_suffix(file.name)
+        if found is None and len(file.parts) == len(files) == 1:
+            raise _no_format(file.name)
+        form = form or found
+        if found is not form or form is None:
+            kind = form.value if form else "input"
+            raise UserError(
+                f"input.path: {spec.path} holds {file.name}, which is no {kind} file; "
+                "move it elsewhere, or set input.format"
+            )
+    assert form is not None, "there is one file at least"
+    return form, files
+
+
+def input_format(spec: InputSpec) -> InputFormat | None:
+    """The format that `input.format` or the path's suffix names; None where files may say it."""
+    if spec.format is not None:
+        name = spec.format.lower().removesuffix(".gz")
+        if name not in [each.value for each in InputFormat]:
+            raise UserError(f"input.format: {spec.format!r} is not a format; use {_FORMATS}")
+        return InputFormat(name)
+    found = _by_suffix(spec.path)
+    if found is None and Path(spec.path.rstrip("/")).suffix and not Path(spec.path).is_dir():
+        raise _no_format(spec.path)
+    return found
+
+
+def _by_suffix(path: str) -> InputFormat | None:
+    return _SUFFIXES.get(Path(path.lower().removesuffix(".gz")).suffix)
+
+
+def _no_format(path: str) -> UserError:
+    return UserError(
+        f"input.path: the suffix of {path} names no format; set input.format: {_FORMATS}"
+    )
+
+
+def _items(spec: InputSpec, bucket: Bucket) -> Iterator[tuple[str, Item]]:
+    form, files = find_input(spec, bucket)
+    empty = True
+    with tempfile.TemporaryDirectory(prefix="airflow-slurm-input-") as folder:
+        for file in files:
+            rows = _READERS[form](file.local(Path(folder)), spec.key)
+            with closing(_numbered(file, _with_fields(file, rows))) as numbered:
+                for number, item in numbered:
+                    empty = False
+                    if spec.key not in item:
+                        raise _no_column(spec, file, number, item)
+                    yield _key_of(item[spec.key], spec, file, number), item
+    if empty:
+        raise UserError(f"input.path: {spec.path} holds no rows; give it at least one item")
+
+
+def _with_fields(file: InputFile, rows: Iterator[Item]) -> Iterator[Item]:
+    """Add the columns that the file's folders name."""
+    for row in rows:
+        for name, value in file.fields.items():
+            if row.setdefault(name, value) != value:
+                raise ValueError(f"has {name} = {row[name]!r}, and its folder has {value!r}")
+        yield row
+
+
+def _numbered(file: InputFile, rows: Iterator[Item]) -> Generator[tuple[int, Item], None, None]:
+    """Count the rows, and say in which of them reading failed."""
+    number = 0
+    try:
+        for row in rows:
+            number += 1
+            yield number, row
+    except EOFError as error:
+        raise UserError(
+            f"input.path: {file.name}: the file ends too early, after row {number}; copy it again"
+        ) from error
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"input.path: {file.name}: row {number + 1}: {reason}; correct the file or input.format"
+        ) from error
+
+
+def _no_column(spec: InputSpec, file: InputFile, number: int, item: Item) -> UserError:
+    names = list(item)
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    near = difflib.get_close_matches(spec.key, names, 1)
+    mend = f"did you mean {near[0]!r}?" if near else "name one of them"
+    return UserError(
+        f"input.key: {file.name}: row {number} has no column {spec.key!r}; "
+        f"it has {', '.join(names[:_LISTED]) or 'none'}{more}; {mend}"
+    )
+
+
+def _key_of(value: object, spec: InputSpec, file: InputFile, number: int) -> str:
+    where = f"input.key: {file.name}: row {number}: {spec.key!r}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is None or value == "":
+        raise UserError(f"{where} is empty; give each row a key of its own")
+    if not isinstance(value, str):
+        raise UserError(
+            f"{where} is {str(value)[:60]} ({type(value).__name__}); keys are strings or integers, "
+            "convert the column or choose another"
+        )
+    size = len(value.encode())
+    if size > MAX_KEY_BYTES:
+        raise UserError(
+            f"{where} is {size:,} bytes long, from {value[:40]!r}; "
+            f"use keys of at most {MAX_KEY_BYTES:,} bytes"
+        )
+    return value
+
+
+# --- readers: a local file to rows; a ValueError is reported with the row's number ---
+
+
+def read_parquet(path: Path, _key: str = "") -> Iterator[Item]:
+    """Rows of a Parquet file; see `parquet.py`."""
+    # pyarrow takes a third of a second to import, for which no other format should wait.
+    from airflow_slurm_provider.coordinator.inputs.parquet import read_parquet as read
+
+    yield from read(path)
+
+
+def read_csv(path: Path, key: str) -> Iterator[Item]:
+    """Rows of a CSV file in UTF-8 with a header; values stay strings, an empty one is None.
+
+    Args:
+        path: the file.
+        key: a column of the header, which tells the delimiter.
+    """
+    csv.field_size_limit(_MOST_FIELD_BYTES)
+    delimiter = next((each for each in _DELIMITERS if key in _header(path, each)), ",")
+    with _lines(path, newline="") as lines:
+        reader = csv.reader(lines, strict=True, delimiter=delimiter)
+        rows = (values for values in reader if values)
+        header = next(rows, [])
+        twice = [name for name, count in Counter(header).items() if count > 1]
+        if twice:
+            raise ValueError(f"the header names {twice[0]!r} twice")
+        for values in rows:
+            if len(values) != len(header):
+                raise ValueError(
+                    f"(line {reader.line_num}) has {len(values)} fields where the header has "
+                    f"{len(header)}"
+                )
+            yield {name: value or None for name, value in zip(header, values, strict=True)}
+
+
+def _header(path: Path, delimiter: str) -> list[str]:
+    with _lines(path, newline="") as lines:
+        try:
+            return next(filter(None, csv.reader(lines, strict=True, delimiter=delimiter)), [])
+        except csv.Error:
+            return []  # by another delimiter it may be in order
+
+
+def read_jsonl(path: Path, _key: str = "") -> Iterator[Item]:
+    """Rows of a file with one JSON object a line."""
+    with _lines(path, newline="\n") as lines:
+        for line in lines:
+            if not line.isspace():
+                yield jsonlines.decode_row(line)
+
+
+_READERS: dict[InputFormat, Callable[[Path, str], Iterator[Item]]] = {
+    InputFormat.PARQUET: read_parquet,
+    InputFormat.CSV: read_csv,
+    InputFormat.JSONL: read_jsonl,
+}
+
+
+@contextmanager
+def _lines(path: Path, newline: str) -> Iterator[Iterator[str]]:
+    """The lines of a text in UTF-8, also of a gzipped one."""
+    with path.open("rb") as raw:
+        zipped = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        plain: BinaryIO = gzip.GzipFile(fileobj=raw) if zipped else raw  # type: ignore[assignment]  # reads like one
+        # Read ahead in blocks, a wrong byte would be reported for the first row of its block.
+        with io.TextIOWrapper(plain, "utf-8-sig", "surrogateescape", newline) as text:
+            yield (line if line.isascii() else _utf8(line) for line in text)
+
+
+def _utf8(line: str) -> str:
+    try:
+        line.encode()
+    except UnicodeEncodeError as error:
+        wrong = ord(line[error.start]) - 0xDC00
+        raise ValueError(
+            f"is not UTF-8: can't decode byte 0x{wrong:02x} "
+            f"(character {error.start + 1} of its line)"
+        ) from None
+    return line

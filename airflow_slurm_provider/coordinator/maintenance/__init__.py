@@ -1,0 +1,1 @@
+"""Setting up, checking, repairing and cleaning."""

@@ -1,0 +1,80 @@
+"""What AWS must hold for a site, as plain data: the table, the bucket's settings, its rules.
+
+The one definition of them: `slurmctl bootstrap` makes it, `slurmctl doctor` holds what it finds
+against it, the development stack creates its table from it, and a test holds the Terraform
+module under ``docs/infrastructure`` against it. Values are those of AWS's API.
+
+A lifecycle rule selects by the beginning of a key, and jobs' names come first in the keys. So
+rules end what is the same for every job (uploads that were cut short, versions that something
+else has replaced, what a killed `doctor` has left); parts and checkpoints that nobody needs are
+`slurmctl gc`'s, which knows what the markers name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from slurm_worker.diagnostics.access_probes import TRIAL_JOB
+from slurm_worker.protocol.keys import JobPaths
+
+#: Kind and type of each key attribute: ``HASH`` is the partition key, ``S`` a string.
+TABLE_KEYS = {"pk": ("HASH", "S"), "sk": ("RANGE", "S")}
+#: By request: many workers start at once, and provisioned capacity would throttle them.
+BILLING_MODE = "PAY_PER_REQUEST"
+#: Nothing in the bucket is for the public.
+PUBLIC_ACCESS_BLOCK = {
+    "BlockPublicAcls": True,
+    "IgnorePublicAcls": True,
+    "BlockPublicPolicy": True,
+    "RestrictPublicBuckets": True,
+}
+#: By S3's own keys, which cost nothing.
+ENCRYPTION = "AES256"
+#: A worker's upload takes minutes; a large merge an hour.
+ABORT_UPLOADS_DAYS = 7
+#: How long a version stays that something has replaced or deleted, in a bucket with versioning.
+NONCURRENT_DAYS = 30
+PROBES_DAYS = 1
+
+
+def table_definition(name: str) -> dict[str, Any]:
+    """The arguments of DynamoDB's ``CreateTable``."""
+    return {
+        "TableName": name,
+        "KeySchema": [
+            {"AttributeName": key, "KeyType": kind} for key, (kind, _) in TABLE_KEYS.items()
+        ],
+        "AttributeDefinitions": [
+            {"AttributeName": key, "AttributeType": type_} for key, (_, type_) in TABLE_KEYS.items()
+        ],
+        "BillingMode": BILLING_MODE,
+    }
+
+
+def lifecycle_rules(prefix: str) -> list[dict[str, Any]]:
+    """The bucket's lifecycle rules for what lies below a site's key prefix.
+
+    Their ids hold the prefix, so that several sites can share a bucket.
+    """
+    where = f"{prefix}/" if prefix else ""
+    name = f"slurm-backfills{'-' if prefix else ''}{prefix.replace('/', '-')}"
+    return [
+        {
+            "ID": f"{name}-uploads",
+            "Status": "Enabled",
+            "Filter": {"Prefix": where},
+            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": ABORT_UPLOADS_DAYS},
+        },
+        {
+            "ID": f"{name}-versions",
+            "Status": "Enabled",
+            "Filter": {"Prefix": where},
+            "NoncurrentVersionExpiration": {"NoncurrentDays": NONCURRENT_DAYS},
+        },
+        {
+            "ID": f"{name}-probes",
+            "Status": "Enabled",
+            "Filter": {"Prefix": JobPaths(prefix, TRIAL_JOB).root},
+            "Expiration": {"Days": PROBES_DAYS},
+        },
+    ]

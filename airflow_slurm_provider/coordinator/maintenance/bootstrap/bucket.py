@@ -1,0 +1,206 @@
+"""The bucket: created if asked for; its settings and lifecycle rules as they should be.
+
+Stores that are not AWS's have no public access block, and some no encryption or rules: what a
+store doesn't know is said, and the rest is done. Some take a setting that they can't keep to:
+SeaweedFS without keys would refuse every object from then on. So it is tried first, with one
+object.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from airflow_slurm_provider.coordinator.maintenance.aws_resources import (
+    ENCRYPTION,
+    PUBLIC_ACCESS_BLOCK,
+    lifecycle_rules,
+)
+from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import (
+    Clients,
+    Unsupported,
+    translated,
+)
+from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import Step, StepResult, Wanted
+from slurm_worker.backends.errors import code_of
+from slurm_worker.backends.s3 import is_aws
+from slurm_worker.diagnostics.access_probes import TRIAL_JOB
+from slurm_worker.errors import UserError
+from slurm_worker.protocol.keys import JobPaths
+
+#: Where buckets are created without naming it.
+_DEFAULT_REGION = "us-east-1"
+_DENIED = ("403", "AccessDenied")
+_KEEPS = "TransitionDefaultMinimumObjectSize"
+_ACTIONS = ("AbortIncompleteMultipartUpload", "NoncurrentVersionExpiration", "Expiration")
+
+
+def bucket_steps(clients: Clients, name: str, prefix: str, wanted: Wanted) -> Iterator[Step]:
+    """What becomes of the bucket, its settings, and the rules for what is below a prefix."""
+    with translated(f"bucket {name!r}"):
+        new = not _is_there(clients, name)
+        if not new:
+            yield Step("bucket", StepResult.THERE, f"bucket {name!r}")
+        elif not wanted.bucket:
+            mend = "slurmctl bootstrap --create-bucket creates it; or correct storage.prefix"
+            yield Step("bucket", StepResult.MISSING, f"there is no bucket {name!r}", mend)
+            return
+        elif wanted.dry_run:
+            yield Step("bucket", StepResult.WOULD_MAKE, f"bucket {name!r}")
+        else:
+            _create(clients, name)
+            yield Step(
+                "bucket", StepResult.MADE, f"bucket {name!r} in {clients.s3.meta.region_name}"
+            )
+    bucket = _Bucket(clients, name, JobPaths(prefix, TRIAL_JOB).probe(uuid.uuid4().hex))
+    yield wanted.settle(
+        "public_access",
+        lambda: bucket.public_access_block() == PUBLIC_ACCESS_BLOCK,
+        bucket.block_public_access,
+        ("closed to the public", "not all that would open it to the public is blocked"),
+        new=new,
+    )
+    yield wanted.settle(
+        "encryption",
+        bucket.is_encrypted,
+        bucket.encrypt,
+        ("encrypted at rest", "not encrypted at rest by default"),
+        new=new,
+    )
+    rules = lifecycle_rules(prefix)
+    names = ", ".join(str(each["ID"]) for each in rules)
+    yield wanted.settle(
+        "lifecycle",
+        lambda: bucket.has(rules),
+        lambda: bucket.add(rules),
+        (f"lifecycle rules {names}", f"without some of the lifecycle rules {names}"),
+        new=new,
+    )
+
+
+class _Bucket:
+    """The settings of one bucket, read and written; `probe` is a key to try them with."""
+
+    def __init__(self, clients: Clients, name: str, probe: str) -> None:
+        self._s3 = clients.s3
+        self._name = name
+        self._probe = probe
+
+    def public_access_block(self) -> dict[str, Any]:
+        reply = self._read("get_public_access_block", "NoSuchPublicAccessBlockConfiguration")
+        found: dict[str, Any] = reply.get("PublicAccessBlockConfiguration", {})
+        return found
+
+    def block_public_access(self) -> None:
+        with translated(f"bucket {self._name!r}"):
+            self._s3.put_public_access_block(
+                Bucket=self._name,
+                PublicAccessBlockConfiguration=PUBLIC_ACCESS_BLOCK,
+            )
+
+    def is_encrypted(self) -> bool:
+        """By whichever key."""
+        missing = "ServerSideEncryptionConfigurationNotFoundError"
+        reply = self._read("get_bucket_encryption", missing)
+        return bool(reply.get("ServerSideEncryptionConfiguration", {}).get("Rules"))
+
+    def encrypt(self) -> None:
+        rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": ENCRYPTION}}
+        with translated(f"bucket {self._name!r}"):
+            if not is_aws(self._s3):
+                self._try_encryption()
+            self._s3.put_bucket_encryption(
+                Bucket=self._name,
+                ServerSideEncryptionConfiguration={"Rules": [rule]},
+            )
+
+    def _try_encryption(self) -> None:
+        """Write an object as it will be once all are encrypted, and delete it."""
+        try:
+            self._s3.put_object(
+                Bucket=self._name, Key=self._probe, Body=b"tried", ServerSideEncryption=ENCRYPTION
+            )
+        except ClientError as error:
+            code = code_of(error)
+            if code in _DENIED:
+                return  # Who runs bootstrap need not be one who may write objects.
+            raise Unsupported(
+                f"bucket {self._name!r}: an encrypted object can't be written ({error})",
+                f"not encrypted at rest: the store can't write an encrypted object ({code})",
+                "give the store keys, then slurmctl bootstrap --update; or leave it so",
+            ) from error
+        self._s3.delete_object(Bucket=self._name, Key=self._probe)
+
+    def has(self, rules: list[dict[str, Any]]) -> bool:
+        """Whether the bucket has these rules, by their ids, as they should be."""
+        found = {each.get("ID"): each for each in self._lifecycle().get("Rules", [])}
+        return all(_same(found.get(each["ID"]), each) for each in rules)
+
+    def add(self, rules: list[dict[str, Any]]) -> None:
+        """Put these rules beside those that others have made: the store takes all at once."""
+        reply = self._lifecycle()
+        ours = {each["ID"] for each in rules}
+        others = [each for each in reply.get("Rules", []) if each.get("ID") not in ours]
+        kept = {_KEEPS: reply[_KEEPS]} if _KEEPS in reply else {}
+        with translated(f"bucket {self._name!r}"):
+            self._s3.put_bucket_lifecycle_configuration(
+                Bucket=self._name,
+                LifecycleConfiguration={"Rules": [*others, *rules]},
+                **kept,
+            )
+
+    def _lifecycle(self) -> dict[str, Any]:
+        return self._read("get_bucket_lifecycle_configuration", "NoSuchLifecycleConfiguration")
+
+    def _read(self, verb: str, missing: str) -> dict[str, Any]:
+        """A setting; empty where there is none, of which the store says `missing`."""
+        with translated(f"bucket {self._name!r}"):
+            try:
+                reply: dict[str, Any] = getattr(self._s3, verb)(Bucket=self._name)
+            except ClientError as error:
+                if code_of(error) == missing:
+                    return {}
+                raise
+        return reply
+
+
+def _same(found: dict[str, Any] | None, rule: dict[str, Any]) -> bool:
+    """Whether a rule does what another one should; stores give back more than they got."""
+    if found is None or found.get("Status") != rule["Status"]:
+        return False
+    prefix = found.get("Filter", {}).get("Prefix", found.get("Prefix", ""))
+    if prefix != rule["Filter"]["Prefix"]:
+        return False
+    return all(
+        (found.get(action) or {}).items() >= (rule.get(action) or {}).items() for action in _ACTIONS
+    )
+
+
+def _is_there(clients: Clients, name: str) -> bool:
+    try:
+        clients.s3.head_bucket(Bucket=name)
+    except ClientError as error:
+        code = code_of(error)
+        if code in ("404", "NoSuchBucket", "NotFound"):
+            return False
+        if code in _DENIED:
+            raise UserError(
+                f"storage.prefix: no access to bucket {name!r}; check the name, which may be "
+                "somebody else's, and the credentials"
+            ) from error
+        raise
+    return True
+
+
+def _create(clients: Clients, name: str) -> None:
+    region = clients.s3.meta.region_name
+    if region == _DEFAULT_REGION:
+        clients.s3.create_bucket(Bucket=name)
+    else:
+        clients.s3.create_bucket(
+            Bucket=name,
+            CreateBucketConfiguration={"LocationConstraint": region},
+        )

@@ -1,0 +1,78 @@
+"""The clients that `bootstrap` works with, and what becomes of their errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from airflow_slurm_provider.coordinator.services import open_session
+from airflow_slurm_provider.coordinator.spec.site import Site
+from slurm_worker.backends.dynamodb import dynamo_client
+from slurm_worker.backends.errors import code_of, unanswered
+from slurm_worker.backends.s3 import s3_client
+from slurm_worker.errors import ServiceError
+
+#: What stores and tables that are not AWS's say of a setting that they don't have.
+_UNKNOWN = {"NotImplemented", "MethodNotAllowed", "UnknownOperationException", "501", "405"}
+
+
+class Unsupported(ServiceError):
+    """The service doesn't know what was asked for, or can't do it.
+
+    Args:
+        message: the whole of it.
+        found: what the service is like, in a line.
+        mend: what to do about it; empty where there is nothing to be done.
+    """
+
+    def __init__(
+        self, message: str, found: str = "the service has no such setting", mend: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.found = found
+        self.mend = mend
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """boto3's, of DynamoDB and S3; untyped, as they are given the definition's plain data."""
+
+    dynamodb: Any
+    s3: Any
+
+
+def open_clients(site: Site) -> Clients:
+    """Those of a site; connections are made when first used.
+
+    Raises:
+        UserError: if the profile or region is not there.
+    """
+    session = open_session(site)
+    return Clients(
+        dynamo_client(session, site.aws.dynamodb_endpoint_url),
+        s3_client(session, site.aws.s3_endpoint_url),
+    )
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Have foreign errors as ours.
+
+    Raises:
+        Unsupported: if the service doesn't know what was asked for; that of what is inside stays.
+        ServiceError: if it can't be reached, or refuses.
+    """
+    try:
+        yield
+    except ClientError as error:
+        if code_of(error) in _UNKNOWN:
+            raise Unsupported(f"{what}: the service has no such setting ({error})") from error
+        raise ServiceError(
+            f"{what}: {error}; the guide on setting up AWS lists the permissions of bootstrap"
+        ) from error
+    except BotoCoreError as error:
+        raise unanswered(what, error, "the site's aws section and the network") from error

@@ -1,0 +1,133 @@
+"""What `bootstrap` does and says: one step for each thing that should be as it should be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import Unsupported
+
+
+class StepResult(str, Enum):
+    """How a step came out."""
+
+    THERE = "there"  #: as it should be; nothing was done
+    MADE = "made"  #: by this call
+    WOULD_MAKE = "would_make"  #: by this call, were it no dry run
+    DIFFERS = "differs"  #: jobs run with it; it stays as it is unless updates are asked for
+    UNSUPPORTED = "unsupported"  #: the store has no such setting, or can't keep to it
+    MISSING = "missing"  #: jobs can't run, and nobody has asked for it
+    UNFIT = "unfit"  #: jobs can't run with it, and it can't be changed
+
+    @property
+    def serves(self) -> bool:
+        """Whether jobs can run with what is there."""
+        return self not in (StepResult.MISSING, StepResult.UNFIT)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing.
+
+    Args:
+        name: of the thing, which is stable.
+        outcome: how it came out.
+        found: what it is like, in a line.
+        mend: what to do about it, in a line; empty where all is well.
+    """
+
+    name: str
+    outcome: StepResult
+    found: str
+    mend: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; the names are stable."""
+        return {**asdict(self), "outcome": self.outcome.value}
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """All steps.
+
+    Args:
+        steps: in their order.
+        dry_run: nothing was made.
+    """
+
+    steps: tuple[Step, ...]
+    dry_run: bool
+
+    @property
+    def ok(self) -> bool:
+        """Whether jobs can run with what is there, or would be."""
+        return all(each.outcome.serves for each in self.steps)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many steps came out how."""
+        counts = Counter(each.outcome for each in self.steps)
+        return {outcome.value: counts[outcome] for outcome in StepResult}
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; the names are stable."""
+        return {
+            "ok": self.ok,
+            "dry_run": self.dry_run,
+            "counts": self.counts,
+            "steps": [each.to_dict() for each in self.steps],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked for beside the table.
+
+    Args:
+        bucket: create the bucket where there is none.
+        point_in_time: the table can be restored to any second of the last 35 days.
+        deletion_protection: the table can't be deleted by mistake.
+        update: also change what is there and differs.
+        dry_run: do nothing.
+    """
+
+    bucket: bool = False
+    point_in_time: bool = False
+    deletion_protection: bool = False
+    update: bool = False
+    dry_run: bool = False
+
+    def settle(
+        self,
+        name: str,
+        good: Callable[[], bool],
+        make: Callable[[], object],
+        texts: tuple[str, str],
+        *,
+        new: bool,
+    ) -> Step:
+        """Have one setting as it should be, if that is ours to do.
+
+        Args:
+            name: of the step.
+            good: whether it is so already; not asked of what is new.
+            make: makes it so.
+            texts: what it is like when it is so, and what it is like else.
+            new: what it is a setting of was made by this call, so that nobody else has set it.
+        """
+        as_wanted, otherwise = texts
+        try:
+            if not new and good():
+                return Step(name, StepResult.THERE, as_wanted)
+            if not new and not self.update:
+                mend = "slurmctl bootstrap --update changes it"
+                return Step(name, StepResult.DIFFERS, otherwise, mend)
+            if self.dry_run:
+                return Step(name, StepResult.WOULD_MAKE, as_wanted)
+            make()
+        except Unsupported as error:
+            return Step(name, StepResult.UNSUPPORTED, error.found, error.mend)
+        return Step(name, StepResult.MADE, as_wanted)

@@ -1,0 +1,109 @@
+"""The table: created where it isn't there, held against what it should be where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from botocore.exceptions import ClientError
+
+from airflow_slurm_provider.coordinator.maintenance.aws_resources import (
+    BILLING_MODE,
+    TABLE_KEYS,
+    table_definition,
+)
+from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import Clients, translated
+from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import Step, StepResult, Wanted
+from airflow_slurm_provider.coordinator.maintenance.doctor.aws import TableFacts, table_facts
+from slurm_worker.backends.errors import code_of
+
+#: A table of its own is usable within half a minute; five are for a bad day.
+_WAIT = {"Delay": 2, "MaxAttempts": 150}
+
+
+def table_steps(clients: Clients, name: str, wanted: Wanted) -> Iterator[Step]:
+    """What becomes of the table and its settings."""
+    with translated(f"DynamoDB table {name!r}"):
+        found = _find(clients, name)
+        new = found is None
+        if found is None:
+            if not wanted.dry_run:
+                _create(clients, name, wanted)
+            outcome = StepResult.WOULD_MAKE if wanted.dry_run else StepResult.MADE
+            yield Step("table", outcome, f"table {name!r} with string keys pk and sk, on demand")
+        elif found.keys != TABLE_KEYS:
+            yield Step(
+                "table",
+                StepResult.UNFIT,
+                f"table {name!r} has the keys {found.keys_text}, which can't be changed",
+                "name another in storage.table",
+            )
+            return
+        else:
+            yield Step("table", StepResult.THERE, f"table {name!r} with string keys pk and sk")
+            yield wanted.settle(
+                "billing",
+                lambda: found.on_demand,
+                lambda: clients.dynamodb.update_table(TableName=name, BillingMode=BILLING_MODE),
+                ("on demand", "provisioned capacity, so that many workers at once are throttled"),
+                new=False,
+            )
+        yield from _options(clients, name, wanted, new)
+
+
+def _options(clients: Clients, name: str, wanted: Wanted, new: bool) -> Iterator[Step]:
+    """What somebody has asked for; nothing is said of the rest."""
+    dynamodb = clients.dynamodb
+    if wanted.point_in_time:
+        yield wanted.settle(
+            "point_in_time",
+            lambda: _restorable(clients, name),
+            lambda: _make_restorable(clients, name),
+            ("can be restored to any second of the last 35 days", "can't be restored"),
+            new=new,
+        )
+    if wanted.deletion_protection:
+        yield wanted.settle(
+            "deletion_protection",
+            lambda: bool(
+                dynamodb.describe_table(TableName=name)["Table"].get("DeletionProtectionEnabled")
+            ),
+            # Of a new table it was set when that was created.
+            lambda: (
+                None
+                if new
+                else dynamodb.update_table(TableName=name, DeletionProtectionEnabled=True)
+            ),
+            ("protected against deletion", "not protected against deletion"),
+            new=new,
+        )
+
+
+def _find(clients: Clients, name: str) -> TableFacts | None:
+    try:
+        return table_facts(clients.dynamodb.describe_table(TableName=name)["Table"])
+    except ClientError as error:
+        if code_of(error) == "ResourceNotFoundException":
+            return None
+        raise
+
+
+def _create(clients: Clients, name: str, wanted: Wanted) -> None:
+    """Create the table and wait until it can be used."""
+    protection = {"DeletionProtectionEnabled": True} if wanted.deletion_protection else {}
+    clients.dynamodb.create_table(**table_definition(name), **protection)
+    clients.dynamodb.get_waiter("table_exists").wait(TableName=name, WaiterConfig=_WAIT)
+
+
+def _restorable(clients: Clients, name: str) -> bool:
+    with translated(f"DynamoDB table {name!r}"):
+        found = clients.dynamodb.describe_continuous_backups(TableName=name)
+    description = found["ContinuousBackupsDescription"].get("PointInTimeRecoveryDescription", {})
+    return bool(description.get("PointInTimeRecoveryStatus") == "ENABLED")
+
+
+def _make_restorable(clients: Clients, name: str) -> None:
+    with translated(f"DynamoDB table {name!r}"):
+        clients.dynamodb.update_continuous_backups(
+            TableName=name,
+            PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True},
+        )

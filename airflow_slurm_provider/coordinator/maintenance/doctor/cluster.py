@@ -1,0 +1,215 @@
+"""The cluster as its login node shows it: login, Slurm, its limits, accounting, the folder."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+
+from airflow_slurm_provider.coordinator.maintenance.doctor.report import Finding, Level
+from airflow_slurm_provider.coordinator.spec.site import ClusterSite
+from airflow_slurm_provider.slurm.client import SlurmClient
+from airflow_slurm_provider.slurm.cluster_info import Partition, Survey
+
+OLDEST, NEWEST = (20, 11), (25, 11)
+#: Seconds within which a worker that is told to stop has left (docs/architecture.md).
+DRAIN_S = 15
+_VERSION = re.compile(r"(\d+)\.(\d+)")
+_NUMBER = re.compile(r"\d+")
+_LEAST_JOBS = 1000
+
+
+def check_login(slurm: SlurmClient, cluster: ClusterSite) -> Iterator[Finding]:
+    """The login node lets us in, and is the one that is known."""
+    slurm.survey().settings()
+    if cluster.transport == "ssh":
+        user = f"{cluster.user}@" if cluster.user else ""
+        found = f"{user}{cluster.host}:{cluster.port} lets us in; its host key is the known one"
+    else:
+        found = f"no login is needed: the transport is {cluster.transport}"
+    yield Finding("ssh", Level.PASS, found)
+
+
+def check_version(slurm: SlurmClient) -> Iterator[Finding]:
+    """Slurm is there, and of a release that was tried."""
+    text = slurm.version()
+    match = _VERSION.search(text)
+    if match is None or "embedded" in text:
+        yield Finding("slurm", Level.PASS, text)
+        return
+    version = int(match.group(1)), int(match.group(2))
+    if version < OLDEST:
+        mend = f"upgrade Slurm to {_dotted(OLDEST)} or later"
+        yield Finding("slurm", Level.FAIL, f"{text} is older than {_dotted(OLDEST)}", mend)
+    elif version > NEWEST:
+        mend = "report what differs, if anything does"
+        yield Finding("slurm", Level.WARN, f"{text} is newer than what was tried", mend)
+    else:
+        yield Finding("slurm", Level.PASS, text)
+
+
+def check_limits(survey: Survey, workers: int, partition: str | None) -> Iterator[Finding]:
+    """The controller's settings that workers depend on.
+
+    Args:
+        survey: looks at the cluster.
+        workers: of the job in question; 0 for none.
+        partition: its partition; the default one where None.
+    """
+    settings = survey.settings()
+    yield _array_size(settings, workers)
+    yield _job_count(settings, workers)
+    yield _kill_wait(settings)
+    yield _preemption(settings, _partition(survey.partitions(), partition))
+    yield _requeue(settings)
+
+
+def check_variables(survey: Survey) -> Iterator[Finding]:
+    """Options that the account gives to Slurm's commands by variables are not used."""
+    ignored = survey.ignored_variables()
+    if ignored:
+        yield Finding(
+            "variables",
+            Level.WARN,
+            f"the account sets {', '.join(ignored)}, and these are not used here",
+            "give such options in the job's slurm section, for example slurm.account",
+        )
+    else:
+        yield Finding("variables", Level.PASS, "no variable of the account is left out")
+
+
+def check_accounting(survey: Survey) -> Iterator[Finding]:
+    """``sacct`` answers: it says why workers died, and finds arrays that left the queue."""
+    if survey.accounting():
+        yield Finding("accounting", Level.PASS, "sacct answers")
+    else:
+        yield Finding(
+            "accounting",
+            Level.WARN,
+            "the site keeps no accounting, so nobody can tell why a worker died",
+            "ask the site for AccountingStorageType=accounting_storage/slurmdbd",
+        )
+
+
+def check_folder(survey: Survey) -> Iterator[Finding]:
+    """The account can write into `remote_dir`; that nodes see it, the probe tells."""
+    folder = survey.try_folder(uuid.uuid4().hex[:8])
+    kind = f" ({folder.filesystem})" if folder.filesystem else ""
+    if folder.filesystem == "tmpfs":
+        yield Finding(
+            "remote_dir",
+            Level.WARN,
+            f"{folder.path} is in the login node's memory",
+            "name a folder in cluster.remote_dir that the nodes share",
+        )
+    else:
+        yield Finding("remote_dir", Level.PASS, f"{folder.path} can be written{kind}")
+
+
+def _array_size(settings: Mapping[str, str], workers: int) -> Finding:
+    most = _number(settings, "MaxArraySize")
+    if most is None:
+        return _unknown("max_array_size", "MaxArraySize")
+    if most < 2:
+        mend = "ask the site to raise MaxArraySize: workers are submitted as arrays"
+        return Finding("max_array_size", Level.FAIL, f"MaxArraySize is {most}", mend)
+    arrays = -(-workers // most)
+    more = f": {workers:,} workers become {arrays:,} arrays" if arrays > 1 else ""
+    return Finding("max_array_size", Level.PASS, f"MaxArraySize is {most:,}{more}")
+
+
+def _job_count(settings: Mapping[str, str], workers: int) -> Finding:
+    most = _number(settings, "MaxJobCount")
+    if most is None:
+        return _unknown("max_job_count", "MaxJobCount")
+    if workers >= most:
+        return Finding(
+            "max_job_count",
+            Level.FAIL,
+            f"MaxJobCount is {most:,}, and the job wants {workers:,} workers",
+            "lower the job's workers",
+        )
+    if most < _LEAST_JOBS:
+        return Finding(
+            "max_job_count",
+            Level.WARN,
+            f"MaxJobCount is {most:,}, for all users together",
+            "keep workers well below it, or ask the site to raise it",
+        )
+    return Finding("max_job_count", Level.PASS, f"MaxJobCount is {most:,}")
+
+
+def _kill_wait(settings: Mapping[str, str]) -> Finding:
+    wait_s = _number(settings, "KillWait")
+    if wait_s is None:
+        return _unknown("kill_wait", "KillWait")
+    if wait_s < DRAIN_S:
+        return Finding(
+            "kill_wait",
+            Level.WARN,
+            f"KillWait is {wait_s} s, and a worker takes up to {DRAIN_S} s to leave: where it is "
+            "killed before, what it did since its last checkpoint is done again",
+            f"ask the site for KillWait={2 * DRAIN_S}, Slurm's default",
+        )
+    return Finding("kill_wait", Level.PASS, f"KillWait is {wait_s} s, a worker leaves in {DRAIN_S}")
+
+
+def _preemption(settings: Mapping[str, str], partition: Partition | None) -> Finding:
+    mode = settings.get("PreemptMode", "").upper()
+    if not mode:
+        return _unknown("preemption", "PreemptMode")
+    if partition is not None and partition.preempt_mode.upper() not in ("", "OFF"):
+        mode = partition.preempt_mode.upper()
+    grace_s = 0 if partition is None else partition.grace_s
+    if mode.startswith("OFF") or settings.get("PreemptType", "").endswith("none"):
+        return Finding("preemption", Level.PASS, "jobs are not preempted")
+    if "SUSPEND" in mode:
+        return Finding(
+            "preemption",
+            Level.WARN,
+            f"PreemptMode is {mode}: a suspended worker loses its leases, and others do its work",
+            "choose a partition or QOS that is not suspended, or PreemptMode=REQUEUE",
+        )
+    if "CANCEL" in mode:
+        return Finding(
+            "preemption",
+            Level.WARN,
+            f"PreemptMode is {mode}: preempted workers don't come back by themselves",
+            "wait with slurmctl wait, or a sensor, which submits others; or use REQUEUE",
+        )
+    if grace_s < DRAIN_S:
+        return Finding(
+            "preemption",
+            Level.WARN,
+            f"PreemptMode is {mode} with GraceTime {grace_s} s: a worker leaves in {DRAIN_S}",
+            f"ask the site for GraceTime={2 * DRAIN_S} on the partition or QOS",
+        )
+    return Finding("preemption", Level.PASS, f"PreemptMode is {mode}, GraceTime {grace_s} s")
+
+
+def _requeue(settings: Mapping[str, str]) -> Finding:
+    allowed = _number(settings, "JobRequeue")
+    if allowed is None:
+        return _unknown("requeue", "JobRequeue")
+    said = "by default" if allowed else "where it is asked for, as the batch script does"
+    return Finding("requeue", Level.PASS, f"jobs are requeued {said}")
+
+
+def _partition(partitions: list[Partition], name: str | None) -> Partition | None:
+    for each in partitions:
+        if each.name == name or (name is None and each.default):
+            return each
+    return None
+
+
+def _number(settings: Mapping[str, str], name: str) -> int | None:
+    match = _NUMBER.match(settings.get(name, ""))
+    return int(match.group()) if match else None
+
+
+def _unknown(check: str, name: str) -> Finding:
+    return Finding(check, Level.SKIP, f"not checked: scontrol show config doesn't tell {name}")
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]:02}"

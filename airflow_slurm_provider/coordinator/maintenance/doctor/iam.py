@@ -1,0 +1,67 @@
+"""The least that IAM must allow, as policies: for whoever coordinates, and for the nodes.
+
+Pure functions of the site. The nodes' policy is that of a job's session
+(`credentials.session_policy`) with every job in the place of one, so that a role that has it
+can be narrowed to each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_slurm_provider.coordinator.spec.site import Site
+from airflow_slurm_provider.coordinator.submission.credentials import (
+    OBJECT_ACTIONS,
+    TABLE_ACTIONS,
+    partition_of,
+    session_policy,
+)
+from slurm_worker.protocol.keys import JobId
+
+#: Stands for every job in ARNs and patterns.
+_EVERY_JOB = JobId("*")
+
+
+def node_policy(site: Site) -> dict[str, Any]:
+    """What workers need, whatever the job."""
+    return session_policy(site, _EVERY_JOB)
+
+
+def coordinator_policy(site: Site) -> dict[str, Any]:
+    """What submitting, watching, retrying, publishing, `doctor` and `gc` need.
+
+    Inputs that lie elsewhere need ``s3:GetObject`` on them beside this.
+    """
+    arn = f"arn:{partition_of(site)}"
+    bucket = f"{arn}:s3:::{site.bucket}"
+    below = f"{bucket}/{site.prefix}/*" if site.prefix else f"{bucket}/*"
+    region = site.aws.region or "*"
+    statements: list[dict[str, Any]] = [
+        {
+            "Effect": "Allow",
+            # Large files go up in several parts, which are removed where that is cut short.
+            "Action": [f"s3:{name}" for name in (*OBJECT_ACTIONS, "AbortMultipartUpload")],
+            "Resource": below,
+        },
+        # Also asks whether the bucket is there, which no prefix can limit.
+        {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": bucket},
+        {
+            "Effect": "Allow",
+            "Action": [f"dynamodb:{name}" for name in (*TABLE_ACTIONS, "DescribeTable")],
+            "Resource": f"{arn}:dynamodb:{region}:*:table/{site.storage.table}",
+        },
+    ]
+    if site.aws.node_role_arn:
+        statements.append(
+            {"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": site.aws.node_role_arn}
+        )
+    if site.alerts.sns_topic_arn:
+        statements.append(
+            {"Effect": "Allow", "Action": "sns:Publish", "Resource": site.alerts.sns_topic_arn}
+        )
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+def policies(site: Site) -> dict[str, Any]:
+    """Both, by who needs them; the names are stable."""
+    return {"coordinator": coordinator_policy(site), "node": node_policy(site)}

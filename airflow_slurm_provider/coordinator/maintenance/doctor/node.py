@@ -1,0 +1,268 @@
+"""A look from a node: a real job of one worker that examines the node and ends.
+
+It goes the way of every worker: the same client, batch script, environment, credentials and
+file; so what hinders it would hinder them. Bounded by a timeout; where no node is free, nothing
+is concluded. Leaves nothing behind. Cost: one short job, a ``squeue`` and ``sacct`` per second.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from airflow_slurm_provider.coordinator.maintenance.doctor.aws import judge_clock, judge_trials
+from airflow_slurm_provider.coordinator.maintenance.doctor.report import Finding, Level
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.submission import upload
+from airflow_slurm_provider.coordinator.submission.credentials import give_credentials
+from airflow_slurm_provider.slurm.array_state import ArrayKey
+from airflow_slurm_provider.slurm.options import SlurmOptions
+from airflow_slurm_provider.slurm.script import quote, render_script
+from slurm_worker.diagnostics.access_probes import TRIAL_JOB, Trial
+from slurm_worker.errors import ServiceError
+
+#: What a job's options say of where and how its workers run; the rest is not the probe's.
+_KEPT = (
+    *("partition", "account", "qos", "constraint", "reservation", "nodelist", "exclude"),
+    *("mem", "mem_per_cpu", "gres", "licenses", "extra_args", "setup", "command_prefix"),
+)
+_LIMIT_MINUTES = "5"
+_POLL_S = 1.0
+#: How long a file that a node wrote may take to be seen on the login node.
+_SEEN_WITHIN_S = 15.0
+_LINES = 200
+_OLDEST_PYTHON = (3, 10)
+#: Printed by Python on the node, before the worker is tried.
+_PYTHON = "slurmctl-doctor-python"
+_SHARED = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "ceph", "fuse", "afs", "9p", "panfs")
+_LEAST_FREE = 1 << 30
+_POLICY = (
+    "give the node credentials with the policy that slurmctl doctor --iam prints: a profile or "
+    "instance role of the account on the nodes, or aws.node_role_arn in the site"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What became of the probe.
+
+    Args:
+        text: what it wrote; empty where nothing of it is seen.
+        states: the states of its element, as Slurm tells them.
+    """
+
+    text: str
+    states: str
+
+
+def check_node(services: Services, options: SlurmOptions, timeout_s: float) -> Iterator[Finding]:
+    """Run the probe and judge what it says; its findings are those of `judge`.
+
+    Args:
+        services: the edges.
+        options: those of `probe_options`.
+        timeout_s: seconds until the probe must have ended.
+
+    Raises:
+        UserError: if Slurm refuses the job, with what it says.
+        ServiceError: if the cluster can't be reached.
+    """
+    # Also the name of its folder: that of another probe at the same time is left alone.
+    name = f"{TRIAL_JOB}.{uuid.uuid4().hex[:12]}"
+    survey = services.slurm.survey()
+    try:
+        heard = _run(services, name, _script(services, options, name), timeout_s)
+    finally:
+        survey.remove(name)
+    if isinstance(heard, Finding):
+        yield heard
+    else:
+        yield from judge(heard, services.site.cluster.python, services.site.cluster.worker_command)
+
+
+def probe_options(options: SlurmOptions | None) -> SlurmOptions:
+    """The probe's options: where a job's workers would run, for some minutes."""
+    kept = {} if options is None else {name: getattr(options, name) for name in _KEPT}
+    return SlurmOptions.from_mapping({**kept, "time": _LIMIT_MINUTES})
+
+
+def judge(heard: Heard, python: str, worker_command: str | None) -> list[Finding]:
+    """What the probe's output says of the node.
+
+    Args:
+        heard: what became of it.
+        python: the interpreter that the site names.
+        worker_command: what the site starts workers with instead, if so.
+    """
+    document = _document(heard.text)
+    where = f" on {document['host']}" if document else ""
+    findings = [Finding("node_job", Level.PASS, f"a job ran{where} ({heard.states})")]
+    if not heard.text:
+        findings[0] = Finding("node_job", Level.PASS, f"a job ran ({heard.states})")
+        findings.append(
+            Finding(
+                "node_folder",
+                Level.FAIL,
+                "the job ran, and nothing that it wrote is seen on the login node",
+                "name a folder in cluster.remote_dir that login node and nodes share",
+            )
+        )
+        return findings
+    findings.append(Finding("node_folder", Level.PASS, "remote_dir is shared with the nodes"))
+    version = document["python"] if document else _python_said(heard.text)
+    if document or not worker_command:
+        findings.append(_judge_python(version, python))
+    if findings[-1].level is Level.FAIL:
+        return findings
+    if document is None:
+        said = _last_words(heard.text)
+        findings.append(
+            Finding(
+                "node_worker",
+                Level.FAIL,
+                f"the worker did not start: {said}",
+                "run it by hand on a node; where TMPDIR is at fault, set another in slurm.setup",
+            )
+        )
+        return findings
+    return [*findings, *_judge_document(document)]
+
+
+def _script(services: Services, options: SlurmOptions, name: str) -> str:
+    cluster = services.site.cluster
+    command = [
+        *shlex.split(upload.ship_worker(services)),
+        *("check", "--table", services.site.storage.table),
+        *("--objects", f"s3://{services.site.bucket}/{services.site.prefix}".rstrip("/")),
+    ]
+    environment = {
+        **services.site.aws.environment(),
+        **give_credentials(services, TRIAL_JOB, folder=name),
+    }
+    setup = options.setup
+    if not cluster.worker_command:
+        told = f"import sys; print('{_PYTHON}', '.'.join(map(str, sys.version_info[:3])))"
+        words = [*options.command_prefix, cluster.python, "-c", told]
+        setup = (*setup, " ".join(map(quote, words)))
+    return render_script(
+        replace(options, setup=setup),
+        name=name,
+        workers=1,
+        command=command,
+        environment=environment,
+    )
+
+
+def _run(services: Services, name: str, script: str, timeout_s: float) -> Heard | Finding:
+    slurm, clock = services.slurm, services.clock
+    began = clock.boot_time()
+    try:
+        job = ArrayKey(slurm.submit(name, script, folder=name), name)
+        while (array := slurm.array(job)).alive or (array.unknown and not _seen(services, name)):
+            if clock.boot_time() - began > timeout_s:
+                return _not_in_time(services, job, array.counts(), timeout_s)
+            clock.sleep(_POLL_S)
+    finally:
+        slurm.end(name, folder=name)
+    ended = clock.boot_time()
+    while not (text := _seen(services, name)) and clock.boot_time() - ended < _SEEN_WITHIN_S:
+        clock.sleep(_POLL_S)
+    states = ", ".join(sorted(array.counts())) or "ended"
+    return Heard(text, states)
+
+
+def _seen(services: Services, name: str) -> str:
+    return services.slurm.output(name, name, 0, _LINES)
+
+
+def _not_in_time(
+    services: Services, job: ArrayKey, counts: dict[str, int], timeout_s: float
+) -> Finding:
+    if "PENDING" not in counts:
+        return Finding(
+            "node_job",
+            Level.FAIL,
+            f"a job is {', '.join(sorted(counts)) or 'lost'} since {timeout_s:g} s without an end",
+            "see what hangs on the node; slurmctl doctor --timeout allows more time",
+        )
+    reason = services.slurm.survey().why_waiting(job.name) or "no reason given"
+    return Finding(
+        "node_job",
+        Level.SKIP,
+        f"not checked: no node was free within {timeout_s:g} s (Slurm says {reason})",
+        "try again later, with a longer --timeout, or with --config of a job of another partition",
+    )
+
+
+def _judge_python(version: str, python: str) -> Finding:
+    oldest = ".".join(map(str, _OLDEST_PYTHON))
+    mend = (
+        f"name a Python >= {oldest} in cluster.python, or have slurm.setup load one "
+        "(module load python)"
+    )
+    if not version:
+        return Finding("node_python", Level.FAIL, f"{python!r} does not run on the node", mend)
+    if tuple(int(each) for each in version.split(".")[:2]) < _OLDEST_PYTHON:
+        found = f"{python!r} is Python {version} on the node, and workers need {oldest}"
+        return Finding("node_python", Level.FAIL, found, mend)
+    return Finding("node_python", Level.PASS, f"Python {version}")
+
+
+def _judge_document(document: dict[str, Any]) -> Iterator[Finding]:
+    yield _judge_scratch(document)
+    for check, name in (("node_table", "table"), ("node_bucket", "bucket")):
+        trials = [Trial(action, error) for action, error in document.get(name, {}).items()]
+        yield judge_trials(check, trials, _POLICY)
+    if "clock_ahead_s" in document:
+        yield judge_clock("node_clock", f"node {document['host']}", document["clock_ahead_s"])
+    else:
+        error = ServiceError(document.get("clock_error", "the node did not tell the time"))
+        yield Finding.of_error("node_clock", error, "see node_table")
+
+
+def _judge_scratch(document: dict[str, Any]) -> Finding:
+    scratch = document["scratch"]
+    mend = "set TMPDIR to a folder on the node's own disk, in slurm.setup: export TMPDIR=/local"
+    if "scratch_error" in document:
+        found = f"scratch {scratch} can't be written: {document['scratch_error']}"
+        return Finding("node_scratch", Level.FAIL, found, mend)
+    kind, free = document.get("scratch_filesystem", ""), document["scratch_free_bytes"]
+    if kind.partition(".")[0] in _SHARED:
+        found = f"scratch {scratch} is on {kind}, where SQLite's locks are slow or broken"
+        return Finding("node_scratch", Level.FAIL, found, mend)
+    size = f"{free / (1 << 30):,.1f} GB free"
+    if free < _LEAST_FREE:
+        found = f"scratch {scratch} has {size}; journals and parts of running tasks go there"
+        return Finding("node_scratch", Level.WARN, found, mend)
+    return Finding("node_scratch", Level.PASS, f"scratch {scratch} ({kind or 'local'}), {size}")
+
+
+def _document(text: str) -> dict[str, Any] | None:
+    """The line that the worker printed, among whatever `setup` says."""
+    for line in reversed(text.splitlines()):
+        if line.startswith("{"):
+            try:
+                found = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(found, dict) and "scratch" in found:
+                return found
+    return None
+
+
+def _python_said(text: str) -> str:
+    for line in text.splitlines():
+        if line.startswith(f"{_PYTHON} "):
+            return line.removeprefix(_PYTHON).strip()
+    return ""
+
+
+def _last_words(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (
+        "; ".join(line for line in lines[-3:] if not line.startswith(_PYTHON)) or "it said nothing"
+    )

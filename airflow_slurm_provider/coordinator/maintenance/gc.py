@@ -1,0 +1,235 @@
+"""What a job has left behind on S3 and nothing names: found, counted, deleted.
+
+| garbage | when |
+| --- | --- |
+| a part that its task's marker doesn't name | at once: the marker has decided |
+| a checkpoint of a task with a marker | at once |
+| a proposed marker of a task with a marker | the job is complete |
+| a file of a dataset that can't be read or published any more | `slurm_worker.aggregate.publish` |
+| a draft of a round that has another as its plan | at once |
+
+What is found was decided for good before it is listed as garbage, so that it may be deleted at
+any later time, whoever works meanwhile. What nothing has decided stays: a part of a task without
+a marker may belong to a worker that was suspended and will yet commit it, and an object of a probe
+to one that still compares, and a draft of a round without a plan may yet become it. Code,
+configurations, given items and logs are never looked at: a submit relies on those that it finds.
+
+Requests: a list per thousand objects, drafts and markers, a GET per task with parts of several
+attempts, those of `slurm_worker.aggregate.publish.sweep`, one delete per thousand objects.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.status.progress import read_progress
+from slurm_worker.aggregate.publish import sweep
+from slurm_worker.protocol.job_store import JobStore
+from slurm_worker.protocol.keys import JobId, JobPaths, RoundState, TaskId
+from slurm_worker.protocol.ports import Entry
+from slurm_worker.protocol.prefetch import ahead
+
+WEEK_S = 7 * 24 * 3600.0
+_BATCH = 1000
+
+Log = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class GcResult:
+    """What was garbage.
+
+    Args:
+        dry_run: it is still there.
+        complete: whether the job was; where not, proposed markers were not looked at.
+        objects: how many, by kind: ``parts checkpoints proposed dataset drafts``.
+        sizes: bytes, by kind.
+    """
+
+    job_id: str
+    dry_run: bool
+    complete: bool
+    objects: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[str] = field(default_factory=Counter)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; the names are stable."""
+        return {
+            "job_id": self.job_id,
+            "dry_run": self.dry_run,
+            "complete": self.complete,
+            "objects": self.objects.total(),
+            "bytes": self.sizes.total(),
+            "by_kind": {
+                kind: {"objects": self.objects[kind], "bytes": self.sizes[kind]}
+                for kind in sorted(self.objects)
+            },
+        }
+
+
+def collect(
+    services: Services,
+    job_id: JobId,
+    *,
+    older_than_s: float = WEEK_S,
+    dry_run: bool = False,
+    log: Log,
+    actor: str = "slurmctl",
+) -> GcResult:
+    """Delete a job's garbage; calling again finds none.
+
+    Args:
+        services: the edges.
+        job_id: the job.
+        older_than_s: seconds that a dataset's replaced version is kept at the least, and that an
+            aggregation which has not published yet is left in peace.
+        dry_run: count only.
+        log: told of progress.
+        actor: who asks, for the audit trail.
+
+    Raises:
+        UserError: if there is no such job.
+    """
+    jobs = services.jobs(job_id)
+    jobs.get()
+    complete = read_progress(services, job_id).complete
+    plans = {
+        each.number: each.draft
+        for each in jobs.rounds()
+        if each.draft or each.state is RoundState.OPEN
+    }
+    look = _GarbageScan(services.store(job_id), complete, older_than_s, dry_run, plans)
+    found = GcResult(job_id, dry_run, complete)
+    batch: list[str] = []
+    for kind, entry in look.garbage():
+        found.objects[kind] += 1
+        found.sizes[kind] += entry.size
+        batch.append(entry.key)
+        if len(batch) == _BATCH:
+            _delete(services, batch, dry_run, log, found)
+            batch.clear()
+    _delete(services, batch, dry_run, log, found)
+    if found.objects and not dry_run:
+        jobs.audit(
+            actor,
+            "collected",
+            {"objects": found.objects.total(), "bytes": found.sizes.total()},
+        )
+    return found
+
+
+def _delete(services: Services, keys: list[str], dry_run: bool, log: Log, found: GcResult) -> None:
+    if keys and not dry_run:
+        services.objects.delete_many(keys)
+        log(f"deleted {found.objects.total():,} objects")
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """The objects of one task in a folder, and whether it has a marker."""
+
+    id: TaskId
+    entries: tuple[Entry, ...]
+    done: bool
+
+    @property
+    def attempts(self) -> set[str]:
+        """The names of the attempts that have parts: ``a1-3f…``."""
+        return {each.key.rpartition("/")[2].partition(".")[0] for each in self.entries}
+
+
+@dataclass(frozen=True, slots=True)
+class _GarbageScan:
+    """What is garbage by now.
+
+    Args:
+        store: the job's objects.
+        complete: whether the job is.
+        older_than_s: see `collect`.
+        dry_run: nothing will be deleted.
+        plans: the draft that is each round's plan, of rounds that have one.
+    """
+
+    store: JobStore
+    complete: bool
+    older_than_s: float
+    dry_run: bool
+    plans: dict[int, int]
+
+    @property
+    def _paths(self) -> JobPaths:
+        return self.store.paths
+
+    def garbage(self) -> Iterator[tuple[str, Entry]]:
+        """Kind and object, one after the other."""
+        for entry in self._parts():
+            yield "parts", entry
+        for entry in self._of_done(self._paths.all_checkpoints):
+            yield "checkpoints", entry
+        if self.complete:
+            for entry in self._of_done(self._paths.all_proposed):
+                yield "proposed", entry
+        for entry in sweep(
+            self.store.objects, self._paths, self.older_than_s, dry_run=self.dry_run
+        ):
+            yield "dataset", entry
+        for entry in self._drafts():
+            yield "drafts", entry
+
+    def _parts(self) -> Iterator[Entry]:
+        """Parts that no marker names."""
+        with closing(ahead(self._unnamed, self._tasks(self._paths.parts))) as tasks:
+            for _, entries in tasks:
+                yield from entries
+
+    def _unnamed(self, task: _Task) -> list[Entry]:
+        """A task's parts that are garbage."""
+        if not task.done or len(task.attempts) == 1:
+            # Not decided yet, or the one that was committed.
+            return []
+        marker = self.store.marker(task.id)
+        if marker is None:
+            # Somebody has removed it, to have the task run again.
+            return []
+        named = {part.key for part in marker.parts}
+        return [each for each in task.entries if each.key not in named]
+
+    def _of_done(self, folder: str) -> Iterator[Entry]:
+        """Objects of tasks that have a marker, below a folder with one for each task."""
+        for task in self._tasks(folder):
+            if task.done:
+                yield from task.entries
+
+    def _tasks(self, folder: str) -> Iterator[_Task]:
+        """The objects below a folder task by task, beside the listing of markers."""
+
+        def task_of(entry: Entry) -> str:
+            return entry.key.removeprefix(folder).partition("/")[0]
+
+        markers = (
+            key.removeprefix(self._paths.done_folder).removesuffix(".done")
+            for key in self.store.objects.list(self._paths.done_folder)
+        )
+        # Ids have one width, so both listings are in the order of the tasks.
+        standing = next(markers, "")
+        for task, entries in groupby(self.store.objects.entries(folder), task_of):
+            while standing and standing < task:
+                standing = next(markers, "")
+            yield _Task(TaskId(task), tuple(entries), done=standing == task)
+
+    def _drafts(self) -> Iterator[Entry]:
+        """Objects of drafts that are nobody's plan, and never will be."""
+        for number, plan in self.plans.items():
+            for entry in self.store.objects.entries(self._paths.segments(number)):
+                if self._paths.draft_in(entry.key) not in (None, plan):
+                    yield entry
+            standing = self._paths.title(number, plan)
+            for entry in self.store.objects.entries(self._paths.titles(number)):
+                if entry.key != standing:
+                    yield entry

@@ -1,0 +1,227 @@
+"""The task rows of one round, brought to what segments and markers say.
+
+Several at a time; memory grows with the number of tasks by an entry in a set. Requests: a
+query per page of rows, a list per thousand markers; where rows are missing a GET per segment;
+per row that is brought right one GET and two writes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+from airflow_slurm_provider.coordinator.maintenance.repair.report import Repaired
+from slurm_worker.backends.clock import boot_time
+from slurm_worker.errors import ServiceError
+from slurm_worker.protocol.job_store import ForeignMarker, JobStore, Marker
+from slurm_worker.protocol.job_table import RoundRow
+from slurm_worker.protocol.keys import TaskId, TaskState
+from slurm_worker.protocol.prefetch import ahead
+from slurm_worker.protocol.task_table import TaskTable, halves_of
+from slurm_worker.protocol.tasks import TaskRow
+
+_ATTEMPT = re.compile(r"a(\d+)")
+
+
+class TaskRepair:
+    """The task rows of one round that is open.
+
+    A worker may be at it: rows are read before markers are listed, and what looks broken is
+    read again, so that a task that moves on meanwhile is not taken for broken.
+
+    Args:
+        store: the job's objects.
+        table: its tasks.
+        round_row: the round.
+        found: told of what was brought right.
+        log: told of progress.
+        strict: raise where a marker is not of its task's items, instead of telling of it.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        table: TaskTable,
+        round_row: RoundRow,
+        found: Repaired,
+        log: Callable[[str], None],
+        *,
+        strict: bool = False,
+    ) -> None:
+        self._store = store
+        self._table = table
+        self._round = round_row
+        self._found = found
+        self._log = log
+        self._strict = strict
+        self._write = not found.dry_run
+        self._done: set[TaskId] = set()
+        self._seen: set[int] = set()
+
+    def run(self) -> None:
+        """Bring rows to what their markers say, and create those that are missing.
+
+        Raises:
+            ForeignMarker: if `strict`, where a marker is not of its task's items.
+        """
+        undone, whole = self._look()
+        split = []
+        before = self._found.tasks
+        with closing(ahead(self._rebuild, self._missing())) as rebuilt:
+            for row, marker in rebuilt:
+                self._seen.add(row.sequence)
+                self._found.tasks += 1
+                self._found.completed += marker is not None
+                if marker is not None and marker.split:
+                    split.append((row, marker))
+        if self._found.tasks > before:
+            lost = self._found.tasks - before
+            self._log(f"round {self._round.number}: {lost:,} tasks had no row")
+        with closing(ahead(self._catch_up, undone)) as settled:
+            for _, found in settled:
+                if found is None:
+                    continue
+                self._found.completed += 1
+                if found[1].split:
+                    split.append(found)
+        with closing(ahead(self._marker, whole)) as markers:
+            split += [(row, marker) for row, marker in markers if marker and marker.split]
+        for row, marker in split:
+            self._halve(row, marker)
+
+    def _look(self) -> tuple[list[TaskId], list[TaskRow]]:
+        """Tasks that aren't done and have a marker; rows of tasks that may be bisected."""
+        undone, done, whole = [], [], []
+        for row in self._table.of_round(self._round.number):
+            self._seen.add(row.sequence)
+            if row.state is not TaskState.DONE:
+                undone.append(row.task)
+                continue
+            done.append(row.task)
+            if row.where.count > 1 and not row.items_ok and not row.items_failed:
+                whole.append(row)
+        # Only now: a row is done after its marker, so the marker of each that was seen is listed.
+        folder = self._store.paths.done_folder
+        self._done = {
+            TaskId(key.removeprefix(folder).removesuffix(".done"))
+            for key in self._store.objects.list(f"{folder}{self._round.number:03}-")
+        }
+        for task in done:
+            if task not in self._done:
+                self._found.unmended.append(
+                    f"task {task} is done and {self._store.paths.done(task)} is missing "
+                    "from the bucket; restore it"
+                )
+        standing = [row for row in whole if row.task in self._done]
+        return [task for task in undone if task in self._done], standing
+
+    def _missing(self) -> Iterator[TaskRow]:
+        """Rows that should be there, as they were planned."""
+        if all(number in self._seen for number in range(self._round.tasks)):
+            return
+        planned = 0
+        slices = self._store.planned_slices(self._round.number, self._round.draft)
+        for planned, where in enumerate(slices, 1):
+            if planned - 1 not in self._seen:
+                yield TaskRow(self._round.number, planned - 1, TaskState.READY, where)
+        if planned < self._round.tasks:
+            self._found.unmended.append(
+                f"tasks {planned:,} to {self._round.tasks - 1:,} of round {self._round.number} "
+                f"have no slice below {self._store.paths.segments(self._round.number)}; restore "
+                "its segments"
+            )
+
+    def _rebuild(self, row: TaskRow) -> Marker | None:
+        """Create a row; return the marker by which it is done, if it is."""
+        done = row.task in self._done
+        if self._write:
+            attempt = 0 if done else self._last_attempt(row.task)
+            self._table.create(row.round_no, row.sequence, row.where, attempt)
+        return self._settle(row) if done else None
+
+    def _catch_up(self, task: TaskId) -> tuple[TaskRow, Marker] | None:
+        """Make a row done that isn't; None where its worker has meanwhile, or nobody can."""
+        row = self._table.find(task)
+        if row is None or row.state is TaskState.DONE:
+            return None
+        marker = self._settle(row)
+        return None if marker is None else (row, marker)
+
+    def _settle(self, row: TaskRow) -> Marker | None:
+        """Make a row done, by its marker; of a bisected task, the halves come first."""
+        marker = self._marker(row)
+        if marker is not None and not marker.split and self._write:
+            _at(self._table, marker.finished).complete(marker)
+        return marker
+
+    def _marker(self, row: TaskRow) -> Marker | None:
+        """The task's marker; None where it is not of the task's items."""
+        marker = self._store.marker(row.task)
+        if marker is None:
+            key = self._store.paths.done(row.task)
+            raise ServiceError(f"{key} was listed and can't be read; try again")
+        try:
+            marker.check(row.where)
+        except ForeignMarker as error:
+            if self._strict:
+                raise
+            self._found.unmended.append(str(error))
+            return None
+        return marker
+
+    def _last_attempt(self, task: TaskId) -> int:
+        """The highest attempt that left an object: what is granted next must be above it."""
+        paths = self._store.paths
+        folders = (
+            f"{paths.parts}{task}/",
+            paths.checkpoints(task),
+            f"{paths.all_proposed}{task}/",
+        )
+        names = (
+            key.removeprefix(folder)
+            for folder in folders
+            for key in self._store.objects.list(folder)
+        )
+        found = (match for name in names if (match := _ATTEMPT.match(name)))
+        return max((int(each.group(1)) for each in found), default=0)
+
+    def _halve(self, row: TaskRow, marker: Marker) -> None:
+        """Have the halves of a bisected task, and then the whole done."""
+        lost = [
+            half
+            for half in halves_of(row)
+            if half.sequence not in self._seen and self._table.find(half.task) is None
+        ]
+        self._found.tasks += len(lost)
+        if lost and self._write:
+            self._table.create_halves(row)
+        for each in lost:
+            if each.task in self._done and self._settle(each) is not None:
+                self._found.completed += 1
+        if row.state is not TaskState.DONE and self._write:
+            _at(self._table, marker.finished).complete(marker)
+
+
+@dataclass(frozen=True, slots=True)
+class StandingClock:
+    """A clock that stands: rows say when things were, not when they were rebuilt."""
+
+    at: float
+
+    def now(self) -> float:
+        """See `ports.Clock.now`."""
+        return self.at
+
+    def boot_time(self) -> float:
+        """See `ports.Clock.boot_time`."""
+        return boot_time()
+
+    def sleep(self, seconds: float) -> None:
+        """See `ports.Clock.sleep`: nobody does."""
+        raise NotImplementedError("nobody waits by a clock that stands")
+
+
+def _at(table: TaskTable, at: float) -> TaskTable:
+    return TaskTable(table.rows, table.job, table.shards, table.lease, StandingClock(at))

@@ -1,0 +1,1 @@
+"""Items to tasks, and failed items to a retry round."""

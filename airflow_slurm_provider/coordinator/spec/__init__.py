@@ -1,0 +1,1 @@
+"""The YAML of a job and of a site, strictly checked."""

@@ -1,0 +1,61 @@
+"""A job's arrays: those that its submissions' rows name, and those that only Slurm knows.
+
+A submitter that was killed between ``sbatch`` and its row leaves an intent. Its token is in the
+name of the array that Slurm may have: whoever wants the job's arrays looks it up, as `submit`
+does. Requests: none to AWS; one ``squeue``, and one ``sacct`` for names that are not in the
+queue, only where an intent stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.slurm.array_state import ArrayKey
+from slurm_worker.protocol.job_table import SubmissionRow, job_name
+from slurm_worker.protocol.keys import JobId, SubmitState
+
+
+def known_arrays(job_id: JobId, submission: SubmissionRow) -> list[ArrayKey]:
+    """The arrays that a submission's row names."""
+    return [
+        ArrayKey(slurm_job_id, job_name(job_id, submission, part))
+        for part, slurm_job_id in enumerate(submission.slurm_job_ids)
+    ]
+
+
+def open_names(job_id: JobId, submission: SubmissionRow) -> list[str]:
+    """The names of a submission's arrays that Slurm may have, or get, and the row does not name."""
+    parts = range(len(submission.slurm_job_ids), len(submission.sizes()))
+    return [job_name(job_id, submission, part) for part in parts]
+
+
+def arrays_of(
+    services: Services, job_id: JobId, submissions: Iterable[SubmissionRow]
+) -> list[ArrayKey]:
+    """All arrays of some submissions, in their order, each with its id.
+
+    Raises:
+        ServiceError: if an intent stands and Slurm can't say whether it has its array.
+    """
+    rows = list(submissions)
+    doubtful = [
+        name
+        for each in rows
+        if each.state is SubmitState.INTENT
+        for name in open_names(job_id, each)
+    ]
+    found = services.slurm.find(doubtful) if doubtful else {}
+    return [
+        key
+        for each in rows
+        for key in (
+            *known_arrays(job_id, each),
+            *(ArrayKey(found[name], name) for name in open_names(job_id, each) if name in found),
+        )
+    ]
+
+
+def ids_of(arrays: Sequence[ArrayKey]) -> list[str]:
+    """Slurm's ids, for people."""
+    return [each.slurm_job_id for each in arrays]

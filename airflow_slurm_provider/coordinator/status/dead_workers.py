@@ -1,0 +1,219 @@
+"""Workers that died, why Slurm says they did, and the tasks that they held.
+
+A worker's name holds its array, element and restart; a task's row names who holds it, and
+its history from whom it was taken. So Slurm's word on an element becomes the class of the
+tasks it held. Requests: those of `snapshot.py`, a few rows of the job, one ``sacct``; a read of
+every task row only to tell whose leases were lost and taken over, where some were.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.status.arrays import arrays_of
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
+from airflow_slurm_provider.slurm.accounting import JobRecord
+from airflow_slurm_provider.slurm.states import ElementState
+from slurm_worker.errors import ErrorClass
+from slurm_worker.protocol.keys import JobId, TaskState
+from slurm_worker.protocol.tasks import TaskRow
+
+_TAKEN_FROM = re.compile(r" stolen by \S+ from (\S+)")
+_LAST_BY = re.compile(r"last by ([^\s;]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFailure:
+    """One worker that died.
+
+    Args:
+        element: the array's element, such as ``123_4``.
+        error_class: why, by Slurm's word.
+        state: Slurm's word.
+        max_rss: most bytes of memory that Slurm saw it use.
+        tasks: tasks that it held.
+    """
+
+    element: str
+    restart: int
+    error_class: ErrorClass
+    state: str
+    exit_code: str
+    node: str
+    elapsed_s: int
+    max_rss: int
+    tasks: tuple[str, ...]
+
+    @property
+    def array(self) -> str:
+        """The array's id."""
+        return self.element.partition("_")[0]
+
+    @property
+    def start(self) -> tuple[str, int]:
+        """What tells this death from any other."""
+        return self.element, self.restart
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; the names are stable."""
+        return {
+            "element": self.element,
+            "restart": self.restart,
+            "error_class": self.error_class.value,
+            "state": self.state,
+            "exit_code": self.exit_code,
+            "node": self.node,
+            "elapsed_s": self.elapsed_s,
+            "max_rss": self.max_rss,
+            "tasks": list(self.tasks),
+        }
+
+    def line(self) -> str:
+        """One line for a log."""
+        memory = f", {self.max_rss / 2**20:.0f} MB" if self.max_rss else ""
+        held = f"; held {', '.join(self.tasks[:5])}" if self.tasks else ""
+        more = f" and {len(self.tasks) - 5} more" if len(self.tasks) > 5 else ""
+        return (
+            f"worker {self.element} (start {self.restart + 1}) on {self.node or 'no node'}: "
+            f"{self.error_class.value} ({self.state}, exit {self.exit_code}, after "
+            f"{self.elapsed_s} s{memory}){held}{more}"
+        )
+
+
+def find_losses(services: Services, job_id: JobId) -> list[WorkerFailure]:
+    """The job's workers that died, with the tasks that they held.
+
+    Raises:
+        ServiceError: if the table or the accounting can't be read.
+    """
+    died = _died(services, job_id)
+    if not died:
+        return []
+    snapshot = read_snapshot(services, job_id)
+    return _losses_of(services, snapshot, died, _may_have_been_held(services, snapshot))
+
+
+def read_endings(services: Services, job_id: JobId) -> list[JobRecord]:
+    """How the job's workers ended that have, by Slurm's accounting: one ``sacct``.
+
+    Raises:
+        ServiceError: if the table or the accounting can't be read.
+    """
+    submissions = services.jobs(job_id).submissions()
+    return services.slurm.endings(arrays_of(services, job_id, submissions))
+
+
+def nodes_lost(
+    endings: Iterable[JobRecord], classes: Mapping[ElementState, ErrorClass]
+) -> dict[str, set[str]]:
+    """The nodes on which workers died, by error class; makes no request.
+
+    Args:
+        endings: how workers ended.
+        classes: the job's own rules of what a Slurm state means.
+    """
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for each in endings:
+        if each.error_class is not None and each.node:
+            found[_class_of(each, classes).value].add(each.node)
+    return found
+
+
+def attribute(services: Services, job_id: JobId) -> int:
+    """Give tasks that were given up because workers died the class that Slurm knows.
+
+    So that a retry by class finds them: ``out_of_memory`` with more memory, ``node_failure``
+    on other nodes. Returns how many; repeating it does no harm.
+    """
+    snapshot = read_snapshot(services, job_id)
+    lost = [
+        row
+        for row in snapshot.ended
+        if row.state is TaskState.QUARANTINED and row.error_class == ErrorClass.WORKER_CRASH.value
+    ]
+    if not lost:
+        return 0
+    losses = _losses_of(services, snapshot, _died(services, job_id), lost)
+    table, count = services.tasks(snapshot.job), 0
+    for row in lost:
+        why = next((each for each in reversed(losses) if row.task in each.tasks), None)
+        if why is not None and why.error_class is not ErrorClass.WORKER_CRASH:
+            # What it said before holds whose lease it was: it is kept.
+            message = f"{row.error}; {why.line()}"
+            count += table.attribute(row, why.error_class, message)
+    return count
+
+
+def _died(services: Services, job_id: JobId) -> list[JobRecord]:
+    """How the job's dead workers ended."""
+    return [each for each in read_endings(services, job_id) if each.error_class is not None]
+
+
+def _may_have_been_held(services: Services, snapshot: Snapshot) -> Iterator[TaskRow]:
+    """The rows that may name a dead worker.
+
+    Who holds a task is on a leased row, from whom it was taken on one whose lease was lost;
+    where all lost leases are of tasks that were read anyway, no other row is.
+    """
+    read = (*snapshot.leased, *snapshot.ended)
+    if snapshot.lost == sum(row.lost for row in read):
+        yield from read
+        return
+    table = services.tasks(snapshot.job)
+    for shard in range(table.shards):
+        yield from table.all_rows(shard)
+
+
+def _losses_of(
+    services: Services, snapshot: Snapshot, died: list[JobRecord], rows: Iterable[TaskRow]
+) -> list[WorkerFailure]:
+    if not died:
+        return []
+    # Building the models of a job's YAML takes a good part of the time of `slurmctl status`.
+    from airflow_slurm_provider.coordinator.spec_store import read_spec
+
+    classes, held = read_spec(services, snapshot.job).slurm_classes, _held(rows)
+    return [_loss(each, held, classes) for each in died]
+
+
+def _held(rows: Iterable[TaskRow]) -> dict[str, list[TaskRow]]:
+    """Task rows by the workers that held them without ending them."""
+    found: dict[str, list[TaskRow]] = defaultdict(list)
+    for row in rows:
+        owners = {owner for entry in row.history for owner in _TAKEN_FROM.findall(entry)}
+        owners.update(_LAST_BY.findall(row.error))
+        if row.state is TaskState.LEASED:
+            owners.add(row.owner)
+        for owner in owners:
+            found[owner].append(row)
+    return found
+
+
+def _loss(
+    ending: JobRecord, held: dict[str, list[TaskRow]], classes: Mapping[ElementState, ErrorClass]
+) -> WorkerFailure:
+    tasks = {
+        row.task for owner, rows in held.items() if owner.startswith(ending.worker) for row in rows
+    }
+    return WorkerFailure(
+        element=f"{ending.array}_{ending.element}",
+        restart=ending.restart,
+        error_class=_class_of(ending, classes),
+        state=ending.state.value,
+        exit_code=ending.exit_code,
+        node=ending.node,
+        elapsed_s=ending.elapsed_s,
+        max_rss=ending.max_rss,
+        tasks=tuple(sorted(tasks)),
+    )
+
+
+def _class_of(ending: JobRecord, classes: Mapping[ElementState, ErrorClass]) -> ErrorClass:
+    """Why a worker died: by the job's own rules, else by Slurm's word."""
+    assert ending.error_class is not None, "only those that died are asked for"
+    return classes.get(ending.state, ending.error_class)

@@ -1,0 +1,246 @@
+"""The failures of a job, read from its committed parts: the base of retries and explanations.
+
+An item's latest outcome decides: what failed in a round and was tried again in a later one
+is superseded. Memory does not grow with the job.
+
+Requests: a list per thousand markers and a GET for each; per part of errors a GET and the read of
+its task's row; those of `slurm_worker.results.superseded` and, for tasks that were given up, of
+`snapshot.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
+from slurm_worker.printable import encodable
+from slurm_worker.protocol.job_store import JobStore, Marker, Part
+from slurm_worker.protocol.keys import JobId, TaskId, parse_task_id
+from slurm_worker.protocol.prefetch import ahead
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.results.parts import KEY_FIELD, lines_of
+from slurm_worker.results.superseded import RetriedItems
+
+_EXAMPLES = 3
+_MOST_GROUPS = 500
+#: What differs between two messages of the same fault, and what it is shown as; in order.
+_VARIABLE = [
+    (re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE), "<uuid>"),
+    (re.compile(r"https?://[^\s'\"]+"), "<url>"),
+    (re.compile(r"\b0x[0-9a-f]+\b", re.IGNORECASE), "<hex>"),
+    (re.compile(r"(?<![\w/])/(?:[\w.@%+-]+/)*[\w.@%+-]+"), "<path>"),
+    (re.compile(r"'[^']*'|\"[^\"]*\""), "<text>"),
+    (re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{12,}\b", re.IGNORECASE), "<hex>"),
+    (re.compile(r"\b\w*\d\w*\b"), "<n>"),
+]
+#: What `slurm_worker.errors.place_of` adds to a message.
+_PLACE = re.compile(r" \([^()]+:\d+ in [^()]+\)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failed outcome of one item.
+
+    Args:
+        superseded: a later round has the item again.
+        at: when, in seconds since the epoch, by the worker's clock.
+        node: where.
+        item: the item itself.
+    """
+
+    task: TaskId
+    key: str
+    error_class: str
+    message: str
+    superseded: bool
+    at: float
+    node: str
+    item: dict[str, Any]
+
+    @property
+    def round_no(self) -> int:
+        """The round in which it failed."""
+        return parse_task_id(self.task)[0]
+
+
+@contextmanager
+def retried_items(store: JobStore, drafts: Sequence[int]) -> Iterator[RetriedItems]:
+    """The items of a job's rounds after the first; `drafts` are those of its rounds, in order."""
+    with (
+        tempfile.TemporaryDirectory(prefix="airflow-slurm-retried-") as folder,
+        RetriedItems(Path(folder) / "retried.sqlite") as found,
+    ):
+        found.read(store, dict(list(enumerate(drafts))[1:]))
+        yield found
+
+
+def read_failures(
+    store: JobStore, retried: RetriedItems, rounds: Iterable[int], table: TaskTable | None
+) -> Iterator[Failure]:
+    """The failures of these rounds, in order of their tasks within each.
+
+    Args:
+        store: the job's objects.
+        retried: the items of later rounds.
+        rounds: their numbers.
+        table: the job's tasks; None for no check of the markers against them.
+
+    Raises:
+        UserError: if a marker was made from other items than those of its task.
+    """
+    for round_no in rounds:
+        markers = (each for each in store.markers(round_no) if each.failed)
+        parts = ((marker, part) for marker in markers for part in marker.parts)
+        errors = (each for each in parts if each[1].kind == "errors")
+        with closing(ahead(lambda each: _read(store, table, *each), errors)) as read:
+            for (marker, _), data in read:
+                yield from _failures(marker, data, retried)
+
+
+@dataclass(slots=True)
+class Group:
+    """Failures of one class whose messages differ only in numbers and names.
+
+    Args:
+        of: ``item``, or ``task`` where whole tasks were given up.
+        count: items that failed so and were not tried again since.
+        superseded: items that failed so and were tried again.
+        examples: the first few keys (or task ids), with the message in full.
+        nodes: failures by node.
+        first: when the first failed, in seconds since the epoch; 0 where unknown.
+    """
+
+    of: str
+    error_class: str
+    message: str
+    count: int = 0
+    superseded: int = 0
+    examples: list[tuple[str, str]] = field(default_factory=list)
+    nodes: Counter[str] = field(default_factory=Counter)
+    first: float = 0.0
+    last: float = 0.0
+
+    def add(self, name: str, message: str, node: str, at: float, *, superseded: bool) -> None:
+        """Count one more."""
+        if superseded:
+            self.superseded += 1
+        else:
+            self.count += 1
+        if len(self.examples) < _EXAMPLES:
+            self.examples.append((name, message))
+        if node:
+            self.nodes[node] += 1
+        if at:
+            self.first = min(self.first or at, at)
+            self.last = max(self.last, at)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; the names are stable."""
+        examples = [{"key": key, "message": message} for key, message in self.examples]
+        return {**asdict(self), "examples": examples, "nodes": dict(self.nodes)}
+
+
+def explain(services: Services, job_id: JobId, error_class: str = "") -> list[Group]:
+    """A job's failures by class and kind of message, the most frequent first.
+
+    Raises:
+        UserError: if there is no such job, or a part is not what was committed.
+    """
+    snapshot = read_snapshot(services, job_id)
+    drafts = [each.draft for each in snapshot.rounds]
+    table = services.tasks(snapshot.job)
+    store = services.store(job_id)
+    groups: dict[tuple[str, str, str], Group] = {}
+    #: The message of groups whose failures all have the same.
+    same: dict[tuple[str, str, str], str] = {}
+
+    def group(of: str, name: str, message: str) -> Group:
+        which = (of, name, normalise(message))
+        if which not in groups and len(groups) >= _MOST_GROUPS:
+            which = (of, name, "(further messages)")
+        if same.setdefault(which, message) != message:
+            same[which] = which[2]
+        return groups.setdefault(which, Group(*which))
+
+    with retried_items(store, drafts) as retried:
+        for each in read_failures(store, retried, range(len(drafts)), table):
+            if error_class in ("", each.error_class):
+                group("item", each.error_class, each.message).add(
+                    each.key, each.message, each.node, each.at, superseded=each.superseded
+                )
+    for row in sorted(snapshot.ended, key=lambda row: row.sk):
+        if error_class in ("", row.error_class):
+            group("task", row.error_class, row.error).add(
+                row.task, row.error, "", 0.0, superseded=False
+            )
+    for which, found in groups.items():
+        found.message = same[which]
+    return sorted(groups.values(), key=lambda each: (-each.count, -each.superseded, each.message))
+
+
+def cured_by_class(services: Services, job_id: JobId) -> Counter[str]:
+    """Failures of items that a later round had and that have succeeded, by error class."""
+    jobs = services.jobs(job_id)
+    table = services.tasks(jobs.get())
+    drafts = [each.draft for each in jobs.rounds()]
+    store = services.store(job_id)
+    cured: Counter[str] = Counter()
+    with retried_items(store, drafts) as retried:
+        # The last round first: whether an item failed for good is known before its first failure.
+        for each in read_failures(store, retried, reversed(range(len(drafts))), table):
+            if not each.superseded:
+                retried.note_failing(each.key)
+            elif not retried.failing(each.key):
+                cured[each.error_class] += 1
+    return cured
+
+
+def place_in(message: str) -> str:
+    """The place of a handler's bug that its message ends with; empty where there is none."""
+    found = _PLACE.search(message)
+    return found.group() if found else ""
+
+
+def normalise(message: str) -> str:
+    """The message without what differs from item to item: numbers, quoted text, paths, URLs.
+
+    The place of a handler's bug stays: another line is another bug.
+    """
+    place = place_in(message)
+    text = message.removesuffix(place)
+    for pattern, shown in _VARIABLE:
+        text = pattern.sub(shown, text)
+    return f"{text}{place}"
+
+
+def _read(store: JobStore, table: TaskTable | None, marker: Marker, part: Part) -> bytes:
+    if table is not None:
+        row = table.find(marker.task)
+        marker.check(None if row is None else row.where)
+    return lines_of(store.read_part(part), part.key)
+
+
+def _failures(marker: Marker, data: bytes, retried: RetriedItems) -> Iterator[Failure]:
+    round_no, _ = parse_task_id(marker.task)
+    for line in data.splitlines():
+        record = json.loads(line)
+        key = record[KEY_FIELD]
+        yield Failure(
+            marker.task,
+            key,
+            record["class"],
+            encodable(record["message"]),
+            retried.superseded(key, round_no),
+            record["at"],
+            marker.slurm.get("node", ""),
+            record["item"],
+        )

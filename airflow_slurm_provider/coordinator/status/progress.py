@@ -1,0 +1,290 @@
+"""How far a job is: what a snapshot of its tasks comes to, and a look at its array.
+
+Requests: those of `snapshot.py`; for the array one ``squeue`` and one ``sacct``, and as many
+again where a submission was cut short (`arrays.py`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.status.arrays import arrays_of, ids_of
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
+from airflow_slurm_provider.coordinator.ttl_cache import Recent
+from airflow_slurm_provider.slurm.array_state import ArrayState, named
+from slurm_worker.errors import UserError
+from slurm_worker.protocol.job_table import JobRow, RoundRow, SubmissionRow
+from slurm_worker.protocol.keys import JobId, JobState, RoundState, SubmitState, TaskState
+
+#: How a job is, in one word.
+Standing = Literal["planning", "running", "paused", "stopped", "complete"]
+
+#: A submitter may still be between the plan and ``sbatch``.
+_GRACE_S = 600.0
+#: How old progress may be that somebody else has read.
+_SHARED_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a job stands.
+
+    Args:
+        state: whether all tasks of round 0 have rows.
+        tasks: number of tasks by state.
+        items: items of round 0: all there are.
+        ok: items that succeeded, in whichever round.
+        failed: items whose latest outcome is a failure, by error class.
+        task_errors: tasks that failed or were quarantined, by error class.
+        rows: rows that the handler returned.
+    """
+
+    job_id: str
+    state: JobState
+    rounds: int
+    tasks: dict[str, int]
+    items: int
+    ok: int
+    failed: dict[str, int]
+    rows: int
+    task_errors: dict[str, int] = field(default_factory=dict)
+    stop: str = ""
+    paused: str = ""
+
+    @property
+    def pending(self) -> int:
+        """Items without a final outcome."""
+        return self.items - self.ok - sum(self.failed.values())
+
+    @property
+    def unfinished_tasks(self) -> int:
+        """Tasks that are ready or leased."""
+        return sum(n for state, n in self.tasks.items() if not TaskState(state).terminal)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned task is in an end state."""
+        return self.state is JobState.OPEN and self.unfinished_tasks == 0
+
+    @property
+    def standing(self) -> Standing:
+        """How the job is; what asks for somebody's attention comes first."""
+        if self.stop:
+            return "stopped"
+        if self.complete:
+            return "complete"
+        if self.paused:
+            return "paused"
+        return "planning" if self.state is JobState.PLANNING else "running"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; the names are stable."""
+        return {
+            "job_id": self.job_id,
+            "state": self.standing,
+            "stop": self.stop,
+            "paused": self.paused,
+            "rounds": self.rounds,
+            "tasks": dict(self.tasks),
+            "task_errors": dict(self.task_errors),
+            "items": self.items,
+            "ok": self.ok,
+            "failed": dict(self.failed),
+            "pending": self.pending,
+            "rows": self.rows,
+            "complete": self.complete,
+        }
+
+    def line(self) -> str:
+        """One line for a log."""
+        failed = ", ".join(f"{name} {count:,}" for name, count in sorted(self.failed.items()))
+        total = sum(self.tasks.values())
+        return (
+            f"{self.job_id}: {self.ok:,} of {self.items:,} items ok, "
+            f"{sum(self.failed.values()):,} failed{f' ({failed})' if failed else ''}, "
+            f"{self.pending:,} to do; {total - self.unfinished_tasks:,} of {total:,} tasks ended"
+            f"{f'; paused by {self.paused}' if self.paused else ''}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """One look at a job by someone who waits for it.
+
+    Args:
+        finished: every task is in an end state.
+        problem: why waiting longer is vain; empty where it isn't.
+        workers_gone: that is because no worker is left: new ones would go on.
+        snapshot: what `progress` comes from.
+    """
+
+    progress: Progress
+    array: ArrayState | None
+    finished: bool
+    problem: str = ""
+    workers_gone: bool = False
+    snapshot: Snapshot | None = None
+
+
+def read_progress(services: Services, job_id: JobId) -> Progress:
+    """Where the job stands.
+
+    Raises:
+        UserError: if there is no such job.
+    """
+    return progress_of(read_snapshot(services, job_id))
+
+
+def look(services: Services, job_id: JobId) -> JobStatus:
+    """Progress, and whether anybody is left to go on with it."""
+    snapshot = _recent(services, job_id)
+    progress = progress_of(snapshot)
+    if progress.complete:
+        return JobStatus(progress, None, finished=True, snapshot=snapshot)
+    if progress.stop:
+        problem = f"the job is stopped: {progress.stop}"
+        return JobStatus(progress, None, finished=False, problem=problem, snapshot=snapshot)
+    submissions = services.jobs(job_id).submissions()
+    # A cancel leaves an empty submission in each round, also in one that nobody works on yet.
+    newest = latest([each for each in submissions if not each.empty]) or latest(submissions)
+    # Each of the round's arrays may still be alive: workers may have been added to it.
+    of_last = of_round(submissions, newest.round_no) if newest else []
+    arrays = arrays_of(services, job_id, of_last)
+    if not arrays:
+        problem = "" if progress.paused else _never_submitted(services, job_id, newest)
+        return JobStatus(progress, None, finished=False, problem=problem, snapshot=snapshot)
+    array = services.arrays(arrays)
+    if array.unknown or array.alive or progress.paused or _is_under_way(services, newest):
+        return JobStatus(progress, array, finished=False, snapshot=snapshot)
+    # Workers may have ended just after our look at the rows.
+    snapshot = read_snapshot(services, job_id)
+    progress = progress_of(snapshot)
+    if progress.complete:
+        return JobStatus(progress, array, finished=True, snapshot=snapshot)
+    counts = ", ".join(f"{n} {state}" for state, n in sorted(array.counts().items()))
+    return JobStatus(
+        progress,
+        array,
+        finished=False,
+        problem=(
+            f"no worker of {named(ids_of(arrays))} is left ({counts}) and "
+            f"{progress.unfinished_tasks:,} tasks are not done; "
+            f"slurmctl logs {job_id} --errors may say why; submit the job again to go on"
+        ),
+        workers_gone=True,
+        snapshot=snapshot,
+    )
+
+
+def _recent(services: Services, job_id: JobId) -> Snapshot:
+    """The tasks, seen together by those who wait for the same job at the same time."""
+    if services.shared is None:
+        return read_snapshot(services, job_id)
+    # Half an interval: with the waiter's own interval, its news is at most 1.5 of them old.
+    recent: Recent[Snapshot] = services.shared.progress
+    max_age_s = min(_SHARED_S, services.poll_s / 2)
+    return recent.get(job_id, max_age_s, lambda: read_snapshot(services, job_id))
+
+
+def _never_submitted(services: Services, job_id: JobId, intent: SubmissionRow | None) -> str:
+    """Why waiting for workers is vain, where a submit was cut short and nobody went on."""
+    if intent is not None and intent.state is SubmitState.SUBMITTED:
+        return "the job was cancelled before Slurm had its workers; submit it again to go on"
+    job = services.jobs(job_id).get()
+    since_ms = intent.intent_ms if intent else job.created_ms
+    if job.state is JobState.PLANNING or services.clock.now() < since_ms / 1000 + _GRACE_S:
+        return ""
+    return "no array was submitted for what is planned; submit the job again to go on"
+
+
+def _is_under_way(services: Services, submission: SubmissionRow | None) -> bool:
+    """Whether somebody may be between a submission's intent and its ``sbatch``."""
+    return (
+        submission is not None
+        and submission.state is SubmitState.INTENT
+        and not submission.refused
+        and services.clock.now() < submission.intent_ms / 1000 + _GRACE_S
+    )
+
+
+def of_round(submissions: Iterable[SubmissionRow], number: int) -> list[SubmissionRow]:
+    """The submissions of one round."""
+    return [each for each in submissions if each.round_no == number]
+
+
+def open_round_of(job: JobRow, rounds: Iterable[RoundRow]) -> RoundRow | None:
+    """The latest round that is planned and open for work."""
+    found = [each for each in rounds if each.number < job.rounds and each.state is RoundState.OPEN]
+    return max(found, key=lambda each: each.number, default=None)
+
+
+def tasks_of(round_row: RoundRow) -> int:
+    """How many tasks a round has, with those that it puts back."""
+    return round_row.tasks + sum(round_row.tasks_back.values())
+
+
+def slurm_job_ids_of(submissions: Iterable[SubmissionRow]) -> list[str]:
+    """The arrays of several submissions."""
+    return [slurm_job_id for each in submissions for slurm_job_id in each.slurm_job_ids]
+
+
+def blocked_reason(job: JobRow) -> str:
+    """Why nobody works on the job until it is resumed; empty where nothing keeps them."""
+    if job.paused:
+        return f"is paused by {job.paused}"
+    return f"is stopped: {job.stop}" if job.stop else ""
+
+
+def check_running(job: JobRow) -> None:
+    """Refuse to go on with a job that is paused or stopped.
+
+    Raises:
+        UserError: naming what resumes it.
+    """
+    why = blocked_reason(job)
+    if why:
+        raise UserError(f"job_id: {job.job!r} {why}; resume it first: slurmctl resume {job.job}")
+
+
+def standing_arrays(submissions: Iterable[SubmissionRow]) -> set[str]:
+    """The arrays of the last submission that was made for want of workers, and those since."""
+    made = (each for each in submissions if each.slurm_job_ids)
+    by_time = sorted(made, key=lambda each: (each.round_no, each.number))
+    needed = [number for number, each in enumerate(by_time) if not each.asked]
+    return set(slurm_job_ids_of(by_time[needed[-1] if needed else 0 :]))
+
+
+def latest(submissions: list[SubmissionRow]) -> SubmissionRow | None:
+    """The submission of the highest round and number."""
+    return max(submissions, key=lambda each: (each.round_no, each.number), default=None)
+
+
+def progress_of(snapshot: Snapshot) -> Progress:
+    """What a look at the tasks comes to."""
+    # An item that is tried again in a later round no longer counts as failed in its first.
+    failed = Counter(snapshot.done.failed)
+    failed.subtract(_retried(snapshot.rounds))
+    return Progress(
+        job_id=snapshot.job.job,
+        state=snapshot.job.state,
+        rounds=snapshot.job.rounds,
+        tasks=snapshot.tasks,
+        items=next((each.items for each in snapshot.rounds if each.number == 0), 0),
+        ok=snapshot.done.ok,
+        failed={name: count for name, count in sorted(failed.items()) if count},
+        rows=snapshot.done.rows,
+        task_errors=dict(Counter(row.error_class for row in snapshot.ended)),
+        stop=snapshot.job.stop,
+        paused=snapshot.job.paused,
+    )
+
+
+def _retried(rounds: Iterable[RoundRow]) -> Mapping[str, int]:
+    total: Counter[str] = Counter()
+    for each in rounds:
+        total.update(each.retried)
+    return total

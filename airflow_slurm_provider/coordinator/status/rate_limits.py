@@ -1,0 +1,124 @@
+"""How a job's rate limits stand: one read per limit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.job_spec import LimitSection
+from airflow_slurm_provider.coordinator.spec_store import read_spec
+from slurm_worker.errors import UserError
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.ports import int_of
+from slurm_worker.rate_limits.limiter import bound, safe_rate, slice_of
+
+_QUOTA = re.compile(r"(\d+)\s*/\s*(\d*)\s*(s|min|h|d)")
+_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
+
+
+@dataclass(frozen=True, slots=True)
+class LimitState:
+    """One limit.
+
+    Args:
+        rate: tokens a second, as configured.
+        current_rate: as it is now: lower after the server said 429.
+        cuts: times the rate was changed.
+        ahead_s: how far the schedule is reserved ahead of now; 0 where the limit is idle.
+        used: calls charged, of the day where there is a quota per day, else in all; of them
+            workers hold some that they have not made yet.
+        quota_per_day: tokens per UTC day; None for no quota.
+    """
+
+    name: str
+    scope: str
+    rate: float
+    current_rate: float
+    cuts: int
+    ahead_s: float
+    used: int
+    quota_per_day: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; the names are stable."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class SafeRate:
+    """The rate to configure for a vendor's quota.
+
+    Args:
+        rate: tokens a second; 0 if no rate keeps within the quota.
+        bound: the most requests in any window of the quota, at that rate.
+    """
+
+    quota: int
+    window_s: float
+    rate: float
+    bound: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; the names are stable."""
+        return asdict(self)
+
+
+def read_limits(services: Services, job_id: JobId) -> list[LimitState]:
+    """The limits that a job's handler keeps.
+
+    Raises:
+        UserError: if there is no such job.
+    """
+    return limit_states(services, read_spec(services, services.jobs(job_id).get()).limits)
+
+
+def limit_states(services: Services, limits: Mapping[str, LimitSection]) -> list[LimitState]:
+    """How limits stand that a job's config names."""
+    found = []
+    for name, limit in limits.items():
+        row = services.rows.get(keys.limit_pk(limit.scope, name), keys.limit_sk()) or {}
+        rate = int_of(row, "rate") / 1000 or limit.rate
+        ahead_s = int_of(row, "tat") / 1e6 - services.clock.now()
+        found.append(
+            LimitState(
+                name=name,
+                scope=limit.scope,
+                rate=limit.rate,
+                current_rate=min(rate, limit.rate),
+                cuts=int_of(row, "epoch"),
+                ahead_s=round(max(0.0, ahead_s), 3),
+                used=int_of(row, "used"),
+                quota_per_day=limit.quota_per_day,
+            )
+        )
+    return found
+
+
+def rate_for(
+    quota: str, *, burst: int = 1, send_window_s: float = 1.0, skew_s: float = 0.1, workers: int = 1
+) -> SafeRate:
+    """The rate that never oversteps a vendor's quota, such as ``600/min`` or ``100/10s``.
+
+    Args:
+        quota: requests per window.
+        burst: as the limit's.
+        send_window_s: as the limit's.
+        skew_s: how wrong a node's clock may be; the worker's own estimate is under 0.1 s.
+        workers: worker processes that share the limit: fewer reserve more at a time.
+
+    Raises:
+        UserError: if `quota` is not one.
+    """
+    match = _QUOTA.fullmatch(quota.strip())
+    if match is None or not int(match.group(2) or 1):
+        raise UserError(f"--safe: {quota!r} is not a quota; write 600/min, 100/10s or 5000/h")
+    most, window_s = int(match.group(1)), float(match.group(2) or 1) * _SECONDS[match.group(3)]
+    # No fewer than they will reserve, as the rate comes out below the quota.
+    tokens = slice_of(most / window_s, workers)
+    rate = safe_rate(most, window_s, burst, send_window_s, skew_s, tokens)
+    most_sent = bound(rate, burst, send_window_s, skew_s, tokens, window_s) if rate else 0.0
+    return SafeRate(most, window_s, round(rate, 6), round(most_sent, 3))

@@ -1,0 +1,346 @@
+"""Every task of a job at a glance, reading only what may have changed since the last look.
+
+A shard's rows are worked off about in their order, so a look reads on from the first row
+that was not done at the last one, and stops where it has seen so many untouched rows that
+no worker can have been further; how many are left follows from the round. The sum of what
+is done is kept on S3 (`JobPaths.progress`), so that a new process need not read it anew; where
+nobody has looked for long, the workers' own sums (`slurm_worker/protocol/shard_totals.py`) are
+further.
+
+    shard   done done done failed done leased done leased ready ready ready … ready
+            ├──── in the sum ────┤    ├────── read ──────────────────┤ not read
+
+Requests per look: the job's rows, and at least one query per shard, two where leases were lost or
+an earlier round is not all done, of a read unit per 4 KB of rows (consistent: a row that is
+passed is not read again); at a process's first look a GET, and one per shard; one PUT
+where the sum has grown by a twentieth.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_slurm_provider.coordinator.services import Services
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.job_table import JobRow, RoundRow
+from slurm_worker.protocol.job_totals import JobTotals
+from slurm_worker.protocol.keys import JobId, RoundState, TaskId, TaskState
+from slurm_worker.protocol.shard_totals import ShardSum
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import TaskRow
+
+_VERSION = 3
+_PAGE, _PAGE_GROWTH, _LARGEST_PAGE = 100, 2, 1000
+#: Untouched rows in a row, after which nobody has been: a worker picks at random among the first
+#: 20 (`node/task_finder.py`). Should one have been further, its task counts as ready until the
+#: rows before it are done; the job is never complete too early.
+_UNTOUCHED = 20
+_THREADS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A job at one moment, or within the second that the look took.
+
+    Args:
+        at_ms: when, by AWS's clock.
+        done: of all tasks that are done.
+        leased: rows of the tasks that are held.
+        ended: rows of the tasks that failed or were quarantined.
+        ready: tasks that nobody holds; `waiting` of them after a failure.
+        lost: leases lost so far, by whatever task.
+        rows_read: rows of tasks that this look has read.
+        given_back: rows of the tasks that nobody holds and somebody has held.
+    """
+
+    job: JobRow
+    rounds: tuple[RoundRow, ...]
+    at_ms: int
+    done: JobTotals
+    leased: tuple[TaskRow, ...]
+    ended: tuple[TaskRow, ...]
+    ready: int
+    waiting: int
+    lost: int
+    rows_read: int
+    given_back: tuple[TaskRow, ...] = ()
+
+    @property
+    def requests_of_open(self) -> Counter[str]:
+        """Requests to AWS, by kind, for tasks that are not done, as far as workers have told."""
+        counts: Counter[str] = Counter()
+        for row in (*self.leased, *self.ended, *self.given_back):
+            counts.update(row.requests)
+        return counts
+
+    @property
+    def tasks(self) -> dict[str, int]:
+        """Number of tasks by state, of the states that there are."""
+        quarantined = sum(row.state is TaskState.QUARANTINED for row in self.ended)
+        counts = {
+            TaskState.DONE: self.done.tasks,
+            TaskState.LEASED: len(self.leased),
+            TaskState.READY: self.ready,
+            TaskState.FAILED: len(self.ended) - quarantined,
+            TaskState.QUARANTINED: quarantined,
+        }
+        return {state.value: count for state, count in counts.items() if count}
+
+
+def read_snapshot(services: Services, job_id: JobId) -> Snapshot:
+    """The job as it stands, reading what may have changed since these services' last look.
+
+    Raises:
+        UserError: if there is no such job.
+        ServiceError: if the table or the store can't be reached.
+    """
+    reader: SnapshotReader = services.readers.setdefault(job_id, SnapshotReader(services, job_id))
+    return reader.read()
+
+
+class SnapshotReader:
+    """Looks at a job again and again; safe to share between threads.
+
+    Args:
+        services: the edges.
+        job_id: the job.
+    """
+
+    def __init__(self, services: Services, job_id: JobId) -> None:
+        self._services = services
+        self._job_id = job_id
+        self._lock = threading.Lock()
+        self._sum: _Sum | None = None
+        self._kept = 0
+
+    def read(self) -> Snapshot:
+        """One look.
+
+        Raises:
+            UserError: if there is no such job.
+            ServiceError: if the table can't be reached.
+        """
+        with self._lock:
+            return self._read()
+
+    def _read(self) -> Snapshot:
+        services = self._services
+        jobs = services.jobs(self._job_id)
+        job, rounds = jobs.get(), jobs.rounds()
+        if self._sum is None or not self._sum.is_of(job):
+            self._sum = self._load(job)
+            self._kept = self._sum.done.tasks
+        table = services.tasks(job)
+        lost = self._sum.done.lost > 0
+        looks = [
+            _ShardScan(table, shard, rounds, each, lost)
+            for shard, each in enumerate(self._sum.shards)
+        ]
+        with ThreadPoolExecutor(min(_THREADS, job.shards)) as pool:
+            list(pool.map(_ShardScan.run, looks))
+        self._sum.add([look.passed for look in looks])
+        self._keep()
+        return self._snapshot(job, rounds, looks)
+
+    def _snapshot(self, job: JobRow, rounds: list[RoundRow], looks: list[_ShardScan]) -> Snapshot:
+        assert self._sum is not None, "a look has just been had"
+        done = JobTotals()
+        done.add(self._sum.done)
+        for look in looks:
+            done.add(look.beyond)
+        rows = [row for look in looks for row in look.open]
+        leased = tuple(row for row in rows if row.state is TaskState.LEASED)
+        ended = tuple(row for row in rows if row.state.terminal)
+        ready = [row for row in rows if row.state is TaskState.READY]
+        return Snapshot(
+            job=job,
+            rounds=tuple(rounds),
+            at_ms=int(self._services.clock.now() * 1000),
+            done=done,
+            leased=leased,
+            ended=ended,
+            ready=len(ready) + sum(look.unread for look in looks),
+            waiting=sum(bool(row.not_before_ms) for row in ready),
+            lost=done.lost + sum(row.lost for row in rows),
+            rows_read=sum(look.rows_read for look in looks),
+            given_back=tuple(row for row in ready if row.attempt),
+        )
+
+    def _load(self, job: JobRow) -> _Sum:
+        """What is summed up: by whoever looked last, or by the workers."""
+        objects, paths = self._services.objects, self._services.paths(self._job_id)
+        data = objects.get(paths.progress)
+        found = None if data is None else _Sum.from_json(data)
+        kept = found if found is not None and found.is_of(job) else _Sum.empty(job)
+        with ThreadPoolExecutor(min(_THREADS, job.shards)) as pool:
+            shards = list(pool.map(objects.get, map(paths.shard_progress, range(job.shards))))
+        by_workers = _Sum.empty(job)
+        by_workers.add([ShardSum.from_json(each, job) for each in shards])
+        return max(kept, by_workers, key=lambda each: each.done.tasks)
+
+    def _keep(self) -> None:
+        assert self._sum is not None, "a look has just been had"
+        if self._sum.done.tasks - self._kept > self._kept // 20:
+            # Whoever writes last wins; each sum agrees with its own cursors.
+            self._services.objects.put(
+                self._services.paths(self._job_id).progress, self._sum.to_json()
+            )
+            self._kept = self._sum.done.tasks
+
+
+@dataclass(frozen=True, slots=True)
+class _Cursor:
+    """How far a shard is in the sum: rows up to `after` are, but for those put `aside`."""
+
+    after: str = ""
+    aside: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Sum:
+    """What is done, and up to where in each shard."""
+
+    created_ms: int
+    rows_since: str
+    shards: list[_Cursor]
+    done: JobTotals = field(default_factory=JobTotals)
+
+    @classmethod
+    def empty(cls, job: JobRow) -> _Sum:
+        return cls(job.created_ms, job.rows_since, [_Cursor()] * job.shards)
+
+    def is_of(self, job: JobRow) -> bool:
+        """Whether it is of this very job, and not of one of the same name before it."""
+        return self.rows_since == job.rows_since and len(self.shards) == job.shards
+
+    def add(self, shards: list[ShardSum]) -> None:
+        """Count what was passed in each shard."""
+        self.shards = [_Cursor(each.after, each.aside) for each in shards]
+        for each in shards:
+            self.done.add(each.done)
+
+    def to_json(self) -> bytes:
+        document: dict[str, Any] = {
+            "v": _VERSION,
+            "created_ms": self.created_ms,
+            "rows_since": self.rows_since,
+            "shards": [[each.after, list(each.aside)] for each in self.shards],
+            "done": self.done.to_dict(),
+        }
+        return json.dumps(document, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> _Sum | None:
+        """Read what `to_json` wrote; None if another release did: it is but a saving."""
+        raw = json.loads(data)
+        if raw.get("v") != _VERSION:
+            return None
+        shards = [_Cursor(after, tuple(aside)) for after, aside in raw["shards"]]
+        return cls(raw["created_ms"], raw["rows_since"], shards, JobTotals.from_dict(raw["done"]))
+
+
+class _ShardScan:
+    """One look at one shard.
+
+    Args:
+        cursor: where it begins.
+        lost: whether leases of tasks that are in the sum were lost.
+
+    Attributes:
+        passed: how far it is in the sum after this look, and what is to be added to it.
+        beyond: of done tasks behind the first that is not.
+        open: every other row that was read.
+        unread: untouched rows that were not read.
+    """
+
+    def __init__(
+        self, table: TaskTable, shard: int, rounds: list[RoundRow], cursor: _Cursor, lost: bool
+    ) -> None:
+        self._table = table
+        self._shard = shard
+        self._rounds = {each.number: each for each in rounds}
+        self._lost = lost
+        self.passed = ShardSum(cursor.after, cursor.aside)
+        self.beyond = JobTotals()
+        self.open: list[TaskRow] = []
+        self.unread = 0
+        self.rows_read = 0
+
+    def run(self) -> None:
+        """Look."""
+        self._look_aside()
+        passing = True
+        for row in self._rows(self.passed.after):
+            self._lost = self._lost or row.lost > 0
+            passing = passing and self.passed.take(row, self._rounds)
+            if row.state is not TaskState.DONE:
+                self.open.append(row)
+            elif not passing:
+                self.beyond.add_row(row)
+
+    def _look_aside(self) -> None:
+        """Read again the rows that were passed over."""
+        left = []
+        for sk in self.passed.aside:
+            row = self._table.find(keys.task_id(*keys.parse_task_sk(sk)))
+            self.rows_read += 1
+            if row is None:
+                continue
+            if row.state is TaskState.DONE:
+                self.passed.done.add_row(row)
+                continue
+            left.append(sk)
+            self.open.append(row)
+            self._lost = self._lost or row.lost > 0
+        self.passed.aside = tuple(left)
+
+    def _rows(self, after: str) -> Iterator[TaskRow]:
+        """Rows past `after`, in order, but for those that nobody can have touched."""
+        size, untouched = _PAGE, 0
+        while True:
+            page = self._table.page(self._shard, after, size)
+            self.rows_read += len(page)
+            met_fresh = False
+            for row in page:
+                yield row
+                after = row.sk
+                fresh = row.state is TaskState.READY and not row.attempt
+                met_fresh = met_fresh or fresh
+                untouched = untouched + 1 if fresh else 0
+                if untouched == _UNTOUCHED and row.sequence < keys.MAX_TASKS:
+                    self.unread += self._after(row)
+                    if not self._goes_on_behind(row.round_no):
+                        return
+                    after, untouched = keys.task_sk(row.round_no, keys.MAX_TASKS), 0
+                    break
+            else:
+                if len(page) < size:
+                    return
+            size = _PAGE if met_fresh else min(size * _PAGE_GROWTH, _LARGEST_PAGE)
+
+    def _goes_on_behind(self, round_no: int) -> bool:
+        """Whether rows may follow a round's untouched ones: halves of tasks, or another round.
+
+        A task is bisected for the leases that it lost.
+        """
+        return self._lost or round_no < max(self._rounds, default=round_no)
+
+    def _after(self, row: TaskRow) -> int:
+        """Rows of the round behind this one in the shard, halves of bisected tasks aside."""
+        round_row = self._rounds.get(row.round_no)
+        if round_row is None:
+            return 0
+        opened = round_row.state is RoundState.OPEN
+        last = round_row.tasks if opened else round_row.cursor
+        return max(0, (last - 1 - row.sequence) // self._table.shards)
+
+
+def task_row(services: Services, job_id: JobId, task: TaskId) -> TaskRow | None:
+    """One task's row; None if the job has no such task."""
+    return services.tasks(services.jobs(job_id).get()).find(task)

@@ -1,0 +1,1 @@
+"""Workers on the cluster: upload, submit, credentials, control."""

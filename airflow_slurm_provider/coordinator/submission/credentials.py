@@ -1,0 +1,180 @@
+"""Credentials of the job's own for the nodes, minted by STS where the site names a role.
+
+They open this job's objects and rows and nothing else, and are short-lived. They go to the
+cluster as a file that only its account can read, through standard input: never in the
+batch script, an argument, a log, an XCom or the table. Workers read them through
+``credential_process``, whose document says when it runs out, so that the SDK reads it anew;
+whoever waits for the job renews it. Where no role is named, nodes use what the site gave
+them (a profile, an instance role). Requests: one of STS per submission, and per renewal.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from typing import Any
+
+import botocore.session
+from botocore.exceptions import BotoCoreError, ClientError
+
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.site import Site
+from slurm_worker.backends.errors import unanswered
+from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.keys import JobId, JobPaths, split_s3_uri
+
+#: The most that a role assumed by a role may get, and every role's default.
+LIFETIME_S = 3600
+#: When those who wait renew them.
+RENEW_AFTER_S = LIFETIME_S / 3
+_DOCUMENT, _CONFIG = "credentials.json", "aws-config"
+TABLE_ACTIONS = ("GetItem", "PutItem", "UpdateItem", "DeleteItem", "Query")
+OBJECT_ACTIONS = ("GetObject", "PutObject", "DeleteObject")
+_PARTITION = re.compile(r"arn:(aws[a-z-]*):")
+#: How botocore calls credentials that no other process of this machine would find.
+_OF_THIS_PROCESS = ("env", "explicit")
+#: Refusals that another time may cure.
+_TEMPORARY = ("Throttling", "ThrottlingException", "RequestTimeout", "InternalFailure")
+
+
+def partition_of(site: Site) -> str:
+    """The part of AWS that ARNs name, such as ``aws-us-gov``: the role's, else the region's."""
+    named = _PARTITION.match(site.aws.node_role_arn or "")
+    if named:
+        return named.group(1)
+    region = site.aws.region
+    try:
+        found = region and botocore.session.Session().get_partition_for_region(region)
+    except BotoCoreError:
+        found = None  # it is no region
+    return found or "aws"
+
+
+def session_policy(site: Site, job_id: JobId) -> dict[str, Any]:
+    """What the job's workers may do, as an IAM policy; well below its 2,048 characters."""
+    arn = f"arn:{partition_of(site)}"
+    bucket = f"{arn}:s3:::{site.bucket}"
+    root = JobPaths(site.prefix, job_id).root
+    table = f"{arn}:dynamodb:*:*:table/{site.storage.table}"
+    rows = [keys.job_pk(job_id), f"{keys.job_pk(job_id)}#*", keys.limit_pk("*", "*")]
+    written = [f"{bucket}/{root}*"]
+    merged = keys.merged_job(job_id)
+    if merged is not None:
+        # It reads another job's parts, and writes that job's dataset.
+        written.append(f"{bucket}/{JobPaths(site.prefix, merged).dataset}*")
+    readable = [f"{bucket}/{root}*"]
+    if merged is not None:
+        readable.append(f"{bucket}/{JobPaths(site.prefix, merged).root}*")
+    for each in site.aws.node_read:
+        readable += [f"{arn}:s3:::{name}" for name in _objects_at(each)]
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Action": [f"s3:{name}" for name in OBJECT_ACTIONS],
+                "Resource": written,
+            },
+            {"Effect": "Allow", "Action": "s3:GetObject", "Resource": readable},
+            {
+                "Effect": "Allow",
+                "Action": "s3:ListBucket",
+                "Resource": bucket,
+                "Condition": {"StringLike": {"s3:prefix": f"{root}*"}},
+            },
+            {
+                "Effect": "Allow",
+                "Action": [f"dynamodb:{name}" for name in TABLE_ACTIONS],
+                "Resource": table,
+                "Condition": {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": rows}},
+            },
+        ],
+    }
+
+
+def _objects_at(address: str) -> list[str]:
+    """An S3 address as IAM names it: the object of that key, and those in the folder of that name.
+
+    A neighbour whose name merely begins alike is neither.
+    """
+    bucket, key = split_s3_uri(address, "aws.node_read")
+    # IAM takes these characters for wildcards, or for the start of a variable.
+    exact = re.sub(r"[*?$]", lambda found: f"${{{found.group()}}}", key)
+    folder = f"{bucket}/{exact}/*" if key else f"{bucket}/*"
+    return [folder] if address.endswith("/") or not key else [f"{bucket}/{exact}", folder]
+
+
+def give_credentials(services: Services, job_id: JobId, *, folder: str = "") -> dict[str, str]:
+    """Put new credentials for the job on the cluster; return the variables that name them.
+
+    Nothing is done, and nothing returned, where the site names no role for nodes; but the
+    embedded cluster's workers get this process's own, where these are in its environment or
+    in Airflow's connection: nobody else has any for them.
+
+    Args:
+        services: the edges.
+        job_id: the job.
+        folder: that of its submissions, where it is not of the job's name.
+
+    Raises:
+        UserError: if the role can't be assumed.
+        ServiceError: if STS or the cluster can't be reached; calling again may help.
+    """
+    role = services.site.aws.node_role_arn
+    document = _mint(services, job_id, role) if role else _our_own(services)
+    if not document:
+        return {}
+    place = folder or job_id
+    path = services.slurm.put_secret(place, _DOCUMENT, document)
+    config = f"[default]\ncredential_process = cat {shlex.quote(path)}\n"
+    return {
+        "AWS_CONFIG_FILE": services.slurm.put_secret(place, _CONFIG, config.encode()),
+        # What the account has of its own would come first.
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        "AWS_PROFILE": "default",
+    }
+
+
+def _our_own(services: Services) -> bytes:
+    """The document with this process's credentials; empty where workers find some themselves."""
+    if services.site.cluster.transport != "embedded":
+        return b""
+    found = services.credentials()
+    if found is None or found.method not in _OF_THIS_PROCESS:
+        return b""
+    given = found.get_frozen_credentials()
+    token = {"SessionToken": given.token} if given.token else {}
+    keys = {"AccessKeyId": given.access_key, "SecretAccessKey": given.secret_key}
+    return json.dumps({"Version": 1, **keys, **token}).encode()
+
+
+def _mint(services: Services, job_id: JobId, role: str) -> bytes:
+    """The document that ``credential_process`` is expected to print."""
+    try:
+        minted = services.sts().assume_role(
+            RoleArn=role,
+            RoleSessionName=f"slurm-{job_id}"[:64],
+            Policy=json.dumps(session_policy(services.site, job_id), separators=(",", ":")),
+            DurationSeconds=LIFETIME_S,
+        )["Credentials"]
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code in _TEMPORARY:
+            raise ServiceError(f"STS: {code}; try again") from error
+        raise UserError(
+            f"aws.node_role_arn: {role!r} can't be assumed ({code}: "
+            f"{error.response['Error'].get('Message', '')}); correct it, or its trust policy"
+        ) from error
+    except BotoCoreError as error:
+        raise unanswered("STS", error, "aws.sts_endpoint_url and the network") from error
+    return json.dumps(
+        {
+            "Version": 1,
+            "AccessKeyId": minted["AccessKeyId"],
+            "SecretAccessKey": minted["SecretAccessKey"],
+            "SessionToken": minted["SessionToken"],
+            "Expiration": minted["Expiration"].isoformat(),
+        }
+    ).encode()

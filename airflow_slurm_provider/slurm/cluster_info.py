@@ -1,0 +1,140 @@
+"""What a cluster is like: its settings, its accounting, its login node's folder.
+
+For `slurmctl doctor`. Each verb costs one command.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+
+from airflow_slurm_provider.slurm import submission
+from airflow_slurm_provider.slurm.complaints import error_text, keeps_no_accounting, unsafe_folder
+from airflow_slurm_provider.slurm.transport import Transport
+from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.node.slurm_variables import is_option
+
+_SETTING = re.compile(r"^(\w+)[ \t]*=[ \t]*(.*?)[ \t]*$", re.MULTILINE)
+_PAIR = re.compile(r"(\w+)=(\S*)")
+#: The command's parent has the environment as it was before the transport cleaned it.
+_PARENTS_VARIABLES = (
+    r"tr '\0' '\n' < /proc/$PPID/environ 2>/dev/null | sed -n 's/^\([A-Z0-9_]*\)=.*/\1/p'"
+)
+_REMOVE = 'cd "$1" 2>/dev/null && rm -rf "./jobs/${2:?}"; true'
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The project's folder on the login node, and the type of its file system where known."""
+
+    path: str
+    filesystem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A partition, as far as it matters here; `grace_s` is its ``GraceTime``."""
+
+    name: str
+    default: bool
+    grace_s: int
+    preempt_mode: str
+
+
+class Survey:
+    """Looks at a cluster over the transport of its client.
+
+    Args:
+        transport: runs the commands.
+        remote_dir: the project's folder on the login node.
+    """
+
+    def __init__(self, transport: Transport, remote_dir: str) -> None:
+        self._transport = transport
+        self._remote_dir = remote_dir
+
+    def settings(self) -> dict[str, str]:
+        """``scontrol show config``, as it says; empty where the account may not ask.
+
+        Raises:
+            ServiceError: if the cluster can't be reached.
+        """
+        result = self._transport.run("scontrol show config")
+        return {} if result.code else dict(_SETTING.findall(result.stdout))
+
+    def partitions(self) -> list[Partition]:
+        """The partitions that the account may see.
+
+        Raises:
+            ServiceError: if the cluster can't be reached.
+        """
+        result = self._transport.run("scontrol -o show partition")
+        lines = [] if result.code else result.stdout.splitlines()
+        return [
+            Partition(
+                name=found["PartitionName"],
+                default=found.get("Default") == "YES",
+                grace_s=int(grace) if (grace := found.get("GraceTime", "0")).isdigit() else 0,
+                preempt_mode=found.get("PreemptMode", "OFF"),
+            )
+            for line in lines
+            if "PartitionName" in (found := dict(_PAIR.findall(line)))
+        ]
+
+    def ignored_variables(self) -> list[str]:
+        """Names of the account's variables that are removed from each command.
+
+        Empty where the login node has no ``/proc``.
+
+        Raises:
+            ServiceError: if the cluster can't be reached.
+        """
+        names = self._transport.run(_PARENTS_VARIABLES).stdout.split()
+        return sorted({each for each in names if is_option(each)})
+
+    def accounting(self) -> bool:
+        """Whether ``sacct`` answers; false where the site keeps no accounting.
+
+        Raises:
+            ServiceError: if it fails in another way.
+        """
+        result = self._transport.run("sacct -nXP -S now-1hours -o JobID")
+        if keeps_no_accounting(result):
+            return False
+        if result.code:
+            raise ServiceError(f"sacct failed: {error_text(result)}")
+        return True
+
+    def try_folder(self, unique: str) -> Folder:
+        """Write into the project's folder, which is made if absent.
+
+        Raises:
+            UserError: if that can't be.
+        """
+        result = self._transport.run(
+            submission.one_line(submission.TRY_FOLDER, self._remote_dir.removeprefix("~/"), unique)
+        )
+        if result.code == submission.SubmitExit.UNSAFE:
+            raise unsafe_folder(result)
+        if result.code:
+            raise UserError(
+                f"cluster.remote_dir: {self._remote_dir!r} can't be written on the login node "
+                f"({error_text(result)}); name a folder of the account's own"
+            )
+        path, filesystem = [*result.stdout.splitlines(), ""][:2]
+        return Folder(path, filesystem)
+
+    def why_waiting(self, name: str) -> str:
+        """Slurm's reason why an array waits: ``Resources``; empty where it says none."""
+        result = self._transport.run(
+            shlex.join(["squeue", "-h", f"--name={name}", "-t", "pending", "-o", "%r"])
+        )
+        lines = result.stdout.split("\n")
+        return "" if result.code else lines[0].strip().removeprefix("None")
+
+    def remove(self, folder: str) -> None:
+        """Remove a folder of submissions with all that is in it, credentials too."""
+        self._transport.run(
+            submission.one_line(_REMOVE, self._remote_dir.removeprefix("~/"), folder)
+        )

@@ -1,0 +1,132 @@
+"""A user who tries failed tasks again, by calls that are cut off, that sleep, and are repeated.
+
+The writes are the project's own (`generations.open_round`, `JobTable`, `TaskTable`). Which of
+them a call makes, and in which order, is told here as `coordinator.job.retry` does it, since the
+worker imports nothing of the provider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from slurm_worker.errors import ErrorClass
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.keys import SubmitState, TaskState
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import TaskRow
+from tests.simulator.faults import Network
+
+_ARRAY = 1000
+
+
+class OpenRound(Protocol):
+    """`generations.open_round`, or what breaks its rule on purpose."""
+
+    def __call__(
+        self,
+        jobs: JobTable,
+        table: TaskTable,
+        round_no: int,
+        failed: Callable[[], Iterable[TaskRow]],
+    ) -> int:
+        """Put tasks back and open the round."""
+
+
+class Cluster:
+    """Slurm: starts the workers of a token once, however often it is asked."""
+
+    def __init__(self, start: Callable[[], None]) -> None:
+        self._start = start
+        self._tokens: set[str] = set()
+
+    def submit(self, token: str) -> None:
+        """``sbatch``, under the lock of its token."""
+        if token not in self._tokens:
+            self._tokens.add(token)
+            self._start()
+
+
+class Coordinator:
+    """One call of the user's.
+
+    Args:
+        jobs: the job's own rows, over a network that fails.
+        table: its task rows, likewise.
+        network: to the cluster.
+        cluster: where workers are submitted.
+        open_round: how a round is opened.
+        sees_why: whether accounting tells this call why workers have died.
+    """
+
+    def __init__(
+        self,
+        jobs: JobTable,
+        table: TaskTable,
+        network: Network,
+        cluster: Cluster,
+        open_round: OpenRound,
+        *,
+        sees_why: bool,
+    ) -> None:
+        self._jobs = jobs
+        self._table = table
+        self._network = network
+        self._cluster = cluster
+        self._open_round = open_round
+        self._sees_why = sees_why
+
+    def retry(self, number: int) -> None:
+        """Make the round, or finish it where an earlier call was cut off.
+
+        Raises:
+            ServiceError: if a service does not answer; calling again goes on.
+        """
+        if self._sees_why:
+            self._attribute()
+        standing = self._jobs.rounds()[-1]
+        if standing.number < number:
+            self._jobs.create_round(number, "retry")
+        elif self._submitted(number):
+            return
+        self._jobs.open_round(number, 0, 0, {})
+        self._open_round(self._jobs, self._table, number, self._failed)
+        self._submit(number, 1)
+
+    def submit_again(self, number: int, submission: int, *, generation: bool) -> None:
+        """New workers, where others have left tasks.
+
+        Raises:
+            ServiceError: if a service does not answer; calling again goes on.
+        """
+        if generation:
+            self._jobs.begin_generation()
+        self._submit(number, submission)
+
+    def _submit(self, number: int, submission: int) -> None:
+        intent = self._jobs.intend(number, submission, 1, _ARRAY)
+        self._network.call("sbatch", lambda: self._cluster.submit(intent.token), "cluster")
+        self._jobs.submitted(intent, ["1"])
+
+    def _submitted(self, number: int) -> bool:
+        return any(
+            each.round_no == number and each.state is SubmitState.SUBMITTED
+            for each in self._jobs.submissions()
+        )
+
+    def _failed(self) -> list[TaskRow]:
+        """By a user who names the classes, each time; but what nobody knows the reason of."""
+        return [
+            row
+            for row in self._rows()
+            if row.state in (TaskState.FAILED, TaskState.QUARANTINED)
+            and row.error_class != ErrorClass.WORKER_CRASH.value
+        ]
+
+    def _attribute(self) -> None:
+        for row in self._rows():
+            if row.state is TaskState.QUARANTINED:
+                self._table.attribute(row, ErrorClass.OUT_OF_MEMORY, "killed")
+
+    def _rows(self) -> list[TaskRow]:
+        return [row for shard in range(self._table.shards) for row in self._table.all_rows(shard)]

@@ -1,0 +1,569 @@
+"""One seed: a job, its workers, what goes wrong, and whether the promises held."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import random
+import shutil
+import tempfile
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from slurm_worker.errors import ItemError, ServiceError
+from slurm_worker.execution.handler import Context
+from slurm_worker.node.slurm_job import Drain, Identity
+from slurm_worker.node.worker import Worker
+from slurm_worker.protocol.generations import open_round
+from slurm_worker.protocol.job_config import (
+    HandlerConfig,
+    JobConfig,
+    LeaseConfig,
+    LimitConfig,
+    WorkerConfig,
+)
+from slurm_worker.protocol.job_store import JobStore, Marker, Slice, pack_slice
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.keys import MAX_TASKS, JobId, JobPaths, TaskState, job_pk, task_pk
+from slurm_worker.protocol.ports import ObjectStore, Rows
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import TaskRow
+from slurm_worker.testing import MemoryObjects, MemoryRows
+from tests.simulator.coordinator import Cluster, Coordinator, OpenRound
+from tests.simulator.faults import FaultRates, Network, Outage, Seen, SimObjects, SimRows
+from tests.simulator.schedule import Host, Killed, Overrun, Schedule, SimClock, SimThreads
+
+_JOB = JobId("simulated")
+#: With more than eight, workers tell each other which have nothing left.
+_SHARDS = (4, 16)
+_LEASE = LeaseConfig(ttl_s=20.0, heartbeat_s=5.0, margin_s=3.0, max_lost=4, max_tries=2)
+_LIMIT = LimitConfig("api", rate=100.0, burst=1, send_window_s=0.1)
+_UNTIL_S = 20_000.0
+_WINDOWS_S = (0.05, 0.2, 1.0, 5.0)
+#: What is away in an outage; of a table's partitions, that of the job's own rows or a shard's.
+_AWAY = ("", "table", "store", "store put", f"table {job_pk(_JOB)}", f"table {task_pk(_JOB, 1)}")
+#: So long may a worker live without an answer: five requests that time out, each after a task
+#: that was run in vain and a wait, and what it says before it leaves.
+_BUDGET_S = 400.0
+#: A job that nothing hinders has ended after so long; else its user submits it again.
+_PATIENCE_S = 500.0
+_MOST_SUBMISSIONS = 4
+#: Requests of a retry, behind any of which it may be cut off.
+_POINTS = ("query", "put", "round open", "get", "reopen", "job open", "sbatch", "submitted")
+
+
+class Violation(Exception):
+    """A promise was broken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """A way to break the protocol, for checking that the simulator would notice.
+
+    Args:
+        objects: replaces a worker's object store.
+        paths: replaces the job's keys.
+        limit: replaces the rate limit.
+        open_round: replaces how a retry's round is opened.
+        generation: whether new workers, where others have left tasks, begin one.
+        table: replaces a worker's task rows.
+    """
+
+    objects: Callable[[ObjectStore], ObjectStore] = lambda objects: objects
+    paths: Callable[[JobPaths], JobPaths] = lambda paths: paths
+    limit: Callable[[LimitConfig], LimitConfig] = lambda limit: limit
+    open_round: OpenRound = open_round
+    generation: bool = True
+    table: type[TaskTable] = TaskTable
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What kind of work a run has.
+
+    Args:
+        items: how many, at least and at most.
+        bundles: items per task to choose from.
+        item_s: mean seconds of an item.
+        hurt_s: mean seconds between two kills or pauses.
+        skew_s: the most that a clock is wrong.
+        troubles: what befalls the workers; named twice, it does so twice as often.
+    """
+
+    items: tuple[int, int]
+    bundles: tuple[int, ...]
+    item_s: float
+    hurt_s: float
+    skew_s: float
+    troubles: tuple[str, ...]
+
+
+#: Long items, for leases; and short ones that keep a rate limit busy.
+_SLOW = Load((12, 40), (3, 5, 8), 1.5, 5.0, 2.0, ("kill", "pause", "long pause", "freeze"))
+#: Many tasks in few shards, so that workers share how far these are worked off.
+_MANY = Load((100, 200), (1,), 0.1, 5.0, 2.0, ("kill", "pause", "long pause", "freeze"))
+_BUSY = Load((300, 600), (50, 100), 0.0005, 1.5, 0.02, ("kill", "pause", *["freeze"] * 4))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one seed came to.
+
+    Args:
+        simulated_s: simulated seconds.
+        requests: by name.
+        faults: by name, with crashes and pauses.
+        lost_leases: leases that ran out.
+    """
+
+    seed: int
+    simulated_s: float
+    requests: Counter[str]
+    faults: Counter[str]
+    lost_leases: int
+
+
+@dataclass
+class Simulation:
+    """One run.
+
+    Args:
+        seed: decides everything.
+        mutation: what is broken on purpose.
+    """
+
+    seed: int
+    mutation: Mutation = field(default_factory=Mutation)
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.seed)
+        self.schedule = Schedule(_UNTIL_S)
+        self.rows, self.objects, self.seen = MemoryRows(), MemoryObjects(), Seen()
+        self.limited = self.rng.random() < 0.3
+        self.load = _BUSY if self.limited else _SLOW
+        self.items = self.rng.randint(*self.load.items)
+        self.bundle = self.rng.choice(self.load.bundles)
+        self.shards = self.rng.choice(_SHARDS)
+        self.hosts = self.rng.randint(2, 5)
+        self.calm = self.rng.random() < 0.1
+        self.checkpoints = self.rng.random() < 0.4
+        self.conditional_put = self.rng.random() < 0.85
+        self.rates = FaultRates() if self.calm else self._rates()
+        self.sends: list[float] = []
+        self.calls: Counter[str] = Counter()
+        self.live: set[Host] = set()
+        self.started = 0
+        # Drawn last, so that a seed's run is otherwise what it was before there were these.
+        self.retries = 0 if self.calm or self.limited else self.rng.choice((0, 1, 2))
+        self.outages = [] if self.calm or self.rng.random() < 0.7 else self._outages()
+        if self.retries and self.rng.random() < 0.4:
+            self.load, self.bundle, self.shards = _MANY, 1, self.rng.choice((1, 4))
+            self.items = self.rng.randint(*self.load.items)
+        self.tasks = -(-self.items // self.bundle)
+        #: Tasks whose slice can't be read, so that they fail in each round.
+        self.ill = set(self.rng.sample(range(self.tasks), min(self.tasks, 2)))
+        if not self.retries:
+            self.ill.clear()
+        self.cluster = Cluster(self._start_workers)
+        self.scratch = Path()
+        #: Calls of the user's that were cut off or slept, and those that are under way.
+        self.cut = self.under_way = 0
+        self.lives: list[tuple[float, float]] = []
+
+    def run(self) -> Report:
+        """Run it and check every promise.
+
+        Raises:
+            Violation: naming the promise.
+        """
+        # Journals are real files; in memory, a run takes half the time.
+        memory = "/dev/shm"
+        base = memory if os.access(memory, os.W_OK) else None
+        self.scratch = scratch = Path(tempfile.mkdtemp(prefix="simulate-", dir=base))
+        try:
+            self.schedule.run(Host("main"), self._main)
+        except Overrun as error:
+            raise Violation(f"the job does not end: {error}; {self._states()}") from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            _CALLS.clear()
+        self._check()
+        return Report(
+            self.seed,
+            self.schedule.now,
+            self.seen.requests,
+            self.seen.faults,
+            sum(row.lost for row in self._task_rows()),
+        )
+
+    # --- what happens -----------------------------------------------------------
+
+    def _rates(self) -> FaultRates:
+        worst = self.rng.choice((0.01, 0.04, 0.1))
+        requests, replies, throttles, slow = (self.rng.uniform(0, worst) for _ in range(4))
+        return FaultRates(requests, replies, throttles, slow, self.rng.uniform(60, 600))
+
+    def _outages(self) -> list[Outage]:
+        """Services that are away for minutes, and nothing else that goes wrong."""
+        self.rates = FaultRates()
+        found, at, of_table = [], self.rng.uniform(0, 20), 0
+        for _ in range(self.rng.randint(1, 3)):
+            # A worker that leaves while the table is away can tell nobody; see `_check_blame`.
+            what = self.rng.choice(_AWAY if of_table < _LEASE.max_lost - 2 else _AWAY[2:4])
+            of_table += not what.startswith("store")
+            end = at + self.rng.uniform(60, 900)
+            found.append(Outage(at, end, what, self.rng.choice(("lost_request", "lost_reply"))))
+            at = end + self.rng.uniform(30, 300)
+        return found
+
+    def _main(self) -> None:
+        self._plan()
+        self._start_workers()
+        self._work_off(0)
+        for number in range(1, self.retries + 1):
+            self._retry(number)
+            self._work_off(number)
+        # Late attempts may still be under way; what they do must change nothing.
+        self.schedule.sleep(3 * _LEASE.ttl_s)
+
+    @property
+    def _faults_end(self) -> float:
+        return max(self.rates.until, *(each.end for each in self.outages), 0.0)
+
+    def _work_off(self, round_no: int) -> None:
+        """Slurm keeps the workers running until every task has ended."""
+        since, submissions = self.schedule.now, 1
+        while not self._complete() or self.under_way:
+            self.schedule.sleep(self.rng.expovariate(1 / self.load.hurt_s))
+            if not self.calm and not self.outages and self.schedule.now < self.rates.until:
+                self._hurt()
+            if not self._complete():
+                self._start_workers()
+            since = max(since, self._faults_end)
+            if self.schedule.now > since + _PATIENCE_S and not self.under_way:
+                submissions += 1
+                self._submit_again(round_no, submissions)
+                since = self.schedule.now
+
+    def _submit_again(self, round_no: int, submission: int) -> None:
+        """The user's last way, where the workers have left tasks."""
+        if not self.cut or submission > _MOST_SUBMISSIONS:
+            raise Violation(f"the job does not end: nobody finds what is left: {self._states()}")
+        self.seen.faults["submitted again"] += 1
+        call = self._coordinator(Host("user"), random.Random(self.rng.random()), _nothing)
+        call.submit_again(round_no, submission, generation=self.mutation.generation)
+
+    def _retry(self, number: int) -> None:
+        """The user repeats the command until it succeeds, as its messages ask for."""
+        done: list[bool] = []
+        unlucky = self.rng.randint(0, 3)
+        while not done:
+            host, rng = Host(f"user {number}"), random.Random(self.rng.random())
+            disturbed = self._disturbed(host, rng) if unlucky > 0 else _nothing
+            unlucky -= 1
+
+            def call(
+                host: Host = host,
+                rng: random.Random = rng,
+                disturbed: Callable[[str], None] = disturbed,
+            ) -> None:
+                self.under_way += 1
+                try:
+                    self._coordinator(host, rng, disturbed).retry(number)
+                    done.append(True)
+                except ServiceError:
+                    self.cut += 1
+                finally:
+                    self.under_way -= 1
+
+            self.schedule.spawn(host, call)
+            # Its workers may have ended when the user comes back.
+            self.schedule.sleep(self.rng.choice((1.0, 60.0, 300.0)))
+
+    def _disturbed(self, host: Host, rng: random.Random) -> Callable[[str], None]:
+        """A call is cut off, or sleeps, once a request of some name was answered."""
+        kind, point = rng.choice(("cut", "sleep")), rng.choice(_POINTS)
+
+        def disturb(name: str) -> None:
+            nonlocal kind
+            if name != point or not kind:
+                return
+            self.cut += 1
+            self.seen.faults[kind] += 1
+            if kind == "cut":
+                raise Killed
+            kind = ""
+            self.schedule.pause(host, rng.uniform(1, 600))
+
+        return disturb
+
+    def _coordinator(
+        self, host: Host, rng: random.Random, answered: Callable[[str], None]
+    ) -> Coordinator:
+        network = Network(self.schedule, rng, self.rates, self.seen, self.outages, answered)
+        rows, clock = SimRows(self.rows, network, self.seen), SimClock(self.schedule, host)
+        return Coordinator(
+            JobTable(rows, _JOB, clock),
+            TaskTable(rows, _JOB, self.shards, _LEASE, clock),
+            network,
+            self.cluster,
+            self.mutation.open_round,
+            sees_why=rng.random() < 0.5,
+        )
+
+    def _plan(self) -> None:
+        clock = SimClock(self.schedule, Host("planner"))
+        jobs = JobTable(self.rows, _JOB, clock)
+        jobs.create("identity", "config", self.shards)
+        row = jobs.create_round(0, "simulated")
+        items: list[tuple[str, dict[str, Any]]] = [(f"k{n}", {"n": n}) for n in range(self.items)]
+        table = TaskTable(self.rows, _JOB, self.shards, _LEASE, clock)
+        body = b""
+        bundles = [items[at : at + self.bundle] for at in range(0, len(items), self.bundle)]
+        for sequence, bundle in enumerate(bundles):
+            data = pack_slice(bundle)
+            digest = "ill" if sequence in self.ill else hashlib.sha256(data).hexdigest()
+            table.create(0, sequence, Slice(0, len(body), len(data), len(bundle), digest))
+            body += data
+        self.objects.put(self._paths.segment(0, 0), body)
+        jobs.open_round(row.number, len(bundles), len(items), {})
+        jobs.open(1)
+
+    def _hurt(self) -> None:
+        if not self.live:
+            return
+        host = self.rng.choice(sorted(self.live, key=lambda each: each.name))
+        kind = self.rng.choice(self.load.troubles)
+        self.seen.faults[kind] += 1
+        if kind == "kill":
+            self.live.discard(host)
+            self.schedule.kill(host)
+        elif kind == "pause":
+            self.schedule.pause(host, self.rng.uniform(0, _LEASE.ttl_s))
+        elif kind == "long pause":
+            self.schedule.pause(host, self.rng.uniform(1, 4) * _LEASE.ttl_s)
+        elif kind == "freeze":
+            # All of them at once, as when a node or a cluster is suspended.
+            seconds = self.rng.uniform(0.5, 5.0)
+            for each in self.live:
+                self.schedule.pause(each, seconds)
+
+    def _start_workers(self) -> None:
+        while len(self.live) < self.hosts:
+            self._start_worker()
+
+    def _start_worker(self) -> None:
+        self.started += 1
+        scratch, began = self.scratch / f"{self.started}", self.schedule.now
+        host = Host(f"w{self.started}", self.rng.uniform(-1, 1) * self.load.skew_s)
+        seed = self.rng.random()
+        self.live.add(host)
+
+        def run() -> None:
+            rng = random.Random(seed)
+            try:
+                scratch.mkdir()
+                self._worker(host, scratch, rng).run()
+            except ServiceError:
+                pass  # as a process that ends with an exit code; Slurm starts another
+            finally:
+                self.live.discard(host)
+                self.lives.append((began, self.schedule.now))
+
+        self.schedule.spawn(host, run)
+
+    def _worker(self, host: Host, scratch: Path, rng: random.Random) -> Worker:
+        network = Network(self.schedule, rng, self.rates, self.seen, self.outages)
+        clock, threads = SimClock(self.schedule, host), SimThreads(self.schedule, host)
+        rows: Rows = SimRows(self.rows, network, self.seen)
+        objects = self.mutation.objects(SimObjects(self.objects, network, self.seen))
+        limits = (self.mutation.limit(_LIMIT),) if self.limited else ()
+        config = JobConfig(
+            job_id=_JOB,
+            table="t",
+            bucket="b",
+            prefix="lab",
+            shards=self.shards,
+            handler=HandlerConfig(
+                f"{__name__}:handle", params={"call": _known(lambda item: self._handle(item, rng))}
+            ),
+            max_workers=self.hosts,
+            limits=limits,
+            lease=_LEASE,
+            conditional_put=self.conditional_put,
+            worker=WorkerConfig(
+                tries=2, backoff_s=0.1, checkpoint_s=6.0 if self.checkpoints else 0.0
+            ),
+        )
+        worker = Worker(
+            config,
+            Identity(host.name, "000-1", {"array": "", "element": "", "restart": "", "node": "n"}),
+            rows=rows,
+            buckets=lambda _: objects,
+            clock=clock,
+            scratch=scratch,
+            logger=_Silent(),
+            threads=threads,
+            drain=Drain(threads.signal()),
+            rng=rng,
+        )
+        worker.store.paths = self.mutation.paths(worker.store.paths)
+        worker._table = self.mutation.table(rows, _JOB, self.shards, _LEASE, clock)
+        return worker
+
+    def _handle(self, item: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+        self.calls[f"k{item['n']}"] += 1
+        if self.limited:
+            self.sends.append(self.schedule.now)
+        self.schedule.sleep(rng.expovariate(1 / self.load.item_s))
+        if item["n"] % 7 == 3:
+            raise ItemError("bad_input", "every seventh")
+        # Two attempts at an item differ, as a live API's answers would.
+        return {"n": item["n"], "answer": rng.random()}
+
+    # --- what must hold -----------------------------------------------------------
+
+    @property
+    def _paths(self) -> JobPaths:
+        return JobPaths("lab", _JOB)
+
+    def _task_rows(self) -> list[TaskRow]:
+        clock = SimClock(self.schedule, Host("checker"))
+        table = TaskTable(self.rows, _JOB, self.shards, _LEASE, clock)
+        return [row for shard in range(self.shards) for row in table.all_rows(shard)]
+
+    def _complete(self) -> bool:
+        return all(row.state.terminal for row in self._task_rows())
+
+    def _states(self) -> str:
+        return ", ".join(f"{row.task} {row.state.value}" for row in self._task_rows())
+
+    def _check(self) -> None:
+        rows = {row.task: row for row in self._task_rows()}
+        markers = {marker.task: marker for marker in JobStore(self.objects, self._paths).markers()}
+        self._check_decisions()
+        for task, row in rows.items():
+            if not row.state.terminal:
+                raise Violation(f"{task} is {row.state.value} at the end")
+            if row.state is TaskState.DONE and task not in markers:
+                raise Violation(f"{task} is done without a marker")
+            if row.state is TaskState.DONE and markers[task].attempt != row.winner:
+                raise Violation(f"{task}: the row and the marker name different winners")
+        self._check_items(rows, markers)
+        self._check_sends()
+        if self.outages:
+            self._check_blame(rows, markers)
+            self._check_budget_of_failures()
+        if self.calm:
+            self._check_budget(rows)
+
+    def _check_decisions(self) -> None:
+        for key, bodies in self.seen.markers.items():
+            if len(bodies) > 1:
+                raise Violation(f"{key} had {len(bodies)} different contents")
+        for task, attempts in self.seen.attempts.items():
+            if any(later <= earlier for earlier, later in pairwise(attempts)):
+                raise Violation(f"attempts of {task} do not rise: {attempts}")
+
+    def _check_blame(self, rows: dict[Any, TaskRow], markers: dict[Any, Marker]) -> None:
+        """No worker has died, so no task is to blame.
+
+        What a worker that left could tell nobody counts: at most one lease for each time that
+        the table was away.
+        """
+        for task, row in rows.items():
+            if row.state is TaskState.QUARANTINED:
+                raise Violation(f"{task} was given up although no worker died: {row.history}")
+            if task in markers and markers[task].split:
+                raise Violation(f"{task} was bisected although no worker died: {row.history}")
+
+    def _check_budget_of_failures(self) -> None:
+        """A worker leaves services that do not answer; one partition it may have no use for."""
+        for outage in self.outages:
+            if outage.what.startswith("table J"):
+                continue
+            for began, ended in self.lives:
+                within = min(ended, outage.end) - max(began, outage.start)
+                if within > _BUDGET_S:
+                    raise Violation(f"a worker stayed for {within:.0f} s of {outage}")
+
+    def _check_items(self, rows: dict[Any, TaskRow], markers: dict[Any, Marker]) -> None:
+        found: Counter[str] = Counter()
+        for marker in markers.values():
+            for part in marker.parts:
+                data = self.objects.get(part.key)
+                if data is None:
+                    raise Violation(f"{marker.task}: part {part.key} is not there")
+                if hashlib.sha256(data).hexdigest() != part.sha256:
+                    raise Violation(f"{marker.task}: part {part.key} is not what was committed")
+                lines = gzip.decompress(data).splitlines()
+                found.update(json.loads(line)["_key"] for line in lines)
+        expected = Counter({f"k{n}": 1 for n in range(self.items)})
+        for row in rows.values():
+            # A late attempt may have committed what was given up meanwhile.
+            if row.state is not TaskState.DONE and row.task not in markers:
+                first = row.sequence % MAX_TASKS * self.bundle + row.where.first
+                expected.subtract(f"k{first + n}" for n in range(row.where.count))
+        if found != +expected:
+            raise Violation(
+                f"items lost {expected - found}, items twice or more {found - expected}"
+            )
+
+    def _check_sends(self) -> None:
+        """N(T) <= R*(T + L + burst/R + 2*eps) + n, for windows that begin at each send."""
+        sends = sorted(self.sends)
+        tokens = max(1, round(_LIMIT.rate / self.hosts))
+        for window in _WINDOWS_S:
+            bound = tokens + _LIMIT.rate * (
+                window + _LIMIT.send_window_s + _LIMIT.burst / _LIMIT.rate + 2 * self.load.skew_s
+            )
+            for first, when in enumerate(sends):
+                count = bisect_right(sends, when + window) - first
+                if count > bound:
+                    raise Violation(
+                        f"{count} requests within {window:g} s of {when:.1f}, {bound:.1f} allowed"
+                    )
+
+    def _check_budget(self, rows: dict[Any, TaskRow]) -> None:
+        """Where nothing goes wrong: one claim and one complete per task, each item once."""
+        tasks = len(rows)
+        requests = self.seen.requests
+        claims = requests["claim"] - requests["claim refused"]
+        if claims != tasks or requests["complete"] != tasks or requests["steal"]:
+            raise Violation(f"{tasks} tasks took {dict(requests)}")
+        if max(self.calls.values()) > 1:
+            raise Violation("an item was run twice although nothing went wrong")
+
+
+def handle(item: dict[str, Any], context: Context) -> object:
+    """The simulated user's handler."""
+    return _CALLS[context.params["call"]](item)
+
+
+#: What the handlers of this process's simulated workers do; parameters are JSON.
+_CALLS: list[Callable[[dict[str, Any]], object]] = []
+
+
+def _known(call: Callable[[dict[str, Any]], object]) -> int:
+    _CALLS.append(call)
+    return len(_CALLS) - 1
+
+
+def _nothing(_name: str) -> None:
+    """Let a call go on."""
+
+
+class _Silent:
+    """A logger for nobody."""
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Drop the line."""
+
+    warning = error = info

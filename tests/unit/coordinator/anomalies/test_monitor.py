@@ -1,0 +1,207 @@
+"""However many watch a job, an alert is told once, kept in the trail, and fails no wait."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from airflow_slurm_provider.coordinator import api
+from airflow_slurm_provider.coordinator.anomalies import Alert, Anomalies, Kind, read_alerts
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.status.progress import JobStatus
+from slurm_worker.errors import ServiceError
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.ports import Applied, Refused, Row
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import Claimed
+from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
+from tests.unit.coordinator.fakes import FakeSlurm, make_config, services
+
+QUICK = {"stall_first": "60s", "calm": "100s"}
+
+
+@pytest.fixture
+def edges() -> Services:
+    return services(FakeSlurm())
+
+
+@pytest.fixture
+def job_id(edges: Services, tmp_path: Path) -> JobId:
+    config = make_config(tmp_path / "job", anomalies=QUICK)
+    api.submit(edges, config, log=lambda _: None)
+    return config.spec.id
+
+
+class Watch:
+    """Somebody who watches, and what they are told."""
+
+    def __init__(self, edges: Services, job_id: JobId) -> None:
+        self.edges, self.job_id = edges, job_id
+        self.said: list[str] = []
+        self.told: list[Alert] = []
+        self.anomalies = Anomalies(edges, job_id, self.said.append, alert=self.told.append)
+
+    def look(self) -> JobStatus:
+        seen = api.poll(self.edges, self.job_id)
+        self.anomalies.look(seen)
+        return seen
+
+
+def wait(edges: Services, seconds: float) -> None:
+    assert isinstance(edges.clock, ManualClock)
+    edges.clock.advance(seconds)
+
+
+class Hung:
+    """A worker that renews its lease, and does nothing else."""
+
+    def __init__(self, edges: Services, job_id: JobId) -> None:
+        shards = edges.jobs(job_id).get().shards
+        self.table = TaskTable(edges.rows, job_id, shards, LeaseConfig(), edges.clock)
+        (row,) = self.table.page(0, "", 1)
+        claimed = self.table.claim(row, "100_0-r0-aa")
+        assert isinstance(claimed, Claimed)
+        self.lease = claimed.lease
+
+    def beat(self, edges: Services, seconds: float, items: int = 0) -> None:
+        for _ in range(int(seconds // 30)):
+            wait(edges, 30)
+            self.table.heartbeat(self.lease, items, 0)
+
+
+def test_of_several_watchers_one_tells_the_alert(edges: Services, job_id: JobId) -> None:
+    watchers = [Watch(edges, job_id) for _ in range(3)]
+    worker = Hung(edges, job_id)
+    for _ in range(4):
+        worker.beat(edges, 60)
+        for each in watchers:
+            each.look()
+    told = [alert for each in watchers for alert in each.told]
+    assert [each.kind for each in told] == [Kind.STALL]
+    assert sum(line.startswith("anomaly: ") for each in watchers for line in each.said) == 1
+    events = [each for each in edges.jobs(job_id).events() if each.action == "anomaly"]
+    assert len(events) == 1
+    assert read_alerts(edges, job_id) == told
+
+
+def test_a_watcher_that_is_started_anew_tells_nothing_again_and_ends_the_episode(
+    edges: Services, job_id: JobId
+) -> None:
+    worker = Hung(edges, job_id)
+    first = Watch(edges, job_id)
+    first.look()
+    worker.beat(edges, 120)
+    first.look()
+    assert len(first.told) == 1
+
+    second = Watch(edges, job_id)
+    second.look()
+    worker.beat(edges, 30)
+    second.look()
+    assert second.told == []
+    for items in range(1, 6):
+        worker.beat(edges, 30, items)
+        second.look()
+    (alert,) = read_alerts(edges, job_id)
+    assert alert.over_ms > alert.at_ms
+    worker.beat(edges, 120, 5)
+    second.look()
+    assert [each.episode for each in second.told] == [2]
+
+
+def test_even_without_what_was_kept_on_s3_the_trail_knows(edges: Services, job_id: JobId) -> None:
+    worker = Hung(edges, job_id)
+    first = Watch(edges, job_id)
+    first.look()
+    worker.beat(edges, 120)
+    first.look()
+    edges.objects.delete(edges.paths(job_id).anomalies)
+    second = Watch(edges, job_id)
+    for _ in range(4):
+        worker.beat(edges, 30)
+        second.look()
+    assert second.told == []
+    assert len(read_alerts(edges, job_id)) == 1
+
+
+def test_looks_by_a_new_process_each_time_find_what_one_process_would(
+    edges: Services, job_id: JobId
+) -> None:
+    worker = Hung(edges, job_id)
+    told = []
+    for _ in range(8):
+        watch = Watch(edges, job_id)
+        watch.look()
+        told += watch.told
+        worker.beat(edges, 30)
+    assert [each.kind for each in told] == [Kind.STALL]
+
+
+def test_an_alert_whose_writer_died_between_two_writes_is_in_the_trail_all_the_same(
+    edges: Services, job_id: JobId
+) -> None:
+    jobs = edges.jobs(job_id)
+    alert = Alert(job_id, Kind.STALL, "job", 1, "m", "a", {"share": 0.25, "held": 3}, 5)
+    assert jobs.audit("a", "anomaly", alert.detail(), once="anomaly/stall/job/1")
+    (event,) = [each for each in jobs.events() if each.action == "anomaly"]
+    edges.rows.delete(f"JOB#{job_id}#EVENT#00", event.mark)
+    assert not jobs.audit("b", "anomaly", {}, once="anomaly/stall/job/1")
+    assert [each for each in jobs.events() if each.action == "anomaly"] == [event]
+    assert read_alerts(edges, job_id)[0].numbers == {"share": 0.25, "held": 3}
+
+
+class Repeating(MemoryRows):
+    """Each reply to a new row is lost once, and the client asks again."""
+
+    def put_new(self, row: Row) -> Applied | Refused:
+        super().put_new(row)
+        return super().put_new(row)
+
+
+def test_a_lost_reply_leaves_the_alert_ours_to_deliver() -> None:
+    jobs = JobTable(Repeating(), JobId("j"), ManualClock())
+    assert jobs.audit("a", "anomaly", {}, once="anomaly/stall/job/1")
+    assert not jobs.audit("b", "anomaly", {}, once="anomaly/stall/job/1")
+    assert [each.actor for each in jobs.events()] == ["a"]
+
+
+def test_a_callback_that_raises_fails_nothing(edges: Services, job_id: JobId) -> None:
+    def fail(_: Alert) -> None:
+        raise LookupError("no such channel")
+
+    said: list[str] = []
+    anomalies = Anomalies(edges, job_id, said.append, alert=fail)
+    worker = Hung(edges, job_id)
+    anomalies.look(api.poll(edges, job_id))
+    worker.beat(edges, 120)
+    anomalies.look(api.poll(edges, job_id))
+    assert "alert stall/job/1: its callback failed: LookupError: no such channel" in said
+
+
+def test_a_store_that_is_away_is_said_once_and_fails_nothing(
+    edges: Services, job_id: JobId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch(edges, job_id)
+
+    def away(*_: object, **__: object) -> None:
+        raise ServiceError("S3 is away")
+
+    monkeypatch.setattr(MemoryObjects, "put", away)
+    for _ in range(3):
+        wait(edges, 60)
+        watch.look()
+    assert watch.said == ["anomalies are not looked for: S3 is away"]
+
+
+def test_a_job_that_wants_none_has_none(edges: Services, tmp_path: Path) -> None:
+    config = make_config(tmp_path / "job", anomalies={**QUICK, "enabled": False})
+    api.submit(edges, config, log=lambda _: None)
+    watch, worker = Watch(edges, config.spec.id), Hung(edges, config.spec.id)
+    for _ in range(3):
+        worker.beat(edges, 120)
+        watch.look()
+    assert watch.told == []
+    assert edges.objects.get(edges.paths(config.spec.id).anomalies) is None

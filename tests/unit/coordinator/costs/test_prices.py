@@ -1,0 +1,70 @@
+"""Requests become dollars by the list's prices, and a job's shape becomes requests."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_slurm_provider.coordinator.costs.prices import (
+    PRICES,
+    bill_of,
+    merging_bill,
+    planning_bill,
+    reservations_of,
+    working_bill,
+)
+from slurm_worker.backends.request_counter import RequestKind
+
+MILLION = 1_000_000
+
+
+def test_every_kind_has_a_price() -> None:
+    assert {*PRICES} == {*RequestKind}
+
+
+def test_a_million_of_each_costs_what_the_list_says() -> None:
+    bill = bill_of({kind.value: MILLION for kind in RequestKind})
+    assert bill.by_kind == {
+        "dynamo_write": 0.625,
+        "dynamo_get": 0.125,
+        "dynamo_query": 0.375,
+        "s3_put": 5.0,
+        "s3_list": 5.0,
+        "s3_get": 0.4,
+        "s3_delete": 0.0,
+    }
+    assert bill.dollars == pytest.approx(11.525)
+
+
+def test_a_kind_of_another_release_is_no_error_and_costs_nothing() -> None:
+    assert bill_of({"moon_rocket": 5}).dollars == 0
+
+
+def test_bills_add_up() -> None:
+    both = bill_of({"s3_put": 1, "s3_get": 2}) + bill_of({"s3_put": 3})
+    assert both.requests == {"s3_put": 4, "s3_get": 2}
+
+
+def test_planning_writes_a_row_for_each_task_and_an_object_for_each_segment() -> None:
+    small, large = planning_bill(10, 1_000), planning_bill(10_010, 5_001_000)
+    writes = large.requests["dynamo_write"] - small.requests["dynamo_write"]
+    assert writes == 10_000 + 5, "and a cursor each 2,000"
+    assert large.requests["s3_put"] - small.requests["s3_put"] == 100
+
+
+def test_each_heartbeat_and_each_slice_of_a_limit_is_a_write() -> None:
+    plain = working_bill(100, 4)
+    beating = working_bill(100, 4, busy_s=3600, heartbeat_s=30, reservations=50)
+    assert beating.requests["dynamo_write"] - plain.requests["dynamo_write"] == 120 + 50
+
+
+def test_five_million_items_in_tasks_of_500_cost_cents() -> None:
+    tasks, items = 10_000, 5_000_000
+    bill = planning_bill(tasks, items) + working_bill(tasks, 100) + merging_bill(tasks)
+    assert 0.05 < bill.dollars < 0.25
+
+
+@pytest.mark.parametrize(
+    ("rate", "workers", "writes"), [(10, 1, 100), (10, 50, 1000), (1e6, 1, 10)]
+)
+def test_a_slice_is_a_second_of_a_workers_share(rate: float, workers: int, writes: int) -> None:
+    assert reservations_of(rate, 1000, workers) == writes

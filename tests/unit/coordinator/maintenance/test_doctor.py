@@ -1,0 +1,576 @@
+"""Each check says what it found and the mend; whatever raises, the others go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import pytest
+
+from airflow_slurm_provider.coordinator.maintenance.doctor import (
+    Finding,
+    Level,
+    Report,
+    diagnose,
+    policies,
+)
+from airflow_slurm_provider.coordinator.maintenance.doctor.aws import AwsFacts, TableFacts
+from airflow_slurm_provider.coordinator.maintenance.doctor.node import Heard, judge, probe_options
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
+from airflow_slurm_provider.coordinator.spec.site import Site, parse_site
+from airflow_slurm_provider.coordinator.submission.credentials import session_policy
+from airflow_slurm_provider.slurm.cluster_info import Folder, Partition
+from airflow_slurm_provider.slurm.options import SlurmOptions
+from slurm_worker.diagnostics.access_probes import TRIAL_JOB
+from slurm_worker.errors import HostUnreachable, ServiceError, UserError
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.testing import MemoryObjects
+from tests.unit.coordinator.fakes import SITE, FakeArray, FakeSlurm, services
+from tests.unit.coordinator.submission.test_credentials import Sts
+
+SETTINGS = {
+    "MaxArraySize": "1001",
+    "MaxJobCount": "10000",
+    "KillWait": "30 sec",
+    "PreemptMode": "OFF",
+    "PreemptType": "preempt/none",
+    "JobRequeue": "1",
+}
+MAIN = Partition("main", default=True, grace_s=0, preempt_mode="OFF")
+GOOD_TABLE = TableFacts("ACTIVE", {"pk": ("HASH", "S"), "sk": ("RANGE", "S")}, on_demand=True)
+NODE = {
+    "worker": "0.1.0",
+    "python": "3.11.2",
+    "host": "n1",
+    "scratch": "/tmp",
+    "scratch_filesystem": "ext4",
+    "scratch_free_bytes": 50 << 30,
+    "table": {"dynamodb:PutItem": "", "dynamodb:GetItem": ""},
+    "bucket": {"s3:PutObject": ""},
+    "clock_ahead_s": 0.2,
+}
+
+
+@dataclass
+class FakeSurvey:
+    """`slurm.survey.Survey` of a cluster that is as it says here."""
+
+    config: dict[str, str] = field(default_factory=lambda: dict(SETTINGS))
+    partition: Partition = MAIN
+    keeps_accounting: bool = True
+    error: Exception | None = None
+    removed: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+    def settings(self) -> dict[str, str]:
+        if self.error:
+            raise self.error
+        return self.config
+
+    def partitions(self) -> list[Partition]:
+        return [self.partition]
+
+    def accounting(self) -> bool:
+        return self.keeps_accounting
+
+    def try_folder(self, unique: str) -> Folder:
+        return Folder("/home/lab/.airflow-slurm", "nfs")
+
+    def ignored_variables(self) -> list[str]:
+        return self.ignored
+
+    def why_waiting(self, name: str) -> str:
+        return "Resources"
+
+    def remove(self, folder: str) -> None:
+        self.removed.append(folder)
+
+
+@dataclass
+class Cluster(FakeSlurm):
+    """Says at once what a node is like."""
+
+    surveyed: FakeSurvey = field(default_factory=FakeSurvey)
+    said: str = json.dumps(NODE)
+    folders: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.state = FakeArray(alive=0)
+
+    def survey(self) -> FakeSurvey:
+        return self.surveyed
+
+    def put_secret(self, folder: str, name: str, data: bytes) -> str:
+        self.folders.add(folder)
+        return super().put_secret(folder, name, data)
+
+    def submit(self, name: str, script: str, folder: str) -> str:
+        self.folders.add(folder)
+        return super().submit(name, script, folder)
+
+    def output(self, name: str, folder: str, element: int, lines: int) -> str:
+        return self.said
+
+
+@dataclass
+class Pending(FakeArray):
+    def counts(self) -> dict[str, int]:
+        return {"PENDING": 1}
+
+
+def facts(table: TableFacts = GOOD_TABLE, ahead_s: float = 0.0) -> AwsFacts:
+    return AwsFacts(table=lambda: table, ahead_s=lambda: ahead_s)
+
+
+def examine(
+    cluster: Cluster | None = None, edges: Services | None = None, **options: Any
+) -> dict[str, Finding]:
+    opened = edges or services(cluster or Cluster())
+    report = diagnose(
+        opened.site,
+        open_services=lambda _: opened,
+        **{"facts": facts(), **options},
+    )
+    return {each.check: each for each in report.findings}
+
+
+def named(findings: dict[str, Finding], level: Level) -> set[str]:
+    return {name for name, each in findings.items() if each.level is level}
+
+
+def raises(error: Exception) -> Any:
+    def function(*_: object) -> Any:
+        raise error
+
+    return function
+
+
+def test_where_all_is_well_every_check_passes_and_the_probe_leaves_nothing() -> None:
+    cluster = Cluster()
+    findings = examine(cluster)
+    assert named(findings, Level.PASS) == set(findings)
+    assert len(findings) == 24
+    assert cluster.surveyed.removed == list(cluster.arrays)
+    (script,) = cluster.scripts
+    assert f"--job-name={TRIAL_JOB}." in script
+    assert "check --table t --objects s3://lab/lab" in script
+
+
+def test_the_probes_credentials_lie_in_the_folder_that_is_removed() -> None:
+    cluster = Cluster()
+    role = "arn:aws:iam::123456789012:role/nodes"
+    edges = replace(services(cluster), site=site_with(node_role_arn=role), sts=Sts)
+    assert examine(edges=edges)["node_job"].level is Level.PASS
+    (name,) = cluster.arrays
+    (script,) = cluster.scripts
+    assert f"AWS_CONFIG_FILE=/home/lab/.airflow-slurm/jobs/{name}/aws-config" in script
+    assert set(cluster.secrets) == {"credentials.json", "aws-config"}
+    assert cluster.folders == {name}
+    assert cluster.surveyed.removed == [name]
+
+
+def test_a_check_that_needs_another_is_not_made_where_that_has_failed() -> None:
+    cluster = Cluster(surveyed=FakeSurvey(error=HostUnreachable("it is off; switch it on")))
+    findings = examine(cluster)
+    assert findings["ssh"] == Finding("ssh", Level.FAIL, "it is off", "switch it on")
+    assert findings["node_job"].found == "not checked: slurm comes first"
+    assert named(findings, Level.SKIP) == {
+        *("slurm", "limits", "variables", "accounting", "remote_dir", "node_job")
+    }
+    assert findings["bucket"].level is Level.PASS
+
+
+def test_a_check_that_raises_what_nobody_expected_has_failed_and_the_others_go_on() -> None:
+    broken = replace(facts(), table=raises(RuntimeError("the plot thickens")))
+    findings = examine(facts=broken)
+    assert findings["table"].level is Level.FAIL
+    assert findings["table"].found == "RuntimeError: the plot thickens"
+    assert findings["table"].mend
+    assert findings["table_access"].level is Level.SKIP
+    assert findings["conditional_put"].level is Level.PASS
+
+
+def test_without_services_the_cluster_is_still_looked_at() -> None:
+    site = parse_site(
+        {**SITE, "cluster": {"transport": "ssh", "host": "127.0.0.1", "port": 1}}, "s"
+    )
+    report = diagnose(site, open_services=raises(UserError("aws: no profile; name one")))
+    found = {each.check: each.level for each in report.findings}
+    assert (found["aws"], found["ssh"]) == (Level.FAIL, Level.FAIL)
+    assert not report.ok
+
+
+def test_the_job_in_question_decides_where_the_probe_runs() -> None:
+    spec = JobSpec.model_validate(
+        {
+            "job_id": "j",
+            "input": {"path": "x.csv", "key": "id"},
+            "handler": {"entry": "m:f"},
+            "workers": 3000,
+            "slurm": {"partition": "long", "time": "08:00:00", "setup": ["module load py"]},
+        }
+    )
+    cluster = Cluster()
+    findings = examine(cluster, job=lambda _: spec)
+    assert findings["job"].found == "j: 3,000 workers in long"
+    assert findings["max_array_size"].found.endswith("3,000 workers become 3 arrays")
+    (script,) = cluster.scripts
+    assert "--partition=long" in script
+    assert "module load py" in script
+    assert "--time=5\n" in script
+
+
+def test_a_job_that_is_unknown_is_named_and_the_rest_goes_on() -> None:
+    findings = examine(job=lambda edges: edges.jobs(JobId("absent")).get())
+    assert findings["job"].level is Level.FAIL
+    assert "'absent'" in findings["job"].found
+    assert findings["node_job"].level is Level.PASS
+
+
+def test_without_a_probe_no_job_is_submitted() -> None:
+    cluster = Cluster()
+    assert "node_job" not in examine(cluster, probe=False)
+    assert cluster.scripts == []
+
+
+def test_without_a_free_node_nothing_is_concluded_and_the_job_is_cancelled() -> None:
+    cluster = Cluster()
+    cluster.state = Pending()
+    findings = examine(cluster, timeout_s=30)
+    assert findings["node_job"].level is Level.SKIP
+    assert "not checked: no node was free within 30 s (Slurm says Resources)" in (
+        findings["node_job"].found
+    )
+    assert cluster.cancelled == list(cluster.arrays.values())
+    assert cluster.surveyed.removed == list(cluster.arrays)
+
+
+def test_a_job_that_does_not_end_is_a_fault() -> None:
+    cluster = Cluster()
+    cluster.state = FakeArray(alive=1)
+    finding = examine(cluster, timeout_s=30)["node_job"]
+    assert (finding.level, finding.found) == (
+        Level.FAIL,
+        "a job is RUNNING since 30 s without an end",
+    )
+
+
+def test_what_slurm_refuses_is_told() -> None:
+    cluster = Cluster(
+        refuse=UserError("slurm: sbatch refused the array; correct the slurm section")
+    )
+    assert examine(cluster)["node_job"].mend == "correct the slurm section"
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "level", "mend"),
+    [
+        ({"MaxArraySize": "1"}, "max_array_size", Level.FAIL, "raise MaxArraySize"),
+        ({"MaxJobCount": "500"}, "max_job_count", Level.WARN, "workers well below"),
+        ({"KillWait": "5 sec"}, "kill_wait", Level.WARN, "KillWait=30"),
+        (
+            {"PreemptMode": "REQUEUE", "PreemptType": "preempt/qos"},
+            "preemption",
+            Level.WARN,
+            "GraceTime=30",
+        ),
+        (
+            {"PreemptMode": "GANG,SUSPEND", "PreemptType": "preempt/partition_prio"},
+            "preemption",
+            Level.WARN,
+            "not suspended",
+        ),
+        (
+            {"PreemptMode": "CANCEL", "PreemptType": "preempt/qos"},
+            "preemption",
+            Level.WARN,
+            "slurmctl wait",
+        ),
+        ({"JobRequeue": "0"}, "requeue", Level.PASS, ""),
+        ({"KillWait": ""}, "kill_wait", Level.SKIP, ""),
+    ],
+)
+def test_settings_that_hurt_are_named(
+    changes: dict[str, str], check: str, level: Level, mend: str
+) -> None:
+    cluster = Cluster(surveyed=FakeSurvey({**SETTINGS, **changes}))
+    finding = examine(cluster)[check]
+    assert finding.level is level
+    assert mend in finding.mend
+
+
+def test_a_grace_time_that_is_long_enough_is_all_right() -> None:
+    survey = FakeSurvey({**SETTINGS, "PreemptMode": "REQUEUE", "PreemptType": "preempt/qos"})
+    survey.partition = Partition("main", default=True, grace_s=60, preempt_mode="REQUEUE")
+    assert examine(Cluster(surveyed=survey))["preemption"].level is Level.PASS
+
+
+@pytest.mark.parametrize(
+    ("version", "level"),
+    [
+        ("slurm 20.02.7", Level.FAIL),
+        ("slurm 20.11.0", Level.PASS),
+        ("slurm-wlm 22.05.8", Level.PASS),
+        ("slurm 25.11.1", Level.PASS),
+        ("slurm 26.05.0", Level.WARN),
+        ("slurm-embedded 0.1.0", Level.PASS),
+    ],
+)
+def test_the_versions_that_were_tried(
+    version: str, level: Level, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Cluster, "version", lambda _: version)
+    assert examine()["slurm"].level is level
+
+
+def test_a_site_without_accounting_is_warned_of() -> None:
+    assert examine(Cluster(surveyed=FakeSurvey(keeps_accounting=False)))["accounting"].level is (
+        Level.WARN
+    )
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "level"),
+    [(0.9, Level.PASS), (-30.0, Level.WARN), (300.0, Level.FAIL), (-300.0, Level.FAIL)],
+)
+def test_a_clock_that_is_off_is_named(ahead_s: float, level: Level) -> None:
+    finding = examine(facts=facts(ahead_s=ahead_s))["clock"]
+    assert finding.level is level
+    if level is Level.FAIL:
+        assert "300.0 s" in finding.found
+        assert "NTP" in finding.mend
+
+
+@pytest.mark.parametrize(
+    ("table", "level", "mend"),
+    [
+        (replace(GOOD_TABLE, keys={"id": ("HASH", "S")}), Level.FAIL, "partition key pk"),
+        (
+            replace(GOOD_TABLE, keys={"pk": ("HASH", "S"), "sk": ("RANGE", "N")}),
+            Level.FAIL,
+            "both strings",
+        ),
+        (replace(GOOD_TABLE, status="CREATING"), Level.FAIL, "until it is ACTIVE"),
+        (replace(GOOD_TABLE, on_demand=False), Level.WARN, "PAY_PER_REQUEST"),
+    ],
+)
+def test_a_table_that_is_not_right_is_named(table: TableFacts, level: Level, mend: str) -> None:
+    finding = examine(facts=facts(table))["table"]
+    assert finding.level is level
+    assert mend in finding.mend
+
+
+class NoDeletes(MemoryObjects):
+    def delete(self, key: str) -> None:
+        raise ServiceError(
+            "An error occurred (AccessDenied) when calling the DeleteObject operation"
+        )
+
+
+class Overwrites(MemoryObjects):
+    def put_new(self, key: str, body: bytes) -> bool:
+        self.put(key, body)
+        return True
+
+
+def test_an_action_that_is_not_allowed_is_named() -> None:
+    edges = replace(services(Cluster()), objects=NoDeletes())
+    finding = examine(edges=edges)["bucket_access"]
+    assert finding.level is Level.FAIL
+    assert finding.found.startswith("s3:DeleteObject failed: An error occurred (AccessDenied)")
+    assert "--iam" in finding.mend
+
+
+def test_a_store_that_ignores_if_match_is_warned_of() -> None:
+    class Replaces(MemoryObjects):
+        def put_if(self, key: str, body: bytes, tag: str) -> bool:
+            self.put(key, body)
+            return True
+
+    edges = replace(services(Cluster()), objects=Replaces())
+    found = examine(edges=edges)["conditional_put"]
+    assert (found.level, "gc leaves all files" in found.found) == (Level.WARN, True)
+
+
+def test_a_store_without_conditional_put_is_warned_of() -> None:
+    edges = replace(services(Cluster()), objects=Overwrites())
+    assert examine(edges=edges)["conditional_put"].level is Level.WARN
+
+
+def heard(**changes: Any) -> Heard:
+    return Heard(f"module loaded\n{json.dumps({**NODE, **changes})}\n", "COMPLETED")
+
+
+@pytest.mark.parametrize(
+    ("said", "check", "mend"),
+    [
+        (Heard("", "COMPLETED"), "node_folder", "share"),
+        (Heard("bash: python3.99: command not found\n", "FAILED"), "node_python", "Python >= 3.10"),
+        (Heard("slurmctl-doctor-python 3.9.2\n", "FAILED"), "node_python", "Python >= 3.10"),
+        (Heard("slurmctl-doctor-python 3.11.2\nKilled\n", "FAILED"), "node_worker", "by hand"),
+        (Heard("slurmctl-doctor-python 3.11.2\n{broken\n", "FAILED"), "node_worker", "by hand"),
+        (heard(scratch_error="No such file"), "node_scratch", "TMPDIR"),
+        (heard(scratch_filesystem="lustre"), "node_scratch", "own disk"),
+        (heard(scratch_filesystem="fuse.sshfs"), "node_scratch", "own disk"),
+        (heard(table={"dynamodb:PutItem": "away; check the network"}), "node_table", "network"),
+        (heard(bucket={"s3:PutObject": "AccessDenied"}), "node_bucket", "--iam"),
+        (heard(clock_ahead_s=-900.0), "node_clock", "NTP"),
+    ],
+)
+def test_what_is_wrong_on_a_node_is_named(said: Heard, check: str, mend: str) -> None:
+    findings = {each.check: each for each in judge(said, "python3", None)}
+    assert named(findings, Level.FAIL) == {check}
+    assert mend in findings[check].mend
+
+
+def test_scratch_that_is_nearly_full_is_warned_of() -> None:
+    findings = {each.check: each for each in judge(heard(scratch_free_bytes=1), "python3", None)}
+    assert findings["node_scratch"].level is Level.WARN
+
+
+def test_a_worker_of_the_sites_own_that_does_not_start_is_named() -> None:
+    said = Heard("bash: slurm-worker: command not found\n", "FAILED")
+    findings = {each.check: each for each in judge(said, "python3", "slurm-worker")}
+    assert named(findings, Level.FAIL) == {"node_worker"}
+    assert "command not found" in findings["node_worker"].found
+
+
+def test_a_report_counts_its_findings() -> None:
+    report = Report((Finding("a", Level.PASS, "good"), Finding("b", Level.WARN, "so so", "mend")))
+    assert report.to_dict() == {
+        "ok": True,
+        "counts": {"pass": 1, "warn": 1, "fail": 0, "skip": 0},
+        "checks": [
+            {"check": "a", "level": "pass", "found": "good", "mend": ""},
+            {"check": "b", "level": "warn", "found": "so so", "mend": "mend"},
+        ],
+    }
+
+
+# --- IAM ----------------------------------------------------------------------
+
+
+def site_with(prefix: str = "s3://lab/lab", **aws: Any) -> Site:
+    return parse_site({**SITE, "storage": {"table": "t", "prefix": prefix}, "aws": aws}, "site")
+
+
+def grants(policy: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(action, resource) pairs of a policy."""
+    for statement in policy["Statement"]:
+        actions, resources = statement["Action"], statement["Resource"]
+        for action in [actions] if isinstance(actions, str) else actions:
+            for resource in [resources] if isinstance(resources, str) else resources:
+                yield action, resource
+
+
+@pytest.mark.parametrize("job", ["job-1", "job-1.merge-0123abcd"])
+def test_the_nodes_policy_allows_what_every_jobs_session_does(job: str) -> None:
+    site = site_with(node_read=["s3://reference/genomes"])
+    node = policies(site)["node"]
+    allowed = list(grants(node))
+    for action, resource in grants(session_policy(site, JobId(job))):
+        assert any(
+            action == each and fnmatchcase(resource, pattern) for each, pattern in allowed
+        ), (action, resource)
+    patterns = node["Statement"][3]["Condition"]["ForAllValues:StringLike"]["dynamodb:LeadingKeys"]
+    session = session_policy(site, JobId(job))["Statement"][3]["Condition"]
+    for key in session["ForAllValues:StringLike"]["dynamodb:LeadingKeys"]:
+        assert any(fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def test_the_nodes_may_not_look_into_the_whole_bucket() -> None:
+    node = policies(site_with())["node"]
+    assert all(resource != "arn:aws:s3:::lab/*" for _, resource in grants(node))
+    assert all("*" not in action for action, _ in grants(node))
+
+
+def test_the_coordinators_policy_is_of_this_table_and_prefix_alone() -> None:
+    found = set(grants(policies(site_with(region="eu-west-1"))["coordinator"]))
+    table = "arn:aws:dynamodb:eu-west-1:*:table/t"
+    assert {resource for _, resource in found} == {
+        "arn:aws:s3:::lab/lab/*",
+        "arn:aws:s3:::lab",
+        table,
+    }
+    assert ("dynamodb:DescribeTable", table) in found
+    assert not any(action.startswith("sts:") for action, _ in found)
+
+
+@pytest.mark.parametrize(
+    ("aws", "partition"),
+    [
+        ({"region": "us-gov-west-1"}, "aws-us-gov"),
+        ({"region": "cn-north-1"}, "aws-cn"),
+        ({"region": "eu-west-1"}, "aws"),
+        ({"region": "nowhere"}, "aws"),
+        ({}, "aws"),
+        ({"node_role_arn": "arn:aws-us-gov:iam::123456789012:role/nodes"}, "aws-us-gov"),
+        ({"node_role_arn": "no-arn", "region": "cn-north-1"}, "aws-cn"),
+    ],
+)
+def test_every_policy_names_resources_of_the_sites_part_of_aws(
+    aws: dict[str, Any], partition: str
+) -> None:
+    site = site_with(node_read=["s3://reference/genomes"], **aws)
+    both = [*policies(site).values(), session_policy(site, JobId("job-1"))]
+    resources = [
+        resource for each in both for action, resource in grants(each) if action[:4] != "sts:"
+    ]
+    assert {each.split(":")[1] for each in resources} == {partition}
+
+
+def test_a_role_for_nodes_may_be_assumed_by_the_coordinator() -> None:
+    role = "arn:aws:iam::123456789012:role/nodes"
+    coordinator = policies(site_with(node_role_arn=role))["coordinator"]
+    assert ("sts:AssumeRole", role) in set(grants(coordinator))
+
+
+def test_who_coordinates_may_send_alerts_where_the_site_has_a_topic() -> None:
+    topic = "arn:aws:sns:eu-west-1:123456789012:alerts"
+    found = policies(parse_site({**SITE, "alerts": {"sns_topic_arn": topic}}, "site"))
+    assert ("sns:Publish", topic) in set(grants(found["coordinator"]))
+    assert not any(action.startswith("sns:") for action, _ in grants(found["node"]))
+    assert not any(
+        action.startswith("sns:") for action, _ in grants(policies(site_with())["coordinator"])
+    )
+
+
+def test_without_a_prefix_the_bucket_is_the_prefix() -> None:
+    found = policies(site_with("s3://lab"))
+    assert ("s3:PutObject", "arn:aws:s3:::lab/*") in set(grants(found["coordinator"]))
+    assert ("s3:PutObject", "arn:aws:s3:::lab/jobs/*/*") in set(grants(found["node"]))
+
+
+def test_the_probes_options_are_those_that_say_where_workers_run() -> None:
+    options = probe_options(
+        SlurmOptions(partition="p", time="10:00:00", throttle=3, begin="now+60")
+    )
+    assert (options.partition, options.time) == ("p", "5")
+    assert (options.throttle, options.begin) == (None, None)
+
+
+def test_options_that_the_account_gives_by_variables_are_told_as_not_used() -> None:
+    cluster = Cluster(surveyed=FakeSurvey(ignored=["SBATCH_ACCOUNT", "SQUEUE_FORMAT"]))
+    found = examine(cluster)["variables"]
+    assert found.level is Level.WARN
+    assert "sets SBATCH_ACCOUNT, SQUEUE_FORMAT, and these are not used here" in found.found
+    assert "slurm.account" in found.mend
+
+
+class LostReply(Cluster):
+    """The reply to the probe's submission does not come."""
+
+    def submit(self, name: str, script: str, folder: str) -> str:
+        super().submit(name, script, folder)
+        self.state = FakeArray(alive=1)
+        raise ServiceError("connection lost")
+
+
+def test_a_probe_whose_reply_was_lost_is_cancelled_too() -> None:
+    cluster = LostReply()
+    examine(cluster)
+    assert cluster.cancelled == list(cluster.arrays.values())

@@ -1,0 +1,78 @@
+"""A job's times are refused in one line, in the YAML's own words, before anything is planned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_slurm_provider.coordinator.spec.job_spec import load_config
+from slurm_worker.errors import UserError
+
+BASE: dict[str, Any] = {
+    "job_id": "j",
+    "input": {"path": "items.csv", "key": "id"},
+    "handler": {"entry": "handler:handle"},
+}
+
+
+@pytest.mark.parametrize(
+    ("over", "told"),
+    [
+        ({"lease": {"ttl": "10s", "heartbeat": "2s"}}, "write lease.ttl: 20s, or lease.margin: 5s"),
+        ({"lease": {"margin": "2m"}}, "write lease.ttl: 195s"),
+        ({"lease": {"heartbeat": "1ms"}}, "lease.heartbeat: 0.001s is too often"),
+        ({"lease": {"ttl": float("inf")}}, "lease.ttl: inf is not right"),
+        ({"lease": {"stall": "9" * 400 + "d"}}, "lease.stall: "),
+        ({"worker": {"item_timeout": "2h"}}, "write lease.stall: 14400s"),
+        ({"worker": {"backoff": "5m"}}, "write worker.max_backoff: 300s"),
+        ({"limits": {"api": {"rate": "1/s", "send_window": "5ms"}}}, "limits.api.send_window"),
+        ({"limits": {"api": {"rate": 1e12}}}, "limits.api.rate: 1000000000000.0 is not right"),
+        ({"limits": {"api": {"rate": "1/s", "burst": 10**40}}}, "limits.api.burst"),
+        ({"limits": {"api": {"rate": "1/h"}}, "slurm": {"time": "30"}}, "raise slurm.time"),
+        ({"worker": {"item_timeout": "50m"}, "slurm": {"time": "30"}}, "or raise slurm.time"),
+    ],
+    ids=str,
+)
+def test_times_that_can_t_work_are_refused(over: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError) as found:
+        load_config({**BASE, **over})
+    assert told in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"lease": {"ttl": "10s", "heartbeat": "2s", "margin": "5s"}},
+        {"lease": {"stall": "3h"}, "worker": {"item_timeout": "2h"}},
+        {"limits": {"api": {"rate": "1/h"}}, "slurm": {"time": "2:00:00"}},
+        {"limits": {"api": {"rate": "600/min", "burst": 50, "quota_per_day": 10}}},
+    ],
+    ids=str,
+)
+def test_times_that_work_are_taken(over: dict[str, Any]) -> None:
+    assert load_config({**BASE, **over}).spec.job_id == "j"
+
+
+@pytest.mark.parametrize("path", ["", " "])
+def test_an_input_without_a_name_is_not_the_folder_of_the_config(path: str) -> None:
+    with pytest.raises(UserError, match=r"input\.path: is empty; name a file or a folder"):
+        load_config({**BASE, "input": {"path": path, "key": "id"}})
+
+
+def test_a_config_that_names_a_key_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("job_id: j\nworkers: 1\nslurm: {mem: 1G, mem: 2G}\n")
+    with pytest.raises(UserError, match=r"line 3, column 18: 'mem' is there twice"):
+        load_config(path)
+
+
+def test_a_config_may_override_what_it_merges(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        "job_id: j\ninput: &i {path: a.csv, key: id}\nhandler: {entry: 'h:f'}\n"
+        "slurm: {<<: {mem: 1G}, mem: 2G}\n"
+    )
+    assert load_config(path).spec.job_id == "j"

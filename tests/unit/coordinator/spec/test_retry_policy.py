@@ -1,0 +1,168 @@
+"""The retry policy: what it says is what a round gets, in YAML and in an operator alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_slurm_provider.coordinator.spec.job_spec import load_config
+from airflow_slurm_provider.coordinator.spec.retry_policy import (
+    DEFAULT_RULES,
+    Policy,
+    RetryContext,
+    RoundResources,
+    megabytes,
+    parse_rules,
+)
+from airflow_slurm_provider.slurm.options import SlurmOptions
+from slurm_worker.errors import ErrorClass, UserError
+from tests.unit.coordinator.fakes import make_config
+
+
+def resources(
+    rules: dict[str, Any], classes: set[str], past: RetryContext | None = None, **options: object
+) -> RoundResources:
+    policy = Policy(parse_rules(rules, "policy"))
+    return policy.resources(SlurmOptions.from_mapping(options), classes, past or RetryContext())
+
+
+def test_every_error_class_has_a_default_rule() -> None:
+    assert set(DEFAULT_RULES) == set(ErrorClass)
+
+
+def test_what_cannot_succeed_is_never_retried_by_default() -> None:
+    assert Policy().rounds.keys() == {
+        "network",
+        "rate_limited",
+        "timeout",
+        "out_of_memory",
+        "walltime",
+        "preempted",
+        "node_failure",
+        "cancelled",
+        "worker_crash",
+        "unknown",
+    }
+
+
+def test_a_rule_keeps_the_defaults_of_fields_that_it_does_not_name() -> None:
+    policy = Policy(parse_rules({"out_of_memory": {"rounds": 5}}, "policy"))
+    got = policy.resources(SlurmOptions(mem="1G"), {"out_of_memory"}, RetryContext())
+    assert (policy.rounds["out_of_memory"], got.slurm) == (5, {"mem": "2048M"})
+
+
+def test_an_operators_rules_go_over_the_jobs(tmp_path: Path) -> None:
+    config = make_config(tmp_path, retry={"network": 7, "timeout": "never"})
+    policy = config.spec.policy(parse_rules({"network": "never", "auth": 1}, "policy"))
+    assert (policy.rounds.get("network"), policy.rounds.get("timeout")) == (None, None)
+    assert policy.rounds["auth"] == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "earlier", "options", "expected"),
+    [
+        ({"mem": "x2"}, 0, {"mem": "500M"}, {"mem": "1000M"}),
+        ({"mem": "x2"}, 2, {"mem": "1G"}, {"mem": "8192M"}),
+        ({"mem": "x2 up to 3G"}, 5, {"mem": "1G"}, {"mem": "3072M"}),
+        ({"mem": "64G"}, 0, {}, {"mem": "65536M"}),
+        ({"mem": "x1.5"}, 0, {"mem_per_cpu": "1000"}, {"mem_per_cpu": "1500M"}),
+        ({"time": "x1.5"}, 0, {"time": "30"}, {"time": "0-00:45:00"}),
+        ({"time": "x2 up to 1-00:00:00"}, 9, {"time": "12:00:00"}, {"time": "1-00:00:00"}),
+        ({"partition": "bigmem"}, 0, {"partition": "main"}, {"partition": "bigmem"}),
+    ],
+)
+def test_resources_are_raised_once_for_each_round_of_the_class(
+    rule: dict[str, Any], earlier: int, options: dict[str, str], expected: dict[str, str]
+) -> None:
+    rules = {"worker_crash": rule}
+    past = RetryContext([{"worker_crash"}] * earlier + [{"network"}])
+    got = resources(rules, {"worker_crash"}, past, **options)
+    assert (got.slurm, got.notes) == (expected, ())
+    SlurmOptions.from_mapping({**options, **got.slurm})
+
+
+def test_memory_that_nobody_asked_for_is_raised_from_what_slurm_gave() -> None:
+    got = resources({}, {"out_of_memory"}, RetryContext(mem_mb=900))
+    assert got.slurm == {"mem": "1800M"}
+
+
+def test_what_cannot_be_raised_is_said() -> None:
+    got = resources({}, {"out_of_memory", "walltime"})
+    assert got.slurm == {}
+    assert got.notes == (
+        "retry.out_of_memory.mem: x2 of what? set slurm.mem",
+        "retry.walltime.time: x2 of what? set slurm.time",
+    )
+
+
+def test_a_round_gets_the_most_that_any_of_its_classes_asks_for() -> None:
+    rules = {
+        "out_of_memory": {"mem": "x2"},
+        "worker_crash": {"mem": "x3", "backoff": "10s"},
+        "network": {"backoff": "1m"},
+    }
+    got = resources(rules, set(rules), RetryContext([{"network"}]), mem="1G")
+    assert (got.slurm, got.delay_s) == ({"mem": "3072M"}, 120)
+
+
+def test_nodes_that_failed_are_left_out_beside_those_of_the_job() -> None:
+    past = RetryContext(nodes={"node_failure": {"n2", "n1"}, "worker_crash": {"n9"}})
+    got = resources({}, {"node_failure"}, past, exclude="n0")
+    assert got.slurm == {"exclude": "n0,n1,n2"}
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [("500", 500), ("2G", 2048), ("1t", 1048576), ("1000K", 1)]
+)
+def test_sizes_are_read_as_slurm_reads_them(size: str, expected: int) -> None:
+    assert megabytes(size) == expected
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"network": {"round": 3}}, r"policy\.network\.round: Extra"),
+        ({"netwrok": 3}, r"policy\.netwrok: .*'network'"),
+        ({"network": {"mem": "twice"}}, r"policy\.network\.mem: 'twice' .* write x2"),
+        ({"network": {"mem": "x0.5"}}, r"policy\.network\.mem: 'x0\.5' is no more of it"),
+        ({"network": {"mem": "x2 up to much"}}, "write x2, x2 up to 64G, or 64G"),
+        ({"network": {"time": "x2 up to 64G"}}, "write x1.5, x2 up to 1-00:00:00"),
+        ({"network": {"backoff": "soon"}}, "'soon' is not a duration"),
+        ({"network": -1}, "greater than or equal to 0"),
+    ],
+)
+def test_a_wrong_rule_names_class_field_and_mend(rules: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_rules(rules, "policy")
+
+
+@pytest.mark.parametrize(
+    ("classify", "message"),
+    [
+        ([{"class": "network"}], "matches nothing; give exception, message or status"),
+        ([{"class": "network", "status": 500, "slurm": "FAILED"}], "matches nothing"),
+        ([{"class": "network", "message": "("}], "is no regular expression"),
+        ([{"class": "netwrok", "status": 500}], r"classify\.0\.class"),
+        ([{"class": "network", "slurm": "BROKEN"}], r"classify\.0\.slurm"),
+    ],
+)
+def test_a_wrong_rule_on_classes_is_refused(
+    tmp_path: Path, classify: list[dict[str, Any]], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        make_config(tmp_path, classify=classify)
+
+
+def test_rules_on_classes_reach_the_workers_and_those_on_states_do_not(tmp_path: Path) -> None:
+    config = make_config(
+        tmp_path,
+        classify=[
+            {"class": "rate_limited", "message": "quota"},
+            {"class": "out_of_memory", "slurm": "FAILED"},
+        ],
+    )
+    assert load_config(config.spec.model_dump(by_alias=True)).spec == config.spec
+    (state,) = config.spec.slurm_classes
+    assert (state.value, config.spec.slurm_classes[state]) == ("FAILED", ErrorClass.OUT_OF_MEMORY)

@@ -1,0 +1,481 @@
+"""Submit, retry, cancel: safe to call again at any point, by several at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_slurm_provider.coordinator import api
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.job_spec import Config
+from airflow_slurm_provider.coordinator.submission import control
+from airflow_slurm_provider.slurm.client import SubmitRefusedError
+from slurm_worker.errors import ItemError, ServiceError, UserError
+from slurm_worker.protocol.keys import TaskState
+from slurm_worker.protocol.ports import Applied, Refused, Row
+from slurm_worker.testing import MemoryRows
+from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
+
+
+def log(_line: str) -> None:
+    pass
+
+
+def submit(edges: Services, config: Config) -> api.Submitted:
+    return api.submit(edges, config, log=log)
+
+
+def run_workers(edges: Services, config: Config, folder: Path, handle: Any) -> None:
+    world_of(edges, config, folder, handle).worker().run()
+
+
+def failing(*classes: str):  # type: ignore[no-untyped-def]
+    """A handler whose item n fails with the n-th class; the others succeed."""
+
+    def handle(item: dict[str, Any], _context: object) -> dict[str, Any]:
+        if item["n"] < len(classes):
+            raise ItemError(classes[item["n"]], "as asked")
+        return {"n": item["n"]}
+
+    return handle
+
+
+def test_submitting_twice_gives_one_array_and_the_same_plan(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path)
+    first, second = submit(edges, config), submit(edges, config)
+    assert len(slurm.arrays) == 1
+    assert (first.tasks, first.items, first.workers) == (10, 50, 3)
+    assert second.reattached
+    assert second.slurm_job_ids == first.slurm_job_ids
+
+
+def test_submitting_again_says_whether_anything_is_new_to_the_workers(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path)
+    told: list[str] = []
+    api.submit(edges, config, log=told.append)
+    api.submit(edges, config, log=told.append)
+    assert not any("others now" in each for each in told)
+    (tmp_path / "handler.py").write_text("def handle(item, context):\n    return None\n")
+    api.submit(edges, config, log=told.append)
+    assert any("code, settings or workers are others now" in each for each in told)
+
+
+def test_submitting_a_finished_job_again_says_that_nothing_is_left(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path / "config")
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "node", failing())
+    told: list[str] = []
+    api.submit(edges, config, log=told.append)
+    assert told == ["every task has ended; no workers are needed"]
+
+
+def test_submitting_a_finished_job_again_names_what_runs_its_failed_items(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path / "config")
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "node", failing("bad_input"))
+    told: list[str] = []
+    api.submit(edges, config, log=told.append)
+    assert told[0].endswith("what failed runs again by slurmctl retry job-1 --errors=bad_input")
+
+
+def test_an_input_that_was_written_again_is_told_and_its_new_rows_are_not_taken(
+    tmp_path: Path,
+) -> None:
+    edges, config = services(), make_config(tmp_path, items=20)
+    told: list[str] = []
+    api.submit(edges, config, log=told.append)
+    api.submit(edges, config, log=told.append)
+    assert not any("written again" in each for each in told)
+    make_config(tmp_path, items=30)
+    again = api.submit(edges, config, log=told.append)
+    assert any("keeps the 20 items that were there then" in each for each in told)
+    assert again.items == 20
+
+
+def test_a_handler_that_is_no_python_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path)
+    (tmp_path / "handler.py").write_text("x = 1\ndef handle(item, context)\n    return None\n")
+    with pytest.raises(UserError, match=r"handler.py, line 2: .*; correct it"):
+        submit(edges, config)
+    assert edges.jobs(config.spec.id).find() is None
+
+
+def test_an_array_whose_reply_was_lost_is_found_again(tmp_path: Path) -> None:
+    slurm = FakeSlurm(lose_reply=True)
+    edges, config = services(slurm), make_config(tmp_path)
+    with pytest.raises(ServiceError):
+        submit(edges, config)
+    assert submit(edges, config).slurm_job_ids == ("100",)
+    assert len(slurm.arrays) == 1
+
+
+def test_workers_are_submitted_again_when_they_are_gone_and_tasks_are_left(
+    tmp_path: Path,
+) -> None:
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path)
+    first = submit(edges, config)
+    slurm.state = FakeArray(alive=0)
+    second = submit(edges, config)
+    assert second.slurm_job_ids != first.slurm_job_ids
+    run_workers(edges, config, tmp_path / "w", failing())
+    assert submit(edges, config).reattached, "a complete job needs no workers"
+
+
+def test_an_array_that_slurm_does_not_know_yet_counts_as_alive(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path)
+    submit(edges, config)
+    slurm.state = FakeArray(alive=0, unknown=True)
+    assert submit(edges, config).reattached
+
+
+def test_a_refused_array_leaves_nothing_that_a_corrected_submit_trips_over(
+    tmp_path: Path,
+) -> None:
+    slurm = FakeSlurm(refuse=SubmitRefusedError("slurm.partition: 'nope' is not there"))
+    edges, config = services(slurm), make_config(tmp_path)
+    with pytest.raises(UserError, match="partition"):
+        submit(edges, config)
+    slurm.refuse = None
+    assert not submit(edges, config).reattached
+    assert len(slurm.arrays) == 1
+
+
+def test_duplicate_keys_are_refused_and_nothing_stays_behind(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path)
+    items = tmp_path / "items.jsonl"
+    good = items.read_text()
+    items.write_text(good + '{"id": "k7", "n": 7}\n')
+    with pytest.raises(UserError, match="'k7'"):
+        submit(edges, config)
+    assert edges.jobs(config.spec.id).find() is None
+    assert list(edges.objects.list(edges.paths(config.spec.id).segments(0))) == []
+    items.write_text(good)
+    assert submit(edges, config).items == 50
+
+
+class DyingRows(MemoryRows):
+    """A table whose writer dies after so many task rows."""
+
+    left = 4
+
+    def put_new(self, row: Row) -> Applied | Refused:
+        if "#TASK#" in str(row["pk"]):
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+        return super().put_new(row)
+
+
+def test_an_input_that_is_broken_after_it_was_planned_does_not_matter_to_the_job(
+    tmp_path: Path,
+) -> None:
+    rows = DyingRows()
+    edges, config = replace(services(), rows=rows), make_config(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        submit(edges, config)
+    rows.left = 1_000
+    items = tmp_path / "items.jsonl"
+    items.write_text(items.read_text() + "{broken\n")
+    told: list[str] = []
+    assert api.submit(edges, config, log=told.append).items == 50
+    assert any("keeps the 50 items that were there then" in each for each in told)
+
+
+def test_another_input_under_the_same_job_id_is_refused(tmp_path: Path) -> None:
+    edges = services()
+    submit(edges, make_config(tmp_path))
+    with pytest.raises(UserError, match="exists with another input"):
+        submit(edges, make_config(tmp_path / "another"))
+
+
+def test_progress_counts_every_item_once_through_retries(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path)
+    submit(edges, config)
+    handle = failing("network", "network", "bad_input", "timeout")
+    run_workers(edges, config, tmp_path / "w0", handle)
+    before = api.progress(edges, config.spec.id)
+    assert (before.items, before.ok, before.pending) == (50, 46, 0)
+    assert before.failed == {"network": 2, "bad_input": 1, "timeout": 1}
+
+    result = api.retry(edges, config.spec.id, ["network"], log=log)
+    assert (result.round, result.items, result.given_up) == (
+        1,
+        {"network": 2},
+        {"bad_input": 1, "timeout": 1},
+    )
+    between = api.progress(edges, config.spec.id)
+    assert (between.pending, between.failed) == (2, {"bad_input": 1, "timeout": 1})
+
+    run_workers(edges, config, tmp_path / "w1", failing("network"))
+    after = api.progress(edges, config.spec.id)
+    assert after.complete
+    assert (after.ok, after.pending) == (47, 0)
+    assert after.failed == {"bad_input": 1, "timeout": 1, "network": 1}
+
+
+def test_a_retry_takes_only_items_whose_latest_outcome_failed(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path)
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "w0", failing("network", "network", "timeout"))
+    api.retry(edges, config.spec.id, ["network"], log=log)
+    run_workers(edges, config, tmp_path / "w1", failing("network"))
+    result = api.retry(edges, config.spec.id, ["network", "timeout"], log=log)
+    assert result.items == {"network": 1, "timeout": 1}
+    run_workers(edges, config, tmp_path / "w2", failing())
+    assert api.progress(edges, config.spec.id).ok == 50
+    assert api.retry(edges, config.spec.id, log=log).round is None
+
+
+def test_the_policy_never_retries_what_cannot_succeed(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path)
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "w", failing("bad_input", "auth", "handler_bug"))
+    result = api.retry(edges, config.spec.id, log=log)
+    assert result.round is None
+    assert result.given_up == {"bad_input": 1, "auth": 1, "handler_bug": 1}
+
+
+def test_the_policy_ends_after_its_rounds(tmp_path: Path) -> None:
+    edges = services()
+    config = make_config(tmp_path, retry={"network": {"rounds": 1}})
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "w0", failing("network"))
+    assert api.retry(edges, config.spec.id, log=log).round == 1
+    run_workers(edges, config, tmp_path / "w1", failing("network"))
+    assert api.retry(edges, config.spec.id, log=log).round is None
+
+
+def test_retrying_again_while_a_round_runs_makes_no_second_round(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path)
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "w", failing("network"))
+    first = api.retry(edges, config.spec.id, ["network"], log=log)
+    second = api.retry(edges, config.spec.id, ["network"], log=log)
+    assert (first.round, second.round, second.reattached) == (1, 1, True)
+    assert len(slurm.arrays) == 2
+
+
+def test_a_retry_cut_short_before_its_array_is_finished_by_the_next(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path)
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "w", failing("network", "timeout"))
+    slurm.refuse = ServiceError("ssh is down")
+    with pytest.raises(ServiceError):
+        api.retry(edges, config.spec.id, ["network"], log=log)
+    slurm.refuse = None
+    result = api.retry(edges, config.spec.id, ["timeout"], log=log)
+    assert (result.round, result.items) == (1, {"network": 1}), "the round begun is finished"
+    assert len(edges.jobs(config.spec.id).rounds()) == 2
+
+
+def test_failed_tasks_go_back_with_the_retry(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path, items=10)
+    submit(edges, config)
+    world = world_of(edges, config, tmp_path / "w", failing())
+    for _ in range(world.lease.max_tries):
+        world.clock.advance(100)
+        claimed = world.table.claim(world.task_rows()[0], "broken-node")
+        world.table.fail(claimed.lease, api.ErrorClass.NODE_FAILURE, "disk full", 0)  # type: ignore[union-attr]
+    world.worker().run()
+    assert api.progress(edges, config.spec.id).task_errors == {"node_failure": 1}
+    result = api.retry(edges, config.spec.id, log=log)
+    assert (result.tasks, result.items) == (1, {})
+    world.worker().run()
+    assert {row.state for row in world.task_rows()} == {TaskState.DONE}
+    assert api.progress(edges, config.spec.id).ok == 10
+
+
+def test_a_running_job_is_not_retried(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path)
+    submit(edges, config)
+    with pytest.raises(UserError, match="10 tasks that are not done"):
+        api.retry(edges, config.spec.id, log=log)
+
+
+def test_an_unknown_error_class_is_named(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path)
+    submit(edges, config)
+    with pytest.raises(UserError, match="'netwrok' is not an error class; use network"):
+        api.retry(edges, config.spec.id, ["netwrok"], log=log)
+
+
+def test_an_unknown_job_is_named() -> None:
+    with pytest.raises(UserError, match="no job 'nope'"):
+        api.progress(services(), api.JobId("nope"))
+
+
+def test_a_poll_says_when_a_submit_was_cut_short_and_nobody_went_on(tmp_path: Path) -> None:
+    edges, config = (
+        services(FakeSlurm(refuse=ServiceError("connection lost"))),
+        make_config(tmp_path),
+    )
+    with pytest.raises(ServiceError):
+        submit(edges, config)
+    assert api.poll(edges, config.spec.id).problem == "", "its submitter may still be at it"
+    edges.clock.sleep(3600)
+    assert "no array was submitted" in api.poll(edges, config.spec.id).problem
+
+
+def test_a_poll_says_when_no_worker_is_left(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path)
+    submit(edges, config)
+    assert api.poll(edges, config.spec.id).problem == ""
+    slurm.state = FakeArray(alive=0)
+    assert "no worker of array 100 is left" in api.poll(edges, config.spec.id).problem
+    run_workers(edges, config, tmp_path / "w", failing())
+    assert api.poll(edges, config.spec.id).finished
+
+
+def test_a_cancel_ends_what_may_still_run(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path)
+    submit(edges, config)
+    assert control.cancel(edges, config.spec.id) == ["100"]
+    slurm.state = FakeArray(alive=0)
+    assert control.cancel(edges, config.spec.id) == []
+
+
+def test_the_audit_trail_tells_the_story(tmp_path: Path) -> None:
+    edges, config = services(), make_config(tmp_path)
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "w", failing("network"))
+    edges.clock.advance(1)  # type: ignore[attr-defined]
+    api.retry(edges, config.spec.id, log=log, actor="dag run")
+    events = [(event.actor, event.action) for event in edges.jobs(config.spec.id).events()]
+    assert sorted(set(events)) == [
+        ("dag run", "retried"),
+        ("dag run", "submitted"),
+        ("slurmctl", "planned"),
+        ("slurmctl", "submitted"),
+    ]
+
+
+def test_no_secret_is_in_the_script_the_config_or_the_table(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t-value")
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path)
+    submit(edges, config)
+    everything = "".join(slurm.scripts) + repr(edges.rows.__dict__) + repr(edges.objects.__dict__)
+    assert "s3cr3t-value" not in everything
+
+
+def quarantined(edges: Services, config: Config, folder: Path) -> Any:
+    """A world whose first task was given up after its workers died."""
+    world = world_of(edges, config, folder, failing())
+    row = next(each for each in world.task_rows() if each.state is not TaskState.DONE)
+    for _ in range(world.lease.max_tries):
+        world.clock.advance(100)
+        (row,) = [each for each in world.task_rows() if each.task == row.task]
+        claimed = world.table.claim(row, "broken-node")
+        world.table.fail(claimed.lease, api.ErrorClass.OUT_OF_MEMORY, "killed", 0)
+    return world
+
+
+def test_tasks_that_ran_out_of_memory_get_more_and_no_others_run_again(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path, items=10, slurm={"mem": "500M"})
+    submit(edges, config)
+    world = quarantined(edges, config, tmp_path / "w")
+    world.worker().run()
+    done = {row.task: row.attempt for row in world.task_rows() if row.state is TaskState.DONE}
+    plan = api.plan_retry(edges, config.spec.id)
+    assert (plan.round, plan.tasks, plan.resources.slurm) == (
+        1,
+        {"out_of_memory": 1},
+        {"mem": "1000M"},
+    )
+    assert api.retry(edges, config.spec.id, log=log).tasks == 1
+    assert "#SBATCH --mem=1000M" in slurm.scripts[-1]
+    world.worker().run()
+    after = {row.task: row.attempt for row in world.task_rows()}
+    assert {task: after[task] for task in done} == done
+
+
+def test_a_task_that_fails_again_and_again_is_given_up_after_its_rounds(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path, items=5, slurm={"mem": "500M"})
+    submit(edges, config)
+    memory = []
+    for _ in range(5):
+        quarantined(edges, config, tmp_path / "w")
+        if api.retry(edges, config.spec.id, log=log).round is None:
+            break
+        memory.append(edges.jobs(config.spec.id).rounds()[-1].slurm["mem"])
+    assert memory == ["1000M", "2000M"]
+
+
+def test_new_workers_of_a_round_have_its_resources_and_do_not_wait_again(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    rules = {"network": {"backoff": "40s", "mem": "x2"}}
+    edges, config = services(slurm), make_config(tmp_path, slurm={"mem": "1G"}, retry=rules)
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "w", failing("network"))
+    api.retry(edges, config.spec.id, log=log)
+    assert "#SBATCH --mem=2048M" in slurm.scripts[-1]
+    assert "#SBATCH --begin=now+40" in slurm.scripts[-1]
+    slurm.state = FakeArray(alive=0)
+    api.resubmit(edges, config.spec.id, most=3, log=log)
+    assert len(slurm.scripts) == 3
+    assert "#SBATCH --mem=2048M" in slurm.scripts[-1]
+    assert "--begin" not in slurm.scripts[-1]
+
+
+def test_only_the_items_that_were_asked_for_run_again(tmp_path: Path) -> None:
+    edges, config = services(FakeSlurm()), make_config(tmp_path)
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "w", failing("network", "network", "bad_input"))
+    lines: list[str] = []
+    result = api.retry(
+        edges, config.spec.id, ["network"], only=["k1", "k2", "k9", "k10"], log=lines.append
+    )
+    assert (result.items, result.given_up) == ({"network": 1}, {"bad_input": 1})
+    assert "2 of the items that were asked for have not failed" in lines
+    ran: list[int] = []
+
+    def handle(item: dict[str, Any], _context: object) -> dict[str, Any]:
+        ran.append(item["n"])
+        return item
+
+    run_workers(edges, config, tmp_path / "w1", handle)
+    assert ran == [1]
+
+
+def test_a_retry_of_named_items_that_was_cut_short_is_finished_with_the_same_items(
+    tmp_path: Path,
+) -> None:
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path)
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "w", failing("network", "network"))
+    slurm.refuse = ServiceError("ssh is down")
+    with pytest.raises(ServiceError):
+        api.retry(edges, config.spec.id, only=["k1"], log=log)
+    slurm.refuse = None
+    assert api.retry(edges, config.spec.id, log=log).items == {"network": 1}
+
+
+def test_a_round_of_more_items_than_the_budget_is_not_begun(tmp_path: Path) -> None:
+    edges, config = services(FakeSlurm()), make_config(tmp_path)
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "w", failing("network", "network", "bad_input"))
+    result = api.retry(edges, config.spec.id, most_items=1, log=log)
+    assert (result.round, result.given_up) == (None, {"network": 2, "bad_input": 1})
+    assert api.retry(edges, config.spec.id, most_items=2, log=log).round == 1
+
+
+def test_the_plan_of_a_retry_writes_nothing(tmp_path: Path) -> None:
+    edges, config = services(FakeSlurm()), make_config(tmp_path)
+    submit(edges, config)
+    run_workers(edges, config, tmp_path / "w", failing("network"))
+    plan = api.plan_retry(edges, config.spec.id)
+    assert (plan.round, plan.items, plan.resources.delay_s) == (1, {"network": 1}, 30)
+    assert len(edges.jobs(config.spec.id).rounds()) == 1

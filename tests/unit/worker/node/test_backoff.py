@@ -1,0 +1,122 @@
+"""A worker waits as long as there may be something to do, and no longer."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from slurm_worker.errors import ServiceError, Throttled
+from slurm_worker.node.backoff import Durations, Idle, Setbacks
+from slurm_worker.node.task_finder import Waiting
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.testing import ManualClock
+
+LEASE = LeaseConfig()
+
+
+class Sleep:
+    """Nobody asks to stop; waiting moves the clock on."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
+        self.waits: list[float] = []
+
+    def __call__(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.clock.advance(seconds)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def sleep(clock: ManualClock) -> Sleep:
+    return Sleep(clock)
+
+
+@pytest.fixture
+def idle(clock: ManualClock, sleep: Sleep) -> Idle:
+    """One of a thousand workers."""
+    return Idle(LEASE, 1000, clock, random.Random(1), sleep)
+
+
+def test_another_task_fits_as_long_as_nobody_knows_otherwise(clock: ManualClock) -> None:
+    assert Durations(clock, None).another_fits()
+    assert Durations(clock, 5).another_fits(), "none has been timed"
+
+
+def test_another_task_fits_when_one_like_the_slow_ones_ends_in_time(clock: ManualClock) -> None:
+    durations = Durations(clock, 100)
+    for took_s in (10, 10, 10, 60, 10, 10, 10, 10, 10, 10):
+        durations.add(took_s)
+    clock.advance(89)
+    assert durations.another_fits(), "one slow task in ten is not expected"
+    clock.advance(1)
+    assert not durations.another_fits()
+
+
+def test_a_task_is_nearly_done_by_its_own_pace_before_that_of_others(clock: ManualClock) -> None:
+    durations = Durations(clock, None)
+    assert not durations.nearly_done(0, 100, clock.boot_time())
+    durations.add(1.0)
+    assert durations.nearly_done(0, 100, clock.boot_time())
+    began = clock.boot_time()
+    clock.advance(50)
+    assert not durations.nearly_done(50, 100, began)
+    assert durations.nearly_done(95, 100, began)
+
+
+def test_an_idle_worker_stays_until_every_lease_would_have_run_out(
+    idle: Idle, sleep: Sleep, clock: ManualClock
+) -> None:
+    since = clock.boot_time()
+    while idle.wait():
+        pass
+    assert clock.boot_time() - since > LEASE.ttl_s + LEASE.margin_s
+    assert sleep.waits[0] < sleep.waits[-1] <= 6
+    idle.over()
+    assert idle.wait()
+
+
+def test_few_of_many_idle_workers_wait_for_a_few_leases(clock: ManualClock) -> None:
+    stay = 0
+    for seed in range(1000):
+        each = Idle(LEASE, 1000, clock, random.Random(seed), Sleep(clock))
+        each.saw(Waiting(leased=100, later=0))
+        stay += each.wait()
+    assert 2 <= stay <= 30, "one for each ten leases, and the same again at least"
+
+
+def test_a_look_tells_once_whether_others_will_do(idle: Idle) -> None:
+    idle.saw(Waiting(leased=0, later=0))
+    assert idle.is_surplus()
+    assert not idle.is_surplus()
+
+
+@pytest.mark.parametrize(("error", "borne"), [(ServiceError("away"), 4), (Throttled("busy"), 50)])
+def test_a_service_that_throttles_is_borne_longer_than_one_that_is_away(
+    error: ServiceError, borne: int, sleep: Sleep
+) -> None:
+    setbacks = Setbacks(random.Random(1), sleep)
+    assert [setbacks.bear(error) for _ in range(borne)] == [True] * borne
+    assert max(sleep.waits) <= 64
+    assert setbacks.bear(error) == isinstance(error, Throttled)
+
+
+def test_failures_count_only_in_a_row(sleep: Sleep) -> None:
+    setbacks = Setbacks(random.Random(1), sleep)
+    for _ in range(10):
+        assert setbacks.bear(ServiceError("away"))
+        setbacks.over()
+
+
+def test_what_one_service_throttles_does_not_hide_that_another_is_away(sleep: Sleep) -> None:
+    setbacks = Setbacks(random.Random(1), sleep)
+    borne = 0
+    while setbacks.bear(ServiceError("away")):
+        borne += 1
+        assert setbacks.bear(Throttled("busy"))
+    assert borne == 4

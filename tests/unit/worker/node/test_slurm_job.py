@@ -1,0 +1,83 @@
+"""A worker hears that it shall stop, whatever it is doing."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from slurm_worker.node.slurm_job import requeue, seconds_left
+
+PROGRAM = """
+import sys, threading, time
+from slurm_worker.node.slurm_job import Drain
+from slurm_worker.node.threads import PooledThreads
+
+threads = PooledThreads()
+drain = Drain(threads.signal())
+waiting = [threads.start(drain.asked.wait) for _ in range(3)]
+drain.install()
+print("ready", flush=True)
+{main}
+for each in waiting:
+    each.result()
+print(drain.before_time_limit, flush=True)
+"""
+
+
+def run(main: str, *signals: signal.Signals) -> str:
+    program = PROGRAM.format(main=main)
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            for number in signals:
+                process.send_signal(number)
+            out, _ = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    return out.strip()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_each_signal_is_a_wish_to_stop_and_one_says_that_time_is_up(number: signal.Signals) -> None:
+    assert run("drain.asked.wait()", number) == str(number is signal.SIGUSR1)
+
+
+def test_many_signals_at_once_lock_nothing_up() -> None:
+    # Slurm signals every process of a step while the supervisor passes its own signal on.
+    main = "drain.asked.wait(); time.sleep(0.2); drain.asked.wait()"
+    burst = [signal.SIGTERM, signal.SIGINT] * 300
+    for _ in range(5):
+        assert run(main, *burst) == "False"
+
+
+def test_a_signal_is_heard_while_the_main_thread_is_inside_a_long_call() -> None:
+    # `hash` of a long string goes on for long without looking at signals, and lets no other
+    # thread run; `hashlib` lets them.
+    main = "import hashlib; data = b'x' * 2**30; began = time.time()\n"
+    main += "heard = threads.start(lambda: (drain.asked.wait(), time.time())[1])\n"
+    main += "hashlib.sha256(data); ended = time.time()\n"
+    main += "print(heard.result() < ended, flush=True)"
+    assert run(main, signal.SIGTERM).split() == ["True", "False"]
+
+
+@pytest.mark.parametrize("name", ["SQUEUE_FORMAT", "SLURM_TIME_FORMAT", "SCONTROL_ALL"])
+def test_variables_of_the_account_do_not_change_what_a_worker_asks_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for command in ("squeue", "scontrol"):
+        program = f'[ -z "${name}" ] || {{ echo odd >&2; exit 1; }}; echo 2999-01-01T00:00:00'
+        (tmp_path / command).write_text(f"#!/bin/sh\n{program}\n")
+        (tmp_path / command).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv(name, "relative")
+    left = seconds_left({"SLURM_JOB_ID": "7"})
+    assert left is not None
+    assert left > 0
+    assert requeue({"array": "7", "element": "1"}) == ""

@@ -1,0 +1,52 @@
+"""A process that can't even begin is not started for ever."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from slurm_worker.node.exit_codes import EXIT_INFRASTRUCTURE, EXIT_OK
+
+PROGRAM = """
+import os, pathlib, sys
+from slurm_worker.node.supervisor import Supervisor
+
+folder, what = pathlib.Path(sys.argv[1]), sys.argv[2]
+
+def child(scratch, recorder, number, death):
+    count = len(list(folder.glob("start-*")))
+    (folder / f"start-{count}").touch()
+    if what == "recovers" and count == 2:
+        return 0
+    if what == "works" and count < 5:
+        recorder.owner("w")
+        recorder.task("000-00000000", count + 1)
+        recorder.item(count, 1.0)
+    elif what == "works":
+        return 0
+    os.kill(os.getpid(), 9)
+
+sys.exit(Supervisor(child, 1, folder / "scratch").run())
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "starts", "code"),
+    [("dies", 3, EXIT_INFRASTRUCTURE), ("recovers", 3, EXIT_OK), ("works", 6, EXIT_OK)],
+)
+def test_processes_that_die_before_they_have_a_task_are_not_started_for_ever(
+    tmp_path: Path, what: str, starts: int, code: int
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path), what],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == code, ended.stderr
+    assert len(list(tmp_path.glob("start-*"))) == starts
+    assert ("no more is started" in ended.stderr) == (what == "dies")

@@ -1,0 +1,515 @@
+"""Rate limits: never over the bound, whatever the number of workers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from slurm_worker.execution.flight_recorder import Recorder, Watch
+from slurm_worker.execution.throttle import TokenThrottle
+from slurm_worker.protocol.job_config import LimitConfig
+from slurm_worker.protocol.ports import Applied, Refused, Rows, Statement, Value
+from slurm_worker.rate_limits.limiter import RateLimiter, Stopped, bound, safe_rate, slice_of
+from slurm_worker.testing import ManualClock, MemoryRows
+from tests.simulator.limits import LimitSimulation, Shape
+from tests.simulator.schedule import Host, Schedule, SimClock
+
+
+def never() -> bool:
+    return False
+
+
+def limiter(
+    rows: MemoryRows, clock: ManualClock, rate: float = 10.0, workers: int = 1, seed: int = 1
+) -> RateLimiter:
+    config = LimitConfig("api", rate=rate, burst=1, send_window_s=1.0)
+    return RateLimiter(rows, config, workers, clock, random.Random(seed))
+
+
+def test_one_worker_sends_at_the_rate() -> None:
+    clock = ManualClock()
+    limit = limiter(MemoryRows(), clock)
+    start = clock.now()
+    for _ in range(100):
+        limit.acquire(never)
+    assert 9.0 <= clock.now() - start <= 11.5
+
+
+@pytest.mark.parametrize("rate", [100.0, 2_000.0, 30_000.0])
+@pytest.mark.parametrize("workers", [1, 300, 1_000, 10_000])
+def test_however_many_workers_share_a_limit_its_row_can_serve_them(
+    rate: float, workers: int
+) -> None:
+    asked_per_s = rate / slice_of(rate, workers)
+    assert asked_per_s <= 400
+
+
+def test_no_window_holds_more_tokens_than_the_bound() -> None:
+    rows, clock = MemoryRows(), ManualClock()
+    limits = [limiter(rows, clock, workers=4, seed=n) for n in range(4)]
+    sent = []
+    rng = random.Random(3)
+    for _ in range(400):
+        rng.choice(limits).acquire(never)
+        sent.append(clock.now())
+        if rng.random() < 0.05:
+            clock.advance(rng.uniform(0, 20))
+    rate, window, burst = 10.0, 1.0, 1
+    for length in (1.0, 5.0, 20.0):
+        bound = rate * (length + window + burst / rate) + limits[0].tokens
+        most = max(sum(1 for t in sent if start <= t < start + length) for start in sent)
+        assert most <= bound
+
+
+def test_tokens_that_a_pause_made_stale_are_thrown_away() -> None:
+    rows, clock = MemoryRows(), ManualClock()
+    limit = limiter(rows, clock)
+    limit.acquire(never)
+    clock.advance(60)
+    before = clock.now()
+    for _ in range(10):
+        limit.acquire(never)
+    assert clock.now() - before >= 0.7, "ten tokens of a rate of 10/s can't be sent at once"
+
+
+def test_a_429_cuts_the_shared_rate_once_per_window_and_it_climbs_back() -> None:
+    rows, clock = MemoryRows(), ManualClock()
+    first, second = limiter(rows, clock, workers=2, seed=1), limiter(rows, clock, 10, 2, 2)
+    first.acquire(never)
+    second.acquire(never)
+    first.penalize(None)
+    second.penalize(None)
+    row = rows.get("LIMIT#shared#api", "SLOT#0")
+    assert row is not None
+    assert (row["rate"], row["epoch"]) == (7000, 1)
+    for _ in range(3000):
+        first.acquire(never)
+    row = rows.get("LIMIT#shared#api", "SLOT#0")
+    assert row is not None
+    assert row["rate"] == 10000
+
+
+def seconds_for(count: int, limit: RateLimiter, clock: ManualClock) -> float:
+    start = clock.now()
+    for _ in range(count):
+        limit.acquire(never)
+    return clock.now() - start
+
+
+def test_a_rate_that_is_configured_anew_holds_at_once() -> None:
+    rows, clock = MemoryRows(), ManualClock()
+    assert 9.0 <= seconds_for(100, limiter(rows, clock, rate=10.0), clock) <= 12
+    assert 4.0 <= seconds_for(500, limiter(rows, clock, rate=100.0), clock) <= 7
+    assert 9.0 <= seconds_for(100, limiter(rows, clock, rate=10.0), clock) <= 12
+
+
+def test_a_rate_that_was_cut_climbs_slowly_also_for_a_job_that_says_more() -> None:
+    rows, clock = MemoryRows(), ManualClock()
+    first = limiter(rows, clock, rate=10.0)
+    first.acquire(never)
+    clock.advance(20)
+    first.penalize(None)
+    assert seconds_for(100, limiter(rows, clock, rate=100.0), clock) > 8
+
+
+def test_retry_after_holds_everybody_back() -> None:
+    rows, clock = MemoryRows(), ManualClock()
+    first, second = limiter(rows, clock, workers=2, seed=1), limiter(rows, clock, 10, 2, 2)
+    first.acquire(never)
+    first.penalize(30)
+    start = clock.now()
+    second.acquire(never)
+    assert clock.now() - start >= 28
+
+
+def test_waiting_for_a_token_ends_when_the_worker_stops() -> None:
+    rows, clock = MemoryRows(), ManualClock()
+    limit = limiter(rows, clock, rate=0.001)
+    limit.acquire(never)
+    with pytest.raises(Stopped):
+        limit.acquire(lambda: clock.boot_time() > 5)
+
+
+def quota_limiter(rows: MemoryRows, clock: ManualClock, quota: int) -> RateLimiter:
+    config = LimitConfig("api", rate=10.0, quota_per_day=quota)
+    return RateLimiter(rows, config, 1, clock, random.Random(1))
+
+
+def test_a_days_quota_is_never_overstepped_and_the_next_day_goes_on() -> None:
+    rows, clock = MemoryRows(), ManualClock()
+    limit = quota_limiter(rows, clock, 50)
+    days: dict[int, int] = {}
+    for _ in range(120):
+        limit.acquire(never)
+        day = int(clock.now() // 86_400)
+        days[day] = days.get(day, 0) + 1
+    assert len(days) >= 3
+    assert max(days.values()) <= 50
+
+
+def test_slots_of_before_a_cut_are_not_used_after_it() -> None:
+    rows, clock = MemoryRows(), ManualClock()
+    first, second = limiter(rows, clock, 100.0, 1, 1), limiter(rows, clock, 100.0, 1, 2)
+    first.acquire(never)
+    held = first.tokens - 1
+    second.penalize(None)
+    clock.advance(0.5)
+    assert first.poll() is not None, "fresh slots may be used"
+    clock.advance(2.0)
+    assert first.poll() is None
+    first.reserve()
+    assert first.numbers.stale + first.numbers.late >= held - 60
+
+
+def test_a_held_slot_costs_no_request() -> None:
+    rows, clock = MemoryRows(), ManualClock()
+    limit = limiter(rows, clock, 100.0)
+    limit.acquire(never)
+    before = dict(rows.requests)
+    for _ in range(limit.tokens - 1):
+        limit.acquire(never)
+    assert rows.requests == before
+
+
+@pytest.mark.parametrize("quota", [10, 600, 5000])
+def test_the_safe_rate_makes_the_bound_the_quota(quota: int) -> None:
+    rate = safe_rate(quota, 60, 2, 1.0, 0.1, 5)
+    assert rate == 0 or bound(rate, 2, 1.0, 0.1, 5, 60) == pytest.approx(quota)
+
+
+def test_of_two_limits_no_token_is_used_after_its_time() -> None:
+    rows, clock = MemoryRows(), ManualClock()
+    fast = RateLimiter(
+        rows, LimitConfig("fast", 50.0, send_window_s=0.2), 1, clock, random.Random(1)
+    )
+    slow = RateLimiter(
+        rows, LimitConfig("slow", 0.5, send_window_s=0.2), 1, clock, random.Random(2)
+    )
+    pace = TokenThrottle([fast, slow], clock, never)
+    for _ in range(5):
+        pace.acquire(None)
+    assert fast.numbers.reservations >= 4, "a token of the fast limit is over before the slow one's"
+    assert slow.numbers.late <= 1
+
+
+@pytest.mark.parametrize("quota_per_day", [None, 3])
+def test_an_item_that_waits_for_its_token_is_not_taken_to_hang(quota_per_day: int | None) -> None:
+    clock, watch, recorder = ManualClock(), Watch(), Recorder()
+    recorder.limits(3.0, 60.0)
+    recorder.task("000-00000000", 1)
+    config = LimitConfig("api", rate=0.01, burst=1, quota_per_day=quota_per_day)
+
+    def looked_at() -> bool:
+        assert not watch.hangs(recorder.read(), clock.boot_time())
+        return False
+
+    limit = RateLimiter(MemoryRows(), config, 1, clock, random.Random(1))
+    pace = TokenThrottle([limit], clock, looked_at, recorder)
+    start = clock.now()
+    for position in range(4):
+        recorder.item(position, clock.boot_time())
+        pace.acquire(None)
+    assert clock.now() - start > 250
+
+
+def test_a_quota_smaller_than_what_is_reserved_at_once_is_used_all_the_same() -> None:
+    clock = ManualClock()
+    config = LimitConfig("api", rate=100.0, quota_per_day=7)
+    limit = RateLimiter(MemoryRows(), config, 1, clock, random.Random(1))
+    start = clock.now()
+    for _ in range(7):
+        limit.acquire(never)
+    assert clock.now() - start < 60
+
+
+def test_a_coroutine_waits_for_its_token_without_holding_others_up() -> None:
+    class LoopClock(ManualClock):
+        def now(self) -> float:
+            return time.time()
+
+        def boot_time(self) -> float:
+            return time.monotonic()
+
+    async def main() -> list[str]:
+        pace = TokenThrottle([limiter(MemoryRows(), LoopClock(), 20.0)], LoopClock(), never)  # type: ignore[arg-type]
+        order: list[str] = []
+
+        async def paced() -> None:
+            for _ in range(3):
+                await pace.acquire_async(None)
+            order.append("paced")
+
+        async def free() -> None:
+            await asyncio.sleep(0)
+            order.append("free")
+
+        await asyncio.gather(paced(), free())
+        return order
+
+    assert asyncio.run(main()) == ["free", "paced"]
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst"), [(1.0, 10), (10.0, 20), (10 / 60, 5), (100.0, 100), (0.5, 250), (1000.0, 1)]
+)
+@pytest.mark.parametrize("workers", [1, 4])
+def test_after_an_idle_time_a_burst_may_be_sent_at_once(
+    rate: float, burst: int, workers: int
+) -> None:
+    rows, clock = MemoryRows(), ManualClock()
+    config = LimitConfig("api", rate=rate, burst=burst)
+    limits = [RateLimiter(rows, config, workers, clock, random.Random(n)) for n in range(workers)]
+    limits[0].acquire(never)
+    clock.advance(3600)
+    start, sent = clock.now(), 0
+    for limit in limits * (burst + 2):
+        # Each calls as long as it needs not wait.
+        while (token := limit.poll()) is not None and token.at <= start:
+            sent += 1
+        if token is None:
+            limit.reserve()
+    assert sent == burst
+
+
+def calls_in(
+    limit: RateLimiter, clock: ManualClock, call_s: float, hours: float, most: int = 10**6
+) -> int:
+    """Make calls of `call_s` seconds, one after the other; how many."""
+    end, made = clock.now() + hours * 3600, 0
+    with suppress(Stopped):
+        while made < most:
+            limit.acquire(lambda: clock.now() >= end)
+            made += 1
+            clock.sleep(call_s)
+    return made
+
+
+#: A midnight (UTC).
+MIDNIGHT = 19_700.0 * 86_400
+
+
+@pytest.mark.parametrize(
+    ("rate", "quota", "workers", "call_s"),
+    [
+        (200.0, 10_000, 3, 0.5),
+        (10.0, 1_000, 2, 2.0),
+        (1.0, 500, 1, 3.0),
+        (600.0, 300, 20, 200.0),
+        (0.1, 1_000, 100, 5.0),
+        (1000.0, 7, 1, 0.0),
+    ],
+)
+def test_a_quota_is_used_up_whatever_a_call_takes_and_is_never_passed(
+    rate: float, quota: int, workers: int, call_s: float
+) -> None:
+    rows, clock = MemoryRows(), ManualClock(MIDNIGHT)
+    config = LimitConfig("api", rate=rate, quota_per_day=quota)
+    limit = RateLimiter(rows, config, workers, clock, random.Random(1))
+    assert calls_in(limit, clock, call_s, hours=23) == quota
+    row = rows.get("LIMIT#shared#api", "SLOT#0")
+    assert row is not None
+    assert row["used"] == quota == limit.numbers.granted
+
+
+def test_slots_that_pass_unused_cost_a_slow_worker_few_writes() -> None:
+    rows, clock = MemoryRows(), ManualClock()
+    limit = RateLimiter(rows, LimitConfig("api", rate=200.0), 3, clock, random.Random(1))
+    assert calls_in(limit, clock, 0.5, hours=10, most=1000) == 1000
+    assert limit.numbers.late < 250
+    assert limit.numbers.reservations + limit.numbers.refusals < 600
+
+
+def test_a_rate_that_no_row_can_hold_costs_no_further_writes() -> None:
+    rows, clock = MemoryRows(), ManualClock()
+    limit = RateLimiter(rows, LimitConfig("api", rate=500 / 60), 1, clock, random.Random(1))
+    assert calls_in(limit, clock, 0.0, hours=1, most=200) == 200
+    assert "raise rate" not in rows.requests
+
+
+def day_limiter(rows: Rows, clock: ManualClock, quota: int, seed: int = 1) -> RateLimiter:
+    config = LimitConfig("api", rate=1000.0, burst=100, quota_per_day=quota)
+    return RateLimiter(rows, config, 1, clock, random.Random(seed))
+
+
+def used(rows: MemoryRows) -> Value:
+    row = rows.get("LIMIT#shared#api", "SLOT#0")
+    assert row is not None
+    return row["used"]
+
+
+def test_what_a_worker_holds_of_a_quota_at_its_end_is_given_back() -> None:
+    rows, clock = MemoryRows(), ManualClock(MIDNIGHT + 100)
+    limit = day_limiter(rows, clock, 1000)
+    for _ in range(3):
+        limit.acquire(never)
+    assert used(rows) == 20
+    limit.close()
+    assert used(rows) == 3
+    limit.close()
+    assert used(rows) == 3, "nothing is held any more"
+    limit.acquire(never)
+    assert used(rows) == 23, "a call after the end is charged"
+
+
+class Repeats(MemoryRows):
+    """Applies a write, loses the reply, and has the write repeated, as the SDK does."""
+
+    def __init__(self, before_repeat: Callable[[], object] = lambda: None) -> None:
+        super().__init__()
+        self.before_repeat = before_repeat
+
+    def update(
+        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
+    ) -> Applied | Refused:
+        first = super().update(pk, sk, statement, values)
+        if statement.name != "return quota":
+            return first
+        self.before_repeat()
+        return super().update(pk, sk, statement, values)
+
+
+def test_a_quota_is_given_back_once_though_the_reply_is_lost() -> None:
+    rows, clock = Repeats(), ManualClock(MIDNIGHT + 100)
+    limit = day_limiter(rows, clock, 1000)
+    limit.acquire(never)
+    limit.close()
+    assert used(rows) == 1
+
+
+def test_a_quota_is_given_back_once_though_others_use_it_before_the_repeat() -> None:
+    rows, clock = Repeats(), ManualClock(MIDNIGHT + 100)
+    limit, other = day_limiter(rows, clock, 1000), day_limiter(rows, clock, 1000, seed=2)
+    limit.acquire(never)
+
+    def others_call() -> None:
+        for _ in range(20):
+            other.acquire(never)
+
+    rows.before_repeat = others_call
+    limit.close()
+    assert used(rows) == 21, "one call here, twenty there"
+
+
+def test_what_is_held_of_yesterday_is_not_given_back_today() -> None:
+    rows, clock = MemoryRows(), ManualClock(MIDNIGHT + 100)
+    limit, other = day_limiter(rows, clock, 1000), day_limiter(rows, clock, 1000, seed=2)
+    limit.acquire(never)
+    clock.advance(86_400)
+    other.acquire(never)
+    limit.close()
+    assert used(rows) == 20, "what the other was charged today"
+
+
+def test_a_token_of_one_day_is_not_used_on_the_next() -> None:
+    rows, clock = MemoryRows(), ManualClock(MIDNIGHT + 86_400 - 1.5)
+    config = LimitConfig("api", rate=10.0, send_window_s=60.0, quota_per_day=1000)
+    limit = RateLimiter(rows, config, 1, clock, random.Random(1))
+    token = limit.token(never)
+    clock.advance(1.0)
+    assert not limit.usable(token), "less than a second is left, and clocks differ"
+    limit.discard(token)
+    limit.acquire(never)
+    assert clock.now() >= MIDNIGHT + 86_400 + 1
+    assert used(rows) == 10, "charged anew"
+
+
+def test_the_last_calls_of_a_quota_are_had_though_a_reservation_is_larger() -> None:
+    rows, clock = MemoryRows(), ManualClock(MIDNIGHT + 100)
+    first, second = day_limiter(rows, clock, 1010), day_limiter(rows, clock, 1010, seed=2)
+    assert calls_in(first, clock, 0.0, hours=1, most=1000) == 1000
+    assert calls_in(second, clock, 0.0, hours=1) == 10
+
+
+def test_rows_of_an_earlier_release_are_read() -> None:
+    rows, clock = MemoryRows(), ManualClock(MIDNIGHT + 100)
+    rows.put_new(
+        {
+            "pk": "LIMIT#shared#api",
+            "sk": "SLOT#0",
+            "rate": 1_000_000,
+            "full": 1_000_000,
+            "tat": 0,
+            "epoch": 0,
+            "changed": 0,
+            "used": 990,
+            "window": 19_700,
+        }
+    )
+    limit = day_limiter(rows, clock, 1000)
+    assert calls_in(limit, clock, 0.0, hours=1) == 10
+
+
+def test_workers_that_wait_for_two_busy_limits_get_through() -> None:
+    hub = Schedule(20_000)
+    rows, sends = MemoryRows(), []
+    limits = [LimitConfig(name, rate=5.0, send_window_s=0.2) for name in ("one", "other")]
+
+    def work(host: Host, rng: random.Random) -> None:
+        clock = SimClock(hub, host)
+        limiters = [RateLimiter(rows, each, 20, clock, rng) for each in limits]
+        pace = TokenThrottle(limiters, clock, lambda: hub.now > 100)
+        with suppress(Stopped):
+            while True:
+                pace.acquire(None)
+                sends.append(hub.now)
+                hub.sleep(0.1)
+
+    def main() -> None:
+        for number in range(20):
+            host, rng = Host(f"w{number}"), random.Random(number)
+            hub.spawn(host, lambda host=host, rng=rng: work(host, rng))
+
+    hub.run(Host("main"), main)
+    assert len(sends) > 0.9 * 5.0 * 100
+
+
+def test_a_wait_that_is_broken_off_charges_nothing() -> None:
+    rows, clock = MemoryRows(), ManualClock(MIDNIGHT + 100)
+    day = day_limiter(rows, clock, 1000)
+    slow = RateLimiter(rows, LimitConfig("slow", 0.001), 1, clock, random.Random(2))
+    pace = TokenThrottle([day, slow], clock, lambda: clock.boot_time() > 20)
+    pace.acquire(None)
+    with pytest.raises(Stopped):
+        pace.acquire(None)
+    pace.close()
+    assert used(rows) == 1
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seed=st.integers(0, 10**6),
+    shape=st.builds(
+        Shape,
+        rate=st.floats(0.2, 300.0),
+        burst=st.integers(1, 150),
+        send_window_s=st.floats(0.1, 10.0),
+        hosts=st.integers(1, 6),
+        skew_s=st.floats(0.0, 0.9),
+        call_s=st.one_of(st.floats(0.0, 1.0), st.floats(1.0, 180.0)),
+        calm=st.booleans(),
+        spent=st.one_of(st.none(), st.floats(0.02, 0.5)),
+    ),
+)
+def test_of_any_limit_bound_quota_and_burst_are_kept(seed: int, shape: Shape) -> None:
+    LimitSimulation(seed, shape=shape).run()
+
+
+def test_a_row_that_refuses_every_write_is_not_asked_without_a_pause() -> None:
+    class Refuses(MemoryRows):
+        def update(
+            self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
+        ) -> Applied | Refused:
+            self.requests["refused"] = self.requests.get("refused", 0) + 1
+            return Refused(self.get(pk, sk))
+
+    rows, clock = Refuses(), ManualClock()
+    with pytest.raises(Stopped):
+        limiter(rows, clock).acquire(lambda: clock.boot_time() > 60)
+    assert rows.requests["refused"] < 500

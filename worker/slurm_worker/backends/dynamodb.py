@@ -1,0 +1,239 @@
+"""The table on DynamoDB: four verbs over boto3's client.
+
+One on-demand table with string keys ``pk`` and ``sk``, no index. Every write is one
+request and, as rows stay under 1 KB, one write unit. Foreign exceptions are translated
+here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, cast
+
+import boto3
+from boto3.dynamodb.types import TypeSerializer
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from slurm_worker.backends.clock import AwsClock, boot_time
+from slurm_worker.backends.errors import code_of, refused, settings_explained, unanswered
+from slurm_worker.errors import UserError
+from slurm_worker.protocol.ports import Applied, Refused, Row, Statement, Value
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+#: A read timeout of a minute, the SDK's default, would eat half a lease.
+CLIENT_CONFIG = Config(
+    retries={"mode": "standard", "total_max_attempts": 5},
+    connect_timeout=3,
+    read_timeout=5,
+    max_pool_connections=32,
+)
+
+_NAMES = re.compile(r"#(\w+)")
+_VALUES = re.compile(r":(\w+)")
+_serialize = TypeSerializer().serialize
+#: Where a reply's items stand once they are taken out of what the SDK reads.
+_TAKEN = "TakenItems"
+
+
+class DynamoRows:
+    """`ports.Rows` on a DynamoDB table.
+
+    Args:
+        client: a boto3 DynamoDB client.
+        table: the table's name.
+        clock: told of each reply's ``Date`` header.
+    """
+
+    def __init__(self, client: DynamoDBClient, table: str, clock: AwsClock) -> None:
+        self._client = client
+        self._table = table
+        self._clock = clock
+        #: When a thread has sent its request: several share the client.
+        self._sent = threading.local()
+        client.meta.events.register("before-send.dynamodb", self._note_sent)
+        # Once for a client, however many have it: the second would find no items to take.
+        client.meta.events.register("before-parse.dynamodb.Query", _take_items, unique_id=_TAKEN)
+
+    def get(self, pk: str, sk: str, *, consistent: bool = True) -> Row | None:
+        """See `ports.Rows.get`; half a read unit, or one when consistent."""
+        with self._errors():
+            reply = self._client.get_item(
+                TableName=self._table, Key=_key(pk, sk), ConsistentRead=consistent
+            )
+        self._observe(reply)
+        return _row(reply["Item"]) if "Item" in reply else None
+
+    def put_new(self, row: Row) -> Applied | Refused:
+        """See `ports.Rows.put_new`; one write unit, also when refused."""
+        with self._errors():
+            try:
+                reply = self._client.put_item(
+                    TableName=self._table,
+                    Item=_item(row),
+                    ConditionExpression="attribute_not_exists(pk)",
+                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                )
+            except self._client.exceptions.ConditionalCheckFailedException as error:
+                return Refused(self._old_row(error, str(row["pk"]), str(row["sk"])))
+        self._observe(reply)
+        return Applied(row)
+
+    def update(
+        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
+    ) -> Applied | Refused:
+        """See `ports.Rows.update`; one write unit, also when refused."""
+        text = f"{statement.update} {statement.condition}"
+        names = {f"#{name}": name for name in _NAMES.findall(text)}
+        used = {f":{name}": _serialize(values[name]) for name in _VALUES.findall(text)}
+        request: dict[str, Any] = {
+            "TableName": self._table,
+            "Key": _key(pk, sk),
+            "UpdateExpression": statement.update,
+            "ConditionExpression": statement.condition,
+            "ExpressionAttributeNames": names,
+            "ReturnValues": "ALL_NEW",
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+        if used:
+            request["ExpressionAttributeValues"] = used
+        with self._errors():
+            try:
+                reply = self._client.update_item(**request)
+            except self._client.exceptions.ConditionalCheckFailedException as error:
+                return Refused(self._old_row(error, pk, sk))
+        self._observe(reply)
+        return Applied(_row(reply["Attributes"]))
+
+    def query(
+        self,
+        pk: str,
+        *,
+        after: str = "",
+        limit: int | None = None,
+        consistent: bool = False,
+        backwards: bool = False,
+    ) -> Iterator[Row]:
+        """See `ports.Rows.query`; a read unit per 8 KB, or per 4 KB when consistent."""
+        request: dict[str, Any] = {
+            "TableName": self._table,
+            "KeyConditionExpression": "pk = :pk AND sk > :sk",
+            # The empty string is no legal key value; a space sorts before every sort key.
+            "ExpressionAttributeValues": {":pk": _serialize(pk), ":sk": _serialize(after or " ")},
+            "ConsistentRead": consistent,
+            "ScanIndexForward": not backwards,
+        }
+        left = limit
+        while True:
+            if left is not None:
+                request["Limit"] = left
+            with self._errors():
+                reply = self._client.query(**request)
+            self._observe(reply)
+            items = cast("list[dict[str, Any]]", cast("Any", reply)[_TAKEN])
+            for item in items:
+                yield _row(item)
+            if left is not None:
+                left -= len(items)
+            if "LastEvaluatedKey" not in reply or left == 0:
+                return
+            request["ExclusiveStartKey"] = reply["LastEvaluatedKey"]
+
+    def delete(self, pk: str, sk: str) -> None:
+        """See `ports.Rows.delete`; one write unit."""
+        with self._errors():
+            self._client.delete_item(TableName=self._table, Key=_key(pk, sk))
+
+    def _old_row(self, error: ClientError, pk: str, sk: str) -> Row | None:
+        item = cast("dict[str, Any]", error.response).get("Item")
+        if item is not None:
+            return _row(item)
+        # Some emulators ignore ReturnValuesOnConditionCheckFailure; a read tells as much.
+        return self.get(pk, sk)
+
+    def _note_sent(self, **_: object) -> None:
+        self._sent.at = boot_time()
+
+    def _observe(self, reply: Mapping[str, Any]) -> None:
+        header = reply["ResponseMetadata"]["HTTPHeaders"].get("date")
+        if header:
+            self._clock.observe(header, self._sent.at, boot_time())
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except ClientError as error:
+            if code_of(error) == "ResourceNotFoundException":
+                raise UserError(
+                    f"storage.table: there is no DynamoDB table {self._table!r}; create it with "
+                    "slurmctl bootstrap, or correct the name"
+                ) from error
+            raise refused(f"DynamoDB table {self._table!r}", error) from error
+        except BotoCoreError as error:
+            raise unanswered(
+                f"DynamoDB table {self._table!r}",
+                error,
+                "aws.dynamodb_endpoint_url, the region and the network",
+            ) from error
+
+
+def dynamo_client(
+    session: boto3.Session | None = None, endpoint_url: str | None = None
+) -> DynamoDBClient:
+    """A client with short timeouts; about 200 ms, as the SDK loads its service model.
+
+    Raises:
+        UserError: if the SDK can't do with its settings.
+    """
+    with settings_explained():
+        client: DynamoDBClient = (session or boto3.Session()).client(
+            "dynamodb", endpoint_url=endpoint_url, config=CLIENT_CONFIG
+        )
+    return client
+
+
+def _key(pk: str, sk: str) -> dict[str, Any]:
+    return {"pk": {"S": pk}, "sk": {"S": sk}}
+
+
+def _item(row: Row) -> dict[str, Any]:
+    return {name: _serialize(value) for name, value in row.items()}
+
+
+def _take_items(
+    response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object
+) -> None:
+    """Take a Query's items out of its reply, before the SDK holds each value against its model.
+
+    That takes most of the time that a page of rows does, and tells nothing about rows of ours.
+    """
+    if response_dict["status_code"] == 200:
+        reply = json.loads(response_dict["body"])
+        customized_response_dict[_TAKEN] = reply.pop("Items")
+        response_dict["body"] = json.dumps(reply).encode()
+
+
+def _row(item: Mapping[str, Mapping[str, Any]]) -> Row:
+    return {name: _value(typed) for name, typed in item.items()}
+
+
+def _value(typed: Mapping[str, Any]) -> Value:
+    """A value as the table types it, ``{"N": "7"}``; what rows of ours hold, and no more."""
+    for kind, value in typed.items():
+        if kind in ("S", "BOOL"):
+            return cast("Value", value)
+        if kind == "N":
+            return int(Decimal(value)) if not value.isdecimal() else int(value)
+        if kind == "M":
+            return _row(value)
+        if kind == "L":
+            return [_value(each) for each in value]
+    return None

@@ -1,0 +1,1 @@
+"""What a node, and the credentials on it, can do."""

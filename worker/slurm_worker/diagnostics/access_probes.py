@@ -1,0 +1,120 @@
+"""What this machine may do with the table and the bucket: tried, on a row and an object of its own.
+
+Used by `slurmctl doctor` where it runs, and by ``slurm-worker check`` on a node. Requests:
+five to the table, four to the store, one for the clock; nothing stays behind.
+"""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from email.message import Message
+from email.utils import parsedate_to_datetime
+
+from slurm_worker.errors import ServiceError, UserError, describe
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.expressions import JOB_CONFIG
+from slurm_worker.protocol.keys import JobId, JobPaths
+from slurm_worker.protocol.ports import ObjectStore, Rows
+
+#: The job that trials belong to: nobody's, so that they meet no rows or objects of others.
+TRIAL_JOB = JobId("doctor.probe")
+#: What a refusal for want of permission says; anything else would refuse all that follows too.
+_DENIED = ("accessdenied", "access denied", "not authorized", "(403)", "forbidden")
+_MOST_SAID = 300
+#: For the time, of a server that is slow.
+_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One action, by its IAM name, and what was said of it; empty where it is allowed."""
+
+    action: str
+    error: str = ""
+
+
+def try_table(rows: Rows, unique: str) -> list[Trial]:
+    """Each action that workers and coordinator need on the table; up to the first that hangs."""
+    pk, sk = keys.job_pk(TRIAL_JOB), f"TRIAL#{unique}"
+    return _run(
+        [
+            ("dynamodb:PutItem", lambda: rows.put_new({"pk": pk, "sk": sk, "config": ""})),
+            ("dynamodb:GetItem", lambda: rows.get(pk, sk)),
+            ("dynamodb:Query", lambda: list(rows.query(pk, limit=1))),
+            ("dynamodb:UpdateItem", lambda: rows.update(pk, sk, JOB_CONFIG, {"config": "tried"})),
+            ("dynamodb:DeleteItem", lambda: rows.delete(pk, sk)),
+        ]
+    )
+
+
+def try_bucket(objects: ObjectStore, prefix: str, unique: str) -> list[Trial]:
+    """Each action that workers and coordinator need in the bucket; up to the first that hangs."""
+    key = JobPaths(prefix, TRIAL_JOB).probe(unique)
+    return _run(
+        [
+            # First, as there are stores that make a bucket of whatever name is written to.
+            ("s3:ListBucket", lambda: list(objects.list(key))),
+            ("s3:PutObject", lambda: objects.put(key, b"tried")),
+            ("s3:GetObject", lambda: objects.get(key)),
+            ("s3:DeleteObject", lambda: objects.delete(key)),
+        ]
+    )
+
+
+def clock_ahead(url: str, timeout_s: float = 10.0) -> float:
+    """Seconds by which this machine's clock is surely ahead of a server's, negative if behind.
+
+    A server tells its time in whole seconds, so that 0 says no more than that the clocks may
+    agree. The request is not signed, since a clock that is far off has signed ones refused.
+
+    Raises:
+        ServiceError: if the server doesn't answer, or tells no time.
+    """
+    try:
+        sent, headers, received = _asked(url, timeout_s)
+    except (OSError, ValueError) as error:
+        raise ServiceError(
+            f"{url} can't be reached ({describe(error)}); check the endpoint, the region and the "
+            "network"
+        ) from error
+    try:
+        second = parsedate_to_datetime(headers["Date"]).timestamp()
+    except (TypeError, ValueError) as error:
+        raise ServiceError(f"{url} doesn't tell the time; check the endpoint") from error
+    # It answered at some time within that second, and between our two: clocks may agree.
+    least, most = sent - (second + 1), received - second
+    return round(max(least, 0.0) + min(most, 0.0), 1)
+
+
+def _asked(url: str, timeout_s: float) -> tuple[float, Message, float]:
+    """A reply's headers, whatever it says, between the times of asking and of the answer."""
+    for left in reversed(range(_TRIES)):
+        sent = time.time()
+        try:
+            with urllib.request.urlopen(url, timeout=timeout_s) as reply:  # noqa: S310  the site's
+                return sent, reply.headers, time.time()
+        except urllib.error.HTTPError as error:
+            return sent, error.headers, time.time()
+        except OSError as error:
+            timed_out = isinstance(getattr(error, "reason", error), TimeoutError)
+            if not timed_out or not left:
+                raise
+    raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _run(steps: Sequence[tuple[str, Callable[[], object]]]) -> list[Trial]:
+    trials = []
+    for action, step in steps:
+        try:
+            step()
+            trials.append(Trial(action))
+        except (ServiceError, UserError) as error:
+            said = describe(error, _MOST_SAID)
+            trials.append(Trial(action, said))
+            if not any(words in said.lower() for words in _DENIED):
+                break
+    return trials

@@ -1,0 +1,98 @@
+"""What this node offers, as one JSON document: for people, and for `slurmctl doctor`.
+
+Loads all that a worker needs. Where a table and a bucket are named, each action on them that
+workers need is tried with the node's own credentials; see `trials`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import sys
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+from slurm_worker import __version__
+from slurm_worker.backends import dynamodb, s3
+from slurm_worker.backends.clock import AwsClock
+from slurm_worker.diagnostics.access_probes import clock_ahead, try_bucket, try_table
+from slurm_worker.errors import ServiceError
+from slurm_worker.private import check_folder
+from slurm_worker.protocol.keys import split_s3_uri
+
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+def examine(scratch: Path, table: str, uri: str) -> dict[str, Any]:
+    """The document; the names are stable.
+
+    Args:
+        scratch: the node-local folder that a worker would use.
+        table: of the site; not tried where empty.
+        uri: the S3 address below which jobs live; the same.
+    """
+    found: dict[str, Any] = {
+        "worker": __version__,
+        "python": sys.version.split()[0],
+        "sqlite": sqlite3.sqlite_version,
+        "pyarrow": importlib.util.find_spec("pyarrow") is not None,
+        "host": socket.gethostname(),
+        "cpus": len(os.sched_getaffinity(0)),
+        **_scratch(scratch),
+    }
+    unique = uuid.uuid4().hex
+    if table:
+        client = dynamodb.dynamo_client()
+        rows = dynamodb.DynamoRows(client, table, AwsClock())
+        found["table"] = {each.action: each.error for each in try_table(rows, unique)}
+        try:
+            found["clock_ahead_s"] = clock_ahead(client.meta.endpoint_url)
+        except ServiceError as error:
+            found["clock_error"] = str(error)
+    if uri:
+        bucket, prefix = split_s3_uri(uri, "--objects")
+        objects = s3.S3Objects(s3.s3_client(), bucket)
+        found["bucket"] = {each.action: each.error for each in try_bucket(objects, prefix, unique)}
+    return found
+
+
+def as_line(document: dict[str, Any]) -> str:
+    """The document in one line."""
+    return json.dumps(document, sort_keys=True)
+
+
+def filesystem_of(path: Path, mounts: str) -> str:
+    """The type of the file system that a path is on; empty where `mounts` doesn't tell.
+
+    Args:
+        path: absolute.
+        mounts: what ``/proc/self/mountinfo`` holds.
+    """
+    best, kind = -1, ""
+    for line in mounts.splitlines():
+        mount, _, after = line.partition(" - ")
+        point = Path(mount.split()[4].encode().decode("unicode_escape"))
+        # Of several mounts at one place the last one is seen.
+        if path.is_relative_to(point) and len(point.parts) >= best:
+            best, kind = len(point.parts), after.split()[0]
+    return kind
+
+
+def _scratch(scratch: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {"scratch": str(scratch)}
+    try:
+        check_folder(scratch)
+        with tempfile.TemporaryFile(dir=scratch) as file:
+            file.write(b"tried")
+        found["scratch_free_bytes"] = shutil.disk_usage(scratch).free
+    except OSError as error:
+        found["scratch_error"] = str(error)
+    if _MOUNTS.is_file():
+        found["scratch_filesystem"] = filesystem_of(scratch.absolute(), _MOUNTS.read_text())
+    return found

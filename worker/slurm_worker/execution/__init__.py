@@ -1,0 +1,1 @@
+"""Loading and calling the user's handler."""

@@ -1,0 +1,126 @@
+"""Coroutine handlers: many calls at a time in one event loop.
+
+The loop runs in the calling thread for the length of one task. Rate limits are waited
+for without holding the loop up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+from slurm_worker.errors import ErrorClass, ItemError, describe
+from slurm_worker.execution.calls import LOOK_S, NOT_THE_ITEM, Calls, ItemTimeout
+from slurm_worker.execution.handler import RAISED, Context
+from slurm_worker.protocol.job_store import TaskItems
+from slurm_worker.rate_limits.limiter import Stopped
+from slurm_worker.results.journal import Journal, Outcome
+from slurm_worker.results.parts import ok_outcome
+
+
+class AsyncRunner:
+    """Runs an ``async def`` handler; at most `concurrency` calls at a time."""
+
+    def __init__(self, calls: Calls, concurrency: int) -> None:
+        self._calls = calls
+        self._concurrency = concurrency
+        self._loop = asyncio.new_event_loop()
+
+    def run(self, items: TaskItems, todo: Sequence[int], attempt: int, journal: Journal) -> None:
+        """See `calling.Runner.run`."""
+        self._loop.run_until_complete(self._run(items, iter(todo), attempt, journal))
+
+    def close(self) -> None:
+        """See `calling.Runner.close`."""
+        self._loop.close()
+
+    async def _run(
+        self, items: TaskItems, todo: Iterator[int], attempt: int, journal: Journal
+    ) -> None:
+        lanes = [
+            asyncio.create_task(self._lane(items, todo, attempt, journal))
+            for _ in range(self._concurrency)
+        ]
+        watch = asyncio.create_task(self._watch(lanes, journal))
+        try:
+            await asyncio.gather(*lanes)
+        except asyncio.CancelledError:
+            pass  # `_watch` cancels the calls when the worker stops; none of them has an outcome
+        finally:
+            watch.cancel()
+            for lane in lanes:
+                lane.cancel()
+            await asyncio.gather(*lanes, watch, return_exceptions=True)
+
+    async def _watch(self, lanes: list[asyncio.Task[None]], journal: Journal) -> None:
+        while not self._calls.stopping():
+            await asyncio.sleep(LOOK_S)
+            journal.flush()
+        for lane in lanes:
+            lane.cancel()
+
+    async def _lane(
+        self, items: TaskItems, todo: Iterator[int], attempt: int, journal: Journal
+    ) -> None:
+        """Take one item after the other, as long as there are any."""
+        calls = self._calls
+        for position in todo:
+            if self._concurrency == 1:
+                calls.recorder.item(position, calls.clock.boot_time())
+            else:
+                calls.recorder.several(self._concurrency, calls.clock.boot_time())
+            outcome = await self._item(position, items, attempt)
+            if outcome is None:
+                return
+            journal.add(outcome)
+
+    async def _item(self, position: int, items: TaskItems, attempt: int) -> Outcome | None:
+        calls = self._calls
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                if not calls.pace.unlimited:
+                    await calls.pace.acquire_async(None)
+                return await self._timed(position, items, attempt)
+            except Stopped:
+                return None
+            except NOT_THE_ITEM:
+                raise
+            except RAISED as error:
+                wait_s = calls.again_in(error, tries)
+                if wait_s is None:
+                    return calls.failed(position, items, error, tries)
+            for seconds in calls.pauses(wait_s):
+                await asyncio.sleep(seconds)
+            if calls.stopping():
+                return None
+
+    async def _timed(self, position: int, items: TaskItems, attempt: int) -> Outcome:
+        timeout_s = self._calls.config.item_timeout_s
+        # A task of its own, as a call that is cancelled by the handler's code is no wish to stop.
+        task = asyncio.ensure_future(self._call(position, items, attempt))
+        try:
+            done, _ = await asyncio.wait({task}, timeout=timeout_s or None)
+            if not done:
+                raise ItemTimeout(timeout_s)
+            if task.cancelled():
+                raise ItemError(ErrorClass.HANDLER_BUG, "the handler's coroutine was cancelled")
+            return task.result()
+        finally:
+            # Also where this lane is cancelled: `wait` leaves the call running.
+            task.cancel()
+
+    async def _call(self, position: int, items: TaskItems, attempt: int) -> Outcome:
+        """Call the handler, and write its result down before any other call goes on.
+
+        Handlers may return what they share between calls, such as a row that they fill anew.
+        """
+        calls, key = self._calls, items.keys[position]
+        context = Context(calls.shared, key, attempt)
+        try:
+            result = await calls.handler.handle(items.take(position), context)
+        except SystemExit as error:
+            # asyncio would have it end the loop, and with it the process.
+            raise ItemError(ErrorClass.HANDLER_BUG, describe(error)) from error
+        return ok_outcome(position, key, result, calls.to_lines)

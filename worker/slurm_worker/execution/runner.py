@@ -1,0 +1,224 @@
+"""The items of one task: one after the other, or in threads; and the choice between runners."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from contextvars import copy_context
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from slurm_worker.execution.async_runner import AsyncRunner
+from slurm_worker.execution.batch_runner import BatchRunner
+from slurm_worker.execution.calls import LOOK_S, NOT_THE_ITEM, Calls, ItemTimeout, Runner, retry
+from slurm_worker.execution.handler import RAISED, Context, HandlerKind
+from slurm_worker.protocol.job_store import TaskItems
+from slurm_worker.rate_limits.limiter import Stopped
+from slurm_worker.results.journal import Journal, Outcome
+from slurm_worker.results.parts import ok_outcome
+
+
+def make_runner(calls: Calls, *, careful: bool = False) -> Runner:
+    """The runner for the handler's kind.
+
+    Args:
+        calls: what to call.
+        careful: one item at a time, so that a crash can be traced to its item.
+    """
+    if calls.handler.kind is HandlerKind.ASYNC:
+        return AsyncRunner(calls, 1 if careful else calls.config.concurrency)
+    if calls.handler.kind is HandlerKind.BATCH:
+        return BatchRunner(calls, 1 if careful else calls.handler.batch_size)
+    if calls.config.concurrency > 1 and not careful:
+        return ThreadRunner(calls)
+    return SerialRunner(calls)
+
+
+class SerialRunner:
+    """One item after the other, in the calling thread."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    def run(self, items: TaskItems, todo: Sequence[int], attempt: int, journal: Journal) -> None:
+        """See `Runner.run`."""
+        calls = self._calls
+        handle, shared, to_lines = calls.handler.handle, calls.shared, calls.to_lines
+        note, add_ok, boot_time = calls.recorder.items, journal.add_ok, calls.clock.boot_time
+        keys, take = items.keys, items.take
+        look_at = 0.0
+        paced = not calls.pace.unlimited
+        timeout_s = calls.config.item_timeout_s
+        if paced or timeout_s:
+            handle = self._wrapped(handle, timeout_s)
+        for position in todo:
+            now = boot_time()
+            if now >= look_at:
+                # Not for each item: looking takes as long as a small item does.
+                if calls.stopping():
+                    return
+                journal.write()
+                look_at = now + LOOK_S
+            note(position, 1, now)
+            key = keys[position]
+            try:
+                rows, lines = to_lines(key, handle(take(position), Context(shared, key, attempt)))
+            except Stopped:
+                return
+            except NOT_THE_ITEM:
+                raise
+            except RAISED as error:
+                failed = error
+            else:
+                add_ok(position, rows, lines)
+                continue
+            outcome = retry(calls, position, items, failed, attempt, handle)
+            if outcome is None:
+                return
+            journal.add(outcome)
+
+    def close(self) -> None:
+        """See `Runner.close`."""
+
+    def _wrapped(self, handle: Callable[..., Any], timeout_s: float) -> Callable[..., Any]:
+        pace = self._calls.pace
+
+        def call(item: dict[str, Any], context: Context) -> object:
+            pace.acquire(None)
+            with _alarm(timeout_s):
+                return handle(item, context)
+
+        return call
+
+
+@dataclass(slots=True)
+class _Running:
+    """An item in a thread: its position, and since when its handler runs (boot time).
+
+    Until then, and between two tries, it waits for a token or for its turn: that time is not the
+    handler's.
+    """
+
+    position: int
+    since: float = math.inf
+
+
+class ThreadRunner:
+    """Several items at a time, for handlers that wait for something else.
+
+    A thread can't be made to end: an item that overruns its time is given up, its thread
+    is left behind, and others take the items that follow.
+    """
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._pool = self._new_pool()
+
+    def run(self, items: TaskItems, todo: Sequence[int], attempt: int, journal: Journal) -> None:
+        """See `Runner.run`."""
+        calls = self._calls
+        running: dict[Future[Outcome | None], _Running] = {}
+        left = iter(todo)
+        more = True
+        look_at = 0.0
+        while more or running:
+            while more and len(running) < calls.config.concurrency:
+                position = next(left, None)
+                if position is None or calls.stopping():
+                    more = False
+                    break
+                # With the ids that are on this thread's log lines.
+                call = copy_context().run
+                mine = _Running(position)
+                future = self._pool.submit(call, self._call, mine, items, attempt)
+                running[future] = mine
+            calls.recorder.several(len(running), calls.clock.boot_time())
+            done, _ = wait(running, timeout=self._patience(running), return_when=FIRST_COMPLETED)
+            for future in done:
+                del running[future]
+                outcome = future.result()
+                if outcome is not None:
+                    journal.add(outcome)
+            if (now := calls.clock.boot_time()) >= look_at:
+                journal.flush()
+                look_at = now + LOOK_S
+            for outcome in self._overdue(running, items):
+                journal.add(outcome)
+
+    def close(self) -> None:
+        """See `Runner.close`."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _call(self, mine: _Running, items: TaskItems, attempt: int) -> Outcome | None:
+        calls = self._calls
+        key = items.keys[mine.position]
+
+        def handle(value: dict[str, Any], context: Context) -> object:
+            calls.pace.acquire(None)
+            mine.since = calls.clock.boot_time()
+            try:
+                return calls.handler.handle(value, context)
+            finally:
+                mine.since = math.inf
+
+        try:
+            result = handle(items.take(mine.position), Context(calls.shared, key, attempt))
+            return ok_outcome(mine.position, key, result, calls.to_lines)
+        except Stopped:
+            return None
+        except NOT_THE_ITEM:
+            raise
+        except RAISED as error:
+            failed = error
+        return retry(calls, mine.position, items, failed, attempt, handle)
+
+    def _patience(self, running: dict[Future[Outcome | None], _Running]) -> float | None:
+        timeout_s = self._calls.config.item_timeout_s
+        if not timeout_s or not running:
+            return None
+        now = self._calls.clock.boot_time()
+        # One whose handler begins in a moment is due no sooner than one that begins now.
+        oldest = min(now, *(each.since for each in running.values()))
+        return max(0.0, oldest + timeout_s - now) + 0.01
+
+    def _overdue(
+        self, running: dict[Future[Outcome | None], _Running], items: TaskItems
+    ) -> Iterator[Outcome]:
+        timeout_s = self._calls.config.item_timeout_s
+        if not timeout_s:
+            return
+        now = self._calls.clock.boot_time()
+        late = [future for future, each in running.items() if now - each.since > timeout_s]
+        for future in late:
+            position = running.pop(future).position
+            if not future.cancel():
+                # The thread is lost; the pool that has it is let go, with the rest of its work.
+                self._pool = self._new_pool()
+            yield self._calls.failed(position, items, ItemTimeout(timeout_s), 1)
+
+    def _new_pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._calls.config.concurrency, thread_name_prefix="item")
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """Raise `ItemTimeout` in this thread when the time is over; for the main thread only."""
+    if not seconds or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(_signal: int, _frame: FrameType | None) -> None:
+        raise ItemTimeout(seconds)
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,128 @@
+"""Who a worker is, when its time is over, and the wish that it stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from slurm_worker.node.exit_codes import STOP_SIGNALS
+from slurm_worker.node.slurm_variables import cleaned
+from slurm_worker.node.threads import Signal
+
+_ASK_SLURM_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this worker is; new with each start of the process, so a requeued twin differs.
+
+    Args:
+        worker: the worker's id.
+        submission: the submission that started it, such as ``000-1``.
+        slurm: Slurm's ids and the node.
+    """
+
+    worker: str
+    submission: str
+    slurm: dict[str, str]
+
+    @classmethod
+    def from_environment(
+        cls, environment: Mapping[str, str], submission: str, host: str
+    ) -> Identity:
+        """Read Slurm's variables; outside Slurm the host stands for them."""
+        array = environment.get("SLURM_ARRAY_JOB_ID") or environment.get("SLURM_JOB_ID", "")
+        element = environment.get("SLURM_ARRAY_TASK_ID", "0")
+        restart = environment.get("SLURM_RESTART_COUNT") or "0"
+        name = f"{array}_{element}-r{restart}" if array else host[:40]
+        slurm = {
+            "array": array,
+            "element": element if array else "",
+            "restart": restart if array else "",
+            "node": environment.get("SLURMD_NODENAME", host),
+        }
+        return cls(f"{name}-{uuid.uuid4().hex[:8]}", submission, slurm)
+
+
+class Drain:
+    """The wish to stop, set by signals.
+
+    A thread of its own learns of them through a pipe, into which the interpreter writes
+    each signal's number at once. So it is heard even while the main thread is inside a
+    long call, and no lock is taken in a signal handler: Slurm and the supervisor often
+    signal at the same moment, and a handler interrupted by itself would wait for itself.
+
+    Args:
+        asked: becomes true with the wish.
+    """
+
+    def __init__(self, asked: Signal) -> None:
+        self.asked = asked
+        self.before_time_limit = False
+
+    def install(self) -> None:
+        """Listen to TERM (cancel, preemption) and USR1 (the time limit is near)."""
+        numbers, pipe = os.pipe()
+        os.set_blocking(pipe, False)
+        signal.set_wakeup_fd(pipe, warn_on_full_buffer=False)
+        for number in STOP_SIGNALS:
+            signal.signal(number, lambda *_: None)
+        threading.Thread(target=self._listen, args=(numbers,), name="signals", daemon=True).start()
+
+    def _listen(self, numbers: int) -> None:
+        while True:
+            for number in os.read(numbers, 64):
+                if number == signal.SIGUSR1:
+                    self.before_time_limit = True
+                if number in STOP_SIGNALS:
+                    self.asked.set()
+
+
+def seconds_left(environment: Mapping[str, str]) -> float | None:
+    """Seconds until Slurm ends this job; None outside Slurm, or where it doesn't say.
+
+    Slurm before 23.02 does not set the variable on a job's first start, so it is asked.
+    """
+    stated = environment.get("SLURM_JOB_END_TIME", "")
+    if stated.isdigit():
+        return int(stated) - time.time()
+    job = environment.get("SLURM_JOB_ID", "")
+    if not job.isdigit():
+        return None
+    try:
+        answer = subprocess.run(
+            ["squeue", "-h", "-j", job, "-o", "%e"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_ASK_SLURM_S,
+            env=cleaned(os.environ),
+        ).stdout.split()
+        # Slurm prints local time, as this node has it.
+        return datetime.fromisoformat(answer[0]).timestamp() - time.time()
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
+
+
+def requeue(slurm: Mapping[str, str]) -> str:
+    """Have Slurm start this element again; return what it complains of, if anything."""
+    element = f"{slurm['array']}_{slurm['element']}"
+    try:
+        ended = subprocess.run(
+            ["scontrol", "requeue", element],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_ASK_SLURM_S,
+            env=cleaned(os.environ),
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    return ended.stderr.strip() if ended.returncode else ""

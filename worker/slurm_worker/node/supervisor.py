@@ -1,0 +1,274 @@
+"""The worker's parent: starts worker processes, and tells what they died of.
+
+A handler can take its process down: a segmentation fault, the kernel's out-of-memory
+killer, a call that never returns. The parent sees the death, reads the flight recorder,
+and starts a successor whose first act is to note on the task's row which item it was, and to
+end what other leases the dead process had, so that none need run out and that the item is not
+run for ever. It imports nothing heavy, and makes no request itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from slurm_worker.backends.clock import boot_time
+from slurm_worker.errors import ErrorClass, ServiceError
+from slurm_worker.execution.flight_recorder import Record, Recorder, Watch
+from slurm_worker.node.exit_codes import CHOSEN_EXITS, EXIT_INFRASTRUCTURE, STOP_SIGNALS
+from slurm_worker.printable import printable
+from slurm_worker.private import is_ours, new_folder
+from slurm_worker.protocol.crashes import Crash
+
+_TICK_S = 0.1
+_MOST_RESTARTS = 100
+#: So many processes in a row that die young, without a task, and none is started any more.
+_MOST_STILLBORN = 3
+_YOUNG_S = 60.0
+_PR_SET_PDEATHSIG = 1
+_OOM_COUNTERS = ("memory.events", "memory.oom_control")
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """What a dead process was doing, for its successor to report.
+
+    Args:
+        owner: of its leases.
+        task: that it ran; empty where it ran none.
+        attempt: of the task.
+        crash: how it died on the task.
+        leases: (task, attempt) of each lease besides: what it would have run next, or was
+            committing.
+    """
+
+    owner: str
+    task: str
+    attempt: int
+    crash: Crash
+    leases: tuple[tuple[str, int], ...] = ()
+
+
+#: Runs one worker process: scratch folder, recorder, number, the death before; an exit code.
+Child = Callable[[Path, Recorder, int, "Death | None"], int]
+
+
+@dataclass
+class _Process:
+    number: int
+    pid: int
+    folder: Path
+    recorder: Recorder
+    watch: Watch
+    began: float
+    hung: bool = False
+    oom_kills: int = 0
+
+
+class Supervisor:
+    """Keeps `processes` worker processes until they have ended by themselves.
+
+    Args:
+        child: what a process does.
+        processes: how many.
+        scratch: node-local folder in which each gets one of its own.
+    """
+
+    def __init__(self, child: Child, processes: int, scratch: Path) -> None:
+        self._child = child
+        self._count = processes
+        self._scratch = scratch
+        self._base = scratch
+        self._processes: dict[int, _Process] = {}
+        self._asked = False
+        self._restarts = 0
+        #: By number: processes in a row that died before they had done anything.
+        self._stillborn: dict[int, int] = {}
+
+    def run(self) -> int:
+        """Start the processes and wait for their ends; return the worst exit code.
+
+        Raises:
+            ServiceError: if scratch can't be written to.
+        """
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._forward)
+        self._base = self._make_base()
+        self._sweep()
+        code = 0
+        try:
+            for index in range(self._count):
+                self._start(index, None)
+            while self._processes:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    self._kill_hung()
+                    time.sleep(_TICK_S)
+                elif pid in self._processes:
+                    code = max(code, self._ended(self._processes.pop(pid), status))
+        finally:
+            shutil.rmtree(self._base, ignore_errors=True)
+        return code
+
+    def _make_base(self) -> Path:
+        """A folder of this supervisor's own; its name begins with our process id, for `_sweep`."""
+        try:
+            return new_folder(self._scratch, f"{self._prefix}{os.getpid()}-")
+        except OSError as error:
+            raise _unusable(self._scratch, error) from error
+
+    @property
+    def _prefix(self) -> str:
+        return f"slurm-worker-{os.getuid()}-"
+
+    def _sweep(self) -> None:
+        """Remove what workers of ours that were killed have left on this node."""
+        for folder in self._scratch.glob(f"{self._prefix}*"):
+            pid = folder.name.removeprefix(self._prefix).partition("-")[0]
+            if is_ours(folder) and pid.isdigit() and not _is_there(int(pid)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _start(self, index: int, death: Death | None) -> None:
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=f"{index}-", dir=self._base))
+            recorder = Recorder(folder / "recorder")
+        except OSError as error:
+            raise _unusable(self._scratch, error) from error
+        sys.stdout.flush()
+        sys.stderr.flush()
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            for number in STOP_SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            _end_with(parent)
+            # Whatever threads a handler has left behind must not keep the process alive.
+            os._exit(_run(self._child, folder, recorder, index, death))
+        self._processes[pid] = _Process(
+            index, pid, folder, recorder, Watch(), boot_time(), oom_kills=_oom_kills()
+        )
+
+    def _ended(self, process: _Process, status: int) -> int:
+        code = os.waitstatus_to_exitcode(status)
+        record = process.recorder.read()
+        shutil.rmtree(process.folder, ignore_errors=True)
+        if code in CHOSEN_EXITS:
+            return code
+        line = f"slurm-worker: a process ended with {code} during {record}"
+        print(printable(line), file=sys.stderr)  # noqa: T201
+        self._restarts += 1
+        death = _death(process, record, code)
+        if self._asked or self._restarts > _MOST_RESTARTS or self._is_vain(process, death):
+            return EXIT_INFRASTRUCTURE
+        self._start(process.number, death)
+        return 0
+
+    def _is_vain(self, process: _Process, death: Death | None) -> bool:
+        """Whether one more start would end as the last ones: before there is any task."""
+        young = death is None and boot_time() - process.began < _YOUNG_S
+        count = self._stillborn.get(process.number, 0) + 1 if young else 0
+        self._stillborn[process.number] = count
+        if count < _MOST_STILLBORN:
+            return False
+        print(  # noqa: T201
+            f"slurm-worker: {count} processes in a row died before they had a task; no more is "
+            "started",
+            file=sys.stderr,
+        )
+        return True
+
+    def _kill_hung(self) -> None:
+        now = boot_time()
+        for process in self._processes.values():
+            if not process.hung and process.watch.hangs(process.recorder.read(), now):
+                process.hung = True
+                os.kill(process.pid, signal.SIGKILL)
+
+    def _forward(self, number: int, _frame: object) -> None:
+        self._asked = True
+        for pid in list(self._processes):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+
+
+def _unusable(scratch: Path, error: OSError) -> ServiceError:
+    return ServiceError(f"scratch {scratch}: {error}; name another with TMPDIR or --scratch")
+
+
+def _is_there(pid: int) -> bool:
+    """Whether a process has this id, ours or not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _run(child: Child, folder: Path, recorder: Recorder, number: int, death: Death | None) -> int:
+    try:
+        code = child(folder, recorder, number, death)
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+
+def _death(process: _Process, record: Record, code: int) -> Death | None:
+    leases = tuple(each for each in record.leases if each != (record.task, record.attempt))
+    if not record.task and not leases:
+        return None
+    error_class = ErrorClass.WORKER_CRASH
+    if process.hung:
+        error_class = ErrorClass.TIMEOUT
+    elif code == -signal.SIGKILL and _oom_kills() > process.oom_kills:
+        error_class = ErrorClass.OUT_OF_MEMORY
+    crash = Crash(error_class, record.position)
+    return Death(record.owner, record.task, record.attempt, crash, leases)
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel ask this process to drain when its parent dies."""
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    except (OSError, AttributeError):
+        return  # not Linux
+    if os.getppid() != parent:
+        os._exit(EXIT_INFRASTRUCTURE)
+
+
+def _oom_kills() -> int:
+    """Processes that the kernel has killed for want of memory in our control groups."""
+    kills = 0
+    try:
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return 0
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        root = Path("/sys/fs/cgroup") / controllers
+        for name in _OOM_COUNTERS:
+            try:
+                text = (root / path.lstrip("/") / name).read_text()
+            except OSError:
+                continue
+            for entry in text.splitlines():
+                counter, _, value = entry.partition(" ")
+                if counter == "oom_kill" and value.isdigit():
+                    kills += int(value)
+    return kills

@@ -1,0 +1,342 @@
+"""Where a worker looks for its next task.
+
+Home shard first (so that workers spread without talking to each other), then the others
+in random order, then leases that have run out. One of the first 20 claimable rows is picked
+at random, so that workers of one shard seldom meet.
+
+    shard   done done leased done leased done leased ready ready ready …
+                     ▲ cursor                        ▲ hint
+
+A claim usually reads on from the hint. One in four begins at the cursor instead, behind
+which every row is in an end state: it meets the leases that have run out, so that these are
+taken over while there is other work, and moves the cursor on. How far the cursors are is
+shared (`protocol/shard_cursors.py`), so that a worker that comes late need not read what is long
+done. So is
+which shards have nothing ready any more: who looks elsewhere looks first where something is.
+A new round, or a repair, sends the cursors back to the start.
+
+Requests: one consistent Query of 20 rows (3 read units) for a claim in the usual case, two
+or three queries for one in four; marks and sums (`protocol/shard_totals.py`) beside, for many
+rows together.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice, takewhile
+
+from slurm_worker.errors import ServiceError
+from slurm_worker.protocol.audit_log import Note, no_note
+from slurm_worker.protocol.keys import TaskState, parse_task_sk, shard_of
+from slurm_worker.protocol.ports import Clock, Value
+from slurm_worker.protocol.shard_cursors import ROWS_PER_CURSOR, ShardCursors, Stage
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import Candidate, Claimed, GivenUp, Held, Lease, TaskRow
+
+_FIRST_PAGE = 20
+_PAGE_GROWTH = 4
+_LARGEST_PAGE = 250
+_CLAIM_TRIES = 3
+#: One claim in so many begins at the cursor.
+_SCAN_EVERY = 4
+#: With nothing to lease in so many shards, there is next to nothing in the others. Looking
+#: at all of them would be most of what a job with many workers reads at its end. A job with
+#: few shards has few workers: they look at all, and tell each other of no shard's end.
+_MOST_SHARDS, _FEW_SHARDS = 4, 8
+#: So many leases, where nothing is ready, tell enough of how many there are in all.
+_SAMPLE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A task to work on."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Nothing now, but others hold leases that may run out, or a backoff is under way.
+
+    Args:
+        leased: tasks that others hold: about so many, after a sample of the shards.
+        later: tasks that may be leased after their backoff; likewise.
+    """
+
+    leased: int
+    later: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Every task is in an end state."""
+
+
+class TaskFinder:
+    """Finds and leases tasks for one worker.
+
+    Args:
+        table: the job's task rows.
+        owner: the worker's identity, new with each start of the process.
+        rng: source of the random picks.
+        note: told of leases that are taken from others, and of tasks given up for it.
+        moved: told of each mark that this worker moves: shard, and sort keys before and after.
+        unanswered: told of each row, as it was, whose lease we may have got without an answer,
+            and of the id of the request.
+    """
+
+    def __init__(
+        self,
+        table: TaskTable,
+        owner: str,
+        clock: Clock,
+        rng: random.Random,
+        note: Note = no_note,
+        moved: Callable[[int, str, str], None] | None = None,
+        unanswered: Callable[[TaskRow, str], None] = lambda _row, _request: None,
+    ) -> None:
+        self._table = table
+        self._owner = owner
+        self._clock = clock
+        self._rng = rng
+        self._note = note
+        self._moved = moved
+        self._unanswered = unanswered
+        #: Where the last task was found; at first a shard that the worker's name decides.
+        self._home = zlib.crc32(owner.encode()) % table.shards
+        self._marks = ShardCursors(table.rows, table.job, table.shards)
+        self._cursors: dict[int, str] = {}
+        #: Rows by which a cursor was moved since its mark was.
+        self._advanced: Counter[int] = Counter()
+        #: Where the next ready row is likely to be; leases past their end are before it.
+        self._hints: dict[int, str] = {}
+        #: What is left of each shard, as far as we have seen, or heard.
+        self._stages = dict.fromkeys(range(table.shards), Stage.READY)
+        #: Leases past their end: row version and when we first saw it, on the boot-time clock.
+        self._expired: dict[str, tuple[str, float]] = {}
+        self._generation = 0
+
+    def new_generation(self, generation: int) -> bool:
+        """Look at every row again if rows that were in an end state may have come back.
+
+        False if that is no news; a lower one is what an eventually consistent read may give.
+        """
+        if generation <= self._generation:
+            return False
+        self._generation = generation
+        self._cursors.clear()
+        self._advanced.clear()
+        self._hints.clear()
+        self._stages = dict.fromkeys(self._stages, Stage.READY)
+        return True
+
+    def next(self) -> Found | Waiting | Finished:
+        """Lease a task, if there is one."""
+        looked = leased = later = 0
+        passed: set[int] = set()
+        for shard in self._shards(passed):
+            stage = self._stages[shard]
+            enough = looked >= _MOST_SHARDS or (stage is Stage.LEASED and leased >= _SAMPLE)
+            if enough and not self._few:
+                break
+            result = self._search(shard, through=stage is Stage.LEASED)
+            if isinstance(result, Lease):
+                self._home = shard
+                return Found(result)
+            if result is None:
+                continue
+            passed.add(shard)
+            if result:
+                states = [row.state for row in result]
+                leased += states.count(TaskState.LEASED)
+                later += states.count(TaskState.READY)
+                looked += 1
+        if not looked:
+            return Finished()
+        ended = sum(stage is Stage.ENDED for stage in self._stages.values())
+        in_all = (self._table.shards - ended) / looked
+        return Waiting(round(leased * in_all), round(later * in_all))
+
+    @property
+    def _few(self) -> bool:
+        return self._table.shards <= _FEW_SHARDS
+
+    def _shards(self, passed: set[int]) -> Iterator[int]:
+        """Home, while it has something; then those that have, at random; then the others.
+
+        Where we have seen leases past their end we look again before elsewhere: it takes two
+        looks of one worker to take them over.
+        """
+        home = self._home
+        if home not in self._cursors:
+            self._hear()  # a worker that comes late need not look where nothing is
+        if self._stages[home] is Stage.READY:
+            yield home
+        self._hear()
+        shards = list(range(self._table.shards))
+        self._rng.shuffle(shards)
+        suspected = {self._shard_of(sk) for sk in self._expired}
+        shards.sort(key=lambda shard: shard not in suspected)
+        for stage in (Stage.READY, Stage.LEASED):
+            for shard in shards:
+                if self._stages[shard] is stage and shard not in passed:
+                    yield shard
+
+    def _search(self, shard: int, *, through: bool) -> Lease | list[Candidate] | None:
+        """A lease from this shard, or its unfinished rows.
+
+        None where others have told that nothing is ready, unless it is to be read `through`.
+        """
+        hint = self._hints.get(shard, "")
+        suspects = self._suspects(shard)
+        scan = through or suspects or self._rng.random() * _SCAN_EVERY < 1
+        if hint and not scan:
+            lease, _ = self._read_on(shard, hint, steal=False)
+            if lease is not None or self._stages[shard] is not Stage.READY:
+                return lease
+        self._share(shard)
+        lease, unfinished = self._read_on(shard, self._cursors.get(shard, ""), steal=True)
+        self._clear(suspects)
+        if lease is None and not any(row.state is TaskState.READY for row in unfinished):
+            self._tell(shard, Stage.LEASED if unfinished else Stage.ENDED)
+        return lease or unfinished
+
+    def _suspects(self, shard: int) -> list[str]:
+        """The leases past their end that were seen in this shard."""
+        return [sk for sk in self._expired if self._shard_of(sk) == shard]
+
+    def _shard_of(self, sk: str) -> int:
+        return shard_of(parse_task_sk(sk)[1], self._table.shards)
+
+    def _clear(self, suspects: list[str]) -> None:
+        """Forget those that were due to be taken over and are still here: they have ended."""
+        due = self._clock.boot_time() - self._table.lease.heartbeat_s
+        for sk in suspects:
+            if sk in self._expired and self._expired[sk][1] <= due:
+                del self._expired[sk]
+
+    def _share(self, shard: int) -> None:
+        """Tell the others how far this shard is worked off, or hear it; no lease is at risk."""
+        if shard in self._cursors and self._advanced[shard] < ROWS_PER_CURSOR:
+            return
+        ours, theirs = self._cursors.get(shard, ""), self._marks.find(shard, self._generation)
+        self._cursors[shard] = max(ours, theirs)
+        self._advanced[shard] = 0
+        if ours <= theirs or not self._marks.move(shard, self._generation, ours):
+            return
+        if self._moved is not None:
+            self._moved(shard, theirs, ours)
+
+    def _tell(self, shard: int, stage: Stage) -> None:
+        """Tell the others what is left of this shard, if none has."""
+        if not self._few and self._stages[shard] < stage:
+            self._hear()
+            if self._stages[shard] < stage:
+                self._marks.tell(shard, self._generation, stage)
+        self._stages[shard] = max(self._stages[shard], stage)
+
+    def _hear(self) -> None:
+        """Hear what is left of each shard."""
+        if not self._few:
+            for shard, stage in self._marks.stages(self._generation).items():
+                self._stages[shard] = max(self._stages[shard], stage)
+
+    def _read_on(
+        self, shard: int, after: str, *, steal: bool
+    ) -> tuple[Lease | None, list[Candidate]]:
+        """Page through a shard until a lease is had; else every unfinished row past `after`."""
+        size = _FIRST_PAGE
+        unfinished: list[Candidate] = []
+        while True:
+            rows = self._table.candidates(shard, after, size)
+            open_rows = [row for row in rows if not row.state.terminal]
+            if steal and not unfinished:
+                self._advance(shard, rows)
+            # Leases that have run out come first: they are seen, or taken over, on every scan.
+            lease = (self._steal_one(open_rows) if steal else None) or self._claim_one(open_rows)
+            if lease is not None:
+                self._note_ready(shard, after, rows)
+                return lease, []
+            unfinished += open_rows
+            if len(rows) < size:
+                return None, unfinished
+            after = rows[-1].sk
+            if size == _FIRST_PAGE:
+                # Likely more of the same: others may know where it ends.
+                if steal and not unfinished:
+                    after = max(after, self._marks.find(shard, self._generation))
+                    self._cursors[shard] = after
+                if not steal:
+                    self._hear()
+                    if self._stages[shard] is not Stage.READY:
+                        return None, []
+            size = min(size * _PAGE_GROWTH, _LARGEST_PAGE)
+
+    def _note_ready(self, shard: int, after: str, rows: list[Candidate]) -> None:
+        """Remember where the first ready row stood: what is before it is others' by now."""
+        before = takewhile(lambda row: row.state is not TaskState.READY, rows)
+        self._hints[shard] = max((row.sk for row in before), default=after)
+
+    def _advance(self, shard: int, rows: list[Candidate]) -> None:
+        for row in rows:
+            if not row.state.terminal:
+                return
+            self._cursors[shard] = row.sk
+            self._advanced[shard] += 1
+
+    def _claim_one(self, rows: list[Candidate]) -> Lease | None:
+        now_ms = int(self._clock.now() * 1000)
+        claimable = (
+            row for row in rows if row.state is TaskState.READY and row.not_before_ms <= now_ms
+        )
+        # Of a longer page, too, only the first: a shard is worked off in about its order.
+        ready = list(islice(claimable, _FIRST_PAGE))
+        for row in self._rng.sample(ready, min(_CLAIM_TRIES, len(ready))):
+            result = self._taken(self._table.claim, row.read())
+            if isinstance(result, Claimed):
+                return result.lease
+        return None
+
+    def _taken(
+        self, take: Callable[[TaskRow, str, str], Claimed | Held | GivenUp], row: TaskRow
+    ) -> Claimed | Held | GivenUp:
+        request = uuid.uuid4().hex
+        try:
+            return take(row, self._owner, request)
+        except ServiceError:
+            self._unanswered(row, request)
+            raise
+
+    def _steal_one(self, candidates: list[Candidate]) -> Lease | None:
+        dead_ms = int((self._clock.now() - self._table.lease.margin_s) * 1000)
+        for each in candidates:
+            if each.state is not TaskState.LEASED or each.lease_until_ms >= dead_ms:
+                self._expired.pop(each.sk, None)
+                continue
+            row = each.read()
+            version, since = self._expired.get(row.sk, ("", 0.0))
+            if row.lease_until_ms and version != row.version:
+                # First sight: a live holder would change the version within a heartbeat.
+                self._expired[row.sk] = (row.version, self._clock.boot_time())
+            elif (
+                not row.lease_until_ms  # its holder is known to be dead
+                or self._clock.boot_time() - since >= self._table.lease.heartbeat_s
+            ):
+                self._expired.pop(row.sk, None)
+                result = self._taken(self._table.steal, row)
+                lost: dict[str, Value] = {
+                    "task": row.task,
+                    "attempt": row.attempt,
+                    "lost": row.lost + 1,
+                }
+                if isinstance(result, GivenUp):
+                    self._note("quarantined", {**lost, "from": row.owner})
+                if isinstance(result, Claimed):
+                    self._note("lease_stolen", {**lost, "from": row.owner})
+                    return result.lease
+        return None

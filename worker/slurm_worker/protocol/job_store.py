@@ -1,0 +1,394 @@
+"""A job's objects: task slices, parts and the ``.done`` markers that commit them.
+
+The marker is *the* commit point: created with ``If-None-Match: *``, so of several
+attempts one wins, whatever the table or a paused process says. Readers trust markers
+only, never a listing of parts.
+
+Requests per task: one ranged GET for the slice, one PUT per part (a second only where
+items failed), one PUT for the marker; a GET more where another attempt may have won.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+import zlib
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.keys import JobPaths, TaskId
+from slurm_worker.protocol.ports import ObjectStore
+from slurm_worker.protocol.prefetch import ahead
+
+_DECODER = json.JSONDecoder()
+
+
+class ForeignMarker(UserError):
+    """A marker stands where a task's should, and was made from other items."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One committed object of a task.
+
+    Args:
+        kind: ``rows`` or ``errors``.
+        key: the object's S3 key.
+        size: bytes.
+        sha256: of the object's bytes, in hex.
+        rows: lines in it.
+    """
+
+    kind: str
+    key: str
+    size: int
+    sha256: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """What a task's ``.done`` says; `items` = `ok` + the sum of `failed`.
+
+    A task that kept killing its workers is bisected: its marker names the two tasks that
+    have its items (`split`), and holds none itself. So the marker also decides between a
+    late attempt at the whole and the halves. `requests` are those to AWS, by kind, that its
+    worker has made since its last marker.
+    """
+
+    job: str
+    task: TaskId
+    attempt: int
+    worker: str
+    items: int
+    ok: int
+    rows: int
+    failed: dict[str, int] = field(default_factory=dict)
+    parts: tuple[Part, ...] = ()
+    input_sha256: str = ""
+    handler: str = ""
+    code_sha256: str = ""
+    slurm: dict[str, str] = field(default_factory=dict)
+    started: float = 0.0
+    finished: float = 0.0
+    split: tuple[TaskId, ...] = ()
+    requests: dict[str, int] = field(default_factory=dict)
+    v: int = 1
+
+    def to_json(self) -> bytes:
+        """The marker's bytes."""
+        # `asdict` would copy every value as well, which takes longer than writing them.
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        fields["parts"] = [{name: getattr(p, name) for name in p.__slots__} for p in self.parts]
+        return json.dumps(fields, sort_keys=True).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Marker:
+        """Read what `to_json` wrote."""
+        raw: dict[str, Any] = json.loads(data)
+        if raw.get("v") != 1:
+            raise ServiceError(
+                f"marker of task {raw.get('task')} has version {raw.get('v')}, this release "
+                "reads 1: upgrade airflow-slurm-provider"
+            )
+        parts = tuple(Part(**part) for part in raw["parts"])
+        return cls(**{**raw, "parts": parts, "split": tuple(raw.get("split", ()))})
+
+    def check(self, where: Slice | None) -> None:
+        """Refuse a marker that was not made from the items of its task.
+
+        Every release has written `input_sha256`, so a marker without it is refused as well.
+
+        Args:
+            where: the task's slice, as its row says; None where it has no row.
+
+        Raises:
+            ForeignMarker: naming the marker.
+        """
+        if where is None:
+            found = "which has no row in the table"
+        elif self.input_sha256 != where.sha256:
+            found = f"and was made from other items: {self.input_sha256[:12] or 'of no digest'}"
+            found += f", planned {where.sha256[:12]}"
+        elif not self.split and self.items != where.count:
+            found = f"and holds {self.items:,} items of {where.count:,}"
+        else:
+            return
+        raise ForeignMarker(
+            f"job_id: done/{self.task}.done stands for task {self.task} of {self.job!r}, {found}; "
+            "an earlier job of this name may have left it: run this one under another job_id, or "
+            "remove the marker and run the task again"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Where a task's items stand: a range of a segment, compressed by itself.
+
+    Args:
+        segment: the segment's number within its round.
+        offset: first byte of the slice.
+        length: its bytes.
+        count: items of the task.
+        sha256: of the compressed bytes, in hex.
+        first: the task's first item within the slice; above 0 only in a bisected task.
+    """
+
+    segment: int
+    offset: int
+    length: int
+    count: int
+    sha256: str
+    first: int = 0
+
+
+def pack_slice(items: list[tuple[str, dict[str, Any]]]) -> bytes:
+    """Compress (key, item) pairs into a slice; the same items give the same bytes."""
+    lines = "".join(
+        json.dumps([key, item], ensure_ascii=False, separators=(",", ":")) + "\n"
+        for key, item in items
+    )
+    return zlib.compress(lines.encode(), 3)
+
+
+def unpack_slice(data: bytes) -> list[tuple[str, dict[str, Any]]]:
+    """Read what `pack_slice` wrote."""
+    # Only \n ends a line (JSON escapes it inside values); one document is read faster than lines.
+    lines = zlib.decompress(data).rstrip(b"\n").replace(b"\n", b",")
+    items: list[list[Any]] = json.loads(b"[" + lines + b"]")
+    return [(key, item) for key, item in items]
+
+
+class TaskItems:
+    """The items of a task, as they were planned.
+
+    A handler may change the item that it gets. So each call gets a copy of its own, and what
+    is recorded of a failed item is the text that was planned. All first copies come from one
+    decoding of the slice; a further copy is decoded from its line, where one is needed.
+
+    Args:
+        data: the slice, compressed.
+        first: the task's first item within it.
+        count: items of the task.
+
+    Attributes:
+        keys: of the items, in order.
+    """
+
+    __slots__ = ("_data", "_first", "_lines", "_ready", "keys")
+
+    def __init__(self, data: bytes, first: int, count: int) -> None:
+        self._data = data
+        self._first = first
+        self._lines: list[str] = []
+        pairs = unpack_slice(data)[first : first + count]
+        self.keys = [key for key, _ in pairs]
+        self._ready: list[dict[str, Any] | None] = [item for _, item in pairs]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def take(self, position: int) -> dict[str, Any]:
+        """The item at this place in the task; nobody else has this copy."""
+        item = self._ready[position]
+        if item is None:
+            again: dict[str, Any] = json.loads(self.text(position))
+            return again
+        self._ready[position] = None
+        return item
+
+    def text(self, position: int) -> str:
+        """The item's JSON text, as it was planned."""
+        if not self._lines:
+            self._lines = zlib.decompress(self._data).decode().split("\n")
+        line = self._lines[self._first + position]
+        _, end = _DECODER.raw_decode(line, 1)
+        return line[end:].partition(",")[2].rstrip()[:-1]
+
+
+def unpack_segment(data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every (key, item) of a segment: its slices stand one behind the other."""
+    while data:
+        reader = zlib.decompressobj()
+        lines = reader.decompress(data).decode().split("\n")
+        data = reader.unused_data
+        for line in lines:
+            if line:
+                key, item = json.loads(line)
+                yield key, item
+
+
+def slices_of(number: int, data: bytes) -> Iterator[Slice]:
+    """The slices of a segment, as they were planned."""
+    offset = 0
+    while data:
+        reader = zlib.decompressobj()
+        count = reader.decompress(data).count(b"\n")
+        length = len(data) - len(reader.unused_data)
+        yield Slice(number, offset, length, count, hashlib.sha256(data[:length]).hexdigest())
+        offset, data = offset + length, reader.unused_data
+
+
+class JobStore:
+    """The objects of one job.
+
+    Args:
+        objects: the bucket.
+        paths: the job's keys.
+    """
+
+    def __init__(self, objects: ObjectStore, paths: JobPaths) -> None:
+        self.objects = objects
+        self.paths = paths
+
+    def segments(self, round_no: int, draft: int) -> Iterator[str]:
+        """The keys of a draft's segments, in order; a list request per thousand."""
+        for key in self.objects.list(self.paths.segments_of(round_no, draft)):
+            if self.paths.draft_in(key) == draft:
+                yield key
+
+    def planned_slices(self, round_no: int, draft: int) -> Iterator[Slice]:
+        """A draft's slices in the order of its tasks, up to the first segment that is missing.
+
+        One GET per segment.
+        """
+        found = self.segments(round_no, draft)
+        with closing(ahead(self.objects.get, found, window=2)) as segments:
+            for place, (key, data) in enumerate(segments):
+                number = keys.segment_number(draft, place)
+                if data is None or key != self.paths.segment(round_no, number):
+                    return
+                yield from slices_of(number, data)
+
+    def read_slice(self, round_no: int, where: Slice) -> TaskItems:
+        """The task's items; one ranged GET.
+
+        Raises:
+            UserError: if the bytes are not those that were planned.
+        """
+        key = self.paths.segment(round_no, where.segment)
+        data = self.objects.get(key, start=where.offset, length=where.length)
+        if data is None or hashlib.sha256(data).hexdigest() != where.sha256:
+            raise UserError(
+                f"{key}: bytes {where.offset}+{where.length} are "
+                f"{'missing' if data is None else 'not those that were planned'}; "
+                "plan the input again under another job_id"
+            )
+        try:
+            items = TaskItems(data, where.first, where.count)
+        except RecursionError as error:
+            raise UserError(
+                f"{key}: bytes {where.offset}+{where.length} hold an item that is nested too deep "
+                "to be read; plan the input again, with flatter items, under another job_id"
+            ) from error
+        if len(items) != where.count or len(set(items.keys)) != where.count:
+            raise UserError(
+                f"{key}: bytes {where.offset}+{where.length} hold other items than the "
+                f"{where.count} that were planned; plan the input again under another job_id"
+            )
+        return items
+
+    def marker(self, task: TaskId) -> Marker | None:
+        """The task's marker, if it is committed."""
+        data = self.objects.get(self.paths.done(task))
+        return None if data is None else Marker.from_json(data)
+
+    def commit(self, marker: Marker) -> Marker:
+        """Create the task's marker and return the one that stands: ours, or the winner's.
+
+        A refusal may be our own first try whose reply was lost, so the marker that
+        stands is read, never guessed.
+        """
+        if self.objects.put_new(self.paths.done(marker.task), marker.to_json()):
+            return marker
+        standing = self.marker(marker.task)
+        if standing is None:
+            raise ServiceError(
+                f"{self.paths.done(marker.task)} exists and can't be read; try again"
+            )
+        return standing
+
+    def propose(self, marker: Marker) -> None:
+        """Write a marker where it decides nothing: for stores without conditional PUT."""
+        self.objects.put(self.paths.proposed(marker.task, marker.attempt), marker.to_json())
+
+    def publish(self, task: TaskId, attempt: int, where: Slice) -> Marker:
+        """Make the proposed marker that the table decided for the one that stands.
+
+        Whoever does this writes the same bytes, so it may be done twice.
+
+        Raises:
+            ForeignMarker: if what was proposed is not of the task's slice.
+        """
+        data = self.objects.get(self.paths.proposed(task, attempt))
+        if data is None:
+            raise ServiceError(f"{self.paths.proposed(task, attempt)} can't be read; try again")
+        marker = Marker.from_json(data)
+        marker.check(where)
+        self.objects.put(self.paths.done(task), data)
+        return marker
+
+    def upload_part(self, key: str, data: bytes, kind: str, rows: int) -> Part:
+        """Upload a part and return what the marker says of it."""
+        self.objects.put(key, data)
+        return Part(kind, key, len(data), hashlib.sha256(data).hexdigest(), rows)
+
+    def read_part(self, part: Part) -> bytes:
+        """A committed part's bytes, verified.
+
+        Raises:
+            UserError: if they are missing or not those that were committed.
+        """
+        data = self.objects.get(part.key)
+        if data is None:
+            raise UserError(f"{part.key}: the committed part is missing from the bucket")
+        if len(data) != part.size or hashlib.sha256(data).hexdigest() != part.sha256:
+            raise UserError(
+                f"{part.key}: {len(data)} bytes do not match the {part.size} bytes committed "
+                "(sha256 differs); restore the object or run the task again"
+            )
+        return data
+
+    def markers(self, round_no: int | None = None) -> Iterator[Marker]:
+        """Every marker of the job, or of a round, in order of task id.
+
+        One GET each, several at a time.
+        """
+        done = self.paths.done_folder
+        keys = self.objects.list(done if round_no is None else f"{done}{round_no:03}-")
+        with closing(ahead(self.objects.get, keys)) as markers:
+            for key, data in markers:
+                if data is None:
+                    raise ServiceError(f"{key} was listed and can't be read; try again")
+                yield Marker.from_json(data)
+
+
+def probe_conditional_put(objects: ObjectStore, paths: JobPaths) -> bool:
+    """Whether the store refuses to create an object twice; three requests.
+
+    Some stores ignore ``If-None-Match``, and then the table decides between markers.
+    """
+    key = paths.probe(uuid.uuid4().hex)
+    objects.put_new(key, b"1")
+    refused = not objects.put_new(key, b"2")
+    objects.delete(key)
+    return refused
+
+
+def probe_replacing(objects: ObjectStore, paths: JobPaths) -> float | None:
+    """The store's time, if it keeps to both conditions of a PUT; None if not.
+
+    A store that does lets one of several processes replace an object. Six requests.
+    """
+    key = paths.probe(uuid.uuid4().hex)
+    objects.put_new(key, b"1")
+    found = objects.read(key)
+    refused = not objects.put_new(key, b"2") and not objects.put_if(key, b"2", '"other"')
+    kept = found is not None and refused and objects.put_if(key, b"2", found.tag)
+    objects.delete(key)
+    return found.modified if found is not None and kept else None

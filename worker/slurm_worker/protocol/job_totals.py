@@ -1,0 +1,220 @@
+"""What the tasks of a job that are done say together: a sum that only ever grows.
+
+A done row never changes, so it is added once and need not be read again. The sum holds
+what every view of a job wants: items and rows, failures by class, nodes and workers,
+progress over time, how long tasks took, AWS requests. Its size does not grow with the
+number of tasks: time has at most `MOST_BUCKETS` buckets, durations have `PER_DOUBLING`
+per doubling.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from slurm_worker.protocol.tasks import TaskRow
+
+MOST_BUCKETS = 480
+FIRST_WIDTH_S = 2
+_SLOWEST = 20
+PER_DOUBLING = 8
+
+
+@dataclass(slots=True)
+class Share:
+    """What one node, or one worker, has done; `busy_ms` is the time its tasks took."""
+
+    tasks: int = 0
+    ok: int = 0
+    failed: int = 0
+    busy_ms: int = 0
+
+    def add(self, other: Share) -> None:
+        """Count these too."""
+        self.tasks += other.tasks
+        self.ok += other.ok
+        self.failed += other.failed
+        self.busy_ms += other.busy_ms
+
+
+@dataclass(slots=True)
+class Bucket:
+    """What was done within a stretch of time; `touched` counts the tasks that a class hit."""
+
+    tasks: int = 0
+    ok: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    touched: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Bucket) -> None:
+        """Count these too."""
+        self.tasks += other.tasks
+        self.ok += other.ok
+        self.failed.update(other.failed)
+        self.touched.update(other.touched)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Slow:
+    """A task that took long."""
+
+    took_ms: int
+    task: str
+    worker: str
+    node: str
+
+
+@dataclass(slots=True)
+class JobTotals:
+    """The sum.
+
+    Args:
+        tasks: tasks that are done; bisected ones among them, whose halves count their items.
+        lost: leases that these tasks had lost.
+        durations: tasks by the logarithm of the time they took; see `quantile_ms`.
+        width_s: seconds of a bucket of `timeline`, whose keys are the buckets' numbers.
+        slowest: the slowest tasks, the slowest first.
+        requests: of workers to AWS, by kind.
+    """
+
+    tasks: int = 0
+    ok: int = 0
+    rows: int = 0
+    lost: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    requests: Counter[str] = field(default_factory=Counter)
+    nodes: dict[str, Share] = field(default_factory=dict)
+    workers: dict[str, Share] = field(default_factory=dict)
+    durations: Counter[int] = field(default_factory=Counter)
+    width_s: int = FIRST_WIDTH_S
+    timeline: dict[int, Bucket] = field(default_factory=dict)
+    slowest: list[Slow] = field(default_factory=list)
+
+    def add_row(self, row: TaskRow) -> None:
+        """Count a task that is done."""
+        # Counted in place: a Share, a Bucket and a Slow made for each row take as long as all else.
+        failed = sum(row.failed_by.values())
+        self.tasks += 1
+        self.ok += row.items_ok
+        self.rows += row.rows
+        self.lost += row.lost
+        for kind, count in row.requests.items():
+            self.requests[kind] += count
+        for shares, name in ((self.nodes, row.node), (self.workers, row.worker)):
+            share = shares.setdefault(name or "unknown", Share())
+            share.tasks += 1
+            share.ok += row.items_ok
+            share.failed += failed
+            share.busy_ms += row.took_ms
+        self.durations[_log(row.took_ms)] += 1
+        number = row.finished_ms // (self.width_s * 1000)
+        bucket = self.timeline.setdefault(number, Bucket())
+        bucket.tasks += 1
+        bucket.ok += row.items_ok
+        for error_class, count in row.failed_by.items():
+            self.failed[error_class] += count
+            bucket.failed[error_class] += count
+            if count:
+                bucket.touched[error_class] += 1
+        if len(self.slowest) < _SLOWEST or row.took_ms >= self.slowest[-1].took_ms:
+            self._note_slow([Slow(row.took_ms, row.task, row.worker, row.node)])
+        self._coarsen()
+
+    def add(self, other: JobTotals) -> None:
+        """Count all that `other` has counted, which is left as it is."""
+        self.tasks += other.tasks
+        self.ok += other.ok
+        self.rows += other.rows
+        self.lost += other.lost
+        self.failed.update(other.failed)
+        self.requests.update(other.requests)
+        for ours, theirs in ((self.nodes, other.nodes), (self.workers, other.workers)):
+            for name, share in theirs.items():
+                ours.setdefault(name, Share()).add(share)
+        self.durations.update(other.durations)
+        while self.width_s < other.width_s:
+            self._double()
+        for number, bucket in other.timeline.items():
+            start = number * other.width_s // self.width_s
+            self.timeline.setdefault(start, Bucket()).add(bucket)
+        self._note_slow(other.slowest)
+        self._coarsen()
+
+    def quantile_ms(self, share: float) -> float:
+        """Milliseconds that this share of the tasks took at most, to a tenth; 0 for no tasks."""
+        left = share * self.durations.total()
+        for number in sorted(self.durations):
+            left -= self.durations[number]
+            if left <= 0:
+                return float(2 ** ((number + 0.5) / PER_DOUBLING)) if number else 0.0
+        return 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; `from_dict` reads it."""
+        return {
+            "tasks": self.tasks,
+            "ok": self.ok,
+            "rows": self.rows,
+            "lost": self.lost,
+            "failed": dict(self.failed),
+            "requests": dict(self.requests),
+            "nodes": {name: _share(each) for name, each in self.nodes.items()},
+            "workers": {name: _share(each) for name, each in self.workers.items()},
+            "durations": {str(number): count for number, count in self.durations.items()},
+            "width_s": self.width_s,
+            "timeline": {
+                str(number): [each.tasks, each.ok, dict(each.failed), dict(each.touched)]
+                for number, each in self.timeline.items()
+            },
+            "slowest": [[each.took_ms, each.task, each.worker, each.node] for each in self.slowest],
+        }
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> JobTotals:
+        """Read what `to_dict` wrote."""
+        return cls(
+            tasks=raw["tasks"],
+            ok=raw["ok"],
+            rows=raw["rows"],
+            lost=raw["lost"],
+            failed=Counter(raw["failed"]),
+            requests=Counter(raw["requests"]),
+            nodes={name: Share(*each) for name, each in raw["nodes"].items()},
+            workers={name: Share(*each) for name, each in raw["workers"].items()},
+            durations=Counter({int(number): count for number, count in raw["durations"].items()}),
+            width_s=raw["width_s"],
+            timeline={
+                int(number): Bucket(tasks, ok, Counter(failed), Counter(touched))
+                for number, (tasks, ok, failed, touched) in raw["timeline"].items()
+            },
+            slowest=[Slow(*each) for each in raw["slowest"]],
+        )
+
+    def _note_slow(self, tasks: list[Slow]) -> None:
+        if (
+            len(self.slowest) >= _SLOWEST
+            and max(tasks, default=self.slowest[-1]) <= (self.slowest[-1])
+        ):
+            return
+        self.slowest = sorted([*self.slowest, *tasks], reverse=True)[:_SLOWEST]
+
+    def _coarsen(self) -> None:
+        while len(self.timeline) > MOST_BUCKETS:
+            self._double()
+
+    def _double(self) -> None:
+        before, self.timeline = self.timeline, {}
+        self.width_s *= 2
+        for number, bucket in before.items():
+            self.timeline.setdefault(number // 2, Bucket()).add(bucket)
+
+
+def _log(took_ms: int) -> int:
+    return int(math.log2(took_ms) * PER_DOUBLING) if took_ms > 1 else 0
+
+
+def _share(share: Share) -> list[int]:
+    return [share.tasks, share.ok, share.failed, share.busy_ms]

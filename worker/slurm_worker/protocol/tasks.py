@@ -1,0 +1,184 @@
+"""A task's row as it was read, the lease on it, and how asking for one comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import cast
+
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.job_store import Slice
+from slurm_worker.protocol.keys import TaskId, TaskState
+from slurm_worker.protocol.ports import Row, Value, int_of, str_of
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """One row of the table, read.
+
+    Times are in milliseconds, by AWS's clock. Of a task that is done, `worker`, `node`,
+    `took_ms` (of the attempt that won) and `requests` are what its marker says.
+    """
+
+    round_no: int
+    sequence: int
+    state: TaskState
+    where: Slice
+    attempt: int = 0
+    owner: str = ""
+    version: str = ""
+    lease_until_ms: int = 0
+    not_before_ms: int = 0
+    tries: int = 0
+    lost: int = 0
+    items_ok: int = 0
+    items_failed: int = 0
+    failed_by: dict[str, int] = field(default_factory=dict)
+    error_class: str = ""
+    error: str = ""
+    winner: int = 0
+    rows: int = 0
+    checkpoint: str = ""
+    crashes: tuple[str, ...] = ()
+    history: tuple[str, ...] = ()
+    reopened: int = 0
+    started_ms: int = 0
+    finished_ms: int = 0
+    worker: str = ""
+    node: str = ""
+    took_ms: int = 0
+    requests: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def task(self) -> TaskId:
+        """The task's id."""
+        return keys.task_id(self.round_no, self.sequence)
+
+    @property
+    def sk(self) -> str:
+        """The row's sort key."""
+        return keys.task_sk(self.round_no, self.sequence)
+
+    @property
+    def can_bisect(self) -> bool:
+        """Whether the task may be made two halves."""
+        return self.where.count > 1 and keys.halves(self.task) is not None
+
+    @classmethod
+    def from_row(cls, row: Row) -> TaskRow:
+        """Read a row of the table."""
+        round_no, sequence = keys.parse_task_sk(str(row["sk"]))
+        return cls(
+            round_no=round_no,
+            sequence=sequence,
+            state=TaskState(row["state"]),
+            where=Slice(
+                segment=int_of(row, "segment"),
+                offset=int_of(row, "offset"),
+                length=int_of(row, "length"),
+                count=int_of(row, "items"),
+                sha256=str_of(row, "sha256"),
+                first=int_of(row, "first"),
+            ),
+            attempt=int_of(row, "attempt"),
+            owner=str_of(row, "owner"),
+            version=str_of(row, "version"),
+            lease_until_ms=int_of(row, "lease_until"),
+            not_before_ms=int_of(row, "not_before"),
+            tries=int_of(row, "tries"),
+            lost=int_of(row, "lost"),
+            items_ok=int_of(row, "items_ok"),
+            items_failed=int_of(row, "items_failed"),
+            failed_by=cast("dict[str, int]", row.get("failed_by") or {}),
+            error_class=str_of(row, "error_class"),
+            error=str_of(row, "error"),
+            winner=int_of(row, "winner"),
+            rows=int_of(row, "rows"),
+            checkpoint=str_of(row, "checkpoint"),
+            crashes=tuple(str(each) for each in cast("list[Value]", row.get("crashes") or [])),
+            history=tuple(cast("list[str]", row.get("history") or [])),
+            reopened=int_of(row, "reopened"),
+            started_ms=int_of(row, "started"),
+            finished_ms=int_of(row, "finished"),
+            worker=str_of(row, "worker"),
+            node=str_of(row, "node"),
+            took_ms=int_of(row, "took"),
+            requests=cast("dict[str, int]", row.get("requests") or {}),
+        )
+
+
+class Candidate:
+    """A row of a page, as far as is needed to choose by; of most nothing more is read."""
+
+    __slots__ = ("_row", "sk", "state")
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+        self.sk = str(row["sk"])
+        self.state = TaskState(row["state"])
+
+    @property
+    def not_before_ms(self) -> int:
+        """See `TaskRow`."""
+        return int_of(self._row, "not_before")
+
+    @property
+    def lease_until_ms(self) -> int:
+        """See `TaskRow`."""
+        return int_of(self._row, "lease_until")
+
+    def read(self) -> TaskRow:
+        """The whole row."""
+        return TaskRow.from_row(self._row)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to work on a task, fenced by `attempt`."""
+
+    row: TaskRow
+    owner: str
+
+    @property
+    def task(self) -> TaskId:
+        """The task's id."""
+        return self.row.task
+
+    @property
+    def attempt(self) -> int:
+        """The fencing token."""
+        return self.row.attempt
+
+    def to_bisect(self, max_lost: int) -> bool:
+        """Whether the task lost its lease too often to be run as a whole."""
+        return self.row.lost >= max_lost and self.row.can_bisect
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The lease is ours."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Somebody else was quicker, or the row is not claimable; `row` is how it stands."""
+
+    row: TaskRow | None
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """The task lost its lease too often: we have quarantined it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """The lease is ours for another ttl."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The lease is gone: stop, discard, take the next task."""
+
+    row: TaskRow | None
