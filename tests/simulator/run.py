@@ -566,4 +566,4 @@ class _Silent:
     def info(self, event: str, **fields: Any) -> None:
         """Drop the line."""
 
-    warning = error = info
+    debug = warning = error = exception = info

@@ -18,7 +18,7 @@ from slurm_worker.node.exit_codes import EXIT_CONFIG, EXIT_INFRASTRUCTURE
 if TYPE_CHECKING:
     from slurm_worker.execution.flight_recorder import Recorder
     from slurm_worker.node.supervisor import Death
-    from slurm_worker.node.worker import Logger
+    from slurm_worker.protocol.ports import Logger
     from slurm_worker.protocol.task_table import TaskTable
 
 #: A hung item is first interrupted within its process; its parent waits for that.

@@ -36,7 +36,7 @@ from slurm_worker.execution.signatures import (
 )
 from slurm_worker.protocol.job_config import HandlerConfig
 from slurm_worker.protocol.keys import JobPaths, split_s3_uri
-from slurm_worker.protocol.ports import ObjectStore
+from slurm_worker.protocol.ports import Logger, ObjectStore
 
 #: Installed distributions offer handlers under this group of entry points.
 PLUGIN_GROUP = "slurm_worker.execution.handler"
@@ -107,7 +107,7 @@ class HandlerResources:
 
     job: str
     params: str
-    logger: Any
+    logger: Logger
     scratch: Path
     fetcher: Fetcher
     limiters: Limiters
@@ -153,7 +153,7 @@ class Context:
         return self._shared.state
 
     @property
-    def logger(self) -> Any:
+    def logger(self) -> Logger:
         """Writes JSON lines with all ids."""
         return self._shared.logger
 

@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from slurm_worker.backends.request_counter import RequestCounts
 from slurm_worker.errors import ErrorClass, ServiceError, Unfit, UserError, classify, describe
@@ -29,7 +28,7 @@ from slurm_worker.protocol.generations import passed
 from slurm_worker.protocol.job_config import JobConfig
 from slurm_worker.protocol.job_store import JobStore, Marker, Part, TaskItems
 from slurm_worker.protocol.job_table import JobTable
-from slurm_worker.protocol.ports import Clock
+from slurm_worker.protocol.ports import Clock, Logger
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Lease
 from slurm_worker.results.checkpoints import Checkpoints, Origin
@@ -86,7 +85,7 @@ class Attempts:
         heart: Heartbeat,
         clock: Clock,
         scratch: Path,
-        logger: Any,
+        logger: Logger,
         rng: random.Random,
         columns: Columns | None = None,
         requests: RequestCounts | None = None,

@@ -21,7 +21,6 @@ import re
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 from slurm_worker.backends.request_counter import RequestCounts
 from slurm_worker.errors import FatalError, ServiceError, UserError, describe
@@ -52,7 +51,7 @@ from slurm_worker.protocol.job_config import JobConfig
 from slurm_worker.protocol.job_store import ForeignMarker, JobStore
 from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import JobPaths, JobState
-from slurm_worker.protocol.ports import Clock, ObjectStore, Rows
+from slurm_worker.protocol.ports import Clock, Logger, ObjectStore, Rows
 from slurm_worker.protocol.shard_totals import Sums
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
@@ -67,19 +66,6 @@ _STARTS_PER_S = 500
 _LOOK_AHEAD_S = 0.1
 #: A worker that is asked to stop waits so long for the items at hand.
 _DRAIN_S = 12.0
-
-
-class Logger(Protocol):
-    """structlog's bound logger, as far as the worker uses it."""
-
-    def info(self, event: str, **fields: Any) -> Any:
-        """Log a line."""
-
-    def warning(self, event: str, **fields: Any) -> Any:
-        """Log a line."""
-
-    def error(self, event: str, **fields: Any) -> Any:
-        """Log a line."""
 
 
 class Worker:
