@@ -17,7 +17,8 @@ from email.utils import parsedate_to_datetime
 from slurm_worker.errors import ServiceError, UserError, describe
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.expressions import JOB_CONFIG
-from slurm_worker.protocol.keys import JobId, JobPaths
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
 
 #: The job that trials belong to: nobody's, so that they meet no rows or objects of others.
