@@ -68,14 +68,13 @@ class MemoryRows:
             self._set(pk, sk, _copied(row))
             return Applied(_copied(row))
 
-    def update(
-        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
-    ) -> Applied | Refused:
+    def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
         """See `ports.Rows.update`."""
         with self._lock:
             self._count(statement.name)
             existing = self._rows.get(pk, {}).get(sk)
             before: Row = dict(existing) if existing is not None else {}
+            values = statement.values
             if not _Parser(statement.condition, before, values).condition():
                 return Refused(_copied(existing))
             after = _Parser(statement.update, before, values).update()

@@ -30,13 +30,13 @@ from slurm_worker.node.heartbeat import Heartbeat, HeldLease
 from slurm_worker.node.slurm_job import Identity
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.audit_log import RecordEvent, ignore_event
-from slurm_worker.protocol.crashes import MOST_CRASHES, poison_items
 from slurm_worker.protocol.generations import passed
 from slurm_worker.protocol.job_config import JobConfig
 from slurm_worker.protocol.job_store import JobStore, Marker, Part
 from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.ports import Clock, Logger
 from slurm_worker.protocol.slices import TaskItems
+from slurm_worker.protocol.task_history import MOST_CRASHES, poison_items
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Lease
 from slurm_worker.results.checkpoints import Checkpoints, Origin

@@ -82,7 +82,7 @@ def limiters(rows: MemoryRows, clock: ManualClock, count: int) -> list[RateLimit
     config = LimitConfig("api", rate=10.0)
     return [
         RateLimiter(
-            rows, config, count, clock, random.Random(n), AuditLog(jobs, f"w{n}", Lines()).note
+            rows, config, count, clock, random.Random(n), AuditLog(jobs, f"w{n}", Lines()).record
         )
         for n in range(count)
     ]
