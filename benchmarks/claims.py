@@ -2,9 +2,9 @@
 
     python -m benchmarks.claims [--short] [--json]
 
-Simulated time; each request takes 8 ms, each task about a minute. Read units after
-DynamoDB's documentation: 4 KB of a consistent Query are one; a write of a row under 1 KB
-is one. A partition serves 1,000 write and 3,000 read units a second.
+Time is simulated: each request takes 8 ms, each task about a minute. Units are as in DynamoDB's
+documentation: 4 KB of a consistent Query are one read unit, and a write of a row under 1 KB is one
+write unit. A partition serves 1,000 write and 3,000 read units per second.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WRITE_LIMIT, READ_LIMIT = 1000, 3000
 
 
 class Hub:
-    """Simulated time; each worker is a greenlet that gives way where it would wait."""
+    """Simulated time; each worker is a greenlet that yields instead of waiting."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -75,7 +75,7 @@ class HubClock:
 
 
 class CountedRows:
-    """The table in memory, with the time that requests take and the units that they use."""
+    """The table in memory; it counts the time and the units of requests."""
 
     def __init__(self, hub: Hub, rng: random.Random) -> None:
         self.rows = MemoryRows()
@@ -129,7 +129,7 @@ class CountedRows:
 
 
 def simulate(workers: int, tasks_each: int, seed: int = 1) -> dict[str, Any]:
-    """One job from its mass start to its end; nobody dies."""
+    """One job from its mass start to its end; no worker dies."""
     hub, rng = Hub(), random.Random(seed)
     rows, clock = CountedRows(hub, rng), HubClock(hub)
     shards = shard_count(workers)
@@ -176,7 +176,7 @@ def figures(*, short: bool) -> list[dict[str, Any]]:
 
 
 def show(description: str | None, measure: Callable[[bool], list[dict[str, Any]]]) -> None:
-    """Parse the common options and print what was measured, a line each."""
+    """Parse the common options and print one line per measurement."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--json", action="store_true")

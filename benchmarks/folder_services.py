@@ -1,7 +1,7 @@
-"""A table and a bucket in files, so that a fresh process finds what another has left.
+"""A table and a bucket in files, so that a new process finds the data of earlier ones.
 
-Rows stand in SQLite and are not in the memory of who reads them, as with the real table; each
-page of a query and each thousand keys of a listing count as the requests that they would be.
+Rows are in SQLite and not in the memory of the reader, as with the real table. Each page of a query
+and each thousand keys of a listing count as one request, as on AWS.
 """
 
 from __future__ import annotations

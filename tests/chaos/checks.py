@@ -75,7 +75,7 @@ def wrong_items(services: Services, job_id: str, expected: list[str]) -> list[st
 
 
 def disagreements(tasks: list[TaskRow], markers: list[Marker]) -> list[str]:
-    """Tasks of which the table says another thing than the marker that decided them."""
+    """Tasks whose row in the table differs from their marker."""
     said = {task.task: (task.winner, task.items_ok, task.items_failed) for task in tasks}
     decided = {
         marker.task: (marker.attempt, marker.ok, sum(marker.failed.values())) for marker in markers
@@ -89,7 +89,7 @@ def disagreements(tasks: list[TaskRow], markers: list[Marker]) -> list[str]:
 
 
 def unexplained(row: Row) -> list[str]:
-    """What the audit does not tell of a task: each attempt after the first has its reason."""
+    """Gaps in the history of a task: each attempt after the first must have a reason."""
     task = TaskRow.from_row(row)
     entries = task.history
     found = []
