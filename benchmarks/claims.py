@@ -15,16 +15,17 @@ import itertools
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import greenlet
 
 from slurm_worker.node.task_finder import Found, TaskFinder
 from slurm_worker.protocol.job_config import LeaseConfig
-from slurm_worker.protocol.job_store import Marker, Slice
+from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.keys import JobId, shard_count
-from slurm_worker.protocol.ports import Applied, Refused, Row, Statement, Value
+from slurm_worker.protocol.ports import Applied, Refused, Row, Statement
+from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.testing import MemoryRows
 
@@ -87,12 +88,10 @@ class CountedRows:
     def _wait(self) -> None:
         self._hub.sleep(self._rng.uniform(0.1, 0.9) * LATENCY_S)
 
-    def update(
-        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
-    ) -> Applied | Refused:
+    def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
         self._wait()
         self.writes[pk, int(self._hub.now)] += 1
-        result = self.rows.update(pk, sk, statement, values)
+        result = self.rows.update(pk, sk, statement)
         if statement.name == "claim":
             self.claimed += isinstance(result, Applied)
             self.refused += isinstance(result, Refused)

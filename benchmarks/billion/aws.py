@@ -24,7 +24,7 @@ import math
 import random
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from benchmarks.billion.rows import LeanRows
@@ -254,11 +254,9 @@ class SimRows:
     def put_new(self, row: Row) -> Applied | Refused:
         return self._write(str(row["pk"]), "put_new", lambda: self._services.rows.put_new(row))
 
-    def update(
-        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
-    ) -> Applied | Refused:
+    def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
         def act() -> Applied | Refused:
-            result = self._services.rows.update(pk, sk, statement, values)
+            result = self._services.rows.update(pk, sk, statement)
             if isinstance(result, Refused):
                 self._services.statements[f"{statement.name} refused"] += 1
             return result

@@ -52,15 +52,13 @@ class LeanRows:
         self._rows.setdefault(pk, {})[sk] = dict(row)
         return Applied(row)
 
-    def update(
-        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
-    ) -> Applied | Refused:
+    def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
         condition, change = self._compiled.get(statement.name) or self._compile(statement)
         standing = self.get(pk, sk)
         before: Row = {} if standing is None else standing
-        if not condition(before, values):
+        if not condition(before, statement.values):
             return Refused(standing)
-        after = change(before, values)
+        after = change(before, statement.values)
         after["pk"], after["sk"] = pk, sk
         if standing is None:
             return self.put_new(after)

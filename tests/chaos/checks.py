@@ -14,6 +14,7 @@ from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.ports import Row, Value, int_of
+from slurm_worker.protocol.task_history import TaskEvent
 from slurm_worker.protocol.task_table import HISTORY_LIMIT
 from slurm_worker.protocol.tasks import TaskRow
 from tests.chaos.handler.digest import fails, value_of
@@ -95,7 +96,7 @@ def unexplained(row: Row) -> list[str]:
     missing = task.attempt - 1 - len(entries)
     if missing and len(entries) < HISTORY_LIMIT:
         found.append(f"task {task.task}: attempt {task.attempt}, history {list(entries)}")
-    stolen = sum(" stolen by " in entry for entry in entries)
+    stolen = sum(entry.event is TaskEvent.STOLEN for entry in entries)
     if stolen > task.lost or (stolen < task.lost and len(entries) < HISTORY_LIMIT):
         found.append(f"task {task.task}: {task.lost} leases lost, history {list(entries)}")
     if not 1 <= task.winner <= task.attempt:

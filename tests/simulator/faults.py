@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from slurm_worker.errors import ServiceError
-from slurm_worker.protocol.ports import Applied, Refused, Row, Statement, Value
+from slurm_worker.protocol.ports import Applied, Refused, Row, Statement
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.simulator.schedule import Schedule
 
@@ -156,13 +156,11 @@ class SimRows:
         """See `ports.Rows.put_new`."""
         return self._network.call("put", lambda: self._rows.put_new(row), f"table {row['pk']}")
 
-    def update(
-        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
-    ) -> Applied | Refused:
+    def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
         """See `ports.Rows.update`."""
 
         def apply() -> Applied | Refused:
-            result = self._rows.update(pk, sk, statement, values)
+            result = self._rows.update(pk, sk, statement)
             if isinstance(result, Applied) and statement.name in ("claim", "steal"):
                 attempt = result.row["attempt"]
                 assert isinstance(attempt, int)

@@ -15,9 +15,9 @@ from email.message import Message
 from email.utils import parsedate_to_datetime
 
 from slurm_worker.errors import ServiceError, UserError, describe
-from slurm_worker.protocol import keys
-from slurm_worker.protocol.expressions import JOB_CONFIG
-from slurm_worker.protocol.keys import JobId, JobPaths
+from slurm_worker.protocol import job_statements, keys
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
 
 #: The job that trials belong to: nobody's, so that they meet no rows or objects of others.
@@ -40,12 +40,16 @@ class Trial:
 def try_table(rows: Rows, unique: str) -> list[Trial]:
     """Each action that workers and coordinator need on the table; up to the first that hangs."""
     pk, sk = keys.job_pk(TRIAL_JOB), f"TRIAL#{unique}"
+    tried = job_statements.set_config("tried")
     return _run(
         [
             ("dynamodb:PutItem", lambda: rows.put_new({"pk": pk, "sk": sk, "config": ""})),
             ("dynamodb:GetItem", lambda: rows.get(pk, sk)),
             ("dynamodb:Query", lambda: list(rows.query(pk, limit=1))),
-            ("dynamodb:UpdateItem", lambda: rows.update(pk, sk, JOB_CONFIG, {"config": "tried"})),
+            (
+                "dynamodb:UpdateItem",
+                lambda: rows.update(pk, sk, tried),
+            ),
             ("dynamodb:DeleteItem", lambda: rows.delete(pk, sk)),
         ]
     )

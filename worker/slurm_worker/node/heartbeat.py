@@ -16,12 +16,11 @@ import random
 import sqlite3
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from slurm_worker.errors import ServiceError
 from slurm_worker.execution.flight_recorder import Recorder
 from slurm_worker.node.threads import Pending, Signal, Threads
-from slurm_worker.protocol.ports import Clock
+from slurm_worker.protocol.ports import Clock, Logger
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Lease, Lost
 from slurm_worker.results.checkpoints import Checkpoints
@@ -113,7 +112,7 @@ class Heartbeat:
         table: TaskTable,
         clock: Clock,
         rng: random.Random,
-        logger: Any,
+        logger: Logger,
         threads: Threads,
         recorder: Recorder | None = None,
     ) -> None:
@@ -236,6 +235,6 @@ class Heartbeat:
             hold.lost = True
             # Where nothing kept the heart from beating in time, its task may have.
             if hold.unanswered:
-                self.owe(lambda: self._table.excuse(hold.lease))
+                self.owe(lambda: self._table.excuse_loss(hold.lease))
         else:
             hold.acknowledged, hold.unanswered = sent, False

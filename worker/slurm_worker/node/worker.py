@@ -21,7 +21,6 @@ import re
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 from slurm_worker.backends.request_counter import RequestCounts
 from slurm_worker.errors import FatalError, ServiceError, UserError, describe
@@ -47,13 +46,14 @@ from slurm_worker.node.slurm_job import Drain, Identity, requeue
 from slurm_worker.node.task_finder import Finished, Found, TaskFinder
 from slurm_worker.node.threads import Pending, Signal, Threads
 from slurm_worker.protocol.audit_log import AuditLog
-from slurm_worker.protocol.crashes import run_isolated
 from slurm_worker.protocol.job_config import JobConfig
 from slurm_worker.protocol.job_store import ForeignMarker, JobStore
 from slurm_worker.protocol.job_table import JobTable
-from slurm_worker.protocol.keys import JobPaths, JobState
-from slurm_worker.protocol.ports import Clock, ObjectStore, Rows
-from slurm_worker.protocol.shard_totals import Sums
+from slurm_worker.protocol.keys import JobState
+from slurm_worker.protocol.paths import JobPaths
+from slurm_worker.protocol.ports import Clock, Logger, ObjectStore, Rows
+from slurm_worker.protocol.shard_totals import ShardTotals
+from slurm_worker.protocol.task_history import run_isolated
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
 from slurm_worker.protocol.time_checks import check_times
@@ -67,19 +67,6 @@ _STARTS_PER_S = 500
 _LOOK_AHEAD_S = 0.1
 #: A worker that is asked to stop waits so long for the items at hand.
 _DRAIN_S = 12.0
-
-
-class Logger(Protocol):
-    """structlog's bound logger, as far as the worker uses it."""
-
-    def info(self, event: str, **fields: Any) -> Any:
-        """Log a line."""
-
-    def warning(self, event: str, **fields: Any) -> Any:
-        """Log a line."""
-
-    def error(self, event: str, **fields: Any) -> Any:
-        """Log a line."""
 
 
 class Worker:
@@ -139,19 +126,19 @@ class Worker:
         self._table = TaskTable(rows, config.job_id, config.shards, config.lease, clock)
         self._requests = requests
         self._trail = AuditLog(self._jobs, identity.worker, logger)
-        sums = Sums(self.store, self._jobs, self._table)
+        sums = ShardTotals(self.store, self._jobs, self._table)
         self._finder = TaskFinder(
             self._table,
             identity.worker,
             clock,
             rng,
-            self._trail.note,
-            sums.moved,
+            self._trail.record,
+            sums.cursor_advanced,
             self._disown,
         )
         self._pace = TokenThrottle(
             [
-                RateLimiter(rows, limit, config.max_workers, clock, rng, self._trail.note)
+                RateLimiter(rows, limit, config.max_workers, clock, rng, self._trail.record)
                 for limit in config.limits
             ],
             clock,
@@ -212,7 +199,7 @@ class Worker:
             self._rng,
             columns,
             self._requests,
-            self._trail.note,
+            self._trail.record,
         )
         self.logger.info(
             "worker starts", handler=self.config.handler.entry, scratch=str(self._scratch)
@@ -336,7 +323,7 @@ class Worker:
         if isinstance(error, FatalError):
             return EXIT_CONFIG
         self.logger.error("no progress: the worker ends", error=str(error))
-        self._trail.note(
+        self._trail.record(
             "no_progress", {"leases": error.leases, "node": self.identity.slurm.get("node", "")}
         )
         return EXIT_NO_PROGRESS
@@ -391,7 +378,7 @@ class Worker:
 
     def _disown(self, row: TaskRow, request: str) -> None:
         """A lease that we may have got without an answer is given back."""
-        self._heart.owe(lambda: self._table.disown(row, self.identity.worker, request))
+        self._heart.owe(lambda: self._table.undo_claim(row, self.identity.worker, request))
 
     def _rest(self, seconds: float) -> None:
         self._drain.asked.wait(seconds)
@@ -534,7 +521,7 @@ class Worker:
 
     def _stop_job(self, error: FatalError) -> None:
         self._jobs.stop(f"{describe(error)} (worker {self.identity.worker})")
-        self._trail.note("stopped", {"reason": describe(error)})
+        self._trail.record("stopped", {"reason": describe(error)})
         self.logger.error("the handler stopped the job", error=describe(error))
 
     def _wants_requeue(self) -> bool:

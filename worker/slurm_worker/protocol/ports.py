@@ -8,7 +8,7 @@ suite runs over both. Each call is one request to AWS unless it says otherwise.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 #: What a row may hold. Numbers are ints: nothing in the table needs a fraction.
@@ -30,14 +30,21 @@ def str_of(row: Row, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A named conditional update: what to change, and when it is allowed.
+    """A conditional update of a row: what to change, when it is allowed, and the values of both.
 
-    Attribute names are written as ``#name`` and values as ``:name``.
+    Attribute names are written as ``#name`` and values as ``:name``. Statements are made by
+    the functions of `task_statements`, `job_statements` and `rate_limits.statements` only, so
+    that a value that is missing is an argument that is missing.
+
+    Args:
+        name: what requests are counted as; statements of one name have the same two texts.
+        values: by name; exactly those that the texts use.
     """
 
     name: str
     update: str
     condition: str
+    values: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,7 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ObjectInfo:
     """An object as a listing shows it.
 
     Args:
@@ -70,7 +77,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredObject:
     """An object as it was read.
 
     Args:
@@ -98,10 +105,8 @@ class Rows(Protocol):
     def put_new(self, row: Row) -> Applied | Refused:
         """Write `row` (with its ``pk`` and ``sk``) if no such row exists."""
 
-    def update(
-        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
-    ) -> Applied | Refused:
-        """Apply `statement` with ``:name`` taken from `values`."""
+    def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
+        """Apply `statement` to a row, if its condition holds."""
 
     def query(
         self,
@@ -140,7 +145,7 @@ class ObjectStore(Protocol):
         caller reads the object to know.
         """
 
-    def read(self, key: str) -> Stored | None:
+    def read(self, key: str) -> StoredObject | None:
         """The object with its tag and age; None where there is none."""
 
     def put_if(self, key: str, body: bytes, tag: str) -> bool:
@@ -154,7 +159,7 @@ class ObjectStore(Protocol):
     def list(self, prefix: str) -> Iterator[str]:
         """Keys under `prefix`, in order; one request per thousand."""
 
-    def entries(self, prefix: str) -> Iterator[Entry]:
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         """The same objects with size and age, for the same requests."""
 
     def delete(self, key: str) -> None:
@@ -182,6 +187,25 @@ class ObjectStore(Protocol):
         Raises:
             Missing: if there is none.
         """
+
+
+class Logger(Protocol):
+    """Writes log lines with named fields: structlog's bound logger, as far as it is used."""
+
+    def debug(self, event: str, **fields: object) -> None:
+        """Log a line for someone who looks for a fault."""
+
+    def info(self, event: str, **fields: object) -> None:
+        """Log a line."""
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Log something unexpected that the work continues after."""
+
+    def error(self, event: str, **fields: object) -> None:
+        """Log a failure."""
+
+    def exception(self, event: str, **fields: object) -> None:
+        """Log a failure, with the traceback of the exception that is being handled."""
 
 
 class Clock(Protocol):

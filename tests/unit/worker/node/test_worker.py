@@ -16,10 +16,10 @@ from slurm_worker.aggregate.part import read_rows
 from slurm_worker.errors import (
     ErrorClass,
     FatalError,
+    InvalidRequest,
     ItemError,
     ServiceError,
     Throttled,
-    Unfit,
 )
 from slurm_worker.execution.handler import Context
 from slurm_worker.node.backoff import Setbacks
@@ -287,7 +287,7 @@ def test_a_part_that_the_store_takes_at_no_time_counts_against_its_task(tmp_path
     class Small(MemoryObjects):
         def put(self, key: str, body: bytes) -> None:
             if "/parts/000-00000000/" in key:
-                raise Unfit("EntityTooLarge")
+                raise InvalidRequest("EntityTooLarge")
             super().put(key, body)
 
     lease = LeaseConfig(max_lost=1)
@@ -304,8 +304,8 @@ def test_a_claim_whose_answer_never_came_holds_no_task(tmp_path: Path) -> None:
     class Mute(MemoryRows):
         mute = 1
 
-        def update(self, pk, sk, statement, values):  # type: ignore[no-untyped-def]
-            result = super().update(pk, sk, statement, values)
+        def update(self, pk, sk, statement):  # type: ignore[no-untyped-def]
+            result = super().update(pk, sk, statement)
             if statement.name == "claim" and self.mute:
                 self.mute -= 1
                 raise ServiceError("no answer")
@@ -349,11 +349,11 @@ def test_a_task_that_was_committed_and_not_completed_is_repaired_not_run(tmp_pat
         return {}
 
     class ForgetsToComplete(MemoryRows):
-        def update(self, pk, sk, statement, values):  # type: ignore[no-untyped-def]
+        def update(self, pk, sk, statement):  # type: ignore[no-untyped-def]
             if statement.name == "complete" and not calls_done:
                 calls_done.append(True)
                 raise SystemExit("killed between marker and row")
-            return super().update(pk, sk, statement, values)
+            return super().update(pk, sk, statement)
 
     calls_done: list[bool] = []
     world = World(tmp_path, handle, rows=ForgetsToComplete())
