@@ -139,7 +139,7 @@ def estimate(
         UserError: a mistake in the config or the input, as `submit` would tell it.
         ServiceError: if an input on S3 can't be reached.
     """
-    spec, notes = bundle_size.sized(config.spec, services.bucket, log), list[str]()
+    spec, notes = bundle_size.with_bundle(config.spec, services.bucket, log), list[str]()
     bundle = bundle_size.bundle_of(spec)
     code_sha256, _ = upload.pack_code(config)
     items = _count(services, spec, log)

@@ -323,7 +323,7 @@ PROVOKED: dict[str, Provoke] = {
     "needs columns": config(worker={"part_format": "parquet"}),
     "name the job's YAML file": commands("submit absent.yaml"),
     "exists with another input": another_input,
-    "items a task, not": another_bundle,
+    "items per task, not": another_bundle,
     "brings the rows back": lost_rows,
     "has no handle.py": config(handler={"entry": "handle:handle", "code": "."}),
     "expected ':'": no_python,

@@ -59,7 +59,7 @@ def check_layout(text: str) -> None:
             paths.config("x"),
             paths.code("x"),
             paths.segment(0, 0),
-            paths.title(0, 1),
+            paths.draft_summary(0, 1),
             paths.log("s", "w", 0),
         ),
         *(paths.part(task, 1, "u", "jsonl.gz"), paths.done(task), paths.progress),
