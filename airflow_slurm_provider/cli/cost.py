@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.costs.actual import JobCost
     from airflow_slurm_provider.coordinator.costs.dry_run import Estimate
     from airflow_slurm_provider.coordinator.costs.prices import Bill
-    from airflow_slurm_provider.slurm.usage import Efficiency
+    from airflow_slurm_provider.slurm.accounting import Efficiency
 
 
 @click.command(

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from airflow_slurm_provider.slurm.usage import Efficiency
+from airflow_slurm_provider.slurm.accounting import Efficiency
 
 #: A task should take minutes: long enough that its few requests are nothing, short enough
 #: that a lost lease costs little.

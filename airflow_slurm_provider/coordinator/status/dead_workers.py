@@ -105,7 +105,8 @@ def read_endings(services: Services, job_id: JobId) -> list[JobRecord]:
         ServiceError: if the table or the accounting can't be read.
     """
     submissions = services.jobs(job_id).submissions()
-    return services.slurm.endings(arrays_of(services, job_id, submissions))
+    records = services.slurm.records(arrays_of(services, job_id, submissions))
+    return [record for record in records if record.ended]
 
 
 def nodes_lost(

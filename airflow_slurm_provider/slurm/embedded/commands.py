@@ -386,7 +386,8 @@ def isolated(module: str, *arguments: str) -> list[str]:
     )
     program = (
         f"import sys; sys.path[:0] = {list(packages)!r}; "
-        f"from airflow_slurm_provider.slurm.embedded.{module} import main; sys.exit(main(sys.argv[1:]))"
+        f"from airflow_slurm_provider.slurm.embedded.{module} import main; "
+        "sys.exit(main(sys.argv[1:]))"
     )
     return [sys.executable, "-I", "-c", program, *arguments]
 

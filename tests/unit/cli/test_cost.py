@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from airflow_slurm_provider.cli.app import ExitCode
+from airflow_slurm_provider.slurm.accounting import JobRecord
 from airflow_slurm_provider.slurm.states import ElementState
-from airflow_slurm_provider.slurm.usage import Usage
 from slurm_worker.backends.request_counter import RequestKind
 from tests.unit.cli.conftest import Cli, write_config
 
-USED = Usage("101", 0, 0, ElementState.COMPLETED, 7200, 1, 3600.0, 4 << 30, 400 << 20)
+USED = JobRecord(
+    array="101",
+    element=0,
+    restart=0,
+    state=ElementState.COMPLETED,
+    elapsed_s=7200,
+    cpus=1,
+    cpu_s=3600.0,
+    mem=4 << 30,
+    max_rss=400 << 20,
+)
 
 
 def test_a_plan_and_the_submit_after_it_agree_and_the_plan_leaves_nothing(cli: Cli) -> None:
@@ -45,7 +55,7 @@ def test_a_plan_without_a_cluster_says_what_it_does_not_know(cli: Cli) -> None:
 
 
 def test_the_cost_of_a_job_is_told_with_advice(cli: Cli) -> None:
-    cli.slurm.used = [USED]
+    cli.slurm.ended = [USED]
     cli.submit()
     cli.world.requests.count(RequestKind.S3_PUT)
     cli.work()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from airflow_slurm_provider.coordinator.costs.advice import Facts, LimitUse, advise
-from airflow_slurm_provider.slurm.usage import Efficiency
+from airflow_slurm_provider.slurm.accounting import Efficiency
 
 MB = 1 << 20
 GOOD_USE = Efficiency(4, 0, 40_000, 40_000, 36_000.0, 1000 * MB, 700 * MB)
