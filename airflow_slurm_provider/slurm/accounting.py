@@ -12,15 +12,14 @@ holds its element and restart, so each record belongs to one worker.
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow_slurm_provider.slurm.array_state import Element, Elements, element_numbers
-from airflow_slurm_provider.slurm.options import seconds
 from airflow_slurm_provider.slurm.states import ElementState, parse_state
+from airflow_slurm_provider.units import parse_accounted_size, parse_cpu_time, parse_slurm_time
 from slurm_worker.errors import ErrorClass
 
 log = logging.getLogger(__name__)
@@ -30,10 +29,6 @@ STATE_FIELDS = ("JobID", "State", "NodeList", "ExitCode")
 #: The fields of a full record, of elements and of their steps.
 RECORD_FIELDS = (*STATE_FIELDS, "Elapsed", "AllocCPUS", "TotalCPU", "ReqMem", "MaxRSS")
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGTP]?)")
-_UNITS = {unit: 1024**power for power, unit in enumerate(["", "K", "M", "G", "T", "P"])}
-#: ``[days-[hours:]]minutes:seconds[.milliseconds]``
-_CPU_TIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
 #: The worker's own exit codes; see `slurm_worker.node.exit_codes`.
 _EXIT_CODES = {
     "3": ErrorClass.HANDLER_BUG,
@@ -218,49 +213,35 @@ def _records(job: str, numbers: list[int], values: Mapping[str, str]) -> Iterato
             exit_code=values["ExitCode"],
             node=values["NodeList"],
             elapsed_s=_elapsed_s(values["Elapsed"]),
-            max_rss=_size(values["MaxRSS"]),
+            max_rss=parse_accounted_size(values["MaxRSS"]),
             mem=_memory_given(values["ReqMem"], cpus),
             cpus=int(cpus) if cpus.isdigit() else 0,
-            cpu_s=_cpu_s(values["TotalCPU"]),
+            cpu_s=parse_cpu_time(values["TotalCPU"]),
             shared=not element.isdigit(),
         )
 
 
 def _with_step(record: JobRecord, values: Mapping[str, str]) -> JobRecord:
     state = parse_state(values["State"])
-    record = replace(record, max_rss=max(record.max_rss, _size(values["MaxRSS"])))
+    record = replace(record, max_rss=max(record.max_rss, parse_accounted_size(values["MaxRSS"])))
     over = state is ElementState.CANCELLED and 0 < record.mem < record.max_rss
     if record.state is ElementState.FAILED and (over or state is ElementState.OUT_OF_MEMORY):
         return replace(record, state=ElementState.OUT_OF_MEMORY)
     return record
 
 
-def _size(text: str) -> int:
-    """Bytes of a size such as ``4000K``; 0 where there is none."""
-    match = _SIZE.fullmatch(text.strip().upper())
-    return int(float(match.group(1)) * _UNITS[match.group(2)]) if match else 0
-
-
 def _memory_given(requested: str, cpus: str) -> int:
     """Bytes that were requested: ``4G``; in older releases ``4Gn`` a node, ``1Gc`` a CPU."""
     per_cpu = requested.endswith("c") and cpus.isdigit()
-    return _size(requested.rstrip("nc")) * (int(cpus) if per_cpu else 1)
+    return parse_accounted_size(requested.rstrip("nc")) * (int(cpus) if per_cpu else 1)
 
 
 def _elapsed_s(text: str) -> int:
     """Seconds of a time such as ``1-00:00:01``; 0 where it is none."""
     try:
-        return seconds(text.strip())
+        return parse_slurm_time(text.strip())
     except ValueError:
         return 0
-
-
-def _cpu_s(text: str) -> float:
-    match = _CPU_TIME.fullmatch(text.strip())
-    if match is None:
-        return 0.0
-    days, hours, minutes, secs = match.groups()
-    return ((int(days or 0) * 24 + int(hours or 0)) * 60 + int(minutes)) * 60 + float(secs)
 
 
 def _rounded(share: float | None) -> float | None:

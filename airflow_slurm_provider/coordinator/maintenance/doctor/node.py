@@ -22,6 +22,7 @@ from airflow_slurm_provider.coordinator.submission.credentials import give_crede
 from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import quote, render_script
+from airflow_slurm_provider.units import format_size
 from slurm_worker.diagnostics.access_probes import TRIAL_JOB, Trial
 from slurm_worker.errors import ServiceError
 
@@ -234,7 +235,7 @@ def _judge_scratch(document: dict[str, Any]) -> Finding:
     if kind.partition(".")[0] in _SHARED:
         found = f"scratch {scratch} is on {kind}, where SQLite's locks are slow or broken"
         return Finding("node_scratch", Level.FAIL, found, mend)
-    size = f"{free / (1 << 30):,.1f} GB free"
+    size = f"{format_size(free)} free"
     if free < _LEAST_FREE:
         found = f"scratch {scratch} has {size}; journals and parts of running tasks go there"
         return Finding("node_scratch", Level.WARN, found, mend)
