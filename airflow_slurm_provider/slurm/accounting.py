@@ -18,16 +18,17 @@ from dataclasses import dataclass, replace
 from airflow_slurm_provider.slurm.options import seconds
 from airflow_slurm_provider.slurm.states import ElementState, parse_state
 from slurm_worker.errors import ErrorClass
+from slurm_worker.node.exit_codes import WorkerExit
 
 #: The fields that `parse_endings` expects, of elements and of their steps.
 ENDING_FORMAT = "JobID,State,ExitCode,NodeList,Elapsed,MaxRSS,ReqMem,AllocCPUS"
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGTP]?)")
 _UNITS = {unit: 1024**power for power, unit in enumerate(["", "K", "M", "G", "T", "P"])}
-#: What the worker's own exit codes say; see `slurm_worker.node.worker`.
+#: What the exit codes of `slurm_worker.node.exit_codes` mean.
 _EXIT_CODES = {
-    "3": ErrorClass.HANDLER_BUG,
-    "75": ErrorClass.NODE_FAILURE,
-    "76": ErrorClass.NODE_FAILURE,
+    str(WorkerExit.CONFIG.value): ErrorClass.HANDLER_BUG,
+    str(WorkerExit.INFRASTRUCTURE.value): ErrorClass.NODE_FAILURE,
+    str(WorkerExit.NO_PROGRESS.value): ErrorClass.NODE_FAILURE,
 }
 
 
@@ -64,7 +65,7 @@ class JobRecord:
 
     @property
     def worker(self) -> str:
-        """How the names of the workers of this start begin; see `identity.Identity`."""
+        """How the names of the workers of this start begin; see `slurm_worker.node.slurm_job`."""
         return f"{self.array}_{self.element}-r{self.restart}-"
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from slurm_worker.backends.request_counter import RequestCounts
 from slurm_worker.errors import ErrorClass, ServiceError, Unfit, UserError, classify, describe
 from slurm_worker.node.heartbeat import Heartbeat, HeldLease
-from slurm_worker.node.slurm_job import Identity
+from slurm_worker.node.slurm_job import WorkerIdentity
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.audit_log import Note, no_note
 from slurm_worker.protocol.crashes import MOST_CRASHES, poison_items
@@ -79,7 +79,7 @@ class Attempts:
     def __init__(
         self,
         config: JobConfig,
-        identity: Identity,
+        identity: WorkerIdentity,
         store: JobStore,
         table: TaskTable,
         heart: Heartbeat,
