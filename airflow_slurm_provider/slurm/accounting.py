@@ -21,6 +21,7 @@ from airflow_slurm_provider.slurm.array_state import Element, Elements, element_
 from airflow_slurm_provider.slurm.states import ElementState, parse_state
 from airflow_slurm_provider.units import parse_accounted_size, parse_cpu_time, parse_slurm_time
 from slurm_worker.errors import ErrorClass
+from slurm_worker.node.exit_codes import WorkerExit
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +30,11 @@ STATE_FIELDS = ("JobID", "State", "NodeList", "ExitCode")
 #: The fields of a full record, of elements and of their steps.
 RECORD_FIELDS = (*STATE_FIELDS, "Elapsed", "AllocCPUS", "TotalCPU", "ReqMem", "MaxRSS")
 
-#: The worker's own exit codes; see `slurm_worker.node.exit_codes`.
+#: The meaning of the exit codes in `slurm_worker.node.exit_codes`.
 _EXIT_CODES = {
-    "3": ErrorClass.HANDLER_BUG,
-    "75": ErrorClass.NODE_FAILURE,
-    "76": ErrorClass.NODE_FAILURE,
+    str(WorkerExit.CONFIG.value): ErrorClass.HANDLER_BUG,
+    str(WorkerExit.INFRASTRUCTURE.value): ErrorClass.NODE_FAILURE,
+    str(WorkerExit.NO_PROGRESS.value): ErrorClass.NODE_FAILURE,
 }
 
 

@@ -70,7 +70,7 @@ class HandlerSection(Strict):
     entry: str = ""
     """`module:function`."""
     plugin: str = ""
-    """Instead of `entry`: an entry point of the group `slurm_worker.execution.handler`."""
+    """Instead of `entry`: an entry point of the group `slurm_worker.handlers`."""
     code: str | None = None
     """The folder to ship, relative to the YAML; at most 50 MB."""
     requirements: str = ""
