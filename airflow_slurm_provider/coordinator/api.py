@@ -57,7 +57,7 @@ Log = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Submitted:
+class SubmitResult:
     """What `submit` came to."""
 
     job_id: str
@@ -99,7 +99,9 @@ class RetryResult:
         return {**asdict(self), "slurm_job_ids": list(self.slurm_job_ids)}
 
 
-def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmctl") -> Submitted:
+def submit(
+    services: Services, config: Config, *, log: Log, actor: str = "slurmctl"
+) -> SubmitResult:
     """Plan the job and submit its array, or go on where an earlier call was cut short.
 
     Raises:
@@ -115,7 +117,7 @@ def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmc
     # What can't be reached is found out before anything is written.
     services.objects.verify()
     services.slurm.version()
-    code = upload.ship_code(services, config)
+    code = upload.upload_code(services, config)
     if job is None or not planned:
         job = plan_job(services, spec, code, log)
     spec = standing_bundle(services, job, config.spec, log)
@@ -139,7 +141,7 @@ def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmc
         log("code, settings or workers are others now; what starts from now on has the new ones")
     if not workers.reattached:
         audit_workers(services, spec.id, workers, actor)
-    return Submitted(
+    return SubmitResult(
         job_id=spec.id,
         round=latest.number,
         tasks=round_row.tasks,
@@ -162,19 +164,19 @@ def poll(services: Services, job_id: JobId) -> JobStatus:
 
 
 def resubmit(
-    services: Services, job_id: JobId, *, most: int, log: Log, actor: str = "slurmctl"
+    services: Services, job_id: JobId, *, max_resubmits: int, log: Log, actor: str = "slurmctl"
 ) -> Workers | None:
     """New workers for a job whose workers are gone and whose tasks are not done.
 
     Args:
         services: the edges.
         job_id: the job.
-        most: how often the latest round may have got new workers.
+        max_resubmits: how often the latest round may have got new workers.
         log: told of progress.
         actor: who asks, for the audit trail.
 
     Returns:
-        The workers of the round now; None if it had new ones `most` times already, or if
+        The workers of the round now; None if it had new ones `max_resubmits` times already, or if
         somebody has cancelled them.
     """
     jobs = services.jobs(job_id)
@@ -185,7 +187,7 @@ def resubmit(
     submissions = progress_of.of_round(jobs.submissions(), round_row.number)
     # One that was refused or cut short is no submission yet: it is carried out now.
     made = [each for each in submissions if each.state is SubmitState.SUBMITTED]
-    if sum(not each.asked for each in made) > most:
+    if sum(not each.asked for each in made) > max_resubmits:
         return None
     by = _cancelled_by(jobs, submissions)
     if by:
@@ -212,7 +214,7 @@ def _cancelled_by(jobs: JobTable, submissions: list[SubmissionRow]) -> str:
     return cancelled[-1] if cancelled else "somebody"
 
 
-def losses(services: Services, job_id: JobId) -> list[WorkerFailure]:
+def worker_failures(services: Services, job_id: JobId) -> list[WorkerFailure]:
     """The job's workers that died, why, and the tasks that they held."""
     return find_losses(services, job_id)
 
@@ -242,7 +244,7 @@ def retry(
     *,
     policy: Mapping[str, Any] | None = None,
     only: Iterable[str] | None = None,
-    most_items: int | None = None,
+    max_items: int | None = None,
     log: Log,
     actor: str = "slurmctl",
 ) -> RetryResult:
@@ -256,7 +258,7 @@ def retry(
         classes: error classes to try again; by the retry policy where None.
         policy: rules that go over the job's own, by error class.
         only: keys of the items to try again; all of the classes where None.
-        most_items: a round of more items than this is not begun.
+        max_items: a round of more items than this is not begun.
         log: told of progress.
         actor: who asks, for the audit trail.
 
@@ -290,7 +292,7 @@ def retry(
     )
     for note in plan.notes:
         log(note)
-    too_many = most_items is not None and sum(plan.items.values()) > most_items
+    too_many = max_items is not None and sum(plan.items.values()) > max_items
     if plan.round is None or too_many:
         left = Counter(plan.given_up) + Counter(plan.items if too_many else {})
         return RetryResult(job_id, None, given_up=dict(left))
@@ -384,7 +386,7 @@ def merges_where(services: Services, job_id: JobId) -> str:
 
 def merge_on_nodes(
     services: Services, job_id: JobId, *, log: Log, actor: str = "slurmctl"
-) -> Submitted | None:
+) -> SubmitResult | None:
     """Start the merge of the job's parts on the cluster; `aggregate` publishes when it is done.
 
     Returns:

@@ -23,7 +23,7 @@ def ship_config(services: Services, spec: JobSpec, shards: int, code_sha256: str
     return _put_config(services, spec, resolved)
 
 
-def ship_more_workers(services: Services, job: JobRow, workers: int) -> str:
+def store_more_workers(services: Services, job: JobRow, workers: int) -> str:
     """Put the job's configuration on S3 as one of at least so many workers; return its digest."""
     paths = services.paths(job.job)
     document = services.objects.get(paths.config(job.config))

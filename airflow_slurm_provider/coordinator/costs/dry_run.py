@@ -141,7 +141,7 @@ def estimate(
     """
     spec, notes = bundle_size.sized(config.spec, services.bucket, log), list[str]()
     bundle = bundle_size.bundle_of(spec)
-    code_sha256, _ = upload.packed_code(config)
+    code_sha256, _ = upload.pack_code(config)
     items = _count(services, spec, log)
     tasks = math.ceil(items / bundle)
     workers = useful_workers(spec, spec.workers, tasks, notes.append)

@@ -189,7 +189,7 @@ def keep_keys(services: Services, job_id: JobId, keys: Iterable[str]) -> str:
     """Put a list of items' keys on S3, for whoever finishes the round; return its digest."""
     data = json.dumps(sorted(set(keys))).encode()
     digest = hashlib.sha256(data).hexdigest()
-    services.objects.put_new(services.paths(job_id).given(digest), data)
+    services.objects.put_new(services.paths(job_id).inline(digest), data)
     return digest
 
 
@@ -197,10 +197,10 @@ def kept_keys(services: Services, job_id: JobId, digest: str) -> frozenset[str] 
     """The list that `keep_keys` put there; None for no list."""
     if not digest:
         return None
-    data = services.objects.get(services.paths(job_id).given(digest))
+    data = services.objects.get(services.paths(job_id).inline(digest))
     if data is None:
         raise UserError(
-            f"{services.paths(job_id).given(digest)}: the list of items of a retry that was begun "
+            f"{services.paths(job_id).inline(digest)}: the list of items of a retry that was begun "
             "is missing from the bucket; restore it"
         )
     return frozenset(json.loads(data))

@@ -24,7 +24,7 @@ def log(_line: str) -> None:
     pass
 
 
-def submit(edges: Services, config: Config) -> api.Submitted:
+def submit(edges: Services, config: Config) -> api.SubmitResult:
     return api.submit(edges, config, log=log)
 
 
@@ -423,7 +423,7 @@ def test_new_workers_of_a_round_have_its_resources_and_do_not_wait_again(tmp_pat
     assert "#SBATCH --mem=2048M" in slurm.scripts[-1]
     assert "#SBATCH --begin=now+40" in slurm.scripts[-1]
     slurm.state = FakeArray(alive=0)
-    api.resubmit(edges, config.spec.id, most=3, log=log)
+    api.resubmit(edges, config.spec.id, max_resubmits=3, log=log)
     assert len(slurm.scripts) == 3
     assert "#SBATCH --mem=2048M" in slurm.scripts[-1]
     assert "--begin" not in slurm.scripts[-1]
@@ -467,9 +467,9 @@ def test_a_round_of_more_items_than_the_budget_is_not_begun(tmp_path: Path) -> N
     edges, config = services(FakeSlurm()), make_config(tmp_path)
     submit(edges, config)
     run_workers(edges, config, tmp_path / "w", failing("network", "network", "bad_input"))
-    result = api.retry(edges, config.spec.id, most_items=1, log=log)
+    result = api.retry(edges, config.spec.id, max_items=1, log=log)
     assert (result.round, result.given_up) == (None, {"network": 2, "bad_input": 1})
-    assert api.retry(edges, config.spec.id, most_items=2, log=log).round == 1
+    assert api.retry(edges, config.spec.id, max_items=2, log=log).round == 1
 
 
 def test_the_plan_of_a_retry_writes_nothing(tmp_path: Path) -> None:

@@ -40,7 +40,9 @@ def finished(folder: Path, **aggregate: Any) -> tuple[Services, Config]:
     return edges, config
 
 
-def merge_on_nodes(edges: Services, config: Config, scratch: Path, **params: Any) -> api.Submitted:
+def merge_on_nodes(
+    edges: Services, config: Config, scratch: Path, **params: Any
+) -> api.SubmitResult:
     """Start the merge, and do what its workers would."""
     submitted = api.merge_on_nodes(edges, config.spec.id, log=log)
     assert submitted is not None

@@ -63,7 +63,13 @@ def check_layout(text: str) -> None:
             paths.log("s", "w", 0),
         ),
         *(paths.part(task, 1, "u", "jsonl.gz"), paths.done(task), paths.progress),
-        *(paths.shard_progress(0), paths.anomalies, paths.manifest, paths.errors, paths.given("x")),
+        *(
+            paths.shard_progress(0),
+            paths.anomalies,
+            paths.manifest,
+            paths.errors,
+            paths.inline("x"),
+        ),
     ]
     known = {key.removeprefix(paths.root).split("/")[0] for key in keys}
     shown = text.replace("<prefix>/jobs/<job>/", "")

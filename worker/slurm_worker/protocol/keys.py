@@ -298,7 +298,7 @@ class JobPaths:
         """The handler's code, named by its digest."""
         return f"{self.root}code/{digest}.zip"
 
-    def given(self, digest: str) -> str:
+    def inline(self, digest: str) -> str:
         """Items, or the keys of a retry's items, that were handed over instead of a file."""
         return f"{self.root}given/{digest}.jsonl"
 

@@ -18,7 +18,7 @@ from airflow_slurm_provider.coordinator.maintenance.doctor.aws import judge_cloc
 from airflow_slurm_provider.coordinator.maintenance.doctor.report import Finding, Level
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submission import upload
-from airflow_slurm_provider.coordinator.submission.credentials import give_credentials
+from airflow_slurm_provider.coordinator.submission.credentials import put_credentials
 from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import quote, render_script
@@ -136,13 +136,13 @@ def judge(heard: Heard, python: str, worker_command: str | None) -> list[Finding
 def _script(services: Services, options: SlurmOptions, name: str) -> str:
     cluster = services.site.cluster
     command = [
-        *shlex.split(upload.ship_worker(services)),
+        *shlex.split(upload.upload_worker(services)),
         *("check", "--table", services.site.storage.table),
         *("--objects", f"s3://{services.site.bucket}/{services.site.prefix}".rstrip("/")),
     ]
     environment = {
         **services.site.aws.environment(),
-        **give_credentials(services, PROBE_JOB, folder=name),
+        **put_credentials(services, PROBE_JOB, folder=name),
     }
     setup = options.setup
     if not cluster.worker_command:
