@@ -293,7 +293,7 @@ class SimWorker:
 
     def _loop(self) -> None:
         lease: Lease | None = None
-        self._idle.over()
+        self._idle.reset()
         while not self.asked:
             try:
                 found = lease or self._find()
@@ -308,9 +308,9 @@ class SimWorker:
                         break
                     continue
                 lease = self._work(found)
-                if lease is None and self._idle.is_surplus():
+                if lease is None and self._idle.should_exit():
                     break  # as `Worker._next`: what was found ahead tells
-                self._idle.over()
+                self._idle.reset()
                 self._setbacks.over()
             except ServiceError as error:
                 # All are throttled requests, for which no worker leaves.
@@ -332,7 +332,7 @@ class SimWorker:
         while True:
             found = self._finder.next()
             if isinstance(found, Waiting):
-                self._idle.saw(found)
+                self._idle.record(found)
                 return None
             if not isinstance(found, Found):
                 return found

@@ -14,7 +14,7 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.planning.planner import Planner
 from slurm_worker.backends.request_counter import RequestCounts
-from slurm_worker.node.slurm_job import Drain, Identity
+from slurm_worker.node.slurm_job import Drain, WorkerIdentity
 from slurm_worker.node.threads import PooledThreads
 from slurm_worker.node.worker import Worker
 from slurm_worker.protocol.job_config import (
@@ -128,7 +128,7 @@ class World:
         )
         return Worker(
             config,
-            Identity(name, "000-1", {"array": "", "element": "", "restart": "", "node": "n"}),
+            WorkerIdentity(name, "000-1", {"array": "", "element": "", "restart": "", "node": "n"}),
             rows=self.rows,
             buckets=lambda _name: self.objects,
             clock=self.clock,

@@ -1,6 +1,6 @@
 """The embedded cluster's commands and their state, in one SQLite file per folder.
 
-Run as `main` of ``FOLDER VERB ARGUMENT…`` by the programs that `embedded` installs. Kept of
+Run as `main` of ``FOLDER VERB ARGUMENT…`` by the programs that `transport` installs. Kept of
 Slurm: arrays with throttle, cancel, requeue,
 time limit with USR1 before it, exit codes, output patterns, and the options and formats
 that `client` uses. Imports little: each command is a new process.
@@ -24,8 +24,8 @@ from pathlib import Path
 
 import airflow_slurm_provider
 import slurm_worker
-from airflow_slurm_provider.slurm.options import seconds
 from airflow_slurm_provider.slurm.submission import EXPORTED
+from airflow_slurm_provider.units import parse_slurm_time
 
 ALIVE = ("PENDING", "RUNNING")
 
@@ -173,7 +173,7 @@ def read_request(script: str, arguments: list[str], default_name: str) -> Reques
     elements, throttle = _array(options.get("array", ""))
     grace = re.search(r"@(\d+)", options.get("signal", ""))
     try:
-        limit = seconds(options["time"]) if options.get("time") else 0
+        limit = parse_slurm_time(options["time"]) if options.get("time") else 0
     except ValueError:
         raise CommandError("Invalid --time specification") from None
     return Request(
@@ -351,7 +351,7 @@ def ensure_supervisor(store: Store) -> None:
             return
     with (store.folder / "supervisor.log").open("ab") as log:
         subprocess.Popen(
-            isolated("embedded_supervisor", str(store.folder)),
+            isolated("supervisor", str(store.folder)),
             env={
                 name: value
                 for name, value in os.environ.items()
@@ -386,7 +386,8 @@ def isolated(module: str, *arguments: str) -> list[str]:
     )
     program = (
         f"import sys; sys.path[:0] = {list(packages)!r}; "
-        f"from airflow_slurm_provider.slurm.{module} import main; sys.exit(main(sys.argv[1:]))"
+        f"from airflow_slurm_provider.slurm.embedded.{module} import main; "
+        "sys.exit(main(sys.argv[1:]))"
     )
     return [sys.executable, "-I", "-c", program, *arguments]
 

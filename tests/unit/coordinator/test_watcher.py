@@ -96,7 +96,7 @@ def test_slurms_word_becomes_the_class_of_a_task_whose_workers_died(tmp_path: Pa
     (loss,) = api.worker_failures(edges, job_id)
     assert loss.line() == (
         "worker 100_2 (start 1) on n7: out_of_memory (OUT_OF_MEMORY, exit 0:125, after 65 s, "
-        "512 MB); held 000-00000000"
+        "512.0 MiB); held 000-00000000"
     )
     assert attribute(edges, job_id) == 1
     assert attribute(edges, job_id) == 0, "once"

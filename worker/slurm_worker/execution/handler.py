@@ -28,18 +28,18 @@ from slurm_worker.decorators import BATCH_MARK
 from slurm_worker.errors import Denied, ErrorClass, ItemError, Missing, UserError, describe
 from slurm_worker.execution.signatures import (
     NotCallable,
+    accepting_context,
+    accepting_context_only,
     check_kind,
-    handing,
-    handing_alone,
+    context_passing_of,
     is_coroutine,
-    takes_of,
 )
 from slurm_worker.protocol.job_config import HandlerConfig
 from slurm_worker.protocol.keys import JobPaths, split_s3_uri
-from slurm_worker.protocol.ports import ObjectStore
+from slurm_worker.protocol.ports import Logger, ObjectStore
 
 #: Installed distributions offer handlers under this group of entry points.
-PLUGIN_GROUP = "slurm_worker.execution.handler"
+PLUGIN_GROUP = "slurm_worker.handlers"
 #: What user code may raise; calling sys.exit() is a bug there, not a say.
 RAISED = (Exception, SystemExit)
 _PIP = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
@@ -107,7 +107,7 @@ class HandlerResources:
 
     job: str
     params: str
-    logger: Any
+    logger: Logger
     scratch: Path
     fetcher: Fetcher
     limiters: Limiters
@@ -153,7 +153,7 @@ class Context:
         return self._shared.state
 
     @property
-    def logger(self) -> Any:
+    def logger(self) -> Logger:
         """Writes JSON lines with all ids."""
         return self._shared.logger
 
@@ -279,7 +279,7 @@ def tear_down(handler: Handler, shared: HandlerResources) -> None:
 def _called_with_context(handle: Callable[..., Any], config: HandlerConfig) -> Callable[..., Any]:
     try:
         check_kind(handle)
-        return handing(handle, takes_of(handle))
+        return accepting_context(handle, context_passing_of(handle))
     except NotCallable as error:
         name = f"plugin: {config.plugin!r}" if config.plugin else f"entry: {config.entry!r}"
         raise UserError(f"handler.{name} {error}") from error
@@ -295,7 +295,7 @@ def _around(module: ModuleType, name: str) -> Callable[[Context], object] | None
             check_kind(function)
         if is_coroutine(function):
             raise NotCallable("is a coroutine function; make it a plain function")
-        return handing_alone(function)
+        return accepting_context_only(function)
     except NotCallable as error:
         raise UserError(f"handler: {name} of module {module.__name__!r} {error}") from error
 

@@ -16,12 +16,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from slurm_worker.backends.request_counter import RequestCounts
 from slurm_worker.errors import ErrorClass, ServiceError, Unfit, UserError, classify, describe
 from slurm_worker.node.heartbeat import Heartbeat, HeldLease
-from slurm_worker.node.slurm_job import Identity
+from slurm_worker.node.slurm_job import WorkerIdentity
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.audit_log import Note, no_note
 from slurm_worker.protocol.crashes import MOST_CRASHES, poison_items
@@ -29,7 +28,7 @@ from slurm_worker.protocol.generations import passed
 from slurm_worker.protocol.job_config import JobConfig
 from slurm_worker.protocol.job_store import JobStore, Marker, Part, TaskItems
 from slurm_worker.protocol.job_table import JobTable
-from slurm_worker.protocol.ports import Clock
+from slurm_worker.protocol.ports import Clock, Logger
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Lease
 from slurm_worker.results.checkpoints import Checkpoints, Origin
@@ -80,13 +79,13 @@ class Attempts:
     def __init__(
         self,
         config: JobConfig,
-        identity: Identity,
+        identity: WorkerIdentity,
         store: JobStore,
         table: TaskTable,
         heart: Heartbeat,
         clock: Clock,
         scratch: Path,
-        logger: Any,
+        logger: Logger,
         rng: random.Random,
         columns: Columns | None = None,
         requests: RequestCounts | None = None,

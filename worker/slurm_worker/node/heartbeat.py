@@ -16,12 +16,11 @@ import random
 import sqlite3
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from slurm_worker.errors import ServiceError
 from slurm_worker.execution.flight_recorder import Recorder
 from slurm_worker.node.threads import Pending, Signal, Threads
-from slurm_worker.protocol.ports import Clock
+from slurm_worker.protocol.ports import Clock, Logger
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Lease, Lost
 from slurm_worker.results.checkpoints import Checkpoints
@@ -113,7 +112,7 @@ class Heartbeat:
         table: TaskTable,
         clock: Clock,
         rng: random.Random,
-        logger: Any,
+        logger: Logger,
         threads: Threads,
         recorder: Recorder | None = None,
     ) -> None:

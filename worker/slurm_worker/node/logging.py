@@ -23,6 +23,7 @@ from typing import Any, TextIO
 import structlog
 
 from slurm_worker.printable import printable_json
+from slurm_worker.protocol.ports import Logger
 
 #: Sends a finished chunk, gzipped, away: its number and bytes.
 Ship = Callable[[int, bytes], None]
@@ -81,7 +82,7 @@ class Logs:
             structlog.processors.format_exc_info,
         ]
         renderer = structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
-        self.logger: Any = structlog.wrap_logger(
+        self.logger: Logger = structlog.wrap_logger(
             _Lines(self._sink, self._redact),
             processors=[*processors, renderer],
             wrapper_class=structlog.make_filtering_bound_logger(self._level),

@@ -9,11 +9,11 @@ a write whose reply was lost with the same key, which is then refused: no event 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.job_table import JobTable
-from slurm_worker.protocol.ports import Value
+from slurm_worker.protocol.ports import Logger, Value
 
 #: Told of what deserves a line: what was done, and its details.
 Note: TypeAlias = Callable[[str, dict[str, Value]], None]
@@ -32,7 +32,7 @@ class AuditLog:
         logger: told of events that could not be noted.
     """
 
-    def __init__(self, jobs: JobTable, worker: str, logger: Any) -> None:
+    def __init__(self, jobs: JobTable, worker: str, logger: Logger) -> None:
         self._jobs = jobs
         self._worker = worker
         self._logger = logger

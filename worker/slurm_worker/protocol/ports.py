@@ -184,6 +184,25 @@ class ObjectStore(Protocol):
         """
 
 
+class Logger(Protocol):
+    """Writes log lines with named fields: structlog's bound logger, as far as it is used."""
+
+    def debug(self, event: str, **fields: object) -> None:
+        """Log a line for someone who looks for a fault."""
+
+    def info(self, event: str, **fields: object) -> None:
+        """Log a line."""
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Log something unexpected that the work continues after."""
+
+    def error(self, event: str, **fields: object) -> None:
+        """Log a failure."""
+
+    def exception(self, event: str, **fields: object) -> None:
+        """Log a failure, with the traceback of the exception that is being handled."""
+
+
 class Clock(Protocol):
     """Time of day for leases, and a timer that no one can set back.
 

@@ -199,7 +199,7 @@ def test_a_job_that_lost_its_rows_is_not_planned_anew(edges: Services, tmp_path:
     lose_everything(edges)
     config = make_config(tmp_path / "config")
     with pytest.raises(
-        UserError, match="restore the rows with slurmctl doctor --repair --job job-1"
+        UserError, match="slurmctl doctor --repair --job job-1, or"
     ):
         api.submit(edges, config, log=lambda _: None)
     assert table_of(edges) == {}
