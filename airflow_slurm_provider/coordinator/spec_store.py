@@ -12,7 +12,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec, spec_of
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.job_config import JobConfig
-from slurm_worker.protocol.job_table import JobRow
+from slurm_worker.protocol.job_rows import JobRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,9 +24,11 @@ from slurm_worker.protocol.job_config import (
     LimitConfig,
     WorkerConfig,
 )
+from slurm_worker.protocol.job_rows import RoundRow
 from slurm_worker.protocol.job_store import JobStore, Marker
-from slurm_worker.protocol.job_table import JobTable, RoundRow
-from slurm_worker.protocol.keys import JobId, JobPaths
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow

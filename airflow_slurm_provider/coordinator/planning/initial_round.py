@@ -31,7 +31,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec, spec_of
 from airflow_slurm_provider.coordinator.spec_store import StoredSpec
 from slurm_worker.errors import UserError
-from slurm_worker.protocol.job_table import JobRow, RoundRow
+from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.keys import JobState, RoundState, shard_count
 
 Log = Callable[[str], None]
@@ -221,7 +221,7 @@ def _first_round(
     version = summary.version if summary else ""
     source = summary.source if summary else source
     first = jobs.create_round(0, source, version=version, draft=job.draft)
-    return jobs.adopt(0, job.draft) if job.draft and not first.draft else first
+    return jobs.adopt_draft(0, job.draft) if job.draft and not first.draft else first
 
 
 def _planner(services: Services, job: JobRow, log: Log) -> Planner:
