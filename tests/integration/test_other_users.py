@@ -217,7 +217,7 @@ def test_another_user_can_not_put_a_handler_into_a_workers_folder(
 ) -> None:
     marker = shared / "ran-as"
     evil = shared / "evil"
-    code = evil / f"code-{upload.packed_code(planned)[0][:16]}"
+    code = evil / f"code-{upload.pack_code(planned)[0][:16]}"
     program = (
         f"import os\ndef handle(*_):\n    open({str(marker)!r}, 'w').write(str(os.getuid()))\n"
     )
