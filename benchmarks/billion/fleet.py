@@ -1,8 +1,8 @@
 """Workers in virtual time: the real finder, table, job row, markers and token leases.
 
 The handler only waits. All coordination is the code that runs on the nodes (`TaskFinder`,
-`ShardTotals`, `TaskTable`, `JobTable`, `JobStore`, `RateLimiter`), with the timing of `node/worker.py` and
-`node/heartbeat.py`:
+`ShardTotals`, `TaskTable`, `JobTable`, `JobStore`, `RateLimiter`), with the timing of
+`node/worker.py` and `node/heartbeat.py`:
 
 - the next task is leased five seconds before the current one ends;
 - a commit continues while the next task runs;
