@@ -126,26 +126,28 @@ class Calls:
         A handler's bug is told with its place; the first at each place with its traceback.
         """
         error_class, message = classify(error, self.rules), describe(error)
-        traceback: dict[str, Any] = {}
+        details: dict[str, object] = {}
         bug = error_class is ErrorClass.HANDLER_BUG
-        if bug and (place := place_of(error, self.handler.folder)):
-            message = f"{message} ({place})"
+        place = place_of(error, self.handler.folder) if bug else ""
+        if place:
+            details["place"] = place
             if place not in self.places:
                 self.places.add(place)
-                traceback["exc_info"] = error
+                details["exc_info"] = error
         key = items.keys[position]
         self.shared.logger.warning(
             "item failed",
             item=key,
             error_class=error_class.value,
             error=message,
-            **traceback,
+            **details,
         )
         return error_outcome(
             position,
             key,
             error_class,
             message,
+            place=place,
             tries=tries,
             at=self.clock.now(),
             item=items.text(position),
