@@ -1,4 +1,4 @@
-"""`slurmctl aggregate PATH... -o DATASET`: files merged without a job."""
+"""`slurmctl aggregate-files PATH... -o DATASET`: merge files without a job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_slurm_provider.cli.options import Common
+import click
+
+from airflow_slurm_provider.cli.options import Common, common_options
 from airflow_slurm_provider.cli.output import emit
 from airflow_slurm_provider.units import format_count, format_size
 from slurm_worker.errors import UserError
@@ -20,7 +22,26 @@ if TYPE_CHECKING:
 _S3 = "s3://"
 
 
-def merge_paths(
+@click.command(
+    epilog="\b\nExample:\n"
+    "  slurmctl aggregate-files results/ more.jsonl.gz -o dataset/ --sort-by city,name"
+)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.option("-o", "--output", metavar="DATASET", required=True, help="Folder of the dataset.")
+@click.option(
+    "--schema",
+    type=click.Path(path_type=Path),
+    help="A YAML file of column: type. Without it, types are inferred from all rows.",
+)
+@click.option("--sort-by", metavar="COLUMNS", default="", help="Columns, separated by commas.")
+@click.option(
+    "--partition-by",
+    metavar="COLUMNS",
+    default="",
+    help="Columns, separated by commas, one folder per value.",
+)
+@common_options
+def aggregate_files(
     common: Common,
     paths: Sequence[str],
     output: str,
@@ -28,7 +49,11 @@ def merge_paths(
     sort_by: str,
     partition_by: str,
 ) -> int:
-    """Merge the files at these paths into a dataset, and print what came of it."""
+    """Merge files into one Parquet dataset with a manifest, without a job.
+
+    Takes JSON lines, also compressed, and SQLite. Each PATH is a file or a folder, local or
+    s3://. The dataset may be local or on s3://, too. Running it again changes nothing.
+    """
     from slurm_worker.aggregate.loose import merge_files
     from slurm_worker.aggregate.options import AggregateOptions
 

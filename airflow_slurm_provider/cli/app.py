@@ -31,7 +31,7 @@ from click.shell_completion import CompletionItem
 from slurm_worker.errors import NoCredentials, ServiceError, UserError
 from slurm_worker.printable import printable, printable_lines
 
-#: name: (module, one line for ``slurmctl --help``); the attribute is the command's name.
+#: name: (module, one line for ``slurmctl --help``); the attribute is the name with ``_`` for ``-``.
 COMMANDS = {
     "plan": ("cost", "Tell what submitting a job would plan, start and cost; do none of it."),
     "submit": ("submit", "Plan a job from its YAML file and start its workers."),
@@ -41,6 +41,7 @@ COMMANDS = {
     "retry": ("results", "Run failed items again, by error class."),
     "errors": ("results", "Group a job's failures by class and message."),
     "aggregate": ("results", "Publish a job's results as one Parquet dataset."),
+    "aggregate-files": ("aggregate_files", "Merge files into one Parquet dataset, without a job."),
     "logs": ("logs", "Print what the workers of a job said."),
     "events": ("events", "Print a job's audit trail: who did what, when."),
     "cost": ("cost", "Tell what a job has cost so far, and what would make it cheaper."),
@@ -102,7 +103,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"airflow_slurm_provider.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def resolve_command(

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from airflow_slurm_provider.cli.aggregate_files import merge_paths
 from airflow_slurm_provider.cli.completers import complete_jobs
 from airflow_slurm_provider.cli.formatting import failure_fields, manifest_fields
 from airflow_slurm_provider.cli.options import (
@@ -100,48 +99,28 @@ def errors(common: Common, job: str, error_class: str | None) -> int:
     return 0
 
 
-@click.command(
-    epilog="\b\nExample:\n  slurmctl aggregate flights-2013\n"
-    "  slurmctl aggregate results/ more.jsonl.gz -o dataset/ --sort-by city,name"
-)
-@click.argument(
-    "targets", metavar="JOB | PATH...", nargs=-1, required=True, shell_complete=complete_jobs
-)
-@click.option("-o", "--output", metavar="DATASET", help="Merge files at PATHs into this folder.")
-@click.option(
-    "--schema",
-    type=click.Path(path_type=Path),
-    help="A YAML file of column: type, for PATHs; inferred from all rows without it.",
-)
+@click.command(epilog="\b\nExample:\n  slurmctl aggregate flights-2013")
+@click.argument("jobs", metavar="JOB", nargs=-1, required=True, shell_complete=complete_jobs)
+@click.option("-o", "--output", hidden=True)
 @click.option(
     "--where",
     type=click.Choice(["local", "slurm"]),
-    help="Merge a JOB here, or on the cluster's nodes; as its config says without it.",
+    help="Merge on this machine, or on the cluster's nodes. Default: as in the job's config.",
 )
-@click.option("--sort-by", metavar="COLUMNS", default="", help="Separated by commas, for PATHs.")
-@click.option("--partition-by", metavar="COLUMNS", default="", help="The same.")
 @common_options
-def aggregate(
-    common: Common,
-    targets: tuple[str, ...],
-    output: str | None,
-    schema: Path | None,
-    where: str | None,
-    sort_by: str,
-    partition_by: str,
-) -> int:
-    """Publish the results of JOB, or merge files, as one Parquet dataset with a manifest.
+def aggregate(common: Common, jobs: tuple[str, ...], output: str | None, where: str | None) -> int:
+    """Publish the results of JOB as one Parquet dataset with a manifest.
 
-    A job is refused while tasks are missing. With -o, files of JSON lines or SQLite at or below
-    PATHs, local or s3://, are merged, without a job. Running either again changes nothing.
+    Fails while tasks are missing. Running it again changes nothing. To merge files without a
+    job, use slurmctl aggregate-files.
     """
-    if output is not None:
-        return merge_paths(common, targets, output, schema, sort_by, partition_by)
-    if len(targets) != 1:
-        raise UserError("-o: is missing; name the folder of the dataset, or give a single JOB")
-    if schema or sort_by or partition_by:
-        raise UserError("--schema, --sort-by, --partition-by: are for files; a job has its YAML's")
-    name = check_job_id(targets[0], "JOB")
+    if len(jobs) != 1 or output is not None or "/" in jobs[0]:
+        given = " ".join(jobs)
+        raise UserError(
+            f"JOB: aggregate takes one job id, not files ({given}); to merge files, use: slurmctl "
+            f"aggregate-files {given} -o {output or 'DATASET'}"
+        )
+    name = check_job_id(jobs[0], "JOB")
     from airflow_slurm_provider.coordinator import api as verbs
 
     with common.services() as services:

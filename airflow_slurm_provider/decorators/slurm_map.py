@@ -37,14 +37,10 @@ from airflow_slurm_provider.coordinator.planning.inline_items import (
 )
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, parse_config
 from airflow_slurm_provider.decorators.source import source_of
-from airflow_slurm_provider.operators.deferral import (
-    actor_of,
-    defer_until_done,
-    show_script,
-    wait_until_done,
-)
+from airflow_slurm_provider.links import BackfillLink, JobObjectsLink
+from airflow_slurm_provider.operators.backfill import BackfillOperator
+from airflow_slurm_provider.operators.deferral import actor_of
 from airflow_slurm_provider.operators.parquet_aggregate import PUBLISHED, emit_assets
-from airflow_slurm_provider.operators.slurm_submit import SlurmSubmitOperator
 from slurm_worker.errors import UserError
 from slurm_worker.execution.signatures import ContextPassing, is_coroutine
 from slurm_worker.protocol.keys import check_job_id
@@ -66,7 +62,7 @@ _CONTEXT = {
 }
 
 
-class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
+class SlurmMapOperator(DecoratedOperator, BackfillOperator):
     """Runs the decorated function for each item on the cluster, and publishes the dataset.
 
     Called with a list (of objects, strings or integers; another task's result will do), a JSON
@@ -74,6 +70,8 @@ class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
     of a file, local or on S3. The function's first parameter is the item; one that is named
     ``context`` receives the handler's context; others keep their defaults. Returns counts and
     the dataset's address.
+
+    The connections and the wait have the parameters of `JobWaiter`.
 
     :param job_id: the backfill's name. (templated)
     :param item_key: the field that names each item; ``id`` where None.
@@ -92,6 +90,8 @@ class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
         **DecoratedOperator.template_fields_renderers,
         "batch_script": "bash",
     }
+    overwrite_rtif_after_execution = True
+    operator_extra_links = (BackfillLink(), JobObjectsLink())
 
     def __init__(
         self,
@@ -117,9 +117,7 @@ class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
             # Airflow binds the arguments to the signature, and it is called with one: the items.
             python_callable=_takes_items,
             op_args=given,
-            config={},
             job_id=job_id,
-            wait_for_completion=True,
             **kwargs,
         )
         self.python_callable = python_callable
@@ -127,20 +125,22 @@ class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
         self.bundle = bundle
         self.options = options or {}
         self.max_failed_items = max_failed_items
+        #: The code to upload; removed with this process.
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Plan, submit and wait; then publish."""
-        result = self._submit(context)
-        state = show_script(self, result.job_id)
+        job_id, state = self.submit_backfill(context)
         if self.deferrable:
-            defer_until_done(self, result.job_id, state)
-        return self._publish(context, wait_until_done(self, context, result.job_id))
+            self.defer_until_done(job_id, state)
+        return self.publish(context, self.wait_until_done(context, job_id))
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Publish when the trigger has fired."""
-        return self._publish(context, self._resume(context, event))
+        return self.publish(context, self.backfill_complete(context, event))
 
-    def _publish(self, context: Context, progress: dict[str, Any]) -> dict[str, Any]:
+    def publish(self, context: Context, progress: dict[str, Any]) -> dict[str, Any]:
+        """Publish the dataset of a job that has ended; its counts and address."""
         failed = sum(progress["failed"].values())
         if failed > self.max_failed_items:
             raise AirflowFailException(
@@ -148,7 +148,7 @@ class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
                 f"slurmctl status {progress['job_id']}, or allow for them with max_failed_items"
             )
         with as_airflow_failures():
-            services = self._services()
+            services = self.services()
             job_id = check_job_id(progress["job_id"])
             manifest = api.aggregate(services, job_id, log=task_log(self), actor=actor_of(context))
             address = f"s3://{services.site.bucket}/{services.paths(job_id).dataset}"
@@ -156,18 +156,18 @@ class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
         emit_assets(self, context, address, result)
         return result
 
-    def _config(self) -> Config:
+    def build_config(self) -> Config:
+        """A configuration whose handler is the function, and whose input are the items."""
         (given,) = self.op_args
         name = check_job_id(str(self.job_id), "job_id")
         found = path_or_items(given)
         if isinstance(found, str):
             items, plain = {"path": found, "key": self.item_key or "id"}, False
         else:
-            items = put_items(self._services(), name, found, self.item_key)
+            items = put_items(self.services(), name, found, self.item_key)
             plain = not isinstance(found[0], Mapping)
-        # Removed with this process: it is shipped before that.
         self._folder = tempfile.TemporaryDirectory(prefix="slurm-map-")
-        for module, source in self._sources(plain=plain).items():
+        for module, source in self.sources(plain=plain).items():
             (Path(self._folder.name) / f"{module}.py").write_text(source, encoding="utf-8")
         return parse_config(
             {
@@ -181,7 +181,7 @@ class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
             {},
         )
 
-    def _sources(self, *, plain: bool) -> dict[str, str]:
+    def sources(self, *, plain: bool) -> dict[str, str]:
         """The modules to ship, by their names."""
         source, takes = source_of(self.python_callable)
         waits = is_coroutine(self.python_callable)

@@ -7,7 +7,6 @@ workers' arrays; a single job is element 0.
 from __future__ import annotations
 
 import re
-import uuid
 from collections import Counter
 from collections.abc import Mapping
 
@@ -74,11 +73,6 @@ def batch_name(label: str, token: str) -> str:
     """A Slurm job name that begins with `label`, as far as names may hold it."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", label).lstrip("._-")[:_LONGEST_NAME]
     return f"{plain or 'job'}.{token}"
-
-
-def new_token() -> str:
-    """What tells two submissions of one task apart."""
-    return uuid.uuid4().hex[:12]
 
 
 def has_ended(array: ArrayState) -> bool:

@@ -21,9 +21,9 @@ T = TypeVar("T")
 #: Status queries in a row that may fail before the wait ends.
 FAILURES_ALLOWED = 20
 _LONGEST_PAUSE_S = 60.0
-#: No event sooner than this after the start; see `_settle_s`.
+#: The shortest time between the start and an event; see `default_settle_s`.
 _SETTLE_S = 7.0
-#: What is added to Airflow's interval, for the end of the process to reach the scheduler.
+#: Added to Airflow's interval, so that the end of the process can reach the scheduler.
 _MARGIN_S = 2.0
 _THREADS = ThreadPoolExecutor(16, thread_name_prefix="slurm-trigger")
 
@@ -57,24 +57,27 @@ class PollBudget(FailureBudget):
 
 
 class PollingTrigger(BaseTrigger):
-    """Looks every so many seconds, in threads, until there is an event; fires once.
+    """Polls at an interval, in threads, until there is an event; fires once.
 
-    An event that says why looking is vain has the status ``failed``.
+    Where polling fails for good, the event has the status ``failed``.
 
     :param slurm_conn_id: connection of type ``slurm``.
     :param aws_conn_id: connection of type ``aws``.
-    :param poll_interval: seconds between two looks.
-    :param cancel_on_kill: cancel what is waited for when the waiting task is killed or cleared.
-    :param failures_allowed: looks in a row that may fail before the task fails.
+    :param poll_interval: seconds between two status queries.
+    :param cancel_on_kill: cancel the array or job when the waiting task is killed or cleared.
+    :param failures_allowed: queries in a row that may fail before the task fails.
+    :param settle_s: seconds before the first event; where None, see `default_settle_s`.
     """
 
     def __init__(
         self,
+        *,
         slurm_conn_id: str,
-        aws_conn_id: str | None,
-        poll_interval: float,
-        cancel_on_kill: bool,
-        failures_allowed: int,
+        aws_conn_id: str | None = None,
+        poll_interval: float = 10.0,
+        cancel_on_kill: bool = False,
+        failures_allowed: int = FAILURES_ALLOWED,
+        settle_s: float | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's base is untyped
         self.slurm_conn_id = slurm_conn_id
@@ -82,27 +85,28 @@ class PollingTrigger(BaseTrigger):
         self.poll_interval = poll_interval
         self.cancel_on_kill = cancel_on_kill
         self.failures_allowed = failures_allowed
+        self._settle_s = default_settle_s() if settle_s is None else settle_s
 
     @property
     @abstractmethod
     def arguments(self) -> dict[str, Any]:
-        """Arguments that are this trigger's own; no credentials."""
+        """This trigger's own arguments; no credentials."""
 
     @abstractmethod
-    def look(self) -> dict[str, Any] | None:
-        """One look, in a thread: the event to fire, or None where it is too early.
+    def poll(self) -> dict[str, Any] | None:
+        """Query the status once, in a thread: the event to fire, or None to wait on.
 
-        :raises ServiceError: if looking again may help.
-        :raises UserError: if it can't.
+        :raises ServiceError: if another query may succeed.
+        :raises UserError: if none will.
         """
 
     @abstractmethod
     def failed(self, message: str) -> dict[str, Any]:
-        """The event for looks that failed."""
+        """The event for queries that failed."""
 
     @abstractmethod
     def cancel(self) -> None:
-        """Cancel what is waited for; in a thread."""
+        """Cancel the array or job that the task waits for; in a thread."""
 
     @property
     def hook(self) -> SlurmHook:
@@ -121,13 +125,13 @@ class PollingTrigger(BaseTrigger):
         return f"{type(self).__module__}.{type(self).__qualname__}", {**self.arguments, **common}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look until there is something to say."""
+        """Poll until there is an event."""
         clock = asyncio.get_running_loop().time
-        settled = clock() + _settle_s()
+        settled = clock() + self._settle_s
         budget = PollBudget(self.poll_interval, self.log, self.failures_allowed)
         while True:
             try:
-                event = await _in_thread(self.look)
+                event = await _in_thread(self.poll)
                 budget.reset()
             except ServiceError as error:
                 event = None if budget.allow_error(error) else self.failed(str(error))
@@ -146,20 +150,20 @@ class PollingTrigger(BaseTrigger):
             await _in_thread(self.cancel)
 
 
-def _settle_s() -> float:
-    """Seconds after which the process that deferred is known to have ended.
+def default_settle_s() -> float:
+    """Seconds after which the process that deferred has surely ended.
 
-    Its supervisor waits for news of it for up to ``[workers] min_heartbeat_interval`` (5 s by
-    default), and may see its end only then. Where the task is running again by that time,
-    Airflow takes that end for the end of the new run, and fails it. Never less than what
-    suits the default: the workers' configuration may be another than this triggerer's.
+    Its supervisor waits for news from it for up to ``[workers] min_heartbeat_interval`` (5 s by
+    default), and may see its end only then. If the task is running again by that time, Airflow
+    takes that end for the end of the new run, and fails it. Never less than what the default
+    needs: the workers' configuration may differ from this triggerer's.
     """
     interval_s: int = conf.getint("workers", "min_heartbeat_interval", fallback=0)
     return max(_SETTLE_S, interval_s + _MARGIN_S)
 
 
 async def _in_thread(function: Callable[[], T]) -> T:
-    """Run what waits for the network in one of our own threads: a triggerer has few."""
-    # With the trigger's context, by which Airflow tells whose log a line belongs to.
+    """Run a network call in one of our own threads: a triggerer has few."""
+    # With the trigger's context, from which Airflow knows the log of a line.
     here = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(_THREADS, here.run, function)

@@ -88,7 +88,7 @@ def test_the_trigger_and_the_sensor_tell_them_through_airflow(
     assert sink.gauges.pop(("items_ok",)) == 100
     assert sink.counts == {("anomalies", "stall"): 1}
     raise_once(monkeypatch, ALERT)
-    trigger = SlurmArrayTrigger("job-1", "slurm", "aws", poll_interval=0.0)
+    trigger = SlurmArrayTrigger("job-1", slurm_conn_id="slurm", poll_interval=0.0)
 
     async def ends() -> None:
         async for _ in trigger.run():

@@ -394,9 +394,9 @@ def test_aggregate_merges_files_without_a_job_or_a_site(
     (tmp_path / "schema.yaml").write_text("n: double\n")
     out = str(tmp_path / "out")
     ended = cli(
-        "aggregate", folder, "-o", out, "--sort-by", "n",
+        "aggregate-files", folder, "-o", out, "--sort-by", "n",
         "--schema", tmp_path / "schema.yaml", "--json",
     )  # fmt: skip
     assert ended.code == 0, ended.err
     assert (ended.json["rows"], ended.json["schema"]) == (2, {"n": "double"})
-    assert cli("aggregate", folder, "-o", out).code == ExitCode.USER_ERROR
+    assert cli("aggregate-files", folder, "-o", out).code == ExitCode.USER_ERROR

@@ -29,10 +29,13 @@ MISUSE = [
     (["errors", "unknown-job"], "there is no job 'unknown-job'"),
     (["errors", "job-1", "--class", "netwrok"], "--class: 'netwrok'"),
     (["retry", "--job-id", "unknown-job"], "there is no job 'unknown-job'"),
-    (["aggregate", "a", "b"], "-o: is missing"),
-    (["aggregate", "job-1", "--sort-by", "n"], "are for files; a job has its YAML's"),
-    (["aggregate", "nowhere", "-o", "out"], "PATH: there is no nowhere"),
-    (["aggregate", ".", "-o", "out", "--schema", "nowhere.yaml"], "--schema: nowhere.yaml can't"),
+    (["aggregate", "a", "b"], "use: slurmctl aggregate-files a b -o DATASET"),
+    (["aggregate", "results/"], "use: slurmctl aggregate-files results/ -o DATASET"),
+    (["aggregate", "results", "-o", "out"], "use: slurmctl aggregate-files results -o out"),
+    (["aggregate", "job-1", "--sort-by", "n"], "No such option"),
+    (["aggregate-files", "results"], "Missing option '-o'"),
+    (["aggregate-files", "nowhere", "-o", "out"], "PATH: there is no nowhere"),
+    (["aggregate-files", ".", "-o", "out", "--schema", "nowhere.yaml"], "nowhere.yaml can't"),
     (["aggregate", "unknown-job"], "there is no job 'unknown-job'"),
     (["workers", "job-1"], "Missing option '--add'; see slurmctl workers --help"),
     (["workers", "job-1", "--add", "0"], "0 is not in the range x>=1"),
@@ -96,7 +99,8 @@ def test_a_wrong_config_is_named_and_leaves_nothing(
     ],
 )
 @pytest.mark.parametrize(
-    "command", [["submit"], ["aggregate", ".", "-o", "out", "--schema"], ["status", "j", "--site"]]
+    "command",
+    [["submit"], ["aggregate-files", ".", "-o", "out", "--schema"], ["status", "j", "--site"]],
 )
 def test_a_file_that_is_no_yaml_is_told_in_one_line(
     cli: Cli, tmp_path: Path, command: list[str], content: bytes, expected: str
