@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from email.message import Message
 from email.utils import parsedate_to_datetime
 
-from slurm_worker.errors import ServiceError, UserError, describe
+from slurm_worker.errors import AccessDenied, ServiceError, UserError, describe
 from slurm_worker.protocol import job_statements, keys
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.paths import JobPaths
@@ -22,8 +22,6 @@ from slurm_worker.protocol.ports import ObjectStore, Rows
 
 #: The job that trials belong to: nobody's, so that they meet no rows or objects of others.
 TRIAL_JOB = JobId("doctor.probe")
-#: What a refusal for want of permission says; anything else would refuse all that follows too.
-_DENIED = ("accessdenied", "access denied", "not authorized", "(403)", "forbidden")
 _MOST_SAID = 300
 #: For the time, of a server that is slow.
 _TRIES = 3
@@ -117,8 +115,7 @@ def _run(steps: Sequence[tuple[str, Callable[[], object]]]) -> list[Trial]:
             step()
             trials.append(Trial(action))
         except (ServiceError, UserError) as error:
-            said = describe(error, _MOST_SAID)
-            trials.append(Trial(action, said))
-            if not any(words in said.lower() for words in _DENIED):
-                break
+            trials.append(Trial(action, describe(error, _MOST_SAID)))
+            if not isinstance(error, AccessDenied):
+                break  # Anything else would refuse all that follows too.
     return trials

@@ -189,6 +189,10 @@ class ObjectStore(Protocol):
         """
 
 
+#: Events of log lines that a status query looks for: a failure of an item, and of a task.
+ITEM_FAILED, TASK_FAILED = "item failed", "task failed"
+
+
 class Logger(Protocol):
     """Writes log lines with named fields: structlog's bound logger, as far as it is used."""
 
