@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.protocol import job_statements, keys
+from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_rows import AuditEvent, JobRow, RoundRow, SubmissionRow
 from slurm_worker.protocol.keys import JobId, JobState, RoundState, SubmitState
 from slurm_worker.protocol.ports import Applied, Clock, Refused, Row, Rows, Statement, Value, str_of
+from slurm_worker.protocol.statements import jobs as job_statements
 
 #: Keeps one process's events of the same millisecond in their order.
 _ORDER = itertools.count()

@@ -33,7 +33,7 @@ class Statement:
     """A conditional update of a row: what to change, when it is allowed, and the values of both.
 
     Attribute names are written as ``#name`` and values as ``:name``. Statements are made by
-    the functions of `task_statements`, `job_statements` and `rate_limits.statements` only, so
+    the functions of `protocol/statements` and `rate_limits/statements.py` only, so
     that a value that is missing is an argument that is missing.
 
     Args:

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from slurm_worker.protocol import job_statements, keys
+from slurm_worker.protocol import keys
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.ports import Applied, Rows, int_of, str_of
+from slurm_worker.protocol.statements import jobs as job_statements
 
 #: Rows of a shard between two marks; fewer than that are read as quickly as the mark.
 ROWS_PER_CURSOR = 25

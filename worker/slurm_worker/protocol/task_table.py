@@ -14,12 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from slurm_worker.errors import ErrorClass, UserError
-from slurm_worker.protocol import keys, task_statements
+from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.keys import JobId, TaskId, TaskState
 from slurm_worker.protocol.ports import Applied, Clock, Refused, Row, Rows, Statement, int_of
 from slurm_worker.protocol.slices import Slice
+from slurm_worker.protocol.statements import tasks as task_statements
 from slurm_worker.protocol.task_history import Crash, HistoryEntry, TaskEvent, read_history
 from slurm_worker.protocol.tasks import (
     Candidate,

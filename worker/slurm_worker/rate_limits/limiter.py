@@ -31,6 +31,13 @@ from slurm_worker.protocol.job_config import LimitConfig
 from slurm_worker.protocol.ports import Applied, Clock, Refused, Row, Rows, Statement, int_of
 from slurm_worker.rate_limits import statements
 from slurm_worker.rate_limits.quota import NO_QUOTA, Allotment, closes, day_of, opens, share_of
+from slurm_worker.rate_limits.slices import (
+    MOST_TOKENS,
+    MOST_WRITES_PER_S,
+    SliceSize,
+    reservation_of,
+    slice_of,
+)
 
 _CUT = 0.7
 _CUT_WINDOW_S = 10.0
@@ -38,14 +45,9 @@ _RAISE = 1.05
 _RAISE_AFTER_S = 10.0
 #: The longest that a server's ``Retry-After`` is heeded.
 MOST_RETRY_AFTER_S = 600.0
-_MOST_TOKENS = 100
-#: Of the row of a limit: a third of what a partition takes, for writes are refused, too.
-_MOST_WRITES_PER_S = 300
 _SHORTEST_HORIZON_S = 5.0
 _SLEEP_SLICE_S = 0.5
 _FRESH_S = 2.0
-#: So many slices used whole, and the next are larger.
-_CLEAN_SLICES = 40
 #: So many refusals in a row are answered by another try at once.
 _REFUSED_AT_ONCE = 4
 #: So many tries to give back what is held of a day's quota.
@@ -100,91 +102,6 @@ class Token:
     day: int
 
 
-def bound(rate: float, burst: int, send_window_s: float, skew_s: float, n: int, t: float) -> float:
-    """The most requests in any window of `t` seconds.
-
-    Args:
-        rate: tokens per second.
-        burst: tokens at once after an idle time.
-        send_window_s: how late a token may be sent (L).
-        skew_s: how wrong a worker's clock may be (eps).
-        n: tokens of one reservation.
-        t: the window's length in seconds.
-    """
-    return rate * (t + send_window_s + burst / rate + 2 * skew_s) + n
-
-
-def safe_rate(
-    quota: float, t: float, burst: int, send_window_s: float, skew_s: float, n: int
-) -> float:
-    """The rate that keeps `bound` within a vendor's `quota` per `t` seconds; 0 if none does."""
-    return max(0.0, (quota - n - burst) / (t + send_window_s + 2 * skew_s))
-
-
-def slice_of(rate: float, workers: int) -> int:
-    """Tokens of one reservation.
-
-    About a second's worth of a worker's share, so few writes and little waste; more where
-    that would be many workers' writes to one row, of which DynamoDB takes 1,000 a second.
-
-    Args:
-        rate: tokens per second.
-        workers: worker processes that share the limit.
-    """
-    writes_per_s = min(max(1, workers), _MOST_WRITES_PER_S)
-    return max(1, min(_MOST_TOKENS, round(rate / writes_per_s)))
-
-
-def reservation_of(rate: float, workers: int, quota: int | None) -> int:
-    """Tokens of one reservation: `slice_of`, or the worker's part of a quota where that is less.
-
-    Args:
-        rate: tokens per second.
-        workers: worker processes that share the limit.
-        quota: calls per day; None for no limit.
-    """
-    share = share_of(quota, workers, slice_of(rate, _MOST_WRITES_PER_S))
-    return min(slice_of(rate, workers), share)
-
-
-class SliceSize:
-    """How many slots a worker takes at a time: as many as it uses before they are over.
-
-    It falls to what was used after two slices in a row with slots that passed unused (one may
-    be a pause), and rises by a quarter, slowly, so that trying wastes little of the schedule.
-
-    Args:
-        most: slots at a time, at the most.
-        least: and at the least, for the limit's row to serve all workers.
-    """
-
-    def __init__(self, most: int, least: int) -> None:
-        self.now = self._most = most
-        self._least = min(most, least)
-        self._wasteful = self._clean = 0
-        self._used = 0
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the worker uses all that it may take."""
-        return self.now == self._most
-
-    def ended(self, used: int, late: int) -> None:
-        """A slice is over: so many of its slots were used, so many passed unused."""
-        if not late:
-            self._wasteful = 0
-            self._clean += 1
-            if self._clean >= _CLEAN_SLICES:
-                self.now = min(self._most, self.now + max(1, self.now // 4))
-                self._clean = 0
-            return
-        self._clean = 0
-        self._wasteful += 1
-        if self._wasteful > 1:
-            self.now = min(self.now, max(self._least, used, self._used))
-        self._used = used
-
-
 class RateLimiter:
     """One shared limit, as one worker process uses it; safe to share between threads.
 
@@ -227,7 +144,7 @@ class RateLimiter:
         self._row: Row = {}
         self._pk = keys.limit_pk(config.scope, config.name)
         self._sk = keys.limit_sk()
-        least = slice_of(config.rate, _MOST_WRITES_PER_S)
+        least = slice_of(config.rate, MOST_WRITES_PER_S)
         self._share = share_of(config.quota_per_day, workers, least)
         #: Of one reservation; more only where a burst is due.
         self.tokens = reservation_of(config.rate, workers, config.quota_per_day)
@@ -441,7 +358,7 @@ class RateLimiter:
         """How many slots to take: our part of those that are `due`, as after an idle time."""
         tokens = self._size.now
         if self._size.is_whole:
-            tokens = max(tokens, min(math.ceil(due / self._workers), _MOST_TOKENS, self._share))
+            tokens = max(tokens, min(math.ceil(due / self._workers), MOST_TOKENS, self._share))
         row = self._row
         left = self._quota - int_of(row, "used")
         lacks = self._allotment.lacks(tokens, int_of(row, "window"))

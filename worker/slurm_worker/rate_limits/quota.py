@@ -12,7 +12,7 @@ was charged for it although clocks differ.
 from __future__ import annotations
 
 DAY_S = 86_400
-#: More than clocks differ by (eps in `limits.bound`).
+#: More than clocks differ by (eps in `slices.bound`).
 GUARD_S = 1.0
 #: All workers together hold at most one part in so many.
 _PARTS = 50

@@ -164,7 +164,7 @@ def test_a_retry_that_is_repeated_after_its_workers_ran_leaves_no_task_where_nob
     tmp_path: Path, after: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Workers of this small job share how far its shards are worked off, as those of a large do.
-    monkeypatch.setattr(task_finder, "EVERY", 1)
+    monkeypatch.setattr(task_finder, "ROWS_PER_CURSOR", 1)
     classes = ["network", "out_of_memory"]
     points, reopened = 0, False
     while True:

@@ -16,7 +16,8 @@ from slurm_worker.execution.flight_recorder import Recorder, Watch
 from slurm_worker.execution.throttle import TokenThrottle
 from slurm_worker.protocol.job_config import LimitConfig
 from slurm_worker.protocol.ports import Applied, Refused, Rows, Statement, Value
-from slurm_worker.rate_limits.limiter import RateLimiter, Stopped, bound, safe_rate, slice_of
+from slurm_worker.rate_limits.limiter import RateLimiter, Stopped
+from slurm_worker.rate_limits.slices import bound, safe_rate, slice_of
 from slurm_worker.testing import ManualClock, MemoryRows
 from tests.simulator.limits import LimitSimulation, Shape
 from tests.simulator.schedule import Host, Schedule, SimClock
