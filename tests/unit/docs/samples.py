@@ -11,6 +11,7 @@ from importlinter.api import read_configuration
 
 from slurm_worker.protocol.keys import JobId, TaskId
 from slurm_worker.protocol.paths import JobPaths
+from slurm_worker.rate_limits import limiter
 from tests.stack.settings import ROOT
 
 WORKER = ROOT / "worker" / "slurm_worker"

@@ -7,11 +7,11 @@ from slurm_worker.rate_limits.quota import share_of
 MOST_TOKENS = 100
 
 
-#: Of the row of a limit: a third of what a partition takes, for writes are refused, too.
+#: To the row of a limit: a third of what a partition takes, as refused writes count too.
 MOST_WRITES_PER_S = 300
 
 
-#: So many slices used whole, and the next are larger.
+#: After this many fully used slices, the next slices are larger.
 _CLEAN_SLICES = 40
 
 
@@ -63,14 +63,14 @@ def reservation_of(rate: float, workers: int, quota: int | None) -> int:
 
 
 class SliceSize:
-    """How many slots a worker takes at a time: as many as it uses before they are over.
+    """How many slots a worker reserves at a time: as many as it uses before they expire.
 
-    It falls to what was used after two slices in a row with slots that passed unused (one may
-    be a pause), and rises by a quarter, slowly, so that trying wastes little of the schedule.
+    After two slices in a row with unused slots (one may be a pause) it falls to what was used.
+    It rises slowly, by a quarter, so that trying wastes little of the schedule.
 
     Args:
-        most: slots at a time, at the most.
-        least: and at the least, for the limit's row to serve all workers.
+        most: slots at a time, at most.
+        least: slots at a time, at least, so that the limit's row can serve all workers.
     """
 
     def __init__(self, most: int, least: int) -> None:
@@ -81,11 +81,11 @@ class SliceSize:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the worker uses all that it may take."""
+        """Whether the worker uses all slots that it may reserve."""
         return self.now == self._most
 
-    def ended(self, used: int, late: int) -> None:
-        """A slice is over: so many of its slots were used, so many passed unused."""
+    def record(self, used: int, late: int) -> None:
+        """Record a slice that is over: its used slots, and those that passed unused."""
         if not late:
             self._wasteful = 0
             self._clean += 1
