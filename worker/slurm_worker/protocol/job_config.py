@@ -15,14 +15,14 @@ from typing import Any
 from slurm_worker.errors import ClassRule, ErrorClass, UserError
 from slurm_worker.protocol.keys import JobId
 
-#: Heartbeats within the time for which an answer is trusted: two, each up to a tenth late, and
-#: the requests. So one that is lost loses no lease.
+#: Heartbeat intervals that a lease must outlast: two, each up to a tenth late, and the requests.
+#: So one lost heartbeat loses no lease.
 _BEATS = 2.5
-#: Clocks differ by less (`backends/clock.py`); less is not proposed.
+#: Clocks differ by less than this (`backends/clock.py`); messages propose no less.
 _LEAST_MARGIN_S = 1.0
 #: A heartbeat is a write, and takes some ten milliseconds.
 _LEAST_HEARTBEAT_S = 0.5
-#: A token is used by whom it takes some ten milliseconds to get.
+#: Getting a token takes some ten milliseconds.
 _LEAST_SEND_WINDOW_S = 0.1
 
 
@@ -34,7 +34,7 @@ class HandlerConfig:
         entry: ``module:function``.
         code_sha256: digest of the zip of the handler's code on S3; empty where the
             module is already importable on the node.
-        params: the user's own settings, handed to the handler as ``context.params``.
+        params: the user's own settings, passed to the handler as ``context.params``.
         requirements: a requirements file within the shipped code, installed on the node.
         plugin: an entry point to use instead of `entry`.
     """
@@ -55,7 +55,7 @@ class LimitConfig:
         rate: tokens per second.
         burst: tokens that may be sent at once after an idle time.
         scope: the limit's namespace in the table.
-        send_window_s: a token older than this is thrown away (L in the bound).
+        send_window_s: a token older than this is dropped (L in the bound).
         quota_per_day: tokens per UTC day; None for no limit.
     """
 
@@ -74,10 +74,10 @@ class LeaseConfig:
     Args:
         ttl_s: a lease not renewed for this long may be stolen.
         heartbeat_s: renewed this often.
-        margin_s: added to the ttl before anybody steals, for clocks that differ.
+        margin_s: added to the ttl before a lease may be stolen, for clocks that differ.
         max_lost: a task whose lease was lost this often is quarantined.
-        max_tries: a task that failed this often is failed for good.
-        stall_s: a worker none of whose items ends within this time gives its lease up.
+        max_tries: a task that failed this often is not tried again.
+        stall_s: a worker in which no item ends within this time gives its lease up.
     """
 
     ttl_s: float = 120.0
@@ -94,11 +94,11 @@ class WorkerConfig:
 
     Args:
         concurrency: calls of the handler at the same time: threads, or coroutines.
-        tries: calls per item inside the worker, for errors that may pass.
+        tries: calls per item inside the worker, for transient errors.
         backoff_s: base of the full-jitter backoff between them.
         max_backoff_s: its ceiling.
         item_timeout_s: an item that takes longer fails with class timeout; 0 for no limit.
-        checkpoint_s: least time between two checkpoints; 0 for none.
+        checkpoint_s: shortest time between two checkpoints; 0 for none.
         log_level: of the worker's and the handler's log lines.
     """
 
@@ -122,11 +122,11 @@ class JobConfig:
         prefix: the site's key prefix inside it.
         shards: task shards of the job.
         max_workers: workers that may run at the same time, for the limits' horizon.
-        conditional_put: whether the store decides between two markers; where it can't, the
-            table does.
+        conditional_put: whether the store decides between two markers; otherwise the table
+            does.
         part_format: one of `parts.PART_FORMATS`.
         columns: the declared schema, for parts that need one.
-        rules: the job's own on which errors have which class.
+        rules: the job's own rules for the classes of errors.
     """
 
     job_id: JobId
@@ -145,7 +145,7 @@ class JobConfig:
     rules: tuple[ClassRule, ...] = ()
 
     def to_json(self, spec: dict[str, Any]) -> bytes:
-        """The resolved configuration: what workers need, and the user's own words (`spec`).
+        """The resolved configuration: what workers need, and the job as the user wrote it.
 
         The same content gives the same bytes.
         """
@@ -172,7 +172,7 @@ class JobConfig:
 
 
 def check_times(lease: LeaseConfig, worker: WorkerConfig, limits: Sequence[LimitConfig]) -> None:
-    """Refuse times with which no item, or not every item, could be done.
+    """Refuse times with which some items, or all, could not be processed.
 
     Raises:
         UserError: naming the field, its value, and values that work.
@@ -182,8 +182,8 @@ def check_times(lease: LeaseConfig, worker: WorkerConfig, limits: Sequence[Limit
     for limit in limits:
         if limit.send_window_s < _LEAST_SEND_WINDOW_S:
             raise UserError(
-                f"limits.{limit.name}.send_window: {_s(limit.send_window_s)} is over before a "
-                f"token has come from the table; write {_s(_LEAST_SEND_WINDOW_S)} or more"
+                f"limits.{limit.name}.send_window: {_s(limit.send_window_s)} is shorter than "
+                f"a request for a token to the table; write {_s(_LEAST_SEND_WINDOW_S)} or more"
             )
 
 
@@ -191,8 +191,8 @@ def check_lifetime(seconds: float, worker: WorkerConfig, limits: Sequence[LimitC
     """Refuse what can't be done in the time that a worker has.
 
     Args:
-        seconds: ``slurm.time`` less ``slurm.grace``: from a worker's start until it is asked
-            to stop.
+        seconds: ``slurm.time`` less ``slurm.grace``: from a worker's start until its signal to
+            stop.
         worker: how it runs items.
         limits: the job's rate limits.
 
@@ -222,7 +222,7 @@ def _check_lease(lease: LeaseConfig) -> None:
             f"{_s(_LEAST_HEARTBEAT_S)} or more"
         )
     least_s = margin_s + _BEATS * beat_s
-    # The sum of what was written in decimal may be a hair above.
+    # The sum of decimal numbers may be slightly too large.
     if ttl_s >= least_s - 1e-9 * ttl_s:
         return
     longest_s = max(0.0, ttl_s - margin_s) / _BEATS
@@ -254,7 +254,7 @@ def _check_worker(worker: WorkerConfig, lease: LeaseConfig) -> None:
 
 
 def _down(seconds: float) -> str:
-    """Rounded down to a tenth, so that it works when it is written."""
+    """Rounded down to a tenth, so that the proposed value works."""
     return _s(math.floor(seconds * 10 + 1e-6) / 10)
 
 
@@ -263,5 +263,5 @@ def _up(seconds: float) -> str:
 
 
 def _s(seconds: float) -> str:
-    """As the YAML takes it."""
+    """As the YAML accepts it."""
     return f"{seconds:.6f}".rstrip("0").rstrip(".") + "s"

@@ -108,16 +108,17 @@ class TaskTable:
         return heapq.merge(*shards, key=lambda row: row.sequence)
 
     def check_markers(self, markers: Iterable[Marker], round_no: int) -> Iterator[Marker]:
-        """A round's markers, each checked to be made from the items of its task.
+        """A round's markers, after a check that each was made from the items of its task.
 
-        Beside the requests of `of_round` one for each row that came after its page was read.
+        The requests are those of `rows_of_round`, and one for each row that was written after
+        its page was read.
 
         Args:
             markers: in the order of their tasks.
             round_no: the round.
 
         Raises:
-            ForeignMarker: naming one that is not, or whose task has no row.
+            ForeignMarker: naming a marker of other items, or whose task has no row.
         """
         rows = self.rows_of_round(round_no)
         row = next(rows, None)
