@@ -13,7 +13,8 @@ from typing import Any
 from benchmarks.claims import Hub, HubClock, show
 from slurm_worker.protocol.job_config import LimitConfig
 from slurm_worker.protocol.ports import Applied, Refused, Row, Statement
-from slurm_worker.rate_limits.limiter import RateLimiter, Stopped, bound
+from slurm_worker.rate_limits.limiter import RateLimiter, Stopped
+from slurm_worker.rate_limits.slices import bound
 from slurm_worker.testing import MemoryRows
 
 RATE = 100.0

@@ -122,7 +122,7 @@ def _ordered(sign: str, a: Value, b: Value) -> bool:
 
 
 class _Translator:
-    """Translates the DynamoDB expressions that `protocol/expressions.py` uses into Python."""
+    """Translates the DynamoDB expressions that our statements use into Python."""
 
     def __init__(self, text: str) -> None:
         self._tokens = _TOKEN.findall(text)

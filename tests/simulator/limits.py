@@ -18,8 +18,9 @@ from slurm_worker.execution.throttle import TokenThrottle
 from slurm_worker.protocol.job_config import LimitConfig
 from slurm_worker.protocol.keys import limit_pk, limit_sk
 from slurm_worker.protocol.ports import Rows, int_of
-from slurm_worker.rate_limits.limiter import RateLimiter, Stopped, slice_of
-from slurm_worker.rate_limits.limiter import bound as bound_of
+from slurm_worker.rate_limits.limiter import RateLimiter, Stopped
+from slurm_worker.rate_limits.slices import bound as bound_of
+from slurm_worker.rate_limits.slices import slice_of
 from slurm_worker.testing import MemoryRows
 from tests.simulator.faults import FaultRates, Network, Seen, SimRows
 from tests.simulator.run import Violation

@@ -1,8 +1,8 @@
 """In-memory twins of the edges: the same promises, no AWS.
 
-`MemoryRows` evaluates the real condition and update expressions (the subset that
-`protocol/expressions.py` uses), so tests and simulations run the real protocol. They are part
-of the product: use them to test your own tools against a job's table.
+`MemoryRows` evaluates the real condition and update expressions (the subset that our
+statements use), so tests and simulations run the real protocol. The twins are part of the
+product: use them to test your own tools against a job's table.
 """
 
 from __future__ import annotations

@@ -22,10 +22,11 @@ from airflow_slurm_provider.coordinator.status.failures import normalise
 from slurm_worker.errors import UserError, split_place
 from slurm_worker.printable import printable
 from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.ports import ITEM_FAILED, TASK_FAILED
 
 _SEVERE = ("warning", "error", "critical")
-#: Events that tell of a failed item, whatever their level.
-_FAILURES = ("item failed", "task failed")
+#: Events of failures, whatever the level of their lines.
+_FAILURES = (ITEM_FAILED, TASK_FAILED)
 #: Where failures are looked for, for a log that is about more than them.
 _FIRST_CHUNKS = 20
 #: So many chunks in a row with known kinds of failures alone are enough.

@@ -16,7 +16,7 @@ from typing import Any
 
 
 class RequestKind(str, Enum):
-    """What requests are counted, and priced, as."""
+    """The kinds of requests, for counts and prices."""
 
     DYNAMO_WRITE = "dynamo_write"  #: a row written, or a write refused by its condition
     DYNAMO_GET = "dynamo_get"  #: one row read
@@ -59,7 +59,7 @@ class RequestCounts:
         self._counts: Counter[str] = Counter()
 
     def watch(self, client: Any) -> None:
-        """Count what a boto3 client sends from now on; operations without a kind are not."""
+        """Count the requests of a boto3 client from now on; operations without a kind are not."""
         service = client.meta.service_model.service_name
         for operation, kind in _KINDS[service].items():
             client.meta.events.register(
@@ -67,7 +67,7 @@ class RequestCounts:
             )
 
     def count(self, kind: RequestKind) -> None:
-        """One request more."""
+        """Count one request."""
         with self._lock:
             self._counts[kind.value] += 1
 
@@ -78,6 +78,6 @@ class RequestCounts:
         return dict(taken)
 
     def put_back(self, counts: Mapping[str, int]) -> None:
-        """Count again what was taken and could not be told."""
+        """Count again what was taken and could not be recorded."""
         with self._lock:
             self._counts.update(counts)

@@ -1,7 +1,6 @@
 """The object store on S3: verbs over boto3's client, for one bucket.
 
-Each call is one request, unless it says otherwise. Foreign exceptions are translated
-here and nowhere else.
+Each call is one request, unless it says otherwise. Only this module translates S3's exceptions.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _MISSING = {"NoSuchKey", "404", "NotFound"}
 _EXISTS = {"PreconditionFailed", "412"}
 #: The store does not know ``If-Match``.
 _UNKNOWN = {"NotImplemented", "501"}
-#: Two conditional writes met; S3 asks for another try, which then gets a 412 or succeeds.
+#: Two conditional writes collided; another try gets a 412 or succeeds.
 _CONFLICT = {"ConditionalRequestConflict", "409"}
 _CONFLICT_TRIES = 5
 #: Objects that one request may delete.
@@ -121,8 +120,9 @@ class S3Objects:
         )
         with self._errors(prefix):
             for page in pages:
-                for each in page.get("Contents", []):
-                    yield ObjectInfo(each["Key"], each["Size"], each["LastModified"].timestamp())
+                for entry in page.get("Contents", []):
+                    modified = entry["LastModified"].timestamp()
+                    yield ObjectInfo(entry["Key"], entry["Size"], modified)
 
     def delete(self, key: str) -> None:
         """See `ports.ObjectStore.delete`."""

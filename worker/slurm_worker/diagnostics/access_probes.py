@@ -15,10 +15,11 @@ from email.message import Message
 from email.utils import parsedate_to_datetime
 
 from slurm_worker.errors import AccessDenied, ServiceError, UserError, describe
-from slurm_worker.protocol import job_statements, keys
+from slurm_worker.protocol import keys
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
+from slurm_worker.protocol.statements import jobs as job_statements
 
 #: The job of the probes' row and object; no real job has this id.
 PROBE_JOB = JobId("doctor.probe")

@@ -27,7 +27,7 @@ from slurm_worker.errors import (
 from slurm_worker.execution.flight_recorder import Recorder
 from slurm_worker.execution.handler import RAISED, Context, Handler, HandlerResources
 from slurm_worker.protocol.job_config import WorkerConfig
-from slurm_worker.protocol.ports import Clock
+from slurm_worker.protocol.ports import ITEM_FAILED, Clock
 from slurm_worker.protocol.slices import TaskItems
 from slurm_worker.rate_limits.limiter import MOST_RETRY_AFTER_S, Stopped
 from slurm_worker.results.journal import Journal, Outcome
@@ -136,7 +136,7 @@ class Calls:
                 details["exc_info"] = error
         key = items.keys[position]
         self.shared.logger.warning(
-            "item failed",
+            ITEM_FAILED,
             item=key,
             error_class=error_class.value,
             error=message,

@@ -2,7 +2,7 @@
 
 Requests per task: one write to create, one to claim, one to complete, one per
 heartbeat; reads are the claim pages of `node/task_finder.py`. A row stays under 1 KB, so each
-write is one unit. Every method says what it does where the write was applied and its
+write is one unit. Every method says what it does if the write was applied and its
 reply lost, because the client library then repeats the request and is refused.
 """
 
@@ -14,12 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from slurm_worker.errors import ErrorClass, UserError
-from slurm_worker.protocol import keys, task_statements
+from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.keys import JobId, TaskId, TaskState
 from slurm_worker.protocol.ports import Applied, Clock, Refused, Row, Rows, Statement, int_of
 from slurm_worker.protocol.slices import Slice
+from slurm_worker.protocol.statements import tasks as task_statements
 from slurm_worker.protocol.task_history import Crash, HistoryEntry, TaskEvent, read_history
 from slurm_worker.protocol.tasks import (
     Candidate,
@@ -67,11 +68,11 @@ class TaskTable:
     def create(self, round_no: int, sequence: int, where: Slice, attempt: int = 0) -> None:
         """Write a new row; a row that exists (a restarted planner's) is left as it is.
 
-        A lost reply is refused when repeated, which is as good: the row is there. A row that
-        stands in for a lost one starts from the last `attempt` that is known of.
+        A write that is repeated after a lost reply is refused, and the row is there. A row that
+        replaces a lost one starts from the last known `attempt`.
 
         Raises:
-            RowConflict: if the row that stands is of other items.
+            RowConflict: if the existing row has other items.
         """
         row = TaskRow(round_no, sequence, TaskState.READY, where, attempt)
         key: Row = {"pk": self._pk(sequence), "sk": row.sk}
@@ -84,17 +85,17 @@ class TaskTable:
 
     def page(self, shard: int, after: str, limit: int) -> list[TaskRow]:
         """Up to `limit` rows of a shard past the sort key `after`, as they are now."""
-        return [each.read() for each in self.candidates(shard, after, limit)]
+        return [candidate.read() for candidate in self.candidates(shard, after, limit)]
 
     def candidates(self, shard: int, after: str, limit: int) -> list[Candidate]:
-        """As `page`, for whoever looks for one row among them."""
+        """As `page`, for a choice of one row among them."""
         rows = self.rows.query(
             keys.task_pk(self.job, shard), after=after, limit=limit, consistent=True
         )
         return [Candidate(row) for row in rows]
 
     def all_rows(self, shard: int) -> Iterator[TaskRow]:
-        """Every row of a shard, perhaps a second old: half the price."""
+        """Every row of a shard, perhaps a second old, for half the price."""
         for row in self.rows.query(keys.task_pk(self.job, shard)):
             yield TaskRow.from_row(row)
 
@@ -107,16 +108,17 @@ class TaskTable:
         return heapq.merge(*shards, key=lambda row: row.sequence)
 
     def check_markers(self, markers: Iterable[Marker], round_no: int) -> Iterator[Marker]:
-        """A round's markers, each checked to be made from the items of its task.
+        """A round's markers, after a check that each was made from the items of its task.
 
-        Beside the requests of `of_round` one for each row that came after its page was read.
+        The requests are those of `rows_of_round`, and one for each row that was written after
+        its page was read.
 
         Args:
             markers: in the order of their tasks.
             round_no: the round.
 
         Raises:
-            ForeignMarker: naming one that is not, or whose task has no row.
+            ForeignMarker: naming a marker of other items, or whose task has no row.
         """
         rows = self.rows_of_round(round_no)
         row = next(rows, None)
@@ -422,7 +424,7 @@ def halves_of(row: TaskRow) -> tuple[TaskRow, TaskRow]:
         raise ValueError(f"{row.task} is a half already")
     middle = row.where.count // 2
     first, second = row.where.first, row.where.first + middle
-    one, other = (keys.parse_task_id(each) for each in halves)
+    one, other = map(keys.parse_task_id, halves)
     return (
         TaskRow(*one, TaskState.READY, replace(row.where, first=first, count=middle)),
         TaskRow(

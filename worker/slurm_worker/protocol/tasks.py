@@ -1,4 +1,4 @@
-"""A task's row as it was read, the lease on it, and how asking for one comes out."""
+"""A task's row as it was read, the lease on it, and the results of claiming one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from slurm_worker.protocol.task_history import Crash, HistoryEntry, read_crashes
 class TaskRow:
     """One row of the table, read.
 
-    Times are in milliseconds, by AWS's clock. Of a task that is done, `worker`, `node`,
-    `took_ms` (of the attempt that won) and `requests` are what its marker says.
+    Times are in milliseconds, by AWS's clock. In a task that is done, `worker`, `node`,
+    `took_ms` (of the attempt that won) and `requests` come from its marker.
     """
 
     round_no: int
@@ -97,7 +97,7 @@ _TASK = RowFields(
 
 
 class Candidate:
-    """A row of a page, as far as is needed to choose by; of most nothing more is read."""
+    """A row of a page; only what a choice needs is read."""
 
     __slots__ = ("_row", "sk", "state")
 
@@ -152,14 +152,14 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Somebody else was quicker, or the row is not claimable; `row` is how it stands."""
+    """Another worker was quicker, or the row is not claimable; `row` is the current row."""
 
     row: TaskRow | None
 
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
-    """The task lost its lease too often: we have quarantined it."""
+    """The task lost its lease too often, and this call has quarantined it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +169,6 @@ class Renewed:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The lease is gone: stop, discard, take the next task."""
+    """The lease is lost: stop, discard, take the next task."""
 
     row: TaskRow | None

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 
 from slurm_worker.errors import ErrorClass
-from slurm_worker.protocol import job_statements, task_statements
 from slurm_worker.protocol.keys import TaskState
 from slurm_worker.protocol.ports import Statement
+from slurm_worker.protocol.statements import jobs, tasks
 from slurm_worker.protocol.task_history import Crash, HistoryEntry, TaskEvent
 from slurm_worker.rate_limits import statements as limit_statements
 
@@ -46,7 +46,5 @@ def _made(function: Callable[..., Statement]) -> Statement:
 
 
 STATEMENTS = [
-    _made(function)
-    for module in (task_statements, job_statements, limit_statements)
-    for function in _functions(module)
+    _made(function) for module in (tasks, jobs, limit_statements) for function in _functions(module)
 ]

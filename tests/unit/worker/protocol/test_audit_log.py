@@ -137,4 +137,4 @@ def test_an_event_that_can_not_be_noted_holds_nobody_up(tmp_path: Path) -> None:
     abandon(world)
     work(world)
     assert [row.state.value for row in world.task_rows()] == ["done"]
-    assert "not in the audit trail" in [line["event"] for line in world.logger.lines]
+    assert "not in the audit log" in [line["event"] for line in world.logger.lines]

@@ -16,7 +16,8 @@ from slurm_worker.execution.flight_recorder import HangDetector, Recorder
 from slurm_worker.execution.throttle import TokenThrottle
 from slurm_worker.protocol.job_config import LimitConfig
 from slurm_worker.protocol.ports import Applied, Refused, Rows, Statement, Value
-from slurm_worker.rate_limits.limiter import RateLimiter, Stopped, bound, safe_rate, slice_of
+from slurm_worker.rate_limits.limiter import RateLimiter, Stopped
+from slurm_worker.rate_limits.slices import bound, safe_rate, slice_of
 from slurm_worker.testing import ManualClock, MemoryRows
 from tests.simulator.limits import LimitSimulation, Shape
 from tests.simulator.schedule import Host, Schedule, SimClock
@@ -165,7 +166,7 @@ def test_slots_of_before_a_cut_are_not_used_after_it() -> None:
     clock.advance(2.0)
     assert first.poll() is None
     first.reserve()
-    assert first.numbers.stale + first.numbers.late >= held - 60
+    assert first.counts.stale + first.counts.late >= held - 60
 
 
 def test_a_held_slot_costs_no_request() -> None:
@@ -195,8 +196,8 @@ def test_of_two_limits_no_token_is_used_after_its_time() -> None:
     pace = TokenThrottle([fast, slow], clock, never)
     for _ in range(5):
         pace.acquire(None)
-    assert fast.numbers.reservations >= 4, "a token of the fast limit is over before the slow one's"
-    assert slow.numbers.late <= 1
+    assert fast.counts.reservations >= 4, "a token of the fast limit is over before the slow one's"
+    assert slow.counts.late <= 1
 
 
 @pytest.mark.parametrize("quota_per_day", [None, 3])
@@ -315,15 +316,15 @@ def test_a_quota_is_used_up_whatever_a_call_takes_and_is_never_passed(
     assert calls_in(limit, clock, call_s, hours=23) == quota
     row = rows.get("LIMIT#shared#api", "SLOT#0")
     assert row is not None
-    assert row["used"] == quota == limit.numbers.granted
+    assert row["used"] == quota == limit.counts.granted
 
 
 def test_slots_that_pass_unused_cost_a_slow_worker_few_writes() -> None:
     rows, clock = MemoryRows(), ManualClock()
     limit = RateLimiter(rows, LimitConfig("api", rate=200.0), 3, clock, random.Random(1))
     assert calls_in(limit, clock, 0.5, hours=10, most=1000) == 1000
-    assert limit.numbers.late < 250
-    assert limit.numbers.reservations + limit.numbers.refusals < 600
+    assert limit.counts.late < 250
+    assert limit.counts.reservations + limit.counts.refusals < 600
 
 
 def test_a_rate_that_no_row_can_hold_costs_no_further_writes() -> None:
