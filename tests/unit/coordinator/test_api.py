@@ -70,7 +70,7 @@ def test_submitting_a_finished_job_again_says_that_nothing_is_left(tmp_path: Pat
     run_workers(edges, config, tmp_path / "node", failing())
     told: list[str] = []
     api.submit(edges, config, log=told.append)
-    assert told == ["every task has ended; no workers are needed"]
+    assert told == ["all tasks have ended; no workers are needed"]
 
 
 def test_submitting_a_finished_job_again_names_what_runs_its_failed_items(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_submitting_a_finished_job_again_names_what_runs_its_failed_items(tmp_pa
     run_workers(edges, config, tmp_path / "node", failing("bad_input"))
     told: list[str] = []
     api.submit(edges, config, log=told.append)
-    assert told[0].endswith("what failed runs again by slurmctl retry job-1 --errors=bad_input")
+    assert told[0].endswith("to retry what failed: slurmctl retry job-1 --errors=bad_input")
 
 
 def test_an_input_that_was_written_again_is_told_and_its_new_rows_are_not_taken(

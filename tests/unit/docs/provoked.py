@@ -327,7 +327,7 @@ PROVOKED: dict[str, Provoke] = {
     "brings the rows back": lost_rows,
     "has no handle.py": config(handler={"entry": "handle:handle", "code": "."}),
     "expected ':'": no_python,
-    "has none of this name": config(handler={"entry": "handler:handel", "code": "."}),
+    "does not define it": config(handler={"entry": "handler:handel", "code": "."}),
     "there is no file": config(input={"path": "item.jsonl", "key": "id"}),
     "has no column": config(input={"path": "items.jsonl", "key": "idd"}),
     "is the key of rows": items("twice.csv", "id,x\na,1\nb,2\nb,3\n"),

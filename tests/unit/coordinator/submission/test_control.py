@@ -156,7 +156,7 @@ def test_resume_does_not_guess_whether_workers_are_left(tmp_path: Path) -> None:
     edges, slurm, config = submitted(tmp_path)
     control.pause(edges, config.spec.id)
     slurm.state = FakeArray(alive=0, unknown=True)
-    with pytest.raises(ServiceError, match="doesn't say yet"):
+    with pytest.raises(ServiceError, match="does not know yet"):
         control.resume(edges, config.spec.id, log=log)
     assert api.progress(edges, config.spec.id).paused, "as it was"
 
@@ -198,7 +198,7 @@ def test_no_more_workers_are_added_than_have_something_to_do(tmp_path: Path) -> 
     edges, _, config = submitted(tmp_path)
     lines: list[str] = []
     assert control.add_workers(edges, config.spec.id, 50, log=lines.append).workers == 7
-    assert "10 tasks are not done and 3 workers are alive; adding 7" in lines
+    assert "3 workers run for 10 unfinished tasks; adding only 7 workers" in lines
 
 
 def test_workers_that_would_be_idle_are_refused(tmp_path: Path) -> None:
