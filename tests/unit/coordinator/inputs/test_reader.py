@@ -122,15 +122,15 @@ def test_gzip_is_told_from_the_bytes(write: Write) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"id,x\n1,2\n3\n", "row 2: (line 3) has 1 fields where the header has 2"),
+        (b"id,x\n1,2\n3\n", "row 2: (line 3) has 1 fields, but the header has 2"),
         (b"id,x\n1,2,3\n", "row 1: (line 2) has 3 fields"),
-        (b"id,x,x\n1,2,3\n", "names 'x' twice"),
+        (b"id,x,x\n1,2,3\n", "has the column 'x' twice"),
         (b"id,x\n1,\xe9\n", "row 1: is not UTF-8: can't decode byte 0xe9"),
         (b"id,x\n" + b"1,a\n" * 90 + b"2,caf\xe9\n", "row 91: is not UTF-8"),
         (b"id;x\n1;2;3\n", "row 1: (line 2) has 3 fields"),
         (b'id,x\n1,"open\n', "row 1"),
-        (b"id,x\n", "holds no rows"),
-        (b"", "holds no rows"),
+        (b"id,x\n", "has no rows"),
+        (b"", "has no rows"),
         (b"id,x\n1,a\n,b\n", "row 2: 'id' is empty"),
         (b"id,x\n" + b"k" * 1025 + b",b\n", "1,025 bytes long"),
         (gzip.compress(b"id,x\n" + b"1,a\n" * 1000, mtime=0)[:-12], "ends too early"),
@@ -347,14 +347,14 @@ def test_a_missing_object_names_the_nearest() -> None:
     lab.put("in/flights.csv", b"id\n1\n")
     spec = InputSpec("s3://lab/in/flihgts.csv", "id")
     message = refusal(lambda: list(open_input(spec, lambda _: lab)))
-    assert "no object s3://lab/in/flihgts.csv; did you mean s3://lab/in/flights.csv?" in message
+    assert "the object s3://lab/in/flihgts.csv does not exist; did you mean s3://lab/in/flights.csv?" in message
 
 
 @pytest.mark.parametrize("store", [MissingBucket, OutspokenMissingBucket])
 def test_a_missing_bucket_is_told_from_a_missing_object(store: type[MissingBucket]) -> None:
     spec = InputSpec("s3://lab/in/a.csv", "id")
     message = refusal(lambda: list(open_input(spec, lambda _: store())))
-    assert "no bucket 'lab'" in message
+    assert "the bucket 'lab' does not exist" in message
 
 
 def test_a_copy_of_a_file_is_no_other_version(tmp_path: Path) -> None:
@@ -428,13 +428,13 @@ def test_a_folder_that_contradicts_its_rows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "year=2020").mkdir()
     (tmp_path / "year=2020/a.jsonl").write_text('{"id": 1, "year": 2021}\n')
     message = refusal(lambda: read(tmp_path))
-    assert "row 1: has year = 2021, and its folder has 2020" in message
+    assert "row 1: has year = 2021, but its folder has 2020" in message
 
 
 def test_no_file_of_a_folder_is_left_out_in_silence(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id\n1\n")
     (tmp_path / "b.xlsx").write_bytes(b"")
-    assert "b.xlsx, which is no csv file" in refusal(lambda: read(tmp_path))
+    assert "b.xlsx, which is not a csv file" in refusal(lambda: read(tmp_path))
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("nowhere")])
@@ -478,7 +478,7 @@ def test_a_link_to_a_folder_is_followed_and_one_to_its_own_parent_is_not(tmp_pat
         (b"p=%FF", "the folder 'p=%FF' is not UTF-8; rename it"),
         (b"p=\xff", "the folder 'p=\\udcff' is not UTF-8; rename it"),
         (b"%FF=1", "the folder '%FF=1' is not UTF-8; rename it"),
-        (b"p=1/p=2", "name 'p' twice"),
+        (b"p=1/p=2", "two values of 'p'"),
     ],
 )
 def test_folders_whose_columns_are_not_certain_are_refused(
@@ -491,7 +491,7 @@ def test_folders_whose_columns_are_not_certain_are_refused(
 
 
 def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
-    assert "is a folder without files" in refusal(lambda: read(tmp_path, form="csv"))
+    assert "is a folder without data files" in refusal(lambda: read(tmp_path, form="csv"))
 
 
 def test_a_prefix_on_s3_is_a_folder_and_not_its_neighbours() -> None:

@@ -80,7 +80,7 @@ def test_a_table_gives_what_a_parquet_file_of_it_would() -> None:
         (pd.DataFrame([[1, 2]], columns=["id", "id"]), "id"),
         (pa.table([[1], [2]], names=["id", "id"]), "two columns named 'id'"),
         (pl.LazyFrame({"id": [1]}), "LazyFrame"),
-        (pd.DataFrame({"id": []}), "there are none"),
+        (pd.DataFrame({"id": []}), "the list is empty"),
         (pd.DataFrame({"id": [1], "x": [pd.Period("2026")]}), "'x' is of the type pandas.period"),
         (pd.DataFrame({"id": [1], "x": [pd.Interval(0, 1)]}), "'x' is of the type pandas.interval"),
         (pl.DataFrame({"id": [1], "x": pl.Series([object()], dtype=pl.Object)}), "Python objects"),

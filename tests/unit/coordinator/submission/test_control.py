@@ -324,7 +324,7 @@ def test_no_array_begins_behind_a_cancel_whatever_its_submitter_had_reached(
         api.submit(edges, config, log=log)
         assert slurm.cancelled == ["100"]
     else:
-        with pytest.raises(UserError, match="was cancelled while its workers were submitted"):
+        with pytest.raises(UserError, match="was cancelled while its workers were being submitted"):
             api.submit(edges, config, log=log)
         assert slurm.arrays == {}
     slurm.state = GONE
@@ -359,7 +359,7 @@ def test_a_second_cancel_holds_for_whoever_submits_anew_since_the_first(tmp_path
     paused = PausedSlurm("before its intent", lambda: control.cancel(edges, config.spec.id))
     paused.arrays, paused.state = slurm.arrays, GONE
     beside = replace(edges, slurm=paused)  # type: ignore[arg-type]  # the fake has its verbs
-    with pytest.raises(UserError, match="was cancelled while its workers were submitted"):
+    with pytest.raises(UserError, match="was cancelled while its workers were being submitted"):
         api.submit(beside, config, log=log)
     assert list(slurm.arrays.values()) == ["100"]
 
