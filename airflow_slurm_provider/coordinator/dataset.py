@@ -62,11 +62,8 @@ def merge(services: Services, spec: JobSpec, log: Log) -> aggregation.Manifest:
 def plan_on_nodes(services: Services, spec: JobSpec, folder: Path, log: Log) -> Config | None:
     """The job that merges the parts of another; None if the dataset is up to date.
 
-    Args:
-        services: the edges.
-        spec: the job whose parts are merged.
-        folder: for the code that is uploaded; must exist until the job is submitted.
-        log: gets a line per step.
+    `spec` is that of the job whose parts are merged. The code that is uploaded goes into `folder`,
+    which must exist until the new job is submitted.
 
     Raises:
         UserError: if the dataset is to be sorted, or the job's id is too long for another.

@@ -33,7 +33,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
-from airflow_slurm_provider.coordinator.inputs import files as input_files
 from airflow_slurm_provider.coordinator.inputs.files import Bucket, InputFile, find_files
 from slurm_worker.errors import UserError
 from slurm_worker.results import jsonlines
@@ -87,11 +86,6 @@ class InputSpec:
     path: str
     key: str
     format: str | None = None
-
-
-def version_of(spec: InputSpec, bucket: Bucket) -> str:
-    """A text that changes when the input is written again; see `input_files.version_of`."""
-    return input_files.version_of(spec.path, bucket)
 
 
 def open_input(spec: InputSpec, bucket: Bucket) -> Iterator[tuple[str, Item]]:

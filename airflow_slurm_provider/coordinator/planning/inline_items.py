@@ -117,14 +117,9 @@ def config_with_items(
     items: object,
     key: str | None = None,
 ) -> Config:
-    """A job's config with these items as its input.
+    """A job's config with these items as its input; for `items` and `key` see `put_items`.
 
-    Args:
-        services: the edges.
-        source: the job's YAML file or mapping, without ``input``.
-        job_id: replaces the `job_id` in `source`.
-        items: see `put_items`.
-        key: see `put_items`.
+    `source` is the job's YAML file or mapping, without ``input``. `job_id` replaces the one in it.
 
     Raises:
         UserError: naming what is wrong in the items or the config.

@@ -1,7 +1,8 @@
 """Control a running job: pause, resume, more workers, cancel.
 
-Each verb may be interrupted at any point and called again, and records its caller in the audit
-log. New workers follow the protocol of `workers.py`: an intent, then one ``sbatch``.
+Each verb may be interrupted at any point and called again, and records its caller (`actor`) in the
+audit log. `log` gets a line per step. New workers follow the protocol of `workers.py`: an intent,
+then one ``sbatch``.
 
     resume   the intent of workers that replace those that left  →  pause and breaker cleared
              →  sbatch. Interrupted before the second step, the job is still paused. After it,
@@ -93,12 +94,6 @@ def resume(
 
     A job that is neither paused nor stopped gets new workers if it has none left.
 
-    Args:
-        services: the edges.
-        job_id: the job.
-        log: gets a line per step.
-        actor: the name in the audit log.
-
     Raises:
         UserError: if there is no such job, or Slurm refuses its options.
         ServiceError: if a service can't be reached, or if Slurm does not know yet which workers
@@ -135,13 +130,6 @@ def add_workers(
     job's configuration from then on, also for later rounds. If an earlier submission was
     interrupted, that one is carried out instead of a new one. So two calls at the same moment make
     one submission.
-
-    Args:
-        services: the edges.
-        job_id: the job.
-        count: how many.
-        log: gets a line per step.
-        actor: the name in the audit log.
 
     Raises:
         UserError: if more workers would have nothing to do, or Slurm refuses the options.

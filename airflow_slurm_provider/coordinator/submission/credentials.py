@@ -114,10 +114,7 @@ def put_credentials(services: Services, job_id: JobId, *, folder: str = "") -> d
     the embedded cluster's workers get this process's own credentials, if these come from its
     environment or from Airflow's connection, as the workers could not find those.
 
-    Args:
-        services: the edges.
-        job_id: the job.
-        folder: the folder of its submissions, if it does not have the job's name.
+    `folder` is that of the job's submissions, if it does not have the job's name.
 
     Raises:
         UserError: if the role can't be assumed.
@@ -170,12 +167,6 @@ def _mint(services: Services, job_id: JobId, role: str) -> bytes:
         ) from error
     except BotoCoreError as error:
         raise unanswered("STS", error, "aws.sts_endpoint_url and the network") from error
-    return json.dumps(
-        {
-            "Version": 1,
-            "AccessKeyId": minted["AccessKeyId"],
-            "SecretAccessKey": minted["SecretAccessKey"],
-            "SessionToken": minted["SessionToken"],
-            "Expiration": minted["Expiration"].isoformat(),
-        }
-    ).encode()
+    own = {name: minted[name] for name in ("AccessKeyId", "SecretAccessKey", "SessionToken")}
+    expiration = minted["Expiration"].isoformat()
+    return json.dumps({"Version": 1, **own, "Expiration": expiration}).encode()

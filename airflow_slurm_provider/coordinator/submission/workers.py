@@ -47,6 +47,8 @@ from slurm_worker.protocol.job_rows import JobRow, RoundRow, SubmissionRow, job_
 from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import JobId, SubmitState
 
+Log = Callable[[str], None]
+
 #: The longest time of a call, in seconds, if the job sets no timeout.
 _LONG_CALL_S = 60.0
 
@@ -75,7 +77,7 @@ def ensure_workers(
     job: JobRow,
     round_row: RoundRow,
     tasks: int,
-    log: Callable[[str], None],
+    log: Log,
 ) -> Workers:
     """The round's workers: those that were submitted before, or new ones.
 
@@ -97,7 +99,7 @@ def ensure_workers(
         log(f"{spec.id} {reason}; no workers are started; to continue: slurmctl resume {spec.id}")
         if shown is None:
             return Workers((), "", 0, "", reattached=True)
-        return _workers(spec, shown, shown.slurm_job_ids, shown.workers, reattached=True)
+        return _existing(spec.id, shown)
     # Slurm may have refused additional workers, while others run.
     only_added = last is not None and last.refused and with_arrays is not None
     submitted = last is not None and last.state is SubmitState.SUBMITTED
@@ -106,7 +108,7 @@ def ensure_workers(
         skip_reason = _skip_reason(services, spec, arrays)
         if skip_reason:
             log(skip_reason)
-            return _workers(spec, shown, shown.slurm_job_ids, shown.workers, reattached=True)
+            return _existing(spec.id, shown)
         ended = f"{named(ids_of(arrays))} has ended" if arrays else "no workers were submitted"
         log(f"{ended}, and tasks are unfinished; submitting new workers")
         # The workers may have left tasks because they did not find them: see `generations`.
@@ -128,7 +130,7 @@ def submit_workers(
     job: JobRow,
     round_row: RoundRow,
     submission: SubmissionRow,
-    log: Callable[[str], None],
+    log: Log,
 ) -> Workers:
     """Carry out a submission that this call or another has intended.
 
@@ -157,8 +159,9 @@ def submit_workers(
         services.slurm.cancel(known_arrays(spec.id, ours))
         return submit_workers(services, spec, job, round_row, standing, log)
     log(f"submitted {named(slurm_job_ids)} of {workers} workers")
-    found = _workers(spec, submission, tuple(slurm_job_ids), workers, reattached=False)
-    return replace(found, config=job.config)
+    name, label = job_name(spec.id, submission), submission.label
+    ids = tuple(slurm_job_ids)
+    return Workers(ids, name, workers, label, reattached=False, config=job.config)
 
 
 def _cancelled(job_id: JobId) -> str:
@@ -184,7 +187,7 @@ def audit_workers(
     )
 
 
-def useful_workers(spec: JobSpec, requested: int, tasks: int, log: Callable[[str], None]) -> int:
+def useful_workers(spec: JobSpec, requested: int, tasks: int, log: Log) -> int:
     """How many workers have something to do: at most one per task, and what the limits allow.
 
     By Little's law, a limit of r per second keeps r * t calls running if a call takes t seconds:
@@ -228,27 +231,19 @@ def _submit(
     submission: SubmissionRow,
     options: SlurmOptions,
     submitted: list[str],
-    log: Callable[[str], None],
+    log: Log,
 ) -> int:
     """Submit the arrays, and append their ids to `submitted`; return the number of workers."""
     command = [
         *shlex.split(upload.upload_worker(services)),
         *upload.worker_arguments(services, spec, job.config, submission.label),
     ]
-
-    environment = {
-        **services.site.aws.environment(),
-        **put_credentials(services, spec.id),
-    }
+    environment = {**services.site.aws.environment(), **put_credentials(services, spec.id)}
 
     def submit_part(part: int, size: int) -> str:
         name = job_name(spec.id, submission, part)
         script = render_script(
-            options,
-            name=name,
-            workers=size,
-            command=command,
-            environment=environment,
+            options, name=name, workers=size, command=command, environment=environment
         )
         try:
             return services.slurm.submit(name, script, folder=spec.id)
@@ -267,7 +262,7 @@ def _submit_parts(
     sizes: Sequence[int],
     submit_part: Callable[[int, int], str],
     submitted: list[str],
-    log: Callable[[str], None],
+    log: Log,
 ) -> int:
     workers = 0
     for part, wanted in enumerate(sizes):
@@ -306,18 +301,8 @@ def _skip_reason(services: Services, spec: JobSpec, arrays: Sequence[ArrayKey]) 
     return ""
 
 
-def _workers(
-    spec: JobSpec,
-    submission: SubmissionRow,
-    slurm_job_ids: tuple[str, ...],
-    workers: int,
-    *,
-    reattached: bool,
-) -> Workers:
-    return Workers(
-        slurm_job_ids=slurm_job_ids,
-        slurm_job_name=job_name(spec.id, submission),
-        workers=workers,
-        submission=submission.label,
-        reattached=reattached,
-    )
+def _existing(job_id: JobId, submission: SubmissionRow) -> Workers:
+    """The workers that an earlier call has submitted."""
+    name = job_name(job_id, submission)
+    ids, label = submission.slurm_job_ids, submission.label
+    return Workers(ids, name, submission.workers, label, reattached=True)

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_slurm_provider.coordinator import api
+from airflow_slurm_provider.coordinator import api, spec_store
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from airflow_slurm_provider.coordinator.submission import control
@@ -201,6 +201,23 @@ def test_two_right_submits_make_one_plan_and_one_array(new_site: Callable[[], Si
         site.check()
         used = {site.services.paths(JOB).draft_in(key) for key in segments(site)}
         assert used == {site.services.jobs(JOB).get().draft}, "the other draft is gone"
+
+
+def test_the_plan_that_is_first_decides_the_bundle_where_neither_submit_names_one(
+    new_site: Callable[[], Site],
+) -> None:
+    def submit(site: Site, workers: int) -> Call:
+        return site.submit(bundle=None, workers=workers)
+
+    for at in steps_of(lambda: submit(new_site(), 1)):
+        site = new_site()
+        first, second = submit(site, 1), submit(site, 3)
+        one_suspended(first, at, second)
+        assert (first.error, second.error) == (None, None), at
+        jobs = site.services.jobs(JOB)
+        bundle = spec_store.read_spec(site.services, jobs.get()).bundle
+        assert bundle in (1, 3), at
+        assert jobs.rounds()[0].tasks == -(-ITEMS // bundle), at
 
 
 def segments(site: Site) -> Iterator[str]:

@@ -359,7 +359,7 @@ PROVOKED: dict[str, Provoke] = {
     "resume it first": commands("submit config.yaml", "pause job-1", "workers job-1 --add 1"),
     "retry when it is complete": commands("submit config.yaml", "retry job-1"),
     "not finished after": commands("submit config.yaml", "wait job-1 --timeout 5"),
-    "or submit it again if its workers have ended": commands("submit config.yaml", "aggregate job-1"),
+    "again if its workers have ended": commands("submit config.yaml", "aggregate job-1"),
     "aggregate: column": misfit,
     "can't be imported on the node": handler("absent_module:handle"),
     "has no function": handler("json:handle"),

@@ -19,12 +19,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_slurm_provider.coordinator.inputs.files import version_of
 from airflow_slurm_provider.coordinator.inputs.reader import (
     InputFormat,
     InputSpec,
     input_format,
     open_input,
-    version_of,
 )
 from airflow_slurm_provider.coordinator.inputs.unique_keys import KeyCheck
 from slurm_worker.errors import UserError
@@ -347,7 +347,10 @@ def test_a_missing_object_names_the_nearest() -> None:
     lab.put("in/flights.csv", b"id\n1\n")
     spec = InputSpec("s3://lab/in/flihgts.csv", "id")
     message = refusal(lambda: list(open_input(spec, lambda _: lab)))
-    assert "the object s3://lab/in/flihgts.csv does not exist; did you mean s3://lab/in/flights.csv?" in message
+    assert (
+        "the object s3://lab/in/flihgts.csv does not exist; did you mean s3://lab/in/flights.csv?"
+        in message
+    )
 
 
 @pytest.mark.parametrize("store", [MissingBucket, OutspokenMissingBucket])
@@ -362,23 +365,23 @@ def test_a_copy_of_a_file_is_no_other_version(tmp_path: Path) -> None:
     path.write_text("id\nx\n")
     os.utime(path, (1, 1))
     spec = InputSpec(str(path), "id")
-    first = version_of(spec, no_bucket)
+    first = version_of(spec.path, no_bucket)
     path.write_text("id\nx\n")
-    assert version_of(spec, no_bucket) == first
+    assert version_of(spec.path, no_bucket) == first
     path.write_text("id\ny\n")
-    assert version_of(spec, no_bucket) != first
-    assert version_of(InputSpec(str(tmp_path / "b.csv"), "id"), no_bucket) == ""
+    assert version_of(spec.path, no_bucket) != first
+    assert version_of(str(tmp_path / "b.csv"), no_bucket) == ""
 
 
 def test_an_object_that_is_written_again_has_another_version() -> None:
     store = MemoryObjects()
     store.put("in/a.csv", b"id\nx\n")
     spec = InputSpec("s3://lab/in/a.csv", "id")
-    first = version_of(spec, lambda _name: store)
-    assert first == version_of(spec, lambda _name: store) != ""
+    first = version_of(spec.path, lambda _name: store)
+    assert first == version_of(spec.path, lambda _name: store) != ""
     store.put("in/a.csv", b"id\nx\ny\n")
-    assert version_of(spec, lambda _name: store) != first
-    assert version_of(InputSpec("s3://lab/in/a", "id"), lambda _name: store) == ""
+    assert version_of(spec.path, lambda _name: store) != first
+    assert version_of("s3://lab/in/a", lambda _name: store) == ""
 
 
 def test_a_missing_file_names_the_nearest(write: Write, tmp_path: Path) -> None:
@@ -507,10 +510,10 @@ def test_a_folder_has_another_version_when_one_of_its_files_has(tmp_path: Path) 
     for name in ("a.csv", "b.csv"):
         (tmp_path / name).write_text("id\n1\n")
     spec = InputSpec(str(tmp_path), "id")
-    first = version_of(spec, no_bucket)
-    assert first == version_of(spec, no_bucket) != ""
+    first = version_of(spec.path, no_bucket)
+    assert first == version_of(spec.path, no_bucket) != ""
     (tmp_path / "b.csv").write_text("id\n1\n2\n")
-    assert version_of(spec, no_bucket) != first
+    assert version_of(spec.path, no_bucket) != first
 
 
 # --- duplicate keys ----------------------------------------------------------------
