@@ -158,7 +158,7 @@ def add_workers(
         array_size = services.slurm.max_array_size()
         added = jobs.record_intent(round_row.number, last.next_number, more, array_size, asked=True)
         workers = submit_workers(services, spec, raised, round_row, added, log)
-        # Not before Slurm has taken them: what it refuses must not be what others go on with.
+        # Only now: if Slurm refuses them, later submissions must not use this configuration.
         jobs.set_config(raised.config)
     audit_workers(services, job_id, workers, actor, "added workers")
     return _result(job_id, workers, changed=True)

@@ -1,4 +1,4 @@
-"""One Slurm array of workers per submission, never twice, whatever dies between.
+"""One Slurm array of workers per submission, never two, even if a process dies in between.
 
     intent row (token)  →  files on the cluster  →  sbatch, token in its name  →  id in the row
           │ crash here: the next call finds the intent, and continues with the same token;
