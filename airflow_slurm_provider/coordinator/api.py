@@ -2,8 +2,8 @@
 
 `submission/control.py` has those that control a running job: pause, resume, cancel.
 
-Each verb may be called again at any point, and by several processes at the same time. All results
-are plain data with a `to_dict`.
+Each verb may be called again at any point, and by several processes at the same time. `log` gets a
+line per step, and `actor` is the name in the audit log. Results are plain data with a `to_dict`.
 """
 
 from __future__ import annotations
@@ -153,12 +153,7 @@ def resubmit(
 ) -> Workers | None:
     """New workers for a job whose workers have ended and left tasks.
 
-    Args:
-        services: the edges.
-        job_id: the job.
-        max_resubmits: how often the latest round may get new workers.
-        log: gets a line per step.
-        actor: the name in the audit log.
+    The latest round may get new workers `max_resubmits` times.
 
     Returns:
         The round's workers; None if it had new ones `max_resubmits` times already, or if the

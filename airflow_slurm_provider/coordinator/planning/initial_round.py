@@ -16,7 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from airflow_slurm_provider.coordinator import spec_store
-from airflow_slurm_provider.coordinator.inputs.reader import open_input, version_of
+from airflow_slurm_provider.coordinator.inputs.files import version_of
+from airflow_slurm_provider.coordinator.inputs.reader import open_input
 from airflow_slurm_provider.coordinator.planning import bundle_size
 from airflow_slurm_provider.coordinator.planning.planner import (
     Draft,
@@ -86,12 +87,6 @@ def create_job(services: Services, spec: JobSpec, code_sha256: str, log: Log) ->
     The job is created when its whole input has been read and checked. Of two calls at the same
     time, the plan of one is the job's. The other call finishes that plan.
 
-    Args:
-        services: the edges.
-        spec: the job.
-        code_sha256: digest of the handler's code.
-        log: gets a line per step.
-
     Raises:
         UserError: if the input is wrong: then nothing of the job stays in the table. Also if
             another call has planned another input under this id, or if this id has results.
@@ -100,9 +95,9 @@ def create_job(services: Services, spec: JobSpec, code_sha256: str, log: Log) ->
     from airflow_slurm_provider.coordinator.inputs.unique_keys import KeyCheck
 
     _check_no_results(services, spec)
-    spec = bundle_size.with_bundle(spec, services.bucket, log)
+    sized = bundle_size.with_bundle(spec, services.bucket, log)
     shards = shard_count(spec.max_workers)
-    version = version_of(spec.source, services.bucket)
+    version = version_of(spec.input.path, services.bucket)
 
     with KeyCheck() as keys:
 
@@ -119,9 +114,9 @@ def create_job(services: Services, spec: JobSpec, code_sha256: str, log: Log) ->
             )
 
         items = keys.watch(open_input(spec.source, services.bucket))
-        bundle, store = bundle_size.bundle_of(spec), services.store(spec.id)
+        bundle, store = bundle_size.bundle_of(sized), services.store(spec.id)
         with new_draft(store, 0, items, bundle, summarize, log) as draft:
-            stored = spec_store.store_spec(services, spec, shards, code_sha256)
+            stored = spec_store.store_spec(services, sized, shards, code_sha256)
             job = _adopt(services, stored, shards, draft.number)
             draft.discard_unless(job.draft)
             _check_identity(job, spec)
@@ -206,11 +201,8 @@ def _first_round(
 ) -> RoundRow:
     """The row of the first round of a job that has a plan, created if it is missing.
 
-    Args:
-        services: the edges.
-        job: the job.
-        source: the input, if the plan has no summary that names it.
-        draft: one that is on this machine; it may differ from the plan.
+    `source` names the input if the plan has no summary. `draft` is on this machine; it may differ
+    from the plan.
     """
     jobs, store = services.jobs(job.job), services.store(job.job)
     is_ours = draft is not None and draft.number == job.draft
@@ -229,7 +221,7 @@ def _planner(services: Services, job: JobRow, log: Log) -> Planner:
 
 
 def _report_changed_input(services: Services, spec: JobSpec, first: RoundRow, log: Log) -> None:
-    version = version_of(spec.source, services.bucket)
+    version = version_of(spec.input.path, services.bucket)
     if version and first.version and version != first.version:
         log(
             f"input.path: {spec.input.path} has changed since this job was planned; the job keeps "

@@ -50,26 +50,9 @@ LEAST_EXCESS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """The settings, with defaults that suit most jobs. Times are in seconds.
+    """The settings, with defaults that suit most jobs; `AnomaliesSection` says what each means.
 
-    Args:
-        calm_s: an episode is over when its condition has not held for this long.
-        window_s: shortest time over which shares, losses and throughput are measured.
-        stall_s: shortest time in which no item ends, while tasks are held.
-        stall_first_s: the same while it is unknown how long tasks take.
-        straggler_s: shortest time that a straggler has been held.
-        straggler_ratio: how many times longer than the median task.
-        error_rise: rise of a class's share of all items.
-        error_first: share of a class that is too high from the job's first items on.
-        throughput_drop: part of the usual throughput that is missing.
-        node_rise: a node's share of failed items above that of the others.
-        losses: leases lost within the window.
-        limit_after_s: how long a limit must have starved the workers.
-        limit_cut: a limit starves workers if at most this part of its configured rate is left.
-        idle_after_s: time over which a limit's use is measured.
-        idle_share: a limit is idle if at most this part of it is used.
-        cost_ratio: how many times the estimate a job may cost, if no budget is given.
-        budget: dollars that the workers' AWS requests may cost in all; 0 for none.
+    Times are in seconds.
     """
 
     calm_s: float = 300.0

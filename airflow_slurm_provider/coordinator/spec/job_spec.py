@@ -233,7 +233,7 @@ class JobSpec(Strict):
     input: InputSection
     """What the items are."""
     handler: HandlerSection
-    """The function that is called for each."""
+    """The function that is called for each item."""
     bundle: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Items per task: aim at 2 to 10 minutes of work; by default chosen from the input's size."""
     workers: Annotated[int, Field(ge=1, le=100_000)] = 1
@@ -320,7 +320,7 @@ class JobSpec(Strict):
         return resolve(self.lease, LeaseConfig)
 
     def resolve_worker(self) -> WorkerConfig:
-        """How each worker runs its items; 0 stands for no item timeout, and no checkpoints."""
+        """How each worker runs its items; 0 means no item timeout, and no checkpoints."""
         timeout, checkpoint = self.worker.item_timeout or 0.0, self.worker.checkpoint or 0.0
         return resolve(self.worker, WorkerConfig, item_timeout_s=timeout, checkpoint_s=checkpoint)
 

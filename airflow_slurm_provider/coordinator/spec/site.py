@@ -188,9 +188,9 @@ def _check_alerts(alerts: AlertsSite, name: str) -> None:
             f"{name}: alerts.sns_topic_arn: {alerts.sns_topic_arn!r} is not an SNS topic; write "
             "arn:aws:sns:<region>:<account>:<name>"
         )
-    given = [field for field in _WEBHOOK_FIELDS if getattr(alerts, field)]
-    if len(given) > 1:
-        raise UserError(f"{name}: alerts: has {' and '.join(given)}; give only one of them")
+    found = [field for field in _WEBHOOK_FIELDS if getattr(alerts, field)]
+    if len(found) > 1:
+        raise UserError(f"{name}: alerts: has {' and '.join(found)}; give only one of them")
     if alerts.webhook_url:
         check_webhook(alerts.webhook_url, f"{name}: alerts.webhook_url")
 

@@ -59,7 +59,7 @@ def lines(count: int) -> bytes:
     return b"".join(json.dumps({"id": f"k{n}", "n": n % 10}).encode() + b"\n" for n in range(count))
 
 
-def test_a_parquet_file_tells_its_rows(tmp_path: Path) -> None:
+def test_the_rows_of_a_parquet_file_are_in_its_footer(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": [str(n) for n in range(5_000)]}), tmp_path / "a.parquet")
     assert estimate_items(spec(tmp_path / "a.parquet"), no_bucket) == 5_000
     store = MemoryObjects()
@@ -74,7 +74,7 @@ def test_a_small_text_is_counted(tmp_path: Path) -> None:
     assert estimate_items(spec(tmp_path / "b.jsonl.gz"), no_bucket) == 100
 
 
-def test_a_large_text_is_guessed_by_its_beginning(tmp_path: Path) -> None:
+def test_the_lines_of_a_large_text_are_estimated_from_its_beginning(tmp_path: Path) -> None:
     count = 200_000
     (tmp_path / "a.jsonl").write_bytes(lines(count))
     assert estimate_items(spec(tmp_path / "a.jsonl"), no_bucket) == pytest.approx(count, rel=0.1)
@@ -88,7 +88,7 @@ def test_what_cannot_be_read_counts_as_empty(name: str, tmp_path: Path) -> None:
     assert estimate_items(spec(tmp_path / name), no_bucket) == 0
 
 
-def test_a_job_without_a_bundle_gets_one_by_its_size_and_keeps_it(tmp_path: Path) -> None:
+def test_a_job_without_a_bundle_gets_one_from_its_size_and_keeps_it(tmp_path: Path) -> None:
     edges = services(FakeSlurm())
     config = make_config(tmp_path, items=960, bundle=None, workers=3)
     planned = dry_run.estimate(edges, config)

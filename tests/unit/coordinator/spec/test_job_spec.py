@@ -35,7 +35,7 @@ BASE: dict[str, Any] = {
     ],
     ids=str,
 )
-def test_times_that_can_t_work_are_refused(over: dict[str, Any], message: str) -> None:
+def test_times_that_contradict_each_other_are_refused(over: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as found:
         load_config({**BASE, **over})
     assert message in str(found.value)
@@ -52,12 +52,12 @@ def test_times_that_can_t_work_are_refused(over: dict[str, Any], message: str) -
     ],
     ids=str,
 )
-def test_times_that_work_are_taken(over: dict[str, Any]) -> None:
+def test_consistent_times_are_accepted(over: dict[str, Any]) -> None:
     assert load_config({**BASE, **over}).spec.job_id == "j"
 
 
 @pytest.mark.parametrize("path", ["", " "])
-def test_an_input_without_a_name_is_not_the_folder_of_the_config(path: str) -> None:
+def test_an_empty_input_path_is_refused(path: str) -> None:
     with pytest.raises(UserError, match=r"input\.path: is empty; name a file or a folder"):
         load_config({**BASE, "input": {"path": path, "key": "id"}})
 

@@ -52,7 +52,7 @@ def test_a_rule_keeps_the_defaults_of_fields_that_it_does_not_name() -> None:
     assert (policy.rounds["out_of_memory"], got.slurm) == (5, {"mem": "2048M"})
 
 
-def test_an_operators_rules_go_over_the_jobs(tmp_path: Path) -> None:
+def test_an_operators_rules_override_the_jobs(tmp_path: Path) -> None:
     config = make_config(tmp_path, retry={"network": 7, "timeout": "never"})
     policy = config.spec.policy(parse_rules({"network": "never", "auth": 1}, "policy"))
     assert (policy.rounds.get("network"), policy.rounds.get("timeout")) == (None, None)
@@ -158,7 +158,7 @@ def test_a_wrong_rule_on_classes_is_refused(
         make_config(tmp_path, classify=classify)
 
 
-def test_rules_on_classes_reach_the_workers_and_those_on_states_do_not(tmp_path: Path) -> None:
+def test_only_rules_on_exceptions_reach_the_workers(tmp_path: Path) -> None:
     config = make_config(
         tmp_path,
         classify=[

@@ -38,7 +38,7 @@ def test_more_workers_than_an_array_may_hold_are_several_arrays(tmp_path: Path) 
     assert len(set(slurm.arrays)) == 3
 
 
-def test_several_arrays_cut_short_are_completed_and_none_is_submitted_twice(
+def test_an_interrupted_submission_of_several_arrays_is_completed_once(
     tmp_path: Path,
 ) -> None:
     slurm = FakeSlurm(array_size=3)
@@ -50,7 +50,7 @@ def test_several_arrays_cut_short_are_completed_and_none_is_submitted_twice(
     assert len(slurm.arrays) == 3
 
 
-def test_a_refused_login_does_not_make_an_array_forgotten_whose_reply_was_lost(
+def test_an_array_whose_reply_was_lost_is_found_after_a_refused_login(
     tmp_path: Path,
 ) -> None:
     slurm = FakeSlurm(lose_reply=True)
@@ -77,7 +77,7 @@ class Choosy(FakeSlurm):
         return super().submit(name, script, folder)
 
 
-def test_an_array_that_was_taken_is_found_again_where_the_one_behind_it_was_refused(
+def test_an_accepted_array_is_found_if_the_next_one_was_refused(
     tmp_path: Path,
 ) -> None:
     slurm = Choosy(array_size=3)
@@ -134,7 +134,7 @@ def test_as_many_workers_are_submitted_as_the_account_may_have(
     )
 
 
-def test_a_full_account_is_told_and_the_next_submit_goes_on(tmp_path: Path) -> None:
+def test_a_full_account_is_reported_and_the_next_submit_continues(tmp_path: Path) -> None:
     slurm = FakeSlurm(room=0)
     edges, config = services(slurm), make_config(tmp_path, workers=4)
     with pytest.raises(SubmitLimitError):
@@ -163,7 +163,7 @@ def test_there_are_no_more_workers_than_tasks(tmp_path: Path) -> None:
         ({"rate": "100/s"}, {}, 8),
     ],
 )
-def test_there_are_no_more_workers_than_a_limit_feeds(
+def test_there_are_no_more_workers_than_a_limit_keeps_busy(
     tmp_path: Path, limit: dict[str, object], worker: dict[str, object], workers: int
 ) -> None:
     said: list[str] = []
@@ -208,7 +208,7 @@ def test_of_two_arrays_for_one_submission_one_is_cancelled(tmp_path: Path) -> No
     assert (row.slurm_job_ids, slurm.cancelled) == (("101",), ["100"])
 
 
-def test_of_two_callers_with_one_intent_the_one_that_gets_further_is_noted(
+def test_of_two_calls_with_one_intent_the_one_with_more_arrays_is_recorded(
     tmp_path: Path,
 ) -> None:
     edges, config = services(FakeSlurm()), make_config(tmp_path)
@@ -221,7 +221,7 @@ def test_of_two_callers_with_one_intent_the_one_that_gets_further_is_noted(
     assert standing.slurm_job_ids == ("7", "8")
 
 
-def test_what_slurm_refused_is_wanted_anew_under_the_same_token(tmp_path: Path) -> None:
+def test_a_refused_intent_gets_new_numbers_under_the_same_token(tmp_path: Path) -> None:
     edges, config = services(FakeSlurm()), make_config(tmp_path)
     submit(edges, config)
     jobs = edges.jobs(config.spec.id)
@@ -236,7 +236,7 @@ def test_what_slurm_refused_is_wanted_anew_under_the_same_token(tmp_path: Path) 
     assert not jobs.submissions()[-1].refused
 
 
-def test_a_refused_resubmission_is_carried_out_by_the_next_look(tmp_path: Path) -> None:
+def test_a_refused_resubmission_is_carried_out_by_the_next_poll(tmp_path: Path) -> None:
     slurm = Choosy()
     edges, config = services(slurm), make_config(tmp_path)
     submit(edges, config)
@@ -250,7 +250,7 @@ def test_a_refused_resubmission_is_carried_out_by_the_next_look(tmp_path: Path) 
     assert workers.slurm_job_ids == ("101",)
 
 
-def test_workers_that_end_with_their_last_task_while_a_submit_looks_are_not_replaced(
+def test_workers_that_finish_during_a_submit_are_not_replaced(
     tmp_path: Path,
 ) -> None:
     slurm = FakeSlurm()
