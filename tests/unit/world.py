@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from airflow_slurm_provider.coordinator.planning.planner import Planned, Planner
+from airflow_slurm_provider.coordinator.planning.planner import Planner
 from slurm_worker.backends.request_counter import RequestCounts
 from slurm_worker.node.slurm_job import Drain, WorkerIdentity
 from slurm_worker.node.threads import PooledThreads
@@ -24,9 +24,11 @@ from slurm_worker.protocol.job_config import (
     LimitConfig,
     WorkerConfig,
 )
+from slurm_worker.protocol.job_rows import RoundRow
 from slurm_worker.protocol.job_store import JobStore, Marker
 from slurm_worker.protocol.job_table import JobTable
-from slurm_worker.protocol.keys import JobId, JobPaths
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
@@ -90,12 +92,12 @@ class World:
         return TaskTable(self.rows, self.job, self.shards, self.lease, self.clock)
 
     def planner(self) -> Planner:
-        return Planner(self.store, self.table, self.jobs, self.bundle, self.log.append)
+        return Planner(self.store, self.table, self.jobs, self.log.append)
 
-    def plan(self, items: Iterable[tuple[str, dict[str, Any]]], round_no: int = 0) -> Planned:
+    def plan(self, items: Iterable[tuple[str, dict[str, Any]]], round_no: int = 0) -> RoundRow:
         self.jobs.create("identity", "config", self.shards)
         round_row = self.jobs.create_round(round_no, "test")
-        planned = self.planner().plan(round_row, items, check=lambda: None, retried=dict)
+        planned = self.planner().plan(round_row, items, self.bundle)
         self.jobs.open(round_no + 1)
         return planned
 

@@ -109,7 +109,8 @@ def _work(
     from slurm_worker.node.slurm_job import Drain, WorkerIdentity, seconds_left
     from slurm_worker.node.threads import PooledThreads
     from slurm_worker.node.worker import Worker, read_config
-    from slurm_worker.protocol.keys import JobPaths, check_job_id, split_s3_uri
+    from slurm_worker.protocol.keys import check_job_id, split_s3_uri
+    from slurm_worker.protocol.paths import JobPaths
     from slurm_worker.protocol.task_table import TaskTable
 
     bucket, key = split_s3_uri(arguments.config, "--config")
@@ -189,7 +190,7 @@ def _report(death: Death, table: TaskTable, logger: Logger) -> None:
     """Tell of the process before this one; a write for each lease that it had."""
     from slurm_worker.protocol.keys import TaskId
 
-    noted = bool(death.task) and table.crashed(
+    noted = bool(death.task) and table.record_crash(
         TaskId(death.task), death.attempt, death.owner, death.crash
     )
     ended = [

@@ -35,7 +35,7 @@ from airflow_slurm_provider.slurm.script import render_script
 from airflow_slurm_provider.slurm.submission import guarded
 from airflow_slurm_provider.units import parse_slurm_time
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.protocol.job_table import array_sizes
+from slurm_worker.protocol.job_rows import array_sizes
 from slurm_worker.protocol.keys import shard_count
 
 _DAY_S = 86_400
@@ -139,7 +139,7 @@ def estimate(
         UserError: a mistake in the config or the input, as `submit` would tell it.
         ServiceError: if an input on S3 can't be reached.
     """
-    spec, notes = bundle_size.sized(config.spec, services.bucket, log), list[str]()
+    spec, notes = bundle_size.with_bundle(config.spec, services.bucket, log), list[str]()
     bundle = bundle_size.bundle_of(spec)
     code_sha256, _ = upload.pack_code(config)
     items = _count(services, spec, log)

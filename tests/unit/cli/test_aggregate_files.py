@@ -273,7 +273,7 @@ def test_a_schema_that_names_a_column_twice_is_refused(
     schema = tmp_path / "schema.yaml"
     schema.write_text("x: int64\nx: double\n")
     assert merged.run("--schema", str(schema)) == 2
-    refused(capsys, "schema.yaml: ", "line 2, column 1: 'x' is there twice")
+    refused(capsys, "schema.yaml: ", "line 2, column 1: the key 'x' occurs twice")
 
 
 def test_an_output_without_a_name_is_not_the_folder_of_the_shell(

@@ -18,7 +18,7 @@ def test_what_was_made_and_what_was_there_is_told_line_by_line(cli: Cli) -> None
     assert lines[-1] == "5 created"
     again = cli("bootstrap", "--create-bucket")
     assert again.code == ExitCode.OK
-    assert again.out.splitlines()[-1] == "6 there"
+    assert again.out.splitlines()[-1] == "6 exists"
 
 
 def test_a_bucket_that_nobody_asked_for_is_exit_code_1_and_the_mend_says_how(cli: Cli) -> None:

@@ -61,7 +61,7 @@ def test_where_there_is_no_profile_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(UserError, match="there is none yet"):
+    with pytest.raises(UserError, match="it has none yet"):
         site_file(None, "lab", {})
 
 

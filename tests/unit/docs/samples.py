@@ -6,7 +6,8 @@ import ast
 import functools
 import re
 
-from slurm_worker.protocol.keys import JobId, JobPaths, TaskId
+from slurm_worker.protocol.keys import JobId, TaskId
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.rate_limits import limiter
 from tests.stack.settings import ROOT
 
@@ -59,7 +60,7 @@ def check_layout(text: str) -> None:
             paths.config("x"),
             paths.code("x"),
             paths.segment(0, 0),
-            paths.title(0, 1),
+            paths.draft_summary(0, 1),
             paths.log("s", "w", 0),
         ),
         *(paths.part(task, 1, "u", "jsonl.gz"), paths.done(task), paths.progress),

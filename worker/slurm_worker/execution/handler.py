@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from slurm_worker.decorators import BATCH_MARK
-from slurm_worker.errors import Denied, ErrorClass, ItemError, Missing, UserError, describe
+from slurm_worker.errors import AccessDenied, ErrorClass, ItemError, Missing, UserError, describe
 from slurm_worker.execution.signatures import (
     NotCallable,
     accepting_context,
@@ -35,7 +35,8 @@ from slurm_worker.execution.signatures import (
     is_coroutine,
 )
 from slurm_worker.protocol.job_config import HandlerConfig
-from slurm_worker.protocol.keys import JobPaths, split_s3_uri
+from slurm_worker.protocol.keys import split_s3_uri
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import Logger, ObjectStore
 
 #: Installed distributions offer handlers under this group of entry points.
@@ -85,7 +86,7 @@ class Fetcher:
                     self.buckets(bucket).download(key, str(partial))
                 except Missing as error:
                     raise ItemError(ErrorClass.NOT_FOUND, str(error)) from error
-                except Denied as error:
+                except AccessDenied as error:
                     raise ItemError(ErrorClass.AUTH, str(error)) from error
                 partial.rename(target)
         return target

@@ -17,7 +17,7 @@ from slurm_worker.execution.async_runner import AsyncRunner
 from slurm_worker.execution.batch_runner import BatchRunner
 from slurm_worker.execution.calls import LOOK_S, NOT_THE_ITEM, Calls, ItemTimeout, Runner, retry
 from slurm_worker.execution.handler import RAISED, Context, HandlerKind
-from slurm_worker.protocol.job_store import TaskItems
+from slurm_worker.protocol.slices import TaskItems
 from slurm_worker.rate_limits.limiter import Stopped
 from slurm_worker.results.journal import Journal, Outcome
 from slurm_worker.results.parts import ok_outcome

@@ -18,17 +18,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from slurm_worker.backends.request_counter import RequestCounts
-from slurm_worker.errors import ErrorClass, ServiceError, Unfit, UserError, classify, describe
+from slurm_worker.errors import (
+    ErrorClass,
+    InvalidRequest,
+    ServiceError,
+    UserError,
+    classify,
+    describe,
+)
 from slurm_worker.node.heartbeat import Heartbeat, HeldLease
 from slurm_worker.node.slurm_job import WorkerIdentity
 from slurm_worker.protocol import keys
-from slurm_worker.protocol.audit_log import Note, no_note
+from slurm_worker.protocol.audit_log import RecordEvent, ignore_event
 from slurm_worker.protocol.crashes import MOST_CRASHES, poison_items
 from slurm_worker.protocol.generations import passed
 from slurm_worker.protocol.job_config import JobConfig
-from slurm_worker.protocol.job_store import JobStore, Marker, Part, TaskItems
+from slurm_worker.protocol.job_store import JobStore, Marker, Part
 from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.ports import Clock, Logger
+from slurm_worker.protocol.slices import TaskItems
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Lease
 from slurm_worker.results.checkpoints import Checkpoints, Origin
@@ -89,7 +97,7 @@ class Attempts:
         rng: random.Random,
         columns: Columns | None = None,
         requests: RequestCounts | None = None,
-        note: Note = no_note,
+        note: RecordEvent = ignore_event,
     ) -> None:
         self._config = config
         self._identity = identity
@@ -225,7 +233,7 @@ class Attempts:
         self._let_go(attempt.hold, error)
 
     def _let_go(self, hold: HeldLease, error: ServiceError) -> None:
-        if isinstance(error, Unfit):
+        if isinstance(error, InvalidRequest):
             self._heart.drop(hold)
         else:
             self._heart.give_back(hold)

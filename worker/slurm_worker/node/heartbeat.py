@@ -235,6 +235,6 @@ class Heartbeat:
             hold.lost = True
             # Where nothing kept the heart from beating in time, its task may have.
             if hold.unanswered:
-                self.owe(lambda: self._table.excuse(hold.lease))
+                self.owe(lambda: self._table.excuse_loss(hold.lease))
         else:
             hold.acknowledged, hold.unanswered = sent, False

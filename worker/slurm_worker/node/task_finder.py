@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from itertools import islice, takewhile
 
 from slurm_worker.errors import ServiceError
-from slurm_worker.protocol.audit_log import Note, no_note
+from slurm_worker.protocol.audit_log import RecordEvent, ignore_event
 from slurm_worker.protocol.keys import TaskState, parse_task_sk, shard_of
 from slurm_worker.protocol.ports import Clock, Value
 from slurm_worker.protocol.shard_cursors import ROWS_PER_CURSOR, ShardCursors, Stage
@@ -96,7 +96,7 @@ class TaskFinder:
         owner: str,
         clock: Clock,
         rng: random.Random,
-        note: Note = no_note,
+        note: RecordEvent = ignore_event,
         moved: Callable[[int, str, str], None] | None = None,
         unanswered: Callable[[TaskRow, str], None] = lambda _row, _request: None,
     ) -> None:
@@ -224,10 +224,10 @@ class TaskFinder:
         """Tell the others how far this shard is worked off, or hear it; no lease is at risk."""
         if shard in self._cursors and self._advanced[shard] < ROWS_PER_CURSOR:
             return
-        ours, theirs = self._cursors.get(shard, ""), self._marks.find(shard, self._generation)
+        ours, theirs = self._cursors.get(shard, ""), self._marks.read(shard, self._generation)
         self._cursors[shard] = max(ours, theirs)
         self._advanced[shard] = 0
-        if ours <= theirs or not self._marks.move(shard, self._generation, ours):
+        if ours <= theirs or not self._marks.advance(shard, self._generation, ours):
             return
         if self._moved is not None:
             self._moved(shard, theirs, ours)
@@ -237,7 +237,7 @@ class TaskFinder:
         if not self._few and self._stages[shard] < stage:
             self._hear()
             if self._stages[shard] < stage:
-                self._marks.tell(shard, self._generation, stage)
+                self._marks.record_stage(shard, self._generation, stage)
         self._stages[shard] = max(self._stages[shard], stage)
 
     def _hear(self) -> None:
@@ -269,7 +269,7 @@ class TaskFinder:
             if size == _FIRST_PAGE:
                 # Likely more of the same: others may know where it ends.
                 if steal and not unfinished:
-                    after = max(after, self._marks.find(shard, self._generation))
+                    after = max(after, self._marks.read(shard, self._generation))
                     self._cursors[shard] = after
                 if not steal:
                     self._hear()

@@ -50,9 +50,10 @@ from slurm_worker.protocol.crashes import run_isolated
 from slurm_worker.protocol.job_config import JobConfig
 from slurm_worker.protocol.job_store import ForeignMarker, JobStore
 from slurm_worker.protocol.job_table import JobTable
-from slurm_worker.protocol.keys import JobPaths, JobState
+from slurm_worker.protocol.keys import JobState
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import Clock, Logger, ObjectStore, Rows
-from slurm_worker.protocol.shard_totals import Sums
+from slurm_worker.protocol.shard_totals import ShardTotals
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
 from slurm_worker.protocol.time_checks import check_times
@@ -125,19 +126,19 @@ class Worker:
         self._table = TaskTable(rows, config.job_id, config.shards, config.lease, clock)
         self._requests = requests
         self._trail = AuditLog(self._jobs, identity.worker, logger)
-        sums = Sums(self.store, self._jobs, self._table)
+        sums = ShardTotals(self.store, self._jobs, self._table)
         self._finder = TaskFinder(
             self._table,
             identity.worker,
             clock,
             rng,
-            self._trail.note,
-            sums.moved,
+            self._trail.record,
+            sums.cursor_advanced,
             self._disown,
         )
         self._pace = TokenThrottle(
             [
-                RateLimiter(rows, limit, config.max_workers, clock, rng, self._trail.note)
+                RateLimiter(rows, limit, config.max_workers, clock, rng, self._trail.record)
                 for limit in config.limits
             ],
             clock,
@@ -198,7 +199,7 @@ class Worker:
             self._rng,
             columns,
             self._requests,
-            self._trail.note,
+            self._trail.record,
         )
         self.logger.info(
             "worker starts", handler=self.config.handler.entry, scratch=str(self._scratch)
@@ -324,7 +325,7 @@ class Worker:
         if isinstance(error, FatalError):
             return WorkerExit.CONFIG
         self.logger.error("no progress: the worker ends", error=str(error))
-        self._trail.note(
+        self._trail.record(
             "no_progress", {"leases": error.leases, "node": self.identity.slurm.get("node", "")}
         )
         return WorkerExit.NO_PROGRESS
@@ -379,7 +380,7 @@ class Worker:
 
     def _disown(self, row: TaskRow, request: str) -> None:
         """A lease that we may have got without an answer is given back."""
-        self._heart.owe(lambda: self._table.disown(row, self.identity.worker, request))
+        self._heart.owe(lambda: self._table.undo_claim(row, self.identity.worker, request))
 
     def _rest(self, seconds: float) -> None:
         self._drain.stop_requested.wait(seconds)
@@ -522,7 +523,7 @@ class Worker:
 
     def _stop_job(self, error: FatalError) -> None:
         self._jobs.stop(f"{describe(error)} (worker {self.identity.worker})")
-        self._trail.note("stopped", {"reason": describe(error)})
+        self._trail.record("stopped", {"reason": describe(error)})
         self.logger.error("the handler stopped the job", error=describe(error))
 
     def _wants_requeue(self) -> bool:

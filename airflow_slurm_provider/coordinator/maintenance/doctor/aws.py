@@ -27,8 +27,8 @@ from slurm_worker.diagnostics.access_probes import (
     probe_table,
 )
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.protocol.job_store import probe_conditional_put, probe_replacing
-from slurm_worker.protocol.keys import JobPaths
+from slurm_worker.protocol.job_store import probe_replacing
+from slurm_worker.protocol.paths import JobPaths
 
 #: Beyond this AWS refuses signed requests before long (it allows five minutes).
 MOST_AHEAD_S = 60.0
@@ -190,7 +190,7 @@ def check_bucket_access(services: Services) -> Iterator[Finding]:
 def check_conditional_put(services: Services) -> Iterator[Finding]:
     """The store keeps to conditions: they decide between two markers, and two manifests."""
     paths = JobPaths(services.site.prefix, PROBE_JOB)
-    if probe_conditional_put(services.objects, paths):
+    if services.conditional_put():
         if probe_replacing(services.objects, paths) is not None:
             found = "the store refuses to create an object twice"
             yield Finding("conditional_put", Level.PASS, found)

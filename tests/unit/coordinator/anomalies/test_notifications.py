@@ -157,10 +157,10 @@ def test_a_topic_that_is_not_there_is_said_and_the_webhook_is_tried(receiver: Re
     ("alerts", "message"),
     [
         ({"webhook_url": "http://chat.example/s3cret"}, "chat.example unencrypted; use https"),
-        ({"webhook_url": "ftp://s3cret"}, "is no address"),
-        ({"webhook_url": "s3cret"}, "is no address"),
-        ({"webhook_url": "https://a/b", "webhook_url_env": "X"}, "give one of them"),
-        ({"sns_topic_arn": "alerts"}, "is not a topic"),
+        ({"webhook_url": "ftp://s3cret"}, "is not an address"),
+        ({"webhook_url": "s3cret"}, "is not an address"),
+        ({"webhook_url": "https://a/b", "webhook_url_env": "X"}, "give only one of them"),
+        ({"sns_topic_arn": "alerts"}, "is not an SNS topic"),
         ({"topic": "alerts"}, "alerts.topic"),
     ],
 )

@@ -15,7 +15,7 @@ import pytest
 
 from airflow_slurm_provider.coordinator.planning.inline_items import (
     config_with_items,
-    listed,
+    as_list,
     path_or_items,
     put_items,
 )
@@ -167,10 +167,10 @@ def test_a_value_that_json_can_not_say_is_refused(value: object) -> None:
 def test_text_that_is_a_list_is_read_as_json_and_any_other_is_a_path_at_most() -> None:
     assert path_or_items('[{"id": 1}, {"id": 2}]') == [{"id": 1}, {"id": 2}]
     assert path_or_items("s3://lab/a.csv") == "s3://lab/a.csv"
-    assert listed("[7]") == [7]
+    assert as_list("[7]") == [7]
     for text in ("s3://lab/a.csv", "7", "null", "abc", '"abc"'):
         with pytest.raises(UserError, match="items: "):
-            listed(text)
+            as_list(text)
 
 
 def test_items_of_an_operator_go_by_the_same_rules() -> None:

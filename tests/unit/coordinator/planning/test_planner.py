@@ -12,8 +12,8 @@ import pytest
 
 from airflow_slurm_provider.coordinator.planning.planner import PlanConflict
 from slurm_worker.errors import UserError
-from slurm_worker.protocol.job_store import Slice, pack_slice, unpack_segment
 from slurm_worker.protocol.keys import RoundState, TaskState
+from slurm_worker.protocol.slices import Slice, pack_slice, unpack_segment
 from slurm_worker.protocol.task_table import RowConflict
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.unit.world import World, numbered
@@ -193,14 +193,14 @@ def test_what_a_release_without_drafts_left_before_its_first_row_is_not_in_the_w
 
 
 def test_a_refused_input_leaves_no_task_row(tmp_path: Path) -> None:
-    def refuse() -> None:
+    def refuse() -> dict[str, int]:
         raise UserError("duplicate")
 
     world = World(tmp_path)
     world.jobs.create("i", "c", 8)
     round_row = world.jobs.create_round(0, "test")
     with pytest.raises(UserError, match="duplicate"):
-        world.planner().plan(round_row, numbered(50), check=refuse, retried=dict)
+        world.planner().plan(round_row, numbered(50), world.bundle, refuse)
     assert world.task_rows() == []
     assert list(world.objects.list("")) == []
 

@@ -13,7 +13,7 @@ from tests.unit.coordinator.fakes import SITE
 def test_a_remote_folder_that_only_a_shell_would_find_is_refused(folder: str) -> None:
     with pytest.raises(UserError) as found:
         parse_site({**SITE, "cluster": {**SITE["cluster"], "remote_dir": folder}}, "site.yaml")
-    assert str(found.value).startswith(f"site.yaml: cluster.remote_dir: {folder!r} holds what")
+    assert str(found.value).startswith(f"site.yaml: cluster.remote_dir: {folder!r} contains")
 
 
 @pytest.mark.parametrize("folder", [".airflow-slurm", "~/x", "/scratch/me/a $b", "a~b"])
