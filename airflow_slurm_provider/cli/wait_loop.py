@@ -122,8 +122,7 @@ def report_wait(
 ) -> int:
     """Print the result of a wait, after that of the command before it; return the exit code.
 
-    Failed items can be tried again. They alone are no failure of the job, unless the user gave a
-    limit.
+    Failed items can be tried again. They alone do not fail the job, unless the user gave a limit.
     """
     result = {**(document or {}), "progress": status.progress.to_dict(), "problem": status.problem}
     known = {label for label, _ in fields}

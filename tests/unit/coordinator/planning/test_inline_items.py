@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 
 from airflow_slurm_provider.coordinator.planning.inline_items import (
-    config_with_items,
     as_list,
+    config_with_items,
     path_or_items,
     put_items,
 )
