@@ -58,7 +58,7 @@ def aggregate_files(
     from slurm_worker.aggregate.options import AggregateOptions
 
     if not output.strip():
-        raise UserError("-o: is empty; name a folder")
+        raise UserError("-o: is empty; give a folder")
     options = AggregateOptions(
         schema=_read_schema(schema),
         sort_by=_names(sort_by),
@@ -78,7 +78,7 @@ def aggregate_files(
                 scratch,
                 stack.enter_context(_bar()),
             )
-    size = format_size(sum(each.size for each in dataset.files))
+    size = format_size(sum(file.size for file in dataset.files))
     fields = [
         ("files in", format_count(dataset.sources)),
         ("rows out", format_count(dataset.rows)),
@@ -93,7 +93,7 @@ def aggregate_files(
 
 
 class _Buckets:
-    """Where paths are; the site is read only if one of them is on S3."""
+    """The places of paths; the site is read only if one of them is on S3."""
 
     def __init__(self, common: Common, stack: ExitStack) -> None:
         self._common = common
@@ -101,7 +101,7 @@ class _Buckets:
         self._bucket: Callable[[str], ObjectStore] | None = None
 
     def target(self, output: str) -> tuple[ObjectStore, str]:
-        """The store of the dataset, and its folder there."""
+        """The store of the dataset, and its folder in it."""
         from slurm_worker.backends.local import FolderObjects
 
         if not output.startswith(_S3):
@@ -116,7 +116,7 @@ class _Buckets:
         found = Sources(scratch)
         for path in paths:
             if not path:
-                raise UserError("PATH: is empty; name files, or folders that hold them")
+                raise UserError("PATH: is empty; give files, or folders that hold them")
             if path.startswith(_S3):
                 objects, name, key = self._find(path)
                 found.add_stored(objects, name, key, self._below(output, name))
@@ -134,7 +134,7 @@ class _Buckets:
     def _find(self, address: str) -> tuple[ObjectStore, str, str]:
         name, _, key = address.removeprefix(_S3).partition("/")
         if not name:
-            raise UserError(f"{address!r} names no bucket; write s3://bucket/prefix")
+            raise UserError(f"{address!r} has no bucket; write s3://bucket/prefix")
         if self._bucket is None:
             self._bucket = self._stack.enter_context(self._common.services()).bucket
         return self._bucket(name), name, key
@@ -145,9 +145,9 @@ def _read_schema(path: Path | None) -> dict[str, str] | None:
         return None
     from airflow_slurm_provider.coordinator.spec.yaml_file import read_yaml
 
-    raw = read_yaml(path, "--schema", "name a YAML file of column: type")
-    if not isinstance(raw, dict) or not all(isinstance(each, str) for each in raw.values()):
-        raise UserError(f"--schema: {path} holds no mapping of column: type, such as n: int64")
+    raw = read_yaml(path, "--schema", "give a YAML file of column: type")
+    if not isinstance(raw, dict) or not all(isinstance(kind, str) for kind in raw.values()):
+        raise UserError(f"--schema: {path} is not a mapping of column: type, such as n: int64")
     return {str(name): kind for name, kind in raw.items()}
 
 
@@ -157,20 +157,20 @@ def _names(text: str) -> tuple[str, ...]:
 
 @contextmanager
 def _one_line(output: str) -> Iterator[None]:
-    """What the operating system refuses, such as a full disk, as a user's error."""
+    """Turn errors of the operating system, such as a full disk, into a user's error."""
     try:
         yield
     except OSError as error:
         what = error.strerror or " ".join(str(error).split())
         where = f" ({error.filename})" if error.filename else ""
         raise UserError(
-            f"-o: {output} can't be written: {what}{where}; correct it, or name another folder"
+            f"-o: {output} can't be written: {what}{where}; fix it, or give another folder"
         ) from error
 
 
 @contextmanager
 def _bar() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr; nothing where that is no terminal."""
+    """A progress bar on stderr; nothing without a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 

@@ -1,4 +1,4 @@
-"""`slurmctl gc`: what a job has left behind on S3 and nothing names."""
+"""`slurmctl gc`: delete objects on S3 that a job no longer needs."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ if TYPE_CHECKING:
     metavar="AGE",
     default="7d",
     show_default=True,
-    help="How long a replaced version of the dataset is kept: 90m, 12h, 7d.",
+    help="Age after which a replaced version of the dataset is deleted: 90m, 12h, 7d.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be deleted, and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be deleted, and change nothing.")
 @common_options
 def gc(common: Common, job: str, older_than: str, dry_run: bool) -> int:
-    """Delete what JOB has left behind on S3: uncommitted parts, checkpoints, old datasets.
+    """Delete objects that JOB no longer needs: uncommitted parts, checkpoints, old datasets.
 
-    What a marker or the published manifest names is never touched, nor is the version before.
+    Never touches objects that a marker or the published manifest names, nor the version of the
+    dataset before the published one.
     """
     name, age_s = check_job_id(job, "JOB"), _age(older_than)
     from airflow_slurm_provider.coordinator.maintenance.gc import collect
@@ -62,5 +63,5 @@ def _fields(found: GcResult) -> list[tuple[str, str]]:
     for kind, count in sorted(found.objects.items()):
         fields.append((kind, f"{count:,} objects, {found.sizes[kind]:,} bytes"))
     if not found.complete:
-        fields.append(("note", "the job is not complete: run gc again when it is"))
+        fields.append(("note", "the job is not complete; run gc again when it is"))
     return fields

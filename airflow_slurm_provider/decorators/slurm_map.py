@@ -7,8 +7,8 @@
 
     square(range(1000))
 
-The function's source is shipped to the nodes, so what it needs is imported inside it, as
-with ``@task.virtualenv``. A function that can't be shipped, or not be called with an item, is
+The function's source is shipped to the nodes. Therefore it must import everything that it needs
+inside, as with ``@task.virtualenv``. A function that can't be shipped or called with an item is
 refused when the DAG is parsed.
 """
 
@@ -46,7 +46,7 @@ from slurm_worker.execution.signatures import ContextPassing, is_coroutine
 from slurm_worker.protocol.keys import check_job_id
 
 _MODULE = "slurm_map_handler"
-#: A module of its own: whatever the function's name is, it hides nothing of ours.
+#: A module of its own, so that no name of the function hides one of ours.
 _FUNCTION_MODULE = "slurm_map_function"
 _SHIPPED = """\
 from {module} import {name} as function
@@ -65,11 +65,11 @@ _CONTEXT = {
 class SlurmMapOperator(DecoratedOperator, BackfillOperator):
     """Runs the decorated function for each item on the cluster, and publishes the dataset.
 
-    Called with a list (of objects, strings or integers; another task's result will do), a JSON
-    list as text, a table of pandas, polars or Arrow, whose rows become objects, or with the path
-    of a file, local or on S3. The function's first parameter is the item; one that is named
-    ``context`` receives the handler's context; others keep their defaults. Returns counts and
-    the dataset's address.
+    Call it with the items: a list of objects, strings or integers, such as another task's result;
+    a JSON list as text; or a table of pandas, polars or Arrow, whose rows become objects. Or call
+    it with the path of a file, local or on S3. The function's first parameter is the item. A
+    parameter named ``context`` receives the handler's context; others keep their defaults.
+    Returns counts and the dataset's address.
 
     The connections and the wait have the parameters of `JobWaiter`.
 
@@ -77,8 +77,8 @@ class SlurmMapOperator(DecoratedOperator, BackfillOperator):
     :param item_key: the field that names each item; ``id`` where None.
     :param workers: elements of the array.
     :param bundle: items per task.
-    :param options: further sections of the job's config: ``slurm``, ``limits``, ``worker`` …
-    :param max_failed_items: more failed items than this fail the task, which can be run again.
+    :param options: more sections of the job's config: ``slurm``, ``limits``, ``worker`` …
+    :param max_failed_items: more failed items than this fail the task. It can be run again.
     """
 
     custom_operator_name: str = "@task.slurm_map"
@@ -114,7 +114,7 @@ class SlurmMapOperator(DecoratedOperator, BackfillOperator):
                 "arguments; call it with the items, or with the path of a file that holds them"
             )
         super().__init__(
-            # Airflow binds the arguments to the signature, and it is called with one: the items.
+            # Airflow binds the arguments to the signature, so it needs one with a single argument.
             python_callable=_takes_items,
             op_args=given,
             job_id=job_id,
@@ -145,7 +145,7 @@ class SlurmMapOperator(DecoratedOperator, BackfillOperator):
         if failed > self.max_failed_items:
             raise AirflowFailException(
                 f"{failed} of {progress['items']} items failed: {progress['failed']}; see "
-                f"slurmctl status {progress['job_id']}, or allow for them with max_failed_items"
+                f"slurmctl errors {progress['job_id']}, or raise max_failed_items"
             )
         with as_airflow_failures():
             services = self.services()

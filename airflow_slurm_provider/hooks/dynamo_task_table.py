@@ -1,4 +1,4 @@
-"""The table that holds every job's rows, for a DAG that wants to look inside."""
+"""The table with the rows of all jobs, for a DAG that reads them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class DynamoTaskTableHook(AwsBaseHook):
         return self._jobs(check_job_id(job_id)).rounds()
 
     def events(self, job_id: str) -> Iterator[AuditEvent]:
-        """A job's audit trail, oldest first."""
+        """A job's audit log, oldest first."""
         return self._jobs(check_job_id(job_id)).events()
 
     def tasks(self, job_id: str) -> Iterator[TaskRow]:

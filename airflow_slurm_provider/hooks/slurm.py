@@ -80,7 +80,7 @@ class SlurmHook(BaseHook):
     def site(self) -> Site:
         """The site that the two connections describe.
 
-        :raises UserError: naming the connection's field, its value and the mend.
+        :raises UserError: naming the connection's field, its value and the fix.
         """
         extra = self.get_connection(self.slurm_conn_id).extra_dejson
         storage = {name: extra[name] for name in ("table", "prefix") if extra.get(name)}
@@ -106,8 +106,8 @@ class SlurmHook(BaseHook):
     def services(self, *, poll_s: float | None = None) -> Services:
         """What the coordinator's functions work with.
 
-        :param poll_s: for someone who waits: seconds between two looks, which are shared with
-            all who wait in this process.
+        :param poll_s: for a wait: seconds between two status queries, which all waits in this
+            process share.
         """
         key = (self.slurm_conn_id, self.aws_conn_id)
         with self._lock:
@@ -127,7 +127,7 @@ class SlurmHook(BaseHook):
         return open_services(site, session=aws.get_session(), slurm=client, shared=shared)
 
     def array(self, array: ArrayKey, max_age_s: float) -> ArrayState:
-        """An array, by a look that is shared with all who wait in this process."""
+        """An array's state, from a query that all waits in this process share."""
         return self._client()[1].array(array, max_age_s)
 
     def test_connection(self) -> tuple[bool, str]:
@@ -147,7 +147,7 @@ class SlurmHook(BaseHook):
     def _connect(self) -> paramiko.SSHClient:
         extra = self.get_connection(self.slurm_conn_id).extra_dejson
         hook = SSHHook(ssh_conn_id=self.slurm_conn_id)
-        # The ssh provider accepts any host unless told otherwise; a cluster is worth a check.
+        # By default the ssh provider accepts any host; we check the host key.
         if "no_host_key_check" not in extra:
             hook.no_host_key_check = False
         return hook.get_conn()

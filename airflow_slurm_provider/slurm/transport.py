@@ -110,10 +110,10 @@ def _home() -> Path:
 
 
 class OnFirstUse:
-    """A transport that is made when the first command is run.
+    """A transport that is opened for the first command.
 
     Args:
-        make: makes it.
+        make: opens it.
     """
 
     def __init__(self, make: Callable[[], Transport]) -> None:

@@ -107,7 +107,7 @@ class SlurmArrayTrigger(PollingTrigger):
 
 
 def event_of(status: JobStatus) -> dict[str, Any] | None:
-    """The event that ends a wait at this status; None where the wait goes on."""
+    """The event that ends a wait at this status; None where the wait continues."""
     progress = status.progress.to_dict()
     if status.finished:
         return {"status": "finished", "message": status.progress.line(), "progress": progress}

@@ -282,7 +282,7 @@ def test_an_output_without_a_name_is_not_the_folder_of_the_shell(
     merged.write("a.jsonl", "{}\n")
     code = run(["aggregate-files", str(merged.folder), "-o", ""])  # as an empty variable gives it
     assert code == 2
-    refused(capsys, "-o: is empty; name a folder")
+    refused(capsys, "-o: is empty; give a folder")
 
 
 def test_a_suffix_that_is_left_out_moves_no_cursor(

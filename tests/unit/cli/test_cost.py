@@ -35,7 +35,7 @@ def test_a_plan_is_read_as_lines_and_its_script_alone_as_it_is(cli: Cli) -> None
     fields = dict(line.split(": ", 1) for line in ended.out.splitlines() if ": " in line)
     assert fields["tasks"] == "3 of up to 10 items"
     assert fields["cost"].startswith("$0.00")
-    assert "heartbeats for each hour of a worker" in ended.out
+    assert "heartbeats per hour of a worker" in ended.out
     script = cli("plan", cli.config, "--script").out
     assert script.startswith("#!/bin/bash\n#SBATCH --job-name=job-1.000-1.TOKEN\n")
     assert script.endswith("--processes 1\n")
@@ -61,7 +61,7 @@ def test_the_cost_of_a_job_is_told_with_advice(cli: Cli) -> None:
     cli.work()
     ended = cli("cost", "job-1")
     assert ended.code == ExitCode.OK
-    assert "cpu time: 2 CPU-hours given; of ended workers' 50% used" in ended.out
+    assert "cpu time: 2 CPU-hours given; by ended workers: 50% used" in ended.out
     assert "memory: 400.0 MiB of 4.0 GiB at most (10%)" in ended.out
     assert "advice: 4.0 GiB of memory were asked" in ended.out
     document = cli("cost", "job-1", "--json").json
@@ -73,4 +73,4 @@ def test_the_cost_of_a_job_whose_cluster_is_away_says_so(cli: Cli) -> None:
     cli.slurm.away = 1
     ended = cli("cost", "job-1")
     assert ended.code == ExitCode.OK
-    assert "cluster: not known: the login node is away" in ended.out
+    assert "cluster: unknown: the login node is away" in ended.out

@@ -16,7 +16,7 @@ from tests.unit.cli.conftest import Cli, empty_aws, write_config
 
 MISUSE = [
     (["sbumit"], "command: 'sbumit' is unknown; did you mean 'submit'?"),
-    (["frobnicate"], "command: 'frobnicate' is unknown; there are plan, submit"),
+    (["frobnicate"], "command: 'frobnicate' is unknown; choose from plan, submit"),
     (["status"], "Missing argument 'JOB'; see slurmctl status --help"),
     (["status", "job-1", "--jsn"], "--json"),
     (["wait", "job-1", "--timeout", "soon"], "'soon' is not a valid float"),
@@ -24,7 +24,7 @@ MISUSE = [
     (["status", "unknown-job"], "there is no job 'unknown-job'"),
     (["retry", "--job-id", "job-1", "--errors", "netwrok"], "--errors: 'netwrok'"),
     (["retry"], "JOB: is missing"),
-    (["retry", "job-1", "--job-id", "job-2"], "--job-id: 'job-2' is not JOB"),
+    (["retry", "job-1", "--job-id", "job-2"], "--job-id: 'job-2' differs from JOB"),
     (["retry", "job-1", "--items", "nowhere.txt"], "--items: nowhere.txt can't be read"),
     (["errors", "unknown-job"], "there is no job 'unknown-job'"),
     (["errors", "job-1", "--class", "netwrok"], "--class: 'netwrok'"),

@@ -151,7 +151,7 @@ def test_following_bears_a_table_that_is_away_for_a_while(
     ]
     ended = cli("events", "job-1", "--follow")
     assert ended.code == ExitCode.SERVICE_ERROR, "it stays away"
-    assert ended.err.count("the table is away; looking again in 5 s") == 2 * TOLERATED_FAILURES
+    assert ended.err.count("the table is away; next try in 5 s") == 2 * TOLERATED_FAILURES
     assert ended.out.splitlines()[-1].endswith("me: looked")
 
 

@@ -178,6 +178,6 @@ def test_leaving_does_nothing_to_the_job(
         patch.setattr(sys.stdout, "isatty", lambda: terminal)
         ended = cli("watch", "job-1")
     assert ended.code == ExitCode.INTERRUPTED
-    assert ended.err.endswith("job-1 goes on by itself; look again with: slurmctl watch job-1\n")
+    assert ended.err.endswith("job-1 continues; to watch it again: slurmctl watch job-1\n")
     assert ("\x1b[?1049l" in ended.out) == terminal, "the terminal is as it was"
     assert cli("status", "job-1", "--json").json == before
