@@ -12,8 +12,8 @@ import pytest
 
 from slurm_worker import batch
 from slurm_worker.errors import FatalError, ItemError, RateLimited, ServiceError
+from slurm_worker.execution.context import Context
 from slurm_worker.execution.flight_recorder import Recorder
-from slurm_worker.execution.handler import Context
 from slurm_worker.node.exit_codes import WorkerExit
 from slurm_worker.protocol.job_config import LeaseConfig, LimitConfig, WorkerConfig
 from slurm_worker.protocol.keys import TaskState
@@ -281,9 +281,7 @@ def test_an_outage_of_ours_is_no_failure_of_an_item(tmp_path: Path) -> None:
 
     world = World(tmp_path, rows=Away(), limits=(LimitConfig("api", 1000.0),))
     world.plan(numbered(10))
-    first = world.worker()
-    first._drain.stop_requested.wait = lambda _timeout=None: world.clock.advance(400) or False  # type: ignore[func-returns-value, method-assign, assignment]
-    assert first.run() == WorkerExit.INFRASTRUCTURE
+    assert world.worker(world.patient()).run() == WorkerExit.INFRASTRUCTURE
     assert world.markers() == []
     assert [(row.state, row.lost, row.tries) for row in world.task_rows()] == [
         (TaskState.READY, 0, 0)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from slurm_worker.errors import ErrorClass
-from slurm_worker.execution.handler import Context
+from slurm_worker.execution.context import Context
 from slurm_worker.node.exit_codes import WorkerExit
 from slurm_worker.node.slurm_job import Drain, seconds_left
 from slurm_worker.node.threads import PooledThreads
@@ -130,10 +130,7 @@ def test_a_task_that_kills_its_nodes_is_bisected_and_every_item_still_counts_onc
     world = World(tmp_path, lease=LeaseConfig(max_lost=3))
     world.plan(numbered(7))
     lose(world, times=2)
-    worker = world.worker()
-    worker._finder.next()  # first sight of the expired lease
-    world.clock.advance(world.lease.heartbeat_s + 1)
-    assert worker.run() == WorkerExit.OK
+    assert world.worker(world.patient()).run() == WorkerExit.OK
     parent, *halves = world.task_rows()
     assert [row.state for row in (parent, *halves)] == [TaskState.DONE] * 3
     assert [row.where.count for row in halves] == [3, 4]

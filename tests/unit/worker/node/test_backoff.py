@@ -6,8 +6,7 @@ import random
 
 import pytest
 
-from slurm_worker.errors import ServiceError, Throttled
-from slurm_worker.node.backoff import Durations, Idle, Setbacks
+from slurm_worker.node.backoff import Durations, Idle, fruitless_wait_s, service_wait_s
 from slurm_worker.node.task_finder import Waiting
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.testing import ManualClock
@@ -96,27 +95,13 @@ def test_a_look_tells_once_whether_others_will_do(idle: Idle) -> None:
     assert not idle.should_exit()
 
 
-@pytest.mark.parametrize(("error", "borne"), [(ServiceError("away"), 4), (Throttled("busy"), 50)])
-def test_a_service_that_throttles_is_borne_longer_than_one_that_is_away(
-    error: ServiceError, borne: int, sleep: Sleep
-) -> None:
-    setbacks = Setbacks(random.Random(1), sleep)
-    assert [setbacks.bear(error) for _ in range(borne)] == [True] * borne
-    assert max(sleep.waits) <= 64
-    assert setbacks.bear(error) == isinstance(error, Throttled)
+def test_a_wait_after_a_failure_grows_to_a_minute() -> None:
+    longest = [max(service_wait_s(n, random.Random(seed)) for seed in range(100)) for n in (1, 9)]
+    assert 1 < longest[0] <= 2
+    assert 60 < longest[1] <= 64
 
 
-def test_failures_count_only_in_a_row(sleep: Sleep) -> None:
-    setbacks = Setbacks(random.Random(1), sleep)
-    for _ in range(10):
-        assert setbacks.bear(ServiceError("away"))
-        setbacks.over()
-
-
-def test_what_one_service_throttles_does_not_hide_that_another_is_away(sleep: Sleep) -> None:
-    setbacks = Setbacks(random.Random(1), sleep)
-    borne = 0
-    while setbacks.bear(ServiceError("away")):
-        borne += 1
-        assert setbacks.bear(Throttled("busy"))
-    assert borne == 4
+def test_a_wait_after_a_lease_without_progress_doubles() -> None:
+    waits = [fruitless_wait_s(n, random.Random(1)) for n in range(1, 5)]
+    assert waits == sorted(waits)
+    assert 10 < sum(waits) < 20
