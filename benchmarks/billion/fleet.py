@@ -29,6 +29,7 @@ from slurm_worker.node.backoff import (
 )
 from slurm_worker.node.task_finder import Finished, Found, TaskFinder, Waiting
 from slurm_worker.node.task_source import CHECK_S
+from slurm_worker.node.worker import STARTS_PER_S
 from slurm_worker.protocol.job_config import LeaseConfig, LimitConfig
 from slurm_worker.protocol.job_store import JobStore, Marker, Slice
 from slurm_worker.protocol.job_table import JobTable
@@ -209,7 +210,7 @@ class Fleet:
     def _open(self) -> None:
         self.tally.open_at = self.hub.now
         for _ in range(self.scenario.workers):
-            self.start(self.rng.uniform(0, self.scenario.workers / real._STARTS_PER_S))
+            self.start(self.rng.uniform(0, self.scenario.workers / STARTS_PER_S))
         self.hub.spawn(self._sample, 0.0)
         preemption = self.scenario.preemption
         if preemption is not None:

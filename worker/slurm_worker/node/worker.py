@@ -32,7 +32,7 @@ from slurm_worker.results.parts import PARQUET, Columns, to_lines
 
 #: A configuration's key holds the digest of what it must be.
 _DIGEST = re.compile(r"/config/([0-9a-f]{64})\.json$")
-_STARTS_PER_S = 500
+STARTS_PER_S = 500
 
 
 class Worker:
@@ -69,7 +69,7 @@ class Worker:
         """
         context, logger = self.context, self.context.logger
         # A mass start spreads over workers/500 seconds.
-        context.clock.sleep(context.rng.uniform(0, context.config.max_workers / _STARTS_PER_S))
+        context.clock.sleep(context.rng.uniform(0, context.config.max_workers / STARTS_PER_S))
         handler, resources = self._load()
         columns = self._columns()
         journals = self._journals()
