@@ -131,7 +131,7 @@ def _start_logs(
     def upload(chunk: int, data: bytes) -> None:
         store.objects.put(store.paths.log(identity.submission, identity.worker, chunk), data)
 
-    return logging.start(ids, folder, upload, config.worker.log_level)
+    return logging.Logs(ids, folder, upload, config.worker.log_level)
 
 
 def _report(death: Death, table: TaskTable, logger: Logger) -> None:

@@ -101,32 +101,29 @@ def seconds_left(environment: Mapping[str, str]) -> float | None:
     if not job.isdigit():
         return None
     try:
-        answer = subprocess.run(
-            ["squeue", "-h", "-j", job, "-o", "%e"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=_SLURM_TIMEOUT_S,
-            env=cleaned(os.environ),
-        ).stdout.split()
+        ended = _run("squeue", "-h", "-j", job, "-o", "%e")
+        ended.check_returncode()
         # Slurm prints local time, as this node has it.
-        return datetime.fromisoformat(answer[0]).timestamp() - time.time()
+        return datetime.fromisoformat(ended.stdout.split()[0]).timestamp() - time.time()
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None
 
 
 def requeue(slurm: Mapping[str, str]) -> str:
     """Have Slurm start this array element again; return its error text, empty on success."""
-    element = f"{slurm['array']}_{slurm['element']}"
     try:
-        ended = subprocess.run(
-            ["scontrol", "requeue", element],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_SLURM_TIMEOUT_S,
-            env=cleaned(os.environ),
-        )
+        ended = _run("scontrol", "requeue", f"{slurm['array']}_{slurm['element']}")
     except (OSError, subprocess.SubprocessError) as error:
         return str(error)
     return ended.stderr.strip() if ended.returncode else ""
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_SLURM_TIMEOUT_S,
+        env=cleaned(os.environ),
+    )
