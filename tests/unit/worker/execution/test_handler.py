@@ -134,7 +134,7 @@ def module_of(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> str:
     [
         ("class run: pass", "'a_handler:run' is a class"),
         ("def run(item):\n    yield {}", "'a_handler:run' is a generator function"),
-        ("run = 7", "'a_handler:run' is int, no function"),
+        ("run = 7", "'a_handler:run' is int, not a function"),
         ("def run(item, context, table): return {}", "missing a required argument: 'table'"),
         ("def run(): return {}", "no parameter for the item"),
         ("def run(item): return {}\nasync def setup(context): ...", "setup of .* coroutine"),

@@ -53,4 +53,4 @@ def test_processes_that_die_before_they_have_a_task_are_not_started_for_ever(
     )
     assert ended.returncode == code, ended.stderr
     assert len(list(tmp_path.glob("start-*"))) == starts
-    assert ("no more is started" in ended.stderr) == (what == "dies")
+    assert ("no more are started" in ended.stderr) == (what == "dies")
