@@ -22,9 +22,10 @@ import greenlet
 
 from slurm_worker.node.task_finder import Found, TaskFinder
 from slurm_worker.protocol.job_config import LeaseConfig
-from slurm_worker.protocol.job_store import Marker, Slice
+from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.keys import JobId, shard_count
 from slurm_worker.protocol.ports import Applied, Refused, Row, Statement, Value
+from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.testing import MemoryRows
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.billion.aws import item_bytes
 from benchmarks.billion.rows import Condition, Update, compile_statement
 from slurm_worker.backends.local import FolderObjects
-from slurm_worker.protocol.ports import Applied, Entry, Refused, Row, Statement, Value
+from slurm_worker.protocol.ports import Applied, ObjectInfo, Refused, Row, Statement, Value
 
 _PAGE_BYTES = 1 << 20
 _KEYS = 1_000
@@ -138,7 +138,7 @@ class CountedObjects(FolderObjects):
             self.requests += number % _KEYS == 0
             yield key
 
-    def entries(self, prefix: str) -> Iterator[Entry]:
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         # `FolderObjects.entries` lists by `list`, which counts.
         yield from super().entries(prefix)
 

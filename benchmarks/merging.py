@@ -25,8 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from slurm_worker.backends.local import FolderObjects
-from slurm_worker.protocol.job_store import JobStore, Marker, Part, pack_slice
-from slurm_worker.protocol.keys import JobId, JobPaths, task_id
+from slurm_worker.protocol.job_store import JobStore, Marker, Part
+from slurm_worker.protocol.keys import JobId, task_id
+from slurm_worker.protocol.paths import JobPaths
+from slurm_worker.protocol.slices import pack_slice
 
 PATHS = JobPaths("bench", JobId("merge"))
 PLAIN = {"n": "int64", "score": "double", "name": "string", "city": "string", "ok": "bool"}

@@ -36,10 +36,11 @@ from airflow_slurm_provider.coordinator.status.snapshot import SnapshotReader
 from slurm_worker.node.task_finder import Found, TaskFinder
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_config import LeaseConfig
-from slurm_worker.protocol.job_store import JobStore, Marker, Slice
+from slurm_worker.protocol.job_store import JobStore, Marker
 from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import JobId, TaskState
-from slurm_worker.protocol.shard_totals import Sums
+from slurm_worker.protocol.shard_totals import ShardTotals
+from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.stack.aws import create_table
@@ -111,11 +112,13 @@ def plan(services: Services) -> None:
 
 def work(services: Services, jobs: JobTable, tasks: TaskTable, count: int) -> None:
     """Have workers lease and finish so many tasks, as they do it on nodes."""
-    sums = Sums(JobStore(services.objects, services.paths(JOB)), jobs, tasks)
+    sums = ShardTotals(JobStore(services.objects, services.paths(JOB)), jobs, tasks)
     rng = random.Random(0)
     workers = []
     for number in range(WORKERS):
-        workers.append(TaskFinder(tasks, f"w{number}", services.clock, rng, moved=sums.moved))
+        workers.append(
+            TaskFinder(tasks, f"w{number}", services.clock, rng, moved=sums.cursor_advanced)
+        )
         workers[-1].new_generation(jobs.get().generation)
     for turn in range(count):
         found = workers[turn % WORKERS].next()

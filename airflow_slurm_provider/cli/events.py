@@ -15,7 +15,7 @@ from slurm_worker.printable import printable
 from slurm_worker.protocol.keys import check_job_id
 
 if TYPE_CHECKING:
-    from slurm_worker.protocol.job_table import AuditEvent
+    from slurm_worker.protocol.job_rows import AuditEvent
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl events flights-2013 --follow")
@@ -78,6 +78,6 @@ def _show(common: Common, job: str, found: Sequence[AuditEvent], after: str) -> 
         for each in found:
             show(event_line(each))
         return
-    mark = max((each.mark for each in found), default=after)
+    mark = max((each.sk for each in found), default=after)
     documents = [event_document(each) for each in found]
     emit(True, {"job_id": job, "events": documents, "mark": mark}, [])

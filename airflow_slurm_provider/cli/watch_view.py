@@ -29,7 +29,7 @@ from airflow_slurm_provider.coordinator.status.progress import JobStatus, Progre
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from slurm_worker.printable import printable
-from slurm_worker.protocol.job_table import AuditEvent
+from slurm_worker.protocol.job_rows import AuditEvent
 
 _NODES, _STRAGGLERS, _EVENTS = 8, 5, 5
 

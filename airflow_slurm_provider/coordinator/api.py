@@ -49,7 +49,8 @@ from airflow_slurm_provider.coordinator.submission.workers import (
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError
 from slurm_worker.errors import ErrorClass, UserError
 from slurm_worker.protocol.generations import open_round
-from slurm_worker.protocol.job_table import JobRow, JobTable, RoundRow, SubmissionRow
+from slurm_worker.protocol.job_rows import JobRow, RoundRow, SubmissionRow
+from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import JobId, RoundState, SubmitState
 from slurm_worker.protocol.ports import Value
 

@@ -24,9 +24,11 @@ from slurm_worker.backends.dynamodb import DynamoRows, dynamo_client
 from slurm_worker.backends.errors import settings_explained
 from slurm_worker.backends.s3 import S3Objects, s3_client
 from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.job_rows import JobRow
 from slurm_worker.protocol.job_store import JobStore
-from slurm_worker.protocol.job_table import JobRow, JobTable
-from slurm_worker.protocol.keys import JobId, JobPaths
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import Clock, ObjectStore, Rows
 from slurm_worker.protocol.task_table import TaskTable
 

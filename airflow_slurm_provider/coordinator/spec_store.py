@@ -12,8 +12,8 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec, spec_of
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.job_config import JobConfig
+from slurm_worker.protocol.job_rows import JobRow
 from slurm_worker.protocol.job_store import probe_conditional_put
-from slurm_worker.protocol.job_table import JobRow
 
 
 def ship_config(services: Services, spec: JobSpec, shards: int, code_sha256: str) -> str:

@@ -25,7 +25,8 @@ from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_sn
 from airflow_slurm_provider.coordinator.ttl_cache import Recent
 from airflow_slurm_provider.slurm.array_state import ArrayState
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.protocol.job_table import AuditEvent, SubmissionRow, newest_jobs
+from slurm_worker.protocol.job_rows import AuditEvent, SubmissionRow
+from slurm_worker.protocol.job_table import newest_jobs
 from slurm_worker.protocol.keys import JobId
 
 SNAPSHOT_S = 2.0
@@ -67,13 +68,13 @@ class Trail:
         if self.events:
             after = f"{max(0, self.events[-1].at_ms - _EVENT_OVERLAP_MS):013}"
         for event in services.jobs(job_id).events(after):
-            if event.mark in self.marks:
+            if event.sk in self.marks:
                 continue
-            self.marks.add(event.mark)
+            self.marks.add(event.sk)
             self.events.append(event)
             if event.action in (RAISED, OVER):
                 self.anomalies.append(event)
-        self.marks = {each.mark for each in self.events}
+        self.marks = {each.sk for each in self.events}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from airflow_slurm_provider.coordinator.status.failures import Group
 from airflow_slurm_provider.coordinator.status.progress import progress_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from airflow_slurm_provider.dashboard import models
-from slurm_worker.protocol import job_table as job_rows
+from slurm_worker.protocol import job_rows
 from slurm_worker.protocol.job_store import Marker
-from slurm_worker.protocol.job_totals import JobTotals, Share
+from slurm_worker.protocol.job_totals import JobTotals, WorkTotals
 from slurm_worker.protocol.keys import RoundState
 from slurm_worker.protocol.tasks import TaskRow
 
@@ -120,9 +120,9 @@ def timeline(done: JobTotals) -> models.Timeline:
     )
 
 
-def shares(done: Mapping[str, Share], held: Counter[str], most: int) -> list[models.ShareRow]:
+def shares(done: Mapping[str, WorkTotals], held: Counter[str], most: int) -> list[models.ShareRow]:
     """Nodes or workers: those that fail most first, then those that did most."""
-    empty = Share()
+    empty = WorkTotals()
     rows = [
         _share(name, done.get(name, empty), held[name]) for name in sorted({*done, *held}) if name
     ]
@@ -274,7 +274,7 @@ def _submission(row: job_rows.SubmissionRow) -> models.Submission:
     )
 
 
-def _share(name: str, share: Share, leased: int) -> models.ShareRow:
+def _share(name: str, share: WorkTotals, leased: int) -> models.ShareRow:
     items = share.ok + share.failed
     return models.ShareRow(
         name=name,

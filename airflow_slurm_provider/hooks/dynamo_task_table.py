@@ -9,7 +9,8 @@ from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from slurm_worker.backends.clock import AwsClock
 from slurm_worker.backends.dynamodb import DynamoRows, dynamo_client
 from slurm_worker.protocol.job_config import LeaseConfig
-from slurm_worker.protocol.job_table import AuditEvent, JobRow, JobTable, RoundRow
+from slurm_worker.protocol.job_rows import AuditEvent, JobRow, RoundRow
+from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import JobId, check_job_id
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow

@@ -1,8 +1,8 @@
 """Workers in virtual time: the real finder, table, job row, markers and token leases.
 
 What the handler does is a wait; everything that coordinates is the code of the nodes
-(`TaskFinder`, `Sums`, `TaskTable`, `JobTable`, `JobStore`, `RateLimiter`), with the timing of
-`node/worker.py` and `node/heartbeat.py` around it: the next task is leased five seconds before
+(`TaskFinder`, `ShardTotals`, `TaskTable`, `JobTable`, `JobStore`, `RateLimiter`), with the timing
+of `node/worker.py` and `node/heartbeat.py` around it: the next task is leased five seconds before
 this one ends, a
 commit goes on beside the next task, a heartbeat each interval with its jitter, checkpoints, idle
 waits and who leaves when nothing is left. Not simulated: logs, the handler's code, and what one
@@ -31,10 +31,12 @@ from slurm_worker.node.task_finder import Finished, Found, TaskFinder, Waiting
 from slurm_worker.node.task_source import CHECK_S
 from slurm_worker.node.worker import STARTS_PER_S
 from slurm_worker.protocol.job_config import LeaseConfig, LimitConfig
-from slurm_worker.protocol.job_store import JobStore, Marker, Slice
+from slurm_worker.protocol.job_store import JobStore, Marker
 from slurm_worker.protocol.job_table import JobTable
-from slurm_worker.protocol.keys import JobId, JobPaths, TaskState, parse_task_id, task_pk
-from slurm_worker.protocol.shard_totals import Sums
+from slurm_worker.protocol.keys import JobId, TaskState, parse_task_id, task_pk
+from slurm_worker.protocol.paths import JobPaths
+from slurm_worker.protocol.shard_totals import ShardTotals
+from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Lease, Lost
 from slurm_worker.rate_limits.limiter import RateLimiter
@@ -254,9 +256,9 @@ class SimWorker:
         self._table = fleet.table(self._client)
         self._jobs = JobTable(self._client.rows, JOB, fleet.clock)
         self._store = JobStore(self._client.objects, PATHS)
-        sums = Sums(self._store, self._jobs, self._table)
+        sums = ShardTotals(self._store, self._jobs, self._table)
         self._finder = TaskFinder(
-            self._table, self._name, fleet.clock, self._rng, self._note, sums.moved
+            self._table, self._name, fleet.clock, self._rng, self._note, sums.cursor_advanced
         )
         self._idle = Idle(scenario.lease, scenario.workers, fleet.clock, self._rng, self._sleep)
         self._budget = FailureBudget(SERVICE_FAILURES_ALLOWED)

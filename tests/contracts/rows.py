@@ -73,13 +73,13 @@ class RowsContract:
         assert rows.get(pk, "a") is None
 
     def test_what_is_left_of_each_shard_only_rises_and_is_read_at_once(self, rows: Rows) -> None:
-        marks = ShardCursors(rows, JobId(f"test-{uuid.uuid4().hex}"), 16)
+        cursors = ShardCursors(rows, JobId(f"test-{uuid.uuid4().hex}"), 16)
         told = [(3, Stage.LEASED), (11, Stage.ENDED), (3, Stage.ENDED), (11, Stage.LEASED)]
         for shard, stage in told:
-            marks.tell(shard, 1, stage)
-        ended = {shard for shard, stage in marks.stages(1).items() if stage is Stage.ENDED}
+            cursors.record_stage(shard, 1, stage)
+        ended = {shard for shard, stage in cursors.stages(1).items() if stage is Stage.ENDED}
         assert ended == {3, 11}
-        assert set(marks.stages(2).values()) == {Stage.READY}, "of an older generation"
+        assert set(cursors.stages(2).values()) == {Stage.READY}, "of an older generation"
 
     def test_of_concurrent_conditional_updates_exactly_so_many_apply(
         self, rows: Rows, pk: str

@@ -104,9 +104,9 @@ class Coordinator:
         self._submit(number, submission)
 
     def _submit(self, number: int, submission: int) -> None:
-        intent = self._jobs.intend(number, submission, 1, _ARRAY)
+        intent = self._jobs.record_intent(number, submission, 1, _ARRAY)
         self._network.call("sbatch", lambda: self._cluster.submit(intent.token), "cluster")
-        self._jobs.submitted(intent, ["1"])
+        self._jobs.record_submitted(intent, ["1"])
 
     def _submitted(self, number: int) -> bool:
         return any(
@@ -126,7 +126,7 @@ class Coordinator:
     def _attribute(self) -> None:
         for row in self._rows():
             if row.state is TaskState.QUARANTINED:
-                self._table.attribute(row, ErrorClass.OUT_OF_MEMORY, "killed")
+                self._table.record_cause(row, ErrorClass.OUT_OF_MEMORY, "killed")
 
     def _rows(self) -> list[TaskRow]:
         return [row for shard in range(self._table.shards) for row in self._table.all_rows(shard)]

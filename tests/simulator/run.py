@@ -30,10 +30,12 @@ from slurm_worker.protocol.job_config import (
     LimitConfig,
     WorkerConfig,
 )
-from slurm_worker.protocol.job_store import JobStore, Marker, Slice, pack_slice
+from slurm_worker.protocol.job_store import JobStore, Marker
 from slurm_worker.protocol.job_table import JobTable
-from slurm_worker.protocol.keys import MAX_TASKS, JobId, JobPaths, TaskState, job_pk, task_pk
+from slurm_worker.protocol.keys import MAX_TASKS, JobId, TaskState, job_pk, task_pk
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
+from slurm_worker.protocol.slices import Slice, pack_slice
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
 from slurm_worker.testing import MemoryObjects, MemoryRows

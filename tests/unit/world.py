@@ -28,7 +28,8 @@ from slurm_worker.protocol.job_config import (
 )
 from slurm_worker.protocol.job_store import JobStore, Marker
 from slurm_worker.protocol.job_table import JobTable
-from slurm_worker.protocol.keys import JobId, JobPaths
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow

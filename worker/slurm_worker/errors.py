@@ -5,7 +5,7 @@
     ├── ServiceError        a service can't be reached or refuses: exit code 3
     │   ├── Throttled       it is there, and asked for too much at a time
     │   ├── Missing         there is no such object
-    │   ├── Denied          these credentials may not do this
+    │   ├── AccessDenied          these credentials may not do this
     │   ├── NoCredentials   AWS's SDK finds no credentials: exit code 2
     │   └── HostUnreachable the login node can't be reached (a UserError as well)
     ├── ItemError           raised by a handler: this item failed, with this class
@@ -76,7 +76,7 @@ class Throttled(ServiceError):
     """A service serves fewer requests than it was asked, after all repeats; later it will."""
 
 
-class Unfit(ServiceError):
+class InvalidRequest(ServiceError):
     """A service answers that it can't do this very request, whenever it is asked: too large, say.
 
     So it is no failure of the service, and says something about the task.
@@ -87,7 +87,7 @@ class Missing(ServiceError):
     """There is no such object in the store."""
 
 
-class Denied(ServiceError):
+class AccessDenied(ServiceError):
     """A service's answer is that these credentials may not do this."""
 
 

@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import overload
 
 from slurm_worker.errors import Missing
-from slurm_worker.protocol.ports import Applied, Entry, Refused, Row, Statement, Stored, Value
+from slurm_worker.protocol.ports import (
+    Applied,
+    ObjectInfo,
+    Refused,
+    Row,
+    Statement,
+    StoredObject,
+    Value,
+)
 
 _TOKEN = re.compile(r"\s*(<>|<=|>=|[=<>+\-(),]|[#:]?\w+)")
 _COMPARE: dict[str, Callable[[Value, Value], bool]] = {
@@ -144,11 +152,15 @@ class MemoryObjects:
             self._set(key, body)
             return True
 
-    def read(self, key: str) -> Stored | None:
+    def read(self, key: str) -> StoredObject | None:
         """See `ports.ObjectStore.read`."""
         with self._lock:
             body = self.objects.get(key)
-            return None if body is None else Stored(body, _tag(body), self.modified.get(key, 0.0))
+            return (
+                None
+                if body is None
+                else StoredObject(body, _tag(body), self.modified.get(key, 0.0))
+            )
 
     def put_if(self, key: str, body: bytes, tag: str) -> bool:
         """See `ports.ObjectStore.put_if`."""
@@ -165,11 +177,11 @@ class MemoryObjects:
             found = sorted(key for key in self.objects if key.startswith(prefix))
         yield from found
 
-    def entries(self, prefix: str) -> Iterator[Entry]:
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `ports.ObjectStore.entries`."""
         for key in self.list(prefix):
             body = self.objects.get(key, b"")
-            yield Entry(key, len(body), self.modified.get(key, 0.0))
+            yield ObjectInfo(key, len(body), self.modified.get(key, 0.0))
 
     def delete(self, key: str) -> None:
         """See `ports.ObjectStore.delete`."""

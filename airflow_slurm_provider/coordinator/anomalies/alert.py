@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, cast
 
-from slurm_worker.protocol.job_table import AuditEvent
+from slurm_worker.protocol.job_rows import AuditEvent
 from slurm_worker.protocol.ports import Value
 
 #: The alert's action in the audit trail, and that of its episode's end.

@@ -42,7 +42,7 @@ def append_end(jobs: JobTable, actor: str, alert: Alert) -> bool:
 def _alerts(jobs: JobTable) -> list[Alert]:
     raised: dict[str, Alert] = {}
     ended: dict[str, int] = {}
-    for name, event in jobs.once(_PREFIX):
+    for name, event in jobs.events_once(_PREFIX):
         if event.action == OVER:
             ended[name.removesuffix(_OVER)] = event.at_ms
         else:

@@ -32,7 +32,7 @@ from airflow_slurm_provider.coordinator.status.arrays import arrays_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.slurm.usage import Efficiency, efficiency_of
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.protocol.job_table import RoundRow
+from slurm_worker.protocol.job_rows import RoundRow
 from slurm_worker.protocol.job_totals import JobTotals
 from slurm_worker.protocol.keys import JobId
 

@@ -35,7 +35,7 @@ from airflow_slurm_provider.slurm.options import seconds
 from airflow_slurm_provider.slurm.script import render_script
 from airflow_slurm_provider.slurm.submission import guarded
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.protocol.job_table import array_sizes
+from slurm_worker.protocol.job_rows import array_sizes
 from slurm_worker.protocol.keys import shard_count
 
 _DAY_S = 86_400

@@ -25,7 +25,8 @@ from typing import NoReturn, TypeAlias
 from urllib.parse import unquote
 
 from slurm_worker.errors import UserError
-from slurm_worker.protocol.keys import NULL_PARTITION, split_s3_uri
+from slurm_worker.protocol.keys import split_s3_uri
+from slurm_worker.protocol.paths import NULL_PARTITION
 from slurm_worker.protocol.ports import ObjectStore
 
 Bucket: TypeAlias = Callable[[str], ObjectStore]

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from slurm_worker.diagnostics.access_probes import PROBE_JOB
-from slurm_worker.protocol.keys import JobPaths
+from slurm_worker.protocol.paths import JobPaths
 
 #: Kind and type of each key attribute: ``HASH`` is the partition key, ``S`` a string.
 TABLE_KEYS = {"pk": ("HASH", "S"), "sk": ("RANGE", "S")}

@@ -30,10 +30,11 @@ from typing import Any
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.progress import read_progress
 from slurm_worker.aggregate.publish import sweep
+from slurm_worker.prefetch import prefetch
 from slurm_worker.protocol.job_store import JobStore
-from slurm_worker.protocol.keys import JobId, JobPaths, RoundState, TaskId
-from slurm_worker.protocol.ports import Entry
-from slurm_worker.protocol.prefetch import ahead
+from slurm_worker.protocol.keys import JobId, RoundState, TaskId
+from slurm_worker.protocol.paths import JobPaths
+from slurm_worker.protocol.ports import ObjectInfo
 
 WEEK_S = 7 * 24 * 3600.0
 _BATCH = 1000
@@ -135,7 +136,7 @@ class _Task:
     """The objects of one task in a folder, and whether it has a marker."""
 
     id: TaskId
-    entries: tuple[Entry, ...]
+    entries: tuple[ObjectInfo, ...]
     done: bool
 
     @property
@@ -166,7 +167,7 @@ class _GarbageScan:
     def _paths(self) -> JobPaths:
         return self.store.paths
 
-    def garbage(self) -> Iterator[tuple[str, Entry]]:
+    def garbage(self) -> Iterator[tuple[str, ObjectInfo]]:
         """Kind and object, one after the other."""
         for entry in self._parts():
             yield "parts", entry
@@ -182,13 +183,13 @@ class _GarbageScan:
         for entry in self._drafts():
             yield "drafts", entry
 
-    def _parts(self) -> Iterator[Entry]:
+    def _parts(self) -> Iterator[ObjectInfo]:
         """Parts that no marker names."""
-        with closing(ahead(self._unnamed, self._tasks(self._paths.parts))) as tasks:
+        with closing(prefetch(self._unnamed, self._tasks(self._paths.parts))) as tasks:
             for _, entries in tasks:
                 yield from entries
 
-    def _unnamed(self, task: _Task) -> list[Entry]:
+    def _unnamed(self, task: _Task) -> list[ObjectInfo]:
         """A task's parts that are garbage."""
         if not task.done or len(task.attempts) == 1:
             # Not decided yet, or the one that was committed.
@@ -200,7 +201,7 @@ class _GarbageScan:
         named = {part.key for part in marker.parts}
         return [each for each in task.entries if each.key not in named]
 
-    def _of_done(self, folder: str) -> Iterator[Entry]:
+    def _of_done(self, folder: str) -> Iterator[ObjectInfo]:
         """Objects of tasks that have a marker, below a folder with one for each task."""
         for task in self._tasks(folder):
             if task.done:
@@ -209,7 +210,7 @@ class _GarbageScan:
     def _tasks(self, folder: str) -> Iterator[_Task]:
         """The objects below a folder task by task, beside the listing of markers."""
 
-        def task_of(entry: Entry) -> str:
+        def task_of(entry: ObjectInfo) -> str:
             return entry.key.removeprefix(folder).partition("/")[0]
 
         markers = (
@@ -223,7 +224,7 @@ class _GarbageScan:
                 standing = next(markers, "")
             yield _Task(TaskId(task), tuple(entries), done=standing == task)
 
-    def _drafts(self) -> Iterator[Entry]:
+    def _drafts(self) -> Iterator[ObjectInfo]:
         """Objects of drafts that are nobody's plan, and never will be."""
         for number, plan in self.plans.items():
             for entry in self.store.objects.entries(self._paths.segments(number)):

@@ -18,7 +18,7 @@ from airflow_slurm_provider.coordinator.planning.planner import (
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec, spec_of
 from slurm_worker.errors import UserError
-from slurm_worker.protocol.job_table import JobRow, RoundRow
+from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.keys import JobState, RoundState, shard_count
 
 Log = Callable[[str], None]
@@ -175,7 +175,7 @@ def finish_first_round(
         source, version = (title.source, title.version) if title else (spec.input.path, "")
         round_row = jobs.create_round(0, source, version=version, draft=job.draft)
         if job.draft and not round_row.draft:
-            round_row = jobs.adopt(0, job.draft)
+            round_row = jobs.adopt_draft(0, job.draft)
     if round_row.state is RoundState.OPEN:
         return False
     # Whoever created the job may have been cut short before this.

@@ -28,9 +28,11 @@ from typing import Any
 
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol import keys
-from slurm_worker.protocol.job_store import JobStore, Slice, pack_slice
-from slurm_worker.protocol.job_table import JobTable, RoundRow
+from slurm_worker.protocol.job_rows import RoundRow
+from slurm_worker.protocol.job_store import JobStore
+from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import RoundState
+from slurm_worker.protocol.slices import Slice, pack_slice
 from slurm_worker.protocol.task_table import TaskTable
 
 SEGMENT_ITEMS = 50_000
@@ -254,7 +256,7 @@ class Planner:
 
         number = round_row.number
         with drafted(self._store, number, items, self._bundle, check, title, self._log) as draft:
-            round_row = self._jobs.adopt(number, draft.number)
+            round_row = self._jobs.adopt_draft(number, draft.number)
             draft.settle(round_row.draft)
             return self.finish(round_row, draft)
 
@@ -306,7 +308,7 @@ class Planner:
             while batch := list(islice(numbered, _CURSOR_EVERY)):
                 for _ in pool.map(create, batch):
                     pass
-                self._jobs.note_cursor(round_row.number, tally.tasks)
+                self._jobs.advance_cursor(round_row.number, tally.tasks)
                 self._log(f"wrote {tally.tasks:,} task rows")
         return tally
 
@@ -318,7 +320,7 @@ def begun_without_draft(store: JobStore, table: TaskTable, round_row: RoundRow) 
     """
     if next(store.segments(round_row.number, 0), None) is None:
         return False
-    return next(table.of_round(round_row.number), None) is not None
+    return next(table.rows_of_round(round_row.number), None) is not None
 
 
 def _bundles(

@@ -25,8 +25,8 @@ from airflow_slurm_provider.coordinator.status.dead_workers import nodes_lost, r
 from airflow_slurm_provider.coordinator.status.failures import read_failures, retried_items
 from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
 from slurm_worker.errors import UserError
+from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.job_store import JobStore
-from slurm_worker.protocol.job_table import JobRow, RoundRow
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow

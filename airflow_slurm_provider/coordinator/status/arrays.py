@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.slurm.array_state import ArrayKey
-from slurm_worker.protocol.job_table import SubmissionRow, job_name
+from slurm_worker.protocol.job_rows import SubmissionRow, job_name
 from slurm_worker.protocol.keys import JobId, SubmitState
 
 

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker.protocol.job_table import AuditEvent
+from slurm_worker.protocol.job_rows import AuditEvent
 from slurm_worker.protocol.keys import JobId
 
 #: Events bear their writer's time, and may come so much later than others that bear a later one.
@@ -37,7 +37,7 @@ def event_document(event: AuditEvent) -> dict[str, Any]:
         "actor": event.actor,
         "action": event.action,
         "detail": dict(event.detail),
-        "mark": event.mark,
+        "mark": event.sk,
     }
 
 
@@ -72,8 +72,8 @@ class EventReader:
         seen = set(self._seen)
         since = max(self._after, self._some_before(max(seen, default="")))
         found = read_events(self._services, self._job_id, since)
-        new = [each for each in found if each.mark not in seen]
-        self._seen.extend(each.mark for each in new)
+        new = [each for each in found if each.sk not in seen]
+        self._seen.extend(each.sk for each in new)
         return new
 
     @staticmethod

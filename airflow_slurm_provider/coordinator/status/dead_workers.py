@@ -145,7 +145,7 @@ def attribute(services: Services, job_id: JobId) -> int:
         if why is not None and why.error_class is not ErrorClass.WORKER_CRASH:
             # What it said before holds whose lease it was: it is kept.
             message = f"{row.error}; {why.line()}"
-            count += table.attribute(row, why.error_class, message)
+            count += table.record_cause(row, why.error_class, message)
     return count
 
 

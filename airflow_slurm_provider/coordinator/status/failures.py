@@ -22,10 +22,10 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
+from slurm_worker.prefetch import prefetch
 from slurm_worker.printable import encodable
 from slurm_worker.protocol.job_store import JobStore, Marker, Part
 from slurm_worker.protocol.keys import JobId, TaskId, parse_task_id
-from slurm_worker.protocol.prefetch import ahead
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.results.parts import KEY_FIELD, lines_of
 from slurm_worker.results.superseded import RetriedItems
@@ -101,7 +101,7 @@ def read_failures(
         markers = (each for each in store.markers(round_no) if each.failed)
         parts = ((marker, part) for marker in markers for part in marker.parts)
         errors = (each for each in parts if each[1].kind == "errors")
-        with closing(ahead(lambda each: _read(store, table, *each), errors)) as read:
+        with closing(prefetch(lambda each: _read(store, table, *each), errors)) as read:
             for (marker, _), data in read:
                 yield from _failures(marker, data, retried)
 

@@ -17,7 +17,7 @@ from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_sn
 from airflow_slurm_provider.coordinator.ttl_cache import Recent
 from airflow_slurm_provider.slurm.array_state import ArrayState, named
 from slurm_worker.errors import UserError
-from slurm_worker.protocol.job_table import JobRow, RoundRow, SubmissionRow
+from slurm_worker.protocol.job_rows import JobRow, RoundRow, SubmissionRow
 from slurm_worker.protocol.keys import JobId, JobState, RoundState, SubmitState, TaskState
 
 #: How a job is, in one word.

@@ -28,10 +28,10 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.protocol import keys
-from slurm_worker.protocol.job_table import JobRow, RoundRow
+from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.job_totals import JobTotals
 from slurm_worker.protocol.keys import JobId, RoundState, TaskId, TaskState
-from slurm_worker.protocol.shard_totals import ShardSum
+from slurm_worker.protocol.shard_totals import ShardTotal
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
 
@@ -181,7 +181,7 @@ class SnapshotReader:
         with ThreadPoolExecutor(min(_THREADS, job.shards)) as pool:
             shards = list(pool.map(objects.get, map(paths.shard_progress, range(job.shards))))
         by_workers = _Sum.empty(job)
-        by_workers.add([ShardSum.from_json(each, job) for each in shards])
+        by_workers.add([ShardTotal.from_json(each, job) for each in shards])
         return max(kept, by_workers, key=lambda each: each.done.tasks)
 
     def _keep(self) -> None:
@@ -219,7 +219,7 @@ class _Sum:
         """Whether it is of this very job, and not of one of the same name before it."""
         return self.rows_since == job.rows_since and len(self.shards) == job.shards
 
-    def add(self, shards: list[ShardSum]) -> None:
+    def add(self, shards: list[ShardTotal]) -> None:
         """Count what was passed in each shard."""
         self.shards = [_Cursor(each.after, each.aside) for each in shards]
         for each in shards:
@@ -266,7 +266,7 @@ class _ShardScan:
         self._shard = shard
         self._rounds = {each.number: each for each in rounds}
         self._lost = lost
-        self.passed = ShardSum(cursor.after, cursor.aside)
+        self.passed = ShardTotal(cursor.after, cursor.aside)
         self.beyond = JobTotals()
         self.open: list[TaskRow] = []
         self.unread = 0

@@ -43,7 +43,7 @@ from airflow_slurm_provider.coordinator.submission.workers import (
 )
 from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState, named
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.protocol.job_table import JobRow, RoundRow, SubmissionRow
+from slurm_worker.protocol.job_rows import JobRow, RoundRow, SubmissionRow
 from slurm_worker.protocol.keys import JobId, RoundState, SubmitState
 
 Log = Callable[[str], None]
@@ -167,7 +167,7 @@ def add_workers(
         more = _useful(spec, job_id, alive, count, tasks, log)
         raised = replace(job, config=spec_store.ship_more_workers(services, job, alive + more))
         most = services.slurm.max_array_size()
-        added = jobs.intend(round_row.number, last.next_number, more, most, asked=True)
+        added = jobs.record_intent(round_row.number, last.next_number, more, most, asked=True)
         workers = submit_workers(services, spec, raised, round_row, added, log)
         # Not before Slurm has taken them: what it refuses must not be what others go on with.
         jobs.set_config(raised.config)
@@ -203,7 +203,7 @@ def cancel(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> lis
         for number in set(rounds) - barred:
             last = latest(of_round(submissions, number))
             # Whoever intends workers at this moment takes this very number: one of us does.
-            if jobs.bar(number, 1 if last is None else last.number + 1).empty:
+            if jobs.block_submission(number, 1 if last is None else last.number + 1).empty:
                 barred.add(number)
     jobs.audit(actor, "cancelled", {"arrays": ", ".join(cancelled)})
     return cancelled
@@ -219,7 +219,9 @@ def _cancel_all(services: Services, job_id: JobId, submissions: list[SubmissionR
     for each in submissions:
         if each.state is SubmitState.INTENT:
             found = (ids.get(name) for name in open_names(job_id, each))
-            services.jobs(job_id).submitted(each, [job for job in takewhile(bool, found) if job])
+            services.jobs(job_id).record_submitted(
+                each, [job for job in takewhile(bool, found) if job]
+            )
     return ids_of(cancelled)
 
 
@@ -242,7 +244,7 @@ def _intend_replacements(
     missing = useful_workers(spec, spec.workers, tasks, log) - staying
     if missing > 0:
         most = services.slurm.max_array_size()
-        jobs.intend(round_row.number, last.next_number, missing, most, asked=True)
+        jobs.record_intent(round_row.number, last.next_number, missing, most, asked=True)
 
 
 def _holders(snapshot: Snapshot) -> int:

@@ -23,7 +23,8 @@ from airflow_slurm_provider.coordinator.spec.site import Site
 from slurm_worker.backends.errors import unanswered
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol import keys
-from slurm_worker.protocol.keys import JobId, JobPaths, split_s3_uri
+from slurm_worker.protocol.keys import JobId, split_s3_uri
+from slurm_worker.protocol.paths import JobPaths
 
 #: The most that a role assumed by a role may get, and every role's default.
 LIFETIME_S = 3600

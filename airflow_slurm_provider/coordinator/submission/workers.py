@@ -43,7 +43,8 @@ from airflow_slurm_provider.slurm.client import (
 )
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import render_script
-from slurm_worker.protocol.job_table import JobRow, JobTable, RoundRow, SubmissionRow, job_name
+from slurm_worker.protocol.job_rows import JobRow, RoundRow, SubmissionRow, job_name
+from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import JobId, SubmitState
 
 #: What a call may take where the job sets no timeout.
@@ -113,7 +114,9 @@ def ensure_workers(
     if last is None or last.refused:
         wanted = useful_workers(spec, spec.workers, tasks, log)
         most = services.slurm.max_array_size()
-        last = jobs.intend(round_row.number, number if last is None else last.number, wanted, most)
+        last = jobs.record_intent(
+            round_row.number, number if last is None else last.number, wanted, most
+        )
     return submit_workers(services, spec, job, round_row, last, log)
 
 
@@ -142,7 +145,7 @@ def submit_workers(
         workers = _submit(services, spec, job, submission, options, slurm_job_ids, log)
     except SubmissionCancelledError as error:
         # Its names are withdrawn for good, and whoever did it may have died before it said so.
-        services.jobs(spec.id).submitted(submission, slurm_job_ids)
+        services.jobs(spec.id).record_submitted(submission, slurm_job_ids)
         raise SubmissionCancelledError(_cancelled(spec.id)) from error
     standing = _note(services.jobs(spec.id), submission, slurm_job_ids)
     if standing.token != submission.token:
@@ -201,10 +204,10 @@ def useful_workers(spec: JobSpec, asked: int, tasks: int, log: Callable[[str], N
 
 def _note(jobs: JobTable, submission: SubmissionRow, slurm_job_ids: Sequence[str]) -> SubmissionRow:
     """Note the arrays that a submission has; return its row, of another token where it is lost."""
-    standing = jobs.submitted(submission, slurm_job_ids)
+    standing = jobs.record_submitted(submission, slurm_job_ids)
     if standing is None:
-        kept = jobs.keep_submission(submission)
-        standing = jobs.submitted(submission, slurm_job_ids) or kept
+        kept = jobs.restore_submission(submission)
+        standing = jobs.record_submitted(submission, slurm_job_ids) or kept
     return standing
 
 
@@ -250,7 +253,7 @@ def _submit(
             # was lost, so a corrected submit may want others. Behind an array that it has
             # taken, the submission is carried out.
             if part == 0:
-                services.jobs(spec.id).refuse_submission(submission)
+                services.jobs(spec.id).record_refusal(submission)
             raise
 
     return _submit_parts(submission.sizes(), submit_part, submitted, log)

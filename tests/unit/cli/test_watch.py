@@ -18,10 +18,10 @@ from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from airflow_slurm_provider.slurm.array_state import ArrayState, Element
 from airflow_slurm_provider.slurm.states import ElementState
-from slurm_worker.protocol.job_store import Slice
-from slurm_worker.protocol.job_table import AuditEvent, JobRow, RoundRow
+from slurm_worker.protocol.job_rows import AuditEvent, JobRow, RoundRow
 from slurm_worker.protocol.job_totals import JobTotals
 from slurm_worker.protocol.keys import JobId, JobState, RoundState, TaskState
+from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.tasks import TaskRow
 from tests.unit.cli.conftest import Cli
 

@@ -88,7 +88,7 @@ class Site:
         (first,) = jobs.rounds()
         assert (row.state, row.rounds, first.state) == (JobState.OPEN, 1, RoundState.OPEN)
         assert (first.tasks, first.items) == (2, ITEMS)
-        tasks = list(self.services.tasks(row).of_round(0))
+        tasks = list(self.services.tasks(row).rows_of_round(0))
         assert [draft_of(each.where.segment) for each in tasks] == [row.draft] * 2
         slices = [self.services.store(JOB).read_slice(0, each.where) for each in tasks]
         read = [items.take(position) for items in slices for position in range(len(items))]
@@ -283,7 +283,7 @@ def check_round(site: Site) -> None:
     jobs = site.services.jobs(JOB)
     _, second = jobs.rounds()
     assert (second.state, second.items, second.retried) == (RoundState.OPEN, 2, {"network": 2})
-    (task,) = site.services.tasks(jobs.get()).of_round(1)
+    (task,) = site.services.tasks(jobs.get()).rows_of_round(1)
     assert task.state is TaskState.READY
     assert site.services.store(JOB).read_slice(1, task.where).keys == ["k2", "k7"]
     assert [each.round_no for each in jobs.submissions()] == [0, 1]

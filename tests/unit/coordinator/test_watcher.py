@@ -216,7 +216,7 @@ def test_a_submission_that_was_never_made_leaves_the_arrays_before_it_standing(
 ) -> None:
     edges, job_id = submitted(tmp_path, FakeSlurm())
     jobs = edges.jobs(job_id)
-    jobs.intend(0, 2, 3, 1001)
+    jobs.record_intent(0, 2, 3, 1001)
     assert standing_arrays(jobs.submissions()) == {"100"}
 
 

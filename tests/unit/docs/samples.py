@@ -6,7 +6,8 @@ import ast
 import functools
 import re
 
-from slurm_worker.protocol.keys import JobId, JobPaths, TaskId
+from slurm_worker.protocol.keys import JobId, TaskId
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.rate_limits import limiter
 from tests.stack.settings import ROOT
 

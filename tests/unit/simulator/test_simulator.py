@@ -12,7 +12,8 @@ import pytest
 
 from slurm_worker.protocol.job_config import LimitConfig
 from slurm_worker.protocol.job_table import JobTable
-from slurm_worker.protocol.keys import JobPaths, TaskId
+from slurm_worker.protocol.keys import TaskId
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Lease, TaskRow
@@ -91,7 +92,7 @@ class NeverDisowns(TaskTable):
     def give_back(self, lease: Lease, checkpoint: str = "") -> None:
         """Say nothing."""
 
-    def excuse(self, lease: Lease) -> None:
+    def excuse_loss(self, lease: Lease) -> None:
         """Say nothing."""
 
 

@@ -37,8 +37,8 @@ from slurm_worker.aggregate.sorting import sort_files, write_merged
 from slurm_worker.aggregate.sources import Source
 from slurm_worker.aggregate.types import Schema, parse_schema
 from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.prefetch import prefetch
 from slurm_worker.protocol.ports import ObjectStore
-from slurm_worker.protocol.prefetch import ahead
 from slurm_worker.results import jsonlines
 
 MANIFEST = "_manifest.json"
@@ -276,7 +276,7 @@ class _Work:
         cpus = len(os.sched_getaffinity(0))
         with (
             closing(self._chunks(source)) as chunks,
-            closing(ahead(make, chunks, 2 * cpus, cpus)) as made,
+            closing(prefetch(make, chunks, 2 * cpus, cpus)) as made,
         ):
             for _, each in made:
                 yield each

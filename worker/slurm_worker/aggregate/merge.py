@@ -30,10 +30,10 @@ from slurm_worker.aggregate.plan import ERRORS, ROWS, Plan, PlannedPart, Remaini
 from slurm_worker.aggregate.reading import Fetched, is_columns
 from slurm_worker.aggregate.sorting import sort_files, write_merged
 from slurm_worker.aggregate.types import Schema
+from slurm_worker.prefetch import READERS, prefetch
 from slurm_worker.printable import encodable
 from slurm_worker.protocol.job_store import JobStore
 from slurm_worker.protocol.keys import parse_task_id
-from slurm_worker.protocol.prefetch import READERS, ahead
 from slurm_worker.results.parts import KEY_FIELD
 
 #: A number that is raised with every change of what is written for the same parts.
@@ -94,8 +94,8 @@ class PartReader:
             return [Fetched(self._store, each.task, each.part) for each in batch]
 
         with (
-            closing(ahead(fetch, batches, window)) as fetched,
-            closing(ahead(lambda each: read(each[1]), fetched, unpacked, cpus)) as found,
+            closing(prefetch(fetch, batches, window)) as fetched,
+            closing(prefetch(lambda each: read(each[1]), fetched, unpacked, cpus)) as found,
         ):
             for (batch, _), made in found:
                 yield batch, made

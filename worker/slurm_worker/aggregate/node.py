@@ -24,7 +24,8 @@ from slurm_worker.aggregate.types import ColumnType, Schema
 from slurm_worker.errors import ErrorClass, ItemError
 from slurm_worker.execution.context import Context
 from slurm_worker.protocol.job_store import JobStore, Part
-from slurm_worker.protocol.keys import JobId, JobPaths, TaskId
+from slurm_worker.protocol.keys import JobId, TaskId
+from slurm_worker.protocol.paths import JobPaths
 
 
 def params_of(

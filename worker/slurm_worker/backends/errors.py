@@ -20,7 +20,14 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
-from slurm_worker.errors import Denied, NoCredentials, ServiceError, Throttled, Unfit, UserError
+from slurm_worker.errors import (
+    AccessDenied,
+    InvalidRequest,
+    NoCredentials,
+    ServiceError,
+    Throttled,
+    UserError,
+)
 
 _OF_CREDENTIALS = (
     NoCredentialsError,
@@ -66,7 +73,7 @@ def refused(where: str, error: ClientError) -> ServiceError:
         error: the SDK's, after its repeats.
     """
     code = code_of(error)
-    kinds = {Throttled: _THROTTLED, Denied: _DENIED, Unfit: _UNFIT}
+    kinds = {Throttled: _THROTTLED, AccessDenied: _DENIED, InvalidRequest: _UNFIT}
     kind = next((kind for kind, codes in kinds.items() if code in codes), ServiceError)
     return kind(f"{where}: {error}")
 

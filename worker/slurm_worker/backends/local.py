@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from slurm_worker.errors import Missing, UserError
-from slurm_worker.protocol.ports import Entry, Stored
+from slurm_worker.protocol.ports import ObjectInfo, StoredObject
 
 #: What `os.link` says on a file system without hard links.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -63,7 +63,7 @@ class FolderObjects:
                 return self._create(key, body)
         return True
 
-    def read(self, key: str) -> Stored | None:
+    def read(self, key: str) -> StoredObject | None:
         """See `ports.ObjectStore.read`."""
         try:
             with (self._root / key).open("rb") as file:
@@ -71,7 +71,7 @@ class FolderObjects:
                 modified = os.fstat(file.fileno()).st_mtime
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
-        return Stored(body, hashlib.sha256(body).hexdigest(), modified)
+        return StoredObject(body, hashlib.sha256(body).hexdigest(), modified)
 
     def put_if(self, key: str, body: bytes, tag: str) -> bool:
         """See `ports.ObjectStore.put_if`; the file's folder is locked meanwhile."""
@@ -90,11 +90,11 @@ class FolderObjects:
         keys = (each.as_posix() for each in found if not each.name.startswith(".part-"))
         yield from sorted(each for each in keys if each.startswith(prefix))
 
-    def entries(self, prefix: str) -> Iterator[Entry]:
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `ports.ObjectStore.entries`."""
         for key in self.list(prefix):
             stat = (self._root / key).stat()
-            yield Entry(key, stat.st_size, stat.st_mtime)
+            yield ObjectInfo(key, stat.st_size, stat.st_mtime)
 
     def delete(self, key: str) -> None:
         """See `ports.ObjectStore.delete`."""

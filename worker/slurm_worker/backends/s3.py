@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from slurm_worker.backends.errors import code_of, refused, settings_explained, unanswered
 from slurm_worker.errors import Missing, ServiceError, UserError
-from slurm_worker.protocol.ports import Entry, Stored
+from slurm_worker.protocol.ports import ObjectInfo, StoredObject
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -92,12 +92,12 @@ class S3Objects:
         """See `ports.ObjectStore.put_new`."""
         return self._put_where(key, body, {"IfNoneMatch": "*"}, _EXISTS)
 
-    def read(self, key: str) -> Stored | None:
+    def read(self, key: str) -> StoredObject | None:
         """See `ports.ObjectStore.read`."""
         with self._errors(key):
             try:
                 found = self.client.get_object(Bucket=self.bucket, Key=key)
-                return Stored(
+                return StoredObject(
                     found["Body"].read(), found["ETag"], found["LastModified"].timestamp()
                 )
             except ClientError as error:
@@ -114,7 +114,7 @@ class S3Objects:
         for entry in self.entries(prefix):
             yield entry.key
 
-    def entries(self, prefix: str) -> Iterator[Entry]:
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `ports.ObjectStore.entries`."""
         pages = self.client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=prefix
@@ -122,7 +122,7 @@ class S3Objects:
         with self._errors(prefix):
             for page in pages:
                 for each in page.get("Contents", []):
-                    yield Entry(each["Key"], each["Size"], each["LastModified"].timestamp())
+                    yield ObjectInfo(each["Key"], each["Size"], each["LastModified"].timestamp())
 
     def delete(self, key: str) -> None:
         """See `ports.ObjectStore.delete`."""

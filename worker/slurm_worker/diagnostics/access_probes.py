@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from email.message import Message
 from email.utils import parsedate_to_datetime
 
-from slurm_worker.errors import Denied, ServiceError, UserError, describe
+from slurm_worker.errors import AccessDenied, ServiceError, UserError, describe
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.expressions import JOB_CONFIG
-from slurm_worker.protocol.keys import JobId, JobPaths
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
 
 #: The job of the probes' row and object; no real job has this id.
@@ -115,6 +116,6 @@ def _run(steps: Sequence[tuple[str, Callable[[], object]]]) -> list[AccessProbe]
             probes.append(AccessProbe(action))
         except (ServiceError, UserError) as error:
             probes.append(AccessProbe(action, describe(error, _LONGEST_ERROR)))
-            if not isinstance(error, Denied):
+            if not isinstance(error, AccessDenied):
                 break
     return probes

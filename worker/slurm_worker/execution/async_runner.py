@@ -13,7 +13,7 @@ from slurm_worker.errors import ErrorClass, ItemError, describe
 from slurm_worker.execution.calls import CHECK_S, NOT_THE_ITEM, Calls, ItemTimeout
 from slurm_worker.execution.context import Context
 from slurm_worker.execution.handler import RAISED
-from slurm_worker.protocol.job_store import TaskItems
+from slurm_worker.protocol.slices import TaskItems
 from slurm_worker.rate_limits.limiter import Stopped
 from slurm_worker.results.journal import Journal, Outcome
 from slurm_worker.results.parts import ok_outcome

@@ -27,8 +27,8 @@ from slurm_worker.execution.context import Context, HandlerResources, Throttle
 from slurm_worker.execution.flight_recorder import Recorder
 from slurm_worker.execution.handler import RAISED, Handler
 from slurm_worker.protocol.job_config import JobConfig, WorkerConfig
-from slurm_worker.protocol.job_store import TaskItems
 from slurm_worker.protocol.ports import Clock
+from slurm_worker.protocol.slices import TaskItems
 from slurm_worker.rate_limits.limiter import MOST_RETRY_AFTER_S, Stopped
 from slurm_worker.results.journal import Journal, Outcome
 from slurm_worker.results.parts import ToLines, error_outcome, ok_outcome, to_lines

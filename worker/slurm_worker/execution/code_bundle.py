@@ -11,7 +11,7 @@ from pathlib import Path
 
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.job_config import HandlerConfig
-from slurm_worker.protocol.keys import JobPaths
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore
 
 _PIP = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from slurm_worker.errors import Denied, ErrorClass, ItemError, Missing
+from slurm_worker.errors import AccessDenied, ErrorClass, ItemError, Missing
 from slurm_worker.protocol.keys import split_s3_uri
 from slurm_worker.protocol.ports import Logger, ObjectStore
 
@@ -62,7 +62,7 @@ class Fetcher:
                     self.buckets(bucket).download(key, str(partial))
                 except Missing as error:
                     raise ItemError(ErrorClass.NOT_FOUND, str(error)) from error
-                except Denied as error:
+                except AccessDenied as error:
                     raise ItemError(ErrorClass.AUTH, str(error)) from error
                 partial.rename(target)
         return target

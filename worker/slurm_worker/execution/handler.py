@@ -30,7 +30,7 @@ from slurm_worker.execution.signatures import (
     is_coroutine,
 )
 from slurm_worker.protocol.job_config import HandlerConfig
-from slurm_worker.protocol.keys import JobPaths
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore
 
 #: Installed distributions offer handlers under this group of entry points.

@@ -18,7 +18,7 @@ from slurm_worker.execution.batch_runner import BatchRunner
 from slurm_worker.execution.calls import CHECK_S, NOT_THE_ITEM, Calls, ItemTimeout, Runner, run_item
 from slurm_worker.execution.context import Context
 from slurm_worker.execution.handler import RAISED, HandlerKind
-from slurm_worker.protocol.job_store import TaskItems
+from slurm_worker.protocol.slices import TaskItems
 from slurm_worker.rate_limits.limiter import Stopped
 from slurm_worker.results.journal import Journal, Outcome
 

@@ -15,13 +15,21 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from slurm_worker.errors import ErrorClass, ServiceError, Unfit, UserError, classify, describe
+from slurm_worker.errors import (
+    ErrorClass,
+    InvalidRequest,
+    ServiceError,
+    UserError,
+    classify,
+    describe,
+)
 from slurm_worker.node.context import NodeContext
 from slurm_worker.node.heartbeat import Heartbeat, HeldLease
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.crashes import MOST_CRASHES, poison_items
 from slurm_worker.protocol.generations import passed
-from slurm_worker.protocol.job_store import Marker, Part, TaskItems
+from slurm_worker.protocol.job_store import Marker, Part
+from slurm_worker.protocol.slices import TaskItems
 from slurm_worker.protocol.tasks import Lease, TaskRow
 from slurm_worker.results.checkpoints import Checkpoints, Origin
 from slurm_worker.results.journal import Journal, Outcome
@@ -190,7 +198,7 @@ class Attempts:
         self._let_go(attempt.held, error)
 
     def _let_go(self, held: HeldLease, error: ServiceError) -> None:
-        if isinstance(error, Unfit):
+        if isinstance(error, InvalidRequest):
             self._heartbeat.drop(held)
         else:
             self._heartbeat.give_back(held)
@@ -198,7 +206,7 @@ class Attempts:
     def disown(self, row: TaskRow, request: str) -> None:
         """Give back a lease that we may have got without an answer to the request."""
         worker = self._context.identity.worker
-        self._heartbeat.write_or_defer(lambda: self._table.disown(row, worker, request))
+        self._heartbeat.write_or_defer(lambda: self._table.undo_claim(row, worker, request))
 
     def discard(self, attempt: Attempt) -> None:
         """Renew the lease no longer: it is lost, or the task is done."""
@@ -294,7 +302,7 @@ class Attempts:
             halves=winner.split,
         )
         if winner.split and winner.attempt == lease.attempt:
-            self._context.audit_log.note(
+            self._context.audit_log.record(
                 "bisected",
                 {
                     "task": lease.task,

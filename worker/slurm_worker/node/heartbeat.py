@@ -197,7 +197,7 @@ class Heartbeat:
             held.lost = True
             # Where the table answered each heartbeat in time, the task may be the cause.
             if held.unanswered:
-                self.write_or_defer(lambda: self._table.excuse(held.lease))
+                self.write_or_defer(lambda: self._table.excuse_loss(held.lease))
         else:
             held.acknowledged, held.unanswered = sent, False
 

@@ -23,7 +23,8 @@ from slurm_worker.node.worker import Worker, read_config
 from slurm_worker.protocol.job_config import JobConfig
 from slurm_worker.protocol.job_store import JobStore
 from slurm_worker.protocol.job_table import JobTable
-from slurm_worker.protocol.keys import JobPaths, TaskId, check_job_id, split_s3_uri
+from slurm_worker.protocol.keys import TaskId, check_job_id, split_s3_uri
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import Logger
 from slurm_worker.protocol.task_table import TaskTable
 
@@ -136,7 +137,7 @@ def _start_logs(
 
 def _report(death: Death, table: TaskTable, logger: Logger) -> None:
     """Report how the process before this one died; a write for each lease that it had."""
-    recorded = bool(death.task) and table.crashed(
+    recorded = bool(death.task) and table.record_crash(
         TaskId(death.task), death.attempt, death.owner, death.crash
     )
     ended = [

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from itertools import islice, takewhile
 
 from slurm_worker.errors import ServiceError
-from slurm_worker.protocol.audit_log import Note, no_note
+from slurm_worker.protocol.audit_log import RecordEvent, ignore_event
 from slurm_worker.protocol.keys import TaskState, parse_task_sk, shard_of
 from slurm_worker.protocol.ports import Clock, Value
 from slurm_worker.protocol.shard_cursors import ROWS_PER_CURSOR, ShardCursors, Stage
@@ -97,7 +97,7 @@ class TaskFinder:
         owner: str,
         clock: Clock,
         rng: random.Random,
-        note: Note = no_note,
+        note: RecordEvent = ignore_event,
         moved: Callable[[int, str, str], None] | None = None,
         unanswered: Callable[[TaskRow, str], None] = lambda _row, _request: None,
     ) -> None:
@@ -227,11 +227,11 @@ class TaskFinder:
             return
         ours, theirs = (
             self._cursors.get(shard, ""),
-            self._shared_cursors.find(shard, self._generation),
+            self._shared_cursors.read(shard, self._generation),
         )
         self._cursors[shard] = max(ours, theirs)
         self._advanced[shard] = 0
-        if ours <= theirs or not self._shared_cursors.move(shard, self._generation, ours):
+        if ours <= theirs or not self._shared_cursors.advance(shard, self._generation, ours):
             return
         if self._moved is not None:
             self._moved(shard, theirs, ours)
@@ -241,7 +241,7 @@ class TaskFinder:
         if not self._few and self._stages[shard] < stage:
             self._read_stages()
             if self._stages[shard] < stage:
-                self._shared_cursors.tell(shard, self._generation, stage)
+                self._shared_cursors.record_stage(shard, self._generation, stage)
         self._stages[shard] = max(self._stages[shard], stage)
 
     def _read_stages(self) -> None:
@@ -273,7 +273,7 @@ class TaskFinder:
             if size == _FIRST_PAGE:
                 # The next page is likely the same: other workers may know where it ends.
                 if steal and not unfinished:
-                    after = max(after, self._shared_cursors.find(shard, self._generation))
+                    after = max(after, self._shared_cursors.read(shard, self._generation))
                     self._cursors[shard] = after
                 if not steal:
                     self._read_stages()

@@ -49,7 +49,7 @@ class Worker:
         self._activity = Activity(context)
         limiters = [
             RateLimiter(
-                context.table.rows, limit, config.max_workers, clock, rng, context.audit_log.note
+                context.table.rows, limit, config.max_workers, clock, rng, context.audit_log.record
             )
             for limit in config.limits
         ]

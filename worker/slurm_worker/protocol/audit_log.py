@@ -16,10 +16,10 @@ from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.ports import Logger, Value
 
 #: Told of what deserves a line: what was done, and its details.
-Note: TypeAlias = Callable[[str, dict[str, Value]], None]
+RecordEvent: TypeAlias = Callable[[str, dict[str, Value]], None]
 
 
-def no_note(_action: str, _detail: dict[str, Value]) -> None:
+def ignore_event(_action: str, _detail: dict[str, Value]) -> None:
     """Nobody is told."""
 
 
@@ -37,7 +37,7 @@ class AuditLog:
         self._worker = worker
         self._logger = logger
 
-    def note(self, action: str, detail: dict[str, Value]) -> None:
+    def record(self, action: str, detail: dict[str, Value]) -> None:
         """Append a line; the work goes on without it where the table can't be reached."""
         try:
             self._jobs.audit(self._worker, action, detail)

@@ -24,7 +24,7 @@ PER_DOUBLING = 8
 
 
 @dataclass(slots=True)
-class Share:
+class WorkTotals:
     """What one node, or one worker, has done; `busy_ms` is the time its tasks took."""
 
     tasks: int = 0
@@ -32,7 +32,7 @@ class Share:
     failed: int = 0
     busy_ms: int = 0
 
-    def add(self, other: Share) -> None:
+    def add(self, other: WorkTotals) -> None:
         """Count these too."""
         self.tasks += other.tasks
         self.ok += other.ok
@@ -41,7 +41,7 @@ class Share:
 
 
 @dataclass(slots=True)
-class Bucket:
+class TimeBucket:
     """What was done within a stretch of time; `touched` counts the tasks that a class hit."""
 
     tasks: int = 0
@@ -49,7 +49,7 @@ class Bucket:
     failed: Counter[str] = field(default_factory=Counter)
     touched: Counter[str] = field(default_factory=Counter)
 
-    def add(self, other: Bucket) -> None:
+    def add(self, other: TimeBucket) -> None:
         """Count these too."""
         self.tasks += other.tasks
         self.ok += other.ok
@@ -58,7 +58,7 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Slow:
+class SlowTask:
     """A task that took long."""
 
     took_ms: int
@@ -86,16 +86,16 @@ class JobTotals:
     lost: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     requests: Counter[str] = field(default_factory=Counter)
-    nodes: dict[str, Share] = field(default_factory=dict)
-    workers: dict[str, Share] = field(default_factory=dict)
+    nodes: dict[str, WorkTotals] = field(default_factory=dict)
+    workers: dict[str, WorkTotals] = field(default_factory=dict)
     durations: Counter[int] = field(default_factory=Counter)
     width_s: int = FIRST_WIDTH_S
-    timeline: dict[int, Bucket] = field(default_factory=dict)
-    slowest: list[Slow] = field(default_factory=list)
+    timeline: dict[int, TimeBucket] = field(default_factory=dict)
+    slowest: list[SlowTask] = field(default_factory=list)
 
     def add_row(self, row: TaskRow) -> None:
         """Count a task that is done."""
-        # Counted in place: a Share, a Bucket and a Slow made for each row take as long as all else.
+        # Counted in place: new objects for each row would take as long as all the rest.
         failed = sum(row.failed_by.values())
         self.tasks += 1
         self.ok += row.items_ok
@@ -104,14 +104,14 @@ class JobTotals:
         for kind, count in row.requests.items():
             self.requests[kind] += count
         for shares, name in ((self.nodes, row.node), (self.workers, row.worker)):
-            share = shares.setdefault(name or "unknown", Share())
+            share = shares.setdefault(name or "unknown", WorkTotals())
             share.tasks += 1
             share.ok += row.items_ok
             share.failed += failed
             share.busy_ms += row.took_ms
         self.durations[_log(row.took_ms)] += 1
         number = row.finished_ms // (self.width_s * 1000)
-        bucket = self.timeline.setdefault(number, Bucket())
+        bucket = self.timeline.setdefault(number, TimeBucket())
         bucket.tasks += 1
         bucket.ok += row.items_ok
         for error_class, count in row.failed_by.items():
@@ -120,7 +120,7 @@ class JobTotals:
             if count:
                 bucket.touched[error_class] += 1
         if len(self.slowest) < _SLOWEST or row.took_ms >= self.slowest[-1].took_ms:
-            self._note_slow([Slow(row.took_ms, row.task, row.worker, row.node)])
+            self._note_slow([SlowTask(row.took_ms, row.task, row.worker, row.node)])
         self._coarsen()
 
     def add(self, other: JobTotals) -> None:
@@ -133,13 +133,13 @@ class JobTotals:
         self.requests.update(other.requests)
         for ours, theirs in ((self.nodes, other.nodes), (self.workers, other.workers)):
             for name, share in theirs.items():
-                ours.setdefault(name, Share()).add(share)
+                ours.setdefault(name, WorkTotals()).add(share)
         self.durations.update(other.durations)
         while self.width_s < other.width_s:
             self._double()
         for number, bucket in other.timeline.items():
             start = number * other.width_s // self.width_s
-            self.timeline.setdefault(start, Bucket()).add(bucket)
+            self.timeline.setdefault(start, TimeBucket()).add(bucket)
         self._note_slow(other.slowest)
         self._coarsen()
 
@@ -182,18 +182,18 @@ class JobTotals:
             lost=raw["lost"],
             failed=Counter(raw["failed"]),
             requests=Counter(raw["requests"]),
-            nodes={name: Share(*each) for name, each in raw["nodes"].items()},
-            workers={name: Share(*each) for name, each in raw["workers"].items()},
+            nodes={name: WorkTotals(*each) for name, each in raw["nodes"].items()},
+            workers={name: WorkTotals(*each) for name, each in raw["workers"].items()},
             durations=Counter({int(number): count for number, count in raw["durations"].items()}),
             width_s=raw["width_s"],
             timeline={
-                int(number): Bucket(tasks, ok, Counter(failed), Counter(touched))
+                int(number): TimeBucket(tasks, ok, Counter(failed), Counter(touched))
                 for number, (tasks, ok, failed, touched) in raw["timeline"].items()
             },
-            slowest=[Slow(*each) for each in raw["slowest"]],
+            slowest=[SlowTask(*each) for each in raw["slowest"]],
         )
 
-    def _note_slow(self, tasks: list[Slow]) -> None:
+    def _note_slow(self, tasks: list[SlowTask]) -> None:
         if (
             len(self.slowest) >= _SLOWEST
             and max(tasks, default=self.slowest[-1]) <= (self.slowest[-1])
@@ -209,12 +209,12 @@ class JobTotals:
         before, self.timeline = self.timeline, {}
         self.width_s *= 2
         for number, bucket in before.items():
-            self.timeline.setdefault(number // 2, Bucket()).add(bucket)
+            self.timeline.setdefault(number // 2, TimeBucket()).add(bucket)
 
 
 def _log(took_ms: int) -> int:
     return int(math.log2(took_ms) * PER_DOUBLING) if took_ms > 1 else 0
 
 
-def _share(share: Share) -> list[int]:
+def _share(share: WorkTotals) -> list[int]:
     return [share.tasks, share.ok, share.failed, share.busy_ms]

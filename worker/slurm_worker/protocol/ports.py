@@ -55,7 +55,7 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ObjectInfo:
     """An object as a listing shows it.
 
     Args:
@@ -70,7 +70,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredObject:
     """An object as it was read.
 
     Args:
@@ -140,7 +140,7 @@ class ObjectStore(Protocol):
         caller reads the object to know.
         """
 
-    def read(self, key: str) -> Stored | None:
+    def read(self, key: str) -> StoredObject | None:
         """The object with its tag and age; None where there is none."""
 
     def put_if(self, key: str, body: bytes, tag: str) -> bool:
@@ -154,7 +154,7 @@ class ObjectStore(Protocol):
     def list(self, prefix: str) -> Iterator[str]:
         """Keys under `prefix`, in order; one request per thousand."""
 
-    def entries(self, prefix: str) -> Iterator[Entry]:
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         """The same objects with size and age, for the same requests."""
 
     def delete(self, key: str) -> None:

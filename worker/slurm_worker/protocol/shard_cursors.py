@@ -48,16 +48,16 @@ class ShardCursors:
         self._pk = keys.job_pk(job)
         self._shards = shards
 
-    def find(self, shard: int, generation: int) -> str:
+    def read(self, shard: int, generation: int) -> str:
         """The sort key up to which a shard is worked off; empty where nobody has told."""
-        row = self._rows.get(self._pk, keys.mark_sk(shard), consistent=False)
+        row = self._rows.get(self._pk, keys.cursor_sk(shard), consistent=False)
         return str_of(row, "after") if row and int_of(row, "generation") == generation else ""
 
-    def move(self, shard: int, generation: int, after: str) -> bool:
+    def advance(self, shard: int, generation: int, after: str) -> bool:
         """Tell how far it is; False if another has seen it further on."""
         result = self._rows.update(
             self._pk,
-            keys.mark_sk(shard),
+            keys.cursor_sk(shard),
             expressions.MARK,
             {"generation": generation, "after": after},
         )
@@ -69,7 +69,7 @@ class ShardCursors:
         names = enumerate(map(expressions.stage_name, range(self._shards)))
         return {shard: Stage(int_of(row, name)) for shard, name in names}
 
-    def tell(self, shard: int, generation: int, stage: Stage) -> None:
+    def record_stage(self, shard: int, generation: int, stage: Stage) -> None:
         """Tell what is left of a shard."""
         self._rows.update(
             self._pk,

@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slurm_worker.protocol import keys
+from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.job_store import JobStore
-from slurm_worker.protocol.job_table import JobRow, JobTable, RoundRow
+from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.job_totals import JobTotals
 from slurm_worker.protocol.keys import RoundState, TaskState
 from slurm_worker.protocol.task_table import TaskTable
@@ -36,7 +37,7 @@ _MOST_ASIDE = 20
 
 
 @dataclass(slots=True)
-class ShardSum:
+class ShardTotal:
     """The rows at a shard's beginning, of which no more will change.
 
     Args:
@@ -76,7 +77,7 @@ class ShardSum:
         return json.dumps(document, separators=(",", ":")).encode()
 
     @classmethod
-    def from_json(cls, data: bytes | None, job: JobRow) -> ShardSum:
+    def from_json(cls, data: bytes | None, job: JobRow) -> ShardTotal:
         """Read what `to_json` wrote; empty if there is none of this job and this release."""
         raw: dict[str, Any] = json.loads(data) if data else {}
         if raw.get("v") != _VERSION or raw["job"] != job.rows_since:
@@ -84,7 +85,7 @@ class ShardSum:
         return cls(raw["after"], tuple(raw["aside"]), JobTotals.from_dict(raw["done"]))
 
 
-class Sums:
+class ShardTotals:
     """The sums of one job's shards, as a worker brings them on.
 
     Args:
@@ -99,16 +100,16 @@ class Sums:
         self._jobs = jobs
         self._table = table
 
-    def moved(self, shard: int, before: str, after: str) -> None:
+    def cursor_advanced(self, shard: int, before: str, after: str) -> None:
         """A shard's mark was moved: sum up, where that is due.
 
         Raises:
             ServiceError: if the table or the store can't be reached.
         """
         if self._step(before) != self._step(after):
-            self.bring_on(shard)
+            self.update(shard)
 
-    def bring_on(self, shard: int) -> None:
+    def update(self, shard: int) -> None:
         """Take every row that can be taken.
 
         Two who do so at a time read the same; whoever writes last wins.
@@ -116,7 +117,7 @@ class Sums:
         job = self._jobs.get()
         rounds = {each.number: each for each in self._jobs.rounds()}
         key = self._paths.shard_progress(shard)
-        found = ShardSum.from_json(self._objects.get(key), job)
+        found = ShardTotal.from_json(self._objects.get(key), job)
         known = found.after
         while True:
             rows = self._table.page(shard, found.after, ROWS_PER_TOTAL)

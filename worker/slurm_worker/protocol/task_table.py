@@ -18,9 +18,10 @@ from slurm_worker.errors import ErrorClass, UserError
 from slurm_worker.protocol import expressions, keys
 from slurm_worker.protocol.crashes import Crash
 from slurm_worker.protocol.job_config import LeaseConfig
-from slurm_worker.protocol.job_store import Marker, Slice
+from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.keys import JobId, TaskId, TaskState
 from slurm_worker.protocol.ports import Applied, Clock, Refused, Rows, Statement, Value, int_of
+from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.tasks import (
     Candidate,
     Claimed,
@@ -110,7 +111,7 @@ class TaskTable:
         for row in self.rows.query(keys.task_pk(self.job, shard)):
             yield TaskRow.from_row(row)
 
-    def of_round(self, round_no: int) -> Iterator[TaskRow]:
+    def rows_of_round(self, round_no: int) -> Iterator[TaskRow]:
         """A round's rows in the order of their numbers, halves of bisected tasks last.
 
         As they are now; a request per page of each shard.
@@ -118,7 +119,7 @@ class TaskTable:
         shards = (self._of_round(shard, round_no) for shard in range(self.shards))
         return heapq.merge(*shards, key=lambda row: row.sequence)
 
-    def of_their_tasks(self, markers: Iterable[Marker], round_no: int) -> Iterator[Marker]:
+    def check_markers(self, markers: Iterable[Marker], round_no: int) -> Iterator[Marker]:
         """A round's markers, each checked to be made from the items of its task.
 
         Beside the requests of `of_round` one for each row that came after its page was read.
@@ -130,7 +131,7 @@ class TaskTable:
         Raises:
             ForeignMarker: naming one that is not, or whose task has no row.
         """
-        rows = self.of_round(round_no)
+        rows = self.rows_of_round(round_no)
         row = next(rows, None)
         for marker in markers:
             _, sequence = keys.parse_task_id(marker.task)
@@ -284,9 +285,9 @@ class TaskTable:
         # A service that fails for minutes must not fill the history: the first time tells.
         told = any(_SERVICE_FAILED in entry for entry in lease.row.history)
         if not self._owned(lease, "" if told else what, checkpoint):
-            self.excuse(lease)
+            self.excuse_loss(lease)
 
-    def excuse(self, lease: Lease) -> None:
+    def excuse_loss(self, lease: Lease) -> None:
         """Say that the holder from whom this lease was stolen lives: the loss does not count.
 
         Refused means that nothing was stolen, or that this was said before.
@@ -300,7 +301,7 @@ class TaskTable:
         }
         self.rows.update(self._pk(lease.row.sequence), lease.row.sk, expressions.EXCUSE, values)
 
-    def disown(self, row: TaskRow, owner: str, request: str) -> None:
+    def undo_claim(self, row: TaskRow, owner: str, request: str) -> None:
         """Give back what a claim, or a steal, of `row` may have got whose answer never came.
 
         Refused means that it got nothing, or that this was said before. Of what the same worker
@@ -322,7 +323,7 @@ class TaskTable:
         """
         return self._owned(lease, f"released by {lease.owner}", checkpoint, requests)
 
-    def crashed(self, task: TaskId, attempt: int, owner: str, crash: Crash) -> bool:
+    def record_crash(self, task: TaskId, attempt: int, owner: str, crash: Crash) -> bool:
         """Say on which item the process that held the lease died, and give the lease back.
 
         False if the lease is gone: it ran out first, or this was said before.
@@ -373,7 +374,7 @@ class TaskTable:
         )
         return isinstance(result, Applied)
 
-    def attribute(self, row: TaskRow, error_class: ErrorClass, message: str) -> bool:
+    def record_cause(self, row: TaskRow, error_class: ErrorClass, message: str) -> bool:
         """Say why the workers of a quarantined task died; False if somebody else has."""
         result = self.rows.update(
             self._pk(row.sequence),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import cast
 
 from slurm_worker.protocol import keys
-from slurm_worker.protocol.job_store import Slice
 from slurm_worker.protocol.keys import TaskId, TaskState
-from slurm_worker.protocol.ports import Row, Value, int_of, str_of
+from slurm_worker.protocol.ports import Row, int_of
+from slurm_worker.protocol.row_fields import RowFields
+from slurm_worker.protocol.slices import SLICE_FIELDS, Slice
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,43 +67,22 @@ class TaskRow:
     def from_row(cls, row: Row) -> TaskRow:
         """Read a row of the table."""
         round_no, sequence = keys.parse_task_sk(str(row["sk"]))
-        return cls(
-            round_no=round_no,
-            sequence=sequence,
-            state=TaskState(row["state"]),
-            where=Slice(
-                segment=int_of(row, "segment"),
-                offset=int_of(row, "offset"),
-                length=int_of(row, "length"),
-                count=int_of(row, "items"),
-                sha256=str_of(row, "sha256"),
-                first=int_of(row, "first"),
-            ),
-            attempt=int_of(row, "attempt"),
-            owner=str_of(row, "owner"),
-            version=str_of(row, "version"),
-            lease_until_ms=int_of(row, "lease_until"),
-            not_before_ms=int_of(row, "not_before"),
-            tries=int_of(row, "tries"),
-            lost=int_of(row, "lost"),
-            items_ok=int_of(row, "items_ok"),
-            items_failed=int_of(row, "items_failed"),
-            failed_by=cast("dict[str, int]", row.get("failed_by") or {}),
-            error_class=str_of(row, "error_class"),
-            error=str_of(row, "error"),
-            winner=int_of(row, "winner"),
-            rows=int_of(row, "rows"),
-            checkpoint=str_of(row, "checkpoint"),
-            crashes=tuple(str(each) for each in cast("list[Value]", row.get("crashes") or [])),
-            history=tuple(cast("list[str]", row.get("history") or [])),
-            reopened=int_of(row, "reopened"),
-            started_ms=int_of(row, "started"),
-            finished_ms=int_of(row, "finished"),
-            worker=str_of(row, "worker"),
-            node=str_of(row, "node"),
-            took_ms=int_of(row, "took"),
-            requests=cast("dict[str, int]", row.get("requests") or {}),
-        )
+        where = SLICE_FIELDS.read(row)
+        return _TASK.read(row, round_no=round_no, sequence=sequence, where=where)
+
+
+_TASK = RowFields(
+    TaskRow,
+    names={
+        "lease_until_ms": "lease_until",
+        "not_before_ms": "not_before",
+        "started_ms": "started",
+        "finished_ms": "finished",
+        "took_ms": "took",
+    },
+    read={"state": TaskState, "crashes": tuple, "history": tuple},
+    beside=("round_no", "sequence", "where"),
+)
 
 
 class Candidate:

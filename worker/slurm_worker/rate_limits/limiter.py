@@ -26,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from slurm_worker.protocol import expressions, keys
-from slurm_worker.protocol.audit_log import Note, no_note
+from slurm_worker.protocol.audit_log import RecordEvent, ignore_event
 from slurm_worker.protocol.job_config import LimitConfig
 from slurm_worker.protocol.ports import Applied, Clock, Row, Rows, Statement, int_of
 from slurm_worker.rate_limits.quota import NO_QUOTA, Allotment, closes, day_of, opens, share_of
@@ -203,7 +203,7 @@ class RateLimiter:
         workers: int,
         clock: Clock,
         rng: random.Random,
-        note: Note = no_note,
+        note: RecordEvent = ignore_event,
     ) -> None:
         self.config = config
         self.numbers = Numbers()

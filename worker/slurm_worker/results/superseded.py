@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
-from slurm_worker.protocol.job_store import JobStore, unpack_segment
-from slurm_worker.protocol.prefetch import ahead
+from slurm_worker.prefetch import prefetch
+from slurm_worker.protocol.job_store import JobStore
+from slurm_worker.protocol.slices import unpack_segment
 
 
 class RetriedItems:
@@ -67,7 +68,7 @@ class RetriedItems:
 
     def _read_round(self, store: JobStore, number: int, draft: int) -> int:
         keys = store.segments(number, draft)
-        with closing(ahead(store.objects.get, keys, window=2)) as segments:
+        with closing(prefetch(store.objects.get, keys, window=2)) as segments:
             self._db.execute("BEGIN")
             found = sum(self._record(number, data or b"") for _, data in segments)
             self._db.execute("COMMIT")

@@ -29,7 +29,7 @@ from slurm_worker.backends.errors import code_of
 from slurm_worker.backends.s3 import is_aws
 from slurm_worker.diagnostics.access_probes import PROBE_JOB
 from slurm_worker.errors import UserError
-from slurm_worker.protocol.keys import JobPaths
+from slurm_worker.protocol.paths import JobPaths
 
 #: Where buckets are created without naming it.
 _DEFAULT_REGION = "us-east-1"

@@ -28,7 +28,7 @@ from slurm_worker.diagnostics.access_probes import (
 )
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.job_store import probe_conditional_put, probe_replacing
-from slurm_worker.protocol.keys import JobPaths
+from slurm_worker.protocol.paths import JobPaths
 
 #: Beyond this AWS refuses signed requests before long (it allows five minutes).
 MOST_AHEAD_S = 60.0

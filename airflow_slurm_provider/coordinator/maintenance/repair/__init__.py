@@ -41,10 +41,11 @@ from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec, spec_of
 from airflow_slurm_provider.coordinator.status.failures import read_failures, retried_items
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol import keys
+from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.job_store import JobStore
-from slurm_worker.protocol.job_table import JobRow, JobTable, RoundRow
+from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import JobId, JobState, RoundState
-from slurm_worker.protocol.ports import Entry, Value
+from slurm_worker.protocol.ports import ObjectInfo, Value
 from slurm_worker.protocol.tasks import TaskRow
 
 __all__ = ["Repaired", "repair"]
@@ -239,7 +240,7 @@ class _Repair:
         created = 0 if data is None else json.loads(data).get("created_ms", 0)
         return float(created / 1000 or first)
 
-    def _configs(self, entries: list[Entry]) -> list[_Config]:
+    def _configs(self, entries: list[ObjectInfo]) -> list[_Config]:
         """The configurations that the job has had, the newest first."""
         found = []
         for entry in sorted(entries, key=_modified, reverse=True):
@@ -348,7 +349,7 @@ class _Repair:
                 found.number, found.source, version=found.version, draft=found.draft
             )
             if row.draft != found.draft:
-                jobs.adopt(found.number, found.draft)
+                jobs.adopt_draft(found.number, found.draft)
             jobs.open_round(found.number, found.tasks, found.items, found.retried)
 
     def _source(self, job: JobRow | None) -> str:
@@ -404,7 +405,7 @@ class _Repair:
                 count, ids = len(workers[which]), sorted(arrays[which], key=int)
                 token = self._token(which, ids)
                 # None: somebody else has rebuilt the row meanwhile, from the same logs.
-                jobs.submitted(jobs.intend(*which, count, count, token=token), ids)
+                jobs.record_submitted(jobs.record_intent(*which, count, count, token=token), ids)
 
     def _token(self, which: tuple[int, int], slurm_job_ids: list[str]) -> str:
         """The token in the arrays' names: by it they are known; empty where Slurm can't say."""
@@ -422,5 +423,5 @@ def _jobs_at(services: Services, job_id: JobId, at: float) -> JobTable:
     return JobTable(services.rows, job_id, StandingClock(at))
 
 
-def _modified(entry: Entry) -> float:
+def _modified(entry: ObjectInfo) -> float:
     return entry.modified

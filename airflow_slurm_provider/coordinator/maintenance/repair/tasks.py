@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from airflow_slurm_provider.coordinator.maintenance.repair.report import Repaired
 from slurm_worker.backends.clock import boot_time
 from slurm_worker.errors import ServiceError
+from slurm_worker.prefetch import prefetch
+from slurm_worker.protocol.job_rows import RoundRow
 from slurm_worker.protocol.job_store import ForeignMarker, JobStore, Marker
-from slurm_worker.protocol.job_table import RoundRow
 from slurm_worker.protocol.keys import TaskId, TaskState
-from slurm_worker.protocol.prefetch import ahead
 from slurm_worker.protocol.task_table import TaskTable, halves_of
 from slurm_worker.protocol.tasks import TaskRow
 
@@ -69,7 +69,7 @@ class TaskRepair:
         undone, whole = self._look()
         split = []
         before = self._found.tasks
-        with closing(ahead(self._rebuild, self._missing())) as rebuilt:
+        with closing(prefetch(self._rebuild, self._missing())) as rebuilt:
             for row, marker in rebuilt:
                 self._seen.add(row.sequence)
                 self._found.tasks += 1
@@ -79,14 +79,14 @@ class TaskRepair:
         if self._found.tasks > before:
             lost = self._found.tasks - before
             self._log(f"round {self._round.number}: {lost:,} tasks had no row")
-        with closing(ahead(self._catch_up, undone)) as settled:
+        with closing(prefetch(self._catch_up, undone)) as settled:
             for _, found in settled:
                 if found is None:
                     continue
                 self._found.completed += 1
                 if found[1].split:
                     split.append(found)
-        with closing(ahead(self._marker, whole)) as markers:
+        with closing(prefetch(self._marker, whole)) as markers:
             split += [(row, marker) for row, marker in markers if marker and marker.split]
         for row, marker in split:
             self._halve(row, marker)
@@ -94,7 +94,7 @@ class TaskRepair:
     def _look(self) -> tuple[list[TaskId], list[TaskRow]]:
         """Tasks that aren't done and have a marker; rows of tasks that may be bisected."""
         undone, done, whole = [], [], []
-        for row in self._table.of_round(self._round.number):
+        for row in self._table.rows_of_round(self._round.number):
             self._seen.add(row.sequence)
             if row.state is not TaskState.DONE:
                 undone.append(row.task)

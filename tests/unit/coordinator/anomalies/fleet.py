@@ -20,8 +20,9 @@ from airflow_slurm_provider.coordinator.status.rate_limits import limit_states
 from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_config import LeaseConfig
-from slurm_worker.protocol.job_store import Marker, Slice
+from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.keys import JobId, TaskId
+from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Claimed, Lease
 from slurm_worker.testing import ManualClock, MemoryRows

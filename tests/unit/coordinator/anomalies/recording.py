@@ -13,10 +13,10 @@ from airflow_slurm_provider.coordinator.anomalies import Look
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from slurm_worker.protocol.job_config import LeaseConfig
-from slurm_worker.protocol.job_store import Slice
-from slurm_worker.protocol.job_table import JobRow, RoundRow
+from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.job_totals import JobTotals
 from slurm_worker.protocol.keys import JobState, RoundState, TaskState
+from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.tasks import TaskRow
 
 RUNS = Path(__file__).with_name("runs")

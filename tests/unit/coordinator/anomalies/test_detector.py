@@ -10,10 +10,10 @@ import pytest
 from airflow_slurm_provider.coordinator.anomalies import Alert, Detector, Kind, Look, Thresholds
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
-from slurm_worker.protocol.job_store import Slice
-from slurm_worker.protocol.job_table import JobRow, RoundRow
+from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.job_totals import JobTotals
 from slurm_worker.protocol.keys import JobId, JobState, RoundState, TaskState
+from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.tasks import TaskRow
 from tests.unit.coordinator.anomalies.fleet import FOREVER, Fleet, Plan
 

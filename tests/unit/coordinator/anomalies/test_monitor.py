@@ -147,7 +147,7 @@ def test_an_alert_whose_writer_died_between_two_writes_is_in_the_trail_all_the_s
     alert = Alert(job_id, Kind.STALL, "job", 1, "m", "a", {"share": 0.25, "held": 3}, 5)
     assert jobs.audit("a", "anomaly", alert.detail(), once="anomaly/stall/job/1")
     (event,) = [each for each in jobs.events() if each.action == "anomaly"]
-    edges.rows.delete(f"JOB#{job_id}#EVENT#00", event.mark)
+    edges.rows.delete(f"JOB#{job_id}#EVENT#00", event.sk)
     assert not jobs.audit("b", "anomaly", {}, once="anomaly/stall/job/1")
     assert [each for each in jobs.events() if each.action == "anomaly"] == [event]
     assert read_alerts(edges, job_id)[0].numbers == {"share": 0.25, "held": 3}

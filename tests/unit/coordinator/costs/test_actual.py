@@ -22,7 +22,7 @@ from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.slurm.usage import Usage
 from slurm_worker.backends.request_counter import RequestKind
 from slurm_worker.errors import ServiceError
-from slurm_worker.protocol.job_totals import PER_DOUBLING, Bucket, JobTotals
+from slurm_worker.protocol.job_totals import PER_DOUBLING, JobTotals, TimeBucket
 from slurm_worker.protocol.tasks import Claimed
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of
 
@@ -125,14 +125,14 @@ def test_pauses_between_rounds_do_not_count_as_work(config: Config) -> None:
     history = JobTotals()
     ten = [(round_no * 36_000 + tick) for round_no in range(3) for tick in range(10)]
     for second in ten:
-        history.timeline[int(second / history.width_s)] = Bucket(tasks=1, ok=BUNDLE)
+        history.timeline[int(second / history.width_s)] = TimeBucket(tasks=1, ok=BUNDLE)
     assert facts_of(history, config.spec, None).span_s <= 3 * (10 + 2 * history.width_s)
 
 
 def test_a_task_that_takes_longer_than_a_bucket_is_no_pause(config: Config) -> None:
     history = JobTotals()
     for tick in range(0, 10_000, 1000):
-        history.timeline[int(tick / history.width_s)] = Bucket(tasks=1, ok=BUNDLE)
+        history.timeline[int(tick / history.width_s)] = TimeBucket(tasks=1, ok=BUNDLE)
         history.durations[round(PER_DOUBLING * math.log2(1_000_000))] += 1
     assert facts_of(history, config.spec, None).span_s >= 9_000
 

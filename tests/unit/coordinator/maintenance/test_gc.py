@@ -19,15 +19,14 @@ from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_store import Marker, Part, probe_conditional_put
 from slurm_worker.protocol.keys import (
     JobId,
-    JobPaths,
     new_draft,
     segment_number,
     shard_of,
     task_id,
     task_pk,
     task_sk,
-    version_name,
 )
+from slurm_worker.protocol.paths import JobPaths, version_name
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.testing import MemoryObjects
 from tests.unit.coordinator.fakes import make_config, services, world_of

@@ -21,7 +21,7 @@ from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.keys import JobId, TaskId, TaskState, task_id
 from slurm_worker.protocol.shard_cursors import ShardCursors
-from slurm_worker.protocol.shard_totals import Sums
+from slurm_worker.protocol.shard_totals import ShardTotals
 from slurm_worker.protocol.task_table import TaskTable, halves_of
 from slurm_worker.protocol.tasks import Claimed, TaskRow
 from slurm_worker.testing import MemoryObjects, MemoryRows
@@ -121,7 +121,7 @@ def test_a_rebuilt_task_is_found_although_its_shard_was_worked_off(
     edges: Services, world: World
 ) -> None:
     generation = edges.jobs(JOB).get().generation
-    ShardCursors(world.rows, JOB, world.shards).move(0, generation, "999#")
+    ShardCursors(world.rows, JOB, world.shards).advance(0, generation, "999#")
     lost = next(row for row in world.task_rows() if row.sequence % world.shards == 0)
     world.rows.delete(keys.task_pk(JOB, 0), lost.sk)
     world.objects.delete(world.paths.done(lost.task))
@@ -135,7 +135,7 @@ def test_a_repair_that_was_cut_off_behind_its_last_row_is_finished_by_the_next(
     edges: Services, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generation = edges.jobs(JOB).get().generation
-    ShardCursors(world.rows, JOB, world.shards).move(0, generation, "999#")
+    ShardCursors(world.rows, JOB, world.shards).advance(0, generation, "999#")
     lost = next(row for row in world.task_rows() if row.sequence % world.shards == 0)
     world.rows.delete(keys.task_pk(JOB, 0), lost.sk)
     world.objects.delete(world.paths.done(lost.task))
@@ -156,7 +156,7 @@ def test_a_task_that_a_repair_makes_ready_again_is_not_counted_as_done_any_more(
     edges: Services, world: World
 ) -> None:
     for shard in range(world.shards):
-        Sums(world.store, world.jobs, world.table).bring_on(shard)
+        ShardTotals(world.store, world.jobs, world.table).update(shard)
     before = status(edges)
     lost = next(row for row in world.task_rows() if row.state is TaskState.DONE)
     world.rows.delete(keys.task_pk(JOB, lost.sequence % world.shards), lost.sk)
@@ -510,7 +510,7 @@ def test_of_two_drafts_with_the_same_items_the_one_stays_that_task_rows_are_read
     run(edges)
     gc.collect(edges, JOB, log=lambda _: None)
     assert jobs.rounds()[number].draft == plan
-    for row in edges.tasks(jobs.get()).of_round(number):
+    for row in edges.tasks(jobs.get()).rows_of_round(number):
         assert len(edges.store(JOB).read_slice(number, row.where))
 
 
@@ -584,7 +584,7 @@ def test_a_submission_that_begins_while_a_repair_looks_is_not_called_lost(
     edges: Services, tmp_path: Path
 ) -> None:
     def work(own: Services) -> None:
-        own.jobs(JOB).submitted(own.jobs(JOB).intend(1, 7, 1, 1), ["107"])
+        own.jobs(JOB).record_submitted(own.jobs(JOB).record_intent(1, 7, 1, 1), ["107"])
         ship_logs(own, "001-7/107_0-r0-aa-000")
 
     for at in itertools.count():

@@ -12,8 +12,8 @@ import pytest
 
 from airflow_slurm_provider.coordinator.planning.planner import PlanConflict
 from slurm_worker.errors import UserError
-from slurm_worker.protocol.job_store import Slice, pack_slice, unpack_segment
 from slurm_worker.protocol.keys import RoundState, TaskState
+from slurm_worker.protocol.slices import Slice, pack_slice, unpack_segment
 from slurm_worker.protocol.task_table import RowConflict
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.unit.world import World, numbered

@@ -203,8 +203,8 @@ def test_new_workers_where_others_have_left_tasks_look_at_every_row(tmp_path: Pa
     jobs = edges.jobs(config.spec.id)
     (row,) = [each for each in edges.tasks(jobs.get()).all_rows(0) if each.error_class]
     generation = jobs.get().generation
-    marks = ShardCursors(edges.rows, config.spec.id, jobs.get().shards)
-    marks.move(0, generation, "999#")
+    cursors = ShardCursors(edges.rows, config.spec.id, jobs.get().shards)
+    cursors.advance(0, generation, "999#")
     assert edges.tasks(jobs.get()).reopen(row, 1), "by a call that dies behind its late write"
     slurm.state = FakeArray(alive=0)
     api.submit(edges, config, log=lambda _: None)

@@ -6,10 +6,10 @@ import pytest
 
 from airflow_slurm_provider.coordinator.status.eta import format_duration, outlook_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
-from slurm_worker.protocol.job_store import Slice
-from slurm_worker.protocol.job_table import JobRow, RoundRow
+from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.job_totals import JobTotals
 from slurm_worker.protocol.keys import JobId, JobState, RoundState, TaskState
+from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.tasks import TaskRow
 
 NOW_MS = 1_700_000_000_000

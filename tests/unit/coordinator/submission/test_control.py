@@ -20,7 +20,7 @@ from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError, SubmitRefusedError
 from slurm_worker.errors import ItemError, ServiceError, UserError
-from slurm_worker.protocol.job_table import job_name
+from slurm_worker.protocol.job_rows import job_name
 from slurm_worker.protocol.keys import SubmitState, job_pk, submit_sk
 from slurm_worker.protocol.tasks import Claimed
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
@@ -283,7 +283,7 @@ def test_of_several_arrays_those_that_slurm_has_are_cancelled_and_the_rest_never
     edges, slurm, config = cut_short(tmp_path, workers=6)
     jobs = edges.jobs(config.spec.id)
     edges.rows.delete(job_pk(config.spec.id), submit_sk(0, 1))
-    intent = jobs.intend(0, 1, 6, 3)
+    intent = jobs.record_intent(0, 1, 6, 3)
     slurm.arrays = {job_name(config.spec.id, intent): "300"}
     assert control.cancel(edges, config.spec.id) == ["300"]
     assert slurm.withdrawn == {job_name(config.spec.id, intent, 1)}
@@ -433,7 +433,7 @@ def test_a_cancel_holds_for_who_knows_only_an_earlier_round(tmp_path: Path) -> N
     jobs = edges.jobs(config.spec.id)
     assert jobs.submissions()[-1].round_no == 1
     control.cancel(edges, config.spec.id)
-    late = jobs.intend(0, 2, 3, 1001)
+    late = jobs.record_intent(0, 2, 3, 1001)
     assert late.empty
     assert list(slurm.arrays.values()) == ["100", "101"]
 

@@ -185,7 +185,7 @@ class Losing(FakeSlurm):
             edges, self.edges = self.edges, None
             edges.rows.delete(job_pk(JobId(folder)), submit_sk(0, 1))
             if self.again:
-                edges.jobs(JobId(folder)).intend(0, 1, 2, 1001)
+                edges.jobs(JobId(folder)).record_intent(0, 1, 2, 1001)
         return found
 
 
@@ -214,9 +214,9 @@ def test_of_two_callers_with_one_intent_the_one_that_gets_further_is_noted(
     edges, config = services(FakeSlurm()), make_config(tmp_path)
     submit(edges, config)
     jobs = edges.jobs(config.spec.id)
-    intent = jobs.intend(0, 2, 4, 2)
+    intent = jobs.record_intent(0, 2, 4, 2)
     for ids in (["7"], ["7", "8"], ["7"]):
-        standing = jobs.submitted(intent, ids)
+        standing = jobs.record_submitted(intent, ids)
     assert standing is not None
     assert standing.slurm_job_ids == ("7", "8")
 
@@ -225,13 +225,13 @@ def test_what_slurm_refused_is_wanted_anew_under_the_same_token(tmp_path: Path) 
     edges, config = services(FakeSlurm()), make_config(tmp_path)
     submit(edges, config)
     jobs = edges.jobs(config.spec.id)
-    first = jobs.intend(0, 2, 500, 1001)
-    assert jobs.intend(0, 2, 10, 1001) == first, "it may be accepted yet"
-    jobs.refuse_submission(first)
-    second = jobs.intend(0, 2, 10, 1001)
+    first = jobs.record_intent(0, 2, 500, 1001)
+    assert jobs.record_intent(0, 2, 10, 1001) == first, "it may be accepted yet"
+    jobs.record_refusal(first)
+    second = jobs.record_intent(0, 2, 10, 1001)
     assert (second.workers, second.token, second.refused) == (10, first.token, False)
-    jobs.submitted(second, ["7"])
-    jobs.refuse_submission(first)
+    jobs.record_submitted(second, ["7"])
+    jobs.record_refusal(first)
     assert jobs.submissions()[-1].slurm_job_ids == ("7",)
     assert not jobs.submissions()[-1].refused
 

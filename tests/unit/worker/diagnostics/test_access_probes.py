@@ -16,7 +16,7 @@ import pytest
 from slurm_worker.__main__ import main
 from slurm_worker.diagnostics.access_probes import clock_ahead, probe_bucket, probe_table
 from slurm_worker.diagnostics.node_report import filesystem_of
-from slurm_worker.errors import Denied, ServiceError
+from slurm_worker.errors import AccessDenied, ServiceError
 from slurm_worker.testing import MemoryObjects, MemoryRows
 
 MOUNTS = """\
@@ -30,7 +30,7 @@ MOUNTS = """\
 
 class ReadOnly(MemoryObjects):
     def put(self, key: str, body: bytes) -> None:
-        raise Denied("An error occurred (AccessDenied) when calling the PutObject operation")
+        raise AccessDenied("An error occurred (AccessDenied) when calling the PutObject operation")
 
 
 class Away(MemoryObjects):

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from slurm_worker.errors import Denied, ErrorClass, UserError
+from slurm_worker.errors import AccessDenied, ErrorClass, UserError
 from slurm_worker.execution import handler
 from slurm_worker.execution.context import Context
 from slurm_worker.execution.handler import load
 from slurm_worker.node.exit_codes import WorkerExit
 from slurm_worker.protocol.job_config import HandlerConfig
-from slurm_worker.protocol.keys import JobPaths
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.testing import MemoryObjects
 from tests.unit.world import World, numbered
 
@@ -100,7 +100,7 @@ class Closed(MemoryObjects):
 
     def download(self, key: str, path: str) -> None:
         if key == "secret":
-            raise Denied("s3://lab/secret: 403")
+            raise AccessDenied("s3://lab/secret: 403")
         super().download(key, path)
 
 

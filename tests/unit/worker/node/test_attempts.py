@@ -98,7 +98,7 @@ def test_an_item_on_which_two_processes_died_is_not_run_again(tmp_path: Path) ->
         claimed = world.table.claim(world.task_rows()[0], owner)
         assert isinstance(claimed, Claimed)
         crash = Crash(ErrorClass.WORKER_CRASH, 4)
-        assert world.table.crashed(claimed.lease.task, claimed.lease.attempt, owner, crash)
+        assert world.table.record_crash(claimed.lease.task, claimed.lease.attempt, owner, crash)
     world.worker().run()
     (error,) = world.lines("errors")
     assert (error["_key"], error["class"], error["item"]) == ("k4", "worker_crash", {"n": 4})

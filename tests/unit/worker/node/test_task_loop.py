@@ -19,7 +19,7 @@ from slurm_worker.node.exit_codes import WorkerExit
 from slurm_worker.node.task_finder import Finished
 from slurm_worker.node.task_loop import TaskLoop
 from slurm_worker.protocol.job_config import LeaseConfig, WorkerConfig
-from slurm_worker.protocol.job_store import TaskItems, pack_slice
+from slurm_worker.protocol.slices import TaskItems, pack_slice
 from slurm_worker.rate_limits.limiter import Stopped
 from slurm_worker.results.journal import Journal
 from tests.unit.world import World, numbered

@@ -15,10 +15,10 @@ from slurm_worker.aggregate.part import read_rows
 from slurm_worker.errors import (
     ErrorClass,
     FatalError,
+    InvalidRequest,
     ItemError,
     ServiceError,
     Throttled,
-    Unfit,
 )
 from slurm_worker.execution.context import Context
 from slurm_worker.node.attempts import Attempts
@@ -280,7 +280,7 @@ def test_a_part_that_the_store_takes_at_no_time_counts_against_its_task(tmp_path
     class Small(MemoryObjects):
         def put(self, key: str, body: bytes) -> None:
             if "/parts/000-00000000/" in key:
-                raise Unfit("EntityTooLarge")
+                raise InvalidRequest("EntityTooLarge")
             super().put(key, body)
 
     lease = LeaseConfig(max_lost=1)

@@ -9,7 +9,8 @@ from pathlib import Path
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.audit_log import AuditLog
 from slurm_worker.protocol.job_config import LeaseConfig, LimitConfig
-from slurm_worker.protocol.job_table import AuditEvent, JobTable
+from slurm_worker.protocol.job_rows import AuditEvent
+from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import event_pk
 from slurm_worker.protocol.ports import Applied, Refused, Row
 from slurm_worker.protocol.tasks import Claimed
@@ -78,7 +79,7 @@ def limiters(rows: MemoryRows, clock: ManualClock, count: int) -> list[RateLimit
     config = LimitConfig("api", rate=10.0)
     return [
         RateLimiter(
-            rows, config, count, clock, random.Random(n), AuditLog(jobs, f"w{n}", Lines()).note
+            rows, config, count, clock, random.Random(n), AuditLog(jobs, f"w{n}", Lines()).record
         )
         for n in range(count)
     ]

@@ -43,7 +43,7 @@ def fail_first(world: World) -> None:
 def work_off(world: World) -> None:
     world.worker().run()
     generation = world.jobs.get().generation
-    ShardCursors(world.rows, JOB, 1).move(0, generation, world.task_rows()[-1].sk)
+    ShardCursors(world.rows, JOB, 1).advance(0, generation, world.task_rows()[-1].sk)
 
 
 def ended(world: World) -> Callable[[], list[TaskRow]]:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from slurm_worker.aggregate.part import ParquetColumns
 from slurm_worker.errors import ErrorClass
-from slurm_worker.protocol.job_store import TaskItems, pack_slice, unpack_segment, unpack_slice
+from slurm_worker.protocol.slices import TaskItems, pack_slice, unpack_segment, unpack_slice
 from slurm_worker.results.journal import Journal
 from slurm_worker.results.parts import (
     JSONL,

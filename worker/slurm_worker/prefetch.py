@@ -12,7 +12,7 @@ _A = TypeVar("_A")
 _B = TypeVar("_B")
 
 
-def ahead(
+def prefetch(
     function: Callable[[_A], _B],
     inputs: Iterable[_A],
     window: int = 2 * READERS,
