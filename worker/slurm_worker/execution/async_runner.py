@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 
 from slurm_worker.errors import ErrorClass, ItemError, describe
-from slurm_worker.execution.calls import CHECK_S, NOT_THE_ITEM, Calls, ItemTimeout
+from slurm_worker.execution.calls import CHECK_S, NOT_THE_ITEM, Calls, ItemTimeout, Runner
 from slurm_worker.execution.context import Context
 from slurm_worker.execution.handler import RAISED
 from slurm_worker.protocol.slices import TaskItems
@@ -19,11 +19,11 @@ from slurm_worker.results.journal import Journal, Outcome
 from slurm_worker.results.parts import ok_outcome
 
 
-class AsyncRunner:
+class AsyncRunner(Runner):
     """Runs an ``async def`` handler; at most `concurrency` calls at a time."""
 
     def __init__(self, calls: Calls, concurrency: int) -> None:
-        self._calls = calls
+        super().__init__(calls)
         self._concurrency = concurrency
         self._loop = asyncio.new_event_loop()
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from slurm_worker.errors import ErrorClass, ItemError
-from slurm_worker.execution.calls import NOT_THE_ITEM, Calls
+from slurm_worker.execution.calls import NOT_THE_ITEM, Calls, Runner
 from slurm_worker.execution.context import Context
 from slurm_worker.execution.handler import RAISED
 from slurm_worker.protocol.slices import TaskItems
@@ -20,11 +20,11 @@ from slurm_worker.results.journal import Journal, Outcome
 from slurm_worker.results.parts import ok_outcome
 
 
-class BatchRunner:
+class BatchRunner(Runner):
     """Runs a ``@batch`` handler on up to `size` items at a time."""
 
     def __init__(self, calls: Calls, size: int) -> None:
-        self._calls = calls
+        super().__init__(calls)
         self._size = size
 
     def run(self, items: TaskItems, todo: Sequence[int], attempt: int, journal: Journal) -> None:
@@ -37,9 +37,6 @@ class BatchRunner:
                 journal.flush()
             except Stopped:
                 return
-
-    def close(self) -> None:
-        """See `Runner.close`."""
 
     def _batch(self, items: TaskItems, positions: Sequence[int], attempt: int) -> Iterator[Outcome]:
         """The outcome of each item of one batch.

@@ -8,9 +8,10 @@ calling thread journals outcomes. The only AWS requests are those of rate limits
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from slurm_worker.errors import (
     TRANSIENT,
@@ -141,9 +142,13 @@ class Calls:
         )
 
 
-class Runner(Protocol):
+class Runner(ABC):
     """One way of calling the handler."""
 
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    @abstractmethod
     def run(self, items: TaskItems, todo: Sequence[int], attempt: int, journal: Journal) -> None:
         """Run the items at the positions `todo`; journal the outcome of each.
 
@@ -155,8 +160,8 @@ class Runner(Protocol):
             ServiceError: if a service of ours can't be reached.
         """
 
-    def close(self) -> None:
-        """End the threads or the event loop."""
+    def close(self) -> None:  # noqa: B027  most have nothing to end
+        """End the threads or the event loop, if there are any."""
 
 
 def run_item(

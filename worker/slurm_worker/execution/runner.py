@@ -39,11 +39,8 @@ def make_runner(calls: Calls, *, isolated: bool = False) -> Runner:
     return SerialRunner(calls)
 
 
-class SerialRunner:
+class SerialRunner(Runner):
     """One item after the other, in the calling thread."""
-
-    def __init__(self, calls: Calls) -> None:
-        self._calls = calls
 
     def run(self, items: TaskItems, todo: Sequence[int], attempt: int, journal: Journal) -> None:
         """See `Runner.run`."""
@@ -84,9 +81,6 @@ class SerialRunner:
                 return
             journal.add(outcome)
 
-    def close(self) -> None:
-        """See `Runner.close`."""
-
     def _wrapped(self, handle: Callable[..., Any], timeout_s: float) -> Callable[..., Any]:
         throttle = self._calls.throttle
 
@@ -110,7 +104,7 @@ class _Running:
     since: float = math.inf
 
 
-class ThreadRunner:
+class ThreadRunner(Runner):
     """Several items at a time, for handlers that wait for something else.
 
     A thread can't be made to end: an item that overruns its time is given up, its thread
@@ -118,7 +112,7 @@ class ThreadRunner:
     """
 
     def __init__(self, calls: Calls) -> None:
-        self._calls = calls
+        super().__init__(calls)
         self._pool = self._new_pool()
 
     def run(self, items: TaskItems, todo: Sequence[int], attempt: int, journal: Journal) -> None:

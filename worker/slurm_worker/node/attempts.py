@@ -29,6 +29,7 @@ from slurm_worker.protocol import keys
 from slurm_worker.protocol.crashes import MOST_CRASHES, poison_items
 from slurm_worker.protocol.generations import passed
 from slurm_worker.protocol.job_store import Marker, Part
+from slurm_worker.protocol.ports import Value
 from slurm_worker.protocol.slices import TaskItems
 from slurm_worker.protocol.tasks import Lease, TaskRow
 from slurm_worker.results.checkpoints import Checkpoints, Origin
@@ -67,10 +68,7 @@ class Attempt:
 class Attempts:
     """Opens, commits and gives back the attempts of one worker.
 
-    Args:
-        context: the worker.
-        heartbeat: renews the leases.
-        columns: writes Parquet parts, where the job wants them and this node can.
+    `columns` writes Parquet parts, where the job wants them and this node can.
     """
 
     def __init__(
@@ -99,7 +97,7 @@ class Attempts:
             self.give_up(held, error)
             return None
         except ServiceError as error:
-            self._let_go(held, error)
+            self.give_back(held, error)
             raise
         except BaseException:
             self._heartbeat.drop(held)
@@ -126,12 +124,11 @@ class Attempts:
             self._table.fail(lease, ErrorClass.WORKER_CRASH, message, 0.0, final=True)
             return None
         items = self._store.read_slice(lease.row.round_no, lease.row.where)
-        checkpoints = Checkpoints(
-            self._store,
-            Origin(lease.task, lease.row.where.sha256, self._code),
-            lease.attempt,
-            self._config.worker.checkpoint_s,
-        )
+        handler = self._config.handler
+        code = f"{handler.code_sha256} {handler.entry}{handler.plugin}"
+        origin = Origin(lease.task, lease.row.where.sha256, code)
+        every_s = self._config.worker.checkpoint_s
+        checkpoints = Checkpoints(self._store, origin, lease.attempt, every_s)
         restored = checkpoints.load(lease.row.checkpoint) if lease.row.checkpoint else []
         have = {at + n for at, _, _, _, count in restored for n in range(count)}
         for position, error_class in poison_items(lease.row.crashes).items():
@@ -188,16 +185,13 @@ class Attempts:
         if not self._table.release(held.lease, held.checkpoint_ref, total):
             self._requests.put_back(requests)
 
-    def give_back(self, attempt: Attempt, error: ServiceError) -> None:
+    def give_back(self, held: HeldLease, error: ServiceError) -> None:
         """A service failed: the task is free for other workers at once, and is not to blame.
 
         Except where the service can never do such a request, as for a part that is too large:
         then the lease runs out, which counts, so that the task is bisected.
         """
-        attempt.held.stop()
-        self._let_go(attempt.held, error)
-
-    def _let_go(self, held: HeldLease, error: ServiceError) -> None:
+        held.stop()
         if isinstance(error, InvalidRequest):
             self._heartbeat.drop(held)
         else:
@@ -232,11 +226,6 @@ class Attempts:
         self._heartbeat.write_or_defer(
             lambda: self._table.fail(lease, error_class, describe(error), delay)
         )
-
-    @property
-    def _code(self) -> str:
-        handler = self._config.handler
-        return f"{handler.code_sha256} {handler.entry}{handler.plugin}"
 
     def _publish(self, lease: Lease, attempt: int) -> Marker:
         return self._store.publish(lease.task, attempt, lease.row.where)
@@ -295,22 +284,15 @@ class Attempts:
         """Replace a task that keeps losing its lease by two halves of it."""
         ours = replace(self._marker(lease), split=keys.halves(lease.task) or ())
         winner = self._settle(lease, ours)
-        self._logger.warning(
-            "task bisected: it lost its lease too often",
-            task=lease.task,
-            lost=lease.row.lost,
-            halves=winner.split,
-        )
+        detail: dict[str, Value] = {
+            "task": lease.task,
+            "attempt": lease.attempt,
+            "lost": lease.row.lost,
+            "halves": list(winner.split),
+        }
+        self._logger.warning("task bisected: it lost its lease too often", **detail)
         if winner.split and winner.attempt == lease.attempt:
-            self._context.audit_log.record(
-                "bisected",
-                {
-                    "task": lease.task,
-                    "attempt": lease.attempt,
-                    "lost": lease.row.lost,
-                    "halves": list(winner.split),
-                },
-            )
+            self._context.audit_log.record("bisected", detail)
 
     def _poisoned(self, position: int, items: TaskItems, error_class: ErrorClass) -> Outcome:
         return error_outcome(

@@ -15,13 +15,9 @@ from slurm_worker.results.journal import Journal
 
 
 class BackgroundCommit:
-    """Commits one task at a time, in a thread of its own.
+    """Commits one task at a time, in another thread.
 
-    Args:
-        context: the worker.
-        activity: counts the committed tasks.
-        attempts: commits and gives back.
-        budget: of service failures; a commit shows that the services work, and resets it.
+    `budget` is that of service failures: a commit shows that the services work, and resets it.
     """
 
     def __init__(
@@ -65,7 +61,7 @@ class BackgroundCommit:
             self._attempts.give_up(attempt.held, error)
             return
         except ServiceError as error:
-            self._attempts.give_back(attempt, error)
+            self._attempts.give_back(attempt.held, error)
             raise
         except (OSError, sqlite3.Error) as error:
             self._attempts.give_up(attempt.held, error)

@@ -94,11 +94,7 @@ class HeldLease:
 
 
 class Heartbeat:
-    """Renews the worker's leases, in a thread that it starts.
-
-    Args:
-        context: the worker.
-    """
+    """Renews the worker's leases, in a thread that it starts."""
 
     def __init__(self, context: NodeContext) -> None:
         self._table = context.table

@@ -37,13 +37,7 @@ from slurm_worker.results.journal import Journal
 class TaskLoop:
     """Runs tasks until nothing is left, or until the worker is asked to stop.
 
-    Args:
-        context: the worker.
-        activity: what the worker runs and has done.
-        calls: of the handler.
-        journals: two, used in turn: while one task is committed, the next has the other.
-        attempts: opens, commits and gives back.
-        source: leases the tasks.
+    The two `journals` are used in turn: while one task is committed, the next has the other.
     """
 
     def __init__(
@@ -176,7 +170,7 @@ class TaskLoop:
             self._attempts.give_up(attempt.held, error)
             raise
         except ServiceError as error:
-            self._attempts.give_back(attempt, error)
+            self._attempts.give_back(attempt.held, error)
             raise
         finally:
             ran.set()

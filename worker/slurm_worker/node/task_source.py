@@ -21,13 +21,7 @@ CHECK_S = 0.1
 
 
 class TaskSource:
-    """Leases and opens the next task.
-
-    Args:
-        context: the worker.
-        activity: what the worker runs and has done.
-        attempts: opens a lease.
-    """
+    """Leases and opens the next task."""
 
     def __init__(self, context: NodeContext, activity: Activity, attempts: Attempts) -> None:
         self._context = context

@@ -21,7 +21,6 @@ from slurm_worker.node.attempts import Attempts
 from slurm_worker.node.context import NodeContext
 from slurm_worker.node.exit_codes import WorkerExit
 from slurm_worker.node.heartbeat import Heartbeat
-from slurm_worker.node.stop_deadline import StopDeadline
 from slurm_worker.node.task_loop import TaskLoop
 from slurm_worker.node.task_source import TaskSource
 from slurm_worker.protocol.job_config import JobConfig
@@ -36,11 +35,7 @@ STARTS_PER_S = 500
 
 
 class Worker:
-    """One worker process.
-
-    Args:
-        context: its job, services and place on the node.
-    """
+    """One worker process."""
 
     def __init__(self, context: NodeContext) -> None:
         config, clock, rng = context.config, context.clock, context.rng
@@ -89,7 +84,7 @@ class Worker:
         logger.info(
             "worker starts", handler=context.config.handler.entry, scratch=str(context.scratch)
         )
-        deadline = StopDeadline(context, self._activity, attempts, source, self._throttle)
+        deadline = _StopDeadline(context, self._activity, attempts, source, self._throttle)
         loop = TaskLoop(context, self._activity, calls, journals, attempts, source)
         try:
             return loop.run()
@@ -134,6 +129,54 @@ class Worker:
             raise ServiceError(
                 f"scratch {scratch}: {error}; name another folder with --scratch"
             ) from error
+
+
+class _StopDeadline:
+    """Ends the process in time, in a thread that it starts: Slurm kills about 30 s after it asks.
+
+    The item that runs is given up, and done again by the next holder of the task. If it ends at
+    this very moment, both ways out are taken; the table lets one of them release the lease.
+    """
+
+    def __init__(
+        self,
+        context: NodeContext,
+        activity: Activity,
+        attempts: Attempts,
+        source: TaskSource,
+        throttle: TokenThrottle,
+    ) -> None:
+        self._context = context
+        self._activity = activity
+        self._attempts = attempts
+        self._source = source
+        self._throttle = throttle
+        self._ended = context.threads.signal()
+        self._thread = context.threads.start(self._watch)
+
+    def close(self) -> None:
+        """The worker has ended by itself."""
+        self._ended.set()
+        self._context.drain.stop_requested.set()
+        self._thread.result()
+
+    def _watch(self) -> None:
+        context = self._context
+        context.drain.stop_requested.wait()
+        if self._ended.wait(context.drain_s):
+            return
+        running = self._activity.running
+        context.logger.warning("an item still runs; the worker exits without it")
+        try:
+            if running is not None:
+                worked_s = context.clock.boot_time() - running.held.saved
+                self._attempts.release(running, worked_s)
+            self._source.return_ahead(wait=False)
+        except (ServiceError, OSError, sqlite3.Error) as error:
+            context.logger.warning("not given back; the lease will run out", error=describe(error))
+        self._activity.requeue_before_time_limit()
+        self._throttle.close()
+        context.leave()
 
 
 def read_config(data: bytes | None, key: str) -> JobConfig:

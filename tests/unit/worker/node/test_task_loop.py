@@ -108,7 +108,7 @@ def test_a_task_is_given_back_when_the_commit_that_used_its_journal_failed(tmp_p
     attempts: Any = SimpleNamespace(
         commit=commit,
         discard=lambda _attempt: None,
-        give_back=lambda attempt, _error: given_back.append(attempt),
+        give_back=lambda held, _error: given_back.append(held),
     )
     world = World(tmp_path)
     context = world.context(world.patient())
@@ -124,4 +124,4 @@ def test_a_task_is_given_back_when_the_commit_that_used_its_journal_failed(tmp_p
     journals = [Journal(tmp_path / name) for name in "ab"]
     loop = TaskLoop(context, Activity(context), calls, journals, attempts, source)
     assert loop.run() == WorkerExit.OK
-    assert given_back == [committed, third]
+    assert given_back == [committed.held, third.held]
