@@ -98,7 +98,7 @@ class Calls:
         return None
 
     def pauses(self, seconds: float) -> Iterator[float]:
-        """The sleeps of a wait before another try; fewer where the worker stops meanwhile."""
+        """The sleeps of a wait before another try; fewer where the worker stops before the end."""
         left = seconds
         while left > 0 and not self.stopping():
             self.recorder.waits(self.clock.boot_time())

@@ -81,7 +81,7 @@ class TokenThrottle:
                 limiter.close()
 
     def penalize(self, retry_after_s: float | None) -> None:
-        """The server said 429: slow every limit down."""
+        """The server answered 429: slow every limit down."""
         for limiter in self._limiters.values():
             limiter.penalize(retry_after_s)
 

@@ -110,7 +110,7 @@ class Logs:
     def _add_ids(
         self, _logger: object, _method: str, line: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
-        # First what a reader looks for first.
+        # What a reader needs first comes first.
         head = {name: line.pop(name) for name in ("timestamp", "level", "event") if name in line}
         return {**head, **self._ids, **line}
 

@@ -54,7 +54,7 @@ class WorkerIdentity:
 class Drain:
     """The request to stop, set by signals.
 
-    A thread of its own learns of them through a pipe, into which the interpreter writes
+    A separate thread learns of them through a pipe, into which the interpreter writes
     each signal's number at once. So the request arrives even while the main thread is inside
     a long call, and no lock is taken in a signal handler: Slurm and the supervisor often
     signal at the same moment, and a handler interrupted by itself would wait for itself.

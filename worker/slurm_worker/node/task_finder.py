@@ -84,7 +84,8 @@ class TaskFinder:
         owner: the worker's identity, new with each start of the process.
         rng: source of the random picks.
         clock: AWS time.
-        note: gets an event for each lease taken from another worker, and each task given up.
+        record_event: gets an event for each lease taken from another worker, and each task given
+            up.
         moved: called for each shared cursor that this worker moves, with the shard and the sort
             keys before and after.
         unanswered: called for each row whose lease we may have got without an answer, with the
@@ -97,7 +98,7 @@ class TaskFinder:
         owner: str,
         clock: Clock,
         rng: random.Random,
-        note: RecordEvent = ignore_event,
+        record_event: RecordEvent = ignore_event,
         moved: Callable[[int, str, str], None] | None = None,
         unanswered: Callable[[TaskRow, str], None] = lambda _row, _request: None,
     ) -> None:
@@ -105,7 +106,7 @@ class TaskFinder:
         self._owner = owner
         self._clock = clock
         self._rng = rng
-        self._note = note
+        self._record_event = record_event
         self._moved = moved
         self._unanswered = unanswered
         #: Where the last task was found; at first a shard that the worker's name decides.
@@ -339,8 +340,8 @@ class TaskFinder:
                     "lost": row.lost + 1,
                 }
                 if isinstance(result, GivenUp):
-                    self._note("quarantined", {**lost, "from": row.owner})
+                    self._record_event("quarantined", {**lost, "from": row.owner})
                 if isinstance(result, Claimed):
-                    self._note("lease_stolen", {**lost, "from": row.owner})
+                    self._record_event("lease_stolen", {**lost, "from": row.owner})
                     return result.lease
         return None

@@ -28,7 +28,7 @@ try:
     # Takes about half the time. Optional: it is installed with the aggregation extra.
     from isal import igzip_lib
 except ImportError:
-    igzip_lib = None  # type: ignore[assignment]  # tells whether it is there
+    igzip_lib = None  # type: ignore[assignment]  # None where it is not installed
 
 KEY_FIELD = "_key"
 JSONL = "jsonl.gz"

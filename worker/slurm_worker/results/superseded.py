@@ -21,7 +21,7 @@ class RetriedItems:
     """The items of the rounds after the first; close it at the end.
 
     Args:
-        path: the scratch file, made anew.
+        path: the scratch file; replaced if it is there.
     """
 
     def __init__(self, path: Path) -> None:

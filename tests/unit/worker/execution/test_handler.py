@@ -71,7 +71,7 @@ def test_a_setup_that_exits_is_the_users_mistake(tmp_path: Path) -> None:
         world.worker().run()
 
 
-def test_a_bug_is_told_with_its_place_and_the_first_there_with_a_traceback(
+def test_a_bug_is_logged_with_its_place_and_the_first_one_with_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "helper_of_a_bug.py").write_text(

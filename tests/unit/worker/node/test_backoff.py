@@ -42,12 +42,14 @@ def idle(clock: ManualClock, sleep: Sleep) -> Idle:
     return Idle(LEASE, 1000, clock, random.Random(1), sleep)
 
 
-def test_another_task_fits_as_long_as_nobody_knows_otherwise(clock: ManualClock) -> None:
+def test_another_task_fits_where_no_time_limit_or_duration_is_known(clock: ManualClock) -> None:
     assert Durations(clock, None).another_fits()
     assert Durations(clock, 5).another_fits(), "none has been timed"
 
 
-def test_another_task_fits_when_one_like_the_slow_ones_ends_in_time(clock: ManualClock) -> None:
+def test_another_task_fits_when_a_task_as_slow_as_nine_in_ten_would_end_in_time(
+    clock: ManualClock,
+) -> None:
     durations = Durations(clock, 100)
     for took_s in (10, 10, 10, 60, 10, 10, 10, 10, 10, 10):
         durations.add(took_s)
@@ -57,7 +59,9 @@ def test_another_task_fits_when_one_like_the_slow_ones_ends_in_time(clock: Manua
     assert not durations.another_fits()
 
 
-def test_a_task_is_nearly_done_by_its_own_pace_before_that_of_others(clock: ManualClock) -> None:
+def test_a_task_is_nearly_done_by_its_own_speed_or_that_of_the_last_tasks(
+    clock: ManualClock,
+) -> None:
     durations = Durations(clock, None)
     assert not durations.nearly_done(0, 100, clock.boot_time())
     durations.add(1.0)
@@ -80,7 +84,7 @@ def test_an_idle_worker_stays_until_every_lease_would_have_run_out(
     assert idle.wait()
 
 
-def test_few_of_many_idle_workers_wait_for_a_few_leases(clock: ManualClock) -> None:
+def test_few_of_many_idle_workers_stay_for_a_few_leases(clock: ManualClock) -> None:
     stay = 0
     for seed in range(1000):
         each = Idle(LEASE, 1000, clock, random.Random(seed), Sleep(clock))
@@ -89,7 +93,7 @@ def test_few_of_many_idle_workers_wait_for_a_few_leases(clock: ManualClock) -> N
     assert 2 <= stay <= 30, "one for each ten leases, and the same again at least"
 
 
-def test_a_look_tells_once_whether_others_will_do(idle: Idle) -> None:
+def test_a_search_decides_once_whether_a_worker_should_exit(idle: Idle) -> None:
     idle.record(Waiting(leased=0, later=0))
     assert idle.should_exit()
     assert not idle.should_exit()

@@ -74,7 +74,7 @@ def test_a_lease_that_was_lost_while_the_table_was_away_does_not_count(tmp_path:
     assert world.task_rows()[0].lost == 0
 
 
-def test_a_lease_that_was_lost_while_a_handler_kept_the_heart_from_beating_counts(
+def test_a_lease_that_was_lost_because_no_heartbeat_was_sent_counts(
     world: World,
 ) -> None:
     heartbeat, held = hold_of(world)
@@ -84,7 +84,7 @@ def test_a_lease_that_was_lost_while_a_handler_kept_the_heart_from_beating_count
     assert world.task_rows()[0].lost == 1
 
 
-def test_a_lease_that_was_let_go_because_its_items_stood_still_counts(world: World) -> None:
+def test_a_lease_that_was_lost_because_its_items_stalled_counts(world: World) -> None:
     heartbeat, held = hold_of(world)
     held.lost = held.stalled = True
     lose(world)
@@ -92,7 +92,7 @@ def test_a_lease_that_was_let_go_because_its_items_stood_still_counts(world: Wor
     assert world.task_rows()[0].lost == 1
 
 
-def test_what_the_table_did_not_answer_is_said_when_it_does(tmp_path: Path) -> None:
+def test_a_write_that_the_table_did_not_answer_is_made_later(tmp_path: Path) -> None:
     rows = Away()
     world = World(tmp_path, rows=rows)
     world.plan(numbered(10))
@@ -120,7 +120,7 @@ def beat_until_stalled(world: World, recorder: Recorder, *, waiting: bool) -> He
     return held
 
 
-def test_items_that_stand_still_lose_their_lease(world: World) -> None:
+def test_items_that_stall_lose_their_lease(world: World) -> None:
     assert beat_until_stalled(world, Recorder(), waiting=False).lost
 
 

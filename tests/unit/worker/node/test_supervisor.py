@@ -41,7 +41,7 @@ sys.exit(Supervisor(child, 1, folder / "scratch").run())
         ("works", 6, WorkerExit.OK),
     ],
 )
-def test_processes_that_die_before_they_have_a_task_are_not_started_for_ever(
+def test_after_three_processes_that_die_without_a_task_no_more_are_started(
     tmp_path: Path, what: str, starts: int, code: int
 ) -> None:
     ended = subprocess.run(

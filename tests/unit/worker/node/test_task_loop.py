@@ -28,7 +28,7 @@ from tests.unit.world import World, numbered
 NEVER = LeaseConfig(ttl_s=10.0, heartbeat_s=2.0, margin_s=15.0)
 
 
-def test_a_worker_without_progress_ends_with_a_code_of_its_own_and_says_why(
+def test_a_worker_without_progress_exits_with_code_76_and_the_reason(
     tmp_path: Path,
 ) -> None:
     world = World(tmp_path, lease=NEVER)
@@ -41,7 +41,7 @@ def test_a_worker_without_progress_ends_with_a_code_of_its_own_and_says_why(
     assert sum(row.attempt for row in world.task_rows()) <= FRUITLESS_LEASES_ALLOWED + 2
 
 
-def test_requests_for_leases_that_are_given_back_are_told_by_the_marker_to_come(
+def test_requests_for_leases_that_were_given_back_are_in_the_next_marker(
     tmp_path: Path,
 ) -> None:
     world = World(tmp_path, lease=NEVER)
@@ -60,7 +60,7 @@ def test_requests_for_leases_that_are_given_back_are_told_by_the_marker_to_come(
 
 
 @pytest.mark.parametrize(("ends", "requeued"), [(0, False), (1, True)])
-def test_a_worker_is_started_again_by_slurm_only_if_an_item_of_it_ended(
+def test_a_worker_is_requeued_only_if_one_of_its_items_ended(
     tmp_path: Path, ends: int, requeued: bool
 ) -> None:
     requeues: list[object] = []

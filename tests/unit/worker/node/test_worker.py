@@ -89,7 +89,7 @@ def test_a_transient_error_is_tried_again_in_the_worker(tmp_path: Path) -> None:
         ({"_key": "mine"}, "has a field '_key'"),
     ],
 )
-def test_a_result_that_is_no_row_is_the_handlers_bug(
+def test_a_result_that_is_not_a_row_is_the_handlers_bug(
     tmp_path: Path, result: object, message: str
 ) -> None:
     world = World(tmp_path, lambda _item, _context: result)
@@ -212,7 +212,7 @@ def test_a_fatal_error_stops_the_job_for_every_worker(tmp_path: Path) -> None:
         (ServiceError("away"), WorkerExit.INFRASTRUCTURE, 0),
     ],
 )
-def test_a_worker_outlasts_throttling_and_leaves_a_service_that_is_away(
+def test_a_worker_tolerates_throttling_and_exits_when_a_service_is_away(
     tmp_path: Path, error: ServiceError, code: int, done: int
 ) -> None:
     class Refusing(MemoryRows):
@@ -244,7 +244,7 @@ class ReadOnly(MemoryObjects):
         super().put(key, body)
 
 
-def test_a_worker_that_can_run_tasks_and_commit_none_leaves_and_blames_none(
+def test_a_worker_that_can_commit_no_task_exits_and_no_task_is_to_blame(
     tmp_path: Path,
 ) -> None:
     objects = ReadOnly()
@@ -259,7 +259,7 @@ def test_a_worker_that_can_run_tasks_and_commit_none_leaves_and_blames_none(
     assert sum(row.items_ok for row in world.task_rows()) == 200
 
 
-def test_a_slice_that_the_store_does_not_serve_is_no_fault_of_its_task(tmp_path: Path) -> None:
+def test_a_task_is_not_to_blame_for_a_slice_that_the_store_does_not_serve(tmp_path: Path) -> None:
     class Away(MemoryObjects):
         away = False
 
@@ -276,7 +276,7 @@ def test_a_slice_that_the_store_does_not_serve_is_no_fault_of_its_task(tmp_path:
     assert {(row.state, row.lost) for row in world.task_rows()} == {(TaskState.READY, 0)}
 
 
-def test_a_part_that_the_store_takes_at_no_time_counts_against_its_task(tmp_path: Path) -> None:
+def test_a_part_that_the_store_never_accepts_counts_against_its_task(tmp_path: Path) -> None:
     class Small(MemoryObjects):
         def put(self, key: str, body: bytes) -> None:
             if "/parts/000-00000000/" in key:
@@ -291,7 +291,7 @@ def test_a_part_that_the_store_takes_at_no_time_counts_against_its_task(tmp_path
     assert world.markers()[0].split, "its halves' parts are smaller"
 
 
-def test_a_claim_whose_answer_never_came_holds_no_task(tmp_path: Path) -> None:
+def test_a_claim_without_an_answer_is_undone(tmp_path: Path) -> None:
     class Mute(MemoryRows):
         mute = 1
 
@@ -309,7 +309,7 @@ def test_a_claim_whose_answer_never_came_holds_no_task(tmp_path: Path) -> None:
     assert (row.state, row.attempt, row.lost) == (TaskState.DONE, 2, 0)
 
 
-def test_a_worker_that_drains_frees_its_task_though_its_checkpoint_can_not_be_saved(
+def test_a_stopping_worker_frees_its_task_although_its_checkpoint_can_not_be_saved(
     tmp_path: Path,
 ) -> None:
     world = World(tmp_path)
