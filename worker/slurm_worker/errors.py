@@ -206,6 +206,9 @@ _BY_ERRNO = {
 }
 
 
+_WITH_PLACE = re.compile(r"(.*) \(([^()]+:\d+ in [^()]+)\)", re.DOTALL)
+
+
 def classify_status(status: int) -> ErrorClass:
     """The class of an HTTP status of 400 or above."""
     special = {
@@ -254,6 +257,17 @@ def place_of(error: BaseException, folder: str) -> str:
         if path.is_relative_to(folder):
             return encodable(f"{path.relative_to(folder)}:{line} in {frame.f_code.co_name}")
     return ""
+
+
+def with_place(message: str, place: str) -> str:
+    """A message and the place in the user's code, as a person reads them."""
+    return f"{message} ({place})" if place else message
+
+
+def split_place(text: str) -> tuple[str, str]:
+    """The message and the place of what releases up to 0.1 stored as one text."""
+    found = _WITH_PLACE.fullmatch(text)
+    return (found[1], found[2]) if found else (text, "")
 
 
 def describe(error: BaseException, limit: int = 500) -> str:

@@ -1,8 +1,8 @@
 """In-memory twins of the edges: the same promises, no AWS.
 
-`MemoryRows` evaluates the real condition and update expressions (the subset that
-`protocol/expressions.py` uses), so tests and simulations run the real protocol. They are part
-of the product: use them to test your own tools against a job's table.
+`MemoryRows` evaluates the real condition and update expressions (the subset that our
+statements use), so tests and simulations run the real protocol. The twins are part of the
+product: use them to test your own tools against a job's table.
 """
 
 from __future__ import annotations
@@ -68,14 +68,13 @@ class MemoryRows:
             self._set(pk, sk, _copied(row))
             return Applied(_copied(row))
 
-    def update(
-        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
-    ) -> Applied | Refused:
+    def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
         """See `ports.Rows.update`."""
         with self._lock:
             self._count(statement.name)
             existing = self._rows.get(pk, {}).get(sk)
             before: Row = dict(existing) if existing is not None else {}
+            values = statement.values
             if not _Parser(statement.condition, before, values).condition():
                 return Refused(_copied(existing))
             after = _Parser(statement.update, before, values).update()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.coordinator.anomalies import Alert, Kind
+from airflow_slurm_provider.coordinator.anomalies import Alert, AnomalyKind
 from airflow_slurm_provider.coordinator.status.progress import JobStatus, Progress
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watcher import Watcher
@@ -43,7 +43,7 @@ STALLED = JobStatus(
 
 ALERT = Alert(
     job_id="job-1",
-    kind=Kind.STALL,
+    kind=AnomalyKind.STALL,
     subject="job",
     episode=1,
     message="no item has ended for 300 s",

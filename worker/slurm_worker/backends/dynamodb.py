@@ -37,7 +37,6 @@ CLIENT_CONFIG = Config(
 )
 
 _NAMES = re.compile(r"#(\w+)")
-_VALUES = re.compile(r":(\w+)")
 _serialize = TypeSerializer().serialize
 #: Where a reply's items stand once they are taken out of what the SDK reads.
 _TAKEN = "TakenItems"
@@ -86,13 +85,10 @@ class DynamoRows:
         self._observe(reply)
         return Applied(row)
 
-    def update(
-        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
-    ) -> Applied | Refused:
+    def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
         """See `ports.Rows.update`; one write unit, also when refused."""
         text = f"{statement.update} {statement.condition}"
         names = {f"#{name}": name for name in _NAMES.findall(text)}
-        used = {f":{name}": _serialize(values[name]) for name in _VALUES.findall(text)}
         request: dict[str, Any] = {
             "TableName": self._table,
             "Key": _key(pk, sk),
@@ -102,8 +98,10 @@ class DynamoRows:
             "ReturnValues": "ALL_NEW",
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
-        if used:
-            request["ExpressionAttributeValues"] = used
+        if statement.values:
+            request["ExpressionAttributeValues"] = {
+                f":{name}": _serialize(value) for name, value in statement.values.items()
+            }
         with self._errors():
             try:
                 reply = self._client.update_item(**request)

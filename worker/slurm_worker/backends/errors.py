@@ -53,7 +53,7 @@ _UNFIT = {
     "ValidationException",
 }
 #: By HEAD S3 has no other code than the status.
-_DENIED = {"403", "AccessDenied", "AccessDeniedException"}
+_DENIED = {"403", "AccessDenied", "AccessDeniedException", "Forbidden"}
 _LOOKED_FOR = (
     "credentials are looked for in AWS_* variables, ~/.aws (aws.profile or AWS_PROFILE names the "
     "profile), Airflow's aws connection and this machine's role: add or correct one of these"

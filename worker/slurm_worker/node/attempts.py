@@ -26,11 +26,11 @@ from slurm_worker.errors import (
 from slurm_worker.node.context import NodeContext
 from slurm_worker.node.heartbeat import Heartbeat, HeldLease
 from slurm_worker.protocol import keys
-from slurm_worker.protocol.crashes import MOST_CRASHES, poison_items
 from slurm_worker.protocol.generations import passed
 from slurm_worker.protocol.job_store import Marker, Part
-from slurm_worker.protocol.ports import Value
+from slurm_worker.protocol.ports import TASK_FAILED, Value
 from slurm_worker.protocol.slices import TaskItems
+from slurm_worker.protocol.task_history import MOST_CRASHES, poison_items
 from slurm_worker.protocol.tasks import Lease, TaskRow
 from slurm_worker.results.checkpoints import Checkpoints, Origin
 from slurm_worker.results.journal import Journal, Outcome
@@ -221,7 +221,7 @@ class Attempts:
             error_class = ErrorClass.NODE_FAILURE
         else:
             error_class = classify(error, self._config.rules)
-        self._logger.error("task failed", task=lease.task, error=describe(error), exc_info=error)
+        self._logger.error(TASK_FAILED, task=lease.task, error=describe(error), exc_info=error)
         delay = self._context.rng.uniform(0, min(60.0, 2.0 ** (lease.row.tries + 1)))
         self._heartbeat.write_or_defer(
             lambda: self._table.fail(lease, error_class, describe(error), delay)

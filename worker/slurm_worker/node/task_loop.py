@@ -30,7 +30,7 @@ from slurm_worker.node.logging import bound
 from slurm_worker.node.task_finder import Finished
 from slurm_worker.node.task_source import TaskSource
 from slurm_worker.node.threads import Signal
-from slurm_worker.protocol.crashes import run_isolated
+from slurm_worker.protocol.task_history import run_isolated
 from slurm_worker.results.journal import Journal
 
 

@@ -19,8 +19,8 @@ they remember holds within one *generation* of the job (`JobRow.generation`). So
 workers because others have left tasks begins one |
 
 The table refuses what would break the rule from within: a row comes back once in a round
-(`expressions.REOPEN`), rounds and generations only rise (`JOB_OPEN`, `JOB_GENERATION`), and a
-mark of an older generation never replaces a newer one (`MARK`).
+(`task_statements.reopen`), rounds and generations only rise (`open_job`, `begin_generation`), and a
+cursor of an older generation never replaces a newer one (`advance_shard_cursor`).
 """
 
 from __future__ import annotations

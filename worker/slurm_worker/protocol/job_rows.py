@@ -65,7 +65,6 @@ _JOB = RowFields(
     JobRow,
     names={"created_ms": "created", "voided": "repaired"},
     read={"state": JobState},
-    always=("identity", "config", "rounds"),
     beside=("job",),
 )
 
@@ -123,7 +122,7 @@ _ROUND = RowFields(
     RoundRow,
     names={"created_ms": "created", "opened_ms": "opened", "delay_s": "delay"},
     read={"state": RoundState},
-    always=("source", "selector", "cursor"),
+    always=("selector", "cursor"),
     beside=("number",),
 )
 
@@ -151,6 +150,11 @@ class SubmissionRow:
     submitted_ms: int = 0
     asked: bool = False
     refused: bool = False
+
+    @property
+    def sk(self) -> str:
+        """The row's sort key."""
+        return keys.submit_sk(self.round_no, self.number)
 
     @property
     def label(self) -> str:
@@ -186,7 +190,6 @@ _SUBMISSION = RowFields(
     SubmissionRow,
     names={"intent_ms": "intent", "submitted_ms": "submitted"},
     read={"state": SubmitState, "slurm_job_ids": tuple},
-    always=("workers",),
     beside=("round_no", "number"),
 )
 

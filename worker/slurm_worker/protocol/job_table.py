@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.protocol import expressions, keys
+from slurm_worker.protocol import job_statements, keys
 from slurm_worker.protocol.job_rows import AuditEvent, JobRow, RoundRow, SubmissionRow
 from slurm_worker.protocol.keys import JobId, JobState, RoundState, SubmitState
-from slurm_worker.protocol.ports import Applied, Clock, Refused, Row, Rows, Value
+from slurm_worker.protocol.ports import Applied, Clock, Refused, Row, Rows, Statement, Value, str_of
 
 #: Keeps one process's events of the same millisecond in their order.
 _ORDER = itertools.count()
@@ -99,19 +99,8 @@ class JobTable:
         Raises:
             ServiceError: if the job's row is gone.
         """
-        result = self.rows.update(
-            self._pk,
-            keys.META,
-            expressions.JOB_ADOPT,
-            {
-                "draft": draft,
-                "identity": identity,
-                "config": config,
-                "shards": shards,
-                "planning": JobState.PLANNING.value,
-            },
-        )
-        return JobRow.from_row(self.job, self._standing(result, keys.META))
+        statement = job_statements.adopt_plan(draft, identity, config, shards)
+        return JobRow.from_row(self.job, self._updated(keys.META, statement)[0])
 
     def set_config(self, digest: str) -> None:
         """Point new workers at another resolved configuration; repeating it does no harm.
@@ -119,8 +108,7 @@ class JobTable:
         Raises:
             ServiceError: if the job's row is gone.
         """
-        result = self.rows.update(self._pk, keys.META, expressions.JOB_CONFIG, {"config": digest})
-        self._standing(result, keys.META)
+        self._updated(keys.META, job_statements.set_config(digest))
 
     def open(self, rounds: int) -> bool:
         """Tell workers that `rounds` rounds are open.
@@ -130,14 +118,7 @@ class JobTable:
         Raises:
             ServiceError: if the job's row is gone.
         """
-        result = self.rows.update(
-            self._pk,
-            keys.META,
-            expressions.JOB_OPEN,
-            {"open": JobState.OPEN.value, "rounds": rounds},
-        )
-        self._standing(result, keys.META)
-        return isinstance(result, Applied)
+        return self._updated(keys.META, job_statements.open_job(rounds))[1]
 
     def begin_generation(self) -> None:
         """Have everybody look at every row again; repeating it costs reads, and does no harm.
@@ -147,13 +128,11 @@ class JobTable:
         Raises:
             ServiceError: if the job's row is gone.
         """
-        values: dict[str, Value] = {"now": int(self.clock.now()), "one": 1}
-        result = self.rows.update(self._pk, keys.META, expressions.JOB_GENERATION, values)
-        self._standing(result, keys.META)
+        self._updated(keys.META, job_statements.begin_generation(int(self.clock.now())))
 
     def stop(self, reason: str) -> None:
         """Trip the job's breaker; refused means that the first reason stays, or no such job."""
-        self.rows.update(self._pk, keys.META, expressions.JOB_STOP, {"reason": reason[:400]})
+        self._update(keys.META, job_statements.stop(reason[:400]))
 
     def pause(self, who: str) -> str:
         """Have nobody lease a task; return who has paused the job: the first who has stays.
@@ -161,13 +140,12 @@ class JobTable:
         Raises:
             ServiceError: if the job's row is gone.
         """
-        values: dict[str, Value] = {"who": who[:200]}
-        result = self.rows.update(self._pk, keys.META, expressions.JOB_PAUSE, values)
-        return str(self._standing(result, keys.META).get("paused") or "")
+        standing, _ = self._updated(keys.META, job_statements.pause(who[:200]))
+        return str_of(standing, "paused")
 
     def resume(self) -> None:
         """Reset the breaker and a pause; refused means that there is neither."""
-        self.rows.update(self._pk, keys.META, expressions.JOB_RESUME, {})
+        self._update(keys.META, job_statements.resume())
 
     def rounds(self) -> list[RoundRow]:
         """Every round, oldest first."""
@@ -214,25 +192,15 @@ class JobTable:
         Raises:
             ServiceError: if the round's row is gone.
         """
-        result = self.rows.update(
-            self._pk,
-            keys.round_sk(number),
-            expressions.ROUND_ADOPT,
-            {"draft": draft, "planning": RoundState.PLANNING.value},
-        )
-        return RoundRow.from_row(self._standing(result, keys.round_sk(number)))
+        statement = job_statements.adopt_draft(draft)
+        return RoundRow.from_row(self._updated(keys.round_sk(number), statement)[0])
 
     def advance_cursor(self, number: int, cursor: int) -> None:
         """Note that the round's first `cursor` task rows exist.
 
         Refused means that another planner of the same draft is further: no news.
         """
-        self.rows.update(
-            self._pk,
-            keys.round_sk(number),
-            expressions.ROUND_CURSOR,
-            {"cursor": cursor, "planning": RoundState.PLANNING.value},
-        )
+        self._update(keys.round_sk(number), job_statements.advance_round_cursor(cursor))
 
     def open_round(self, number: int, tasks: int, items: int, retried: Mapping[str, int]) -> None:
         """The round is planned; refused means that another planner of its draft has said so.
@@ -240,20 +208,8 @@ class JobTable:
         Raises:
             ServiceError: if the round's row is gone.
         """
-        result = self.rows.update(
-            self._pk,
-            keys.round_sk(number),
-            expressions.ROUND_OPEN,
-            {
-                "planning": RoundState.PLANNING.value,
-                "open": RoundState.OPEN.value,
-                "tasks": tasks,
-                "items": items,
-                "retried": dict(retried),
-                "now": self._ms(),
-            },
-        )
-        self._standing(result, keys.round_sk(number))
+        statement = job_statements.open_round(tasks, items, retried, self._ms())
+        self._updated(keys.round_sk(number), statement)
 
     def submissions(self) -> list[SubmissionRow]:
         """Every submission, oldest first."""
@@ -280,7 +236,7 @@ class JobTable:
         An intent stays for good, and its token with it: whatever array Slurm takes under the
         token is the submission's. One that Slurm has refused is wanted anew with these workers.
         """
-        row = SubmissionRow(
+        submission = SubmissionRow(
             round_no,
             number,
             SubmitState.INTENT,
@@ -290,24 +246,13 @@ class JobTable:
             intent_ms=self._ms(),
             asked=asked,
         )
-        sk = keys.submit_sk(round_no, number)
-        standing = self._put_new(sk, row.to_row())
+        standing = self._put_new(submission.sk, submission.to_row())
         if standing.get("refused"):
             # Refused means that another caller was quicker, whose arrays or intent stand then.
-            again = self.rows.update(
-                self._pk,
-                sk,
-                expressions.INTEND_AGAIN,
-                {
-                    "token": standing["token"],
-                    "workers": workers,
-                    "array_size": array_size,
-                    "asked": asked,
-                    "intent": SubmitState.INTENT.value,
-                    "now": self._ms(),
-                    "yes": True,
-                },
+            statement = job_statements.renew_intent(
+                str(standing["token"]), workers, array_size, self._ms(), asked=asked
             )
+            again = self._update(submission.sk, statement)
             standing = again.row or standing
         return SubmissionRow.from_row(standing)
 
@@ -324,19 +269,10 @@ class JobTable:
         """
         known: Sequence[str] = slurm_job_ids
         while True:
-            result = self.rows.update(
-                self._pk,
-                keys.submit_sk(submission.round_no, submission.number),
-                expressions.SUBMITTED,
-                {
-                    "token": submission.token,
-                    "intent": SubmitState.INTENT.value,
-                    "submitted": SubmitState.SUBMITTED.value,
-                    "slurm_job_ids": list(slurm_job_ids),
-                    "known": list(known),
-                    "now": self._ms(),
-                },
+            statement = job_statements.record_submitted(
+                submission.token, slurm_job_ids, known, self._ms()
             )
+            result = self._update(submission.sk, statement)
             if result.row is None or result.row["token"] != submission.token:
                 return None
             standing = SubmissionRow.from_row(result.row)
@@ -375,12 +311,7 @@ class JobTable:
         Refused means that another caller's array was taken under the same token meanwhile: it
         stands.
         """
-        self.rows.update(
-            self._pk,
-            keys.submit_sk(submission.round_no, submission.number),
-            expressions.SUBMIT_REFUSED,
-            {"token": submission.token, "intent": SubmitState.INTENT.value, "yes": True},
-        )
+        self._update(submission.sk, job_statements.record_refusal(submission.token))
 
     def audit(self, actor: str, action: str, detail: dict[str, Value], *, once: str = "") -> bool:
         """Append a line to the audit trail.
@@ -421,22 +352,25 @@ class JobTable:
             yield AuditEvent.from_row(row, str(row["sk"]))
 
     def _put_submission(self, submission: SubmissionRow) -> SubmissionRow:
-        sk = keys.submit_sk(submission.round_no, submission.number)
-        return SubmissionRow.from_row(self._put_new(sk, submission.to_row()))
+        return SubmissionRow.from_row(self._put_new(submission.sk, submission.to_row()))
 
     def _put_new(self, sk: str, attributes: Row) -> Row:
         """Create a row, or return the one that stands: another's, or our own lost reply."""
         row: Row = {"pk": self._pk, "sk": sk, **attributes}
         return self.rows.put_new(row).row or row
 
-    def _standing(self, result: Applied | Refused, sk: str) -> Row:
-        """The row after a write that is as good when it was made by another before."""
+    def _update(self, sk: str, statement: Statement) -> Applied | Refused:
+        return self.rows.update(self._pk, sk, statement)
+
+    def _updated(self, sk: str, statement: Statement) -> tuple[Row, bool]:
+        """The row after a write that may have been made before, and whether this one made it."""
+        result = self._update(sk, statement)
         if result.row is None:
             raise ServiceError(
-                f"job_id: row {sk} of {self.job!r} is gone from the table; "
+                f"job_id: row {sk} of {self.job!r} is missing from the table; "
                 f"slurmctl doctor --repair --job {self.job} says what is left"
             )
-        return result.row
+        return result.row, isinstance(result, Applied)
 
     def _ms(self) -> int:
         return int(self.clock.now() * 1000)

@@ -8,7 +8,7 @@ suite runs over both. Each call is one request to AWS unless it says otherwise.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 #: What a row may hold. Numbers are ints: nothing in the table needs a fraction.
@@ -30,14 +30,21 @@ def str_of(row: Row, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A named conditional update: what to change, and when it is allowed.
+    """A conditional update of a row: what to change, when it is allowed, and the values of both.
 
-    Attribute names are written as ``#name`` and values as ``:name``.
+    Attribute names are written as ``#name`` and values as ``:name``. Statements are made by
+    the functions of `task_statements`, `job_statements` and `rate_limits.statements` only, so
+    that a value that is missing is an argument that is missing.
+
+    Args:
+        name: what requests are counted as; statements of one name have the same two texts.
+        values: by name; exactly those that the texts use.
     """
 
     name: str
     update: str
     condition: str
+    values: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +105,8 @@ class Rows(Protocol):
     def put_new(self, row: Row) -> Applied | Refused:
         """Write `row` (with its ``pk`` and ``sk``) if no such row exists."""
 
-    def update(
-        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
-    ) -> Applied | Refused:
-        """Apply `statement` with ``:name`` taken from `values`."""
+    def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
+        """Apply `statement` to a row, if its condition holds."""
 
     def query(
         self,
@@ -182,6 +187,10 @@ class ObjectStore(Protocol):
         Raises:
             Missing: if there is none.
         """
+
+
+#: Events of log lines that a status query looks for: a failure of an item, and of a task.
+ITEM_FAILED, TASK_FAILED = "item failed", "task failed"
 
 
 class Logger(Protocol):

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from slurm_worker.protocol import expressions, keys
+from slurm_worker.protocol import job_statements, keys
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.ports import Applied, Rows, int_of, str_of
 
@@ -58,15 +58,14 @@ class ShardCursors:
         result = self._rows.update(
             self._pk,
             keys.cursor_sk(shard),
-            expressions.MARK,
-            {"generation": generation, "after": after},
+            job_statements.advance_shard_cursor(generation, after),
         )
         return isinstance(result, Applied)
 
     def stages(self, generation: int) -> dict[int, Stage]:
         """What is left of each shard."""
         row = self._rows.get(self._pk, keys.stages_sk(generation), consistent=False) or {}
-        names = enumerate(map(expressions.stage_name, range(self._shards)))
+        names = enumerate(map(job_statements.stage_name, range(self._shards)))
         return {shard: Stage(int_of(row, name)) for shard, name in names}
 
     def record_stage(self, shard: int, generation: int, stage: Stage) -> None:
@@ -74,6 +73,5 @@ class ShardCursors:
         self._rows.update(
             self._pk,
             keys.stages_sk(generation),
-            expressions.stage_of(shard),
-            {"stage": stage.value},
+            job_statements.record_stage(shard, stage.value),
         )

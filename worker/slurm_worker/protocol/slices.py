@@ -35,9 +35,7 @@ class Slice:
     first: int = 0
 
 
-SLICE_FIELDS = RowFields(
-    Slice, names={"count": "items"}, always=("segment", "offset", "length", "count", "sha256")
-)
+SLICE_FIELDS = RowFields(Slice, names={"count": "items"})
 
 
 def pack_slice(items: list[tuple[str, dict[str, Any]]]) -> bytes:

@@ -9,6 +9,7 @@ from slurm_worker.protocol.keys import TaskId, TaskState
 from slurm_worker.protocol.ports import Row, int_of
 from slurm_worker.protocol.row_fields import RowFields
 from slurm_worker.protocol.slices import SLICE_FIELDS, Slice
+from slurm_worker.protocol.task_history import Crash, HistoryEntry, read_crashes, read_history
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ class TaskRow:
     winner: int = 0
     rows: int = 0
     checkpoint: str = ""
-    crashes: tuple[str, ...] = ()
-    history: tuple[str, ...] = ()
+    crashes: tuple[Crash, ...] = ()
+    history: tuple[HistoryEntry, ...] = ()
     reopened: int = 0
     started_ms: int = 0
     finished_ms: int = 0
@@ -67,8 +68,18 @@ class TaskRow:
     def from_row(cls, row: Row) -> TaskRow:
         """Read a row of the table."""
         round_no, sequence = keys.parse_task_sk(str(row["sk"]))
-        where = SLICE_FIELDS.read(row)
-        return _TASK.read(row, round_no=round_no, sequence=sequence, where=where)
+        return _TASK.read(
+            row,
+            round_no=round_no,
+            sequence=sequence,
+            where=SLICE_FIELDS.read(row),
+            crashes=read_crashes(row),
+            history=read_history(row),
+        )
+
+    def to_row(self) -> Row:
+        """The attributes of a new row, without its key."""
+        return {**_TASK.write(self), **SLICE_FIELDS.write(self.where)}
 
 
 _TASK = RowFields(
@@ -80,8 +91,8 @@ _TASK = RowFields(
         "finished_ms": "finished",
         "took_ms": "took",
     },
-    read={"state": TaskState, "crashes": tuple, "history": tuple},
-    beside=("round_no", "sequence", "where"),
+    read={"state": TaskState},
+    beside=("round_no", "sequence", "where", "crashes", "history"),
 )
 
 

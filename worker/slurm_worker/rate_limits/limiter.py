@@ -25,10 +25,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from slurm_worker.protocol import expressions, keys
+from slurm_worker.protocol import keys
 from slurm_worker.protocol.audit_log import RecordEvent, ignore_event
 from slurm_worker.protocol.job_config import LimitConfig
-from slurm_worker.protocol.ports import Applied, Clock, Row, Rows, Statement, int_of
+from slurm_worker.protocol.ports import Applied, Clock, Refused, Row, Rows, Statement, int_of
+from slurm_worker.rate_limits import statements
 from slurm_worker.rate_limits.quota import NO_QUOTA, Allotment, closes, day_of, opens, share_of
 
 _CUT = 0.7
@@ -315,19 +316,7 @@ class RateLimiter:
             if int_of(row, "window") != day:
                 return
             returns = int_of(row, "returns")
-            result = self._rows.update(
-                self._pk,
-                self._sk,
-                expressions.RETURN_QUOTA,
-                {
-                    "calls": held,
-                    "window": day,
-                    "returns": returns,
-                    "request": request,
-                    "zero": 0,
-                    "one": 1,
-                },
-            )
+            result = self._update(statements.return_quota(held, day, returns, request))
             row = result.row or {}
             if isinstance(result, Applied) or row.get("returned_by") == request:
                 self.numbers.returned += held
@@ -358,11 +347,17 @@ class RateLimiter:
             if retry_after_s:
                 pause = min(retry_after_s, MOST_RETRY_AFTER_S)
                 # Refused means that the schedule is already later than that.
-                self._rows.update(
-                    self._pk, self._sk, expressions.PUSH_TAT, {"tat": _us(now + pause)}
-                )
+                self._update(statements.push_schedule(_us(now + pause)))
+            now = self._clock.now()
             cut = self._change_rate(
-                row, expressions.CUT_RATE, self._own_rate(row) * _CUT, _CUT_WINDOW_S
+                statements.cut_rate(
+                    _thousandths(self._own_rate(row) * _CUT),
+                    int_of(row, "epoch"),
+                    _us(now),
+                    _us(now - _CUT_WINDOW_S),
+                ),
+                row,
+                now,
             )
         if cut:
             self._note(
@@ -405,21 +400,22 @@ class RateLimiter:
         cost = math.ceil(tokens * 1e6 / rate)
         ceiling = _us(now) + _us(self._horizon_s)
         behind = int_of(row, "tat") < floor and not self._crowded
-        result = self._rows.update(
-            self._pk,
-            self._sk,
-            expressions.RESERVE_NOW if behind else expressions.RESERVE_NEXT,
-            {
-                "cost": cost,
-                "charge": charge,
-                "floor": floor,
-                "floor_plus_cost": floor + cost,
-                "ceiling": ceiling,
-                "epoch": int_of(row, "epoch"),
-                "window": day,
-                "most": self._quota - charge,
-            },
-        )
+        epoch, most = int_of(row, "epoch"), self._quota - charge
+        if behind:
+            statement = statements.reserve_now(
+                cost=cost, charge=charge, floor=floor, epoch=epoch, window=day, most=most
+            )
+        else:
+            statement = statements.reserve_next(
+                cost=cost,
+                charge=charge,
+                floor=floor,
+                ceiling=ceiling,
+                epoch=epoch,
+                window=day,
+                most=most,
+            )
+        result = self._update(statement)
         self._row = result.row or {}
         # Far ahead of what we took: others reserve too, and will have when we ask again, so
         # that our picture of the row is no guide to whether the schedule is behind.
@@ -491,9 +487,7 @@ class RateLimiter:
 
     def _begin_day(self, day: int) -> None:
         """Refused means that somebody else has begun it."""
-        result = self._rows.update(
-            self._pk, self._sk, expressions.NEW_WINDOW, {"window": day, "zero": 0}
-        )
+        result = self._update(statements.begin_day(day))
         self._row = result.row or {}
 
     def _own_rate(self, row: Row) -> float:
@@ -505,36 +499,35 @@ class RateLimiter:
 
         One that was not is another configuration's, and ours is higher: it holds at once.
         """
-        # In thousandths, as the row has it: 500/min is no rate that a row can hold.
-        if int_of(row, "rate") >= round(self.config.rate * 1000):
+        if int_of(row, "rate") >= _thousandths(self.config.rate):
             return
         if int_of(row, "rate") == int_of(row, "full"):
-            self._change_rate(row, expressions.RAISE_RATE, self.config.rate, 0.0)
+            rate, window_s = self.config.rate, 0.0
         elif self._clock.now() - int_of(row, "changed") / 1e6 > _RAISE_AFTER_S:
-            rate = min(self.config.rate, _rate(row) * _RAISE)
-            self._change_rate(row, expressions.RAISE_RATE, rate, _RAISE_AFTER_S)
-
-    def _change_rate(self, row: Row, statement: Statement, rate: float, window_s: float) -> bool:
-        """Change it unless another has; whether it was us. `changed` tells a lost reply of ours."""
+            rate, window_s = min(self.config.rate, _rate(row) * _RAISE), _RAISE_AFTER_S
+        else:
+            return
         now = self._clock.now()
-        epoch = int_of(row, "epoch")
-        result = self._rows.update(
-            self._pk,
-            self._sk,
-            statement,
-            {
-                "rate": max(1, round(rate * 1000)),
-                "cap": round(self.config.rate * 1000),
-                "full": max(int_of(row, "full"), round(self.config.rate * 1000)),
-                "epoch": epoch,
-                "before": _us(now - window_s),
-                "now": _us(now),
-                "one": 1,
-            },
+        cap = _thousandths(self.config.rate)
+        statement = statements.raise_rate(
+            _thousandths(rate),
+            int_of(row, "epoch"),
+            _us(now),
+            _us(now - window_s),
+            cap=cap,
+            full=max(int_of(row, "full"), cap),
         )
+        self._change_rate(statement, row, now)
+
+    def _change_rate(self, statement: Statement, row: Row, now: float) -> bool:
+        """Change it unless another has; whether it was us. `changed` tells a lost reply of ours."""
+        result = self._update(statement)
         self._row = result.row or {}
-        ours = (int_of(self._row, "changed"), int_of(self._row, "epoch")) == (_us(now), epoch + 1)
-        return isinstance(result, Applied) or ours
+        changed = int_of(self._row, "changed"), int_of(self._row, "epoch")
+        return isinstance(result, Applied) or changed == (_us(now), int_of(row, "epoch") + 1)
+
+    def _update(self, statement: Statement) -> Applied | Refused:
+        return self._rows.update(self._pk, self._sk, statement)
 
     def _read(self) -> Row:
         row = self._rows.get(self._pk, self._sk)
@@ -542,8 +535,8 @@ class RateLimiter:
             fresh: Row = {
                 "pk": self._pk,
                 "sk": self._sk,
-                "rate": round(self.config.rate * 1000),
-                "full": round(self.config.rate * 1000),
+                "rate": _thousandths(self.config.rate),
+                "full": _thousandths(self.config.rate),
                 "tat": 0,
                 "epoch": 0,
                 "changed": 0,
@@ -572,6 +565,11 @@ def wait_until(when: float, clock: Clock, stopping: Callable[[], bool]) -> None:
 
 def _us(seconds: float) -> int:
     return int(seconds * 1e6)
+
+
+def _thousandths(rate: float) -> int:
+    """As the row holds a rate: 500 a minute is no rate that a row can hold."""
+    return max(1, round(rate * 1000))
 
 
 def _rate(row: Row) -> float:

@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from airflow_slurm_provider.coordinator.anomalies import Look
+from airflow_slurm_provider.coordinator.anomalies import Observation
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import LimitSection
 from airflow_slurm_provider.coordinator.status.rate_limits import limit_states
@@ -97,8 +97,8 @@ class Fleet:
         self._numbers = 0
         self._create()
 
-    def looks(self) -> Iterator[Look]:
-        """Look after look until the job is done, or its time is over."""
+    def looks(self) -> Iterator[Observation]:
+        """Observation after look until the job is done, or its time is over."""
         for worker in range(self.plan.workers):
             self._after(self.rng.uniform(0, self.plan.started_s), lambda w=worker: self._lease(w))
         next_look = self.plan.interval_s
@@ -114,12 +114,12 @@ class Fleet:
             if look.finished:
                 return
 
-    def look(self) -> Look:
+    def look(self) -> Observation:
         """One look."""
         if self.plan.limit_row is not None:
             self._set_limits(self.plan.limit_row(self.elapsed))
         plan, alive = self.plan, self.plan.workers - len(self.dead)
-        return Look(
+        return Observation(
             read_snapshot(self.services, self.job),
             finished=self.done == self.plan.tasks,
             workers=alive,

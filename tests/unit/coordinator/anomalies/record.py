@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.coordinator.anomalies import Look
+from airflow_slurm_provider.coordinator.anomalies import Observation
 from airflow_slurm_provider.coordinator.anomalies.monitor import read_look
 from airflow_slurm_provider.coordinator.services import Services, SharedPolling, open_services
 from airflow_slurm_provider.coordinator.spec.site import load_site
@@ -64,7 +64,9 @@ def _record(services: Services, what: Provoked, folder: Path) -> None:
     sys.stdout.write(f"{kind}.stack\n")
 
 
-def _looks(services: Services, what: Provoked, folder: Path, job_id: JobId) -> Iterator[Look]:
+def _looks(
+    services: Services, what: Provoked, folder: Path, job_id: JobId
+) -> Iterator[Observation]:
     spec = read_spec(services, services.jobs(job_id).get())
     deadline = float("inf")
     while time.monotonic() < deadline:

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator.anomalies import Alert, Detector, Kind, Look, Thresholds
+from airflow_slurm_provider.coordinator.anomalies import (
+    Alert,
+    AnomalyKind,
+    Detector,
+    Observation,
+    Thresholds,
+)
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from slurm_worker.protocol.job_rows import JobRow, RoundRow
@@ -68,19 +74,19 @@ def look(
     paused: str = "",
     finished: bool = False,
     **changes: object,
-) -> Look:
+) -> Observation:
     job = JobRow(JobId("j"), JobState.OPEN, 8, "i", "c", 1, "", START_MS, paused)
     round_row = RoundRow(0, RoundState.OPEN, "", {}, 1000, 100_000, 1000, START_MS, START_MS)
     at_ms = int(START_MS + at_s * 1000)
     snapshot = Snapshot(job, (round_row,), at_ms, history, leased, (), ready, 0, lost, 0)
-    return Look(snapshot, finished=finished, **changes)  # type: ignore[arg-type]  # its fields
+    return Observation(snapshot, finished=finished, **changes)  # type: ignore[arg-type]  # its fields
 
 
-def kinds(alerts: tuple[Alert, ...]) -> list[Kind]:
+def kinds(alerts: tuple[Alert, ...]) -> list[AnomalyKind]:
     return [each.kind for each in alerts]
 
 
-def stalled(at_s: float, **changes: object) -> Look:
+def stalled(at_s: float, **changes: object) -> Observation:
     rows = tuple(held(50, at_s, number) for number in range(4))
     return look(at_s, done(50), rows, **changes)  # type: ignore[arg-type]  # look's arguments
 
@@ -89,7 +95,7 @@ def test_an_episode_is_over_when_it_was_calm_for_a_while_and_the_next_has_anothe
     detector = Detector(Thresholds(calm_s=60))
     assert not detector.see(stalled(100)).raised
     (first,) = detector.see(stalled(500)).raised
-    assert (first.kind, first.subject, first.episode) == (Kind.STALL, "job", 1)
+    assert (first.kind, first.subject, first.episode) == (AnomalyKind.STALL, "job", 1)
     assert not detector.see(stalled(510)).raised
 
     moving = done(51)
@@ -136,21 +142,23 @@ def test_before_it_is_known_how_long_tasks_take_a_stall_is_told_later() -> None:
     row = (held(0, 10),)
     detector.see(look(10, JobTotals(), row))
     assert not detector.see(look(1000, JobTotals(), (held(0, 1000),))).raised
-    assert kinds(detector.see(look(1900, JobTotals(), (held(0, 1900),))).raised) == [Kind.STALL]
+    assert kinds(detector.see(look(1900, JobTotals(), (held(0, 1900),))).raised) == [
+        AnomalyKind.STALL
+    ]
 
 
 def test_items_that_end_within_a_task_are_no_stall() -> None:
     detector = Detector(Thresholds())
     for at_s in range(100, 3000, 100):
         rows = (held(50, at_s, items_ok=at_s // 100),)
-        assert Kind.STALL not in kinds(detector.see(look(at_s, done(50), rows)).raised)
+        assert AnomalyKind.STALL not in kinds(detector.see(look(at_s, done(50), rows)).raised)
 
 
 def test_a_straggler_names_its_task_worker_and_what_is_usual() -> None:
     detector = Detector(Thresholds())
     news = detector.see(look(400, done(100), (held(40, 400),), ready=0))
     (alert,) = news.raised
-    assert (alert.kind, alert.subject) == (Kind.STRAGGLER, "000-00000900")
+    assert (alert.kind, alert.subject) == (AnomalyKind.STRAGGLER, "000-00000900")
     assert "held for 6 min by 100_900-r0-aa" in alert.message
     assert alert.numbers["held_s"] == 360
     assert alert.numbers["median_s"] == pytest.approx(10, rel=0.1)
@@ -165,7 +173,11 @@ def test_the_task_leased_ahead_by_a_worker_that_hangs_is_no_straggler_of_its_own
 def test_many_stragglers_are_told_as_one() -> None:
     rows = tuple(held(40, 400, 900 + n) for n in range(20))
     (alert,) = Detector(Thresholds()).see(look(400, done(390), rows)).raised
-    assert (alert.kind, alert.subject, alert.numbers["tasks"]) == (Kind.STRAGGLER, "several", 20)
+    assert (alert.kind, alert.subject, alert.numbers["tasks"]) == (
+        AnomalyKind.STRAGGLER,
+        "several",
+        20,
+    )
 
 
 @pytest.mark.parametrize("count", [1, 5, 19])
@@ -184,7 +196,7 @@ def test_a_rise_is_told_by_class_with_the_share_before() -> None:
     history = done(100, failed={"not_found": 5})
     history.add(done(90, failed={"not_found": 5, "network": 40}, first=100))
     (alert,) = Detector(Thresholds()).see(look(191, history, (held(188, 191),))).raised
-    assert (alert.kind, alert.subject) == (Kind.ERROR_RATE, "network")
+    assert (alert.kind, alert.subject) == (AnomalyKind.ERROR_RATE, "network")
     assert alert.numbers["share"] == pytest.approx(0.4)
     assert alert.numbers["before"] < 0.15
 
@@ -193,7 +205,7 @@ def test_a_rise_is_told_by_class_with_the_share_before() -> None:
 def test_a_job_that_fails_from_its_start_is_told_however_late_the_first_look(tasks: int) -> None:
     seen = Detector(Thresholds()).see(look(tasks, done(tasks, failed={"network": 70})))
     (alert,) = seen.raised
-    assert (alert.kind, alert.subject) == (Kind.ERROR_RATE, "network")
+    assert (alert.kind, alert.subject) == (AnomalyKind.ERROR_RATE, "network")
 
 
 def test_failures_that_are_usual_are_not_told() -> None:
@@ -205,7 +217,7 @@ def test_a_node_whose_items_fail_is_told_and_the_rise_it_makes_is_not() -> None:
     history = done(60)
     history.add(done(60, failed={"network": 90}, node="n2", first=60))
     (alert,) = Detector(Thresholds()).see(look(121, history, (held(118, 121),))).raised
-    assert (alert.kind, alert.subject) == (Kind.BAD_NODE, "n2")
+    assert (alert.kind, alert.subject) == (AnomalyKind.BAD_NODE, "n2")
     assert "slurm.exclude: n2" in alert.advice
 
 
@@ -220,21 +232,21 @@ def test_the_rise_of_a_node_that_has_just_begun_to_fail_is_not_told_as_one_of_al
     history.add(done(240, node="n1", first=660))
     history.add(done(240, failed={"network": 100}, node="n2", first=660))
     (alert,) = Detector(Thresholds()).see(look(900, history, (held(898, 900),))).raised
-    assert (alert.kind, alert.subject) == (Kind.BAD_NODE, "n2")
+    assert (alert.kind, alert.subject) == (AnomalyKind.BAD_NODE, "n2")
 
 
 def test_leases_that_are_not_renewed_are_a_storm_and_no_stall() -> None:
     detector = Detector(Thresholds())
     detector.see(stalled(100))
     rows = tuple(held(50, 1000, n, lease_until_ms=START_MS + 200_000) for n in range(6))
-    assert kinds(detector.see(look(1000, done(50), rows)).raised) == [Kind.LEASE_LOSS]
+    assert kinds(detector.see(look(1000, done(50), rows)).raised) == [AnomalyKind.LEASE_LOSS]
 
 
 def test_leases_lost_long_ago_are_no_storm() -> None:
     detector = Detector(Thresholds())
     for at_s in range(0, 3600, 60):
         seen = look(at_s, done(at_s // 60 + 1), (held(at_s - 5, at_s),), lost=at_s // 240)
-        assert Kind.LEASE_LOSS not in kinds(detector.see(seen).raised)
+        assert AnomalyKind.LEASE_LOSS not in kinds(detector.see(seen).raised)
 
 
 def limit(**changes: object) -> tuple[LimitState, ...]:
@@ -248,7 +260,7 @@ def test_a_rate_that_was_cut_is_told_when_it_stays_so() -> None:
     assert not detector.see(look(100, done(99), (held(98, 100),), **cut)).raised  # type: ignore[arg-type]
     assert not detector.see(look(140, done(139), (held(138, 140),), **cut)).raised  # type: ignore[arg-type]
     (alert,) = detector.see(look(161, done(160), (held(158, 161),), **cut)).raised  # type: ignore[arg-type]
-    assert (alert.kind, alert.subject) == (Kind.LIMIT_STARVED, "api")
+    assert (alert.kind, alert.subject) == (AnomalyKind.LIMIT_STARVED, "api")
     assert "3/s, 30 % of the 10/s" in alert.message
 
 
@@ -257,7 +269,7 @@ def test_a_quota_that_is_used_up_explains_why_nothing_ends() -> None:
     used = {"limits": limit(used=1000, quota_per_day=1000)}
     for at_s in (100, 200, 1000, 3000):
         news = detector.see(stalled(at_s, **used))
-        assert set(kinds(news.raised)) <= {Kind.LIMIT_STARVED}
+        assert set(kinds(news.raised)) <= {AnomalyKind.LIMIT_STARVED}
     assert detector.to_dict()["episodes"][0][:4] == ["limit_starved", "api", 1, True]
 
 
@@ -269,7 +281,7 @@ def test_a_limit_that_is_hardly_used_is_told_with_the_workers_that_would() -> No
         rows = (held(at_s - 5, at_s),)
         raised += detector.see(look(at_s, done(at_s), rows, limits=limits, workers=2)).raised
     (alert,) = raised
-    assert alert.kind is Kind.LIMIT_IDLE
+    assert alert.kind is AnomalyKind.LIMIT_IDLE
     assert "about 200 would use the limit up" in alert.advice
 
 
@@ -291,7 +303,7 @@ def test_cost_is_told_where_the_whole_job_will_be_above_what_it_was_to_be(
     changes = {"dollars": dollars, "estimate": 10.0}
     seen = look(101, done(100), (held(98, 101),), **changes)  # type: ignore[arg-type]
     news = Detector(Thresholds(budget=budget)).see(seen)
-    assert kinds(news.raised) == ([Kind.COST] if told else [])
+    assert kinds(news.raised) == ([AnomalyKind.COST] if told else [])
 
 
 def test_cents_above_the_estimate_are_not_told() -> None:
@@ -324,7 +336,7 @@ def test_a_job_that_only_hangs_from_its_start_is_a_stall() -> None:
     plan = Plan(slowness=lambda *_: FOREVER, most_s=2400.0, interval_s=60.0)
     detector = Detector(Thresholds())
     raised = [each for seen in Fleet(plan).looks() for each in detector.see(seen).raised]
-    assert kinds(tuple(raised)) == [Kind.STALL]
+    assert kinds(tuple(raised)) == [AnomalyKind.STALL]
 
 
 def steps(*shares: tuple[int, int]) -> JobTotals:
@@ -341,7 +353,7 @@ def test_items_that_began_to_fail_long_before_the_look_are_told_of() -> None:
     detector = Detector(Thresholds(window_s=200))
     assert not detector.see(look(60, steps((60, 0)))).raised
     (alert,) = detector.see(look(180, steps((60, 0), (120, 50)))).raised
-    assert (alert.kind, alert.subject) == (Kind.ERROR_RATE, "network")
+    assert (alert.kind, alert.subject) == (AnomalyKind.ERROR_RATE, "network")
     assert alert.numbers["before"] < 0.1
 
 
@@ -352,7 +364,7 @@ def test_failures_that_are_over_are_not_told_of_a_second_time() -> None:
         bad, good = min(max(at_s - 60, 0), 120), max(at_s - 180, 0)
         news = detector.see(look(at_s, steps((60, 0), (bad, 50), (good, 0))))
         raised, over = raised + kinds(news.raised), over + kinds(news.over)
-    assert (raised, over) == ([Kind.ERROR_RATE], [Kind.ERROR_RATE])
+    assert (raised, over) == ([AnomalyKind.ERROR_RATE], [AnomalyKind.ERROR_RATE])
 
 
 def test_failures_that_were_over_before_the_look_are_not_told_of() -> None:
@@ -366,7 +378,7 @@ def test_tasks_that_are_leased_and_given_back_for_ever_are_told() -> None:
     detector = Detector(Thresholds())
     assert not detector.see(given_back(100, row)).raised, "a few preemptions"
     (alert,) = detector.see(given_back(200, replace(row, attempt=5))).raised
-    assert alert.kind is Kind.NO_PROGRESS
+    assert alert.kind is AnomalyKind.NO_PROGRESS
     assert alert.numbers == {"tasks": 1, "leases": 5}
 
 
@@ -382,6 +394,6 @@ def test_leases_that_something_came_of_or_that_ended_otherwise_are_no_loop(
     assert not Detector(Thresholds()).see(given_back(100, row)).raised
 
 
-def given_back(at_s: float, *rows: TaskRow) -> Look:
+def given_back(at_s: float, *rows: TaskRow) -> Observation:
     seen = look(at_s, done(0))
     return replace(seen, snapshot=replace(seen.snapshot, given_back=rows))

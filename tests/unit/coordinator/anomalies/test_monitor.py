@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.coordinator.anomalies import Alert, Anomalies, Kind, read_alerts
+from airflow_slurm_provider.coordinator.anomalies import Alert, Anomalies, AnomalyKind, read_alerts
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.progress import JobStatus
 from slurm_worker.errors import ServiceError
@@ -80,7 +80,7 @@ def test_of_several_watchers_one_tells_the_alert(edges: Services, job_id: JobId)
         for each in watchers:
             each.look()
     told = [alert for each in watchers for alert in each.told]
-    assert [each.kind for each in told] == [Kind.STALL]
+    assert [each.kind for each in told] == [AnomalyKind.STALL]
     assert sum(line.startswith("anomaly: ") for each in watchers for line in each.said) == 1
     events = [each for each in edges.jobs(job_id).events() if each.action == "anomaly"]
     assert len(events) == 1
@@ -137,14 +137,14 @@ def test_looks_by_a_new_process_each_time_find_what_one_process_would(
         watch.look()
         told += watch.told
         worker.beat(edges, 30)
-    assert [each.kind for each in told] == [Kind.STALL]
+    assert [each.kind for each in told] == [AnomalyKind.STALL]
 
 
 def test_an_alert_whose_writer_died_between_two_writes_is_in_the_trail_all_the_same(
     edges: Services, job_id: JobId
 ) -> None:
     jobs = edges.jobs(job_id)
-    alert = Alert(job_id, Kind.STALL, "job", 1, "m", "a", {"share": 0.25, "held": 3}, 5)
+    alert = Alert(job_id, AnomalyKind.STALL, "job", 1, "m", "a", {"share": 0.25, "held": 3}, 5)
     assert jobs.audit("a", "anomaly", alert.detail(), once="anomaly/stall/job/1")
     (event,) = [each for each in jobs.events() if each.action == "anomaly"]
     edges.rows.delete(f"JOB#{job_id}#EVENT#00", event.sk)

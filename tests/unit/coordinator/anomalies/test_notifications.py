@@ -15,14 +15,16 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from airflow_slurm_provider.coordinator.anomalies import Alert, Kind
+from airflow_slurm_provider.coordinator.anomalies import Alert, AnomalyKind
 from airflow_slurm_provider.coordinator.anomalies.notifications import deliver
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.site import parse_site
 from slurm_worker.errors import UserError
 from tests.unit.coordinator.fakes import SITE, services
 
-ALERT = Alert("j", Kind.BAD_NODE, "node7", 1, "on node node7 …", "leave it out", {"share": 0.5}, 9)
+ALERT = Alert(
+    "j", AnomalyKind.BAD_NODE, "node7", 1, "on node node7 …", "leave it out", {"share": 0.5}, 9
+)
 
 
 class Receiver(ThreadingHTTPServer):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.coordinator.anomalies import Alert, Detector, Kind, Thresholds
+from airflow_slurm_provider.coordinator.anomalies import Alert, AnomalyKind, Detector, Thresholds
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import AnomaliesSection
 from tests.e2e.test_anomalies import EVERY, QUICK
 from tests.unit.coordinator.anomalies.recording import RUNS, read_run
@@ -34,10 +34,10 @@ class Replayed:
     alerts: list[Alert]
 
     @property
-    def expected(self) -> set[Kind]:
+    def expected(self) -> set[AnomalyKind]:
         """What must be told, by the file's name."""
         kind = self.name.split(".")[0]
-        return set() if kind == "good" else {Kind(kind)}
+        return set() if kind == "good" else {AnomalyKind(kind)}
 
     @property
     def found(self) -> int:
@@ -80,7 +80,7 @@ def test_precision_and_recall_over_all_recorded_runs() -> None:
 
 def test_each_kind_is_among_the_recorded_runs_and_so_are_good_ones() -> None:
     kinds = Counter(path.name.split(".")[0] for path in FILES)
-    assert set(kinds) == {"good", *(each.value for each in Kind)}
+    assert set(kinds) == {"good", *(each.value for each in AnomalyKind)}
     assert kinds["good"] >= 10
 
 

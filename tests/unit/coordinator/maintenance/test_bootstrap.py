@@ -19,7 +19,7 @@ from airflow_slurm_provider.coordinator.maintenance.aws_resources import (
 from airflow_slurm_provider.coordinator.maintenance.bootstrap import (
     Clients,
     Made,
-    Outcome,
+    StepResult,
     Wanted,
     bootstrap,
 )
@@ -154,7 +154,7 @@ def test_what_differs_stays_as_it_is(clients: Clients) -> None:
         "lifecycle": "differs",
     }
     assert made.ok
-    assert all("--update" in step.mend for step in made.steps if step.outcome is Outcome.DIFFERS)
+    assert all("--update" in step.mend for step in made.steps if step.outcome is StepResult.DIFFERS)
     table = clients.dynamodb.describe_table(TableName="t")["Table"]
     assert table["ProvisionedThroughput"]["WriteCapacityUnits"] == 5
     with pytest.raises(ClientError, match="NoSuchLifecycleConfiguration"):
@@ -267,7 +267,7 @@ def test_a_store_that_cannot_encrypt_is_not_told_to(other_store: tuple[Clients, 
     stub.add_response("get_bucket_lifecycle_configuration", {"Rules": RULES}, {"Bucket": "lab"})
     made = bootstrap(SITE, Wanted(update=True), clients=clients)
     (step,) = (each for each in made.steps if each.name == "encryption")
-    assert step.outcome is Outcome.UNSUPPORTED
+    assert step.outcome is StepResult.UNSUPPORTED
     assert "can't write an encrypted object (InternalError)" in step.found
     assert "give the store keys" in step.mend
     assert outcomes(made)["lifecycle"] == "there"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -365,14 +365,12 @@ class Repeats(MemoryRows):
         super().__init__()
         self.before_repeat = before_repeat
 
-    def update(
-        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
-    ) -> Applied | Refused:
-        first = super().update(pk, sk, statement, values)
+    def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
+        first = super().update(pk, sk, statement)
         if statement.name != "return quota":
             return first
         self.before_repeat()
-        return super().update(pk, sk, statement, values)
+        return super().update(pk, sk, statement)
 
 
 def test_a_quota_is_given_back_once_though_the_reply_is_lost() -> None:
@@ -503,9 +501,7 @@ def test_of_any_limit_bound_quota_and_burst_are_kept(seed: int, shape: Shape) ->
 
 def test_a_row_that_refuses_every_write_is_not_asked_without_a_pause() -> None:
     class Refuses(MemoryRows):
-        def update(
-            self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
-        ) -> Applied | Refused:
+        def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
             self.requests["refused"] = self.requests.get("refused", 0) + 1
             return Refused(self.get(pk, sk))
 
