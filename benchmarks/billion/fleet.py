@@ -22,11 +22,17 @@ import greenlet
 
 from benchmarks.billion.aws import Client, Services
 from benchmarks.claims import Hub, HubClock
-from slurm_worker.errors import ServiceError
-from slurm_worker.node import backoff
-from slurm_worker.node import worker as real
-from slurm_worker.node.backoff import Idle, Setbacks
+from slurm_worker.errors import ServiceError, Throttled
+from slurm_worker.failure_budget import FailureBudget
+from slurm_worker.node.backoff import (
+    LEASE_AHEAD_S,
+    SERVICE_FAILURES_ALLOWED,
+    Idle,
+    service_wait_s,
+)
 from slurm_worker.node.task_finder import Finished, Found, TaskFinder, Waiting
+from slurm_worker.node.task_source import CHECK_S
+from slurm_worker.node.worker import STARTS_PER_S
 from slurm_worker.protocol.job_config import LeaseConfig, LimitConfig
 from slurm_worker.protocol.job_store import JobStore, Marker
 from slurm_worker.protocol.job_table import JobTable
@@ -209,7 +215,7 @@ class Fleet:
     def _open(self) -> None:
         self.tally.open_at = self.hub.now
         for _ in range(self.scenario.workers):
-            self.start(self.rng.uniform(0, self.scenario.workers / real._STARTS_PER_S))
+            self.start(self.rng.uniform(0, self.scenario.workers / STARTS_PER_S))
         self.hub.spawn(self._sample, 0.0)
         preemption = self.scenario.preemption
         if preemption is not None:
@@ -257,7 +263,7 @@ class SimWorker:
             self._table, self._name, fleet.clock, self._rng, self._note, sums.cursor_advanced
         )
         self._idle = Idle(scenario.lease, scenario.workers, fleet.clock, self._rng, self._sleep)
-        self._setbacks = Setbacks(self._rng, self._sleep)
+        self._budget = FailureBudget(SERVICE_FAILURES_ALLOWED)
         self._committing = 0
         self._limiter = (
             None
@@ -313,22 +319,23 @@ class SimWorker:
                     continue
                 lease = self._work(found)
                 if lease is None and self._idle.should_exit():
-                    break  # as in the worker
+                    break  # as `TaskSource.next`: what was found ahead tells
                 self._idle.reset()
-                self._setbacks.over()
+                self._budget.reset()
             except ServiceError as error:
-                # All of these are throttled requests; no worker exits because of them.
-                self._setbacks.bear(error)
+                # All are throttled requests, for which no worker leaves.
+                self._budget.allow(counts=not isinstance(error, Throttled))
+                self._sleep(service_wait_s(self._budget.failures, self._rng))
         if lease is not None:
             self._table.release(lease)
         self._finish_commits()
 
     def _finish_commits(self) -> None:
         while self._committing:
-            self._sleep(real._LOOK_AHEAD_S)
+            self._sleep(CHECK_S)
 
     def _find(self) -> Lease | Finished | None:
-        """A task with its items, as in `Worker._find` and `Attempts.open`."""
+        """A task, with its items; as `TaskSource` and `Attempts.open`."""
         began = self._fleet.hub.now
         job = self._jobs.find(consistent=False)
         assert job is not None, "the job exists before its workers"
@@ -368,11 +375,11 @@ class SimWorker:
                 if run.lost or now - run.acknowledged > times.ttl_s - times.margin_s:
                     self._fleet.tally.lost += 1
                     return None
-                if not looked and run.ends - now <= backoff._AHEAD_S:
+                if not looked and run.ends - now <= LEASE_AHEAD_S:
                     looked = True
                     ahead = self._try_ahead()
                     continue
-                due = min(run.ends, run.beats, run.ends if looked else run.ends - backoff._AHEAD_S)
+                due = min(run.ends, run.beats, run.ends if looked else run.ends - LEASE_AHEAD_S)
                 if self._limiter is not None:
                     due = min(due, self._paced(run))
                 self._sleep(max(0.0, due - hub.now))

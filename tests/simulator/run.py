@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from slurm_worker.errors import ItemError, ServiceError
-from slurm_worker.execution.handler import Context
+from slurm_worker.execution.context import Context
+from slurm_worker.node.context import NodeContext
 from slurm_worker.node.slurm_job import Drain, WorkerIdentity
 from slurm_worker.node.worker import Worker
 from slurm_worker.protocol.generations import open_round
@@ -404,12 +405,14 @@ class Simulation:
                 tries=2, backoff_s=0.1, checkpoint_s=6.0 if self.checkpoints else 0.0
             ),
         )
-        worker = Worker(
-            config,
-            WorkerIdentity(
+        context = NodeContext(
+            config=config,
+            identity=WorkerIdentity(
                 host.name, "000-1", {"array": "", "element": "", "restart": "", "node": "n"}
             ),
-            rows=rows,
+            store=JobStore(objects, self.mutation.paths(self._paths)),
+            jobs=JobTable(rows, _JOB, clock),
+            table=self.mutation.table(rows, _JOB, self.shards, _LEASE, clock),
             buckets=lambda _: objects,
             clock=clock,
             scratch=scratch,
@@ -418,9 +421,7 @@ class Simulation:
             drain=Drain(threads.signal()),
             rng=rng,
         )
-        worker.store.paths = self.mutation.paths(worker.store.paths)
-        worker._table = self.mutation.table(rows, _JOB, self.shards, _LEASE, clock)
-        return worker
+        return Worker(context)
 
     def _handle(self, item: dict[str, Any], rng: random.Random) -> dict[str, Any]:
         self.calls[f"k{item['n']}"] += 1

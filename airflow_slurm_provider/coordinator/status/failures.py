@@ -77,7 +77,7 @@ def retried_items(store: JobStore, drafts: Sequence[int]) -> Iterator[RetriedIte
     """The items of a job's rounds after the first; `drafts` are those of its rounds, in order."""
     with (
         tempfile.TemporaryDirectory(prefix="airflow-slurm-retried-") as folder,
-        RetriedItems(Path(folder) / "retried.sqlite") as found,
+        closing(RetriedItems(Path(folder) / "retried.sqlite")) as found,
     ):
         found.read(store, dict(list(enumerate(drafts))[1:]))
         yield found

@@ -80,7 +80,7 @@ def _slurmctl(arguments: list[str]) -> None:
 
 def _worker(arguments: list[str]) -> None:
     if arguments != ["--help"]:
-        worker._parser().parse_args(arguments)
+        worker.parser().parse_args(arguments)
 
 
 def _make(arguments: list[str]) -> None:

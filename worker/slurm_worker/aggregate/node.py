@@ -22,7 +22,7 @@ from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.aggregate.plan import PlannedPart
 from slurm_worker.aggregate.types import ColumnType, Schema
 from slurm_worker.errors import ErrorClass, ItemError
-from slurm_worker.execution.handler import Context
+from slurm_worker.execution.context import Context
 from slurm_worker.protocol.job_store import JobStore, Part
 from slurm_worker.protocol.keys import JobId, TaskId
 from slurm_worker.protocol.paths import JobPaths

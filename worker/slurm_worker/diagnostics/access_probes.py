@@ -48,10 +48,7 @@ def probe_table(rows: Rows, unique: str) -> list[AccessProbe]:
             ("dynamodb:PutItem", lambda: rows.put_new({"pk": pk, "sk": sk, "config": ""})),
             ("dynamodb:GetItem", lambda: rows.get(pk, sk)),
             ("dynamodb:Query", lambda: list(rows.query(pk, limit=1))),
-            (
-                "dynamodb:UpdateItem",
-                lambda: rows.update(pk, sk, tried),
-            ),
+            ("dynamodb:UpdateItem", lambda: rows.update(pk, sk, tried)),
             ("dynamodb:DeleteItem", lambda: rows.delete(pk, sk)),
         ]
     )

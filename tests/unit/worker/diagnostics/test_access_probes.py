@@ -87,7 +87,7 @@ def server_that_says(date: str, status: int) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("status", [200, 403])
-def test_clocks_that_agree_are_not_said_to_differ(status: int) -> None:
+def test_clocks_that_agree_are_reported_as_equal(status: int) -> None:
     with server_that_says(formatdate(time.time(), usegmt=True), status) as url:
         # The server's answer is from before it was asked: ahead by as long as that took.
         assert 0 <= clock_ahead(url) < 60
@@ -120,7 +120,7 @@ def test_the_file_system_is_that_of_the_nearest_mount(path: str, kind: str) -> N
     assert filesystem_of(Path(path), MOUNTS) == kind
 
 
-def test_scratch_that_is_not_there_is_said(
+def test_a_missing_scratch_is_reported(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SLURM_TMPDIR", str(tmp_path / "absent"))

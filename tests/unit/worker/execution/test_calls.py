@@ -18,7 +18,7 @@ import pytest
 
 from slurm_worker import batch
 from slurm_worker.errors import FatalError, ItemError, RateLimited
-from slurm_worker.execution.handler import Context
+from slurm_worker.execution.context import Context
 from slurm_worker.node.exit_codes import WorkerExit
 from slurm_worker.protocol.job_config import WorkerConfig
 from slurm_worker.rate_limits.limiter import Stopped
@@ -70,7 +70,7 @@ def nested(count: int) -> list[tuple[str, Item]]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_another_try_gets_the_item_that_was_planned(way: str, tmp_path: Path) -> None:
+def test_another_try_gets_the_planned_item(way: str, tmp_path: Path) -> None:
     calls: Counter[int] = Counter()
 
     def scale(item: Item) -> Item:
@@ -138,7 +138,9 @@ def test_a_failed_item_is_recorded_as_it_was_planned(
     assert [row["n"] for row in world.lines("rows")] == [0, 1, 3, 4, 5, 6, 7]
 
 
-def test_an_item_that_a_left_thread_still_changes_is_recorded_as_planned(tmp_path: Path) -> None:
+def test_an_item_that_an_abandoned_thread_still_changes_is_recorded_as_planned(
+    tmp_path: Path,
+) -> None:
     over = threading.Event()
 
     def handle(item: Item, _context: Context) -> Item:
@@ -174,7 +176,7 @@ def test_a_row_that_coroutines_share_is_written_before_another_fills_it(tmp_path
     ]
 
 
-def test_params_that_a_handler_changes_are_the_jobs_again_for_the_next_item(
+def test_params_that_a_handler_changes_are_unchanged_for_the_next_item(
     tmp_path: Path,
 ) -> None:
     def handle(_item: Item, context: Context) -> Item:
@@ -259,7 +261,7 @@ def test_results_of_a_batch_that_was_sorted_are_never_paired_with_other_items(
     ]
 
 
-def test_what_stands_in_the_place_of_a_result_fails_that_item_alone(tmp_path: Path) -> None:
+def test_an_exception_in_the_place_of_a_result_fails_that_item_alone(tmp_path: Path) -> None:
     @batch(size=4)
     def handle(items: list[Item], _context: Context) -> list[Any]:
         return [asyncio.CancelledError() if item["n"] == 1 else {} for item in items]
@@ -272,7 +274,7 @@ def test_what_stands_in_the_place_of_a_result_fails_that_item_alone(tmp_path: Pa
     ]
 
 
-def test_a_wish_to_stop_in_the_place_of_a_result_is_no_failure(tmp_path: Path) -> None:
+def test_a_stop_in_the_place_of_a_result_is_no_failure(tmp_path: Path) -> None:
     stops = [True]
 
     @batch(size=4)
@@ -346,7 +348,9 @@ def with_headers(headers: object) -> Exception:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_whatever_is_raised_is_recorded(way: str, error: BaseException, tmp_path: Path) -> None:
+def test_any_exception_of_a_handler_is_recorded(
+    way: str, error: BaseException, tmp_path: Path
+) -> None:
     def handle(item: Item) -> Item:
         if item["n"] == 1:
             raise error

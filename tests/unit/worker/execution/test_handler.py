@@ -13,7 +13,8 @@ import pytest
 
 from slurm_worker.errors import AccessDenied, ErrorClass, UserError
 from slurm_worker.execution import handler
-from slurm_worker.execution.handler import Context, load
+from slurm_worker.execution.context import Context
+from slurm_worker.execution.handler import load
 from slurm_worker.node.exit_codes import WorkerExit
 from slurm_worker.protocol.job_config import HandlerConfig
 from slurm_worker.protocol.paths import JobPaths
@@ -70,7 +71,7 @@ def test_a_setup_that_exits_is_the_users_mistake(tmp_path: Path) -> None:
         world.worker().run()
 
 
-def test_a_bug_is_told_with_its_place_and_the_first_there_with_a_traceback(
+def test_a_bug_is_logged_with_its_place_and_the_first_one_with_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "helper_of_a_bug.py").write_text(
@@ -83,8 +84,7 @@ def test_a_bug_is_told_with_its_place_and_the_first_there_with_a_traceback(
     def handle(item: dict[str, Any], _context: Context) -> dict[str, Any]:
         return {"x": helper.ratio(item["n"] % 2), "y": helper.parse("{" if item["n"] > 2 else "1")}
 
-    world = World(tmp_path / "node", handle)
-    monkeypatch.setattr(handler, "_folder_of", lambda _module: str(tmp_path))
+    world = World(tmp_path / "node", handle, module_file=str(tmp_path / "a_handler.py"))
     world.plan(numbered(4))
     assert world.worker().run() == WorkerExit.OK
     told = [each for each in world.logger.lines if each["event"] == "item failed"]
@@ -136,7 +136,7 @@ def module_of(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> str:
     [
         ("class run: pass", "'a_handler:run' is a class"),
         ("def run(item):\n    yield {}", "'a_handler:run' is a generator function"),
-        ("run = 7", "'a_handler:run' is int, no function"),
+        ("run = 7", "'a_handler:run' is int, not a function"),
         ("def run(item, context, table): return {}", "missing a required argument: 'table'"),
         ("def run(): return {}", "no parameter for the item"),
         ("def run(item): return {}\nasync def setup(context): ...", "setup of .* coroutine"),

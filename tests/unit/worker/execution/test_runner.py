@@ -12,8 +12,8 @@ import pytest
 
 from slurm_worker import batch
 from slurm_worker.errors import FatalError, ItemError, RateLimited, ServiceError
+from slurm_worker.execution.context import Context
 from slurm_worker.execution.flight_recorder import Recorder
-from slurm_worker.execution.handler import Context
 from slurm_worker.node.exit_codes import WorkerExit
 from slurm_worker.protocol.job_config import LeaseConfig, LimitConfig, WorkerConfig
 from slurm_worker.protocol.keys import TaskState
@@ -115,7 +115,7 @@ class RealClock:
         time.sleep(seconds)
 
 
-def test_time_that_is_waited_for_a_token_is_not_the_items(tmp_path: Path) -> None:
+def test_a_wait_for_a_token_does_not_count_against_the_items_timeout(tmp_path: Path) -> None:
     options = WorkerConfig(concurrency=12, item_timeout_s=0.4, tries=1)
     limits = (LimitConfig("api", 10.0, burst=1),)
     world = World(tmp_path, worker_config=options, limits=limits, bundle=20)
@@ -143,7 +143,7 @@ def test_a_coroutine_that_the_handlers_own_code_cancels_fails_its_item_alone(
 
 @pytest.mark.parametrize("handle", [plain, coroutine, whole_batch_or_nothing])
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_a_wait_before_another_try_is_told_and_never_longer_than_ten_minutes(
+def test_a_wait_before_another_try_is_recorded_and_at_most_ten_minutes(
     tmp_path: Path, handle: Any, concurrency: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
@@ -272,7 +272,7 @@ def test_teardown_is_called_once_and_its_failure_loses_nothing(tmp_path: Path) -
     assert sum(marker.ok for marker in world.markers()) == 20
 
 
-def test_an_outage_of_ours_is_no_failure_of_an_item(tmp_path: Path) -> None:
+def test_an_outage_of_our_services_is_no_failure_of_an_item(tmp_path: Path) -> None:
     class Away(MemoryRows):
         def get(self, pk, sk, *, consistent=True):  # type: ignore[no-untyped-def]
             if pk.startswith("LIMIT#") and world.workers == 1:
@@ -281,9 +281,7 @@ def test_an_outage_of_ours_is_no_failure_of_an_item(tmp_path: Path) -> None:
 
     world = World(tmp_path, rows=Away(), limits=(LimitConfig("api", 1000.0),))
     world.plan(numbered(10))
-    first = world.worker()
-    first._drain.stop_requested.wait = lambda _timeout=None: world.clock.advance(400) or False  # type: ignore[func-returns-value, method-assign, assignment]
-    assert first.run() == WorkerExit.INFRASTRUCTURE
+    assert world.worker(world.patient()).run() == WorkerExit.INFRASTRUCTURE
     assert world.markers() == []
     assert [(row.state, row.lost, row.tries) for row in world.task_rows()] == [
         (TaskState.READY, 0, 0)

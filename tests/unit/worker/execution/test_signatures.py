@@ -111,7 +111,7 @@ def test_a_function_that_can_not_be_called_with_an_item_is_refused(
         context_passing_of(function)
 
 
-def test_a_second_parameter_that_lacks_a_wrapper_is_still_called() -> None:
+def test_a_wrapper_with_a_second_parameter_gets_the_context() -> None:
     @functools.wraps(lambda item: item)
     def wrapper(item: Any, context: Any) -> Any:
         return item, context
@@ -144,12 +144,12 @@ class Rows:
 
 
 @pytest.mark.parametrize("what", [generator, async_generator, Rows(), Rows, 7, None, {}])
-def test_what_gives_no_result_is_refused(what: Any) -> None:
+def test_a_function_that_returns_no_result_is_refused(what: Any) -> None:
     with pytest.raises(NotCallable):
         check_kind(what)
 
 
-def test_objects_that_are_called_as_coroutines_are_such() -> None:
+def test_an_object_with_an_async_call_is_a_coroutine_handler() -> None:
     assert is_coroutine(coroutine)
     assert is_coroutine(AsyncModel())
     assert is_coroutine(functools.partial(coroutine))
@@ -169,12 +169,10 @@ def test_objects_that_are_called_as_coroutines_are_such() -> None:
         (wrapped(lambda verbose=False: verbose), False),
     ],
 )
-def test_setup_gets_the_context_where_a_parameter_is_meant_for_it(
-    function: Any, result: Any
-) -> None:
+def test_setup_gets_the_context_where_it_has_a_parameter_for_it(function: Any, result: Any) -> None:
     assert accepting_context_only(function)("context") == result
 
 
-def test_a_setup_that_wants_more_is_refused() -> None:
+def test_a_setup_with_other_required_parameters_is_refused() -> None:
     with pytest.raises(NotCallable, match="missing a required argument: 'table'"):
         accepting_context_only(lambda context, table: table)

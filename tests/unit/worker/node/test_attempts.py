@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from slurm_worker.errors import ErrorClass
-from slurm_worker.execution.handler import Context
+from slurm_worker.execution.context import Context
 from slurm_worker.node.exit_codes import WorkerExit
 from slurm_worker.node.slurm_job import Drain, seconds_left
 from slurm_worker.node.threads import PooledThreads
@@ -59,7 +59,9 @@ def test_what_a_preempted_worker_had_done_is_not_done_again(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("damage", ["missing", "damaged", "other code"])
-def test_a_checkpoint_that_can_not_be_trusted_is_started_over(tmp_path: Path, damage: str) -> None:
+def test_an_attempt_starts_over_where_the_checkpoint_can_not_be_used(
+    tmp_path: Path, damage: str
+) -> None:
     stops = Stops(at=6)
     world = World(tmp_path)
     world.plan(numbered(10))
@@ -121,10 +123,7 @@ def test_a_task_that_kills_its_nodes_is_bisected_and_every_item_still_counts_onc
     world = World(tmp_path, lease=LeaseConfig(max_lost=3))
     world.plan(numbered(7))
     lose(world, times=2)
-    worker = world.worker()
-    worker._finder.next()  # first sight of the expired lease
-    world.clock.advance(world.lease.heartbeat_s + 1)
-    assert worker.run() == WorkerExit.OK
+    assert world.worker(world.patient()).run() == WorkerExit.OK
     parent, *halves = world.task_rows()
     assert [row.state for row in (parent, *halves)] == [TaskState.DONE] * 3
     assert [row.where.count for row in halves] == [3, 4]
@@ -180,7 +179,7 @@ def test_no_task_is_begun_that_would_not_end_in_time(tmp_path: Path) -> None:
     assert {row.tries for row in world.task_rows()} == {0}
 
 
-def test_the_end_of_time_is_read_where_slurm_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_seconds_left_are_read_from_slurms_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time", lambda: 1000.0)
     assert seconds_left({"SLURM_JOB_END_TIME": "1600"}) == 600.0
     assert seconds_left({}) is None
@@ -189,7 +188,7 @@ def test_the_end_of_time_is_read_where_slurm_says_it(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("key", ["", "x" * 10_000, "two\nlines", "tab\tand\x00nul", "žluťoučký 🐎"])
-def test_any_key_comes_out_as_it_went_in(tmp_path: Path, key: str) -> None:
+def test_any_key_is_kept_exactly(tmp_path: Path, key: str) -> None:
     def handle(item: dict[str, Any], context: Context) -> dict[str, Any]:
         if item["fail"]:
             raise ValueError(context.key)
@@ -210,7 +209,7 @@ def foreign(world: World, attempt: int, **changes: Any) -> Marker:
 
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("attempts", [1, 2])
-def test_results_of_other_items_never_stand_for_a_task(
+def test_results_of_other_items_are_never_taken_for_those_of_a_task(
     tmp_path: Path, attempts: int, split: bool
 ) -> None:
     world = World(tmp_path, lease=LeaseConfig(max_tries=1))
@@ -243,7 +242,7 @@ def test_a_proposal_for_other_items_is_not_published(tmp_path: Path) -> None:
     assert world.task_rows()[0].error_class == "bad_input"
 
 
-def test_a_half_is_no_whole_although_it_is_of_the_same_slice(tmp_path: Path) -> None:
+def test_a_marker_of_half_a_task_is_not_accepted_for_the_whole(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.plan(numbered(10))
     row = world.task_rows()[0]

@@ -41,7 +41,7 @@ sys.exit(Supervisor(child, 1, folder / "scratch").run())
         ("works", 6, WorkerExit.OK),
     ],
 )
-def test_processes_that_die_before_they_have_a_task_are_not_started_for_ever(
+def test_after_three_processes_that_die_without_a_task_no_more_are_started(
     tmp_path: Path, what: str, starts: int, code: int
 ) -> None:
     ended = subprocess.run(
@@ -53,4 +53,4 @@ def test_processes_that_die_before_they_have_a_task_are_not_started_for_ever(
     )
     assert ended.returncode == code, ended.stderr
     assert len(list(tmp_path.glob("start-*"))) == starts
-    assert ("no more is started" in ended.stderr) == (what == "dies")
+    assert ("no more are started" in ended.stderr) == (what == "dies")

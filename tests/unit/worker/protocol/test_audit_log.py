@@ -31,11 +31,8 @@ def abandon(world: World, owner: str = "dead", times: int = 1) -> None:
 
 
 def work(world: World) -> None:
-    """A worker that has seen the abandoned lease before, and takes over."""
-    worker = world.worker()
-    worker._finder.next()
-    world.clock.advance(100)
-    worker.run()
+    """A worker that waits for the abandoned lease, and takes over."""
+    world.worker(world.patient()).run()
 
 
 def trail(world: World) -> list[tuple[str, str, dict[str, object]]]:

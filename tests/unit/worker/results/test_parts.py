@@ -74,15 +74,13 @@ def test_a_row_that_is_not_json_is_the_handlers_bug(key: str, row: dict[str, Any
     ],
     ids=["top", "nested", "in a list", "rows", "nested rows", "below a number"],
 )
-def test_two_keys_that_json_makes_one_are_refused_and_no_value_is_lost(
-    clash: dict[Any, Any], wrap: Any
-) -> None:
+def test_two_keys_that_become_one_in_json_are_refused(clash: dict[Any, Any], wrap: Any) -> None:
     with pytest.raises(ItemError, match=r"two keys of a dict, .* become one name") as refused:
         to_lines("k", wrap(clash))
     assert refused.value.error_class is ErrorClass.HANDLER_BUG
 
 
-def test_keys_that_json_keeps_apart_are_written() -> None:
+def test_keys_that_stay_different_in_json_are_written() -> None:
     row = {None: 1, True: 2, 1.5: 3, 7: {8: 9, "x": '"9":'}, "2020": {"1": 2}}
     assert json.loads(to_lines("k", {"x": row})[1])["x"] == json.loads(json.dumps(row))
 
