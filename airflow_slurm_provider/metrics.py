@@ -42,9 +42,9 @@ class JobMetrics:
         #: Error classes that were told: one whose failures are cured is to fall to 0.
         self._classes: set[str] = set()
 
-    def look(self, seen: JobStatus) -> None:
+    def record(self, status: JobStatus) -> None:
         """Tell one look."""
-        progress = seen.progress
+        progress = status.progress
         self._gauge("items", progress.items)
         self._gauge("items_ok", progress.ok)
         self._gauge("items_pending", progress.pending)
@@ -53,10 +53,10 @@ class JobMetrics:
             self._gauge("items_failed", progress.failed.get(name, 0), error_class=name)
         for state in TaskState:
             self._gauge("tasks", progress.tasks.get(state.value, 0), state=state.value)
-        if seen.snapshot is not None:
-            self._gauge("leases_lost", seen.snapshot.lost)
-        if seen.finished or seen.array is not None:
-            array = None if seen.finished else seen.array
+        if status.snapshot is not None:
+            self._gauge("leases_lost", status.snapshot.lost)
+        if status.finished or status.array is not None:
+            array = None if status.finished else status.array
             self._gauge("workers_running", 0 if array is None else array.running)
             self._gauge("workers_pending", 0 if array is None else array.pending)
 

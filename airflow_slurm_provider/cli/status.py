@@ -36,12 +36,12 @@ def status(common: Common, job: str) -> int:
     """
     name = check_job_id(job, "JOB")
     # Not through `job`, whose planning and retrying would be imported as well.
-    from airflow_slurm_provider.coordinator.status.progress import look, read_progress
+    from airflow_slurm_provider.coordinator.status.progress import read_progress, read_status
 
     with common.services() as services:
         away: ServiceError | None = None
         try:
-            poll = look(services, name)
+            poll = read_status(services, name)
             progress, problem = poll.progress, poll.problem
             workers, array = workers_text(poll), workers_document(poll.array)
         except ServiceError as error:
@@ -66,10 +66,10 @@ def status(common: Common, job: str) -> int:
 
 def _losses(services: Services, job: JobId) -> list[WorkerFailure] | None:
     """Workers that died; None where Slurm can't be asked, which alone is no failure."""
-    from airflow_slurm_provider.coordinator.status.dead_workers import find_losses
+    from airflow_slurm_provider.coordinator.status.dead_workers import find_worker_failures
 
     try:
-        return find_losses(services, job)
+        return find_worker_failures(services, job)
     except ServiceError:
         return None
 

@@ -35,8 +35,8 @@ from airflow_slurm_provider.coordinator.spec.retry_policy import Rules, parse_ru
 from airflow_slurm_provider.coordinator.status import progress as progress_of
 from airflow_slurm_provider.coordinator.status.dead_workers import (
     WorkerFailure,
-    attribute,
-    find_losses,
+    attribute_failures,
+    find_worker_failures,
 )
 from airflow_slurm_provider.coordinator.status.failures import cured_by_class
 from airflow_slurm_provider.coordinator.status.progress import JobStatus, Progress, check_running
@@ -158,7 +158,7 @@ def progress(services: Services, job_id: JobId) -> Progress:
 
 def poll(services: Services, job_id: JobId) -> JobStatus:
     """One look by someone who waits for the job."""
-    return progress_of.look(services, job_id)
+    return progress_of.read_status(services, job_id)
 
 
 def resubmit(
@@ -214,7 +214,7 @@ def _cancelled_by(jobs: JobTable, submissions: list[SubmissionRow]) -> str:
 
 def losses(services: Services, job_id: JobId) -> list[WorkerFailure]:
     """The job's workers that died, why, and the tasks that they held."""
-    return find_losses(services, job_id)
+    return find_worker_failures(services, job_id)
 
 
 def plan_retry(
@@ -271,7 +271,7 @@ def retry(
     last = rounds[-1] if rounds else None
     if last is None or (last.number == 0 and last.state is RoundState.PLANNING):
         raise UserError(f"job_id: {job_id!r} is not planned yet; run slurmctl submit first")
-    attribute(services, job_id)
+    attribute_failures(services, job_id)
     if last.number > 0 and not _round_submitted(jobs, last):
         return _begun_retry(services, spec, job, last, log, actor)
     state = progress(services, job_id)

@@ -13,7 +13,7 @@ import boto3
 from botocore.config import Config as BotoConfig
 
 from airflow_slurm_provider.coordinator.spec.site import ClusterSite, Site
-from airflow_slurm_provider.coordinator.ttl_cache import Recent
+from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState, merge_arrays
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.embedded.transport import EmbeddedTransport
@@ -43,11 +43,11 @@ class SharedPolling:
 
     Args:
         poller: looks at the cluster's arrays.
-        progress: the last progress of each job, of one table and store.
+        progress: the last snapshot of each job, of one table and store.
     """
 
     poller: ArrayPoller
-    progress: Recent[Any]
+    progress: TTLCache[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Services:
     sts: Callable[[], Any]
     shared: SharedPolling | None = None
     poll_s: float = 0.0
-    readers: dict[JobId, Any] = field(default_factory=dict)
+    readers: TTLCache[Any] = field(default_factory=TTLCache)
     sns: Callable[[str], Any] | None = None
     credentials: Callable[[], Any] = lambda: None
 

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.coordinator.anomalies import Alert, Anomalies
+from airflow_slurm_provider.coordinator.anomalies import Alert, AnomalyMonitor
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.status.dead_workers import WorkerFailure, attribute
-from airflow_slurm_provider.coordinator.status.eta import outlook_of
+from airflow_slurm_provider.coordinator.status.dead_workers import WorkerFailure, attribute_failures
+from airflow_slurm_provider.coordinator.status.eta import eta_of
 from airflow_slurm_provider.coordinator.status.logs import first_failures, last_words, read_output
-from airflow_slurm_provider.coordinator.status.progress import JobStatus, standing_arrays
+from airflow_slurm_provider.coordinator.status.progress import JobStatus, current_arrays
 from airflow_slurm_provider.coordinator.submission.credentials import (
     RENEW_AFTER_S,
     give_credentials,
@@ -44,7 +44,7 @@ class Watcher:
             gone and tasks are left.
         actor: who waits, for the audit trail.
         clock: seconds.
-        tell_progress: say how far the job is, too.
+        report_progress: say how far the job is, too.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Watcher:
         max_resubmissions: int = 0,
         actor: str = "slurmctl",
         clock: Callable[[], float] = time.monotonic,
-        tell_progress: bool = True,
+        report_progress: bool = True,
     ) -> None:
         self._services = services
         self._job_id = job_id
@@ -64,9 +64,11 @@ class Watcher:
         self._max_resubmissions = max_resubmissions
         self._actor = actor
         self._clock = clock
-        self._tell_progress = tell_progress
+        self._tell_progress = report_progress
         self._alerts: list[Alert] = []
-        self._anomalies = Anomalies(services, job_id, say, actor=actor, alert=self._alerts.append)
+        self._anomalies = AnomalyMonitor(
+            services, job_id, say, actor=actor, alert=self._alerts.append
+        )
         self._said = ""
         self._ended: dict[str, int] = {}
         self._told: set[tuple[str, int]] | None = None
@@ -74,7 +76,7 @@ class Watcher:
         #: Workers that died, by error class, as far as they were told.
         self.lost: Counter[str] = Counter()
 
-    def look(self) -> JobStatus:
+    def poll(self) -> JobStatus:
         """One look.
 
         Raises:
@@ -85,10 +87,10 @@ class Watcher:
         line = seen.progress.line()
         if line != self._said and self._tell_progress:
             self._said = line
-            outlook = "" if seen.snapshot is None else outlook_of(seen.snapshot).line()
+            outlook = "" if seen.snapshot is None else eta_of(seen.snapshot).line()
             self._say("; ".join(each for each in (line, outlook) if each))
         self._tell_losses(seen)
-        self._anomalies.look(seen)
+        self._anomalies.check(seen)
         if seen.finished and seen.progress.failed:
             self._tell_failures()
         if not seen.finished:
@@ -142,7 +144,7 @@ class Watcher:
         if self._told is None:
             return  # nobody has died
         if seen.finished:
-            attribute(self._services, self._job_id)
+            attribute_failures(self._services, self._job_id)
         new = [each for each in losses if each.start not in self._told]
         self._told.update(each.start for each in new)
         self.lost.update(each.error_class.value for each in new)
@@ -155,7 +157,7 @@ class Watcher:
 
     def _tell_earlier(self, losses: list[WorkerFailure]) -> set[tuple[str, int]]:
         """Say in a line who had died before the workers that are at work now were submitted."""
-        standing = standing_arrays(self._services.jobs(self._job_id).submissions())
+        standing = current_arrays(self._services.jobs(self._job_id).submissions())
         earlier = [each for each in losses if each.array not in standing]
         classes = Counter(each.error_class.value for each in earlier)
         self.lost.update(classes)

@@ -14,7 +14,7 @@ from fastapi import APIRouter, HTTPException, Request
 from airflow_slurm_provider.coordinator import api as verbs
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.submission.control import ControlResult
-from airflow_slurm_provider.dashboard import models
+from airflow_slurm_provider.dashboard import models, views
 from airflow_slurm_provider.dashboard.background_jobs import Run
 from airflow_slurm_provider.dashboard.cache import JobCache
 from airflow_slurm_provider.dashboard.dependencies import PROBLEMS, Actor, Job, Site, state_of
@@ -132,11 +132,4 @@ def _done(site: JobCache, job_id: JobId, done: str, detail: dict[str, Any]) -> m
 
 
 def _run(run: Run, *, begun: bool) -> models.RunView:
-    return models.RunView(
-        name=run.name,
-        state=run.state,
-        begun=begun,
-        said=list(run.said),
-        result=run.result,
-        error=run.error,
-    )
+    return views.view(models.RunView, run, begun=begun)

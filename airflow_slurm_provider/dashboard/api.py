@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Request
 
+from airflow_slurm_provider.coordinator.anomalies import Alert
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import task_row
 from airflow_slurm_provider.dashboard import models, pagination, views
@@ -19,6 +19,7 @@ from airflow_slurm_provider.dashboard.dependencies import (
 )
 from airflow_slurm_provider.dashboard.task_logs import read_task_log
 from slurm_worker.errors import ServiceError
+from slurm_worker.protocol.job_table import AuditEvent
 from slurm_worker.protocol.keys import JobId, TaskId, TaskState
 from slurm_worker.protocol.tasks import TaskRow
 
@@ -45,8 +46,11 @@ def list_jobs(
 def get_job(site: Site, job: Job) -> models.JobDetail:
     """All that the table says of a job."""
     job_id = JobId(job)
-    seen = site.snapshot(job_id)
-    return views.job_detail(seen, site.submissions(job_id), list(site.trail(job_id).events))
+    return views.job_detail(
+        site.snapshot(job_id),
+        site.submissions(job_id),
+        site.events(job_id),
+    )
 
 
 @router.get("/jobs/{job}/workers")
@@ -93,35 +97,30 @@ def get_failures(site: Site, job: Job) -> list[models.FailureGroup]:
     return [views.failure_group(each) for each in site.failures(JobId(job))]
 
 
-@router.get("/jobs/{job}/events")
+@router.get("/jobs/{job}/events", response_model=list[models.Event])
 def get_events(
     site: Site, job: Job, limit: Annotated[int, Query(ge=1, le=500)] = 100
-) -> list[models.Event]:
-    """The audit trail, the newest first."""
+) -> list[AuditEvent]:
+    """The audit log, the newest events first."""
     job_id = JobId(job)
     site.snapshot(job_id)
-    events = site.trail(job_id).events
-    return [views.event(each) for each in itertools.islice(reversed(list(events)), limit)]
+    return list(site.events(job_id)[: -limit - 1 : -1])
 
 
-@router.get("/jobs/{job}/anomalies")
-def get_job_anomalies(site: Site, job: Job) -> list[models.Anomaly]:
+@router.get("/jobs/{job}/anomalies", response_model=list[models.Anomaly])
+def get_job_anomalies(site: Site, job: Job) -> list[Alert]:
     """The job's alerts, the newest first."""
     job_id = JobId(job)
     site.snapshot(job_id)
-    return views.anomalies(job, list(site.trail(job_id).anomalies))
+    return site.alerts(job_id)[::-1]
 
 
-@router.get("/anomalies")
-def list_anomalies(site: Site) -> list[models.Anomaly]:
+@router.get("/anomalies", response_model=list[models.Anomaly])
+def list_anomalies(site: Site) -> list[Alert]:
     """The alerts of the newest jobs, the newest first."""
     found, _ = site.newest(0, _ANOMALY_JOBS)
-    alerts = [
-        alert
-        for seen in found
-        for alert in views.anomalies(seen.job.job, list(site.trail(seen.job.job).anomalies))
-    ]
-    return sorted(alerts, key=lambda each: -each.at_ms)
+    alerts = [alert for snapshot in found for alert in site.alerts(snapshot.job.job)]
+    return sorted(alerts, key=lambda alert: -alert.at_ms)
 
 
 @router.get("/jobs/{job}/tasks")

@@ -20,7 +20,7 @@ class State:
 
     sites: SitesSource
     guard: Guard
-    shares: SharedCache = field(default_factory=SharedCache)
+    cache: SharedCache = field(default_factory=SharedCache)
     runs: Runs = field(default_factory=Runs)
 
 
@@ -50,7 +50,7 @@ def looks_of(
 ) -> JobCache:
     """What the request looks through."""
     state = state_of(request)
-    return JobCache(conn, state.sites.services(conn), state.shares)
+    return JobCache(conn, state.sites.services(conn), state.cache)
 
 
 Reader = Annotated[User, Depends(current_user)]

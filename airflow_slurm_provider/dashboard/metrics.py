@@ -110,7 +110,7 @@ def _of_job(site: JobCache, seen: Snapshot) -> Iterator[Sample]:
         yield Sample(f"{name}items_failed", {**labels, "class": error_class}, count)
     for state, count in summary.tasks.items():
         yield Sample(f"{name}tasks", {**labels, "state": state}, count)
-    kinds = Counter(each.kind for each in views.anomalies(job, site.trail(job).anomalies))
+    kinds = Counter(alert.kind.value for alert in site.alerts(job))
     for kind, count in sorted(kinds.items()):
         yield Sample(f"{name}anomalies_total", {**labels, "kind": kind}, count)
     if summary.state != "complete":

@@ -10,21 +10,26 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from airflow_slurm_provider.coordinator.status.progress import Standing
+from airflow_slurm_provider.coordinator.status.progress import SummaryState
 from slurm_worker.errors import ErrorClass
 
 
-class _Asked(BaseModel):
+class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Problem(BaseModel):
+class _Answer(BaseModel):
+    #: Nested rows and dataclasses are read by the names of their attributes.
+    model_config = ConfigDict(from_attributes=True)
+
+
+class Problem(_Answer):
     """Why a request failed, in one line."""
 
     detail: str
 
 
-class JobSummary(BaseModel):
+class JobSummary(_Answer):
     """A job and how far it is.
 
     `items` counts those of the input; each is one of `ok`, `failed` and `pending`.
@@ -32,7 +37,7 @@ class JobSummary(BaseModel):
     """
 
     job_id: str
-    state: Standing
+    state: SummaryState
     stop: str = Field(description="Why its breaker is tripped; empty where it isn't.")
     paused: str = Field(description="Who paused it; empty where nobody has.")
     created_ms: int
@@ -49,7 +54,7 @@ class JobSummary(BaseModel):
     eta_s: int | None = Field(description="Seconds that are left at this rate; null if unknown.")
 
 
-class JobList(BaseModel):
+class JobList(_Answer):
     """Jobs, the newest first."""
 
     jobs: list[JobSummary]
@@ -57,7 +62,7 @@ class JobList(BaseModel):
     more: bool
 
 
-class Round(BaseModel):
+class Round(_Answer):
     """Tasks that were planned together."""
 
     number: int
@@ -72,10 +77,10 @@ class Round(BaseModel):
     opened_ms: int
 
 
-class Submission(BaseModel):
+class Submission(_Answer):
     """Workers that were submitted together."""
 
-    round: int
+    round: int = Field(validation_alias="round_no")
     number: int
     state: str
     workers: int
@@ -84,7 +89,7 @@ class Submission(BaseModel):
     submitted_ms: int
 
 
-class Phase(BaseModel):
+class Phase(_Answer):
     """A stretch of the job's life; `end_ms` is null where it lasts."""
 
     name: str
@@ -92,7 +97,7 @@ class Phase(BaseModel):
     end_ms: int | None
 
 
-class TaskTimes(BaseModel):
+class TaskTimes(_Answer):
     """How long tasks took."""
 
     median_ms: float
@@ -100,7 +105,7 @@ class TaskTimes(BaseModel):
     p99_ms: float
 
 
-class Slow(BaseModel):
+class Slow(_Answer):
     """A task that took long."""
 
     task: str
@@ -109,7 +114,7 @@ class Slow(BaseModel):
     node: str
 
 
-class Event(BaseModel):
+class Event(_Answer):
     """One line of the audit trail."""
 
     at_ms: int
@@ -118,7 +123,7 @@ class Event(BaseModel):
     detail: dict[str, Any]
 
 
-class Timeline(BaseModel):
+class Timeline(_Answer):
     """What was done over time: column by column, a row per bucket of `width_s` seconds."""
 
     width_s: int
@@ -128,7 +133,7 @@ class Timeline(BaseModel):
     failed: dict[str, list[int]] = Field(description="By error class.")
 
 
-class JobDetail(BaseModel):
+class JobDetail(_Answer):
     """A job with all that its rows in the table say."""
 
     job: JobSummary
@@ -144,7 +149,7 @@ class JobDetail(BaseModel):
     timeline: Timeline
 
 
-class ShareRow(BaseModel):
+class ShareRow(_Answer):
     """What a node or a worker has done."""
 
     name: str
@@ -156,7 +161,7 @@ class ShareRow(BaseModel):
     leased: int = Field(description="Tasks that it holds.")
 
 
-class Workers(BaseModel):
+class Workers(_Answer):
     """Workers as Slurm shows them, and what nodes and workers have done."""
 
     known: bool = Field(description="Whether Slurm could tell.")
@@ -169,7 +174,7 @@ class Workers(BaseModel):
     worker_count: int = Field(description="All workers; `workers` are the most notable ones.")
 
 
-class CostLine(BaseModel):
+class CostLine(_Answer):
     """Requests to AWS of one kind."""
 
     kind: str
@@ -177,7 +182,7 @@ class CostLine(BaseModel):
     dollars: float
 
 
-class ClusterUse(BaseModel):
+class ClusterUse(_Answer):
     """CPU time and memory that Slurm gave and workers used; null where it can't be told yet."""
 
     starts: int
@@ -190,7 +195,7 @@ class ClusterUse(BaseModel):
     memory_efficiency: float | None
 
 
-class Cost(BaseModel):
+class Cost(_Answer):
     """What a job has cost so far; see `slurmctl cost`."""
 
     dollars: float = Field(description="Of AWS requests, counted and estimated, by list price.")
@@ -203,14 +208,14 @@ class Cost(BaseModel):
     advice: list[str]
 
 
-class FailureExample(BaseModel):
+class FailureExample(_Answer):
     """One item, or task, that failed."""
 
     key: str
     message: str
 
 
-class FailureGroup(BaseModel):
+class FailureGroup(_Answer):
     """Failures of one class whose messages differ only in numbers and names."""
 
     of: Literal["item", "task"]
@@ -224,7 +229,7 @@ class FailureGroup(BaseModel):
     last: float
 
 
-class TaskSummary(BaseModel):
+class TaskSummary(_Answer):
     """A task in a list."""
 
     task: str
@@ -242,14 +247,14 @@ class TaskSummary(BaseModel):
     error: str
 
 
-class TaskList(BaseModel):
+class TaskList(_Answer):
     """A page of tasks; `next` goes on, and is empty at the end."""
 
     tasks: list[TaskSummary]
     next: str
 
 
-class Part(BaseModel):
+class Part(_Answer):
     """A result object of a task."""
 
     key: str
@@ -258,7 +263,7 @@ class Part(BaseModel):
     sha256: str
 
 
-class MarkerView(BaseModel):
+class MarkerView(_Answer):
     """What was committed."""
 
     attempt: int
@@ -274,7 +279,7 @@ class MarkerView(BaseModel):
     requests: dict[str, int]
 
 
-class TaskDetail(BaseModel):
+class TaskDetail(_Answer):
     """A task: its row, its history, and what it committed."""
 
     task: TaskSummary
@@ -293,14 +298,14 @@ class TaskDetail(BaseModel):
     marker: MarkerView | None
 
 
-class LogLines(BaseModel):
+class LogLines(_Answer):
     """What workers said of a task."""
 
     lines: list[str]
     more: bool = Field(description="Whether there are more than are shown.")
 
 
-class Anomaly(BaseModel):
+class Anomaly(_Answer):
     """One alert, with the numbers that caused it; told once per episode."""
 
     job_id: str
@@ -314,13 +319,13 @@ class Anomaly(BaseModel):
     over_ms: int = Field(description="When its episode was over; 0 while it lasts.")
 
 
-class RetryAsk(_Asked):
+class RetryAsk(_Request):
     """Which failures to try again; by the job's retry policy where no class is named."""
 
     classes: Annotated[list[ErrorClass], Field(max_length=len(ErrorClass))] = []
 
 
-class RetryPlanView(BaseModel):
+class RetryPlanView(_Answer):
     """What a retry would do."""
 
     round: int | None = Field(description="The new round; null where nothing is to be retried.")
@@ -333,7 +338,7 @@ class RetryPlanView(BaseModel):
     notes: list[str]
 
 
-class RunView(BaseModel):
+class RunView(_Answer):
     """An action that takes long."""
 
     name: str
@@ -344,13 +349,13 @@ class RunView(BaseModel):
     error: str
 
 
-class WorkersAsk(_Asked):
+class WorkersAsk(_Request):
     """How many workers to add."""
 
     workers: Annotated[int, Field(ge=1, le=10_000)]
 
 
-class Done(BaseModel):
+class Done(_Answer):
     """What an action did."""
 
     done: str

@@ -19,7 +19,7 @@ from fastapi.responses import RedirectResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from airflow_slurm_provider.coordinator.services import Services, SharedPolling
-from airflow_slurm_provider.coordinator.ttl_cache import Recent
+from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.dashboard.app import create_app
 from airflow_slurm_provider.dashboard.auth import User
 from airflow_slurm_provider.dashboard.cache import CLUSTER_S
@@ -75,7 +75,7 @@ def standalone_app(services: Services, token: str, actor: str) -> FastAPI:
         actor: who has it, for the audit trail.
     """
     guard = TokenGuard(token, actor)
-    shared = SharedPolling(ArrayPoller(services.slurm), Recent())
+    shared = SharedPolling(ArrayPoller(services.slurm), TTLCache())
     app = create_app(OneSite(replace(services, shared=shared, poll_s=CLUSTER_S)), guard)
 
     @app.middleware("http")

@@ -111,13 +111,13 @@ class JobWatch:
         """One look: the event that ends the wait, or None; also where it failed for now."""
         with as_airflow_failures():
             try:
-                seen = self._watcher.look()
+                seen = self._watcher.poll()
             except ServiceError as error:
                 if self._patience.bears(error):
                     return None
                 raise
         self._patience.looked()
-        self._metrics.look(seen)
+        self._metrics.record(seen)
         alerts = [each.to_dict() for each in self._watcher.take_alerts()]
         for alert in alerts:
             self._metrics.anomaly(alert["kind"])

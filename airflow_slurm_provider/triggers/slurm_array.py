@@ -70,8 +70,8 @@ class SlurmArrayTrigger(PollingTrigger):
         """One look at the job."""
         if self._watcher is None:
             self._watcher = self._open_watcher()
-        seen = self._watcher.look()
-        self._metrics.look(seen)
+        seen = self._watcher.poll()
+        self._metrics.record(seen)
         alerts = [each.to_dict() for each in self._watcher.take_alerts()]
         for alert in alerts:
             self._metrics.anomaly(alert["kind"])

@@ -39,9 +39,7 @@ _VERSION = 1
 _KEEP_AFTER_MS = 30_000
 
 
-def read_look(
-    services: Services, spec: JobSpec, poll: JobStatus, snapshot: Snapshot
-) -> Observation:
+def observe(services: Services, spec: JobSpec, poll: JobStatus, snapshot: Snapshot) -> Observation:
     """What the detector is given; one read per rate limit.
 
     Raises:
@@ -60,7 +58,7 @@ def read_look(
     )
 
 
-class Anomalies:
+class AnomalyMonitor:
     """Looks for anomalies of one job.
 
     Args:
@@ -92,7 +90,7 @@ class Anomalies:
         self._kept_ms = 0
         self._failed = ""
 
-    def look(self, poll: JobStatus) -> None:
+    def check(self, poll: JobStatus) -> None:
         """Judge a look. What fails here is said once, and fails nothing else."""
         if poll.snapshot is None:
             return
@@ -111,7 +109,7 @@ class Anomalies:
         if detector is None:
             detector = self._detector = self._load(spec, snapshot)
         detector.thresholds = spec.anomalies.resolve()
-        news = detector.see(read_look(self._services, spec, poll, snapshot))
+        news = detector.see(observe(self._services, spec, poll, snapshot))
         for each in news.raised:
             self._raise(detector, each)
         for each in news.over:

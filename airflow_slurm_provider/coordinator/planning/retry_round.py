@@ -21,7 +21,7 @@ from airflow_slurm_provider.coordinator.spec.retry_policy import (
     RetryContext,
     RoundResources,
 )
-from airflow_slurm_provider.coordinator.status.dead_workers import nodes_lost, read_endings
+from airflow_slurm_provider.coordinator.status.dead_workers import failed_nodes, read_job_records
 from airflow_slurm_provider.coordinator.status.failures import read_failures, retried_items
 from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
 from slurm_worker.errors import UserError
@@ -207,7 +207,7 @@ def kept_keys(services: Services, job_id: JobId, digest: str) -> frozenset[str] 
 
 
 def _past(services: Services, spec: JobSpec, rounds: list[RoundRow]) -> RetryContext:
-    endings = read_endings(services, spec.id)
+    endings = read_job_records(services, spec.id)
     memory = max((each.mem for each in endings), default=0)
-    nodes = nodes_lost(endings, spec.slurm_classes)
+    nodes = failed_nodes(endings, spec.slurm_classes)
     return RetryContext([each.classes for each in rounds[1:]], nodes, memory >> 20)

@@ -86,7 +86,7 @@ class WorkerFailure:
         )
 
 
-def find_losses(services: Services, job_id: JobId) -> list[WorkerFailure]:
+def find_worker_failures(services: Services, job_id: JobId) -> list[WorkerFailure]:
     """The job's workers that died, with the tasks that they held.
 
     Raises:
@@ -99,7 +99,7 @@ def find_losses(services: Services, job_id: JobId) -> list[WorkerFailure]:
     return _losses_of(services, snapshot, died, _may_have_been_held(services, snapshot))
 
 
-def read_endings(services: Services, job_id: JobId) -> list[JobRecord]:
+def read_job_records(services: Services, job_id: JobId) -> list[JobRecord]:
     """How the job's workers ended that have, by Slurm's accounting: one ``sacct``.
 
     Raises:
@@ -109,7 +109,7 @@ def read_endings(services: Services, job_id: JobId) -> list[JobRecord]:
     return services.slurm.endings(arrays_of(services, job_id, submissions))
 
 
-def nodes_lost(
+def failed_nodes(
     endings: Iterable[JobRecord], classes: Mapping[ElementState, ErrorClass]
 ) -> dict[str, set[str]]:
     """The nodes on which workers died, by error class; makes no request.
@@ -125,7 +125,7 @@ def nodes_lost(
     return found
 
 
-def attribute(services: Services, job_id: JobId) -> int:
+def attribute_failures(services: Services, job_id: JobId) -> int:
     """Give tasks that were given up because workers died the class that Slurm knows.
 
     So that a retry by class finds them: ``out_of_memory`` with more memory, ``node_failure``
@@ -152,7 +152,7 @@ def attribute(services: Services, job_id: JobId) -> int:
 
 def _died(services: Services, job_id: JobId) -> list[JobRecord]:
     """How the job's dead workers ended."""
-    return [each for each in read_endings(services, job_id) if each.error_class is not None]
+    return [each for each in read_job_records(services, job_id) if each.error_class is not None]
 
 
 def _may_have_been_held(services: Services, snapshot: Snapshot) -> Iterator[TaskRow]:

@@ -25,7 +25,7 @@ _FEW = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class Eta:
     """What a job's pace comes to.
 
     Args:
@@ -45,13 +45,13 @@ class Outlook:
         return ", ".join(each for each in (rate, left) if each)
 
 
-def outlook_of(snapshot: Snapshot) -> Outlook:
+def eta_of(snapshot: Snapshot) -> Eta:
     """The pace of a job at the moment of the snapshot."""
     pending = progress_of(snapshot).pending
     running = sum(row.items_ok + row.items_failed for row in snapshot.leased)
     rate = _rate(snapshot, running) if pending > 0 and snapshot.leased else 0.0
     left = max(0, pending - running)
-    return Outlook(
+    return Eta(
         rate=round(rate, 3),
         eta_s=math.ceil(left / rate) if rate else None,
         running_items=min(running, max(0, pending)),

@@ -14,14 +14,14 @@ from typing import Any, Literal
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.arrays import arrays_of, ids_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
-from airflow_slurm_provider.coordinator.ttl_cache import Recent
+from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.slurm.array_state import ArrayState, named
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.job_table import JobRow, RoundRow, SubmissionRow
 from slurm_worker.protocol.keys import JobId, JobState, RoundState, SubmitState, TaskState
 
 #: How a job is, in one word.
-Standing = Literal["planning", "running", "paused", "stopped", "complete"]
+SummaryState = Literal["planning", "running", "paused", "stopped", "complete"]
 
 #: A submitter may still be between the plan and ``sbatch``.
 _GRACE_S = 600.0
@@ -71,7 +71,7 @@ class Progress:
         return self.state is JobState.OPEN and self.unfinished_tasks == 0
 
     @property
-    def standing(self) -> Standing:
+    def summary_state(self) -> SummaryState:
         """How the job is; what asks for somebody's attention comes first."""
         if self.stop:
             return "stopped"
@@ -85,7 +85,7 @@ class Progress:
         """JSON-able; the names are stable."""
         return {
             "job_id": self.job_id,
-            "state": self.standing,
+            "state": self.summary_state,
             "stop": self.stop,
             "paused": self.paused,
             "rounds": self.rounds,
@@ -139,7 +139,7 @@ def read_progress(services: Services, job_id: JobId) -> Progress:
     return progress_of(read_snapshot(services, job_id))
 
 
-def look(services: Services, job_id: JobId) -> JobStatus:
+def read_status(services: Services, job_id: JobId) -> JobStatus:
     """Progress, and whether anybody is left to go on with it."""
     snapshot = _recent(services, job_id)
     progress = progress_of(snapshot)
@@ -185,7 +185,7 @@ def _recent(services: Services, job_id: JobId) -> Snapshot:
     if services.shared is None:
         return read_snapshot(services, job_id)
     # Half an interval: with the waiter's own interval, its news is at most 1.5 of them old.
-    recent: Recent[Snapshot] = services.shared.progress
+    recent: TTLCache[Snapshot] = services.shared.progress
     max_age_s = min(_SHARED_S, services.poll_s / 2)
     return recent.get(job_id, max_age_s, lambda: read_snapshot(services, job_id))
 
@@ -250,7 +250,7 @@ def check_running(job: JobRow) -> None:
         raise UserError(f"job_id: {job.job!r} {why}; resume it first: slurmctl resume {job.job}")
 
 
-def standing_arrays(submissions: Iterable[SubmissionRow]) -> set[str]:
+def current_arrays(submissions: Iterable[SubmissionRow]) -> set[str]:
     """The arrays of the last submission that was made for want of workers, and those since."""
     made = (each for each in submissions if each.slurm_job_ids)
     by_time = sorted(made, key=lambda each: (each.round_no, each.number))

@@ -19,6 +19,7 @@ where the sum has grown by a twentieth.
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -100,7 +101,9 @@ def read_snapshot(services: Services, job_id: JobId) -> Snapshot:
         UserError: if there is no such job.
         ServiceError: if the table or the store can't be reached.
     """
-    reader: SnapshotReader = services.readers.setdefault(job_id, SnapshotReader(services, job_id))
+    reader: SnapshotReader = services.readers.get(
+        job_id, math.inf, lambda: SnapshotReader(services, job_id)
+    )
     return reader.read()
 
 

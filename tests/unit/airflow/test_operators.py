@@ -30,7 +30,7 @@ from tests.unit.airflow.conftest import (
     RUNNING,
     STALLED,
     Coordinator,
-    Poll,
+    JobStatus,
     progress,
 )
 
@@ -247,7 +247,7 @@ def test_the_sensor_replaces_workers_that_are_gone_and_waits_on(
 def test_a_sensor_that_may_fail_softly_is_skipped(
     coordinator: Coordinator, context: dict[str, Any]
 ) -> None:
-    coordinator.polls = [Poll(progress(done=True, failed={"network": 5}), None, finished=True)]
+    coordinator.polls = [JobStatus(progress(done=True, failed={"network": 5}), None, finished=True)]
     sensor = SlurmArraySensor(task_id="wait", job_id="job-1", max_failed_items=0, soft_fail=True)
     with pytest.raises(AirflowSkipException, match="5 of 100 items failed"):
         sensor.execute(context)
@@ -266,7 +266,7 @@ def test_a_sensor_that_may_fail_softly_is_skipped(
 def test_the_sensor_tolerates_failed_items_up_to_its_bounds(
     coordinator: Coordinator, context: dict[str, Any], bounds: dict[str, Any], fails: bool
 ) -> None:
-    coordinator.polls = [Poll(progress(done=True, failed={"network": 5}), None, finished=True)]
+    coordinator.polls = [JobStatus(progress(done=True, failed={"network": 5}), None, finished=True)]
     sensor = SlurmArraySensor(task_id="wait", job_id="job-1", **bounds)
     if fails:
         with pytest.raises(AirflowFailException, match=r"5 of 100 items failed \(5\.0 %\)"):

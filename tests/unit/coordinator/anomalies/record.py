@@ -17,12 +17,12 @@ from pathlib import Path
 
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.anomalies import Observation
-from airflow_slurm_provider.coordinator.anomalies.monitor import read_look
+from airflow_slurm_provider.coordinator.anomalies.monitor import observe
 from airflow_slurm_provider.coordinator.services import Services, SharedPolling, open_services
 from airflow_slurm_provider.coordinator.spec.site import load_site
 from airflow_slurm_provider.coordinator.spec_store import read_spec
 from airflow_slurm_provider.coordinator.submission import control
-from airflow_slurm_provider.coordinator.ttl_cache import Recent
+from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.protocol.keys import JobId
 from tests.e2e.test_anomalies import EVERY, INTERVAL_S, Provoked, submit
@@ -42,7 +42,7 @@ def record_modelled() -> None:
 def record_stack(kinds: list[str]) -> None:
     """The jobs of the end-to-end test, side by side; all where no kind is named."""
     services = open_services(load_site(read_environment()["SLURMCTL_CONFIG"]))
-    shared = SharedPolling(ArrayPoller(services.slurm), Recent())
+    shared = SharedPolling(ArrayPoller(services.slurm), TTLCache())
     edges = replace(services, shared=shared, poll_s=INTERVAL_S)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -75,7 +75,7 @@ def _looks(
         what.provoke(folder, poll.snapshot)
         if deadline == float("inf") and poll.snapshot.leased:
             deadline = time.monotonic() + what.most_s
-        yield read_look(services, spec, poll, poll.snapshot)
+        yield observe(services, spec, poll, poll.snapshot)
         if poll.finished:
             return
         time.sleep(INTERVAL_S)

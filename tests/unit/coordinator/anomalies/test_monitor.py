@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.coordinator.anomalies import Alert, Anomalies, AnomalyKind, read_alerts
+from airflow_slurm_provider.coordinator.anomalies import (
+    Alert,
+    AnomalyKind,
+    AnomalyMonitor,
+    read_alerts,
+)
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.progress import JobStatus
 from slurm_worker.errors import ServiceError
@@ -42,11 +47,11 @@ class Watch:
         self.edges, self.job_id = edges, job_id
         self.said: list[str] = []
         self.told: list[Alert] = []
-        self.anomalies = Anomalies(edges, job_id, self.said.append, alert=self.told.append)
+        self.anomalies = AnomalyMonitor(edges, job_id, self.said.append, alert=self.told.append)
 
     def look(self) -> JobStatus:
         seen = api.poll(self.edges, self.job_id)
-        self.anomalies.look(seen)
+        self.anomalies.check(seen)
         return seen
 
 
@@ -173,11 +178,11 @@ def test_a_callback_that_raises_fails_nothing(edges: Services, job_id: JobId) ->
         raise LookupError("no such channel")
 
     said: list[str] = []
-    anomalies = Anomalies(edges, job_id, said.append, alert=fail)
+    anomalies = AnomalyMonitor(edges, job_id, said.append, alert=fail)
     worker = Hung(edges, job_id)
-    anomalies.look(api.poll(edges, job_id))
+    anomalies.check(api.poll(edges, job_id))
     worker.beat(edges, 120)
-    anomalies.look(api.poll(edges, job_id))
+    anomalies.check(api.poll(edges, job_id))
     assert "alert stall/job/1: its callback failed: LookupError: no such channel" in said
 
 
