@@ -88,7 +88,7 @@ class Watcher:
         if line != self._said and self._tell_progress:
             self._said = line
             outlook = "" if seen.snapshot is None else eta_of(seen.snapshot).line()
-            self._say("; ".join(each for each in (line, outlook) if each))
+            self._say("; ".join(part for part in (line, outlook) if part))
         self._tell_losses(seen)
         self._anomalies.check(seen)
         if seen.finished and seen.progress.failed:
@@ -145,10 +145,10 @@ class Watcher:
             return  # nobody has died
         if seen.finished:
             attribute_failures(self._services, self._job_id)
-        new = [each for each in losses if each.start not in self._told]
-        self._told.update(each.start for each in new)
-        self.lost.update(each.error_class.value for each in new)
-        shown = [each for each in new if each.error_class not in _EXPECTED][:_TAILS]
+        new = [failure for failure in losses if failure.start not in self._told]
+        self._told.update(failure.start for failure in new)
+        self.lost.update(failure.error_class.value for failure in new)
+        shown = [failure for failure in new if failure.error_class not in _EXPECTED][:_TAILS]
         words = ""
         for loss in new:
             self._say(loss.line())
@@ -158,8 +158,8 @@ class Watcher:
     def _tell_earlier(self, losses: list[WorkerFailure]) -> set[tuple[str, int]]:
         """Say in a line who had died before the workers that are at work now were submitted."""
         standing = current_arrays(self._services.jobs(self._job_id).submissions())
-        earlier = [each for each in losses if each.array not in standing]
-        classes = Counter(each.error_class.value for each in earlier)
+        earlier = [failure for failure in losses if failure.array not in standing]
+        classes = Counter(failure.error_class.value for failure in earlier)
         self.lost.update(classes)
         if earlier:
             counts = ", ".join(f"{name} {count:,}" for name, count in classes.most_common())
@@ -167,7 +167,7 @@ class Watcher:
                 f"of earlier arrays {len(earlier):,} workers had died ({counts}); slurmctl status "
                 f"{self._job_id} names them"
             )
-        return {each.start for each in earlier}
+        return {failure.start for failure in earlier}
 
     def _tell_failures(self) -> None:
         try:

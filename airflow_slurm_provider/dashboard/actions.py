@@ -114,7 +114,7 @@ def _known(site: JobCache, job: str) -> JobId:
 
 
 def _classes(ask: models.RetryAsk) -> list[str] | None:
-    return [each.value for each in ask.classes] or None
+    return [name.value for name in ask.classes] or None
 
 
 def _name(site: JobCache, job: str) -> str:

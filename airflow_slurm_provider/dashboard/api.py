@@ -38,7 +38,7 @@ def list_jobs(
     """Jobs and how far they are, the newest first."""
     found, more = site.newest(offset, limit)
     return models.JobList(
-        jobs=[views.job_summary(each) for each in found], offset=offset, more=more
+        jobs=[views.job_summary(snapshot) for snapshot in found], offset=offset, more=more
     )
 
 
@@ -94,7 +94,7 @@ def get_cost(site: Site, job: Job) -> models.Cost:
 @router.get("/jobs/{job}/failures")
 def get_failures(site: Site, job: Job) -> list[models.FailureGroup]:
     """Failures by class and message. Reads the parts of failed items: ask when it is wanted."""
-    return [views.failure_group(each) for each in site.failures(JobId(job))]
+    return [views.failure_group(failure) for failure in site.failures(JobId(job))]
 
 
 @router.get("/jobs/{job}/events", response_model=list[models.Event])

@@ -98,7 +98,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _wrong_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError), "registered for these"
     first = error.errors()[0]
-    where = ".".join(str(each) for each in first["loc"][1:]) or str(first["loc"][0])
+    where = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
     return _problem(request, 422, f"{where}: {first['msg']}")
 
 

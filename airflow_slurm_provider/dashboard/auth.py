@@ -87,5 +87,5 @@ def check_csrf(request: Request) -> None:
 
 def _hosts(request: Request) -> set[str]:
     """The host that was asked, also where a proxy stands before us; no page can set either."""
-    names = (request.headers.get(each, "") for each in ("Host", "X-Forwarded-Host"))
+    names = (request.headers.get(header, "") for header in ("Host", "X-Forwarded-Host"))
     return {name.strip() for name in names if name}

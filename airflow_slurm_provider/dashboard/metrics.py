@@ -74,7 +74,7 @@ def render(samples: Iterable[Sample]) -> str:
     for name, (kind, text) in METRICS.items():
         lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
         for sample in by_name[name]:
-            labels = ",".join(f'{key}="{_escape(each)}"' for key, each in sample.labels.items())
+            labels = ",".join(f'{key}="{_escape(value)}"' for key, value in sample.labels.items())
             lines.append(f"{name}{{{labels}}} {sample.value}")
     return "\n".join(lines) + "\n"
 
@@ -82,7 +82,7 @@ def render(samples: Iterable[Sample]) -> str:
 def _samples(site: JobCache, most: int) -> Iterator[Sample]:
     try:
         found, _ = site.newest(0, most)
-        samples = [each for seen in found for each in _of_job(site, seen)]
+        samples = [sample for seen in found for sample in _of_job(site, seen)]
     except ServiceError:
         yield Sample("slurm_backfill_up", {"service": "table"}, 0)
         return

@@ -49,7 +49,7 @@ def anomalies_page(request: Request, user: Reader) -> Response:
 def job_page(request: Request, user: Reader, site: Site, job: Job) -> Response:
     """One job."""
     _check_known(site, job)
-    return _page(request, user, "job.html", job=job, classes=[each.value for each in ErrorClass])
+    return _page(request, user, "job.html", job=job, classes=[name.value for name in ErrorClass])
 
 
 @router.get("/jobs/{job}/tasks/{task}")

@@ -111,7 +111,7 @@ def read_cost(services: Services, job_id: JobId) -> JobCost:
         arrays = arrays_of(services, job_id, services.jobs(job_id).submissions())
         usages = services.slurm.usage(arrays)
         # The embedded cluster, say, measures nothing.
-        measured = any(each.cpus for each in usages)
+        measured = any(usage.cpus for usage in usages)
         efficiency = efficiency_of(usages) if measured else None
         problem = "" if measured else "the cluster's accounting has nothing on the job's arrays"
     except (ServiceError, UserError) as error:
@@ -147,7 +147,7 @@ def expected_so_far(done: JobTotals, rounds: Sequence[RoundRow], spec: JobSpec) 
     work = working_bill(
         done.tasks,
         _workers(done),
-        busy_s=sum(each.busy_ms for each in done.workers.values()) / 1000,
+        busy_s=sum(share.busy_ms for share in done.workers.values()) / 1000,
         heartbeat_s=spec.lease.heartbeat,
         reservations=reservations(spec, done.ok + done.failed.total()),
     )
@@ -178,10 +178,10 @@ def work_cost(snapshot: Snapshot, spec: JobSpec) -> WorkCost:
 
 def _whole_work(snapshot: Snapshot, spec: JobSpec) -> Bill:
     """What workers were to ask for, if all tasks are like those that are done."""
-    tasks = sum(each.tasks for each in snapshot.rounds)
-    items = sum(each.items for each in snapshot.rounds)
+    tasks = sum(round_row.tasks for round_row in snapshot.rounds)
+    items = sum(round_row.items for round_row in snapshot.rounds)
     done = snapshot.done
-    busy_s = sum(each.busy_ms for each in done.workers.values()) / 1000
+    busy_s = sum(share.busy_ms for share in done.workers.values()) / 1000
     return working_bill(
         tasks,
         max(_workers(done), min(tasks, spec.max_workers)),
@@ -205,7 +205,7 @@ def facts_of(done: JobTotals, spec: JobSpec, efficiency: Efficiency | None) -> F
         span_s=_worked_s(done, slow_s),
         lost=done.lost,
         failed=dict(done.failed),
-        limits=tuple(LimitUse(name, each.rate) for name, each in spec.limits.items()),
+        limits=tuple(LimitUse(name, limit.rate) for name, limit in spec.limits.items()),
         efficiency=efficiency,
     )
 
@@ -224,13 +224,14 @@ def _workers(done: JobTotals) -> int:
 
 def _planned(rounds: Sequence[RoundRow]) -> Bill:
     # While a round is planned its row tells how many of its tasks are written.
-    tasks = sum(max(each.tasks, each.cursor) for each in rounds)
-    return planning_bill(tasks, sum(each.items for each in rounds), len(rounds))
+    tasks = sum(max(round_row.tasks, round_row.cursor) for round_row in rounds)
+    return planning_bill(tasks, sum(round_row.items for round_row in rounds), len(rounds))
 
 
 def reservations(spec: JobSpec, items: int) -> int:
     """Writes to the rows of the job's limits for so many items."""
     limits = spec.limits.values()
     return sum(
-        reservations_of(each.rate, items, spec.max_workers, each.quota_per_day) for each in limits
+        reservations_of(limit.rate, items, spec.max_workers, limit.quota_per_day)
+        for limit in limits
     )

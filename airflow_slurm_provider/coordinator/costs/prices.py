@@ -82,7 +82,7 @@ class Bill:
         """JSON-able; the names are stable."""
         return {
             "requests": self.requests,
-            "dollars_by_kind": {kind: round(each, 8) for kind, each in self.by_kind.items()},
+            "dollars_by_kind": {kind: round(dollars, 8) for kind, dollars in self.by_kind.items()},
             "dollars": round(self.dollars, 8),
         }
 

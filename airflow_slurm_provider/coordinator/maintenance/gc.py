@@ -100,9 +100,9 @@ def collect(
     jobs.get()
     complete = read_progress(services, job_id).complete
     plans = {
-        each.number: each.draft
-        for each in jobs.rounds()
-        if each.draft or each.state is RoundState.OPEN
+        round_row.number: round_row.draft
+        for round_row in jobs.rounds()
+        if round_row.draft or round_row.state is RoundState.OPEN
     }
     look = _GarbageScan(services.store(job_id), complete, older_than_s, dry_run, plans)
     found = GcResult(job_id, dry_run, complete)
@@ -141,7 +141,7 @@ class _Task:
     @property
     def attempts(self) -> set[str]:
         """The names of the attempts that have parts: ``a1-3f…``."""
-        return {each.key.rpartition("/")[2].partition(".")[0] for each in self.entries}
+        return {entry.key.rpartition("/")[2].partition(".")[0] for entry in self.entries}
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,7 @@ class _GarbageScan:
             # Somebody has removed it, to have the task run again.
             return []
         named = {part.key for part in marker.parts}
-        return [each for each in task.entries if each.key not in named]
+        return [entry for entry in task.entries if entry.key not in named]
 
     def _of_done(self, folder: str) -> Iterator[Entry]:
         """Objects of tasks that have a marker, below a folder with one for each task."""

@@ -119,9 +119,9 @@ def failed_nodes(
         classes: the job's own rules of what a Slurm state means.
     """
     found: defaultdict[str, set[str]] = defaultdict(set)
-    for each in endings:
-        if each.error_class is not None and each.node:
-            found[_class_of(each, classes).value].add(each.node)
+    for record in endings:
+        if record.error_class is not None and record.node:
+            found[_class_of(record, classes).value].add(record.node)
     return found
 
 
@@ -142,7 +142,7 @@ def attribute_failures(services: Services, job_id: JobId) -> int:
     losses = _losses_of(services, snapshot, _died(services, job_id), lost)
     table, count = services.tasks(snapshot.job), 0
     for row in lost:
-        why = next((each for each in reversed(losses) if row.task in each.tasks), None)
+        why = next((failure for failure in reversed(losses) if row.task in failure.tasks), None)
         if why is not None and why.error_class is not ErrorClass.WORKER_CRASH:
             # What it said before holds whose lease it was: it is kept.
             message = f"{row.error}; {why.line()}"
@@ -152,7 +152,9 @@ def attribute_failures(services: Services, job_id: JobId) -> int:
 
 def _died(services: Services, job_id: JobId) -> list[JobRecord]:
     """How the job's dead workers ended."""
-    return [each for each in read_job_records(services, job_id) if each.error_class is not None]
+    return [
+        record for record in read_job_records(services, job_id) if record.error_class is not None
+    ]
 
 
 def _may_have_been_held(services: Services, snapshot: Snapshot) -> Iterator[TaskRow]:
@@ -179,7 +181,7 @@ def _losses_of(
     from airflow_slurm_provider.coordinator.spec_store import read_spec
 
     classes, held = read_spec(services, snapshot.job).slurm_classes, _held(rows)
-    return [_loss(each, held, classes) for each in died]
+    return [_loss(record, held, classes) for record in died]
 
 
 def _held(rows: Iterable[TaskRow]) -> dict[str, list[TaskRow]]:

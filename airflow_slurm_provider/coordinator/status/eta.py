@@ -42,7 +42,7 @@ class Eta:
         """Rate and time left, to stand behind a progress line; empty where nothing is known."""
         rate = f"{self.rate:,.1f} items/s" if self.rate else ""
         left = "" if self.eta_s is None else f"about {format_duration(self.eta_s)} left"
-        return ", ".join(each for each in (rate, left) if each)
+        return ", ".join(part for part in (rate, left) if part)
 
 
 def eta_of(snapshot: Snapshot) -> Eta:
@@ -80,9 +80,11 @@ def _rate(snapshot: Snapshot, running: int) -> float:
     window_s = max(_WINDOW_S, _BUCKETS * done.width_s)
     first = int((now_s - window_s) // done.width_s) + 1
     items = sum(
-        each.ok + each.failed.total() for number, each in done.timeline.items() if number >= first
+        bucket.ok + bucket.failed.total()
+        for number, bucket in done.timeline.items()
+        if number >= first
     )
-    begun_s = min((each.started_ms for each in snapshot.leased if each.started_ms), default=0) / 1e3
+    begun_s = min((row.started_ms for row in snapshot.leased if row.started_ms), default=0) / 1e3
     if done.timeline:
         begun_s = min(begun_s or now_s, min(done.timeline) * done.width_s)
     elapsed_s = now_s - max(first * done.width_s, begun_s)

@@ -81,7 +81,8 @@ def read_script(services: Services, job_id: JobId) -> str:
         ServiceError: if the cluster can't be reached.
     """
     by_age = sorted(
-        services.jobs(job_id).submissions(), key=lambda each: (each.round_no, each.number)
+        services.jobs(job_id).submissions(),
+        key=lambda submission: (submission.round_no, submission.number),
     )
     for submission in reversed(by_age):
         if arrays := arrays_of(services, job_id, [submission]):
@@ -107,9 +108,9 @@ def read_output(services: Services, job_id: JobId, element: str, lines: int = 50
         raise UserError(f"--worker: {element!r} is no element of an array; write 1234_7")
     array, number = match.groups("0")
     # Slurm may have given one number twice: the later array is meant.
-    for each in reversed(arrays_of(services, job_id, services.jobs(job_id).submissions())):
-        if each.slurm_job_id == array:
-            return services.slurm.output(each.name, job_id, int(number), lines)
+    for key in reversed(arrays_of(services, job_id, services.jobs(job_id).submissions())):
+        if key.slurm_job_id == array:
+            return services.slurm.output(key.name, job_id, int(number), lines)
     raise UserError(f"--worker: {element!r} is no element of an array of {job_id!r}")
 
 
@@ -118,7 +119,7 @@ def first_failures(services: Services, job_id: JobId, most: int = 5) -> list[str
 
     Reads on in their logs as long as one of a few chunks has something new.
     """
-    round_no = max((each.number for each in services.jobs(job_id).rounds()), default=0)
+    round_no = max((round_row.number for round_row in services.jobs(job_id).rounds()), default=0)
     keys = services.objects.list(services.paths(job_id).logs_of(round_no))
     kinds: dict[tuple[str, str], str] = {}
     old = 0

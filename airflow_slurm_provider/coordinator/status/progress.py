@@ -150,7 +150,9 @@ def read_status(services: Services, job_id: JobId) -> JobStatus:
         return JobStatus(progress, None, finished=False, problem=problem, snapshot=snapshot)
     submissions = services.jobs(job_id).submissions()
     # A cancel leaves an empty submission in each round, also in one that nobody works on yet.
-    newest = latest([each for each in submissions if not each.empty]) or latest(submissions)
+    newest = latest([submission for submission in submissions if not submission.empty]) or latest(
+        submissions
+    )
     # Each of the round's arrays may still be alive: workers may have been added to it.
     of_last = of_round(submissions, newest.round_no) if newest else []
     arrays = arrays_of(services, job_id, of_last)
@@ -213,13 +215,17 @@ def _is_under_way(services: Services, submission: SubmissionRow | None) -> bool:
 
 def of_round(submissions: Iterable[SubmissionRow], number: int) -> list[SubmissionRow]:
     """The submissions of one round."""
-    return [each for each in submissions if each.round_no == number]
+    return [submission for submission in submissions if submission.round_no == number]
 
 
 def open_round_of(job: JobRow, rounds: Iterable[RoundRow]) -> RoundRow | None:
     """The latest round that is planned and open for work."""
-    found = [each for each in rounds if each.number < job.rounds and each.state is RoundState.OPEN]
-    return max(found, key=lambda each: each.number, default=None)
+    found = [
+        round_row
+        for round_row in rounds
+        if round_row.number < job.rounds and round_row.state is RoundState.OPEN
+    ]
+    return max(found, key=lambda round_row: round_row.number, default=None)
 
 
 def tasks_of(round_row: RoundRow) -> int:
@@ -229,7 +235,7 @@ def tasks_of(round_row: RoundRow) -> int:
 
 def slurm_job_ids_of(submissions: Iterable[SubmissionRow]) -> list[str]:
     """The arrays of several submissions."""
-    return [slurm_job_id for each in submissions for slurm_job_id in each.slurm_job_ids]
+    return [slurm_job_id for submission in submissions for slurm_job_id in submission.slurm_job_ids]
 
 
 def blocked_reason(job: JobRow) -> str:
@@ -252,15 +258,17 @@ def check_running(job: JobRow) -> None:
 
 def current_arrays(submissions: Iterable[SubmissionRow]) -> set[str]:
     """The arrays of the last submission that was made for want of workers, and those since."""
-    made = (each for each in submissions if each.slurm_job_ids)
-    by_time = sorted(made, key=lambda each: (each.round_no, each.number))
-    needed = [number for number, each in enumerate(by_time) if not each.asked]
+    made = (submission for submission in submissions if submission.slurm_job_ids)
+    by_time = sorted(made, key=lambda row: (row.round_no, row.number))
+    needed = [number for number, row in enumerate(by_time) if not row.asked]
     return set(slurm_job_ids_of(by_time[needed[-1] if needed else 0 :]))
 
 
 def latest(submissions: list[SubmissionRow]) -> SubmissionRow | None:
     """The submission of the highest round and number."""
-    return max(submissions, key=lambda each: (each.round_no, each.number), default=None)
+    return max(
+        submissions, key=lambda submission: (submission.round_no, submission.number), default=None
+    )
 
 
 def progress_of(snapshot: Snapshot) -> Progress:
@@ -273,7 +281,7 @@ def progress_of(snapshot: Snapshot) -> Progress:
         state=snapshot.job.state,
         rounds=snapshot.job.rounds,
         tasks=snapshot.tasks,
-        items=next((each.items for each in snapshot.rounds if each.number == 0), 0),
+        items=next((round_row.items for round_row in snapshot.rounds if round_row.number == 0), 0),
         ok=snapshot.done.ok,
         failed={name: count for name, count in sorted(failed.items()) if count},
         rows=snapshot.done.rows,
@@ -285,6 +293,6 @@ def progress_of(snapshot: Snapshot) -> Progress:
 
 def _retried(rounds: Iterable[RoundRow]) -> Mapping[str, int]:
     total: Counter[str] = Counter()
-    for each in rounds:
-        total.update(each.retried)
+    for round_row in rounds:
+        total.update(round_row.retried)
     return total

@@ -142,8 +142,8 @@ class SnapshotReader:
         table = services.tasks(job)
         lost = self._sum.done.lost > 0
         looks = [
-            _ShardScan(table, shard, rounds, each, lost)
-            for shard, each in enumerate(self._sum.shards)
+            _ShardScan(table, shard, rounds, cursor, lost)
+            for shard, cursor in enumerate(self._sum.shards)
         ]
         with ThreadPoolExecutor(min(_THREADS, job.shards)) as pool:
             list(pool.map(_ShardScan.run, looks))
@@ -184,8 +184,8 @@ class SnapshotReader:
         with ThreadPoolExecutor(min(_THREADS, job.shards)) as pool:
             shards = list(pool.map(objects.get, map(paths.shard_progress, range(job.shards))))
         by_workers = _Sum.empty(job)
-        by_workers.add([ShardSum.from_json(each, job) for each in shards])
-        return max(kept, by_workers, key=lambda each: each.done.tasks)
+        by_workers.add([ShardSum.from_json(shard_sum, job) for shard_sum in shards])
+        return max(kept, by_workers, key=lambda candidate: candidate.done.tasks)
 
     def _keep(self) -> None:
         assert self._sum is not None, "a look has just been had"
@@ -224,16 +224,16 @@ class _Sum:
 
     def add(self, shards: list[ShardSum]) -> None:
         """Count what was passed in each shard."""
-        self.shards = [_Cursor(each.after, each.aside) for each in shards]
-        for each in shards:
-            self.done.add(each.done)
+        self.shards = [_Cursor(shard_sum.after, shard_sum.aside) for shard_sum in shards]
+        for shard_sum in shards:
+            self.done.add(shard_sum.done)
 
     def to_json(self) -> bytes:
         document: dict[str, Any] = {
             "v": _VERSION,
             "created_ms": self.created_ms,
             "rows_since": self.rows_since,
-            "shards": [[each.after, list(each.aside)] for each in self.shards],
+            "shards": [[cursor.after, list(cursor.aside)] for cursor in self.shards],
             "done": self.done.to_dict(),
         }
         return json.dumps(document, separators=(",", ":")).encode()
@@ -267,7 +267,7 @@ class _ShardScan:
     ) -> None:
         self._table = table
         self._shard = shard
-        self._rounds = {each.number: each for each in rounds}
+        self._rounds = {round_row.number: round_row for round_row in rounds}
         self._lost = lost
         self.passed = ShardSum(cursor.after, cursor.aside)
         self.beyond = JobTotals()

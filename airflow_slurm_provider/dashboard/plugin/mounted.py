@@ -91,4 +91,4 @@ def _destinations(
     with create_session() as session:
         rows = sorted(session.execute(query), key=lambda row: row.timestamp)
         addresses = [str(XComModel.deserialize_value(row)) for row in rows]
-    return [each for text in addresses if (each := Destination.of_address(text)) is not None]
+    return [found for text in addresses if (found := Destination.of_address(text)) is not None]

@@ -47,7 +47,7 @@ def _stored() -> list[str]:
             select(Connection.conn_id).where(Connection.conn_type == SlurmHook.conn_type)
         )
         # The name that operators use where they are given none comes first.
-        return sorted(found, key=lambda each: (each != SlurmHook.default_conn_name, each))
+        return sorted(found, key=lambda name: (name != SlurmHook.default_conn_name, name))
 
 
 def _open(name: str) -> Services:

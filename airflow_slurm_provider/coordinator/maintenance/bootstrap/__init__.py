@@ -9,50 +9,13 @@ time: it goes on where it was cut short. Requests: two to the table, four to the
 for each thing that is made.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.bucket import bucket_steps
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import Clients, open_clients
+from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import Clients
+from airflow_slurm_provider.coordinator.maintenance.bootstrap.run import bootstrap
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import (
     Made,
     Step,
     StepResult,
     Wanted,
 )
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.table import table_steps
-from airflow_slurm_provider.coordinator.spec.site import Site
 
 __all__ = ["Clients", "Made", "Step", "StepResult", "Wanted", "bootstrap"]
-
-
-def bootstrap(
-    site: Site,
-    wanted: Wanted,
-    *,
-    log: Callable[[Step], None] = lambda _: None,
-    clients: Clients | None = None,
-) -> Made:
-    """Have the site's table and bucket as they should be.
-
-    Args:
-        site: names both.
-        wanted: what is asked for beside the table.
-        log: told of each step as it is done.
-        clients: of AWS; opened by the site's settings if absent.
-
-    Raises:
-        UserError: if the profile or region is not there, or the bucket is somebody else's.
-        ServiceError: if AWS can't be reached, or refuses; calling again goes on.
-    """
-    opened = clients or open_clients(site)
-    steps = []
-    for each in (
-        table_steps(opened, site.storage.table, wanted),
-        bucket_steps(opened, site.bucket, site.prefix, wanted),
-    ):
-        for step in each:
-            log(step)
-            steps.append(step)
-    return Made(tuple(steps), dry_run=wanted.dry_run)

@@ -71,7 +71,7 @@ def bucket_steps(clients: Clients, name: str, prefix: str, wanted: Wanted) -> It
         new=new,
     )
     rules = lifecycle_rules(prefix)
-    names = ", ".join(str(each["ID"]) for each in rules)
+    names = ", ".join(str(rule["ID"]) for rule in rules)
     yield wanted.settle(
         "lifecycle",
         lambda: bucket.has(rules),
@@ -136,14 +136,14 @@ class _Bucket:
 
     def has(self, rules: list[dict[str, Any]]) -> bool:
         """Whether the bucket has these rules, by their ids, as they should be."""
-        found = {each.get("ID"): each for each in self._lifecycle().get("Rules", [])}
-        return all(_same(found.get(each["ID"]), each) for each in rules)
+        found = {rule.get("ID"): rule for rule in self._lifecycle().get("Rules", [])}
+        return all(_same(found.get(rule["ID"]), rule) for rule in rules)
 
     def add(self, rules: list[dict[str, Any]]) -> None:
         """Put these rules beside those that others have made: the store takes all at once."""
         reply = self._lifecycle()
-        ours = {each["ID"] for each in rules}
-        others = [each for each in reply.get("Rules", []) if each.get("ID") not in ours]
+        ours = {rule["ID"] for rule in rules}
+        others = [other for other in reply.get("Rules", []) if other.get("ID") not in ours]
         kept = {_KEEPS: reply[_KEEPS]} if _KEEPS in reply else {}
         with translated(f"bucket {self._name!r}"):
             self._s3.put_bucket_lifecycle_configuration(

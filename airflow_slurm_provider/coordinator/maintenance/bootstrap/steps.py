@@ -64,12 +64,12 @@ class Made:
     @property
     def ok(self) -> bool:
         """Whether jobs can run with what is there, or would be."""
-        return all(each.outcome.serves for each in self.steps)
+        return all(step.outcome.serves for step in self.steps)
 
     @property
     def counts(self) -> dict[str, int]:
         """How many steps came out how."""
-        counts = Counter(each.outcome for each in self.steps)
+        counts = Counter(step.outcome for step in self.steps)
         return {outcome.value: counts[outcome] for outcome in StepResult}
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class Made:
             "ok": self.ok,
             "dry_run": self.dry_run,
             "counts": self.counts,
-            "steps": [each.to_dict() for each in self.steps],
+            "steps": [step.to_dict() for step in self.steps],
         }
 
 

@@ -112,12 +112,15 @@ def describe_table(client: object, name: str) -> TableFacts:
 
 def table_facts(found: Mapping[str, Any]) -> TableFacts:
     """Read DynamoDB's description of a table."""
-    types = {each["AttributeName"]: each["AttributeType"] for each in found["AttributeDefinitions"]}
+    types = {
+        attribute["AttributeName"]: attribute["AttributeType"]
+        for attribute in found["AttributeDefinitions"]
+    }
     return TableFacts(
         status=found["TableStatus"],
         keys={
-            each["AttributeName"]: (each["KeyType"], types[each["AttributeName"]])
-            for each in found["KeySchema"]
+            key["AttributeName"]: (key["KeyType"], types[key["AttributeName"]])
+            for key in found["KeySchema"]
         },
         on_demand=found.get("BillingModeSummary", {}).get("BillingMode") == BILLING_MODE,
     )
@@ -214,10 +217,10 @@ def check_conditional_put(services: Services) -> Iterator[Finding]:
 
 def judge_trials(check: str, trials: Sequence[Trial], mend: str) -> Finding:
     """What was tried is allowed; the first refusal speaks for all."""
-    refused = [each for each in trials if each.error]
+    refused = [trial for trial in trials if trial.error]
     if not refused:
-        names = ", ".join(each.action.partition(":")[2] for each in trials)
+        names = ", ".join(trial.action.partition(":")[2] for trial in trials)
         return Finding(check, Level.PASS, f"allowed: {names}")
     found, _, own = refused[0].error.partition("; ")
-    actions = ", ".join(each.action for each in refused)
+    actions = ", ".join(trial.action for trial in refused)
     return Finding(check, Level.FAIL, f"{actions} failed: {found}", own or mend)

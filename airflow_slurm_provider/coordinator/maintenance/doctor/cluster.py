@@ -196,9 +196,9 @@ def _requeue(settings: Mapping[str, str]) -> Finding:
 
 
 def _partition(partitions: list[Partition], name: str | None) -> Partition | None:
-    for each in partitions:
-        if each.name == name or (name is None and each.default):
-            return each
+    for partition in partitions:
+        if partition.name == name or (name is None and partition.default):
+            return partition
     return None
 
 

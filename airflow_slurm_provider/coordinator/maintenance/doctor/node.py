@@ -207,7 +207,7 @@ def _judge_python(version: str, python: str) -> Finding:
     )
     if not version:
         return Finding("node_python", Level.FAIL, f"{python!r} does not run on the node", mend)
-    if tuple(int(each) for each in version.split(".")[:2]) < _OLDEST_PYTHON:
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_PYTHON:
         found = f"{python!r} is Python {version} on the node, and workers need {oldest}"
         return Finding("node_python", Level.FAIL, found, mend)
     return Finding("node_python", Level.PASS, f"Python {version}")

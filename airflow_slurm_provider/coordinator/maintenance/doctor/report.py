@@ -55,12 +55,12 @@ class Report:
     @property
     def ok(self) -> bool:
         """Whether no check failed."""
-        return all(each.level is not Level.FAIL for each in self.findings)
+        return all(finding.level is not Level.FAIL for finding in self.findings)
 
     @property
     def counts(self) -> dict[str, int]:
         """How many checks came out how."""
-        counts = Counter(each.level for each in self.findings)
+        counts = Counter(finding.level for finding in self.findings)
         return {level.value: counts[level] for level in Level}
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,5 +68,5 @@ class Report:
         return {
             "ok": self.ok,
             "counts": self.counts,
-            "checks": [each.to_dict() for each in self.findings],
+            "checks": [finding.to_dict() for finding in self.findings],
         }

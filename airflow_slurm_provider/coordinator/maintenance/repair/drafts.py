@@ -59,7 +59,7 @@ def find_plan(store: JobStore, round_no: int, known: int = 0, standing: int = 0)
         raise UserError(
             f"job_id: round {round_no} of {store.paths.job!r} has several drafts below "
             f"{store.paths.segments(round_no)} that its results agree with: "
-            f"{', '.join(str(each.draft) for each in plans.values())}; remove those that are wrong"
+            f"{', '.join(str(plan.draft) for plan in plans.values())}; remove those that are wrong"
         )
     if plans:
         return plans.popitem()[1]

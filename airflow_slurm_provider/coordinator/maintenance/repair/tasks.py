@@ -10,10 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 
+from airflow_slurm_provider.coordinator.maintenance.repair.clock import FixedClock
 from airflow_slurm_provider.coordinator.maintenance.repair.report import Repaired
-from slurm_worker.backends.clock import boot_time
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.job_store import ForeignMarker, JobStore, Marker
 from slurm_worker.protocol.job_table import RoundRow
@@ -185,7 +184,7 @@ class TaskRepair:
             for key in self._store.objects.list(folder)
         )
         found = (match for name in names if (match := _ATTEMPT.match(name)))
-        return max((int(each.group(1)) for each in found), default=0)
+        return max((int(match.group(1)) for match in found), default=0)
 
     def _halve(self, row: TaskRow, marker: Marker) -> None:
         """Have the halves of a bisected task, and then the whole done."""
@@ -197,31 +196,12 @@ class TaskRepair:
         self._found.tasks += len(lost)
         if lost and self._write:
             self._table.create_halves(row)
-        for each in lost:
-            if each.task in self._done and self._settle(each) is not None:
+        for half in lost:
+            if half.task in self._done and self._settle(half) is not None:
                 self._found.completed += 1
         if row.state is not TaskState.DONE and self._write:
             _at(self._table, marker.finished).complete(marker)
 
 
-@dataclass(frozen=True, slots=True)
-class StandingClock:
-    """A clock that stands: rows say when things were, not when they were rebuilt."""
-
-    at: float
-
-    def now(self) -> float:
-        """See `ports.Clock.now`."""
-        return self.at
-
-    def boot_time(self) -> float:
-        """See `ports.Clock.boot_time`."""
-        return boot_time()
-
-    def sleep(self, seconds: float) -> None:
-        """See `ports.Clock.sleep`: nobody does."""
-        raise NotImplementedError("nobody waits by a clock that stands")
-
-
 def _at(table: TaskTable, at: float) -> TaskTable:
-    return TaskTable(table.rows, table.job, table.shards, table.lease, StandingClock(at))
+    return TaskTable(table.rows, table.job, table.shards, table.lease, FixedClock(at))

@@ -35,7 +35,7 @@ from tests.unit.coordinator.anomalies.scenarios import BAD, GOOD
 def record_modelled() -> None:
     """Every scenario, in virtual time."""
     for name, plan in {**GOOD, **BAD}.items():
-        write_run(RUNS / f"{name}.jsonl.gz", Fleet(plan).looks())
+        write_run(RUNS / f"{name}.jsonl.gz", Fleet(plan).observations())
         sys.stdout.write(f"{name}\n")
 
 
@@ -57,26 +57,26 @@ def _record(services: Services, what: Provoked, folder: Path) -> None:
     job_id = submit(services, what, folder)
     kind = "good" if what.kind is None else what.kind.value
     try:
-        write_run(RUNS / f"{kind}.stack.jsonl.gz", _looks(services, what, folder, job_id))
+        write_run(RUNS / f"{kind}.stack.jsonl.gz", _observations(services, what, folder, job_id))
     finally:
         (folder / "over").touch()
         control.cancel(services, job_id)
     sys.stdout.write(f"{kind}.stack\n")
 
 
-def _looks(
+def _observations(
     services: Services, what: Provoked, folder: Path, job_id: JobId
 ) -> Iterator[Observation]:
     spec = read_spec(services, services.jobs(job_id).get())
     deadline = float("inf")
     while time.monotonic() < deadline:
-        poll = api.poll(services, job_id)
-        assert poll.snapshot is not None, "a look has one"
-        what.provoke(folder, poll.snapshot)
-        if deadline == float("inf") and poll.snapshot.leased:
+        status = api.status(services, job_id)
+        assert status.snapshot is not None, "a look has one"
+        what.provoke(folder, status.snapshot)
+        if deadline == float("inf") and status.snapshot.leased:
             deadline = time.monotonic() + what.most_s
-        yield observe(services, spec, poll, poll.snapshot)
-        if poll.finished:
+        yield observe(services, spec, status, status.snapshot)
+        if status.finished:
             return
         time.sleep(INTERVAL_S)
 
