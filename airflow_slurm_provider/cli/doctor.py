@@ -17,7 +17,7 @@ from slurm_worker.protocol.keys import JobId, check_job_id
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.maintenance.doctor import Finding, Report
-    from airflow_slurm_provider.coordinator.maintenance.repair import Repaired
+    from airflow_slurm_provider.coordinator.maintenance.repair import RepairResult
     from airflow_slurm_provider.coordinator.services import Services
     from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 
@@ -143,8 +143,8 @@ def _show(finding: Finding) -> None:
     """A finding as it is made, with its mend below it."""
     level = finding.level.value
     show(f"  {finding.check}: {finding.found}", head=f"{level:4}", colour=_COLOURS[level])
-    if finding.mend:
-        show(f"      mend: {finding.mend}")
+    if finding.fix:
+        show(f"      mend: {finding.fix}")
 
 
 def _ignore(finding: Finding) -> None:
@@ -156,7 +156,7 @@ def _summary(report: Report) -> str:
     return ", ".join(f"{count} {words[level]}" for level, count in report.counts.items())
 
 
-def _repaired_fields(found: Repaired) -> list[tuple[str, str]]:
+def _repaired_fields(found: RepairResult) -> list[tuple[str, str]]:
     job = found.job_id
     if not found.changed:
         state = "as S3 says: nothing to do"
@@ -170,5 +170,5 @@ def _repaired_fields(found: Repaired) -> list[tuple[str, str]]:
         *([("submissions rebuilt", ", ".join(found.submissions))] if found.submissions else []),
         ("tasks rebuilt", number(found.tasks)),
         ("done by their markers", number(found.completed)),
-        *(("can't be rebuilt", each) for each in found.unmended),
+        *(("can't be rebuilt", each) for each in found.unrepaired),
     ]

@@ -1,4 +1,4 @@
-"""The JSON API that reads. Each answer is as old as `cache.py` says, at most."""
+"""The JSON API's queries. `cache.py` has the largest age of each answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from slurm_worker.protocol.job_table import AuditEvent
 from slurm_worker.protocol.keys import JobId, TaskId, TaskState
 from slurm_worker.protocol.tasks import TaskRow
 
-#: Jobs that the page of all anomalies looks at, the newest ones.
+#: Number of the newest jobs on the page of all anomalies.
 _ANOMALY_JOBS = 20
 
 router = APIRouter(prefix="/api", responses=PROBLEMS)
@@ -44,7 +44,7 @@ def list_jobs(
 
 @router.get("/jobs/{job}")
 def get_job(site: Site, job: Job) -> models.JobDetail:
-    """All that the table says of a job."""
+    """A job with everything that the table has on it."""
     job_id = JobId(job)
     return views.job_detail(
         site.snapshot(job_id),
@@ -55,7 +55,7 @@ def get_job(site: Site, job: Job) -> models.JobDetail:
 
 @router.get("/jobs/{job}/workers")
 def get_workers(site: Site, job: Job) -> models.Workers:
-    """Workers as Slurm shows them, and what they have done; also where Slurm can't be asked."""
+    """Workers as Slurm shows them, and what they have done; also when Slurm can't be reached."""
     job_id = JobId(job)
     seen = site.snapshot(job_id)
     problem, array = "", None
@@ -93,7 +93,7 @@ def get_cost(site: Site, job: Job) -> models.Cost:
 
 @router.get("/jobs/{job}/failures")
 def get_failures(site: Site, job: Job) -> list[models.FailureGroup]:
-    """Failures by class and message. Reads the parts of failed items: ask when it is wanted."""
+    """Failures by class and message. Reads the parts of failed items, so call it on demand."""
     return [views.failure_group(failure) for failure in site.failures(JobId(job))]
 
 
@@ -149,14 +149,14 @@ def get_task(site: Site, job: Job, task: Task) -> models.TaskDetail:
 
 @router.get("/jobs/{job}/tasks/{task}/log")
 def get_task_log(site: Site, job: Job, task: Task) -> models.LogLines:
-    """What workers said of a task. Reads their logs: ask when it is wanted."""
+    """The log lines about a task. Reads the workers' logs, so call it on demand."""
     job_id = JobId(job)
     return read_task_log(site.services, job_id, _task_row(site, job_id, task))
 
 
 @router.get("/openapi.json", include_in_schema=False)
 def get_openapi(request: Request, _user: Reader) -> dict[str, object]:
-    """What this API can be asked, in OpenAPI's form."""
+    """This API as an OpenAPI document."""
     document: dict[str, object] = request.app.openapi()
     return document
 

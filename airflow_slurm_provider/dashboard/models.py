@@ -1,7 +1,7 @@
-"""What the JSON API answers, and what it is asked with.
+"""Answers and requests of the JSON API.
 
 Names are stable. Times are in milliseconds since the epoch unless they say otherwise. A rate
-limit is answered as it is read: `coordinator.limits.LimitState`.
+limit is a `coordinator.status.rate_limits.LimitState`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Problem(_Answer):
 
 
 class JobSummary(_Answer):
-    """A job and how far it is.
+    """A job and its progress.
 
     `items` counts those of the input; each is one of `ok`, `failed` and `pending`.
     `running_items` of the pending ones are finished in tasks that are not.
@@ -38,8 +38,8 @@ class JobSummary(_Answer):
 
     job_id: str
     state: SummaryState
-    stop: str = Field(description="Why its breaker is tripped; empty where it isn't.")
-    paused: str = Field(description="Who paused it; empty where nobody has.")
+    stop: str = Field(description="Why the job is stopped; empty where it is not.")
+    paused: str = Field(description="The user who paused it; empty where it is not paused.")
     created_ms: int
     rounds: int
     items: int
@@ -50,8 +50,8 @@ class JobSummary(_Answer):
     rows: int = Field(description="Rows that the handler returned.")
     tasks: dict[str, int] = Field(description="Tasks by state.")
     task_errors: dict[str, int] = Field(description="Tasks that were given up, by error class.")
-    rate: float = Field(description="Items a second, of late.")
-    eta_s: int | None = Field(description="Seconds that are left at this rate; null if unknown.")
+    rate: float = Field(description="Items a second in the last minutes.")
+    eta_s: int | None = Field(description="Seconds left at this rate; null if unknown.")
 
 
 class JobList(_Answer):
@@ -63,16 +63,16 @@ class JobList(_Answer):
 
 
 class Round(_Answer):
-    """Tasks that were planned together."""
+    """A round: tasks that were planned together."""
 
     number: int
     state: str
     source: str
     tasks: int
     items: int
-    retried: dict[str, int] = Field(description="Its items by the class they had failed with.")
-    tasks_back: dict[str, int] = Field(description="Failed tasks that it put back, by class.")
-    slurm: dict[str, str] = Field(description="Options that its array has of its own.")
+    retried: dict[str, int] = Field(description="Retried items by their former error class.")
+    tasks_back: dict[str, int] = Field(description="Failed tasks that were put back, by class.")
+    slurm: dict[str, str] = Field(description="The array's own Slurm options.")
     created_ms: int
     opened_ms: int
 
@@ -134,7 +134,7 @@ class Timeline(_Answer):
 
 
 class JobDetail(_Answer):
-    """A job with all that its rows in the table say."""
+    """A job with everything that the table has on it."""
 
     job: JobSummary
     at_ms: int
@@ -150,7 +150,7 @@ class JobDetail(_Answer):
 
 
 class ShareRow(_Answer):
-    """What a node or a worker has done."""
+    """What one node or worker has done."""
 
     name: str
     tasks: int
@@ -158,14 +158,14 @@ class ShareRow(_Answer):
     failed: int
     busy_ms: int
     error_rate: float
-    leased: int = Field(description="Tasks that it holds.")
+    leased: int = Field(description="Tasks that it holds now.")
 
 
 class Workers(_Answer):
     """Workers as Slurm shows them, and what nodes and workers have done."""
 
-    known: bool = Field(description="Whether Slurm could tell.")
-    problem: str = Field(description="Why it couldn't; empty where it could.")
+    known: bool = Field(description="Whether Slurm has answered.")
+    problem: str = Field(description="Why not; empty where it has.")
     alive: int
     states: dict[str, int] = Field(description="Elements of the arrays by Slurm's state.")
     slurm_job_ids: list[str]
@@ -183,7 +183,7 @@ class CostLine(_Answer):
 
 
 class ClusterUse(_Answer):
-    """CPU time and memory that Slurm gave and workers used; null where it can't be told yet."""
+    """CPU time and memory that Slurm gave and workers used; null where not known yet."""
 
     starts: int
     running: int
@@ -198,13 +198,13 @@ class ClusterUse(_Answer):
 class Cost(_Answer):
     """What a job has cost so far; see `slurmctl cost`."""
 
-    dollars: float = Field(description="Of AWS requests, counted and estimated, by list price.")
-    dollars_expected: float = Field(description="Where no task is tried twice.")
+    dollars: float = Field(description="AWS requests, counted and estimated, at list prices.")
+    dollars_expected: float = Field(description="The same if no task is tried twice.")
     prices_of: str
     region: str
     lines: list[CostLine]
     cluster: ClusterUse | None
-    problem: str = Field(description="Why the cluster's part is not known.")
+    problem: str = Field(description="Why the use of the cluster is not known.")
     advice: list[str]
 
 
@@ -248,7 +248,7 @@ class TaskSummary(_Answer):
 
 
 class TaskList(_Answer):
-    """A page of tasks; `next` goes on, and is empty at the end."""
+    """A page of tasks; `next` is the next page's `after`, and empty at the end."""
 
     tasks: list[TaskSummary]
     next: str
@@ -292,21 +292,21 @@ class TaskDetail(_Answer):
     not_before_ms: int
     finished_ms: int
     checkpoint: str
-    crashes: list[str] = Field(description="Items that brought a worker down.")
-    history: list[str] = Field(description="Why attempts ended before the task.")
+    crashes: list[str] = Field(description="Items that crashed a worker.")
+    history: list[str] = Field(description="Why earlier attempts ended without a result.")
     segment: str
     marker: MarkerView | None
 
 
 class LogLines(_Answer):
-    """What workers said of a task."""
+    """Log lines about a task."""
 
     lines: list[str]
-    more: bool = Field(description="Whether there are more than are shown.")
+    more: bool = Field(description="Whether there are more lines than these.")
 
 
 class Anomaly(_Answer):
-    """One alert, with the numbers that caused it; told once per episode."""
+    """One alert, with the numbers that caused it; one per episode."""
 
     job_id: str
     id: str
@@ -316,11 +316,11 @@ class Anomaly(_Answer):
     advice: str
     numbers: dict[str, float]
     at_ms: int
-    over_ms: int = Field(description="When its episode was over; 0 while it lasts.")
+    over_ms: int = Field(description="When its episode ended; 0 while it lasts.")
 
 
-class RetryAsk(_Request):
-    """Which failures to try again; by the job's retry policy where no class is named."""
+class RetryRequest(_Request):
+    """The classes to retry; without any, the job's retry policy decides."""
 
     classes: Annotated[list[ErrorClass], Field(max_length=len(ErrorClass))] = []
 
@@ -328,7 +328,7 @@ class RetryAsk(_Request):
 class RetryPlanView(_Answer):
     """What a retry would do."""
 
-    round: int | None = Field(description="The new round; null where nothing is to be retried.")
+    round: int | None = Field(description="The new round; null where there is nothing to retry.")
     items: dict[str, int]
     tasks: dict[str, int]
     given_up: dict[str, int]
@@ -339,17 +339,17 @@ class RetryPlanView(_Answer):
 
 
 class RunView(_Answer):
-    """An action that takes long."""
+    """A long action and its state."""
 
     name: str
     state: Literal["running", "done", "failed"]
-    begun: bool = Field(description="False where it ran already and was joined.")
+    begun: bool = Field(description="False if it was already running.")
     said: list[str]
     result: dict[str, Any]
     error: str
 
 
-class WorkersAsk(_Request):
+class WorkersRequest(_Request):
     """How many workers to add."""
 
     workers: Annotated[int, Field(ge=1, le=10_000)]

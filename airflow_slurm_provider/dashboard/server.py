@@ -28,13 +28,13 @@ from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.errors import UserError
 
 ADDRESS = "127.0.0.1"
-#: A page of another site that has its name resolve to loopback is refused.
+#: Requests for other host names are refused: a foreign name may resolve to loopback.
 _HOSTS = [ADDRESS, "localhost"]
-_STRANGER = "open the address that slurmctl dashboard printed when it was started"
+_STRANGER = "open the address that slurmctl dashboard printed at its start"
 
 
 class TokenGuard:
-    """Lets in who has the token: all that the account may do that started the dashboard.
+    """Lets in users with the token; they may do what the account of the dashboard may do.
 
     Args:
         token: the secret.
@@ -50,7 +50,7 @@ class TokenGuard:
         self.session = digest[8:]
 
     async def user(self, request: Request) -> User:
-        """Whoever has the cookie or the token."""
+        """The user, if the request has the cookie or the token."""
         scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
         by_header = scheme.lower() == "bearer" and self.is_token(bearer.strip())
         if not by_header and not _same(request.cookies.get(self.cookie, ""), self.session):
@@ -58,7 +58,7 @@ class TokenGuard:
         return self._user
 
     async def actor(self, request: Request) -> User:
-        """The same: who reads may act."""
+        """The same user: everyone who may read may act."""
         return await self.user(request)
 
     def is_token(self, given: str) -> bool:

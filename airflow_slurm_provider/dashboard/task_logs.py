@@ -1,4 +1,4 @@
-"""What workers said of one task, out of the logs of those workers alone that had it.
+"""The log lines about one task, from the logs of the workers that have held it.
 
 Requests: for each of them a list per thousand chunks of the job's logs, and a GET for each
 chunk of theirs.
@@ -16,7 +16,7 @@ from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.tasks import TaskRow
 
 _MOST_LINES = 1_000
-#: How a worker is named where a row's history speaks of it.
+#: A worker's name in a row's history.
 _WORKER = re.compile(r"[\w.]+(?:-[\w.]+)*-[0-9a-f]{8}\b")
 
 

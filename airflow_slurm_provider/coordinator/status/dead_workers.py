@@ -1,9 +1,9 @@
-"""Workers that died, why Slurm says they did, and the tasks that they held.
+"""Workers that died, the reason by Slurm's accounting, and the tasks that they held.
 
-A worker's name holds its array, element and restart; a task's row names who holds it, and
-its history from whom it was taken. So Slurm's word on an element becomes the class of the
-tasks it held. Requests: those of `snapshot.py`, a few rows of the job, one ``sacct``; a read of
-every task row only to tell whose leases were lost and taken over, where some were.
+A worker's name holds its array, element and restart. A task's row names the worker that holds it,
+and its history the workers that lost it. So Slurm's state of an element gives the class of the
+tasks that it held. Requests: those of `snapshot.py`, a few rows of the job, one ``sacct``; every
+task row is read only where leases were lost and taken over.
 """
 
 from __future__ import annotations

@@ -105,17 +105,17 @@ def read_output(services: Services, job_id: JobId, element: str, lines: int = 50
     """
     match = _ELEMENT.fullmatch(element)
     if match is None:
-        raise UserError(f"--worker: {element!r} is no element of an array; write 1234_7")
+        raise UserError(f"--worker: {element!r} is not an array element; write 1234_7")
     array, number = match.groups("0")
     # Slurm may have given one number twice: the later array is meant.
     for key in reversed(arrays_of(services, job_id, services.jobs(job_id).submissions())):
         if key.slurm_job_id == array:
             return services.slurm.output(key.name, job_id, int(number), lines)
-    raise UserError(f"--worker: {element!r} is no element of an array of {job_id!r}")
+    raise UserError(f"--worker: {element!r} is not an element of an array of {job_id!r}")
 
 
 def first_failures(services: Services, job_id: JobId, most: int = 5) -> list[str]:
-    """What workers said of the last round's first failures, one of each kind.
+    """The log lines of the last round's first failures, one of each kind.
 
     Reads on in their logs as long as one of a few chunks has something new.
     """

@@ -1,7 +1,7 @@
-"""How far a job is: what a snapshot of its tasks comes to, and a look at its array.
+"""A job's progress, from a snapshot of its tasks, and its status, with its array.
 
 Requests: those of `snapshot.py`; for the array one ``squeue`` and one ``sacct``, and as many
-again where a submission was cut short (`arrays.py`).
+again where a submission was interrupted (`arrays.py`).
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from slurm_worker.errors import UserError
 from slurm_worker.protocol.job_table import JobRow, RoundRow, SubmissionRow
 from slurm_worker.protocol.keys import JobId, JobState, RoundState, SubmitState, TaskState
 
-#: How a job is, in one word.
+#: A job's state in one word.
 SummaryState = Literal["planning", "running", "paused", "stopped", "complete"]
 
 #: A submitter may still be between the plan and ``sbatch``.
 _GRACE_S = 600.0
-#: How old progress may be that somebody else has read.
+#: The largest age of a snapshot that another waiting task has read.
 _SHARED_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a job stands.
+    """A job's progress.
 
     Args:
         state: whether all tasks of round 0 have rows.
@@ -72,7 +72,7 @@ class Progress:
 
     @property
     def summary_state(self) -> SummaryState:
-        """How the job is; what asks for somebody's attention comes first."""
+        """The job's state in one word; a state that needs a person comes first."""
         if self.stop:
             return "stopped"
         if self.complete:
@@ -106,19 +106,19 @@ class Progress:
         return (
             f"{self.job_id}: {self.ok:,} of {self.items:,} items ok, "
             f"{sum(self.failed.values()):,} failed{f' ({failed})' if failed else ''}, "
-            f"{self.pending:,} to do; {total - self.unfinished_tasks:,} of {total:,} tasks ended"
+            f"{self.pending:,} pending; {total - self.unfinished_tasks:,} of {total:,} tasks ended"
             f"{f'; paused by {self.paused}' if self.paused else ''}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """One look at a job by someone who waits for it.
+    """A job's status for a task that waits for it.
 
     Args:
         finished: every task is in an end state.
-        problem: why waiting longer is vain; empty where it isn't.
-        workers_gone: that is because no worker is left: new ones would go on.
+        problem: why waiting longer is useless; empty where it is not.
+        workers_gone: the reason is that no worker is left; new workers would continue.
         snapshot: what `progress` comes from.
     """
 
@@ -131,7 +131,7 @@ class JobStatus:
 
 
 def read_progress(services: Services, job_id: JobId) -> Progress:
-    """Where the job stands.
+    """The job's progress.
 
     Raises:
         UserError: if there is no such job.
@@ -140,7 +140,7 @@ def read_progress(services: Services, job_id: JobId) -> Progress:
 
 
 def read_status(services: Services, job_id: JobId) -> JobStatus:
-    """Progress, and whether anybody is left to go on with it."""
+    """The job's progress, and whether workers are left to continue it."""
     snapshot = _recent(services, job_id)
     progress = progress_of(snapshot)
     if progress.complete:
@@ -162,7 +162,7 @@ def read_status(services: Services, job_id: JobId) -> JobStatus:
     array = services.arrays(arrays)
     if array.unknown or array.alive or progress.paused or _is_under_way(services, newest):
         return JobStatus(progress, array, finished=False, snapshot=snapshot)
-    # Workers may have ended just after our look at the rows.
+    # Workers may have ended just after the rows were read.
     snapshot = read_snapshot(services, job_id)
     progress = progress_of(snapshot)
     if progress.complete:
@@ -175,7 +175,7 @@ def read_status(services: Services, job_id: JobId) -> JobStatus:
         problem=(
             f"no worker of {named(ids_of(arrays))} is left ({counts}) and "
             f"{progress.unfinished_tasks:,} tasks are not done; "
-            f"slurmctl logs {job_id} --errors may say why; submit the job again to go on"
+            f"slurmctl logs {job_id} --errors may show why; submit the job again to continue"
         ),
         workers_gone=True,
         snapshot=snapshot,
@@ -183,28 +183,28 @@ def read_status(services: Services, job_id: JobId) -> JobStatus:
 
 
 def _recent(services: Services, job_id: JobId) -> Snapshot:
-    """The tasks, seen together by those who wait for the same job at the same time."""
+    """The job's snapshot, shared by the tasks that wait for it in this process."""
     if services.shared is None:
         return read_snapshot(services, job_id)
-    # Half an interval: with the waiter's own interval, its news is at most 1.5 of them old.
+    # Half an interval: so what a waiting task gets is at most 1.5 intervals old.
     recent: TTLCache[Snapshot] = services.shared.progress
     max_age_s = min(_SHARED_S, services.poll_s / 2)
     return recent.get(job_id, max_age_s, lambda: read_snapshot(services, job_id))
 
 
 def _never_submitted(services: Services, job_id: JobId, intent: SubmissionRow | None) -> str:
-    """Why waiting for workers is vain, where a submit was cut short and nobody went on."""
+    """Why waiting is useless, where a submit was interrupted and not continued."""
     if intent is not None and intent.state is SubmitState.SUBMITTED:
-        return "the job was cancelled before Slurm had its workers; submit it again to go on"
+        return "the job was cancelled before Slurm had its workers; submit it again to continue"
     job = services.jobs(job_id).get()
     since_ms = intent.intent_ms if intent else job.created_ms
     if job.state is JobState.PLANNING or services.clock.now() < since_ms / 1000 + _GRACE_S:
         return ""
-    return "no array was submitted for what is planned; submit the job again to go on"
+    return "no array was submitted for the planned tasks; submit the job again to continue"
 
 
 def _is_under_way(services: Services, submission: SubmissionRow | None) -> bool:
-    """Whether somebody may be between a submission's intent and its ``sbatch``."""
+    """Whether a submitter may be between a submission's intent and its ``sbatch``."""
     return (
         submission is not None
         and submission.state is SubmitState.INTENT
@@ -229,7 +229,7 @@ def open_round_of(job: JobRow, rounds: Iterable[RoundRow]) -> RoundRow | None:
 
 
 def tasks_of(round_row: RoundRow) -> int:
-    """How many tasks a round has, with those that it puts back."""
+    """The number of a round's tasks, with those that it puts back."""
     return round_row.tasks + sum(round_row.tasks_back.values())
 
 
@@ -239,14 +239,14 @@ def slurm_job_ids_of(submissions: Iterable[SubmissionRow]) -> list[str]:
 
 
 def blocked_reason(job: JobRow) -> str:
-    """Why nobody works on the job until it is resumed; empty where nothing keeps them."""
+    """Why the job waits for a resume; empty where it does not."""
     if job.paused:
         return f"is paused by {job.paused}"
     return f"is stopped: {job.stop}" if job.stop else ""
 
 
 def check_running(job: JobRow) -> None:
-    """Refuse to go on with a job that is paused or stopped.
+    """Refuse to continue a job that is paused or stopped.
 
     Raises:
         UserError: naming what resumes it.
@@ -257,7 +257,7 @@ def check_running(job: JobRow) -> None:
 
 
 def current_arrays(submissions: Iterable[SubmissionRow]) -> set[str]:
-    """The arrays of the last submission that was made for want of workers, and those since."""
+    """The arrays of the last submission that replaced workers, and of the later ones."""
     made = (submission for submission in submissions if submission.slurm_job_ids)
     by_time = sorted(made, key=lambda row: (row.round_no, row.number))
     needed = [number for number, row in enumerate(by_time) if not row.asked]
@@ -272,7 +272,7 @@ def latest(submissions: list[SubmissionRow]) -> SubmissionRow | None:
 
 
 def progress_of(snapshot: Snapshot) -> Progress:
-    """What a look at the tasks comes to."""
+    """The progress that a snapshot shows."""
     # An item that is tried again in a later round no longer counts as failed in its first.
     failed = Counter(snapshot.done.failed)
     failed.subtract(_retried(snapshot.rounds))

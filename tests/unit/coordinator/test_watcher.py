@@ -175,8 +175,8 @@ def test_who_waits_again_is_not_told_of_the_dead_of_earlier_arrays_one_by_one(
     watcher.poll()
     told = [line for line in lines if "worker" in line]
     assert told[0] == (
-        f"of earlier arrays 2 workers had died (worker_crash 2); slurmctl status {job_id} "
-        "names them"
+        f"2 workers of earlier arrays had died (worker_crash 2); slurmctl status {job_id} "
+        "lists them"
     )
     assert [line.startswith("worker 101_1 ") for line in told[1:]] == [True]
     assert watcher.lost == {"worker_crash": 2, "walltime": 1}

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.bucket import bucket_steps
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import Clients, open_clients
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import (
-    Made,
+    BootstrapRequest,
+    BootstrapResult,
     Step,
-    Wanted,
 )
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.table import table_steps
 from airflow_slurm_provider.coordinator.spec.site import Site
@@ -17,22 +17,22 @@ from airflow_slurm_provider.coordinator.spec.site import Site
 
 def bootstrap(
     site: Site,
-    wanted: Wanted,
+    wanted: BootstrapRequest,
     *,
     log: Callable[[Step], None] = lambda _: None,
     clients: Clients | None = None,
-) -> Made:
-    """Have the site's table and bucket as they should be.
+) -> BootstrapResult:
+    """Create and check the site's table and bucket.
 
     Args:
         site: names both.
         wanted: what is asked for beside the table.
-        log: told of each step as it is done.
+        log: gets each step when it is done.
         clients: of AWS; opened by the site's settings if absent.
 
     Raises:
-        UserError: if the profile or region is not there, or the bucket is somebody else's.
-        ServiceError: if AWS can't be reached, or refuses; calling again goes on.
+        UserError: if the profile or region is not there, or the bucket belongs to another account.
+        ServiceError: if AWS can't be reached, or refuses; call again to continue.
     """
     opened = clients or open_clients(site)
     steps = []
@@ -43,4 +43,4 @@ def bootstrap(
         for step in steps_of_one:
             log(step)
             steps.append(step)
-    return Made(tuple(steps), dry_run=wanted.dry_run)
+    return BootstrapResult(tuple(steps), dry_run=wanted.dry_run)

@@ -1,10 +1,10 @@
-"""What `bootstrap` does and says: one step for each thing that should be as it should be."""
+"""What `bootstrap` does and reports: one step for each resource or setting."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -12,14 +12,14 @@ from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import Uns
 
 
 class StepResult(str, Enum):
-    """How a step came out."""
+    """The result of a step."""
 
-    THERE = "there"  #: as it should be; nothing was done
+    THERE = "there"  #: it was correct already; nothing was done
     MADE = "made"  #: by this call
-    WOULD_MAKE = "would_make"  #: by this call, were it no dry run
-    DIFFERS = "differs"  #: jobs run with it; it stays as it is unless updates are asked for
-    UNSUPPORTED = "unsupported"  #: the store has no such setting, or can't keep to it
-    MISSING = "missing"  #: jobs can't run, and nobody has asked for it
+    WOULD_MAKE = "would_make"  #: by this call, if it were no dry run
+    DIFFERS = "differs"  #: jobs run with it; only --update changes it
+    UNSUPPORTED = "unsupported"  #: the store has no such setting, or can't apply it
+    MISSING = "missing"  #: jobs can't run, and this call was not told to make it
     UNFIT = "unfit"  #: jobs can't run with it, and it can't be changed
 
     @property
@@ -30,27 +30,32 @@ class StepResult(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing.
+    """One resource or setting.
 
     Args:
-        name: of the thing, which is stable.
-        outcome: how it came out.
-        found: what it is like, in a line.
-        mend: what to do about it, in a line; empty where all is well.
+        name: its name, which is stable.
+        outcome: the result.
+        found: its state, in a line.
+        fix: what to do about it, in a line; empty where all is well.
     """
 
     name: str
     outcome: StepResult
     found: str
-    mend: str = ""
+    fix: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
-        return {**asdict(self), "outcome": self.outcome.value}
+        return {
+            "name": self.name,
+            "outcome": self.outcome.value,
+            "found": self.found,
+            "mend": self.fix,
+        }
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class BootstrapResult:
     """All steps.
 
     Args:
@@ -68,7 +73,7 @@ class Made:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many steps came out how."""
+        """Number of steps by result."""
         counts = Counter(step.outcome for step in self.steps)
         return {outcome.value: counts[outcome] for outcome in StepResult}
 
@@ -83,7 +88,7 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class BootstrapRequest:
     """What is asked for beside the table.
 
     Args:
@@ -123,11 +128,11 @@ class Wanted:
             if not new and good():
                 return Step(name, StepResult.THERE, as_wanted)
             if not new and not self.update:
-                mend = "slurmctl bootstrap --update changes it"
-                return Step(name, StepResult.DIFFERS, otherwise, mend)
+                fix = "slurmctl bootstrap --update changes it"
+                return Step(name, StepResult.DIFFERS, otherwise, fix)
             if self.dry_run:
                 return Step(name, StepResult.WOULD_MAKE, as_wanted)
             make()
         except Unsupported as error:
-            return Step(name, StepResult.UNSUPPORTED, error.found, error.mend)
+            return Step(name, StepResult.UNSUPPORTED, error.found, error.fix)
         return Step(name, StepResult.MADE, as_wanted)

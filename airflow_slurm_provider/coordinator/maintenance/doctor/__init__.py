@@ -1,4 +1,4 @@
-"""`slurmctl doctor`: is all there that a job needs? Each check says what it found, and the mend.
+"""`slurmctl doctor`: checks what a job needs. Each check reports what it found and how to fix it.
 
 | check | needs |
 | --- | --- |
@@ -11,8 +11,8 @@
 | bucket_access, conditional_put | bucket |
 | node_job and what a job sees from its node | slurm, remote_dir, aws |
 
-A check whose needs have failed is not made, so that each fault is named once. One that raises
-has failed with what it raised, and the others go on. Nothing is changed and nothing stays.
+A check is skipped when a check that it needs has failed, so each fault is reported once. A check
+that raises has failed with that error, and the others continue. Nothing is changed or left behind.
 """
 
 from airflow_slurm_provider.coordinator.maintenance.doctor.diagnose import diagnose

@@ -7,49 +7,49 @@ from dataclasses import dataclass, field
 
 from airflow_slurm_provider.coordinator import services as opening
 from airflow_slurm_provider.coordinator.maintenance.doctor import aws, cluster, node
-from airflow_slurm_provider.coordinator.maintenance.doctor.aws import AwsFacts
+from airflow_slurm_provider.coordinator.maintenance.doctor.aws import AwsProbes
 from airflow_slurm_provider.coordinator.maintenance.doctor.report import Finding, Level, Report
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 from airflow_slurm_provider.coordinator.spec.site import Site
 from airflow_slurm_provider.slurm.client import SlurmClient
 
-#: How long a job may take until it has told what its node is like.
+#: Seconds within which the probe job must have ended.
 TIMEOUT_S = 60.0
 
 Check = Callable[[], Iterable[Finding]]
 
 
 @dataclass(slots=True)
-class _Examination:
-    """Makes checks one after the other, and keeps what they find.
+class _Checklist:
+    """Runs checks one after the other, and keeps their findings.
 
     Args:
-        log: told of each finding as it is made.
+        log: gets each finding when it is made.
     """
 
     log: Callable[[Finding], None]
     findings: list[Finding] = field(default_factory=list)
 
-    def make(self, name: str, needs: tuple[str, ...], mend: str, check: Check) -> None:
-        """Make a check, unless what it needs has failed.
+    def make(self, name: str, needs: tuple[str, ...], fix: str, check: Check) -> None:
+        """Run a check, unless one that it needs has failed.
 
         Args:
-            name: of the check, where it finds nothing else to say.
-            needs: checks without which it makes no sense.
-            mend: what to do where it raises an error that doesn't say.
+            name: the check's, for a skip or an error.
+            needs: checks that must have passed.
+            fix: what to do where its error does not say.
             check: yields findings.
         """
         missing = [need for need in needs if not self._passed(need)]
         if missing:
-            self._add(Finding(name, Level.SKIP, f"not checked: {missing[0]} comes first"))
+            self._add(Finding(name, Level.SKIP, f"not checked: {missing[0]} has not passed"))
             return
         try:
             for finding in check():
                 self._add(finding)
         except Exception as error:
-            # Whatever it is, the other checks go on.
-            self._add(Finding.of_error(name, error, mend))
+            # Whatever it is, the other checks continue.
+            self._add(Finding.of_error(name, error, fix))
 
     def _passed(self, name: str) -> bool:
         return any(
@@ -70,20 +70,20 @@ def diagnose(
     timeout_s: float = TIMEOUT_S,
     log: Callable[[Finding], None] = lambda _: None,
     open_services: Callable[[Site], Services] | None = None,
-    facts: AwsFacts | None = None,
+    probes: AwsProbes | None = None,
 ) -> Report:
-    """Examine a site.
+    """Check a site.
 
     Args:
-        site: what is examined.
-        job: reads a job, whose partition, account and setup the look from a node takes.
-        probe: whether to look from a node, by a short job.
+        site: the site.
+        job: reads a job; the probe uses its partition, account and setup.
+        probe: whether to check a node, by a short job.
         timeout_s: seconds for that.
-        log: told of each finding as it is made.
+        log: gets each finding when it is made.
         open_services: opens the site's edges.
-        facts: what those don't tell.
+        probes: the requests beside those of the services.
     """
-    examination = _Examination(log)
+    checklist = _Checklist(log)
     opened: list[Services] = []
     specs: list[JobSpec] = []
 
@@ -92,13 +92,13 @@ def diagnose(
         yield Finding("aws", Level.PASS, f"region {site.aws.region or 'of the environment'}")
 
     def read_job() -> Iterable[Finding]:
-        assert job is not None, "asked for only where there is one"
+        assert job is not None, "run only where there is one"
         specs.append(job(opened[0]))
         yield _of_job(specs[0])
 
-    examination.make("aws", (), "correct the site's aws section or AWS_* variables", open_all)
+    checklist.make("aws", (), "correct the site's aws section or AWS_* variables", open_all)
     if job is not None:
-        examination.make("job", ("aws",), "name a job of this table", read_job)
+        checklist.make("job", ("aws",), "name a job of this table", read_job)
     spec = specs[0] if specs else None
     services: Services | None = None
     if opened:
@@ -106,14 +106,14 @@ def diagnose(
     else:
         slurm = SlurmClient(opening.open_transport(site.cluster), site.cluster.remote_dir)
     try:
-        _examine_cluster(examination, site, slurm, spec)
+        _examine_cluster(checklist, site, slurm, spec)
         if services is not None:
-            _examine_aws(examination, services, facts or AwsFacts.of(site))
+            _examine_aws(checklist, services, probes or AwsProbes.of(site))
             if probe:
-                _examine_node(examination, services, spec, timeout_s)
+                _examine_node(checklist, services, spec, timeout_s)
     finally:
         slurm.close()
-    return Report(tuple(examination.findings))
+    return Report(tuple(checklist.findings))
 
 
 def _of_job(spec: JobSpec) -> Finding:
@@ -122,41 +122,41 @@ def _of_job(spec: JobSpec) -> Finding:
 
 
 def _examine_cluster(
-    examination: _Examination, site: Site, slurm: SlurmClient, spec: JobSpec | None
+    checklist: _Checklist, site: Site, slurm: SlurmClient, spec: JobSpec | None
 ) -> None:
     survey = slurm.survey()
     workers, partition = (0, None) if spec is None else (spec.workers, spec.slurm_options.partition)
-    examination.make(
+    checklist.make(
         "ssh",
         (),
         "check cluster.host, port, user and key_file",
         lambda: cluster.check_login(slurm, site.cluster),
     )
-    examination.make(
+    checklist.make(
         "slurm",
         ("ssh",),
         "make sbatch available to non-interactive shells of the login node",
         lambda: cluster.check_version(slurm),
     )
-    examination.make(
+    checklist.make(
         "limits",
         ("slurm",),
         "let the account run scontrol show config",
         lambda: cluster.check_limits(survey, workers, partition),
     )
-    examination.make(
+    checklist.make(
         "variables",
         ("ssh",),
         "unset them in the account's start-up files",
         lambda: cluster.check_variables(survey),
     )
-    examination.make(
+    checklist.make(
         "accounting",
         ("slurm",),
         "make sacct available to non-interactive shells of the login node",
         lambda: cluster.check_accounting(survey),
     )
-    examination.make(
+    checklist.make(
         "remote_dir",
         ("ssh",),
         "name a folder of the account's own in cluster.remote_dir",
@@ -164,17 +164,17 @@ def _examine_cluster(
     )
 
 
-def _examine_aws(examination: _Examination, services: Services, facts: AwsFacts) -> None:
+def _examine_aws(checklist: _Checklist, services: Services, probes: AwsProbes) -> None:
     table = services.site.storage.table
     endpoint = "check the endpoints in the site's aws section, the region and the network"
-    examination.make("clock", ("aws",), endpoint, lambda: aws.check_clock(facts))
-    examination.make("table", ("aws",), endpoint, lambda: aws.check_table(facts, table))
-    examination.make("table_access", ("table",), endpoint, lambda: aws.check_table_access(services))
-    examination.make("bucket", ("aws",), endpoint, lambda: aws.check_bucket(services))
-    examination.make(
+    checklist.make("clock", ("aws",), endpoint, lambda: aws.check_clock(probes))
+    checklist.make("table", ("aws",), endpoint, lambda: aws.check_table(probes, table))
+    checklist.make("table_access", ("table",), endpoint, lambda: aws.check_table_access(services))
+    checklist.make("bucket", ("aws",), endpoint, lambda: aws.check_bucket(services))
+    checklist.make(
         "bucket_access", ("bucket",), endpoint, lambda: aws.check_bucket_access(services)
     )
-    examination.make(
+    checklist.make(
         "conditional_put",
         ("bucket", "bucket_access"),
         endpoint,
@@ -183,10 +183,10 @@ def _examine_aws(examination: _Examination, services: Services, facts: AwsFacts)
 
 
 def _examine_node(
-    examination: _Examination, services: Services, spec: JobSpec | None, timeout_s: float
+    checklist: _Checklist, services: Services, spec: JobSpec | None, timeout_s: float
 ) -> None:
     options = node.probe_options(None if spec is None else spec.slurm_options)
-    examination.make(
+    checklist.make(
         "node_job",
         ("slurm", "remote_dir"),
         "correct the slurm section of the job",

@@ -9,7 +9,7 @@ from typing import cast
 
 from airflow_slurm_provider.coordinator import spec_store
 from airflow_slurm_provider.coordinator.maintenance.repair.clock import jobs_at
-from airflow_slurm_provider.coordinator.maintenance.repair.report import Repaired
+from airflow_slurm_provider.coordinator.maintenance.repair.report import RepairResult
 from airflow_slurm_provider.coordinator.maintenance.repair.rounds import RoundRepair
 from airflow_slurm_provider.coordinator.maintenance.repair.submissions import repair_submissions
 from airflow_slurm_provider.coordinator.maintenance.repair.tasks import TaskRepair
@@ -34,21 +34,21 @@ def repair(
     dry_run: bool = False,
     log: Log,
     actor: str = "slurmctl",
-) -> Repaired:
-    """Bring a job's rows to what S3 says of it.
+) -> RepairResult:
+    """Make a job's rows agree with its objects on S3.
 
     Args:
         services: the edges.
         job_id: the job.
-        dry_run: look only.
-        log: told of progress.
-        actor: who asks, for the audit trail.
+        dry_run: only report.
+        log: gets a line for each step.
+        actor: the name of the user in the audit log.
 
     Raises:
         UserError: if neither the table nor S3 has enough of the job.
     """
     services.objects.verify()
-    found = Repaired(job_id, dry_run)
+    found = RepairResult(job_id, dry_run)
     _JobRepair(services, services.store(job_id), found, log).run()
     if found.changed and not dry_run:
         detail = cast("dict[str, Value]", found.to_dict())
@@ -66,7 +66,7 @@ class _Config:
 
 
 class _JobRepair:
-    def __init__(self, services: Services, store: JobStore, found: Repaired, log: Log) -> None:
+    def __init__(self, services: Services, store: JobStore, found: RepairResult, log: Log) -> None:
         self._services = services
         self._store = store
         self._found = found
@@ -78,8 +78,8 @@ class _JobRepair:
     def run(self) -> None:
         """Tasks, rounds and submissions from S3, and last the job's row.
 
-        While a job has no row its results guard its name: nobody plans another input under it.
-        So the row is written when all else is there and agrees.
+        While a job has no row, its results protect its name: no other input is planned under it.
+        So the row is written when everything else is there and agrees.
         """
         job = self._services.jobs(self._job_id).find()
         if job is None or (job.state is JobState.PLANNING and self._has_lost_plan(job)):
@@ -114,15 +114,15 @@ class _JobRepair:
         repair_submissions(self._services, self._store, self._found, self._log, rounds)
 
     def _begin_generation(self) -> None:
-        """Have everybody look at every row again.
+        """Make all workers read every row again.
 
-        Also where nothing is missing any more: an earlier call may have been cut off before this.
+        Also where nothing is missing any more: an earlier call may have stopped before this.
         """
         if self._write:
             self._services.jobs(self._job_id).begin_generation()
 
     def _has_lost_plan(self, job: JobRow) -> bool:
-        """Whether a job that is being planned has results: those of a job that lost its row."""
+        """Whether a job in planning has results: then they belong to a job that lost its row."""
         committed = next(iter(self._store.objects.list(self._store.paths.done_folder)), None)
         return committed is not None and not has_plan(self._services, job)
 
@@ -134,10 +134,10 @@ class _JobRepair:
                 self._services.jobs(self._job_id).register(job)
 
     def _rebuild_job(self, standing_job: JobRow | None) -> None:
-        """A job without a row that tells its plan, from its objects."""
+        """Rebuild, from its objects, a job without a row that names its plan."""
         entries = list(self._store.objects.entries(self._store.paths.config_folder))
         born = self._created(min(map(_modified, entries), default=0.0))
-        # A round whose plan nobody says is complete is rebuilt as one that has no row.
+        # A round that is not open may have an incomplete plan: its row is rebuilt, too.
         standing = {
             round_row.number: round_row
             for round_row in self._services.jobs(self._job_id).rounds()
@@ -155,13 +155,13 @@ class _JobRepair:
         job = self._job_of(found[0], configs, born)
         if standing_job is not None and standing_job.identity != job.identity:
             raise UserError(
-                f"job_id: the row of {self._job_id!r} is of another input than its results; give "
-                "the new input another job_id, delete that row and repair again"
+                f"job_id: the row of {self._job_id!r} belongs to another input than its results; "
+                "use another job_id for the new input, delete that row and repair again"
             )
         self._found.job = True
-        self._found.unmended.append(
-            "the audit trail, a pause and the reasons of failed tasks were in the table alone; "
-            "failed tasks are ready again"
+        self._found.unrepaired.append(
+            "the audit log, a pause and the reasons of failed tasks were only in the table and are "
+            "lost; failed tasks are ready again"
         )
         self._log(f"the job's row is missing; rebuilding it from config {job.config}")
         for round_row in found:
@@ -201,11 +201,11 @@ class _JobRepair:
             ]
             if not configs:
                 raise UserError(
-                    f"job_id: no configuration below {self._store.paths.config_folder} is of the "
-                    f"input that {self._job_id!r} was planned from; restore it"
+                    f"job_id: no configuration below {self._store.paths.config_folder} has the "
+                    f"input that {self._job_id!r} was planned from; restore that configuration"
                 )
         shards = {config.shards for config in configs}
-        # Only submits that were cut short before the job had its row differ in this.
+        # They differ only after a submit that stopped before the job had its row.
         fitting = max(shards, key=self._rows_of) if len(shards) > 1 else shards.pop()
         config = next(config for config in configs if config.shards == fitting)
         return JobRow(

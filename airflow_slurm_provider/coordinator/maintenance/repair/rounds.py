@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from airflow_slurm_provider.coordinator.maintenance.repair.clock import jobs_at
 from airflow_slurm_provider.coordinator.maintenance.repair.drafts import find_plan
-from airflow_slurm_provider.coordinator.maintenance.repair.report import Repaired
+from airflow_slurm_provider.coordinator.maintenance.repair.report import RepairResult
 from airflow_slurm_provider.coordinator.planning.planner import Title
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.failures import read_failures, retried_items
@@ -30,7 +30,7 @@ class RoundRepair:
     """
 
     def __init__(
-        self, services: Services, store: JobStore, found: Repaired, log: Callable[[str], None]
+        self, services: Services, store: JobStore, found: RepairResult, log: Callable[[str], None]
     ) -> None:
         self._services = services
         self._store = store
@@ -41,7 +41,7 @@ class RoundRepair:
         self._drafts: dict[int, int] = {}
 
     def count_open(self, standing: Mapping[int, RoundRow]) -> int:
-        """How many rounds are open for work, where the job's row was lost."""
+        """The number of rounds that are open for work, where the job's row was lost."""
         paths = self._store.paths
         found = {
             folder: {int(key.removeprefix(folder)[:3]) for key in self._store.objects.list(folder)}
@@ -52,14 +52,14 @@ class RoundRepair:
         }
         if not committed:
             raise UserError(
-                f"job_id: none of the tasks of {self._job_id!r} is committed, so S3 doesn't tell "
-                "whether its plan was complete; submit it again, which plans what is missing"
+                f"job_id: no task of {self._job_id!r} is committed, so S3 does not show whether "
+                "its plan was complete; submit the job again to plan what is missing"
             )
         rounds = max(committed) + 1
         for number in sorted(found[paths.segments_folder] - set(range(rounds))):
-            self._found.unmended.append(
-                f"round {number} has segments and no task of it is committed, so S3 doesn't tell "
-                f"whether its plan was complete; retry again"
+            self._found.unrepaired.append(
+                f"round {number} has segments and no committed task, so S3 does not show whether "
+                f"its plan was complete; run the retry again"
             )
         return rounds
 
@@ -83,9 +83,9 @@ class RoundRepair:
         entries = list(self._store.objects.entries(self._store.paths.segments(number)))
         at_ms = int(max((entry.modified for entry in entries), default=born) * 1000)
         if not plan.tasks:
-            self._found.unmended.append(
-                f"round {number} has no items of its own, and which failed tasks it put back was "
-                "in the table alone; retry again"
+            self._found.unrepaired.append(
+                f"round {number} has no items of its own, and only the table knew which failed "
+                "tasks it put back; run the retry again"
             )
         title = Title.read(self._store, number, plan.draft) if plan.draft else None
         if number:
@@ -124,8 +124,8 @@ class RoundRepair:
     def _draft_of_rows(self, number: int) -> int:
         """The draft that a round's task rows name; 0 where none of them is left.
 
-        One query, where the row is lost that says how many shards there are; more only where
-        rows are lost, too.
+        One query; more only where task rows are lost, too. The number of shards is not known
+        here: the job's row may be lost.
         """
         for shard in range(keys.MAX_SHARDS):
             pk, after = keys.task_pk(self._job_id, shard), keys.before_round(number)
@@ -135,7 +135,7 @@ class RoundRepair:
         return 0
 
     def _retried(self, number: int) -> dict[str, int]:
-        """The items of a retry's round by the class that they had failed with."""
+        """The number of a retry's items by the class that they had failed with."""
         counts: Counter[str] = Counter()
         standing = {
             round_row.number: round_row for round_row in self._services.jobs(self._job_id).rounds()

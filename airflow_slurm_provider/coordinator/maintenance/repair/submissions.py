@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from airflow_slurm_provider.coordinator.maintenance.repair.clock import jobs_at
-from airflow_slurm_provider.coordinator.maintenance.repair.report import Repaired
+from airflow_slurm_provider.coordinator.maintenance.repair.report import RepairResult
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.job_store import JobStore
@@ -19,7 +19,7 @@ Log = Callable[[str], None]
 
 
 def repair_submissions(
-    services: Services, store: JobStore, found: Repaired, log: Log, rounds: int
+    services: Services, store: JobStore, found: RepairResult, log: Log, rounds: int
 ) -> None:
     """Rebuild the missing rows of the submissions of the first `rounds` rounds."""
     # The logs are listed first: a submission has its row before it has a worker.

@@ -1,8 +1,8 @@
-"""The task rows of one round, brought to what segments and markers say.
+"""The task rows of one round, repaired from segments and markers.
 
 Several at a time; memory grows with the number of tasks by an entry in a set. Requests: a
 query per page of rows, a list per thousand markers; where rows are missing a GET per segment;
-per row that is brought right one GET and two writes.
+per repaired row one GET and two writes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from airflow_slurm_provider.coordinator.maintenance.repair.clock import FixedClock
-from airflow_slurm_provider.coordinator.maintenance.repair.report import Repaired
+from airflow_slurm_provider.coordinator.maintenance.repair.report import RepairResult
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.job_store import ForeignMarker, JobStore, Marker
 from slurm_worker.protocol.job_table import RoundRow
@@ -27,16 +27,16 @@ _ATTEMPT = re.compile(r"a(\d+)")
 class TaskRepair:
     """The task rows of one round that is open.
 
-    A worker may be at it: rows are read before markers are listed, and what looks broken is
-    read again, so that a task that moves on meanwhile is not taken for broken.
+    Workers may be running. Rows are read before markers are listed, and rows that seem broken are
+    read again, so that a task that has just changed is not taken for broken.
 
     Args:
         store: the job's objects.
         table: its tasks.
         round_row: the round.
-        found: told of what was brought right.
-        log: told of progress.
-        strict: raise where a marker is not of its task's items, instead of telling of it.
+        found: collects what was repaired.
+        log: gets a line for each step.
+        strict: raise where a marker was made from other items, instead of reporting it.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class TaskRepair:
         store: JobStore,
         table: TaskTable,
         round_row: RoundRow,
-        found: Repaired,
+        found: RepairResult,
         log: Callable[[str], None],
         *,
         strict: bool = False,
@@ -60,12 +60,12 @@ class TaskRepair:
         self._seen: set[int] = set()
 
     def run(self) -> None:
-        """Bring rows to what their markers say, and create those that are missing.
+        """Make rows agree with their markers, and create missing rows.
 
         Raises:
             ForeignMarker: if `strict`, where a marker is not of its task's items.
         """
-        undone, whole = self._look()
+        undone, whole = self._scan()
         split = []
         before = self._found.tasks
         with closing(ahead(self._rebuild, self._missing())) as rebuilt:
@@ -90,7 +90,7 @@ class TaskRepair:
         for row, marker in split:
             self._halve(row, marker)
 
-    def _look(self) -> tuple[list[TaskId], list[TaskRow]]:
+    def _scan(self) -> tuple[list[TaskId], list[TaskRow]]:
         """Tasks that aren't done and have a marker; rows of tasks that may be bisected."""
         undone, done, whole = [], [], []
         for row in self._table.of_round(self._round.number):
@@ -109,9 +109,9 @@ class TaskRepair:
         }
         for task in done:
             if task not in self._done:
-                self._found.unmended.append(
-                    f"task {task} is done and {self._store.paths.done(task)} is missing "
-                    "from the bucket; restore it"
+                self._found.unrepaired.append(
+                    f"task {task} is done, but {self._store.paths.done(task)} is missing from the "
+                    "bucket; restore that object"
                 )
         standing = [row for row in whole if row.task in self._done]
         return [task for task in undone if task in self._done], standing
@@ -126,7 +126,7 @@ class TaskRepair:
             if planned - 1 not in self._seen:
                 yield TaskRow(self._round.number, planned - 1, TaskState.READY, where)
         if planned < self._round.tasks:
-            self._found.unmended.append(
+            self._found.unrepaired.append(
                 f"tasks {planned:,} to {self._round.tasks - 1:,} of round {self._round.number} "
                 f"have no slice below {self._store.paths.segments(self._round.number)}; restore "
                 "its segments"
@@ -141,7 +141,7 @@ class TaskRepair:
         return self._settle(row) if done else None
 
     def _catch_up(self, task: TaskId) -> tuple[TaskRow, Marker] | None:
-        """Make a row done that isn't; None where its worker has meanwhile, or nobody can."""
+        """Mark a row as done; None where its worker has, or the marker is of other items."""
         row = self._table.find(task)
         if row is None or row.state is TaskState.DONE:
             return None
@@ -166,7 +166,7 @@ class TaskRepair:
         except ForeignMarker as error:
             if self._strict:
                 raise
-            self._found.unmended.append(str(error))
+            self._found.unrepaired.append(str(error))
             return None
         return marker
 

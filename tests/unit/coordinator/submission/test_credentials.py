@@ -179,7 +179,7 @@ def test_who_waits_renews_them_long_before_they_run_out(tmp_path: Path) -> None:
     sts.error = EndpointConnectionError(endpoint_url="https://sts")
     now[0] += RENEW_AFTER_S
     watcher.poll()
-    assert "credentials are not renewed" in said[-1]
+    assert "credentials could not be renewed" in said[-1]
 
 
 def refusal(code: str) -> ClientError:
