@@ -1,7 +1,7 @@
-"""The failures of a job, read from its committed parts: the base of retries and explanations.
+"""The failures of a job, read from its committed parts, for retries and for `slurmctl errors`.
 
-An item's latest outcome decides: what failed in a round and was tried again in a later one
-is superseded. Memory does not grow with the job.
+An item's latest outcome decides: a failure is superseded if a later round has tried the item
+again. Memory does not grow with the job.
 
 Requests: a list per thousand markers and a GET for each; per part of errors a GET and the read of
 its task's row; those of `slurm_worker.results.superseded` and, for tasks that were given up, of
@@ -32,7 +32,7 @@ from slurm_worker.results.superseded import RetriedItems
 
 _EXAMPLES = 3
 _MOST_GROUPS = 500
-#: What differs between two messages of the same fault, and what it is shown as; in order.
+#: Parts of a message that differ between items, and their replacements; in order.
 _VARIABLE = [
     (re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE), "<uuid>"),
     (re.compile(r"https?://[^\s'\"]+"), "<url>"),
