@@ -7,7 +7,7 @@ also prove that a page of this application sent it, and no other site in the sam
 | check | what it stops |
 | --- | --- |
 | ``Sec-Fetch-Site`` is ``same-origin``, where the browser sends it | any other site's page |
-| ``Origin`` is of the host that was asked, where it is sent | the same, in older browsers |
+| ``Origin`` is the host of the request, where it is sent | the same, in older browsers |
 | the header ``X-CSRF-Token`` repeats the cookie ``slurm_csrf`` | what can't read our pages |
 
 The token is in the cookie and in the page, not in this process: several may serve one site.

@@ -1,6 +1,6 @@
 """Answers and requests of the JSON API.
 
-Names are stable. Times are in milliseconds since the epoch unless they say otherwise. A rate
+Names are stable. Times are in milliseconds since the epoch unless stated otherwise. A rate
 limit is a `coordinator.status.rate_limits.LimitState`.
 """
 
@@ -115,7 +115,7 @@ class Slow(_Answer):
 
 
 class Event(_Answer):
-    """One line of the audit trail."""
+    """One event of the audit log."""
 
     at_ms: int
     actor: str

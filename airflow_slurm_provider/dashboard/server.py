@@ -1,6 +1,6 @@
 """The dashboard of one site without Airflow: on loopback only, behind a token.
 
-The token is made anew at each start and printed in the address to open. That address
+A new token is made at each start and printed in the address to open. That address
 exchanges it for a cookie that no script can read, and leaves it out of the address bar.
 Prometheus and scripts send ``Authorization: Bearer TOKEN`` instead.
 """
@@ -38,7 +38,7 @@ class TokenGuard:
 
     Args:
         token: the secret.
-        name: for the audit trail.
+        name: for the audit log.
     """
 
     def __init__(self, token: str, name: str) -> None:
@@ -70,9 +70,9 @@ def standalone_app(services: Services, token: str, actor: str) -> FastAPI:
     """The application for one site, with the exchange of the token for a cookie.
 
     Args:
-        services: of the site; nobody closes them here.
+        services: of the site; they stay open.
         token: the secret.
-        actor: who has it, for the audit trail.
+        actor: the user's name in the audit log.
     """
     guard = TokenGuard(token, actor)
     shared = SharedPolling(ArrayPoller(services.slurm), TTLCache())
@@ -104,8 +104,8 @@ def serve(services: Services, port: int, actor: str, announce: Callable[[str], N
     Args:
         services: of the site.
         port: on loopback; 0 for any that is free.
-        actor: who serves, for the audit trail.
-        announce: told the address to open, once connections are accepted.
+        actor: the user's name in the audit log.
+        announce: gets the address to open, once connections are accepted.
 
     Raises:
         UserError: if the port is not free.

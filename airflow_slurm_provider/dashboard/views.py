@@ -43,7 +43,7 @@ def job_summary(snapshot: Snapshot) -> models.JobSummary:
         {
             **progress.to_dict(),
             **asdict(eta_of(snapshot)),
-            # Task rows are written before their round says how many there are.
+            # Task rows are written before the round's row has their number.
             "pending": max(0, progress.pending),
             "created_ms": snapshot.job.created_ms,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any, cast
 
@@ -37,7 +37,7 @@ class Alert:
         job_id: the job.
         subject: the error class, task, node or limit; ``job`` for the whole job.
         episode: number of the times that this subject had this anomaly, from 1.
-        message: what is wrong, with the numbers that say so.
+        message: what is wrong, with its numbers.
         advice: what to do.
         numbers: those of the message, by name; times in seconds, shares from 0 to 1.
         at_ms: when it was detected, by AWS's clock.
@@ -65,18 +65,7 @@ class Alert:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
-        return {
-            "job_id": self.job_id,
-            "id": self.id,
-            "kind": self.kind.value,
-            "subject": self.subject,
-            "episode": self.episode,
-            "message": self.message,
-            "advice": self.advice,
-            "numbers": dict(self.numbers),
-            "at_ms": self.at_ms,
-            "over_ms": self.over_ms,
-        }
+        return {**asdict(self), "id": self.id, "kind": self.kind.value}
 
     def detail(self) -> dict[str, Value]:
         """How the audit log stores it; fractions as text, since rows hold none."""

@@ -215,6 +215,6 @@ def _fields(episode: Episode) -> list[Any]:
 
 
 def _at_rest(observation: Observation) -> bool:
-    """Whether nobody is to work on the job now."""
+    """Whether no worker should work on the job now."""
     job = observation.snapshot.job
     return bool(job.state is not JobState.OPEN or job.paused or job.stop)

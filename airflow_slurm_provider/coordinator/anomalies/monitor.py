@@ -1,4 +1,4 @@
-"""Checks a job for anomalies while somebody waits for it, and delivers the new alerts.
+"""Checks a job for anomalies while a task or a command waits for it, and delivers the new alerts.
 
 However many processes watch a job, each episode has one alert: the audit log decides
 (`audit_log.py`). The detector's state is kept on S3, so that a new process continues where the

@@ -90,7 +90,7 @@ def _post(url: str, alert: Alert) -> None:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """An alert goes where the site says, and nowhere else."""
+    """No redirects: an alert goes only to the site's address."""
 
     def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
         """Refuse: the reply is an error then."""

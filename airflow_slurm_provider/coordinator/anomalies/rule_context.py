@@ -69,7 +69,7 @@ class RuleContext:
 
     @property
     def ready(self) -> int:
-        """Tasks that nobody holds."""
+        """Tasks that no worker holds."""
         return self.snapshot.ready
 
     @cached_property

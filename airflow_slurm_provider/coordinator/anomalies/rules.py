@@ -364,7 +364,7 @@ def _losing_node(context: RuleContext) -> Iterator[Finding]:
 
 def _node_advice(name: str) -> str:
     return (
-        f"keep workers off it with slurm.exclude: {name}, tell the cluster's staff, and retry "
+        f"keep workers off it with slurm.exclude: {name}, inform the cluster's staff, and retry "
         "what failed there"
     )
 

@@ -65,7 +65,7 @@ class JobCost:
     Args:
         tasks: tasks that are done.
         expected: dollars for so many tasks of such a duration, if none is tried twice.
-        efficiency: of the cluster's CPUs and memory; None where Slurm could not say.
+        efficiency: of the cluster's CPUs and memory; None where Slurm did not report it.
         problem: why it could not; empty where it could.
         advice: sentences.
     """
@@ -131,7 +131,7 @@ def read_cost(services: Services, job_id: JobId) -> JobCost:
 def cost_so_far(
     done: JobTotals, rounds: Sequence[RoundRow], of_open: Mapping[str, int] | None = None
 ) -> Spent:
-    """A job's requests until now, from one look at it; makes none itself.
+    """A job's requests until now, from one snapshot; makes none itself.
 
     Args:
         done: of all tasks that are done: `Snapshot.done`.

@@ -55,7 +55,7 @@ class JobProfile:
         lost: leases lost.
         failed: items that failed, by error class.
         limits: the job's rate limits.
-        efficiency: CPU and memory; None where Slurm could not say.
+        efficiency: CPU and memory; None where Slurm did not report it.
     """
 
     tasks: int

@@ -36,7 +36,7 @@ def arrays_of(
     """All arrays of some submissions, in their order, each with its id.
 
     Raises:
-        ServiceError: if an intent stands and Slurm can't say whether it has its array.
+        ServiceError: if there is an intent and Slurm does not show whether it has the array.
     """
     rows = list(submissions)
     doubtful = [

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
@@ -57,20 +57,14 @@ class WorkerFailure:
 
     @property
     def start(self) -> tuple[str, int]:
-        """What tells this death from any other."""
+        """Identifies this start of this element."""
         return self.element, self.restart
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
         return {
-            "element": self.element,
-            "restart": self.restart,
+            **asdict(self),
             "error_class": self.error_class.value,
-            "state": self.state,
-            "exit_code": self.exit_code,
-            "node": self.node,
-            "elapsed_s": self.elapsed_s,
-            "max_rss": self.max_rss,
             "tasks": list(self.tasks),
         }
 
@@ -144,7 +138,7 @@ def attribute_failures(services: Services, job_id: JobId) -> int:
     for row in lost:
         why = next((failure for failure in reversed(losses) if row.task in failure.tasks), None)
         if why is not None and why.error_class is not ErrorClass.WORKER_CRASH:
-            # What it said before holds whose lease it was: it is kept.
+            # The earlier text is kept: it names the worker.
             message = f"{row.error}; {why.line()}"
             count += table.attribute(row, why.error_class, message)
     return count
@@ -218,5 +212,5 @@ def _loss(
 
 def _class_of(ending: JobRecord, classes: Mapping[ElementState, ErrorClass]) -> ErrorClass:
     """Why a worker died: by the job's own rules, else by Slurm's word."""
-    assert ending.error_class is not None, "only those that died are asked for"
+    assert ending.error_class is not None, "callers pass dead workers only"
     return classes.get(ending.state, ending.error_class)

@@ -24,7 +24,7 @@ from slurm_worker.printable import printable
 from slurm_worker.protocol.keys import JobId
 
 _SEVERE = ("warning", "error", "critical")
-#: Events that tell of a failed item, whatever their level.
+#: Events that report a failed item, at any level.
 _FAILURES = ("item failed", "task failed")
 #: Where failures are looked for, for a log that is about more than them.
 _FIRST_CHUNKS = 20
@@ -33,7 +33,7 @@ _OLD_CHUNKS = 3
 _ELEMENT = re.compile(r"(\d+)(?:_(\d{1,9}))?")
 _HEAD = ("timestamp", "level", "event", "job", "submission", "slurm", "process", "worker")
 _TRACEBACK = "exception"
-#: How a worker begins what it tells a person, on stderr.
+#: The prefix of a worker's lines for people, on stderr.
 _OWN = "slurm-worker: "
 
 
@@ -52,7 +52,7 @@ class Selection:
     errors: bool = False
 
     def wants(self, line: dict[str, Any]) -> bool:
-        """Whether a line is asked for; the worker is told from the chunk's name."""
+        """Whether a line is selected; the worker is known from the chunk's name."""
         if self.task and line.get("task") != self.task:
             return False
         return not self.errors or line.get("level") in _SEVERE or line.get("event") in _FAILURES
@@ -136,7 +136,7 @@ def first_failures(services: Services, job_id: JobId, most: int = 5) -> list[str
 
 
 def last_words(output: str) -> str:
-    """What the end of a worker's output tells a person.
+    """The end of a worker's output, as far as it helps a person.
 
     From its own first complaint on what is no line of its log; without one all of it.
     """
@@ -174,9 +174,9 @@ def as_text(line: dict[str, Any]) -> str:
     return "\n    ".join(map(printable, [head, *below]))
 
 
-def _is_of(worker: str, asked: str) -> bool:
+def _is_of(worker: str, prefix: str) -> bool:
     """Whether a worker's id begins with a whole id: ``1234_7`` is not of ``1234_70``."""
-    return worker.startswith(asked) and not worker[len(asked) :][:1].isalnum()
+    return worker.startswith(prefix) and not worker[len(prefix) :][:1].isalnum()
 
 
 def _lines(chunk: bytes) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from airflow_slurm_provider.coordinator.services import Services
@@ -84,18 +84,9 @@ class Progress:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
         return {
-            "job_id": self.job_id,
+            **asdict(self),
             "state": self.summary_state,
-            "stop": self.stop,
-            "paused": self.paused,
-            "rounds": self.rounds,
-            "tasks": dict(self.tasks),
-            "task_errors": dict(self.task_errors),
-            "items": self.items,
-            "ok": self.ok,
-            "failed": dict(self.failed),
             "pending": self.pending,
-            "rows": self.rows,
             "complete": self.complete,
         }
 
@@ -149,7 +140,7 @@ def read_status(services: Services, job_id: JobId) -> JobStatus:
         problem = f"the job is stopped: {progress.stop}"
         return JobStatus(progress, None, finished=False, problem=problem, snapshot=snapshot)
     submissions = services.jobs(job_id).submissions()
-    # A cancel leaves an empty submission in each round, also in one that nobody works on yet.
+    # A cancel leaves an empty submission in each round, also in one without workers yet.
     newest = latest([submission for submission in submissions if not submission.empty]) or latest(
         submissions
     )

@@ -3,7 +3,7 @@
 Those that Airflow's database holds can be listed, those of a secrets backend or of the
 environment can't: ``[slurm_backfills] connections`` names them, and links of tasks lead to
 any. Services are kept for five minutes, so that an edited connection counts soon and its
-secrets backend is not asked at each request. Requests: none beside a connection's reading.
+secrets backend is not queried at each request. Requests: none except reading a connection.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ class _Bucket:
         return self._read("get_bucket_lifecycle_configuration", "NoSuchLifecycleConfiguration")
 
     def _read(self, verb: str, missing: str) -> dict[str, Any]:
-        """A setting; empty where there is none, of which the store says `missing`."""
+        """A setting; empty where the store answers with the error code `missing`."""
         with translated(f"bucket {self._name!r}"):
             try:
                 reply: dict[str, Any] = getattr(self._s3, verb)(Bucket=self._name)

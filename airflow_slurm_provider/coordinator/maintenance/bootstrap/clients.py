@@ -63,7 +63,7 @@ def translated(what: str) -> Iterator[None]:
     """Translate the SDK's errors to this project's.
 
     Raises:
-        Unsupported: if the service doesn't know what was asked for; that of what is inside stays.
+        Unsupported: if the service has no such setting; one that is raised inside stays.
         ServiceError: if it can't be reached, or refuses.
     """
     try:

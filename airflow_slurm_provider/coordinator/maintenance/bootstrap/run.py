@@ -26,7 +26,7 @@ def bootstrap(
 
     Args:
         site: names both.
-        wanted: what is asked for beside the table.
+        wanted: what to create beside the table.
         log: gets each step when it is done.
         clients: of AWS; opened by the site's settings if absent.
 

@@ -89,7 +89,7 @@ class BootstrapResult:
 
 @dataclass(frozen=True, slots=True)
 class BootstrapRequest:
-    """What is asked for beside the table.
+    """The request: what to create beside the table.
 
     Args:
         bucket: create the bucket where there is none.
@@ -114,11 +114,11 @@ class BootstrapRequest:
         *,
         new: bool,
     ) -> Step:
-        """Have one setting as it should be, if that is ours to do.
+        """Check one setting, and make it where the request allows that.
 
         Args:
             name: of the step.
-            good: whether it is so already; not asked of what is new.
+            good: whether the setting is correct; not called for a new resource.
             make: makes it so.
             texts: what it is like when it is so, and what it is like else.
             new: what it is a setting of was made by this call, so that nobody else has set it.

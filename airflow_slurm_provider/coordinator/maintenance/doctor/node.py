@@ -69,7 +69,7 @@ def check_node(services: Services, options: SlurmOptions, timeout_s: float) -> I
         timeout_s: seconds until the probe must have ended.
 
     Raises:
-        UserError: if Slurm refuses the job, with what it says.
+        UserError: if Slurm refuses the job, with its error text.
         ServiceError: if the cluster can't be reached.
     """
     # Also the name of its folder, so that two probes at the same time have two folders.
@@ -194,7 +194,7 @@ def _not_in_time(
     return Finding(
         "node_job",
         Level.SKIP,
-        f"not checked: no node was free within {timeout_s:g} s (Slurm says {reason})",
+        f"not checked: no node was free within {timeout_s:g} s (Slurm's reason: {reason})",
         "try again later, with a longer --timeout, or with --config of a job of another partition",
     )
 

@@ -31,7 +31,7 @@ def find_plan(store: JobStore, round_no: int, known: int = 0, standing: int = 0)
     Args:
         store: the job's objects.
         round_no: the round.
-        known: the draft, where the job's row tells it; 0 where it doesn't.
+        known: the draft, where the job's row names it; 0 where it does not.
         standing: the draft that task rows name, where there are any: of several drafts with the
             same items it is the one whose segments these rows are read from.
 

@@ -221,7 +221,7 @@ class _JobRepair:
         )
 
     def _created(self, first: float) -> float:
-        """When the job was created: as the sum of its progress says, else as its oldest object."""
+        """When the job was created: by the stored progress, else by its oldest object."""
         data = self._store.objects.get(self._store.paths.progress)
         created = 0 if data is None else json.loads(data).get("created_ms", 0)
         return float(created / 1000 or first)
