@@ -41,36 +41,18 @@ from slurm_worker.protocol.tasks import TaskRow
 
 Rule = Callable[[RuleContext], Iterator[Finding]]
 
+_SLOWER = frozenset({AnomalyKind.THROUGHPUT, AnomalyKind.LIMIT_IDLE})
+_STUCK = _SLOWER | {AnomalyKind.STALL, AnomalyKind.STRAGGLER}
 #: Not reported while the anomaly on the left holds, because they follow from it.
 EXPLAINS: dict[AnomalyKind, frozenset[AnomalyKind]] = {
     AnomalyKind.BAD_NODE: frozenset(
         {AnomalyKind.ERROR_RATE, AnomalyKind.LEASE_LOSS, AnomalyKind.THROUGHPUT}
     ),
-    AnomalyKind.LIMIT_STARVED: frozenset(
-        {
-            AnomalyKind.STALL,
-            AnomalyKind.STRAGGLER,
-            AnomalyKind.THROUGHPUT,
-            AnomalyKind.ERROR_RATE,
-            AnomalyKind.LIMIT_IDLE,
-        }
-    ),
-    AnomalyKind.LEASE_LOSS: frozenset(
-        {AnomalyKind.STALL, AnomalyKind.STRAGGLER, AnomalyKind.THROUGHPUT, AnomalyKind.LIMIT_IDLE}
-    ),
-    AnomalyKind.NO_PROGRESS: frozenset(
-        {
-            AnomalyKind.STALL,
-            AnomalyKind.STRAGGLER,
-            AnomalyKind.THROUGHPUT,
-            AnomalyKind.LIMIT_IDLE,
-            AnomalyKind.COST,
-        }
-    ),
-    AnomalyKind.STALL: frozenset(
-        {AnomalyKind.STRAGGLER, AnomalyKind.THROUGHPUT, AnomalyKind.LIMIT_IDLE}
-    ),
-    AnomalyKind.ERROR_RATE: frozenset({AnomalyKind.THROUGHPUT, AnomalyKind.LIMIT_IDLE}),
+    AnomalyKind.LIMIT_STARVED: _STUCK | {AnomalyKind.ERROR_RATE},
+    AnomalyKind.LEASE_LOSS: _STUCK,
+    AnomalyKind.NO_PROGRESS: _STUCK | {AnomalyKind.COST},
+    AnomalyKind.STALL: _STUCK - {AnomalyKind.STALL},
+    AnomalyKind.ERROR_RATE: _SLOWER,
     AnomalyKind.THROUGHPUT: frozenset({AnomalyKind.STRAGGLER, AnomalyKind.LIMIT_IDLE}),
 }
 #: So many leases of one task were given back with none of its items done. A worker also exits after
