@@ -10,7 +10,7 @@ from airflow_slurm_provider.cli.options import Common, common_options
 from airflow_slurm_provider.cli.output import emit, show
 
 if TYPE_CHECKING:
-    from airflow_slurm_provider.coordinator.maintenance.bootstrap import Made, Step
+    from airflow_slurm_provider.coordinator.maintenance.bootstrap import BootstrapResult, Step
 
 _WORDS = {
     "there": ("exists", "green"),
@@ -48,11 +48,11 @@ def bootstrap(
     Existing settings stay as they are. Settings that differ are listed, and changed only with
     --update. Nothing is ever deleted. Exits with 1 if jobs can't run with the result.
     """
-    from airflow_slurm_provider.coordinator.maintenance.bootstrap import Wanted
+    from airflow_slurm_provider.coordinator.maintenance.bootstrap import BootstrapRequest
     from airflow_slurm_provider.coordinator.maintenance.bootstrap import bootstrap as make
     from airflow_slurm_provider.coordinator.spec.site import load_site
 
-    wanted = Wanted(
+    wanted = BootstrapRequest(
         bucket=create_bucket,
         point_in_time=point_in_time,
         deletion_protection=deletion_protection,
@@ -71,15 +71,15 @@ def _show(step: Step) -> None:
     """Print a step at once, with its fix below it."""
     word, colour = _WORDS[step.outcome.value]
     show(f"  {step.name}: {step.found}", head=f"{word:12}", colour=colour)
-    if step.mend:
-        show(f"              fix: {step.mend}")
+    if step.fix:
+        show(f"              fix: {step.fix}")
 
 
 def _ignore(step: Step) -> None:
     """With --json, everything is printed at the end."""
 
 
-def _summary(made: Made) -> str:
+def _summary(made: BootstrapResult) -> str:
     return ", ".join(
         f"{count} {_WORDS[outcome][0]}" for outcome, count in made.counts.items() if count
     )

@@ -18,7 +18,7 @@ from slurm_worker.protocol.keys import JobId, check_job_id
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.maintenance.doctor import Finding, Report
-    from airflow_slurm_provider.coordinator.maintenance.repair import Repaired
+    from airflow_slurm_provider.coordinator.maintenance.repair import RepairResult
     from airflow_slurm_provider.coordinator.services import Services
     from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 
@@ -146,8 +146,8 @@ def _show(finding: Finding) -> None:
     """Print a finding at once, with its fix below it."""
     level = finding.level.value
     show(f"  {finding.check}: {finding.found}", head=f"{level:4}", colour=_COLOURS[level])
-    if finding.mend:
-        show(f"      fix: {finding.mend}")
+    if finding.fix:
+        show(f"      fix: {finding.fix}")
 
 
 def _ignore(finding: Finding) -> None:
@@ -159,7 +159,7 @@ def _summary(report: Report) -> str:
     return ", ".join(f"{count} {words[level]}" for level, count in report.counts.items())
 
 
-def _repaired_fields(found: Repaired) -> list[tuple[str, str]]:
+def _repaired_fields(found: RepairResult) -> list[tuple[str, str]]:
     job = found.job_id
     if not found.changed:
         state = "consistent with S3: nothing to do"
@@ -173,5 +173,5 @@ def _repaired_fields(found: Repaired) -> list[tuple[str, str]]:
         *([("submissions rebuilt", ", ".join(found.submissions))] if found.submissions else []),
         ("tasks rebuilt", format_count(found.tasks)),
         ("marked done from their markers", format_count(found.completed)),
-        *(("can't be rebuilt", what) for what in found.unmended),
+        *(("can't be rebuilt", what) for what in found.unrepaired),
     ]

@@ -40,10 +40,10 @@ def events(common: Common, job: str, after: str, follow: bool, interval: float) 
     --json and --follow, each new group of events is one document on one line.
     """
     name = check_job_id(job, "JOB")
-    from airflow_slurm_provider.coordinator.status.audit_log import EventReader
+    from airflow_slurm_provider.coordinator.status.audit_log import AuditLogReader
 
     with common.services() as services:
-        reader = EventReader(services, name, after)
+        reader = AuditLogReader(services, name, after)
         found = reader.read()
         _show(common, name, found, after)
         failures = 0

@@ -168,7 +168,7 @@ def _utc(at: float) -> str:
 
 
 def _state(progress: Progress) -> str:
-    standing = progress.standing
-    if standing == "stopped":
+    state = progress.summary_state
+    if state == "stopped":
         return f"stopped: {progress.stop}"
-    return f"paused by {progress.paused}" if standing == "paused" else standing
+    return f"paused by {progress.paused}" if state == "paused" else state

@@ -36,12 +36,12 @@ def status(common: Common, job: str) -> int:
     """
     name = check_job_id(job, "JOB")
     # Not through `api`, which would import planning and retrying as well.
-    from airflow_slurm_provider.coordinator.status.progress import look, read_progress
+    from airflow_slurm_provider.coordinator.status.progress import read_progress, read_status
 
     with common.services() as services:
         away: ServiceError | None = None
         try:
-            found = look(services, name)
+            found = read_status(services, name)
             progress, problem = found.progress, found.problem
             workers, array = workers_text(found), workers_document(found.array)
         except ServiceError as error:
@@ -70,10 +70,10 @@ def status(common: Common, job: str) -> int:
 
 def _worker_failures(services: Services, job: JobId) -> list[WorkerFailure] | None:
     """Workers that died; None where Slurm can't be reached."""
-    from airflow_slurm_provider.coordinator.status.dead_workers import find_losses
+    from airflow_slurm_provider.coordinator.status.dead_workers import find_worker_failures
 
     try:
-        return find_losses(services, job)
+        return find_worker_failures(services, job)
     except ServiceError:
         return None
 

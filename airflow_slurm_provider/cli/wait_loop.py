@@ -87,13 +87,13 @@ def wait_until_finished(
     from airflow_slurm_provider.coordinator.watcher import Watcher
 
     clock = services.clock
-    watcher = Watcher(services, job_id, say, clock=clock.boot_time, tell_progress=False)
+    watcher = Watcher(services, job_id, say, clock=clock.boot_time, report_progress=False)
     deadline = None if timeout is None else clock.boot_time() + timeout
     pause, failures = min(FIRST_INTERVAL_S, interval), TOLERATED_FAILURES
     with nullcontext(show) if show else _shown() as show_status:
         while True:
             try:
-                status = watcher.look()
+                status = watcher.poll()
             except ServiceError as error:
                 failures += 1
                 if failures > TOLERATED_FAILURES:

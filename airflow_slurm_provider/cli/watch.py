@@ -74,11 +74,11 @@ class _Watched:
     """Reads what the screen shows beside tasks and workers: limits and events."""
 
     def __init__(self, services: Services, job: JobId) -> None:
-        from airflow_slurm_provider.coordinator.status.audit_log import EventReader
+        from airflow_slurm_provider.coordinator.status.audit_log import AuditLogReader
 
         self._services = services
         self._job = job
-        self._reader = EventReader(services, job)
+        self._reader = AuditLogReader(services, job)
         self._last: View | None = None
 
     def view(self, status: JobStatus) -> View:

@@ -19,8 +19,8 @@ from rich.text import Text
 from airflow_slurm_provider.cli.events import event_line
 from airflow_slurm_provider.coordinator.status.audit_log import as_utc
 from airflow_slurm_provider.coordinator.status.eta import (
-    Outlook,
-    outlook_of,
+    Eta,
+    eta_of,
     stragglers,
     usual_ms,
 )
@@ -53,7 +53,7 @@ class View:
 def render(view: View) -> RenderableType:
     """The whole screen."""
     status, snapshot = view.status, view.status.snapshot
-    outlook = Outlook(0.0, None, 0) if snapshot is None else outlook_of(snapshot)
+    outlook = Eta(0.0, None, 0) if snapshot is None else eta_of(snapshot)
     parts: list[RenderableType] = [
         _title(status),
         _bar(status.progress, outlook),
@@ -77,7 +77,7 @@ def _title(status: JobStatus) -> Text:
     elif status.problem:
         title.append(_text(f"  {status.problem}", "red"))
     else:
-        title.append(f"  {progress.standing}", style="green")
+        title.append(f"  {progress.summary_state}", style="green")
     if progress.rounds > 1:
         title.append(f"  round {progress.rounds - 1}", style="dim")
     if status.snapshot is not None:
@@ -85,7 +85,7 @@ def _title(status: JobStatus) -> Text:
     return title
 
 
-def _bar(progress: Progress, outlook: Outlook) -> RenderableType:
+def _bar(progress: Progress, outlook: Eta) -> RenderableType:
     done = progress.items - progress.pending + outlook.running_items
     share = done / progress.items if progress.items else 0.0
     table = Table.grid(padding=(0, 1), expand=True)
@@ -96,7 +96,7 @@ def _bar(progress: Progress, outlook: Outlook) -> RenderableType:
     return table
 
 
-def _pace(progress: Progress, outlook: Outlook) -> Text:
+def _pace(progress: Progress, outlook: Eta) -> Text:
     text = Text(f"{progress.ok:,} ok, {sum(progress.failed.values()):,} failed, ")
     text.append(f"{progress.pending:,} to do")
     if outlook.running_items:

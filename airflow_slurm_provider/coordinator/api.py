@@ -25,8 +25,8 @@ from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec
 from airflow_slurm_provider.coordinator.status import progress as progress_of
 from airflow_slurm_provider.coordinator.status.dead_workers import (
     WorkerFailure,
-    attribute,
-    find_losses,
+    attribute_failures,
+    find_worker_failures,
 )
 from airflow_slurm_provider.coordinator.status.failures import cured_by_class
 from airflow_slurm_provider.coordinator.status.progress import JobStatus, Progress, check_running
@@ -145,7 +145,7 @@ def progress(services: Services, job_id: JobId) -> Progress:
 
 def poll(services: Services, job_id: JobId) -> JobStatus:
     """The job's status, for a wait."""
-    return progress_of.look(services, job_id)
+    return progress_of.read_status(services, job_id)
 
 
 def resubmit(
@@ -185,7 +185,7 @@ def resubmit(
 
 def worker_failures(services: Services, job_id: JobId) -> list[WorkerFailure]:
     """The job's workers that died: why, and which tasks they held."""
-    return find_losses(services, job_id)
+    return find_worker_failures(services, job_id)
 
 
 def plan_retry(
@@ -237,7 +237,7 @@ def retry(
     job, rounds = jobs.get(), jobs.rounds()
     spec = spec_store.read_spec(services, job)
     last = _last_planned(job_id, rounds)
-    attribute(services, job_id)
+    attribute_failures(services, job_id)
     unfinished = _unfinished_retry(jobs, last)
     if unfinished is None and not (state := progress(services, job_id)).complete:
         newest = jobs.rounds()[-1]

@@ -13,7 +13,7 @@ import boto3
 from botocore.config import Config as BotoConfig
 
 from airflow_slurm_provider.coordinator.spec.site import ClusterSite, Site
-from airflow_slurm_provider.coordinator.ttl_cache import Recent
+from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState, merge_arrays
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.embedded.transport import EmbeddedTransport
@@ -49,7 +49,7 @@ class SharedPolling:
     """
 
     poller: ArrayPoller
-    progress: Recent[Any]
+    progress: TTLCache[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Services:
     sts: Callable[[], Any]
     shared: SharedPolling | None = None
     poll_s: float = 0.0
-    readers: dict[JobId, Any] = field(default_factory=dict)
+    readers: TTLCache[Any] = field(default_factory=TTLCache)
     sns: Callable[[str], Any] | None = None
     credentials: Callable[[], Any] = lambda: None
     conditional: dict[str, bool] = field(default_factory=dict)

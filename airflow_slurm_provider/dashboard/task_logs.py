@@ -1,4 +1,4 @@
-"""What workers said of one task, out of the logs of those workers alone that had it.
+"""The log lines about one task, from the logs of the workers that have held it.
 
 Requests: for each of them a list per thousand chunks of the job's logs, and a GET for each
 chunk of theirs.

@@ -7,8 +7,7 @@ and shared, also by all deferred tasks of a triggerer.
 
 from __future__ import annotations
 
-import threading
-import time
+import math
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -24,7 +23,7 @@ from airflow_slurm_provider.coordinator.services import (
     open_transport,
 )
 from airflow_slurm_provider.coordinator.spec.site import Site, parse_cluster, parse_site
-from airflow_slurm_provider.coordinator.ttl_cache import Recent
+from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.poller import ArrayPoller
@@ -48,13 +47,12 @@ class SlurmHook(BaseHook):
     conn_type = "slurm"
     hook_name = "Slurm"
 
-    #: Clients that live as long as the process, by connection, each with its looks at arrays.
-    _clients: ClassVar[dict[str, tuple[SlurmClient, ArrayPoller]]] = {}
-    #: The last progress of jobs, by connection to AWS and site: another table has other jobs.
-    _progress: ClassVar[dict[str, Recent[Any]]] = {}
-    #: Services that were opened lately, and when, by connections: hundreds may wait.
-    _opened: ClassVar[dict[tuple[str, str | None], tuple[Services, float]]] = {}
-    _lock: ClassVar[threading.Lock] = threading.Lock()
+    #: Clients by connection, each with its poller of arrays; waiting tasks share them.
+    _clients: ClassVar[TTLCache[tuple[SlurmClient, ArrayPoller]]] = TTLCache(math.inf, most=64)
+    #: Snapshots of jobs, by connection to AWS and site: another table has other jobs.
+    _progress: ClassVar[TTLCache[TTLCache[Any]]] = TTLCache(math.inf, most=64)
+    #: Services by connections: hundreds of tasks may wait.
+    _opened: ClassVar[TTLCache[Services]] = TTLCache()
 
     def __init__(
         self, slurm_conn_id: str = default_conn_name, aws_conn_id: str | None = "aws_default"
@@ -69,13 +67,13 @@ class SlurmHook(BaseHook):
 
     def _client(self) -> tuple[SlurmClient, ArrayPoller]:
         cluster = parse_cluster(self._cluster(), f"connection {self.slurm_conn_id!r}")
-        key = f"{self.slurm_conn_id} {cluster!r}"
-        with self._lock:
-            if key not in self._clients:
-                transport = open_transport(cluster, connect=self._connect)
-                client = SlurmClient(transport, cluster.remote_dir)
-                self._clients[key] = client, ArrayPoller(client)
-            return self._clients[key]
+
+        def connect() -> tuple[SlurmClient, ArrayPoller]:
+            transport = open_transport(cluster, connect=self._connect)
+            client = SlurmClient(transport, cluster.remote_dir)
+            return client, ArrayPoller(client)
+
+        return self._clients.get((self.slurm_conn_id, repr(cluster)), math.inf, connect)
 
     def site(self) -> Site:
         """The site that the two connections describe.
@@ -110,19 +108,18 @@ class SlurmHook(BaseHook):
             process share.
         """
         key = (self.slurm_conn_id, self.aws_conn_id)
-        with self._lock:
-            opened, when = self._opened.get(key, (None, 0.0))
-        if opened is None or time.monotonic() - when > _REOPEN_S:
-            opened = self._open()
-            with self._lock:
-                self._opened[key] = opened, time.monotonic()
+        opened = self._opened.get(key, _REOPEN_S, self._open)
         return replace(opened, shared=None) if poll_s is None else replace(opened, poll_s=poll_s)
+
+    @classmethod
+    def reopen(cls) -> None:
+        """Open services again when they are next used, as after a connection was edited."""
+        cls._opened.clear()
 
     def _open(self) -> Services:
         aws: AwsGenericHook[Any] = AwsGenericHook(aws_conn_id=self.aws_conn_id)
         site, (client, poller) = self.site(), self._client()
-        with self._lock:
-            progress = self._progress.setdefault(f"{self.aws_conn_id} {site!r}", Recent())
+        progress = self._progress.get((self.aws_conn_id, repr(site)), math.inf, TTLCache)
         shared = SharedPolling(poller, progress)
         return open_services(site, session=aws.get_session(), slurm=client, shared=shared)
 

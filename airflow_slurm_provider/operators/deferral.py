@@ -197,13 +197,13 @@ class JobPoller:
         """Query once: the event that ends the wait; None while it lasts or the query failed."""
         with as_airflow_failures():
             try:
-                status = self._watcher.look()
+                status = self._watcher.poll()
             except ServiceError as error:
                 if self._budget.allow_error(error):
                     return None
                 raise
         self._budget.reset()
-        self._metrics.look(status)
+        self._metrics.record(status)
         alerts = [alert.to_dict() for alert in self._watcher.take_alerts()]
         for alert in alerts:
             self._metrics.anomaly(alert["kind"])

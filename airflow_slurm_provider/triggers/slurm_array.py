@@ -65,8 +65,8 @@ class SlurmArrayTrigger(PollingTrigger):
         """Query the job's status once."""
         if self._watcher is None:
             self._watcher = self._open_watcher()
-        status = self._watcher.look()
-        self._metrics.look(status)
+        status = self._watcher.poll()
+        self._metrics.record(status)
         alerts = [alert.to_dict() for alert in self._watcher.take_alerts()]
         for alert in alerts:
             self._metrics.anomaly(alert["kind"])

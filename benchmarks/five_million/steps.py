@@ -119,7 +119,7 @@ def coordinate(job_id: str, items: int, bundle: int, workers: int) -> None:
         max_resubmissions=_RESUBMISSIONS,
     )
     while True:
-        seen = watcher.look()
+        seen = watcher.poll()
         tell("progress", ok=seen.progress.ok, failed=sum(seen.progress.failed.values()))
         if seen.finished:
             break

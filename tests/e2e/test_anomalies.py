@@ -26,7 +26,7 @@ from airflow_slurm_provider.coordinator.services import Services, SharedPolling
 from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from airflow_slurm_provider.coordinator.submission import control
-from airflow_slurm_provider.coordinator.ttl_cache import Recent
+from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.errors import ServiceError
@@ -188,7 +188,7 @@ def outcomes(services: Services) -> Iterator[dict[str, Outcome]]:
     if settings is None or settings.mode is not Mode.SLURM:
         pytest.skip("the embedded cluster has one node, and none of Slurm's ways to die")
     poller = ArrayPoller(services.slurm)
-    edges = replace(services, shared=SharedPolling(poller, Recent()), poll_s=INTERVAL_S)
+    edges = replace(services, shared=SharedPolling(poller, TTLCache()), poll_s=INTERVAL_S)
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(len(PROVOKED)) as pool:
         folder = Path(name)
         folder.chmod(0o755)

@@ -110,7 +110,7 @@ def wait_for(services: Services, job_id: JobId) -> tuple[list[str], Watcher]:
     said: list[str] = []
     watcher = Watcher(services, job_id, said.append, max_resubmissions=3)
     deadline = time.monotonic() + 300
-    while not (seen := watcher.look()).finished:
+    while not (seen := watcher.poll()).finished:
         assert not seen.problem, seen.problem
         assert time.monotonic() < deadline, said
         time.sleep(2)

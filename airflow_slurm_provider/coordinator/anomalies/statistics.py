@@ -56,7 +56,7 @@ def usual_durations(done: JobTotals, thresholds: Thresholds) -> Usual | None:
 def spread_of(values: Sequence[float]) -> tuple[float, float]:
     """The median, and the robust standard deviation."""
     middle = median(values)
-    return middle, MAD_SCALE * median(abs(each - middle) for each in values)
+    return middle, MAD_SCALE * median(abs(value - middle) for value in values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +133,9 @@ class Timeline:
         """Failures of a class in buckets `first` to `last`."""
         chosen = self.buckets[first:last]
         return Share(
-            sum(each.failed[error_class] for each in chosen),
-            sum(each.ok + each.failed.total() for each in chosen),
-            sum(each.tasks for each in chosen),
+            sum(bucket.failed[error_class] for bucket in chosen),
+            sum(bucket.ok + bucket.failed.total() for bucket in chosen),
+            sum(bucket.tasks for bucket in chosen),
         )
 
     def windows(self, length: int) -> list[TimeBucket]:
@@ -143,8 +143,8 @@ class Timeline:
         found = []
         for end in range(len(self.buckets), length - 1, -length):
             window = TimeBucket()
-            for each in self.buckets[end - length : end]:
-                window.add(each)
+            for bucket in self.buckets[end - length : end]:
+                window.add(bucket)
             found.append(window)
         return found[::-1]
 

@@ -51,7 +51,7 @@ class Estimate:
     Args:
         workers: as `submit` would start: no more than have something to do.
         arrays: elements of each array.
-        max_array_size: None where the cluster could not be asked.
+        max_array_size: None where the cluster could not be reached.
         shortest_s: the shortest time that the rate limits allow, at a token an item.
         work_s: the time that the workers take, where the time of an item was given.
         planning: requests of `submit`.
@@ -62,7 +62,7 @@ class Estimate:
         resources: the ``slurm`` options of each worker.
         cpu_hours_most: what Slurm may give in all, by the time limit; None without one.
         script: of the first array; the token in its name is drawn by `submit`.
-        notes: what there is to say about it.
+        notes: remarks on the plan.
     """
 
     job_id: str
@@ -132,11 +132,11 @@ def estimate(
     Args:
         services: the site; only read from.
         config: the job.
-        item_s: seconds that an item takes, if somebody knows.
-        log: told of progress.
+        item_s: seconds per item, if known.
+        log: gets a line for each step.
 
     Raises:
-        UserError: a mistake in the config or the input, as `submit` would tell it.
+        UserError: a mistake in the config or the input, as `submit` would report it.
         ServiceError: if an input on S3 can't be reached.
     """
     spec, notes = bundle_size.with_bundle(config.spec, services.bucket, log), list[str]()

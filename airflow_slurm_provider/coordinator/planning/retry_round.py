@@ -23,7 +23,7 @@ from airflow_slurm_provider.coordinator.spec.retry_policy import (
     Rules,
     parse_rules,
 )
-from airflow_slurm_provider.coordinator.status.dead_workers import nodes_lost, read_endings
+from airflow_slurm_provider.coordinator.status.dead_workers import failed_nodes, read_job_records
 from airflow_slurm_provider.coordinator.status.failures import read_failures, retried_items
 from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
 from slurm_worker.errors import ErrorClass, UserError
@@ -242,7 +242,7 @@ def load_keys(services: Services, job_id: JobId, digest: str) -> frozenset[str] 
 
 
 def _retry_context(services: Services, spec: JobSpec, rounds: list[RoundRow]) -> RetryContext:
-    records = read_endings(services, spec.id)
+    records = read_job_records(services, spec.id)
     memory = max((record.mem for record in records), default=0)
-    nodes = nodes_lost(records, spec.slurm_classes)
+    nodes = failed_nodes(records, spec.slurm_classes)
     return RetryContext([row.classes for row in rounds[1:]], nodes, memory >> 20)

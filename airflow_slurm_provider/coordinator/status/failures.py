@@ -1,7 +1,7 @@
-"""The failures of a job, read from its committed parts: the base of retries and explanations.
+"""The failures of a job, read from its committed parts, for retries and for `slurmctl errors`.
 
-An item's latest outcome decides: what failed in a round and was tried again in a later one
-is superseded. Memory does not grow with the job.
+An item's latest outcome decides: a failure is superseded if a later round has tried the item
+again. Memory does not grow with the job.
 
 Requests: a list per thousand markers and a GET for each; per part of errors a GET and the read of
 its task's row; those of `slurm_worker.results.superseded` and, for tasks that were given up, of
@@ -32,7 +32,7 @@ from slurm_worker.results.superseded import RetriedItems
 
 _EXAMPLES = 3
 _MOST_GROUPS = 500
-#: What differs between two messages of the same fault, and what it is shown as; in order.
+#: Parts of a message that differ between items, and their replacements; in order.
 _VARIABLE = [
     (re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE), "<uuid>"),
     (re.compile(r"https?://[^\s'\"]+"), "<url>"),
@@ -98,10 +98,10 @@ def read_failures(
         UserError: if a marker was made from other items than those of its task.
     """
     for round_no in rounds:
-        markers = (each for each in store.markers(round_no) if each.failed)
+        markers = (marker for marker in store.markers(round_no) if marker.failed)
         parts = ((marker, part) for marker in markers for part in marker.parts)
-        errors = (each for each in parts if each[1].kind == "errors")
-        with closing(prefetch(lambda each: _read(store, table, *each), errors)) as read:
+        errors = (pair for pair in parts if pair[1].kind == "errors")
+        with closing(prefetch(lambda pair: _read(store, table, *pair), errors)) as read:
             for (marker, _), data in read:
                 yield from _failures(marker, data, retried)
 
@@ -156,7 +156,7 @@ def explain(services: Services, job_id: JobId, error_class: str = "") -> list[Gr
         UserError: if there is no such job, or a part is not what was committed.
     """
     snapshot = read_snapshot(services, job_id)
-    drafts = [each.draft for each in snapshot.rounds]
+    drafts = [round_row.draft for round_row in snapshot.rounds]
     table = services.tasks(snapshot.job)
     store = services.store(job_id)
     groups: dict[tuple[str, str, str], Group] = {}
@@ -173,14 +173,14 @@ def explain(services: Services, job_id: JobId, error_class: str = "") -> list[Gr
         return groups.setdefault(which, Group(*which))
 
     with retried_items(store, drafts) as retried:
-        for each in read_failures(store, retried, range(len(drafts)), table):
-            if error_class in ("", each.error_class):
-                group("item", each.error_class, each.message, each.place).add(
-                    each.key,
-                    with_place(each.message, each.place),
-                    each.node,
-                    each.at,
-                    superseded=each.superseded,
+        for failure in read_failures(store, retried, range(len(drafts)), table):
+            if error_class in ("", failure.error_class):
+                group("item", failure.error_class, failure.message, failure.place).add(
+                    failure.key,
+                    with_place(failure.message, failure.place),
+                    failure.node,
+                    failure.at,
+                    superseded=failure.superseded,
                 )
     for row in sorted(snapshot.ended, key=lambda row: row.sk):
         if error_class in ("", row.error_class):
@@ -189,23 +189,25 @@ def explain(services: Services, job_id: JobId, error_class: str = "") -> list[Gr
             )
     for which, found in groups.items():
         found.message = same[which]
-    return sorted(groups.values(), key=lambda each: (-each.count, -each.superseded, each.message))
+    return sorted(
+        groups.values(), key=lambda group: (-group.count, -group.superseded, group.message)
+    )
 
 
 def cured_by_class(services: Services, job_id: JobId) -> Counter[str]:
     """Failures of items that a later round had and that have succeeded, by error class."""
     jobs = services.jobs(job_id)
     table = services.tasks(jobs.get())
-    drafts = [each.draft for each in jobs.rounds()]
+    drafts = [round_row.draft for round_row in jobs.rounds()]
     store = services.store(job_id)
     cured: Counter[str] = Counter()
     with retried_items(store, drafts) as retried:
         # The last round first: whether an item failed for good is known before its first failure.
-        for each in read_failures(store, retried, reversed(range(len(drafts))), table):
-            if not each.superseded:
-                retried.note_failing(each.key)
-            elif not retried.failing(each.key):
-                cured[each.error_class] += 1
+        for failure in read_failures(store, retried, reversed(range(len(drafts))), table):
+            if not failure.superseded:
+                retried.note_failing(failure.key)
+            elif not retried.failing(failure.key):
+                cured[failure.error_class] += 1
     return cured
 
 

@@ -25,7 +25,7 @@ from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.ports import ITEM_FAILED, TASK_FAILED
 
 _SEVERE = ("warning", "error", "critical")
-#: Events of failures, whatever the level of their lines.
+#: Events that report a failed item, at any level.
 _FAILURES = (ITEM_FAILED, TASK_FAILED)
 #: Where failures are looked for, for a log that is about more than them.
 _FIRST_CHUNKS = 20
@@ -34,7 +34,7 @@ _OLD_CHUNKS = 3
 _ELEMENT = re.compile(r"(\d+)(?:_(\d{1,9}))?")
 _HEAD = ("timestamp", "level", "event", "job", "submission", "slurm", "process", "worker")
 _TRACEBACK = "exception"
-#: How a worker begins what it tells a person, on stderr.
+#: The prefix of a worker's lines for people, on stderr.
 _OWN = "slurm-worker: "
 
 
@@ -53,7 +53,7 @@ class Selection:
     errors: bool = False
 
     def wants(self, line: dict[str, Any]) -> bool:
-        """Whether a line is asked for; the worker is told from the chunk's name."""
+        """Whether a line is selected; the worker is known from the chunk's name."""
         if self.task and line.get("task") != self.task:
             return False
         return not self.errors or line.get("level") in _SEVERE or line.get("event") in _FAILURES
@@ -82,7 +82,8 @@ def read_script(services: Services, job_id: JobId) -> str:
         ServiceError: if the cluster can't be reached.
     """
     by_age = sorted(
-        services.jobs(job_id).submissions(), key=lambda each: (each.round_no, each.number)
+        services.jobs(job_id).submissions(),
+        key=lambda submission: (submission.round_no, submission.number),
     )
     for submission in reversed(by_age):
         if arrays := arrays_of(services, job_id, [submission]):
@@ -105,21 +106,21 @@ def read_output(services: Services, job_id: JobId, element: str, lines: int = 50
     """
     match = _ELEMENT.fullmatch(element)
     if match is None:
-        raise UserError(f"--worker: {element!r} is no element of an array; write 1234_7")
+        raise UserError(f"--worker: {element!r} is not an array element; write 1234_7")
     array, number = match.groups("0")
     # Slurm may have given one number twice: the later array is meant.
-    for each in reversed(arrays_of(services, job_id, services.jobs(job_id).submissions())):
-        if each.slurm_job_id == array:
-            return services.slurm.output(each.name, job_id, int(number), lines)
-    raise UserError(f"--worker: {element!r} is no element of an array of {job_id!r}")
+    for key in reversed(arrays_of(services, job_id, services.jobs(job_id).submissions())):
+        if key.slurm_job_id == array:
+            return services.slurm.output(key.name, job_id, int(number), lines)
+    raise UserError(f"--worker: {element!r} is not an element of an array of {job_id!r}")
 
 
 def first_failures(services: Services, job_id: JobId, most: int = 5) -> list[str]:
-    """What workers said of the last round's first failures, one of each kind.
+    """The log lines of the last round's first failures, one of each kind.
 
     Reads on in their logs as long as one of a few chunks has something new.
     """
-    round_no = max((each.number for each in services.jobs(job_id).rounds()), default=0)
+    round_no = max((round_row.number for round_row in services.jobs(job_id).rounds()), default=0)
     keys = services.objects.list(services.paths(job_id).logs_of(round_no))
     kinds: dict[tuple[str, str, str], str] = {}
     old = 0
@@ -137,7 +138,7 @@ def first_failures(services: Services, job_id: JobId, most: int = 5) -> list[str
 
 
 def last_words(output: str) -> str:
-    """What the end of a worker's output tells a person.
+    """The end of a worker's output, as far as it helps a person.
 
     From its own first complaint on what is no line of its log; without one all of it.
     """
@@ -181,9 +182,9 @@ def as_text(line: dict[str, Any]) -> str:
     return "\n    ".join(map(printable, [head, *below]))
 
 
-def _is_of(worker: str, asked: str) -> bool:
+def _is_of(worker: str, prefix: str) -> bool:
     """Whether a worker's id begins with a whole id: ``1234_7`` is not of ``1234_70``."""
-    return worker.startswith(asked) and not worker[len(asked) :][:1].isalnum()
+    return worker.startswith(prefix) and not worker[len(prefix) :][:1].isalnum()
 
 
 def _lines(chunk: bytes) -> Iterator[dict[str, Any]]:

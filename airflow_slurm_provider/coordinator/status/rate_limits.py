@@ -1,4 +1,4 @@
-"""How a job's rate limits stand: one read per limit."""
+"""The state of a job's rate limits: one read per limit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LimitState:
 
     Args:
         rate: tokens a second, as configured.
-        current_rate: as it is now: lower after the server said 429.
+        current_rate: the rate now, which is lower after a 429.
         cuts: times the rate was changed.
         ahead_s: how far the schedule is reserved ahead of now; 0 where the limit is idle.
         used: calls charged, of the day where there is a quota per day, else in all; of them
@@ -65,7 +65,7 @@ class SafeRate:
 
 
 def read_limits(services: Services, job_id: JobId) -> list[LimitState]:
-    """The limits that a job's handler keeps.
+    """The state of a job's rate limits.
 
     Raises:
         UserError: if there is no such job.
@@ -74,7 +74,7 @@ def read_limits(services: Services, job_id: JobId) -> list[LimitState]:
 
 
 def limit_states(services: Services, limits: Mapping[str, LimitSection]) -> list[LimitState]:
-    """How limits stand that a job's config names."""
+    """The state of the limits in a job's config."""
     found = []
     for name, limit in limits.items():
         row = services.rows.get(keys.limit_pk(limit.scope, name), keys.limit_sk()) or {}

@@ -25,7 +25,7 @@ def test_a_bucket_that_nobody_asked_for_is_exit_code_1_and_the_mend_says_how(cli
     cli.enter_aws()
     ended = cli("bootstrap")
     assert ended.code == ExitCode.JOB_FAILED
-    assert "fix: slurmctl bootstrap --create-bucket" in ended.out
+    assert "fix: create it with slurmctl bootstrap --create-bucket" in ended.out
     assert ended.out.splitlines()[-1] == "1 created, 1 missing"
 
 

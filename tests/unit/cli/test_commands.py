@@ -370,7 +370,7 @@ def test_the_output_of_a_worker_comes_from_the_cluster(cli: Cli) -> None:
     wrong = cli("logs", "job-1", "--worker", "999_3", "--output")
     assert (wrong.code, wrong.err) == (
         ExitCode.USER_ERROR,
-        "slurmctl: --worker: '999_3' is no element of an array of 'job-1'\n",
+        "slurmctl: --worker: '999_3' is not an element of an array of 'job-1'\n",
     )
     assert cli("logs", "job-1", "--output").code == ExitCode.USER_ERROR
 
@@ -380,7 +380,7 @@ def test_a_worker_that_is_no_element_of_an_array_is_told_in_one_line(cli: Cli) -
     wrong = cli("logs", "job-1", "--output", "--worker", "101_[7]")
     assert (wrong.code, wrong.err) == (
         ExitCode.USER_ERROR,
-        "slurmctl: --worker: '101_[7]' is no element of an array; write 1234_7\n",
+        "slurmctl: --worker: '101_[7]' is not an array element; write 1234_7\n",
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from airflow_slurm_provider.cli.app import ExitCode
 from airflow_slurm_provider.cli.wait_loop import TOLERATED_FAILURES
-from airflow_slurm_provider.coordinator.status.audit_log import EventReader
+from airflow_slurm_provider.coordinator.status.audit_log import AuditLogReader
 from slurm_worker.errors import ServiceError
 from tests.unit.cli.conftest import Cli, Handler
 
@@ -158,7 +158,7 @@ def test_following_bears_a_table_that_is_away_for_a_while(
 def test_an_event_that_comes_late_is_told_once(cli: Cli) -> None:
     cli.submit()
     jobs = cli.world.jobs
-    reader = EventReader(cli.services, jobs.job)
+    reader = AuditLogReader(cli.services, jobs.job)
     assert len(reader.read()) == 2
     cli.clock.advance(10)
     jobs.audit("a worker", "later", {})

@@ -97,7 +97,7 @@ class Fleet:
         self._numbers = 0
         self._create()
 
-    def looks(self) -> Iterator[Observation]:
+    def observations(self) -> Iterator[Observation]:
         """Observation after look until the job is done, or its time is over."""
         for worker in range(self.plan.workers):
             self._after(self.rng.uniform(0, self.plan.started_s), lambda w=worker: self._lease(w))
@@ -109,12 +109,12 @@ class Fleet:
                 turn.act()
             self._go_to(next_look)
             next_look += self.plan.interval_s
-            look = self.look()
-            yield look
-            if look.finished:
+            observation = self.observe()
+            yield observation
+            if observation.finished:
                 return
 
-    def look(self) -> Observation:
+    def observe(self) -> Observation:
         """One look."""
         if self.plan.limit_row is not None:
             self._set_limits(self.plan.limit_row(self.elapsed))

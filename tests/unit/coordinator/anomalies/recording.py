@@ -23,20 +23,22 @@ from slurm_worker.protocol.tasks import TaskRow
 RUNS = Path(__file__).with_name("runs")
 
 
-def write_run(path: Path, looks: Iterable[Observation]) -> None:
+def write_run(path: Path, observations: Iterable[Observation]) -> None:
     """Record a run; the same looks give the same bytes."""
-    lines = [json.dumps(_look(each), separators=(",", ":")) for each in looks]
+    lines = [json.dumps(_to_json(each), separators=(",", ":")) for each in observations]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
 
 
 def read_run(path: Path) -> list[Observation]:
     """The looks of a recorded run, in order."""
-    return [_parsed(json.loads(line)) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    return [
+        _from_json(json.loads(line)) for line in gzip.decompress(path.read_bytes()).splitlines()
+    ]
 
 
-def _look(look: Observation) -> dict[str, Any]:
-    snapshot = look.snapshot
+def _to_json(observation: Observation) -> dict[str, Any]:
+    snapshot = observation.snapshot
     # Whoever did what, and what took longest, no rule looks at.
     done = {**snapshot.done.to_dict(), "workers": {}, "slowest": []}
     return {
@@ -48,16 +50,16 @@ def _look(look: Observation) -> dict[str, Any]:
         "ended": [_task(each) for each in snapshot.ended],
         "given_back": [_task(each) for each in snapshot.given_back],
         "counts": [snapshot.ready, snapshot.waiting, snapshot.lost, snapshot.rows_read],
-        "finished": look.finished,
-        "workers": look.workers,
-        "nodes": dict(look.nodes),
-        "limits": [asdict(each) for each in look.limits],
-        "money": [look.dollars, look.estimate],
-        "lease": asdict(look.lease),
+        "finished": observation.finished,
+        "workers": observation.workers,
+        "nodes": dict(observation.nodes),
+        "limits": [asdict(each) for each in observation.limits],
+        "money": [observation.dollars, observation.estimate],
+        "lease": asdict(observation.lease),
     }
 
 
-def _parsed(raw: dict[str, Any]) -> Observation:
+def _from_json(raw: dict[str, Any]) -> Observation:
     ready, waiting, lost, rows_read = raw["counts"]
     dollars, estimate = raw["money"]
     snapshot = Snapshot(

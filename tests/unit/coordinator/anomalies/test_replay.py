@@ -63,7 +63,10 @@ def thresholds_of(name: str) -> Thresholds:
 def replay(path: Path) -> Replayed:
     name = path.name.removesuffix(".jsonl.gz")
     detector = Detector(thresholds_of(name))
-    return Replayed(name, [each for look in read_run(path) for each in detector.see(look).raised])
+    return Replayed(
+        name,
+        [each for observation in read_run(path) for each in detector.observe(observation).raised],
+    )
 
 
 def test_precision_and_recall_over_all_recorded_runs() -> None:
@@ -72,10 +75,10 @@ def test_precision_and_recall_over_all_recorded_runs() -> None:
     found = sum(each.found for each in runs)
     wrong = {each.name: [a.id for a in each.alerts] for each in runs if each.wrong}
     missed = [each.name for each in runs if each.found < len(each.expected)]
-    told = found + sum(each.wrong for each in runs)
-    figures = f"{len(runs)} runs, precision {found}/{told}, recall {found}/{expected}"
+    raised = found + sum(each.wrong for each in runs)
+    figures = f"{len(runs)} runs, precision {found}/{raised}, recall {found}/{expected}"
     assert found >= LEAST_RECALL * expected, f"{figures}; missed {missed}"
-    assert found >= LEAST_PRECISION * told, f"{figures}; wrong {wrong}"
+    assert found >= LEAST_PRECISION * raised, f"{figures}; wrong {wrong}"
 
 
 def test_each_kind_is_among_the_recorded_runs_and_so_are_good_ones() -> None:
@@ -84,18 +87,18 @@ def test_each_kind_is_among_the_recorded_runs_and_so_are_good_ones() -> None:
     assert kinds["good"] >= 10
 
 
-def test_an_episode_is_told_once() -> None:
+def test_an_episode_is_reported_once() -> None:
     for run in map(replay, FILES):
-        told = Counter((each.kind, each.subject) for each in run.alerts)
-        assert all(count == 1 for count in told.values()), run
+        raised = Counter((each.kind, each.subject) for each in run.alerts)
+        assert all(count == 1 for count in raised.values()), run
 
 
 @pytest.mark.parametrize("path", ONE_OF_EACH, ids=lambda path: path.name.removesuffix(".jsonl.gz"))
-def test_a_watcher_that_is_started_anew_at_each_look_tells_the_same(path: Path) -> None:
+def test_a_watcher_that_is_restarted_for_each_observation_reports_the_same(path: Path) -> None:
     thresholds = thresholds_of(replay(path).name)
-    told, state = [], Detector(thresholds).to_dict()
-    for look in read_run(path):
+    raised, state = [], Detector(thresholds).to_dict()
+    for observation in read_run(path):
         detector = Detector.from_dict(thresholds, state)
-        told += detector.see(look).raised
+        raised += detector.observe(observation).raised
         state = detector.to_dict()
-    assert told == replay(path).alerts
+    assert raised == replay(path).alerts

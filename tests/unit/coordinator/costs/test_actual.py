@@ -11,7 +11,7 @@ import pytest
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.costs.actual import (
     cost_so_far,
-    facts_of,
+    profile_of,
     read_cost,
     work_cost,
 )
@@ -136,7 +136,7 @@ def test_pauses_between_rounds_do_not_count_as_work(config: Config) -> None:
     ten = [(round_no * 36_000 + tick) for round_no in range(3) for tick in range(10)]
     for second in ten:
         history.timeline[int(second / history.width_s)] = TimeBucket(tasks=1, ok=BUNDLE)
-    assert facts_of(history, config.spec, None).span_s <= 3 * (10 + 2 * history.width_s)
+    assert profile_of(history, config.spec, None).span_s <= 3 * (10 + 2 * history.width_s)
 
 
 def test_a_task_that_takes_longer_than_a_bucket_is_no_pause(config: Config) -> None:
@@ -144,7 +144,7 @@ def test_a_task_that_takes_longer_than_a_bucket_is_no_pause(config: Config) -> N
     for tick in range(0, 10_000, 1000):
         history.timeline[int(tick / history.width_s)] = TimeBucket(tasks=1, ok=BUNDLE)
         history.durations[round(PER_DOUBLING * math.log2(1_000_000))] += 1
-    assert facts_of(history, config.spec, None).span_s >= 9_000
+    assert profile_of(history, config.spec, None).span_s >= 9_000
 
 
 def test_requests_for_tasks_that_are_only_given_back_are_counted(

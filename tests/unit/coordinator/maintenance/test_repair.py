@@ -11,7 +11,7 @@ import pytest
 
 from airflow_slurm_provider.coordinator import api, spec_store
 from airflow_slurm_provider.coordinator.maintenance import gc
-from airflow_slurm_provider.coordinator.maintenance.repair import Repaired, repair
+from airflow_slurm_provider.coordinator.maintenance.repair import RepairResult, repair
 from airflow_slurm_provider.coordinator.planning.planner import DraftSummary, new_draft
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.failures import explain
@@ -68,7 +68,7 @@ def edges(world: World) -> Services:
     return found
 
 
-def run(edges: Services, **options: Any) -> Repaired:
+def run(edges: Services, **options: Any) -> RepairResult:
     edges.readers.clear()
     return repair(edges, JOB, log=lambda _: None, **options)
 
@@ -112,7 +112,7 @@ def audited(edges: Services) -> int:
 def test_a_job_that_is_right_is_left_alone(edges: Services, world: World) -> None:
     before = world.task_rows()
     found = run(edges)
-    assert (found.changed, found.unmended) == (False, [])
+    assert (found.changed, found.unrepaired) == (False, [])
     assert world.task_rows() == before
     assert audited(edges) == 0
 
@@ -171,7 +171,7 @@ def test_lost_task_rows_are_done_again_by_their_markers(edges: Services, world: 
         world.rows.delete(keys.task_pk(JOB, row.sequence % 8), row.sk)
     found = run(edges)
     lost = len(rows[::2])
-    assert (found.tasks, found.completed, found.unmended) == (lost, lost, [])
+    assert (found.tasks, found.completed, found.unrepaired) == (lost, lost, [])
     assert status(edges) == before
     after = world.task_rows()
     assert [row.where for row in after] == [row.where for row in rows]
@@ -190,9 +190,9 @@ def test_the_whole_table_lost_the_dataset_is_the_same(edges: Services, world: Wo
     assert status(edges) == before
     assert published(edges) == dataset
     assert len(list(edges.rows.query(keys.JOBS_PK))) == len(register)
-    assert "audit trail" in found.unmended[0]
+    assert "audit log" in found.unrepaired[0]
     again = run(edges)
-    assert (again.changed, again.unmended) == (False, [])
+    assert (again.changed, again.unrepaired) == (False, [])
 
 
 def test_a_job_that_lost_its_rows_is_not_planned_anew(edges: Services, tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_a_plan_of_which_nothing_is_committed_is_left_to_submit(tmp_path: Path) 
     config = make_config(tmp_path, items=10)
     api.submit(edges, config, log=lambda _: None)
     lose_everything(edges)
-    with pytest.raises(UserError, match="submit it again"):
+    with pytest.raises(UserError, match="submit the job again"):
         run(edges)
     api.submit(edges, config, log=lambda _: None)
     assert status(edges)["tasks"] == {"ready": 2}
@@ -334,23 +334,26 @@ def test_a_retry_of_which_nothing_is_committed_is_named(edges: Services) -> None
     lose_everything(edges)
     found = run(edges)
     assert found.rounds == [0, 1]
-    assert any("round 2 has segments" in each for each in found.unmended)
+    assert any("round 2 has segments" in each for each in found.unrepaired)
 
 
 def test_a_marker_that_is_missing_from_the_bucket_is_named(edges: Services) -> None:
     edges.objects.delete(edges.paths(JOB).done(task_id(0, 2)))
     found = run(edges)
     assert not found.changed
-    (named,) = found.unmended
+    (named,) = found.unrepaired
     assert "task 000-00000002 is done" in named
-    assert "lab/jobs/job-1/done/000-00000002.done is missing from the bucket; restore it" in named
+    assert (
+        "lab/jobs/job-1/done/000-00000002.done is missing from the bucket; restore that object"
+        in named
+    )
 
 
 def test_lost_input_is_named(edges: Services, world: World) -> None:
     edges.objects.delete(next(edges.objects.list(edges.paths(JOB).segments(0))))
     row = world.task_rows()[0]
     world.rows.delete(keys.task_pk(JOB, row.sequence), row.sk)
-    assert any("have no slice" in each for each in run(edges).unmended)
+    assert any("have no slice" in each for each in run(edges).unrepaired)
     lose_everything(edges)
     with pytest.raises(UserError, match="input of 'job-1'"):
         run(edges)
@@ -455,7 +458,7 @@ def test_a_marker_of_other_items_completes_no_row(tmp_path: Path) -> None:
     row = world.task_rows()[0]
     edges.store(JOB).commit(replace(marker_of(row, 5), input_sha256="0" * 64))
     found = run(edges)
-    assert (found.changed, len(found.unmended)) == (False, 1)
+    assert (found.changed, len(found.unrepaired)) == (False, 1)
     assert world.task_rows()[0].state is TaskState.READY
 
 
@@ -576,7 +579,7 @@ def test_a_task_that_is_done_while_a_repair_looks_is_never_called_broken(
         one_suspended(repairing, at, Call(edges, work))
         assert repairing.error is None, at
         assert not repairing.result.changed, (at, repairing.result)
-        assert repairing.result.unmended == [], at
+        assert repairing.result.unrepaired == [], at
         if repairing.steps.seen <= at:
             break
 

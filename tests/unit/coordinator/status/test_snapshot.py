@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.progress import progress_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
+from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from slurm_worker.errors import ErrorClass
 from slurm_worker.node.task_finder import Found, TaskFinder
 from slurm_worker.protocol.job_config import LeaseConfig
@@ -155,7 +156,7 @@ class Job:
 
     def new_process(self, *, unseen: bool = False) -> None:
         """Who looks next has not looked before; `unseen`: nor has anybody else."""
-        self.services = replace(self.services, readers={})
+        self.services = replace(self.services, readers=TTLCache())
         if unseen:
             self.services.objects.delete(self.services.paths(JOB).progress)
 

@@ -65,14 +65,14 @@ def test_waiting_for_a_paused_job_starts_no_workers_and_reports_no_problem(
     assert control.pause(edges, config.spec.id, actor="me").changed
     slurm.state = GONE
     for _ in range(3):
-        seen = watcher.look()
+        seen = watcher.poll()
         assert (seen.problem, seen.finished, seen.progress.paused) == ("", False, "me")
     assert len(slurm.arrays) == 1
     control.resume(edges, config.spec.id, log=log)
     slurm.state = FakeArray(alive=3)
-    assert watcher.look().problem == ""
+    assert watcher.poll().problem == ""
     work(edges, config, tmp_path / "w")
-    assert watcher.look().finished
+    assert watcher.poll().finished
 
 
 def test_a_worker_of_a_paused_job_leases_nothing(tmp_path: Path) -> None:

@@ -173,13 +173,13 @@ def test_a_wait_renews_credentials_long_before_they_expire(tmp_path: Path) -> No
     said: list[str] = []
     watcher = Watcher(edges, JOB, said.append, clock=lambda: now[0])
     for now[0] in (0.0, 10.0, RENEW_AFTER_S - 1, RENEW_AFTER_S, RENEW_AFTER_S + 1):
-        watcher.look()
+        watcher.poll()
     assert len(sts.asked) == 3  # of the submission, of the first look, and a renewal
     assert b"very-secret-3" in slurm.secrets["credentials.json"]
     sts.error = EndpointConnectionError(endpoint_url="https://sts")
     now[0] += RENEW_AFTER_S
-    watcher.look()
-    assert "credentials are not renewed" in said[-1]
+    watcher.poll()
+    assert "credentials could not be renewed" in said[-1]
 
 
 def refusal(code: str) -> ClientError:

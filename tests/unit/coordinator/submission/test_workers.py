@@ -15,6 +15,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from airflow_slurm_provider.coordinator.status.logs import read_output, read_script
 from airflow_slurm_provider.coordinator.submission import control
+from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.slurm.client import SubmitLimitError, SubmitRefusedError
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.keys import JobId, job_pk, submit_sk
@@ -264,6 +265,6 @@ def test_workers_that_finish_during_a_submit_are_not_replaced(
             world.worker().run()
             return slurm.together(slurm_job_ids)
 
-    late = replace(edges, slurm=Late(arrays=slurm.arrays), readers={})  # type: ignore[arg-type]
+    late = replace(edges, slurm=Late(arrays=slurm.arrays), readers=TTLCache())  # type: ignore[arg-type]
     assert submit(late, config).reattached
     assert len(slurm.arrays) == 1
