@@ -1,9 +1,8 @@
-"""What a worker asks of AWS, counted by kind where it leaves the process.
+"""Counts a worker's requests to AWS by kind; each kind has its own price.
 
-The SDK tells of each request right before it is sent, so that its own repeats count too. A
-kind is what has a price of its own. Each task's marker carries those made since the worker's
-last marker, and the task's row repeats them: the counts cost no request. Per request a
-dictionary look-up under a lock, some microseconds; per item nothing.
+The SDK calls the counter right before each request is sent, so its own retries count too. Each
+task's marker has the counts since the worker's last marker, and the task's row repeats them: the
+counts cost no request. Cost: a dictionary look-up under a lock per request, some microseconds.
 """
 
 from __future__ import annotations

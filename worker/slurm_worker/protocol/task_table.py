@@ -201,18 +201,7 @@ class TaskTable:
         Safe to repeat, and for any worker to call: the marker has already decided. A refusal
         means that the row is done by the same decision.
         """
-        statement = task_statements.complete(
-            winner=marker.attempt,
-            ok=marker.ok,
-            failed_by=marker.failed,
-            rows=marker.rows,
-            now=self._ms(),
-            worker=marker.worker,
-            node=marker.slurm.get("node", ""),
-            took=max(0, int((marker.finished - marker.started) * 1000)),
-            requests=marker.requests,
-        )
-        self._update(marker.task, statement)
+        self._update(marker.task, task_statements.complete(marker, self._ms()))
 
     def decide(self, marker: Marker) -> int:
         """The attempt whose marker counts, where the store can't decide: the first to ask.

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 
 from slurm_worker.errors import ErrorClass
-from slurm_worker.protocol.keys import TaskState
+from slurm_worker.protocol.job_store import Marker
+from slurm_worker.protocol.keys import TaskId, TaskState
 from slurm_worker.protocol.ports import Statement
 from slurm_worker.protocol.statements import jobs, tasks
 from slurm_worker.protocol.task_history import Crash, HistoryEntry, TaskEvent
@@ -22,6 +23,7 @@ _SAMPLES: dict[str, object] = {
     "ErrorClass": ErrorClass.NETWORK,
     "Crash": Crash(ErrorClass.TIMEOUT, 3),
     "HistoryEntry": _ENTRY,
+    "Marker": Marker("j", TaskId("000-00000001"), 1, "w1", 5, 5, 5),
     "Sequence[HistoryEntry]": [_ENTRY],
     "Sequence[str]": ["1"],
     "Mapping[str, int]": {"a": 1},

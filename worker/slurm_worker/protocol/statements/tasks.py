@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from slurm_worker.errors import ErrorClass
+from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.keys import TaskState
 from slurm_worker.protocol.ports import Row, Statement, Value
 from slurm_worker.protocol.task_history import Crash, HistoryEntry
@@ -115,33 +116,13 @@ def heartbeat(
     )
 
 
-def complete(
-    *,
-    winner: int,
-    ok: int,
-    failed_by: Mapping[str, int],
-    rows: int,
-    now: int,
-    worker: str,
-    node: str,
-    took: int,
-    requests: Mapping[str, int],
-) -> Statement:
+def complete(marker: Marker, now: int) -> Statement:
     """Record that a task is done: what its marker says.
 
     No fence: the `.done` marker has already decided, and any worker may bring the row to it.
-
-    Args:
-        winner: the attempt whose marker stands.
-        ok: items that succeeded.
-        failed_by: items that failed, by error class.
-        rows: in its parts.
-        now: when this is recorded.
-        worker: of the winner.
-        node: of the winner.
-        took: milliseconds.
-        requests: made of AWS, by kind.
     """
+    failed_by: Value = dict(marker.failed)
+    requests: Value = dict(marker.requests)
     return Statement(
         "complete",
         "SET #state = :done, #winner = :winner, #items_ok = :ok, #items_failed = :failed, "
@@ -150,16 +131,16 @@ def complete(
         "attribute_exists(#pk) AND (#state <> :done OR #winner = :winner)",
         {
             "done": TaskState.DONE.value,
-            "winner": winner,
-            "ok": ok,
-            "failed": sum(failed_by.values()),
-            "by": dict(failed_by),
-            "rows": rows,
+            "winner": marker.attempt,
+            "ok": marker.ok,
+            "failed": sum(marker.failed.values()),
+            "by": failed_by,
+            "rows": marker.rows,
             "now": now,
-            "worker": worker,
-            "node": node,
-            "took": took,
-            "requests": dict(requests),
+            "worker": marker.worker,
+            "node": marker.slurm.get("node", ""),
+            "took": max(0, int((marker.finished - marker.started) * 1000)),
+            "requests": requests,
         },
     )
 
