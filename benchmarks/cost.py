@@ -12,7 +12,7 @@ What a bundle of items takes, where nothing fails:
 | ours | rows planned, claimed, completed; slice, rows, errors and marker; merged | prices.py |
 | Distributed Map, Standard | a transition for the child, one for its only state; 1 PUT | 1, 2 |
 | Distributed Map, Express | a transition for the child, 1 request, its duration; 1 PUT | 1, 2 |
-| Batch array | nothing but S3: 1 GET of the input, 1 PUT of the results | 5, 6 |
+| Batch array | S3 only: 1 GET of the input, 1 PUT of the results | 5, 6 |
 
 The PUT is the least that leaves a bundle's results on S3 where they outgrow a state's output of
 256 KiB; nobody merges them there. A map's child gets its items as its input, from the map.
@@ -70,7 +70,7 @@ SOURCES = {
     f"{_DOCS}/step-functions/latest/dg/service-quotas.html": (
         "256 KiB of input or output of a state"
     ),
-    f"{_AWS}/batch/pricing/": "no charge of its own, by AWS's guides that cite this page",
+    f"{_AWS}/batch/pricing/": "no additional charge, according to AWS's guides that cite this page",
     f"{_DOCS}/eventbridge/latest/pipes-reference/API_BatchArrayProperties.html": (
         "2 to 10,000 children of an array"
     ),
@@ -129,7 +129,7 @@ def map_express(shape: Shape) -> float | None:
     """
     if shape.bundle_s > EXPRESS_LIMIT_S:
         return None
-    # Rounded first: 6.000000000000001 s are no step more than 6 s.
+    # Rounded first, so that 6.000000000000001 s do not take one step more than 6 s.
     steps = math.ceil(round(shape.bundle_s / _EXPRESS_STEP_S, 6))
     duration = shape.bundles * steps * _EXPRESS_STEP_S * _EXPRESS_GB * EXPRESS_GB_S
     transitions = _PARENT_TRANSITIONS + shape.bundles
@@ -139,7 +139,7 @@ def map_express(shape: Shape) -> float | None:
 
 
 def batch_arrays(shape: Shape) -> float:
-    """Dollars of S3 requests of AWS Batch's children, which is all there is but compute."""
+    """Dollars of S3 requests of AWS Batch's children; Batch charges for compute only."""
     return _puts(shape.bundles) + shape.bundles * PRICES[RequestKind.S3_GET] / 1e6
 
 
@@ -181,13 +181,13 @@ def _cell(dollars: float | None) -> str:
 
 
 def section() -> list[str]:
-    """The table, what it rests on, and its sources, as lines of Markdown."""
+    """The table, its assumptions and its sources, as lines of Markdown."""
     shape = Shape()
     sources = [f"{n}. {url}: {what}" for n, (url, what) in enumerate(SOURCES.items(), 1)]
     basis = (
-        f"{shape.items:,} items of {shape.item_s} s; {shape.workers} workers of ours. List prices",
-        f"of {REGION}, of {PRICES_OF} for DynamoDB and S3, the others from archived copies of",
-        f"these pages, read on {SOURCES_OF}:",
+        f"For {shape.items:,} items of {shape.item_s} s, in this project with {shape.workers}",
+        f"workers. List prices of {REGION}: of {PRICES_OF} for DynamoDB and S3, the others from",
+        f"archived copies of these pages, read on {SOURCES_OF}:",
     )
     return [*table(), "", *basis, "", *sources]
 

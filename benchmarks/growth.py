@@ -50,6 +50,14 @@ LINEAR = 1.1
 _QUICK_S = 0.25
 #: Megabytes that a factor of ten may cost in memory.
 FLAT_MB = 24.0
+_COLUMNS = (
+    "seconds",
+    "requests",
+    "memory",
+    "time grows as",
+    "requests grow as",
+    "more memory for ten times the items",
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ def services(folder: Path) -> Services:
 
 
 def config(folder: Path) -> Config:
-    """The job, whose input stands in the folder."""
+    """The job, with its input in the folder."""
     return load_config(
         {
             "job_id": JOB,
@@ -214,7 +222,7 @@ def measure(verb: str, folder: Path, items: int) -> Cost:
     if verb == "aggregation" or verb == "aggregation planning":
         import slurm_worker.aggregate  # noqa: F401  the start of a process is not the verb
     if verb == "poll":
-        api.poll(edges, JOB)  # what is measured is the second look of one who waits
+        api.poll(edges, JOB)  # a waiting process's second query is measured
     rows, objects = edges.rows, edges.objects
     assert isinstance(rows, SqliteRows)
     assert isinstance(objects, CountedObjects)
@@ -301,11 +309,11 @@ def slopes(costs: list[Cost]) -> dict[str, tuple[float, float, float]]:
 
 
 def table(costs: list[Cost]) -> list[str]:
-    """Markdown: each verb's figures at the largest size, and how it has come to them."""
+    """Markdown: each verb's figures at the largest size, and how they grow up to there."""
     largest = max(each.items for each in costs)
     lines = [
-        f"| {largest:,} items | seconds | requests | memory | time as | requests as | x10 adds |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        f"| {largest:,} items | {' | '.join(_COLUMNS)} |",
+        "|" + " --- |" * (1 + len(_COLUMNS)),
     ]
     growth = slopes(costs)
     for each in costs:
@@ -395,7 +403,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="small sizes")
     parser.add_argument("--largest", type=float, default=SIZES[-1], help="leave out larger sizes")
     parser.add_argument("--write", action="store_true", help=f"write {CSV.name} and the plot")
-    parser.add_argument("--plot", action="store_true", help="only draw the CSV's figures anew")
+    parser.add_argument("--plot", action="store_true", help="only draw the CSV's figures again")
     parser.add_argument("--measure", nargs=3, metavar=("VERB", "FOLDER", "ITEMS"))
     arguments = parser.parse_args()
     if arguments.measure:

@@ -1,6 +1,6 @@
 """The generated sections of docs/scale.md, from what the benchmarks have written.
 
-make scale-report         (measures and simulates anew first; about an hour)
+make scale-report         (measures and simulates first; about an hour)
 python -m benchmarks.scale_report        (only writes the sections)
 """
 
@@ -27,14 +27,14 @@ PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
 
 
 def sections() -> dict[str, list[str]]:
-    """Markdown by the section's name, of what there are figures for."""
+    """Markdown by the section's name, for each section that has figures."""
     found: dict[str, list[str]] = {}
     if RESULT.exists():
         found["five-million"] = RESULT.read_text().splitlines()[2:]
     if growth.CSV.exists():
         costs = growth.read_csv(growth.CSV)
         found["growth"] = [
-            f"![Cost of each verb by items]({growth.PLOT.relative_to(PAGE.parent)})",
+            f"![Cost of each operation by items]({growth.PLOT.relative_to(PAGE.parent)})",
             "",
             *growth.table(costs),
             "",
@@ -62,7 +62,7 @@ def simulated(results: dict[str, list[Outcome]]) -> dict[str, list[str]]:
             "",
             *load_table(sizes),
             "",
-            f"This page's simulations took {cpu_s / 60:.0f} minutes of a core ({machine()}).",
+            f"These simulations took {cpu_s / 60:.0f} minutes of CPU time ({machine()}).",
         ]
     if settings := results.get("settings"):
         found["settings"] = settings_table(settings)

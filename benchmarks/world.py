@@ -1,4 +1,4 @@
-"""A job in memory for the benchmarks: the real worker, services that answer at once or late."""
+"""A job in memory for the benchmarks: the real worker, and services that answer at once or late."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class WallClock:
 
 
 class Late:
-    """Any edge, with so many seconds added to each call."""
+    """Any service, with this number of seconds added to each call."""
 
     def __init__(self, edge: Any, seconds: float) -> None:
         self._edge = edge
@@ -70,7 +70,7 @@ def items(first: int, count: int) -> list[tuple[str, dict[str, Any]]]:
 
 
 def plan(rows: Rows, objects: ObjectStore, count: int, bundle: int) -> None:
-    """Segments of 50,000 items and their task rows, a segment at a time in memory."""
+    """Segments of 50,000 items and their task rows; one segment at a time is in memory."""
     clock = WallClock()
     jobs = JobTable(rows, JOB, clock)
     jobs.create("identity", "config", SHARDS)

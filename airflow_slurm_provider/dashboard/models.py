@@ -274,6 +274,13 @@ class MarkerView(BaseModel):
     requests: dict[str, int]
 
 
+class HistoryLine(BaseModel):
+    """One entry of a task's history."""
+
+    at_ms: int
+    text: str
+
+
 class TaskDetail(BaseModel):
     """A task: its row, its history, and what it committed."""
 
@@ -288,7 +295,7 @@ class TaskDetail(BaseModel):
     finished_ms: int
     checkpoint: str
     crashes: list[str] = Field(description="Items that brought a worker down.")
-    history: list[str] = Field(description="Why attempts ended before the task.")
+    history: list[HistoryLine] = Field(description="Why attempts ended before the task.")
     segment: str
     marker: MarkerView | None
 

@@ -221,8 +221,10 @@ def task_detail(row: TaskRow, marker: Marker | None, segment: str) -> models.Tas
         not_before_ms=row.not_before_ms,
         finished_ms=row.finished_ms,
         checkpoint=row.checkpoint,
-        crashes=list(row.crashes),
-        history=list(row.history),
+        crashes=[crash.describe() for crash in row.crashes],
+        history=[
+            models.HistoryLine(at_ms=entry.at_ms, text=entry.describe()) for entry in row.history
+        ],
         segment=segment,
         marker=None if marker is None else _marker(marker),
     )

@@ -44,7 +44,7 @@ def scenarios(scale: int = 1) -> Iterator[tuple[str, str, Scenario]]:
         size = defaults(items // scale, max(2, workers // scale))
         yield "sizes", f"10^{len(str(items)) - 1} items", size
     base = defaults(ITEMS // scale, max(2, WORKERS // scale))
-    yield "settings", "as chosen", base
+    yield "settings", "none: the defaults", base
     for shards in (8, 16, 256):
         name = f"{shards} shards, {base.workers / shards:,.0f} workers each"
         yield "settings", name, replace(base, shards=shards)
@@ -59,10 +59,10 @@ def scenarios(scale: int = 1) -> Iterator[tuple[str, str, Scenario]]:
     yield "settings", f"tasks of {base.bundle * _QUICK_S:.1f} s", replace(base, item_s=_QUICK_S)
     limited = replace(base, items=base.items // 20, rate=2_000 / scale)
     bundle = bundle_for(limited.items, limited.workers)
-    yield "settings", f"a limit of {limited.rate:,.0f}/s", replace(limited, bundle=bundle)
+    yield "settings", f"a rate limit of {limited.rate:,.0f}/s", replace(limited, bundle=bundle)
     large = replace(defaults(10**8 // scale, max(2, 10_000 // scale)), bundle=1_000)
-    yield "preemption", "are left alone", large
-    yield "preemption", "are asked to leave", replace(large, preemption=Preemption())
+    yield "preemption", "are not preempted", large
+    yield "preemption", "leave in a grace period", replace(large, preemption=Preemption())
     yield "preemption", "are killed", replace(large, preemption=Preemption(notice=False))
     quick = LeaseConfig(ttl_s=40.0, heartbeat_s=10.0)
     yield (

@@ -1,12 +1,15 @@
 """Workers in virtual time: the real finder, table, job row, markers and token leases.
 
-What the handler does is a wait; everything that coordinates is the code of the nodes
-(`TaskFinder`, `ShardTotals`, `TaskTable`, `JobTable`, `JobStore`, `RateLimiter`), with the timing
-of `node/worker.py` and `node/heartbeat.py` around it: the next task is leased five seconds before
-this one ends, a
-commit goes on beside the next task, a heartbeat each interval with its jitter, checkpoints, idle
-waits and who leaves when nothing is left. Not simulated: logs, the handler's code, and what one
-look of the coordinator reads.
+The handler only waits. All coordination is the code that runs on the nodes (`TaskFinder`,
+`ShardTotals`, `TaskTable`, `JobTable`, `JobStore`, `RateLimiter`), with the timing of
+`node/worker.py` and `node/heartbeat.py`:
+
+- the next task is leased five seconds before the current one ends;
+- a commit continues while the next task runs;
+- one heartbeat per interval, with its jitter;
+- checkpoints, idle waits, and the exit of workers when nothing is left.
+
+Logs, the handler's code and the reads of the coordinator are not simulated.
 """
 
 from __future__ import annotations
@@ -44,13 +47,13 @@ _SAMPLE_S = 5.0
 
 @dataclass(frozen=True)
 class Preemption:
-    """Workers are taken away at once, and come back later.
+    """Workers are removed at once, and come back later.
 
     Args:
         at: share of the ideal makespan after which it happens.
-        share: of the workers.
-        notice: they are asked to leave and release their tasks; else they are killed.
-        back_s: until they are back, at least and at most.
+        share: share of the workers that are removed.
+        notice: they are asked to stop and release their tasks; otherwise they are killed.
+        back_s: seconds until they are back, at least and at most.
     """
 
     at: float = 0.4
@@ -64,17 +67,17 @@ class Scenario:
     """One job.
 
     Args:
-        items: in the job.
+        items: items of the job.
         bundle: items of a task.
-        workers: processes.
+        workers: worker processes.
         item_s: mean seconds of an item.
         shards: task shards.
         lease: times of a lease.
-        checkpoint_s: seconds between two checkpoints, at the least.
+        checkpoint_s: minimum seconds between two checkpoints.
         spread: a task takes between 1 - `spread` and 1 + `spread` times the mean.
-        partitions: of the table when the job begins; a new on-demand table has four.
-        preemption: of workers, if any.
-        rate: tokens a second of a rate limit, one an item; None for no limit.
+        partitions: partitions of the table at the start; a new on-demand table has four.
+        preemption: preemption of workers, if any.
+        rate: tokens per second of a rate limit, one per item; None for no limit.
     """
 
     items: int
@@ -96,7 +99,7 @@ class Scenario:
 
     @property
     def ideal_s(self) -> float:
-        """The makespan without any coordination: work, or tokens, by all at once."""
+        """The makespan without any coordination: all work, or all tokens, in parallel."""
         by_work = self.items * self.item_s / self.workers
         return max(by_work, self.items / self.rate if self.rate else 0.0)
 
@@ -122,11 +125,11 @@ class Tally:
 
 
 class Killed(greenlet.GreenletExit):
-    """The worker's process is gone."""
+    """The worker's process was killed."""
 
 
 class Fleet:
-    """A scenario, run.
+    """One run of a scenario.
 
     Args:
         scenario: what to run.
@@ -145,7 +148,7 @@ class Fleet:
         self.factors = [self.rng.uniform(-1, 1) for _ in range(_FACTORS)]
 
     def run(self) -> Tally:
-        """Plan the job, work on it, until nobody is left."""
+        """Plan the job and work on it until no worker is left."""
         self.hub.spawn(self._plan, 0.0)
         self.hub.run()
         self.tally.ended_at = self.hub.now
@@ -164,7 +167,7 @@ class Fleet:
         return items * scenario.item_s * (1 + scenario.spread * factor)
 
     def unfinished(self) -> int:
-        """Rows that are not done; read without any request."""
+        """Number of rows that are not done; makes no request."""
         return sum(
             row["state"] != TaskState.DONE.value
             for shard in range(self.scenario.shards)
@@ -196,7 +199,7 @@ class Fleet:
             self.hub.spawn(lambda first=first: write(first), 0.0)
 
     def _persist(self, act: Callable[[], None]) -> None:
-        # `submit` called again goes on where it stopped; that costs the same requests.
+        # A repeated `submit` resumes where it stopped; this costs the same requests.
         while True:
             try:
                 return act()
@@ -237,8 +240,7 @@ class Fleet:
 
 
 class SimWorker:
-    """One worker process: `slurm_worker.node.worker.Worker`, with waits for what the handler
-    does."""
+    """One worker process: `slurm_worker.node.worker.Worker`, with a wait for the handler."""
 
     def __init__(self, fleet: Fleet, number: int) -> None:
         scenario = fleet.scenario
@@ -311,11 +313,11 @@ class SimWorker:
                     continue
                 lease = self._work(found)
                 if lease is None and self._idle.should_exit():
-                    break  # as `Worker._next`: what was found ahead tells
+                    break  # as in `Worker._next`
                 self._idle.reset()
                 self._setbacks.over()
             except ServiceError as error:
-                # All are throttled requests, for which no worker leaves.
+                # All of these are throttled requests; no worker exits because of them.
                 self._setbacks.bear(error)
         if lease is not None:
             self._table.release(lease)
@@ -326,10 +328,10 @@ class SimWorker:
             self._sleep(real._LOOK_AHEAD_S)
 
     def _find(self) -> Lease | Finished | None:
-        """A task, with its items; as `Worker._find` and `Attempts.open`."""
+        """A task with its items, as in `Worker._find` and `Attempts.open`."""
         began = self._fleet.hub.now
         job = self._jobs.find(consistent=False)
-        assert job is not None, "the job is there before its workers"
+        assert job is not None, "the job exists before its workers"
         self._finder.new_generation(job.generation)
         while True:
             found = self._finder.next()
@@ -349,7 +351,7 @@ class SimWorker:
             return lease
 
     def _work(self, lease: Lease) -> Lease | None:
-        """Run one task and leave its commit to go on beside the next, which is returned."""
+        """Run one task, start its commit in the background, and return the next task."""
         times, hub = self._fleet.scenario.lease, self._fleet.hub
         run = _Run(self, lease)
         self._fleet.running += 1
@@ -391,7 +393,7 @@ class SimWorker:
             return None
 
     def _paced(self, run: _Run) -> float:
-        """Use the tokens at hand, an item each; when to ask for more."""
+        """Use the available tokens, one per item; return when to request more."""
         assert self._limiter is not None
         now = self._fleet.hub.now
         if run.token_at > now:
@@ -417,7 +419,7 @@ class SimWorker:
             else:
                 run.acknowledged = sent
         except ServiceError:
-            pass  # as `Heart`: the lease is trusted until it is too old
+            pass  # the lease is trusted until it is too old, as on nodes
         run.beats = self._next_beat()
 
     def _save(self, run: _Run) -> None:
@@ -436,7 +438,7 @@ class SimWorker:
                 self._save(run)
             self._table.release(run.lease, run.note)
         except ServiceError:
-            pass  # its lease runs out
+            pass  # its lease expires
 
     def _commit(self, lease: Lease) -> None:
         try:
@@ -449,13 +451,13 @@ class SimWorker:
             self._table.complete(standing)
             assert part.size == 0
         except (ServiceError, Killed):
-            pass  # the lease runs out, and the next holder sees how far this came
+            pass  # the lease expires, and the next holder finds what was committed
         finally:
             self._committing -= 1
 
 
 class _Run:
-    """A task that runs: when it ends, beats and was saved last."""
+    """A running task: when it ends, its next heartbeat, and its last checkpoint."""
 
     __slots__ = (
         "acknowledged",
@@ -488,7 +490,7 @@ class _Run:
 
 
 class _WorkerClock(HubClock):
-    """Virtual time whose waits end with the worker."""
+    """Virtual time; a wait ends when the worker is killed."""
 
     def __init__(self, hub: Hub, sleep: Callable[[float], None]) -> None:
         super().__init__(hub)

@@ -1,4 +1,4 @@
-"""What a simulated job came to, as numbers and as Markdown."""
+"""The results of a simulated job, as numbers and as Markdown."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _BEFORE_S = 60.0
 #: The columns of the tables.
 _PREEMPTION = (
     "half of the workers",
-    "of the ideal",
-    "as busy as before after",
+    "efficiency",
+    "recovered after",
     "last task leased again after",
-    "done twice, of all work",
+    "work done twice",
     "leases taken over",
-    "requests more",
+    "extra requests",
 )
 _SIZES = (
     "items",
@@ -32,29 +32,29 @@ _SIZES = (
     "shards",
     "tasks",
     "makespan",
-    "of the ideal",
+    "efficiency",
     "planning",
     "dollars",
-    "per million items",
+    "dollars per million items",
 )
 _LOAD = (
     "job",
-    "requests a task",
-    "read units a task",
-    "heartbeats a second",
+    "requests per task",
+    "read units per task",
+    "heartbeats per second",
     "busiest partition",
     "busiest key",
     "throttled",
     "claim p99",
 )
 _SETTINGS = (
-    "changed",
-    "of the ideal",
-    "requests a task",
-    "read units a task",
+    "changed setting",
+    "efficiency",
+    "requests per task",
+    "read units per task",
     "refused claims",
     "throttled",
-    "heartbeats a second",
+    "heartbeats per second",
     "dollars per million items",
 )
 
@@ -197,7 +197,7 @@ def sizes_table(found: Iterable[Outcome]) -> list[str]:
 
 
 def load_table(found: Iterable[Outcome]) -> list[str]:
-    """What the services have to bear."""
+    """The load on the services."""
     return [
         *_head(_LOAD),
         *(
@@ -228,7 +228,7 @@ def settings_table(found: Iterable[Outcome]) -> list[str]:
 
 
 def preemption_table(found: Sequence[Outcome]) -> list[str]:
-    """Half of the workers go at once; the first line is of the same job in which none does."""
+    """Half of the workers are preempted at once; in the first line's job none is."""
     lines = _head(_PREEMPTION)
     base = sum(found[0].requests.values())
     for each in found:
@@ -256,7 +256,7 @@ def share(outcome: Outcome) -> str:
 
 def short(pk: str) -> str:
     """A partition key without the job's name."""
-    return pk.partition("#")[2].partition("#")[2] or "META and marks"
+    return pk.partition("#")[2].partition("#")[2] or "META and shard cursors"
 
 
 def seconds(value: float | None) -> str:

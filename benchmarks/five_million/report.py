@@ -13,20 +13,20 @@ from benchmarks.five_million.watching import Seen, share_of
 
 _HEAD = """# Five million items
 
-`make bench-5m` on {machine}: {items:,} items in {tasks:,} tasks of {bundle:,}, {workers} workers,
-{kills} kill -9 on the way ({killed}; {lost} leases ran out). Slurm over SSH, S3 (SeaweedFS) and
-DynamoDB (moto) run on the same cores.
+`make bench-5m` on {machine}: {items:,} items in {tasks:,} tasks of {bundle:,}, {workers} workers.
+{kills} processes were killed with `kill -9` during the run ({killed}), and {lost} leases ran out.
+Slurm over SSH, S3 (SeaweedFS) and DynamoDB (moto) run on the same cores.
 
-{rows:,} rows in the dataset; their keys are {same} of the items, each once (by a sum of digests).
-{rate:,.0f} items a second while workers ran. The handler's code was on a CPU for {share:.0%} of the
-time that worker processes lived.
+The dataset has {rows:,} rows. Their keys are {same} of the items, each once (checked by a sum of
+digests). The workers processed {rate:,.0f} items a second. The handler's code was on a CPU for
+{share:.0%} of the time that worker processes ran.
 """
 SHARE, COORDINATOR_MB = 0.60, 300.0
 
 
 @dataclass
 class Run:
-    """What a run came to.
+    """The figures of a run.
 
     Args:
         moments: seconds since the epoch, by what happened then, in order.
@@ -110,11 +110,11 @@ def markdown(run: Run) -> str:
             rate=run.items / work_s,
             share=run.share,
         ),
-        "| phase, up to | seconds |",
+        "| phase, until | seconds |",
         "| --- | --- |",
         *(f"| {name} | {seconds:,.0f} |" for name, seconds in phases(run.moments)),
         "",
-        "| process | how many | peak memory of one | seconds lived |",
+        "| process | count | peak memory of one process | total seconds of all |",
         "| --- | --- | --- | --- |",
         *(
             f"| {name} | {each.processes} | {each.peak_mb:.0f} MB | {each.seconds:,.0f} |"
@@ -130,7 +130,7 @@ def markdown(run: Run) -> str:
             for kind, dollars in bill.by_kind.items()
         ),
         "",
-        f"${bill.dollars:.2f} at the list prices of {REGION} of {PRICES_OF}. In the bucket: "
+        f"${bill.dollars:.2f} at the list prices of {REGION} of {PRICES_OF}. Sizes in the bucket: "
         + ", ".join(
             f"{name} {size / 2**20:,.1f} MB" for name, size in sorted(run.verified["disk"].items())
         )

@@ -13,6 +13,7 @@ from typing import Any
 from airflow_slurm_provider.coordinator.anomalies.observation import Observation
 from airflow_slurm_provider.coordinator.anomalies.statistics import Share
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import Thresholds
+from slurm_worker.protocol.task_history import TaskEvent
 
 #: Marks per window: how finely "some minutes ago" is known.
 _MARKS = 5
@@ -154,10 +155,8 @@ class Memory:
         found = {each for each in self.losses if each[0] >= from_ms}
         for row in look.snapshot.leased:
             for entry in row.history:
-                at, _, what = entry.partition(" ")
-                thief, _, owner = what.removeprefix("stolen by ").partition(" from ")
-                if owner and thief != what and int(at) >= from_ms:
-                    found.add((int(at), node_of(owner, look.nodes)))
+                if entry.event is TaskEvent.STOLEN and entry.at_ms >= from_ms:
+                    found.add((entry.at_ms, node_of(entry.previous, look.nodes)))
         self.losses = sorted(found)[-_MOST_LOSSES:]
 
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.planning.planner import SEGMENT_ITEMS
 from slurm_worker.backends.request_counter import RequestKind
-from slurm_worker.rate_limits.limiter import reservation_of
+from slurm_worker.rate_limits.slices import reservation_of
 
 PRICES_OF = "2026-11-24"
 REGION = "us-east-1"

@@ -40,9 +40,10 @@ from slurm_worker.protocol.job_config import (
     LeaseConfig,
     LimitConfig,
     WorkerConfig,
+    check_lifetime,
+    check_times,
 )
 from slurm_worker.protocol.keys import NAME_PATTERN, JobId, check_job_id
-from slurm_worker.protocol.time_checks import check_lifetime, check_times
 from slurm_worker.results.parts import PARQUET, check_names
 
 _ENTRY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -418,7 +419,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_times(spec: JobSpec) -> None:
-    """Refuse times that contradict each other; see `slurm_worker.protocol.time_checks`."""
+    """Refuse times that contradict each other; see `slurm_worker.protocol.job_config`."""
     worker, limits, options = spec.resolve_worker(), spec.resolve_limits(), spec.slurm_options
     check_times(spec.resolve_lease(), worker, limits)
     if options.time is not None:

@@ -8,7 +8,6 @@ every task row only to tell whose leases were lost and taken over, where some we
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,9 +22,6 @@ from airflow_slurm_provider.units import format_memory
 from slurm_worker.errors import ErrorClass
 from slurm_worker.protocol.keys import JobId, TaskState
 from slurm_worker.protocol.tasks import TaskRow
-
-_TAKEN_FROM = re.compile(r" stolen by \S+ from (\S+)")
-_LAST_BY = re.compile(r"last by ([^\s;]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +141,6 @@ def attribute(services: Services, job_id: JobId) -> int:
     for row in lost:
         why = next((each for each in reversed(losses) if row.task in each.tasks), None)
         if why is not None and why.error_class is not ErrorClass.WORKER_CRASH:
-            # What it said before holds whose lease it was: it is kept.
             message = f"{row.error}; {why.line()}"
             count += table.record_cause(row, why.error_class, message)
     return count
@@ -187,8 +182,7 @@ def _held(rows: Iterable[TaskRow]) -> dict[str, list[TaskRow]]:
     """Task rows by the workers that held them without ending them."""
     found: dict[str, list[TaskRow]] = defaultdict(list)
     for row in rows:
-        owners = {owner for entry in row.history for owner in _TAKEN_FROM.findall(entry)}
-        owners.update(_LAST_BY.findall(row.error))
+        owners = {entry.previous for entry in row.history if entry.previous}
         if row.state is TaskState.LEASED:
             owners.add(row.owner)
         for owner in owners:

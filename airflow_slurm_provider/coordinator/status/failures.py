@@ -22,12 +22,12 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
+from slurm_worker.errors import with_place
 from slurm_worker.prefetch import prefetch
-from slurm_worker.printable import encodable
 from slurm_worker.protocol.job_store import JobStore, Marker, Part
 from slurm_worker.protocol.keys import JobId, TaskId, parse_task_id
 from slurm_worker.protocol.task_table import TaskTable
-from slurm_worker.results.parts import KEY_FIELD, lines_of
+from slurm_worker.results.parts import KEY_FIELD, lines_of, message_of
 from slurm_worker.results.superseded import RetriedItems
 
 _EXAMPLES = 3
@@ -42,8 +42,6 @@ _VARIABLE = [
     (re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{12,}\b", re.IGNORECASE), "<hex>"),
     (re.compile(r"\b\w*\d\w*\b"), "<n>"),
 ]
-#: What `slurm_worker.errors.place_of` adds to a message.
-_PLACE = re.compile(r" \([^()]+:\d+ in [^()]+\)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +49,7 @@ class Failure:
     """One failed outcome of one item.
 
     Args:
+        place: of a handler's bug, in the user's code.
         superseded: a later round has the item again.
         at: when, in seconds since the epoch, by the worker's clock.
         node: where.
@@ -61,6 +60,7 @@ class Failure:
     key: str
     error_class: str
     message: str
+    place: str
     superseded: bool
     at: float
     node: str
@@ -163,10 +163,11 @@ def explain(services: Services, job_id: JobId, error_class: str = "") -> list[Gr
     #: The message of groups whose failures all have the same.
     same: dict[tuple[str, str, str], str] = {}
 
-    def group(of: str, name: str, message: str) -> Group:
-        which = (of, name, normalise(message))
+    def group(of: str, name: str, message: str, place: str) -> Group:
+        which = (of, name, with_place(normalise(message), place))
         if which not in groups and len(groups) >= _MOST_GROUPS:
             which = (of, name, "(further messages)")
+        message = with_place(message, place)
         if same.setdefault(which, message) != message:
             same[which] = which[2]
         return groups.setdefault(which, Group(*which))
@@ -174,12 +175,16 @@ def explain(services: Services, job_id: JobId, error_class: str = "") -> list[Gr
     with retried_items(store, drafts) as retried:
         for each in read_failures(store, retried, range(len(drafts)), table):
             if error_class in ("", each.error_class):
-                group("item", each.error_class, each.message).add(
-                    each.key, each.message, each.node, each.at, superseded=each.superseded
+                group("item", each.error_class, each.message, each.place).add(
+                    each.key,
+                    with_place(each.message, each.place),
+                    each.node,
+                    each.at,
+                    superseded=each.superseded,
                 )
     for row in sorted(snapshot.ended, key=lambda row: row.sk):
         if error_class in ("", row.error_class):
-            group("task", row.error_class, row.error).add(
+            group("task", row.error_class, row.error, "").add(
                 row.task, row.error, "", 0.0, superseded=False
             )
     for which, found in groups.items():
@@ -204,22 +209,11 @@ def cured_by_class(services: Services, job_id: JobId) -> Counter[str]:
     return cured
 
 
-def place_in(message: str) -> str:
-    """The place of a handler's bug that its message ends with; empty where there is none."""
-    found = _PLACE.search(message)
-    return found.group() if found else ""
-
-
 def normalise(message: str) -> str:
-    """The message without what differs from item to item: numbers, quoted text, paths, URLs.
-
-    The place of a handler's bug stays: another line is another bug.
-    """
-    place = place_in(message)
-    text = message.removesuffix(place)
+    """The message without what differs from item to item: numbers, quoted text, paths, URLs."""
     for pattern, shown in _VARIABLE:
-        text = pattern.sub(shown, text)
-    return f"{text}{place}"
+        message = pattern.sub(shown, message)
+    return message
 
 
 def _read(store: JobStore, table: TaskTable | None, marker: Marker, part: Part) -> bytes:
@@ -238,7 +232,7 @@ def _failures(marker: Marker, data: bytes, retried: RetriedItems) -> Iterator[Fa
             marker.task,
             key,
             record["class"],
-            encodable(record["message"]),
+            *message_of(record),
             retried.superseded(key, round_no),
             record["at"],
             marker.slurm.get("node", ""),

@@ -18,14 +18,15 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.arrays import arrays_of
-from airflow_slurm_provider.coordinator.status.failures import normalise, place_in
-from slurm_worker.errors import UserError
+from airflow_slurm_provider.coordinator.status.failures import normalise
+from slurm_worker.errors import UserError, split_place
 from slurm_worker.printable import printable
 from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.ports import ITEM_FAILED, TASK_FAILED
 
 _SEVERE = ("warning", "error", "critical")
-#: Events that tell of a failed item, whatever their level.
-_FAILURES = ("item failed", "task failed")
+#: Events of failures, whatever the level of their lines.
+_FAILURES = (ITEM_FAILED, TASK_FAILED)
 #: Where failures are looked for, for a log that is about more than them.
 _FIRST_CHUNKS = 20
 #: So many chunks in a row with known kinds of failures alone are enough.
@@ -120,13 +121,14 @@ def first_failures(services: Services, job_id: JobId, most: int = 5) -> list[str
     """
     round_no = max((each.number for each in services.jobs(job_id).rounds()), default=0)
     keys = services.objects.list(services.paths(job_id).logs_of(round_no))
-    kinds: dict[tuple[str, str], str] = {}
+    kinds: dict[tuple[str, str, str], str] = {}
     old = 0
     for key in itertools.islice(keys, _FIRST_CHUNKS):
         before = len(kinds)
         for line in _lines(services.objects.get(key) or b""):
             if line.get("event") in _FAILURES and len(kinds) < most:
-                kind = (str(line.get("error_class", "")), normalise(str(line.get("error", ""))))
+                message, place = _message_of(line)
+                kind = (str(line.get("error_class", "")), normalise(message), place)
                 kinds.setdefault(kind, as_text(line))
         old = old + 1 if kinds and len(kinds) == before else 0
         if len(kinds) == most or old == _OLD_CHUNKS:
@@ -150,13 +152,19 @@ def without_repeats(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]
     """The lines, each place of the handler's code with the first of its tracebacks alone."""
     shown: set[str] = set()
     for line in lines:
-        place = place_in(str(line.get("error", "")))
+        _, place = _message_of(line)
         if place in shown:
             yield {name: value for name, value in line.items() if name != _TRACEBACK}
             continue
         if place and _TRACEBACK in line:
             shown.add(place)
         yield line
+
+
+def _message_of(line: dict[str, Any]) -> tuple[str, str]:
+    """A line's error, and the place in the user's code that it has, in a field or in the text."""
+    error = str(line.get("error", ""))
+    return (error, str(line["place"])) if "place" in line else split_place(error)
 
 
 def as_text(line: dict[str, Any]) -> str:

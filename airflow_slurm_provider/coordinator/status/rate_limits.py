@@ -14,7 +14,7 @@ from slurm_worker.errors import UserError
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.ports import int_of
-from slurm_worker.rate_limits.limiter import bound, safe_rate, slice_of
+from slurm_worker.rate_limits.slices import bound, safe_rate, slice_of
 
 
 @dataclass(frozen=True, slots=True)

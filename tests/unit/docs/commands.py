@@ -22,7 +22,7 @@ from tests.stack.settings import ROOT
 _OTHERS = frozenset(
     {
         *(".", "cat", "cd", "crontab", "echo", "flock", "git", "grep", "head", "ls", "mkdir"),
-        *("rm", "ssh", "sqlite3"),
+        *("rm", "seq", "ssh", "sqlite3"),
     }
 )
 _SEPARATORS = frozenset({"|", "||", "&&", ";", "(", ")", "&"})

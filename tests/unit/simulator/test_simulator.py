@@ -17,8 +17,9 @@ from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Lease, TaskRow
-from slurm_worker.rate_limits.limiter import RateLimiter, SliceSize, Token, slice_of
+from slurm_worker.rate_limits.limiter import RateLimiter, Token
 from slurm_worker.rate_limits.quota import NO_QUOTA
+from slurm_worker.rate_limits.slices import SliceSize, slice_of
 from tests.simulator.faults import SimObjects
 from tests.simulator.limits import LimitSimulation, Make
 from tests.simulator.run import Mutation, Simulation, Violation

@@ -30,11 +30,12 @@ from slurm_worker.aggregate.plan import ERRORS, ROWS, Plan, PlannedPart, Remaini
 from slurm_worker.aggregate.reading import Fetched, is_columns
 from slurm_worker.aggregate.sorting import sort_files, write_merged
 from slurm_worker.aggregate.types import Schema
+from slurm_worker.errors import with_place
 from slurm_worker.prefetch import READERS, prefetch
 from slurm_worker.printable import encodable
 from slurm_worker.protocol.job_store import JobStore
 from slurm_worker.protocol.keys import parse_task_id
-from slurm_worker.results.parts import KEY_FIELD
+from slurm_worker.results.parts import KEY_FIELD, message_of
 
 #: A number that is raised with every change of what is written for the same parts.
 WRITER = f"4 pyarrow-{pa.__version__}"
@@ -361,7 +362,7 @@ def _error_row(planned: PlannedPart, record: dict[str, Any]) -> dict[str, Any]:
     return {
         KEY_FIELD: record[KEY_FIELD],
         "class": record["class"],
-        "message": encodable(record["message"]),
+        "message": with_place(*message_of(record)),
         "tries": record["tries"],
         "at": round(record["at"] * 1_000_000),
         "round": parse_task_id(planned.task)[0],

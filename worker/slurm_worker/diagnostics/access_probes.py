@@ -16,10 +16,10 @@ from email.utils import parsedate_to_datetime
 
 from slurm_worker.errors import AccessDenied, ServiceError, UserError, describe
 from slurm_worker.protocol import keys
-from slurm_worker.protocol.expressions import JOB_CONFIG
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
+from slurm_worker.protocol.statements import jobs as job_statements
 
 #: The job of the probes' row and object; no real job has this id.
 PROBE_JOB = JobId("doctor.probe")
@@ -42,12 +42,16 @@ def probe_table(rows: Rows, unique: str) -> list[AccessProbe]:
     Stops at the first error that is not a missing permission: the next actions would fail too.
     """
     pk, sk = keys.job_pk(PROBE_JOB), f"TRIAL#{unique}"
+    tried = job_statements.set_config("tried")
     return _run(
         [
             ("dynamodb:PutItem", lambda: rows.put_new({"pk": pk, "sk": sk, "config": ""})),
             ("dynamodb:GetItem", lambda: rows.get(pk, sk)),
             ("dynamodb:Query", lambda: list(rows.query(pk, limit=1))),
-            ("dynamodb:UpdateItem", lambda: rows.update(pk, sk, JOB_CONFIG, {"config": "tried"})),
+            (
+                "dynamodb:UpdateItem",
+                lambda: rows.update(pk, sk, tried),
+            ),
             ("dynamodb:DeleteItem", lambda: rows.delete(pk, sk)),
         ]
     )

@@ -27,7 +27,7 @@ from slurm_worker.errors import (
 from slurm_worker.execution.flight_recorder import Recorder
 from slurm_worker.execution.handler import RAISED, Context, Handler, HandlerResources
 from slurm_worker.protocol.job_config import WorkerConfig
-from slurm_worker.protocol.ports import Clock
+from slurm_worker.protocol.ports import ITEM_FAILED, Clock
 from slurm_worker.protocol.slices import TaskItems
 from slurm_worker.rate_limits.limiter import MOST_RETRY_AFTER_S, Stopped
 from slurm_worker.results.journal import Journal, Outcome
@@ -126,26 +126,28 @@ class Calls:
         A handler's bug is told with its place; the first at each place with its traceback.
         """
         error_class, message = classify(error, self.rules), describe(error)
-        traceback: dict[str, Any] = {}
+        details: dict[str, object] = {}
         bug = error_class is ErrorClass.HANDLER_BUG
-        if bug and (place := place_of(error, self.handler.folder)):
-            message = f"{message} ({place})"
+        place = place_of(error, self.handler.folder) if bug else ""
+        if place:
+            details["place"] = place
             if place not in self.places:
                 self.places.add(place)
-                traceback["exc_info"] = error
+                details["exc_info"] = error
         key = items.keys[position]
         self.shared.logger.warning(
-            "item failed",
+            ITEM_FAILED,
             item=key,
             error_class=error_class.value,
             error=message,
-            **traceback,
+            **details,
         )
         return error_outcome(
             position,
             key,
             error_class,
             message,
+            place=place,
             tries=tries,
             at=self.clock.now(),
             item=items.text(position),

@@ -87,7 +87,7 @@ class TokenThrottle:
 
     def numbers(self) -> dict[str, object]:
         """What the limits were used for, for the log."""
-        used = {name: each.numbers.to_dict() for name, each in self._limiters.items()}
+        used = {name: each.counts.to_dict() for name, each in self._limiters.items()}
         return {"limits": used} if used else {}
 
     def _missing(self, tokens: dict[RateLimiter, Token], name: str | None) -> list[RateLimiter]:

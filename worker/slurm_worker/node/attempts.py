@@ -30,13 +30,13 @@ from slurm_worker.node.heartbeat import Heartbeat, HeldLease
 from slurm_worker.node.slurm_job import WorkerIdentity
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.audit_log import RecordEvent, ignore_event
-from slurm_worker.protocol.crashes import MOST_CRASHES, poison_items
 from slurm_worker.protocol.generations import passed
 from slurm_worker.protocol.job_config import JobConfig
 from slurm_worker.protocol.job_store import JobStore, Marker, Part
 from slurm_worker.protocol.job_table import JobTable
-from slurm_worker.protocol.ports import Clock, Logger
+from slurm_worker.protocol.ports import TASK_FAILED, Clock, Logger
 from slurm_worker.protocol.slices import TaskItems
+from slurm_worker.protocol.task_history import MOST_CRASHES, poison_items
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Lease
 from slurm_worker.results.checkpoints import Checkpoints, Origin
@@ -257,7 +257,7 @@ class Attempts:
             error_class = ErrorClass.NODE_FAILURE
         else:
             error_class = classify(error, self._config.rules)
-        self._logger.error("task failed", task=lease.task, error=describe(error), exc_info=error)
+        self._logger.error(TASK_FAILED, task=lease.task, error=describe(error), exc_info=error)
         delay = self._rng.uniform(0, min(60.0, 2.0 ** (lease.row.tries + 1)))
         self._heart.owe(lambda: self._table.fail(lease, error_class, describe(error), delay))
 

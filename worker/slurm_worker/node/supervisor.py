@@ -26,7 +26,7 @@ from slurm_worker.execution.flight_recorder import HangDetector, Record, Recorde
 from slurm_worker.node.exit_codes import STOP_SIGNALS, WorkerExit
 from slurm_worker.printable import printable
 from slurm_worker.private import is_ours, new_folder
-from slurm_worker.protocol.crashes import Crash
+from slurm_worker.protocol.task_history import Crash
 
 _TICK_S = 0.1
 _MOST_RESTARTS = 100

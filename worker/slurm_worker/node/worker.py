@@ -46,17 +46,16 @@ from slurm_worker.node.slurm_job import Drain, WorkerIdentity, requeue
 from slurm_worker.node.task_finder import Finished, Found, TaskFinder
 from slurm_worker.node.threads import Pending, Signal, Threads
 from slurm_worker.protocol.audit_log import AuditLog
-from slurm_worker.protocol.crashes import run_isolated
-from slurm_worker.protocol.job_config import JobConfig
+from slurm_worker.protocol.job_config import JobConfig, check_times
 from slurm_worker.protocol.job_store import ForeignMarker, JobStore
 from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import JobState
 from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import Clock, Logger, ObjectStore, Rows
 from slurm_worker.protocol.shard_totals import ShardTotals
+from slurm_worker.protocol.task_history import run_isolated
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
-from slurm_worker.protocol.time_checks import check_times
 from slurm_worker.rate_limits.limiter import RateLimiter
 from slurm_worker.results.journal import Journal, Outcome
 from slurm_worker.results.parts import PARQUET, Columns, to_lines

@@ -24,8 +24,8 @@ class JobRow:
         rounds: rounds that are open for work.
         stop: why the job's breaker is tripped; empty where it isn't.
         paused: who has paused the job; empty where it isn't.
-        voided: rises whenever what anybody knows of old rows becomes void; 0 at first.
-        draft: the plan of its first round, decided when the job was created; 0 where an earlier
+        voided: rises whenever what is known of old rows becomes void; 0 at first.
+        draft: the plan of its first round, decided when the job was created; 0 if an earlier
             release has created it.
     """
 
@@ -48,7 +48,7 @@ class JobRow:
 
     @property
     def rows_since(self) -> str:
-        """Which job of this name, and since when what is known of its done rows holds."""
+        """Identifies the job of this name and the time since which its done rows are valid."""
         return f"{self.created_ms}-{self.voided}"
 
     @classmethod
@@ -65,7 +65,6 @@ _JOB = RowFields(
     JobRow,
     names={"created_ms": "created", "voided": "repaired"},
     read={"state": JobState},
-    always=("identity", "config", "rounds"),
     beside=("job",),
 )
 
@@ -76,15 +75,15 @@ class RoundRow:
 
     Args:
         selector: of a retry: by error class, how many retry rounds its failures get.
-        cursor: how many of its task rows surely exist.
+        cursor: how many of its task rows exist for certain.
         retried: in a retry's round, its items by the error class they had failed with.
         tasks_back: in a retry's round, the failed tasks that it puts back, by error class.
         only: digest of the list of items that a retry was requested for; empty for all.
-        slurm: options that its array has beside, or instead of, the job's.
+        slurm: options of its array in addition to, or instead of, the job's.
         delay_s: seconds before its array may start.
         version: of the input that was planned; see `coordinator.inputs.version_of`.
-        draft: whose segments hold its items; 0 where none is decided on, or where an earlier
-            release has planned it.
+        draft: whose segments hold its items; 0 if none is decided, or if an earlier release has
+            planned it.
     """
 
     number: int
@@ -123,7 +122,7 @@ _ROUND = RowFields(
     RoundRow,
     names={"created_ms": "created", "opened_ms": "opened", "delay_s": "delay"},
     read={"state": RoundState},
-    always=("source", "selector", "cursor"),
+    always=("selector", "cursor"),
     beside=("number",),
 )
 
@@ -151,6 +150,11 @@ class SubmissionRow:
     submitted_ms: int = 0
     asked: bool = False
     refused: bool = False
+
+    @property
+    def sk(self) -> str:
+        """The row's sort key."""
+        return keys.submit_sk(self.round_no, self.number)
 
     @property
     def label(self) -> str:
@@ -186,7 +190,6 @@ _SUBMISSION = RowFields(
     SubmissionRow,
     names={"intent_ms": "intent", "submitted_ms": "submitted"},
     read={"state": SubmitState, "slurm_job_ids": tuple},
-    always=("workers",),
     beside=("round_no", "number"),
 )
 

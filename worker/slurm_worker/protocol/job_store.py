@@ -1,11 +1,11 @@
 """A job's objects: task slices, parts and the ``.done`` markers that commit them.
 
-The marker is *the* commit point: created with ``If-None-Match: *``, so of several
-attempts one wins, whatever the table or a paused process says. Readers trust markers
-only, never a listing of parts.
+The marker is *the* commit point. It is created with ``If-None-Match: *``, so one of several
+attempts wins, whatever the table or a paused process says. Readers trust markers only, never
+a listing of parts.
 
-Requests per task: one ranged GET for the slice, one PUT per part (a second only where
-items failed), one PUT for the marker; a GET more where another attempt may have won.
+Requests per task: one ranged GET for the slice, one PUT per part (a second part only if items
+failed), one PUT for the marker, and one GET if another attempt may have won.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from slurm_worker.protocol.slices import Slice, TaskItems, slices_of
 
 
 class ForeignMarker(UserError):
-    """A marker stands where a task's should, and was made from other items."""
+    """A task's marker was made from other items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """What a task's ``.done`` says; `items` = `ok` + the sum of `failed`.
+    """The content of a task's ``.done``; `items` = `ok` + the sum of `failed`.
 
     A task that kept killing its workers is bisected: its marker names the two tasks that
     have its items (`split`), and holds none itself. So the marker also decides between a
-    late attempt at the whole and the halves. `requests` are those to AWS, by kind, that its
-    worker has made since its last marker.
+    late attempt at the whole and the halves. `requests` counts the worker's requests to AWS
+    since its last marker, by kind.
     """
 
     job: str
@@ -81,7 +81,7 @@ class Marker:
 
     def to_json(self) -> bytes:
         """The marker's bytes."""
-        # `asdict` would copy every value as well, which takes longer than writing them.
+        # `asdict` would copy every value, which takes longer than writing them.
         fields = {name: getattr(self, name) for name in self.__slots__}
         fields["parts"] = [{name: getattr(p, name) for name in p.__slots__} for p in self.parts]
         return json.dumps(fields, sort_keys=True).encode()
@@ -101,10 +101,10 @@ class Marker:
     def check(self, where: Slice | None) -> None:
         """Refuse a marker that was not made from the items of its task.
 
-        Every release has written `input_sha256`, so a marker without it is refused as well.
+        Every release has written `input_sha256`, so a marker without it is refused too.
 
         Args:
-            where: the task's slice, as its row says; None where it has no row.
+            where: the task's slice, from its row; None where it has no row.
 
         Raises:
             ForeignMarker: naming the marker.
@@ -112,16 +112,16 @@ class Marker:
         if where is None:
             found = "which has no row in the table"
         elif self.input_sha256 != where.sha256:
-            found = f"and was made from other items: {self.input_sha256[:12] or 'of no digest'}"
-            found += f", planned {where.sha256[:12]}"
+            found = f"and was made from other items (digest {self.input_sha256[:12] or 'none'}, "
+            found += f"planned {where.sha256[:12]})"
         elif not self.split and self.items != where.count:
             found = f"and holds {self.items:,} items of {where.count:,}"
         else:
             return
         raise ForeignMarker(
-            f"job_id: done/{self.task}.done stands for task {self.task} of {self.job!r}, {found}; "
-            "an earlier job of this name may have left it: run this one under another job_id, or "
-            "remove the marker and run the task again"
+            f"job_id: done/{self.task}.done is the marker of task {self.task} of {self.job!r}, "
+            f"{found}; an earlier job of this name may have left it: run this one under another "
+            "job_id, or delete the marker and run the task again"
         )
 
 
@@ -190,10 +190,10 @@ class JobStore:
         return None if data is None else Marker.from_json(data)
 
     def commit(self, marker: Marker) -> Marker:
-        """Create the task's marker and return the one that stands: ours, or the winner's.
+        """Create the task's marker and return the one that counts: ours, or the winner's.
 
-        A refusal may be our own first try whose reply was lost, so the marker that
-        stands is read, never guessed.
+        A refusal may be our own first try whose reply was lost, so the marker is read, never
+        guessed.
         """
         if self.objects.put_new(self.paths.done(marker.task), marker.to_json()):
             return marker
@@ -209,12 +209,12 @@ class JobStore:
         self.objects.put(self.paths.proposed(marker.task, marker.attempt), marker.to_json())
 
     def publish(self, task: TaskId, attempt: int, where: Slice) -> Marker:
-        """Make the proposed marker that the table decided for the one that stands.
+        """Publish the proposed marker that the table has chosen.
 
-        Whoever does this writes the same bytes, so it may be done twice.
+        Every caller writes the same bytes, so it may be done twice.
 
         Raises:
-            ForeignMarker: if what was proposed is not of the task's slice.
+            ForeignMarker: if the proposed marker is not of the task's slice.
         """
         data = self.objects.get(self.paths.proposed(task, attempt))
         if data is None:
@@ -225,7 +225,7 @@ class JobStore:
         return marker
 
     def upload_part(self, key: str, data: bytes, kind: str, rows: int) -> Part:
-        """Upload a part and return what the marker says of it."""
+        """Upload a part and return its entry for the marker."""
         self.objects.put(key, data)
         return Part(kind, key, len(data), hashlib.sha256(data).hexdigest(), rows)
 
@@ -269,9 +269,9 @@ def probe_conditional_put(objects: ObjectStore, key: str) -> bool:
 
 
 def probe_replacing(objects: ObjectStore, paths: JobPaths) -> float | None:
-    """The store's time, if it keeps to both conditions of a PUT; None if not.
+    """The store's time, if it respects both conditions of a PUT; None if not.
 
-    A store that does lets one of several processes replace an object. Six requests.
+    Such a store lets exactly one of several processes replace an object. Six requests.
     """
     key = paths.probe(uuid.uuid4().hex)
     objects.put_new(key, b"1")

@@ -1,7 +1,7 @@
-"""The job's own rows: META, rounds, submissions, events.
+"""The job's own rows: META, rounds, submissions, audit events.
 
-Written by the coordinator, read by workers. A job's META row is created once and its
-shard count never changes. Requests: one each.
+The coordinator writes them and workers read them. A job's META row is created once, and its
+number of shards never changes. Each method is one request unless it says otherwise.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.protocol import expressions, keys
+from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_rows import AuditEvent, JobRow, RoundRow, SubmissionRow
 from slurm_worker.protocol.keys import JobId, JobState, RoundState, SubmitState
-from slurm_worker.protocol.ports import Applied, Clock, Refused, Row, Rows, Value
+from slurm_worker.protocol.ports import Applied, Clock, Refused, Row, Rows, Statement, Value, str_of
+from slurm_worker.protocol.statements import jobs as job_statements
 
-#: Keeps one process's events of the same millisecond in their order.
+#: Keeps the order of one process's events within a millisecond.
 _ORDER = itertools.count()
 
 
@@ -59,7 +60,7 @@ class JobTable:
         open_rounds: int = 0,
         voided: int = 0,
     ) -> JobRow:
-        """Create the META row, or return the one that stands (another's, or our lost reply).
+        """Create the META row, or return the existing one (another's, or our lost reply).
 
         Two writes: the second enters the job in the register of jobs.
 
@@ -67,9 +68,9 @@ class JobTable:
             identity: see `JobRow`.
             config: likewise.
             shards: of its task rows.
-            draft: the plan of its first round: the call that creates the row decides on it.
-            open_rounds: rounds that are open at once; of a job that is rebuilt.
-            voided: where a job is rebuilt, seconds since the epoch: see `JobRow`.
+            draft: the plan of its first round: the call that creates the row decides it.
+            open_rounds: of a job that is rebuilt, the rounds that are open at once.
+            voided: of a job that is rebuilt, seconds since the epoch: see `JobRow`.
         """
         row = JobRow(
             self.job,
@@ -88,86 +89,64 @@ class JobTable:
 
     def register(self, job: JobRow) -> None:
         """Enter the job in the register of jobs; refused means that it is there."""
-        # The job has its one date of birth, so writing this again changes nothing.
+        # The key has the job's creation time, so writing this again changes nothing.
         self.rows.put_new({"pk": keys.JOBS_PK, "sk": keys.register_sk(job.created_ms, self.job)})
 
     def adopt_plan(self, identity: str, config: str, shards: int, draft: int) -> JobRow:
-        """Decide on the plan of a job that has none yet; return the job as it stands.
+        """Decide the plan of a job that has none yet; return the current job.
 
-        Refused means that another's draft was first, or our own whose reply was lost.
+        Refused means that another draft was first, or our own whose reply was lost.
 
         Raises:
-            ServiceError: if the job's row is gone.
+            ServiceError: if the job's row is missing.
         """
-        result = self.rows.update(
-            self._pk,
-            keys.META,
-            expressions.JOB_ADOPT,
-            {
-                "draft": draft,
-                "identity": identity,
-                "config": config,
-                "shards": shards,
-                "planning": JobState.PLANNING.value,
-            },
-        )
-        return JobRow.from_row(self.job, self._standing(result, keys.META))
+        statement = job_statements.adopt_plan(draft, identity, config, shards)
+        return JobRow.from_row(self.job, self._updated(keys.META, statement)[0])
 
     def set_config(self, digest: str) -> None:
         """Point new workers at another resolved configuration; repeating it does no harm.
 
         Raises:
-            ServiceError: if the job's row is gone.
+            ServiceError: if the job's row is missing.
         """
-        result = self.rows.update(self._pk, keys.META, expressions.JOB_CONFIG, {"config": digest})
-        self._standing(result, keys.META)
+        self._updated(keys.META, job_statements.set_config(digest))
 
     def open(self, rounds: int) -> bool:
         """Tell workers that `rounds` rounds are open.
 
-        False if they were open already, or where this call's own first reply was lost.
+        False if they were open already, or if this call's first reply was lost.
 
         Raises:
-            ServiceError: if the job's row is gone.
+            ServiceError: if the job's row is missing.
         """
-        result = self.rows.update(
-            self._pk,
-            keys.META,
-            expressions.JOB_OPEN,
-            {"open": JobState.OPEN.value, "rounds": rounds},
-        )
-        self._standing(result, keys.META)
-        return isinstance(result, Applied)
+        return self._updated(keys.META, job_statements.open_job(rounds))[1]
 
     def begin_generation(self) -> None:
-        """Have everybody look at every row again; repeating it costs reads, and does no harm.
+        """Make workers and status queries read every row again; repeating it only costs reads.
 
-        The clock only tells this job's generations from those of a META row that was lost.
+        The clock only separates this job's generations from those of a META row that was lost.
 
         Raises:
-            ServiceError: if the job's row is gone.
+            ServiceError: if the job's row is missing.
         """
-        values: dict[str, Value] = {"now": int(self.clock.now()), "one": 1}
-        result = self.rows.update(self._pk, keys.META, expressions.JOB_GENERATION, values)
-        self._standing(result, keys.META)
+        self._updated(keys.META, job_statements.begin_generation(int(self.clock.now())))
 
     def stop(self, reason: str) -> None:
         """Trip the job's breaker; refused means that the first reason stays, or no such job."""
-        self.rows.update(self._pk, keys.META, expressions.JOB_STOP, {"reason": reason[:400]})
+        self._update(keys.META, job_statements.stop(reason[:400]))
 
     def pause(self, who: str) -> str:
-        """Have nobody lease a task; return who has paused the job: the first who has stays.
+        """Pause the job: no task is leased. Return who paused it: the first name stays.
 
         Raises:
-            ServiceError: if the job's row is gone.
+            ServiceError: if the job's row is missing.
         """
-        values: dict[str, Value] = {"who": who[:200]}
-        result = self.rows.update(self._pk, keys.META, expressions.JOB_PAUSE, values)
-        return str(self._standing(result, keys.META).get("paused") or "")
+        standing, _ = self._updated(keys.META, job_statements.pause(who[:200]))
+        return str_of(standing, "paused")
 
     def resume(self) -> None:
         """Reset the breaker and a pause; refused means that there is neither."""
-        self.rows.update(self._pk, keys.META, expressions.JOB_RESUME, {})
+        self._update(keys.META, job_statements.resume())
 
     def rounds(self) -> list[RoundRow]:
         """Every round, oldest first."""
@@ -190,7 +169,7 @@ class JobTable:
         version: str = "",
         draft: int = 0,
     ) -> RoundRow:
-        """Create a round's row, or return the one that stands: that decides what the round is."""
+        """Create a round's row, or return the existing one, which decides what the round is."""
         row = RoundRow(
             number,
             RoundState.PLANNING,
@@ -207,53 +186,31 @@ class JobTable:
         return RoundRow.from_row(self._put_new(keys.round_sk(number), row.to_row()))
 
     def adopt_draft(self, number: int, draft: int) -> RoundRow:
-        """Make a draft the round's plan, if it has none; return the round as it stands.
+        """Make a draft the round's plan, if it has none; return the current round.
 
-        Refused means that another's draft was first, or our own whose reply was lost.
+        Refused means that another draft was first, or our own whose reply was lost.
 
         Raises:
-            ServiceError: if the round's row is gone.
+            ServiceError: if the round's row is missing.
         """
-        result = self.rows.update(
-            self._pk,
-            keys.round_sk(number),
-            expressions.ROUND_ADOPT,
-            {"draft": draft, "planning": RoundState.PLANNING.value},
-        )
-        return RoundRow.from_row(self._standing(result, keys.round_sk(number)))
+        statement = job_statements.adopt_draft(draft)
+        return RoundRow.from_row(self._updated(keys.round_sk(number), statement)[0])
 
     def advance_cursor(self, number: int, cursor: int) -> None:
-        """Note that the round's first `cursor` task rows exist.
+        """Record that the round's first `cursor` task rows exist.
 
-        Refused means that another planner of the same draft is further: no news.
+        Refused means that another planner of the same draft is further.
         """
-        self.rows.update(
-            self._pk,
-            keys.round_sk(number),
-            expressions.ROUND_CURSOR,
-            {"cursor": cursor, "planning": RoundState.PLANNING.value},
-        )
+        self._update(keys.round_sk(number), job_statements.advance_round_cursor(cursor))
 
     def open_round(self, number: int, tasks: int, items: int, retried: Mapping[str, int]) -> None:
-        """The round is planned; refused means that another planner of its draft has said so.
+        """Record that the round is planned; refused means that another planner has.
 
         Raises:
-            ServiceError: if the round's row is gone.
+            ServiceError: if the round's row is missing.
         """
-        result = self.rows.update(
-            self._pk,
-            keys.round_sk(number),
-            expressions.ROUND_OPEN,
-            {
-                "planning": RoundState.PLANNING.value,
-                "open": RoundState.OPEN.value,
-                "tasks": tasks,
-                "items": items,
-                "retried": dict(retried),
-                "now": self._ms(),
-            },
-        )
-        self._standing(result, keys.round_sk(number))
+        statement = job_statements.open_round(tasks, items, retried, self._ms())
+        self._updated(keys.round_sk(number), statement)
 
     def submissions(self) -> list[SubmissionRow]:
         """Every submission, oldest first."""
@@ -273,14 +230,21 @@ class JobTable:
         asked: bool = False,
         token: str = "",
     ) -> SubmissionRow:
-        """Write a submission's intent before ``sbatch``, or return the one that stands.
+        """Write a submission's intent before ``sbatch``, or return the existing one.
 
-        Its token is drawn, but where a row that was lost is written again.
+        An intent and its token are never deleted: an array that Slurm accepts under the token
+        belongs to the submission. A submission that Slurm has refused is intended again, with
+        these workers.
 
-        An intent stays for good, and its token with it: whatever array Slurm takes under the
-        token is the submission's. One that Slurm has refused is wanted anew with these workers.
+        Args:
+            round_no: the round.
+            number: of the submission.
+            workers: how many are wanted.
+            array_size: the most that one array may hold.
+            asked: a user requested them.
+            token: of a lost row that is written again; drawn where none is given.
         """
-        row = SubmissionRow(
+        submission = SubmissionRow(
             round_no,
             number,
             SubmitState.INTENT,
@@ -290,53 +254,33 @@ class JobTable:
             intent_ms=self._ms(),
             asked=asked,
         )
-        sk = keys.submit_sk(round_no, number)
-        standing = self._put_new(sk, row.to_row())
+        standing = self._put_new(submission.sk, submission.to_row())
         if standing.get("refused"):
-            # Refused means that another caller was quicker, whose arrays or intent stand then.
-            again = self.rows.update(
-                self._pk,
-                sk,
-                expressions.INTEND_AGAIN,
-                {
-                    "token": standing["token"],
-                    "workers": workers,
-                    "array_size": array_size,
-                    "asked": asked,
-                    "intent": SubmitState.INTENT.value,
-                    "now": self._ms(),
-                    "yes": True,
-                },
+            # Refused means that another caller was quicker; its arrays or intent count.
+            statement = job_statements.renew_intent(
+                str(standing["token"]), workers, array_size, self._ms(), asked=asked
             )
+            again = self._update(submission.sk, statement)
             standing = again.row or standing
         return SubmissionRow.from_row(standing)
 
     def record_submitted(
         self, submission: SubmissionRow, slurm_job_ids: Sequence[str]
     ) -> SubmissionRow | None:
-        """Note the arrays' ids; repeating it does no harm.
+        """Record the arrays' ids; repeating it does no harm.
 
-        Two callers may have carried the same intent out, and one may have got further with it:
+        Two callers may have carried out the same intent, and one may have submitted more parts:
         each part has one array, so the longer list holds the shorter.
 
         Returns:
-            The submission as it stands; None where its row is gone or is another's by now.
+            The current submission; None where its row is missing or has another token.
         """
         known: Sequence[str] = slurm_job_ids
         while True:
-            result = self.rows.update(
-                self._pk,
-                keys.submit_sk(submission.round_no, submission.number),
-                expressions.SUBMITTED,
-                {
-                    "token": submission.token,
-                    "intent": SubmitState.INTENT.value,
-                    "submitted": SubmitState.SUBMITTED.value,
-                    "slurm_job_ids": list(slurm_job_ids),
-                    "known": list(known),
-                    "now": self._ms(),
-                },
+            statement = job_statements.record_submitted(
+                submission.token, slurm_job_ids, known, self._ms()
             )
+            result = self._update(submission.sk, statement)
             if result.row is None or result.row["token"] != submission.token:
                 return None
             standing = SubmissionRow.from_row(result.row)
@@ -345,7 +289,7 @@ class JobTable:
             known = standing.slurm_job_ids
 
     def restore_submission(self, submission: SubmissionRow) -> SubmissionRow:
-        """Write the row of a submission that has arrays again, or return the one that stands."""
+        """Write the lost row of a submission that has arrays, or return the existing one."""
         return self._put_submission(
             replace(
                 submission,
@@ -357,9 +301,9 @@ class JobTable:
         )
 
     def block_submission(self, round_no: int, number: int) -> SubmissionRow:
-        """Take a submission's number for no workers, or return the one that stands.
+        """Take a submission's number for no workers, or return the existing submission.
 
-        Whoever intends workers under this number finds it barred: see `SubmissionRow.empty`.
+        A later intent under this number finds it blocked: see `SubmissionRow.empty`.
         """
         now = self._ms()
         token = uuid.uuid4().hex[:12]
@@ -370,42 +314,37 @@ class JobTable:
         )
 
     def record_refusal(self, submission: SubmissionRow) -> None:
-        """Note that Slurm has refused the arrays of an intent, for certain.
+        """Record that Slurm has certainly refused the arrays of an intent.
 
-        Refused means that another caller's array was taken under the same token meanwhile: it
-        stands.
+        Refused means that Slurm has accepted another caller's array under the same token
+        meanwhile: it counts.
         """
-        self.rows.update(
-            self._pk,
-            keys.submit_sk(submission.round_no, submission.number),
-            expressions.SUBMIT_REFUSED,
-            {"token": submission.token, "intent": SubmitState.INTENT.value, "yes": True},
-        )
+        self._update(submission.sk, job_statements.record_refusal(submission.token))
 
     def audit(self, actor: str, action: str, detail: dict[str, Value], *, once: str = "") -> bool:
-        """Append a line to the audit trail.
+        """Append a line to the audit log.
 
-        With `once`, a name for what happened, only the first of all who say so appends it: a
-        row under that name is created by a conditional put and holds the line; whoever finds
-        it standing appends that line, in case its writer died in between. Two writes then.
+        With `once`, a name for what happened, only the first caller's line is appended. A
+        conditional put creates a row under that name, which holds the line. A caller that finds
+        the row appends that line again, in case its writer died in between. Two writes then.
 
         Returns:
             Whether this call was the first.
         """
         line: Row = {"actor": actor, "action": action, "detail": detail}
         mine = f"{self._ms():013}#{next(_ORDER) % 0x10000:04x}{uuid.uuid4().hex[:8]}"
-        mark = mine
+        sk = mine
         if once:
             claim: Row = {"pk": self._pk, "sk": keys.event_once_sk(once), "mark": mine, **line}
             standing = self.rows.put_new(claim).row or claim
-            # Our own claim, where its reply was lost, bears our mark.
-            mark = str(standing["mark"])
+            # Our own claim, if its reply was lost, has our sort key.
+            sk = str(standing["mark"])
             line = {name: standing[name] for name in line}
-        self.rows.put_new({"pk": keys.event_pk(self.job), "sk": mark, **line})
-        return mark == mine
+        self.rows.put_new({"pk": keys.event_pk(self.job), "sk": sk, **line})
+        return sk == mine
 
     def events_once(self, prefix: str) -> Iterator[tuple[str, AuditEvent]]:
-        """Lines of the audit trail that were appended `once` under names with this prefix."""
+        """Lines of the audit log that were appended `once`, under names with this prefix."""
         start = keys.event_once_sk(prefix)
         for row in self.rows.query(self._pk, after=start, consistent=True):
             if not str(row["sk"]).startswith(start):
@@ -416,33 +355,36 @@ class JobTable:
             )
 
     def events(self, after: str = "") -> Iterator[AuditEvent]:
-        """The audit trail past a mark, oldest first."""
+        """The audit log after a sort key, oldest first."""
         for row in self.rows.query(keys.event_pk(self.job), after=after):
             yield AuditEvent.from_row(row, str(row["sk"]))
 
     def _put_submission(self, submission: SubmissionRow) -> SubmissionRow:
-        sk = keys.submit_sk(submission.round_no, submission.number)
-        return SubmissionRow.from_row(self._put_new(sk, submission.to_row()))
+        return SubmissionRow.from_row(self._put_new(submission.sk, submission.to_row()))
 
     def _put_new(self, sk: str, attributes: Row) -> Row:
-        """Create a row, or return the one that stands: another's, or our own lost reply."""
+        """Create a row, or return the existing one: another's, or our own lost reply."""
         row: Row = {"pk": self._pk, "sk": sk, **attributes}
         return self.rows.put_new(row).row or row
 
-    def _standing(self, result: Applied | Refused, sk: str) -> Row:
-        """The row after a write that is as good when it was made by another before."""
+    def _update(self, sk: str, statement: Statement) -> Applied | Refused:
+        return self.rows.update(self._pk, sk, statement)
+
+    def _updated(self, sk: str, statement: Statement) -> tuple[Row, bool]:
+        """The row after a write that may have been made before, and whether this one made it."""
+        result = self._update(sk, statement)
         if result.row is None:
             raise ServiceError(
-                f"job_id: row {sk} of {self.job!r} is gone from the table; "
+                f"job_id: row {sk} of {self.job!r} is missing from the table; "
                 f"slurmctl doctor --repair --job {self.job} says what is left"
             )
-        return result.row
+        return result.row, isinstance(result, Applied)
 
     def _ms(self) -> int:
         return int(self.clock.now() * 1000)
 
 
 def newest_jobs(rows: Rows, most: int) -> list[JobId]:
-    """The ids of the jobs that were created last, the newest first; one request per page."""
+    """The ids of the newest jobs, the newest first; one request per page."""
     found = rows.query(keys.JOBS_PK, limit=most, backwards=True)
     return [JobId(str(row["sk"]).partition("#")[2]) for row in found]

@@ -1,4 +1,4 @@
-"""Every table key, state name and S3 path, defined once and used by both sides.
+"""Every table key, id and state name, defined once and used by both sides.
 
 A task's id is ``<round>-<sequence>`` (``000-00000012``); its row lives in one of the
 job's task shards, whose number is fixed when the job is created, so that the shard of
@@ -23,16 +23,16 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 S3_URI_PATTERN = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
 
 META = "META"
-#: Tasks that one round may have; the numbers above are for the halves of bisected tasks.
+#: The most tasks of a round; higher numbers are for the halves of bisected tasks.
 MAX_TASKS = 10_000_000
 #: The most shards that a job's task rows are spread over.
 MAX_SHARDS = 256
 #: Added to a task's number; multiples of every number of shards, so that the halves are in
-#: the shard of the whole, where nobody has looked for the last time yet.
+#: the shard of the whole, where workers still look.
 _HALVES = (2 * MAX_TASKS, 4 * MAX_TASKS)
-#: A segment's number is its draft's times this, plus its place among the draft's segments, so
-#: that whoever knows a row knows the object, workers of earlier releases too. Drafts have 18
-#: digits; the segments of what an earlier release planned are those of draft 0.
+#: A segment's number is its draft's times this, plus its place among the draft's segments. So a
+#: row names its object, for workers of earlier releases too. Drafts have 18 digits; segments
+#: that an earlier release planned belong to draft 0.
 _PLACES = 10**8
 _DRAFTS = (10**17, 10**18)
 #: Partition of the register of jobs.
@@ -44,14 +44,14 @@ CURSOR_PREFIX = "MARK#"
 
 
 class JobState(str, Enum):
-    """What a job's META row says of it."""
+    """The state in a job's META row."""
 
     PLANNING = "planning"  #: task rows are still being written; workers wait
     OPEN = "open"  #: every task row exists; workers may lease
 
 
 class RoundState(str, Enum):
-    """What a round's row says of it."""
+    """The state in a round's row."""
 
     PLANNING = "planning"  #: its task rows are still being written
     OPEN = "open"  #: every task row exists
@@ -68,7 +68,7 @@ class TaskState(str, Enum):
 
     @property
     def terminal(self) -> bool:
-        """Whether only a retry can move the task again."""
+        """Whether only a retry can change the task again."""
         return self in (TaskState.DONE, TaskState.FAILED, TaskState.QUARANTINED)
 
 
@@ -83,7 +83,7 @@ def check_job_id(value: str, field: str = "job_id") -> JobId:
     """Return `value` as a job id.
 
     Raises:
-        UserError: if it does not match the one pattern for ids.
+        UserError: if it does not match the pattern for ids.
     """
     if not JOB_ID_PATTERN.fullmatch(value):
         raise UserError(
@@ -97,7 +97,7 @@ def split_s3_uri(uri: str, field: str = "uri") -> tuple[str, str]:
     """Return (bucket, key) of an ``s3://bucket/key`` address; the key may be empty.
 
     Raises:
-        UserError: if `uri` is not such an address.
+        UserError: if `uri` is no such address.
     """
     match = S3_URI_PATTERN.fullmatch(uri)
     if not match:
@@ -134,7 +134,7 @@ def event_pk(job: JobId) -> str:
 
 
 def event_once_sk(name: str) -> str:
-    """Sort key, among the job's rows, of an audit event that is told but once."""
+    """Sort key, among the job's rows, of an audit event that is recorded once."""
     return f"{EVENT_ONCE_PREFIX}{name}"
 
 
@@ -144,7 +144,7 @@ def stages_sk(generation: int) -> str:
 
 
 def cursor_sk(shard: int) -> str:
-    """Sort key, among the job's rows, of how far a shard is worked off."""
+    """Sort key, among the job's rows, of a shard's cursor."""
     return f"{CURSOR_PREFIX}{shard:03}"
 
 
@@ -159,7 +159,7 @@ def task_sk(round_no: int, sequence: int) -> str:
 
 
 def new_draft() -> int:
-    """A number for a draft of a round that no other draft has."""
+    """A random number for a draft of a round; no other draft has it."""
     least, above = _DRAFTS
     return least + secrets.randbelow(above - least)
 
@@ -175,12 +175,12 @@ def draft_of(segment: int) -> int:
 
 
 def before_round(round_no: int) -> str:
-    """A sort key before those of a round's tasks, and behind those of the rounds before."""
+    """A sort key before those of a round's tasks, and after those of earlier rounds."""
     return f"{round_no:03}#"
 
 
 def task_id(round_no: int, sequence: int) -> TaskId:
-    """The task's id, as it stands in S3 keys and logs."""
+    """The task's id, as S3 keys and logs have it."""
     return TaskId(f"{round_no:03}-{sequence:08}")
 
 
@@ -191,16 +191,16 @@ def parse_task_id(task: str) -> tuple[int, int]:
 
 
 def halves(task: TaskId) -> tuple[TaskId, TaskId] | None:
-    """The ids of the two tasks that a task is bisected into; None for one that is a half."""
+    """The ids of the two halves of a bisected task; None for a task that is a half."""
     round_no, sequence = parse_task_id(task)
     if sequence >= MAX_TASKS:
         return None
-    first, second = (task_id(round_no, sequence + each) for each in _HALVES)
+    first, second = (task_id(round_no, sequence + offset) for offset in _HALVES)
     return first, second
 
 
 def merge_job_id(job: JobId, inputs: str) -> JobId:
-    """The job that merges another's parts on the nodes, from inputs of a digest."""
+    """The job that merges another job's parts on the nodes, from inputs of this digest."""
     return check_job_id(f"{job}.merge-{inputs[:8]}", "job_id")
 
 

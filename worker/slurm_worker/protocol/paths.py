@@ -20,7 +20,7 @@ def version_name(number: int, inputs: str, unique: str) -> str:
     Args:
         number: the number of the manifest that it is made for.
         inputs: digest of all that goes into the dataset.
-        unique: what no other aggregation has, of 0-9 and a-z.
+        unique: an id of 0-9 and a-z that no other aggregation has.
     """
     return f"{number:06}-{inputs[:16]}-{unique}"
 
@@ -28,7 +28,7 @@ def version_name(number: int, inputs: str, unique: str) -> str:
 def parse_version(name: str) -> tuple[int, str] | None:
     """Return (number, first 16 digits of the inputs' digest) of a version's name.
 
-    None of any other name: older manifests name their versions by the inputs alone.
+    None for any other name: older manifests name their versions by the inputs alone.
     """
     match = _VERSION.fullmatch(name)
     return None if match is None else (int(match.group(1)), match.group(2))
@@ -58,7 +58,7 @@ class JobPaths:
 
     @property
     def config_folder(self) -> str:
-        """The folder of every configuration that the job had."""
+        """The folder of the job's configurations."""
         return f"{self.root}config/"
 
     def config(self, digest: str) -> str:
@@ -70,7 +70,7 @@ class JobPaths:
         return f"{self.root}code/{digest}.zip"
 
     def inline(self, digest: str) -> str:
-        """Items, or the keys of a retry's items, that were handed over instead of a file."""
+        """Items, or the keys of a retry's items, that were passed instead of a file."""
         return f"{self.root}given/{digest}.jsonl"
 
     @property
@@ -87,7 +87,7 @@ class JobPaths:
         return f"{self.segments(round_no)}segment-{number:05}"
 
     def segments_of(self, round_no: int, draft: int) -> str:
-        """What the keys of a draft's segments begin with; those of others may, of draft 0."""
+        """The prefix of the keys of a draft's segments; with draft 0, of every draft's."""
         return f"{self.segments(round_no)}segment-{draft or ''}"
 
     def draft_in(self, key: str) -> int | None:
@@ -140,34 +140,34 @@ class JobPaths:
         return f"{self.root}proposed/"
 
     def proposed(self, task: TaskId, attempt: int) -> str:
-        """An attempt's marker before the table has decided, in stores that can't."""
+        """An attempt's marker before the table has decided, for stores that can't decide."""
         return f"{self.all_proposed}{task}/a{attempt}"
 
     def probe(self, unique: str) -> str:
-        """An object for trying out what the store can do."""
+        """An object for tests of what the store can do."""
         return f"{self.root}probe/{unique}"
 
     @property
     def progress(self) -> str:
-        """What is summed up of tasks that are done, so that nobody reads their rows again."""
+        """The totals of done tasks, whose rows are not read again."""
         return f"{self.root}progress.json"
 
     def shard_progress(self, shard: int) -> str:
-        """The same of one shard, as workers have summed it up."""
+        """The totals of one shard, which workers update."""
         return f"{self.root}progress/{shard:03}.json"
 
     @property
     def anomalies(self) -> str:
-        """What those who look for anomalies remember between two looks."""
+        """What the anomaly monitor remembers between two status queries."""
         return f"{self.root}anomalies.json"
 
     @property
     def logs(self) -> str:
-        """Under which the workers' logs are."""
+        """The prefix of the workers' logs."""
         return f"{self.root}logs/"
 
     def logs_of(self, round_no: int) -> str:
-        """Under which the logs of a round's workers are: submissions are named by round."""
+        """The prefix of the logs of a round's workers: submissions are named by round."""
         return f"{self.logs}{round_no:03}-"
 
     def log(self, submission: str, worker: str, number: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from enum import Enum
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -25,7 +25,7 @@ class RowFields(Generic[T]):
         kind: the dataclass. A field without a default must be in the row or given to `read`.
         names: attributes that are named otherwise, by field.
         read: converters of what the row holds, by field.
-        always: fields that are written even where they are empty or 0.
+        always: fields that are written even where they have their default.
         beside: fields that the row does not hold, such as those of its key.
     """
 
@@ -43,7 +43,12 @@ class RowFields(Generic[T]):
         self._names = {name: names.get(name, name) for name in held}
         self._plain = [(n, a) for n, a in self._names.items() if n not in read]
         self._read = [(n, self._names[n], convert) for n, convert in read.items()]
-        self._always = always
+        #: Values that are not written, by field.
+        self._omitted = {
+            f.name: f.default if f.default_factory is MISSING else f.default_factory()
+            for f in fields(kind)
+            if f.name not in always
+        }
 
     def read(self, row: Row, **beside: object) -> T:
         """The dataclass that a row holds; what the row lacks has its default."""
@@ -58,7 +63,7 @@ class RowFields(Generic[T]):
         row: Row = {}
         for name, held in self._names.items():
             found = getattr(value, name)
-            if found or name in self._always:
+            if name not in self._omitted or found != self._omitted[name]:
                 row[held] = _stored(found)
         return row
 

@@ -16,7 +16,7 @@ _DECODER = json.JSONDecoder()
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Where a task's items stand: a range of a segment, compressed by itself.
+    """Where a task's items are: a range of a segment, compressed by itself.
 
     Args:
         segment: the segment's number within its round.
@@ -35,9 +35,7 @@ class Slice:
     first: int = 0
 
 
-SLICE_FIELDS = RowFields(
-    Slice, names={"count": "items"}, always=("segment", "offset", "length", "count", "sha256")
-)
+SLICE_FIELDS = RowFields(Slice, names={"count": "items"})
 
 
 def pack_slice(items: list[tuple[str, dict[str, Any]]]) -> bytes:
@@ -60,9 +58,9 @@ def unpack_slice(data: bytes) -> list[tuple[str, dict[str, Any]]]:
 class TaskItems:
     """The items of a task, as they were planned.
 
-    A handler may change the item that it gets. So each call gets a copy of its own, and what
-    is recorded of a failed item is the text that was planned. All first copies come from one
-    decoding of the slice; a further copy is decoded from its line, where one is needed.
+    A handler may change the item that it gets. So each call gets its own copy, and the record
+    of a failed item has the text that was planned. All first copies come from one decoding of
+    the slice; a further copy is decoded from its line when it is needed.
 
     Args:
         data: the slice, compressed.
@@ -87,7 +85,7 @@ class TaskItems:
         return len(self.keys)
 
     def take(self, position: int) -> dict[str, Any]:
-        """The item at this place in the task; nobody else has this copy."""
+        """A copy of the item at this position in the task, for this caller alone."""
         item = self._ready[position]
         if item is None:
             again: dict[str, Any] = json.loads(self.text(position))
@@ -105,7 +103,7 @@ class TaskItems:
 
 
 def unpack_segment(data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every (key, item) of a segment: its slices stand one behind the other."""
+    """Every (key, item) of a segment: its slices follow one another."""
     while data:
         reader = zlib.decompressobj()
         lines = reader.decompress(data).decode().split("\n")

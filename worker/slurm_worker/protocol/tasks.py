@@ -1,4 +1,4 @@
-"""A task's row as it was read, the lease on it, and how asking for one comes out."""
+"""A task's row as it was read, the lease on it, and the results of claiming one."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from slurm_worker.protocol.keys import TaskId, TaskState
 from slurm_worker.protocol.ports import Row, int_of
 from slurm_worker.protocol.row_fields import RowFields
 from slurm_worker.protocol.slices import SLICE_FIELDS, Slice
+from slurm_worker.protocol.task_history import Crash, HistoryEntry, read_crashes, read_history
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
     """One row of the table, read.
 
-    Times are in milliseconds, by AWS's clock. Of a task that is done, `worker`, `node`,
-    `took_ms` (of the attempt that won) and `requests` are what its marker says.
+    Times are in milliseconds, by AWS's clock. In a task that is done, `worker`, `node`,
+    `took_ms` (of the attempt that won) and `requests` come from its marker.
     """
 
     round_no: int
@@ -38,8 +39,8 @@ class TaskRow:
     winner: int = 0
     rows: int = 0
     checkpoint: str = ""
-    crashes: tuple[str, ...] = ()
-    history: tuple[str, ...] = ()
+    crashes: tuple[Crash, ...] = ()
+    history: tuple[HistoryEntry, ...] = ()
     reopened: int = 0
     started_ms: int = 0
     finished_ms: int = 0
@@ -67,8 +68,18 @@ class TaskRow:
     def from_row(cls, row: Row) -> TaskRow:
         """Read a row of the table."""
         round_no, sequence = keys.parse_task_sk(str(row["sk"]))
-        where = SLICE_FIELDS.read(row)
-        return _TASK.read(row, round_no=round_no, sequence=sequence, where=where)
+        return _TASK.read(
+            row,
+            round_no=round_no,
+            sequence=sequence,
+            where=SLICE_FIELDS.read(row),
+            crashes=read_crashes(row),
+            history=read_history(row),
+        )
+
+    def to_row(self) -> Row:
+        """The attributes of a new row, without its key."""
+        return {**_TASK.write(self), **SLICE_FIELDS.write(self.where)}
 
 
 _TASK = RowFields(
@@ -80,13 +91,13 @@ _TASK = RowFields(
         "finished_ms": "finished",
         "took_ms": "took",
     },
-    read={"state": TaskState, "crashes": tuple, "history": tuple},
-    beside=("round_no", "sequence", "where"),
+    read={"state": TaskState},
+    beside=("round_no", "sequence", "where", "crashes", "history"),
 )
 
 
 class Candidate:
-    """A row of a page, as far as is needed to choose by; of most nothing more is read."""
+    """A row of a page; only what a choice needs is read."""
 
     __slots__ = ("_row", "sk", "state")
 
@@ -141,14 +152,14 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Somebody else was quicker, or the row is not claimable; `row` is how it stands."""
+    """Another worker was quicker, or the row is not claimable; `row` is the current row."""
 
     row: TaskRow | None
 
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
-    """The task lost its lease too often: we have quarantined it."""
+    """The task lost its lease too often, and this call has quarantined it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +169,6 @@ class Renewed:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The lease is gone: stop, discard, take the next task."""
+    """The lease is lost: stop, discard, take the next task."""
 
     row: TaskRow | None

@@ -14,13 +14,14 @@ import json
 import re
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from slurm_worker.errors import ErrorClass, ItemError
+from slurm_worker.errors import ErrorClass, ItemError, split_place
+from slurm_worker.printable import encodable
 from slurm_worker.results import jsonlines
 from slurm_worker.results.journal import Journal, Outcome
 
@@ -176,20 +177,42 @@ def error_outcome(
     error_class: ErrorClass,
     message: str,
     *,
+    place: str = "",
     tries: int,
     at: float,
     item: str,
 ) -> Outcome:
-    """The outcome of an item that failed; `item` is its JSON text, as it was planned."""
+    """The outcome of an item that failed.
+
+    Args:
+        position: the item's, in its task.
+        key: the item's.
+        error_class: why it failed.
+        message: what a person should read about it.
+        place: where in the user's code; see `errors.place_of`.
+        tries: calls of the handler.
+        at: when, in seconds since the epoch.
+        item: its JSON text, as it was planned.
+    """
     record = {
         KEY_FIELD: key,
         "class": error_class.value,
         "message": message,
+        "place": place,
         "tries": tries,
         "at": round(at, 3),
     }
     line = f'{json.dumps(record)[:-1]}, "item": {item}}}\n'
     return Outcome(position, error_class.value, 1, line)
+
+
+def message_of(record: Mapping[str, Any]) -> tuple[str, str]:
+    """The message of a failed item's record, and the place in the user's code.
+
+    Releases up to 0.1 wrote no field for the place.
+    """
+    message = encodable(record["message"])
+    return (message, record["place"]) if "place" in record else split_place(message)
 
 
 def make_part(

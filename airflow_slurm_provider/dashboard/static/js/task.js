@@ -52,10 +52,9 @@ function facts(found) {
 
 function attempts(history, crashes, attempt) {
   if (!history.length && !crashes.length) return h("p", { class: "muted" }, attempt ? "None: its first attempt is its only one." : "None: nobody has leased it yet.");
-  const rows = history.map((entry) => {
-    const [, ms, what] = entry.match(/^(\d{10,})\s(.*)$/s) ?? [null, 0, entry];
-    return h("tr", {}, h("td", { class: "muted nowrap" }, when(Number(ms))), h("td", { class: "wrap" }, what));
-  });
+  const rows = history.map((entry) =>
+    h("tr", {}, h("td", { class: "muted nowrap" }, when(entry.at_ms)), h("td", { class: "wrap" }, entry.text)),
+  );
   const bad = crashes.length ? h("p", { class: "note warn" }, h("strong", {}, "Brought a worker down"), h("span", {}, crashes.join(", "))) : null;
   return [bad, h("table", {}, h("tbody", {}, rows))];
 }

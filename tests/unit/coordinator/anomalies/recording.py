@@ -17,6 +17,7 @@ from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.job_totals import JobTotals
 from slurm_worker.protocol.keys import JobState, RoundState, TaskState
 from slurm_worker.protocol.slices import Slice
+from slurm_worker.protocol.task_history import read_crashes, read_history
 from slurm_worker.protocol.tasks import TaskRow
 
 RUNS = Path(__file__).with_name("runs")
@@ -95,11 +96,15 @@ def _task(row: TaskRow) -> dict[str, Any]:
         for each in fields(row)
         if each.name in always or getattr(row, each.name) != getattr(fresh, each.name)
     }
+    if row.history:
+        found["history"] = [entry.to_row() for entry in row.history]
+    if row.crashes:
+        found["crashes"] = [crash.to_text() for crash in row.crashes]
     return {**found, "count": row.where.count}
 
 
 def _row(raw: dict[str, Any]) -> TaskRow:
     count = raw.pop("count")
-    lists = {name: tuple(raw[name]) for name in ("crashes", "history") if name in raw}
+    lists = {"crashes": read_crashes(raw), "history": read_history(raw)}
     where = Slice(0, 0, 1, count, "")
     return TaskRow(**{**raw, **lists, "state": TaskState(raw["state"]), "where": where})

@@ -17,6 +17,7 @@ from slurm_worker.execution.handler import Context, load
 from slurm_worker.node.exit_codes import WorkerExit
 from slurm_worker.protocol.job_config import HandlerConfig
 from slurm_worker.protocol.paths import JobPaths
+from slurm_worker.results.parts import message_of
 from slurm_worker.testing import MemoryObjects
 from tests.unit.world import World, numbered
 
@@ -53,9 +54,8 @@ def test_a_plugin_that_can_not_be_loaded_is_the_users_mistake(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     point = EntryPoint("fetch", f"{script}:handle", "slurm_worker.handlers")
-    monkeypatch.setattr(
-        handler, "entry_points", lambda group: [point] if group == point.group else []
-    )
+    offered = {point.group: [point]}
+    monkeypatch.setattr(handler, "entry_points", lambda group: offered.get(group, []))
     with pytest.raises(UserError, match=r"handler.plugin: 'fetch' \(a_script:handle\)"):
         loaded(HandlerConfig("", plugin="fetch"), tmp_path)
 
@@ -88,11 +88,13 @@ def test_a_bug_is_told_with_its_place_and_the_first_there_with_a_traceback(
     world.plan(numbered(4))
     assert world.worker().run() == WorkerExit.OK
     told = [each for each in world.logger.lines if each["event"] == "item failed"]
-    assert told[0]["error"] == "ZeroDivisionError: division by zero (helper_of_a_bug.py:4 in ratio)"
-    assert told[1]["error"] == told[0]["error"]
-    assert told[2]["error"].endswith(" (helper_of_a_bug.py:7 in parse)"), "not a library's line"
+    assert told[0]["error"] == "ZeroDivisionError: division by zero"
+    ratio, parse = "helper_of_a_bug.py:4 in ratio", "helper_of_a_bug.py:7 in parse"
+    assert [each["place"] for each in told[:3]] == [ratio, ratio, parse], "not a library's line"
     assert ["exc_info" in each for each in told] == [True, False, True]
-    assert [each["message"] for each in world.lines("errors")] == [each["error"] for each in told]
+    assert [message_of(each) for each in world.lines("errors")] == [
+        (each["error"], each["place"]) for each in told
+    ]
 
 
 class Closed(MemoryObjects):
@@ -162,6 +164,7 @@ def test_a_handler_that_can_not_be_called_stops_the_worker_in_one_line(
         "async def run(item, dry_run=False): return {'dry_run': dry_run}",
         """
 from slurm_worker import batch
+from slurm_worker.results.parts import message_of
 @batch(3)
 def run(items, dry_run=False):
     return [{'dry_run': dry_run}] * len(items)

@@ -14,10 +14,10 @@ from slurm_worker.node.exit_codes import WorkerExit
 from slurm_worker.node.slurm_job import Drain, seconds_left
 from slurm_worker.node.threads import PooledThreads
 from slurm_worker.protocol import keys
-from slurm_worker.protocol.crashes import Crash, poison_items
 from slurm_worker.protocol.job_config import LeaseConfig, WorkerConfig
 from slurm_worker.protocol.job_store import ForeignMarker, Marker
 from slurm_worker.protocol.keys import TaskState
+from slurm_worker.protocol.task_history import Crash
 from slurm_worker.protocol.tasks import Claimed
 from slurm_worker.results.journal import Journal
 from slurm_worker.testing import MemoryObjects
@@ -103,15 +103,6 @@ def test_an_item_on_which_two_processes_died_is_not_run_again(tmp_path: Path) ->
     (error,) = world.lines("errors")
     assert (error["_key"], error["class"], error["item"]) == ("k4", "worker_crash", {"n": 4})
     assert sorted(calls) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
-
-
-def test_one_hang_condemns_and_one_death_does_not() -> None:
-    assert poison_items(["3 worker_crash", "5 timeout", "- worker_crash"]) == {
-        5: ErrorClass.TIMEOUT
-    }
-    assert poison_items(["3 worker_crash", "4 worker_crash", "3 out_of_memory"]) == {
-        3: ErrorClass.OUT_OF_MEMORY
-    }
 
 
 def lose(world: World, times: int) -> None:

@@ -307,8 +307,8 @@ def test_a_claim_whose_answer_never_came_holds_no_task(tmp_path: Path) -> None:
     class Mute(MemoryRows):
         mute = 1
 
-        def update(self, pk, sk, statement, values):  # type: ignore[no-untyped-def]
-            result = super().update(pk, sk, statement, values)
+        def update(self, pk, sk, statement):  # type: ignore[no-untyped-def]
+            result = super().update(pk, sk, statement)
             if statement.name == "claim" and self.mute:
                 self.mute -= 1
                 raise ServiceError("no answer")
@@ -352,11 +352,11 @@ def test_a_task_that_was_committed_and_not_completed_is_repaired_not_run(tmp_pat
         return {}
 
     class ForgetsToComplete(MemoryRows):
-        def update(self, pk, sk, statement, values):  # type: ignore[no-untyped-def]
+        def update(self, pk, sk, statement):  # type: ignore[no-untyped-def]
             if statement.name == "complete" and not calls_done:
                 calls_done.append(True)
                 raise SystemExit("killed between marker and row")
-            return super().update(pk, sk, statement, values)
+            return super().update(pk, sk, statement)
 
     calls_done: list[bool] = []
     world = World(tmp_path, handle, rows=ForgetsToComplete())

@@ -82,7 +82,7 @@ def limiters(rows: MemoryRows, clock: ManualClock, count: int) -> list[RateLimit
     config = LimitConfig("api", rate=10.0)
     return [
         RateLimiter(
-            rows, config, count, clock, random.Random(n), AuditLog(jobs, f"w{n}", Lines()).note
+            rows, config, count, clock, random.Random(n), AuditLog(jobs, f"w{n}", Lines()).record
         )
         for n in range(count)
     ]
@@ -137,4 +137,4 @@ def test_an_event_that_can_not_be_noted_holds_nobody_up(tmp_path: Path) -> None:
     abandon(world)
     work(world)
     assert [row.state.value for row in world.task_rows()] == ["done"]
-    assert "not in the audit trail" in [line["event"] for line in world.logger.lines]
+    assert "not in the audit log" in [line["event"] for line in world.logger.lines]

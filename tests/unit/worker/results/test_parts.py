@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slurm_worker.errors import ErrorClass, ItemError
-from slurm_worker.results.parts import KEY_FIELD, to_lines
+from slurm_worker.results.parts import KEY_FIELD, message_of, to_lines
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
 VALUES = st.recursive(
@@ -103,3 +103,19 @@ def test_a_row_has_as_many_values_as_the_dict_or_is_refused(value: Any) -> None:
     except ItemError:
         return
     assert count(json.loads(lines)["x"]) == count(value)
+
+
+@pytest.mark.parametrize(
+    ("record", "message", "place"),
+    [
+        ({"message": "KeyError: 'a'", "place": "h.py:4 in f"}, "KeyError: 'a'", "h.py:4 in f"),
+        ({"message": "no (h.py:4 in f)", "place": ""}, "no (h.py:4 in f)", ""),
+        # As the release before wrote it.
+        ({"message": "KeyError: 'a' (h.py:4 in f)"}, "KeyError: 'a'", "h.py:4 in f"),
+        ({"message": "no route (to host)"}, "no route (to host)", ""),
+    ],
+)
+def test_the_place_of_a_bug_is_a_field_of_its_record(
+    record: dict[str, str], message: str, place: str
+) -> None:
+    assert message_of(record) == (message, place)
