@@ -82,8 +82,7 @@ class Services:
     def conditional_put(self) -> bool:
         """Whether the store refuses to create an object twice.
 
-        The store is asked once in the life of this object: one request, or two for the first
-        process of a site.
+        This object tests the store once: with one request, or two in the first process of a site.
         """
         bucket = self.site.bucket
         if bucket not in self.conditional:

@@ -131,7 +131,7 @@ def _walk(top: Path) -> Iterator[Path]:
         folders[:] = [
             below
             for below in folders
-            # A link to a folder that contains it would be followed for ever.
+            # A link to a folder that contains it would be followed without end.
             if _is_data((below,)) and not real.is_relative_to((folder / below).resolve())
         ]
         yield from (folder / file for file in files if _is_data((file,)))

@@ -167,10 +167,10 @@ def add_workers(
 def cancel(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> list[str]:
     """Cancel the job's pending and running arrays, and submissions that are about to happen.
 
-        for each submission without an id: withdraw its name on the cluster, so that no array of
-        this name starts  →  scancel by name, until Slurm has done it  →  ids into the rows
-        →  an empty submission after the last of each round, which takes the number of one that
-        another process is about to intend; that process may be at an earlier round
+    1. Withdraw the name of each submission without an id, so that no array of this name starts.
+    2. Run ``scancel`` by name until Slurm has done it, and write the ids into the rows.
+    3. Write an empty submission after the last one of each round. It takes the number that another
+       process is about to intend, also of a process that is at an earlier round.
 
     Leases expire by themselves, so the job can be submitted again.
 
