@@ -92,7 +92,7 @@ def test_a_wrong_config_is_named_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"\x80\x02binary", "can't be read (it is no text"),
+        (b"\x80\x02binary", "can't be read (it is not text"),
         (b"a: 1\njob_id: 2025-02-30\n", "line 2: job_id: 2025-02-30: day is out of range"),
         (b"job_id: [", "is not YAML: line 1, column 10: "),
         (b"job_id: a\n\tbundle: 5\n", "line 2, column 1: found character"),
