@@ -59,7 +59,7 @@ def bootstrap(
         update=update,
         dry_run=dry_run,
     )
-    made = make(load_site(common.site), wanted, log=_ignore if common.as_json else _show)
+    made = make(load_site(common.site), wanted, log=(lambda _: None) if common.as_json else _show)
     if common.as_json:
         emit(True, made.to_dict(), [])
     else:
@@ -73,10 +73,6 @@ def _show(step: Step) -> None:
     show(f"  {step.name}: {step.found}", head=f"{word:12}", colour=colour)
     if step.fix:
         show(f"              fix: {step.fix}")
-
-
-def _ignore(step: Step) -> None:
-    """With --json, everything is printed at the end."""
 
 
 def _summary(made: BootstrapResult) -> str:

@@ -8,7 +8,7 @@ import click
 
 from airflow_slurm_provider.cli.options import Common, common_options, job_argument
 from airflow_slurm_provider.cli.output import Fields, emit, say
-from slurm_worker.protocol.keys import check_job_id
+from slurm_worker.protocol.keys import JobId
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.submission.control import ControlResult
@@ -17,37 +17,35 @@ if TYPE_CHECKING:
 @click.command(epilog="\b\nExample:\n  slurmctl pause flights-2013")
 @job_argument
 @common_options
-def pause(common: Common, job: str) -> int:
+def pause(common: Common, job: JobId) -> int:
     """Stop the workers of JOB after their current tasks, and free the nodes.
 
     Commands and Airflow tasks that wait for the job keep waiting. slurmctl resume continues the
     job with new workers.
     """
-    name = check_job_id(job, "JOB")
     from airflow_slurm_provider.coordinator.submission import control
 
     with common.services() as services:
-        paused = control.pause(services, name, actor=common.actor)
+        paused = control.pause(services, job, actor=common.actor)
     state = f"by {paused.paused}" + ("" if paused.changed else ", already before this call")
-    emit(common.as_json, paused.to_dict(), [("job", name), ("paused", state)])
+    emit(common.as_json, paused.to_dict(), [("job", job), ("paused", state)])
     return 0
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl resume flights-2013")
 @job_argument
 @common_options
-def resume(common: Common, job: str) -> int:
+def resume(common: Common, job: JobId) -> int:
     """Continue JOB after a pause, or after its handler has stopped it.
 
     Workers that have ended are replaced by new ones. It is safe to run again.
     """
-    name = check_job_id(job, "JOB")
     from airflow_slurm_provider.coordinator.submission import control
 
     with common.services() as services:
-        resumed = control.resume(services, name, log=say, actor=common.actor)
+        resumed = control.resume(services, job, log=say, actor=common.actor)
     state = "yes" if resumed.changed else "no: the job was neither paused nor stopped"
-    fields = [("job", name), ("resumed", state), *_workers(resumed)]
+    fields = [("job", job), ("resumed", state), *_workers(resumed)]
     emit(common.as_json, resumed.to_dict(), fields)
     return 0
 
@@ -58,40 +56,38 @@ def resume(common: Common, job: str) -> int:
     "--add", "count", type=click.IntRange(min=1), required=True, help="Number of workers to add."
 )
 @common_options
-def workers(common: Common, job: str, count: int) -> int:
+def workers(common: Common, job: JobId, count: int) -> int:
     """Add workers to JOB.
 
     Never adds more than there are open tasks, or more than the rate limits can supply. If a call
     was interrupted, the next call finishes it and adds no workers of its own.
     """
-    name = check_job_id(job, "JOB")
     from airflow_slurm_provider.coordinator.submission import control
 
     with common.services() as services:
-        added = control.add_workers(services, name, count, log=say, actor=common.actor)
-    emit(common.as_json, added.to_dict(), [("job", name), *_workers(added)])
+        added = control.add_workers(services, job, count, log=say, actor=common.actor)
+    emit(common.as_json, added.to_dict(), [("job", job), *_workers(added)])
     return 0
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl cancel flights-2013")
 @job_argument
 @common_options
-def cancel(common: Common, job: str) -> int:
+def cancel(common: Common, job: JobId) -> int:
     """Cancel the Slurm arrays of JOB at once.
 
     Committed results stay, and leases expire by themselves. Commands and Airflow tasks that wait
     for the job end with the message that no worker is left; they submit no new workers. To
     continue the job, use slurmctl submit or resume.
     """
-    name = check_job_id(job, "JOB")
     from airflow_slurm_provider.coordinator.submission import control
 
     with common.services() as services:
-        cancelled = control.cancel(services, name, actor=common.actor)
+        cancelled = control.cancel(services, job, actor=common.actor)
     emit(
         common.as_json,
-        {"job_id": name, "cancelled": cancelled},
-        [("job", name), ("cancelled", ", ".join(cancelled) or "nothing: no array waits or runs")],
+        {"job_id": job, "cancelled": cancelled},
+        [("job", job), ("cancelled", ", ".join(cancelled) or "nothing: no array waits or runs")],
     )
     return 0
 

@@ -10,7 +10,7 @@ import click
 from airflow_slurm_provider.cli.options import Common, common_options, job_argument
 from airflow_slurm_provider.cli.output import Fields, emit, say, show
 from airflow_slurm_provider.units import format_count, format_memory, format_seconds
-from slurm_worker.protocol.keys import check_job_id
+from slurm_worker.protocol.keys import JobId
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.costs.actual import JobCost
@@ -57,17 +57,16 @@ def plan(
 @click.command(epilog="\b\nExample:\n  slurmctl cost flights-2013")
 @job_argument
 @common_options
-def cost(common: Common, job: str) -> int:
+def cost(common: Common, job: JobId) -> int:
     """Show what JOB has cost so far, and how to make it cheaper.
 
     Shows AWS requests by kind with their list price, the CPU time and memory that Slurm gave and
     that the workers used, and advice with the numbers behind it.
     """
-    name = check_job_id(job, "JOB")
     from airflow_slurm_provider.coordinator.costs.actual import read_cost
 
     with common.services() as services:
-        found = read_cost(services, name)
+        found = read_cost(services, job)
     emit(common.as_json, found.to_dict(), _cost_fields(found))
     return 0
 

@@ -96,7 +96,7 @@ def _diagnose(
         job=job,
         probe=node,
         timeout_s=timeout,
-        log=_ignore if common.as_json else _show,
+        log=(lambda _: None) if common.as_json else _show,
     )
     if common.as_json:
         emit(True, report.to_dict(), [])
@@ -148,10 +148,6 @@ def _show(finding: Finding) -> None:
     show(f"  {finding.check}: {finding.found}", head=f"{level:4}", colour=_COLOURS[level])
     if finding.fix:
         show(f"      fix: {finding.fix}")
-
-
-def _ignore(finding: Finding) -> None:
-    """With --json, everything is printed at the end."""
 
 
 def _summary(report: Report) -> str:

@@ -12,7 +12,7 @@ from airflow_slurm_provider.cli.output import emit, say, show
 from airflow_slurm_provider.cli.wait_loop import TOLERATED_FAILURES
 from slurm_worker.errors import ServiceError
 from slurm_worker.printable import printable
-from slurm_worker.protocol.keys import check_job_id
+from slurm_worker.protocol.keys import JobId
 
 if TYPE_CHECKING:
     from slurm_worker.protocol.job_rows import AuditEvent
@@ -33,19 +33,18 @@ if TYPE_CHECKING:
     help="Time between two queries with --follow.",
 )
 @common_options
-def events(common: Common, job: str, after: str, follow: bool, interval: float) -> int:
+def events(common: Common, job: JobId, after: str, follow: bool, interval: float) -> int:
     """Print the audit log of JOB: who did what, and when. Times are UTC.
 
     With --json, the document has a `mark`. Give it to --after to print only later events. With
     --json and --follow, each new group of events is one document on one line.
     """
-    name = check_job_id(job, "JOB")
     from airflow_slurm_provider.coordinator.status.audit_log import AuditLogReader
 
     with common.services() as services:
-        reader = AuditLogReader(services, name, after)
+        reader = AuditLogReader(services, job, after)
         found = reader.read()
-        _show(common, name, found, after)
+        _show(common, job, found, after)
         failures = 0
         while follow:
             services.clock.sleep(interval)
@@ -58,7 +57,7 @@ def events(common: Common, job: str, after: str, follow: bool, interval: float) 
                 say(f"{error}; next try in {interval:g} s")
                 continue
             if found:
-                _show(common, name, found, after)
+                _show(common, job, found, after)
     return 0
 
 

@@ -10,7 +10,7 @@ from airflow_slurm_provider.cli.options import Common, common_options, job_argum
 from airflow_slurm_provider.cli.output import emit, say
 from airflow_slurm_provider.units import parse_duration
 from slurm_worker.errors import UserError
-from slurm_worker.protocol.keys import check_job_id
+from slurm_worker.protocol.keys import JobId
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.maintenance.gc import GcResult
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be deleted, and change nothing.")
 @common_options
-def gc(common: Common, job: str, older_than: str, dry_run: bool) -> int:
+def gc(common: Common, job: JobId, older_than: str, dry_run: bool) -> int:
     """Delete objects that JOB no longer needs: uncommitted parts, checkpoints, old datasets.
 
     Never touches objects that a marker or the published manifest names, nor the version of the
     dataset before the published one.
     """
-    name, age_s = check_job_id(job, "JOB"), _age(older_than)
+    age_s = _age(older_than)
     from airflow_slurm_provider.coordinator.maintenance.gc import collect
 
     with common.services() as services:
         found = collect(
-            services, name, older_than_s=age_s, dry_run=dry_run, log=say, actor=common.actor
+            services, job, older_than_s=age_s, dry_run=dry_run, log=say, actor=common.actor
         )
     emit(common.as_json, found.to_dict(), _fields(found))
     return 0

@@ -18,6 +18,7 @@ import click
 from airflow_slurm_provider.cli.completers import complete_jobs, complete_profiles
 from airflow_slurm_provider.cli.profiles import site_file
 from slurm_worker.errors import ErrorClass, UserError
+from slurm_worker.protocol.keys import JobId, check_job_id
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.services import Services
@@ -86,8 +87,8 @@ def common_options(function: Callable[Concatenate[Common, P], int]) -> Callable[
 
 
 def job_argument(function: F) -> F:
-    """Give a command its JOB, whose id the shell completes."""
-    return click.argument("job", shell_complete=complete_jobs)(function)
+    """Give a command its JOB, checked; the shell completes its id."""
+    return click.argument("job", shell_complete=complete_jobs, callback=_checked)(function)
 
 
 def error_classes(value: str | None, option: str = "--errors") -> list[str] | None:
@@ -107,6 +108,10 @@ def error_classes(value: str | None, option: str = "--errors") -> list[str] | No
             f"choose from {', '.join(known)}"
         )
     return list(dict.fromkeys(names))
+
+
+def _checked(_ctx: click.Context, _param: click.Parameter, value: str) -> JobId:
+    return check_job_id(value, "JOB")
 
 
 def _text(value: object) -> str | None:

@@ -83,19 +83,18 @@ def retry(
 @job_argument
 @click.option("--class", "error_class", metavar="CLASS", help="Only failures of this class.")
 @common_options
-def errors(common: Common, job: str, error_class: str | None) -> int:
+def errors(common: Common, job: JobId, error_class: str | None) -> int:
     """List the failures of JOB, grouped by class and message, with the retry command.
 
     Messages that differ only in numbers, quoted text, paths or addresses form one group.
     """
-    name = check_job_id(job, "JOB")
     chosen = (error_classes(error_class, "--class") or [""])[0]
     from airflow_slurm_provider.coordinator.status.failures import explain
 
     with common.services() as services:
-        groups = explain(services, name, chosen)
-    document = {"job_id": name, "groups": [group.to_dict() for group in groups]}
-    emit(common.as_json, document, [("job", name), *failure_fields(name, groups)])
+        groups = explain(services, job, chosen)
+    document = {"job_id": job, "groups": [group.to_dict() for group in groups]}
+    emit(common.as_json, document, [("job", job), *failure_fields(job, groups)])
     return 0
 
 

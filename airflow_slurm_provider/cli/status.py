@@ -19,7 +19,7 @@ from airflow_slurm_provider.cli.options import Common, common_options, job_argum
 from airflow_slurm_provider.cli.output import emit
 from airflow_slurm_provider.cli.wait_loop import report_wait, wait_limits, wait_until_finished
 from slurm_worker.errors import ServiceError
-from slurm_worker.protocol.keys import JobId, check_job_id
+from slurm_worker.protocol.keys import JobId
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.services import Services
@@ -29,27 +29,26 @@ if TYPE_CHECKING:
 @click.command(epilog="\b\nExample:\n  slurmctl status flights-2013")
 @job_argument
 @common_options
-def status(common: Common, job: str) -> int:
+def status(common: Common, job: JobId) -> int:
     """Show the progress of JOB: tasks, items, failures by class, workers, dataset.
 
     If the cluster can't be reached, everything else is printed, then the error.
     """
-    name = check_job_id(job, "JOB")
     # Not through `api`, which would import planning and retrying as well.
     from airflow_slurm_provider.coordinator.status.progress import read_progress, read_status
 
     with common.services() as services:
         away: ServiceError | None = None
         try:
-            found = read_status(services, name)
+            found = read_status(services, job)
             progress, problem = found.progress, found.problem
             workers, array = workers_text(found), workers_document(found.array)
         except ServiceError as error:
-            progress, problem, away = read_progress(services, name), "", error
+            progress, problem, away = read_progress(services, job), "", error
             workers, array = "unknown: the cluster can't be reached", None
-        lost = _worker_failures(services, name)
-        manifest = read_manifest(services, name)
-        where = manifest_address(services, name)
+        lost = _worker_failures(services, job)
+        manifest = read_manifest(services, job)
+        where = manifest_address(services, job)
     document = {
         **progress.to_dict(),
         "problem": problem,
@@ -83,14 +82,13 @@ def _worker_failures(services: Services, job: JobId) -> list[WorkerFailure] | No
 @wait_limits
 @common_options
 def wait(
-    common: Common, job: str, interval: float, timeout: float | None, max_failed_items: int | None
+    common: Common, job: JobId, interval: float, timeout: float | None, max_failed_items: int | None
 ) -> int:
     """Wait until every task of JOB has ended.
 
     Failed items don't fail the job: they are counted by class, and slurmctl retry runs them
     again. Exits with 1 if tasks gave up, or if no worker is left while tasks remain.
     """
-    name = check_job_id(job, "JOB")
     with common.services() as services:
-        found = wait_until_finished(services, name, interval=interval, timeout=timeout)
+        found = wait_until_finished(services, job, interval=interval, timeout=timeout)
     return report_wait(common, found, max_failed_items)

@@ -15,7 +15,7 @@ from airflow_slurm_provider.cli.options import Common, common_options, job_argum
 from airflow_slurm_provider.cli.output import say
 from airflow_slurm_provider.cli.wait_loop import report_wait, wait_limits, wait_until_finished
 from slurm_worker.errors import ServiceError
-from slurm_worker.protocol.keys import JobId, check_job_id
+from slurm_worker.protocol.keys import JobId
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.cli.watch_view import View
@@ -30,23 +30,22 @@ _EVENTS_KEPT = 5
 @wait_limits
 @common_options
 def watch(
-    common: Common, job: str, interval: float, timeout: float | None, max_failed_items: int | None
+    common: Common, job: JobId, interval: float, timeout: float | None, max_failed_items: int | None
 ) -> int:
     """Show JOB live: progress, workers, failures, nodes, slow tasks, limits, events.
 
     Ctrl-C leaves the display, with exit code 130; the job continues. When the job ends, watch
     exits like slurmctl wait. Without a terminal it prints a line at every change.
     """
-    name = check_job_id(job, "JOB")
     with common.services() as services:
         try:
             live = sys.stdout.isatty() and not common.as_json
-            with _screen(services, name) if live else _nothing() as shown:
+            with _screen(services, job) if live else _nothing() as shown:
                 status = wait_until_finished(
-                    services, name, interval=interval, timeout=timeout, show=shown
+                    services, job, interval=interval, timeout=timeout, show=shown
                 )
         except KeyboardInterrupt:
-            say(f"{name} continues; to watch it again: slurmctl watch {name}")
+            say(f"{job} continues; to watch it again: slurmctl watch {job}")
             return ExitCode.INTERRUPTED
     return report_wait(common, status, max_failed_items)
 

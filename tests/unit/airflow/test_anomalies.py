@@ -121,7 +121,7 @@ def test_hearing_of_anomalies_does_not_prolong_a_sensors_timeout(
     assert timedelta(seconds=1) <= second.value.timeout <= timedelta(seconds=100)
 
 
-def test_who_waits_in_the_task_hears_of_them_there(
+def test_a_wait_in_the_task_reports_them_there(
     coordinator: Coordinator, context: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = [Says("{{ alert.kind }}")]

@@ -115,7 +115,7 @@ def test_a_failed_element_fails_the_task_with_its_output(
         operator().execute(context)
 
 
-def test_a_wait_outlives_looks_that_fail(cluster: Cluster, context: dict[str, Any]) -> None:
+def test_a_wait_survives_failed_status_queries(cluster: Cluster, context: dict[str, Any]) -> None:
     cluster.state = S.COMPLETED
     cluster.away = FAILURES_ALLOWED
     assert operator().execute(context) == "100"
@@ -124,7 +124,9 @@ def test_a_wait_outlives_looks_that_fail(cluster: Cluster, context: dict[str, An
         operator(durable=False).execute(context)
 
 
-def test_a_retry_goes_on_with_an_array_that_runs(cluster: Cluster, context: dict[str, Any]) -> None:
+def test_a_retry_continues_with_an_array_that_runs(
+    cluster: Cluster, context: dict[str, Any]
+) -> None:
     for _ in range(2):
         with pytest.raises(TaskDeferred) as deferred:
             operator(deferrable=True).execute(context)
@@ -144,7 +146,7 @@ def test_a_submission_whose_reply_was_lost_is_found_by_the_token_in_its_name(
     assert len(cluster.names) == 1
 
 
-def test_a_retry_after_a_failure_submits_anew(cluster: Cluster, context: dict[str, Any]) -> None:
+def test_a_retry_after_a_failure_submits_again(cluster: Cluster, context: dict[str, Any]) -> None:
     cluster.state = S.FAILED
     with pytest.raises(AirflowException):
         operator().execute(context)
@@ -161,7 +163,9 @@ def test_what_succeeded_is_not_run_again_by_a_retry(
     assert len(cluster.names) == 1
 
 
-def test_who_is_not_durable_submits_each_time(cluster: Cluster, context: dict[str, Any]) -> None:
+def test_a_task_that_is_not_durable_submits_each_time(
+    cluster: Cluster, context: dict[str, Any]
+) -> None:
     cluster.state = S.COMPLETED
     assert operator(durable=False).execute(context) == "100"
     assert operator(durable=False).execute(context) == "101"

@@ -56,7 +56,7 @@ def running(failed: dict[str, int] | None = None) -> JobStatus:
     return JobStatus(progress(done=False, failed=failed), array, finished=False)
 
 
-def test_a_look_tells_items_tasks_and_workers() -> None:
+def test_a_status_query_reports_items_tasks_and_workers() -> None:
     sink = Sink()
     JobMetrics("job-1", sink).record(running({"network": 3}))
     assert sink.gauges[("items",)] == 100

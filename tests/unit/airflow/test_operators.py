@@ -129,7 +129,7 @@ def killed_while_it_waits(
     "kind", [SlurmSubmitOperator, RetryByErrorClassOperator, ParquetAggregateOperator]
 )
 @pytest.mark.parametrize(("asked", "expected"), [(False, []), (True, ["job-1"])])
-def test_whoever_is_killed_while_it_waits_in_its_own_process_cancels_when_asked_to(
+def test_a_task_killed_while_it_waits_in_its_own_process_cancels_when_asked_to(
     coordinator: Coordinator,
     context: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -175,7 +175,7 @@ def test_a_merge_on_the_nodes_is_cancelled_and_never_the_job_that_is_merged(
     assert coordinator.cancelled == ["job-1.merge-1"]
 
 
-def test_a_wait_in_the_tasks_own_process_bears_as_many_failed_looks_as_a_trigger(
+def test_a_wait_in_the_tasks_own_process_tolerates_as_many_failed_queries_as_a_trigger(
     coordinator: Coordinator, context: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
@@ -193,7 +193,7 @@ def test_a_wait_in_the_tasks_own_process_bears_as_many_failed_looks_as_a_trigger
         assert slept[:5] == [10.0, 10.0, 10.0, 20.0, 30.0], "the more fail, the longer it waits"
 
 
-def test_a_sensor_pokes_again_after_a_look_that_failed(
+def test_a_sensor_pokes_again_after_a_failed_query(
     coordinator: Coordinator, context: dict[str, Any]
 ) -> None:
     coordinator.polls = [ServiceError("ssh is down"), FINISHED]
@@ -313,7 +313,7 @@ def test_retry_begins_no_round_after_its_time(
     assert coordinator.asked == []
 
 
-def test_retry_goes_on_round_by_round_until_nothing_is_left(
+def test_retry_runs_round_after_round_until_nothing_is_left(
     coordinator: Coordinator, context: dict[str, Any]
 ) -> None:
     coordinator.retries = [

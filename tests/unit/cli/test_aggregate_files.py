@@ -390,7 +390,9 @@ def test_a_file_that_is_named_in_several_ways_is_read_once(
     assert "named twice" in capsys.readouterr().out
 
 
-def test_what_is_left_out_is_told(merged: Merged, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_left_out_are_reported(
+    merged: Merged, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in (".ipynb_checkpoints/a.jsonl", "_temporary/a.jsonl", "._a.jsonl", "a.jsonl"):
         merged.write(name, '{"a": 1}\n')
     for name in ("c.json", "d.jsonl.bz2", "README", "e.csv", "f.csv"):

@@ -6,7 +6,7 @@ from airflow_slurm_provider.cli.app import ExitCode
 from tests.unit.cli.conftest import Cli
 
 
-def test_what_was_made_and_what_was_there_is_told_line_by_line(cli: Cli) -> None:
+def test_created_and_existing_resources_are_reported_line_by_line(cli: Cli) -> None:
     cli.enter_aws()
     first = cli("bootstrap", "--create-bucket")
     assert first.code == ExitCode.OK, first.err
@@ -21,7 +21,7 @@ def test_what_was_made_and_what_was_there_is_told_line_by_line(cli: Cli) -> None
     assert again.out.splitlines()[-1] == "6 exists"
 
 
-def test_a_bucket_that_nobody_asked_for_is_exit_code_1_and_the_mend_says_how(cli: Cli) -> None:
+def test_a_missing_bucket_is_exit_code_1_with_the_fix(cli: Cli) -> None:
     cli.enter_aws()
     ended = cli("bootstrap")
     assert ended.code == ExitCode.JOB_FAILED

@@ -122,7 +122,7 @@ def test_wait_gives_up_after_its_time(cli: Cli) -> None:
     assert sum(cli.clock.slept) <= 60
 
 
-def test_wait_bears_a_cluster_that_is_away_for_a_while(cli: Cli) -> None:
+def test_wait_tolerates_a_cluster_that_is_away_for_a_while(cli: Cli) -> None:
     cli.submit()
 
     def leave() -> None:
@@ -134,7 +134,7 @@ def test_wait_bears_a_cluster_that_is_away_for_a_while(cli: Cli) -> None:
     assert ended.err.count("the login node is away; next try") == TOLERATED_FAILURES
 
 
-def test_wait_stops_at_once_when_the_first_look_fails(cli: Cli) -> None:
+def test_wait_stops_at_once_when_the_first_query_fails(cli: Cli) -> None:
     cli.submit()
     cli.slurm.away = 1
     assert cli("wait", "job-1").code == ExitCode.SERVICE_ERROR
@@ -208,7 +208,7 @@ def test_errors_that_were_all_tried_again_have_no_examples(cli: Cli, handler: Ha
     assert "k2" not in ended.out
 
 
-def test_errors_of_a_job_without_failures_names_who_tells_of_dead_workers(cli: Cli) -> None:
+def test_errors_of_a_job_without_failures_names_the_command_for_dead_workers(cli: Cli) -> None:
     cli.submit()
     assert "slurmctl status job-1" in cli("errors", "job-1").out
 
@@ -267,7 +267,7 @@ def test_aggregate_refuses_while_tasks_remain(cli: Cli) -> None:
     assert "3 unfinished tasks" in ended.err
 
 
-def test_a_paused_job_says_by_whom_and_goes_on_when_resumed(cli: Cli) -> None:
+def test_a_paused_job_shows_the_actor_and_continues_after_resume(cli: Cli) -> None:
     cli.submit()
     assert cli("pause", "job-1").fields["paused"].startswith("by slurmctl ")
     assert cli("pause", "job-1").fields["paused"].endswith(", already before this call")
@@ -291,7 +291,7 @@ def test_cancel_stops_what_is_alive(cli: Cli) -> None:
     assert cli("cancel", "job-1").fields["cancelled"].startswith("nothing")
 
 
-def test_submit_after_cancel_goes_on(cli: Cli) -> None:
+def test_submit_after_cancel_continues(cli: Cli) -> None:
     cli.submit()
     cli("cancel", "job-1")
     assert cli.submit("--json").json["slurm_job_ids"] == ["102"]
@@ -310,7 +310,7 @@ def test_a_terminal_gets_a_table_and_a_progress_bar(
     assert f"{ITEMS - 2} of {ITEMS} items ok" in ended.err
 
 
-def test_logs_are_told_by_task_worker_and_severity(cli: Cli) -> None:
+def test_logs_are_chosen_by_task_worker_and_severity(cli: Cli) -> None:
     cli.submit()
     paths = cli.world.paths
     for worker, task, level in (
@@ -375,7 +375,7 @@ def test_the_output_of_a_worker_comes_from_the_cluster(cli: Cli) -> None:
     assert cli("logs", "job-1", "--output").code == ExitCode.USER_ERROR
 
 
-def test_a_worker_that_is_no_element_of_an_array_is_told_in_one_line(cli: Cli) -> None:
+def test_a_worker_that_is_not_an_element_of_an_array_is_refused_in_one_line(cli: Cli) -> None:
     cli.submit()
     wrong = cli("logs", "job-1", "--output", "--worker", "101_[7]")
     assert (wrong.code, wrong.err) == (

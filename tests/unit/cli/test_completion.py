@@ -35,7 +35,7 @@ def test_each_shell_gets_its_script(cli: Cli, shell: str) -> None:
     assert f"{VARIABLE}={shell}_complete" in ended.out
 
 
-def test_another_shell_is_told_which_there_are(cli: Cli) -> None:
+def test_an_unknown_shell_is_refused_with_the_known_ones(cli: Cli) -> None:
     ended = cli("completion", "csh")
     assert ended.code == ExitCode.USER_ERROR
     assert "'bash', 'zsh', 'fish'" in ended.err
@@ -50,7 +50,7 @@ def test_job_ids_come_from_the_register_of_jobs(cli: Cli) -> None:
     assert complete("slurmctl events users-1 --fo", 3) == ["--follow"]
 
 
-def test_nothing_is_completed_and_nothing_said_where_the_table_is_away(
+def test_nothing_is_completed_or_printed_if_the_table_is_away(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURMCTL_CONFIG", "nowhere.yaml")

@@ -54,7 +54,7 @@ def test_a_plan_without_a_cluster_says_what_it_does_not_know(cli: Cli) -> None:
     assert "the login node is away" in ended.json["notes"][0]
 
 
-def test_the_cost_of_a_job_is_told_with_advice(cli: Cli) -> None:
+def test_the_cost_of_a_job_is_shown_with_advice(cli: Cli) -> None:
     cli.slurm.ended = [USED]
     cli.submit()
     cli.world.requests.count(RequestKind.S3_PUT)

@@ -102,7 +102,7 @@ def test_a_wrong_config_is_named_and_leaves_nothing(
     "command",
     [["submit"], ["aggregate-files", ".", "-o", "out", "--schema"], ["status", "j", "--site"]],
 )
-def test_a_file_that_is_no_yaml_is_told_in_one_line(
+def test_a_file_that_is_not_yaml_is_refused_in_one_line(
     cli: Cli, tmp_path: Path, command: list[str], content: bytes, expected: str
 ) -> None:
     file = tmp_path / "wrong.yaml"
@@ -128,9 +128,7 @@ def test_a_service_that_is_away(cli: Cli) -> None:
     assert cli.submit().code == ExitCode.OK
 
 
-def test_credentials_that_are_not_found_are_the_users_to_mend(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_credentials_are_a_user_error(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     empty_aws(monkeypatch)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)

@@ -96,7 +96,7 @@ def test_the_full_story_can_be_rebuilt(cli: Cli, handler: Handler) -> None:
     ]
 
 
-def test_a_mark_goes_on_where_the_last_call_ended(cli: Cli) -> None:
+def test_a_mark_continues_where_the_last_call_ended(cli: Cli) -> None:
     cli.submit()
     first = cli("events", "job-1", "--json").json
     assert [each["action"] for each in first["events"]] == ["planned", "submitted"]
@@ -133,7 +133,7 @@ def test_following_prints_what_is_new_until_interrupted(cli: Cli, as_json: bool)
     assert "looked too" in lines[-1]
 
 
-def test_following_bears_a_table_that_is_away_for_a_while(
+def test_following_tolerates_a_table_that_is_away_for_a_while(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cli.submit()
@@ -155,7 +155,7 @@ def test_following_bears_a_table_that_is_away_for_a_while(
     assert ended.out.splitlines()[-1].endswith("me: looked")
 
 
-def test_an_event_that_comes_late_is_told_once(cli: Cli) -> None:
+def test_a_late_event_is_printed_once(cli: Cli) -> None:
     cli.submit()
     jobs = cli.world.jobs
     reader = AuditLogReader(cli.services, jobs.job)

@@ -46,7 +46,7 @@ def test_an_option_goes_over_the_environment_and_that_over_the_default(
     assert site_file(site, profile, environment) == folder / expected
 
 
-def test_an_unknown_profile_is_told_with_those_that_there_are(folder: Path) -> None:
+def test_an_unknown_profile_is_refused_with_the_existing_ones(folder: Path) -> None:
     with pytest.raises(UserError) as told:
         site_file(None, "lap", {})
     assert str(told.value) == (

@@ -74,7 +74,7 @@ def text(view: View, width: int = 100) -> str:
     return console.export_text()
 
 
-def test_the_picture_has_all_that_a_look_has_found() -> None:
+def test_the_screen_shows_everything_of_a_status_query() -> None:
     limits = [LimitState("api", "job-1", 10.0, 7.0, 2, 1.5, 1234, 86_400)]
     events = [AuditEvent(NOW_MS, "me", "submitted", {"workers": 3}, "m")]
     seen = text(View(poll(snapshot()), limits, events))
@@ -109,7 +109,7 @@ def test_a_job_without_anything_yet_has_a_picture() -> None:
     assert "not submitted" in seen
 
 
-def test_a_pause_a_problem_and_an_error_are_told() -> None:
+def test_a_pause_a_problem_and_an_error_are_shown() -> None:
     paused = snapshot(job=replace(JOB, paused="me"))
     assert "paused by me" in text(View(poll(paused)))
     assert "no worker is left" in text(View(poll(snapshot(), problem="no worker is left")))

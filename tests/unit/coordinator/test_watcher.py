@@ -150,7 +150,7 @@ def test_a_death_is_told_at_the_next_look_where_the_table_was_away_at_this_one(
         raise ServiceError("the table is away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(api, "losses", away)
+        patch.setattr(api, "worker_failures", away)
         watcher.poll()
     watcher.poll()
     assert watcher.lost == {"walltime": 1}, lines

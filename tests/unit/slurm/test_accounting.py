@@ -71,7 +71,7 @@ def test_each_death_has_its_class_node_memory_and_time() -> None:
     assert found[3, 0].elapsed_s == 86_401
 
 
-def test_a_worker_is_told_from_its_requeued_twin() -> None:
+def test_a_worker_differs_from_its_requeued_twin() -> None:
     workers = [
         record.worker for record in parse_records(TEXT, ENDING_FIELDS) if record.element == 2
     ]

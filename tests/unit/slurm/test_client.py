@@ -102,7 +102,7 @@ def test_an_array_that_nobody_knows_is_unknown_until_it_has_been_so_for_long(
     assert "its end was never recorded" in caplog.text
 
 
-def test_the_time_of_not_knowing_starts_anew_when_the_array_is_seen() -> None:
+def test_the_unknown_time_restarts_when_the_array_is_seen() -> None:
     time = Time()
     transport = Scripted(squeue=NO_SUCH_JOB, sacct=said(""))
     client = client_of(transport, time)
@@ -136,7 +136,7 @@ def test_a_state_of_a_later_slurm_keeps_the_array_alive() -> None:
     assert client_of(transport).array(KEY).alive == 1
 
 
-def test_a_line_that_is_not_understood_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_line_that_is_not_understood_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     queue = CommandResult(0, said("12_0|RUNNING|n1|None\n").stdout + "what?\n", "")
     transport = Scripted(squeue=queue, sacct=said("12_x|A|B|C\n"))
     with caplog.at_level(logging.WARNING):
@@ -398,7 +398,7 @@ def test_of_a_requeued_elements_records_the_latest_start_counts() -> None:
     assert (array.elements[0].state, array.elements[0].node) == (S.COMPLETED, "n2")
 
 
-def test_neither_deaths_nor_memory_nor_starts_of_another_job_are_told_as_ours() -> None:
+def test_records_of_another_job_are_never_taken_for_ours() -> None:
     records_of = records(
         "12_0|COMPLETED|n1|0:0|00:01:00|1|00:30|1G||2026-11-20T12:00:00|job.a1b2",
         "12_0.batch|COMPLETED|n1|0:0|00:01:00|1|00:30|1G|100M|2026-11-20T12:00:00|batch",

@@ -47,7 +47,7 @@ def test_a_name_that_is_none_removes_nothing(
     assert left(remote) == {"probe.1"}
 
 
-def test_variables_that_are_removed_are_told() -> None:
+def test_removed_variables_are_listed() -> None:
     # This process is the parent: what it was started with counts.
     program = (
         "from airflow_slurm_provider.slurm.cluster_info import Survey\n"

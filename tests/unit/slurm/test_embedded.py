@@ -199,7 +199,7 @@ def test_one_element_can_be_cancelled(cluster: Cluster) -> None:
     assert cluster.ended(job).counts() == {"COMPLETED": 2, "CANCELLED": 1}
 
 
-def test_who_does_not_listen_to_sigterm_is_killed(cluster: Cluster) -> None:
+def test_an_element_that_ignores_sigterm_is_killed(cluster: Cluster) -> None:
     job = cluster.submit('trap "" TERM; touch "$OUT/deaf"; while :; do sleep 0.05; done')
     cluster.until(job, lambda _: (cluster.remote / "deaf").exists())
     cluster.client.cancel([cluster.key(job)])

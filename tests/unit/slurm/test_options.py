@@ -54,7 +54,7 @@ def test_options_become_sbatch_arguments() -> None:
         ({"time": "1", "grace": 60}, "slurm.grace: 60 s is not less than slurm.time '1' (60 s)"),
     ],
 )
-def test_a_wrong_option_is_named_with_its_mend(raw: dict[str, object], message: str) -> None:
+def test_a_wrong_option_is_named_with_its_fix(raw: dict[str, object], message: str) -> None:
     with pytest.raises(UserError) as caught:
         SlurmOptions.from_mapping(raw)
     assert str(caught.value).startswith(message)

@@ -37,7 +37,7 @@ def poller_of(cluster: Cluster, time: Time) -> ArrayPoller:
     return ArrayPoller(cluster, time.clock, random.Random(1))
 
 
-def test_three_hundred_who_wait_cost_what_one_costs() -> None:
+def test_three_hundred_waits_cost_as_much_as_one() -> None:
     cluster, time = Cluster(), Time()
     poller = poller_of(cluster, time)
     for _ in range(6):
@@ -69,7 +69,7 @@ def test_the_most_impatient_decides_how_often() -> None:
     assert len(cluster.looks) == 10
 
 
-def test_a_look_that_failed_is_told_to_all_and_not_repeated_at_once() -> None:
+def test_a_failed_query_is_reported_to_all_waits_and_not_repeated_at_once() -> None:
     cluster, time = Cluster(), Time()
     poller = poller_of(cluster, time)
     cluster.down = True

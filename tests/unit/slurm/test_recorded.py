@@ -66,7 +66,7 @@ def test_releases_from_20_11_on_are_recorded() -> None:
     assert found == ["20.11", "22.05", "24.11"]
 
 
-def test_the_version_and_the_largest_array_are_told(release: Path) -> None:
+def test_the_version_and_the_largest_array_are_read(release: Path) -> None:
     assert release.name in client(0, text(release, "version")).version()
     assert client(0, text(release, "config")).max_array_size() > 1
 
@@ -117,7 +117,7 @@ def test_a_refusal_for_good_is_a_mistake_in_the_options(release: Path, refused: 
     assert not isinstance(told.value, ServiceError)
 
 
-def test_a_refusal_for_the_number_of_jobs_is_told_from_it(release: Path) -> None:
+def test_a_refusal_for_the_number_of_jobs_is_an_error_of_its_own(release: Path) -> None:
     with pytest.raises(SubmitLimitError):
         client(SubmitExit.REFUSED, err=text(release, "refused-limit")).submit(
             "n", "#!/bin/sh\n", "f"

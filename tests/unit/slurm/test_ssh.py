@@ -125,7 +125,7 @@ def test_what_start_up_files_print_is_not_the_commands_answer(
     assert (result.code, result.stdout, result.stderr) == (4, "said", "oh\n")
 
 
-def test_what_start_up_files_say_where_they_end_the_login_is_told(
+def test_output_of_start_up_files_that_end_the_login_is_reported(
     node: LoginNode, ssh: SshTransport
 ) -> None:
     node.start_up = b"echo the account has expired >&2; exit 1; "
@@ -236,7 +236,7 @@ def test_a_named_file_of_known_hosts_stands_in_for_the_users_own(
         connect(node)
 
 
-def test_a_refused_key_is_told_with_host_user_and_file(node: LoginNode) -> None:
+def test_a_refused_key_is_reported_with_host_user_and_file(node: LoginNode) -> None:
     with pytest.raises(UserError) as caught:
         connect(node, "somebody")
     assert not isinstance(caught.value, ServiceError)
@@ -279,13 +279,13 @@ def test_a_file_that_is_not_there_is_named(field: str) -> None:
         open_paramiko("127.0.0.1", 1, "lab", **{field: "/nowhere/x"})
 
 
-def test_a_port_where_nobody_listens_is_told(node: LoginNode) -> None:
+def test_a_closed_port_is_reported(node: LoginNode) -> None:
     port = closed_port()
     with pytest.raises(HostUnreachable, match=f"'127.0.0.1' port {port} can't be reached"):
         open_paramiko("127.0.0.1", port, "lab", str(node.key_file), str(node.known_hosts))
 
 
-def test_a_host_whose_name_is_wrong_is_told(node: LoginNode) -> None:
+def test_a_wrong_host_name_is_reported(node: LoginNode) -> None:
     with pytest.raises(HostUnreachable, match=r"'login.invalid' port 22 can't be reached"):
         open_paramiko("login.invalid", 22, "lab", str(node.key_file), str(node.known_hosts))
 

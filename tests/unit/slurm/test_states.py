@@ -46,7 +46,7 @@ def test_what_still_may_run_is_not_terminal() -> None:
 
 
 @pytest.mark.parametrize("text", ["HYPERSPACE", "COMPL+", "", "+"])
-def test_an_unknown_state_counts_as_alive_and_is_told_once(
+def test_an_unknown_state_counts_as_alive_with_one_warning(
     text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     parse_state.cache_clear()

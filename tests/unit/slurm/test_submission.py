@@ -121,7 +121,7 @@ def test_a_connection_lost_at_any_step_leaves_one_array(
     assert (len(slurm.lines("calls")), time.slept) == (1, [])
 
 
-def test_a_submission_takes_three_commands_and_a_look_back_two(
+def test_a_submission_takes_three_commands_and_a_repeated_one_two(
     slurm: FakeSlurm, remote: Path
 ) -> None:
     counting = BreakingTransport(slurm.transport(), -1, after=False)
@@ -169,7 +169,9 @@ def test_while_it_is_not_known_nothing_is_submitted_again(
     assert len(arrays(slurm)) == 1
 
 
-def test_the_reason_is_told_while_it_is_not_known(client: SlurmClient, slurm: FakeSlurm) -> None:
+def test_the_error_is_reported_while_the_result_is_unknown(
+    client: SlurmClient, slurm: FakeSlurm
+) -> None:
     slurm.mode("unreachable")
     with pytest.raises(ServiceError, match=r"Unable to contact slurm controller \(connect fail"):
         submit(client)
@@ -213,7 +215,7 @@ def test_a_script_that_is_refused_itself_is_not_put_again(
     assert len(slurm.lines("calls")) == 1
 
 
-def test_a_refusal_is_told_and_a_corrected_script_goes_through(
+def test_a_refusal_is_reported_and_a_corrected_script_is_submitted(
     client: SlurmClient, slurm: FakeSlurm, time: Time
 ) -> None:
     slurm.mode("refuse")
@@ -380,7 +382,7 @@ def test_a_name_that_means_something_elsewhere_is_refused(client: SlurmClient, n
             client.submit(*arguments)
 
 
-def test_a_folder_that_can_not_be_written_is_told(slurm: FakeSlurm, tmp_path: Path) -> None:
+def test_a_folder_that_can_not_be_written_is_reported(slurm: FakeSlurm, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     client = SlurmClient(slurm.transport(), str(tmp_path / "file" / "below"))
     with pytest.raises(ServiceError, match=r"making the remote folder failed: .*Not a directory"):
@@ -466,7 +468,7 @@ def test_cancelling_never_hits_a_job_that_has_the_number_now(
     assert slurm.lines("jobs") == ["101 somebody.elses"]
 
 
-def test_a_cancel_that_slurm_did_not_carry_out_is_told(
+def test_a_cancel_that_slurm_did_not_carry_out_is_reported(
     client: SlurmClient, slurm: FakeSlurm, time: Time
 ) -> None:
     submit(client)

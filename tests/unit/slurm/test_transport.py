@@ -71,7 +71,7 @@ def test_a_local_command_runs_in_the_home_folder_with_its_environment(
     assert LocalTransport({"A": "b c"}).run('pwd; echo "$A"').stdout == f"{tmp_path}\nb c\n"
 
 
-def test_a_local_command_goes_on_when_nobody_waits_for_it_any_more(
+def test_a_local_command_continues_when_nobody_waits_for_it(
     tmp_path: Path, wait_for: Callable[[Callable[[], bool]], None]
 ) -> None:
     with pytest.raises(ServiceError):
