@@ -1,4 +1,4 @@
-// What may be done to a job. Each asks first, says what was done, and is noted in the audit trail.
+// Actions on a job. Each asks for confirmation, reports its result, and appears in the audit log.
 
 import { $, byClass, get, h, number, post, sum } from "./lib.js";
 

@@ -246,7 +246,7 @@ def test_without_a_free_node_nothing_is_concluded_and_the_job_is_cancelled() -> 
     cluster.state = Pending()
     findings = examine(cluster, timeout_s=30)
     assert findings["node_job"].level is Level.SKIP
-    assert "not checked: no node was free within 30 s (Slurm says Resources)" in (
+    assert "not checked: no node was free within 30 s (Slurm's reason: Resources)" in (
         findings["node_job"].found
     )
     assert cluster.cancelled == list(cluster.arrays.values())
