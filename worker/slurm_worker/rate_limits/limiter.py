@@ -334,7 +334,7 @@ class RateLimiter:
             )
         result = self._update(statement)
         self._row = result.row or {}
-        # Far ahead of what we reserved: others reserve too, and will have by our next request,
+        # Far ahead of what we reserved: other workers reserve too, and will have by our next request,
         # so our copy of the row does not show whether the schedule is behind.
         self._crowded = int_of(self._row, "tat") - _us(now) > 1.5 * cost
         if isinstance(result, Applied):
@@ -403,7 +403,7 @@ class RateLimiter:
         return self.config.quota_per_day or NO_QUOTA
 
     def _begin_day(self, day: int) -> None:
-        """Refused means that somebody else has begun it."""
+        """Begin a quota's day; refused means that another worker has begun it."""
         result = self._update(statements.begin_day(day))
         self._row = result.row or {}
 
