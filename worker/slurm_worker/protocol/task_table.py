@@ -222,7 +222,7 @@ class TaskTable:
     ) -> None:
         """Give a task that could not be run back, or fail it: at once, or after `max_tries`.
 
-        Refused after a lost reply, or because the lease was lost: in both cases the lease has ended.
+        Refused after a lost reply, or because the lease was lost: in both cases it has ended.
         """
         final = final or lease.row.tries + 1 >= self.lease.max_tries
         statement = task_statements.fail(
