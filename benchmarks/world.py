@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from slurm_worker.backends.clock import boot_time
-from slurm_worker.node.slurm_job import Drain, Identity
+from slurm_worker.node.slurm_job import Drain, WorkerIdentity
 from slurm_worker.node.threads import PooledThreads
 from slurm_worker.node.worker import Worker
 from slurm_worker.protocol.job_config import HandlerConfig, JobConfig, LeaseConfig, WorkerConfig
@@ -112,7 +112,7 @@ def worker(
             handler=HandlerConfig("benchmark_handler:handle"),
             worker=options or WorkerConfig(),
         ),
-        Identity("w1", "000-1", {"array": "", "element": "", "restart": "", "node": "n"}),
+        WorkerIdentity("w1", "000-1", {"array": "", "element": "", "restart": "", "node": "n"}),
         rows=rows,
         buckets=lambda _: objects,
         clock=WallClock(),

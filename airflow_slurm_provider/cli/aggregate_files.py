@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_slurm_provider.cli.options import Common
-from airflow_slurm_provider.cli.output import emit, number, size_text
+from airflow_slurm_provider.cli.output import emit
+from airflow_slurm_provider.units import format_count, format_size
 from slurm_worker.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,11 +53,11 @@ def merge_paths(
                 scratch,
                 stack.enter_context(_bar()),
             )
-    size = size_text(sum(each.size for each in dataset.files))
+    size = format_size(sum(each.size for each in dataset.files))
     fields = [
-        ("files in", number(dataset.sources)),
-        ("rows out", number(dataset.rows)),
-        ("files", f"{number(len(dataset.files))}, {size}"),
+        ("files in", format_count(dataset.sources)),
+        ("rows out", format_count(dataset.rows)),
+        ("files", f"{len(dataset.files):,}, {size}"),
         ("dataset", output),
     ]
     if left_out := str(sources.left_out):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from airflow_slurm_provider.cli.options import Common, common_options, job_argument
-from airflow_slurm_provider.cli.output import Fields, emit, number, say
+from airflow_slurm_provider.cli.output import Fields, emit, say
 from slurm_worker.protocol.keys import check_job_id
 
 if TYPE_CHECKING:
@@ -96,4 +96,4 @@ def cancel(common: Common, job: str) -> int:
 
 def _workers(steered: ControlResult) -> Fields:
     arrays = ", ".join(steered.slurm_job_ids)
-    return [("new workers", f"{number(steered.workers)}{f' in {arrays}' if arrays else ''}")]
+    return [("new workers", f"{steered.workers:,}{f' in {arrays}' if arrays else ''}")]

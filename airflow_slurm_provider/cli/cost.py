@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from airflow_slurm_provider.cli.options import Common, common_options, job_argument
-from airflow_slurm_provider.cli.output import Fields, emit, number, say, show
+from airflow_slurm_provider.cli.output import Fields, emit, say, show
+from airflow_slurm_provider.units import format_count, format_memory, format_seconds
 from slurm_worker.protocol.keys import check_job_id
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.costs.actual import JobCost
     from airflow_slurm_provider.coordinator.costs.dry_run import Estimate
     from airflow_slurm_provider.coordinator.costs.prices import Bill
-    from airflow_slurm_provider.slurm.usage import Efficiency
+    from airflow_slurm_provider.slurm.accounting import Efficiency
 
 
 @click.command(
@@ -74,19 +75,24 @@ def cost(common: Common, job: str) -> int:
 def _plan_fields(found: Estimate) -> Fields:
     fields = [
         ("job", found.job_id),
-        ("items", number(found.items)),
-        ("tasks", f"{number(found.tasks)} of up to {number(found.bundle)} items"),
-        ("segments", number(found.segments)),
-        ("workers", f"{number(found.workers)} of {number(found.workers_asked)} asked for"),
+        ("items", format_count(found.items)),
+        ("tasks", f"{found.tasks:,} of up to {found.bundle:,} items"),
+        ("segments", format_count(found.segments)),
+        (
+            "workers",
+            f"{found.workers:,} of {found.workers_asked:,} asked for",
+        ),
         ("arrays", _arrays_text(found)),
         ("each worker", " ".join(found.resources) or "the site's defaults"),
     ]
     if found.cpu_hours_most is not None:
         fields.append(("cpu time", f"at most {found.cpu_hours_most:,g} CPU-hours, by slurm.time"))
     if found.shortest_s is not None:
-        fields.append(("limits", f"allow no less than {_time(found.shortest_s)}, a token an item"))
+        fields.append(
+            ("limits", f"allow no less than {format_seconds(found.shortest_s)}, a token an item")
+        )
     if found.work_s is not None:
-        fields.append(("time", f"about {_time(found.work_s)} once all workers run"))
+        fields.append(("time", f"about {format_seconds(found.work_s)} once all workers run"))
     fields += _bill_fields(found.total)
     fields += [
         ("cost", f"{_dollars(found.total.dollars)} of AWS requests, {_priced()}"),
@@ -101,7 +107,7 @@ def _plan_fields(found: Estimate) -> Fields:
 def _arrays_text(found: Estimate) -> str:
     sizes = ", ".join(f"{size:,}" for size in found.arrays[:5])
     more = f" and {len(found.arrays) - 5:,} more" if len(found.arrays) > 5 else ""
-    most = "unknown" if found.max_array_size is None else number(found.max_array_size)
+    most = "unknown" if found.max_array_size is None else format_count(found.max_array_size)
     return f"{len(found.arrays):,} of {sizes}{more} elements (MaxArraySize {most})"
 
 
@@ -115,7 +121,7 @@ def _cost_fields(found: JobCost) -> Fields:
     counted, estimated = found.spent.counted, found.spent.estimated
     fields = [
         ("job", found.job_id),
-        ("tasks done", f"{number(found.tasks)}, of {number(found.items)} items"),
+        ("tasks done", f"{found.tasks:,}, of {found.items:,} items"),
         *_bill_fields(counted + estimated),
         ("cost so far", f"{_dollars(found.spent.dollars)} of AWS requests, {_priced()}"),
         ("", f"counted by workers {_dollars(counted.dollars)}"),
@@ -138,14 +144,14 @@ def _efficiency_fields(found: Efficiency) -> Fields:
     ]
     if found.max_rss:
         share = f" ({found.memory_share:.0%})" if found.memory_share else ""
-        given = f" of {_size(found.mem)}" if found.mem else ""
-        fields.append(("memory", f"{_size(found.max_rss)}{given} at most{share}"))
+        given = f" of {format_memory(found.mem)}" if found.mem else ""
+        fields.append(("memory", f"{format_memory(found.max_rss)}{given} at most{share}"))
     return fields
 
 
 def _bill_fields(bill: Bill) -> Fields:
     return [
-        (kind, f"{number(count)} requests, {_dollars(bill.by_kind.get(kind, 0.0))}")
+        (kind, f"{count:,} requests, {_dollars(bill.by_kind.get(kind, 0.0))}")
         for kind, count in bill.requests.items()
     ]
 
@@ -159,14 +165,3 @@ def _priced() -> str:
 def _dollars(amount: float) -> str:
     """``$12.30``, and of small amounts what there is to see: ``$0.0042``."""
     return f"${amount:,.2f}" if amount >= 1 or not amount else f"${amount:.2g}"
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:,.1f} GB" if count >= 2**30 else f"{count / 2**20:,.0f} MB"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min"

@@ -11,7 +11,8 @@ import click
 
 from airflow_slurm_provider.cli.completers import complete_jobs
 from airflow_slurm_provider.cli.options import Common, common_options
-from airflow_slurm_provider.cli.output import emit, number, say, show
+from airflow_slurm_provider.cli.output import emit, say, show
+from airflow_slurm_provider.units import format_count
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobId, check_job_id
 
@@ -168,7 +169,7 @@ def _repaired_fields(found: Repaired) -> list[tuple[str, str]]:
         *([("rebuilt", "the job's own row")] if found.job else []),
         *([("rounds rebuilt", ", ".join(map(str, found.rounds)))] if found.rounds else []),
         *([("submissions rebuilt", ", ".join(found.submissions))] if found.submissions else []),
-        ("tasks rebuilt", number(found.tasks)),
-        ("done by their markers", number(found.completed)),
+        ("tasks rebuilt", format_count(found.tasks)),
+        ("done by their markers", format_count(found.completed)),
         *(("can't be rebuilt", each) for each in found.unmended),
     ]

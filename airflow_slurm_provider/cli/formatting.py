@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from airflow_slurm_provider.cli.output import Fields, by_class, number, size_text
+from airflow_slurm_provider.cli.output import Fields, by_class
 from airflow_slurm_provider.slurm.array_state import named
+from airflow_slurm_provider.units import format_count, format_size
 from slurm_worker.protocol.keys import JobId
 
 if TYPE_CHECKING:
@@ -45,10 +46,10 @@ def progress_fields(progress: Progress, problem: str = "") -> Fields:
         *([("problem", problem)] if problem else []),
         ("rounds", str(progress.rounds)),
         ("tasks", tasks or "none yet"),
-        ("items in", number(progress.items)),
-        ("ok", number(progress.ok)),
+        ("items in", format_count(progress.items)),
+        ("ok", format_count(progress.ok)),
         ("failed", by_class(progress.failed)),
-        ("pending", number(progress.pending)),
+        ("pending", format_count(progress.pending)),
     ]
     if progress.task_errors:
         fields.append(("tasks failed", by_class(progress.task_errors)))
@@ -138,13 +139,13 @@ def waited_fields(poll: JobStatus) -> Fields:
 
 def manifest_fields(manifest: Manifest) -> Fields:
     """What a published dataset holds."""
-    size = size_text(sum(int(each["size"]) for each in manifest["files"]))
+    size = format_size(sum(int(each["size"]) for each in manifest["files"]))
     return [
-        ("items in", number(manifest["items"])),
-        ("ok", number(manifest["ok"])),
+        ("items in", format_count(manifest["items"])),
+        ("ok", format_count(manifest["ok"])),
         ("failed", by_class(manifest["failed"])),
-        ("rows out", number(manifest["rows"])),
-        ("files", f"{number(len(manifest['files']))}, {size}"),
+        ("rows out", format_count(manifest["rows"])),
+        ("files", f"{len(manifest['files']):,}, {size}"),
         ("dataset", manifest["dataset"]),
         ("manifest", manifest["manifest"]),
         *_warnings(manifest["job"], manifest["ok"], sum(manifest["failed"].values())),
@@ -159,7 +160,7 @@ def dataset_text(manifest: Manifest | None, address: str) -> str:
     """The dataset in a line."""
     if manifest is None:
         return "not published"
-    return f"{number(manifest['rows'])} rows in {len(manifest['files'])} files, {address}"
+    return f"{manifest['rows']:,} rows in {len(manifest['files'])} files, {address}"
 
 
 def _utc(at: float) -> str:

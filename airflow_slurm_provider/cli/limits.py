@@ -6,7 +6,8 @@ import click
 
 from airflow_slurm_provider.cli.completers import complete_jobs
 from airflow_slurm_provider.cli.options import Common, common_options
-from airflow_slurm_provider.cli.output import emit, number
+from airflow_slurm_provider.cli.output import emit
+from airflow_slurm_provider.units import format_count
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import check_job_id
 
@@ -62,9 +63,9 @@ def limits(
         states = read_limits(services, name)
     fields = [("job", str(name))]
     for each in states:
-        used = number(each.used)
+        used = format_count(each.used)
         if each.quota_per_day is not None:
-            used += f" of {number(each.quota_per_day)} today"
+            used += f" of {each.quota_per_day:,} today"
         fields += [
             (each.name, f"{each.current_rate:g}/s of {each.rate:g}/s, scope {each.scope}"),
             ("", f"used {used}; reserved {each.ahead_s:.1f} s ahead; changed {each.cuts} times"),

@@ -53,16 +53,6 @@ def emit(as_json: bool, document: Mapping[str, object], fields: Fields) -> None:
             click.echo(_indented(f"{label}: {value}" if label else f"  {value}"))
 
 
-def number(value: int) -> str:
-    """An amount as a person reads it: ``336,776``."""
-    return f"{value:,}"
-
-
-def size_text(count: int) -> str:
-    """Bytes as a person reads them: ``6.1 MB``, ``23.4 kB``."""
-    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"
-
-
 def by_class(counts: Mapping[str, int]) -> str:
     """Counts per error class, the largest first: ``9,430 (bad_input 9,430)``."""
     total = sum(counts.values())

@@ -16,8 +16,9 @@ from airflow_slurm_provider.cli.options import (
     error_classes,
     job_argument,
 )
-from airflow_slurm_provider.cli.output import by_class, emit, number, say
+from airflow_slurm_provider.cli.output import by_class, emit, say
 from airflow_slurm_provider.cli.wait_loop import report_wait, wait_options, wait_until_finished
+from airflow_slurm_provider.units import format_count
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobId, check_job_id
 
@@ -203,7 +204,7 @@ def _retried_fields(retried: RetryResult) -> list[tuple[str, str]]:
         ("job", retried.job_id),
         ("round", "nothing to run again" if retried.round is None else str(retried.round)),
         ("items to run again", by_class(retried.items)),
-        ("tasks put back", number(retried.tasks)),
+        ("tasks put back", format_count(retried.tasks)),
         ("given up", by_class(retried.given_up)),
     ]
     if retried.round is None and retried.given_up:

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from airflow_slurm_provider.cli.options import Common, common_options
-from airflow_slurm_provider.cli.output import emit, number, say
+from airflow_slurm_provider.cli.output import emit, say
 from airflow_slurm_provider.cli.wait_loop import report_wait, wait_options, wait_until_finished
+from airflow_slurm_provider.units import format_count
 from slurm_worker.protocol.keys import JobId
 
 
@@ -43,8 +44,8 @@ def submit(
         earlier = submitted.reattached and submitted.slurm_job_ids
         fields = [
             ("job", submitted.job_id),
-            ("items in", number(submitted.items)),
-            ("planned tasks", number(submitted.tasks)),
+            ("items in", format_count(submitted.items)),
+            ("planned tasks", format_count(submitted.tasks)),
             ("workers", f"{submitted.workers:,}{', by an earlier submit' if earlier else ''}"),
             ("slurm job", f"{', '.join(submitted.slurm_job_ids)} {submitted.slurm_job_name}"),
         ]

@@ -20,7 +20,6 @@ from airflow_slurm_provider.cli.events import event_line
 from airflow_slurm_provider.coordinator.status.audit_log import as_utc
 from airflow_slurm_provider.coordinator.status.eta import (
     Outlook,
-    format_duration,
     outlook_of,
     stragglers,
     usual_ms,
@@ -28,6 +27,7 @@ from airflow_slurm_provider.coordinator.status.eta import (
 from airflow_slurm_provider.coordinator.status.progress import JobStatus, Progress
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
+from airflow_slurm_provider.units import format_duration
 from slurm_worker.printable import printable
 from slurm_worker.protocol.job_rows import AuditEvent
 

@@ -35,8 +35,8 @@ def check_complete(services: Services, job_id: JobId) -> None:
     state = read_progress(services, job_id)
     if not state.complete:
         raise UserError(
-            f"job_id: {job_id!r} has {state.unfinished_tasks:,} tasks that are not done; wait for "
-            f"it (slurmctl wait {job_id}), or submit it again if its workers are gone"
+            f"job_id: {job_id!r} has {state.unfinished_tasks:,} unfinished tasks; wait for "
+            f"it (slurmctl wait {job_id}), or submit it again if its workers have ended"
         )
 
 

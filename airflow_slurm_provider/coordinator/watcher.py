@@ -21,7 +21,7 @@ from airflow_slurm_provider.coordinator.status.logs import first_failures, last_
 from airflow_slurm_provider.coordinator.status.progress import JobStatus, standing_arrays
 from airflow_slurm_provider.coordinator.submission.credentials import (
     RENEW_AFTER_S,
-    give_credentials,
+    put_credentials,
 )
 from slurm_worker.errors import ErrorClass, ServiceError, UserError
 from slurm_worker.protocol.keys import JobId
@@ -107,7 +107,7 @@ class Watcher:
         if self._clock() < self._renewed + RENEW_AFTER_S:
             return
         try:
-            give_credentials(self._services, self._job_id)
+            put_credentials(self._services, self._job_id)
         except (ServiceError, UserError) as error:
             self._say(f"the nodes' credentials are not renewed: {error}")
         else:
@@ -120,7 +120,7 @@ class Watcher:
         array = api.resubmit(
             self._services,
             self._job_id,
-            most=self._max_resubmissions,
+            max_resubmits=self._max_resubmissions,
             log=self._say,
             actor=self._actor,
         )
@@ -132,7 +132,7 @@ class Watcher:
         if ended == self._ended and not seen.finished:
             return
         try:
-            losses = api.losses(self._services, self._job_id)
+            losses = api.worker_failures(self._services, self._job_id)
             if losses and self._told is None:
                 self._told = self._tell_earlier(losses)
         except ServiceError as error:

@@ -46,7 +46,7 @@ from airflow_slurm_provider.operators.deferral import (
 from airflow_slurm_provider.operators.parquet_aggregate import PUBLISHED, emit_assets
 from airflow_slurm_provider.operators.slurm_submit import SlurmSubmitOperator
 from slurm_worker.errors import UserError
-from slurm_worker.execution.signatures import Takes, is_coroutine
+from slurm_worker.execution.signatures import ContextPassing, is_coroutine
 from slurm_worker.protocol.keys import check_job_id
 
 _MODULE = "slurm_map_handler"
@@ -59,7 +59,11 @@ from {module} import {name} as function
 {begin} handle(item, context):
     return {wait}function({item}{context})
 """
-_CONTEXT = {Takes.NOTHING: "", Takes.SECOND: ", context", Takes.BY_NAME: ", context=context"}
+_CONTEXT = {
+    ContextPassing.NOTHING: "",
+    ContextPassing.SECOND: ", context",
+    ContextPassing.BY_NAME: ", context=context",
+}
 
 
 class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):

@@ -13,13 +13,18 @@ from collections.abc import Callable
 from typing import Any
 
 from slurm_worker.errors import UserError, describe
-from slurm_worker.execution.signatures import NotCallable, Takes, check_kind, takes
+from slurm_worker.execution.signatures import (
+    ContextPassing,
+    NotCallable,
+    check_kind,
+    context_passing,
+)
 
 _DECORATOR = "slurm_map"
 _FUTURE = "from __future__ import annotations\n\n"
 
 
-def source_of(function: Callable[..., Any]) -> tuple[str, Takes]:
+def source_of(function: Callable[..., Any]) -> tuple[str, ContextPassing]:
     """A module that defines the function, without its decorator; and how it takes the context.
 
     Raises:
@@ -29,7 +34,7 @@ def source_of(function: Callable[..., Any]) -> tuple[str, Takes]:
     try:
         check_kind(function)
         _check_plain(function)
-        how = takes(inspect.signature(function), any_name=False)
+        how = context_passing(inspect.signature(function), any_name=False)
         source = _module(function)
         _try(source)
     except NotCallable as error:

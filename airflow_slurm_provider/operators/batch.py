@@ -33,7 +33,7 @@ from airflow_slurm_provider.slurm.batch import (
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.submission import guarded
-from airflow_slurm_provider.triggers.polling import Patience
+from airflow_slurm_provider.triggers.polling import PollBudget
 from airflow_slurm_provider.triggers.slurm_batch import SlurmBatchTrigger, array_line, batch_event
 from slurm_worker.errors import ServiceError
 from slurm_worker.printable import printable_lines
@@ -150,22 +150,22 @@ class BatchJobMixin(ResumableJobMixin):
     def _wait(self, key: ArrayKey) -> dict[str, Any]:
         """Wait in this process for the event that ends the wait."""
         client, said = self._hook().get_conn(), ""
-        patience = Patience(self.poll_interval, self.log)
+        budget = PollBudget(self.poll_interval, self.log)
         while True:
             try:
                 array = client.array(key)
             except ServiceError as error:
-                if not patience.bears(error):
+                if not budget.allow_error(error):
                     raise AirflowException(str(error)) from error
             else:
-                patience.looked()
+                budget.reset()
                 line = array_line(array)
                 if line != said:
                     said = line
                     task_log(self)(line)
                 if has_ended(array):
                     return batch_event(array, last_output(client, key.name, array))
-            time.sleep(patience.pause_s)  # not deferrable: this process is to wait
+            time.sleep(budget.pause_s)  # not deferrable: this process is to wait
 
     def _submit_as(self, token: str, context: Context) -> dict[str, str]:
         ti = context["ti"]

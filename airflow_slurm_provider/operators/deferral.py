@@ -26,7 +26,7 @@ from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.metrics import JobMetrics
-from airflow_slurm_provider.triggers.polling import Patience
+from airflow_slurm_provider.triggers.polling import PollBudget
 from airflow_slurm_provider.triggers.slurm_array import ANOMALY, SlurmArrayTrigger, event_of
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.printable import printable_lines
@@ -81,7 +81,7 @@ class CancelsOnKill:
 class JobWatch:
     """Looks at a job from a task's own process, and runs the notifiers.
 
-    It has the patience of a trigger with looks that fail.
+    It tolerates as many failed status queries in a row as a trigger.
 
     Args:
         operator: who waits.
@@ -91,7 +91,7 @@ class JobWatch:
     def __init__(self, operator: Waits, job_id: str) -> None:
         self._operator = operator
         operator.awaited = job_id
-        self._patience = Patience(operator.poll_interval, operator.log)
+        self._budget = PollBudget(operator.poll_interval, operator.log)
         with as_airflow_failures():
             self._watcher = Watcher(
                 SlurmHook(operator.slurm_conn_id, operator.aws_conn_id).services(),
@@ -105,7 +105,7 @@ class JobWatch:
     @property
     def pause_s(self) -> float:
         """Seconds until the next look."""
-        return self._patience.pause_s
+        return self._budget.pause_s
 
     def look(self, context: Context) -> dict[str, Any] | None:
         """One look: the event that ends the wait, or None; also where it failed for now."""
@@ -113,10 +113,10 @@ class JobWatch:
             try:
                 seen = self._watcher.look()
             except ServiceError as error:
-                if self._patience.bears(error):
+                if self._budget.allow_error(error):
                     return None
                 raise
-        self._patience.looked()
+        self._budget.reset()
         self._metrics.look(seen)
         alerts = [each.to_dict() for each in self._watcher.take_alerts()]
         for alert in alerts:

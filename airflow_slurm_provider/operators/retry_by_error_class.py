@@ -141,7 +141,7 @@ class RetryByErrorClassOperator(CancelsOnKill, BaseOperator):
                 check_job_id(self.job_id),
                 self.errors,
                 policy=self.policy,
-                most_items=None if self.max_items is None else self.max_items - spent,
+                max_items=None if self.max_items is None else self.max_items - spent,
                 log=task_log(self),
                 actor=actor_of(context),
             )

@@ -9,7 +9,7 @@ from airflow.sdk import BaseOperator, Context
 
 from airflow_slurm_provider.airflow_errors import as_airflow_failures, task_log
 from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.coordinator.planning.inline_items import config_of
+from airflow_slurm_provider.coordinator.planning.inline_items import config_with_items
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
 from airflow_slurm_provider.hooks.slurm import SlurmHook
@@ -149,7 +149,7 @@ class SlurmSubmitOperator(BatchJobMixin, CancelsOnKill, BaseOperator):
             wait_until_done(self, context, result.job_id)
         return result.job_id
 
-    def _submit(self, context: Context) -> api.Submitted:
+    def _submit(self, context: Context) -> api.SubmitResult:
         with as_airflow_failures():
             config = self._config()
             services = self._services()
@@ -188,7 +188,9 @@ class SlurmSubmitOperator(BatchJobMixin, CancelsOnKill, BaseOperator):
         assert self.config is not None, "what is given was looked at"
         if self.items is None:
             return load_config(self.config, job_id=self.job_id)
-        return config_of(self._services(), self.config, self.job_id, self.items, self.item_key)
+        return config_with_items(
+            self._services(), self.config, self.job_id, self.items, self.item_key
+        )
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Go on when the trigger has fired; the job id."""

@@ -10,8 +10,12 @@ import shlex
 from dataclasses import dataclass
 
 from airflow_slurm_provider.slurm import submission
-from airflow_slurm_provider.slurm.complaints import error_text, keeps_no_accounting, unsafe_folder
-from airflow_slurm_provider.slurm.transport import Transport
+from airflow_slurm_provider.slurm.transport import (
+    Transport,
+    error_text,
+    keeps_no_accounting,
+    unsafe_folder,
+)
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.node.slurm_variables import is_option
 

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from airflow_slurm_provider.units import parse_slurm_memory, parse_slurm_time
 from slurm_worker.errors import UserError
 
-_SIZE = re.compile(r"\d+[KMGT]?", re.IGNORECASE)
-_TIME = re.compile(r"\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+(:\d+){0,2}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SIZES = ("mem", "mem_per_cpu", "tmp")
 _NUMBERS = ("cpus_per_task", "throttle", "grace", "nice")
@@ -96,23 +95,6 @@ class SlurmOptions:
         return [*named, *self.extra_args]
 
 
-def seconds(time: str) -> int:
-    """Seconds of a limit as Slurm writes it: minutes, mm:ss, hh:mm:ss or d-hh[:mm[:ss]].
-
-    Raises:
-        ValueError: if it is none of these.
-    """
-    if not _TIME.fullmatch(time):
-        raise ValueError(f"{time!r} is not a time")
-    days, dash, rest = time.rpartition("-")
-    numbers = [int(each) for each in rest.split(":")]
-    if dash or len(numbers) == 3:
-        hours, minutes, secs = [*numbers, 0, 0][:3]
-    else:
-        hours, (minutes, secs) = 0, [*numbers, 0][:2]
-    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + secs
-
-
 def _check(name: str, value: object) -> object:
     if name in _LISTS:
         return _check_list(name, value)
@@ -127,10 +109,13 @@ def _check(name: str, value: object) -> object:
     text = str(value)
     if not text or _CONTROL.search(text):
         raise UserError(f"{where}: {text!r} is empty or holds control characters; write one line")
-    if name in _SIZES and not _SIZE.fullmatch(text):
-        raise UserError(f"{where}: {text!r} is not a size; write 2G or 2048M")
-    if name == "time" and (not _TIME.fullmatch(text) or seconds(text) == 0):
-        raise UserError(f'{where}: {text!r} is not a time; write minutes, "02:00:00" or "1-00:00"')
+    try:
+        if name in _SIZES:
+            parse_slurm_memory(text)
+        if name == "time" and parse_slurm_time(text) == 0:
+            raise UserError(f'{where}: {text!r} is not a time above 0; write minutes or "02:00:00"')
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
     return text
 
 
@@ -149,7 +134,7 @@ def _check_list(name: str, value: object) -> tuple[str, ...]:
 
 
 def _check_grace(grace: int | None, time: str) -> int:
-    limit = seconds(time)
+    limit = parse_slurm_time(time)
     if grace is None:
         return min(_LONGEST_GRACE_S, max(1, limit // 4))
     if grace >= limit:

@@ -1,4 +1,4 @@
-"""What triggers that look again and again have in common: patience with failing looks."""
+"""What all triggers that poll share: the interval, and how many queries in a row may fail."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.failure_budget import FailureBudget
 
 T = TypeVar("T")
 
-#: Looks in a row that may fail before whoever waits gives up.
+#: Status queries in a row that may fail before the wait ends.
 FAILURES_ALLOWED = 20
 _LONGEST_PAUSE_S = 60.0
 #: No event sooner than this after the start; see `_settle_s`.
@@ -27,36 +28,31 @@ _MARGIN_S = 2.0
 _THREADS = ThreadPoolExecutor(16, thread_name_prefix="slurm-trigger")
 
 
-class Patience:
-    """Counts looks in a row that fail, for who waits in the triggerer or in a task's process.
+class PollBudget(FailureBudget):
+    """The budget of status queries in a row that fail, for a wait in a trigger or in a task.
 
-    :param poll_interval: seconds between two looks.
-    :param failures_allowed: looks in a row that may fail.
-    :param log: told of each that did.
+    :param poll_interval: seconds between two queries.
+    :param log: gets a line for each failed query.
+    :param failures_allowed: queries in a row that may fail.
     """
 
     def __init__(
         self, poll_interval: float, log: Any, failures_allowed: int = FAILURES_ALLOWED
     ) -> None:
+        super().__init__(failures_allowed)
         self._poll_interval = poll_interval
         self._log = log
-        self._allowed = failures_allowed
-        self._failures = 0
 
-    def looked(self) -> None:
-        """A look has not failed."""
-        self._failures = 0
-
-    def bears(self, error: ServiceError) -> bool:
-        """Whether to look again after a look that has failed."""
-        self._failures += 1
-        self._log.warning("look %d in a row failed: %s", self._failures, error)
-        return self._failures <= self._allowed
+    def allow_error(self, error: ServiceError) -> bool:
+        """Record a failed query; whether to query again."""
+        allowed = self.allow()
+        self._log.warning("status query %d in a row failed: %s", self.failures, error)
+        return allowed
 
     @property
     def pause_s(self) -> float:
-        """Seconds until the next look: the more have failed, the longer."""
-        pause = self._poll_interval * max(1, self._failures)
+        """Seconds until the next query: the more have failed, the longer."""
+        pause = self._poll_interval * max(1, self.failures)
         return min(max(_LONGEST_PAUSE_S, self._poll_interval), pause)
 
 
@@ -128,13 +124,13 @@ class PollingTrigger(BaseTrigger):
         """Look until there is something to say."""
         clock = asyncio.get_running_loop().time
         settled = clock() + _settle_s()
-        patience = Patience(self.poll_interval, self.log, self.failures_allowed)
+        budget = PollBudget(self.poll_interval, self.log, self.failures_allowed)
         while True:
             try:
                 event = await _in_thread(self.look)
-                patience.looked()
+                budget.reset()
             except ServiceError as error:
-                event = None if patience.bears(error) else self.failed(str(error))
+                event = None if budget.allow_error(error) else self.failed(str(error))
             except UserError as error:
                 event = self.failed(str(error))
             if event is not None:
@@ -142,7 +138,7 @@ class PollingTrigger(BaseTrigger):
                 # Airflow's class is untyped.
                 yield TriggerEvent(event)  # type: ignore[no-untyped-call]
                 return
-            await asyncio.sleep(patience.pause_s)
+            await asyncio.sleep(budget.pause_s)
 
     async def on_kill(self) -> None:
         """Called when the waiting task is killed or cleared."""

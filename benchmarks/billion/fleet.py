@@ -297,7 +297,7 @@ class SimWorker:
 
     def _loop(self) -> None:
         lease: Lease | None = None
-        self._idle.over()
+        self._idle.reset()
         while not self.asked:
             try:
                 found = lease or self._find()
@@ -312,9 +312,9 @@ class SimWorker:
                         break
                     continue
                 lease = self._work(found)
-                if lease is None and self._idle.is_surplus():
-                    break  # as in `Worker._next`
-                self._idle.over()
+                if lease is None and self._idle.should_exit():
+                    break  # as in the worker
+                self._idle.reset()
                 self._setbacks.over()
             except ServiceError as error:
                 # All of these are throttled requests; no worker exits because of them.
@@ -336,7 +336,7 @@ class SimWorker:
         while True:
             found = self._finder.next()
             if isinstance(found, Waiting):
-                self._idle.saw(found)
+                self._idle.record(found)
                 return None
             if not isinstance(found, Found):
                 return found

@@ -19,7 +19,7 @@ from typing import Any
 
 from slurm_worker.errors import ItemError, ServiceError
 from slurm_worker.execution.handler import Context
-from slurm_worker.node.slurm_job import Drain, Identity
+from slurm_worker.node.slurm_job import Drain, WorkerIdentity
 from slurm_worker.node.worker import Worker
 from slurm_worker.protocol.generations import open_round
 from slurm_worker.protocol.job_config import (
@@ -406,7 +406,9 @@ class Simulation:
         )
         worker = Worker(
             config,
-            Identity(host.name, "000-1", {"array": "", "element": "", "restart": "", "node": "n"}),
+            WorkerIdentity(
+                host.name, "000-1", {"array": "", "element": "", "restart": "", "node": "n"}
+            ),
             rows=rows,
             buckets=lambda _: objects,
             clock=clock,

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from airflow_slurm_provider.coordinator.planning.planner import Planned, Planner
+from airflow_slurm_provider.coordinator.planning.planner import Planner
 from slurm_worker.backends.request_counter import RequestCounts
-from slurm_worker.node.slurm_job import Drain, Identity
+from slurm_worker.node.slurm_job import Drain, WorkerIdentity
 from slurm_worker.node.threads import PooledThreads
 from slurm_worker.node.worker import Worker
 from slurm_worker.protocol.job_config import (
@@ -24,6 +24,7 @@ from slurm_worker.protocol.job_config import (
     LimitConfig,
     WorkerConfig,
 )
+from slurm_worker.protocol.job_rows import RoundRow
 from slurm_worker.protocol.job_store import JobStore, Marker
 from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import JobId
@@ -91,12 +92,12 @@ class World:
         return TaskTable(self.rows, self.job, self.shards, self.lease, self.clock)
 
     def planner(self) -> Planner:
-        return Planner(self.store, self.table, self.jobs, self.bundle, self.log.append)
+        return Planner(self.store, self.table, self.jobs, self.log.append)
 
-    def plan(self, items: Iterable[tuple[str, dict[str, Any]]], round_no: int = 0) -> Planned:
+    def plan(self, items: Iterable[tuple[str, dict[str, Any]]], round_no: int = 0) -> RoundRow:
         self.jobs.create("identity", "config", self.shards)
         round_row = self.jobs.create_round(round_no, "test")
-        planned = self.planner().plan(round_row, items, check=lambda: None, retried=dict)
+        planned = self.planner().plan(round_row, items, self.bundle)
         self.jobs.open(round_no + 1)
         return planned
 
@@ -129,7 +130,7 @@ class World:
         )
         return Worker(
             config,
-            Identity(name, "000-1", {"array": "", "element": "", "restart": "", "node": "n"}),
+            WorkerIdentity(name, "000-1", {"array": "", "element": "", "restart": "", "node": "n"}),
             rows=self.rows,
             buckets=lambda _name: self.objects,
             clock=self.clock,

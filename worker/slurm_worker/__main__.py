@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from slurm_worker import __version__
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.node.exit_codes import EXIT_CONFIG, EXIT_INFRASTRUCTURE
+from slurm_worker.node.exit_codes import WorkerExit
 
 if TYPE_CHECKING:
     from slurm_worker.execution.flight_recorder import Recorder
@@ -80,16 +80,16 @@ def _run(arguments: argparse.Namespace) -> int:
             return _work(arguments, folder, recorder, number, death)
         except UserError as error:
             print(f"slurm-worker: {error}", file=sys.stderr)  # noqa: T201
-            return EXIT_CONFIG
+            return WorkerExit.CONFIG
         except ServiceError as error:
             print(f"slurm-worker: {error}", file=sys.stderr)  # noqa: T201
-            return EXIT_INFRASTRUCTURE
+            return WorkerExit.INFRASTRUCTURE
 
     try:
         return Supervisor(child, arguments.processes, scratch).run()
     except ServiceError as error:
         print(f"slurm-worker: {error}", file=sys.stderr)  # noqa: T201
-        return EXIT_INFRASTRUCTURE
+        return WorkerExit.INFRASTRUCTURE
 
 
 def _work(
@@ -106,7 +106,7 @@ def _work(
     from slurm_worker.backends.request_counter import RequestCounts
     from slurm_worker.backends.s3 import S3Objects, s3_client
     from slurm_worker.node import logging
-    from slurm_worker.node.slurm_job import Drain, Identity, seconds_left
+    from slurm_worker.node.slurm_job import Drain, WorkerIdentity, seconds_left
     from slurm_worker.node.threads import PooledThreads
     from slurm_worker.node.worker import Worker, read_config
     from slurm_worker.protocol.keys import check_job_id, split_s3_uri
@@ -118,7 +118,9 @@ def _work(
     requests.watch(client)
     config = read_config(S3Objects(client, bucket).get(key), key)
     check_job_id(config.job_id)
-    identity = Identity.from_environment(os.environ, arguments.submission, socket.gethostname())
+    identity = WorkerIdentity.from_environment(
+        os.environ, arguments.submission, socket.gethostname()
+    )
     threads = PooledThreads()
     drain = Drain(threads.signal())
     drain.install()

@@ -140,19 +140,3 @@ class Facts:
         first = -(-row.started_ms // (done.width_s * 1000))
         ended = sum(each.tasks for number, each in done.timeline.items() if number >= first)
         return ended >= LEAST_SINCE
-
-
-def duration(seconds: float) -> str:
-    """Seconds for a sentence."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 300:
-        return f"{seconds:.0f} s"
-    if seconds < 3 * 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
-def percent(share: float) -> str:
-    """A share for a sentence."""
-    return f"{share * 100:.1f} %" if share < 0.1 else f"{share * 100:.0f} %"

@@ -9,11 +9,10 @@ from airflow_slurm_provider.coordinator.anomalies.facts import (
     WHOLE,
     Facts,
     Finding,
-    duration,
-    percent,
 )
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import LEAST_DURATIONS, LEAST_EXCESS
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
+from airflow_slurm_provider.units import format_percent, format_seconds
 
 #: Part of a day's quota that counts as used up: workers that ended may have given the rest back
 #: after the others began to wait.
@@ -41,8 +40,9 @@ def limit_starved(facts: Facts) -> Iterator[Finding]:
                 AnomalyKind.LIMIT_STARVED,
                 limit.name,
                 f"the rate of limit {limit.name} is {limit.current_rate:.3g}/s, "
-                f"{percent(limit.current_rate / limit.rate)} of the {limit.rate:.3g}/s that are "
-                f"configured: the server said 429, and the rate was changed {limit.cuts:,} times",
+                f"{format_percent(limit.current_rate / limit.rate)} of the {limit.rate:.3g}/s "
+                f"that are configured: the server answered 429, and the rate was changed "
+                f"{limit.cuts:,} times",
                 "configure the rate that the vendor really grants (slurmctl limits --safe), and "
                 "see who else uses the same quota",
                 {"rate": limit.current_rate, "configured": limit.rate, "changes": limit.cuts},
@@ -66,7 +66,7 @@ def limit_idle(facts: Facts) -> Iterator[Finding]:
             AnomalyKind.LIMIT_IDLE,
             limit.name,
             f"{rate:.3g} tokens/s of limit {limit.name} were used in the last "
-            f"{duration(seconds)}, {percent(rate / limit.current_rate)} of its "
+            f"{format_seconds(seconds)}, {format_percent(rate / limit.current_rate)} of its "
             f"{limit.current_rate:.3g}/s, while {facts.ready:,} tasks wait",
             _more_workers(facts, limit, rate),
             {"used": round(rate, 4), "rate": limit.current_rate, "window_s": round(seconds, 1)},

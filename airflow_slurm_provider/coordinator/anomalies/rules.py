@@ -16,8 +16,6 @@ from airflow_slurm_provider.coordinator.anomalies.facts import (
     WHOLE,
     Facts,
     Finding,
-    duration,
-    percent,
 )
 from airflow_slurm_provider.coordinator.anomalies.statistics import (
     Share,
@@ -37,6 +35,7 @@ from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import (
     SLOW_DEVIATIONS,
     SLOW_WINDOWS,
 )
+from airflow_slurm_provider.units import format_percent, format_seconds
 from slurm_worker.protocol.keys import TaskState
 from slurm_worker.protocol.tasks import TaskRow
 
@@ -94,14 +93,15 @@ def stall(facts: Facts) -> Iterator[Finding]:
         usual, per_task = facts.usual, (done.ok + done.failed.total()) / done.tasks
         longest_s = 2 * usual.median_s if per_task >= _MANY_ITEMS else usual.longest_s
         window_s = max(facts.thresholds.stall_s, longest_s)
-        known = f"tasks of this job take {duration(usual.median_s)} at the median"
+        known = f"tasks of this job take {format_seconds(usual.median_s)} at the median"
     if still_s <= window_s:
         return
     yield Finding(
         AnomalyKind.STALL,
         WHOLE,
-        f"no item has ended for {duration(still_s)}, although {len(facts.live):,} tasks are held "
-        f"by live workers and {facts.ready:,} wait ({known}; told after {duration(window_s)})",
+        f"no item has ended for {format_seconds(still_s)}, although {len(facts.live):,} tasks are "
+        f"held by live workers and {facts.ready:,} wait ({known}; told after "
+        f"{format_seconds(window_s)})",
         "look at what the handler waits for (slurmctl logs), and set worker.item_timeout so that "
         "an item that hangs fails with class timeout",
         {"still_s": round(still_s, 1), "window_s": round(window_s, 1), "held": len(facts.live)},
@@ -186,8 +186,8 @@ def throughput(facts: Facts) -> Iterator[Finding]:
     yield Finding(
         AnomalyKind.THROUGHPUT,
         WHOLE,
-        f"{now:.1f} items/s have ended in the last {duration(SLOW_WINDOWS * seconds)}{workers}; "
-        f"{usual:.1f} items/s were usual before, mostly {usual / factor:.1f} to "
+        f"{now:.1f} items/s have ended in the last {format_seconds(SLOW_WINDOWS * seconds)}"
+        f"{workers}; {usual:.1f} items/s were usual before, mostly {usual / factor:.1f} to "
         f"{usual * factor:.1f}",
         "look whether workers were lost (slurmctl status) or whatever the handler calls has "
         "become slower",
@@ -207,7 +207,8 @@ def straggler(facts: Facts) -> Iterator[Finding]:
         return
     usual = facts.usual
     numbers = {"median_s": round(usual.median_s, 1), "usual_s": round(usual.longest_s, 1)}
-    told = f"tasks take {duration(usual.median_s)} at the median, and {duration(usual.longest_s)}"
+    median, longest = format_seconds(usual.median_s), format_seconds(usual.longest_s)
+    told = f"tasks take {median} at the median, and {longest}"
     advice = "see what its worker does (slurmctl logs); worker.item_timeout bounds an item's time"
     if len(facts.slow) > MOST_NAMED:
         worst = facts.slow[0]
@@ -215,7 +216,7 @@ def straggler(facts: Facts) -> Iterator[Finding]:
             AnomalyKind.STRAGGLER,
             "several",
             f"{len(facts.slow):,} tasks are held for very long, {worst.task} for "
-            f"{duration(facts.held_s(worst))}; {told} hardly ever",
+            f"{format_seconds(facts.held_s(worst))}; {told} hardly ever",
             advice,
             {**numbers, "held_s": round(facts.held_s(worst), 1), "tasks": len(facts.slow)},
         )
@@ -225,7 +226,7 @@ def straggler(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             AnomalyKind.STRAGGLER,
             row.task,
-            f"task {row.task} has been held for {duration(held_s)} by {row.owner} "
+            f"task {row.task} has been held for {format_seconds(held_s)} by {row.owner} "
             f"({row.items_ok + row.items_failed:,} of {row.where.count:,} items ended); "
             f"{told} hardly ever",
             advice,
@@ -244,8 +245,8 @@ def bad_node(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 AnomalyKind.BAD_NODE,
                 name,
-                f"on node {name} {percent(share.value)} of {share.tried:,} items failed, on the "
-                f"others {percent(others.value)} of {others.tried:,}",
+                f"on node {name} {format_percent(share.value)} of {share.tried:,} items failed, on "
+                f"the others {format_percent(others.value)} of {others.tried:,}",
                 _node_advice(name),
                 {
                     "share": round(share.value, 4),
@@ -269,8 +270,8 @@ def lease_loss(facts: Facts) -> Iterator[Finding]:
     yield Finding(
         AnomalyKind.LEASE_LOSS,
         WHOLE,
-        f"{lost:,} leases were lost within {duration(limits.window_s)}, and {overdue:,} are not "
-        f"renewed by their workers; {len(facts.live):,} are",
+        f"{lost:,} leases were lost within {format_seconds(limits.window_s)}, and {overdue:,} are "
+        f"not renewed by their workers; {len(facts.live):,} are",
         "slurmctl status tells how workers died (memory, time limit, node); where none did, they "
         "can't reach the table, or lease.ttl is too short",
         {"lost": lost, "overdue": overdue, "held": len(facts.live)},
@@ -305,8 +306,8 @@ def _error_finding(facts: Facts, name: str, now: Share, base: float, recent: int
     return Finding(
         AnomalyKind.ERROR_RATE,
         name,
-        f"{percent(now.value)} of the {now.tried:,} items that ended in the last "
-        f"{duration(seconds)} failed with {name}; {percent(base)} did before",
+        f"{format_percent(now.value)} of the {now.tried:,} items that ended in the last "
+        f"{format_seconds(seconds)} failed with {name}; {format_percent(base)} did before",
         f"see examples with slurmctl errors --class {name}; stop the job with slurmctl pause if "
         "it is not worth going on, and retry the class when it is mended",
         {

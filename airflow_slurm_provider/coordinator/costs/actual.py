@@ -30,7 +30,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 from airflow_slurm_provider.coordinator.status.arrays import arrays_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
-from airflow_slurm_provider.slurm.usage import Efficiency, efficiency_of
+from airflow_slurm_provider.slurm.accounting import Efficiency, efficiency_of
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.job_rows import RoundRow
 from slurm_worker.protocol.job_totals import JobTotals
@@ -109,7 +109,7 @@ def read_cost(services: Services, job_id: JobId) -> JobCost:
     efficiency, problem = None, ""
     try:
         arrays = arrays_of(services, job_id, services.jobs(job_id).submissions())
-        usages = services.slurm.usage(arrays)
+        usages = services.slurm.records(arrays)
         # The embedded cluster, say, measures nothing.
         measured = any(each.cpus for each in usages)
         efficiency = efficiency_of(usages) if measured else None

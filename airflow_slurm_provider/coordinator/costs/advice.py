@@ -10,7 +10,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from airflow_slurm_provider.slurm.usage import Efficiency
+from airflow_slurm_provider.slurm.accounting import Efficiency
+from airflow_slurm_provider.units import format_memory, format_seconds
 
 #: A task should take minutes: long enough that its few requests are nothing, short enough
 #: that a lost lease costs little.
@@ -93,17 +94,17 @@ def on_bundle(facts: Facts) -> Iterator[str]:
         wanted = min(most, _round(facts.bundle * _GOOD_S / max(facts.median_s, 0.001)))
         if wanted >= _GAIN * facts.bundle:
             yield (
-                f"half of the tasks took under {_time(facts.median_s)}, at {facts.bundle:,} items "
-                f"each, so that leasing and committing them is much of the work: bundle: {wanted} "
-                f"would need {_times(wanted / facts.bundle)} fewer requests"
+                f"half of the tasks took under {format_seconds(facts.median_s)}, at "
+                f"{facts.bundle:,} items each, so much of the work is to lease and commit them; "
+                f"bundle: {wanted} would need {_times(wanted / facts.bundle)} fewer requests"
             )
     elif facts.slow_s > _LONG_S:
         wanted = max(1, _round(facts.bundle * _GOOD_S / facts.median_s))
         if wanted < facts.bundle:
             yield (
-                f"one task in twenty took over {_time(facts.slow_s)}, which is what a lost lease "
-                f"may cost: bundle: {wanted} instead of {facts.bundle} would make it about "
-                f"{_time(_GOOD_S)}"
+                f"one task in twenty took over {format_seconds(facts.slow_s)}, and a lost lease "
+                f"may cost that much; bundle: {wanted} instead of {facts.bundle} would make it "
+                f"about {format_seconds(_GOOD_S)}"
             )
 
 
@@ -114,8 +115,8 @@ def on_memory(efficiency: Efficiency | None) -> Iterator[str]:
         return
     wanted = math.ceil(efficiency.max_rss * _SPARE_MEMORY / 2**20)
     said = (
-        f"{_size(efficiency.mem)} of memory were asked for each worker and at most "
-        f"{_size(efficiency.max_rss)} ({share:.0%}) used"
+        f"{format_memory(efficiency.mem)} of memory were asked for each worker and at most "
+        f"{format_memory(efficiency.max_rss)} ({share:.0%}) used"
     )
     if share > _TIGHT:
         yield f"{said}: a little more would end the worker; slurm.mem: {wanted}M leaves room"
@@ -195,15 +196,5 @@ def _round(number: float) -> int:
     return int(number // unit * unit)
 
 
-def _time(seconds: float) -> str:
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-
-
 def _times(ratio: float) -> str:
     return f"{ratio:.2g} times" if ratio < 10 else f"{ratio:.0f} times"
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.0f} MB"

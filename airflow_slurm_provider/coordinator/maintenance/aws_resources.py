@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from slurm_worker.diagnostics.access_probes import TRIAL_JOB
+from slurm_worker.diagnostics.access_probes import PROBE_JOB
 from slurm_worker.protocol.paths import JobPaths
 
 #: Kind and type of each key attribute: ``HASH`` is the partition key, ``S`` a string.
@@ -74,7 +74,7 @@ def lifecycle_rules(prefix: str) -> list[dict[str, Any]]:
         {
             "ID": f"{name}-probes",
             "Status": "Enabled",
-            "Filter": {"Prefix": JobPaths(prefix, TRIAL_JOB).root},
+            "Filter": {"Prefix": JobPaths(prefix, PROBE_JOB).root},
             "Expiration": {"Days": PROBES_DAYS},
         },
     ]

@@ -230,7 +230,7 @@ class _GarbageScan:
             for entry in self.store.objects.entries(self._paths.segments(number)):
                 if self._paths.draft_in(entry.key) not in (None, plan):
                     yield entry
-            standing = self._paths.title(number, plan)
-            for entry in self.store.objects.entries(self._paths.titles(number)):
+            standing = self._paths.draft_summary(number, plan)
+            for entry in self.store.objects.entries(self._paths.draft_summaries(number)):
                 if entry.key != standing:
                     yield entry

@@ -100,7 +100,7 @@ def put_items(
         raise UserError("items: there are none; hand over at least one")
     _check_alike(things)
     data = "".join(_line(number, item, key) for number, item in enumerate(things, 1)).encode()
-    name = services.paths(job_id).given(hashlib.sha256(data).hexdigest())
+    name = services.paths(job_id).inline(hashlib.sha256(data).hexdigest())
     services.objects.put_new(name, data)
     return {
         "path": f"s3://{services.site.bucket}/{name}",
@@ -109,7 +109,7 @@ def put_items(
     }
 
 
-def config_of(
+def config_with_items(
     services: Services,
     source: str | Mapping[str, Any],
     job_id: str | None,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from inspect import Parameter, Signature
 
 from slurm_worker.errors import UserError
-from slurm_worker.execution.signatures import NotCallable, takes
+from slurm_worker.execution.signatures import NotCallable, context_passing
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
@@ -40,7 +40,7 @@ def check_function(tree: ast.Module, name: str, where: str) -> None:
             return
         if any(isinstance(each, ast.Yield | ast.YieldFrom) for each in _of_scope(node)):
             raise NotCallable("is a generator function (it has a yield); return a list of rows")
-        takes(_signature(node.args), any_name=True)
+        context_passing(_signature(node.args), any_name=True)
     except NotCallable as error:
         raise UserError(f"{where} {error}") from None
 

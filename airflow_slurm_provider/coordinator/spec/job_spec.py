@@ -24,8 +24,9 @@ from airflow_slurm_provider.coordinator.spec.retry_policy import Policy, RetryRu
 from airflow_slurm_provider.coordinator.spec.site import Site
 from airflow_slurm_provider.coordinator.spec.validation import explain
 from airflow_slurm_provider.coordinator.spec.yaml_file import read_yaml
-from airflow_slurm_provider.slurm.options import SlurmOptions, seconds
+from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.states import ElementState
+from airflow_slurm_provider.units import parse_slurm_time
 from slurm_worker.errors import ClassRule, ErrorClass, UserError
 from slurm_worker.protocol.job_config import (
     HandlerConfig,
@@ -70,7 +71,7 @@ class HandlerSection(Strict):
     entry: str = ""
     """`module:function`."""
     plugin: str = ""
-    """Instead of `entry`: an entry point of the group `slurm_worker.execution.handler`."""
+    """Instead of `entry`: an entry point of the group `slurm_worker.handlers`."""
     code: str | None = None
     """The folder to ship, relative to the YAML; at most 50 MB."""
     requirements: str = ""
@@ -444,7 +445,7 @@ def _check_times(spec: JobSpec) -> None:
     worker, limits, options = spec.resolve_worker(), spec.resolve_limits(), spec.slurm_options
     check_times(spec.resolve_lease(), worker, limits)
     if options.time is not None:
-        check_lifetime(seconds(options.time) - options.grace, worker, limits)
+        check_lifetime(parse_slurm_time(options.time) - options.grace, worker, limits)
 
 
 def _absolute(spec: JobSpec, folder: Path) -> JobSpec:

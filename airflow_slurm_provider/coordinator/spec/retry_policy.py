@@ -24,7 +24,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from airflow_slurm_provider.coordinator.spec.field_types import Delay, Strict
-from airflow_slurm_provider.slurm.options import SlurmOptions, seconds
+from airflow_slurm_provider.slurm.options import SlurmOptions
+from airflow_slurm_provider.units import parse_slurm_time
 from slurm_worker.errors import ErrorClass, UserError
 
 _SIZE = re.compile(r"(\d+)([KMGT]?)", re.IGNORECASE)
@@ -64,7 +65,7 @@ def _is_mem(text: str) -> str:
 
 
 def _is_time(text: str) -> str:
-    return _is_raise(text, "x1.5, x2 up to 1-00:00:00, or 12:00:00", seconds)
+    return _is_raise(text, "x1.5, x2 up to 1-00:00:00, or 12:00:00", parse_slurm_time)
 
 
 class RetryRule(Strict):
@@ -177,7 +178,9 @@ class Policy:
         memory = "mem_per_cpu" if base.mem_per_cpu else "mem"
         given_mem = megabytes(base.mem_per_cpu or base.mem or "0")
         mem = _ResourceBump(f"slurm.{memory}", given_mem or past.mem_mb, megabytes)
-        time = _ResourceBump("slurm.time", seconds(base.time) if base.time else 0, seconds)
+        time = _ResourceBump(
+            "slurm.time", parse_slurm_time(base.time) if base.time else 0, parse_slurm_time
+        )
         slurm: dict[str, str] = {}
         delay = 0.0
         excluded: set[str] = set()

@@ -18,6 +18,7 @@ from airflow_slurm_provider.coordinator.status.arrays import arrays_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.slurm.accounting import JobRecord
 from airflow_slurm_provider.slurm.states import ElementState
+from airflow_slurm_provider.units import format_memory
 from slurm_worker.errors import ErrorClass
 from slurm_worker.protocol.keys import JobId, TaskState
 from slurm_worker.protocol.tasks import TaskRow
@@ -71,7 +72,7 @@ class WorkerFailure:
 
     def line(self) -> str:
         """One line for a log."""
-        memory = f", {self.max_rss / 2**20:.0f} MB" if self.max_rss else ""
+        memory = f", {format_memory(self.max_rss)}" if self.max_rss else ""
         held = f"; held {', '.join(self.tasks[:5])}" if self.tasks else ""
         more = f" and {len(self.tasks) - 5} more" if len(self.tasks) > 5 else ""
         return (
@@ -101,7 +102,8 @@ def read_endings(services: Services, job_id: JobId) -> list[JobRecord]:
         ServiceError: if the table or the accounting can't be read.
     """
     submissions = services.jobs(job_id).submissions()
-    return services.slurm.endings(arrays_of(services, job_id, submissions))
+    records = services.slurm.records(arrays_of(services, job_id, submissions))
+    return [record for record in records if record.ended]
 
 
 def nodes_lost(

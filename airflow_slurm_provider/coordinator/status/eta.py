@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from airflow_slurm_provider.coordinator.status.progress import progress_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
+from airflow_slurm_provider.units import format_duration
 from slurm_worker.protocol.tasks import TaskRow
 
 #: The rate is that of so many seconds, or of so many buckets where these are longer.
@@ -70,13 +71,6 @@ def stragglers(snapshot: Snapshot) -> list[TaskRow]:
     least_ms = max(_LEAST_SLOW_S * 1000, _SLOW * usual)
     slow = [row for row in snapshot.leased if snapshot.at_ms - row.started_ms > least_ms]
     return sorted(slow, key=lambda row: row.started_ms)
-
-
-def format_duration(seconds: float) -> str:
-    """Seconds as a clock has them: ``1:02:03``; with days, ``2 d 1:02:03``."""
-    days, rest = divmod(int(seconds), 86_400)
-    text = f"{rest // 3600}:{rest // 60 % 60:02}:{rest % 60:02}"
-    return f"{days} d {text}" if days else text
 
 
 def _rate(snapshot: Snapshot, running: int) -> float:

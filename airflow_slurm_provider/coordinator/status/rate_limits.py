@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,14 +9,12 @@ from typing import Any
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import LimitSection
 from airflow_slurm_provider.coordinator.spec_store import read_spec
+from airflow_slurm_provider.units import parse_quota
 from slurm_worker.errors import UserError
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.ports import int_of
 from slurm_worker.rate_limits.slices import bound, safe_rate, slice_of
-
-_QUOTA = re.compile(r"(\d+)\s*/\s*(\d*)\s*(s|min|h|d)")
-_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +110,10 @@ def rate_for(
     Raises:
         UserError: if `quota` is not one.
     """
-    match = _QUOTA.fullmatch(quota.strip())
-    if match is None or not int(match.group(2) or 1):
-        raise UserError(f"--safe: {quota!r} is not a quota; write 600/min, 100/10s or 5000/h")
-    most, window_s = int(match.group(1)), float(match.group(2) or 1) * _SECONDS[match.group(3)]
+    try:
+        most, window_s = parse_quota(quota)
+    except ValueError as error:
+        raise UserError(f"--safe: {error}") from None
     # No fewer than they will reserve, as the rate comes out below the quota.
     tokens = slice_of(most / window_s, workers)
     rate = safe_rate(most, window_s, burst, send_window_s, skew_s, tokens)

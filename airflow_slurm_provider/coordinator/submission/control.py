@@ -165,7 +165,7 @@ def add_workers(
     else:
         alive = _look(services, job_id, submissions).alive
         more = _useful(spec, job_id, alive, count, tasks, log)
-        raised = replace(job, config=spec_store.ship_more_workers(services, job, alive + more))
+        raised = replace(job, config=spec_store.store_more_workers(services, job, alive + more))
         most = services.slurm.max_array_size()
         added = jobs.record_intent(round_row.number, last.next_number, more, most, asked=True)
         workers = submit_workers(services, spec, raised, round_row, added, log)

@@ -107,7 +107,7 @@ def _objects_at(address: str) -> list[str]:
     return [folder] if address.endswith("/") or not key else [f"{bucket}/{exact}", folder]
 
 
-def give_credentials(services: Services, job_id: JobId, *, folder: str = "") -> dict[str, str]:
+def put_credentials(services: Services, job_id: JobId, *, folder: str = "") -> dict[str, str]:
     """Put new credentials for the job on the cluster; return the variables that name them.
 
     Nothing is done, and nothing returned, where the site names no role for nodes; but the

@@ -26,19 +26,19 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MOST_CODE_BYTES = 50 * 1024 * 1024
 
 
-def ship_code(services: Services, config: Config) -> str:
+def upload_code(services: Services, config: Config) -> str:
     """Put the handler's folder on S3 as a zip; return its digest, empty where none is shipped.
 
     Raises:
         UserError: if the folder or the handler's module is not in it.
     """
-    digest, data = packed_code(config)
+    digest, data = pack_code(config)
     if digest:
         services.objects.put_new(services.paths(config.spec.id).code(digest), data)
     return digest
 
 
-def packed_code(config: Config) -> tuple[str, bytes]:
+def pack_code(config: Config) -> tuple[str, bytes]:
     """The handler's folder as a zip, and its digest; both empty where none is shipped.
 
     Raises:
@@ -47,11 +47,11 @@ def packed_code(config: Config) -> tuple[str, bytes]:
     code = config.spec.handler.code
     if code is None:
         return "", b""
-    data = pack_code((config.folder / code).resolve(), config)
+    data = _zip_folder((config.folder / code).resolve(), config)
     return hashlib.sha256(data).hexdigest(), data
 
 
-def pack_code(folder: Path, config: Config) -> bytes:
+def _zip_folder(folder: Path, config: Config) -> bytes:
     """The folder as a zip; the same files give the same bytes."""
     where = f"{config.source}: handler.code"
     if not folder.is_dir():
@@ -78,7 +78,7 @@ def pack_code(folder: Path, config: Config) -> bytes:
     return out.getvalue()
 
 
-def ship_worker(services: Services) -> str:
+def upload_worker(services: Services) -> str:
     """Put the worker on the cluster; return the command that starts it there."""
     cluster = services.site.cluster
     if cluster.worker_command:

@@ -34,7 +34,7 @@ from airflow_slurm_provider.coordinator.status.progress import (
     read_progress,
 )
 from airflow_slurm_provider.coordinator.submission import upload
-from airflow_slurm_provider.coordinator.submission.credentials import give_credentials
+from airflow_slurm_provider.coordinator.submission.credentials import put_credentials
 from airflow_slurm_provider.slurm.array_state import ArrayKey, named
 from airflow_slurm_provider.slurm.client import (
     SubmissionCancelledError,
@@ -228,13 +228,13 @@ def _submit(
 ) -> int:
     """The workers in the arrays, whose ids are appended to `submitted` one after the other."""
     command = [
-        *shlex.split(upload.ship_worker(services)),
+        *shlex.split(upload.upload_worker(services)),
         *upload.worker_arguments(services, spec, job.config, submission.label),
     ]
 
     environment = {
         **services.site.aws.environment(),
-        **give_credentials(services, spec.id),
+        **put_credentials(services, spec.id),
     }
 
     def submit_part(part: int, size: int) -> str:

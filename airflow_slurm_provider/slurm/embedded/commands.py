@@ -1,6 +1,6 @@
 """The embedded cluster's commands and their state, in one SQLite file per folder.
 
-Run as `main` of ``FOLDER VERB ARGUMENT…`` by the programs that `embedded` installs. Kept of
+Run as `main` of ``FOLDER VERB ARGUMENT…`` by the programs that `transport` installs. Kept of
 Slurm: arrays with throttle, cancel, requeue,
 time limit with USR1 before it, exit codes, output patterns, and the options and formats
 that `client` uses. Imports little: each command is a new process.
@@ -24,8 +24,8 @@ from pathlib import Path
 
 import airflow_slurm_provider
 import slurm_worker
-from airflow_slurm_provider.slurm.options import seconds
 from airflow_slurm_provider.slurm.submission import EXPORTED
+from airflow_slurm_provider.units import parse_slurm_time
 
 ALIVE = ("PENDING", "RUNNING")
 
@@ -173,7 +173,7 @@ def read_request(script: str, arguments: list[str], default_name: str) -> Reques
     elements, throttle = _array(options.get("array", ""))
     grace = re.search(r"@(\d+)", options.get("signal", ""))
     try:
-        limit = seconds(options["time"]) if options.get("time") else 0
+        limit = parse_slurm_time(options["time"]) if options.get("time") else 0
     except ValueError:
         raise CommandError("Invalid --time specification") from None
     return Request(

@@ -83,11 +83,11 @@ class Coordinator:
             raise answer
         return answer
 
-    def submit(self, _services: object, config: Any, **_: object) -> api.Submitted:
+    def submit(self, _services: object, config: Any, **_: object) -> api.SubmitResult:
         if self.error:
             raise self.error
         self.submits += 1
-        return api.Submitted(config.spec.job_id, 0, 10, 100, 2, ("7",), "name", False)
+        return api.SubmitResult(config.spec.job_id, 0, 10, 100, 2, ("7",), "name", False)
 
     def retry(self, _services: object, job_id: str, *_: object, **asked: object) -> api.RetryResult:
         self.asked.append(asked)

@@ -297,7 +297,7 @@ def test_retry_begins_no_round_beyond_its_budget_of_items(
     RetryByErrorClassOperator(
         task_id="retry", job_id="job-1", max_items=100, policy=policy
     ).execute(context)
-    assert [each["most_items"] for each in coordinator.asked] == [100, 70, 40]
+    assert [each["max_items"] for each in coordinator.asked] == [100, 70, 40]
     assert coordinator.asked[0]["policy"] == policy
 
 

@@ -20,7 +20,7 @@ from airflow_slurm_provider.decorators.slurm_map import SlurmMapOperator
 from airflow_slurm_provider.decorators.source import source_of
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from slurm_worker.errors import UserError
-from slurm_worker.execution.signatures import Takes
+from slurm_worker.execution.signatures import ContextPassing
 from tests.unit.coordinator.fakes import services
 
 
@@ -282,7 +282,7 @@ def recursive() -> Any:
 
 
 def test_a_function_within_another_may_call_itself() -> None:
-    assert source_of(recursive())[1] is Takes.NOTHING
+    assert source_of(recursive())[1] is ContextPassing.NOTHING
 
 
 class Square:

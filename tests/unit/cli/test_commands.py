@@ -264,7 +264,7 @@ def test_aggregate_refuses_while_tasks_remain(cli: Cli) -> None:
     cli.submit()
     ended = cli("aggregate", "job-1")
     assert ended.code == ExitCode.USER_ERROR
-    assert "3 tasks that are not done" in ended.err
+    assert "3 unfinished tasks" in ended.err
 
 
 def test_a_paused_job_says_by_whom_and_goes_on_when_resumed(cli: Cli) -> None:

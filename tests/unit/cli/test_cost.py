@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from airflow_slurm_provider.cli.app import ExitCode
+from airflow_slurm_provider.slurm.accounting import JobRecord
 from airflow_slurm_provider.slurm.states import ElementState
-from airflow_slurm_provider.slurm.usage import Usage
 from slurm_worker.backends.request_counter import RequestKind
 from tests.unit.cli.conftest import Cli, write_config
 
-USED = Usage("101", 0, 0, ElementState.COMPLETED, 7200, 1, 3600.0, 4 << 30, 400 << 20)
+USED = JobRecord(
+    array="101",
+    element=0,
+    restart=0,
+    state=ElementState.COMPLETED,
+    elapsed_s=7200,
+    cpus=1,
+    cpu_s=3600.0,
+    mem=4 << 30,
+    max_rss=400 << 20,
+)
 
 
 def test_a_plan_and_the_submit_after_it_agree_and_the_plan_leaves_nothing(cli: Cli) -> None:
@@ -45,15 +55,15 @@ def test_a_plan_without_a_cluster_says_what_it_does_not_know(cli: Cli) -> None:
 
 
 def test_the_cost_of_a_job_is_told_with_advice(cli: Cli) -> None:
-    cli.slurm.used = [USED]
+    cli.slurm.ended = [USED]
     cli.submit()
     cli.world.requests.count(RequestKind.S3_PUT)
     cli.work()
     ended = cli("cost", "job-1")
     assert ended.code == ExitCode.OK
     assert "cpu time: 2 CPU-hours given; of ended workers' 50% used" in ended.out
-    assert "memory: 400 MB of 4.0 GB at most (10%)" in ended.out
-    assert "advice: 4.0 GB of memory were asked" in ended.out
+    assert "memory: 400.0 MiB of 4.0 GiB at most (10%)" in ended.out
+    assert "advice: 4.0 GiB of memory were asked" in ended.out
     document = cli("cost", "job-1", "--json").json
     assert document["counted"]["requests"] == {"s3_put": 1}
 

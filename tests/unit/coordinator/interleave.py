@@ -79,6 +79,7 @@ def stepped(services: Services, steps: Steps) -> Services:
         slurm=Stepped(services.slurm, steps),  # type: ignore[arg-type]
         bucket=lambda name: Stepped(bucket(name), steps),  # type: ignore[arg-type,return-value]
         readers={},
+        conditional={},
     )
 
 

@@ -13,7 +13,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.slurm.client import SubmitRefusedError
-from slurm_worker.errors import ItemError, ServiceError, UserError
+from slurm_worker.errors import ErrorClass, ItemError, ServiceError, UserError
 from slurm_worker.protocol.keys import TaskState
 from slurm_worker.protocol.ports import Applied, Refused, Row
 from slurm_worker.testing import MemoryRows
@@ -24,7 +24,7 @@ def log(_line: str) -> None:
     pass
 
 
-def submit(edges: Services, config: Config) -> api.Submitted:
+def submit(edges: Services, config: Config) -> api.SubmitResult:
     return api.submit(edges, config, log=log)
 
 
@@ -58,10 +58,10 @@ def test_submitting_again_says_whether_anything_is_new_to_the_workers(tmp_path: 
     told: list[str] = []
     api.submit(edges, config, log=told.append)
     api.submit(edges, config, log=told.append)
-    assert not any("others now" in each for each in told)
+    assert not any("worker count changed" in each for each in told)
     (tmp_path / "handler.py").write_text("def handle(item, context):\n    return None\n")
     api.submit(edges, config, log=told.append)
-    assert any("code, settings or workers are others now" in each for each in told)
+    assert any("code, settings or worker count changed" in each for each in told)
 
 
 def test_submitting_a_finished_job_again_says_that_nothing_is_left(tmp_path: Path) -> None:
@@ -89,10 +89,10 @@ def test_an_input_that_was_written_again_is_told_and_its_new_rows_are_not_taken(
     told: list[str] = []
     api.submit(edges, config, log=told.append)
     api.submit(edges, config, log=told.append)
-    assert not any("written again" in each for each in told)
+    assert not any("has changed" in each for each in told)
     make_config(tmp_path, items=30)
     again = api.submit(edges, config, log=told.append)
-    assert any("keeps the 20 items that were there then" in each for each in told)
+    assert any("keeps the 20 items that it had then" in each for each in told)
     assert again.items == 20
 
 
@@ -184,7 +184,7 @@ def test_an_input_that_is_broken_after_it_was_planned_does_not_matter_to_the_job
     items.write_text(items.read_text() + "{broken\n")
     told: list[str] = []
     assert api.submit(edges, config, log=told.append).items == 50
-    assert any("keeps the 50 items that were there then" in each for each in told)
+    assert any("keeps the 50 items that it had then" in each for each in told)
 
 
 def test_another_input_under_the_same_job_id_is_refused(tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_failed_tasks_go_back_with_the_retry(tmp_path: Path) -> None:
     for _ in range(world.lease.max_tries):
         world.clock.advance(100)
         claimed = world.table.claim(world.task_rows()[0], "broken-node")
-        world.table.fail(claimed.lease, api.ErrorClass.NODE_FAILURE, "disk full", 0)  # type: ignore[union-attr]
+        world.table.fail(claimed.lease, ErrorClass.NODE_FAILURE, "disk full", 0)  # type: ignore[union-attr]
     world.worker().run()
     assert api.progress(edges, config.spec.id).task_errors == {"node_failure": 1}
     result = api.retry(edges, config.spec.id, log=log)
@@ -296,7 +296,7 @@ def test_failed_tasks_go_back_with_the_retry(tmp_path: Path) -> None:
 def test_a_running_job_is_not_retried(tmp_path: Path) -> None:
     edges, config = services(), make_config(tmp_path)
     submit(edges, config)
-    with pytest.raises(UserError, match="10 tasks that are not done"):
+    with pytest.raises(UserError, match="10 unfinished tasks"):
         api.retry(edges, config.spec.id, log=log)
 
 
@@ -376,7 +376,7 @@ def quarantined(edges: Services, config: Config, folder: Path) -> Any:
         world.clock.advance(100)
         (row,) = [each for each in world.task_rows() if each.task == row.task]
         claimed = world.table.claim(row, "broken-node")
-        world.table.fail(claimed.lease, api.ErrorClass.OUT_OF_MEMORY, "killed", 0)
+        world.table.fail(claimed.lease, ErrorClass.OUT_OF_MEMORY, "killed", 0)
     return world
 
 
@@ -423,7 +423,7 @@ def test_new_workers_of_a_round_have_its_resources_and_do_not_wait_again(tmp_pat
     assert "#SBATCH --mem=2048M" in slurm.scripts[-1]
     assert "#SBATCH --begin=now+40" in slurm.scripts[-1]
     slurm.state = FakeArray(alive=0)
-    api.resubmit(edges, config.spec.id, most=3, log=log)
+    api.resubmit(edges, config.spec.id, max_resubmits=3, log=log)
     assert len(slurm.scripts) == 3
     assert "#SBATCH --mem=2048M" in slurm.scripts[-1]
     assert "--begin" not in slurm.scripts[-1]
@@ -438,7 +438,7 @@ def test_only_the_items_that_were_asked_for_run_again(tmp_path: Path) -> None:
         edges, config.spec.id, ["network"], only=["k1", "k2", "k9", "k10"], log=lines.append
     )
     assert (result.items, result.given_up) == ({"network": 1}, {"bad_input": 1})
-    assert "2 of the items that were asked for have not failed" in lines
+    assert "2 of the requested items have not failed" in lines
     ran: list[int] = []
 
     def handle(item: dict[str, Any], _context: object) -> dict[str, Any]:
@@ -467,9 +467,9 @@ def test_a_round_of_more_items_than_the_budget_is_not_begun(tmp_path: Path) -> N
     edges, config = services(FakeSlurm()), make_config(tmp_path)
     submit(edges, config)
     run_workers(edges, config, tmp_path / "w", failing("network", "network", "bad_input"))
-    result = api.retry(edges, config.spec.id, most_items=1, log=log)
+    result = api.retry(edges, config.spec.id, max_items=1, log=log)
     assert (result.round, result.given_up) == (None, {"network": 2, "bad_input": 1})
-    assert api.retry(edges, config.spec.id, most_items=2, log=log).round == 1
+    assert api.retry(edges, config.spec.id, max_items=2, log=log).round == 1
 
 
 def test_the_plan_of_a_retry_writes_nothing(tmp_path: Path) -> None:

@@ -40,7 +40,9 @@ def finished(folder: Path, **aggregate: Any) -> tuple[Services, Config]:
     return edges, config
 
 
-def merge_on_nodes(edges: Services, config: Config, scratch: Path, **params: Any) -> api.Submitted:
+def merge_on_nodes(
+    edges: Services, config: Config, scratch: Path, **params: Any
+) -> api.SubmitResult:
     """Start the merge, and do what its workers would."""
     submitted = api.merge_on_nodes(edges, config.spec.id, log=log)
     assert submitted is not None
@@ -145,7 +147,7 @@ def test_what_needs_all_rows_in_one_place_is_not_split(tmp_path: Path) -> None:
 def test_a_job_that_is_not_done_is_not_merged(tmp_path: Path) -> None:
     edges, config = services(FakeSlurm()), make_config(tmp_path)
     api.submit(edges, config, log=log)
-    with pytest.raises(UserError, match="10 tasks that are not done"):
+    with pytest.raises(UserError, match="10 unfinished tasks"):
         api.merge_on_nodes(edges, config.spec.id, log=log)
 
 

@@ -93,10 +93,10 @@ def test_slurms_word_becomes_the_class_of_a_task_whose_workers_died(tmp_path: Pa
     die(edges, "100_2-r0-", 1)
     before = api.progress(edges, job_id)
     assert before.task_errors == {"worker_crash": 1}
-    (loss,) = api.losses(edges, job_id)
+    (loss,) = api.worker_failures(edges, job_id)
     assert loss.line() == (
         "worker 100_2 (start 1) on n7: out_of_memory (OUT_OF_MEMORY, exit 0:125, after 65 s, "
-        "512 MB); held 000-00000000"
+        "512.0 MiB); held 000-00000000"
     )
     assert attribute(edges, job_id) == 1
     assert attribute(edges, job_id) == 0, "once"
@@ -117,7 +117,7 @@ def test_a_death_is_told_with_a_task_that_another_worker_has_taken_over(tmp_path
     assert isinstance(taken, Claimed)
     table.release(taken.lease)
     slurm.ended = [JobRecord("100", 2, 0, ElementState.NODE_FAIL, "0:0", "n7", 65, 0)]
-    (loss,) = api.losses(edges, job_id)
+    (loss,) = api.worker_failures(edges, job_id)
     assert loss.tasks == (first.task,), "the row is ready again, and its history names the dead"
 
 
@@ -297,5 +297,5 @@ def test_what_ended_well_is_no_loss(tmp_path: Path) -> None:
     slurm = FakeSlurm()
     edges, job_id = submitted(tmp_path, slurm)
     slurm.ended = [JobRecord("100", 0, 0, ElementState.COMPLETED, "0:0", "n1", 60, 0)]
-    assert api.losses(edges, job_id) == []
+    assert api.worker_failures(edges, job_id) == []
     assert ErrorClass.WORKER_CRASH.value not in api.progress(edges, job_id).task_errors

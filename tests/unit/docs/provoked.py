@@ -19,7 +19,7 @@ from moto import mock_aws
 
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import open_clients
 from airflow_slurm_provider.coordinator.spec.site import parse_site
-from airflow_slurm_provider.coordinator.submission.credentials import give_credentials
+from airflow_slurm_provider.coordinator.submission.credentials import put_credentials
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.ssh import open_paramiko
 from airflow_slurm_provider.slurm.transport import LocalTransport
@@ -238,7 +238,7 @@ def without_credentials(bench: Bench) -> None:
 def role_refused(_bench: Bench) -> str:
     error = {"Error": {"Code": "AccessDenied", "Message": "not authorized"}}
     edges = edges_with(Sts(ClientError(error, "AssumeRole")), fakes.FakeSlurm())
-    return told("slurmctl", lambda: give_credentials(edges, JOB))
+    return told("slurmctl", lambda: put_credentials(edges, JOB))
 
 
 def _session(bench: Bench) -> boto3.Session:
@@ -323,7 +323,7 @@ PROVOKED: dict[str, Provoke] = {
     "needs columns": config(worker={"part_format": "parquet"}),
     "name the job's YAML file": commands("submit absent.yaml"),
     "exists with another input": another_input,
-    "items a task, not": another_bundle,
+    "items per task, not": another_bundle,
     "brings the rows back": lost_rows,
     "has no handle.py": config(handler={"entry": "handle:handle", "code": "."}),
     "expected ':'": no_python,

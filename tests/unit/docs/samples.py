@@ -65,11 +65,17 @@ def check_layout(text: str) -> None:
             paths.config("x"),
             paths.code("x"),
             paths.segment(0, 0),
-            paths.title(0, 1),
+            paths.draft_summary(0, 1),
             paths.log("s", "w", 0),
         ),
         *(paths.part(task, 1, "u", "jsonl.gz"), paths.done(task), paths.progress),
-        *(paths.shard_progress(0), paths.anomalies, paths.manifest, paths.errors, paths.given("x")),
+        *(
+            paths.shard_progress(0),
+            paths.anomalies,
+            paths.manifest,
+            paths.errors,
+            paths.inline("x"),
+        ),
     ]
     known = {key.removeprefix(paths.root).split("/")[0] for key in keys}
     shown = text.replace("<prefix>/jobs/<job>/", "")

@@ -1,7 +1,7 @@
 """What this node offers, as one JSON document: for people, and for `slurmctl doctor`.
 
 Loads all that a worker needs. Where a table and a bucket are named, each action on them that
-workers need is tried with the node's own credentials; see `trials`.
+workers need is tried with the node's own credentials; see `probes`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from slurm_worker import __version__
 from slurm_worker.backends import dynamodb, s3
 from slurm_worker.backends.clock import AwsClock
-from slurm_worker.diagnostics.access_probes import clock_ahead, try_bucket, try_table
+from slurm_worker.diagnostics.access_probes import clock_ahead, probe_bucket, probe_table
 from slurm_worker.errors import ServiceError
 from slurm_worker.private import check_folder
 from slurm_worker.protocol.keys import split_s3_uri
@@ -50,7 +50,7 @@ def examine(scratch: Path, table: str, uri: str) -> dict[str, Any]:
     if table:
         client = dynamodb.dynamo_client()
         rows = dynamodb.DynamoRows(client, table, AwsClock())
-        found["table"] = {each.action: each.error for each in try_table(rows, unique)}
+        found["table"] = {each.action: each.error for each in probe_table(rows, unique)}
         try:
             found["clock_ahead_s"] = clock_ahead(client.meta.endpoint_url)
         except ServiceError as error:
@@ -58,7 +58,9 @@ def examine(scratch: Path, table: str, uri: str) -> dict[str, Any]:
     if uri:
         bucket, prefix = split_s3_uri(uri, "--objects")
         objects = s3.S3Objects(s3.s3_client(), bucket)
-        found["bucket"] = {each.action: each.error for each in try_bucket(objects, prefix, unique)}
+        found["bucket"] = {
+            each.action: each.error for each in probe_bucket(objects, prefix, unique)
+        }
     return found
 
 

@@ -64,7 +64,7 @@ class Record:
     leases: tuple[tuple[str, int], ...]
 
 
-class Watch:
+class HangDetector:
     """Tells from looks at a process's record whether the process goes on.
 
     It rests on no time that the process wrote, only on how long looks have seen the same: a look

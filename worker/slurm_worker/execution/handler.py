@@ -28,11 +28,11 @@ from slurm_worker.decorators import BATCH_MARK
 from slurm_worker.errors import AccessDenied, ErrorClass, ItemError, Missing, UserError, describe
 from slurm_worker.execution.signatures import (
     NotCallable,
+    accepting_context,
+    accepting_context_only,
     check_kind,
-    handing,
-    handing_alone,
+    context_passing_of,
     is_coroutine,
-    takes_of,
 )
 from slurm_worker.protocol.job_config import HandlerConfig
 from slurm_worker.protocol.keys import split_s3_uri
@@ -280,7 +280,7 @@ def tear_down(handler: Handler, shared: HandlerResources) -> None:
 def _called_with_context(handle: Callable[..., Any], config: HandlerConfig) -> Callable[..., Any]:
     try:
         check_kind(handle)
-        return handing(handle, takes_of(handle))
+        return accepting_context(handle, context_passing_of(handle))
     except NotCallable as error:
         name = f"plugin: {config.plugin!r}" if config.plugin else f"entry: {config.entry!r}"
         raise UserError(f"handler.{name} {error}") from error
@@ -296,7 +296,7 @@ def _around(module: ModuleType, name: str) -> Callable[[Context], object] | None
             check_kind(function)
         if is_coroutine(function):
             raise NotCallable("is a coroutine function; make it a plain function")
-        return handing_alone(function)
+        return accepting_context_only(function)
     except NotCallable as error:
         raise UserError(f"handler: {name} of module {module.__name__!r} {error}") from error
 

@@ -18,7 +18,7 @@ CONTEXT = "context"
 _BY_PLACE = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 
-class Takes(Enum):
+class ContextPassing(Enum):
     """How a function receives the context."""
 
     NOTHING = "nothing"  #: ``f(item)``
@@ -54,7 +54,7 @@ def is_coroutine(function: Callable[..., Any]) -> bool:
     )
 
 
-def takes_of(function: Callable[..., Any]) -> Takes:
+def context_passing_of(function: Callable[..., Any]) -> ContextPassing:
     """How a handler in a file receives the context; see `takes`.
 
     Raises:
@@ -64,16 +64,18 @@ def takes_of(function: Callable[..., Any]) -> Takes:
         named = inspect.signature(function)
         real = inspect.signature(function, follow_wrapped=False)
     except (ValueError, TypeError):
-        return Takes.SECOND  # compiled code does not tell
+        return ContextPassing.SECOND  # compiled code does not tell
     try:
-        return takes(named, real=real, any_name=True)
+        return context_passing(named, real=real, any_name=True)
     except NotCallable:
         if real == named:
             raise
-        return takes(real, any_name=True)
+        return context_passing(real, any_name=True)
 
 
-def takes(signature: Signature, *, real: Signature | None = None, any_name: bool) -> Takes:
+def context_passing(
+    signature: Signature, *, real: Signature | None = None, any_name: bool
+) -> ContextPassing:
     """How a function of this signature receives the context.
 
     Args:
@@ -92,31 +94,33 @@ def takes(signature: Signature, *, real: Signature | None = None, any_name: bool
     if places and places[0].name == CONTEXT:
         raise NotCallable(f"{signature} has no parameter for the item before context")
     how = _how(signature, places, several=several and any_name, any_name=any_name)
-    names: dict[str, None] = {CONTEXT: None} if how is Takes.BY_NAME else {}
-    _bind(signature, real or signature, 2 if how is Takes.SECOND else 1, names)
+    names: dict[str, None] = {CONTEXT: None} if how is ContextPassing.BY_NAME else {}
+    _bind(signature, real or signature, 2 if how is ContextPassing.SECOND else 1, names)
     return how
 
 
-def _how(signature: Signature, places: list[Parameter], *, several: bool, any_name: bool) -> Takes:
+def _how(
+    signature: Signature, places: list[Parameter], *, several: bool, any_name: bool
+) -> ContextPassing:
     context = signature.parameters.get(CONTEXT)
     if context is not None and context.kind in (*_BY_PLACE, Parameter.KEYWORD_ONLY):
-        return Takes.SECOND if context in places[1:2] else Takes.BY_NAME
+        return ContextPassing.SECOND if context in places[1:2] else ContextPassing.BY_NAME
     if len(places) < 2:
-        return Takes.SECOND if several else Takes.NOTHING
+        return ContextPassing.SECOND if several else ContextPassing.NOTHING
     wanted = any_name and places[1].default is Parameter.empty
-    return Takes.SECOND if wanted else Takes.NOTHING
+    return ContextPassing.SECOND if wanted else ContextPassing.NOTHING
 
 
-def handing(function: Callable[..., Any], how: Takes) -> Callable[..., Any]:
+def accepting_context(function: Callable[..., Any], how: ContextPassing) -> Callable[..., Any]:
     """The function as one that is called ``f(item, context)``."""
-    if how is Takes.NOTHING:
+    if how is ContextPassing.NOTHING:
         return lambda item, _context: function(item)
-    if how is Takes.BY_NAME:
+    if how is ContextPassing.BY_NAME:
         return lambda item, context: function(item, context=context)
     return function
 
 
-def handing_alone(function: Callable[..., Any]) -> Callable[..., Any]:
+def accepting_context_only(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that is called without an item, as one that is called ``f(context)``.
 
     A parameter named ``context``, or a first one without a default, receives the context.

@@ -27,7 +27,7 @@ from slurm_worker.errors import (
     describe,
 )
 from slurm_worker.node.heartbeat import Heartbeat, HeldLease
-from slurm_worker.node.slurm_job import Identity
+from slurm_worker.node.slurm_job import WorkerIdentity
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.audit_log import RecordEvent, ignore_event
 from slurm_worker.protocol.generations import passed
@@ -87,7 +87,7 @@ class Attempts:
     def __init__(
         self,
         config: JobConfig,
-        identity: Identity,
+        identity: WorkerIdentity,
         store: JobStore,
         table: TaskTable,
         heart: Heartbeat,

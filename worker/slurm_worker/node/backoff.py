@@ -85,18 +85,18 @@ class Idle:
         self._longest_s = lease.ttl_s + lease.margin_s + 2 * lease.heartbeat_s
         self._rank = rng.random()
         self._waiting: Waiting | None = None
-        self.over()
+        self.reset()
 
-    def over(self) -> None:
+    def reset(self) -> None:
         """There is something to do."""
         self._since = self._clock.boot_time()
         self._next_s = _IDLE_FIRST_S
 
-    def saw(self, waiting: Waiting) -> None:
+    def record(self, waiting: Waiting) -> None:
         """The last look has found this much in others' hands, and nothing to lease."""
         self._waiting = waiting
 
-    def is_surplus(self) -> bool:
+    def should_exit(self) -> bool:
         """Whether others will do, by the last look, which is used up by this.
 
         At the end of a job thousands of idle workers would look at every shard again and
@@ -111,7 +111,7 @@ class Idle:
 
     def wait(self) -> bool:
         """Sleep, longer each time; False, at once, where waiting longer is vain."""
-        if self._clock.boot_time() - self._since > self._longest_s or self.is_surplus():
+        if self._clock.boot_time() - self._since > self._longest_s or self.should_exit():
             return False
         self._sleep(self._next_s * self._rng.uniform(0.8, 1.2))
         self._next_s = min(self._next_s * 1.5, _IDLE_MOST_S)

@@ -20,7 +20,7 @@ _ASK_SLURM_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class WorkerIdentity:
     """Who this worker is; new with each start of the process, so a requeued twin differs.
 
     Args:
@@ -36,7 +36,7 @@ class Identity:
     @classmethod
     def from_environment(
         cls, environment: Mapping[str, str], submission: str, host: str
-    ) -> Identity:
+    ) -> WorkerIdentity:
         """Read Slurm's variables; outside Slurm the host stands for them."""
         array = environment.get("SLURM_ARRAY_JOB_ID") or environment.get("SLURM_JOB_ID", "")
         element = environment.get("SLURM_ARRAY_TASK_ID", "0")
@@ -60,11 +60,11 @@ class Drain:
     signal at the same moment, and a handler interrupted by itself would wait for itself.
 
     Args:
-        asked: becomes true with the wish.
+        stop_requested: is set by the first signal.
     """
 
-    def __init__(self, asked: Signal) -> None:
-        self.asked = asked
+    def __init__(self, stop_requested: Signal) -> None:
+        self.stop_requested = stop_requested
         self.before_time_limit = False
 
     def install(self) -> None:
@@ -82,7 +82,7 @@ class Drain:
                 if number == signal.SIGUSR1:
                     self.before_time_limit = True
                 if number in STOP_SIGNALS:
-                    self.asked.set()
+                    self.stop_requested.set()
 
 
 def seconds_left(environment: Mapping[str, str]) -> float | None:

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from slurm_worker.backends.clock import boot_time
 from slurm_worker.errors import ErrorClass, ServiceError
-from slurm_worker.execution.flight_recorder import Record, Recorder, Watch
-from slurm_worker.node.exit_codes import CHOSEN_EXITS, EXIT_INFRASTRUCTURE, STOP_SIGNALS
+from slurm_worker.execution.flight_recorder import HangDetector, Record, Recorder
+from slurm_worker.node.exit_codes import STOP_SIGNALS, WorkerExit
 from slurm_worker.printable import printable
 from slurm_worker.private import is_ours, new_folder
 from slurm_worker.protocol.task_history import Crash
@@ -67,7 +67,7 @@ class _Process:
     pid: int
     folder: Path
     recorder: Recorder
-    watch: Watch
+    watch: HangDetector
     began: float
     hung: bool = False
     oom_kills: int = 0
@@ -153,21 +153,21 @@ class Supervisor:
             # Whatever threads a handler has left behind must not keep the process alive.
             os._exit(_run(self._child, folder, recorder, index, death))
         self._processes[pid] = _Process(
-            index, pid, folder, recorder, Watch(), boot_time(), oom_kills=_oom_kills()
+            index, pid, folder, recorder, HangDetector(), boot_time(), oom_kills=_oom_kills()
         )
 
     def _ended(self, process: _Process, status: int) -> int:
         code = os.waitstatus_to_exitcode(status)
         record = process.recorder.read()
         shutil.rmtree(process.folder, ignore_errors=True)
-        if code in CHOSEN_EXITS:
+        if code in tuple(WorkerExit):
             return code
         line = f"slurm-worker: a process ended with {code} during {record}"
         print(printable(line), file=sys.stderr)  # noqa: T201
         self._restarts += 1
         death = _death(process, record, code)
         if self._asked or self._restarts > _MOST_RESTARTS or self._is_vain(process, death):
-            return EXIT_INFRASTRUCTURE
+            return WorkerExit.INFRASTRUCTURE
         self._start(process.number, death)
         return 0
 
@@ -247,7 +247,7 @@ def _end_with(parent: int) -> None:
     except (OSError, AttributeError):
         return  # not Linux
     if os.getppid() != parent:
-        os._exit(EXIT_INFRASTRUCTURE)
+        os._exit(WorkerExit.INFRASTRUCTURE)
 
 
 def _oom_kills() -> int:

@@ -38,11 +38,11 @@ from slurm_worker.execution.runner import make_runner
 from slurm_worker.execution.throttle import TokenThrottle
 from slurm_worker.node.attempts import Attempt, Attempts
 from slurm_worker.node.backoff import Durations, Idle, Setbacks
-from slurm_worker.node.exit_codes import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_NO_PROGRESS, EXIT_OK
+from slurm_worker.node.exit_codes import WorkerExit
 from slurm_worker.node.heartbeat import Heartbeat
 from slurm_worker.node.logging import bound
 from slurm_worker.node.no_progress import Fruitless, NoProgress
-from slurm_worker.node.slurm_job import Drain, Identity, requeue
+from slurm_worker.node.slurm_job import Drain, WorkerIdentity, requeue
 from slurm_worker.node.task_finder import Finished, Found, TaskFinder
 from slurm_worker.node.threads import Pending, Signal, Threads
 from slurm_worker.protocol.audit_log import AuditLog
@@ -91,7 +91,7 @@ class Worker:
     def __init__(
         self,
         config: JobConfig,
-        identity: Identity,
+        identity: WorkerIdentity,
         *,
         rows: Rows,
         buckets: Callable[[str], ObjectStore],
@@ -210,7 +210,7 @@ class Worker:
             tear_down(handler, shared)
             self._pace.close()
             self._ended.set()
-            self._drain.asked.set()
+            self._drain.stop_requested.set()
             watch.result()
             heart.close()
             self.logger.info("worker ends", tasks_done=self.tasks_done, **self._pace.numbers())
@@ -249,7 +249,7 @@ class Worker:
         The item at hand is given up, and done again by whoever has the task next. Should
         it end at this very moment, both ways out are taken; the table lets one release.
         """
-        self._drain.asked.wait()
+        self._drain.stop_requested.wait()
         if self._ended.wait(_DRAIN_S):
             return
         running = self._running
@@ -271,10 +271,10 @@ class Worker:
 
     def _loop(self, calls: Calls, journals: list[Journal]) -> int:
         plain, careful = make_runner(calls), make_runner(calls, careful=True)
-        self._idle.over()
-        code = EXIT_OK
+        self._idle.reset()
+        code: int = WorkerExit.OK
         try:
-            while not self._drain.asked.is_set():
+            while not self._drain.stop_requested.is_set():
                 try:
                     found = self._next()
                     if isinstance(found, Finished):
@@ -292,8 +292,10 @@ class Worker:
                     progressed = self._work(found, runner, journals[0])
                     journals.reverse()
                     # Who is asked to stop gives back what it has, which is no fault of the lease.
-                    self._fruitless.ended(progressed=progressed or self._drain.asked.is_set())
-                    self._idle.over()
+                    self._fruitless.ended(
+                        progressed=progressed or self._drain.stop_requested.is_set()
+                    )
+                    self._idle.reset()
                 except (FatalError, NoProgress) as error:
                     code = self._gives_up(error)
                     break
@@ -304,12 +306,12 @@ class Worker:
                         "a service failed", error=str(error), in_a_row=self._setbacks.in_a_row + 1
                     )
                     if not self._setbacks.bear(error):
-                        code = EXIT_INFRASTRUCTURE
+                        code = WorkerExit.INFRASTRUCTURE
                         break
                 except (OSError, sqlite3.Error) as error:
                     # This node's scratch: every further task would fail here too.
                     self.logger.error("scratch failed", error=describe(error))
-                    code = EXIT_INFRASTRUCTURE
+                    code = WorkerExit.INFRASTRUCTURE
                     break
         finally:
             code = self._wind_up(code)
@@ -320,12 +322,12 @@ class Worker:
     def _gives_up(self, error: FatalError | NoProgress) -> int:
         """The exit code of a worker that has no use; why, is told."""
         if isinstance(error, FatalError):
-            return EXIT_CONFIG
+            return WorkerExit.CONFIG
         self.logger.error("no progress: the worker ends", error=str(error))
         self._trail.record(
             "no_progress", {"leases": error.leases, "node": self.identity.slurm.get("node", "")}
         )
-        return EXIT_NO_PROGRESS
+        return WorkerExit.NO_PROGRESS
 
     def _next(self) -> Attempt | Finished | None:
         """The next task: the one that was leased ahead, or one leased now."""
@@ -334,7 +336,7 @@ class Worker:
             found = ahead.result()
             if isinstance(found, Attempt):
                 return found
-            if found is None and self._idle.is_surplus():
+            if found is None and self._idle.should_exit():
                 # Thousands leave within a minute at a job's end: another look each is a burden.
                 self.logger.info("others will do what is left")
                 return Finished()
@@ -353,7 +355,7 @@ class Worker:
             return None
         if not self._durations.another_fits():
             self._drain.before_time_limit = True
-            self._drain.asked.set()
+            self._drain.stop_requested.set()
             self.logger.info("no time is left for another task")
             return None
         self._finder.new_generation(job.generation)
@@ -364,7 +366,7 @@ class Worker:
                     continue
                 return found
             if not isinstance(found, Found):
-                self._idle.saw(found)
+                self._idle.record(found)
                 return None
             attempt = self._attempts.open(found.lease)
             if attempt is not None:
@@ -380,10 +382,10 @@ class Worker:
         self._heart.owe(lambda: self._table.undo_claim(row, self.identity.worker, request))
 
     def _rest(self, seconds: float) -> None:
-        self._drain.asked.wait(seconds)
+        self._drain.stop_requested.wait(seconds)
 
     def _must_stop(self) -> bool:
-        if self._drain.asked.is_set():
+        if self._drain.stop_requested.is_set():
             return True
         running = self._running
         return running is not None and not running.hold.trusted
@@ -461,7 +463,7 @@ class Worker:
         while not self._durations.nearly_done(journal.ok + journal.failed - restored, left, began):
             if ran.wait(_LOOK_AHEAD_S):
                 break
-        if self._drain.asked.is_set() or not self._durations.another_fits():
+        if self._drain.stop_requested.is_set() or not self._durations.another_fits():
             return None
         return self._find()
 
@@ -510,7 +512,7 @@ class Worker:
                 step()
             except (ServiceError, OSError, sqlite3.Error) as error:
                 self.logger.warning("not wound up; the lease will run out", error=describe(error))
-                code = code or EXIT_INFRASTRUCTURE
+                code = code or WorkerExit.INFRASTRUCTURE
         return code
 
     def _return_ahead(self, ahead: Pending[Attempt | Finished | None]) -> None:

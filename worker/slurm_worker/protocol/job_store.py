@@ -259,16 +259,13 @@ class JobStore:
                 yield Marker.from_json(data)
 
 
-def probe_conditional_put(objects: ObjectStore, paths: JobPaths) -> bool:
-    """Whether the store refuses to create an object twice; three requests.
+def probe_conditional_put(objects: ObjectStore, key: str) -> bool:
+    """Whether the store refuses to create an object twice; one request, or two.
 
-    Some stores ignore ``If-None-Match``, and then the table decides between markers.
+    Some stores ignore ``If-None-Match``, and then the table decides between markers. The object
+    stays: where it exists, the first request is refused and gives the answer.
     """
-    key = paths.probe(uuid.uuid4().hex)
-    objects.put_new(key, b"1")
-    refused = not objects.put_new(key, b"2")
-    objects.delete(key)
-    return refused
+    return not objects.put_new(key, b"") or not objects.put_new(key, b"")
 
 
 def probe_replacing(objects: ObjectStore, paths: JobPaths) -> float | None:

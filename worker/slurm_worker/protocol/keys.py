@@ -239,6 +239,3 @@ def limit_pk(scope: str, name: str) -> str:
 def limit_sk() -> str:
     """Sort key of a rate limit's row."""
     return "SLOT#0"
-
-
-# --- S3 keys ------------------------------------------------------------------

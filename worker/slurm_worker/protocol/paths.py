@@ -34,6 +34,11 @@ def parse_version(name: str) -> tuple[int, str] | None:
     return None if match is None else (int(match.group(1)), match.group(2))
 
 
+def conditional_put_key(prefix: str) -> str:
+    """The site's object that tells whether the store heeds ``If-None-Match``; it is empty."""
+    return f"{prefix}/conditional-put".lstrip("/")
+
+
 @dataclass(frozen=True, slots=True)
 class JobPaths:
     """The S3 keys of one job, all under ``<prefix>/jobs/<job>/``.
@@ -64,7 +69,7 @@ class JobPaths:
         """The handler's code, named by its digest."""
         return f"{self.root}code/{digest}.zip"
 
-    def given(self, digest: str) -> str:
+    def inline(self, digest: str) -> str:
         """Items, or the keys of a retry's items, that were passed instead of a file."""
         return f"{self.root}given/{digest}.jsonl"
 
@@ -90,12 +95,12 @@ class JobPaths:
         number = key.rpartition("/segment-")[2]
         return draft_of(int(number)) if number.isdecimal() else None
 
-    def title(self, round_no: int, draft: int) -> str:
-        """A draft's description and totals: written when it is complete."""
-        return f"{self.titles(round_no)}{draft}.json"
+    def draft_summary(self, round_no: int, draft: int) -> str:
+        """What a draft holds: written last, when the draft is complete."""
+        return f"{self.draft_summaries(round_no)}{draft}.json"
 
-    def titles(self, round_no: int) -> str:
-        """The folder of the titles of a round's drafts."""
+    def draft_summaries(self, round_no: int) -> str:
+        """The folder of the summaries of a round's drafts."""
         return f"{self.root}drafts/{round_no:03}/"
 
     @property

@@ -27,7 +27,7 @@ from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import (
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import Step, StepResult, Wanted
 from slurm_worker.backends.errors import code_of
 from slurm_worker.backends.s3 import is_aws
-from slurm_worker.diagnostics.access_probes import TRIAL_JOB
+from slurm_worker.diagnostics.access_probes import PROBE_JOB
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.paths import JobPaths
 
@@ -55,7 +55,7 @@ def bucket_steps(clients: Clients, name: str, prefix: str, wanted: Wanted) -> It
             yield Step(
                 "bucket", StepResult.MADE, f"bucket {name!r} in {clients.s3.meta.region_name}"
             )
-    bucket = _Bucket(clients, name, JobPaths(prefix, TRIAL_JOB).probe(uuid.uuid4().hex))
+    bucket = _Bucket(clients, name, JobPaths(prefix, PROBE_JOB).probe(uuid.uuid4().hex))
     yield wanted.settle(
         "public_access",
         lambda: bucket.public_access_block() == PUBLIC_ACCESS_BLOCK,

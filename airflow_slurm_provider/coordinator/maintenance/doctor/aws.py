@@ -20,14 +20,14 @@ from airflow_slurm_provider.coordinator.spec.site import Site
 from slurm_worker.backends.dynamodb import dynamo_client
 from slurm_worker.backends.errors import unanswered
 from slurm_worker.diagnostics.access_probes import (
-    TRIAL_JOB,
-    Trial,
+    PROBE_JOB,
+    AccessProbe,
     clock_ahead,
-    try_bucket,
-    try_table,
+    probe_bucket,
+    probe_table,
 )
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.protocol.job_store import probe_conditional_put, probe_replacing
+from slurm_worker.protocol.job_store import probe_replacing
 from slurm_worker.protocol.paths import JobPaths
 
 #: Beyond this AWS refuses signed requests before long (it allows five minutes).
@@ -171,8 +171,8 @@ def check_table(facts: AwsFacts, name: str) -> Iterator[Finding]:
 
 def check_table_access(services: Services) -> Iterator[Finding]:
     """Each action that the coordinator needs on the table, on a row of its own."""
-    trials = try_table(services.rows, uuid.uuid4().hex)
-    yield judge_trials("table_access", trials, _POLICY)
+    probes = probe_table(services.rows, uuid.uuid4().hex)
+    yield judge_probes("table_access", probes, _POLICY)
 
 
 def check_bucket(services: Services) -> Iterator[Finding]:
@@ -183,14 +183,14 @@ def check_bucket(services: Services) -> Iterator[Finding]:
 
 def check_bucket_access(services: Services) -> Iterator[Finding]:
     """Each action that the coordinator needs in the bucket, on an object of its own."""
-    trials = try_bucket(services.objects, services.site.prefix, uuid.uuid4().hex)
-    yield judge_trials("bucket_access", trials, _POLICY)
+    probes = probe_bucket(services.objects, services.site.prefix, uuid.uuid4().hex)
+    yield judge_probes("bucket_access", probes, _POLICY)
 
 
 def check_conditional_put(services: Services) -> Iterator[Finding]:
     """The store keeps to conditions: they decide between two markers, and two manifests."""
-    paths = JobPaths(services.site.prefix, TRIAL_JOB)
-    if probe_conditional_put(services.objects, paths):
+    paths = JobPaths(services.site.prefix, PROBE_JOB)
+    if services.conditional_put():
         if probe_replacing(services.objects, paths) is not None:
             found = "the store refuses to create an object twice"
             yield Finding("conditional_put", Level.PASS, found)
@@ -212,11 +212,11 @@ def check_conditional_put(services: Services) -> Iterator[Finding]:
         )
 
 
-def judge_trials(check: str, trials: Sequence[Trial], mend: str) -> Finding:
+def judge_probes(check: str, probes: Sequence[AccessProbe], mend: str) -> Finding:
     """What was tried is allowed; the first refusal speaks for all."""
-    refused = [each for each in trials if each.error]
+    refused = [each for each in probes if each.error]
     if not refused:
-        names = ", ".join(each.action.partition(":")[2] for each in trials)
+        names = ", ".join(each.action.partition(":")[2] for each in probes)
         return Finding(check, Level.PASS, f"allowed: {names}")
     found, _, own = refused[0].error.partition("; ")
     actions = ", ".join(each.action for each in refused)

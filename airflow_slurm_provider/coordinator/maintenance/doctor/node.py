@@ -14,15 +14,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from airflow_slurm_provider.coordinator.maintenance.doctor.aws import judge_clock, judge_trials
+from airflow_slurm_provider.coordinator.maintenance.doctor.aws import judge_clock, judge_probes
 from airflow_slurm_provider.coordinator.maintenance.doctor.report import Finding, Level
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submission import upload
-from airflow_slurm_provider.coordinator.submission.credentials import give_credentials
+from airflow_slurm_provider.coordinator.submission.credentials import put_credentials
 from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import quote, render_script
-from slurm_worker.diagnostics.access_probes import TRIAL_JOB, Trial
+from airflow_slurm_provider.units import format_size
+from slurm_worker.diagnostics.access_probes import PROBE_JOB, AccessProbe
 from slurm_worker.errors import ServiceError
 
 #: What a job's options say of where and how its workers run; the rest is not the probe's.
@@ -72,7 +73,7 @@ def check_node(services: Services, options: SlurmOptions, timeout_s: float) -> I
         ServiceError: if the cluster can't be reached.
     """
     # Also the name of its folder: that of another probe at the same time is left alone.
-    name = f"{TRIAL_JOB}.{uuid.uuid4().hex[:12]}"
+    name = f"{PROBE_JOB}.{uuid.uuid4().hex[:12]}"
     survey = services.slurm.survey()
     try:
         heard = _run(services, name, _script(services, options, name), timeout_s)
@@ -135,13 +136,13 @@ def judge(heard: Heard, python: str, worker_command: str | None) -> list[Finding
 def _script(services: Services, options: SlurmOptions, name: str) -> str:
     cluster = services.site.cluster
     command = [
-        *shlex.split(upload.ship_worker(services)),
+        *shlex.split(upload.upload_worker(services)),
         *("check", "--table", services.site.storage.table),
         *("--objects", f"s3://{services.site.bucket}/{services.site.prefix}".rstrip("/")),
     ]
     environment = {
         **services.site.aws.environment(),
-        **give_credentials(services, TRIAL_JOB, folder=name),
+        **put_credentials(services, PROBE_JOB, folder=name),
     }
     setup = options.setup
     if not cluster.worker_command:
@@ -215,8 +216,8 @@ def _judge_python(version: str, python: str) -> Finding:
 def _judge_document(document: dict[str, Any]) -> Iterator[Finding]:
     yield _judge_scratch(document)
     for check, name in (("node_table", "table"), ("node_bucket", "bucket")):
-        trials = [Trial(action, error) for action, error in document.get(name, {}).items()]
-        yield judge_trials(check, trials, _POLICY)
+        probes = [AccessProbe(action, error) for action, error in document.get(name, {}).items()]
+        yield judge_probes(check, probes, _POLICY)
     if "clock_ahead_s" in document:
         yield judge_clock("node_clock", f"node {document['host']}", document["clock_ahead_s"])
     else:
@@ -234,7 +235,7 @@ def _judge_scratch(document: dict[str, Any]) -> Finding:
     if kind.partition(".")[0] in _SHARED:
         found = f"scratch {scratch} is on {kind}, where SQLite's locks are slow or broken"
         return Finding("node_scratch", Level.FAIL, found, mend)
-    size = f"{free / (1 << 30):,.1f} GB free"
+    size = f"{format_size(free)} free"
     if free < _LEAST_FREE:
         found = f"scratch {scratch} has {size}; journals and parts of running tasks go there"
         return Finding("node_scratch", Level.WARN, found, mend)

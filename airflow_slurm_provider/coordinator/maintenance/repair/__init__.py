@@ -35,7 +35,7 @@ from airflow_slurm_provider.coordinator.maintenance.repair.tasks import (
     TaskRepair,
 )
 from airflow_slurm_provider.coordinator.planning.initial_round import has_plan
-from airflow_slurm_provider.coordinator.planning.planner import Title
+from airflow_slurm_provider.coordinator.planning.planner import DraftSummary
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec, spec_of
 from airflow_slurm_provider.coordinator.status.failures import read_failures, retried_items
@@ -206,7 +206,7 @@ class _Repair:
 
     def _job_of(self, first: RoundRow, configs: list[_Config], born: float) -> JobRow:
         """The job whose first round this is."""
-        title = Title.read(self._store, 0, first.draft) if first.draft else None
+        title = DraftSummary.read(self._store, 0, first.draft) if first.draft else None
         if title is not None and title.identity:
             configs = [
                 each
@@ -306,7 +306,7 @@ class _Repair:
                 f"round {number} has no items of its own, and which failed tasks it put back was "
                 "in the table alone; retry again"
             )
-        title = Title.read(self._store, number, plan.draft) if plan.draft else None
+        title = DraftSummary.read(self._store, number, plan.draft) if plan.draft else None
         if number:
             retried = title.retried if title else self._retried(number)
             source = "retry"

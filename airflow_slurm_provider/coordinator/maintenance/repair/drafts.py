@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from airflow_slurm_provider.coordinator.planning.planner import Tally, Title
+from airflow_slurm_provider.coordinator.planning.planner import DraftSummary, SliceTotals
 from slurm_worker.errors import UserError
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_store import ForeignMarker, JobStore, Marker
@@ -73,7 +73,7 @@ def find_plan(store: JobStore, round_no: int, known: int = 0, standing: int = 0)
 
 def _read(store: JobStore, round_no: int, draft: int, markers: dict[int, Marker]) -> Plan:
     """A draft, checked to be whole and the one that the markers were made from."""
-    tally = Tally()
+    tally = SliceTotals()
     for sequence, where in enumerate(store.planned_slices(round_no, draft)):
         if sequence in markers:
             markers[sequence].check(where)
@@ -84,8 +84,8 @@ def _read(store: JobStore, round_no: int, draft: int, markers: dict[int, Marker]
             f"done/{markers[beyond].task}.done is of a task that has no slice below "
             f"{store.paths.segments(round_no)}; restore its segments"
         )
-    title = Title.read(store, round_no, draft) if draft else None
-    if draft and (title is None or not tally.agrees(title)):
+    title = DraftSummary.read(store, round_no, draft) if draft else None
+    if draft and (title is None or not tally.match(title)):
         raise UserError(
             f"segments of draft {draft} are missing below {store.paths.segments(round_no)}; "
             "restore them"

@@ -18,8 +18,8 @@ from airflow_slurm_provider.coordinator.costs.actual import (
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
+from airflow_slurm_provider.slurm.accounting import JobRecord
 from airflow_slurm_provider.slurm.states import ElementState
-from airflow_slurm_provider.slurm.usage import Usage
 from slurm_worker.backends.request_counter import RequestKind
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.job_totals import PER_DOUBLING, JobTotals, TimeBucket
@@ -27,13 +27,23 @@ from slurm_worker.protocol.tasks import Claimed
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of
 
 ITEMS, BUNDLE = 50, 5
-USED = Usage("100", 0, 0, ElementState.COMPLETED, 100, 2, 150.0, 1 << 30, 800 << 20)
+USED = JobRecord(
+    array="100",
+    element=0,
+    restart=0,
+    state=ElementState.COMPLETED,
+    elapsed_s=100,
+    cpus=2,
+    cpu_s=150.0,
+    mem=1 << 30,
+    max_rss=800 << 20,
+)
 
 
 class Accounting(FakeSlurm):
     """A cluster whose accounting is away."""
 
-    def usage(self, slurm_job_ids: Any) -> list[Usage]:
+    def records(self, arrays: Any) -> list[JobRecord]:
         raise ServiceError("cluster: sacct failed")
 
 
@@ -95,7 +105,7 @@ def test_what_workers_spend_grows_with_the_items_and_cents_are_never_too_much(
 
 
 def test_cpu_and_memory_come_from_the_accounting(tmp_path: Path, config: Config) -> None:
-    edges = services(FakeSlurm(used=[USED]))
+    edges = services(FakeSlurm(ended=[USED]))
     run(edges, config, tmp_path / "node")
     document = read_cost(edges, config.spec.id).to_dict()
     assert document["cluster"] == {

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from airflow_slurm_provider.coordinator.costs.advice import Facts, LimitUse, advise
-from airflow_slurm_provider.slurm.usage import Efficiency
+from airflow_slurm_provider.slurm.accounting import Efficiency
 
 MB = 1 << 20
 GOOD_USE = Efficiency(4, 0, 40_000, 40_000, 36_000.0, 1000 * MB, 700 * MB)
@@ -49,7 +49,7 @@ def test_long_tasks_are_to_be_smaller() -> None:
 
 def test_memory_that_nobody_uses_is_to_be_given_back() -> None:
     said = only(replace(GOOD, efficiency=replace(GOOD_USE, mem=4000 * MB, max_rss=500 * MB)))
-    assert "3.9 GB of memory were asked for each worker and at most 500 MB (12%) used" in said
+    assert "3.9 GiB of memory were asked for each worker and at most 500.0 MiB (12%) used" in said
     assert "slurm.mem: 650M would do" in said
     small = replace(GOOD_USE, mem=300 * MB, max_rss=100 * MB)
     assert advise(replace(GOOD, efficiency=small)) == [], "there is little to save"

@@ -25,7 +25,7 @@ from airflow_slurm_provider.coordinator.spec.site import Site, parse_site
 from airflow_slurm_provider.coordinator.submission.credentials import session_policy
 from airflow_slurm_provider.slurm.cluster_info import Folder, Partition
 from airflow_slurm_provider.slurm.options import SlurmOptions
-from slurm_worker.diagnostics.access_probes import TRIAL_JOB
+from slurm_worker.diagnostics.access_probes import PROBE_JOB
 from slurm_worker.errors import HostUnreachable, ServiceError, UserError
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.testing import MemoryObjects
@@ -156,7 +156,7 @@ def test_where_all_is_well_every_check_passes_and_the_probe_leaves_nothing() -> 
     assert len(findings) == 24
     assert cluster.surveyed.removed == list(cluster.arrays)
     (script,) = cluster.scripts
-    assert f"--job-name={TRIAL_JOB}." in script
+    assert f"--job-name={PROBE_JOB}." in script
     assert "check --table t --objects s3://lab/lab" in script
 
 

@@ -12,7 +12,7 @@ import pytest
 from airflow_slurm_provider.coordinator import api, spec_store
 from airflow_slurm_provider.coordinator.maintenance import gc
 from airflow_slurm_provider.coordinator.maintenance.repair import Repaired, repair
-from airflow_slurm_provider.coordinator.planning.planner import Title, drafted
+from airflow_slurm_provider.coordinator.planning.planner import DraftSummary, new_draft
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.failures import explain
 from slurm_worker.errors import ItemError, UserError
@@ -198,7 +198,7 @@ def test_the_whole_table_lost_the_dataset_is_the_same(edges: Services, world: Wo
 def test_a_job_that_lost_its_rows_is_not_planned_anew(edges: Services, tmp_path: Path) -> None:
     lose_everything(edges)
     config = make_config(tmp_path / "config")
-    with pytest.raises(UserError, match="doctor --repair --job job-1 brings the rows back"):
+    with pytest.raises(UserError, match="slurmctl doctor --repair --job job-1, or"):
         api.submit(edges, config, log=lambda _: None)
     assert table_of(edges) == {}
     run(edges)
@@ -479,13 +479,14 @@ def test_segments_that_are_cut_short_bring_no_smaller_job_back(
 def test_a_draft_that_was_left_beside_the_plan_is_not_taken_for_it(edges: Services) -> None:
     plan = edges.jobs(JOB).get().draft
     before = published(edges)
-    with drafted(
+    with new_draft(
         edges.store(JOB),
         0,
         [(f"other{n}", {"n": n}) for n in range(50)],
         5,
-        lambda: None,
-        lambda tally: Title(tally.tasks, tally.items, tally.sha256, identity="of another input"),
+        lambda totals: DraftSummary(
+            totals.tasks, totals.items, totals.sha256, identity="of another input"
+        ),
         lambda _: None,
     ):
         pass
@@ -502,7 +503,7 @@ def test_of_two_drafts_with_the_same_items_the_one_stays_that_task_rows_are_read
 ) -> None:
     paths, jobs = edges.paths(JOB), edges.jobs(JOB)
     plan = jobs.rounds()[number].draft
-    objects = [*edges.objects.list(paths.segments(number)), paths.title(number, plan)]
+    objects = [*edges.objects.list(paths.segments(number)), paths.draft_summary(number, plan)]
     for key in objects:
         edges.objects.put(key.replace(str(plan), str(twin)), edges.objects.get(key) or b"")
     for row in list(edges.rows.query(keys.job_pk(JOB))):
@@ -519,7 +520,7 @@ def test_the_configuration_of_another_input_is_not_taken_for_the_jobs(
 ) -> None:
     identity = edges.jobs(JOB).get().identity
     other = make_config(tmp_path / "another")
-    spec_store.ship_config(edges, other.spec, 8, "")
+    spec_store.store_spec(edges, other.spec, 8, "")
     modified = cast("MemoryObjects", edges.objects).modified
     newest = max(edges.objects.list(edges.paths(JOB).config_folder), key=modified.__getitem__)
     assert other.spec.identity() != identity

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from airflow_slurm_provider.coordinator.planning.inline_items import (
-    config_of,
+    config_with_items,
     listed,
     path_or_items,
     put_items,
@@ -174,13 +174,17 @@ def test_text_that_is_a_list_is_read_as_json_and_any_other_is_a_path_at_most() -
 
 
 def test_items_of_an_operator_go_by_the_same_rules() -> None:
-    config = config_of(services(), {"handler": {"entry": "h:f"}}, "job-1", '["a"]', None)
+    config = config_with_items(services(), {"handler": {"entry": "h:f"}}, "job-1", '["a"]', None)
     assert config.spec.input.format == "jsonl"
     with pytest.raises(UserError, match=r"items: 's3://lab/a\.csv' is text"):
-        config_of(services(), {"handler": {"entry": "h:f"}}, "job-1", "s3://lab/a.csv", None)
+        config_with_items(
+            services(), {"handler": {"entry": "h:f"}}, "job-1", "s3://lab/a.csv", None
+        )
 
 
 def test_params_two_of_whose_keys_json_makes_one_are_refused() -> None:
     params = {"codes": {1: "a", "1": "b"}}
     with pytest.raises(UserError, match=r"handler\.params: .*become one name, '1'"):
-        config_of(services(), {"handler": {"entry": "h:f", "params": params}}, "job-1", [1], None)
+        config_with_items(
+            services(), {"handler": {"entry": "h:f", "params": params}}, "job-1", [1], None
+        )

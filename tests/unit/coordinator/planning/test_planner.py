@@ -193,14 +193,14 @@ def test_what_a_release_without_drafts_left_before_its_first_row_is_not_in_the_w
 
 
 def test_a_refused_input_leaves_no_task_row(tmp_path: Path) -> None:
-    def refuse() -> None:
+    def refuse() -> dict[str, int]:
         raise UserError("duplicate")
 
     world = World(tmp_path)
     world.jobs.create("i", "c", 8)
     round_row = world.jobs.create_round(0, "test")
     with pytest.raises(UserError, match="duplicate"):
-        world.planner().plan(round_row, numbered(50), check=refuse, retried=dict)
+        world.planner().plan(round_row, numbered(50), world.bundle, refuse)
     assert world.task_rows() == []
     assert list(world.objects.list("")) == []
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_slurm_provider.coordinator.status.eta import format_duration, outlook_of
+from airflow_slurm_provider.coordinator.status.eta import outlook_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
+from airflow_slurm_provider.units import format_duration
 from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.job_totals import JobTotals
 from slurm_worker.protocol.keys import JobId, JobState, RoundState, TaskState
@@ -74,12 +75,3 @@ def test_first_tasks_have_the_pace_of_their_items() -> None:
 )
 def test_nothing_is_said_of_a_pace_that_is_not_known(seen: Snapshot) -> None:
     assert outlook_of(seen).line() == ""
-
-
-def test_times_are_as_a_clock_has_them() -> None:
-    assert [format_duration(each) for each in (0.9, 61, 3_723, 90_061)] == [
-        "0:00:00",
-        "0:01:01",
-        "1:02:03",
-        "1 d 1:01:01",
-    ]

@@ -114,6 +114,6 @@ def test_asking_why_workers_died_reads_no_done_row_where_no_lease_was_lost(ended
     edges, job_id, rows, slurm = ended
     slurm.ended = [JobRecord("100", 0, 0, ElementState.OUT_OF_MEMORY, "0:125", "n7", 65, 0)]
     assert attribute(edges, job_id) == 0
-    (loss,) = api.losses(edges, job_id)
+    (loss,) = api.worker_failures(edges, job_id)
     assert loss.tasks == ()
     assert rows.since() < FEW

@@ -243,8 +243,8 @@ def test_workers_that_were_asked_for_are_not_counted_as_resubmissions(tmp_path: 
     for _ in range(3):
         control.add_workers(edges, config.spec.id, 1, log=log)
     slurm.state = GONE
-    assert api.resubmit(edges, config.spec.id, most=1, log=log) is not None
-    assert api.resubmit(edges, config.spec.id, most=1, log=log) is None
+    assert api.resubmit(edges, config.spec.id, max_resubmits=1, log=log) is not None
+    assert api.resubmit(edges, config.spec.id, max_resubmits=1, log=log) is None
 
 
 def cut_short(folder: Path, **changes: Any) -> tuple[Services, FakeSlurm, Config]:
@@ -268,7 +268,7 @@ def test_an_array_whose_id_was_never_noted_is_looked_at_and_accounted(tmp_path: 
     seen = api.poll(edges, config.spec.id)
     assert seen.array is not None
     assert (seen.array.alive, seen.problem) == (3, "")
-    api.losses(edges, config.spec.id)
+    api.worker_failures(edges, config.spec.id)
     assert slurm.accounted == [["100"]]
     assert read_script(edges, config.spec.id) == slurm.scripts[0]
     assert "the end of job-1 2" in read_output(edges, config.spec.id, "100_2")
@@ -339,9 +339,9 @@ def test_workers_that_were_just_being_replaced_are_cancelled_too(tmp_path: Path)
     paused = PausedSlurm("before its intent", lambda: control.cancel(edges, config.spec.id))
     paused.arrays, paused.state = slurm.arrays, GONE
     beside = replace(edges, slurm=paused)  # type: ignore[arg-type]  # the fake has its verbs
-    assert api.resubmit(beside, config.spec.id, most=2, log=log) is None
+    assert api.resubmit(beside, config.spec.id, max_resubmits=2, log=log) is None
     assert len(slurm.arrays) == 1
-    assert api.resubmit(edges, config.spec.id, most=2, log=log) is None
+    assert api.resubmit(edges, config.spec.id, max_resubmits=2, log=log) is None
 
 
 def test_cancelling_again_cancels_nothing(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from airflow_slurm_provider.coordinator.spec.site import parse_site
 from airflow_slurm_provider.coordinator.submission.credentials import (
     LIFETIME_S,
     RENEW_AFTER_S,
-    give_credentials,
+    put_credentials,
     session_policy,
 )
 from airflow_slurm_provider.coordinator.watcher import Watcher
@@ -52,7 +52,7 @@ def edges_with(sts: Sts, slurm: FakeSlurm, **aws: Any) -> Services:
 
 def test_without_a_role_nothing_is_minted_or_put() -> None:
     slurm = FakeSlurm()
-    assert give_credentials(services(slurm), JOB) == {}
+    assert put_credentials(services(slurm), JOB) == {}
     assert slurm.secrets == {}
 
 
@@ -72,7 +72,7 @@ def test_the_embedded_clusters_workers_get_those_of_this_process_as_a_file(
     method: str, token: str | None
 ) -> None:
     slurm = FakeSlurm()
-    variables = give_credentials(embedded_with(keys(method, token), slurm), JOB)
+    variables = put_credentials(embedded_with(keys(method, token), slurm), JOB)
     assert "secret-of-ours" not in str(variables)
     document = json.loads(slurm.secrets["credentials.json"])
     assert document == {
@@ -91,17 +91,17 @@ def test_they_leave_this_process_for_no_cluster_and_not_where_workers_find_them(
         embedded_with(keys("env"), slurm, transport="local"),
         embedded_with(keys("env"), slurm, transport="ssh", host="login"),
     ):
-        assert give_credentials(edges, JOB) == {}
+        assert put_credentials(edges, JOB) == {}
     assert slurm.secrets == {}
 
 
 def test_an_accounts_own_profile_does_not_come_before_the_jobs() -> None:
-    assert give_credentials(edges_with(Sts(), FakeSlurm()), JOB)["AWS_PROFILE"] == "default"
+    assert put_credentials(edges_with(Sts(), FakeSlurm()), JOB)["AWS_PROFILE"] == "default"
 
 
 def test_they_are_for_this_job_alone_and_soon_run_out() -> None:
     sts = Sts()
-    give_credentials(edges_with(sts, FakeSlurm()), JOB)
+    put_credentials(edges_with(sts, FakeSlurm()), JOB)
     (request,) = sts.asked
     assert (request["RoleArn"], request["DurationSeconds"]) == (ROLE, LIFETIME_S)
     assert request["RoleSessionName"] == "slurm-job-1"
@@ -144,7 +144,7 @@ def test_an_address_that_nodes_may_read_opens_no_neighbour(address: str, opened:
 
 def test_the_document_is_one_that_the_sdk_reads_anew_when_it_runs_out() -> None:
     slurm = FakeSlurm()
-    variables = give_credentials(edges_with(Sts(), slurm), JOB)
+    variables = put_credentials(edges_with(Sts(), slurm), JOB)
     document = json.loads(slurm.secrets["credentials.json"])
     assert document["Version"] == 1
     assert datetime.fromisoformat(document["Expiration"]).tzinfo is not None
@@ -210,4 +210,4 @@ def test_a_refused_role_does_not_make_an_array_forgotten_whose_reply_was_lost(
 
 def test_a_throttled_sts_is_worth_another_time() -> None:
     with pytest.raises(ServiceError, match="Throttling; try again"):
-        give_credentials(edges_with(Sts(refusal("Throttling")), FakeSlurm()), JOB)
+        put_credentials(edges_with(Sts(refusal("Throttling")), FakeSlurm()), JOB)

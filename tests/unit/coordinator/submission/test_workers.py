@@ -21,7 +21,7 @@ from slurm_worker.protocol.keys import JobId, job_pk, submit_sk
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
 
 
-def submit(edges: Services, config: Config, said: list[str] | None = None) -> api.Submitted:
+def submit(edges: Services, config: Config, said: list[str] | None = None) -> api.SubmitResult:
     return api.submit(edges, config, log=(said if said is not None else []).append)
 
 
@@ -242,10 +242,10 @@ def test_a_refused_resubmission_is_carried_out_by_the_next_look(tmp_path: Path) 
     submit(edges, config)
     slurm.state = FakeArray(alive=0)
     with pytest.raises(SubmitRefusedError):
-        api.resubmit(edges, config.spec.id, most=1, log=lambda _: None)
+        api.resubmit(edges, config.spec.id, max_resubmits=1, log=lambda _: None)
     assert api.poll(edges, config.spec.id).workers_gone
     slurm.most = 2
-    workers = api.resubmit(edges, config.spec.id, most=1, log=lambda _: None)
+    workers = api.resubmit(edges, config.spec.id, max_resubmits=1, log=lambda _: None)
     assert workers is not None
     assert workers.slurm_job_ids == ("101",)
 

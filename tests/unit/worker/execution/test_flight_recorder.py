@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_worker.execution.flight_recorder import Record, Recorder, Watch
+from slurm_worker.execution.flight_recorder import HangDetector, Record, Recorder
 
 LEASES = [("000-00000000", 1), ("000-00000000", 2), ("001-00000017", 1), ("002-00000003", 9)]
 
@@ -81,7 +81,7 @@ def test_a_half_written_record_names_no_other_item(
 def test_a_process_that_moves_does_not_hang_though_looks_find_half_written_records(
     tmp_path: Path,
 ) -> None:
-    path, watch = tmp_path / "record", Watch()
+    path, watch = tmp_path / "record", HangDetector()
     recorder = Recorder(path)
     recorder.limits(3.0, 60.0)
     recorder.task("000-00000000", 1)
@@ -96,7 +96,7 @@ def test_a_process_that_moves_does_not_hang_though_looks_find_half_written_recor
 def test_a_process_hangs_when_looks_have_seen_it_still_for_longer_than_its_limit(
     count: int, limit_s: float
 ) -> None:
-    recorder, watch = Recorder(), Watch()
+    recorder, watch = Recorder(), HangDetector()
     recorder.limits(3.0, 60.0)
     recorder.task("000-00000000", 1)
     recorder.items(17 if count == 1 else -1, count, 0.5)
@@ -105,14 +105,14 @@ def test_a_process_hangs_when_looks_have_seen_it_still_for_longer_than_its_limit
 
 
 def test_a_process_between_tasks_never_hangs() -> None:
-    recorder, watch = Recorder(), Watch()
+    recorder, watch = Recorder(), HangDetector()
     recorder.limits(3.0, 60.0)
     recorder.task("000-00000000", 1)
     assert not any(watch.hangs(recorder.read(), float(now)) for now in range(1, 200))
 
 
 def test_a_job_that_was_suspended_does_not_hang_when_it_goes_on() -> None:
-    recorder, watch = Recorder(), Watch()
+    recorder, watch = Recorder(), HangDetector()
     recorder.limits(3.0, 60.0)
     recorder.task("000-00000000", 1)
     recorder.item(17, 100.0)

@@ -14,7 +14,7 @@ import pytest
 from slurm_worker.errors import AccessDenied, ErrorClass, UserError
 from slurm_worker.execution import handler
 from slurm_worker.execution.handler import Context, load
-from slurm_worker.node.exit_codes import EXIT_OK
+from slurm_worker.node.exit_codes import WorkerExit
 from slurm_worker.protocol.job_config import HandlerConfig
 from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.results.parts import message_of
@@ -86,7 +86,7 @@ def test_a_bug_is_told_with_its_place_and_the_first_there_with_a_traceback(
     world = World(tmp_path / "node", handle)
     monkeypatch.setattr(handler, "_folder_of", lambda _module: str(tmp_path))
     world.plan(numbered(4))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     told = [each for each in world.logger.lines if each["event"] == "item failed"]
     assert told[0]["error"] == "ZeroDivisionError: division by zero"
     ratio, parse = "helper_of_a_bug.py:4 in ratio", "helper_of_a_bug.py:7 in parse"
@@ -114,7 +114,7 @@ def test_what_can_not_be_fetched_fails_its_item_alone(tmp_path: Path) -> None:
     store.put("here", b"123")
     world = World(tmp_path, handle, objects=store)
     world.plan([(name, {"file": name}) for name in ("here", "gone", "secret")])
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert [(each["_key"], each["class"]) for each in world.lines("errors")] == [
         ("gone", ErrorClass.NOT_FOUND.value),
         ("secret", ErrorClass.AUTH.value),
@@ -185,5 +185,5 @@ def test_a_default_of_a_handler_is_never_the_context(
     world = World(tmp_path / "node")
     world.handle = importlib.import_module("a_handler").run
     world.plan(numbered(3))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert [row["dry_run"] for row in world.lines("rows")] == [False] * 3

@@ -10,7 +10,7 @@ import pytest
 
 from slurm_worker.errors import ErrorClass
 from slurm_worker.execution.handler import Context
-from slurm_worker.node.exit_codes import EXIT_INFRASTRUCTURE, EXIT_OK
+from slurm_worker.node.exit_codes import WorkerExit
 from slurm_worker.node.slurm_job import Drain, seconds_left
 from slurm_worker.node.threads import PooledThreads
 from slurm_worker.protocol import keys
@@ -36,13 +36,13 @@ class Stops:
         self.world.clock.advance(5)
         self.calls.append(item["n"])
         if item["n"] == self.at:
-            self.drain.asked.set()
+            self.drain.stop_requested.set()
         return {"n": item["n"]}
 
     def run_until_stopped(self, world: World) -> None:
         self.world = world
         world.handle = self
-        assert world.worker(self.drain).run() == EXIT_OK
+        assert world.worker(self.drain).run() == WorkerExit.OK
 
 
 def test_what_a_preempted_worker_had_done_is_not_done_again(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_what_a_preempted_worker_had_done_is_not_done_again(tmp_path: Path) -> N
     (row,) = world.task_rows()
     assert (row.state, row.tries) == (TaskState.READY, 0)
     assert row.checkpoint.startswith("a1-0 ")
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert stops.calls == list(range(10))
     assert [each["n"] for each in world.lines("rows")] == list(range(10))
 
@@ -71,7 +71,7 @@ def test_a_checkpoint_that_can_not_be_trusted_is_started_over(tmp_path: Path, da
         world.objects.put(key, (world.objects.get(key) or b"")[:-1])
     else:
         world.module = "another_handler"
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert [each["n"] for each in world.lines("rows")] == list(range(10))
     assert stops.calls == [*range(7), *range(10)]
 
@@ -124,7 +124,7 @@ def test_a_task_that_kills_its_nodes_is_bisected_and_every_item_still_counts_onc
     worker = world.worker()
     worker._finder.next()  # first sight of the expired lease
     world.clock.advance(world.lease.heartbeat_s + 1)
-    assert worker.run() == EXIT_OK
+    assert worker.run() == WorkerExit.OK
     parent, *halves = world.task_rows()
     assert [row.state for row in (parent, *halves)] == [TaskState.DONE] * 3
     assert [row.where.count for row in halves] == [3, 4]
@@ -143,7 +143,7 @@ class NoConditions(MemoryObjects):
 def test_where_the_store_can_not_decide_the_table_does(tmp_path: Path) -> None:
     world = World(tmp_path, objects=NoConditions(), conditional_put=False)
     world.plan(numbered(30))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert sorted(row["n"] for row in world.lines("rows")) == list(range(30))
     for marker, row in zip(world.markers(), world.task_rows(), strict=True):
         assert marker.attempt == row.winner
@@ -160,7 +160,7 @@ def test_a_scratch_that_is_full_gives_the_lease_back_and_ends_the_worker(
     world = World(tmp_path)
     world.plan(numbered(10))
     monkeypatch.setattr(Journal, "flush", full)
-    assert world.worker().run() == EXIT_INFRASTRUCTURE
+    assert world.worker().run() == WorkerExit.INFRASTRUCTURE
     (row,) = world.task_rows()
     assert (row.state, row.tries, row.error_class) == (TaskState.READY, 1, "node_failure")
     assert "disk is full" in row.error
@@ -173,7 +173,7 @@ def test_no_task_is_begun_that_would_not_end_in_time(tmp_path: Path) -> None:
 
     world = World(tmp_path, handle, seconds_left=350.0)
     world.plan(numbered(50))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     states = [row.state for row in world.task_rows()]
     assert states.count(TaskState.DONE) == 3, "100 s each, 350 s in all"
     assert states.count(TaskState.READY) == 2
@@ -197,7 +197,7 @@ def test_any_key_comes_out_as_it_went_in(tmp_path: Path, key: str) -> None:
 
     world = World(tmp_path, handle)
     world.plan([(key, {"fail": False}), (key + "!", {"fail": True})])
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert [row["_key"] for row in world.lines("rows")] == [key]
     assert [row["_key"] for row in world.lines("errors")] == [key + "!"]
 
@@ -223,7 +223,7 @@ def test_results_of_other_items_never_stand_for_a_task(
     halves = (keys.halves(row.task) or ()) if split else ()
     world.store.commit(foreign(world, 9, split=halves))
     world.clock.advance(1)
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     (after,) = world.task_rows()
     assert (after.state, after.error_class) == (TaskState.FAILED, "bad_input")
     assert "made from other items" in after.error
@@ -238,7 +238,7 @@ def test_a_proposal_for_other_items_is_not_published(tmp_path: Path) -> None:
     world.store.propose(theirs)
     assert world.table.decide(theirs) == 1
     world.table.release(claimed.lease)
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert world.markers() == []
     assert world.task_rows()[0].error_class == "bad_input"
 

@@ -77,7 +77,7 @@ def test_an_idle_worker_stays_until_every_lease_would_have_run_out(
         pass
     assert clock.boot_time() - since > LEASE.ttl_s + LEASE.margin_s
     assert sleep.waits[0] < sleep.waits[-1] <= 6
-    idle.over()
+    idle.reset()
     assert idle.wait()
 
 
@@ -85,15 +85,15 @@ def test_few_of_many_idle_workers_wait_for_a_few_leases(clock: ManualClock) -> N
     stay = 0
     for seed in range(1000):
         each = Idle(LEASE, 1000, clock, random.Random(seed), Sleep(clock))
-        each.saw(Waiting(leased=100, later=0))
+        each.record(Waiting(leased=100, later=0))
         stay += each.wait()
     assert 2 <= stay <= 30, "one for each ten leases, and the same again at least"
 
 
 def test_a_look_tells_once_whether_others_will_do(idle: Idle) -> None:
-    idle.saw(Waiting(leased=0, later=0))
-    assert idle.is_surplus()
-    assert not idle.is_surplus()
+    idle.record(Waiting(leased=0, later=0))
+    assert idle.should_exit()
+    assert not idle.should_exit()
 
 
 @pytest.mark.parametrize(("error", "borne"), [(ServiceError("away"), 4), (Throttled("busy"), 50)])

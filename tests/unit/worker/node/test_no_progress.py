@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from slurm_worker.backends.request_counter import RequestKind
-from slurm_worker.node.exit_codes import EXIT_NO_PROGRESS, EXIT_OK
+from slurm_worker.node.exit_codes import WorkerExit
 from slurm_worker.node.no_progress import MOST_IN_A_ROW, Fruitless, NoProgress
 from slurm_worker.node.slurm_job import Drain
 from slurm_worker.node.threads import PooledThreads
@@ -57,7 +57,7 @@ def test_a_worker_without_progress_ends_with_a_code_of_its_own_and_says_why(
 ) -> None:
     world = World(tmp_path, lease=NEVER)
     world.plan(numbered(20))
-    assert fruitless_worker(world).run() == EXIT_NO_PROGRESS
+    assert fruitless_worker(world).run() == WorkerExit.NO_PROGRESS
     (line,) = (each for each in world.logger.lines if each["event"].startswith("no progress"))
     assert "none of 5 leases" in line["error"]
     (event,) = (each for each in world.jobs.events() if each.action == "no_progress")
@@ -71,13 +71,13 @@ def test_requests_for_leases_that_are_given_back_are_told_by_the_marker_to_come(
     world = World(tmp_path, lease=NEVER)
     world.plan(numbered(5))
     world.requests.count(RequestKind.S3_GET)
-    assert fruitless_worker(world).run() == EXIT_NO_PROGRESS
+    assert fruitless_worker(world).run() == WorkerExit.NO_PROGRESS
     (row,) = world.task_rows()
     assert row.requests == {"s3_get": 1}
 
     world.lease = LeaseConfig()
     world.requests.count(RequestKind.S3_GET)
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     (row,) = world.task_rows()
     (marker,) = world.markers()
     assert row.requests == marker.requests == {"s3_get": 2}
@@ -96,12 +96,12 @@ def test_a_worker_is_started_again_by_slurm_only_if_an_item_of_it_ended(
             return item
         # The time limit is near, and this item is left.
         drain.before_time_limit = True
-        drain.asked.set()
+        drain.stop_requested.set()
         raise Stopped
 
     world = World(tmp_path, handle=handle)
     world.plan(numbered(5))
     worker = world.worker(drain)
     worker.identity = replace(worker.identity, slurm={**worker.identity.slurm, "array": "7"})
-    assert worker.run() == EXIT_OK
+    assert worker.run() == WorkerExit.OK
     assert bool(asked) is requeued

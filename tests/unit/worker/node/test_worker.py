@@ -23,7 +23,7 @@ from slurm_worker.errors import (
 )
 from slurm_worker.execution.handler import Context
 from slurm_worker.node.backoff import Setbacks
-from slurm_worker.node.exit_codes import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_OK
+from slurm_worker.node.exit_codes import WorkerExit
 from slurm_worker.node.slurm_job import Drain
 from slurm_worker.node.threads import PooledThreads
 from slurm_worker.protocol.job_config import LeaseConfig, WorkerConfig
@@ -38,7 +38,7 @@ from tests.unit.world import World, numbered
 def test_every_item_has_exactly_one_row_in_the_committed_parts(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.plan(numbered(95))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert sorted(row["n"] for row in world.lines("rows")) == list(range(95))
     assert {row.state for row in world.task_rows()} == {TaskState.DONE}
     assert sum(row.items_ok for row in world.task_rows()) == 95
@@ -107,7 +107,7 @@ def test_sys_exit_in_a_handler_is_a_bug_and_ends_nothing(tmp_path: Path) -> None
 
     world = World(tmp_path, handle)
     world.plan(numbered(2))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert world.markers()[0].failed == {"handler_bug": 2}
 
 
@@ -127,12 +127,12 @@ def test_a_stopping_worker_gives_its_lease_back_without_counting_a_try(tmp_path:
     def handle(item: dict[str, Any], _context: Context) -> dict[str, Any]:
         world.clock.advance(1)
         if item["n"] == 4:
-            drain.asked.set()
+            drain.stop_requested.set()
         return {}
 
     world = World(tmp_path, handle)
     world.plan(numbered(10))
-    assert world.worker(drain).run() == EXIT_OK
+    assert world.worker(drain).run() == WorkerExit.OK
     (row,) = world.task_rows()
     assert (row.state, row.tries, row.lost) == (TaskState.READY, 0, 0)
     assert world.markers() == []
@@ -148,7 +148,7 @@ def test_a_worker_leaves_in_time_though_an_item_runs_on(
     def handle(item: dict[str, Any], _context: Context) -> dict[str, Any]:
         world.clock.advance(1)
         if item["n"] == 4:
-            drain.asked.set()
+            drain.stop_requested.set()
             assert left.wait(20), "the worker leaves while this item runs"
         return {}
 
@@ -159,7 +159,7 @@ def test_a_worker_leaves_in_time_though_an_item_runs_on(
     assert (row.state, row.tries, row.lost) == (TaskState.READY, 0, 0)
     assert row.checkpoint, "what was done is kept"
     world.handle = lambda item, _context: item
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert [line["_key"] for line in world.lines("rows")] == [f"k{n}" for n in range(10)]
     assert [line for line in world.lines("rows") if "n" in line] == [
         {"_key": f"k{n}", "n": n} for n in range(4, 10)
@@ -172,7 +172,7 @@ def test_a_row_that_does_not_fit_the_declared_schema_is_its_items_failure(tmp_pa
 
     world = World(tmp_path, handle, part_format="parquet", columns={"n": "int64"})
     world.plan(numbered(10))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     (marker,) = world.markers()
     assert (marker.ok, marker.failed) == (9, {"handler_bug": 1})
     rows, errors = marker.parts
@@ -191,7 +191,7 @@ def test_a_node_without_pyarrow_writes_lines_instead(
     monkeypatch.setitem(sys.modules, "slurm_worker.aggregate.part", None)
     world = World(tmp_path, part_format="parquet", columns={"n": "int64"})
     world.plan(numbered(3))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert world.markers()[0].parts[0].key.endswith(".jsonl.gz")
 
 
@@ -201,7 +201,7 @@ def test_a_fatal_error_stops_the_job_for_every_worker(tmp_path: Path) -> None:
 
     world = World(tmp_path, handle)
     world.plan(numbered(30))
-    assert world.worker().run() == EXIT_CONFIG
+    assert world.worker().run() == WorkerExit.CONFIG
     assert "the API key is wrong" in world.jobs.get().stop
     calls: list[int] = []
     world.handle = lambda item, _context: calls.append(item["n"])
@@ -211,7 +211,10 @@ def test_a_fatal_error_stops_the_job_for_every_worker(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("error", "code", "done"),
-    [(Throttled("slow down"), EXIT_OK, 95), (ServiceError("away"), EXIT_INFRASTRUCTURE, 0)],
+    [
+        (Throttled("slow down"), WorkerExit.OK, 95),
+        (ServiceError("away"), WorkerExit.INFRASTRUCTURE, 0),
+    ],
 )
 def test_a_worker_outlasts_throttling_and_leaves_a_service_that_is_away(
     tmp_path: Path, error: ServiceError, code: int, done: int
@@ -258,11 +261,11 @@ def test_a_worker_that_can_run_tasks_and_commit_none_leaves_and_blames_none(
     world = World(tmp_path, objects=objects)
     world.plan(numbered(200))
     objects.away = True
-    assert world.worker().run() == EXIT_INFRASTRUCTURE
+    assert world.worker().run() == WorkerExit.INFRASTRUCTURE
     rows = world.task_rows()
     assert {(row.state, row.lost, row.tries) for row in rows} == {(TaskState.READY, 0, 0)}
     objects.away = False
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert sum(row.items_ok for row in world.task_rows()) == 200
 
 
@@ -279,7 +282,7 @@ def test_a_slice_that_the_store_does_not_serve_is_no_fault_of_its_task(tmp_path:
     world = World(tmp_path, objects=objects)
     world.plan(numbered(50))
     objects.away = True
-    assert world.worker().run() == EXIT_INFRASTRUCTURE
+    assert world.worker().run() == WorkerExit.INFRASTRUCTURE
     assert {(row.state, row.lost) for row in world.task_rows()} == {(TaskState.READY, 0)}
 
 
@@ -294,7 +297,7 @@ def test_a_part_that_the_store_takes_at_no_time_counts_against_its_task(tmp_path
     world = World(tmp_path, objects=Small(), lease=lease)
     world.plan(numbered(20))
     worker = world.worker()
-    worker._drain.asked.wait = lambda _timeout=None: world.clock.advance(40) or False  # type: ignore[func-returns-value, method-assign, assignment]
+    worker._drain.stop_requested.wait = lambda _timeout=None: world.clock.advance(40) or False  # type: ignore[func-returns-value, method-assign, assignment]
     worker.run()
     assert {row.state for row in world.task_rows()} == {TaskState.DONE}
     assert world.markers()[0].split, "its halves' parts are smaller"
@@ -313,7 +316,7 @@ def test_a_claim_whose_answer_never_came_holds_no_task(tmp_path: Path) -> None:
 
     world = World(tmp_path, rows=Mute())
     world.plan(numbered(10))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     (row,) = world.task_rows()
     assert (row.state, row.attempt, row.lost) == (TaskState.DONE, 2, 0)
 
@@ -365,7 +368,7 @@ def test_a_task_that_was_committed_and_not_completed_is_repaired_not_run(tmp_pat
     second = world.worker()
     second._finder.next()  # first sight of the expired lease
     world.clock.advance(world.lease.heartbeat_s + 1)
-    assert second.run() == EXIT_OK
+    assert second.run() == WorkerExit.OK
     assert world.task_rows()[0].state is TaskState.DONE
     assert len(calls) == 5
 
@@ -393,7 +396,7 @@ def test_a_tampered_slice_fails_the_task_and_runs_nothing(tmp_path: Path) -> Non
     world.plan(numbered(5))
     (key,) = world.objects.list(world.paths.segments(0))
     world.objects.put(key, bytes(len(world.objects.get(key) or b"")))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     (row,) = world.task_rows()
     assert (row.state, row.error_class) == (TaskState.FAILED, "bad_input")
     assert "not those that were planned" in row.error

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slurm_worker.execution.flight_recorder import Recorder, Watch
+from slurm_worker.execution.flight_recorder import HangDetector, Recorder
 from slurm_worker.execution.throttle import TokenThrottle
 from slurm_worker.protocol.job_config import LimitConfig
 from slurm_worker.protocol.ports import Applied, Refused, Rows, Statement, Value
@@ -202,7 +202,7 @@ def test_of_two_limits_no_token_is_used_after_its_time() -> None:
 
 @pytest.mark.parametrize("quota_per_day", [None, 3])
 def test_an_item_that_waits_for_its_token_is_not_taken_to_hang(quota_per_day: int | None) -> None:
-    clock, watch, recorder = ManualClock(), Watch(), Recorder()
+    clock, watch, recorder = ManualClock(), HangDetector(), Recorder()
     recorder.limits(3.0, 60.0)
     recorder.task("000-00000000", 1)
     config = LimitConfig("api", rate=0.01, burst=1, quota_per_day=quota_per_day)
