@@ -22,7 +22,7 @@ class RequestKind(str, Enum):
     DYNAMO_QUERY = "dynamo_query"  #: one page of rows read
     S3_PUT = "s3_put"  #: an object, or a part of a large one, written or copied
     S3_LIST = "s3_list"  #: a thousand keys listed
-    S3_GET = "s3_get"  #: an object, or a range of one, read; and its size asked for
+    S3_GET = "s3_get"  #: an object, or a range of one, read; or its size read
     S3_DELETE = "s3_delete"  #: an object deleted
 
 
@@ -51,7 +51,7 @@ _KINDS = {
 
 
 class RequestCounts:
-    """Counts requests until somebody takes the counts; safe to share between threads."""
+    """Counts requests until `take` is called; safe to share between threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

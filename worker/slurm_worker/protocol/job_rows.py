@@ -135,7 +135,7 @@ class SubmissionRow:
         workers: how many were wanted.
         array_size: the most that one array may hold.
         slurm_job_ids: the arrays, several where one may not hold all workers.
-        asked: a user requested these, beside those that the round gets by itself.
+        asked: a user requested these, in addition to those that the round gets by itself.
         refused: Slurm has refused the arrays, and had none of this token then.
     """
 

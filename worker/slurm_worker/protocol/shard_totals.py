@@ -4,10 +4,10 @@
             ├────── the total ───────┤ after
                       aside
 
-The worker that moves a shard's cursor (`shard_cursors.py`) over a multiple of `ROWS_PER_TOTAL`
-rows adds up the rows behind it. The first status query (`coordinator/status/snapshot.py`) starts
-from these totals, however long nobody has queried the job. A total agrees with its own cursor; one
-that is lost or behind costs reads.
+The worker that moves a shard's cursor (`shard_cursors.py`) past a multiple of `ROWS_PER_TOTAL`
+rows adds up the rows before it. The first status query (`coordinator/status/snapshot.py`) starts
+from these totals, however old the last query is. Each total has a cursor of its own; a total that
+is lost or behind costs reads.
 
 Requests per `ROWS_PER_TOTAL` rows of a shard: two reads of the job's rows, a Query of about that
 many task rows, a GET and a PUT.

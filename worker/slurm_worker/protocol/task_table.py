@@ -222,7 +222,7 @@ class TaskTable:
     ) -> None:
         """Give a task that could not be run back, or fail it: at once, or after `max_tries`.
 
-        Refused after a lost reply, or because the lease was lost: either way it is gone.
+        Refused after a lost reply, or because the lease was lost: in both cases it has ended.
         """
         final = final or lease.row.tries + 1 >= self.lease.max_tries
         statement = task_statements.fail(
@@ -278,7 +278,7 @@ class TaskTable:
     def release(
         self, lease: Lease, checkpoint: str = "", requests: Mapping[str, int] | None = None
     ) -> bool:
-        """Give the lease back without counting a try; False if it is gone anyway.
+        """Give the lease back without counting a try; False if it was lost already.
 
         Args:
             lease: the lease.
@@ -291,7 +291,7 @@ class TaskTable:
     def record_crash(self, task: TaskId, attempt: int, owner: str, crash: Crash) -> bool:
         """Record on which item the process that held the lease died, and give the lease back.
 
-        False if the lease is gone: it expired first, or this was recorded before.
+        False if the lease has ended: it expired first, or this was recorded before.
         """
         entry = HistoryEntry(
             self._ms(),
@@ -306,7 +306,7 @@ class TaskTable:
     def abandon(self, task: TaskId, attempt: int, owner: str) -> bool:
         """Report that the holder of a lease is dead: the lease ends now, as if it had expired.
 
-        False if the lease is gone. A request that the dead process has sent may still arrive
+        False if the lease has ended. A request that the dead process has sent may still arrive
         and renew it; then it expires by itself.
         """
         return isinstance(self._update(task, task_statements.abandon(owner, attempt)), Applied)

@@ -8,11 +8,11 @@ begins (burst-1)/R before now, so that `burst` tokens may be sent at once. A slo
 back, so crashes, pauses and lost replies only waste slots. For any window T and any number of
 workers  N(T) <= R*(T + L + burst/R + 2*eps) + n  (docs/architecture.md, "Rate limits").
 
-A quota per day is counted in the same row: `quota.py`. After a cut of the rate, slots that
-were granted under the old one are looked up before use.
+The same row counts a quota per day: `quota.py`. Slots that were reserved more than 2 s ago are
+used only after a read of the row shows that the rate was not cut since.
 
-After: ITU-T I.371 (generic cell rate algorithm), with the slots handed out in slices.
-Requests: about one write per `n` tokens; half a read unit per slice held for over 2 s. Where a
+Source: ITU-T I.371 (generic cell rate algorithm); here slots are reserved in slices.
+Requests: about one write per `n` tokens; half a read unit per slice held for over 2 s. If a
 quota is held at the worker's end, a read and a write give it back.
 """
 
@@ -334,8 +334,8 @@ class RateLimiter:
             )
         result = self._update(statement)
         self._row = result.row or {}
-        # Far ahead of what we reserved: others reserve too, and will have by our next request,
-        # so our copy of the row does not show whether the schedule is behind.
+        # Far ahead of what we reserved: other workers reserve too, also before our next request.
+        # So our copy of the row does not show whether the schedule is behind.
         self._crowded = int_of(self._row, "tat") - _us(now) > 1.5 * cost
         if isinstance(result, Applied):
             self._refused_in_a_row = 0
@@ -403,7 +403,7 @@ class RateLimiter:
         return self.config.quota_per_day or NO_QUOTA
 
     def _begin_day(self, day: int) -> None:
-        """Refused means that somebody else has begun it."""
+        """Begin a quota's day; refused means that another worker has begun it."""
         result = self._update(statements.begin_day(day))
         self._row = result.row or {}
 

@@ -5,7 +5,7 @@ A task's lease over time (`now` is AWS time; `margin` covers clocks that differ)
     claim          heartbeats            lease_until      lease_until + margin
       │  attempt+1   │   │   │               │                  │
       ├──────────────┴───┴───┴───────────────┼──────────────────┼──────────────►
-      │ owner and attempt guard every write  │ nobody may steal │ may be stolen, if
+      │ owner and attempt guard every write  │ cannot be stolen │ may be stolen, if
       │ of the holder                        │                  │ `version` did not move
 
 `attempt` is the fence: it rises with each claim and never falls, so a write of a former
