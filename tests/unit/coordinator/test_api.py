@@ -14,9 +14,10 @@ from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.slurm.client import SubmitRefusedError
 from slurm_worker.errors import ErrorClass, ItemError, ServiceError, UserError
+from slurm_worker.protocol.job_config import JobConfig
 from slurm_worker.protocol.keys import TaskState
 from slurm_worker.protocol.ports import Applied, Refused, Row
-from slurm_worker.testing import MemoryRows
+from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
 
 
@@ -134,6 +135,36 @@ def test_an_array_that_slurm_does_not_know_yet_counts_as_alive(tmp_path: Path) -
     submit(edges, config)
     slurm.state = FakeArray(alive=0, unknown=True)
     assert submit(edges, config).reattached
+
+
+def test_the_store_is_tested_for_conditional_put_once_in_a_process(tmp_path: Path) -> None:
+    keys: list[str] = []
+
+    class Counting(MemoryObjects):
+        def put_new(self, key: str, body: bytes) -> bool:
+            keys.append(key)
+            return super().put_new(key, body)
+
+    edges = replace(services(), objects=Counting())
+    submit(edges, make_config(tmp_path / "a"))
+    submit(edges, make_config(tmp_path / "b", job_id="job-2"))
+    assert keys.count("lab/conditional-put") == 2, "the first process of a site needs two requests"
+    submit(replace(edges, conditional={}), make_config(tmp_path / "c", job_id="job-3"))
+    assert keys.count("lab/conditional-put") == 3, "and each later process one"
+
+
+def test_a_store_that_ignores_conditions_is_detected(tmp_path: Path) -> None:
+    class Ignorant(MemoryObjects):
+        def put_new(self, key: str, body: bytes) -> bool:
+            self.put(key, body)
+            return True
+
+    edges, config = replace(services(), objects=Ignorant()), make_config(tmp_path)
+    assert (edges.conditional_put(), services().conditional_put()) == (False, True)
+    submit(edges, config)
+    digest = edges.jobs(config.spec.id).get().config
+    document = edges.objects.get(edges.paths(config.spec.id).config(digest)) or b""
+    assert not JobConfig.from_json(document).conditional_put
 
 
 def test_a_corrected_submit_works_after_a_refused_array(
