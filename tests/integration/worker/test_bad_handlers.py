@@ -254,9 +254,9 @@ def test_a_worker_that_is_asked_to_stop_goes_in_time_though_an_item_runs_on(
         # The rest of its output is read, so that it never waits for us.
         ended = "".join(worker.stderr)
         assert worker.wait(60) == 0, ended
-    assert "the worker leaves without it" in ended
+    assert "the worker exits without it" in ended
     assert TaskState.LEASED not in {row.state for row in rows(services, config)}
     (log,) = services.objects.list(services.paths(config.spec.id).root + "logs/")
     assert (
-        "the worker leaves without it" in gzip.decompress(services.objects.get(log) or b"").decode()
+        "the worker exits without it" in gzip.decompress(services.objects.get(log) or b"").decode()
     ), "the log is shipped before the process ends"
