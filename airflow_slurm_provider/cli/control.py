@@ -53,7 +53,12 @@ def resume(common: Common, job: JobId) -> int:
 @click.command(epilog="\b\nExample:\n  slurmctl workers flights-2013 --add 10")
 @job_argument
 @click.option(
-    "--add", "count", type=click.IntRange(min=1), required=True, help="Number of workers to add."
+    "--add",
+    "count",
+    metavar="N",
+    type=click.IntRange(min=1),
+    required=True,
+    help="Number of workers to add.",
 )
 @common_options
 def workers(common: Common, job: JobId, count: int) -> int:

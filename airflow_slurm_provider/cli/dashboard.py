@@ -14,6 +14,7 @@ from slurm_worker.errors import UserError
 @click.command(epilog="\b\nExample:\n  slurmctl dashboard --port 8077")
 @click.option(
     "--port",
+    metavar="N",
     type=click.IntRange(0, 65535),
     default=8077,
     show_default=True,

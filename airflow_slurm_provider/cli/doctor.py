@@ -38,7 +38,7 @@ _COLOURS = {"pass": "green", "warn": "yellow", "fail": "red", "skip": "cyan"}
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
-    help="The same, for a job before its first submit.",
+    help="Like --job, for a config that is not yet submitted.",
 )
 @click.option("--node/--no-node", default=True, help="Also check from a node, with a short job.")
 @click.option(

@@ -23,6 +23,7 @@ from slurm_worker.protocol.keys import check_job_id
 )
 @click.option(
     "--burst",
+    metavar="N",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
@@ -38,6 +39,7 @@ from slurm_worker.protocol.keys import check_job_id
 )
 @click.option(
     "--workers",
+    metavar="N",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
