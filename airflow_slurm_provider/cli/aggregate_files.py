@@ -13,7 +13,7 @@ from airflow_slurm_provider.cli.output import emit, number, size_text
 from slurm_worker.errors import UserError
 
 if TYPE_CHECKING:
-    from slurm_worker.aggregate.sources import Sources
+    from slurm_worker.aggregate.files.sources import Sources
     from slurm_worker.protocol.ports import ObjectStore
 
 _S3 = "s3://"
@@ -28,7 +28,7 @@ def merge_paths(
     partition_by: str,
 ) -> int:
     """Merge the files at these paths into a dataset, and print what came of it."""
-    from slurm_worker.aggregate.loose import merge_files
+    from slurm_worker.aggregate.files.merge import merge_files
     from slurm_worker.aggregate.options import AggregateOptions
 
     if not output.strip():
@@ -85,7 +85,7 @@ class _Buckets:
 
     def sources(self, paths: Sequence[str], output: str, scratch: Path) -> Sources:
         """The files at these paths, without those of the dataset."""
-        from slurm_worker.aggregate.sources import Sources
+        from slurm_worker.aggregate.files.sources import Sources
 
         found = Sources(scratch)
         for path in paths:

@@ -15,7 +15,7 @@ from airflow_slurm_provider.coordinator.maintenance.gc import collect
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from airflow_slurm_provider.coordinator.submission.credentials import session_policy
-from slurm_worker.aggregate.files import Version
+from slurm_worker.aggregate.dataset.version import Version
 from slurm_worker.aggregate.node import merge_file
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobId, merge_job_id, merged_job

@@ -8,46 +8,78 @@ Needs pyarrow on the node, in the coordinator's version.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from slurm_worker.aggregate.convert import Converter
+from slurm_worker.aggregate.columns.converter import Converter
+from slurm_worker.aggregate.columns.types import ColumnType, Schema, parse_schema
+from slurm_worker.aggregate.dataset.version import Version
 from slurm_worker.aggregate.errors import AggregationError
-from slurm_worker.aggregate.files import Version
-from slurm_worker.aggregate.merge import PartReader, merge_group, part_name
+from slurm_worker.aggregate.job.aggregation import inputs_digest
+from slurm_worker.aggregate.job.merge import Merger, PartReader, merge_group, part_name
+from slurm_worker.aggregate.job.plan import Plan, PlannedPart, RoundSummary
+from slurm_worker.aggregate.job.publish import is_whole, read_standing
 from slurm_worker.aggregate.options import AggregateOptions
-from slurm_worker.aggregate.plan import PlannedPart
-from slurm_worker.aggregate.types import ColumnType, Schema
-from slurm_worker.errors import ErrorClass, ItemError
+from slurm_worker.errors import ErrorClass, ItemError, UserError
 from slurm_worker.execution.handler import Context
 from slurm_worker.protocol.job_store import JobStore, Part
-from slurm_worker.protocol.keys import JobId, JobPaths, TaskId
+from slurm_worker.protocol.keys import JobId, JobPaths, TaskId, version_name
+from slurm_worker.protocol.ports import ObjectStore
+
+#: Ends the name of the folder in which nodes write.
+_NODES = "nodes"
 
 
-def params_of(
-    paths: JobPaths, options: AggregateOptions, columns: Schema, folder: str
-) -> dict[str, Any]:
-    """What is the same for all files, as JSON."""
-    return {
-        "job": paths.job,
-        "prefix": paths.prefix,
-        "folder": folder,
-        "options": asdict(options),
-        "columns": {name: each.to_list() for name, each in columns.items()},
-        "pyarrow": pa.__version__,
-    }
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A merge as work for several nodes; see `aggregate.node`.
+
+    Args:
+        inputs: digest of all that goes into the dataset.
+        params: what is the same for all files.
+        items: a file each.
+    """
+
+    inputs: str
+    params: dict[str, Any]
+    items: list[dict[str, Any]]
 
 
-def item_of(
-    group: Sequence[PlannedPart], columns: Schema, options: AggregateOptions
-) -> dict[str, Any]:
-    """One file, as JSON; its name is its key."""
-    converter = _converter(columns, options)
-    parts = [[each.task, each.ok, *asdict(each.part).values()] for each in group]
-    return {"id": part_name(group, converter, options), "parts": parts}
+def split(
+    objects: ObjectStore,
+    paths: JobPaths,
+    expected: Sequence[RoundSummary],
+    options: AggregateOptions,
+    scratch: Path,
+    progress: Callable[[str], None],
+) -> Split | None:
+    """What nodes would merge, file by file; None where the published dataset is up to date.
+
+    Arguments and errors are those of `aggregate`.
+    """
+    if options.sorted:
+        raise UserError(
+            "aggregate.sort_by, .partition_by: need all rows in one place; merge where='local'"
+        )
+    declared = None if options.schema is None else parse_schema(options.schema)
+    store = JobStore(objects, paths)
+    begun = read_standing(objects, paths)
+    with Plan(store, expected, scratch) as plan:
+        inputs = inputs_digest(plan, options)
+        name = version_name(begun.number + 1, inputs, _NODES)
+        standing = begun.manifest
+        if standing and standing.inputs == inputs and is_whole(objects, standing):
+            return None
+        merger = Merger(store, plan, options, scratch, progress)
+        columns = merger.infer() if declared is None else declared
+        options.check(columns)
+        params = _params(paths, options, columns, paths.dataset_of(name))
+        items = [_item(group, columns, options) for group in merger.groups()]
+    return Split(inputs, params, items)
 
 
 def merge_file(item: Mapping[str, Any], context: Context) -> dict[str, Any]:
@@ -86,3 +118,26 @@ def merge_file(item: Mapping[str, Any], context: Context) -> dict[str, Any]:
 
 def _converter(columns: Schema, options: AggregateOptions) -> Converter:
     return Converter(columns, declared=options.schema is not None)
+
+
+def _params(
+    paths: JobPaths, options: AggregateOptions, columns: Schema, folder: str
+) -> dict[str, Any]:
+    """What is the same for all files, as JSON."""
+    return {
+        "job": paths.job,
+        "prefix": paths.prefix,
+        "folder": folder,
+        "options": asdict(options),
+        "columns": {name: each.to_list() for name, each in columns.items()},
+        "pyarrow": pa.__version__,
+    }
+
+
+def _item(
+    group: Sequence[PlannedPart], columns: Schema, options: AggregateOptions
+) -> dict[str, Any]:
+    """One file, as JSON; its name is its key."""
+    converter = _converter(columns, options)
+    parts = [[each.task, each.ok, *asdict(each.part).values()] for each in group]
+    return {"id": part_name(group, converter, options), "parts": parts}

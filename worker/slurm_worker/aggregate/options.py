@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from slurm_worker.aggregate.types import Kind, Schema
+from slurm_worker.aggregate.columns.types import Kind, Schema
 from slurm_worker.errors import UserError
 from slurm_worker.results.parts import KEY_FIELD
 

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
-from slurm_worker.aggregate.types import EXACT, ColumnType, Kind, Schema
+from slurm_worker.aggregate.columns.types import EXACT, ColumnType, Kind, Schema
 from slurm_worker.results import jsonlines
 from slurm_worker.results.parts import KEY_FIELD
 

@@ -21,9 +21,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slurm_worker.aggregate import partitions
+from slurm_worker.aggregate.dataset import partitions
+from slurm_worker.aggregate.dataset.version import DataFile, Version, write_parquet
 from slurm_worker.aggregate.errors import AggregationError
-from slurm_worker.aggregate.files import DataFile, Version, write_parquet
 from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.errors import UserError
 

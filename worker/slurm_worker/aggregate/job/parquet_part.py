@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from slurm_worker.aggregate.convert import Converter
+from slurm_worker.aggregate.columns.converter import Converter
+from slurm_worker.aggregate.columns.types import ColumnType, Kind, parse_schema
+from slurm_worker.aggregate.dataset.version import write_parquet
 from slurm_worker.aggregate.errors import AggregationError, Misfit
-from slurm_worker.aggregate.files import write_parquet
-from slurm_worker.aggregate.types import ColumnType, Kind, parse_schema
 from slurm_worker.errors import ErrorClass, ItemError
 from slurm_worker.results.parts import KEY_FIELD, parse_lines, to_lines
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_worker.aggregate.files import row_groups
+from slurm_worker.aggregate.dataset.version import row_groups
 
 
 def tables(sizes: list[int]) -> list[pa.Table]:

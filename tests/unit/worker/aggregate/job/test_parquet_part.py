@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slurm_worker.aggregate.part import ParquetColumns, read_rows
+from slurm_worker.aggregate.job.parquet_part import ParquetColumns, read_rows
 from slurm_worker.errors import ErrorClass, ItemError, UserError
 from slurm_worker.results.parts import JSONL, PARQUET, SQLITE
-from tests.unit.worker.aggregate.job import Fate, Job, ok
+from tests.unit.worker.aggregate.finished_job import Fate, Job, ok
 
 SCHEMA = {
     "flag": "bool",

@@ -19,11 +19,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from slurm_worker.aggregate.convert import named
+from slurm_worker.aggregate.columns.converter import named
+from slurm_worker.aggregate.columns.line_reader import LineReader
+from slurm_worker.aggregate.columns.types import EXACT, MAX_DEPTH, ColumnType, Kind, Rows
 from slurm_worker.aggregate.errors import AggregationError, Misfit
-from slurm_worker.aggregate.fast import LineReader
-from slurm_worker.aggregate.reading import Fetched, is_columns
-from slurm_worker.aggregate.types import EXACT, MAX_DEPTH, ColumnType, Kind, Rows
 from slurm_worker.results.parts import KEY_FIELD
 
 MAX_FIELDS = 2_000
@@ -166,22 +165,14 @@ class Inference:
         self._shape = self._seen.shape()
         self._reader: LineReader | None = None
 
-    def read(self, fetched: Fetched) -> Callable[[str], None]:
-        """Read a part, in any thread; what is returned looks at it, in the caller's, in order.
-
-        Lines that Arrow reads as what was seen before need no closer look: only how large
-        their whole numbers are.
-        """
-        if is_columns(fetched.part):
-            rows = fetched.rows()
-            return lambda part: self.look(rows, part)
-        lines = fetched.lines()
-        return self.read_lines(lines, fetched.part.rows, fetched.parse)
-
     def read_lines(
         self, lines: bytes, count: int | None, parse: Callable[[bytes], Rows]
     ) -> Callable[[str], None]:
-        """As `read`, of lines that hold `count` rows (None where unknown)."""
+        """Read lines, in any thread; what is returned looks at them, in the caller's, in order.
+
+        Lines that Arrow reads as what was seen before need no closer look: only how large
+        their whole numbers are. They hold `count` rows; None where that is not known.
+        """
         table = self._reader.table(lines) if self._reader else None
         if table is not None and count in (None, table.num_rows):
             return lambda part: self._note(table, lambda: parse(lines), part)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from slurm_worker.aggregate import AggregateOptions, Manifest, RoundSummary, aggregate
-from slurm_worker.aggregate.part import ParquetColumns
+from slurm_worker.aggregate.job.parquet_part import ParquetColumns
 from slurm_worker.errors import ErrorClass
 from slurm_worker.protocol.job_store import JobStore, Marker, Part, pack_slice
 from slurm_worker.protocol.keys import JobId, JobPaths, TaskId, parse_task_id, task_id

@@ -19,17 +19,17 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from slurm_worker.aggregate.convert import Converter
+from slurm_worker.aggregate.columns.converter import Converter
+from slurm_worker.aggregate.columns.inference import Inference
+from slurm_worker.aggregate.columns.types import Schema
+from slurm_worker.aggregate.dataset.naming import file_name, hash16, renamed
+from slurm_worker.aggregate.dataset.sorting import sort_files, write_merged
+from slurm_worker.aggregate.dataset.version import DataFile, Version
 from slurm_worker.aggregate.errors import AggregationError
-from slurm_worker.aggregate.files import DataFile, Version
-from slurm_worker.aggregate.infer import Inference
-from slurm_worker.aggregate.naming import file_name, hash16, renamed
+from slurm_worker.aggregate.job.parquet_part import count_keys
+from slurm_worker.aggregate.job.parts import Fetched, is_columns
+from slurm_worker.aggregate.job.plan import ERRORS, ROWS, Plan, PlannedPart, Remaining
 from slurm_worker.aggregate.options import AggregateOptions
-from slurm_worker.aggregate.part import count_keys
-from slurm_worker.aggregate.plan import ERRORS, ROWS, Plan, PlannedPart, Remaining
-from slurm_worker.aggregate.reading import Fetched, is_columns
-from slurm_worker.aggregate.sorting import sort_files, write_merged
-from slurm_worker.aggregate.types import Schema
 from slurm_worker.printable import encodable
 from slurm_worker.protocol.job_store import JobStore
 from slurm_worker.protocol.keys import parse_task_id
@@ -176,7 +176,7 @@ class Merger:
         inference = Inference()
         parts = _singly(_nonempty(self._plan.parts(ROWS)))
         read = self._reader.ahead(
-            parts, self._plan.largest(ROWS), lambda batch: inference.read(batch[0])
+            parts, self._plan.largest(ROWS), lambda batch: _look(inference, batch[0])
         )
         with closing(read):
             for (planned,), look in read:
@@ -302,6 +302,14 @@ class Merger:
                 f"records ({type(error).__name__}: {reason}); remove its marker "
                 f"{self._store.paths.done(planned.task)} and run the task again"
             ) from error
+
+
+def _look(inference: Inference, fetched: Fetched) -> Callable[[str], None]:
+    """See `Inference.read_lines`."""
+    if is_columns(fetched.part):
+        rows = fetched.rows()
+        return lambda part: inference.look(rows, part)
+    return inference.read_lines(fetched.lines(), fetched.part.rows, fetched.parse)
 
 
 def _table(batch: Sequence[Fetched], converter: Converter) -> pa.Table:

@@ -26,16 +26,16 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from slurm_worker.aggregate.convert import Converter
-from slurm_worker.aggregate.database import database_files, database_lines
+from slurm_worker.aggregate.columns.converter import Converter
+from slurm_worker.aggregate.columns.inference import Inference
+from slurm_worker.aggregate.columns.types import Schema, parse_schema
+from slurm_worker.aggregate.dataset.naming import file_name, renamed
+from slurm_worker.aggregate.dataset.sorting import sort_files, write_merged
+from slurm_worker.aggregate.dataset.version import DataFile, Version
 from slurm_worker.aggregate.errors import AggregationError
-from slurm_worker.aggregate.files import DataFile, Version
-from slurm_worker.aggregate.infer import Inference
-from slurm_worker.aggregate.naming import file_name, renamed
+from slurm_worker.aggregate.files.database import database_files, database_lines
+from slurm_worker.aggregate.files.sources import Source
 from slurm_worker.aggregate.options import AggregateOptions
-from slurm_worker.aggregate.sorting import sort_files, write_merged
-from slurm_worker.aggregate.sources import Source
-from slurm_worker.aggregate.types import Schema, parse_schema
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.ports import ObjectStore
 from slurm_worker.protocol.prefetch import ahead

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slurm_worker.aggregate import AggregationError
-from slurm_worker.aggregate.convert import Converter
-from slurm_worker.aggregate.infer import Inference
-from slurm_worker.aggregate.types import Kind, parse_schema, parse_type
+from slurm_worker.aggregate.columns.converter import Converter
+from slurm_worker.aggregate.columns.inference import Inference
+from slurm_worker.aggregate.columns.types import Kind, parse_schema, parse_type
 from slurm_worker.errors import UserError
-from tests.unit.worker.aggregate.job import Job, keyed, ok
+from tests.unit.worker.aggregate.finished_job import Job, keyed, ok
 
 
 def infer(*values: Any) -> str:

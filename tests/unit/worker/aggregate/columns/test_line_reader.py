@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slurm_worker.aggregate.convert import Converter
+from slurm_worker.aggregate.columns.converter import Converter
+from slurm_worker.aggregate.columns.types import parse_schema
 from slurm_worker.aggregate.errors import AggregationError
-from slurm_worker.aggregate.types import parse_schema
 from slurm_worker.results.parts import KEY_FIELD, lines_of, parse_lines
 
 SCHEMA = {

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from slurm_worker.aggregate.errors import AggregationError
-from slurm_worker.aggregate.loose import merge_files
+from slurm_worker.aggregate.files.merge import merge_files
+from slurm_worker.aggregate.files.sources import Source, Sources
 from slurm_worker.aggregate.options import AggregateOptions
-from slurm_worker.aggregate.sources import Source, Sources
 from slurm_worker.backends.local import FolderObjects
 from slurm_worker.errors import UserError
 from slurm_worker.testing import MemoryObjects
@@ -113,7 +113,7 @@ def test_a_last_line_without_its_end_is_a_row(folder: Path, tmp_path: Path) -> N
 def test_a_file_larger_than_a_chunk_is_read_whole(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slurm_worker.aggregate.loose._CHUNK_BYTES", 1_000)
+    monkeypatch.setattr("slurm_worker.aggregate.files.merge._CHUNK_BYTES", 1_000)
     (folder / "a.jsonl").write_bytes(lines(ROWS))
     assert merge(folder, tmp_path / "out") == ROWS
 

@@ -16,7 +16,7 @@ import pytest
 from slurm_worker.aggregate import AggregationError, RoundSummary
 from slurm_worker.errors import ErrorClass, UserError
 from slurm_worker.testing import MemoryObjects
-from tests.unit.worker.aggregate.job import Job, ok
+from tests.unit.worker.aggregate.finished_job import Job, ok
 
 NETWORK, BAD = ErrorClass.NETWORK, ErrorClass.BAD_INPUT
 

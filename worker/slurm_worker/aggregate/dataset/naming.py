@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from slurm_worker.aggregate.columns.types import Schema
 from slurm_worker.aggregate.options import AggregateOptions
-from slurm_worker.aggregate.types import Schema
 
 
 def file_name(

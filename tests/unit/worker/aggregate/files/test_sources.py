@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from slurm_worker.aggregate import loose
+from slurm_worker.aggregate.columns.types import parse_schema
+from slurm_worker.aggregate.dataset.naming import file_name
 from slurm_worker.aggregate.errors import AggregationError
-from slurm_worker.aggregate.naming import file_name
+from slurm_worker.aggregate.files import merge as loose
+from slurm_worker.aggregate.files.sources import Sources
 from slurm_worker.aggregate.options import AggregateOptions
-from slurm_worker.aggregate.sources import Sources
-from slurm_worker.aggregate.types import parse_schema
 from slurm_worker.backends.local import FolderObjects
 from slurm_worker.errors import UserError
 from slurm_worker.testing import MemoryObjects

@@ -15,9 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from slurm_worker.aggregate.columns.line_reader import LineReader, is_finite, to_arrow
+from slurm_worker.aggregate.columns.types import EXACT, STRING, ColumnType, Kind, Rows, Schema
 from slurm_worker.aggregate.errors import AggregationError, Misfit
-from slurm_worker.aggregate.fast import LineReader, is_finite, to_arrow
-from slurm_worker.aggregate.types import EXACT, STRING, ColumnType, Kind, Rows, Schema
 from slurm_worker.results.parts import KEY_FIELD
 
 _ACCEPTED: dict[Kind, frozenset[type]] = {

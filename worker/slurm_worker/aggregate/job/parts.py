@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from slurm_worker.aggregate.errors import AggregationError
-from slurm_worker.aggregate.part import read_columns, read_rows
+from slurm_worker.aggregate.job.parquet_part import read_columns, read_rows
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.job_store import JobStore, Part
 from slurm_worker.protocol.keys import TaskId

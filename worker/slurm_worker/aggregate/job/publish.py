@@ -29,8 +29,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from slurm_worker.aggregate.dataset.version import DataFile, names_in
 from slurm_worker.aggregate.errors import AggregationError
-from slurm_worker.aggregate.files import DataFile, names_in
 from slurm_worker.protocol.job_store import probe_replacing
 from slurm_worker.protocol.keys import JobPaths, parse_version
 from slurm_worker.protocol.ports import Entry, ObjectStore

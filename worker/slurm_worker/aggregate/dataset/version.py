@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from slurm_worker.aggregate.fast import leaves
+from slurm_worker.aggregate.columns.line_reader import leaves
 from slurm_worker.errors import Missing
 from slurm_worker.protocol.ports import ObjectStore
 

@@ -20,8 +20,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from slurm_worker.aggregate.database import SIDE_FILES, copy_database
 from slurm_worker.aggregate.errors import AggregationError
+from slurm_worker.aggregate.files.database import SIDE_FILES, copy_database
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.ports import ObjectStore
 
