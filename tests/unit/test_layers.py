@@ -46,12 +46,27 @@ def test_the_contracts_hold() -> None:
         (
             "airflow_slurm_provider/coordinator/planning/planner.py",
             "import airflow_slurm_provider.operators",
-            "faces -> coordinator -> slurm -> worker",
+            "faces -> coordinator -> slurm",
         ),
         (
             "airflow_slurm_provider/slurm/script.py",
             "import airflow_slurm_provider.coordinator.planning.planner",
-            "faces -> coordinator -> slurm -> worker",
+            "faces -> coordinator -> slurm",
+        ),
+        (
+            "airflow_slurm_provider/coordinator/spec/site.py",
+            "import airflow_slurm_provider.coordinator.status.progress",
+            "floors of the coordinator",
+        ),
+        (
+            "airflow_slurm_provider/coordinator/costs/prices.py",
+            "import airflow_slurm_provider.coordinator.dataset",
+            "floors of the coordinator",
+        ),
+        (
+            "worker/slurm_worker/protocol/keys.py",
+            "import slurm_worker.node.worker",
+            "floors of the worker",
         ),
         (
             "worker/slurm_worker/protocol/task_table.py",
@@ -80,6 +95,15 @@ def test_an_import_upwards_breaks_a_contract(
     assert f"{contract} BROKEN" in ended.stdout
 
 
+def test_a_folder_that_no_floor_names_breaks_a_contract(copy: Path) -> None:
+    folder = copy / "worker/slurm_worker/more"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    ended = lint_imports(copy)
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert "floors of the worker BROKEN" in ended.stdout
+
+
 def test_help_imports_nothing_heavy() -> None:
     program = (
         "import json, sys\n"
@@ -101,8 +125,8 @@ def test_help_imports_nothing_heavy() -> None:
 def test_the_command_line_and_the_coordinator_run_without_airflow() -> None:
     program = (
         "import sys\n"
-        "from airflow_slurm_provider.cli import following, jobs, results\n"
-        "from airflow_slurm_provider.coordinator import job\n"
+        "from airflow_slurm_provider.cli import results, status, submit\n"
+        "from airflow_slurm_provider.coordinator import api\n"
         "print('airflow' in sys.modules)\n"
     )
     ended = subprocess.run(

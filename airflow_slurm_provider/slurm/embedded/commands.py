@@ -351,7 +351,7 @@ def ensure_supervisor(store: Store) -> None:
             return
     with (store.folder / "supervisor.log").open("ab") as log:
         subprocess.Popen(
-            isolated("embedded_supervisor", str(store.folder)),
+            isolated("supervisor", str(store.folder)),
             env={
                 name: value
                 for name, value in os.environ.items()
@@ -386,7 +386,8 @@ def isolated(module: str, *arguments: str) -> list[str]:
     )
     program = (
         f"import sys; sys.path[:0] = {list(packages)!r}; "
-        f"from airflow_slurm_provider.slurm.{module} import main; sys.exit(main(sys.argv[1:]))"
+        f"from airflow_slurm_provider.slurm.embedded.{module} import main; "
+        "sys.exit(main(sys.argv[1:]))"
     )
     return [sys.executable, "-I", "-c", program, *arguments]
 

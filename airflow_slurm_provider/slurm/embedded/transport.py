@@ -2,8 +2,8 @@
 
 For trying out on a laptop, and for tests; it is no batch system. A folder holds small
 `sbatch squeue sacct scancel srun scontrol` programs, put in front of PATH, so that the
-same client code runs on it as on a real cluster. `embedded_cluster` is what they run,
-`embedded_supervisor` what starts and ends the elements.
+same client code runs on it as on a real cluster. `commands` is what they run,
+`supervisor` what starts and ends the elements.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class EmbeddedTransport(LocalTransport):
 
 def _shim(folder: Path, verb: str, settings: Mapping[str, float]) -> str:
     """A program that runs `verb` with this interpreter and these packages, and no others."""
-    words = shlex.join(isolated("embedded_cluster", str(folder), verb))
+    words = shlex.join(isolated("commands", str(folder), verb))
     given = " ".join(f"{name}={value}" for name, value in settings.items())
     return f'#!/bin/sh\n{given} exec {words} "$@"\n'
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import functools
 import re
+from collections.abc import Iterable
+
+from importlinter.api import read_configuration
 
 from slurm_worker.protocol.keys import JobId, JobPaths, TaskId
 from slurm_worker.rate_limits import limiter
@@ -13,6 +16,8 @@ from tests.stack.settings import ROOT
 WORKER = ROOT / "worker" / "slurm_worker"
 #: Letters that a text needs in common with a message of the code to count as one.
 _ENOUGH = 12
+#: The column at which the worker begins in the picture of the house.
+_WALL = 48
 
 
 @functools.cache
@@ -72,7 +77,26 @@ def check_layout(text: str) -> None:
     assert used <= known, f"{used - known}: there are {sorted(known)}"
 
 
+def check_house(text: str) -> None:
+    """Refuse a picture whose floors are not those of the import contracts, in their order."""
+    contracts = read_configuration(str(ROOT / "pyproject.toml"))["contracts_options"]
+    floors = {each["id"]: each.get("layers", []) for each in contracts}
+    lines = [line for line in text.splitlines()[1:] if line]
+    provider, worker = (
+        [line[part] for line in lines] for part in (slice(_WALL), slice(_WALL, None))
+    )
+    coordinator = [line for line in provider if line.startswith(" ") and line.strip()]
+    faces = [line for line in provider if not line.startswith(" ")]
+    assert _rooms(faces) == _rooms(floors["faces"])
+    assert _rooms(coordinator) == _rooms(floors["coordinator"])
+    assert _rooms(worker) == _rooms(floors["worker"])
+
+
+def _rooms(floors: Iterable[str]) -> list[set[str]]:
+    return [rooms for floor in floors if (rooms := set(re.findall(r"[a-z_]+", floor)))]
+
+
 def check_modules(text: str) -> None:
     """Refuse names of the worker's files that are not there."""
-    for name in re.findall(r"[\w*]+\.py", text):
-        assert list(WORKER.glob(name)), f"{name} is not there"
+    for name in re.findall(r"\w+/\w+\.py", text):
+        assert (WORKER / name).is_file(), f"{name} is not there"

@@ -185,6 +185,8 @@ def check_text(block: Block, _folder: Path) -> None:
         samples.check_formula(block.text)
     elif "dataset/_manifest.json" in block.text:
         samples.check_layout(block.text)
+    elif "slurm_worker (runs on the nodes)" in block.text:
+        samples.check_house(block.text)
     elif re.search(r"\w\.py$", block.text, re.MULTILINE):
         samples.check_modules(block.text)
     elif block.page.name != "troubleshooting.md":  # each is provoked: test_troubleshooting.py

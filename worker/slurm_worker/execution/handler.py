@@ -39,7 +39,7 @@ from slurm_worker.protocol.keys import JobPaths, split_s3_uri
 from slurm_worker.protocol.ports import ObjectStore
 
 #: Installed distributions offer handlers under this group of entry points.
-PLUGIN_GROUP = "slurm_worker.execution.handler"
+PLUGIN_GROUP = "slurm_worker.handlers"
 #: What user code may raise; calling sys.exit() is a bug there, not a say.
 RAISED = (Exception, SystemExit)
 _PIP = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")

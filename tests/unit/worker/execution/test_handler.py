@@ -52,8 +52,9 @@ def test_code_that_was_changed_in_the_bucket_is_refused(tmp_path: Path) -> None:
 def test_a_plugin_that_can_not_be_loaded_is_the_users_mistake(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    point = EntryPoint("fetch", f"{script}:handle", handler.PLUGIN_GROUP)
-    monkeypatch.setattr(handler, "entry_points", lambda group: [point])
+    point = EntryPoint("fetch", f"{script}:handle", "slurm_worker.handlers")
+    offered = {point.group: [point]}
+    monkeypatch.setattr(handler, "entry_points", lambda group: offered.get(group, []))
     with pytest.raises(UserError, match=r"handler.plugin: 'fetch' \(a_script:handle\)"):
         loaded(HandlerConfig("", plugin="fetch"), tmp_path)
 
