@@ -58,14 +58,13 @@ def merge(services: Services, spec: JobSpec, log: Log) -> aggregation.Manifest:
         )
 
 
-def plan_on_nodes(services: Services, spec: JobSpec, folder: Path, log: Log) -> Config | None:
+def plan_on_nodes(services: Services, spec: JobSpec, folder: Path) -> Config | None:
     """The job that merges this one's parts; None where its dataset is up to date.
 
     Args:
         services: the edges.
         spec: the job whose parts are merged.
         folder: for the code that is shipped; must be there until the job is submitted.
-        log: told of progress.
 
     Raises:
         UserError: if the dataset is to be sorted, or the job's id is too long for another.
@@ -78,7 +77,6 @@ def plan_on_nodes(services: Services, spec: JobSpec, folder: Path, log: Log) -> 
             _expected(services, spec.id),
             _options(spec),
             Path(scratch),
-            log,
         )
     if split is None:
         return None

@@ -1,6 +1,6 @@
 """One Parquet dataset from the parts of a job, or from files without a job. Needs pyarrow."""
 
-from slurm_worker.aggregate.dataset.version import DataFile
+from slurm_worker.aggregate.dataset.folder import DataFile
 from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.aggregate.job.aggregation import aggregate
 from slurm_worker.aggregate.job.plan import RoundSummary

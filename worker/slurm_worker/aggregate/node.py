@@ -1,28 +1,28 @@
 """Merging on the nodes: a file of the dataset is an item of a job like any other.
 
 The coordinator plans the files, copies them into the version's folder, and publishes the
-manifest; here one file is written, as it would be there: the same parts give the same bytes.
+manifest; a node writes one file as the coordinator would: the same parts give the same bytes.
 Needs pyarrow on the node, in the coordinator's version.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from slurm_worker.aggregate.columns.converter import Converter
-from slurm_worker.aggregate.columns.types import ColumnType, Schema, parse_schema
-from slurm_worker.aggregate.dataset.version import Version
+from slurm_worker.aggregate.columns.types import ColumnType, parse_schema
+from slurm_worker.aggregate.dataset.folder import DatasetFolder
 from slurm_worker.aggregate.errors import AggregationError
-from slurm_worker.aggregate.job.aggregation import inputs_digest
-from slurm_worker.aggregate.job.merge import Merger, PartReader, merge_group, part_name
-from slurm_worker.aggregate.job.plan import Plan, PlannedPart, RoundSummary
-from slurm_worker.aggregate.job.publish import is_whole, read_standing
+from slurm_worker.aggregate.job.aggregation import inputs_sha256
+from slurm_worker.aggregate.job.merge import PartMerger, groups_of, infer
+from slurm_worker.aggregate.job.parts import PartReader
+from slurm_worker.aggregate.job.plan import ROWS, Plan, PlannedPart, RoundSummary
+from slurm_worker.aggregate.job.publish import read_published
 from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.errors import ErrorClass, ItemError, UserError
 from slurm_worker.execution.handler import Context
@@ -30,18 +30,18 @@ from slurm_worker.protocol.job_store import JobStore, Part
 from slurm_worker.protocol.keys import JobId, JobPaths, TaskId, version_name
 from slurm_worker.protocol.ports import ObjectStore
 
-#: Ends the name of the folder in which nodes write.
+#: The end of the name of the folder in which nodes write.
 _NODES = "nodes"
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A merge as work for several nodes; see `aggregate.node`.
+    """A merge as work for several nodes.
 
     Args:
-        inputs: digest of all that goes into the dataset.
+        inputs: digest of everything that goes into the dataset.
         params: what is the same for all files.
-        items: a file each.
+        items: one for each file.
     """
 
     inputs: str
@@ -55,35 +55,46 @@ def split(
     expected: Sequence[RoundSummary],
     options: AggregateOptions,
     scratch: Path,
-    progress: Callable[[str], None],
 ) -> Split | None:
     """What nodes would merge, file by file; None where the published dataset is up to date.
 
-    Arguments and errors are those of `aggregate`.
+    Arguments and errors are as in `aggregate`.
     """
     if options.sorted:
         raise UserError(
-            "aggregate.sort_by, .partition_by: need all rows in one place; merge where='local'"
+            "aggregate.sort_by, .partition_by: sorting needs all rows in one place; set "
+            "aggregate.where to local"
         )
     declared = None if options.schema is None else parse_schema(options.schema)
     store = JobStore(objects, paths)
-    begun = read_standing(objects, paths)
+    base = read_published(objects, paths)
+    reader = PartReader(store, options.memory)
     with Plan(store, expected, scratch) as plan:
-        inputs = inputs_digest(plan, options)
-        name = version_name(begun.number + 1, inputs, _NODES)
-        standing = begun.manifest
-        if standing and standing.inputs == inputs and is_whole(objects, standing):
+        inputs = inputs_sha256(plan, options)
+        if base.if_made_of(inputs, objects) is not None:
             return None
-        merger = Merger(store, plan, options, scratch, progress)
-        columns = merger.infer() if declared is None else declared
-        options.check(columns)
-        params = _params(paths, options, columns, paths.dataset_of(name))
-        items = [_item(group, columns, options) for group in merger.groups()]
+        columns = infer(reader, plan) if declared is None else declared
+        merger = PartMerger(reader, columns, options)
+        items = [_item(parts, merger) for parts in groups_of(plan, ROWS, options)]
+    params = {
+        "job": paths.job,
+        "prefix": paths.prefix,
+        "folder": paths.dataset_of(version_name(base.number + 1, inputs, _NODES)),
+        "options": asdict(options),
+        "columns": {name: column.to_list() for name, column in columns.items()},
+        "pyarrow": pa.__version__,
+    }
     return Split(inputs, params, items)
 
 
+def _item(parts: Sequence[PlannedPart], merger: PartMerger) -> dict[str, Any]:
+    """One file, as JSON; its name is its key."""
+    raw = [[planned.task, planned.ok, *astuple(planned.part)] for planned in parts]
+    return {"id": merger.file_name(parts), "parts": raw}
+
+
 def merge_file(item: Mapping[str, Any], context: Context) -> dict[str, Any]:
-    """Handler: write one file and say what it is.
+    """Handler: write one file and describe it.
 
     Raises:
         ItemError: if a part is not what was committed, or pyarrow is another version here.
@@ -92,52 +103,24 @@ def merge_file(item: Mapping[str, Any], context: Context) -> dict[str, Any]:
     if params["pyarrow"] != pa.__version__:
         raise ItemError(
             ErrorClass.HANDLER_BUG,
-            f"pyarrow is {pa.__version__} here and {params['pyarrow']} at the coordinator: their "
-            "files would differ; install that version, or name it in aggregate.requirements",
+            f"pyarrow is {pa.__version__} on this node and {params['pyarrow']} at the coordinator, "
+            "so the files would differ; install the coordinator's version, or name it in "
+            "aggregate.requirements",
         )
     # Tuples are lists in JSON.
     raw: dict[str, Any] = params["options"]
-    lists = {name: tuple(each) for name, each in raw.items() if isinstance(each, list)}
+    lists = {name: tuple(value) for name, value in raw.items() if isinstance(value, list)}
     options = AggregateOptions(**{**raw, **lists})
-    paths = JobPaths(params["prefix"], JobId(params["job"]))
+    columns = {name: ColumnType.from_list(raw) for name, raw in params["columns"].items()}
     objects = context.objects(params["bucket"])
-    converter = _converter(
-        {n: ColumnType.from_list(c) for n, c in params["columns"].items()}, options
-    )
-    group = [PlannedPart(TaskId(task), ok, {}, Part(*part)) for task, ok, *part in item["parts"]]
-    path = context.scratch / f"{context.key}.{context.attempt}"
-    # A folder for each attempt: one that froze can't replace what another has committed.
+    store = JobStore(objects, JobPaths(params["prefix"], JobId(params["job"])))
+    parts = [PlannedPart(TaskId(task), ok, {}, Part(*part)) for task, ok, *part in item["parts"]]
+    # A folder for each attempt: an attempt that froze can't replace what another has committed.
     folder = f"{params['folder']}a{context.attempt}-{uuid.uuid4().hex[:12]}/"
-    version = Version(objects, folder, path, context.logger.info)
+    path = context.scratch / f"{context.key}.{context.attempt}"
+    target = DatasetFolder(objects, folder, path, context.logger.info)
     try:
-        file = merge_group(PartReader(JobStore(objects, paths), options), group, converter, version)
+        merger = PartMerger(PartReader(store, options.memory), columns, options)
+        return asdict(merger.merge_file(parts, target))
     except AggregationError as error:
         raise ItemError(ErrorClass.BAD_INPUT, str(error)) from error
-    return asdict(file)
-
-
-def _converter(columns: Schema, options: AggregateOptions) -> Converter:
-    return Converter(columns, declared=options.schema is not None)
-
-
-def _params(
-    paths: JobPaths, options: AggregateOptions, columns: Schema, folder: str
-) -> dict[str, Any]:
-    """What is the same for all files, as JSON."""
-    return {
-        "job": paths.job,
-        "prefix": paths.prefix,
-        "folder": folder,
-        "options": asdict(options),
-        "columns": {name: each.to_list() for name, each in columns.items()},
-        "pyarrow": pa.__version__,
-    }
-
-
-def _item(
-    group: Sequence[PlannedPart], columns: Schema, options: AggregateOptions
-) -> dict[str, Any]:
-    """One file, as JSON; its name is its key."""
-    converter = _converter(columns, options)
-    parts = [[each.task, each.ok, *asdict(each.part).values()] for each in group]
-    return {"id": part_name(group, converter, options), "parts": parts}

@@ -1,4 +1,4 @@
-"""A finished job in memory, written as workers write it: parts, then markers."""
+"""A finished job in memory, written as workers write it: first parts, then markers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from slurm_worker.results.parts import (
 from slurm_worker.testing import MemoryObjects
 
 Row = dict[str, Any]
-#: What became of an item: its rows, or the class of its failure.
+#: The outcome of an item: its rows, or the class of its failure.
 Fate = list[Row] | ErrorClass
 
 
@@ -108,7 +108,7 @@ class Job:
         self.commit(replace(marker, **changes))
 
     def replace_rows(self, task: str, lines: str, rows: int | None = None) -> None:
-        """Another rows part with a marker that agrees: a worker that wrote nonsense."""
+        """Another rows part with a marker that matches it, as from a faulty worker."""
         part = self.part(TaskId(task), "rows", lines)
         if rows is not None:
             part = replace(part, rows=rows)
@@ -129,7 +129,7 @@ class Job:
     def table(self, files: Sequence[Any]) -> pa.Table:
         """The published files as one table."""
         return pa.concat_tables(
-            [pq.read_table(io.BytesIO(self.objects.objects[each.key])) for each in files]
+            [pq.read_table(io.BytesIO(self.objects.objects[file.key])) for file in files]
         )
 
     def dataset(self, manifest: Manifest) -> list[Row]:

@@ -2,7 +2,7 @@
 
 A column is first checked by the set of its values' Python types, which costs little,
 and then built by Arrow, whose casts from text are exact or fail. A field that the schema
-does not name is refused; one that is not there is null.
+does not name is refused; a field that is missing from a row is null.
 """
 
 from __future__ import annotations
@@ -10,40 +10,48 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 import pyarrow as pa
 
-from slurm_worker.aggregate.columns.line_reader import LineReader, is_finite, to_arrow
-from slurm_worker.aggregate.columns.types import EXACT, STRING, ColumnType, Kind, Rows, Schema
-from slurm_worker.aggregate.errors import AggregationError, Misfit
+from slurm_worker.aggregate.columns.line_reader import LineReader, is_finite
+from slurm_worker.aggregate.columns.types import (
+    CAST_FROM_TEXT,
+    EXACT,
+    STRING,
+    ColumnType,
+    Rows,
+    Schema,
+    TypeName,
+    to_arrow,
+)
+from slurm_worker.aggregate.errors import AggregationError, Misfit, one_line
 from slurm_worker.results.parts import KEY_FIELD
 
-_ACCEPTED: dict[Kind, frozenset[type]] = {
-    Kind.BOOL: frozenset({bool}),
-    Kind.INT32: frozenset({int}),
-    Kind.INT64: frozenset({int}),
-    Kind.UINT64: frozenset({int}),
-    Kind.DOUBLE: frozenset({int, float}),
-    Kind.DECIMAL: frozenset({int, str}),
-    Kind.STRING: frozenset({str}),
-    Kind.TIMESTAMP: frozenset({str}),
-    Kind.LOCAL_TIMESTAMP: frozenset({str}),
-    Kind.DATE: frozenset({str}),
-    Kind.BINARY: frozenset({str}),
-    Kind.JSON: frozenset({bool, int, float, str, list, dict}),
-    Kind.LIST: frozenset({list}),
-    Kind.STRUCT: frozenset({dict}),
-    Kind.MAP: frozenset({dict}),
+#: The Python types of the JSON values that each type takes.
+_ACCEPTED: dict[TypeName, set[type]] = {
+    TypeName.BOOL: {bool},
+    TypeName.INT32: {int},
+    TypeName.INT64: {int},
+    TypeName.UINT64: {int},
+    TypeName.DOUBLE: {int, float},
+    TypeName.DECIMAL: {int, str},
+    TypeName.STRING: {str},
+    TypeName.TIMESTAMP: {str},
+    TypeName.LOCAL_TIMESTAMP: {str},
+    TypeName.DATE: {str},
+    TypeName.BINARY: {str},
+    TypeName.JSON: {bool, int, float, str, list, dict},
+    TypeName.LIST: {list},
+    TypeName.STRUCT: {dict},
+    TypeName.MAP: {dict},
 }
-#: Written as text, then cast: Arrow's readers of text are strict.
-_CAST = frozenset({Kind.TIMESTAMP, Kind.LOCAL_TIMESTAMP, Kind.DATE, Kind.DECIMAL})
 _HINTS = {
-    Kind.TIMESTAMP: 'write ISO 8601 with a zone, "2026-11-23T17:00:00Z"',
-    Kind.LOCAL_TIMESTAMP: 'write ISO 8601 without a zone, "2026-11-23T17:00:00"',
-    Kind.DATE: 'write "2026-11-23"',
-    Kind.BINARY: "write base64",
+    TypeName.TIMESTAMP: 'write ISO 8601 with a zone, "2026-11-23T17:00:00Z"',
+    TypeName.LOCAL_TIMESTAMP: 'write ISO 8601 without a zone, "2026-11-23T17:00:00"',
+    TypeName.DATE: 'write "2026-11-23"',
+    TypeName.BINARY: "write base64",
 }
 _json_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -55,14 +63,18 @@ class Converter:
 
     Args:
         columns: the schema, without the key.
-        declared: whether the user wrote it, for the mend in messages.
+        declared: whether the user wrote it; messages then say how to correct it.
         keyed: whether each row has its item's key.
     """
 
     def __init__(self, columns: Schema, *, declared: bool, keyed: bool = True) -> None:
         #: With the key's.
         self.columns: Schema = {KEY_FIELD: STRING, **columns} if keyed else columns
-        self._declared = declared
+        self._fix = (
+            "correct aggregate.schema, or what the handler returns"
+            if declared
+            else "declare the column under aggregate.schema"
+        )
         self._reader = LineReader(self.columns, keyed=keyed, exact=not keyed)
         self.arrow_schema = to_arrow(self.columns, keyed=keyed)
 
@@ -73,149 +85,140 @@ class Converter:
             AggregationError: naming the column, the item and the part that do not fit.
         """
         try:
-            return self._build(rows)
+            return self.build(rows)
         except Misfit as error:
-            raise self._blame(rows, part, error) from error
+            raise misfit_error(rows, self.build, error, part, self._fix) from error
 
     def read(self, lines: bytes) -> pa.Table | None:
         """Convert JSON lines the fast way; None where `table` has to decide."""
         return self._reader.table(lines)
 
-    def check(self, rows: Rows) -> None:
-        """Refuse rows that do not fit.
+    def build(self, rows: Rows) -> pa.Table:
+        """Convert rows.
 
         Raises:
-            Misfit: naming the column.
+            Misfit: naming the column that does not fit.
         """
-        self._build(rows)
-
-    def _build(self, rows: Rows) -> pa.Table:
         extra = dict.fromkeys(chain.from_iterable(rows)).keys() - self.columns.keys()
         if extra:
-            raise Misfit(sorted(extra)[0], "a value, and the schema has no such column")
+            raise Misfit(sorted(extra)[0], "a value, but the schema has no such column")
         arrays = [
-            build([row.get(name) for row in rows], kind, name)
-            for name, kind in self.columns.items()
+            _build([row.get(name) for row in rows], column, name)
+            for name, column in self.columns.items()
         ]
         return pa.Table.from_arrays(arrays, schema=self.arrow_schema)
 
-    def _blame(self, rows: Rows, part: str, error: Misfit) -> AggregationError:
-        """The error that names the first item that does not fit."""
-        item = "one of its items"
-        for row in rows:
-            misfit = self._misfit(row)
-            if misfit is not None:
-                item, error = named(row), misfit
-                break
-        mend = (
-            "correct aggregate.schema, or what the handler returns"
-            if self._declared
-            else "declare the column under aggregate.schema"
-        )
-        return AggregationError(
-            f"aggregate: column {error.path!r}: {item} has {error.found} ({part}); {mend}"
-        )
 
-    def _misfit(self, row: dict[str, Any]) -> Misfit | None:
-        try:
-            self._build([row])
-        except Misfit as error:
-            return error
-        return None
+def misfit_error(
+    rows: Rows, check: Callable[[Rows], object], error: Misfit, part: str, fix: str
+) -> AggregationError:
+    """The error that names the first row that `check` refuses.
 
-
-def named(row: Mapping[str, Any]) -> str:
-    """The row, in a message."""
-    return f"item {row[KEY_FIELD]!r}" if KEY_FIELD in row else f"the row {_show(row)}"
-
-
-def build(values: Values, kind: ColumnType, path: str) -> pa.Array[Any]:
-    """An Arrow array of exactly these values.
-
-    Raises:
-        Misfit: if one of them is not of this type.
+    Args:
+        rows: the rows of `part`, one of which does not fit.
+        check: raises `Misfit`.
+        error: what to say where no row is refused by itself.
+        part: the name of the part or file.
+        fix: what to do.
     """
+    item = "one of the rows"
+    for row in rows:
+        try:
+            check([row])
+        except Misfit as misfit:
+            item = f"item {row[KEY_FIELD]!r}" if KEY_FIELD in row else f"the row {_show(row)}"
+            error = misfit
+            break
+    return AggregationError(
+        f"aggregate: column {error.path!r}: {item} has {error.found} ({part}); {fix}"
+    )
+
+
+def _build(values: Values, column: ColumnType, path: str) -> pa.Array[Any]:
+    """An Arrow array of exactly these values; raises `Misfit`."""
     found = set(map(type, values))
     found.discard(type(None))
-    wrong = found - _ACCEPTED[kind.kind]
+    wrong = found - _ACCEPTED[column.type_name]
     if wrong:
-        example = next(each for each in values if type(each) in wrong)
-        raise Misfit(path, f"{_show(example)}, which is no {kind}")
-    nested = _BUILDERS.get(kind.kind)
+        example = next(value for value in values if type(value) in wrong)
+        raise Misfit(path, f"{_show(example)}, which is not of type {column}")
+    nested = _BUILDERS.get(column.type_name)
     if nested is not None:
-        return nested(values, kind, path)
-    return _scalars(values, kind, path, found)
-
-
-def _scalars(values: Values, kind: ColumnType, path: str, found: set[type]) -> pa.Array[Any]:
-    if kind.kind is Kind.DOUBLE and int in found:
-        for each in values:
-            if type(each) is int and abs(each) > EXACT:
-                raise Misfit(path, f"{each}, which a double holds only to {EXACT}")
+        return nested(values, column, path)
+    if column.type_name is TypeName.DOUBLE and int in found:
+        for value in values:
+            if type(value) is int and abs(value) > EXACT:
+                raise Misfit(path, f"{value}, but a double holds ints exactly only up to {EXACT}")
     try:
-        if kind.kind in _CAST:
-            text = [each if each is None else str(each) for each in values]
-            return pa.array(text, pa.string()).cast(kind.arrow())
-        if kind.kind is Kind.BINARY:
-            values = [each if each is None else _unbase64(each) for each in values]
-        elif kind.kind is Kind.JSON:
-            values = [each if each is None else _json_text(each) for each in values]
-        array = pa.array(values, kind.arrow())
-        if kind.kind is Kind.DOUBLE and not is_finite(array):
-            raise Misfit(path, "a number that is beyond a double")
-        return array
+        array = _scalars(values, column)
     except (pa.ArrowException, ValueError, OverflowError, RecursionError) as error:
-        shown = next((each for each in values if each is not None), None)
-        hint = _HINTS.get(kind.kind, " ".join(str(error).split()))
-        raise Misfit(path, f"{_show(shown)}, which is no {kind} ({hint})") from error
+        shown = next((value for value in values if value is not None), None)
+        hint = _HINTS.get(column.type_name, one_line(error))
+        raise Misfit(path, f"{_show(shown)}, which is not of type {column} ({hint})") from error
+    if column.type_name is TypeName.DOUBLE and not is_finite(array):
+        raise Misfit(path, "a number that is too large for a double")
+    return array
 
 
-def _lists(values: Values, kind: ColumnType, path: str) -> pa.Array[Any]:
-    inside = list(chain.from_iterable(each for each in values if each is not None))
-    items = build(inside, kind.fields["item"], f"{path}[]")
+def _scalars(values: Values, column: ColumnType) -> pa.Array[Any]:
+    if column.type_name in CAST_FROM_TEXT:
+        return pa.array(_map(str, values), pa.string()).cast(column.arrow())
+    if column.type_name is TypeName.BINARY:
+        values = _map(_unbase64, values)
+    elif column.type_name is TypeName.JSON:
+        values = _map(_json_text, values)
+    return pa.array(values, column.arrow())
+
+
+def _map(function: Callable[[Any], Any], values: Values) -> list[Any]:
+    return [None if value is None else function(value) for value in values]
+
+
+def _lists(values: Values, column: ColumnType, path: str) -> pa.Array[Any]:
+    inside = list(chain.from_iterable(value for value in values if value is not None))
+    items = _build(inside, column.fields["item"], f"{path}[]")
     return pa.ListArray.from_arrays(_offsets(values), items)
 
 
-def _maps(values: Values, kind: ColumnType, path: str) -> pa.Array[Any]:
-    pairs = [pair for each in values if each is not None for pair in each.items()]
+def _maps(values: Values, column: ColumnType, path: str) -> pa.Array[Any]:
+    pairs = [pair for value in values if value is not None for pair in value.items()]
     names = pa.array([name for name, _ in pairs], pa.string())
-    inside = build([value for _, value in pairs], kind.fields["value"], f"{path}{{}}")
+    inside = _build([value for _, value in pairs], column.fields["value"], f"{path}{{}}")
     maps: pa.Array[Any] = pa.MapArray.from_arrays(  # type: ignore[call-overload]  # the stubs want 64-bit offsets, pyarrow 32
         _offsets(values), names, inside
     )
     return maps
 
 
-def _structs(values: Values, kind: ColumnType, path: str) -> pa.Array[Any]:
-    objects = [{} if each is None else each for each in values]
-    extra = dict.fromkeys(chain.from_iterable(objects)).keys() - kind.fields.keys()
+def _structs(values: Values, column: ColumnType, path: str) -> pa.Array[Any]:
+    objects: list[Mapping[str, Any]] = [{} if value is None else value for value in values]
+    extra = dict.fromkeys(chain.from_iterable(objects)).keys() - column.fields.keys()
     if extra:
-        raise Misfit(f"{path}.{sorted(extra)[0]}", "a value, and the schema has no such field")
+        raise Misfit(f"{path}.{sorted(extra)[0]}", "a value, but the schema has no such field")
     arrays = [
-        build([each.get(name) for each in objects], inside, f"{path}.{name}")
-        for name, inside in kind.fields.items()
+        _build([value.get(name) for value in objects], inner, f"{path}.{name}")
+        for name, inner in column.fields.items()
     ]
-    fields = [pa.field(name, inside.arrow()) for name, inside in kind.fields.items()]
-    mask = pa.array([each is None for each in values], pa.bool_())
-    return pa.StructArray.from_arrays(arrays, fields=fields, mask=mask)
+    mask = pa.array([value is None for value in values], pa.bool_())
+    return pa.StructArray.from_arrays(
+        arrays, fields=list(to_arrow(column.fields, keyed=False)), mask=mask
+    )
 
 
-_BUILDERS: dict[Kind, Callable[[Values, ColumnType, str], pa.Array[Any]]] = {
-    Kind.LIST: _lists,
-    Kind.MAP: _maps,
-    Kind.STRUCT: _structs,
+_BUILDERS: dict[TypeName, Callable[[Values, ColumnType, str], pa.Array[Any]]] = {
+    TypeName.LIST: _lists,
+    TypeName.MAP: _maps,
+    TypeName.STRUCT: _structs,
 }
 
 
 def _offsets(values: Values) -> pa.Int32Array:
     """Where each list begins; null where there is none."""
-    offsets: list[int | None] = []
-    at = 0
-    for each in values:
-        offsets.append(None if each is None else at)
-        at += 0 if each is None else len(each)
-    offsets.append(at)
-    return pa.array(offsets, pa.int32())
+    ends = list(accumulate((len(value or ()) for value in values), initial=0))
+    starts = [
+        None if value is None else start for value, start in zip(values, ends[:-1], strict=True)
+    ]
+    return pa.array([*starts, ends[-1]], pa.int32())
 
 
 def _unbase64(text: str) -> bytes:

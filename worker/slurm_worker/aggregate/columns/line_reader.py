@@ -2,17 +2,17 @@
 
 Arrow reads lines several times as fast as Python can, and with an explicit schema refuses most
 of what does not fit. Where it refuses, and where it could have changed a value, None is
-returned, and the caller goes the slow way, which decides and says what is wrong:
+returned. Then the caller uses the slow way, which decides and says what is wrong:
 
     a whole number beyond 2^53 in a column of doubles     Arrow would round it
     NaN, or a number too large for a double               they would be kept, or infinite
-    lines that are not one object each                    Arrow reads a stream of values, whatever
-                                                          lines they are on, and dies of a `null`
+    lines that are not one object each                    Arrow ignores line ends between values,
+                                                          and crashes on a `null`
     a number with more digits than a double keeps         it would be rounded
     half of a surrogate pair in a string, invalid UTF-8   it would be kept as bytes
     binary, json and map columns                          they are not read as they are stored
 
-Timestamps, dates and decimals are read as text and then cast, as in `convert`.
+Timestamps, dates and decimals are read as text and then cast, as in `converter`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
-from slurm_worker.aggregate.columns.types import EXACT, ColumnType, Kind, Schema
+from slurm_worker.aggregate.columns.types import (
+    CAST_FROM_TEXT,
+    EXACT,
+    ColumnType,
+    Schema,
+    TypeName,
+    to_arrow,
+)
 from slurm_worker.results import jsonlines
 from slurm_worker.results.parts import KEY_FIELD
 
-_AS_TEXT = (Kind.TIMESTAMP, Kind.LOCAL_TIMESTAMP, Kind.DATE, Kind.DECIMAL)
-_NOT_HERE = (Kind.BINARY, Kind.JSON, Kind.MAP)
+#: Arrow does not read these as they are stored.
+_UNREADABLE = {TypeName.BINARY, TypeName.JSON, TypeName.MAP}
 _LONG_INT = re.compile(rb"[:\[,]\s*-?\d{16,}\s*[,}\]]")
 _BLOCK_MARGIN = 64
-#: Arrow dies of a bare `null` between two rows, of which only a line that is not JSON has one.
+#: Arrow crashes on a bare `null` between two rows. Only a line that is not JSON has one.
 _BARE_NULL = re.compile(rb"\}\s*null")
 #: A number of many digits, or with an exponent of three.
 _LONG_NUMBER = rb"\s*(-?\d(?:[\d.]{15,}(?:[eE][-+]?\d+)?|[\d.]*[eE][-+]?\d{3,}))"
-#: Up to so many columns, a search behind each one's name is faster than behind all names.
+#: Up to this many columns, a search after each column's name is faster than after all names.
 _FEW_NAMES = 2
 
 
@@ -48,22 +55,23 @@ class LineReader:
     Args:
         columns: the schema, with the key's column where there is one.
         keyed: whether each row has its item's key.
-        exact: whether to look for numbers that a double does not keep. A worker writes its own
-            doubles, each with as many digits as it needs.
+        exact: whether to search for numbers that a double does not hold exactly. Not needed for
+            the lines of a worker, which writes its doubles with as many digits as they need.
     """
 
     def __init__(self, columns: Schema, *, keyed: bool = True, exact: bool = False) -> None:
         self._keyed = keyed
         self._numbers = _Numbers(columns) if exact else None
         self._target = to_arrow(columns, keyed=keyed)
-        self._doubles = any(Kind.DOUBLE in set(_kinds(each)) for each in columns.values())
+        inside = {name for column in columns.values() for name in _type_names(column)}
+        self._doubles = TypeName.DOUBLE in inside
         self._options: pj.ParseOptions | None = None
-        if not any(kind in _NOT_HERE for each in columns.values() for kind in _kinds(each)):
-            wire = pa.schema([pa.field(name, _wire(each)) for name, each in columns.items()])
+        if not inside & _UNREADABLE:
+            wire = pa.schema([(name, _wire(column)) for name, column in columns.items()])
             self._options = pj.ParseOptions(explicit_schema=wire, unexpected_field_behavior="error")
 
     def table(self, lines: bytes) -> pa.Table | None:
-        """The columns; None where that is not certain to be exactly what the lines say."""
+        """The columns; None where they may differ from what the lines say."""
         if self._options is None or _has_surrogates(lines):
             return None
         count = _count_objects(lines)
@@ -75,42 +83,28 @@ class LineReader:
         try:
             read = pj.read_json(source, read_options, self._options)
             if not lines.isascii():
-                read.validate(full=True)  # Arrow reads bytes that are no UTF-8.
+                read.validate(full=True)  # Arrow also reads bytes that are not UTF-8.
             table = read.select(self._target.names).cast(self._target)
         except (pa.ArrowException, ValueError):
             return None
-        if table.num_rows != count:
-            return None
-        if self._keyed and table.column(KEY_FIELD).null_count:
-            return None
-        if not self._exact(table, lines):
+        keys_missing = self._keyed and table.column(KEY_FIELD).null_count
+        if table.num_rows != count or keys_missing or not self._is_exact(table, lines):
             return None
         return table
 
-    def _exact(self, table: pa.Table, lines: bytes) -> bool:
+    def _is_exact(self, table: pa.Table, lines: bytes) -> bool:
         if not self._doubles:
             return True
         if self._numbers is not None and not self._numbers.are_kept(lines):
             return False
         largest = 0.0
-        for column in table.columns:
-            for chunk in column.chunks:
-                for _, leaf in leaves(chunk):
-                    if pa.types.is_float64(leaf.type):
-                        if not is_finite(leaf):
-                            return False
-                        largest = max(largest, pc.max(pc.abs(leaf)).as_py() or 0.0)
+        chunks = (chunk for column in table.columns for chunk in column.chunks)
+        for _, leaf in (found for chunk in chunks for found in leaves(chunk)):
+            if pa.types.is_float64(leaf.type):
+                if not is_finite(leaf):
+                    return False
+                largest = max(largest, pc.max(pc.abs(leaf)).as_py() or 0.0)
         return largest < EXACT or _LONG_INT.search(lines) is None
-
-
-def to_arrow(columns: Schema, *, keyed: bool = True) -> pa.Schema:
-    """The columns as Arrow has them; only the key is never null."""
-    return pa.schema(
-        [
-            pa.field(name, each.arrow(), nullable=not (keyed and name == KEY_FIELD))
-            for name, each in columns.items()
-        ]
-    )
 
 
 def is_finite(numbers: pa.Array[Any]) -> bool:
@@ -134,9 +128,9 @@ def leaves(array: pa.Array[Any], path: str = "") -> Iterator[tuple[str, pa.Array
 
 
 def _count_objects(lines: bytes) -> int | None:
-    """How many lines there are, if each begins and ends as an object does.
+    """How many lines there are, if each begins and ends like an object.
 
-    Between `}` and `{` there is no line end inside a JSON value. So if Arrow then finds as many
+    Inside a JSON value there is no line end between `}` and `{`. So if Arrow then finds as many
     rows as there are lines, each line was one row.
     """
     if not (lines.startswith(b"{") and lines.endswith(b"}\n")):
@@ -149,26 +143,27 @@ def _count_objects(lines: bytes) -> int | None:
 
 
 class _Numbers:
-    """Finds the numbers of columns of doubles that a double may not keep."""
+    """Finds numbers that a double may not hold exactly, in columns of doubles."""
 
     def __init__(self, columns: Schema) -> None:
-        doubles = {each for name, column in columns.items() for each in _doubles(name, column)}
+        doubles = {before for name, column in columns.items() for before in _doubles(name, column)}
         lists = [_long_number(b"\\["), _long_number(b",")] if None in doubles else []
         self._anywhere = [_long_number(b":"), *lists]
-        self._behind_names = self._anywhere
-        named = sorted(each for each in doubles if each is not None)
+        self._after_names = self._anywhere
+        named = sorted(name for name in doubles if name is not None)
         if len(named) <= _FEW_NAMES:
-            quoted = (json.dumps(each, ensure_ascii=False) for each in named)
-            self._behind_names = [
-                *(_long_number(re.escape(each.encode()) + rb"\s*:") for each in quoted),
+            quoted = (json.dumps(name, ensure_ascii=False).encode() for name in named)
+            self._after_names = [
+                *(_long_number(re.escape(name) + rb"\s*:") for name in quoted),
                 *lists,
             ]
 
     def are_kept(self, lines: bytes) -> bool:
-        """Whether each is what a double keeps of it; false where that is not certain."""
-        # A name may be written in several ways, but in one without escapes.
-        patterns = self._anywhere if b"\\" in lines else self._behind_names
-        words = [word for each in patterns for word in each.findall(lines) if not word.isdigit()]
+        """Whether a double holds all of them exactly; false where that is not certain."""
+        # Only without escapes is there one way to write a name.
+        patterns = self._anywhere if b"\\" in lines else self._after_names
+        found = (word for pattern in patterns for word in pattern.findall(lines))
+        words = [word for word in found if not word.isdigit()]
         return all(map(_is_kept, _unlike_shortest(words)))
 
 
@@ -178,18 +173,18 @@ def _long_number(before: bytes) -> re.Pattern[bytes]:
 
 
 def _doubles(name: str, column: ColumnType, *, listed: bool = False) -> Iterator[str | None]:
-    """The names that stand before doubles; None for those in lists."""
-    if column.kind is Kind.DOUBLE:
+    """The names before doubles in JSON text; None for doubles in lists."""
+    if column.type_name is TypeName.DOUBLE:
         yield None if listed else name
-    elif column.kind is Kind.LIST:
+    elif column.type_name is TypeName.LIST:
         yield from _doubles(name, column.fields["item"], listed=True)
     else:
-        for inner, each in column.fields.items():
-            yield from _doubles(inner, each)
+        for field, inner in column.fields.items():
+            yield from _doubles(field, inner)
 
 
 def _unlike_shortest(words: list[bytes]) -> list[bytes]:
-    """Those that are not a double's shortest text, which is kept by definition."""
+    """Those that are not the shortest text of a double, which a double holds by definition."""
     try:
         texts = pa.array(words, pa.string())
         shortest = texts.cast(pa.float64()).cast(pa.string())
@@ -212,18 +207,18 @@ def _has_surrogates(lines: bytes) -> bool:
     return b"\\" in lines and (b"\\ud" in lines or b"\\uD" in lines)
 
 
-def _kinds(column: ColumnType) -> Iterator[Kind]:
-    yield column.kind
-    for inside in column.fields.values():
-        yield from _kinds(inside)
+def _type_names(column: ColumnType) -> Iterator[TypeName]:
+    yield column.type_name
+    for inner in column.fields.values():
+        yield from _type_names(inner)
 
 
 def _wire(column: ColumnType) -> pa.DataType:
-    """The type as which Arrow's reader shall take the values."""
-    if column.kind in _AS_TEXT:
+    """The type as which Arrow reads the values."""
+    if column.type_name in CAST_FROM_TEXT:
         return pa.string()
-    if column.kind is Kind.LIST:
+    if column.type_name is TypeName.LIST:
         return pa.list_(_wire(column.fields["item"]))
-    if column.kind is Kind.STRUCT:
-        return pa.struct([pa.field(name, _wire(each)) for name, each in column.fields.items()])
+    if column.type_name is TypeName.STRUCT:
+        return pa.struct([(name, _wire(inner)) for name, inner in column.fields.items()])
     return column.arrow()

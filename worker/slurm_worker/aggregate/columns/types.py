@@ -6,7 +6,7 @@ A type is written as text, ``string`` or ``list<struct<at: timestamp, n: int64>>
     int32 int64 uint64        whole numbers within their range
     double                    numbers; whole ones up to 2^53, which a double holds exactly
     decimal(p, s)             text such as "12.50", or whole numbers
-    string                    text, as it stands
+    string                    text, unchanged
     timestamp                 ISO 8601 text with a zone ("2026-11-23T17:00:00Z"), to microseconds
     local_timestamp           the same without a zone
     date                      "2026-11-23"
@@ -19,6 +19,7 @@ A type is written as text, ``string`` or ``list<struct<at: timestamp, n: int64>>
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -30,8 +31,8 @@ from slurm_worker.errors import UserError
 from slurm_worker.results.parts import KEY_FIELD
 
 
-class Kind(str, Enum):
-    """The closed list of kinds of values."""
+class TypeName(str, Enum):
+    """The names of all types."""
 
     NULL = "null"  #: inference has seen no value yet
     BOOL = "bool"
@@ -51,163 +52,174 @@ class Kind(str, Enum):
     MAP = "map"
 
 
-_ARROW: dict[Kind, pa.DataType] = {
-    Kind.NULL: pa.null(),
-    Kind.BOOL: pa.bool_(),
-    Kind.INT32: pa.int32(),
-    Kind.INT64: pa.int64(),
-    Kind.UINT64: pa.uint64(),
-    Kind.DOUBLE: pa.float64(),
-    Kind.STRING: pa.string(),
-    Kind.TIMESTAMP: pa.timestamp("us", "UTC"),
-    Kind.LOCAL_TIMESTAMP: pa.timestamp("us"),
-    Kind.DATE: pa.date32(),
-    Kind.BINARY: pa.binary(),
-    Kind.JSON: pa.string(),
+_ARROW: dict[TypeName, pa.DataType] = {
+    TypeName.NULL: pa.null(),
+    TypeName.BOOL: pa.bool_(),
+    TypeName.INT32: pa.int32(),
+    TypeName.INT64: pa.int64(),
+    TypeName.UINT64: pa.uint64(),
+    TypeName.DOUBLE: pa.float64(),
+    TypeName.STRING: pa.string(),
+    TypeName.TIMESTAMP: pa.timestamp("us", "UTC"),
+    TypeName.LOCAL_TIMESTAMP: pa.timestamp("us"),
+    TypeName.DATE: pa.date32(),
+    TypeName.BINARY: pa.binary(),
+    TypeName.JSON: pa.string(),
 }
+_NESTED = (TypeName.LIST, TypeName.STRUCT, TypeName.MAP)
+#: Read as text, then cast: Arrow's parsers of text are strict.
+CAST_FROM_TEXT = frozenset(
+    {TypeName.TIMESTAMP, TypeName.LOCAL_TIMESTAMP, TypeName.DATE, TypeName.DECIMAL}
+)
 #: pyarrow reads no column that is nested deeper than 100 groups of Parquet; a list is two or three.
 MAX_DEPTH = 30
-_NESTED = (Kind.LIST, Kind.STRUCT, Kind.MAP)
+#: Up to this number a double holds every int exactly.
+EXACT = 2**53
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnType:
-    """The type of a column, or of what is inside one.
+    """The type of a column, or of the values inside one.
 
     Args:
-        kind: what kind of values.
+        type_name: bool, list and so on.
         fields: names and types inside: a struct's fields; ``item`` of a list, ``value``
             of a map.
         digits: precision and scale of a decimal.
     """
 
-    kind: Kind
+    type_name: TypeName
     fields: Mapping[str, ColumnType] = field(default_factory=dict)
     digits: tuple[int, int] = (0, 0)
 
     def __str__(self) -> str:
-        if self.kind is Kind.DECIMAL:
+        if self.type_name is TypeName.DECIMAL:
             return f"decimal({self.digits[0]}, {self.digits[1]})"
-        if self.kind is Kind.LIST:
+        if self.type_name is TypeName.LIST:
             return f"list<{self.fields['item']}>"
-        if self.kind is Kind.MAP:
+        if self.type_name is TypeName.MAP:
             return f"map<string, {self.fields['value']}>"
-        if self.kind is Kind.STRUCT:
-            inside = ", ".join(f"{name}: {each}" for name, each in self.fields.items())
+        if self.type_name is TypeName.STRUCT:
+            inside = ", ".join(f"{name}: {inner}" for name, inner in self.fields.items())
             return f"struct<{inside}>"
-        name: str = self.kind.value
-        return name
+        return str(self.type_name.value)
 
     def to_list(self) -> list[Any]:
         """JSON-able, and exact: the type's text can't hold every field's name."""
-        fields = {name: each.to_list() for name, each in self.fields.items()}
-        return [self.kind.value, fields, list(self.digits)]
+        fields = {name: inner.to_list() for name, inner in self.fields.items()}
+        return [self.type_name.value, fields, list(self.digits)]
 
     @classmethod
     def from_list(cls, raw: Sequence[Any]) -> ColumnType:
         """Read what `to_list` made."""
-        kind, fields, digits = raw
-        inside = {name: cls.from_list(each) for name, each in fields.items()}
-        return cls(Kind(kind), inside, (digits[0], digits[1]))
+        type_name, fields, digits = raw
+        inside = {name: cls.from_list(inner) for name, inner in fields.items()}
+        return cls(TypeName(type_name), inside, (digits[0], digits[1]))
 
     def arrow(self) -> pa.DataType:
         """The Arrow type that holds it."""
-        if self.kind is Kind.DECIMAL:
+        inside = {name: inner.arrow() for name, inner in self.fields.items()}
+        if self.type_name is TypeName.DECIMAL:
             return pa.decimal128(*self.digits)
-        if self.kind is Kind.LIST:
-            return pa.list_(self.fields["item"].arrow())
-        if self.kind is Kind.MAP:
-            return pa.map_(pa.string(), self.fields["value"].arrow())
-        if self.kind is Kind.STRUCT:
-            return pa.struct([pa.field(name, each.arrow()) for name, each in self.fields.items()])
-        return _ARROW[self.kind]
+        if self.type_name is TypeName.LIST:
+            return pa.list_(inside["item"])
+        if self.type_name is TypeName.MAP:
+            return pa.map_(pa.string(), inside["value"])
+        if self.type_name is TypeName.STRUCT:
+            return pa.struct(list(inside.items()))
+        return _ARROW[self.type_name]
 
 
+#: Columns by name, in order.
 Schema = Mapping[str, ColumnType]
 Rows = Sequence[dict[str, Any]]
-#: Up to here every int is a double's exact value.
-EXACT = 2**53
-STRING = ColumnType(Kind.STRING)
+STRING = ColumnType(TypeName.STRING)
+
+
+def to_arrow(columns: Schema, *, keyed: bool) -> pa.Schema:
+    """The columns as an Arrow schema; only the key, where rows are `keyed`, is never null."""
+    return pa.schema(
+        [
+            pa.field(name, column.arrow(), nullable=not (keyed and name == KEY_FIELD))
+            for name, column in columns.items()
+        ]
+    )
 
 
 def parse_schema(declared: Mapping[str, str], *, keyed: bool = True) -> dict[str, ColumnType]:
     """The declared types of the columns, without the key's where rows are `keyed`.
 
     Raises:
-        UserError: naming the column and the text that is no type.
+        UserError: naming the column and the text that is not a type.
     """
     if keyed and KEY_FIELD in declared:
-        raise UserError(f"aggregate.schema: {KEY_FIELD!r} is added to every dataset; leave it out")
+        raise UserError(
+            f"aggregate.schema: {KEY_FIELD!r} is added to every dataset; remove it from the schema"
+        )
     return {name: parse_type(text, name) for name, text in declared.items()}
 
 
 def parse_type(text: str, column: str) -> ColumnType:
     """Read a type; `column` is for the message."""
     try:
-        return _Parser(text).whole()
+        return _Parser(text).parse()
     except ValueError as error:
-        names = ", ".join(each.value for each in _ARROW if each is not Kind.NULL)
+        names = ", ".join(known.value for known in _ARROW if known is not TypeName.NULL)
         raise UserError(
             f"aggregate.schema: {column}: {text[:200]!r} is not a type: {error}; use {names}, "
             "decimal(p, s), list<…>, struct<name: …> or map<string, …>"
         ) from None
 
 
-_TOKEN = re.compile(r"\s*([^\s<>():,]+|[<>():,])")
-
-
 class _Parser:
     """Recursive descent: type = name | name "<" inside ">" | "decimal" "(" p "," s ")"."""
 
     def __init__(self, text: str) -> None:
-        self._text = text
-        self._at = 0
+        self._tokens: deque[str] = deque(re.findall(r"[^\s<>():,]+|[<>():,]", text))
         self._depth = 0
 
-    def whole(self) -> ColumnType:
+    def parse(self) -> ColumnType:
         found = self._type()
-        if self._text[self._at :].strip():
-            raise ValueError(f"{self._text[self._at :].strip()!r} stands behind it")
+        if self._tokens:
+            raise ValueError(f"unexpected {''.join(self._tokens)!r} at its end")
         return found
 
     def _type(self) -> ColumnType:
         name = self._next()
-        if name == Kind.DECIMAL.value:
+        if name == TypeName.DECIMAL.value:
             return self._decimal()
-        try:
-            kind = Kind(name)
-        except ValueError:
-            raise ValueError(f"{name!r} is unknown") from None
-        if kind is Kind.NULL:
+        if name not in {known.value for known in TypeName} - {TypeName.NULL.value}:
             raise ValueError(f"{name!r} is unknown")
-        if kind not in _NESTED:
-            return ColumnType(kind)
+        type_name = TypeName(name)
+        if type_name not in _NESTED:
+            return ColumnType(type_name)
         self._expect("<")
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise ValueError(f"it is nested more than {MAX_DEPTH} deep; declare it as json")
-        inside = self._inside(kind)
+            raise ValueError(
+                f"it is nested more than {MAX_DEPTH} levels deep; declare the column as json"
+            )
+        inside = self._inside(type_name)
         self._depth -= 1
         self._expect(">")
-        return ColumnType(kind, inside)
+        return ColumnType(type_name, inside)
 
-    def _inside(self, kind: Kind) -> dict[str, ColumnType]:
-        if kind is Kind.LIST:
+    def _inside(self, type_name: TypeName) -> dict[str, ColumnType]:
+        if type_name is TypeName.LIST:
             return {"item": self._type()}
-        if kind is Kind.MAP:
-            if self._next() != Kind.STRING.value:
-                raise ValueError("a map's keys are strings")
+        if type_name is TypeName.MAP:
+            if self._next() != TypeName.STRING.value:
+                raise ValueError("the keys of a map must be strings")
             self._expect(",")
             return {"value": self._type()}
         fields: dict[str, ColumnType] = {}
-        while True:
+        while not fields or self._take(","):
             name = self._next()
             if name in fields:
-                raise ValueError(f"it names {name!r} twice")
+                raise ValueError(f"it names the field {name!r} twice")
             self._expect(":")
             fields[name] = self._type()
-            if not self._take(","):
-                return fields
+        return fields
 
     def _decimal(self) -> ColumnType:
         self._expect("(")
@@ -216,8 +228,10 @@ class _Parser:
         scale = self._number()
         self._expect(")")
         if not 1 <= precision <= 38 or scale > precision:
-            raise ValueError("a decimal has 1 to 38 digits, and no more of them behind the point")
-        return ColumnType(Kind.DECIMAL, digits=(precision, scale))
+            raise ValueError(
+                "a decimal has 1 to 38 digits, and at most that many of them after the point"
+            )
+        return ColumnType(TypeName.DECIMAL, digits=(precision, scale))
 
     def _number(self) -> int:
         word = self._next()
@@ -226,10 +240,9 @@ class _Parser:
         return int(word)
 
     def _take(self, token: str) -> bool:
-        match = _TOKEN.match(self._text, self._at)
-        if match is None or match.group(1) != token:
+        if not self._tokens or self._tokens[0] != token:
             return False
-        self._at = match.end()
+        self._tokens.popleft()
         return True
 
     def _expect(self, token: str) -> None:
@@ -237,8 +250,6 @@ class _Parser:
             raise ValueError(f"{token!r} is missing")
 
     def _next(self) -> str:
-        match = _TOKEN.match(self._text, self._at)
-        if match is None:
+        if not self._tokens:
             raise ValueError("it ends too early")
-        self._at = match.end()
-        return match.group(1)
+        return self._tokens.popleft()

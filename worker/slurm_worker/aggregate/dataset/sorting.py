@@ -1,10 +1,10 @@
 """Sorted and partitioned datasets: rows that were merged, in another order.
 
-DuckDB sorts the merged files, which hold typed columns by then, within a bound of memory and
-with the rest on scratch. Ties keep the input's order, so that the same rows give the same files.
+DuckDB sorts the merged files, which have typed columns, with bounded memory and the rest on
+scratch. Ties keep the input's order, so that the same rows give the same files.
 
-DuckDB does not tell `a` from `A`, takes a path for a pattern, and columns from folders' names.
-So it is given names that were made for it, and paths without the user's folders.
+DuckDB can't tell `a` from `A`, reads a path as a pattern, and makes columns of folder names. So
+it gets column names that are made for it, and paths without the user's folders.
 
 Scratch holds the dataset once, and about as much again while it is sorted.
 """
@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from slurm_worker.aggregate.dataset import partitions
-from slurm_worker.aggregate.dataset.version import DataFile, Version, write_parquet
-from slurm_worker.aggregate.errors import AggregationError
+from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder
+from slurm_worker.aggregate.dataset.parquet_file import write_parquet
+from slurm_worker.aggregate.errors import AggregationError, one_line
 from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.errors import UserError
 
@@ -33,14 +35,14 @@ _BATCH_ROWS = 65_536
 def write_merged(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], size: int) -> int:
     """Write a file for `sort_files`; return how many rows there were."""
     plain = _plain(schema)
-    return write_parquet(path, plain, (_viewed(each, plain) for each in tables), size)
+    return write_parquet(path, plain, (_viewed(table, plain) for table in tables), size)
 
 
 def sort_files(
     merged: list[Path],
     schema: pa.Schema,
     options: AggregateOptions,
-    version: Version,
+    folder: DatasetFolder,
     scratch: Path,
 ) -> Iterator[DataFile]:
     """Write merged files sorted, a folder per partition, and remove them.
@@ -49,7 +51,7 @@ def sort_files(
         merged: what `write_merged` wrote, all in `scratch`.
         schema: of the rows.
         options: by what to sort and partition.
-        version: where the files go.
+        folder: where the files go.
         scratch: a folder on local disk.
 
     Raises:
@@ -60,14 +62,15 @@ def sort_files(
     if partition:
         indices = [schema.get_field_index(name) for name in partition]
         partitions.check(merged, partition, indices)
-    inside = pa.schema([each for each in schema if each.name not in partition])
+    inside = pa.schema([field for field in schema if field.name not in partition])
     batches = _sorted(merged, schema, [*partition, *options.sort_by], options.memory, scratch)
     for values, tables in _partitions(batches, partition):
-        folder = partitions.folder(partition, values)
-        for file in _files((each.select(inside.names) for each in tables), options.rows_per_file):
+        subfolder = partitions.folder(partition, values)
+        selected = (table.select(inside.names) for table in tables)
+        for file in _files(selected, options.rows_per_file):
             path = scratch / "sorted.parquet"
             rows = write_parquet(path, inside, file, options.row_group_size)
-            yield version.keep(path, rows, folder)
+            yield folder.keep(path, rows, subfolder)
     for path in merged:
         path.unlink()
 
@@ -79,12 +82,12 @@ def _sorted(
         import duckdb
     except ImportError as error:
         raise UserError(
-            "aggregate.sort_by and partition_by need duckdb; pip install 'slurm-worker[sort]'"
+            "aggregate.sort_by and partition_by need DuckDB; run: pip install 'slurm-worker[sort]'"
         ) from error
     plain = _plain(schema)
     columns = ", ".join(plain.names)
     order = [*(plain.names[schema.get_field_index(name)] for name in by), "file", "file_row_number"]
-    rows = sum(pq.read_metadata(each).num_rows for each in merged)
+    rows = sum(pq.read_metadata(path).num_rows for path in merged)
     try:
         with _by_descriptor(scratch) as folder, duckdb.connect() as db:
             db.execute(f"SET memory_limit = '{memory // 2}B'")
@@ -93,64 +96,67 @@ def _sorted(
             found = db.sql(
                 f"SELECT {columns} FROM read_parquet(?, filename = 'file', "  # noqa: S608  our names
                 f"file_row_number = true, hive_partitioning = false) ORDER BY {', '.join(order)}",
-                params=[[f"{folder}/{each.name}" for each in merged]],
+                params=[[f"{folder}/{path.name}" for path in merged]],
             )
-            # Releases before 1.5 have it by its former name.
+            # Releases before 1.5 have only its former name.
             read: Any = getattr(found, "to_arrow_reader", None) or found.fetch_record_batch
             for batch in read(_BATCH_ROWS):
                 rows -= batch.num_rows
                 yield _viewed(pa.Table.from_batches([batch]).cast(plain), schema)
     except (duckdb.Error, pa.ArrowException, OSError) as error:
-        raise _unsorted(" ".join(str(error).split())[:200]) from error
+        raise _unsorted(one_line(error)) from error
     if rows:
         raise _unsorted(f"{abs(rows):,} rows are {'missing' if rows > 0 else 'too many'}")
 
 
 def _unsorted(reason: str) -> AggregationError:
     return AggregationError(
-        f"aggregate: DuckDB could not sort the rows ({reason}); name a TMPDIR with more room, or "
-        "leave out sort_by and partition_by"
+        f"aggregate: DuckDB could not sort the rows ({reason}); set TMPDIR to a folder with more "
+        "free space, or remove sort_by and partition_by"
     )
 
 
 @contextmanager
 def _by_descriptor(folder: Path) -> Iterator[str]:
-    """A path of the folder that has no character in it that DuckDB takes for a pattern."""
+    """A path of the folder without characters that DuckDB reads as a pattern."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         path = f"/proc/self/fd/{descriptor}"
         if not Path(path).is_dir():  # only Linux has it
             path = str(folder)
             if set(path) & set("*?[\\"):
-                raise UserError(f"TMPDIR: {path} has one of * ? [ \\, which DuckDB can't open")
+                raise UserError(
+                    f"TMPDIR: {path} has one of the characters * ? [ \\, which DuckDB can't open; "
+                    "set TMPDIR to another folder"
+                )
         yield path
     finally:
         os.close(descriptor)
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
-    """The schema by names that DuckDB tells from each other."""
+    """The schema with names that DuckDB can tell apart."""
     return pa.schema(
         [
-            pa.field(f"c{number}", _plain_type(each.type), each.nullable)
-            for number, each in enumerate(schema)
+            pa.field(f"c{number}", _plain_type(field.type), field.nullable)
+            for number, field in enumerate(schema)
         ]
     )
 
 
-def _plain_type(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_struct(kind):
-        inside = [kind.field(number).type for number in range(kind.num_fields)]
-        return pa.struct([(f"c{n}", _plain_type(each)) for n, each in enumerate(inside)])
-    if pa.types.is_map(kind):
-        return pa.map_(kind.key_type, _plain_type(kind.item_type))
-    if pa.types.is_list(kind):
-        return pa.list_(_plain_type(kind.value_type))
-    return kind
+def _plain_type(data_type: pa.DataType) -> pa.DataType:
+    if pa.types.is_struct(data_type):
+        inside = [data_type.field(number).type for number in range(data_type.num_fields)]
+        return pa.struct([(f"c{n}", _plain_type(inner)) for n, inner in enumerate(inside)])
+    if pa.types.is_map(data_type):
+        return pa.map_(data_type.key_type, _plain_type(data_type.item_type))
+    if pa.types.is_list(data_type):
+        return pa.list_(_plain_type(data_type.value_type))
+    return data_type
 
 
 def _viewed(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The same columns by other names, at all depths."""
+    """The same columns with other names, at all depths."""
     columns = [
         pa.chunked_array([chunk.view(field.type) for chunk in column.chunks], field.type)
         for column, field in zip(table.columns, schema, strict=True)
@@ -161,7 +167,7 @@ def _viewed(table: pa.Table, schema: pa.Schema) -> pa.Table:
 def _partitions(
     tables: Iterable[pa.Table], by: list[str]
 ) -> Iterator[tuple[tuple[Any, ...], Iterator[pa.Table]]]:
-    """The rows of each partition; they come together."""
+    """The rows of each partition, which are neighbours."""
 
     def pieces() -> Iterator[tuple[tuple[Any, ...], pa.Table]]:
         for table in tables:
@@ -174,14 +180,14 @@ def _partitions(
                 yield value, table.slice(at, count)
                 at += count
 
-    for value, group in groupby(pieces(), lambda each: each[0]):
+    for value, group in groupby(pieces(), itemgetter(0)):
         yield value, (table for _, table in group)
 
 
 def _files(tables: Iterable[pa.Table], rows_per_file: int) -> Iterator[Iterator[pa.Table]]:
-    """Tables for one file after the other; a file is read before the next is asked for."""
+    """Tables for one file after the other; the caller reads a file before it takes the next."""
     numbered = _numbered(tables, rows_per_file)
-    for _, group in groupby(numbered, lambda each: each[0]):
+    for _, group in groupby(numbered, itemgetter(0)):
         yield (table for _, table in group)
 
 

@@ -1,8 +1,8 @@
-"""SQLite files as JSON lines: the rows that were committed, as SQLite itself finds them.
+"""SQLite files as JSON lines: the committed rows, as SQLite itself finds them.
 
-A writer that was interrupted leaves its journal, or the log of what it has committed, beside the
-file; without them the file holds rows that were never committed, or lacks some that were. So a
-private copy is made of all of them, where SQLite recovers; the user's folder is never written to.
+An interrupted writer leaves its journal, or the log of its commits, beside the file. Without them
+the file holds rows that were never committed, or lacks committed ones. So all of them are copied,
+and SQLite recovers the copy; the user's folder is never written to.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.results.parts import PART_TABLE
 
-#: What SQLite needs beside a database; a `-shm` file is made anew.
+#: What SQLite needs beside a database; it makes a new `-shm` file.
 SIDE_FILES = ("-journal", "-wal")
 _CHUNK_ROWS = 10_000
-#: What stands at the end of a journal that names another: of a transaction over several databases.
+#: The end of a journal that names another one: of a transaction over several databases.
 _JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 
 
@@ -29,9 +29,9 @@ def copy_database(path: Path, folder: Path) -> Path:
     """Copy a database, with what SQLite needs beside it; return the copy.
 
     Raises:
-        OSError: if it can't be read.
+        OSError: if one of them can't be read.
     """
-    # SQLite looks beside the file itself, and not beside a link to it.
+    # SQLite looks beside the file itself, not beside a link to it.
     path = path.resolve()
     copy = folder / "source"
     for end in ("", *SIDE_FILES):
@@ -44,27 +44,27 @@ def copy_database(path: Path, folder: Path) -> Path:
 def database_files(copy: Path) -> list[Path]:
     """The files of a copy."""
     beside = [copy.with_name(copy.name + end) for end in SIDE_FILES]
-    return [copy, *(each for each in beside if each.exists())]
+    return [copy, *(path for path in beside if path.exists())]
 
 
 def database_lines(name: str, copy: Path) -> Iterator[bytes]:
-    """The rows of the one table as JSON lines, some thousand at a time, in order of their ids.
+    """The rows of the one table as JSON lines, in order of their ids, thousands at a time.
 
     Args:
-        name: of the database, for messages.
+        name: the database's, for messages.
         copy: a private copy of it, which SQLite may change.
 
     Raises:
-        AggregationError: if it has not one table, or a row that JSON can't hold.
+        AggregationError: if it does not have one table, or has a row that JSON can't hold.
         sqlite3.Error: if it is not SQLite, or damaged.
     """
     _refuse_shared_journal(name, copy)
     with closing(sqlite3.connect(copy)) as db:
         table, sql = _only_table(name, db)
         quoted = table.replace('"', '""')
-        # By the table itself: an index that has all columns has another order.
+        # From the table itself: an index that has all columns has another order.
         rows = db.execute(f'SELECT * FROM "{quoted}" NOT INDEXED')  # noqa: S608  the name is quoted
-        names = [each[0] for each in rows.description]
+        names = [column[0] for column in rows.description]
         while found := rows.fetchmany(_CHUNK_ROWS):
             if sql == PART_TABLE:
                 yield "".join(f"{line}\n" for _, _, line in found).encode()
@@ -73,41 +73,44 @@ def database_lines(name: str, copy: Path) -> Iterator[bytes]:
 
 
 def _only_table(name: str, db: sqlite3.Connection) -> tuple[str, str]:
-    """The name and the statement of the table that a user has made."""
+    """The name and the statement of the user's one table."""
     found = db.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table'")
     # SQLite's own names are reserved; it keeps its counters and statistics in them.
     made = [(str(name), str(sql)) for name, sql in found if not name.lower().startswith("sqlite_")]
     virtual = [table for table, sql in made if sql.lower().startswith("create virtual table")]
     # A virtual table keeps its content in tables that have its name and more.
     shadows = _shadows(db) if virtual else set()
-    tables = [each for each in made if each[0] not in virtual and each[0] not in shadows]
+    tables = [entry for entry in made if entry[0] not in {*virtual, *shadows}]
     if len(tables) == 1:
         return tables[0]
-    views = [each for (each,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'view'")]
-    others = f" (and, not read, {', '.join(virtual + views)})" if virtual or views else ""
+    views = [view for (view,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'view'")]
+    others = f" (and {', '.join(virtual + views)}, which can't be read)" if virtual or views else ""
     raise AggregationError(
-        f"aggregate: {name} has the tables {', '.join(each for each, _ in tables) or '(none)'}"
-        f"{others}; one is expected: write its rows into a database of its own"
+        f"aggregate: {name} has the tables {', '.join(table for table, _ in tables) or '(none)'}"
+        f"{others}; a database must have exactly one table: write the rows of that table into a "
+        "database of its own"
     )
 
 
 def _shadows(db: sqlite3.Connection) -> set[str]:
     if sqlite3.sqlite_version_info < (3, 37):
-        raise sqlite3.NotSupportedError("it has virtual tables, for which SQLite here is too old")
+        raise sqlite3.NotSupportedError(
+            f"it has virtual tables; SQLite is {sqlite3.sqlite_version} here, and they need 3.37"
+        )
     listed = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'shadow'"
     return {name for (name,) in db.execute(listed)}
 
 
 def _refuse_shared_journal(name: str, copy: Path) -> None:
-    """Whether such a transaction was committed only SQLite can find, where all of its files are."""
+    """Only SQLite, with all files of such a transaction, can find whether it was committed."""
     journal = copy.with_name(f"{copy.name}-journal")
     if journal.exists():
         with journal.open("rb") as file:
             file.seek(max(0, journal.stat().st_size - len(_JOURNAL_MAGIC)))
             if file.read() == _JOURNAL_MAGIC:
                 raise AggregationError(
-                    f"aggregate: {name} has a journal of a transaction over several databases; "
-                    "open it once with sqlite3 where they are, and read its rows there"
+                    f"aggregate: {name} has a journal of a transaction over several databases; run "
+                    "a query on it once with sqlite3 where all of these are, then merge again"
                 )
 
 

@@ -1,11 +1,11 @@
-"""Any JSON lines or SQLite files to Parquet: without a job, its markers and its proof.
+"""JSON lines or SQLite files to Parquet, without a job, its markers and its proof.
 
-The same strict reading as of a job's parts. Files are read in chunks of lines, so that memory
-does not grow with them, and named by what they are made of, so that a run that was cut short
-is continued.
+Reading is as strict as for a job's parts. Files are read in chunks of lines, so that memory
+does not grow with them. The dataset's files are named by what they are made of, so that an
+interrupted run can continue.
 
 Reads each file twice, for its digest and for its rows; a third time where the schema is
-inferred. Each time its digest must be the same: a file that is being written is refused.
+inferred. Each time its digest must be the same: a file that changes meanwhile is refused.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,10 +31,10 @@ import pyarrow as pa
 from slurm_worker.aggregate.columns.converter import Converter
 from slurm_worker.aggregate.columns.inference import Inference
 from slurm_worker.aggregate.columns.types import Schema, parse_schema
-from slurm_worker.aggregate.dataset.naming import file_name, renamed
-from slurm_worker.aggregate.dataset.sorting import sort_files, write_merged
-from slurm_worker.aggregate.dataset.version import DataFile, Version
-from slurm_worker.aggregate.errors import AggregationError
+from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder, file_sha256
+from slurm_worker.aggregate.dataset.naming import json_sha256
+from slurm_worker.aggregate.dataset.writer import DatasetWriter, Group, grouped
+from slurm_worker.aggregate.errors import AggregationError, one_line
 from slurm_worker.aggregate.files.database import database_files, database_lines
 from slurm_worker.aggregate.files.sources import Source
 from slurm_worker.aggregate.options import AggregateOptions
@@ -42,19 +44,17 @@ from slurm_worker.protocol.prefetch import ahead
 from slurm_worker.results import jsonlines
 
 MANIFEST = "_manifest.json"
-_CHUNK_BYTES = 4 << 20
-#: The first lines are read the slow way, by which the fast one learns what there is.
+#: The first lines are read the slow way, from which the fast way learns the columns.
 _FIRST_BYTES = 64 << 10
 _BUFFER = 1 << 20
 #: A number that is raised with every change of what is written for the same input.
 _WRITER = f"loose 2 pyarrow-{pa.__version__}"
 #: The names of the files that are written here, in their folders of partitions.
-_OURS = re.compile(r"(?:[^/]+=[^/]*/)*part-[0-9a-f]{16}\.parquet")
+_OWN_FILE = re.compile(r"(?:[^/]+=[^/]*/)*part-[0-9a-f]{16}\.parquet")
 _BOM = b"\xef\xbb\xbf"
 
-#: Told of bytes that were read and bytes that there are to read.
+#: Called with the bytes that were read, and the bytes that there are to read.
 Progress = Callable[[int, int], None]
-Parse = Callable[[bytes], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,8 @@ class _Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class LooseDataset:
-    """What was written."""
+class MergedFiles:
+    """The dataset that was written."""
 
     files: tuple[DataFile, ...]
     schema: dict[str, str]
@@ -77,11 +77,11 @@ class LooseDataset:
     @property
     def rows(self) -> int:
         """Rows of all files."""
-        return sum(each.rows for each in self.files)
+        return sum(file.rows for file in self.files)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
-        return {**asdict(self), "rows": self.rows, "files": [asdict(each) for each in self.files]}
+        return {**asdict(self), "rows": self.rows}
 
 
 def merge_files(
@@ -91,7 +91,8 @@ def merge_files(
     options: AggregateOptions,
     scratch: Path,
     progress: Progress,
-) -> LooseDataset:
+    chunk_bytes: int = 4 << 20,
+) -> MergedFiles:
     """Merge files into a dataset.
 
     Args:
@@ -101,71 +102,69 @@ def merge_files(
         options: how it is laid out.
         scratch: a folder on local disk with room for one file of the dataset; where it is
             sorted or partitioned, for the dataset twice.
-        progress: told of progress.
+        progress: called as the files are read.
+        chunk_bytes: about how many bytes of lines are read at a time.
 
     Raises:
-        UserError: if the folder holds another dataset, or a file can't be read as it is.
-        AggregationError: naming column, row and file that do not fit.
+        UserError: if the folder holds another dataset.
+        AggregationError: naming the file, column or row that can't be read or does not fit.
     """
-    work = _Work(sources, options, progress)
-    inputs = _hash([_WRITER, work.digests(), asdict(options)])
-    standing = objects.get(f"{folder}{MANIFEST}")
-    if standing is not None and _read_manifest(standing).get("inputs") != inputs:
+    passes = _Passes(sources, options, progress, chunk_bytes)
+    inputs = json_sha256([_WRITER, passes.digests(), asdict(options)])
+    published = objects.get(f"{folder}{MANIFEST}")
+    if published is not None and _read_manifest(published).get("inputs") != inputs:
         raise _other_dataset(folder)
-    columns = work.infer() if options.schema is None else parse_schema(options.schema, keyed=False)
+    schema = options.schema
+    columns = passes.infer() if schema is None else parse_schema(schema, keyed=False)
     options.check(columns, keyed=False)
-    version = Version(
+    target = DatasetFolder(
         objects,
         folder,
         scratch / "file.parquet",
         lambda _line: None,
-        left=lambda name: f"{folder}{name}",
+        leftover=lambda name: f"{folder}{name}",
     )
-    files = work.merge(columns, version, scratch)
+    files = passes.merge(columns, target, scratch)
     progress(1, 1)
-    names = options.names
-    dataset = LooseDataset(
-        tuple(files),
-        {names.get(name, name): str(each) for name, each in columns.items()},
-        len(sources),
-        inputs,
-    )
+    dataset = MergedFiles(tuple(files), options.named(columns), len(sources), inputs)
     _publish(objects, folder, dataset)
     return dataset
 
 
-def _publish(objects: ObjectStore, folder: str, dataset: LooseDataset) -> None:
+def _publish(objects: ObjectStore, folder: str, dataset: MergedFiles) -> None:
     """Put the manifest, unless another run has put one of other files meanwhile.
 
-    Then the first one stands, and what this run has written beside it is removed. With the
-    manifest go files that none lists: a run that was cut short has left them, or one whose
-    manifest was removed, and who reads all files of the folder would take them for rows of
-    this dataset.
+    Then the first one stays, and the files that only this run has written are removed. After
+    the manifest is put, files that it does not list are removed: an interrupted run has left
+    them, or one whose manifest was removed, and a reader of all files of the folder would take
+    them for rows of this dataset.
     """
     key, body = f"{folder}{MANIFEST}", json.dumps(dataset.to_dict(), indent=1).encode()
-    written = {each.key for each in dataset.files}
-    ours = {each for each in objects.list(folder) if _OURS.fullmatch(each.removeprefix(folder))}
-    if not written <= ours:
+    written = {file.key for file in dataset.files}
+    present = {
+        found for found in objects.list(folder) if _OWN_FILE.fullmatch(found.removeprefix(folder))
+    }
+    if not written <= present:
         raise AggregationError(
-            f"aggregate: {min(written - ours)} was written and is not there: another run writes to "
-            "this folder, or its file system does not tell A from a; name another folder"
+            f"aggregate: {min(written - present)} was written and is missing: another run writes "
+            "to this folder, or its file system can't tell A from a; name another folder"
         )
     while not objects.put_new(key, body):
-        standing = objects.get(key)
-        if standing is None:
+        published = objects.get(key)
+        if published is None:
             continue
-        found = _read_manifest(standing)
+        found = _read_manifest(published)
         if found.get("inputs") == dataset.inputs:
             objects.put(key, body)
             break
         if found:
-            objects.delete_many(sorted(written - {each["key"] for each in found["files"]}))
+            objects.delete_many(sorted(written - {file["key"] for file in found["files"]}))
         raise _other_dataset(folder)
-    objects.delete_many(sorted(ours - written))
+    objects.delete_many(sorted(present - written))
 
 
 def _read_manifest(manifest: bytes) -> dict[str, Any]:
-    """A dataset's manifest; empty where it is none."""
+    """A dataset's manifest; empty where it is not one."""
     try:
         found = json.loads(manifest)
         return found if found.keys() >= {"inputs", "files"} else {}
@@ -180,109 +179,81 @@ def _other_dataset(folder: str) -> UserError:
     )
 
 
-class _Work:
+class _Passes:
     """The passes over the files."""
 
     def __init__(
-        self, sources: Sequence[Source], options: AggregateOptions, progress: Progress
+        self,
+        sources: Sequence[Source],
+        options: AggregateOptions,
+        progress: Progress,
+        chunk_bytes: int,
     ) -> None:
         self._sources = sources
         self._options = options
         self._progress = progress
+        self._chunk_bytes = chunk_bytes
         passes = 2 if options.schema else 3
-        self._total = passes * sum(each.size for each in sources)
+        self._total = passes * sum(source.size for source in sources)
         self._done = 0
         self._digests: dict[str, str] = {}
 
     def digests(self) -> list[str]:
         """The SHA-256 of each file."""
-        for each in self._sources:
+        for source in self._sources:
             try:
-                with each.open() as path:
-                    self._digests[each.name] = _digest(each, path)
+                with source.open() as path:
+                    self._digests[source.name] = _digest(source, path)
             except (OSError, ServiceError) as error:
-                raise _unreadable(each.name, error) from error
-            self._read(each)
+                raise _unreadable(source.name, error) from error
+            self._add_progress(source)
         return list(self._digests.values())
 
     def infer(self) -> Schema:
         """The schema of all rows."""
         inference = Inference(keyed=False)
-        for each in self._sources:
+        for source in self._sources:
 
-            def read(chunk: _Chunk, each: Source = each) -> Callable[[str], None]:
-                return inference.read_lines(chunk.lines, None, _parser(each, chunk))
+            def read(chunk: _Chunk, source: Source = source) -> Callable[[str], None]:
+                return inference.read_lines(chunk.lines, None, partial(_parse, source, chunk.first))
 
-            for look in self._made(each, read):
-                look(each.name)
-            self._read(each)
+            for add in self._ahead(source, read):
+                add(source.name)
         return inference.schema()
 
-    def merge(self, columns: Schema, version: Version, scratch: Path) -> list[DataFile]:
-        """Write the files."""
+    def merge(self, columns: Schema, target: DatasetFolder, scratch: Path) -> list[DataFile]:
+        """Write the dataset's files."""
         options = self._options
         converter = Converter(columns, declared=options.schema is not None, keyed=False)
-        schema = renamed(converter.arrow_schema, options)
-        files: list[DataFile] = []
-        merged: list[Path] = []
-        for group in self._groups():
-            tables = self._tables(group, converter, schema)
-            if options.sorted:
-                merged.append(scratch / f"merged-{len(merged):05}.parquet")
-                write_merged(merged[-1], schema, tables, options.row_group_size)
-                continue
-            inputs = [self._digests[each.name] for each in group]
-            name = file_name(_WRITER, converter.columns, options, inputs)
-            found = version.find(name, None, schema)
-            files.append(found or version.write(name, schema, tables, options.row_group_size))
-        if merged:
-            files = list(sort_files(merged, schema, options, version, scratch))
-        return [each for each in files if each.rows]
+        groups = (
+            Group(
+                [self._digests[source.name] for source in group],
+                None,
+                partial(self._tables, group, converter),
+            )
+            for group in grouped(self._sources, (attrgetter("size"), options.file_size))
+        )
+        writer = DatasetWriter(_WRITER, converter, options, target)
+        files = writer.write(groups, scratch, lambda _done, _rows: None)
+        return [file for file in files if file.rows]
 
-    def _groups(self) -> Iterator[list[Source]]:
-        group: list[Source] = []
-        size = 0
-        for each in self._sources:
-            group.append(each)
-            size += each.size
-            if size >= self._options.file_size:
-                yield group
-                group, size = [], 0
-        if group:
-            yield group
+    def _tables(self, group: Sequence[Source], converter: Converter) -> Iterator[pa.Table]:
+        for source in group:
+            yield from self._ahead(source, partial(_convert, source, converter))
 
-    def _tables(
-        self, group: Sequence[Source], converter: Converter, schema: pa.Schema
-    ) -> Iterator[pa.Table]:
-        for each in group:
-
-            def convert(chunk: _Chunk, each: Source = each) -> pa.Table:
-                exact = converter.read(chunk.lines)
-                if exact is None:
-                    rows = _parser(each, chunk)(chunk.lines)
-                    if rows and not any(rows) and not schema.names:
-                        raise AggregationError(
-                            f"aggregate: {each.name} has only empty objects, of which Parquet "
-                            "can't keep the number; leave it out"
-                        )
-                    exact = converter.table(rows, each.name)
-                return exact.rename_columns(schema.names)
-
-            yield from self._made(each, convert)
-            self._read(each)
-
-    def _made(self, source: Source, make: Callable[[_Chunk], Any]) -> Iterator[Any]:
+    def _ahead(self, source: Source, make: Callable[[_Chunk], Any]) -> Iterator[Any]:
         """What `make` makes of each chunk of lines, in order, a few of them ahead."""
         cpus = len(os.sched_getaffinity(0))
         with (
             closing(self._chunks(source)) as chunks,
             closing(ahead(make, chunks, 2 * cpus, cpus)) as made,
         ):
-            for _, each in made:
-                yield each
+            for _, result in made:
+                yield result
+        self._add_progress(source)
 
     def _chunks(self, source: Source) -> Generator[_Chunk, None, None]:
-        """The lines of a file, which must be what its digest was made of."""
+        """The lines of a file, which must have the digest that it had before."""
         first = 1
         try:
             with source.open() as path:
@@ -299,11 +270,12 @@ class _Work:
 
     def _file_lines(self, source: Source, path: Path) -> Iterator[bytes]:
         if source.is_gzip and not path.stat().st_size:
-            raise EOFError("it is empty, which gzip makes of no file")
+            raise EOFError("it is empty, and an empty file is not a gzip file")
         with path.open("rb", buffering=0) as raw:
             digested = _Digested(raw)
             plain = io.BufferedReader(digested, _BUFFER)
-            yield from _line_blocks(gzip.GzipFile(fileobj=plain) if source.is_gzip else plain)
+            file = gzip.GzipFile(fileobj=plain) if source.is_gzip else plain
+            yield from _line_blocks(file, self._chunk_bytes)
             while plain.read(_BUFFER):
                 pass
             self._check(source, digested.digest.hexdigest())
@@ -311,11 +283,11 @@ class _Work:
     def _check(self, source: Source, digest: str) -> None:
         if digest != self._digests[source.name]:
             raise AggregationError(
-                f"aggregate: {source.name} has changed while it was read; aggregate again when "
-                "nothing writes to it"
+                f"aggregate: {source.name} has changed while it was read; merge again when no "
+                "program writes to it"
             )
 
-    def _read(self, source: Source) -> None:
+    def _add_progress(self, source: Source) -> None:
         self._done += source.size
         self._progress(self._done, self._total)
 
@@ -340,52 +312,50 @@ class _Digested(io.RawIOBase):
 def _digest(source: Source, path: Path) -> str:
     """The SHA-256 of a file, or of a database and what is beside it."""
     files = database_files(path) if source.is_database else [path]
-    digests = [_digest_of(each) for each in files]
+    digests = [file_sha256(file) for file in files]
     if len(digests) == 1:
         return digests[0]
-    # Which of the files are there is part of it.
-    return _hash([[each.name.removeprefix(path.name) for each in files], digests])
+    # Which of the files exist is part of it.
+    return json_sha256([[file.name.removeprefix(path.name) for file in files], digests])
 
 
-def _digest_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BUFFER):
-            digest.update(block)
-    return digest.hexdigest()
+def _convert(source: Source, converter: Converter, chunk: _Chunk) -> pa.Table:
+    table = converter.read(chunk.lines)
+    if table is not None:
+        return table
+    rows = _parse(source, chunk.first, chunk.lines)
+    if rows and not any(rows) and not converter.columns:
+        raise AggregationError(
+            f"aggregate: {source.name} has only empty objects, whose number Parquet can't store; "
+            "leave this file out"
+        )
+    return converter.table(rows, source.name)
 
 
-def _parser(source: Source, chunk: _Chunk) -> Parse:
-    def parse(lines: bytes) -> list[dict[str, Any]]:
-        try:
-            return jsonlines.parse(lines, first=chunk.first, exact=True)
-        except ValueError as error:
-            raise _unreadable(source.name, error) from error
-
-    return parse
+def _parse(source: Source, first: int, lines: bytes) -> list[dict[str, Any]]:
+    """The rows of these lines, of which the first has this number in its file."""
+    try:
+        return jsonlines.parse(lines, first=first, exact=True)
+    except ValueError as error:
+        raise _unreadable(source.name, error) from error
 
 
-def _line_blocks(file: BinaryIO | gzip.GzipFile) -> Iterator[bytes]:
-    """Whole lines, a few of them first, later some megabytes at a time."""
+def _line_blocks(file: BinaryIO | gzip.GzipFile, chunk_bytes: int) -> Iterator[bytes]:
+    """Whole lines, a few of them first, later about `chunk_bytes` at a time."""
     start, size = _BOM, _FIRST_BYTES
-    while block := file.read(min(size, _CHUNK_BYTES)):
+    while block := file.read(min(size, chunk_bytes)):
         size *= 2
-        # A last line without its end counts as a whole one, as most tools have it.
+        # A last line without a line end counts as a whole one, as for most tools.
         block += file.readline()
         block = block.removeprefix(start)
         start = b""
         if block.endswith(b"\r\n"):
-            # Arrow's reader, which is the fast one, is given lines that end in `}`.
+            # Arrow's reader, which is the fast one, needs lines that end in `}`.
             block = block.replace(b"\r\n", b"\n")
         yield block if block.endswith(b"\n") else block + b"\n"
 
 
 def _unreadable(name: str, error: Exception) -> AggregationError:
-    reason = " ".join(str(error).split())[:200]
     return AggregationError(
-        f"aggregate: {name} can't be read: {reason}; correct it, or leave it out"
+        f"aggregate: {name} can't be read: {one_line(error)}; correct it, or leave it out"
     )
-
-
-def _hash(what: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()

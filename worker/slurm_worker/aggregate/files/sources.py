@@ -1,7 +1,7 @@
 """The files that are merged without a job: each once, and what is left out is counted.
 
-A file that is named twice, or found by a link as well, is read once. Names that begin with a dot
-or an underscore are other programs' own (`.ipynb_checkpoints`, `_temporary`), so they are left out
+A file that is named twice, or also found through a link, is read once. Names that begin with a dot
+or an underscore belong to other programs (`.ipynb_checkpoints`, `_temporary`), so they are left out
 below a folder, as Spark, pyarrow and Polars do.
 
 Requests: per path on S3 one HEAD and one LIST per thousand keys; per pass a GET per object.
@@ -23,25 +23,26 @@ from typing import Any
 from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.aggregate.files.database import SIDE_FILES, copy_database
 from slurm_worker.errors import UserError
+from slurm_worker.printable import printable
 from slurm_worker.protocol.ports import ObjectStore
 
 LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 DATABASES = (".sqlite", ".sqlite3", ".db")
 _HIDDEN = (".", "_")
-#: Names of files of each suffix that are shown.
+#: How many names of left-out files are shown for each reason.
 _EXAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file, which `open` brings to local disk while it is read.
+    """One file; `open` brings it to local disk while it is read.
 
     Args:
         name: for messages, printable.
         size: bytes.
         is_database: whether it is SQLite, whose local file is a private copy.
-        is_gzip: whether it is compressed.
-        open: the local file, with those beside it that SQLite needs.
+        is_gzip: whether it is compressed with gzip.
+        open: gives the local file, with those beside it that SQLite needs.
     """
 
     name: str
@@ -59,7 +60,7 @@ class LeftOut:
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, why: str, name: str) -> None:
-        """Count one file, or one folder that was not looked into."""
+        """Count one file, or one folder that was not searched."""
         self.files[why] += 1
         shown = self.examples.setdefault(why, [])
         if len(shown) < _EXAMPLES:
@@ -95,36 +96,37 @@ class Sources:
         self._seen: set[tuple[object, ...]] = set()
 
     def add_local(self, path: Path, output: Path | None = None) -> None:
-        """The file, or the files below the folder, in order of their names.
+        """Add the file, or the files below the folder, in order of their names.
 
         Args:
             path: what the user names.
             output: the dataset's folder, which is left out.
 
         Raises:
-            UserError: if there is no such path, or no file of a known form.
+            UserError: if the path does not exist, or has no file of a known form.
             AggregationError: if a file or folder can't be read.
         """
-        named = self._count()
+        before = self._count()
         try:
             is_folder = stat.S_ISDIR(path.stat().st_mode)
         except FileNotFoundError as error:
             raise UserError(
-                f"PATH: there is no {printable(path)}; name files, or folders that hold them"
+                f"PATH: {printable(str(path))} does not exist; name files, or folders that hold "
+                "files"
             ) from error
         except OSError as error:
             raise _unreadable(path, error) from error
         if is_folder:
-            for each in sorted(self._walk(path, output)):
-                self._add_file(each)
+            for file in sorted(self._walk(path, output)):
+                self._add_file(file)
         elif is_known(path.name):
             self._add_file(path)
-        self._check_found(named, printable(path))
+        self._check_found(before, str(path))
 
     def add_stored(
         self, objects: ObjectStore, bucket: str, key: str, output: str | None = None
     ) -> None:
-        """The object of this key, or else those of the folder of this name.
+        """Add the object of this key, or else those of the folder of this name.
 
         Args:
             objects: the bucket.
@@ -133,54 +135,51 @@ class Sources:
             output: the dataset's folder in this bucket, which is left out.
 
         Raises:
-            UserError: if there is no such object or folder, or none of a known form.
+            UserError: if there is no such object or folder, or no object of a known form.
         """
-        named = self._count()
+        before = self._count()
         size = objects.size(key) if is_known(key) else None
         if size is not None:
             sides = {end for end in SIDE_FILES if objects.size(key + end) is not None}
             self._add_object(objects, bucket, key, size, sides)
         else:
             folder = key if key.endswith("/") or not key else f"{key}/"
-            listed = {each.key: each.size for each in objects.entries(folder)}
-            for each, size in listed.items():
-                below = each.removeprefix(folder)
-                own = each.endswith("/") or (output and each.startswith(output))
-                if not own and self._takes(each, below, listed):
-                    sides = {end for end in SIDE_FILES if each + end in listed}
-                    self._add_object(objects, bucket, each, size, sides)
-        self._check_found(named, printable(f"s3://{bucket}/{key}"))
+            listed = {entry.key: entry.size for entry in objects.entries(folder)}
+            for found, size in listed.items():
+                own = found.endswith("/") or (output and found.startswith(output))
+                if not own and self._takes(found, found.removeprefix(folder), listed):
+                    sides = {end for end in SIDE_FILES if found + end in listed}
+                    self._add_object(objects, bucket, found, size, sides)
+        self._check_found(before, f"s3://{bucket}/{key}")
 
     def _walk(self, top: Path, output: Path | None) -> Iterator[Path]:
-        """The files below a folder, by links as well, without the hidden ones."""
-        looked_into = {each.resolve() for each in (top, output) if each is not None}
+        """The files below a folder, through links as well, without the hidden ones."""
+        visited = {path.resolve() for path in (top, output) if path is not None}
 
         def refuse(error: OSError) -> None:
             raise _unreadable(Path(error.filename), error) from error
 
-        for name, folders, files in os.walk(top, onerror=refuse, followlinks=True):
-            folder = Path(name)
-            folders[:] = [
-                each for each in sorted(folders) if self._enters(folder, each, looked_into)
-            ]
-            yield from (folder / each for each in sorted(files) if self._takes(each, each, files))
+        for parent, folders, files in os.walk(top, onerror=refuse, followlinks=True):
+            folder = Path(parent)
+            folders[:] = [name for name in sorted(folders) if self._enters(folder, name, visited)]
+            yield from (folder / file for file in sorted(files) if self._takes(file, file, files))
 
-    def _enters(self, folder: Path, name: str, looked_into: set[Path]) -> bool:
-        real = (folder / name).resolve()
+    def _enters(self, folder: Path, name: str, visited: set[Path]) -> bool:
+        path = (folder / name).resolve()
         if name.startswith(_HIDDEN):
             self.left_out.add("hidden", f"{name}/")
-        elif real not in looked_into:
-            looked_into.add(real)
+        elif path not in visited:
+            visited.add(path)
             return True
         return False
 
     def _takes(self, name: str, below: str, others: Collection[str]) -> bool:
-        """Whether a file is merged; else it is counted, unless it is part of another.
+        """Whether a file is merged; else it is counted, unless it is part of another file.
 
         Args:
-            name: its name, as it stands in `others`.
+            name: its name, as in `others`.
             below: the same below the folder that the user has named.
-            others: what is there.
+            others: all names of the folder.
         """
         if any(part.startswith(_HIDDEN) for part in below.split("/")):
             if is_known(name):
@@ -197,11 +196,12 @@ class Sources:
             raise _unreadable(path, error) from error
         if not stat.S_ISREG(found.st_mode):
             raise UserError(
-                f"PATH: {printable(path)} is no regular file; write what it gives into a file first"
+                f"PATH: {printable(str(path))} is not a regular file; write its content to a file "
+                "first"
             )
         if self._is_new((found.st_dev, found.st_ino), str(path)):
-            opened = partial(_copied, path, self._scratch) if is_database(path.name) else None
-            self._add(str(path), found.st_size, opened or partial(_local, path))
+            opened = partial(_local, path, self._scratch, is_database(path.name))
+            self._add(str(path), found.st_size, opened)
 
     def _add_object(
         self, objects: ObjectStore, bucket: str, key: str, size: int, sides: set[str]
@@ -231,7 +231,8 @@ class Sources:
         if self._count() == before:
             rest = f"; it has {self.left_out}" if self.left_out.files.total() else ""
             raise UserError(
-                f"PATH: {where} has no file that ends in {', '.join((*LINES, *DATABASES))}{rest}"
+                f"PATH: {printable(where)} has no file that ends in "
+                f"{', '.join((*LINES, *DATABASES))}{rest}"
             )
 
 
@@ -245,15 +246,8 @@ def is_database(name: str) -> bool:
     return name.lower().endswith(DATABASES)
 
 
-def printable(name: object) -> str:
-    """A file's name in one line of text, whatever bytes it has."""
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(name)
-    )
-
-
 def _is_beside(name: str, others: Collection[str]) -> bool:
-    """Whether a file is SQLite's own beside a database that is there."""
+    """Whether SQLite keeps this file beside a database of the folder."""
     ends = (*SIDE_FILES, "-shm")
     return any(name.endswith(end) and name.removesuffix(end) in others for end in ends)
 
@@ -263,14 +257,9 @@ def _suffix(name: str) -> str:
 
 
 @contextmanager
-def _local(path: Path) -> Iterator[Path]:
-    yield path
-
-
-@contextmanager
-def _copied(path: Path, scratch: Path) -> Iterator[Path]:
+def _local(path: Path, scratch: Path, is_copied: bool) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="copied-", dir=scratch) as folder:
-        yield copy_database(path, Path(folder))
+        yield copy_database(path, Path(folder)) if is_copied else path
 
 
 @contextmanager
@@ -284,5 +273,6 @@ def _fetched(objects: ObjectStore, key: str, ends: list[str], scratch: Path) -> 
 
 def _unreadable(path: Path, error: OSError) -> AggregationError:
     return AggregationError(
-        f"aggregate: {printable(path)} can't be read: {error.strerror}; correct it, or leave it out"
+        f"aggregate: {printable(str(path))} can't be read: {error.strerror}; correct it, or leave "
+        "it out"
     )

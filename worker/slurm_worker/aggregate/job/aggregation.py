@@ -4,34 +4,34 @@
     → proof → manifest
 
 Nothing is changed silently: a value that does not fit its column is refused with its
-column, item and part. Nothing is published unless every item of the input is there,
-once, as ok or as failed. Calling again is safe at any point, and with the same inputs
-does nothing. Needs pyarrow, which the nodes don't.
+column, item and part. Nothing is published unless every item of the input is there
+once, as ok or as failed. It is safe to call it again at any point; with the same inputs it
+then does nothing.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
-import json
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from slurm_worker.aggregate.columns.types import Schema, parse_schema
-from slurm_worker.aggregate.dataset.version import DataFile, Version
+from slurm_worker.aggregate.columns.types import parse_schema
+from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder
+from slurm_worker.aggregate.dataset.naming import json_sha256
 from slurm_worker.aggregate.errors import AggregationError
-from slurm_worker.aggregate.job.merge import WRITER, Merger
-from slurm_worker.aggregate.job.plan import Plan, Remaining, RoundSummary
+from slurm_worker.aggregate.job.failures import FailureMerger
+from slurm_worker.aggregate.job.merge import WRITER, PartMerger, infer
+from slurm_worker.aggregate.job.parts import PartReader
+from slurm_worker.aggregate.job.plan import Plan, RoundSummary
 from slurm_worker.aggregate.job.publish import (
     VERSION,
     Manifest,
-    Standing,
-    is_whole,
+    Published,
     publish,
-    read_standing,
+    read_published,
 )
 from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.protocol.job_store import JobStore
@@ -39,8 +39,10 @@ from slurm_worker.protocol.keys import JobPaths, parse_version, version_name
 from slurm_worker.protocol.ports import ObjectStore
 from slurm_worker.results.parts import KEY_FIELD
 
-#: So often an aggregation begins, each time because its files can't be published any more.
+#: How often an aggregation begins again because its files can't be published any more.
 _TRIES = 5
+
+FilesByName = Mapping[str, DataFile]
 
 
 def aggregate(
@@ -50,7 +52,7 @@ def aggregate(
     options: AggregateOptions,
     scratch: Path,
     progress: Callable[[str], None],
-    made: Callable[[str], Mapping[str, DataFile]] = lambda _inputs: {},
+    made: Callable[[str], FilesByName] = lambda _inputs: {},
 ) -> Manifest:
     """Merge a job's committed parts and publish the dataset.
 
@@ -61,41 +63,41 @@ def aggregate(
         options: schema and layout.
         scratch: a folder on local disk with room for one file of the dataset; where it is
             sorted or partitioned, for the dataset twice.
-        progress: told of progress, a line at a time.
-        made: files by name that were merged elsewhere, from inputs of a digest.
+        progress: called with each line of progress.
+        made: files by name that were merged elsewhere, from inputs of this digest.
 
     Returns:
-        The manifest that stands: a new one, or the last where nothing has changed.
+        The current manifest: a new one, or the last where nothing has changed.
 
     Raises:
         UserError: if a declared type is not a type, or an option names no column.
         AggregationError: if a task, part or item is missing, damaged or does not fit;
-            nothing is published then, and what was published before still stands.
+            nothing is published then, and what was published before stays.
     """
-    before: Mapping[str, DataFile] = {}
+    before: FilesByName = {}
     for _ in range(_TRIES):
-        # Read before the markers: who publishes results of a later time wins.
-        begun = read_standing(objects, paths)
-        if begun.later:
+        # Read before the markers: the publication with the later results wins.
+        base = read_published(objects, paths)
+        if base.later:
             raise AggregationError(
                 f"aggregate: {paths.manifest} was written by a later release; upgrade "
                 "airflow-slurm-provider"
             )
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
-            run = _Run(objects, paths, expected, options, Path(folder), progress, begun)
+            run = _Run(objects, paths, expected, options, Path(folder), progress, base)
             manifest = run.merge(before, made)
-        if manifest is begun.manifest:
+        if manifest is base.manifest:
             progress("the published dataset is up to date")
             return manifest
-        published = publish(objects, paths, manifest, begun)
+        published = publish(objects, paths, manifest, base)
         if published is not None:
             progress(f"published {manifest.rows:,} rows in {len(manifest.files):,} files")
             return published
-        progress("another aggregation has published, or gc took this one for dead: beginning again")
+        progress("another aggregation has published, or gc has ended this one: starting again")
         before = manifest.file_names()
     raise AggregationError(
-        f"aggregate: {_TRIES} times another aggregation of this job has published, or gc has run, "
-        "before this one could; aggregate again when they have ended"
+        f"aggregate: tried {_TRIES} times, but each time another aggregation of this job has "
+        "published first, or gc has run; aggregate again when they have ended"
     )
 
 
@@ -104,7 +106,7 @@ class _Run:
     """One try at a version; arguments as those of `aggregate`.
 
     Args:
-        begun: the manifest that it replaces.
+        base: the manifest that it replaces.
     """
 
     objects: ObjectStore
@@ -113,12 +115,10 @@ class _Run:
     options: AggregateOptions
     scratch: Path
     progress: Callable[[str], None]
-    begun: Standing
+    base: Published
 
-    def merge(
-        self, before: Mapping[str, DataFile], made: Callable[[str], Mapping[str, DataFile]]
-    ) -> Manifest:
-        """The manifest to publish; the one that stands where nothing has changed.
+    def merge(self, before: FilesByName, made: Callable[[str], FilesByName]) -> Manifest:
+        """The manifest to publish; the current one where nothing has changed.
 
         Args:
             before: files by name of the try before.
@@ -126,22 +126,26 @@ class _Run:
         """
         declared = None if self.options.schema is None else parse_schema(self.options.schema)
         store = JobStore(self.objects, self.paths)
+        reader = PartReader(store, self.options.memory)
         with Plan(store, self.expected, self.scratch) as plan:
-            inputs = inputs_digest(plan, self.options)
-            standing = self.begun.manifest
-            if standing and standing.inputs == inputs and is_whole(self.objects, standing):
-                return standing
+            inputs = inputs_sha256(plan, self.options)
+            current = self.base.if_made_of(inputs, self.objects)
+            if current is not None:
+                return current
             self.progress(f"{plan.tasks:,} tasks are complete, {plan.totals.rows:,} rows")
-            merger = Merger(store, plan, self.options, self.scratch, self.progress)
-            name = version_name(self.begun.number + 1, inputs, uuid.uuid4().hex[:12])
-            errors_version = self._version(self.paths.errors_of(name))
-            errors, remaining = merger.merge_errors(errors_version)
-            items = _prove(plan, remaining, self.expected)
-            columns = merger.infer() if declared is None else declared
-            known = {**before, **(standing.file_names() if standing else {}), **made(inputs)}
-            folder = self.paths.dataset_of(name)
-            version = self._version(folder, known, _left(self.objects, self.paths, inputs).get)
-            files = merger.merge_rows(columns, version)
+            name = version_name(self.base.number + 1, inputs, uuid.uuid4().hex[:12])
+            failures = FailureMerger(store, reader, plan, self.options)
+            errors = failures.merge(self._folder(self.paths.errors_of(name)))
+            items = _prove(plan, failures, self.expected)
+            columns = infer(reader, plan) if declared is None else declared
+            published = self.base.manifest.file_names() if self.base.manifest else {}
+            folder = self._folder(
+                self.paths.dataset_of(name),
+                {**before, **published, **made(inputs)},
+                _leftovers(self.objects, self.paths, inputs).get,
+            )
+            merger = PartMerger(reader, columns, self.options)
+            files = merger.merge(plan, folder, self.scratch, self.progress)
             if not plan.unchanged():
                 raise AggregationError(
                     "aggregate: tasks were finished while this merged; aggregate again when the "
@@ -149,30 +153,35 @@ class _Run:
                 )
         return Manifest(
             job=self.paths.job,
-            rows=sum(each.rows for each in files),
+            rows=sum(file.rows for file in files),
             items=items,
             ok=plan.totals.ok,
-            failed=dict(sorted(remaining.failed.items())),
-            folder=folder,
+            failed=dict(sorted(failures.failed.items())),
+            folder=folder.folder,
             files=tuple(files),
             errors=tuple(errors),
-            schema=_names(columns, self.options),
+            schema={KEY_FIELD: "string", **self.options.named(columns)},
             inputs=inputs,
             created=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         )
 
-    def _version(
+    def _folder(
         self,
         folder: str,
-        before: Mapping[str, DataFile] | None = None,
-        left: Callable[[str], str | None] = lambda _name: None,
-    ) -> Version:
-        local = self.scratch / "file.parquet"
-        return Version(self.objects, folder, local, self.progress, before, left)
+        known: FilesByName | None = None,
+        leftover: Callable[[str], str | None] = lambda _name: None,
+    ) -> DatasetFolder:
+        path = self.scratch / "file.parquet"
+        return DatasetFolder(self.objects, folder, path, self.progress, known or {}, leftover)
 
 
-def _left(objects: ObjectStore, paths: JobPaths, inputs: str) -> dict[str, str]:
-    """Files by name of other aggregations of the same inputs, cut short or not."""
+def inputs_sha256(plan: Plan, options: AggregateOptions) -> str:
+    """The digest of everything that goes into a dataset."""
+    return json_sha256([VERSION, WRITER, plan.digest, asdict(options)])
+
+
+def _leftovers(objects: ObjectStore, paths: JobPaths, inputs: str) -> dict[str, str]:
+    """The keys, by file name, of files of other aggregations of the same inputs."""
     found: dict[str, str] = {}
     for key in objects.list(paths.dataset):
         version, _, name = key.removeprefix(paths.dataset).partition("/")
@@ -182,30 +191,19 @@ def _left(objects: ObjectStore, paths: JobPaths, inputs: str) -> dict[str, str]:
     return found
 
 
-def _prove(plan: Plan, remaining: Remaining, expected: Sequence[RoundSummary]) -> int:
+def _prove(plan: Plan, failures: FailureMerger, expected: Sequence[RoundSummary]) -> int:
     """Every item of the input is there once; return how many there are.
 
     Within each round items = ok + failed, which the plan has checked marker by marker.
-    Each item of a later round must stand for exactly one earlier failure.
+    Each item of a later round must replace exactly one earlier failure.
     """
-    items = sum(each.items for each in expected if each.number == 0)
-    failed = sum(remaining.failed.values())
-    if items != plan.totals.ok + failed or remaining.superseded != plan.totals.retried:
+    items = sum(summary.items for summary in expected if summary.number == 0)
+    failed = sum(failures.failed.values())
+    if items != plan.totals.ok + failed or failures.superseded != plan.totals.retried:
         raise AggregationError(
-            f"aggregate: {items:,} items went in, {plan.totals.ok:,} succeeded and {failed:,} "
-            f"failed, and {plan.totals.retried:,} retried items stand for "
-            f"{remaining.superseded:,} earlier failures: the markers are not of one job; "
-            "compare done/ with the job's rounds"
+            f"aggregate: the markers are not of one job: the input has {items:,} items, "
+            f"{plan.totals.ok:,} succeeded and {failed:,} failed, and {plan.totals.retried:,} "
+            f"retried items replace {failures.superseded:,} earlier failures; compare done/ with "
+            "the job's rounds"
         )
     return items
-
-
-def inputs_digest(plan: Plan, options: AggregateOptions) -> str:
-    """The digest of all that goes into a dataset."""
-    what = [VERSION, WRITER, plan.digest, asdict(options)]
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
-
-
-def _names(columns: Schema, options: AggregateOptions) -> dict[str, str]:
-    names = options.names
-    return {KEY_FIELD: "string", **{names.get(name, name): str(t) for name, t in columns.items()}}

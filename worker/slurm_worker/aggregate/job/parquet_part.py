@@ -2,7 +2,7 @@
 
 Each item's rows are checked against the schema when the item ends, so that a result that
 does not fit is that item's failure, and not the aggregation's. Merging then copies
-columns. The part says by which schema it was written, so that it can be read as rows again
+columns. The part has the schema by which it was written, so that it can be read as rows again
 after the declared one has changed.
 """
 
@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from slurm_worker.aggregate.columns.converter import Converter
-from slurm_worker.aggregate.columns.types import ColumnType, Kind, parse_schema
-from slurm_worker.aggregate.dataset.version import write_parquet
+from slurm_worker.aggregate.columns.types import ColumnType, TypeName, parse_schema
+from slurm_worker.aggregate.dataset.parquet_file import write_parquet
 from slurm_worker.aggregate.errors import AggregationError, Misfit
 from slurm_worker.errors import ErrorClass, ItemError
 from slurm_worker.results.parts import KEY_FIELD, parse_lines, to_lines
@@ -55,7 +55,7 @@ class ParquetColumns:
         """
         rows, lines = to_lines(key, result)
         try:
-            self._converter.check(parse_lines(lines.encode()))
+            self._converter.build(parse_lines(lines.encode()))
         except Misfit as error:
             raise ItemError(
                 ErrorClass.HANDLER_BUG,
@@ -67,7 +67,7 @@ class ParquetColumns:
     def make(self, bodies: Iterator[str]) -> bytes | None:
         """A part of these JSON lines; None if one does not fit.
 
-        That happens where a checkpoint is continued that was made on a node without pyarrow.
+        One may not fit where a task continues from a checkpoint of a node without pyarrow.
         """
         out = io.BytesIO()
         try:
@@ -86,11 +86,11 @@ def read_columns(data: bytes) -> pa.Table:
     """A Parquet part as it was written.
 
     Raises:
-        OSError, ValueError, pyarrow.ArrowException: if it is none.
+        OSError, ValueError, pyarrow.ArrowException: if it is not a Parquet part.
     """
     table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
     if KEY_FIELD not in table.column_names or _METADATA not in (table.schema.metadata or {}):
-        raise ValueError("it is a Parquet file, and no part of a worker")
+        raise ValueError("it is a Parquet file, but no worker has written it")
     return table
 
 
@@ -101,42 +101,38 @@ def count_keys(table: pa.Table) -> int:
 
 
 def read_rows(data: bytes) -> list[dict[str, Any]]:
-    """The rows of a Parquet part, as the JSON that they were.
-
-    Raises:
-        OSError, ValueError, pyarrow.ArrowException: if it is none.
-    """
+    """The rows of a Parquet part, as the JSON that they were; raises as `read_columns`."""
     table = read_columns(data)
     declared = parse_schema(json.loads(table.schema.metadata[_METADATA]))
     rows: list[dict[str, Any]] = table.to_pylist()
-    for name, kind in declared.items():
-        restore = _restorer(kind)
+    for name, column in declared.items():
+        restore = _restorer(column)
         for row in rows:
             row[name] = restore(row[name])
     return rows
 
 
-def _restorer(kind: ColumnType) -> Callable[[Any], Any]:
+def _restorer(column: ColumnType) -> Callable[[Any], Any]:
     """What turns a Python value of pyarrow's into the JSON value that it was."""
-    inner = {name: _restorer(each) for name, each in kind.fields.items()}
+    inner = {name: _restorer(field) for name, field in column.fields.items()}
 
     def restore(value: Any) -> Any:
         if value is None:
             return None
-        match kind.kind:
-            case Kind.LIST:
-                return [inner["item"](each) for each in value]
-            case Kind.MAP:
-                return {name: inner["value"](each) for name, each in value}
-            case Kind.STRUCT:
-                return {name: inner[name](each) for name, each in value.items()}
-            case Kind.JSON:
+        match column.type_name:
+            case TypeName.LIST:
+                return [inner["item"](item) for item in value]
+            case TypeName.MAP:
+                return {name: inner["value"](item) for name, item in value}
+            case TypeName.STRUCT:
+                return {name: inner[name](item) for name, item in value.items()}
+            case TypeName.JSON:
                 return json.loads(value)
-            case Kind.DECIMAL:
+            case TypeName.DECIMAL:
                 return str(value)
-            case Kind.BINARY:
+            case TypeName.BINARY:
                 return base64.b64encode(value).decode()
-            case Kind.TIMESTAMP | Kind.LOCAL_TIMESTAMP | Kind.DATE:
+            case TypeName.TIMESTAMP | TypeName.LOCAL_TIMESTAMP | TypeName.DATE:
                 return value.isoformat()
             case _:
                 return value

@@ -1,4 +1,4 @@
-"""What there is to merge: the markers, checked for completeness, as a plan on scratch.
+"""What there is to merge: all markers, checked to be complete, as a plan on scratch.
 
 The plan is an SQLite file, so that memory does not grow with the number of tasks. It
 holds the committed parts in order of their tasks.
@@ -12,10 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
@@ -30,22 +29,22 @@ from slurm_worker.results.superseded import RetriedItems
 ROWS, ERRORS = "rows", "errors"
 _TABLES = """
 CREATE TABLE part (
-    number INTEGER PRIMARY KEY, kind TEXT, task TEXT, ok INTEGER, failed TEXT,
-    key TEXT, size INTEGER, sha256 TEXT, rows INTEGER
+    number INTEGER PRIMARY KEY, task TEXT, ok INTEGER, failed TEXT,
+    kind TEXT, key TEXT, size INTEGER, sha256 TEXT, rows INTEGER
 );
 """
 
 
 @dataclass(frozen=True, slots=True)
 class RoundSummary:
-    """What was planned: a round with so many tasks and items.
+    """What was planned: a round with its numbers of tasks and items.
 
     Args:
         number: of the round.
-        tasks: without the halves of bisected ones.
+        tasks: how many, without the halves of bisected tasks.
         items: of its tasks.
-        draft: whose segments hold its items; see `RoundRow`.
-        table: its tasks, whose slices the markers must be of; None for a round without rows.
+        draft: the draft whose segments hold its items; see `RoundRow`.
+        table: the task rows, whose slices the markers must match; None for a round without rows.
     """
 
     number: int
@@ -60,9 +59,9 @@ class PlannedPart:
     """A committed part and what its task's marker says.
 
     Args:
-        task: whose part it is.
+        task: the task of this part.
         ok: the task's items that succeeded.
-        failed: its items that did not, by error class.
+        failed: its items that failed, by error class.
         part: the object.
     """
 
@@ -102,7 +101,7 @@ class _Round:
 
 
 class Plan:
-    """Reads and checks all markers when made; use it as a context manager.
+    """Reads and checks all markers when it is created; a context manager.
 
     Args:
         store: the job's objects.
@@ -110,17 +109,17 @@ class Plan:
         scratch: a folder on local disk.
 
     Raises:
-        AggregationError: saying which task is missing, or whose counts do not add up.
-        ForeignMarker: saying which marker was made from other items than its task's.
+        AggregationError: naming the task that is missing, or whose counts do not agree.
+        ForeignMarker: naming a marker that was made from other items than its task's.
     """
 
     def __init__(self, store: JobStore, expected: Sequence[RoundSummary], scratch: Path) -> None:
         self._store = store
-        # Nothing here must survive a crash: a restart reads the markers again.
         self._db = sqlite3.connect(scratch / "plan.sqlite", isolation_level=None)
+        # Nothing here must survive a crash: a restart reads the markers again.
         self._db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;" + _TABLES)
         self._retried = RetriedItems(scratch / "retried.sqlite")
-        self._rounds = {each.number: _Round(each) for each in expected if each.tasks}
+        self._rounds = {summary.number: _Round(summary) for summary in expected if summary.tasks}
         self._digest = hashlib.sha256()
         self.totals = Totals()
         self._read_markers()
@@ -141,22 +140,19 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Names everything that goes into the dataset, in hex."""
+        """Of everything that goes into the dataset, in hex."""
         return self._digest.hexdigest()
 
     @property
     def tasks(self) -> int:
         """How many tasks there are, all done."""
-        return sum(each.expected.tasks for each in self._rounds.values())
+        return sum(of_round.expected.tasks for of_round in self._rounds.values())
 
     def parts(self, kind: str) -> Iterator[PlannedPart]:
-        """The parts of a kind in order of their tasks."""
-        query = (
-            "SELECT task, ok, failed, kind, key, size, sha256, rows FROM part "
-            "WHERE kind = ? ORDER BY number"
-        )
+        """The parts of a kind that have rows, in order of their tasks."""
+        query = "SELECT * FROM part WHERE kind = ? AND rows ORDER BY number"
         with closing(self._db.execute(query, (kind,))) as found:
-            for task, ok, failed, *part in found:
+            for _, task, ok, failed, *part in found:
                 yield PlannedPart(TaskId(task), ok, json.loads(failed), Part(*part))
 
     def largest(self, kind: str) -> int:
@@ -171,9 +167,9 @@ class Plan:
 
     def unchanged(self) -> bool:
         """Whether the job still has exactly these markers; one LIST per thousand."""
-        halves = sum(len(each.halves) for each in self._rounds.values())
-        standing = self._store.objects.list(self._store.paths.done_folder)
-        return sum(1 for _ in standing) == self.tasks + halves
+        halves = sum(len(of_round.halves) for of_round in self._rounds.values())
+        markers = self._store.objects.list(self._store.paths.done_folder)
+        return sum(1 for _ in markers) == self.tasks + halves
 
     # --- markers ---------------------------------------------------------------
 
@@ -182,14 +178,14 @@ class Plan:
         with closing(ahead(self._store.objects.get, keys)) as found:
             self._db.execute("BEGIN")
             markers = (_parse(key, data) for key, data in found)
-            for number, of_round in groupby(markers, lambda each: parse_task_id(each.task)[0]):
+            for number, of_round in groupby(markers, _round_of):
                 for marker in self._of_their_tasks(number, of_round):
-                    self._note(marker)
+                    self._add(marker)
             self._db.execute("COMMIT")
 
     def _of_their_tasks(self, number: int, markers: Iterator[Marker]) -> Iterator[Marker]:
         """A round's markers, checked: against what was planned, and each against its task."""
-        planned = (self._check(each) for each in markers)
+        planned = (self._check(marker) for marker in markers)
         of_round = self._rounds.get(number)
         table = None if of_round is None else of_round.expected.table
         yield from planned if table is None else table.of_their_tasks(planned, number)
@@ -199,114 +195,99 @@ class Plan:
         round_no, sequence = parse_task_id(marker.task)
         of_round = self._rounds.get(round_no)
         if marker.job != self._store.paths.job:
-            raise AggregationError(f"{where} is a marker of job {marker.job!r}; remove it")
+            raise AggregationError(f"{where} belongs to job {marker.job!r}; remove this marker")
         half = of_round is not None and sequence in of_round.halves
         if of_round is None or (sequence >= of_round.expected.tasks and not half):
             raise AggregationError(
-                f"{where} is a marker of a task that was never planned; if a retry is being "
-                "planned, aggregate when it is done, else remove the marker"
+                f"{where} belongs to a task that was never planned; if a retry is being planned, "
+                "aggregate again after it, else remove this marker"
             )
         if half:
             of_round.halves[sequence] = True
         else:
             of_round.seen[sequence] = 1
         # A task's halves come after it: their numbers are above those of all tasks.
-        of_round.halves.update((parse_task_id(each)[1], False) for each in marker.split)
+        of_round.halves.update((parse_task_id(task)[1], False) for task in marker.split)
         of_round.items += marker.items
         failed = sum(marker.failed.values())
         rows = {
-            kind: sum(p.rows for p in marker.parts if p.kind == kind) for kind in (ROWS, ERRORS)
+            kind: sum(part.rows for part in marker.parts if part.kind == kind)
+            for kind in (ROWS, ERRORS)
         }
         if marker.items != marker.ok + failed or rows != {ROWS: marker.rows, ERRORS: failed}:
             raise AggregationError(
-                f"{where} does not add up: {marker.items:,} items are not {marker.ok:,} ok and "
-                f"{failed:,} failed with {rows[ERRORS]:,} errors and {rows[ROWS]:,} of "
-                f"{marker.rows:,} rows; remove the marker and run the task again"
+                f"{where} has counts that do not agree: {marker.items:,} items, {marker.ok:,} ok, "
+                f"{failed:,} failed, {rows[ERRORS]:,} error records, and {rows[ROWS]:,} of "
+                f"{marker.rows:,} rows; remove this marker and run the task again"
             )
         return marker
 
-    def _note(self, marker: Marker) -> None:
+    def _add(self, marker: Marker) -> None:
         self.totals.items += marker.items
         self.totals.ok += marker.ok
         self.totals.rows += marker.rows
+        failed = json.dumps(marker.failed)
         for part in marker.parts:
             self._digest.update(f"{marker.task} {part.kind} {part.sha256} {part.rows}\n".encode())
             self._db.execute(
-                "INSERT INTO part (kind, task, ok, failed, key, size, sha256, rows) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    part.kind,
-                    marker.task,
-                    marker.ok,
-                    json.dumps(marker.failed),
-                    part.key,
-                    part.size,
-                    part.sha256,
-                    part.rows,
-                ),
+                "INSERT INTO part VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (marker.task, marker.ok, failed, *astuple(part)),
             )
 
     def _check_rounds(self) -> None:
-        first: TaskId | None = None
-        missing = 0
-        for number, each in sorted(self._rounds.items()):
-            for sequence in each.missing():
-                first = first or task_id(number, sequence)
-                missing += 1
-        if missing:
+        missing = (
+            task_id(number, sequence)
+            for number, of_round in sorted(self._rounds.items())
+            for sequence in of_round.missing()
+        )
+        first = next(missing, None)
+        if first is not None:
             job = self._store.paths.job
             raise AggregationError(
-                f"aggregate: {missing:,} of {self.tasks:,} tasks have no .done marker, first "
-                f"{first}; wait for the job (slurmctl wait {job}), or run slurmctl retry {job}"
+                f"aggregate: {1 + sum(1 for _ in missing):,} of {self.tasks:,} tasks have no .done "
+                f"marker, the first is {first}; wait for the job (slurmctl wait {job}), or run "
+                f"slurmctl retry {job}"
             )
-        for number, each in self._rounds.items():
-            if each.items != each.expected.items:
+        for number, of_round in self._rounds.items():
+            if of_round.items != of_round.expected.items:
                 raise AggregationError(
-                    f"aggregate: round {number} was planned with {each.expected.items:,} items, "
-                    f"its markers have {each.items:,}; compare them with the job's input segments"
+                    f"aggregate: round {number} was planned with {of_round.expected.items:,} "
+                    f"items, but its markers have {of_round.items:,}; compare them with the job's "
+                    "input segments"
                 )
 
     def _read_retried(self) -> None:
-        drafts = {each: self._rounds[each].expected.draft for each in sorted(self._rounds) if each}
+        drafts = {
+            number: of_round.expected.draft
+            for number, of_round in sorted(self._rounds.items())
+            if number
+        }
         found = self._retried.read(self._store, drafts)
         for number, items in found.items():
             if items != self._rounds[number].expected.items:
                 raise AggregationError(
                     f"aggregate: the segments of round {number} under "
-                    f"{self._store.paths.segments(number)} have {items:,} different items, "
-                    f"{self._rounds[number].expected.items:,} were planned; restore what is "
-                    "missing there"
+                    f"{self._store.paths.segments(number)} have {items:,} different items, but "
+                    f"{self._rounds[number].expected.items:,} were planned; restore the missing "
+                    "segments"
                 )
             self.totals.retried += items
 
 
-class Remaining:
-    """Counts of the failures that no later round supersedes, by error class."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self.failed: Counter[str] = Counter()
-        self.superseded = 0
-
-    def keep(self, planned: PlannedPart, key: str, error_class: str) -> bool:
-        """Whether this failure is the item's last word."""
-        if self._plan.superseded(key, parse_task_id(planned.task)[0]):
-            self.superseded += 1
-            return False
-        self.failed[error_class] += 1
-        return True
+def _round_of(marker: Marker) -> int:
+    return parse_task_id(marker.task)[0]
 
 
 def _parse(key: str, data: bytes | None) -> Marker:
     if data is None:
-        raise AggregationError(f"aggregate: {key} was there and is gone; aggregate again")
+        raise AggregationError(f"aggregate: {key} was deleted while it was read; aggregate again")
     try:
         marker = Marker.from_json(data)
         if not key.endswith(f"/{marker.task}.done"):
-            raise ValueError(f"it is of task {marker.task}")
+            raise ValueError(f"it belongs to task {marker.task}")
         parse_task_id(marker.task)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise AggregationError(
-            f"aggregate: {key} is not a marker ({error}); remove it and run its task again"
+            f"aggregate: {key} is not a valid marker ({error}); remove it and run its task again"
         ) from error
     return marker

@@ -8,18 +8,18 @@ The life of a version's files is one rule, kept by conditional PUTs of the manif
 1. Each aggregation reads the manifest first, say number n, and writes only into folders of its
    own, whose name begins with n + 1 and is never used again.
 2. Its manifest, number n + 1, replaces the one of number n or none (``If-Match``; the first one
-   ``If-None-Match: *``). An aggregation that comes too late begins again, from the new manifest.
-3. So a version of a number up to the manifest's, that the manifest does not list, can never be
+   ``If-None-Match: *``). An aggregation that is too late begins again, from the new manifest.
+3. So a version with a number up to the manifest's, that the manifest does not list, can never be
    published any more, however long its aggregation is paused.
-4. The manifest lists the version that stands, and those that it has retired, each with the
-   moment at which its successor's manifest was written, by the store's clock.
+4. The manifest lists the current version, and those that it has retired, each with the time at
+   which its successor's manifest was written, by the store's clock.
 5. Only `sweep` finds files to delete: those of (3), and of versions that were retired two
-   publications and `older_than_s` ago. To be rid of an aggregation that was cut short, `sweep`
-   first raises the manifest's number to that aggregation's, which brings it under (3).
+   publications and `older_than_s` ago. To remove an interrupted aggregation, `sweep` first
+   raises the manifest's number to that aggregation's, and then (3) applies to it.
 
-Nothing here rests on a pause being short, nor on two clocks: what `sweep` decides to delete stays
+Nothing here needs a pause to be short, or two clocks to agree: what `sweep` decides to delete stays
 garbage for ever, whenever it is deleted. In a store that ignores ``If-Match`` the later manifest
-stands, and `sweep` finds nothing.
+stays, and `sweep` finds nothing.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from slurm_worker.aggregate.dataset.version import DataFile, names_in
+from slurm_worker.aggregate.dataset.folder import DataFile
 from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.protocol.job_store import probe_replacing
 from slurm_worker.protocol.keys import JobPaths, parse_version
 from slurm_worker.protocol.ports import Entry, ObjectStore
 
 VERSION = 2
-#: S3 tells times in whole seconds.
+#: S3 reports times in whole seconds.
 _TICK_S = 1.0
 
 
@@ -46,8 +46,8 @@ class Retired:
 
     Args:
         version: its name.
-        at: when, in seconds since the epoch, by the store's clock; None for when the manifest
-            that says so was written.
+        at: when, in seconds since the epoch, by the store's clock; None for the time at which
+            the manifest that has this entry was written.
     """
 
     version: str
@@ -68,10 +68,10 @@ class Manifest:
         files: the dataset's files, in order of the tasks, or of the sorting.
         errors: the files of the items that failed.
         schema: column types by name.
-        inputs: digest of all that went into it; the same inputs are published once.
+        inputs: digest of everything that went into it; the same inputs are published once.
         created: when, in ISO 8601.
-        number: aggregations that were begun from a manifest of a lower number can't be published.
-        retired: versions whose files are kept for those who still read them, the oldest first.
+        number: an aggregation that began from a manifest of a lower number can't be published.
+        retired: versions whose files are kept for their readers, the oldest first.
     """
 
     job: str
@@ -96,28 +96,29 @@ class Manifest:
 
     def file_names(self) -> dict[str, DataFile]:
         """The dataset's files by their names in its folder."""
-        return names_in(self.folder, self.files)
+        return {file.key.removeprefix(self.folder): file for file in self.files}
+
+    def is_complete(self, objects: ObjectStore) -> bool:
+        """Whether all files exist with their sizes; one HEAD each."""
+        return all(objects.size(file.key) == file.size for file in (*self.files, *self.errors))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
-        lists = {
-            name: [asdict(each) for each in getattr(self, name)]
-            for name in ("files", "errors", "retired")
-        }
-        return {**asdict(self), **lists}
+        raw = asdict(self)
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in raw.items()}
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Manifest:
         """Read what `to_dict` wrote, of this release or an earlier one."""
         files = {
-            name: tuple(DataFile(**each) for each in raw[name]) for name in ("files", "errors")
+            name: tuple(DataFile(**file) for file in raw[name]) for name in ("files", "errors")
         }
-        retired = tuple(Retired(**each) for each in raw.get("retired", ()))
+        retired = tuple(Retired(**version) for version in raw.get("retired", ()))
         return cls(**{**raw, **files, "retired": retired})
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Published:
     """The manifest's object as it was read.
 
     Args:
@@ -139,25 +140,32 @@ class Standing:
 
     @property
     def version(self) -> str:
-        """The name of the version that stands; empty where there is none."""
+        """The name of the current version; empty where there is none."""
         return "" if self.manifest is None else self.manifest.version
-
-    def is_same(self, other: Standing) -> bool:
-        """Whether what was begun from one manifest may replace the other."""
-        return (self.number, self.version) == (other.number, other.version)
 
     @property
     def retired(self) -> tuple[Retired, ...]:
         """The versions that are retired, each with its time."""
         found = () if self.manifest is None else self.manifest.retired
-        return tuple(replace(each, at=self.modified) if each.at is None else each for each in found)
+        return tuple(
+            replace(entry, at=self.modified) if entry.at is None else entry for entry in found
+        )
+
+    def is_same(self, other: Published) -> bool:
+        """Whether an aggregation that began from one manifest may replace the other."""
+        return (self.number, self.version) == (other.number, other.version)
+
+    def if_made_of(self, inputs: str, objects: ObjectStore) -> Manifest | None:
+        """The manifest, if it is of these inputs and complete; one HEAD per file."""
+        found = self.manifest
+        return found if found and found.inputs == inputs and found.is_complete(objects) else None
 
 
-def read_standing(objects: ObjectStore, paths: JobPaths) -> Standing:
+def read_published(objects: ObjectStore, paths: JobPaths) -> Published:
     """What is published, to begin an aggregation from; one GET."""
     stored = objects.read(paths.manifest)
     if stored is None:
-        return Standing(None)
+        return Published(None)
     manifest, later = None, False
     try:
         raw = json.loads(stored.body)
@@ -166,51 +174,47 @@ def read_standing(objects: ObjectStore, paths: JobPaths) -> Standing:
     except (ValueError, KeyError, TypeError):
         # Whatever it is, the next one replaces it.
         pass
-    return Standing(manifest, stored.tag, stored.modified, later)
-
-
-def is_whole(objects: ObjectStore, manifest: Manifest) -> bool:
-    """Whether all files are there with their sizes; one HEAD each."""
-    return all(objects.size(each.key) == each.size for each in (*manifest.files, *manifest.errors))
+    return Published(manifest, stored.tag, stored.modified, later)
 
 
 def publish(
-    objects: ObjectStore, paths: JobPaths, manifest: Manifest, begun: Standing
+    objects: ObjectStore, paths: JobPaths, manifest: Manifest, base: Published
 ) -> Manifest | None:
-    """Put the manifest in place of the one from which its aggregation was begun.
+    """Put the manifest in place of the one from which its aggregation began.
 
     One HEAD per file and one PUT; a GET and a PUT more where `sweep` wrote meanwhile.
 
     Args:
         objects: the bucket.
         paths: the job's keys.
-        manifest: names the files, all in folders of the number after that of `begun`.
-        begun: what was read before anything else.
+        manifest: names the files, all in folders of the number after that of `base`.
+        base: what was read before anything else.
 
     Returns:
         The manifest as it was published; None if the aggregation has to begin again.
 
     Raises:
-        AggregationError: if a file of it has gone.
+        AggregationError: if a file of it is missing.
     """
-    if not is_whole(objects, manifest):
-        if not read_standing(objects, paths).is_same(begun):
+    if not manifest.is_complete(objects):
+        if not read_published(objects, paths).is_same(base):
             return None
         raise AggregationError(
-            "aggregate: files of this version have gone while it was made; aggregate again, and "
-            "look for who deletes below the job's dataset/ (an older release, a lifecycle rule)"
+            "aggregate: files of this version were deleted while it was made; find out what "
+            "deletes below the job's dataset/ (an older release, a lifecycle rule), and aggregate "
+            "again"
         )
-    standing = begun
+    current = base
     while True:
-        retired = (*standing.retired, *([Retired(begun.version)] if begun.version else []))
-        whole = replace(manifest, number=begun.number + 1, retired=retired)
-        if _put(objects, paths, whole, standing):
-            return whole
-        standing = read_standing(objects, paths)
-        if manifest.version in (standing.version, *(each.version for each in standing.retired)):
+        retired = (*current.retired, *([Retired(base.version)] if base.version else []))
+        complete = replace(manifest, number=base.number + 1, retired=retired)
+        if _put(objects, paths, complete, current):
+            return complete
+        current = read_published(objects, paths)
+        if manifest.version in (current.version, *(entry.version for entry in current.retired)):
             # It was published, and the reply was lost.
-            return whole
-        if not standing.is_same(begun):
+            return complete
+        if not current.is_same(base):
             return None
 
 
@@ -224,9 +228,9 @@ def sweep(
     Args:
         objects: the bucket.
         paths: the job's keys.
-        older_than_s: seconds that a retired version is kept, and that an aggregation which has
-            not published yet is left in peace.
-        dry_run: say what it would be, and write no manifest.
+        older_than_s: seconds for which a retired version, and an aggregation that has not
+            published yet, is kept.
+        dry_run: return what it would be, and write no manifest.
 
     Returns:
         The files; none in a store that ignores the conditions of a PUT.
@@ -236,44 +240,44 @@ def sweep(
     if now is None:
         return []
     files = [
-        each
+        entry
         for folder in (paths.dataset, paths.errors)
-        for each in objects.entries(folder)
-        if each.key != paths.manifest
+        for entry in objects.entries(folder)
+        if entry.key != paths.manifest
     ]
     while True:
-        standing = read_standing(objects, paths)
-        if standing.manifest is None:
+        current = read_published(objects, paths)
+        if current.manifest is None:
             # Nothing is published, or by another release: what is in use is not known.
             return []
-        kept, over = _split(standing, now - older_than_s)
-        garbage, fence = _judge(files, paths, standing.manifest, kept, now - older_than_s)
-        number = max(standing.number, fence)
-        if dry_run or (number == standing.number and not over):
+        kept, expired = _split(current, now - older_than_s)
+        garbage, fence = _judge(files, paths, current.manifest, kept, now - older_than_s)
+        number = max(current.number, fence)
+        if dry_run or (number == current.number and not expired):
             return garbage
-        retired = tuple(each for each in standing.retired if each.version in kept)
-        swept = replace(standing.manifest, number=number, retired=retired)
-        if _put(objects, paths, swept, standing):
+        retired = tuple(entry for entry in current.retired if entry.version in kept)
+        swept = replace(current.manifest, number=number, retired=retired)
+        if _put(objects, paths, swept, current):
             return garbage
 
 
-def _put(objects: ObjectStore, paths: JobPaths, manifest: Manifest, standing: Standing) -> bool:
+def _put(objects: ObjectStore, paths: JobPaths, manifest: Manifest, current: Published) -> bool:
     body = json.dumps(manifest.to_dict(), indent=1).encode()
-    if not standing.tag:
+    if not current.tag:
         return objects.put_new(paths.manifest, body)
-    return objects.put_if(paths.manifest, body, standing.tag)
+    return objects.put_if(paths.manifest, body, current.tag)
 
 
-def _split(standing: Standing, old: float) -> tuple[set[str], set[str]]:
-    """The versions whose files are promised to readers, and those that are so no more."""
+def _split(current: Published, old: float) -> tuple[set[str], set[str]]:
+    """The versions whose files are promised to readers, and those that no longer are."""
     # The last one is promised until the publication after the next, whatever its age.
-    over = {
-        each.version
-        for each in standing.retired[:-1]
-        if each.at is not None and each.at + _TICK_S < old
+    expired = {
+        entry.version
+        for entry in current.retired[:-1]
+        if entry.at is not None and entry.at + _TICK_S < old
     }
-    listed = {standing.version, *(each.version for each in standing.retired)}
-    return listed - over, over
+    listed = {current.version, *(entry.version for entry in current.retired)}
+    return listed - expired, expired
 
 
 def _judge(
@@ -281,9 +285,9 @@ def _judge(
 ) -> tuple[list[Entry], int]:
     """The files that are garbage, once the manifest's number is as high as is returned.
 
-    What is not listed, and was begun from an older manifest, can't be published. It is left
-    until it is old, since its aggregation may copy it into the next version, unless what it is
-    made for stands already.
+    A version that is not listed, and began from an older manifest, can't be published. It is
+    left until it is old, since its aggregation may copy its files into the next version, unless
+    the version that it was made for is already published.
     """
 
     def version_of(entry: Entry) -> str:
@@ -291,10 +295,10 @@ def _judge(
         return entry.key.removeprefix(folder).rpartition("/")[0].partition("/")[0]
 
     # An older release keeps one version that its manifest does not list.
-    unnumbered = any(parse_version(each) is None for each in kept)
+    unnumbered = any(parse_version(version) is None for version in kept)
     versions: dict[str, list[Entry]] = {}
-    for each in files:
-        versions.setdefault(version_of(each), []).append(each)
+    for entry in files:
+        versions.setdefault(version_of(entry), []).append(entry)
     garbage: list[Entry] = []
     fence = 0
     for version, entries in versions.items():
@@ -302,7 +306,7 @@ def _judge(
             continue
         number, inputs = parse_version(version) or (0, "")
         made_in_vain = inputs == manifest.inputs[:16] and number <= manifest.number
-        if not made_in_vain and any(each.modified + _TICK_S >= old for each in entries):
+        if not made_in_vain and any(entry.modified + _TICK_S >= old for entry in entries):
             continue
         if number or not unnumbered:
             garbage += entries

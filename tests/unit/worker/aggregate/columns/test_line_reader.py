@@ -1,4 +1,4 @@
-"""Arrow's reader is used only where its result is what the lines say."""
+"""Arrow's reader is used only where its result is exactly what the lines say."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def to_line(row: dict[str, Any], *, ascii_only: bool) -> bytes:
 
 @settings(deadline=None)
 @given(st.sampled_from(sorted(SCHEMA)), st.lists(VALUES, min_size=1, max_size=4), st.booleans())
-def test_what_arrow_reads_is_what_the_strict_way_reads(
+def test_arrow_reads_the_same_as_the_strict_way(
     name: str, values: list[Any], ascii_only: bool
 ) -> None:
     chosen = converter({name: SCHEMA[name]})
@@ -73,7 +73,7 @@ def test_what_arrow_reads_is_what_the_strict_way_reads(
 
 
 @pytest.mark.parametrize(
-    ("kind", "value"),
+    ("column_type", "value"),
     [
         ("int64", "1.0"),
         ("int64", "1e3"),
@@ -95,8 +95,10 @@ def test_what_arrow_reads_is_what_the_strict_way_reads(
         ("struct<a: int64>", '{"a": 1, "b": 2}'),
     ],
 )
-def test_what_could_be_changed_is_left_to_the_strict_way(kind: str, value: str) -> None:
-    assert converter({"x": kind}).read(f'{{"_key": "a", "x": {value}}}\n'.encode()) is None
+def test_values_that_arrow_could_change_are_left_to_the_slow_way(
+    column_type: str, value: str
+) -> None:
+    assert converter({"x": column_type}).read(f'{{"_key": "a", "x": {value}}}\n'.encode()) is None
 
 
 @pytest.mark.parametrize(
@@ -111,27 +113,29 @@ def test_what_could_be_changed_is_left_to_the_strict_way(kind: str, value: str) 
         b"{}}\n",
     ],
 )
-def test_lines_that_are_no_rows_of_the_schema_are_left_to_the_strict_way(lines: bytes) -> None:
+def test_lines_that_do_not_fit_the_schema_are_left_to_the_strict_way(lines: bytes) -> None:
     assert converter({"x": "int64"}).read(lines) is None
 
 
-@pytest.mark.parametrize("kind", ["double", "list<double>", "struct<a: double>"])
-def test_large_doubles_are_read_where_no_whole_number_is_among_them(kind: str) -> None:
-    value: Any = {"double": 1e300, "list<double>": [1e300], "struct<a: double>": {"a": 1e300}}[kind]
+@pytest.mark.parametrize("column_type", ["double", "list<double>", "struct<a: double>"])
+def test_large_doubles_are_read_if_there_is_no_whole_number_among_them(column_type: str) -> None:
+    value: Any = {"double": 1e300, "list<double>": [1e300], "struct<a: double>": {"a": 1e300}}[
+        column_type
+    ]
     lines = to_line({"x": value}, ascii_only=True)
-    table = converter({"x": kind}).read(lines)
+    table = converter({"x": column_type}).read(lines)
     assert table is not None
     assert table.to_pylist() == [{"_key": "k", "x": value}]
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "NaN", "Infinity"])
-def test_a_double_that_is_no_number_is_refused(number: str) -> None:
+def test_a_double_that_is_not_finite_is_refused(number: str) -> None:
     lines = f'{{"_key": "a", "x": {number}}}\n'.encode()
     with pytest.raises((AggregationError, ValueError)):
         converter({"x": "double"}).table(parse_lines(lines), "part")
 
 
-def test_gzip_garbage_is_told_as_the_standard_library_does() -> None:
+def test_damaged_gzip_raises_the_errors_of_the_standard_library() -> None:
     good = gzip.compress(b"hello\n" * 100)
     for bad in (b"abc", good[:-9], good[:-4] + b"abcd", b"\x1f\x8b" + b"x" * 30):
         with pytest.raises((OSError, EOFError)):
@@ -148,7 +152,7 @@ def test_gzip_in_several_members_is_read_to_its_end() -> None:
 
 @pytest.mark.parametrize("garbage", [b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"])
 @pytest.mark.parametrize("value", [b'"s": "%s"', b'"l": ["a", "%s"]', b'"o": {"t": "%s"}'])
-def test_text_that_is_no_utf8_is_not_read_the_fast_way(garbage: bytes, value: bytes) -> None:
+def test_text_that_is_not_utf8_is_not_read_the_fast_way(garbage: bytes, value: bytes) -> None:
     schema = converter({"s": "string", "l": "list<string>", "o": "struct<t: string>"})
     line = b'{"_key": "a", %s}\n'
     assert schema.read(line % (value % "São".encode())) is not None

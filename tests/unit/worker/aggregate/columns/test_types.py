@@ -1,4 +1,4 @@
-"""No value changes on its way into a column: it fits exactly, or its item is named."""
+"""No value changes when it is written to a column: it fits exactly, or its item is named."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from slurm_worker.aggregate import AggregationError
 from slurm_worker.aggregate.columns.converter import Converter
 from slurm_worker.aggregate.columns.inference import Inference
-from slurm_worker.aggregate.columns.types import Kind, parse_schema, parse_type
+from slurm_worker.aggregate.columns.types import TypeName, parse_schema, parse_type
 from slurm_worker.errors import UserError
 from tests.unit.worker.aggregate.finished_job import Job, keyed, ok
 
@@ -23,7 +23,7 @@ def infer(*values: Any) -> str:
     """The type of a column with these values, each in a part of its own."""
     inference = Inference()
     for number, value in enumerate(values):
-        inference.look([keyed(f"k{number}", x=value)], f"part-{number}")
+        inference.add_rows([keyed(f"k{number}", x=value)], f"part-{number}")
     return str(inference.schema()["x"])
 
 
@@ -61,20 +61,20 @@ def test_the_inferred_type_holds_all_values(values: tuple[Any, ...], expected: s
 @pytest.mark.parametrize(
     ("values", "column", "says"),
     [
-        ((1, "a"), "x", "a string where others hold an int"),
-        ((True, 1), "x", "an int where others hold a bool"),
-        ((0.5, True), "x", "a bool where others hold a float"),
-        (([1], {"a": 1}), "x", "an object where others hold a list"),
-        (([1], ["a"]), "x[]", "a string where others hold an int"),
-        (({"a": 1}, {"a": "b"}), "x.a", "a string where others hold an int"),
+        ((1, "a"), "x", "a string where others have an int"),
+        ((True, 1), "x", "an int where others have a bool"),
+        ((0.5, True), "x", "a bool where others have a float"),
+        (([1], {"a": 1}), "x", "an object where others have a list"),
+        (([1], ["a"]), "x[]", "a string where others have an int"),
+        (({"a": 1}, {"a": "b"}), "x.a", "a string where others have an int"),
         (({"a": [[1]]}, {"a": [["b"]]}), "x.a[][]", "a string where"),
-        ((1, 2**63), "x", "9223372036854775808, which is beyond 64 bits"),
-        ((1, -(2**63) - 1), "x", "-9223372036854775809, which is beyond 64 bits"),
+        ((1, 2**63), "x", "9223372036854775808, which does not fit into 64 bits"),
+        ((1, -(2**63) - 1), "x", "-9223372036854775809, which does not fit into 64 bits"),
         ((0.5, 2**53 + 1), "x", "ints up to 9007199254740993"),
         ((2**53 + 1, 0.5), "x", "ints up to 9007199254740993"),
     ],
 )
-def test_values_of_no_one_type_are_named(values: tuple[Any, ...], column: str, says: str) -> None:
+def test_values_of_mixed_types_are_named(values: tuple[Any, ...], column: str, says: str) -> None:
     with pytest.raises(AggregationError) as caught:
         infer(*values)
     message = str(caught.value)
@@ -85,10 +85,10 @@ def test_values_of_no_one_type_are_named(values: tuple[Any, ...], column: str, s
 
 def test_the_item_that_does_not_fit_is_found_inside_its_part() -> None:
     inference = Inference()
-    inference.look([keyed("a", x=0.5)], "part-0")
+    inference.add_rows([keyed("a", x=0.5)], "part-0")
     rows = [keyed("b", x=1), keyed("c", x=None), keyed("d", x=2**60), keyed("e", x=2)]
     with pytest.raises(AggregationError, match="item 'd' has"):
-        inference.look(rows, "part-1")
+        inference.add_rows(rows, "part-1")
 
 
 def test_a_column_of_empty_objects_is_refused() -> None:
@@ -96,7 +96,7 @@ def test_a_column_of_empty_objects_is_refused() -> None:
         infer({}, None)
 
 
-def test_columns_without_end_are_refused() -> None:
+def test_too_many_columns_are_refused() -> None:
     with pytest.raises(AggregationError, match=r"item 'k0' has more than 2,000 different fields"):
         infer({f"f{n}": n for n in range(3_000)})
 
@@ -177,7 +177,7 @@ def test_a_value_of_another_type_is_refused_with_its_item(declared: str, value: 
     assert "\n" not in message
 
 
-def test_a_column_that_the_schema_does_not_know_is_refused(job: Job) -> None:
+def test_a_column_that_is_not_in_the_schema_is_refused(job: Job) -> None:
     job.add_round({"a": ok(x=1)}, {"b": ok(x=2, y=3)})
     with pytest.raises(AggregationError, match=r"column 'y': item 'b' has .*000-00000001"):
         job.aggregate(schema={"x": "int64"})
@@ -198,15 +198,15 @@ def test_a_declared_column_that_no_row_has_is_null(job: Job) -> None:
         ("", "it ends too early"),
         ("list", "'<' is missing"),
         ("list<int64", "'>' is missing"),
-        ("int64>", "'>' stands behind it"),
-        ("map<int64, string>", "a map's keys are strings"),
+        ("int64>", "unexpected '>' at its end"),
+        ("map<int64, string>", "the keys of a map must be strings"),
         ("struct<>", "':' is missing"),
-        ("struct<a: int64, a: int64>", "it names 'a' twice"),
+        ("struct<a: int64, a: int64>", "it names the field 'a' twice"),
         ("decimal(39, 0)", "1 to 38 digits"),
         ("decimal(x, 0)", "'x' is not a number"),
     ],
 )
-def test_a_text_that_is_no_type_is_refused(text: str, says: str) -> None:
+def test_an_invalid_type_is_refused(text: str, says: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_type(text, "x")
     assert f"aggregate.schema: x: {text!r} is not a type" in str(caught.value)
@@ -214,19 +214,19 @@ def test_a_text_that_is_no_type_is_refused(text: str, says: str) -> None:
 
 
 def test_the_key_can_not_be_declared() -> None:
-    with pytest.raises(UserError, match="leave it out"):
+    with pytest.raises(UserError, match="remove it from the schema"):
         parse_schema({"_key": "string"})
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        *sorted({each.value for each in Kind} - {"null", "list", "struct", "map", "decimal"}),
+        *sorted({known.value for known in TypeName} - {"null", "list", "struct", "map", "decimal"}),
         "decimal(5, 2)",
         "struct<a: list<map<string, json>>, b: int64>",
     ],
 )
-def test_a_type_is_written_as_it_is_read(text: str) -> None:
+def test_a_type_is_printed_as_it_was_written(text: str) -> None:
     assert str(parse_type(text, "x")) == text
 
 
@@ -243,7 +243,7 @@ COLUMNS: dict[str, st.SearchStrategy[Any]] = {
     "o": st.fixed_dictionaries({"p": st.none() | TEXT, "q": st.lists(TEXT, max_size=2)}),
 }
 ROWS = st.lists(
-    st.fixed_dictionaries({}, optional={name: st.none() | each for name, each in COLUMNS.items()}),
+    st.fixed_dictionaries({}, optional={name: st.none() | some for name, some in COLUMNS.items()}),
     max_size=4,
 )
 

@@ -1,4 +1,4 @@
-"""Loose files become a dataset as strictly as a job's parts do."""
+"""Files without a job become a dataset as strictly as a job's parts do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROWS = [{"id": n, "city": ["Lima", "Oslo"][n % 2], "score": n / 4} for n in rang
 
 
 def lines(rows: list[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(each) + "\n" for each in rows).encode()
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
 def local_sources(path: Path, scratch: Path) -> list[Source]:
@@ -37,7 +37,9 @@ def local_sources(path: Path, scratch: Path) -> list[Source]:
     return sources.found
 
 
-def merge(folder: Path, out: Path, **options: Any) -> list[dict[str, Any]]:
+def merge(
+    folder: Path, out: Path, chunk_bytes: int = 4 << 20, **options: Any
+) -> list[dict[str, Any]]:
     """Merge what is in `folder`, and read the dataset."""
     scratch = out.parent / "scratch"
     scratch.mkdir(exist_ok=True)
@@ -50,11 +52,12 @@ def merge(folder: Path, out: Path, **options: Any) -> list[dict[str, Any]]:
         AggregateOptions(**options),
         scratch,
         lambda done, total: seen.append((done, total)),
+        chunk_bytes,
     )
     assert seen[-1][0] == seen[-1][1]
     assert list(scratch.iterdir()) == []
-    assert sum(each.rows for each in dataset.files) == dataset.rows
-    return [row for each in dataset.files for row in pq.read_table(out / each.key).to_pylist()]
+    assert sum(file.rows for file in dataset.files) == dataset.rows
+    return [row for file in dataset.files for row in pq.read_table(out / file.key).to_pylist()]
 
 
 @pytest.fixture
@@ -78,7 +81,7 @@ def test_files_of_all_forms_are_merged_in_order_of_their_names(
     assert merge(folder, tmp_path / "out") == ROWS
 
 
-def test_a_file_that_goes_away_is_named(folder: Path, tmp_path: Path) -> None:
+def test_a_deleted_file_is_named(folder: Path, tmp_path: Path) -> None:
     (folder / "a.jsonl").write_bytes(lines(ROWS))
     sources = local_sources(folder, tmp_path)
     (folder / "a.jsonl").unlink()
@@ -94,9 +97,7 @@ def test_a_file_that_goes_away_is_named(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("manifest", ["{", "[]", "{}"])
-def test_a_manifest_that_is_no_such_thing_is_never_replaced(
-    folder: Path, tmp_path: Path, manifest: str
-) -> None:
+def test_an_invalid_manifest_is_never_replaced(folder: Path, tmp_path: Path, manifest: str) -> None:
     (folder / "a.jsonl").write_bytes(lines(ROWS))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "_manifest.json").write_text(manifest)
@@ -105,17 +106,14 @@ def test_a_manifest_that_is_no_such_thing_is_never_replaced(
     assert (tmp_path / "out" / "_manifest.json").read_text() == manifest
 
 
-def test_a_last_line_without_its_end_is_a_row(folder: Path, tmp_path: Path) -> None:
+def test_a_last_line_without_a_line_end_is_a_row(folder: Path, tmp_path: Path) -> None:
     (folder / "a.ndjson").write_bytes(lines(ROWS)[:-1])
     assert merge(folder, tmp_path / "out") == ROWS
 
 
-def test_a_file_larger_than_a_chunk_is_read_whole(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("slurm_worker.aggregate.files.merge._CHUNK_BYTES", 1_000)
+def test_a_file_larger_than_a_chunk_is_read_whole(folder: Path, tmp_path: Path) -> None:
     (folder / "a.jsonl").write_bytes(lines(ROWS))
-    assert merge(folder, tmp_path / "out") == ROWS
+    assert merge(folder, tmp_path / "out", chunk_bytes=1_000) == ROWS
 
 
 def test_the_dataset_may_be_sorted_and_partitioned(folder: Path, tmp_path: Path) -> None:
@@ -124,7 +122,7 @@ def test_the_dataset_may_be_sorted_and_partitioned(folder: Path, tmp_path: Path)
     assert merge(folder, tmp_path / "out", sort_by=("id",)) == ROWS
     found = merge(folder, tmp_path / "parts", partition_by=("city",), sort_by=("id",))
     assert [row["id"] for row in found] == [*range(0, 1000, 2), *range(1, 1000, 2)]
-    assert {each.name for each in (tmp_path / "parts").iterdir()} >= {"city=Lima", "city=Oslo"}
+    assert {path.name for path in (tmp_path / "parts").iterdir()} >= {"city=Lima", "city=Oslo"}
 
 
 def test_merging_again_changes_nothing_and_other_files_need_another_folder(
@@ -132,9 +130,9 @@ def test_merging_again_changes_nothing_and_other_files_need_another_folder(
 ) -> None:
     (folder / "a.jsonl").write_bytes(lines(ROWS))
     merge(folder, tmp_path / "out")
-    before = {each: each.stat().st_mtime_ns for each in (tmp_path / "out").glob("part-*")}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("part-*")}
     merge(folder, tmp_path / "out")
-    assert {each: each.stat().st_mtime_ns for each in (tmp_path / "out").glob("part-*")} == before
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("part-*")} == before
     (folder / "b.jsonl").write_bytes(lines(ROWS))
     with pytest.raises(UserError, match="holds a dataset of other files or options"):
         merge(folder, tmp_path / "out")
@@ -154,7 +152,7 @@ class Meanwhile(FolderObjects):
         return super().put_new(key, body)
 
 
-def test_of_two_runs_into_one_folder_the_first_dataset_stands_alone(
+def test_of_two_runs_into_one_folder_only_the_first_dataset_is_kept(
     folder: Path, tmp_path: Path
 ) -> None:
     (folder / "a.jsonl").write_bytes(lines(ROWS[:10]))
@@ -165,8 +163,8 @@ def test_of_two_runs_into_one_folder_the_first_dataset_stands_alone(
         merge_files(sources, store, "", AggregateOptions(), tmp_path, lambda _done, _total: None)
     manifest = json.loads((out / "_manifest.json").read_text())
     assert manifest["rows"] == len(ROWS)
-    files = {each["key"]: each["sha256"] for each in manifest["files"]}
-    there = {each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in out.glob("p*")}
+    files = {file["key"]: file["sha256"] for file in manifest["files"]}
+    there = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.glob("p*")}
     assert there == files
 
 
@@ -220,7 +218,7 @@ def writing(name: str, data: bytes) -> Any:
 @pytest.mark.parametrize(
     ("write", "says"),
     [
-        (writing("a.jsonl", b'{"a": 1}\n{"a": "x"}\n'), "a string where others hold an int"),
+        (writing("a.jsonl", b'{"a": 1}\n{"a": "x"}\n'), "a string where others have an int"),
         (
             writing("a.jsonl", b'{"a": 1}\nnonsense\n'),
             "a.jsonl can't be read: line 2: is not JSON: Expecting value",
@@ -231,11 +229,11 @@ def writing(name: str, data: bytes) -> Any:
         (writing("a.jsonl.gz", b"garbage"), "a.jsonl.gz can't be read: Not a gzipped file"),
         (writing("a.jsonl.gz", CUT_SHORT), "a.jsonl.gz can't be read"),
         (writing("a.db", b"garbage" * 100), "a.db can't be read: file is not a database"),
-        (write_tables, "has the tables one, two; one is expected"),
+        (write_tables, "has the tables one, two; a database must have exactly one table"),
         (write_blob, "store BLOBs as base64"),
     ],
 )
-def test_what_can_not_be_read_as_it_is_names_the_file(
+def test_a_file_that_can_not_be_read_is_named(
     folder: Path, tmp_path: Path, write: Any, says: str
 ) -> None:
     write(folder)
@@ -246,14 +244,14 @@ def test_what_can_not_be_read_as_it_is_names_the_file(
     assert not (tmp_path / "out" / "_manifest.json").exists()
 
 
-def test_nothing_to_merge_is_said(folder: Path, tmp_path: Path) -> None:
+def test_a_path_without_files_to_merge_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no file that ends in \.jsonl"):
         local_sources(folder, tmp_path)
-    with pytest.raises(UserError, match="there is no"):
+    with pytest.raises(UserError, match="does not exist"):
         local_sources(tmp_path / "nowhere", tmp_path)
 
 
-def test_a_declared_schema_is_held_to(folder: Path, tmp_path: Path) -> None:
+def test_rows_that_do_not_fit_the_declared_schema_are_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "a.jsonl").write_bytes(b'{"a": 1, "b": 2}\n')
     with pytest.raises(AggregationError, match="column 'b'"):
         merge(folder, tmp_path / "out", schema={"a": "int64"})

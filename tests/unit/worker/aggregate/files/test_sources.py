@@ -1,9 +1,11 @@
-"""On S3 a name is an object or a folder, and a file is what it was when its digest was made."""
+"""S3 names are objects or folders, and a file must not change after its digest was made."""
 
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,8 @@ import pytest
 from slurm_worker.aggregate.columns.types import parse_schema
 from slurm_worker.aggregate.dataset.naming import file_name
 from slurm_worker.aggregate.errors import AggregationError
-from slurm_worker.aggregate.files import merge as loose
-from slurm_worker.aggregate.files.sources import Sources
+from slurm_worker.aggregate.files.merge import merge_files
+from slurm_worker.aggregate.files.sources import Source, Sources
 from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.backends.local import FolderObjects
 from slurm_worker.errors import UserError
@@ -24,7 +26,7 @@ LINE = b'{"a": 1}\n'
 
 
 def names(sources: Sources) -> list[str]:
-    return [each.name for each in sources.found]
+    return [source.name for source in sources.found]
 
 
 def stored(tmp_path: Path, objects: MemoryObjects, *keys: str, **options: Any) -> Sources:
@@ -36,7 +38,7 @@ def stored(tmp_path: Path, objects: MemoryObjects, *keys: str, **options: Any) -
 
 def merged(tmp_path: Path, sources: Sources, **options: Any) -> list[dict[str, Any]]:
     out = tmp_path / "out"
-    dataset = loose.merge_files(
+    dataset = merge_files(
         sources.found,
         FolderObjects(out),
         "",
@@ -44,7 +46,7 @@ def merged(tmp_path: Path, sources: Sources, **options: Any) -> list[dict[str, A
         tmp_path,
         lambda _done, _total: None,
     )
-    return [row for each in dataset.files for row in pq.read_table(out / each.key).to_pylist()]
+    return [row for file in dataset.files for row in pq.read_table(out / file.key).to_pylist()]
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def objects() -> MemoryObjects:
 
 
 @pytest.mark.parametrize("key", ["p/res", "p/res/"])
-def test_a_folder_of_a_bucket_is_not_what_begins_like_it(
+def test_a_folder_of_a_bucket_is_not_every_key_with_that_prefix(
     tmp_path: Path, objects: MemoryObjects, key: str
 ) -> None:
     sources = stored(tmp_path, objects, key)
@@ -66,7 +68,7 @@ def test_a_folder_of_a_bucket_is_not_what_begins_like_it(
     assert merged(tmp_path, sources) == [{"a": 1}]
 
 
-def test_an_object_that_is_named_is_that_object(tmp_path: Path, objects: MemoryObjects) -> None:
+def test_a_named_object_is_only_that_object(tmp_path: Path, objects: MemoryObjects) -> None:
     objects.put("p/res.jsonl.gz", b"")
     assert names(stored(tmp_path, objects, "p/res.jsonl")) == ["s3://lab/p/res.jsonl"]
 
@@ -77,7 +79,7 @@ def test_objects_are_read_once(tmp_path: Path, objects: MemoryObjects) -> None:
     assert sources.left_out.files["named twice"] == 2
 
 
-def test_the_dataset_in_a_bucket_is_no_input(tmp_path: Path, objects: MemoryObjects) -> None:
+def test_the_dataset_in_a_bucket_is_not_an_input(tmp_path: Path, objects: MemoryObjects) -> None:
     objects.put("p/out/c.jsonl", LINE)
     sources = stored(tmp_path, objects, "p", output="p/out/")
     assert "s3://lab/p/out/c.jsonl" not in names(sources)
@@ -85,7 +87,7 @@ def test_the_dataset_in_a_bucket_is_no_input(tmp_path: Path, objects: MemoryObje
 
 
 @pytest.mark.parametrize("key", ["p/re", "p/nothing.jsonl", "q/"])
-def test_a_folder_that_is_not_there_is_said(
+def test_a_folder_that_does_not_exist_is_named(
     tmp_path: Path, objects: MemoryObjects, key: str
 ) -> None:
     with pytest.raises(UserError, match=f"s3://lab/{key} has no file that ends in"):
@@ -124,9 +126,7 @@ def test_a_database_in_a_bucket_comes_with_its_journal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.db"])
-def test_a_file_that_changes_while_it_is_read_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / "in" / name
     path.parent.mkdir()
 
@@ -142,18 +142,24 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     write(1)
     sources = Sources(tmp_path)
     sources.add_local(path.parent)
-    infer = loose._Work.infer
+    opened = 0
 
-    def change_then_infer(self: Any) -> Any:
-        write(2)
-        return infer(self)
+    def change_then_open(source: Source) -> AbstractContextManager[Path]:
+        nonlocal opened
+        opened += 1
+        if opened == 2:  # after its digest was made
+            write(2)
+        return source.open()
 
-    monkeypatch.setattr(loose._Work, "infer", change_then_infer)
+    sources.found = [
+        replace(found, open=partial(change_then_open, found)) for found in sources.found
+    ]
     with pytest.raises(AggregationError, match=rf"{name} has changed while it was read"):
         merged(tmp_path, sources)
+    assert opened == 2
 
 
-def test_another_dataset_s_files_are_not_removed(tmp_path: Path) -> None:
+def test_files_of_another_dataset_are_not_removed(tmp_path: Path) -> None:
     """Two merges into one folder: the second to end is refused, and takes nothing away."""
     (tmp_path / "a.jsonl").write_bytes(LINE)
     sources = Sources(tmp_path)
@@ -169,13 +175,13 @@ def test_another_dataset_s_files_are_not_removed(tmp_path: Path) -> None:
 
     objects = Late()
     with pytest.raises(UserError, match="holds a dataset of other files or options"):
-        loose.merge_files(
+        merge_files(
             sources.found, objects, "", AggregateOptions(), tmp_path, lambda _done, _total: None
         )
     assert "part-0123456789abcdef.parquet" in objects.objects
 
 
-def test_what_a_run_that_was_cut_short_has_left_is_removed(tmp_path: Path) -> None:
+def test_leftovers_of_an_interrupted_run_are_removed(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(LINE)
     sources = Sources(tmp_path)
     sources.add_local(tmp_path / "a.jsonl")
@@ -184,7 +190,7 @@ def test_what_a_run_that_was_cut_short_has_left_is_removed(tmp_path: Path) -> No
     for name in ("part-0123456789abcdef.parquet", "p=1/part-0123456789abcdef.parquet", "x.parquet"):
         (out / name).write_bytes(b"")
     merged(tmp_path, sources)
-    left = {each.name for each in out.rglob("*.parquet")}
+    left = {path.name for path in out.rglob("*.parquet")}
     assert "x.parquet" in left
     assert "part-0123456789abcdef.parquet" not in left
 
@@ -206,14 +212,14 @@ COLUMNS = parse_schema({"a": "json", "b": "int64"})
         (COLUMNS, {}, ["x"], "v"),
     ],
 )
-def test_whatever_changes_a_file_changes_its_name(
+def test_every_change_of_a_file_changes_its_name(
     columns: Any, options: dict[str, Any], inputs: list[str], writer: str
 ) -> None:
     standard = file_name("w", COLUMNS, AggregateOptions(), ["x"])
     assert file_name(writer, columns, AggregateOptions(**options), inputs) != standard
 
 
-def test_columns_that_were_swapped_are_another_file() -> None:
+def test_swapped_columns_are_another_file() -> None:
     """By the dataset's names and types alone both are the same."""
     one = file_name("w", parse_schema({"a": "int64", "b": "int64"}), AggregateOptions(), ["x"])
     swapped = AggregateOptions(rename={"a": "b", "b": "a"})

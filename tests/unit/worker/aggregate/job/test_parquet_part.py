@@ -1,4 +1,4 @@
-"""Parquet parts hold the rows that were returned, and merge into the same dataset as lines."""
+"""Parquet parts hold the rows that handlers returned, and give the same dataset as lines."""
 
 from __future__ import annotations
 
@@ -52,18 +52,22 @@ row = st.fixed_dictionaries(
 @given(st.lists(row, max_size=5))
 def test_rows_come_back_as_they_were(given_rows) -> None:  # type: ignore[no-untyped-def]
     columns = ParquetColumns(SCHEMA)
-    bodies = [columns.to_lines(f"k{n}", each)[1] for n, each in enumerate(given_rows)]
+    bodies = [columns.to_lines(f"k{n}", row)[1] for n, row in enumerate(given_rows)]
     data = columns.make(iter(bodies))
     assert data is not None
-    assert read_rows(data) == [{"_key": f"k{n}", **each} for n, each in enumerate(given_rows)]
+    assert read_rows(data) == [{"_key": f"k{n}", **row} for n, row in enumerate(given_rows)]
 
 
 def test_times_come_back_as_the_same_moments() -> None:
     columns = ParquetColumns({"at": "timestamp", "wall": "local_timestamp", "day": "date"})
-    told = {"at": "2026-11-23T17:00:00+01:00", "wall": "2026-11-23T17:00:00", "day": "2026-11-23"}
-    data = columns.make(iter([columns.to_lines("a", told)[1]]))
+    returned = {
+        "at": "2026-11-23T17:00:00+01:00",
+        "wall": "2026-11-23T17:00:00",
+        "day": "2026-11-23",
+    }
+    data = columns.make(iter([columns.to_lines("a", returned)[1]]))
     assert data is not None
-    assert read_rows(data) == [{"_key": "a", **told, "at": "2026-11-23T16:00:00+00:00"}]
+    assert read_rows(data) == [{"_key": "a", **returned, "at": "2026-11-23T16:00:00+00:00"}]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,7 @@ def test_a_result_that_does_not_fit_names_its_column(result: object, path: str) 
     assert str(caught.value).startswith(f"column {path!r}")
 
 
-def test_a_type_that_is_none_is_refused_at_once() -> None:
+def test_an_invalid_type_is_refused_at_once() -> None:
     with pytest.raises(UserError, match=r"aggregate\.schema: n: 'integer'"):
         ParquetColumns({"n": "integer"})
 
@@ -100,7 +104,7 @@ def finished(folder: Path, *formats: str) -> Job:
 
 
 @pytest.mark.parametrize("formats", [(PARQUET,), (SQLITE,), (PARQUET, JSONL, SQLITE)])
-def test_parts_of_any_format_become_the_same_dataset(tmp_path: Path, formats: list[str]) -> None:
+def test_parts_of_any_format_give_the_same_dataset(tmp_path: Path, formats: list[str]) -> None:
     expected = finished(tmp_path / "lines", JSONL)
     found = finished(tmp_path / "other", *formats)
     schema = found.columns
