@@ -138,7 +138,7 @@ def test_another_pyarrow_on_the_node_is_refused(tmp_path: Path) -> None:
 
 def test_what_needs_all_rows_in_one_place_is_not_split(tmp_path: Path) -> None:
     edges, config = finished(tmp_path, sort_by=["n"])
-    with pytest.raises(UserError, match="set aggregate.where to local"):
+    with pytest.raises(UserError, match=r"set aggregate\.where to local"):
         api.merge_on_nodes(edges, config.spec.id, log=log)
 
 

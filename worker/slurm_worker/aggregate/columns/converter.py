@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import accumulate, chain
 from typing import Any
 
@@ -29,7 +30,7 @@ from slurm_worker.aggregate.columns.types import (
 from slurm_worker.aggregate.errors import AggregationError, Misfit, one_line
 from slurm_worker.results.parts import KEY_FIELD
 
-#: The Python types of the JSON values that each type takes.
+#: The Python types of the JSON values that each type takes; text for the others.
 _ACCEPTED: dict[TypeName, set[type]] = {
     TypeName.BOOL: {bool},
     TypeName.INT32: {int},
@@ -37,11 +38,6 @@ _ACCEPTED: dict[TypeName, set[type]] = {
     TypeName.UINT64: {int},
     TypeName.DOUBLE: {int, float},
     TypeName.DECIMAL: {int, str},
-    TypeName.STRING: {str},
-    TypeName.TIMESTAMP: {str},
-    TypeName.LOCAL_TIMESTAMP: {str},
-    TypeName.DATE: {str},
-    TypeName.BINARY: {str},
     TypeName.JSON: {bool, int, float, str, list, dict},
     TypeName.LIST: {list},
     TypeName.STRUCT: {dict},
@@ -138,7 +134,7 @@ def _build(values: Values, column: ColumnType, path: str) -> pa.Array[Any]:
     """An Arrow array of exactly these values; raises `Misfit`."""
     found = set(map(type, values))
     found.discard(type(None))
-    wrong = found - _ACCEPTED[column.type_name]
+    wrong = found - _ACCEPTED.get(column.type_name, {str})
     if wrong:
         example = next(value for value in values if type(value) in wrong)
         raise Misfit(path, f"{_show(example)}, which is not of type {column}")
@@ -164,7 +160,7 @@ def _scalars(values: Values, column: ColumnType) -> pa.Array[Any]:
     if column.type_name in CAST_FROM_TEXT:
         return pa.array(_map(str, values), pa.string()).cast(column.arrow())
     if column.type_name is TypeName.BINARY:
-        values = _map(_unbase64, values)
+        values = _map(partial(base64.b64decode, validate=True), values)
     elif column.type_name is TypeName.JSON:
         values = _map(_json_text, values)
     return pa.array(values, column.arrow())
@@ -219,10 +215,6 @@ def _offsets(values: Values) -> pa.Int32Array:
         None if value is None else start for value, start in zip(values, ends[:-1], strict=True)
     ]
     return pa.array([*starts, ends[-1]], pa.int32())
-
-
-def _unbase64(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)
 
 
 def _show(value: object) -> str:

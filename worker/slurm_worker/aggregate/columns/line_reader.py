@@ -72,7 +72,9 @@ class LineReader:
 
     def table(self, lines: bytes) -> pa.Table | None:
         """The columns; None where they may differ from what the lines say."""
-        if self._options is None or _has_surrogates(lines):
+        # A search for one byte is by far the fastest, and most lines have no escapes at all.
+        has_surrogates = b"\\" in lines and (b"\\ud" in lines or b"\\uD" in lines)
+        if self._options is None or has_surrogates:
             return None
         count = _count_objects(lines)
         if count is None:
@@ -164,7 +166,12 @@ class _Numbers:
         patterns = self._anywhere if b"\\" in lines else self._after_names
         found = (word for pattern in patterns for word in pattern.findall(lines))
         words = [word for word in found if not word.isdigit()]
-        return all(map(_is_kept, _unlike_shortest(words)))
+        try:
+            for word in _unlike_shortest(words):
+                jsonlines.exact_float(word.decode())
+        except ValueError:
+            return False
+        return True
 
 
 def _long_number(before: bytes) -> re.Pattern[bytes]:
@@ -192,19 +199,6 @@ def _unlike_shortest(words: list[bytes]) -> list[bytes]:
         return words
     alike: list[Any] = pc.equal(texts, shortest).to_pylist()
     return [word for word, same in zip(words, alike, strict=True) if not same]
-
-
-def _is_kept(word: bytes) -> bool:
-    try:
-        jsonlines.exact_float(word.decode())
-    except ValueError:
-        return False
-    return True
-
-
-def _has_surrogates(lines: bytes) -> bool:
-    # A search for one byte is far the fastest, and most lines have no escapes at all.
-    return b"\\" in lines and (b"\\ud" in lines or b"\\uD" in lines)
 
 
 def _type_names(column: ColumnType) -> Iterator[TypeName]:

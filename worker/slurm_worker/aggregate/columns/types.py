@@ -161,8 +161,12 @@ def parse_schema(declared: Mapping[str, str], *, keyed: bool = True) -> dict[str
 
 def parse_type(text: str, column: str) -> ColumnType:
     """Read a type; `column` is for the message."""
+    tokens = deque(re.findall(r"[^\s<>():,]+|[<>():,]", text))
     try:
-        return _Parser(text).parse()
+        found = _parse(tokens, 0)
+        if tokens:
+            raise ValueError(f"unexpected {''.join(tokens)!r} at its end")
+        return found
     except ValueError as error:
         names = ", ".join(known.value for known in _ARROW if known is not TypeName.NULL)
         raise UserError(
@@ -171,85 +175,71 @@ def parse_type(text: str, column: str) -> ColumnType:
         ) from None
 
 
-class _Parser:
+def _parse(tokens: deque[str], depth: int) -> ColumnType:
     """Recursive descent: type = name | name "<" inside ">" | "decimal" "(" p "," s ")"."""
+    name = _next(tokens)
+    if name not in {known.value for known in TypeName if known is not TypeName.NULL}:
+        raise ValueError(f"{name!r} is unknown")
+    type_name = TypeName(name)
+    if type_name is TypeName.DECIMAL:
+        return ColumnType(type_name, digits=_digits(tokens))
+    if type_name not in _NESTED:
+        return ColumnType(type_name)
+    if depth >= MAX_DEPTH:
+        raise ValueError(
+            f"it is nested more than {MAX_DEPTH} levels deep; declare the column as json"
+        )
+    _expect(tokens, "<")
+    fields: dict[str, ColumnType] = {}
+    if type_name is TypeName.LIST:
+        fields["item"] = _parse(tokens, depth + 1)
+    elif type_name is TypeName.MAP:
+        if _next(tokens) != TypeName.STRING.value:
+            raise ValueError("the keys of a map must be strings")
+        _expect(tokens, ",")
+        fields["value"] = _parse(tokens, depth + 1)
+    else:
+        fields = _struct_fields(tokens, depth + 1)
+    _expect(tokens, ">")
+    return ColumnType(type_name, fields)
 
-    def __init__(self, text: str) -> None:
-        self._tokens: deque[str] = deque(re.findall(r"[^\s<>():,]+|[<>():,]", text))
-        self._depth = 0
 
-    def parse(self) -> ColumnType:
-        found = self._type()
-        if self._tokens:
-            raise ValueError(f"unexpected {''.join(self._tokens)!r} at its end")
-        return found
+def _struct_fields(tokens: deque[str], depth: int) -> dict[str, ColumnType]:
+    fields: dict[str, ColumnType] = {}
+    while True:
+        name = _next(tokens)
+        if name in fields:
+            raise ValueError(f"it names the field {name!r} twice")
+        _expect(tokens, ":")
+        fields[name] = _parse(tokens, depth)
+        if not tokens or tokens[0] != ",":
+            return fields
+        tokens.popleft()
 
-    def _type(self) -> ColumnType:
-        name = self._next()
-        if name == TypeName.DECIMAL.value:
-            return self._decimal()
-        if name not in {known.value for known in TypeName} - {TypeName.NULL.value}:
-            raise ValueError(f"{name!r} is unknown")
-        type_name = TypeName(name)
-        if type_name not in _NESTED:
-            return ColumnType(type_name)
-        self._expect("<")
-        self._depth += 1
-        if self._depth > MAX_DEPTH:
-            raise ValueError(
-                f"it is nested more than {MAX_DEPTH} levels deep; declare the column as json"
-            )
-        inside = self._inside(type_name)
-        self._depth -= 1
-        self._expect(">")
-        return ColumnType(type_name, inside)
 
-    def _inside(self, type_name: TypeName) -> dict[str, ColumnType]:
-        if type_name is TypeName.LIST:
-            return {"item": self._type()}
-        if type_name is TypeName.MAP:
-            if self._next() != TypeName.STRING.value:
-                raise ValueError("the keys of a map must be strings")
-            self._expect(",")
-            return {"value": self._type()}
-        fields: dict[str, ColumnType] = {}
-        while not fields or self._take(","):
-            name = self._next()
-            if name in fields:
-                raise ValueError(f"it names the field {name!r} twice")
-            self._expect(":")
-            fields[name] = self._type()
-        return fields
-
-    def _decimal(self) -> ColumnType:
-        self._expect("(")
-        precision = self._number()
-        self._expect(",")
-        scale = self._number()
-        self._expect(")")
-        if not 1 <= precision <= 38 or scale > precision:
-            raise ValueError(
-                "a decimal has 1 to 38 digits, and at most that many of them after the point"
-            )
-        return ColumnType(TypeName.DECIMAL, digits=(precision, scale))
-
-    def _number(self) -> int:
-        word = self._next()
+def _digits(tokens: deque[str]) -> tuple[int, int]:
+    _expect(tokens, "(")
+    precision = _next(tokens)
+    _expect(tokens, ",")
+    scale = _next(tokens)
+    _expect(tokens, ")")
+    for word in (precision, scale):
         if not word.isdecimal():
             raise ValueError(f"{word!r} is not a number of digits")
-        return int(word)
+    if not 1 <= int(precision) <= 38 or int(scale) > int(precision):
+        raise ValueError(
+            "a decimal has 1 to 38 digits, and at most that many of them after the point"
+        )
+    return int(precision), int(scale)
 
-    def _take(self, token: str) -> bool:
-        if not self._tokens or self._tokens[0] != token:
-            return False
-        self._tokens.popleft()
-        return True
 
-    def _expect(self, token: str) -> None:
-        if not self._take(token):
-            raise ValueError(f"{token!r} is missing")
+def _expect(tokens: deque[str], token: str) -> None:
+    if not tokens or tokens[0] != token:
+        raise ValueError(f"{token!r} is missing")
+    tokens.popleft()
 
-    def _next(self) -> str:
-        if not self._tokens:
-            raise ValueError("it ends too early")
-        return self._tokens.popleft()
+
+def _next(tokens: deque[str]) -> str:
+    if not tokens:
+        raise ValueError("it ends too early")
+    return tokens.popleft()

@@ -1,8 +1,9 @@
 """The folder of one dataset: files are written once, found again, copied inside the store.
 
 Each version of a job's dataset has a folder of its own, in which one process writes. A file's
-name says what it is made of; a file that another version has is copied by the store itself. Any
-file of another version may be deleted at any moment: then it is written again.
+name is the hash of everything that decides its content, so it is never taken for another. A file
+that another version has is copied by the store itself. Any file of another version may be deleted
+at any moment: then it is written again.
 
 Requests per file: its upload; or a HEAD and a copy; or a GET and a copy of one that an
 interrupted run has left.
@@ -11,15 +12,19 @@ interrupted run has left.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from slurm_worker.aggregate.columns.types import Schema
 from slurm_worker.aggregate.dataset.parquet_file import write_parquet
+from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.errors import Missing
 from slurm_worker.protocol.ports import ObjectStore
 
@@ -133,3 +138,30 @@ def file_sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def file_name(
+    writer: str, columns: Schema, options: AggregateOptions, inputs: Sequence[str]
+) -> str:
+    """The name of a file of the dataset.
+
+    Args:
+        writer: names the code that writes it.
+        columns: the declared types, and not Arrow's: `json` and `string` are the same to Arrow,
+            and are written differently. By the names that they have in the input.
+        options: how the file is laid out.
+        inputs: digests of what it is made of, in order.
+    """
+    names = options.names
+    types = [[name, names.get(name, name), column.to_list()] for name, column in columns.items()]
+    return part_name([writer, types, options.row_group_size, list(inputs)])
+
+
+def part_name(content: list[Any]) -> str:
+    """The name of a file with this content."""
+    return f"part-{json_sha256(content)[:16]}.parquet"
+
+
+def json_sha256(value: list[Any]) -> str:
+    """The SHA-256 of a value's JSON text, in hex."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

@@ -10,8 +10,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from slurm_worker.aggregate.columns.converter import Converter
-from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder
-from slurm_worker.aggregate.dataset.naming import file_name
+from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder, file_name
 from slurm_worker.aggregate.dataset.sorting import sort_files, write_merged
 from slurm_worker.aggregate.options import AggregateOptions
 

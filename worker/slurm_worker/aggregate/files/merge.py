@@ -31,8 +31,7 @@ import pyarrow as pa
 from slurm_worker.aggregate.columns.converter import Converter
 from slurm_worker.aggregate.columns.inference import Inference
 from slurm_worker.aggregate.columns.types import Schema, parse_schema
-from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder, file_sha256
-from slurm_worker.aggregate.dataset.naming import json_sha256
+from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder, file_sha256, json_sha256
 from slurm_worker.aggregate.dataset.writer import DatasetWriter, Group, grouped
 from slurm_worker.aggregate.errors import AggregationError, one_line
 from slurm_worker.aggregate.files.database import database_files, database_lines

@@ -19,8 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from slurm_worker.aggregate.columns.types import parse_schema
-from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder
-from slurm_worker.aggregate.dataset.naming import json_sha256
+from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder, json_sha256
 from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.aggregate.job.failures import FailureMerger
 from slurm_worker.aggregate.job.merge import WRITER, PartMerger, infer

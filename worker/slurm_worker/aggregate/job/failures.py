@@ -11,8 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder
-from slurm_worker.aggregate.dataset.naming import part_name
+from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder, part_name
 from slurm_worker.aggregate.errors import one_line
 from slurm_worker.aggregate.job.merge import WRITER, groups_of
 from slurm_worker.aggregate.job.parts import PartReader, part_error

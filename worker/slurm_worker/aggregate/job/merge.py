@@ -18,8 +18,7 @@ import pyarrow as pa
 from slurm_worker.aggregate.columns.converter import Converter
 from slurm_worker.aggregate.columns.inference import Inference
 from slurm_worker.aggregate.columns.types import Schema
-from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder
-from slurm_worker.aggregate.dataset.naming import file_name
+from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder, file_name
 from slurm_worker.aggregate.dataset.writer import DatasetWriter, Group, grouped
 from slurm_worker.aggregate.job.parts import Fetched, PartReader, is_columns
 from slurm_worker.aggregate.job.plan import ROWS, Plan, PlannedPart

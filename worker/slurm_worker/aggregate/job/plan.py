@@ -151,9 +151,8 @@ class Plan:
     def parts(self, kind: str) -> Iterator[PlannedPart]:
         """The parts of a kind that have rows, in order of their tasks."""
         query = "SELECT * FROM part WHERE kind = ? AND rows ORDER BY number"
-        with closing(self._db.execute(query, (kind,))) as found:
-            for _, task, ok, failed, *part in found:
-                yield PlannedPart(TaskId(task), ok, json.loads(failed), Part(*part))
+        for _, task, ok, failed, *part in self._db.execute(query, (kind,)):
+            yield PlannedPart(TaskId(task), ok, json.loads(failed), Part(*part))
 
     def largest(self, kind: str) -> int:
         """Bytes of the largest part of a kind."""

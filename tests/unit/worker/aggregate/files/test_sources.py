@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from slurm_worker.aggregate.columns.types import parse_schema
-from slurm_worker.aggregate.dataset.naming import file_name
+from slurm_worker.aggregate.dataset.folder import file_name
 from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.aggregate.files.merge import merge_files
 from slurm_worker.aggregate.files.sources import Source, Sources
