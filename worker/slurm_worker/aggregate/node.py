@@ -36,12 +36,9 @@ _NODES = "nodes"
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A merge as work for several nodes.
+    """A merge as work for several nodes: `params` for all files, and one item for each.
 
-    Args:
-        inputs: digest of everything that goes into the dataset.
-        params: what is the same for all files.
-        items: one for each file.
+    `inputs` is the digest of everything that goes into the dataset.
     """
 
     inputs: str

@@ -42,18 +42,13 @@ _WORDS = dict(_TYPES.values())
 
 @dataclass(slots=True)
 class SeenType:
-    """The type of all values of a column that were seen so far; it only grows.
-
-    Args:
-        type_name: of all its values.
-        largest_int: the largest absolute value of an int among them.
-        fields: the same of what is inside it.
-        depth: how many columns it is inside of.
-    """
+    """The type of all values of a column that were seen so far; it only grows."""
 
     type_name: TypeName = TypeName.NULL
+    #: The largest absolute value of an int.
     largest_int: int = 0
     fields: dict[str, SeenType] = field(default_factory=dict)
+    #: How many columns it is inside of.
     depth: int = 0
 
     def add(self, values: Sequence[Any], path: str) -> None:

@@ -33,14 +33,7 @@ class Group:
 
 
 class DatasetWriter:
-    """Writes groups as files.
-
-    Args:
-        writer: names the code that writes them.
-        converter: has the columns.
-        options: how to lay them out.
-        folder: where they go.
-    """
+    """Writes groups as files; `writer` names the code, for the names of the files."""
 
     def __init__(
         self, writer: str, converter: Converter, options: AggregateOptions, folder: DatasetFolder
@@ -50,10 +43,9 @@ class DatasetWriter:
         self._options = options
         self._folder = folder
         names = options.names
-        fields = [
-            field.with_name(names.get(field.name, field.name)) for field in converter.arrow_schema
-        ]
-        self._schema = pa.schema(fields)
+        self._schema = pa.schema(
+            [field.with_name(names.get(field.name, field.name)) for field in converter.arrow_schema]
+        )
 
     def write(
         self, groups: Iterable[Group], scratch: Path, progress: Callable[[str, int], None]

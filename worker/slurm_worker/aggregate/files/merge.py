@@ -20,7 +20,7 @@ import sqlite3
 import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -54,14 +54,8 @@ _BOM = b"\xef\xbb\xbf"
 
 #: Called with the bytes that were read, and the bytes that there are to read.
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    """Whole lines, and the number of the first."""
-
-    lines: bytes
-    first: int
+#: Whole lines, and the number of the first in its file.
+Chunk = tuple[bytes, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,59 +172,47 @@ def _other_dataset(folder: str) -> UserError:
     )
 
 
+@dataclass(slots=True)
 class _Passes:
-    """The passes over the files."""
+    """The passes over the files; arguments as those of `merge_files`."""
 
-    def __init__(
-        self,
-        sources: Sequence[Source],
-        options: AggregateOptions,
-        progress: Progress,
-        chunk_bytes: int,
-    ) -> None:
-        self._sources = sources
-        self._options = options
-        self._progress = progress
-        self._chunk_bytes = chunk_bytes
-        passes = 2 if options.schema else 3
-        self._total = passes * sum(source.size for source in sources)
-        self._done = 0
-        self._digests: dict[str, str] = {}
+    sources: Sequence[Source]
+    options: AggregateOptions
+    progress: Progress
+    chunk_bytes: int
+    bytes_read: int = 0
+    digest_of: dict[str, str] = field(default_factory=dict)
 
     def digests(self) -> list[str]:
         """The SHA-256 of each file."""
-        for source in self._sources:
+        for source in self.sources:
             try:
                 with source.open() as path:
-                    self._digests[source.name] = _digest(source, path)
+                    self.digest_of[source.name] = _digest(source, path)
             except (OSError, ServiceError) as error:
                 raise _unreadable(source.name, error) from error
             self._add_progress(source)
-        return list(self._digests.values())
+        return list(self.digest_of.values())
 
     def infer(self) -> Schema:
         """The schema of all rows."""
         inference = Inference(keyed=False)
-        for source in self._sources:
-
-            def read(chunk: _Chunk, source: Source = source) -> Callable[[str], None]:
-                return inference.read_lines(chunk.lines, None, partial(_parse, source, chunk.first))
-
-            for add in self._ahead(source, read):
+        for source in self.sources:
+            for add in self._ahead(source, partial(_read_into, inference, source)):
                 add(source.name)
         return inference.schema()
 
     def merge(self, columns: Schema, target: DatasetFolder, scratch: Path) -> list[DataFile]:
         """Write the dataset's files."""
-        options = self._options
+        options = self.options
         converter = Converter(columns, declared=options.schema is not None, keyed=False)
         groups = (
             Group(
-                [self._digests[source.name] for source in group],
+                [self.digest_of[source.name] for source in group],
                 None,
                 partial(self._tables, group, converter),
             )
-            for group in grouped(self._sources, (attrgetter("size"), options.file_size))
+            for group in grouped(self.sources, (attrgetter("size"), options.file_size))
         )
         writer = DatasetWriter(_WRITER, converter, options, target)
         files = writer.write(groups, scratch, lambda _done, _rows: None)
@@ -240,7 +222,7 @@ class _Passes:
         for source in group:
             yield from self._ahead(source, partial(_convert, source, converter))
 
-    def _ahead(self, source: Source, make: Callable[[_Chunk], Any]) -> Iterator[Any]:
+    def _ahead(self, source: Source, make: Callable[[Chunk], Any]) -> Iterator[Any]:
         """What `make` makes of each chunk of lines, in order, a few of them ahead."""
         cpus = len(os.sched_getaffinity(0))
         with (
@@ -251,7 +233,7 @@ class _Passes:
                 yield result
         self._add_progress(source)
 
-    def _chunks(self, source: Source) -> Generator[_Chunk, None, None]:
+    def _chunks(self, source: Source) -> Generator[Chunk, None, None]:
         """The lines of a file, which must have the digest that it had before."""
         first = 1
         try:
@@ -262,7 +244,7 @@ class _Passes:
                 else:
                     read = self._file_lines(source, path)
                 for lines in read:
-                    yield _Chunk(lines, first)
+                    yield lines, first
                     first += lines.count(b"\n")
         except (OSError, EOFError, zlib.error, sqlite3.Error, ServiceError) as error:
             raise _unreadable(source.name, error) from error
@@ -274,21 +256,22 @@ class _Passes:
             digested = _Digested(raw)
             plain = io.BufferedReader(digested, _BUFFER)
             file = gzip.GzipFile(fileobj=plain) if source.is_gzip else plain
-            yield from _line_blocks(file, self._chunk_bytes)
+            yield from _line_blocks(file, self.chunk_bytes)
             while plain.read(_BUFFER):
                 pass
             self._check(source, digested.digest.hexdigest())
 
     def _check(self, source: Source, digest: str) -> None:
-        if digest != self._digests[source.name]:
+        if digest != self.digest_of[source.name]:
             raise AggregationError(
                 f"aggregate: {source.name} has changed while it was read; merge again when no "
                 "program writes to it"
             )
 
     def _add_progress(self, source: Source) -> None:
-        self._done += source.size
-        self._progress(self._done, self._total)
+        self.bytes_read += source.size
+        passes = 2 if self.options.schema else 3
+        self.progress(self.bytes_read, passes * sum(map(attrgetter("size"), self.sources)))
 
 
 class _Digested(io.RawIOBase):
@@ -318,11 +301,17 @@ def _digest(source: Source, path: Path) -> str:
     return json_sha256([[file.name.removeprefix(path.name) for file in files], digests])
 
 
-def _convert(source: Source, converter: Converter, chunk: _Chunk) -> pa.Table:
-    table = converter.read(chunk.lines)
+def _read_into(inference: Inference, source: Source, chunk: Chunk) -> Callable[[str], None]:
+    lines, first = chunk
+    return inference.read_lines(lines, None, partial(_parse, source, first))
+
+
+def _convert(source: Source, converter: Converter, chunk: Chunk) -> pa.Table:
+    lines, first = chunk
+    table = converter.read(lines)
     if table is not None:
         return table
-    rows = _parse(source, chunk.first, chunk.lines)
+    rows = _parse(source, first, lines)
     if rows and not any(rows) and not converter.columns:
         raise AggregationError(
             f"aggregate: {source.name} has only empty objects, whose number Parquet can't store; "

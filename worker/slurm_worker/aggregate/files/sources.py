@@ -33,6 +33,9 @@ _HIDDEN = (".", "_")
 _EXAMPLES = 3
 
 
+OpenFile = Callable[[], AbstractContextManager[Path]]
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """One file; `open` brings it to local disk while it is read.
@@ -49,7 +52,7 @@ class Source:
     size: int
     is_database: bool
     is_gzip: bool
-    open: Callable[[], AbstractContextManager[Path]]
+    open: OpenFile
 
 
 @dataclass(slots=True)
@@ -176,10 +179,7 @@ class Sources:
     def _takes(self, name: str, below: str, others: Collection[str]) -> bool:
         """Whether a file is merged; else it is counted, unless it is part of another file.
 
-        Args:
-            name: its name, as in `others`.
-            below: the same below the folder that the user has named.
-            others: all names of the folder.
+        `below` is its name below the folder that the user has named, `others` all names there.
         """
         if any(part.startswith(_HIDDEN) for part in below.split("/")):
             if is_known(name):
@@ -199,30 +199,23 @@ class Sources:
                 f"PATH: {printable(str(path))} is not a regular file; write its content to a file "
                 "first"
             )
-        if self._is_new((found.st_dev, found.st_ino), str(path)):
-            opened = partial(_local, path, self._scratch, is_database(path.name))
-            self._add(str(path), found.st_size, opened)
+        opened = partial(_local, path, self._scratch, is_database(path.name))
+        self._add((found.st_dev, found.st_ino), str(path), found.st_size, opened)
 
     def _add_object(
         self, objects: ObjectStore, bucket: str, key: str, size: int, sides: set[str]
     ) -> None:
-        name = f"s3://{bucket}/{key}"
-        if self._is_new((bucket, key), name):
-            ends = sorted(sides) if is_database(key) else []
-            self._add(name, size, partial(_fetched, objects, key, ends, self._scratch))
+        ends = sorted(sides) if is_database(key) else []
+        opened = partial(_fetched, objects, key, ends, self._scratch)
+        self._add((bucket, key), f"s3://{bucket}/{key}", size, opened)
 
-    def _add(
-        self, name: str, size: int, opened: Callable[[], AbstractContextManager[Path]]
-    ) -> None:
-        is_gzip = name.lower().endswith(".gz")
-        self.found.append(Source(printable(name), size, is_database(name), is_gzip, opened))
-
-    def _is_new(self, identity: tuple[object, ...], name: str) -> bool:
+    def _add(self, identity: tuple[object, ...], name: str, size: int, opened: OpenFile) -> None:
         if identity in self._seen:
             self.left_out.add("named twice", name)
-            return False
+            return
         self._seen.add(identity)
-        return True
+        is_gzip = name.lower().endswith(".gz")
+        self.found.append(Source(printable(name), size, is_database(name), is_gzip, opened))
 
     def _count(self) -> int:
         return len(self.found) + self.left_out.files["named twice"]

@@ -15,7 +15,7 @@ import datetime as dt
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from slurm_worker.aggregate.columns.types import parse_schema
@@ -137,11 +137,10 @@ class _Run:
             errors = failures.merge(self._folder(self.paths.errors_of(name)))
             items = _prove(plan, failures, self.expected)
             columns = infer(reader, plan) if declared is None else declared
-            published = self.base.manifest.file_names() if self.base.manifest else {}
-            folder = self._folder(
-                self.paths.dataset_of(name),
-                {**before, **published, **made(inputs)},
-                _leftovers(self.objects, self.paths, inputs).get,
+            folder = replace(
+                self._folder(self.paths.dataset_of(name)),
+                known={**before, **self.base.file_names(), **made(inputs)},
+                leftover=_leftovers(self.objects, self.paths, inputs).get,
             )
             merger = PartMerger(reader, columns, self.options)
             files = merger.merge(plan, folder, self.scratch, self.progress)
@@ -164,14 +163,8 @@ class _Run:
             created=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         )
 
-    def _folder(
-        self,
-        folder: str,
-        known: FilesByName | None = None,
-        leftover: Callable[[str], str | None] = lambda _name: None,
-    ) -> DatasetFolder:
-        path = self.scratch / "file.parquet"
-        return DatasetFolder(self.objects, folder, path, self.progress, known or {}, leftover)
+    def _folder(self, key: str) -> DatasetFolder:
+        return DatasetFolder(self.objects, key, self.scratch / "file.parquet", self.progress)
 
 
 def inputs_sha256(plan: Plan, options: AggregateOptions) -> str:

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -38,27 +38,20 @@ ERRORS_SCHEMA = pa.schema(_FIELDS)
 _NO_RECORDS = (KeyError, TypeError, ValueError, OverflowError, pa.ArrowException)
 
 
+@dataclass(slots=True)
 class FailureMerger:
     """Merges the errors parts of a plan, and counts the failures.
 
-    Args:
-        store: the job's objects.
-        reader: of the job's parts.
-        plan: what to merge.
-        options: how to lay it out.
+    `failed` counts those that no later round supersedes, by error class; `superseded` those
+    whose item occurs again in a later round.
     """
 
-    def __init__(
-        self, store: JobStore, reader: PartReader, plan: Plan, options: AggregateOptions
-    ) -> None:
-        self._store = store
-        self._reader = reader
-        self._plan = plan
-        self._options = options
-        #: Failures that no later round supersedes, by error class.
-        self.failed: Counter[str] = Counter()
-        #: Failures whose item occurs again in a later round.
-        self.superseded = 0
+    store: JobStore
+    reader: PartReader
+    plan: Plan
+    options: AggregateOptions
+    failed: Counter[str] = field(default_factory=Counter)
+    superseded: int = 0
 
     def merge(self, folder: DatasetFolder) -> list[DataFile]:
         """Write the files of the failures that no later round supersedes.
@@ -67,21 +60,21 @@ class FailureMerger:
             AggregationError: if an errors part is not what was committed.
         """
         files = []
-        for number, parts in enumerate(groups_of(self._plan, ERRORS, self._options)):
-            name = part_name([WRITER, self._plan.digest, asdict(self._options), number])
+        for number, parts in enumerate(groups_of(self.plan, ERRORS, self.options)):
+            name = part_name([WRITER, self.plan.digest, asdict(self.options), number])
             tables = self._tables(parts)
-            file = folder.write(name, ERRORS_SCHEMA, tables, self._options.row_group_size)
+            file = folder.write(name, ERRORS_SCHEMA, tables, self.options.row_group_size)
             if file.rows:
                 files.append(file)
         return files
 
     def _tables(self, parts: Sequence[PlannedPart]) -> Iterator[pa.Table]:
         batches = ([planned] for planned in parts)
-        largest = self._plan.largest(ERRORS)
+        largest = self.plan.largest(ERRORS)
         # A table takes longer to set up than a part's few failures to write into it.
         waiting: list[tuple[PlannedPart, list[dict[str, Any]]]] = []
         rows = 0
-        for (planned,), records in self._reader.ahead(batches, largest, lambda b: b[0].rows()):
+        for (planned,), records in self.reader.ahead(batches, largest, lambda b: b[0].rows()):
             with self._named(planned):
                 if Counter(record["class"] for record in records) != planned.failed:
                     raise ValueError("its error classes are not those of its marker")
@@ -95,7 +88,7 @@ class FailureMerger:
 
     def _keep(self, planned: PlannedPart, record: dict[str, Any]) -> bool:
         """Count a failure; tell whether no later round has its item."""
-        if self._plan.superseded(record[KEY_FIELD], parse_task_id(planned.task)[0]):
+        if self.plan.superseded(record[KEY_FIELD], parse_task_id(planned.task)[0]):
             self.superseded += 1
             return False
         self.failed[record["class"]] += 1
@@ -118,7 +111,7 @@ class FailureMerger:
             yield
         except _NO_RECORDS as error:
             problem = f"has invalid error records ({type(error).__name__}: {one_line(error)})"
-            raise part_error(self._store, planned.task, planned.part, problem) from error
+            raise part_error(self.store, planned.task, planned.part, problem) from error
 
 
 def _row(planned: PlannedPart, record: dict[str, Any]) -> dict[str, Any]:

@@ -29,12 +29,7 @@ WRITER = f"4 pyarrow-{pa.__version__}"
 
 
 class PartMerger:
-    """Makes files of parts, here or on a node.
-
-    Args:
-        reader: of the job's parts.
-        columns: the schema, without the key.
-        options: how to lay the dataset out.
+    """Makes files of parts, here or on a node; `columns` are the schema without the key.
 
     Raises:
         UserError: if an option names no column.

@@ -32,10 +32,7 @@ _GROUP_ROWS = 65_536
 
 
 class ParquetColumns:
-    """Checks rows and writes parts by one declared schema.
-
-    Args:
-        declared: column types by name, without the key's.
+    """Checks rows and writes parts by one declared schema, without the key's column.
 
     Raises:
         UserError: if a declared type is not a type.

@@ -112,9 +112,7 @@ class Fetched:
 class PartReader:
     """Reads parts: many are fetched ahead, and a few are unpacked, one per processor.
 
-    Args:
-        store: the job's objects.
-        memory: about the most bytes of memory in use.
+    `memory` is about the most bytes of memory in use.
     """
 
     def __init__(self, store: JobStore, memory: int) -> None:

@@ -15,9 +15,8 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import astuple, dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
-from types import TracebackType
 
 from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.protocol.job_store import JobStore, Marker, Part
@@ -56,14 +55,7 @@ class RoundSummary:
 
 @dataclass(frozen=True, slots=True)
 class PlannedPart:
-    """A committed part and what its task's marker says.
-
-    Args:
-        task: the task of this part.
-        ok: the task's items that succeeded.
-        failed: its items that failed, by error class.
-        part: the object.
-    """
+    """A committed part; `ok` and `failed` (by error class) count the items of its task."""
 
     task: TaskId
     ok: int
@@ -84,20 +76,16 @@ class Totals:
 @dataclass(slots=True)
 class _Round:
     expected: RoundSummary
-    seen: bytearray = field(init=False)
-    #: The halves of bisected tasks, and whether they are there.
+    #: Of each task, whether it has a marker.
+    seen: bytearray
+    #: The same of the halves of bisected tasks.
     halves: dict[int, bool] = field(default_factory=dict)
     items: int = 0
 
-    def __post_init__(self) -> None:
-        self.seen = bytearray(self.expected.tasks)
-
     def missing(self) -> Iterator[int]:
         """The numbers of tasks without a marker."""
-        for sequence, seen in enumerate(self.seen):
-            if not seen:
-                yield sequence
-        yield from (sequence for sequence, seen in self.halves.items() if not seen)
+        found = chain(enumerate(self.seen), self.halves.items())
+        return (sequence for sequence, seen in found if not seen)
 
 
 class Plan:
@@ -119,7 +107,11 @@ class Plan:
         # Nothing here must survive a crash: a restart reads the markers again.
         self._db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;" + _TABLES)
         self._retried = RetriedItems(scratch / "retried.sqlite")
-        self._rounds = {summary.number: _Round(summary) for summary in expected if summary.tasks}
+        self._rounds = {
+            summary.number: _Round(summary, bytearray(summary.tasks))
+            for summary in expected
+            if summary.tasks
+        }
         self._digest = hashlib.sha256()
         self.totals = Totals()
         self._read_markers()
@@ -129,12 +121,7 @@ class Plan:
     def __enter__(self) -> Plan:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._db.close()
         self._retried.close()
 
@@ -157,8 +144,7 @@ class Plan:
     def largest(self, kind: str) -> int:
         """Bytes of the largest part of a kind."""
         query = "SELECT coalesce(max(size), 0) FROM part WHERE kind = ?"
-        largest: int = self._db.execute(query, (kind,)).fetchone()[0]
-        return largest
+        return int(self._db.execute(query, (kind,)).fetchone()[0])
 
     def superseded(self, key: str, round_no: int) -> bool:
         """Whether the item occurs again in a round after this one."""
@@ -177,7 +163,7 @@ class Plan:
         with closing(ahead(self._store.objects.get, keys)) as found:
             self._db.execute("BEGIN")
             markers = (_parse(key, data) for key, data in found)
-            for number, of_round in groupby(markers, _round_of):
+            for number, of_round in groupby(markers, lambda marker: parse_task_id(marker.task)[0]):
                 for marker in self._of_their_tasks(number, of_round):
                     self._add(marker)
             self._db.execute("COMMIT")
@@ -271,10 +257,6 @@ class Plan:
                     "segments"
                 )
             self.totals.retried += items
-
-
-def _round_of(marker: Marker) -> int:
-    return parse_task_id(marker.task)[0]
 
 
 def _parse(key: str, data: bytes | None) -> Marker:

@@ -151,6 +151,10 @@ class Published:
             replace(entry, at=self.modified) if entry.at is None else entry for entry in found
         )
 
+    def file_names(self) -> dict[str, DataFile]:
+        """See `Manifest.file_names`."""
+        return {} if self.manifest is None else self.manifest.file_names()
+
     def is_same(self, other: Published) -> bool:
         """Whether an aggregation that began from one manifest may replace the other."""
         return (self.number, self.version) == (other.number, other.version)
