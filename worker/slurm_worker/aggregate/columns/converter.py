@@ -138,9 +138,13 @@ def _build(values: Values, column: ColumnType, path: str) -> pa.Array[Any]:
     if wrong:
         example = next(value for value in values if type(value) in wrong)
         raise Misfit(path, f"{_show(example)}, which is not of type {column}")
-    nested = _BUILDERS.get(column.type_name)
-    if nested is not None:
-        return nested(values, column, path)
+    match column.type_name:
+        case TypeName.LIST:
+            return _lists(values, column, path)
+        case TypeName.MAP:
+            return _maps(values, column, path)
+        case TypeName.STRUCT:
+            return _structs(values, column, path)
     if column.type_name is TypeName.DOUBLE and int in found:
         for value in values:
             if type(value) is int and abs(value) > EXACT:
@@ -199,13 +203,6 @@ def _structs(values: Values, column: ColumnType, path: str) -> pa.Array[Any]:
     return pa.StructArray.from_arrays(
         arrays, fields=list(to_arrow(column.fields, keyed=False)), mask=mask
     )
-
-
-_BUILDERS: dict[TypeName, Callable[[Values, ColumnType, str], pa.Array[Any]]] = {
-    TypeName.LIST: _lists,
-    TypeName.MAP: _maps,
-    TypeName.STRUCT: _structs,
-}
 
 
 def _offsets(values: Values) -> pa.Int32Array:

@@ -58,19 +58,20 @@ def sort_files(
         UserError: if DuckDB is not installed.
         AggregationError: if a value can't be a folder's name, or rows can't be sorted.
     """
+    if not merged:
+        return
     partition = list(options.partition_by)
     if partition:
         indices = [schema.get_field_index(name) for name in partition]
         partitions.check(merged, partition, indices)
     inside = pa.schema([field for field in schema if field.name not in partition])
     batches = _sorted(merged, schema, [*partition, *options.sort_by], options.memory, scratch)
-    for values, tables in _partitions(batches, partition):
-        subfolder = partitions.folder(partition, values)
-        selected = (table.select(inside.names) for table in tables)
-        for file in _files(selected, options.rows_per_file):
-            path = scratch / "sorted.parquet"
-            rows = write_parquet(path, inside, file, options.row_group_size)
-            yield folder.keep(path, rows, subfolder)
+    pieces = _pieces(batches, partition, options.rows_per_file)
+    for (_, values), group in groupby(pieces, itemgetter(0)):
+        path = scratch / "sorted.parquet"
+        tables = (table.select(inside.names) for _, table in group)
+        rows = write_parquet(path, inside, tables, options.row_group_size)
+        yield folder.keep(path, rows, partitions.folder(partition, values))
     for path in merged:
         path.unlink()
 
@@ -164,39 +165,29 @@ def _viewed(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _partitions(
-    tables: Iterable[pa.Table], by: list[str]
-) -> Iterator[tuple[tuple[Any, ...], Iterator[pa.Table]]]:
-    """The rows of each partition, which are neighbours."""
-
-    def pieces() -> Iterator[tuple[tuple[Any, ...], pa.Table]]:
-        for table in tables:
-            values = list(zip(*(table.column(name).to_pylist() for name in by), strict=True))
-            if not by:
-                yield (), table
-            at = 0
-            for value, same in groupby(values):
-                count = sum(1 for _ in same)
-                yield value, table.slice(at, count)
-                at += count
-
-    for value, group in groupby(pieces(), itemgetter(0)):
-        yield value, (table for _, table in group)
-
-
-def _files(tables: Iterable[pa.Table], rows_per_file: int) -> Iterator[Iterator[pa.Table]]:
-    """Tables for one file after the other; the caller reads a file before it takes the next."""
-    numbered = _numbered(tables, rows_per_file)
-    for _, group in groupby(numbered, itemgetter(0)):
-        yield (table for _, table in group)
-
-
-def _numbered(tables: Iterable[pa.Table], rows_per_file: int) -> Iterator[tuple[int, pa.Table]]:
+def _pieces(
+    tables: Iterable[pa.Table], by: list[str], rows_per_file: int
+) -> Iterator[tuple[tuple[int, tuple[Any, ...]], pa.Table]]:
+    """The rows with the number of their file and the values of its partition."""
     number, room = 0, rows_per_file
+    current: tuple[Any, ...] | None = None
     for table in tables:
-        while table.num_rows:
-            yield number, table.slice(0, room)
-            taken = min(room, table.num_rows)
-            table, room = table.slice(taken), room - taken
-            if not room:
-                number, room = number + 1, rows_per_file
+        for values, rows in _runs(table, by):
+            if values != current or not room:
+                current, number, room = values, number + 1, rows_per_file
+            while rows.num_rows > room:
+                yield (number, values), rows.slice(0, room)
+                rows, number, room = rows.slice(room), number + 1, rows_per_file
+            yield (number, values), rows
+            room -= rows.num_rows
+
+
+def _runs(table: pa.Table, by: list[str]) -> Iterator[tuple[tuple[Any, ...], pa.Table]]:
+    """Neighbouring rows of one partition."""
+    if not by and table.num_rows:
+        yield (), table
+    at = 0
+    for values, same in groupby(zip(*(table.column(n).to_pylist() for n in by), strict=True)):
+        count = sum(1 for _ in same)
+        yield values, table.slice(at, count)
+        at += count

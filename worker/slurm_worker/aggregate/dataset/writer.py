@@ -35,48 +35,59 @@ class Group:
 class DatasetWriter:
     """Writes groups as files; `writer` names the code, for the names of the files."""
 
-    def __init__(
-        self, writer: str, converter: Converter, options: AggregateOptions, folder: DatasetFolder
-    ) -> None:
+    def __init__(self, writer: str, converter: Converter, options: AggregateOptions) -> None:
         self._writer = writer
         self._columns = converter.columns
         self._options = options
-        self._folder = folder
         names = options.names
         self._schema = pa.schema(
             [field.with_name(names.get(field.name, field.name)) for field in converter.arrow_schema]
         )
 
     def write(
-        self, groups: Iterable[Group], scratch: Path, progress: Callable[[str, int], None]
+        self,
+        groups: Iterable[Group],
+        folder: DatasetFolder,
+        scratch: Path,
+        progress: Callable[[str, int], None],
     ) -> list[DataFile]:
         """Write the dataset's files.
 
         Args:
             groups: the input.
+            folder: where the files go.
             scratch: a folder on local disk; with room for the dataset twice where it is sorted.
             progress: called with what was done ("merged" or "sorted") and with how many rows.
         """
+        written: Iterator[DataFile] = (self.write_file(group, folder) for group in groups)
+        done = "merged"
         if self._options.sorted:
-            return list(self._sort(groups, scratch, progress))
-        files = []
+            merged = self._merge(groups, scratch, progress)
+            written = sort_files(merged, self._schema, self._options, folder, scratch)
+            done = "sorted"
+        files: list[DataFile] = []
         rows = 0
-        for group in groups:
-            files.append(self.write_file(group))
-            rows += files[-1].rows
-            progress("merged", rows)
+        for file in written:
+            files.append(file)
+            rows += file.rows
+            progress(done, rows)
         return files
 
-    def write_file(self, group: Group) -> DataFile:
+    def write_file(self, group: Group, folder: DatasetFolder) -> DataFile:
         """The file of one group: found, or written."""
-        name = file_name(self._writer, self._columns, self._options, group.digests)
-        return self._folder.find(name, group.rows, self._schema) or self._folder.write(
+        name = self.file_name(group)
+        return folder.find(name, group.rows, self._schema) or folder.write(
             name, self._schema, self._tables(group), self._options.row_group_size
         )
 
-    def _sort(
+    def file_name(self, group: Group) -> str:
+        """The name of the file of one group."""
+        return file_name(self._writer, self._columns, self._options, group.digests)
+
+    def _merge(
         self, groups: Iterable[Group], scratch: Path, progress: Callable[[str, int], None]
-    ) -> Iterator[DataFile]:
+    ) -> list[Path]:
+        """Files to sort, in the input's order."""
         merged: list[Path] = []
         rows = 0
         for group in groups:
@@ -84,13 +95,7 @@ class DatasetWriter:
             size = self._options.row_group_size
             rows += write_merged(merged[-1], self._schema, self._tables(group), size)
             progress("merged", rows)
-        if not merged:
-            return
-        rows = 0
-        for file in sort_files(merged, self._schema, self._options, self._folder, scratch):
-            rows += file.rows
-            progress("sorted", rows)
-            yield file
+        return merged
 
     def _tables(self, group: Group) -> Iterator[pa.Table]:
         """The tables by the dataset's names."""

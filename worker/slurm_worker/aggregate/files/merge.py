@@ -214,8 +214,8 @@ class _Passes:
             )
             for group in grouped(self.sources, (attrgetter("size"), options.file_size))
         )
-        writer = DatasetWriter(_WRITER, converter, options, target)
-        files = writer.write(groups, scratch, lambda _done, _rows: None)
+        writer = DatasetWriter(_WRITER, converter, options)
+        files = writer.write(groups, target, scratch, lambda _done, _rows: None)
         return [file for file in files if file.rows]
 
     def _tables(self, group: Sequence[Source], converter: Converter) -> Iterator[pa.Table]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from slurm_worker.aggregate.columns.converter import Converter
 from slurm_worker.aggregate.columns.inference import Inference
 from slurm_worker.aggregate.columns.types import Schema
-from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder, file_name
+from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder
 from slurm_worker.aggregate.dataset.writer import DatasetWriter, Group, grouped
 from slurm_worker.aggregate.job.parts import Fetched, PartReader, is_columns
 from slurm_worker.aggregate.job.plan import ROWS, Plan, PlannedPart
@@ -40,6 +40,7 @@ class PartMerger:
         self._reader = reader
         self._converter = Converter(columns, declared=options.schema is not None)
         self._options = options
+        self._writer = DatasetWriter(WRITER, self._converter, options)
 
     def merge(
         self, plan: Plan, folder: DatasetFolder, scratch: Path, progress: Callable[[str], None]
@@ -55,19 +56,15 @@ class PartMerger:
             progress(f"{done} {rows:,} of {plan.totals.rows:,} rows")
 
         groups = map(self._group, groups_of(plan, ROWS, self._options))
-        return self._writer(folder).write(groups, scratch, report)
+        return self._writer.write(groups, folder, scratch, report)
 
     def merge_file(self, parts: Sequence[PlannedPart], folder: DatasetFolder) -> DataFile:
         """Find or write the one file of these parts; raises as `merge`."""
-        return self._writer(folder).write_file(self._group(parts))
+        return self._writer.write_file(self._group(parts), folder)
 
     def file_name(self, parts: Sequence[PlannedPart]) -> str:
         """The name of the file of these parts."""
-        digests = self._group(parts).digests
-        return file_name(WRITER, self._converter.columns, self._options, digests)
-
-    def _writer(self, folder: DatasetFolder) -> DatasetWriter:
-        return DatasetWriter(WRITER, self._converter, self._options, folder)
+        return self._writer.file_name(self._group(parts))
 
     def _group(self, parts: Sequence[PlannedPart]) -> Group:
         return Group(
