@@ -49,6 +49,11 @@ _HINTS = {
     TypeName.DATE: 'write "2026-11-23"',
     TypeName.BINARY: "write base64",
 }
+#: Where a user declares columns, and what the rows come from: of files, and of a job (keyed).
+SCHEMA_AND_SOURCE = {
+    False: ("the --schema file", "the file that is merged"),
+    True: ("aggregate.schema", "what the handler returns"),
+}
 _json_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 Values = Sequence[Any]
@@ -66,10 +71,9 @@ class Converter:
     def __init__(self, columns: Schema, *, declared: bool, keyed: bool = True) -> None:
         #: With the key's.
         self.columns: Schema = {KEY_FIELD: STRING, **columns} if keyed else columns
+        where, source = SCHEMA_AND_SOURCE[keyed]
         self._fix = (
-            "correct aggregate.schema, or what the handler returns"
-            if declared
-            else "declare the column under aggregate.schema"
+            f"correct {where}, or {source}" if declared else f"declare the column in {where}"
         )
         self._reader = LineReader(self.columns, keyed=keyed, exact=not keyed)
         self.arrow_schema = to_arrow(self.columns, keyed=keyed)

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from slurm_worker.aggregate.columns.converter import misfit_error
+from slurm_worker.aggregate.columns.converter import SCHEMA_AND_SOURCE, misfit_error
 from slurm_worker.aggregate.columns.line_reader import LineReader
 from slurm_worker.aggregate.columns.types import EXACT, MAX_DEPTH, ColumnType, Rows, TypeName
 from slurm_worker.aggregate.errors import AggregationError, Misfit
@@ -203,7 +203,8 @@ class Inference:
         try:
             self._seen.add(rows, "")
         except Misfit as error:
-            fix = "let the handler return one type, or declare the column under aggregate.schema"
+            where, source = SCHEMA_AND_SOURCE[self._keyed]
+            fix = f"correct {source} so that its values have one type, or declare it in {where}"
             raise misfit_error(rows, partial(before.add, path=""), error, part, fix) from error
         if self._seen.shape() != self._shape:
             self._shape = self._seen.shape()
@@ -221,7 +222,8 @@ class Inference:
         try:
             return {name: column.column_type(name) for name, column in columns.items()}
         except Misfit as error:
+            where, source = SCHEMA_AND_SOURCE[self._keyed]
             raise AggregationError(
-                f"aggregate: column {error.path!r} holds {error.found}; declare it as json under "
-                "aggregate.schema, or let the handler leave it out"
+                f"aggregate: column {error.path!r} holds {error.found}; declare it as json in "
+                f"{where}, or correct {source} so that it has no such column"
             ) from error
