@@ -1,11 +1,11 @@
-# The menu of the checkout: `make help`.
+# The commands of this checkout; `make help` lists them.
 PYTHON3 ?= python3
 BIN := .venv/bin
 STACK_RUN := $(BIN)/python -m tests.stack
 UV = $(or $(shell command -v uv),.stack/tools/bin/uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stack-up stack-down stack-status demo lint docs unit integration e2e anomalies chaos chaos-short submit-faults simulate bench bench-guard bench-merging bench-status bench-waiting bench-peers bench-5m bench-growth simulate-scale scale-report compose-check archives packages dist version changelog test clean
+.PHONY: help setup stack-up stack-down stack-status demo lint prose docs unit integration e2e anomalies chaos chaos-short submit-faults simulate bench bench-guard bench-merging bench-status bench-waiting bench-peers bench-5m bench-growth simulate-scale scale-report compose-check archives packages dist version changelog test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,55 +19,59 @@ stack-up: setup ## start Slurm, sshd, S3, DynamoDB and Airflow on loopback (STAC
 stack-down: ## stop what stack-up has started
 	@[ ! -x $(BIN)/python ] || $(STACK_RUN) down
 
-stack-status: ## a line per service of the stack
+stack-status: ## show one line per service of the stack
 	@$(STACK_RUN) status
 
 demo: stack-up ## run both example DAGs in the stack's Airflow and check that nothing was lost
 	@$(BIN)/python -m tests.stack.demo
 
-lint: ## ruff, mypy, import contracts, and that every test module can be loaded
+lint: ## check with ruff, mypy, import contracts and prose, and that every test module loads
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.prose
 	$(BIN)/pytest -q --collect-only tests >/dev/null
 
-docs: ## the documentation as one site in docs/_build; a warning is an error
+prose: ## check the English of documents, comments and messages (FILES="README.md ...")
+	@$(BIN)/python -m tests.prose $(FILES)
+
+docs: ## build the documentation as one site in docs/_build; a warning is an error
 	$(BIN)/sphinx-build -q -E -W -n --keep-going -b html docs docs/_build
 
-unit: ## tests that need no service
+unit: ## run the tests that need no service
 	$(BIN)/pytest -q -n 3 --dist loadfile tests/unit
 
-integration: ## tests of the edges against the stack (make stack-up first)
+integration: ## test each interface against the stack (make stack-up first)
 	$(BIN)/pytest -q -n 2 --dist loadfile tests/integration
 
-e2e: ## DAGs and slurmctl as a user runs them, against the stack (make stack-up first)
+e2e: ## run DAGs and slurmctl as a user does, against the stack (make stack-up first)
 	$(BIN)/pytest -q --durations=10 -n 3 --dist loadscope -m "not alone" tests/e2e
 	$(BIN)/pytest -q --durations=5 -m alone tests/e2e
 
 anomalies: ## provoke each kind of anomaly on the stack (make stack-up first; 4 minutes)
 	ANOMALIES=all $(BIN)/pytest -q tests/e2e/test_anomalies.py
 
-chaos: ## a job among dying workers and spoiled requests (make stack-up first; SEEDS="1 2 3")
+chaos: ## run a job while workers die and requests fail (make stack-up first; SEEDS="1 2 3")
 	@$(BIN)/python -m tests.chaos $(or $(SEEDS),$(SEED))
 
-chaos-short: ## one short round of chaos, always the same (make stack-up first)
+chaos-short: ## run one short round of chaos with a fixed seed (make stack-up first)
 	$(BIN)/pytest -q tests/chaos
 
-submit-faults: ## submit jobs, dying before or after each request in turn (make stack-up first)
+submit-faults: ## submit jobs and die before or after each request in turn (make stack-up first)
 	@$(BIN)/python -m tests.chaos.submit_faults --points $(or $(POINTS),200)
 
-simulate: ## the protocol in virtual time, 10,000 seeds (SEEDS=n for more or fewer)
+simulate: ## simulate the protocol in virtual time with 10,000 seeds (or SEEDS=n)
 	@$(BIN)/python -m tests.simulator --seeds $(or $(SEEDS),10000) --jobs 2
 
-bench: setup ## measure the worker; writes benchmarks/RESULTS.md (a quiet machine, about 8 minutes)
+bench: setup ## measure the worker; writes benchmarks/RESULTS.md (on an idle machine; 8 minutes)
 	@$(STACK_RUN) with sh -c '. .stack/env && PATH="$$PWD/.stack/tools/bin:$$PATH" exec $(BIN)/python -m benchmarks.peers --engine > .stack/peers.json'
 	@$(BIN)/python -m benchmarks --peers .stack/peers.json
 
-bench-guard: setup ## measure the worker again; fails where a ratio is worse than the committed one
+bench-guard: setup ## measure the worker again; fails if a ratio is worse than the committed one
 	@$(BIN)/python -m benchmarks --guard
 
-bench-merging: setup ## measure aggregation beside DuckDB; writes benchmarks/MERGING.md (10 minutes)
+bench-merging: setup ## compare aggregation with DuckDB; writes benchmarks/MERGING.md (10 minutes)
 	@$(BIN)/python -m benchmarks.merging --write benchmarks/MERGING.md
 
 bench-status: ## measure slurmctl status at 100,000 tasks; writes benchmarks/STATUS.md (make stack-up first)
@@ -76,32 +80,32 @@ bench-status: ## measure slurmctl status at 100,000 tasks; writes benchmarks/STA
 bench-waiting: ## measure 300 waiting sensors; writes benchmarks/WAITING.md (make stack-up first)
 	@sh -c '. .stack/env && exec $(BIN)/python -m benchmarks.waiting --write benchmarks/WAITING.md'
 
-bench-peers: setup ## ours beside dask-jobqueue, submitit, Parsl, sbatch and a loop, with kill -9; writes README and benchmarks/RESULTS.md (make stack-up first; 8 minutes)
+bench-peers: setup ## compare with dask-jobqueue, submitit, Parsl, sbatch and a loop, also after kill -9; writes README and benchmarks/RESULTS.md (make stack-up first; 8 minutes)
 	@sh -c '. .stack/env && PATH="$$PWD/.stack/tools/bin:$$PATH" exec $(BIN)/python -m benchmarks.peers --write'
 
-bench-5m: setup ## five million items with workers killed on the way; writes benchmarks/FIVE_MILLION.md (make stack-up first; ITEMS=n KILLS=n)
+bench-5m: setup ## run five million items and kill workers meanwhile; writes benchmarks/FIVE_MILLION.md (make stack-up first; ITEMS=n KILLS=n)
 	@sh -c '. .stack/env && exec $(BIN)/python -m benchmarks.five_million --items $(or $(ITEMS),5000000) --kills $(or $(KILLS),20) $(if $(ITEMS),,--write)'
 
-bench-growth: setup ## measure the coordinator at 10^4 to 10^7 items; writes benchmarks/growth.csv and a plot (15 minutes)
+bench-growth: setup ## measure the coordinator with 10^4 to 10^7 items; writes benchmarks/growth.csv and a plot (15 minutes)
 	@$(BIN)/python -m benchmarks.growth --write
 
 simulate-scale: setup ## simulate up to 10^9 items and 10,000 workers; writes benchmarks/billion/results.json (45 minutes)
 	@$(BIN)/python -m benchmarks.billion --write
 
-scale-report: bench-growth simulate-scale ## measure and simulate anew, and write docs/scale.md
+scale-report: bench-growth simulate-scale ## measure and simulate again, and write docs/scale.md
 	@$(BIN)/python -m benchmarks.scale_report
 
-compose-check: setup ## docker-compose.yaml for real, by podman: a job, and a node taken down (AIRFLOW=1: both DAGs; make stack-down first)
+compose-check: setup ## run docker-compose.yaml with podman: a job, and the loss of a node (AIRFLOW=1: both DAGs; make stack-down first)
 	@./tests/compose/packages.sh
 	@$(BIN)/python -m tests.compose.check $(if $(AIRFLOW),--airflow)
 
-archives: ## build the archives; they hold what they should, and the worker's stands alone
+archives: ## build the archives and check their content; the worker's must work alone
 	$(BIN)/pytest -q tests/packaging
 
-packages: setup ## install the archives on every Python and Airflow, and at their lowest (10 minutes)
+packages: setup ## install the archives with every supported Python and Airflow, and with the lowest dependencies (10 minutes)
 	@$(BIN)/python -m tests.packaging $(if $(ONLY),--only $(ONLY))
 
-dist: setup ## what a release consists of, in dist/: sdists, wheels, locked requirements, SBOM
+dist: setup ## build the files of a release in dist/: sdists, wheels, locked requirements, SBOM
 	rm -rf dist
 	$(UV) build --quiet --all-packages --no-build-isolation --python $(BIN)/python --out-dir dist
 	$(UV) export --quiet --frozen --package airflow-slurm-provider --all-extras --no-dev --no-emit-workspace \
@@ -111,16 +115,16 @@ dist: setup ## what a release consists of, in dist/: sdists, wheels, locked requ
 	$(BIN)/python -m tests.packaging.sbom dist/sbom.cdx.json
 	@ls -l dist
 
-version: setup ## give both distributions a version, and the pins that follow it (VERSION=0.2.0)
-	@[ -n "$(VERSION)" ] || { echo "version: names none; add VERSION=0.2.0" >&2; exit 2; }
+version: setup ## set the version of both distributions and of the pins between them (VERSION=0.2.0)
+	@[ -n "$(VERSION)" ] || { echo "version: no VERSION given; add VERSION=0.2.0" >&2; exit 2; }
 	sed -i -E 's/^__version__ = ".*"/__version__ = "$(VERSION)"/' worker/slurm_worker/__init__.py
 	sed -i -E 's/("slurm-worker\[[a-z]+\]==)[^"]+/\1$(VERSION)/' pyproject.toml
 	$(UV) lock --quiet
 
-changelog: setup ## move docs/changelog.d into CHANGELOG.md, under the version that is set
+changelog: setup ## move docs/changelog.d into CHANGELOG.md, under the current version
 	$(BIN)/towncrier build --yes --version "$$($(BIN)/slurm-worker --version | cut -d' ' -f2)"
 
-test: setup ## everything; the stack is left as it was found
+test: setup ## run all checks and tests; the stack is left as it was
 	@$(MAKE) --no-print-directory lint docs unit archives
 	@$(STACK_RUN) with $(MAKE) --no-print-directory integration e2e chaos-short
 

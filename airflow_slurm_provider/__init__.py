@@ -8,28 +8,34 @@ from __future__ import annotations
 
 from typing import Any
 
-# The two distributions are released together, under one version, which stands there.
+# The two distributions are released together, under the worker's version.
 from slurm_worker import __version__
 
 __all__ = ["__version__", "get_provider_info"]
 
 _CONNECTION_FIELDS: dict[str, tuple[str, str]] = {
-    "table": ("DynamoDB table", "Holds every job's rows; string keys pk and sk."),
-    "prefix": ("S3 prefix", "s3://bucket/prefix under which all jobs live."),
+    "table": ("DynamoDB table", "Table with the rows of all jobs; string keys pk and sk."),
+    "prefix": ("S3 prefix", "s3://bucket/prefix for the objects of all jobs."),
     "transport": ("Transport", "ssh (default), local (this host is a login node) or embedded."),
-    "remote_dir": ("Remote folder", "On a file system that login and compute nodes share."),
-    "python": ("Python on the nodes", "3.10 or later; python3 by default."),
-    "worker_command": ("Worker command", "Instead of the shipped worker: a venv, a container."),
-    "key_file": ("Private key file", "The agent and the usual keys are tried where empty."),
+    "remote_dir": ("Remote folder", "Folder that login and compute nodes share."),
+    "python": ("Python on the nodes", "Python 3.10 or later on the nodes. Default: python3."),
+    "worker_command": (
+        "Worker command",
+        "Command that replaces the shipped worker: a venv, a container.",
+    ),
+    "key_file": ("Private key file", "If empty, the agent and the usual keys are tried."),
     "host_key": ("Host key", "The login node's public key: ssh-ed25519 AAAA..."),
-    "node_role_arn": ("Role of the nodes", "Assumed for each job; empty: the nodes' own profile."),
-    "aws_conn_id": ("AWS connection", "That the dashboard uses with it; aws_default where empty."),
-    "embedded_dir": ("Embedded folder", "State of the embedded cluster, for trying out."),
+    "node_role_arn": (
+        "Role of the nodes",
+        "IAM role for each job. If empty, the nodes' own profile.",
+    ),
+    "aws_conn_id": ("AWS connection", "AWS connection for the dashboard. Default: aws_default."),
+    "embedded_dir": ("Embedded folder", "State of the embedded cluster, for a trial."),
 }
 
 
 def get_provider_info() -> dict[str, Any]:
-    """What Airflow needs to know of this provider."""
+    """The description of this provider for Airflow."""
     package = "airflow_slurm_provider"
     name = "Slurm backfills"
     return {
@@ -94,9 +100,9 @@ def get_provider_info() -> dict[str, Any]:
                 "description": "The dashboard of Slurm backfills, below /slurm.",
                 "options": {
                     "connections": {
-                        "description": "Connections of type slurm that it offers, the first one "
-                        "by default. Where empty: those that Airflow's database holds. Connections "
-                        "of a secrets backend or of the environment must be named.",
+                        "description": "Connections of type slurm that the dashboard offers; the "
+                        "first one is the default. If empty: the connections in Airflow's "
+                        "database. Name connections of a secrets backend or of the environment.",
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "slurm_default, slurm_gpu",

@@ -1,7 +1,7 @@
 """Our errors and messages as Airflow's.
 
-What another try may cure is retried, what it can't is not. A task's log shows control
-characters of items, handlers and Slurm as escapes.
+Airflow retries an error only if another try may succeed. A task's log shows control characters
+of items, handlers and Slurm as escapes.
 """
 
 from __future__ import annotations
@@ -29,5 +29,5 @@ def as_airflow_failures() -> Iterator[None]:
     except ServiceError as error:
         raise AirflowException(str(error)) from error
     except UserError as error:
-        # The line says it all; what it was raised from is noise in a task's log.
+        # The message is complete; its cause would be noise in a task's log.
         raise AirflowFailException(str(error)) from None

@@ -1,4 +1,4 @@
-"""Where a job is found on the dashboard that Airflow mounts."""
+"""Addresses of jobs on the dashboard that Airflow mounts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Destination:
         return f"{_JOBS}{quote(self.job_id)}?conn={quote(self.conn, safe='')}"
 
     def address(self) -> str:
-        """For whoever clicks it in Airflow's UI, whatever host that is called by."""
+        """The address for Airflow's UI, without a host, so that it works on each one."""
         return f"{dashboard_root()}/{self.path()}"
 
     @classmethod

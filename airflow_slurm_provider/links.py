@@ -14,7 +14,7 @@ from slurm_worker.protocol.keys import JobId
 
 
 class BackfillLink(BaseOperatorLink):
-    """The job on the dashboard; there from the moment at which the job is known."""
+    """The job on the dashboard; available as soon as the job is known."""
 
     name = "Backfill"
 

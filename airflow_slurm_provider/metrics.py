@@ -1,9 +1,8 @@
-"""What each look at a job tells Airflow's metrics: StatsD, DogStatsD or OpenTelemetry.
+"""A job's status as Airflow metrics: StatsD, DogStatsD or OpenTelemetry.
 
-Airflow's own ``[metrics]`` section says whether and where. All values are gauges but
-`anomalies`; all have the tag ``backfill``, the job's id (a tag of the name ``job_id`` Airflow
-drops unless told otherwise), so a backend with tags tells jobs apart. Several tasks that
-wait for one job set the same gauges to the same values.
+Airflow's own ``[metrics]`` section decides whether and where. All values except `anomalies` are
+gauges. All have the tag ``backfill`` with the job's id, because Airflow drops a tag of the name
+``job_id`` by default. Several tasks that wait for one job set the same gauges to the same values.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ PREFIX = "slurm_backfill"
 
 
 class StatsSink(Protocol):
-    """As much of Airflow's `Stats` as is used here."""
+    """The part of Airflow's `Stats` that is used here."""
 
     def gauge(self, stat: str, value: float, *, tags: dict[str, Any]) -> None:
         """Set a gauge."""
@@ -29,7 +28,7 @@ class StatsSink(Protocol):
 
 
 class JobMetrics:
-    """Metrics of one job, told by one who watches it.
+    """Metrics of one job.
 
     Args:
         job_id: the job.
@@ -39,12 +38,12 @@ class JobMetrics:
     def __init__(self, job_id: str, sink: StatsSink = Stats) -> None:
         self._job_id = job_id
         self._sink = sink
-        #: Error classes that were told: one whose failures are cured is to fall to 0.
+        #: Reported error classes: one whose failures were retried successfully falls to 0.
         self._classes: set[str] = set()
 
-    def look(self, seen: JobStatus) -> None:
-        """Tell one look."""
-        progress = seen.progress
+    def record(self, status: JobStatus) -> None:
+        """Set the gauges to a job's status."""
+        progress = status.progress
         self._gauge("items", progress.items)
         self._gauge("items_ok", progress.ok)
         self._gauge("items_pending", progress.pending)
@@ -53,10 +52,10 @@ class JobMetrics:
             self._gauge("items_failed", progress.failed.get(name, 0), error_class=name)
         for state in TaskState:
             self._gauge("tasks", progress.tasks.get(state.value, 0), state=state.value)
-        if seen.snapshot is not None:
-            self._gauge("leases_lost", seen.snapshot.lost)
-        if seen.finished or seen.array is not None:
-            array = None if seen.finished else seen.array
+        if status.snapshot is not None:
+            self._gauge("leases_lost", status.snapshot.lost)
+        if status.finished or status.array is not None:
+            array = None if status.finished else status.array
             self._gauge("workers_running", 0 if array is None else array.running)
             self._gauge("workers_pending", 0 if array is None else array.pending)
 

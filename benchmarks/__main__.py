@@ -103,7 +103,7 @@ def _at_most(name: str, measured: str, baseline: str, ratio: float, target: floa
     return Figure(name, measured, baseline, ratio, target, at_least=False)
 
 
-#: What is measured, by the word of `--only`.
+#: The parts, by their name in `--only`.
 PARTS: dict[str, Callable[..., list[Figure]]] = {
     "engine": engine.figures,
     "startup": startup.figures,
@@ -121,8 +121,9 @@ def table(figures: Iterable[Figure]) -> str:
     lines = [
         "# Results",
         "",
-        f"Measured on {machine()}, by `make bench`. Each ratio is against a baseline of the same",
-        "run; claims and rate limits are simulated over the real code with 8 ms per request.",
+        f"`make bench` measured these figures on {machine()}. Each ratio is against a baseline",
+        "of the same run. Claims and rate limits are simulated with the real code, at 8 ms per",
+        "request.",
         "",
         "| what | measured | baseline | ratio | target | |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -132,7 +133,7 @@ def table(figures: Iterable[Figure]) -> str:
 
 
 def guarded(figures: list[Figure], committed: list[guard.Ratio]) -> int:
-    """Tell what has become worse than it is committed; the exit code."""
+    """Print the ratios that are worse than the committed ones; return the exit code."""
     measured = guard.of_figures(figures)
     for name in guard.left_out(committed, measured):
         print(f"not compared: {name}")
@@ -145,12 +146,12 @@ def guarded(figures: list[Figure], committed: list[guard.Ratio]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="small sizes; print, write nothing")
-    parser.add_argument("--peers", type=Path, help="what benchmarks.peers has printed")
+    parser.add_argument("--peers", type=Path, help="the output of benchmarks.peers --engine")
     parser.add_argument("--only", choices=PARTS, action="append", help="a part; write nothing")
     parser.add_argument("--guard", action="store_true", help="compare, and write nothing")
     arguments = parser.parse_args(argv)
     if arguments.guard and arguments.short:
-        parser.error("--guard compares ratios at full size; leave --short away")
+        parser.error("--guard compares ratios at full size; omit --short")
     found = measure(arguments.only or PARTS, short=arguments.short)
     peers = json.loads(arguments.peers.read_text()) if arguments.peers else []
     figures = [

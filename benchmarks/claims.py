@@ -2,9 +2,9 @@
 
     python -m benchmarks.claims [--short] [--json]
 
-Simulated time; each request takes 8 ms, each task about a minute. Read units after
-DynamoDB's documentation: 4 KB of a consistent Query are one; a write of a row under 1 KB
-is one. A partition serves 1,000 write and 3,000 read units a second.
+Time is simulated: each request takes 8 ms, each task about a minute. Units are as in DynamoDB's
+documentation: 4 KB of a consistent Query are one read unit, and a write of a row under 1 KB is one
+write unit. A partition serves 1,000 write and 3,000 read units per second.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ import itertools
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import greenlet
 
 from slurm_worker.node.task_finder import Found, TaskFinder
 from slurm_worker.protocol.job_config import LeaseConfig
-from slurm_worker.protocol.job_store import Marker, Slice
+from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.keys import JobId, shard_count
-from slurm_worker.protocol.ports import Applied, Refused, Row, Statement, Value
+from slurm_worker.protocol.ports import Applied, Refused, Row, Statement
+from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.testing import MemoryRows
 
@@ -37,7 +38,7 @@ WRITE_LIMIT, READ_LIMIT = 1000, 3000
 
 
 class Hub:
-    """Simulated time; each worker is a greenlet that gives way where it would wait."""
+    """Simulated time; each worker is a greenlet that yields instead of waiting."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -74,7 +75,7 @@ class HubClock:
 
 
 class CountedRows:
-    """The table in memory, with the time that requests take and the units that they use."""
+    """The table in memory; it counts the time and the units of requests."""
 
     def __init__(self, hub: Hub, rng: random.Random) -> None:
         self.rows = MemoryRows()
@@ -87,12 +88,10 @@ class CountedRows:
     def _wait(self) -> None:
         self._hub.sleep(self._rng.uniform(0.1, 0.9) * LATENCY_S)
 
-    def update(
-        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
-    ) -> Applied | Refused:
+    def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
         self._wait()
         self.writes[pk, int(self._hub.now)] += 1
-        result = self.rows.update(pk, sk, statement, values)
+        result = self.rows.update(pk, sk, statement)
         if statement.name == "claim":
             self.claimed += isinstance(result, Applied)
             self.refused += isinstance(result, Refused)
@@ -130,7 +129,7 @@ class CountedRows:
 
 
 def simulate(workers: int, tasks_each: int, seed: int = 1) -> dict[str, Any]:
-    """One job from its mass start to its end; nobody dies."""
+    """One job from its mass start to its end; no worker dies."""
     hub, rng = Hub(), random.Random(seed)
     rows, clock = CountedRows(hub, rng), HubClock(hub)
     shards = shard_count(workers)
@@ -177,7 +176,7 @@ def figures(*, short: bool) -> list[dict[str, Any]]:
 
 
 def show(description: str | None, measure: Callable[[bool], list[dict[str, Any]]]) -> None:
-    """Parse the common options and print what was measured, a line each."""
+    """Parse the common options and print one line per measurement."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--json", action="store_true")

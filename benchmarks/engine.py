@@ -1,4 +1,4 @@
-"""What the worker costs per item, how well it hides latency, and what it keeps in memory.
+"""The cost of the worker per item, how well it hides latency, and its memory.
 
 python -m benchmarks.engine [--short] [--json]
 """
@@ -126,7 +126,7 @@ def coroutines(count: int) -> Figure:
 
 
 def memory(count: int) -> list[Figure]:
-    """Peak memory of a process that works off a job, by its size."""
+    """Peak memory of a process that runs a whole job, by the size of the job."""
 
     def peak(many: int) -> float:
         program = f"from benchmarks.engine import peak_mb; print(peak_mb({many}))"
@@ -154,7 +154,7 @@ def memory(count: int) -> list[Figure]:
 
 
 class DiskObjects(MemoryObjects):
-    """Objects as files, so that what is stored does not count as the worker's memory."""
+    """Objects as files, so that stored objects do not count as memory of the worker."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""A table and a bucket in files, so that a fresh process finds what another has left.
+"""A table and a bucket in files, so that a new process finds the data of earlier ones.
 
-Rows stand in SQLite and are not in the memory of who reads them, as with the real table; each
-page of a query and each thousand keys of a listing count as the requests that they would be.
+Rows are in SQLite and not in the memory of the reader, as with the real table. Each page of a query
+and each thousand keys of a listing count as one request, as on AWS.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.billion.aws import item_bytes
 from benchmarks.billion.rows import Condition, Update, compile_statement
 from slurm_worker.backends.local import FolderObjects
-from slurm_worker.protocol.ports import Applied, Entry, Refused, Row, Statement, Value
+from slurm_worker.protocol.ports import Applied, ObjectInfo, Refused, Row, Statement
 
 _PAGE_BYTES = 1 << 20
 _KEYS = 1_000
@@ -53,18 +53,16 @@ class SqliteRows:
             self._put(pk, sk, row)
             return Applied(row)
 
-    def update(
-        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
-    ) -> Applied | Refused:
+    def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
         with self._lock:
             self.requests += 1
             if statement.name not in self._compiled:
                 self._compiled[statement.name] = compile_statement(statement)
             condition, change = self._compiled[statement.name]
             standing = self._find(pk, sk)
-            if not condition(standing or {}, values):
+            if not condition(standing or {}, statement.values):
                 return Refused(standing)
-            after = {**change(standing or {}, values), "pk": pk, "sk": sk}
+            after = {**change(standing or {}, statement.values), "pk": pk, "sk": sk}
             self._put(pk, sk, after)
             return Applied(after)
 
@@ -138,7 +136,7 @@ class CountedObjects(FolderObjects):
             self.requests += number % _KEYS == 0
             yield key
 
-    def entries(self, prefix: str) -> Iterator[Entry]:
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         # `FolderObjects.entries` lists by `list`, which counts.
         yield from super().entries(prefix)
 

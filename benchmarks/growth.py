@@ -32,7 +32,8 @@ from benchmarks.folder_services import CountedObjects, SqliteRows
 from benchmarks.world import WallClock
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_store import JobStore, Marker
-from slurm_worker.protocol.keys import JobId, JobPaths, shard_of, task_id
+from slurm_worker.protocol.keys import JobId, shard_of, task_id
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.task_table import TaskTable
 from tests.unit.coordinator.fakes import SITE, FakeSlurm
 

@@ -1,8 +1,8 @@
 """Ratios of a run of the benchmarks against the committed ones.
 
-Rates say which machine it was; a ratio against a baseline of the same run says how good the code
-is, and may be compared from one day to the next. `make bench` writes the ratios beside the table;
-`make bench-guard` measures anew and tells, a line each, which have become worse.
+Rates depend on the machine. A ratio against a baseline of the same run depends on the code, and can
+be compared from one day to the next. `make bench` writes the ratios beside the table. `make
+bench-guard` measures again and prints one line for each ratio that is worse.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from benchmarks.engine import Figure
 
 RATIOS = Path(__file__).with_name("results.json")
 TOLERANCE = 0.15
-#: By the first words of a line: what two runs on the same machine differ by is more, or less.
+#: Tolerances by the first words of a name, where two runs on one machine differ more, or less.
 TOLERANCES = {
-    # Counts of a simulation with a fixed seed, and few of them: 5 failed claims or 7.
+    # Small counts of a simulation with a fixed seed: 5 failed claims or 7.
     "claims: ": 0.5,
     "latency hiding": 0.05,
     "memory: ": 0.1,
-    # Of processes that start, on a machine that does something else as well.
+    # Starts of processes, on a machine that also does other work.
     "slurmctl ": 0.3,
     "start of worker.pyz": 0.3,
 }
@@ -43,23 +43,23 @@ class Ratio:
 
     @property
     def tolerance(self) -> float:
-        """By which share it may become worse."""
+        """The share by which it may become worse."""
         found = (each for name, each in TOLERANCES.items() if self.name.startswith(name))
         return next(found, TOLERANCE)
 
     def worse_by(self, ratio: float) -> float:
-        """By which share another ratio is worse; below 0 where it is better."""
+        """The share by which another ratio is worse; below 0 if it is better."""
         change = ratio / self.ratio - 1 if self.ratio else float(ratio > 0)
         return -change if self.at_least else change
 
 
 def of_figures(figures: Iterable[Figure]) -> list[Ratio]:
-    """What is kept of the figures."""
+    """The ratios of the figures, as they are stored."""
     return [Ratio(each.name, round(each.ratio, 4), each.at_least) for each in figures]
 
 
 def write(figures: Iterable[Figure], path: Path = RATIOS) -> None:
-    """Keep the ratios, a line each, so that a change of one is read as such."""
+    """Write the ratios, one per line, so that a diff shows each change."""
     rows = [
         json.dumps({"name": each.name, "ratio": each.ratio, "at_least": each.at_least})
         for each in of_figures(figures)

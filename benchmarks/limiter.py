@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.claims import Hub, HubClock, show
 from slurm_worker.protocol.job_config import LimitConfig
-from slurm_worker.protocol.ports import Applied, Refused, Row, Statement, Value
-from slurm_worker.rate_limits.limiter import RateLimiter, Stopped, bound
+from slurm_worker.protocol.ports import Applied, Refused, Row, Statement
+from slurm_worker.rate_limits.limiter import RateLimiter, Stopped
+from slurm_worker.rate_limits.slices import bound
 from slurm_worker.testing import MemoryRows
 
 RATE = 100.0
@@ -34,12 +35,10 @@ class LateRows:
         self._hub.sleep(self._rng.uniform(0.5, 1.5) * LATENCY_S)
         return self._rows.get(pk, sk, consistent=consistent)
 
-    def update(
-        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
-    ) -> Applied | Refused:
+    def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
         self._hub.sleep(self._rng.uniform(0.2, 0.8) * LATENCY_S)
         self.writes += 1
-        result = self._rows.update(pk, sk, statement, values)
+        result = self._rows.update(pk, sk, statement)
         self._hub.sleep(self._rng.uniform(0.2, 0.8) * LATENCY_S)
         return result
 

@@ -1,8 +1,8 @@
 """Merging parts into Parquet: rows per second and memory, beside DuckDB and plain pyarrow.
 
-Each tool runs in a process of its own over the same parts, which stand in a folder, and is
-given the columns' types. Ours reads markers and proves the counts, verifies each part's
-digest, checks every value and uploads the file; the others read and write.
+Each tool runs in its own process, reads the same parts from a folder, and knows the columns' types.
+Ours reads markers and proves the counts, verifies the digest of each part, checks every value and
+uploads the file. The others only read and write.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from slurm_worker.backends.local import FolderObjects
-from slurm_worker.protocol.job_store import JobStore, Marker, Part, pack_slice
-from slurm_worker.protocol.keys import JobId, JobPaths, task_id
+from slurm_worker.protocol.job_store import JobStore, Marker, Part
+from slurm_worker.protocol.keys import JobId, task_id
+from slurm_worker.protocol.paths import JobPaths
+from slurm_worker.protocol.slices import pack_slice
 
 PATHS = JobPaths("bench", JobId("merge"))
 PLAIN = {"n": "int64", "score": "double", "name": "string", "city": "string", "ok": "bool"}
@@ -43,7 +45,7 @@ _CITIES = ["Lagos", "Lima", "Oslo", "Pune", "Quito", "Riga", "São Paulo", "Tall
 
 @dataclass(frozen=True)
 class Case:
-    """So many rows in so many parts."""
+    """A number of rows in a number of parts."""
 
     rows: int
     parts: int
@@ -62,7 +64,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Run:
-    """What one tool took."""
+    """Speed and memory of one tool."""
 
     rows_per_s: float
     memory_mb: float
@@ -137,7 +139,7 @@ def duckdb(case: Case, folder: Path, scratch: Path) -> None:
 
 
 def pyarrow(case: Case, folder: Path, scratch: Path) -> None:
-    """A part at a time, as plainly as it can be written."""
+    """One part at a time, written as simply as possible."""
     import io
 
     import pyarrow.json as pj
@@ -170,7 +172,7 @@ TOOLS: dict[str, Callable[[Case, Path, Path], None]] = {
 
 
 def measure(tool: str, case: Case, folder: Path) -> Run:
-    """Run a tool in a process of its own."""
+    """Run a tool in its own process."""
     shutil.rmtree(folder / PATHS.dataset, ignore_errors=True)
     with tempfile.TemporaryDirectory() as scratch:
         command = [sys.executable, "-m", "benchmarks.merging", "--run", tool, str(folder), scratch]
@@ -218,13 +220,13 @@ def table(run: Callable[[str, Case], Run]) -> list[str]:
 
 
 def report(path: Path) -> None:
-    """Measure everything and write it down; about ten minutes."""
+    """Measure everything and write the report; takes about ten minutes."""
     from benchmarks.__main__ import machine
 
     def run(tool: str, case: Case) -> Run:
         with tempfile.TemporaryDirectory() as folder:
             (make_failed if tool == "retry" else make)(case, Path(folder))
-            # Twice, and the better: what else the machine does only ever slows one down.
+            # The better of two runs: other work on the machine can only slow a run down.
             runs = [measure(tool, case, Path(folder)) for _ in range(2)]
         best = max(runs, key=lambda each: each.rows_per_s)
         print(
@@ -238,10 +240,11 @@ def report(path: Path) -> None:
     path.write_text(
         f"""# Merging
 
-Measured by `make bench-merging` on {machine()}; each tool in a process of its own, over the same
-parts on local disk, with the columns' types given. Ours also reads the markers, proves the counts,
-verifies each part's SHA-256, checks every value, and copies the file into place; DuckDB
-{_version()} and plain pyarrow (a part at a time) do none of this.
+`make bench-merging` measured these figures on {machine()}. Each tool runs in
+its own process, reads the same parts on a local disk, and knows the columns' types. Ours also
+reads the markers, proves the counts, verifies the SHA-256 of each part, checks every value, and
+copies the file into place. DuckDB {_version()} and plain pyarrow (one part at a time) do none of
+this.
 
 {text}
 """
@@ -306,7 +309,7 @@ def main() -> None:
         return
     tool, folder, scratch, text = arguments.run
     case = Case(**json.loads(text))
-    # What is timed is the work, and not the start of the tool.
+    # Only the work is timed, not the start of the tool.
     for name in MODULES[tool]:
         importlib.import_module(name)
     began = time.perf_counter()

@@ -21,7 +21,7 @@ def written(page: str, found: Mapping[str, Sequence[str]]) -> str:
 
 
 def kept(page: str, name: str) -> str:
-    """A section as it stands, with its marks; empty marks where there is none."""
+    """A section of the page, unchanged and with its markers; empty markers if there is none."""
     found = _pattern(name).search(page)
     return found[0] if found else f"<!-- {name}: begin -->\n<!-- {name}: end -->"
 

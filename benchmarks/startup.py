@@ -2,10 +2,10 @@
 
 python -m benchmarks.startup [--short]
 
-``first`` finds an empty temporary folder, so it unpacks and compiles; ``warm`` finds both
-done, as every worker of a node but the first one does. Each ends where a worker has
-imported all that it needs (``check``); the baseline is the same from installed packages.
-Of help, each command's is measured; the baseline is what somebody at a prompt does not notice.
+``first`` starts with an empty temporary folder, so it unpacks and compiles. ``warm`` finds both
+done, like every worker on a node except the first. Each measurement ends when a worker has imported
+all that it needs (``check``). The baseline is the same with installed packages. For `--help`, each
+command is measured. Its baseline is a time that a person at a prompt does not notice.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from airflow_slurm_provider.cli.app import COMMANDS
 from benchmarks.engine import Figure
 from slurm_worker import zipapp
 
-#: Help that takes longer is felt.
+#: A person notices help that takes longer.
 _NOTICED_S = 0.150
 
 
@@ -71,7 +71,7 @@ def _of_worker(*, short: bool) -> list[Figure]:
         worker = folder / "worker.pyz"
         worker.write_bytes(zipapp.build()[1])
         zipped = [sys.executable, "-I", "-S", str(worker)]
-        # Turn by turn, so that whatever else the machine does meets all of them.
+        # In turns, so that other work on the machine affects all of them.
         for turn in range(3 if short else 12):
             empty = Path(tempfile.mkdtemp(dir=folder))
             first = _timed([*zipped, "check"], empty)

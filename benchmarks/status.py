@@ -1,12 +1,16 @@
-"""What `slurmctl status` costs on a job of 100,000 tasks, and what it reads the next time.
+"""The cost of `slurmctl status` on a job of 100,000 tasks, and of the next call.
 
 make bench-status         (make stack-up first: objects and Slurm are the stack's)
 
-The job's rows are put into a DynamoDB of its own (moto, a process of its own), half of them
-done: leased and finished in memory by the finders of 200 workers, with their marks and sums.
-Measured from outside, as a user waits for it, the median of five: the first status, at which
-nobody has looked before; one right after it, and one after a further 1,000 tasks are done; at the
-end the first one once more, as if workers kept no sums; beside them, reading every row once.
+The rows of the job are written to a separate DynamoDB (moto, in its own process). Half of the tasks
+are done: the task finders of 200 workers leased and finished them in memory, with shard cursors and
+sums. The time is measured from outside, as a user sees it, and is the median of five runs:
+
+- the first status, without any earlier call;
+- a second one right after it;
+- one after a further 1,000 tasks are done;
+- the first one again, as if workers wrote no sums;
+- for comparison, reading every row once.
 """
 
 from __future__ import annotations
@@ -36,10 +40,11 @@ from airflow_slurm_provider.coordinator.status.snapshot import SnapshotReader
 from slurm_worker.node.task_finder import Found, TaskFinder
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_config import LeaseConfig
-from slurm_worker.protocol.job_store import JobStore, Marker, Slice
+from slurm_worker.protocol.job_store import JobStore, Marker
 from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import JobId, TaskState
-from slurm_worker.protocol.shard_totals import Sums
+from slurm_worker.protocol.shard_totals import ShardTotals
+from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.stack.aws import create_table
@@ -85,7 +90,7 @@ def table() -> Iterator[str]:
 
 
 def plan(services: Services) -> None:
-    """The job with its rows, the first of them done: made in memory, and copied."""
+    """The job with its rows, the first ones done: made in memory, then copied."""
     for key in list(services.objects.list(services.paths(JOB).root)):
         services.objects.delete(key)
     rows = MemoryRows()
@@ -110,12 +115,14 @@ def plan(services: Services) -> None:
 
 
 def work(services: Services, jobs: JobTable, tasks: TaskTable, count: int) -> None:
-    """Have workers lease and finish so many tasks, as they do it on nodes."""
-    sums = Sums(JobStore(services.objects, services.paths(JOB)), jobs, tasks)
+    """Let workers lease and finish this number of tasks, as on nodes."""
+    sums = ShardTotals(JobStore(services.objects, services.paths(JOB)), jobs, tasks)
     rng = random.Random(0)
     workers = []
     for number in range(WORKERS):
-        workers.append(TaskFinder(tasks, f"w{number}", services.clock, rng, moved=sums.moved))
+        workers.append(
+            TaskFinder(tasks, f"w{number}", services.clock, rng, moved=sums.cursor_advanced)
+        )
         workers[-1].new_generation(jobs.get().generation)
     for turn in range(count):
         found = workers[turn % WORKERS].next()
@@ -124,7 +131,7 @@ def work(services: Services, jobs: JobTable, tasks: TaskTable, count: int) -> No
 
 
 def marker(number: int, now: float) -> Marker:
-    """What a worker says of a task that is done."""
+    """The marker that a worker writes for a finished task."""
     return Marker(
         job=JOB,
         task=keys.task_id(0, number),
@@ -142,7 +149,7 @@ def marker(number: int, now: float) -> Marker:
 
 
 def status(site: Path, environment: Mapping[str, str]) -> tuple[float, dict[str, Any]]:
-    """Seconds that the command takes, and what it prints."""
+    """The seconds that the command takes, and its output."""
     before = time.monotonic()
     ended = subprocess.run(
         [str(_SLURMCTL), "status", JOB, "--json", "--site", str(site)],
@@ -155,12 +162,12 @@ def status(site: Path, environment: Mapping[str, str]) -> tuple[float, dict[str,
 
 
 def kept(services: Services) -> Iterator[str]:
-    """Keys of what is summed up, by workers or by looks."""
+    """Keys of the stored sums, of workers and of earlier status calls."""
     return services.objects.list(services.paths(JOB).progress.removesuffix(".json"))
 
 
 def apart(services: Services) -> Services:
-    """The same, whose looks leave nothing behind."""
+    """The same services, but nothing that they write is kept."""
     objects = MemoryObjects()
     for key in kept(services):
         objects.put(key, services.objects.get(key) or b"")
@@ -168,7 +175,7 @@ def apart(services: Services) -> Services:
 
 
 def measure(say: Any) -> list[tuple[str, float, int]]:
-    """(what, seconds, rows read) of each look."""
+    """(what, seconds, rows read) of each call."""
     own = load_site(os.environ["SLURMCTL_CONFIG"]).model_dump(mode="json")
     with table() as url, tempfile.TemporaryDirectory(prefix="bench-status-") as folder:
         own["storage"]["table"] = _TABLE
@@ -182,7 +189,7 @@ def measure(say: Any) -> list[tuple[str, float, int]]:
         say(f"writing {TASKS:,} rows")
         plan(services)
         tasks = TaskTable(services.rows, JOB, SHARDS, LeaseConfig(), services.clock)
-        say("looking")
+        say("reading the status")
         found = []
         before = time.monotonic()
         rows = sum(1 for shard in range(SHARDS) for _ in tasks.all_rows(shard))
@@ -191,13 +198,13 @@ def measure(say: Any) -> list[tuple[str, float, int]]:
             ("first", DONE),
             ("next", DONE),
             (f"after {MORE:,} more", DONE + MORE),
-            ("first, had workers kept no sums", DONE + MORE),
+            ("first, if workers wrote no sums", DONE + MORE),
         ):
             if what.startswith("after"):
                 work(services, services.jobs(JOB), tasks, MORE)
             if what.endswith("sums"):
                 services.objects.delete_many(list(kept(services)))
-            # A look of this process tells how many rows one of the command's has to read.
+            # A call in this process shows how many rows the command has to read.
             rows = SnapshotReader(apart(services), JOB).read().rows_read
             times = []
             for _ in range(TRIES):
@@ -222,9 +229,10 @@ def main() -> None:
     lines = [
         "# Status",
         "",
-        f"Measured by `make bench-status` on {os.cpu_count()} cores: a job of {TASKS:,} tasks",
-        f"({TASKS * PER_TASK:,} items), {DONE:,} of them done, in moto. `slurmctl status` as a",
-        f"whole process, its start included; of {TRIES} the median.",
+        f"`make bench-status` measured these figures on {os.cpu_count()} cores. The job has",
+        f"{TASKS:,} tasks ({TASKS * PER_TASK:,} items) in moto, and {DONE:,} tasks are done.",
+        "`slurmctl status` is timed as a whole process with its start. Each time is the median",
+        f"of {TRIES} runs.",
         "",
         "| what | seconds | rows of tasks read |",
         "| --- | --- | --- |",

@@ -1,11 +1,11 @@
-"""What it costs to wait for many jobs, and how soon the end of a job is noticed.
+"""The cost of waiting for many jobs, and how soon the end of a job is detected.
 
 make bench-waiting        (make stack-up first: it runs on Slurm)
 
-Real sensors wait in a real triggerer for arrays that are held. Counted over a minute each,
-for one sensor and for all: commands that sshd ran, job requests that slurmctld (``sdiag``)
-and slurmdbd (``sacctmgr show stats``) served, and the triggerer's processor
-time and memory. Reaction: the last worker's last commit until the task's end.
+Real sensors wait in a real triggerer for arrays that are held. Counted over one minute, for one
+sensor and for all of them: commands that sshd ran, job requests that slurmctld (``sdiag``) and
+slurmdbd (``sacctmgr show stats``) served, and CPU time and memory of the triggerer. The reaction
+time is from the last commit of the last worker to the end of the task.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _HANDLER = "def handle(item, context):\n    return {}\n"
 
 @dataclass(frozen=True)
 class Cost:
-    """What waiting cost over a minute."""
+    """The cost of waiting over one minute."""
 
     sensors: int
     commands: int
@@ -62,7 +62,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         site = load_site(os.environ["SLURMCTL_CONFIG"])
         if site.cluster.transport != "ssh":
-            raise SystemExit("waiting: the stack has no Slurm; its sshd is what is measured")
+            raise SystemExit("waiting: the stack has no Slurm; this benchmark measures its sshd")
         self.services: Services = open_services(site)
         self.api = AirflowApi.of_stack(os.environ)
         self._user = site.cluster.user
@@ -86,17 +86,17 @@ class Bench:
         return str(config.spec.id)
 
     def wait_for(self, job_ids: list[str]) -> Cost:
-        """Have a sensor wait for each job; what a minute of that costs."""
+        """Let a sensor wait for each job; return the cost of one minute."""
         dag_id = "waits_for_many_jobs"
         self.api.wait_for_dag(dag_id)
         run_id = self.api.trigger(dag_id, {"job_ids": job_ids})
         began = time.monotonic()
         while self.api.count(dag_id, run_id, "deferred") < len(job_ids):
             if time.monotonic() - began > 1800:
-                raise SystemExit("waiting: the sensors did not come to wait")
+                raise SystemExit("waiting: not all sensors were deferred within 30 minutes")
             time.sleep(2)
         print(f"{len(job_ids)} sensors wait after {time.monotonic() - began:.0f} s", flush=True)
-        # The triggerer takes its triggers up, and looks for the first time.
+        # The triggerer starts its triggers, and each polls for the first time.
         time.sleep(30)
         cost = self._measure(len(job_ids))
         self.api.end(dag_id, run_id)
@@ -189,8 +189,8 @@ def main() -> None:
         bench = Bench(Path(folder))
         reactions = bench.reactions(arguments.reactions)
         reaction = (
-            f"with 2 s between looks: median {statistics.median(reactions):.1f} s, "
-            f"longest {max(reactions):.1f} s of {len(reactions)}"
+            f"with 2 s between polls: median {statistics.median(reactions):.1f} s, "
+            f"longest {max(reactions):.1f} s, in {len(reactions)} runs"
         )
         print(f"reaction {reaction}", flush=True)
         jobs = [bench.submit_held(number) for number in range(arguments.sensors)]
@@ -212,14 +212,14 @@ def _report(reaction: str, costs: list[Cost]) -> str:
     )
     return f"""# Waiting
 
-Measured by `make bench-waiting` on {os.cpu_count()} cores with the development stack's Slurm, sshd
-and Airflow: deferred sensors wait for arrays that are held. Per minute:
+`make bench-waiting` measured these figures on {os.cpu_count()} cores with Slurm, sshd
+and Airflow of the development stack. Deferred sensors wait for arrays that are held. Per minute:
 
 | sensors | commands over SSH | squeue | sacct | triggerer, of a core | its memory |
 | --- | --- | --- | --- | --- | --- |
 {rows}
-Counted by sshd's log, `sdiag` and `sacctmgr show stats`. From a job's last commit to its sensor's
-success, {reaction}.
+The counts are from the log of sshd, `sdiag` and `sacctmgr show stats`. The time from the last
+commit of a job to the success of its sensor, {reaction}.
 """
 
 

@@ -1,4 +1,4 @@
-"""A job in memory for the benchmarks: the real worker, services that answer at once or late."""
+"""A job in memory for the benchmarks: the real worker, and services that answer at once or late."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from slurm_worker.backends.clock import boot_time
-from slurm_worker.node.slurm_job import Drain, Identity
+from slurm_worker.node.context import NodeContext
+from slurm_worker.node.slurm_job import Drain, WorkerIdentity
 from slurm_worker.node.threads import PooledThreads
 from slurm_worker.node.worker import Worker
 from slurm_worker.protocol.job_config import HandlerConfig, JobConfig, LeaseConfig, WorkerConfig
-from slurm_worker.protocol.job_store import Slice, pack_slice
+from slurm_worker.protocol.job_store import JobStore, Slice
 from slurm_worker.protocol.job_table import JobTable
-from slurm_worker.protocol.keys import JobId, JobPaths
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
+from slurm_worker.protocol.slices import pack_slice
 from slurm_worker.protocol.task_table import TaskTable
 
 JOB = JobId("benchmark")
@@ -40,7 +43,7 @@ class WallClock:
 
 
 class Late:
-    """Any edge, with so many seconds added to each call."""
+    """Any service, with this number of seconds added to each call."""
 
     def __init__(self, edge: Any, seconds: float) -> None:
         self._edge = edge
@@ -61,7 +64,7 @@ class Silent:
     def info(self, event: str, **fields: Any) -> None:
         pass
 
-    warning = error = info
+    debug = warning = error = exception = info
 
 
 def items(first: int, count: int) -> list[tuple[str, dict[str, Any]]]:
@@ -69,7 +72,7 @@ def items(first: int, count: int) -> list[tuple[str, dict[str, Any]]]:
 
 
 def plan(rows: Rows, objects: ObjectStore, count: int, bundle: int) -> None:
-    """Segments of 50,000 items and their task rows, a segment at a time in memory."""
+    """Segments of 50,000 items and their task rows; one segment at a time is in memory."""
     clock = WallClock()
     jobs = JobTable(rows, JOB, clock)
     jobs.create("identity", "config", SHARDS)
@@ -101,23 +104,30 @@ def worker(
     module.handle = handle  # type: ignore[attr-defined]  # a module made here
     sys.modules["benchmark_handler"] = module
     threads = PooledThreads()
-    return Worker(
-        JobConfig(
-            job_id=JOB,
-            table="t",
-            bucket="b",
-            prefix="lab",
-            shards=SHARDS,
-            handler=HandlerConfig("benchmark_handler:handle"),
-            worker=options or WorkerConfig(),
+    clock = WallClock()
+    config = JobConfig(
+        job_id=JOB,
+        table="t",
+        bucket="b",
+        prefix="lab",
+        shards=SHARDS,
+        handler=HandlerConfig("benchmark_handler:handle"),
+        worker=options or WorkerConfig(),
+    )
+    context = NodeContext(
+        config=config,
+        identity=WorkerIdentity(
+            "w1", "000-1", {"array": "", "element": "", "restart": "", "node": "n"}
         ),
-        Identity("w1", "000-1", {"array": "", "element": "", "restart": "", "node": "n"}),
-        rows=rows,
+        store=JobStore(objects, JobPaths(config.prefix, JOB)),
+        jobs=JobTable(rows, JOB, clock),
+        table=TaskTable(rows, JOB, SHARDS, config.lease, clock),
         buckets=lambda _: objects,
-        clock=WallClock(),
+        clock=clock,
         scratch=scratch,
         logger=Silent(),
         threads=threads,
         drain=Drain(threads.signal()),
         rng=random.Random(1),
     )
+    return Worker(context)

@@ -1,8 +1,8 @@
-"""How Sphinx makes one site of `docs/`: `make docs`, warnings as errors.
+"""The Sphinx settings for the site of `docs/`: `make docs`, warnings as errors.
 
-Pages are Markdown (MyST) that GitHub shows as well; the reference is generated from the code:
-the command line by sphinx-click, Python by autodoc, configuration and JSON documents by
-`_extensions/models.py` and `_extensions/documents.py`. Needs no network.
+Pages are Markdown (MyST) that GitHub can also show. The reference is generated from the code: the
+command line by sphinx-click, Python by autodoc, configuration and JSON documents by
+`_extensions/models.py` and `_extensions/documents.py`. The build needs no network.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "_extensions")]
-# Airflow writes its settings where this says, as soon as it is imported, and talks about it.
+# Airflow writes its settings to this folder as soon as it is imported, and logs that.
 _AIRFLOW_HOME = tempfile.mkdtemp(prefix="airflow-of-docs-")
 atexit.register(shutil.rmtree, _AIRFLOW_HOME, ignore_errors=True)
 os.environ.update(AIRFLOW_HOME=_AIRFLOW_HOME, AIRFLOW__LOGGING__LOGGING_LEVEL="ERROR")
@@ -31,9 +31,9 @@ project = "airflow-slurm-provider"
 author = "The airflow-slurm-provider authors"
 version = release = __version__
 language = "en"
-# Options stand in help texts as they are typed: --json.
+# Help texts contain options exactly as a user types them: --json.
 smartquotes = False
-# In docstrings `name` is code.
+# In docstrings, text in backticks is code.
 default_role = "code"
 
 extensions = [
@@ -45,7 +45,7 @@ extensions = [
     "documents",
     "models",
 ]
-# News fragments wait there for a release; the folder explains itself on a page.
+# News fragments are for the next release; only the README of their folder is a page.
 exclude_patterns = ["_build", "_extensions", "changelog.d/+*"]
 
 html_theme = "furo"
@@ -59,7 +59,7 @@ html_extra_path = [
 ]
 
 myst_heading_anchors = 4
-# GitHub draws these as well.
+# GitHub also draws these.
 myst_fence_as_directive = ["mermaid"]
 
 napoleon_google_docstring = True
@@ -70,10 +70,10 @@ autodoc_typehints_description_target = "documented"
 add_module_names = False
 
 nitpicky = True
-# Names of other projects: no build asks the network for where their documentation is.
+# Names of other projects: the build does not fetch the addresses of their documentation.
 nitpick_ignore_regex = [("py:.*", r".*")]
 
-#: Pages that stand outside of docs/, for whoever reads the checkout, and where the site has them.
+#: Pages of the checkout outside of docs/, and their place in the site.
 _ELSEWHERE = {
     "CHANGELOG.md": "/project/changes.md",
     "CONTRIBUTING.md": "/project/contributing.md",
@@ -86,13 +86,13 @@ _ELSEWHERE = {
 
 
 def _keep_in_the_site(app: Sphinx, page: str, source: list[str]) -> None:  # noqa: ARG001  Sphinx's
-    """Have links to pages outside of docs/ lead to the site's own copies."""
+    """Make links to pages outside of docs/ lead to their copies in the site."""
     for outside, inside in _ELSEWHERE.items():
         source[0] = re.sub(rf"\]\((?:\.\./)*{re.escape(outside)}\)", f"]({inside})", source[0])
 
 
 def _keep_included(app: Sphinx, file: Path, page: str, content: list[str]) -> None:  # noqa: ARG001
-    """The same for pages that are included from there."""
+    """The same for included pages."""
     _keep_in_the_site(app, page, content)
 
 
@@ -100,6 +100,6 @@ def setup(app: Sphinx) -> None:
     """Sphinx's entry point."""
     app.connect("source-read", _keep_in_the_site)
     app.connect("include-read", _keep_included)
-    # GitHub colours them, Pygments doesn't know them.
+    # GitHub highlights these, but Pygments does not know them.
     for language in ("csv", "crontab"):
         app.add_lexer(language, TextLexer)

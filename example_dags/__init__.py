@@ -1,1 +1,1 @@
-"""Example backfills on real data, to copy from."""
+"""Example backfills on real data. Copy what you need."""

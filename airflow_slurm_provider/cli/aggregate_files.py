@@ -1,4 +1,4 @@
-"""`slurmctl aggregate PATH... -o DATASET`: files merged without a job."""
+"""`slurmctl aggregate-files PATH... -o DATASET`: merge files without a job."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_slurm_provider.cli.options import Common
-from airflow_slurm_provider.cli.output import emit, number, size_text
+import click
+
+from airflow_slurm_provider.cli.options import Common, common_options
+from airflow_slurm_provider.cli.output import emit
+from airflow_slurm_provider.units import format_count, format_size
 from slurm_worker.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +22,26 @@ if TYPE_CHECKING:
 _S3 = "s3://"
 
 
-def merge_paths(
+@click.command(
+    epilog="\b\nExample:\n"
+    "  slurmctl aggregate-files results/ more.jsonl.gz -o dataset/ --sort-by city,name"
+)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.option("-o", "--output", metavar="DATASET", required=True, help="Folder of the dataset.")
+@click.option(
+    "--schema",
+    type=click.Path(path_type=Path),
+    help="A YAML file of column: type. Without it, types are inferred from all rows.",
+)
+@click.option("--sort-by", metavar="COLUMNS", default="", help="Columns, separated by commas.")
+@click.option(
+    "--partition-by",
+    metavar="COLUMNS",
+    default="",
+    help="Columns, separated by commas, one folder per value.",
+)
+@common_options
+def aggregate_files(
     common: Common,
     paths: Sequence[str],
     output: str,
@@ -27,12 +49,16 @@ def merge_paths(
     sort_by: str,
     partition_by: str,
 ) -> int:
-    """Merge the files at these paths into a dataset, and print what came of it."""
+    """Merge files into one Parquet dataset with a manifest, without a job.
+
+    Takes JSON lines, also compressed, and SQLite. Each PATH is a file or a folder, local or
+    s3://. The dataset may be local or on s3://, too. Running it again changes nothing.
+    """
     from slurm_worker.aggregate.files.merge import merge_files
     from slurm_worker.aggregate.options import AggregateOptions
 
     if not output.strip():
-        raise UserError("-o: is empty; name a folder")
+        raise UserError("-o: is empty; give a folder")
     options = AggregateOptions(
         schema=_read_schema(schema),
         sort_by=_names(sort_by),
@@ -52,11 +78,11 @@ def merge_paths(
                 scratch,
                 stack.enter_context(_bar()),
             )
-    size = size_text(sum(each.size for each in dataset.files))
+    size = format_size(sum(file.size for file in dataset.files))
     fields = [
-        ("files in", number(dataset.sources)),
-        ("rows out", number(dataset.rows)),
-        ("files", f"{number(len(dataset.files))}, {size}"),
+        ("files in", format_count(dataset.sources)),
+        ("rows out", format_count(dataset.rows)),
+        ("files", f"{len(dataset.files):,}, {size}"),
         ("dataset", output),
     ]
     if left_out := str(sources.left_out):
@@ -67,7 +93,7 @@ def merge_paths(
 
 
 class _Buckets:
-    """Where paths are; the site is read only if one of them is on S3."""
+    """The places of paths; the site is read only if one of them is on S3."""
 
     def __init__(self, common: Common, stack: ExitStack) -> None:
         self._common = common
@@ -75,7 +101,7 @@ class _Buckets:
         self._bucket: Callable[[str], ObjectStore] | None = None
 
     def target(self, output: str) -> tuple[ObjectStore, str]:
-        """The store of the dataset, and its folder there."""
+        """The store of the dataset, and its folder in it."""
         from slurm_worker.backends.local import FolderObjects
 
         if not output.startswith(_S3):
@@ -90,7 +116,7 @@ class _Buckets:
         found = Sources(scratch)
         for path in paths:
             if not path:
-                raise UserError("PATH: is empty; name files, or folders that hold them")
+                raise UserError("PATH: is empty; give files, or folders that hold them")
             if path.startswith(_S3):
                 objects, name, key = self._find(path)
                 found.add_stored(objects, name, key, self._below(output, name))
@@ -108,7 +134,7 @@ class _Buckets:
     def _find(self, address: str) -> tuple[ObjectStore, str, str]:
         name, _, key = address.removeprefix(_S3).partition("/")
         if not name:
-            raise UserError(f"{address!r} names no bucket; write s3://bucket/prefix")
+            raise UserError(f"{address!r} has no bucket; write s3://bucket/prefix")
         if self._bucket is None:
             self._bucket = self._stack.enter_context(self._common.services()).bucket
         return self._bucket(name), name, key
@@ -119,9 +145,9 @@ def _read_schema(path: Path | None) -> dict[str, str] | None:
         return None
     from airflow_slurm_provider.coordinator.spec.yaml_file import read_yaml
 
-    raw = read_yaml(path, "--schema", "name a YAML file of column: type")
-    if not isinstance(raw, dict) or not all(isinstance(each, str) for each in raw.values()):
-        raise UserError(f"--schema: {path} holds no mapping of column: type, such as n: int64")
+    raw = read_yaml(path, "--schema", "give a YAML file of column: type")
+    if not isinstance(raw, dict) or not all(isinstance(kind, str) for kind in raw.values()):
+        raise UserError(f"--schema: {path} is not a mapping of column: type, such as n: int64")
     return {str(name): kind for name, kind in raw.items()}
 
 
@@ -131,20 +157,20 @@ def _names(text: str) -> tuple[str, ...]:
 
 @contextmanager
 def _one_line(output: str) -> Iterator[None]:
-    """What the operating system refuses, such as a full disk, as a user's error."""
+    """Turn errors of the operating system, such as a full disk, into a user's error."""
     try:
         yield
     except OSError as error:
         what = error.strerror or " ".join(str(error).split())
         where = f" ({error.filename})" if error.filename else ""
         raise UserError(
-            f"-o: {output} can't be written: {what}{where}; correct it, or name another folder"
+            f"-o: {output} can't be written: {what}{where}; fix it, or give another folder"
         ) from error
 
 
 @contextmanager
 def _bar() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr; nothing where that is no terminal."""
+    """A progress bar on stderr; nothing without a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 

@@ -1,4 +1,4 @@
-"""`slurmctl bootstrap`: the table and the bucket of a site, made where they aren't there."""
+"""`slurmctl bootstrap`: create the table and the bucket of a site."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from airflow_slurm_provider.cli.options import Common, common_options
 from airflow_slurm_provider.cli.output import emit, show
 
 if TYPE_CHECKING:
-    from airflow_slurm_provider.coordinator.maintenance.bootstrap import Made, Step
+    from airflow_slurm_provider.coordinator.maintenance.bootstrap import BootstrapResult, Step
 
 _WORDS = {
-    "there": ("there", "green"),
-    "made": ("made", "green"),
-    "would_make": ("would make", "cyan"),
+    "there": ("exists", "green"),
+    "made": ("created", "green"),
+    "would_make": ("would create", "cyan"),
     "differs": ("differs", "yellow"),
     "unsupported": ("unsupported", "yellow"),
     "missing": ("missing", "red"),
-    "unfit": ("unfit", "red"),
+    "unfit": ("unusable", "red"),
 }
 
 
@@ -29,11 +29,11 @@ _WORDS = {
 )
 @click.option("--create-bucket", is_flag=True, help="Create the bucket too.")
 @click.option(
-    "--point-in-time", is_flag=True, help="Have the table restorable to any second of 35 days."
+    "--point-in-time", is_flag=True, help="Enable point-in-time recovery of the table (35 days)."
 )
 @click.option("--deletion-protection", is_flag=True, help="Protect the table against deletion.")
-@click.option("--update", is_flag=True, help="Also change what is there and differs.")
-@click.option("--dry-run", is_flag=True, help="Say what would be made, and do nothing.")
+@click.option("--update", is_flag=True, help="Also change existing settings that differ.")
+@click.option("--dry-run", is_flag=True, help="Show what would be created, and change nothing.")
 @common_options
 def bootstrap(
     common: Common,
@@ -43,16 +43,16 @@ def bootstrap(
     update: bool,
     dry_run: bool,
 ) -> int:
-    """Create the site's table and bucket, with lifecycle rules, where they aren't there.
+    """Create the site's table and bucket, with lifecycle rules, if they are missing.
 
-    What is there stays as it is; what differs is said, and changed only with --update. Nothing
-    is ever deleted. Exits with 1 where jobs can't run with what is there.
+    Existing settings stay as they are. Settings that differ are listed, and changed only with
+    --update. Nothing is ever deleted. Exits with 1 if jobs can't run with the result.
     """
-    from airflow_slurm_provider.coordinator.maintenance.bootstrap import Wanted
+    from airflow_slurm_provider.coordinator.maintenance.bootstrap import BootstrapRequest
     from airflow_slurm_provider.coordinator.maintenance.bootstrap import bootstrap as make
     from airflow_slurm_provider.coordinator.spec.site import load_site
 
-    wanted = Wanted(
+    wanted = BootstrapRequest(
         bucket=create_bucket,
         point_in_time=point_in_time,
         deletion_protection=deletion_protection,
@@ -68,18 +68,18 @@ def bootstrap(
 
 
 def _show(step: Step) -> None:
-    """A step as it is done, with its mend below it."""
+    """Print a step at once, with its fix below it."""
     word, colour = _WORDS[step.outcome.value]
-    show(f"  {step.name}: {step.found}", head=f"{word:11}", colour=colour)
-    if step.mend:
-        show(f"             mend: {step.mend}")
+    show(f"  {step.name}: {step.found}", head=f"{word:12}", colour=colour)
+    if step.fix:
+        show(f"              fix: {step.fix}")
 
 
 def _ignore(step: Step) -> None:
-    """With --json, all is told at the end."""
+    """With --json, everything is printed at the end."""
 
 
-def _summary(made: Made) -> str:
+def _summary(made: BootstrapResult) -> str:
     return ", ".join(
         f"{count} {_WORDS[outcome][0]}" for outcome, count in made.counts.items() if count
     )

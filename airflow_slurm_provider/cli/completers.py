@@ -1,7 +1,7 @@
-"""What the shell completes, and the script that teaches it to: `slurmctl completion bash`.
+"""Shell completion, and the script that enables it: `slurmctl completion bash`.
 
-Job ids come from the table's register of jobs: one request. Where that fails, or takes
-longer than somebody at a prompt will wait, nothing is completed and nothing is said.
+Job ids come from the table's register of jobs: one request. If that fails, or takes longer than
+a person at a prompt will wait, nothing is completed and nothing is printed.
 """
 
 from __future__ import annotations
@@ -17,34 +17,44 @@ from click.shell_completion import get_completion_class
 from airflow_slurm_provider.cli.profiles import profiles, site_file
 
 SHELLS = ("bash", "zsh", "fish")
-#: The variable by which the script asks for completions.
+#: The environment variable with which the script requests completions.
 VARIABLE = "_SLURMCTL_COMPLETE"
-_PATIENCE_S = 3.0
 _MOST_JOBS = 200
 
 
 def complete_jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 click's signature
-    """The ids of the newest jobs that begin so."""
+    """The ids of the newest jobs with this prefix."""
+    return newest_job_ids(ctx.params, incomplete)
+
+
+def newest_job_ids(options: dict[str, Any], prefix: str, timeout_s: float = 3.0) -> list[str]:
+    """The ids of the newest jobs with this prefix; empty if they can't be read in time.
+
+    Args:
+        options: the command's options so far, which choose the site.
+        prefix: the typed part of the id.
+        timeout_s: seconds to wait for the table.
+    """
     found: list[str] = []
 
     def ask() -> None:
         # At a prompt, no completion is the only good answer to whatever goes wrong.
         with suppress(Exception):
-            found.extend(_newest(ctx.params))
+            found.extend(_newest(options))
 
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(_PATIENCE_S)
-    return [each for each in list(found) if each.startswith(incomplete)]
+    query = threading.Thread(target=ask, daemon=True)
+    query.start()
+    query.join(timeout_s)
+    return [job for job in list(found) if job.startswith(prefix)]
 
 
 def complete_profiles(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 click's signature
-    """The profiles that begin so."""
-    return [each for each in profiles() if each.startswith(incomplete)]
+    """The profiles with this prefix."""
+    return [name for name in profiles() if name.startswith(incomplete)]
 
 
 def script(group: click.Command, shell: str) -> str:
-    """The script that teaches a shell to complete `slurmctl`."""
+    """The script that makes a shell complete `slurmctl`."""
     kind = get_completion_class(shell)
     assert kind is not None, "click knows each of SHELLS"
     return kind(group, {}, "slurmctl", VARIABLE).source()
@@ -58,6 +68,6 @@ def _newest(options: dict[str, Any]) -> list[str]:
     site = load_site(site_file(options.get("site"), options.get("profile"), os.environ))
     services = open_services(site)
     try:
-        return [str(each) for each in newest_jobs(services.rows, _MOST_JOBS)]
+        return [str(job) for job in newest_jobs(services.rows, _MOST_JOBS)]
     finally:
         services.close()

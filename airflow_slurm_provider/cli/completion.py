@@ -1,4 +1,4 @@
-"""`slurmctl completion`: what makes a shell complete commands, options and job ids."""
+"""`slurmctl completion`: shell completion of commands, options and job ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_slurm_provider.cli.output import emit, show
 @click.argument("shell", type=click.Choice(SHELLS))
 @common_options
 def completion(common: Common, shell: str) -> int:
-    """Print the script that makes SHELL complete commands, options, profiles and job ids."""
+    """Print a script that makes SHELL complete commands, options, profiles and job ids."""
     text = script(click.get_current_context().find_root().command, shell)
     if common.as_json:
         emit(True, {"shell": shell, "script": text}, [])

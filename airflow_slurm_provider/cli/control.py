@@ -1,4 +1,4 @@
-"""`slurmctl pause`, `resume`, `workers` and `cancel`: steer a job that is under way."""
+"""`slurmctl pause`, `resume`, `workers` and `cancel`: control a running job."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from airflow_slurm_provider.cli.options import Common, common_options, job_argument
-from airflow_slurm_provider.cli.output import Fields, emit, number, say
+from airflow_slurm_provider.cli.output import Fields, emit, say
 from slurm_worker.protocol.keys import check_job_id
 
 if TYPE_CHECKING:
@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 @job_argument
 @common_options
 def pause(common: Common, job: str) -> int:
-    """Have the workers of JOB finish the task they hold, and leave the nodes to others.
+    """Stop the workers of JOB after their current tasks, and free the nodes.
 
-    Who waits for the job goes on waiting. `slurmctl resume` goes on with new workers.
+    Commands and Airflow tasks that wait for the job keep waiting. slurmctl resume continues the
+    job with new workers.
     """
     name = check_job_id(job, "JOB")
     from airflow_slurm_provider.coordinator.submission import control
 
     with common.services() as services:
         paused = control.pause(services, name, actor=common.actor)
-    state = f"by {paused.paused}" + ("" if paused.changed else ", before this call")
+    state = f"by {paused.paused}" + ("" if paused.changed else ", already before this call")
     emit(common.as_json, paused.to_dict(), [("job", name), ("paused", state)])
     return 0
 
@@ -36,16 +37,16 @@ def pause(common: Common, job: str) -> int:
 @job_argument
 @common_options
 def resume(common: Common, job: str) -> int:
-    """Go on with JOB after a pause, or after its handler has stopped it.
+    """Continue JOB after a pause, or after its handler has stopped it.
 
-    Workers that have left are replaced by new ones. Safe to run again.
+    Workers that have ended are replaced by new ones. It is safe to run again.
     """
     name = check_job_id(job, "JOB")
     from airflow_slurm_provider.coordinator.submission import control
 
     with common.services() as services:
         resumed = control.resume(services, name, log=say, actor=common.actor)
-    state = "yes" if resumed.changed else "nothing: the job was neither paused nor stopped"
+    state = "yes" if resumed.changed else "no: the job was neither paused nor stopped"
     fields = [("job", name), ("resumed", state), *_workers(resumed)]
     emit(common.as_json, resumed.to_dict(), fields)
     return 0
@@ -54,14 +55,14 @@ def resume(common: Common, job: str) -> int:
 @click.command(epilog="\b\nExample:\n  slurmctl workers flights-2013 --add 10")
 @job_argument
 @click.option(
-    "--add", "count", type=click.IntRange(min=1), required=True, help="How many more workers."
+    "--add", "count", type=click.IntRange(min=1), required=True, help="Number of workers to add."
 )
 @common_options
 def workers(common: Common, job: str, count: int) -> int:
-    """Submit more workers for JOB, beside those at work.
+    """Add workers to JOB.
 
-    No more than there are tasks to do, or than the rate limits can feed. A call that was cut
-    short is finished by the next one, which adds none of its own then.
+    Never adds more than there are open tasks, or more than the rate limits can supply. If a call
+    was interrupted, the next call finishes it and adds no workers of its own.
     """
     name = check_job_id(job, "JOB")
     from airflow_slurm_provider.coordinator.submission import control
@@ -78,8 +79,9 @@ def workers(common: Common, job: str, count: int) -> int:
 def cancel(common: Common, job: str) -> int:
     """Cancel the Slurm arrays of JOB at once.
 
-    What is committed stays; leases run out by themselves. Who waits for the job is told that no
-    worker is left, and submits no others; submit or resume goes on.
+    Committed results stay, and leases expire by themselves. Commands and Airflow tasks that wait
+    for the job end with the message that no worker is left; they submit no new workers. To
+    continue the job, use slurmctl submit or resume.
     """
     name = check_job_id(job, "JOB")
     from airflow_slurm_provider.coordinator.submission import control
@@ -89,11 +91,11 @@ def cancel(common: Common, job: str) -> int:
     emit(
         common.as_json,
         {"job_id": name, "cancelled": cancelled},
-        [("job", name), ("cancelled", ", ".join(cancelled) or "nothing: no array is alive")],
+        [("job", name), ("cancelled", ", ".join(cancelled) or "nothing: no array waits or runs")],
     )
     return 0
 
 
-def _workers(steered: ControlResult) -> Fields:
-    arrays = ", ".join(steered.slurm_job_ids)
-    return [("new workers", f"{number(steered.workers)}{f' in {arrays}' if arrays else ''}")]
+def _workers(result: ControlResult) -> Fields:
+    arrays = ", ".join(result.slurm_job_ids)
+    return [("new workers", f"{result.workers:,}{f' in {arrays}' if arrays else ''}")]

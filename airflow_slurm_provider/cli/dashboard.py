@@ -17,14 +17,14 @@ from slurm_worker.errors import UserError
     type=click.IntRange(0, 65535),
     default=8077,
     show_default=True,
-    help="Port on 127.0.0.1; 0 for any that is free.",
+    help="Port on 127.0.0.1; 0 for any free port.",
 )
 @common_options
 def dashboard(common: Common, port: int) -> int:
-    """Serve the site's jobs to a browser on this machine, until Ctrl-C.
+    """Serve a web page with the site's jobs on this machine, until Ctrl-C.
 
-    Prints the address to open, with a token that is made anew at each start. From another
-    machine, forward the port: ssh -L 8077:127.0.0.1:8077 HOST.
+    Prints the address to open. The address holds a token, which is new at each start. To use it
+    from another machine, forward the port: ssh -L 8077:127.0.0.1:8077 HOST.
     """
     try:
         from airflow_slurm_provider.dashboard.server import serve
@@ -36,11 +36,11 @@ def dashboard(common: Common, port: int) -> int:
 
     def announce(address: str) -> None:
         show(json.dumps({"url": address}) if common.as_json else address)
-        say("serving until Ctrl-C; whoever has this address may do what you may")
+        say("serving until Ctrl-C; anybody with this address can do what you can do")
 
     with common.services() as services:
         try:
             serve(services, port, common.actor, announce)
         except KeyboardInterrupt:
-            say("stopped; jobs go on")
+            say("stopped; jobs continue")
     return 0

@@ -1,4 +1,4 @@
-"""`slurmctl doctor`: whether all is there that a job needs, and what to do where it isn't."""
+"""`slurmctl doctor`: check everything that a job needs, and how to fix what fails."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import click
 
 from airflow_slurm_provider.cli.completers import complete_jobs
 from airflow_slurm_provider.cli.options import Common, common_options
-from airflow_slurm_provider.cli.output import emit, number, say, show
+from airflow_slurm_provider.cli.output import emit, say, show
+from airflow_slurm_provider.units import format_count
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobId, check_job_id
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.maintenance.doctor import Finding, Report
-    from airflow_slurm_provider.coordinator.maintenance.repair import Repaired
+    from airflow_slurm_provider.coordinator.maintenance.repair import RepairResult
     from airflow_slurm_provider.coordinator.services import Services
     from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 
@@ -32,23 +33,25 @@ _COLOURS = {"pass": "green", "warn": "yellow", "fail": "red", "skip": "cyan"}
     "--job",
     metavar="JOB",
     shell_complete=complete_jobs,
-    help="Look from a node of this job's partition, with its setup.",
+    help="Check from a node of this job's partition, with its setup.",
 )
 @click.option(
-    "--config", type=click.Path(path_type=Path), help="The same, for a job not yet submitted."
+    "--config",
+    type=click.Path(path_type=Path),
+    help="The same, for a job before its first submit.",
 )
-@click.option("--node/--no-node", default=True, help="Look from a node, by a short job.")
+@click.option("--node/--no-node", default=True, help="Also check from a node, with a short job.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=1),
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="For the look from a node.",
+    help="Longest wait for the check from a node.",
 )
-@click.option("--iam", is_flag=True, help="Print the IAM policies that the site needs.")
-@click.option("--repair", is_flag=True, help="Rebuild rows of --job from S3.")
-@click.option("--dry-run", is_flag=True, help="With --repair: say what is wrong, and do nothing.")
+@click.option("--iam", is_flag=True, help="Only print the IAM policies that the site needs.")
+@click.option("--repair", is_flag=True, help="Rebuild the table rows of --job from S3.")
+@click.option("--dry-run", is_flag=True, help="With --repair: change nothing.")
 @common_options
 def doctor(
     common: Common,
@@ -60,21 +63,21 @@ def doctor(
     repair: bool,
     dry_run: bool,
 ) -> int:
-    """Check the login, Slurm, the table, the bucket, permissions and clocks, also from a node.
+    """Check login, Slurm, table, bucket, permissions and clocks, here and from a node.
 
-    Exits with 1 where a check fails. Nothing is changed, but with --repair, which brings the
-    rows of a job to what S3 says of it.
+    Exits with 1 if a check fails. Changes nothing, except with --repair: it rebuilds the table
+    rows of a job from its objects on S3.
     """
     name = None if job is None else check_job_id(job, "--job")
     if name is not None and config is not None:
-        raise UserError("--config: can't go with --job; give one of them")
+        raise UserError("--config: can't be used with --job; give only one of them")
     if dry_run and not repair:
-        raise UserError("--dry-run: is for --repair; without it, nothing is changed anyway")
+        raise UserError("--dry-run: needs --repair; without it, doctor changes nothing")
     if iam:
         return _print_policies(common)
     if repair:
         if name is None:
-            raise UserError("--repair: names no job; add --job JOB")
+            raise UserError("--repair: needs a job; add --job JOB")
         return _repair(common, name, dry_run)
     return _diagnose(common, _reader(name, config), node, timeout)
 
@@ -103,7 +106,7 @@ def _diagnose(
 
 
 def _reader(name: JobId | None, config: Path | None) -> Callable[[Services], JobSpec] | None:
-    """What reads the job in question; None for no job."""
+    """A reader of the job's spec; None without a job."""
     if config is not None:
         from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 
@@ -124,8 +127,8 @@ def _print_policies(common: Common) -> int:
     if common.as_json:
         emit(True, found, [])
     else:
-        for whose, policy in found.items():
-            show(f"# {whose}")
+        for role, policy in found.items():
+            show(f"# {role}")
             show(json.dumps(policy, indent=2))
     return 0
 
@@ -140,15 +143,15 @@ def _repair(common: Common, name: JobId, dry_run: bool) -> int:
 
 
 def _show(finding: Finding) -> None:
-    """A finding as it is made, with its mend below it."""
+    """Print a finding at once, with its fix below it."""
     level = finding.level.value
     show(f"  {finding.check}: {finding.found}", head=f"{level:4}", colour=_COLOURS[level])
-    if finding.mend:
-        show(f"      mend: {finding.mend}")
+    if finding.fix:
+        show(f"      fix: {finding.fix}")
 
 
 def _ignore(finding: Finding) -> None:
-    """With --json, all is told at the end."""
+    """With --json, everything is printed at the end."""
 
 
 def _summary(report: Report) -> str:
@@ -156,10 +159,10 @@ def _summary(report: Report) -> str:
     return ", ".join(f"{count} {words[level]}" for level, count in report.counts.items())
 
 
-def _repaired_fields(found: Repaired) -> list[tuple[str, str]]:
+def _repaired_fields(found: RepairResult) -> list[tuple[str, str]]:
     job = found.job_id
     if not found.changed:
-        state = "as S3 says: nothing to do"
+        state = "consistent with S3: nothing to do"
     else:
         state = "would be repaired (dry run)" if found.dry_run else "repaired"
     return [
@@ -168,7 +171,7 @@ def _repaired_fields(found: Repaired) -> list[tuple[str, str]]:
         *([("rebuilt", "the job's own row")] if found.job else []),
         *([("rounds rebuilt", ", ".join(map(str, found.rounds)))] if found.rounds else []),
         *([("submissions rebuilt", ", ".join(found.submissions))] if found.submissions else []),
-        ("tasks rebuilt", number(found.tasks)),
-        ("done by their markers", number(found.completed)),
-        *(("can't be rebuilt", each) for each in found.unmended),
+        ("tasks rebuilt", format_count(found.tasks)),
+        ("marked done from their markers", format_count(found.completed)),
+        *(("can't be rebuilt", what) for what in found.unrepaired),
     ]

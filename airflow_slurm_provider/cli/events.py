@@ -1,4 +1,4 @@
-"""`slurmctl events`: a job's audit trail."""
+"""`slurmctl events`: a job's audit log."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from slurm_worker.printable import printable
 from slurm_worker.protocol.keys import check_job_id
 
 if TYPE_CHECKING:
-    from slurm_worker.protocol.job_table import AuditEvent
+    from slurm_worker.protocol.job_rows import AuditEvent
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl events flights-2013 --follow")
 @job_argument
 @click.option(
-    "--after", metavar="MARK", default="", help="Events past the mark of an earlier call."
+    "--after", metavar="MARK", default="", help="Only events after the `mark` of an earlier call."
 )
-@click.option("--follow", is_flag=True, help="Go on printing new events, until interrupted.")
+@click.option("--follow", is_flag=True, help="Keep printing new events until interrupted.")
 @click.option(
     "--interval",
     metavar="SECONDS",
     type=click.FloatRange(min=0.1),
     default=5.0,
     show_default=True,
-    help="Time between two looks with --follow.",
+    help="Time between two queries with --follow.",
 )
 @common_options
 def events(common: Common, job: str, after: str, follow: bool, interval: float) -> int:
-    """Print who did what with JOB, when: times are UTC.
+    """Print the audit log of JOB: who did what, and when. Times are UTC.
 
-    With --json the document's `mark` is what --after takes to go on from there; with --follow
-    there is one such document per line, whenever something has happened.
+    With --json, the document has a `mark`. Give it to --after to print only later events. With
+    --json and --follow, each new group of events is one document on one line.
     """
     name = check_job_id(job, "JOB")
-    from airflow_slurm_provider.coordinator.status.audit_log import EventReader
+    from airflow_slurm_provider.coordinator.status.audit_log import AuditLogReader
 
     with common.services() as services:
-        reader = EventReader(services, name, after)
+        reader = AuditLogReader(services, name, after)
         found = reader.read()
         _show(common, name, found, after)
         failures = 0
@@ -55,7 +55,7 @@ def events(common: Common, job: str, after: str, follow: bool, interval: float) 
                 failures += 1
                 if failures > TOLERATED_FAILURES:
                     raise
-                say(f"{error}; looking again in {interval:g} s")
+                say(f"{error}; next try in {interval:g} s")
                 continue
             if found:
                 _show(common, name, found, after)
@@ -75,9 +75,9 @@ def _show(common: Common, job: str, found: Sequence[AuditEvent], after: str) -> 
     from airflow_slurm_provider.coordinator.status.audit_log import event_document
 
     if not common.as_json:
-        for each in found:
-            show(event_line(each))
+        for event in found:
+            show(event_line(event))
         return
-    mark = max((each.mark for each in found), default=after)
-    documents = [event_document(each) for each in found]
+    mark = max((event.sk for event in found), default=after)
+    documents = [event_document(event) for event in found]
     emit(True, {"job_id": job, "events": documents, "mark": mark}, [])

@@ -1,4 +1,4 @@
-"""How a job's progress, its workers and its dataset are shown: one form for all commands."""
+"""How all commands show a job's progress, its workers and its dataset."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from airflow_slurm_provider.cli.output import Fields, by_class, number, size_text
+from airflow_slurm_provider.cli.output import Fields, by_class
 from airflow_slurm_provider.slurm.array_state import named
+from airflow_slurm_provider.units import format_count, format_size
 from slurm_worker.protocol.keys import JobId
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from airflow_slurm_provider.slurm.array_state import ArrayState
 
 Manifest = Mapping[str, Any]
-_LOSSES_SHOWN = 5
+_WORKERS_SHOWN = 5
 _GROUPS_SHOWN = 20
 
 
@@ -32,12 +33,12 @@ def read_manifest(services: Services, job: JobId) -> Manifest | None:
 
 
 def manifest_address(services: Services, job: JobId) -> str:
-    """Where the job's manifest is, or will be."""
+    """The address of the job's manifest, also before it exists."""
     return f"s3://{services.site.bucket}/{services.paths(job).manifest}"
 
 
 def progress_fields(progress: Progress, problem: str = "") -> Fields:
-    """What the table says of a job, and why waiting for it is vain, if it is."""
+    """A job's progress, and the problem that waiting can't fix, if there is one."""
     tasks = ", ".join(f"{count:,} {state}" for state, count in sorted(progress.tasks.items()))
     fields = [
         ("job", progress.job_id),
@@ -45,10 +46,10 @@ def progress_fields(progress: Progress, problem: str = "") -> Fields:
         *([("problem", problem)] if problem else []),
         ("rounds", str(progress.rounds)),
         ("tasks", tasks or "none yet"),
-        ("items in", number(progress.items)),
-        ("ok", number(progress.ok)),
+        ("items in", format_count(progress.items)),
+        ("ok", format_count(progress.ok)),
         ("failed", by_class(progress.failed)),
-        ("pending", number(progress.pending)),
+        ("pending", format_count(progress.pending)),
     ]
     if progress.task_errors:
         fields.append(("tasks failed", by_class(progress.task_errors)))
@@ -56,7 +57,7 @@ def progress_fields(progress: Progress, problem: str = "") -> Fields:
 
 
 def workers_document(array: ArrayState | None) -> dict[str, object] | None:
-    """The array in the machine form; None where it was not looked at."""
+    """The array for JSON; None where its state was not read."""
     if array is None:
         return None
     return {
@@ -67,56 +68,56 @@ def workers_document(array: ArrayState | None) -> dict[str, object] | None:
     }
 
 
-def workers_text(poll: JobStatus) -> str:
+def workers_text(status: JobStatus) -> str:
     """The array in a line."""
-    array = poll.array
+    array = status.array
     if array is None:
-        return "none needed" if poll.finished else "not submitted"
+        return "none needed" if status.finished else "not submitted"
     arrays = named(array.slurm_job_id.split(","))
     if array.unknown:
-        return f"{arrays}: Slurm doesn't say yet"
+        return f"{arrays}: not known to Slurm yet"
     states = ", ".join(f"{count:,} {state}" for state, count in sorted(array.counts().items()))
     return f"{arrays}: {array.alive:,} alive ({states})"
 
 
-def loss_fields(losses: Sequence[WorkerFailure] | None) -> Fields:
+def worker_failure_fields(failures: Sequence[WorkerFailure] | None) -> Fields:
     """Workers that died, by error class, and the last of them."""
-    if not losses:
+    if not failures:
         return []
-    classes = Counter(each.error_class.value for each in losses)
+    classes = Counter(failure.error_class.value for failure in failures)
     fields = [("workers lost", by_class(classes))]
-    return fields + [("", each.line()) for each in losses[-_LOSSES_SHOWN:]]
+    return fields + [("", failure.line()) for failure in failures[-_WORKERS_SHOWN:]]
 
 
 def failure_fields(job_id: str, groups: Sequence[Group]) -> Fields:
     """Failures by class and message, each with its examples, and the command for the class."""
     if not groups:
-        workers = f"workers that died are told by: slurmctl status {job_id}"
-        return [("failures", "none of items or tasks"), ("note", workers)]
+        workers = f"for workers that died, see: slurmctl status {job_id}"
+        return [("failures", "no item or task failed"), ("note", workers)]
     fields: list[tuple[str, str]] = []
-    for each in groups[:_GROUPS_SHOWN]:
-        fields.append((each.error_class, f"{_counted(each)}: {each.message}"))
-        if not each.count:
+    for group in groups[:_GROUPS_SHOWN]:
+        fields.append((group.error_class, f"{_counted(group)}: {group.message}"))
+        if not group.count:
             continue
-        fields += [("", f"{key}: {message}") for key, message in each.examples]
-        if each.first:
-            times = " to ".join(_utc(at) for at in (each.first, each.last))
-            nodes = ", ".join(f"{node} {count:,}" for node, count in each.nodes.most_common(5))
+        fields += [("", f"{key}: {message}") for key, message in group.examples]
+        if group.first:
+            times = " to ".join(_utc(at) for at in (group.first, group.last))
+            nodes = ", ".join(f"{node} {count:,}" for node, count in group.nodes.most_common(5))
             fields.append(("", f"{times}{f'; on {nodes}' if nodes else ''}"))
     left = len(groups) - _GROUPS_SHOWN
     if left > 0:
-        fields.append(("", f"and {left:,} further messages; see --json"))
-    standing = Counter[str]()
-    for each in groups:
-        standing[each.error_class] += each.count
-    for name, count in standing.most_common():
+        fields.append(("", f"and {left:,} more messages; see --json"))
+    counts = Counter[str]()
+    for group in groups:
+        counts[group.error_class] += group.count
+    for name, count in counts.most_common():
         if count:
             fields.append((f"retry {name}", f"slurmctl retry {job_id} --errors={name}"))
     return fields
 
 
 def _counted(group: Group) -> str:
-    """How many failures a group stands for."""
+    """The number of failures in a group."""
     if not group.count:
         return f"none left; {group.superseded:,} {_plural(group.of, group.superseded)} tried again"
     given_up = " given up" if group.of == "task" else ""
@@ -128,23 +129,23 @@ def _plural(word: str, count: int) -> str:
     return word if count == 1 else f"{word}s"
 
 
-def waited_fields(poll: JobStatus) -> Fields:
-    """What a wait came to."""
-    progress = poll.progress
+def waited_fields(status: JobStatus) -> Fields:
+    """The result of a wait."""
+    progress = status.progress
     failed = sum(progress.failed.values())
-    warnings = _warnings(progress.job_id, progress.ok, failed) if poll.finished else []
-    return [*progress_fields(progress, poll.problem), *warnings]
+    warnings = _warnings(progress.job_id, progress.ok, failed) if status.finished else []
+    return [*progress_fields(progress, status.problem), *warnings]
 
 
 def manifest_fields(manifest: Manifest) -> Fields:
     """What a published dataset holds."""
-    size = size_text(sum(int(each["size"]) for each in manifest["files"]))
+    size = format_size(sum(int(file["size"]) for file in manifest["files"]))
     return [
-        ("items in", number(manifest["items"])),
-        ("ok", number(manifest["ok"])),
+        ("items in", format_count(manifest["items"])),
+        ("ok", format_count(manifest["ok"])),
         ("failed", by_class(manifest["failed"])),
-        ("rows out", number(manifest["rows"])),
-        ("files", f"{number(len(manifest['files']))}, {size}"),
+        ("rows out", format_count(manifest["rows"])),
+        ("files", f"{len(manifest['files']):,}, {size}"),
         ("dataset", manifest["dataset"]),
         ("manifest", manifest["manifest"]),
         *_warnings(manifest["job"], manifest["ok"], sum(manifest["failed"].values())),
@@ -152,14 +153,14 @@ def manifest_fields(manifest: Manifest) -> Fields:
 
 
 def _warnings(job_id: str, ok: int, failed: int) -> Fields:
-    return [("note", f"most items failed; why: slurmctl errors {job_id}")] if failed > ok else []
+    return [("note", f"most items failed; see: slurmctl errors {job_id}")] if failed > ok else []
 
 
 def dataset_text(manifest: Manifest | None, address: str) -> str:
     """The dataset in a line."""
     if manifest is None:
         return "not published"
-    return f"{number(manifest['rows'])} rows in {len(manifest['files'])} files, {address}"
+    return f"{manifest['rows']:,} rows in {len(manifest['files'])} files, {address}"
 
 
 def _utc(at: float) -> str:
@@ -167,7 +168,7 @@ def _utc(at: float) -> str:
 
 
 def _state(progress: Progress) -> str:
-    standing = progress.standing
-    if standing == "stopped":
+    state = progress.summary_state
+    if state == "stopped":
         return f"stopped: {progress.stop}"
-    return f"paused by {progress.paused}" if standing == "paused" else standing
+    return f"paused by {progress.paused}" if state == "paused" else state

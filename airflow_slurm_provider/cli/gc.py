@@ -1,22 +1,19 @@
-"""`slurmctl gc`: what a job has left behind on S3 and nothing names."""
+"""`slurmctl gc`: delete objects on S3 that a job no longer needs."""
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import click
 
 from airflow_slurm_provider.cli.options import Common, common_options, job_argument
-from airflow_slurm_provider.cli.output import emit, number, say
+from airflow_slurm_provider.cli.output import emit, say
+from airflow_slurm_provider.units import parse_duration
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import check_job_id
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.maintenance.gc import GcResult
-
-_AGE = re.compile(r"(\d+)([smhd])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl gc flights-2013 --dry-run")
@@ -26,14 +23,15 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
     metavar="AGE",
     default="7d",
     show_default=True,
-    help="How long a replaced version of the dataset is kept: 90m, 12h, 7d.",
+    help="Age after which a replaced version of the dataset is deleted: 90m, 12h, 7d.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be deleted, and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be deleted, and change nothing.")
 @common_options
 def gc(common: Common, job: str, older_than: str, dry_run: bool) -> int:
-    """Delete what JOB has left behind on S3: uncommitted parts, checkpoints, old datasets.
+    """Delete objects that JOB no longer needs: uncommitted parts, checkpoints, old datasets.
 
-    What a marker or the published manifest names is never touched, nor is the version before.
+    Never touches objects that a marker or the published manifest names, nor the version of the
+    dataset before the published one.
     """
     name, age_s = check_job_id(job, "JOB"), _age(older_than)
     from airflow_slurm_provider.coordinator.maintenance.gc import collect
@@ -47,20 +45,23 @@ def gc(common: Common, job: str, older_than: str, dry_run: bool) -> int:
 
 
 def _age(text: str) -> float:
-    match = _AGE.fullmatch(text.strip().lower())
-    if match is None:
-        raise UserError(f"--older-than: {text!r} is not an age; write 90m, 12h or 7d")
-    return float(match.group(1)) * _SECONDS[match.group(2)]
+    try:
+        return parse_duration(text.lower())
+    except ValueError:
+        raise UserError(f"--older-than: {text!r} is not an age; write 90m, 12h or 7d") from None
 
 
 def _fields(found: GcResult) -> list[tuple[str, str]]:
     verb = "would delete" if found.dry_run else "deleted"
     fields = [
         ("job", found.job_id),
-        (verb, f"{number(found.objects.total())} objects, {number(found.sizes.total())} bytes"),
+        (
+            verb,
+            f"{found.objects.total():,} objects, {found.sizes.total():,} bytes",
+        ),
     ]
     for kind, count in sorted(found.objects.items()):
-        fields.append((kind, f"{number(count)} objects, {number(found.sizes[kind])} bytes"))
+        fields.append((kind, f"{count:,} objects, {found.sizes[kind]:,} bytes"))
     if not found.complete:
-        fields.append(("note", "the job is not complete: run gc again when it is"))
+        fields.append(("note", "the job is not complete; run gc again when it is"))
     return fields

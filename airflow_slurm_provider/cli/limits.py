@@ -1,4 +1,4 @@
-"""`slurmctl limits`: how a job's rate limits stand, and which rate a vendor's quota allows."""
+"""`slurmctl limits`: a job's rate limits, and the rate that a vendor's quota allows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import click
 
 from airflow_slurm_provider.cli.completers import complete_jobs
 from airflow_slurm_provider.cli.options import Common, common_options
-from airflow_slurm_provider.cli.output import emit, number
+from airflow_slurm_provider.cli.output import emit
+from airflow_slurm_provider.units import format_count
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import check_job_id
 
@@ -15,21 +16,32 @@ from slurm_worker.protocol.keys import check_job_id
     epilog="\b\nExample:\n  slurmctl limits planes-2013\n  slurmctl limits --safe 600/min"
 )
 @click.argument("job", required=False, shell_complete=complete_jobs)
-@click.option("--safe", metavar="QUOTA", help="A vendor's quota: which rate never oversteps it?")
-@click.option("--burst", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--safe",
+    metavar="QUOTA",
+    help="A vendor's quota, such as 600/min. Prints the highest rate that never exceeds it.",
+)
+@click.option(
+    "--burst",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="With --safe: the burst of the limit.",
+)
 @click.option(
     "--send-window",
     type=click.FloatRange(min=0, min_open=True),
     default=1.0,
     show_default=True,
-    help="Seconds.",
+    metavar="SECONDS",
+    help="With --safe: the send_window of the limit.",
 )
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Processes that share it: fewer reserve more tokens at a time.",
+    help="With --safe: worker processes that share the limit. Fewer reserve more at a time.",
 )
 @common_options
 def limits(
@@ -47,7 +59,7 @@ def limits(
         found = rate_for(safe, burst=burst, send_window_s=send_window, workers=workers)
         if not found.rate:
             raise UserError(
-                f"--safe: no rate keeps within {safe}; take a smaller --burst or --send-window"
+                f"--safe: no rate stays within {safe}; use a smaller --burst or --send-window"
             )
         fields = [
             ("rate", f"{found.rate:g}/s"),
@@ -56,20 +68,23 @@ def limits(
         emit(common.as_json, found.to_dict(), fields)
         return 0
     if job is None:
-        raise UserError("JOB: is missing; name a job, or ask for a rate with --safe 600/min")
+        raise UserError("JOB: is missing; give a job id, or a quota with --safe 600/min")
     name = check_job_id(job, "JOB")
     with common.services() as services:
         states = read_limits(services, name)
     fields = [("job", str(name))]
-    for each in states:
-        used = number(each.used)
-        if each.quota_per_day is not None:
-            used += f" of {number(each.quota_per_day)} today"
+    for state in states:
+        used = format_count(state.used)
+        if state.quota_per_day is not None:
+            used += f" of {state.quota_per_day:,} today"
         fields += [
-            (each.name, f"{each.current_rate:g}/s of {each.rate:g}/s, scope {each.scope}"),
-            ("", f"used {used}; reserved {each.ahead_s:.1f} s ahead; changed {each.cuts} times"),
+            (state.name, f"{state.current_rate:g}/s of {state.rate:g}/s, scope {state.scope}"),
+            (
+                "",
+                f"used {used}; reserved {state.ahead_s:.1f} s ahead; {state.cuts} rate changes",
+            ),
         ]
     if not states:
         fields.append(("limits", "none"))
-    emit(common.as_json, {"job_id": name, "limits": [each.to_dict() for each in states]}, fields)
+    emit(common.as_json, {"job_id": name, "limits": [state.to_dict() for state in states]}, fields)
     return 0

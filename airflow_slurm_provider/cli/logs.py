@@ -1,4 +1,4 @@
-"""`slurmctl logs`: what the workers of a job said."""
+"""`slurmctl logs`: the log lines of a job's workers."""
 
 from __future__ import annotations
 
@@ -13,25 +13,30 @@ from slurm_worker.protocol.keys import check_job_id
 
 @click.command(epilog="\b\nExample:\n  slurmctl logs flights-2013 --errors")
 @job_argument
-@click.option("--task", metavar="ID", default="", help="Lines of one task only.")
-@click.option("--worker", metavar="ID", default="", help="Of one worker, or element: 1234_7.")
-@click.option("--errors", is_flag=True, help="Failures, warnings and errors only.")
+@click.option("--task", metavar="ID", default="", help="Only lines of this task.")
 @click.option(
-    "--output", is_flag=True, help="Slurm's output file of the --worker, from the cluster."
+    "--worker",
+    metavar="ID",
+    default="",
+    help="Only lines of this worker or array element, such as 1234_7.",
+)
+@click.option("--errors", is_flag=True, help="Only failures, warnings and errors.")
+@click.option(
+    "--output", is_flag=True, help="Print Slurm's output file of the --worker, from the cluster."
 )
 @common_options
 def logs(common: Common, job: str, task: str, worker: str, errors: bool, output: bool) -> int:
-    """Print the log lines of JOB's workers, worker by worker; with --json as they were written.
+    """Print the log lines of JOB's workers, worker by worker; with --json, as they were written.
 
-    A worker that was killed has not shipped its last lines: see them with --output.
+    A worker that was killed has not uploaded its last lines. Use --output to see them.
     """
     name = check_job_id(job, "JOB")
     if output and not worker:
-        raise click.UsageError("--output needs the --worker that wrote it, such as 1234_7")
+        raise click.UsageError("--output: needs --worker with the array element, such as 1234_7")
     from airflow_slurm_provider.coordinator.status import logs as reading
 
     with common.services() as services:
-        services.jobs(name).get()  # a job that is not there has no logs, and is told as such
+        services.jobs(name).get()  # fails where there is no such job
         if output:
             element = worker.partition("-")[0]
             text = reading.read_output(services, name, element)

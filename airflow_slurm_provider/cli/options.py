@@ -1,4 +1,4 @@
-"""What every command shares: its common options, and the services that they lead to.
+"""What every command shares: its common options, and the services that they open.
 
 Imports click only; the coordinator (boto3, pydantic) is imported when services are opened.
 """
@@ -40,7 +40,7 @@ class Common:
 
     @property
     def actor(self) -> str:
-        """Who acts, for the audit trail."""
+        """The actor for the audit log: this user on this machine."""
         import socket
 
         return f"slurmctl {_user()}@{socket.gethostname()}"
@@ -64,15 +64,15 @@ def common_options(function: Callable[Concatenate[Common, P], int]) -> Callable[
     @click.option(
         "--site",
         metavar="FILE",
-        help="Site file: task table, bucket and cluster. [env: SLURMCTL_CONFIG]",
+        help="Site file, with table, bucket and cluster. [env: SLURMCTL_CONFIG]",
     )
     @click.option(
         "--profile",
         metavar="NAME",
         shell_complete=complete_profiles,
-        help="The site file of this name in ~/.config/slurmctl. [env: SLURMCTL_PROFILE]",
+        help="Use ~/.config/slurmctl/NAME.yaml. [env: SLURMCTL_PROFILE]",
     )
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
     @functools.wraps(function)
     def command(*args: P.args, **kwargs: P.kwargs) -> int:
         site, profile = kwargs.pop("site"), kwargs.pop("profile")
@@ -91,14 +91,14 @@ def job_argument(function: F) -> F:
 
 
 def error_classes(value: str | None, option: str = "--errors") -> list[str] | None:
-    """Read ``network,timeout``; None, for every class that has a retry policy, where not given.
+    """Read ``network,timeout``; None where nothing is given: the retry policy decides.
 
     Raises:
         UserError: if a name is not an error class.
     """
     if value is None:
         return None
-    known = [each.value for each in ErrorClass]
+    known = [error_class.value for error_class in ErrorClass]
     names = [name.strip().lower() for name in value.split(",") if name.strip()]
     wrong = [name for name in names if name not in known]
     if wrong or not names:

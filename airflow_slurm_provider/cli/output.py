@@ -1,4 +1,4 @@
-"""What a command prints: its result on stdout, for people or as JSON; all else on stderr.
+"""Output of commands: the result on stdout, as text or JSON; everything else on stderr.
 
 Every command prints through here, so that no text of an item, a handler, Slurm or S3 reaches
 the terminal with its control characters. rich is imported only where a terminal will show it.
@@ -19,7 +19,7 @@ Fields = Sequence[tuple[str, str]]
 
 
 def say(message: str) -> None:
-    """Report how the work goes on: a line on stderr."""
+    """Report progress: a line on stderr."""
     click.echo(_indented(message), err=True)
 
 
@@ -28,7 +28,7 @@ def show(text: str, *, head: str = "", colour: str = "") -> None:
 
     Args:
         text: the text.
-        head: stands before it, in `colour` on a terminal.
+        head: text before it, in `colour` on a terminal.
         colour: as click names it.
     """
     start = click.style(head, fg=colour) if head else ""
@@ -41,8 +41,8 @@ def emit(as_json: bool, document: Mapping[str, object], fields: Fields) -> None:
     Args:
         as_json: print `document` in one line, else `fields`.
         document: the stable machine form.
-        fields: the human form; a table on a terminal, ``label: value`` lines in a pipe. One
-            without a label goes on with what the one before says.
+        fields: the form for people; a table on a terminal, ``label: value`` lines in a pipe. One
+            without a label continues the one before it.
     """
     if as_json:
         click.echo(json.dumps(document, sort_keys=True))
@@ -51,16 +51,6 @@ def emit(as_json: bool, document: Mapping[str, object], fields: Fields) -> None:
     else:
         for label, value in fields:
             click.echo(_indented(f"{label}: {value}" if label else f"  {value}"))
-
-
-def number(value: int) -> str:
-    """An amount as a person reads it: ``336,776``."""
-    return f"{value:,}"
-
-
-def size_text(count: int) -> str:
-    """Bytes as a person reads them: ``6.1 MB``, ``23.4 kB``."""
-    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"
 
 
 def by_class(counts: Mapping[str, int]) -> str:
@@ -73,7 +63,7 @@ def by_class(counts: Mapping[str, int]) -> str:
 
 
 def _indented(text: str) -> str:
-    """The text with its further lines below the first, so that none can pass for another."""
+    """The text with its further lines indented, so that none looks like a new line."""
     return "\n    ".join(printable_lines(text).split("\n"))
 
 

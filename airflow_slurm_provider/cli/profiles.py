@@ -1,7 +1,7 @@
 """Which site file a command reads.
 
-Each file in ``~/.config/slurmctl`` is a profile, by its name: ``lab.yaml`` is ``lab``. An
-option goes over the environment, that over the default; within each, a file over a name.
+Each file in ``~/.config/slurmctl`` is a profile: ``lab.yaml`` is the profile ``lab``. Options come
+before environment variables, and these before the default:
 
 | order | given by | means |
 | --- | --- | --- |
@@ -24,7 +24,7 @@ DEFAULT_PROFILE = "site"
 
 
 def site_file(site: str | None, profile: str | None, environment: Mapping[str, str]) -> Path:
-    """The site file, which need not be there.
+    """The site file, which need not exist.
 
     Args:
         site: ``--site``.
@@ -32,10 +32,10 @@ def site_file(site: str | None, profile: str | None, environment: Mapping[str, s
         environment: the process's.
 
     Raises:
-        UserError: if both options are given, or there is no such profile.
+        UserError: if both options are given, or the profile does not exist.
     """
     if site is not None and profile is not None:
-        raise UserError(f"--profile: {profile!r} and --site {site} exclude each other; give one")
+        raise UserError(f"--profile: {profile!r} can't be used with --site {site}; give only one")
     if site is not None:
         return Path(site).expanduser()
     if profile is not None:
@@ -48,8 +48,8 @@ def site_file(site: str | None, profile: str | None, environment: Mapping[str, s
 
 
 def profiles() -> list[str]:
-    """The names of the profiles that there are."""
-    return sorted(each.stem for each in Path(FOLDER).expanduser().glob("*.yaml"))
+    """The names of the existing profiles."""
+    return sorted(file.stem for file in Path(FOLDER).expanduser().glob("*.yaml"))
 
 
 def _named(name: str, source: str) -> Path:
@@ -57,9 +57,9 @@ def _named(name: str, source: str) -> Path:
     if name in known:
         return _path(name)
     near = difflib.get_close_matches(name, known, 1)
-    mend = f"did you mean {near[0]!r}? " if near else ""
-    there = f"there are {', '.join(known)}" if known else "there is none yet"
-    raise UserError(f"{source}: {name!r} is no profile; {mend}{there} in {FOLDER}")
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    existing = f"it has {', '.join(known)}" if known else "it has none yet"
+    raise UserError(f"{source}: there is no profile {name!r} in {FOLDER}; {hint}{existing}")
 
 
 def _path(name: str) -> Path:

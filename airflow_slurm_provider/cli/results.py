@@ -1,4 +1,4 @@
-"""`slurmctl retry`, `errors` and `aggregate`: what becomes of a job's results."""
+"""`slurmctl retry`, `errors` and `aggregate`: failures and results of a job."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from airflow_slurm_provider.cli.aggregate_files import merge_paths
 from airflow_slurm_provider.cli.completers import complete_jobs
 from airflow_slurm_provider.cli.formatting import failure_fields, manifest_fields
 from airflow_slurm_provider.cli.options import (
@@ -16,8 +15,9 @@ from airflow_slurm_provider.cli.options import (
     error_classes,
     job_argument,
 )
-from airflow_slurm_provider.cli.output import by_class, emit, number, say
+from airflow_slurm_provider.cli.output import by_class, emit, say
 from airflow_slurm_provider.cli.wait_loop import report_wait, wait_options, wait_until_finished
+from airflow_slurm_provider.units import format_count
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobId, check_job_id
 
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 @click.option(
     "--errors",
     metavar="CLASSES",
-    help="Error classes, separated by commas; without it, the job's retry policy decides.",
+    help="Error classes, separated by commas. Default: the job's retry policy decides.",
 )
 @click.option(
     "--items",
     type=click.Path(path_type=Path),
-    help="A file with keys of items, one per line: only the failed ones among them.",
+    help="A file with item keys, one per line. Only failed items among them run again.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be run again, and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would run again, and change nothing.")
 @wait_options
 @common_options
 def retry(
@@ -55,9 +55,9 @@ def retry(
     timeout: float | None,
     max_failed_items: int | None,
 ) -> int:
-    """Run the failed items and tasks of a job again, as a new round, by error class.
+    """Run the failed items and tasks of JOB again, as a new round, by error class.
 
-    Safe to run again: a round that was begun is finished before another one starts.
+    It is safe to run again: a round that was begun is finished before another one starts.
     """
     name, classes = _one_job(job, job_id), error_classes(errors)
     only = None if items is None else _keys(items)
@@ -75,18 +75,18 @@ def retry(
         if not wait or retried.round is None:
             emit(common.as_json, document, fields)
             return 0
-        poll = wait_until_finished(services, name, interval=interval, timeout=timeout)
-    return report_wait(common, poll, max_failed_items, document, fields)
+        status = wait_until_finished(services, name, interval=interval, timeout=timeout)
+    return report_wait(common, status, max_failed_items, document, fields)
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl errors planes-1 --class network")
 @job_argument
-@click.option("--class", "error_class", metavar="CLASS", help="Failures of this class only.")
+@click.option("--class", "error_class", metavar="CLASS", help="Only failures of this class.")
 @common_options
 def errors(common: Common, job: str, error_class: str | None) -> int:
-    """Group the failures of JOB by class and message, with the command that retries them.
+    """List the failures of JOB, grouped by class and message, with the retry command.
 
-    Numbers, quoted text, paths and addresses in messages are left out of the comparison.
+    Messages that differ only in numbers, quoted text, paths or addresses form one group.
     """
     name = check_job_id(job, "JOB")
     chosen = (error_classes(error_class, "--class") or [""])[0]
@@ -94,53 +94,33 @@ def errors(common: Common, job: str, error_class: str | None) -> int:
 
     with common.services() as services:
         groups = explain(services, name, chosen)
-    document = {"job_id": name, "groups": [each.to_dict() for each in groups]}
+    document = {"job_id": name, "groups": [group.to_dict() for group in groups]}
     emit(common.as_json, document, [("job", name), *failure_fields(name, groups)])
     return 0
 
 
-@click.command(
-    epilog="\b\nExample:\n  slurmctl aggregate flights-2013\n"
-    "  slurmctl aggregate results/ more.jsonl.gz -o dataset/ --sort-by city,name"
-)
-@click.argument(
-    "targets", metavar="JOB | PATH...", nargs=-1, required=True, shell_complete=complete_jobs
-)
-@click.option("-o", "--output", metavar="DATASET", help="Merge files at PATHs into this folder.")
-@click.option(
-    "--schema",
-    type=click.Path(path_type=Path),
-    help="A YAML file of column: type, for PATHs; inferred from all rows without it.",
-)
+@click.command(epilog="\b\nExample:\n  slurmctl aggregate flights-2013")
+@click.argument("jobs", metavar="JOB", nargs=-1, required=True, shell_complete=complete_jobs)
+@click.option("-o", "--output", hidden=True)
 @click.option(
     "--where",
     type=click.Choice(["local", "slurm"]),
-    help="Merge a JOB here, or on the cluster's nodes; as its config says without it.",
+    help="Merge on this machine, or on the cluster's nodes. Default: as in the job's config.",
 )
-@click.option("--sort-by", metavar="COLUMNS", default="", help="Separated by commas, for PATHs.")
-@click.option("--partition-by", metavar="COLUMNS", default="", help="The same.")
 @common_options
-def aggregate(
-    common: Common,
-    targets: tuple[str, ...],
-    output: str | None,
-    schema: Path | None,
-    where: str | None,
-    sort_by: str,
-    partition_by: str,
-) -> int:
-    """Publish the results of JOB, or merge files, as one Parquet dataset with a manifest.
+def aggregate(common: Common, jobs: tuple[str, ...], output: str | None, where: str | None) -> int:
+    """Publish the results of JOB as one Parquet dataset with a manifest.
 
-    A job is refused while tasks are missing. With -o, files of JSON lines or SQLite at or below
-    PATHs, local or s3://, are merged, without a job. Running either again changes nothing.
+    Fails while tasks are missing. Running it again changes nothing. To merge files without a
+    job, use slurmctl aggregate-files.
     """
-    if output is not None:
-        return merge_paths(common, targets, output, schema, sort_by, partition_by)
-    if len(targets) != 1:
-        raise UserError("-o: is missing; name the folder of the dataset, or give a single JOB")
-    if schema or sort_by or partition_by:
-        raise UserError("--schema, --sort-by, --partition-by: are for files; a job has its YAML's")
-    name = check_job_id(targets[0], "JOB")
+    if len(jobs) != 1 or output is not None or "/" in jobs[0]:
+        given = " ".join(jobs)
+        raise UserError(
+            f"JOB: aggregate takes one job id, not files ({given}); to merge files, use: slurmctl "
+            f"aggregate-files {given} -o {output or 'DATASET'}"
+        )
+    name = check_job_id(jobs[0], "JOB")
     from airflow_slurm_provider.coordinator import api as verbs
 
     with common.services() as services:
@@ -154,9 +134,9 @@ def aggregate(
 
 
 def _merged(services: Services, merging: JobId) -> bool:
-    """Wait until the nodes have merged; false, with the reason on stderr, where they can't."""
-    poll = wait_until_finished(services, merging, interval=2.0, timeout=None)
-    failed = poll.problem or poll.progress.failed or poll.progress.task_errors
+    """Wait until the nodes have merged; if they can't, false, with the reason on stderr."""
+    status = wait_until_finished(services, merging, interval=2.0, timeout=None)
+    failed = status.problem or status.progress.failed or status.progress.task_errors
     if failed:
         say(f"the nodes could not merge all files; see slurmctl errors {merging}")
     return not failed
@@ -164,20 +144,20 @@ def _merged(services: Services, merging: JobId) -> bool:
 
 def _one_job(argument: str | None, option: str | None) -> JobId:
     if argument and option and argument != option:
-        raise UserError(f"--job-id: {option!r} is not JOB, which is {argument!r}; give one of them")
+        raise UserError(f"--job-id: {option!r} differs from JOB {argument!r}; give only one")
     if not argument and not option:
-        raise UserError("JOB: is missing; name the job")
+        raise UserError("JOB: is missing; give a job id")
     return check_job_id(argument or option or "", "JOB" if argument else "--job-id")
 
 
 def _keys(path: Path) -> list[str]:
     try:
-        # Not `splitlines`, which takes more characters for a line's end than a key may hold.
+        # Not `splitlines`, which splits at more characters than a key may not hold.
         keys = path.read_text("utf-8-sig").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--items: {path} can't be read ({error}); name a text file") from error
+        raise UserError(f"--items: {path} can't be read ({error}); give a text file") from error
     if keys == [""]:
-        raise UserError(f"--items: {path} is empty; write the key of an item on each line")
+        raise UserError(f"--items: {path} is empty; write one item key per line")
     return keys
 
 
@@ -185,7 +165,7 @@ def _planned_fields(job_id: str, plan: RetryPlan) -> list[tuple[str, str]]:
     number_of = "nothing to run again" if plan.round is None else str(plan.round)
     fields = [
         ("job", job_id),
-        ("round", f"{number_of} (dry run: nothing was done)"),
+        ("round", f"{number_of} (dry run: nothing was changed)"),
         ("items to run again", by_class(plan.items)),
         ("tasks put back", by_class(plan.tasks)),
         ("given up", by_class(plan.given_up)),
@@ -195,7 +175,7 @@ def _planned_fields(job_id: str, plan: RetryPlan) -> list[tuple[str, str]]:
         fields.append(("with", options))
     if plan.resources.delay_s:
         fields.append(("not before", f"{plan.resources.delay_s:,} s from now"))
-    return [*fields, *(("note", each) for each in plan.notes)]
+    return [*fields, *(("note", note) for note in plan.notes)]
 
 
 def _retried_fields(retried: RetryResult) -> list[tuple[str, str]]:
@@ -203,13 +183,13 @@ def _retried_fields(retried: RetryResult) -> list[tuple[str, str]]:
         ("job", retried.job_id),
         ("round", "nothing to run again" if retried.round is None else str(retried.round)),
         ("items to run again", by_class(retried.items)),
-        ("tasks put back", number(retried.tasks)),
+        ("tasks put back", format_count(retried.tasks)),
         ("given up", by_class(retried.given_up)),
     ]
     if retried.round is None and retried.given_up:
         classes = ",".join(retried.given_up)
         by_name = f"slurmctl retry {retried.job_id} --errors={classes}"
-        fields.append(("note", f"what was given up runs again by name alone: {by_name}"))
+        fields.append(("note", f"to run given-up items again, name their classes: {by_name}"))
     if retried.slurm_job_ids:
         fields.append(("slurm job", ", ".join(retried.slurm_job_ids)))
     return fields

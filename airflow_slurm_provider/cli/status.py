@@ -1,4 +1,4 @@
-"""`slurmctl status` and `slurmctl wait`: how far a job is."""
+"""`slurmctl status` and `slurmctl wait`: the progress of a job."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import click
 
 from airflow_slurm_provider.cli.formatting import (
     dataset_text,
-    loss_fields,
     manifest_address,
     progress_fields,
     read_manifest,
+    worker_failure_fields,
     workers_document,
     workers_text,
 )
@@ -30,46 +30,50 @@ if TYPE_CHECKING:
 @job_argument
 @common_options
 def status(common: Common, job: str) -> int:
-    """Print the state of JOB: tasks, items, failures by class, workers, dataset.
+    """Show the progress of JOB: tasks, items, failures by class, workers, dataset.
 
-    Where the cluster can't be asked, the rest is printed, and the error follows.
+    If the cluster can't be reached, everything else is printed, then the error.
     """
     name = check_job_id(job, "JOB")
-    # Not through `job`, whose planning and retrying would be imported as well.
-    from airflow_slurm_provider.coordinator.status.progress import look, read_progress
+    # Not through `api`, which would import planning and retrying as well.
+    from airflow_slurm_provider.coordinator.status.progress import read_progress, read_status
 
     with common.services() as services:
         away: ServiceError | None = None
         try:
-            poll = look(services, name)
-            progress, problem = poll.progress, poll.problem
-            workers, array = workers_text(poll), workers_document(poll.array)
+            found = read_status(services, name)
+            progress, problem = found.progress, found.problem
+            workers, array = workers_text(found), workers_document(found.array)
         except ServiceError as error:
             progress, problem, away = read_progress(services, name), "", error
-            workers, array = "unknown: the cluster can't be asked", None
-        lost = _losses(services, name)
+            workers, array = "unknown: the cluster can't be reached", None
+        lost = _worker_failures(services, name)
         manifest = read_manifest(services, name)
         where = manifest_address(services, name)
     document = {
         **progress.to_dict(),
         "problem": problem,
         "workers": array,
-        "lost_workers": None if lost is None else [each.to_dict() for each in lost],
+        "lost_workers": None if lost is None else [failure.to_dict() for failure in lost],
         "dataset": None if manifest is None else {"manifest": where, **manifest},
     }
-    fields = [*progress_fields(progress, problem), ("workers", workers), *loss_fields(lost)]
+    fields = [
+        *progress_fields(progress, problem),
+        ("workers", workers),
+        *worker_failure_fields(lost),
+    ]
     emit(common.as_json, document, [*fields, ("dataset", dataset_text(manifest, where))])
     if away is not None:
         raise away
     return 0
 
 
-def _losses(services: Services, job: JobId) -> list[WorkerFailure] | None:
-    """Workers that died; None where Slurm can't be asked, which alone is no failure."""
-    from airflow_slurm_provider.coordinator.status.dead_workers import find_losses
+def _worker_failures(services: Services, job: JobId) -> list[WorkerFailure] | None:
+    """Workers that died; None where Slurm can't be reached."""
+    from airflow_slurm_provider.coordinator.status.dead_workers import find_worker_failures
 
     try:
-        return find_losses(services, job)
+        return find_worker_failures(services, job)
     except ServiceError:
         return None
 
@@ -83,10 +87,10 @@ def wait(
 ) -> int:
     """Wait until every task of JOB has ended.
 
-    Failed items don't fail the job: they are counted by class, and `slurmctl retry` runs them
-    again. Ends with 1 where tasks gave up, or no worker is left while tasks remain.
+    Failed items don't fail the job: they are counted by class, and slurmctl retry runs them
+    again. Exits with 1 if tasks gave up, or if no worker is left while tasks remain.
     """
     name = check_job_id(job, "JOB")
     with common.services() as services:
-        poll = wait_until_finished(services, name, interval=interval, timeout=timeout)
-    return report_wait(common, poll, max_failed_items)
+        found = wait_until_finished(services, name, interval=interval, timeout=timeout)
+    return report_wait(common, found, max_failed_items)

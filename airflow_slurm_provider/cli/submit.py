@@ -1,4 +1,4 @@
-"""`slurmctl submit`: a job planned, and its workers started."""
+"""`slurmctl submit`: plan a job and start its workers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from airflow_slurm_provider.cli.options import Common, common_options
-from airflow_slurm_provider.cli.output import emit, number, say
+from airflow_slurm_provider.cli.output import emit, say
 from airflow_slurm_provider.cli.wait_loop import report_wait, wait_options, wait_until_finished
+from airflow_slurm_provider.units import format_count
 from slurm_worker.protocol.keys import JobId
 
 
@@ -17,7 +18,7 @@ from slurm_worker.protocol.keys import JobId
     "--job-id flights-2013 --wait"
 )
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--job-id", metavar="ID", help="The job's id, instead of the file's job_id.")
+@click.option("--job-id", metavar="ID", help="Job id, in place of the file's job_id.")
 @wait_options
 @common_options
 def submit(
@@ -31,8 +32,8 @@ def submit(
 ) -> int:
     """Plan the job that CONFIG describes and start its workers.
 
-    Safe to run again at any point, also after it was killed: it goes on where it stopped,
-    and never starts the workers twice.
+    It is safe to run again at any point, also after it was killed: it continues where it
+    stopped, and never starts the workers twice.
     """
     from airflow_slurm_provider.coordinator import api
     from airflow_slurm_provider.coordinator.spec.job_spec import load_config
@@ -43,14 +44,14 @@ def submit(
         earlier = submitted.reattached and submitted.slurm_job_ids
         fields = [
             ("job", submitted.job_id),
-            ("items in", number(submitted.items)),
-            ("planned tasks", number(submitted.tasks)),
-            ("workers", f"{submitted.workers:,}{', by an earlier submit' if earlier else ''}"),
+            ("items in", format_count(submitted.items)),
+            ("planned tasks", format_count(submitted.tasks)),
+            ("workers", f"{submitted.workers:,}{', from an earlier submit' if earlier else ''}"),
             ("slurm job", f"{', '.join(submitted.slurm_job_ids)} {submitted.slurm_job_name}"),
         ]
         if not wait:
             emit(common.as_json, submitted.to_dict(), fields)
             return 0
         name = JobId(submitted.job_id)
-        poll = wait_until_finished(services, name, interval=interval, timeout=timeout)
-    return report_wait(common, poll, max_failed_items, submitted.to_dict(), fields)
+        status = wait_until_finished(services, name, interval=interval, timeout=timeout)
+    return report_wait(common, status, max_failed_items, submitted.to_dict(), fields)

@@ -1,6 +1,6 @@
-"""Wait for a job from a terminal: one look at a growing interval, and what it says.
+"""Wait for a job from a terminal, with status queries at a growing interval.
 
-A look costs what one of `coordinator.watch` costs: a few reads of the table and one squeue.
+A query costs a few reads of the table and one squeue: see `coordinator.watcher`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ F = TypeVar("F", bound=Callable[..., int])
 
 FIRST_INTERVAL_S = 1.0
 GROWTH = 1.5
-#: Looks in a row that may fail because a service is away, before the wait gives up.
+#: Status queries in a row that may fail because a service is away, before the wait gives up.
 TOLERATED_FAILURES = 5
 
 
 def wait_options(function: F) -> F:
-    """Give a command ``--wait`` and what limits it."""
-    return click.option("--wait", is_flag=True, help="Wait until nothing is left to run.")(
+    """Give a command ``--wait`` and the options of `wait_limits`."""
+    return click.option("--wait", is_flag=True, help="Wait until every task has ended.")(
         wait_limits(function)
     )
 
@@ -47,19 +47,19 @@ def wait_limits(function: F) -> F:
         type=click.FloatRange(min=0.1),
         default=10.0,
         show_default=True,
-        help="Longest time between two looks while waiting.",
+        help="Longest time between two status queries while waiting.",
     )
     timeout = click.option(
         "--timeout",
         metavar="SECONDS",
         type=click.FloatRange(min=0),
-        help="Stop waiting after this time, with exit code 3; the job goes on.",
+        help="Stop waiting after this time, with exit code 3. The job continues.",
     )
     most_failed = click.option(
         "--max-failed-items",
         metavar="N",
         type=click.IntRange(min=0),
-        help="Exit code 1 where more items than this have failed; any number may without it.",
+        help="Exit with 1 if more items than this have failed. Default: no limit.",
     )
     return interval(timeout(most_failed(function)))
 
@@ -72,42 +72,42 @@ def wait_until_finished(
     timeout: float | None,
     show: Callable[[JobStatus], None] | None = None,
 ) -> JobStatus:
-    """Look until every task has ended, or until there is a problem that waiting can't cure.
+    """Poll until every task has ended, or until there is a problem that waiting can't fix.
 
     Args:
         services: the job's table, bucket and cluster.
         job_id: the job.
-        interval: seconds between two looks, at most; the first ones follow faster.
-        timeout: seconds to wait at all; None for as long as it takes.
-        show: shows a look; a bar or lines on stderr where None.
+        interval: longest time between two queries, in seconds; the first pauses are shorter.
+        timeout: the longest wait in seconds; None for no limit.
+        show: shows a status; where None, a bar or lines on stderr.
 
     Raises:
-        ServiceError: if the time is up, or a service is away at the first look or stays away.
+        ServiceError: if the time is up, a service is away at the first query, or stays away.
     """
     from airflow_slurm_provider.coordinator.watcher import Watcher
 
     clock = services.clock
-    watcher = Watcher(services, job_id, say, clock=clock.boot_time, tell_progress=False)
+    watcher = Watcher(services, job_id, say, clock=clock.boot_time, report_progress=False)
     deadline = None if timeout is None else clock.boot_time() + timeout
     pause, failures = min(FIRST_INTERVAL_S, interval), TOLERATED_FAILURES
-    with nullcontext(show) if show else _shown() as show_look:
+    with nullcontext(show) if show else _shown() as show_status:
         while True:
             try:
-                poll = watcher.look()
+                status = watcher.poll()
             except ServiceError as error:
                 failures += 1
                 if failures > TOLERATED_FAILURES:
                     raise
-                say(f"{error}; looking again in {pause:.0f} s")
+                say(f"{error}; next try in {pause:.0f} s")
             else:
                 failures = 0
-                show_look(poll)
-                if poll.finished or poll.problem:
-                    return poll
+                show_status(status)
+                if status.finished or status.problem:
+                    return status
             if deadline is not None and clock.boot_time() + pause > deadline:
                 raise ServiceError(
-                    f"{job_id}: not finished after {timeout:g} s; it goes on by itself, "
-                    f"look again with: slurmctl wait {job_id}"
+                    f"{job_id}: not finished after {timeout:g} s; the job continues; "
+                    f"to wait again: slurmctl wait {job_id}"
                 )
             clock.sleep(pause)
             pause = min(pause * GROWTH, interval)
@@ -115,32 +115,31 @@ def wait_until_finished(
 
 def report_wait(
     common: Common,
-    poll: JobStatus,
+    status: JobStatus,
     max_failed_items: int | None,
     document: Mapping[str, object] | None = None,
     fields: Fields = (),
 ) -> int:
-    """Print what a wait came to, after what the command did before it; return the exit code.
+    """Print the result of a wait, after that of the command before it; return the exit code.
 
-    Failed items alone are no failure of the job, unless the user has said how many may be: they
-    are counted, and can be tried again.
+    Failed items can be tried again. They alone do not fail the job, unless the user gave a limit.
     """
-    result = {**(document or {}), "progress": poll.progress.to_dict(), "problem": poll.problem}
+    result = {**(document or {}), "progress": status.progress.to_dict(), "problem": status.problem}
     known = {label for label, _ in fields}
-    found = [each for each in waited_fields(poll) if each[0] not in known]
+    found = [field for field in waited_fields(status) if field[0] not in known]
     emit(common.as_json, result, [*fields, *found])
-    tasks = poll.progress.tasks
+    tasks = status.progress.tasks
     gave_up = tasks.get(TaskState.FAILED.value, 0) + tasks.get(TaskState.QUARANTINED.value, 0)
-    failed = sum(poll.progress.failed.values())
+    failed = sum(status.progress.failed.values())
     if max_failed_items is not None and failed > max_failed_items:
-        say(f"--max-failed-items: {failed:,} have failed, and {max_failed_items:,} may")
+        say(f"--max-failed-items: {failed:,} items failed; the limit is {max_failed_items:,}")
         return ExitCode.JOB_FAILED
-    return ExitCode.JOB_FAILED if poll.problem or gave_up else ExitCode.OK
+    return ExitCode.JOB_FAILED if status.problem or gave_up else ExitCode.OK
 
 
 @contextmanager
 def _shown() -> Iterator[Callable[[JobStatus], None]]:
-    """A progress bar on a terminal; else a line on stderr whenever something changed."""
+    """A progress bar on a terminal; otherwise a line on stderr at every change."""
     if not sys.stderr.isatty():
         yield _line_on_change()
         return
@@ -151,8 +150,8 @@ def _shown() -> Iterator[Callable[[JobStatus], None]]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         shown = bar.add_task("", total=None)
 
-        def show(poll: JobStatus) -> None:
-            progress = poll.progress
+        def show(status: JobStatus) -> None:
+            progress = status.progress
             bar.update(
                 shown,
                 description=printable(progress.line()),
@@ -164,13 +163,13 @@ def _shown() -> Iterator[Callable[[JobStatus], None]]:
 
 
 def _line_on_change() -> Callable[[JobStatus], None]:
-    said = ""
+    shown = ""
 
-    def show(poll: JobStatus) -> None:
-        nonlocal said
-        line = poll.progress.line()
-        if line != said:
-            said = line
+    def show(status: JobStatus) -> None:
+        nonlocal shown
+        line = status.progress.line()
+        if line != shown:
+            shown = line
             say(line)
 
     return show

@@ -1,4 +1,4 @@
-"""`slurmctl watch`: a job as it goes, on the whole terminal."""
+"""`slurmctl watch`: a job's progress, live, in the full terminal."""
 
 from __future__ import annotations
 
@@ -32,34 +32,34 @@ _EVENTS_KEPT = 5
 def watch(
     common: Common, job: str, interval: float, timeout: float | None, max_failed_items: int | None
 ) -> int:
-    """Show JOB as it goes: progress, workers, failures, nodes, slow tasks, limits, events.
+    """Show JOB live: progress, workers, failures, nodes, slow tasks, limits, events.
 
-    Looks only: leaving it (Ctrl-C, exit code 130) does nothing to the job. When the job ends it
-    ends like `slurmctl wait`. Without a terminal it prints a line whenever something changed.
+    Ctrl-C leaves the display, with exit code 130; the job continues. When the job ends, watch
+    exits like slurmctl wait. Without a terminal it prints a line at every change.
     """
     name = check_job_id(job, "JOB")
     with common.services() as services:
         try:
             live = sys.stdout.isatty() and not common.as_json
             with _screen(services, name) if live else _nothing() as shown:
-                poll = wait_until_finished(
+                status = wait_until_finished(
                     services, name, interval=interval, timeout=timeout, show=shown
                 )
         except KeyboardInterrupt:
-            say(f"{name} goes on by itself; look again with: slurmctl watch {name}")
+            say(f"{name} continues; to watch it again: slurmctl watch {name}")
             return ExitCode.INTERRUPTED
-    return report_wait(common, poll, max_failed_items)
+    return report_wait(common, status, max_failed_items)
 
 
 @contextmanager
 def _nothing() -> Iterator[None]:
-    """No screen: a wait shows lines by itself."""
+    """No screen: the wait itself prints lines."""
     yield None
 
 
 @contextmanager
 def _screen(services: Services, job: JobId) -> Iterator[Callable[[JobStatus], None]]:
-    """The terminal's other screen, redrawn at each look."""
+    """The terminal's alternate screen, redrawn at each status query."""
     from rich.console import Console
     from rich.live import Live
 
@@ -67,30 +67,30 @@ def _screen(services: Services, job: JobId) -> Iterator[Callable[[JobStatus], No
 
     watched = _Watched(services, job)
     with Live(console=Console(), screen=True, auto_refresh=False) as live:
-        yield lambda poll: live.update(render(watched.view(poll)), refresh=True)
+        yield lambda status: live.update(render(watched.view(status)), refresh=True)
 
 
 class _Watched:
-    """What a look shows beside the tasks and the workers: limits and events."""
+    """Reads what the screen shows beside tasks and workers: limits and events."""
 
     def __init__(self, services: Services, job: JobId) -> None:
-        from airflow_slurm_provider.coordinator.status.audit_log import EventReader
+        from airflow_slurm_provider.coordinator.status.audit_log import AuditLogReader
 
         self._services = services
         self._job = job
-        self._reader = EventReader(services, job)
+        self._reader = AuditLogReader(services, job)
         self._last: View | None = None
 
-    def view(self, poll: JobStatus) -> View:
-        """All of a look; what can't be read is as it was."""
+    def view(self, status: JobStatus) -> View:
+        """The view of a status; parts that can't be read now stay as they were."""
         from airflow_slurm_provider.cli.watch_view import View
         from airflow_slurm_provider.coordinator.status.rate_limits import read_limits
 
-        last = self._last or View(poll)
+        last = self._last or View(status)
         try:
             events = (*last.events, *self._reader.read())[-_EVENTS_KEPT:]
-            view = View(poll, read_limits(self._services, self._job), events)
+            view = View(status, read_limits(self._services, self._job), events)
         except ServiceError as error:
-            view = replace(last, poll=poll, note=str(error))
+            view = replace(last, status=status, note=str(error))
         self._last = replace(view, note="")
         return view

@@ -1,8 +1,8 @@
-"""What `slurmctl watch` shows: one picture of a job, drawn from what one look has found.
+"""The screen of `slurmctl watch`, drawn from one status query.
 
-A pure function of its argument. Imports rich, so it is imported by the command alone. Text
-goes to rich as `Text` made by `_text`: rich reads a plain `str` as markup, and lets control
-characters through.
+A pure function of its argument. It imports rich, so only the command imports it. Text goes to
+rich as `Text` made by `_text`: rich reads a plain `str` as markup, and lets control characters
+through.
 """
 
 from __future__ import annotations
@@ -19,73 +19,73 @@ from rich.text import Text
 from airflow_slurm_provider.cli.events import event_line
 from airflow_slurm_provider.coordinator.status.audit_log import as_utc
 from airflow_slurm_provider.coordinator.status.eta import (
-    Outlook,
-    format_duration,
-    outlook_of,
+    Eta,
+    eta_of,
     stragglers,
     usual_ms,
 )
 from airflow_slurm_provider.coordinator.status.progress import JobStatus, Progress
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
+from airflow_slurm_provider.units import format_duration
 from slurm_worker.printable import printable
-from slurm_worker.protocol.job_table import AuditEvent
+from slurm_worker.protocol.job_rows import AuditEvent
 
 _NODES, _STRAGGLERS, _EVENTS = 8, 5, 5
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one look has found.
+    """What one status query has found.
 
     Args:
-        limits: how the job's rate limits stand.
-        events: the last of the audit trail, oldest first.
-        note: what went wrong at this look; the rest may be older then.
+        limits: the states of the job's rate limits.
+        events: the last entries of the audit log, oldest first.
+        note: what failed at this query; the rest may be older then.
     """
 
-    poll: JobStatus
+    status: JobStatus
     limits: Sequence[LimitState] = ()
     events: Sequence[AuditEvent] = ()
     note: str = ""
 
 
 def render(view: View) -> RenderableType:
-    """The picture."""
-    poll, snapshot = view.poll, view.poll.snapshot
-    outlook = Outlook(0.0, None, 0) if snapshot is None else outlook_of(snapshot)
+    """The whole screen."""
+    status, snapshot = view.status, view.status.snapshot
+    outlook = Eta(0.0, None, 0) if snapshot is None else eta_of(snapshot)
     parts: list[RenderableType] = [
-        _title(poll),
-        _bar(poll.progress, outlook),
-        _pace(poll.progress, outlook),
+        _title(status),
+        _bar(status.progress, outlook),
+        _pace(status.progress, outlook),
         Text(),
-        _counts(poll),
+        _counts(status),
     ]
     if snapshot is not None:
-        parts += [*_nodes(poll, snapshot), *_stragglers(snapshot)]
+        parts += [*_nodes(status, snapshot), *_stragglers(snapshot)]
     parts += [*_limits(view.limits), *_events(view.events)]
     if view.note:
         parts += [Text(), _text(view.note, "yellow")]
     return Group(*parts)
 
 
-def _title(poll: JobStatus) -> Text:
-    progress = poll.progress
+def _title(status: JobStatus) -> Text:
+    progress = status.progress
     title = Text(progress.job_id, style="bold")
     if progress.paused:
         title.append(_text(f"  paused by {progress.paused}", "yellow"))
-    elif poll.problem:
-        title.append(_text(f"  {poll.problem}", "red"))
+    elif status.problem:
+        title.append(_text(f"  {status.problem}", "red"))
     else:
-        title.append(f"  {progress.standing}", style="green")
+        title.append(f"  {progress.summary_state}", style="green")
     if progress.rounds > 1:
         title.append(f"  round {progress.rounds - 1}", style="dim")
-    if poll.snapshot is not None:
-        title.append(f"  {as_utc(poll.snapshot.at_ms)[11:19]} UTC", style="dim")
+    if status.snapshot is not None:
+        title.append(f"  {as_utc(status.snapshot.at_ms)[11:19]} UTC", style="dim")
     return title
 
 
-def _bar(progress: Progress, outlook: Outlook) -> RenderableType:
+def _bar(progress: Progress, outlook: Eta) -> RenderableType:
     done = progress.items - progress.pending + outlook.running_items
     share = done / progress.items if progress.items else 0.0
     table = Table.grid(padding=(0, 1), expand=True)
@@ -96,7 +96,7 @@ def _bar(progress: Progress, outlook: Outlook) -> RenderableType:
     return table
 
 
-def _pace(progress: Progress, outlook: Outlook) -> Text:
+def _pace(progress: Progress, outlook: Eta) -> Text:
     text = Text(f"{progress.ok:,} ok, {sum(progress.failed.values()):,} failed, ")
     text.append(f"{progress.pending:,} to do")
     if outlook.running_items:
@@ -106,32 +106,34 @@ def _pace(progress: Progress, outlook: Outlook) -> Text:
     return text
 
 
-def _counts(poll: JobStatus) -> Table:
-    progress = poll.progress
+def _counts(status: JobStatus) -> Table:
+    progress = status.progress
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column()
     table.add_row("tasks", _by_count(progress.tasks))
-    table.add_row("workers", _text(_workers(poll)))
+    table.add_row("workers", _text(_workers(status)))
     table.add_row("failed items", _text(_by_count(progress.failed), "red"))
     if progress.task_errors:
         table.add_row("failed tasks", _text(_by_count(progress.task_errors), "red"))
-    if poll.snapshot is not None and poll.snapshot.lost:
-        table.add_row("leases lost", f"{poll.snapshot.lost:,}")
+    if status.snapshot is not None and status.snapshot.lost:
+        table.add_row("leases lost", f"{status.snapshot.lost:,}")
     return table
 
 
-def _workers(poll: JobStatus) -> str:
-    if poll.array is None:
-        return "none needed" if poll.finished else "not submitted"
-    if poll.array.unknown:
-        return "Slurm doesn't say yet"
-    return f"{poll.array.alive:,} alive ({_by_count(poll.array.counts())})"
+def _workers(status: JobStatus) -> str:
+    if status.array is None:
+        return "none needed" if status.finished else "not submitted"
+    if status.array.unknown:
+        return "not known to Slurm yet"
+    return f"{status.array.alive:,} alive ({_by_count(status.array.counts())})"
 
 
-def _nodes(poll: JobStatus, snapshot: Snapshot) -> list[RenderableType]:
-    elements = () if poll.array is None else poll.array.elements.values()
-    running = Counter(each.node for each in elements if each.node and not each.state.terminal)
+def _nodes(status: JobStatus, snapshot: Snapshot) -> list[RenderableType]:
+    elements = () if status.array is None else status.array.elements.values()
+    running = Counter(
+        element.node for element in elements if element.node and not element.state.terminal
+    )
     done = snapshot.done.nodes
     names = sorted({*running, *done}, key=lambda name: (-running[name], name))
     if not names:
@@ -167,20 +169,20 @@ def _limits(limits: Sequence[LimitState]) -> list[RenderableType]:
     if not limits:
         return []
     table = _table("limit", "rate", "configured", "used", "reserved ahead")
-    for each in limits:
-        used = f"{each.used:,}"
-        if each.quota_per_day is not None:
-            used += f" of {each.quota_per_day:,} today"
+    for limit in limits:
+        used = f"{limit.used:,}"
+        if limit.quota_per_day is not None:
+            used += f" of {limit.quota_per_day:,} today"
         table.add_row(
-            *(_text(each.name), f"{each.current_rate:g}/s", f"{each.rate:g}/s"),
-            *(used, f"{each.ahead_s:.1f} s"),
+            *(_text(limit.name), f"{limit.current_rate:g}/s", f"{limit.rate:g}/s"),
+            *(used, f"{limit.ahead_s:.1f} s"),
         )
     return [Text(), table]
 
 
 def _events(events: Iterable[AuditEvent]) -> list[RenderableType]:
-    lines = [event_line(each) for each in events][-_EVENTS:]
-    shown = [Text(each, style="dim", no_wrap=True, overflow="ellipsis") for each in lines]
+    lines = [event_line(event) for event in events][-_EVENTS:]
+    shown = [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in lines]
     return [Text(), *shown] if shown else []
 
 

@@ -1,9 +1,9 @@
 """The verbs that every face calls: submit, progress, poll, retry, aggregate.
 
-Those that steer a job under way (pause, resume, cancel) are in `submission/control.py`.
+`submission/control.py` has those that control a running job: pause, resume, cancel.
 
-Each is safe to call again at any point, from several processes at once. All results
-are plain data with a `to_dict`.
+Each verb may be called again at any point, and by several processes at the same time. `log` gets a
+line per step, and `actor` is the name in the audit log. Results are plain data with a `to_dict`.
 """
 
 from __future__ import annotations
@@ -16,27 +16,17 @@ from pathlib import Path
 from typing import Any, cast
 
 from airflow_slurm_provider.coordinator import spec_store
-from airflow_slurm_provider.coordinator.inputs.reader import version_of
-from airflow_slurm_provider.coordinator.planning import bundle_size
-from airflow_slurm_provider.coordinator.planning import retry_round as retrying
-from airflow_slurm_provider.coordinator.planning.initial_round import (
-    check_identity,
-    finish_first_round,
-    has_plan,
-    plan_job,
-    standing_bundle,
-    tell_other_input,
-)
+from airflow_slurm_provider.coordinator.planning import initial_round, retry_round
+from airflow_slurm_provider.coordinator.planning.bundle_size import bundle_of
 from airflow_slurm_provider.coordinator.planning.planner import Planner
-from airflow_slurm_provider.coordinator.planning.retry_round import RetryPlan
+from airflow_slurm_provider.coordinator.planning.retry_round import RetryPlan, RetryRequest
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec
-from airflow_slurm_provider.coordinator.spec.retry_policy import Rules, parse_rules
 from airflow_slurm_provider.coordinator.status import progress as progress_of
 from airflow_slurm_provider.coordinator.status.dead_workers import (
     WorkerFailure,
-    attribute,
-    find_losses,
+    attribute_failures,
+    find_worker_failures,
 )
 from airflow_slurm_provider.coordinator.status.failures import cured_by_class
 from airflow_slurm_provider.coordinator.status.progress import JobStatus, Progress, check_running
@@ -47,18 +37,26 @@ from airflow_slurm_provider.coordinator.submission.workers import (
     ensure_workers,
 )
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError
-from slurm_worker.errors import ErrorClass, UserError
+from slurm_worker.errors import UserError
 from slurm_worker.protocol.generations import open_round
-from slurm_worker.protocol.job_table import JobRow, JobTable, RoundRow, SubmissionRow
-from slurm_worker.protocol.keys import JobId, RoundState, SubmitState
+from slurm_worker.protocol.job_rows import JobRow, RoundRow, SubmissionRow
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.keys import JobId, JobState, RoundState, SubmitState
 from slurm_worker.protocol.ports import Value
 
 Log = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Submitted:
-    """What `submit` came to."""
+class SubmitResult:
+    """The result of `submit`.
+
+    Args:
+        round: the round that the workers work on.
+        tasks: of the first round.
+        items: of the first round.
+        reattached: an earlier call has submitted these workers.
+    """
 
     job_id: str
     round: int
@@ -76,14 +74,14 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class RetryResult:
-    """What `retry` came to.
+    """The result of `retry`.
 
     Args:
-        round: the new round's number; None where there was nothing to try again.
-        items: items in it by the error class they had failed with.
+        round: the new round's number; None if there was nothing to retry.
+        items: items in it by the error class of their failure.
         tasks: failed tasks that were put back.
-        given_up: items that are not tried again, by error class.
-        reattached: an earlier call had planned and submitted this round.
+        given_up: items that are not retried, by error class.
+        reattached: an earlier call has planned and submitted this round.
     """
 
     job_id: str
@@ -99,51 +97,40 @@ class RetryResult:
         return {**asdict(self), "slurm_job_ids": list(self.slurm_job_ids)}
 
 
-def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmctl") -> Submitted:
-    """Plan the job and submit its array, or go on where an earlier call was cut short.
+def submit(
+    services: Services, config: Config, *, log: Log, actor: str = "slurmctl"
+) -> SubmitResult:
+    """Plan the job and submit its array, or continue where an earlier call was interrupted.
 
     Raises:
-        UserError: a mistake in the config or the input; nothing stays behind.
-        ServiceError: a service can't be reached; calling again goes on.
+        UserError: a mistake in the config or the input; the table has no row of the job then.
+        ServiceError: a service can't be reached; calling again continues.
     """
-    spec = config.spec
-    jobs = services.jobs(spec.id)
-    job = jobs.find()
-    planned = has_plan(services, job)
-    if planned:
-        check_identity(job, spec)
-    # What can't be reached is found out before anything is written.
+    jobs = services.jobs(config.spec.id)
+    job = initial_round.find_planned(services, config.spec)
+    # A service that can't be reached is found before anything is written.
     services.objects.verify()
     services.slurm.version()
-    code = upload.ship_code(services, config)
-    if job is None or not planned:
-        job = plan_job(services, spec, code, log)
-    spec = standing_bundle(services, job, config.spec, log)
-    digest = spec_store.ship_config(services, spec, job.shards, code)
-    if finish_first_round(services, spec, job, log) or not planned:
-        first = jobs.rounds()[0]
+    code = upload.upload_code(services, config)
+    if job is None:
+        planned = initial_round.create_job(services, config.spec, code, log)
+    else:
+        planned = initial_round.load_job(services, job, config.spec, code, log)
+    first = planned.first
+    if planned.planned_now:
         jobs.audit(actor, "planned", {"tasks": first.tasks, "items": first.items})
-    round_row = jobs.rounds()[0]
-    tell_other_input(spec, round_row, version_of(spec.source, services.bucket), log)
-    jobs.open(1)
+    if planned.job.state is not JobState.OPEN:
+        jobs.open(1)
     job = jobs.get()
-    other = digest != job.config
-    # A retry's round has workers of its own, with its options: those who wait look at them.
-    latest = progress_of.open_round_of(job, jobs.rounds()) or round_row
-    workers = ensure_workers(
-        services, spec, replace(job, config=digest), latest, progress_of.tasks_of(latest), log
-    )
-    if other:
-        # Not before Slurm has taken it: what it refuses must not be what others go on with.
-        jobs.set_config(digest)
-        log("code, settings or workers are others now; what starts from now on has the new ones")
+    round_row = _latest_open_round(jobs, job, first)
+    workers = _submit_with(services, planned.stored, job, round_row, log)
     if not workers.reattached:
-        audit_workers(services, spec.id, workers, actor)
-    return Submitted(
-        job_id=spec.id,
-        round=latest.number,
-        tasks=round_row.tasks,
-        items=round_row.items,
+        audit_workers(services, job.job, workers, actor)
+    return SubmitResult(
+        job_id=job.job,
+        round=round_row.number,
+        tasks=first.tasks,
+        items=first.items,
         workers=workers.workers,
         slurm_job_ids=workers.slurm_job_ids,
         slurm_job_name=workers.slurm_job_name,
@@ -152,49 +139,42 @@ def submit(services: Services, config: Config, *, log: Log, actor: str = "slurmc
 
 
 def progress(services: Services, job_id: JobId) -> Progress:
-    """Where the job stands."""
+    """How far the job is."""
     return progress_of.read_progress(services, job_id)
 
 
 def poll(services: Services, job_id: JobId) -> JobStatus:
-    """One look by someone who waits for the job."""
-    return progress_of.look(services, job_id)
+    """The job's status, for a wait."""
+    return progress_of.read_status(services, job_id)
 
 
 def resubmit(
-    services: Services, job_id: JobId, *, most: int, log: Log, actor: str = "slurmctl"
+    services: Services, job_id: JobId, *, max_resubmits: int, log: Log, actor: str = "slurmctl"
 ) -> Workers | None:
-    """New workers for a job whose workers are gone and whose tasks are not done.
+    """New workers for a job whose workers have ended and left tasks.
 
-    Args:
-        services: the edges.
-        job_id: the job.
-        most: how often the latest round may have got new workers.
-        log: told of progress.
-        actor: who asks, for the audit trail.
+    The latest round may get new workers `max_resubmits` times.
 
     Returns:
-        The workers of the round now; None if it had new ones `most` times already, or if
-        somebody has cancelled them.
+        The round's workers; None if it had new ones `max_resubmits` times already, or if the
+        workers were cancelled.
     """
     jobs = services.jobs(job_id)
-    job = jobs.get()
+    job, rounds = jobs.get(), jobs.rounds()
     spec = spec_store.read_spec(services, job)
-    rounds = jobs.rounds()
     round_row = progress_of.open_round_of(job, rounds) or rounds[-1]
     submissions = progress_of.of_round(jobs.submissions(), round_row.number)
-    # One that was refused or cut short is no submission yet: it is carried out now.
-    made = [each for each in submissions if each.state is SubmitState.SUBMITTED]
-    if sum(not each.asked for each in made) > most:
+    # A submission that was refused or interrupted does not count: it is carried out now.
+    made = [row for row in submissions if row.state is SubmitState.SUBMITTED]
+    if sum(not row.asked for row in made) > max_resubmits:
         return None
-    by = _cancelled_by(jobs, submissions)
-    if by:
-        log(f"the workers were cancelled by {by}; they are not replaced")
+    actor_of_cancel = _cancelled_by(jobs, submissions)
+    if actor_of_cancel:
+        log(f"the workers were cancelled by {actor_of_cancel}; they are not replaced")
         return None
+    tasks = progress_of.tasks_of(round_row)
     try:
-        workers = ensure_workers(
-            services, spec, job, round_row, progress_of.tasks_of(round_row), log
-        )
+        workers = ensure_workers(services, spec, job, round_row, tasks, log)
     except SubmissionCancelledError as error:
         log(f"{error}")
         return None
@@ -203,18 +183,9 @@ def resubmit(
     return workers
 
 
-def _cancelled_by(jobs: JobTable, submissions: list[SubmissionRow]) -> str:
-    """Who has cancelled the workers since the last were submitted; empty for nobody."""
-    last = progress_of.latest(submissions)
-    if last is None or not last.empty:
-        return ""
-    cancelled = [each.actor for each in jobs.events() if each.action == "cancelled"]
-    return cancelled[-1] if cancelled else "somebody"
-
-
-def losses(services: Services, job_id: JobId) -> list[WorkerFailure]:
-    """The job's workers that died, why, and the tasks that they held."""
-    return find_losses(services, job_id)
+def worker_failures(services: Services, job_id: JobId) -> list[WorkerFailure]:
+    """The job's workers that died: why, and which tasks they held."""
+    return find_worker_failures(services, job_id)
 
 
 def plan_retry(
@@ -226,13 +197,11 @@ def plan_retry(
     only: Iterable[str] | None = None,
 ) -> RetryPlan:
     """What `retry` with the same arguments would do now; writes nothing."""
-    asked = _RetryRequest.of(classes, policy, only)
+    request = RetryRequest.of(classes, policy, only)
     jobs = services.jobs(job_id)
     job, rounds = jobs.get(), jobs.rounds()
     spec = spec_store.read_spec(services, job)
-    return retrying.plan_retry(
-        services, spec, job, rounds, spec.policy(asked.rules), asked.selector(spec)
-    )
+    return retry_round.plan_retry(services, spec, job, rounds, request)
 
 
 def retry(
@@ -242,111 +211,66 @@ def retry(
     *,
     policy: Mapping[str, Any] | None = None,
     only: Iterable[str] | None = None,
-    most_items: int | None = None,
+    max_items: int | None = None,
     log: Log,
     actor: str = "slurmctl",
 ) -> RetryResult:
-    """Try failed items and tasks again: one new round, and workers for it.
+    """Retry failed items and tasks: one new round, and workers for it.
 
-    Two calls at the same time, or a call after one that was cut short, make one round.
+    Two calls at the same time make one round. So does a call after one that was interrupted.
 
     Args:
         services: the edges.
         job_id: the job.
-        classes: error classes to try again; by the retry policy where None.
-        policy: rules that go over the job's own, by error class.
-        only: keys of the items to try again; all of the classes where None.
-        most_items: a round of more items than this is not begun.
-        log: told of progress.
-        actor: who asks, for the audit trail.
+        classes: error classes to retry; by the retry policy if None.
+        policy: rules that override the job's own, by error class.
+        only: keys of the items to retry; all items of the classes if None.
+        max_items: a round of more items than this is not started.
+        log: gets a line per step.
+        actor: the name in the audit log.
 
     Raises:
-        UserError: if a class or a rule is wrong, or the job is still at its first round.
+        UserError: if a class or a rule is wrong, or if the first round is not complete.
     """
-    asked = _RetryRequest.of(classes, policy, only)
+    request = RetryRequest.of(classes, policy, only)
     jobs = services.jobs(job_id)
-    job = jobs.get()
+    job, rounds = jobs.get(), jobs.rounds()
     spec = spec_store.read_spec(services, job)
-    rounds = jobs.rounds()
-    last = rounds[-1] if rounds else None
-    if last is None or (last.number == 0 and last.state is RoundState.PLANNING):
-        raise UserError(f"job_id: {job_id!r} is not planned yet; run slurmctl submit first")
-    attribute(services, job_id)
-    if last.number > 0 and not _round_submitted(jobs, last):
-        return _begun_retry(services, spec, job, last, log, actor)
-    state = progress(services, job_id)
-    if not state.complete:
-        standing = jobs.rounds()[-1]
-        if standing.number == last.number:
-            if last.number == 0:
-                check_running(job)
-            return _still_running(services, state, last)
-        # Another call has begun a round since.
-        return _begun_retry(services, spec, job, standing, log, actor)
-    # Of the rounds that were seen before the job was seen complete: a round that another call
-    # begins meanwhile has the number of ours, and is one with it.
-    plan = retrying.plan_retry(
-        services, spec, job, rounds, spec.policy(asked.rules), asked.selector(spec)
-    )
+    last = _last_planned(job_id, rounds)
+    attribute_failures(services, job_id)
+    unfinished = _unfinished_retry(jobs, last)
+    if unfinished is None and not (state := progress(services, job_id)).complete:
+        newest = jobs.rounds()[-1]
+        if newest.number == last.number:
+            return _still_running(jobs, job, state, last)
+        # Another call has started a round since.
+        unfinished = newest
+    if unfinished is not None:
+        return _finish_retry(services, spec, job, unfinished, log, actor)
+    # Plan with the rounds that were read before the job was seen complete: if another call starts
+    # a round meanwhile, that round has our number, and both calls finish it.
+    plan = retry_round.plan_retry(services, spec, job, rounds, request)
     for note in plan.notes:
         log(note)
-    too_many = most_items is not None and sum(plan.items.values()) > most_items
+    too_many = max_items is not None and sum(plan.items.values()) > max_items
     if plan.round is None or too_many:
         left = Counter(plan.given_up) + Counter(plan.items if too_many else {})
         return RetryResult(job_id, None, given_up=dict(left))
-    begun = jobs.create_round(
+    started = jobs.create_round(
         plan.round,
         "retry",
-        asked.selector(spec).rounds,
+        request.selector(spec).rounds,
         tasks_back=plan.tasks,
-        only="" if asked.only is None else retrying.keep_keys(services, job_id, asked.only),
+        only="" if request.only is None else retry_round.store_keys(services, job_id, request.only),
         slurm=plan.resources.slurm,
         delay_s=plan.resources.delay_s,
     )
-    return _begun_retry(services, spec, job, begun, log, actor)
+    return _finish_retry(services, spec, job, started, log, actor)
 
 
 def cured(services: Services, job_id: JobId) -> dict[str, int]:
-    """Failures that the job's retries have undone, by error class."""
+    """Failures that the job's retries have fixed, by error class."""
     return dict(cured_by_class(services, job_id))
-
-
-def _begun_retry(
-    services: Services, spec: JobSpec, job: JobRow, round_row: RoundRow, log: Log, actor: str
-) -> RetryResult:
-    """Finish a round whose row says what it is to try again."""
-    jobs = services.jobs(spec.id)
-    number = round_row.number
-    only = retrying.kept_keys(services, spec.id, round_row.only)
-    selector = retrying.Selector(round_row.selector, only)
-    items = retrying.failed_items(services, job, jobs.rounds()[:number], selector)
-    planned = _planner(services, spec, job, log).plan(
-        round_row, items, check=lambda: None, retried=lambda: dict(items.retried)
-    )
-    put_back = open_round(
-        jobs,
-        services.tasks(job),
-        number,
-        lambda: retrying.failed_tasks(services, job.job, selector),
-    )
-    if put_back:
-        log(f"put {put_back:,} failed tasks back")
-    back = sum(round_row.tasks_back.values())
-    workers = ensure_workers(services, spec, job, round_row, planned.tasks + back, log)
-    result = RetryResult(
-        job_id=spec.id,
-        round=number,
-        items=dict(planned.retried),
-        tasks=back,
-        given_up=dict(items.given_up),
-        slurm_job_ids=workers.slurm_job_ids,
-        reattached=workers.reattached,
-    )
-    if not workers.reattached:
-        detail = {**result.to_dict(), "config": job.config}
-        jobs.audit(actor, "retried", cast("dict[str, Value]", detail))
-        audit_workers(services, spec.id, workers, actor)
-    return result
 
 
 def aggregate(
@@ -358,9 +282,9 @@ def aggregate(
         Its manifest, with the addresses of the version's folder (`dataset`) and of the manifest.
 
     Raises:
-        UserError: if the job is not complete, or a part can't be read as it was committed.
+        UserError: if the job is not complete, or if a part has changed since it was committed.
     """
-    # pyarrow takes a third of a second to import, and most commands have no use for it.
+    # pyarrow takes a third of a second to import, and most commands don't use it.
     from airflow_slurm_provider.coordinator import dataset
 
     jobs = services.jobs(job_id)
@@ -384,14 +308,14 @@ def merges_where(services: Services, job_id: JobId) -> str:
 
 def merge_on_nodes(
     services: Services, job_id: JobId, *, log: Log, actor: str = "slurmctl"
-) -> Submitted | None:
-    """Start the merge of the job's parts on the cluster; `aggregate` publishes when it is done.
+) -> SubmitResult | None:
+    """Start merging the job's parts on the cluster; call `aggregate` to publish when it is done.
 
     Returns:
-        The job that merges; None where there is nothing to merge.
+        The job that merges; None if there is nothing to merge.
 
     Raises:
-        UserError: if the job is not complete, or its dataset is to be sorted.
+        UserError: if the job is not complete, or if its dataset is to be sorted.
     """
     from airflow_slurm_provider.coordinator import dataset
 
@@ -402,65 +326,74 @@ def merge_on_nodes(
         return None if config is None else submit(services, config, log=log, actor=actor)
 
 
-def check_classes(classes: list[str] | None) -> tuple[str, ...]:
-    """The error classes, checked and in order.
-
-    Raises:
-        UserError: naming one that is not an error class.
-    """
-    known = [each.value for each in ErrorClass]
-    for name in classes or []:
-        if name not in known:
-            raise UserError(f"errors: {name!r} is not an error class; use {', '.join(known)}")
-    return tuple(sorted(set(classes or [])))
+# --- steps of submit ----------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _RetryRequest:
-    """What a retry was asked for, checked."""
-
-    classes: tuple[str, ...]
-    rules: Rules
-    only: frozenset[str] | None
-
-    @classmethod
-    def of(
-        cls,
-        classes: list[str] | None,
-        policy: Mapping[str, Any] | None,
-        only: Iterable[str] | None,
-    ) -> _RetryRequest:
-        rules = parse_rules(policy or {}, "policy")
-        return cls(check_classes(classes), rules, None if only is None else frozenset(only))
-
-    def selector(self, spec: JobSpec) -> retrying.Selector:
-        """Which failures that means."""
-        return retrying.Selector.of(spec.policy(self.rules), self.classes, self.only)
+def _latest_open_round(jobs: JobTable, job: JobRow, first: RoundRow) -> RoundRow:
+    """A retry round has workers of its own, with its options; until then it is the first round."""
+    if job.rounds < 2:
+        return first
+    return progress_of.open_round_of(job, jobs.rounds()) or first
 
 
-def _planner(services: Services, spec: JobSpec, job: JobRow, log: Log) -> Planner:
-    return Planner(
-        services.store(spec.id),
-        services.tasks(job),
-        services.jobs(spec.id),
-        bundle_size.bundle_of(spec),
-        log,
+def _submit_with(
+    services: Services,
+    stored: spec_store.StoredSpec,
+    job: JobRow,
+    round_row: RoundRow,
+    log: Log,
+) -> Workers:
+    """Workers with the stored spec, which becomes the job's when Slurm has accepted it."""
+    changed = stored.digest != job.config
+    tasks = progress_of.tasks_of(round_row)
+    job = replace(job, config=stored.digest)
+    workers = ensure_workers(services, stored.spec, job, round_row, tasks, log)
+    if changed:
+        # Only now: if Slurm refuses the options, later workers must not get them.
+        services.jobs(job.job).set_config(stored.digest)
+        log(
+            "code, settings or worker count changed; workers started from now on use the new "
+            "version"
+        )
+    return workers
+
+
+def _cancelled_by(jobs: JobTable, submissions: list[SubmissionRow]) -> str:
+    """Who has cancelled the workers since the last were submitted; empty if nobody has."""
+    last = progress_of.latest(submissions)
+    if last is None or not last.empty:
+        return ""
+    cancelled = [event.actor for event in jobs.events() if event.action == "cancelled"]
+    return cancelled[-1] if cancelled else "somebody"
+
+
+# --- steps of retry -----------------------------------------------------------------
+
+
+def _last_planned(job_id: JobId, rounds: list[RoundRow]) -> RoundRow:
+    last = rounds[-1] if rounds else None
+    if last is None or (last.number == 0 and last.state is RoundState.PLANNING):
+        raise UserError(f"job_id: {job_id!r} is not planned yet; run slurmctl submit first")
+    return last
+
+
+def _unfinished_retry(jobs: JobTable, last: RoundRow) -> RoundRow | None:
+    """The last round, if it is a retry round that has no workers yet."""
+    submitted = last.state is RoundState.OPEN and any(
+        row.round_no == last.number and row.slurm_job_ids for row in jobs.submissions()
     )
+    return last if last.number > 0 and not submitted else None
 
 
-def _round_submitted(jobs: JobTable, round_row: RoundRow) -> bool:
-    return round_row.state is RoundState.OPEN and any(
-        each.round_no == round_row.number and each.slurm_job_ids for each in jobs.submissions()
-    )
-
-
-def _still_running(services: Services, state: Progress, last: RoundRow) -> RetryResult:
+def _still_running(jobs: JobTable, job: JobRow, state: Progress, last: RoundRow) -> RetryResult:
+    """The retry round that is running; the first round must be complete before a retry."""
     if last.number == 0:
+        check_running(job)
         raise UserError(
-            f"job_id: {state.job_id!r} has {state.unfinished_tasks:,} tasks that are not done; "
+            f"job_id: {state.job_id!r} has {state.unfinished_tasks:,} unfinished tasks; "
             f"retry when it is complete (slurmctl wait {state.job_id})"
         )
-    submission = progress_of.latest(services.jobs(JobId(state.job_id)).submissions())
+    submission = progress_of.latest(jobs.submissions())
     return RetryResult(
         state.job_id,
         last.number,
@@ -468,3 +401,38 @@ def _still_running(services: Services, state: Progress, last: RoundRow) -> Retry
         slurm_job_ids=submission.slurm_job_ids if submission else (),
         reattached=True,
     )
+
+
+def _finish_retry(
+    services: Services, spec: JobSpec, job: JobRow, round_row: RoundRow, log: Log, actor: str
+) -> RetryResult:
+    """Finish a retry round, whose row says what it retries."""
+    jobs, tasks = services.jobs(spec.id), services.tasks(job)
+    number = round_row.number
+    only = retry_round.load_keys(services, spec.id, round_row.only)
+    selector = retry_round.Selector(round_row.selector, only)
+    items = retry_round.failed_items(services, job, jobs.rounds()[:number], selector)
+    planned = Planner(services.store(spec.id), tasks, jobs, log).plan(
+        round_row, items, bundle_of(spec), retried=lambda: dict(items.retried)
+    )
+    put_back = open_round(
+        jobs, tasks, number, lambda: retry_round.failed_tasks(services, job.job, selector)
+    )
+    if put_back:
+        log(f"put {put_back:,} failed tasks back")
+    back = sum(round_row.tasks_back.values())
+    workers = ensure_workers(services, spec, job, round_row, planned.tasks + back, log)
+    result = RetryResult(
+        job_id=spec.id,
+        round=number,
+        items=dict(planned.retried),
+        tasks=back,
+        given_up=dict(items.given_up),
+        slurm_job_ids=workers.slurm_job_ids,
+        reattached=workers.reattached,
+    )
+    if not workers.reattached:
+        detail = {**result.to_dict(), "config": job.config}
+        jobs.audit(actor, "retried", cast("dict[str, Value]", detail))
+        audit_workers(services, spec.id, workers, actor)
+    return result

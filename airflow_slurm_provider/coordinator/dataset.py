@@ -1,8 +1,9 @@
-"""Aggregation: in this process, or its files on the cluster's nodes and the manifest here.
+"""Aggregation: in this process, or with the files merged on the cluster's nodes.
 
-On the nodes the merge is a job of its own, ``<job>.merge-<inputs>``, whose items are the
-files: leased, retried and watched as any other. The same parts give the same bytes in both
-places. Requests: those of `slurm_worker.aggregate`, and of that job.
+On the nodes the merge is a job of its own, ``<job>.merge-<inputs>``. Its items are the files of
+the dataset; they are leased, retried and watched like those of any job. The same parts give the
+same bytes in both places, and the manifest is always written here. Requests: those of
+`slurm_worker.aggregate`, and of that job.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ Log = Callable[[str], None]
 
 
 def check_complete(services: Services, job_id: JobId) -> None:
-    """Refuse a job that has tasks to do."""
+    """Refuse a job that has unfinished tasks."""
     state = read_progress(services, job_id)
     if not state.complete:
         raise UserError(
-            f"job_id: {job_id!r} has {state.unfinished_tasks:,} tasks that are not done; wait for "
-            f"it (slurmctl wait {job_id}), or submit it again if its workers are gone"
+            f"job_id: {job_id!r} has {state.unfinished_tasks:,} unfinished tasks; wait for "
+            f"it (slurmctl wait {job_id}), or submit it again if its workers have ended"
         )
 
 
 def merge(services: Services, spec: JobSpec, log: Log) -> aggregation.Manifest:
-    """Merge what has not been merged on the nodes, and publish."""
+    """Merge the files that were not merged on the nodes, and publish."""
 
     def made(inputs: str) -> Mapping[str, aggregation.DataFile]:
         return _made_on_nodes(services, spec.id, inputs)
@@ -59,12 +60,10 @@ def merge(services: Services, spec: JobSpec, log: Log) -> aggregation.Manifest:
 
 
 def plan_on_nodes(services: Services, spec: JobSpec, folder: Path) -> Config | None:
-    """The job that merges this one's parts; None where its dataset is up to date.
+    """The job that merges the parts of another; None if the dataset is up to date.
 
-    Args:
-        services: the edges.
-        spec: the job whose parts are merged.
-        folder: for the code that is shipped; must be there until the job is submitted.
+    `spec` is that of the job whose parts are merged. The code that is uploaded goes into `folder`,
+    which must exist until the new job is submitted.
 
     Raises:
         UserError: if the dataset is to be sorted, or the job's id is too long for another.
@@ -78,10 +77,8 @@ def plan_on_nodes(services: Services, spec: JobSpec, folder: Path) -> Config | N
             _options(spec),
             Path(scratch),
         )
-    if split is None:
-        return None
-    if not split.items:
-        # Nothing to merge: what there is to publish, the coordinator publishes alone.
+    if split is None or not split.items:
+        # There is nothing to merge; the coordinator publishes without the nodes.
         return None
     name = merge_job_id(spec.id, split.inputs)
     requirements = spec.aggregate.requirements
@@ -107,7 +104,7 @@ def plan_on_nodes(services: Services, spec: JobSpec, folder: Path) -> Config | N
 def _made_on_nodes(
     services: Services, job_id: JobId, inputs: str
 ) -> dict[str, aggregation.DataFile]:
-    """The files that a job on the nodes has merged of these inputs."""
+    """The files that a job on the nodes has merged from these inputs."""
     try:
         name = check_job_id(merge_job_id(job_id, inputs))
     except UserError:
@@ -128,8 +125,8 @@ def _expected(services: Services, job_id: JobId) -> list[aggregation.RoundSummar
     jobs = services.jobs(job_id)
     table = services.tasks(jobs.get())
     return [
-        aggregation.RoundSummary(each.number, each.tasks, each.items, each.draft, table)
-        for each in jobs.rounds()
+        aggregation.RoundSummary(row.number, row.tasks, row.items, row.draft, table)
+        for row in jobs.rounds()
     ]
 
 

@@ -1,6 +1,6 @@
 """What a coordinator works with: the table, the bucket, the cluster, a clock.
 
-`open_services` is the one place where they are made, for every face.
+`open_services` makes them for every face, and nothing else does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import boto3
 from botocore.config import Config as BotoConfig
 
 from airflow_slurm_provider.coordinator.spec.site import ClusterSite, Site
-from airflow_slurm_provider.coordinator.ttl_cache import Recent
+from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState, merge_arrays
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.embedded.transport import EmbeddedTransport
@@ -24,30 +24,32 @@ from slurm_worker.backends.dynamodb import DynamoRows, dynamo_client
 from slurm_worker.backends.errors import settings_explained
 from slurm_worker.backends.s3 import S3Objects, s3_client
 from slurm_worker.protocol.job_config import LeaseConfig
-from slurm_worker.protocol.job_store import JobStore
-from slurm_worker.protocol.job_table import JobRow, JobTable
-from slurm_worker.protocol.keys import JobId, JobPaths
+from slurm_worker.protocol.job_rows import JobRow
+from slurm_worker.protocol.job_store import JobStore, probe_conditional_put
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.paths import JobPaths, conditional_put_key
 from slurm_worker.protocol.ports import Clock, ObjectStore, Rows
 from slurm_worker.protocol.task_table import TaskTable
 
 if TYPE_CHECKING:
     import paramiko
 
-#: An alert is worth some seconds of a wait, not more.
+#: A process that waits for a job must not be held up by an alert for more than some seconds.
 _HASTY = BotoConfig(connect_timeout=5, read_timeout=5, retries={"total_max_attempts": 2})
 
 
 @dataclass(frozen=True, slots=True)
 class SharedPolling:
-    """What those who wait in one process share.
+    """What all waits for jobs share in one process.
 
     Args:
-        poller: looks at the cluster's arrays.
+        poller: queries the cluster's arrays.
         progress: the last progress of each job, of one table and store.
     """
 
     poller: ArrayPoller
-    progress: Recent[Any]
+    progress: TTLCache[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,12 @@ class Services:
     """The edges, opened. Close it when done, unless the cluster's client is shared.
 
     Args:
-        shared: what all who wait in this process see together; where there is none, each
-            looks for itself.
-        poll_s: seconds between two looks of this one who waits.
-        readers: what looks at jobs remember of the last look, by job.
-        sns: a client for alerts in a region; None where none can be made.
-        credentials: finds those that AWS is asked with; None where none are at hand.
+        shared: queries that all waits in this process share; without it, each wait queries alone.
+        poll_s: seconds between two queries of this wait.
+        readers: by job, what the readers of its rows remember of the last query.
+        sns: makes a client for alerts in a region; None if none can be made.
+        credentials: gives the credentials that this process uses for AWS; None if it has none.
+        conditional: by bucket, whether the store heeds ``If-None-Match``; see `conditional_put`.
     """
 
     site: Site
@@ -72,9 +74,21 @@ class Services:
     sts: Callable[[], Any]
     shared: SharedPolling | None = None
     poll_s: float = 0.0
-    readers: dict[JobId, Any] = field(default_factory=dict)
+    readers: TTLCache[Any] = field(default_factory=TTLCache)
     sns: Callable[[str], Any] | None = None
     credentials: Callable[[], Any] = lambda: None
+    conditional: dict[str, bool] = field(default_factory=dict)
+
+    def conditional_put(self) -> bool:
+        """Whether the store refuses to create an object twice.
+
+        This object tests the store once: with one request, or two in the first process of a site.
+        """
+        bucket = self.site.bucket
+        if bucket not in self.conditional:
+            key = conditional_put_key(self.site.prefix)
+            self.conditional[bucket] = probe_conditional_put(self.objects, key)
+        return self.conditional[bucket]
 
     def paths(self, job: JobId) -> JobPaths:
         """The job's S3 keys."""
@@ -89,15 +103,15 @@ class Services:
         return JobTable(self.rows, job, self.clock)
 
     def tasks(self, job: JobRow) -> TaskTable:
-        """The job's task rows, for whoever leases none."""
+        """The job's task rows, for reading and planning; not for leases."""
         return TaskTable(self.rows, job.job, job.shards, LeaseConfig(), self.clock)
 
     def arrays(self, arrays: Sequence[ArrayKey]) -> ArrayState:
-        """Arrays as one, for someone who waits: perhaps an interval old where others wait too."""
+        """Several arrays as one, for a wait; up to an interval old if the wait shares queries."""
         if self.shared is None:
             return self.slurm.together(arrays)
         poller = self.shared.poller
-        return merge_arrays([poller.array(each, self.poll_s) for each in arrays])
+        return merge_arrays([poller.array(key, self.poll_s) for key in arrays])
 
     def close(self) -> None:
         """Close the connection to the cluster."""
@@ -115,14 +129,14 @@ def open_services(
     """Open the edges of a site; connections are made when first used.
 
     Args:
-        site: where everything is.
-        session: credentials; the standard chain with the site's profile if absent.
-        slurm: a client to share; a new one by the site's transport if absent.
-        shared: with others who wait on the same cluster.
-        poll_s: seconds between two looks of the one who waits.
+        site: names the table, the bucket and the cluster.
+        session: credentials; by default the standard chain with the site's profile.
+        slurm: a client to share; by default a new one with the site's transport.
+        shared: queries that are shared with other waits on the same cluster.
+        poll_s: seconds between two queries of a wait.
 
     Raises:
-        UserError: if the profile or region is not there.
+        UserError: if the profile or the region does not exist.
     """
     chosen = session or open_session(site)
     s3 = s3_client(chosen, site.aws.s3_endpoint_url)
@@ -146,10 +160,10 @@ def open_services(
 
 
 def open_session(site: Site) -> boto3.Session:
-    """The site's profile and region, else the standard chain's.
+    """A session with the site's profile and region, or else the standard chain's.
 
     Raises:
-        UserError: if the profile is not there.
+        UserError: if the profile does not exist.
     """
     with settings_explained():
         return boto3.Session(profile_name=site.aws.profile, region_name=site.aws.region)
@@ -158,7 +172,7 @@ def open_session(site: Site) -> boto3.Session:
 def open_transport(
     cluster: ClusterSite, connect: Callable[[], paramiko.SSHClient] | None = None
 ) -> Transport:
-    """The site's way to its cluster; `connect` stands in for the site's SSH settings."""
+    """The site's transport to its cluster; `connect` replaces the site's SSH settings."""
     if cluster.transport == "local":
         return LocalTransport()
     if cluster.transport == "embedded":
@@ -167,7 +181,7 @@ def open_transport(
 
 
 def _ssh(cluster: ClusterSite, connect: Callable[[], paramiko.SSHClient] | None) -> Transport:
-    # Importing paramiko takes a tenth of the time of a command that asks AWS only.
+    # Importing paramiko takes a tenth of the time of a command that needs AWS alone.
     from airflow_slurm_provider.slurm.ssh import SshTransport, open_paramiko
 
     return SshTransport(

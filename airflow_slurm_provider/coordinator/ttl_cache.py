@@ -1,67 +1,69 @@
-"""The last answer to a question that many ask at the same time."""
+"""A cache of answers in which threads that want the same one share one query."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import cachetools
+
 T = TypeVar("T")
 
-#: An answer that nobody has asked for during so many seconds is dropped.
-_KEPT_S = 3600.0
 
-
-@dataclass
-class _Answer(Generic[T]):
+@dataclass(slots=True)
+class _Entry(Generic[T]):
     lock: threading.Lock = field(default_factory=threading.Lock)
     value: T | None = None
-    given: float = float("-inf")
-    wanted: float = 0.0
+    read_at: float = float("-inf")
 
 
-class Recent(Generic[T]):
-    """Answers by key, each asked for once however many threads want it.
-
-    Those that nobody wants any more are dropped after an hour.
+class TTLCache(Generic[T]):
+    """Answers by key. Each is queried once, however many threads want it at the same time.
 
     Args:
+        keep_s: an answer that nobody has wanted for so many seconds is dropped.
+        most: answers that are kept; the one that was wanted longest ago is dropped first.
         clock: seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        keep_s: float = 3600.0,
+        *,
+        most: int = 10_000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._clock = clock
-        #: The one that was wanted last is the last.
-        self._answers: dict[str, _Answer[T]] = {}
+        self._entries: cachetools.TTLCache[Hashable, _Entry[T]] = cachetools.TTLCache(
+            most, keep_s, clock
+        )
         self._lock = threading.Lock()
 
-    def get(self, key: str, max_age_s: float, ask: Callable[[], T]) -> T:
-        """The last answer if it is not older than `max_age_s`, else a new one.
+    def get(self, key: Hashable, max_age_s: float, query: Callable[[], T]) -> T:
+        """The last answer if it is at most `max_age_s` old, else a new one.
 
-        Whatever `ask` raises is raised to its caller alone.
+        What `query` raises reaches its own caller only; the next one queries again.
         """
-        answer = self._wanted(key)
-        with answer.lock:
-            if answer.value is None or self._clock() - answer.given > max_age_s:
-                asked = self._clock()
-                answer.value = ask()
-                answer.given = asked
-            return answer.value
-
-    def forget(self, key: str) -> None:
-        """Ask anew next time."""
         with self._lock:
-            self._answers.pop(key, None)
+            entry = self._entries.get(key) or _Entry()
+            # Stored again, it is kept for another `keep_s`.
+            self._entries[key] = entry
+        with entry.lock:
+            if entry.value is None or self._clock() - entry.read_at > max_age_s:
+                began = self._clock()
+                entry.value = query()
+                entry.read_at = began
+            return entry.value
 
-    def _wanted(self, key: str) -> _Answer[T]:
+    def clear(self) -> None:
+        """Query everything again."""
         with self._lock:
-            answer = self._answers.pop(key) if key in self._answers else _Answer()
-            answer.wanted = self._clock()
-            self._answers[key] = answer
-            while True:
-                oldest, last = next(iter(self._answers.items()))
-                if answer.wanted - last.wanted <= _KEPT_S:
-                    return answer
-                del self._answers[oldest]
+            self._entries.clear()
+
+    def forget(self, key: Hashable) -> None:
+        """Query again the next time."""
+        with self._lock:
+            self._entries.pop(key, None)

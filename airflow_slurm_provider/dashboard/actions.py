@@ -1,7 +1,7 @@
-"""The JSON API that acts. Each answer says what was done, and the audit trail says by whom.
+"""The JSON API's actions. Each answer reports what was done; the audit log has the user's name.
 
-Every action is safe to ask for again. A retry reads the job's failures, so it runs in a
-thread (`background_jobs.py`) and is asked about by the job's name.
+Every action can be repeated safely. A retry reads the job's failures, so it runs in a thread
+(`background_jobs.py`), and its state is read by the job's name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fastapi import APIRouter, HTTPException, Request
 from airflow_slurm_provider.coordinator import api as verbs
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.submission.control import ControlResult
-from airflow_slurm_provider.dashboard import models
+from airflow_slurm_provider.dashboard import models, views
 from airflow_slurm_provider.dashboard.background_jobs import Run
 from airflow_slurm_provider.dashboard.cache import JobCache
 from airflow_slurm_provider.dashboard.dependencies import PROBLEMS, Actor, Job, Site, state_of
@@ -28,21 +28,21 @@ def plan_retry(
     site: Site,
     _actor: Actor,
     job: Job,
-    ask: models.RetryAsk,
+    body: models.RetryRequest,
 ) -> models.RetryPlanView:
-    """What a retry would do now; it does nothing."""
+    """What a retry would do now. It changes nothing."""
     job_id = _known(site, job)
-    plan = verbs.plan_retry(site.services, job_id, _classes(ask))
+    plan = verbs.plan_retry(site.services, job_id, _classes(body))
     return models.RetryPlanView.model_validate(plan.to_dict())
 
 
 @router.post("/jobs/{job}/retry", status_code=202)
 def retry(
-    request: Request, site: Site, actor: Actor, job: Job, ask: models.RetryAsk
+    request: Request, site: Site, actor: Actor, job: Job, body: models.RetryRequest
 ) -> models.RunView:
-    """Try failed items and tasks again in a new round; GET the same address for how it goes."""
+    """Try failed items and tasks again in a new round; GET the same address for its state."""
     job_id = _known(site, job)
-    classes = _classes(ask)
+    classes = _classes(body)
 
     def act(say: Callable[[str], None]) -> dict[str, Any]:
         try:
@@ -58,53 +58,57 @@ def retry(
 
 @router.get("/jobs/{job}/retry")
 def get_retry(request: Request, site: Site, job: Job) -> models.RunView:
-    """How the job's last retry that was asked for here goes."""
+    """The state of the job's last retry that was started here."""
     run = state_of(request).runs.get(_name(site, job))
     if run is None:
-        raise HTTPException(404, "no retry was asked for here lately; see the audit trail")
+        raise HTTPException(404, "no retry was started here in the last hour; see the audit log")
     return _run(run, begun=False)
 
 
 @router.post("/jobs/{job}/pause")
 def pause(site: Site, actor: Actor, job: Job) -> models.Done:
-    """Have workers finish the task they hold and leave."""
+    """Pause the job: workers finish their current task, then exit."""
     job_id = _known(site, job)
-    steered = control.pause(site.services, job_id, actor=actor.name)
-    done = "paused: workers finish the task they hold, and leave"
-    was = f"nothing: the job is paused by {steered.paused} already"
-    return _done(site, job_id, done if steered.changed else was, steered.to_dict())
+    result = control.pause(site.services, job_id, actor=actor.name)
+    done = "paused: workers finish their current task, then exit"
+    unchanged = f"nothing changed: the job is already paused by {result.paused}"
+    return _done(site, job_id, done if result.changed else unchanged, result.to_dict())
 
 
 @router.post("/jobs/{job}/resume")
 def resume(site: Site, actor: Actor, job: Job) -> models.Done:
-    """Undo a pause, reset a breaker, and replace the workers that left."""
+    """Undo a pause or a stop, and submit new workers for those that have exited."""
     job_id = _known(site, job)
     said: list[str] = []
-    steered = control.resume(site.services, job_id, log=said.append, actor=actor.name)
-    done = f"resumed{_workers(steered)}"
-    if not steered.changed and not steered.workers:
-        done = "nothing: the job is neither paused nor stopped"
-    return _done(site, job_id, done, {**steered.to_dict(), "said": said})
+    result = control.resume(site.services, job_id, log=said.append, actor=actor.name)
+    done = f"resumed{_workers(result)}"
+    if not result.changed and not result.workers:
+        done = "nothing changed: the job is neither paused nor stopped"
+    return _done(site, job_id, done, {**result.to_dict(), "said": said})
 
 
 @router.post("/jobs/{job}/workers")
-def add_workers(site: Site, actor: Actor, job: Job, ask: models.WorkersAsk) -> models.Done:
-    """Submit more workers beside those that are at work, as far as there is work for them."""
+def add_workers(site: Site, actor: Actor, job: Job, body: models.WorkersRequest) -> models.Done:
+    """Submit more workers beside the running ones, at most as many as there is work for."""
     job_id = _known(site, job)
     said: list[str] = []
-    steered = control.add_workers(
-        site.services, job_id, ask.workers, log=said.append, actor=actor.name
+    result = control.add_workers(
+        site.services, job_id, body.workers, log=said.append, actor=actor.name
     )
-    done = f"added{_workers(steered)}" if steered.workers else "nothing was added"
-    return _done(site, job_id, done, {**steered.to_dict(), "said": said})
+    done = f"added{_workers(result)}" if result.workers else "no workers were added"
+    return _done(site, job_id, done, {**result.to_dict(), "said": said})
 
 
 @router.post("/jobs/{job}/cancel")
 def cancel(site: Site, actor: Actor, job: Job) -> models.Done:
-    """Cancel the job's arrays; what is committed stays, and submitting again goes on."""
+    """Cancel the job's arrays; committed results stay, and a new submit continues the job."""
     job_id = _known(site, job)
     cancelled = control.cancel(site.services, job_id, actor=actor.name)
-    done = f"cancelled {', '.join(cancelled)}" if cancelled else "nothing: no array is alive"
+    done = (
+        f"cancelled {', '.join(cancelled)}"
+        if cancelled
+        else "nothing changed: no array is running or waiting"
+    )
     return _done(site, job_id, done, {"cancelled": cancelled})
 
 
@@ -113,17 +117,17 @@ def _known(site: JobCache, job: str) -> JobId:
     return site.snapshot(JobId(job)).job.job
 
 
-def _classes(ask: models.RetryAsk) -> list[str] | None:
-    return [each.value for each in ask.classes] or None
+def _classes(body: models.RetryRequest) -> list[str] | None:
+    return [name.value for name in body.classes] or None
 
 
 def _name(site: JobCache, job: str) -> str:
     return f"retry {job}" + (f" at {site.conn}" if site.conn else "")
 
 
-def _workers(steered: ControlResult) -> str:
-    arrays = ", ".join(steered.slurm_job_ids)
-    return f": {steered.workers:,} workers in {arrays}" if steered.workers else ""
+def _workers(result: ControlResult) -> str:
+    arrays = ", ".join(result.slurm_job_ids)
+    return f": {result.workers:,} workers in {arrays}" if result.workers else ""
 
 
 def _done(site: JobCache, job_id: JobId, done: str, detail: dict[str, Any]) -> models.Done:
@@ -132,11 +136,4 @@ def _done(site: JobCache, job_id: JobId, done: str, detail: dict[str, Any]) -> m
 
 
 def _run(run: Run, *, begun: bool) -> models.RunView:
-    return models.RunView(
-        name=run.name,
-        state=run.state,
-        begun=begun,
-        said=list(run.said),
-        result=run.result,
-        error=run.error,
-    )
+    return views.view(models.RunView, run, begun=begun)

@@ -1,12 +1,12 @@
-"""The JSON API that reads. Each answer is as old as `cache.py` says, at most."""
+"""The JSON API's queries. `cache.py` has the largest age of each answer."""
 
 from __future__ import annotations
 
-import itertools
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Request
 
+from airflow_slurm_provider.coordinator.anomalies import Alert
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import task_row
 from airflow_slurm_provider.dashboard import models, pagination, views
@@ -19,10 +19,11 @@ from airflow_slurm_provider.dashboard.dependencies import (
 )
 from airflow_slurm_provider.dashboard.task_logs import read_task_log
 from slurm_worker.errors import ServiceError
+from slurm_worker.protocol.job_rows import AuditEvent
 from slurm_worker.protocol.keys import JobId, TaskId, TaskState
 from slurm_worker.protocol.tasks import TaskRow
 
-#: Jobs that the page of all anomalies looks at, the newest ones.
+#: Number of the newest jobs on the page of all anomalies.
 _ANOMALY_JOBS = 20
 
 router = APIRouter(prefix="/api", responses=PROBLEMS)
@@ -37,21 +38,24 @@ def list_jobs(
     """Jobs and how far they are, the newest first."""
     found, more = site.newest(offset, limit)
     return models.JobList(
-        jobs=[views.job_summary(each) for each in found], offset=offset, more=more
+        jobs=[views.job_summary(snapshot) for snapshot in found], offset=offset, more=more
     )
 
 
 @router.get("/jobs/{job}")
 def get_job(site: Site, job: Job) -> models.JobDetail:
-    """All that the table says of a job."""
+    """A job with everything that the table has on it."""
     job_id = JobId(job)
-    seen = site.snapshot(job_id)
-    return views.job_detail(seen, site.submissions(job_id), list(site.trail(job_id).events))
+    return views.job_detail(
+        site.snapshot(job_id),
+        site.submissions(job_id),
+        site.events(job_id),
+    )
 
 
 @router.get("/jobs/{job}/workers")
 def get_workers(site: Site, job: Job) -> models.Workers:
-    """Workers as Slurm shows them, and what they have done; also where Slurm can't be asked."""
+    """Workers as Slurm shows them, and what they have done; also when Slurm can't be reached."""
     job_id = JobId(job)
     seen = site.snapshot(job_id)
     problem, array = "", None
@@ -89,39 +93,34 @@ def get_cost(site: Site, job: Job) -> models.Cost:
 
 @router.get("/jobs/{job}/failures")
 def get_failures(site: Site, job: Job) -> list[models.FailureGroup]:
-    """Failures by class and message. Reads the parts of failed items: ask when it is wanted."""
-    return [views.failure_group(each) for each in site.failures(JobId(job))]
+    """Failures by class and message. Reads the parts of failed items, so call it on demand."""
+    return [views.failure_group(failure) for failure in site.failures(JobId(job))]
 
 
-@router.get("/jobs/{job}/events")
+@router.get("/jobs/{job}/events", response_model=list[models.Event])
 def get_events(
     site: Site, job: Job, limit: Annotated[int, Query(ge=1, le=500)] = 100
-) -> list[models.Event]:
-    """The audit trail, the newest first."""
+) -> list[AuditEvent]:
+    """The audit log, the newest events first."""
     job_id = JobId(job)
     site.snapshot(job_id)
-    events = site.trail(job_id).events
-    return [views.event(each) for each in itertools.islice(reversed(list(events)), limit)]
+    return list(site.events(job_id)[: -limit - 1 : -1])
 
 
-@router.get("/jobs/{job}/anomalies")
-def get_job_anomalies(site: Site, job: Job) -> list[models.Anomaly]:
+@router.get("/jobs/{job}/anomalies", response_model=list[models.Anomaly])
+def get_job_anomalies(site: Site, job: Job) -> list[Alert]:
     """The job's alerts, the newest first."""
     job_id = JobId(job)
     site.snapshot(job_id)
-    return views.anomalies(job, list(site.trail(job_id).anomalies))
+    return site.alerts(job_id)[::-1]
 
 
-@router.get("/anomalies")
-def list_anomalies(site: Site) -> list[models.Anomaly]:
+@router.get("/anomalies", response_model=list[models.Anomaly])
+def list_anomalies(site: Site) -> list[Alert]:
     """The alerts of the newest jobs, the newest first."""
     found, _ = site.newest(0, _ANOMALY_JOBS)
-    alerts = [
-        alert
-        for seen in found
-        for alert in views.anomalies(seen.job.job, list(site.trail(seen.job.job).anomalies))
-    ]
-    return sorted(alerts, key=lambda each: -each.at_ms)
+    alerts = [alert for snapshot in found for alert in site.alerts(snapshot.job.job)]
+    return sorted(alerts, key=lambda alert: -alert.at_ms)
 
 
 @router.get("/jobs/{job}/tasks")
@@ -150,14 +149,14 @@ def get_task(site: Site, job: Job, task: Task) -> models.TaskDetail:
 
 @router.get("/jobs/{job}/tasks/{task}/log")
 def get_task_log(site: Site, job: Job, task: Task) -> models.LogLines:
-    """What workers said of a task. Reads their logs: ask when it is wanted."""
+    """The log lines about a task. Reads the workers' logs, so call it on demand."""
     job_id = JobId(job)
     return read_task_log(site.services, job_id, _task_row(site, job_id, task))
 
 
 @router.get("/openapi.json", include_in_schema=False)
 def get_openapi(request: Request, _user: Reader) -> dict[str, object]:
-    """What this API can be asked, in OpenAPI's form."""
+    """This API as an OpenAPI document."""
     document: dict[str, object] = request.app.openapi()
     return document
 

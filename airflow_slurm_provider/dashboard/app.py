@@ -2,10 +2,10 @@
 
 | error | answer |
 | --- | --- |
-| a stranger; a user who may not | 401; 403 |
+| an unknown user; a user without the permission | 401; 403 |
 | no such job, task or page | 404 |
-| a mistake in what was asked | 400 or 422, with one line |
-| the table, the store or the cluster is away | 503, with what can't be reached |
+| a mistake in the request | 400 or 422, with one line |
+| the table, the store or the cluster can't be reached | 503, with its name |
 
 The JSON API answers ``{"detail": "…"}``, pages a page.
 """
@@ -49,8 +49,8 @@ def create_app(sites: SitesSource, guard: Guard) -> FastAPI:
     """The dashboard, to be served alone or mounted below a path.
 
     Args:
-        sites: what there is to look at.
-        guard: who may look, and who may act.
+        sites: the sites that it shows.
+        guard: decides who may read and who may act.
     """
     app = FastAPI(
         title="Slurm backfills",
@@ -98,12 +98,12 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _wrong_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError), "registered for these"
     first = error.errors()[0]
-    where = ".".join(str(each) for each in first["loc"][1:]) or str(first["loc"][0])
+    where = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
     return _problem(request, 422, f"{where}: {first['msg']}")
 
 
 async def _user_error(request: Request, error: Exception) -> Response:
-    # A login node that can't be reached is both; to whoever looks it is away.
+    # An unreachable login node is both errors; here it counts as unreachable.
     if isinstance(error, ServiceError):
         return await _service_error(request, error)
     return _problem(request, 404 if isinstance(error, NoSuchJobError) else 400, str(error))

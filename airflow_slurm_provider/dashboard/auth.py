@@ -1,4 +1,4 @@
-"""Who may look, who may act, and that an action comes from a page of ours.
+"""Who may read, who may act, and the check that an action comes from a page of this dashboard.
 
 Every route but the static files asks the application's `Guard`: Airflow's asks Airflow's
 auth manager, the stand-alone one wants the token that was printed at start. An action must
@@ -7,7 +7,7 @@ also prove that a page of this application sent it, and no other site in the sam
 | check | what it stops |
 | --- | --- |
 | ``Sec-Fetch-Site`` is ``same-origin``, where the browser sends it | any other site's page |
-| ``Origin`` is of the host that was asked, where it is sent | the same, in older browsers |
+| ``Origin`` is the host of the request, where it is sent | the same, in older browsers |
 | the header ``X-CSRF-Token`` repeats the cookie ``slurm_csrf`` | what can't read our pages |
 
 The token is in the cookie and in the page, not in this process: several may serve one site.
@@ -30,11 +30,11 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{20,100}")
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who asks.
+    """The user of a request.
 
     Args:
-        name: as it stands in the audit trail.
-        may_act: whether pages offer actions; `Guard.actor` decides when one is asked for.
+        name: the name in the audit log.
+        may_act: whether pages offer actions; `Guard.actor` decides on each action.
     """
 
     name: str
@@ -42,20 +42,20 @@ class User:
 
 
 class Guard(Protocol):
-    """Lets requests in."""
+    """Authenticates and authorises requests."""
 
     async def user(self, request: Request) -> User:
-        """Who reads.
+        """The user who reads.
 
         Raises:
-            HTTPException: 401 for a stranger, 403 for a user who may not look.
+            HTTPException: 401 for an unknown user, 403 for one who may not read.
         """
 
     async def actor(self, request: Request) -> User:
-        """Who acts; `check_csrf` was called before.
+        """The user who acts; `check_csrf` was called before.
 
         Raises:
-            HTTPException: 401 for a stranger, 403 for a user who may not act.
+            HTTPException: 401 for an unknown user, 403 for one who may not act.
         """
 
 
@@ -66,7 +66,7 @@ def csrf_token(request: Request) -> str:
 
 
 def check_csrf(request: Request) -> None:
-    """Refuse an action that no page of ours sent.
+    """Refuse an action that no page of this dashboard has sent.
 
     Raises:
         HTTPException: 403, saying what is missing.
@@ -86,6 +86,6 @@ def check_csrf(request: Request) -> None:
 
 
 def _hosts(request: Request) -> set[str]:
-    """The host that was asked, also where a proxy stands before us; no page can set either."""
-    names = (request.headers.get(each, "") for each in ("Host", "X-Forwarded-Host"))
+    """The host of the request, also behind a proxy; no page can set these headers."""
+    names = (request.headers.get(header, "") for header in ("Host", "X-Forwarded-Host"))
     return {name.strip() for name in names if name}

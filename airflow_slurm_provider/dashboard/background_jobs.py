@@ -1,8 +1,8 @@
-"""Actions that take long, each in a thread of its own, with a status to ask for.
+"""Actions that take long, each in its own thread, with a state that requests can read.
 
-An action is named by what it does to which job, so that asking for one that still runs
-joins it: no second one is started. They live in this process alone. Should it end, whatever
-was begun is finished by asking again: the coordinator's verbs go on where they stopped.
+An action is named by its kind and its job. A request for one that still runs joins it: no second
+one is started. They exist in this process only. If it ends, repeat the request: the coordinator's
+functions continue where they stopped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from slurm_worker.errors import SlurmWorkerError
 
 log = getLogger(__name__)
 
-#: Runs that ended are told of for so long.
+#: Seconds for which an ended action is kept.
 _KEEP_S = 3600.0
 
 
@@ -28,11 +28,11 @@ class Run:
     """One action.
 
     Args:
-        name: names it for whoever asks how it is.
-        state: how it is.
-        said: what the coordinator told while it worked.
-        result: what came of it.
-        error: why it failed; empty where it didn't.
+        name: its name.
+        state: its state.
+        said: the lines that the coordinator has logged.
+        result: its result.
+        error: why it failed; empty where it did not.
     """
 
     name: str
@@ -53,14 +53,14 @@ class Runs:
     def start(
         self, name: str, act: Callable[[Callable[[str], None]], dict[str, Any]]
     ) -> tuple[Run, bool]:
-        """Begin an action, or join the one of this name that runs.
+        """Start an action, or join the one of this name that runs.
 
         Args:
             name: of the action.
-            act: does it; it is given a function to tell of progress, and returns its result.
+            act: does it; it gets a function that logs a line, and returns its result.
 
         Returns:
-            The action, and whether it was begun now.
+            The action, and whether it was started now.
         """
         with self._lock:
             self._sweep()
@@ -73,7 +73,7 @@ class Runs:
         return run, True
 
     def get(self, name: str) -> Run | None:
-        """How an action is; None if this process knows none of this name."""
+        """An action; None if this process has none of this name."""
         with self._lock:
             found = self._runs.get(name)
         return None if found is None else found[0]

@@ -1,31 +1,32 @@
-"""What requests look at, each look shared by all who want it at the same time.
+"""Cached queries: requests that want the same answer at the same time share one query.
 
-However many browsers and scrapers poll, a process looks at a job's tasks once per
-`SNAPSHOT_S`, at the cluster once per `CLUSTER_S`, and so on. A look at a job that is
-complete is kept for longer in lists. Requests to AWS are those of the coordinator's functions.
+However many browsers and scrapers poll, a process reads a job's tasks once per `SNAPSHOT_S`,
+the cluster once per `CLUSTER_S`, and so on. In lists a complete job is read less often.
+Requests to AWS are those of the coordinator's functions.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from airflow_slurm_provider.coordinator.anomalies.alert import OVER, RAISED
+from airflow_slurm_provider.coordinator.anomalies import Alert, read_alerts
 from airflow_slurm_provider.coordinator.costs.actual import JobCost, read_cost
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.arrays import arrays_of
+from airflow_slurm_provider.coordinator.status.audit_log import AuditLogReader
 from airflow_slurm_provider.coordinator.status.failures import Group, explain
 from airflow_slurm_provider.coordinator.status.progress import progress_of
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState, read_limits
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
-from airflow_slurm_provider.coordinator.ttl_cache import Recent
+from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.slurm.array_state import ArrayState
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.protocol.job_table import AuditEvent, SubmissionRow, newest_jobs
+from slurm_worker.protocol.job_rows import AuditEvent, SubmissionRow
+from slurm_worker.protocol.job_table import newest_jobs
 from slurm_worker.protocol.keys import JobId
 
 SNAPSHOT_S = 2.0
@@ -37,11 +38,9 @@ LIMITS_S = 5.0
 COST_S = 30.0
 FAILURES_S = 600.0
 EVENTS_S = 3.0
-#: Events of a job that are kept; older ones are read with ``slurmctl events``.
+#: Events of a job that are kept; `slurmctl events` reads older ones.
 _MOST_EVENTS = 5_000
-#: Writers' clocks differ: so much of the trail is read again.
-_EVENT_OVERLAP_MS = 5_000
-#: Submissions whose arrays are looked at, the last ones.
+#: Submissions whose arrays are queried, the last ones.
 _MOST_ARRAYS = 16
 _THREADS = 8
 
@@ -52,50 +51,28 @@ class NoSuchJobError(UserError):
     """There is no such job."""
 
 
-@dataclass(slots=True)
-class Trail:
-    """A job's audit trail as far as it was read."""
-
-    events: deque[AuditEvent] = field(default_factory=lambda: deque(maxlen=_MOST_EVENTS))
-    #: Those of alerts, which many other events must not push out.
-    anomalies: deque[AuditEvent] = field(default_factory=lambda: deque(maxlen=_MOST_EVENTS))
-    marks: set[str] = field(default_factory=set)
-
-    def read(self, services: Services, job_id: JobId) -> None:
-        """Read on."""
-        after = ""
-        if self.events:
-            after = f"{max(0, self.events[-1].at_ms - _EVENT_OVERLAP_MS):013}"
-        for event in services.jobs(job_id).events(after):
-            if event.mark in self.marks:
-                continue
-            self.marks.add(event.mark)
-            self.events.append(event)
-            if event.action in (RAISED, OVER):
-                self.anomalies.append(event)
-        self.marks = {each.mark for each in self.events}
-
-
 @dataclass(frozen=True, slots=True)
 class SharedCache:
-    """What requests of one process share."""
+    """What the requests of one process share."""
 
-    recent: Recent[Any] = field(default_factory=Recent)
-    #: Audit trails as far as they were read, each for as long as somebody looks at it.
-    trails: Recent[Trail] = field(default_factory=Recent)
+    answers: TTLCache[Any] = field(default_factory=TTLCache)
+    #: Each reads on from where it was, for as long as requests want it.
+    audit_logs: TTLCache[AuditLogReader] = field(default_factory=TTLCache)
 
 
 @dataclass(frozen=True, slots=True)
 class JobCache:
-    """What one request looks through: a site's services, and what others have just seen.
+    """The cached queries of one request.
 
     Args:
         conn: the site's name; empty for the default.
+        services: the site's.
+        shared: what earlier requests have read.
     """
 
     conn: str
     services: Services
-    shares: SharedCache
+    shared: SharedCache
 
     def snapshot(self, job_id: JobId, max_age_s: float = SNAPSHOT_S) -> Snapshot:
         """The job's tasks.
@@ -104,11 +81,11 @@ class JobCache:
             NoSuchJobError: if there is no such job.
             ServiceError: if the table or the store can't be reached.
         """
-        return self._recent("snapshot", job_id, max_age_s, lambda: self._read(job_id))
+        return self._cached("snapshot", job_id, max_age_s, lambda: self._read(job_id))
 
     def newest(self, offset: int, limit: int) -> tuple[list[Snapshot], bool]:
         """Jobs by age, the newest first, and whether there are older ones."""
-        ids = self._recent(
+        ids = self._cached(
             f"jobs {offset} {limit}",
             "",
             LISTED_S,
@@ -116,15 +93,15 @@ class JobCache:
         )
         with ThreadPoolExecutor(_THREADS) as pool:
             found = list(pool.map(self._listed, ids[:limit]))
-        return [each for each in found if each is not None], len(ids) > limit
+        return [snapshot for snapshot in found if snapshot is not None], len(ids) > limit
 
     def submissions(self, job_id: JobId) -> list[SubmissionRow]:
         """Every submission of the job that had workers, oldest first."""
 
-        def read() -> list[SubmissionRow]:
-            return [each for each in self.services.jobs(job_id).submissions() if not each.empty]
+        def query() -> list[SubmissionRow]:
+            return [row for row in self.services.jobs(job_id).submissions() if not row.empty]
 
-        return self._recent("submissions", job_id, SNAPSHOT_S, read)
+        return self._cached("submissions", job_id, SNAPSHOT_S, query)
 
     def arrays(self, job_id: JobId) -> ArrayState | None:
         """The job's last arrays as Slurm shows them; None where none was submitted.
@@ -136,58 +113,66 @@ class JobCache:
         if not submissions:
             return None
 
-        def read() -> ArrayState | None:
+        def query() -> ArrayState | None:
             arrays = arrays_of(self.services, job_id, submissions)[-_MOST_ARRAYS:]
             return self.services.arrays(arrays) if arrays else None
 
-        return self._recent("arrays", job_id, CLUSTER_S, read)
+        return self._cached("arrays", job_id, CLUSTER_S, query)
 
     def limits(self, job_id: JobId) -> list[LimitState]:
         """The job's rate limits."""
-        return self._recent("limits", job_id, LIMITS_S, lambda: read_limits(self.services, job_id))
+        return self._cached("limits", job_id, LIMITS_S, lambda: read_limits(self.services, job_id))
 
     def cost(self, job_id: JobId) -> JobCost:
-        """What the job has cost so far; asks Slurm's accounting."""
-        return self._recent("cost", job_id, COST_S, lambda: read_cost(self.services, job_id))
+        """What the job has cost so far; queries Slurm's accounting."""
+        return self._cached("cost", job_id, COST_S, lambda: read_cost(self.services, job_id))
 
     def failures(self, job_id: JobId) -> list[Group]:
-        """The job's failures by class and message; reads parts, so only where asked for."""
-        seen = self.snapshot(job_id)
-        # New failures or a new round ask for a new look; anything else doesn't change them.
-        standing = (seen.done.failed.total(), len(seen.ended), len(seen.rounds))
+        """The job's failures by class and message; reads the parts of failed items."""
+        snapshot = self.snapshot(job_id)
+        # Only new failures or a new round change the answer.
+        version = (snapshot.done.failed.total(), len(snapshot.ended), len(snapshot.rounds))
 
-        def read() -> tuple[tuple[int, ...], list[Group]]:
-            return standing, explain(self.services, job_id)
+        def query() -> tuple[tuple[int, ...], list[Group]]:
+            return version, explain(self.services, job_id)
 
-        of, groups = self._recent("failures", job_id, FAILURES_S, read)
-        if of != standing:
-            self.shares.recent.forget(self._key("failures", job_id))
-            _, groups = self._recent("failures", job_id, FAILURES_S, read)
+        found, groups = self._cached("failures", job_id, FAILURES_S, query)
+        if found != version:
+            self.shared.answers.forget(self._key("failures", job_id))
+            _, groups = self._cached("failures", job_id, FAILURES_S, query)
         return groups
 
-    def trail(self, job_id: JobId) -> Trail:
-        """The job's audit trail."""
+    def events(self, job_id: JobId) -> tuple[AuditEvent, ...]:
+        """The last events of the job's audit log, oldest first."""
 
-        def read() -> Trail:
-            trail = self.shares.trails.get(f"{self.conn} {job_id}", math.inf, Trail)
-            trail.read(self.services, job_id)
-            return trail
+        def query() -> tuple[AuditEvent, ...]:
+            reader = self.shared.audit_logs.get(
+                self._key("audit log", job_id),
+                math.inf,
+                lambda: AuditLogReader(self.services, job_id, keep=_MOST_EVENTS),
+            )
+            reader.read()
+            return reader.events
 
-        return self._recent("trail", job_id, EVENTS_S, read)
+        return self._cached("events", job_id, EVENTS_S, query)
+
+    def alerts(self, job_id: JobId) -> list[Alert]:
+        """The job's alerts, oldest first."""
+        return self._cached("alerts", job_id, EVENTS_S, lambda: read_alerts(self.services, job_id))
 
     def forget(self, job_id: JobId) -> None:
-        """Look anew: something was just done to the job."""
-        for kind in ("snapshot", "submissions", "arrays", "trail"):
-            self.shares.recent.forget(self._key(kind, job_id))
+        """Query again: something was just done to the job."""
+        for kind in ("snapshot", "submissions", "arrays", "events", "alerts"):
+            self.shared.answers.forget(self._key(kind, job_id))
 
     def _listed(self, job_id: JobId) -> Snapshot | None:
         try:
-            seen = self.snapshot(job_id, COMPLETE_S)
-            if not progress_of(seen).complete:
-                seen = self.snapshot(job_id, LISTED_S)
+            snapshot = self.snapshot(job_id, COMPLETE_S)
+            if not progress_of(snapshot).complete:
+                snapshot = self.snapshot(job_id, LISTED_S)
         except NoSuchJobError:
             return None
-        return seen
+        return snapshot
 
     def _read(self, job_id: JobId) -> Snapshot:
         try:
@@ -197,9 +182,9 @@ class JobCache:
                 raise
             raise NoSuchJobError(str(error)) from error
 
-    def _recent(self, kind: str, job_id: str, max_age_s: float, ask: Callable[[], T]) -> T:
-        found: T = self.shares.recent.get(self._key(kind, job_id), max_age_s, ask)
+    def _cached(self, kind: str, job_id: str, max_age_s: float, query: Callable[[], T]) -> T:
+        found: T = self.shared.answers.get(self._key(kind, job_id), max_age_s, query)
         return found
 
-    def _key(self, kind: str, job_id: str) -> str:
-        return f"{self.conn}|{job_id}|{kind}"
+    def _key(self, kind: str, job_id: str) -> tuple[str, str, str]:
+        return self.conn, job_id, kind

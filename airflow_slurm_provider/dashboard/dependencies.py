@@ -1,4 +1,4 @@
-"""What routes ask for: the user, the actor, and the looks at the site that was named."""
+"""What routes depend on: the user, the actor, and the cached queries of the named site."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class State:
 
     sites: SitesSource
     guard: Guard
-    shares: SharedCache = field(default_factory=SharedCache)
+    cache: SharedCache = field(default_factory=SharedCache)
     runs: Runs = field(default_factory=Runs)
 
 
@@ -31,40 +31,40 @@ def state_of(request: Request) -> State:
 
 
 async def current_user(request: Request) -> User:
-    """Whoever reads; every route depends on it."""
+    """The user; every route depends on it."""
     return await state_of(request).guard.user(request)
 
 
 async def current_actor(request: Request) -> User:
-    """Whoever acts, by a page of ours."""
+    """The user of an action, which a page of this dashboard has sent."""
     check_csrf(request)
     return await state_of(request).guard.actor(request)
 
 
-def looks_of(
+def job_cache(
     request: Request,
     _user: Reader,
     conn: Annotated[
         str, Query(max_length=250, description="The site; the default where empty.")
     ] = "",
 ) -> JobCache:
-    """What the request looks through."""
+    """The request's cached queries."""
     state = state_of(request)
-    return JobCache(conn, state.sites.services(conn), state.shares)
+    return JobCache(conn, state.sites.services(conn), state.cache)
 
 
 Reader = Annotated[User, Depends(current_user)]
 Actor = Annotated[User, Depends(current_actor)]
-Site = Annotated[JobCache, Depends(looks_of)]
+Site = Annotated[JobCache, Depends(job_cache)]
 Job = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="The job's id.")]
 Task = Annotated[str, Path(pattern=r"^[0-9]{3}-[0-9]{8}$", description="The task's id.")]
 
-#: Answers that any route of the API may give, for its OpenAPI document.
+#: Errors of every route of the API, for its OpenAPI document.
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "What was asked can't be done; it says why."},
-    401: {"model": Problem, "description": "Who asks is not known."},
-    403: {"model": Problem, "description": "Who asks may not."},
+    400: {"model": Problem, "description": "The request can't be done; the text has the reason."},
+    401: {"model": Problem, "description": "The user is not known."},
+    403: {"model": Problem, "description": "The user lacks the permission."},
     404: {"model": Problem, "description": "There is no such job, task or action."},
-    422: {"model": Problem, "description": "A parameter is wrong; it names the field."},
-    503: {"model": Problem, "description": "A service is away; it says which."},
+    422: {"model": Problem, "description": "A parameter is wrong; the text names the field."},
+    503: {"model": Problem, "description": "A service can't be reached; the text names it."},
 }

@@ -1,8 +1,7 @@
 """``/metrics``: the newest jobs in Prometheus's text format.
 
-The format is a dozen lines of code, so that a scrape needs no library; what is scraped is
-shared with the browsers' looks (`cache.py`). Names are stable: docs/grafana/dashboard.json
-uses them.
+The format is a dozen lines of code, so no library is needed. Scrapes share the cache with browsers
+(`cache.py`). Names are stable: docs/grafana/dashboard.json uses them.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 #: (type, help) by name; the order of the output.
 METRICS = {
-    "slurm_backfill_up": ("gauge", "Whether the service of this name could be asked."),
+    "slurm_backfill_up": ("gauge", "Whether the service of this name answered."),
     "slurm_backfill_items": ("gauge", "Items of the job's input."),
     "slurm_backfill_items_ok": ("gauge", "Items that succeeded."),
     "slurm_backfill_items_failed": ("gauge", "Items that failed last, by error class."),
     "slurm_backfill_items_pending": ("gauge", "Items without a final outcome."),
     "slurm_backfill_rows": ("gauge", "Rows that the handler returned."),
-    "slurm_backfill_items_per_second": ("gauge", "Items a second, of late."),
-    "slurm_backfill_eta_seconds": ("gauge", "Seconds that are left at this rate."),
+    "slurm_backfill_items_per_second": ("gauge", "Items a second in the last minutes."),
+    "slurm_backfill_eta_seconds": ("gauge", "Seconds left at this rate."),
     "slurm_backfill_tasks": ("gauge", "Tasks by state."),
     "slurm_backfill_leases_lost_total": ("counter", "Leases that were lost."),
     "slurm_backfill_job_state": ("gauge", "1 for the state that the job is in."),
@@ -42,7 +41,7 @@ METRICS = {
     "slurm_backfill_limit_rate": ("gauge", "Tokens a second, as the limit is now."),
     "slurm_backfill_limit_configured_rate": ("gauge", "Tokens a second, as configured."),
     "slurm_backfill_limit_used_total": ("counter", "Tokens that were reserved."),
-    "slurm_backfill_dollars": ("gauge", "AWS requests so far, by list price."),
+    "slurm_backfill_dollars": ("gauge", "AWS requests so far, at list prices."),
     "slurm_backfill_anomalies_total": ("counter", "Alerts that were raised, by kind."),
 }
 
@@ -61,7 +60,7 @@ class Sample(NamedTuple):
 def get_metrics(
     site: Site, jobs: Annotated[int, Query(ge=1, le=_MOST_JOBS)] = _MOST_JOBS
 ) -> Response:
-    """The newest jobs, as Prometheus reads them. Services that are away are told of as down."""
+    """The newest jobs, as Prometheus reads them. Unreachable services are reported as down."""
     return Response(render(_samples(site, jobs)), media_type=_CONTENT_TYPE)
 
 
@@ -74,7 +73,7 @@ def render(samples: Iterable[Sample]) -> str:
     for name, (kind, text) in METRICS.items():
         lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
         for sample in by_name[name]:
-            labels = ",".join(f'{key}="{_escape(each)}"' for key, each in sample.labels.items())
+            labels = ",".join(f'{key}="{_escape(value)}"' for key, value in sample.labels.items())
             lines.append(f"{name}{{{labels}}} {sample.value}")
     return "\n".join(lines) + "\n"
 
@@ -82,7 +81,7 @@ def render(samples: Iterable[Sample]) -> str:
 def _samples(site: JobCache, most: int) -> Iterator[Sample]:
     try:
         found, _ = site.newest(0, most)
-        samples = [each for seen in found for each in _of_job(site, seen)]
+        samples = [sample for seen in found for sample in _of_job(site, seen)]
     except ServiceError:
         yield Sample("slurm_backfill_up", {"service": "table"}, 0)
         return
@@ -110,7 +109,7 @@ def _of_job(site: JobCache, seen: Snapshot) -> Iterator[Sample]:
         yield Sample(f"{name}items_failed", {**labels, "class": error_class}, count)
     for state, count in summary.tasks.items():
         yield Sample(f"{name}tasks", {**labels, "state": state}, count)
-    kinds = Counter(each.kind for each in views.anomalies(job, site.trail(job).anomalies))
+    kinds = Counter(alert.kind.value for alert in site.alerts(job))
     for kind, count in sorted(kinds.items()):
         yield Sample(f"{name}anomalies_total", {**labels, "kind": kind}, count)
     if summary.state != "complete":
@@ -118,7 +117,7 @@ def _of_job(site: JobCache, seen: Snapshot) -> Iterator[Sample]:
 
 
 def _of_running(site: JobCache, seen: Snapshot) -> Iterator[Sample]:
-    """What changes only while workers are there; a look at the cluster, and at each limit."""
+    """Metrics that change only while workers run: the cluster's, and the limits'."""
     labels: dict[str, str] = {"job": seen.job.job}
     try:
         array = site.arrays(seen.job.job)

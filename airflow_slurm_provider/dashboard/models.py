@@ -1,7 +1,7 @@
-"""What the JSON API answers, and what it is asked with.
+"""Answers and requests of the JSON API.
 
-Names are stable. Times are in milliseconds since the epoch unless they say otherwise. A rate
-limit is answered as it is read: `coordinator.limits.LimitState`.
+Names are stable. Times are in milliseconds since the epoch unless stated otherwise. A rate
+limit is a `coordinator.status.rate_limits.LimitState`.
 """
 
 from __future__ import annotations
@@ -10,31 +10,36 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from airflow_slurm_provider.coordinator.status.progress import Standing
+from airflow_slurm_provider.coordinator.status.progress import SummaryState
 from slurm_worker.errors import ErrorClass
 
 
-class _Asked(BaseModel):
+class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Problem(BaseModel):
+class _Answer(BaseModel):
+    #: Nested rows and dataclasses are read by the names of their attributes.
+    model_config = ConfigDict(from_attributes=True)
+
+
+class Problem(_Answer):
     """Why a request failed, in one line."""
 
     detail: str
 
 
-class JobSummary(BaseModel):
-    """A job and how far it is.
+class JobSummary(_Answer):
+    """A job and its progress.
 
     `items` counts those of the input; each is one of `ok`, `failed` and `pending`.
     `running_items` of the pending ones are finished in tasks that are not.
     """
 
     job_id: str
-    state: Standing
-    stop: str = Field(description="Why its breaker is tripped; empty where it isn't.")
-    paused: str = Field(description="Who paused it; empty where nobody has.")
+    state: SummaryState
+    stop: str = Field(description="Why the job is stopped; empty where it is not.")
+    paused: str = Field(description="The user who paused it; empty where it is not paused.")
     created_ms: int
     rounds: int
     items: int
@@ -45,11 +50,11 @@ class JobSummary(BaseModel):
     rows: int = Field(description="Rows that the handler returned.")
     tasks: dict[str, int] = Field(description="Tasks by state.")
     task_errors: dict[str, int] = Field(description="Tasks that were given up, by error class.")
-    rate: float = Field(description="Items a second, of late.")
-    eta_s: int | None = Field(description="Seconds that are left at this rate; null if unknown.")
+    rate: float = Field(description="Items a second in the last minutes.")
+    eta_s: int | None = Field(description="Seconds left at this rate; null if unknown.")
 
 
-class JobList(BaseModel):
+class JobList(_Answer):
     """Jobs, the newest first."""
 
     jobs: list[JobSummary]
@@ -57,25 +62,25 @@ class JobList(BaseModel):
     more: bool
 
 
-class Round(BaseModel):
-    """Tasks that were planned together."""
+class Round(_Answer):
+    """A round: tasks that were planned together."""
 
     number: int
     state: str
     source: str
     tasks: int
     items: int
-    retried: dict[str, int] = Field(description="Its items by the class they had failed with.")
-    tasks_back: dict[str, int] = Field(description="Failed tasks that it put back, by class.")
-    slurm: dict[str, str] = Field(description="Options that its array has of its own.")
+    retried: dict[str, int] = Field(description="Retried items by their former error class.")
+    tasks_back: dict[str, int] = Field(description="Failed tasks that were put back, by class.")
+    slurm: dict[str, str] = Field(description="The array's own Slurm options.")
     created_ms: int
     opened_ms: int
 
 
-class Submission(BaseModel):
+class Submission(_Answer):
     """Workers that were submitted together."""
 
-    round: int
+    round: int = Field(validation_alias="round_no")
     number: int
     state: str
     workers: int
@@ -84,7 +89,7 @@ class Submission(BaseModel):
     submitted_ms: int
 
 
-class Phase(BaseModel):
+class Phase(_Answer):
     """A stretch of the job's life; `end_ms` is null where it lasts."""
 
     name: str
@@ -92,7 +97,7 @@ class Phase(BaseModel):
     end_ms: int | None
 
 
-class TaskTimes(BaseModel):
+class TaskTimes(_Answer):
     """How long tasks took."""
 
     median_ms: float
@@ -100,7 +105,7 @@ class TaskTimes(BaseModel):
     p99_ms: float
 
 
-class Slow(BaseModel):
+class Slow(_Answer):
     """A task that took long."""
 
     task: str
@@ -109,8 +114,8 @@ class Slow(BaseModel):
     node: str
 
 
-class Event(BaseModel):
-    """One line of the audit trail."""
+class Event(_Answer):
+    """One event of the audit log."""
 
     at_ms: int
     actor: str
@@ -118,7 +123,7 @@ class Event(BaseModel):
     detail: dict[str, Any]
 
 
-class Timeline(BaseModel):
+class Timeline(_Answer):
     """What was done over time: column by column, a row per bucket of `width_s` seconds."""
 
     width_s: int
@@ -128,8 +133,8 @@ class Timeline(BaseModel):
     failed: dict[str, list[int]] = Field(description="By error class.")
 
 
-class JobDetail(BaseModel):
-    """A job with all that its rows in the table say."""
+class JobDetail(_Answer):
+    """A job with everything that the table has on it."""
 
     job: JobSummary
     at_ms: int
@@ -144,8 +149,8 @@ class JobDetail(BaseModel):
     timeline: Timeline
 
 
-class ShareRow(BaseModel):
-    """What a node or a worker has done."""
+class ShareRow(_Answer):
+    """What one node or worker has done."""
 
     name: str
     tasks: int
@@ -153,14 +158,14 @@ class ShareRow(BaseModel):
     failed: int
     busy_ms: int
     error_rate: float
-    leased: int = Field(description="Tasks that it holds.")
+    leased: int = Field(description="Tasks that it holds now.")
 
 
-class Workers(BaseModel):
+class Workers(_Answer):
     """Workers as Slurm shows them, and what nodes and workers have done."""
 
-    known: bool = Field(description="Whether Slurm could tell.")
-    problem: str = Field(description="Why it couldn't; empty where it could.")
+    known: bool = Field(description="Whether Slurm has answered.")
+    problem: str = Field(description="Why not; empty where it has.")
     alive: int
     states: dict[str, int] = Field(description="Elements of the arrays by Slurm's state.")
     slurm_job_ids: list[str]
@@ -169,7 +174,7 @@ class Workers(BaseModel):
     worker_count: int = Field(description="All workers; `workers` are the most notable ones.")
 
 
-class CostLine(BaseModel):
+class CostLine(_Answer):
     """Requests to AWS of one kind."""
 
     kind: str
@@ -177,8 +182,8 @@ class CostLine(BaseModel):
     dollars: float
 
 
-class ClusterUse(BaseModel):
-    """CPU time and memory that Slurm gave and workers used; null where it can't be told yet."""
+class ClusterUse(_Answer):
+    """CPU time and memory that Slurm gave and workers used; null where not known yet."""
 
     starts: int
     running: int
@@ -190,27 +195,27 @@ class ClusterUse(BaseModel):
     memory_efficiency: float | None
 
 
-class Cost(BaseModel):
+class Cost(_Answer):
     """What a job has cost so far; see `slurmctl cost`."""
 
-    dollars: float = Field(description="Of AWS requests, counted and estimated, by list price.")
-    dollars_expected: float = Field(description="Where no task is tried twice.")
+    dollars: float = Field(description="AWS requests, counted and estimated, at list prices.")
+    dollars_expected: float = Field(description="The same if no task is tried twice.")
     prices_of: str
     region: str
     lines: list[CostLine]
     cluster: ClusterUse | None
-    problem: str = Field(description="Why the cluster's part is not known.")
+    problem: str = Field(description="Why the use of the cluster is not known.")
     advice: list[str]
 
 
-class FailureExample(BaseModel):
+class FailureExample(_Answer):
     """One item, or task, that failed."""
 
     key: str
     message: str
 
 
-class FailureGroup(BaseModel):
+class FailureGroup(_Answer):
     """Failures of one class whose messages differ only in numbers and names."""
 
     of: Literal["item", "task"]
@@ -224,7 +229,7 @@ class FailureGroup(BaseModel):
     last: float
 
 
-class TaskSummary(BaseModel):
+class TaskSummary(_Answer):
     """A task in a list."""
 
     task: str
@@ -242,14 +247,14 @@ class TaskSummary(BaseModel):
     error: str
 
 
-class TaskList(BaseModel):
-    """A page of tasks; `next` goes on, and is empty at the end."""
+class TaskList(_Answer):
+    """A page of tasks; `next` is the next page's `after`, and empty at the end."""
 
     tasks: list[TaskSummary]
     next: str
 
 
-class Part(BaseModel):
+class Part(_Answer):
     """A result object of a task."""
 
     key: str
@@ -258,7 +263,7 @@ class Part(BaseModel):
     sha256: str
 
 
-class MarkerView(BaseModel):
+class MarkerView(_Answer):
     """What was committed."""
 
     attempt: int
@@ -274,7 +279,14 @@ class MarkerView(BaseModel):
     requests: dict[str, int]
 
 
-class TaskDetail(BaseModel):
+class HistoryLine(_Answer):
+    """One entry of a task's history."""
+
+    at_ms: int
+    text: str
+
+
+class TaskDetail(_Answer):
     """A task: its row, its history, and what it committed."""
 
     task: TaskSummary
@@ -287,21 +299,21 @@ class TaskDetail(BaseModel):
     not_before_ms: int
     finished_ms: int
     checkpoint: str
-    crashes: list[str] = Field(description="Items that brought a worker down.")
-    history: list[str] = Field(description="Why attempts ended before the task.")
+    crashes: list[str] = Field(description="Items that crashed a worker.")
+    history: list[HistoryLine] = Field(description="Why earlier attempts ended without a result.")
     segment: str
     marker: MarkerView | None
 
 
-class LogLines(BaseModel):
-    """What workers said of a task."""
+class LogLines(_Answer):
+    """Log lines about a task."""
 
     lines: list[str]
-    more: bool = Field(description="Whether there are more than are shown.")
+    more: bool = Field(description="Whether there are more lines than these.")
 
 
-class Anomaly(BaseModel):
-    """One alert, with the numbers that caused it; told once per episode."""
+class Anomaly(_Answer):
+    """One alert, with the numbers that caused it; one per episode."""
 
     job_id: str
     id: str
@@ -311,19 +323,19 @@ class Anomaly(BaseModel):
     advice: str
     numbers: dict[str, float]
     at_ms: int
-    over_ms: int = Field(description="When its episode was over; 0 while it lasts.")
+    over_ms: int = Field(description="When its episode ended; 0 while it lasts.")
 
 
-class RetryAsk(_Asked):
-    """Which failures to try again; by the job's retry policy where no class is named."""
+class RetryRequest(_Request):
+    """The classes to retry; without any, the job's retry policy decides."""
 
     classes: Annotated[list[ErrorClass], Field(max_length=len(ErrorClass))] = []
 
 
-class RetryPlanView(BaseModel):
+class RetryPlanView(_Answer):
     """What a retry would do."""
 
-    round: int | None = Field(description="The new round; null where nothing is to be retried.")
+    round: int | None = Field(description="The new round; null where there is nothing to retry.")
     items: dict[str, int]
     tasks: dict[str, int]
     given_up: dict[str, int]
@@ -333,24 +345,24 @@ class RetryPlanView(BaseModel):
     notes: list[str]
 
 
-class RunView(BaseModel):
-    """An action that takes long."""
+class RunView(_Answer):
+    """A long action and its state."""
 
     name: str
     state: Literal["running", "done", "failed"]
-    begun: bool = Field(description="False where it ran already and was joined.")
+    begun: bool = Field(description="False if it was already running.")
     said: list[str]
     result: dict[str, Any]
     error: str
 
 
-class WorkersAsk(_Asked):
+class WorkersRequest(_Request):
     """How many workers to add."""
 
     workers: Annotated[int, Field(ge=1, le=10_000)]
 
 
-class Done(BaseModel):
+class Done(_Answer):
     """What an action did."""
 
     done: str

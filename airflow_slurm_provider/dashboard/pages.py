@@ -49,7 +49,7 @@ def anomalies_page(request: Request, user: Reader) -> Response:
 def job_page(request: Request, user: Reader, site: Site, job: Job) -> Response:
     """One job."""
     _check_known(site, job)
-    return _page(request, user, "job.html", job=job, classes=[each.value for each in ErrorClass])
+    return _page(request, user, "job.html", job=job, classes=[name.value for name in ErrorClass])
 
 
 @router.get("/jobs/{job}/tasks/{task}")
@@ -75,7 +75,7 @@ def wants_page(request: Request) -> bool:
 def error_page(
     request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A page that says what is wrong; it holds no data, since strangers see it too."""
+    """A page that says what is wrong; it holds no data, since unknown users see it too."""
     content = _templates.get_template("error.html").render(
         root=_root(request),
         conn="",
@@ -115,7 +115,7 @@ def _page(request: Request, user: User, template: str, **values: Any) -> Respons
 
 
 def _check_known(site: Site, job: str) -> None:
-    """404 for a job that is not there; a table that is away is told of by the page itself."""
+    """404 for an unknown job; the page itself reports a table that can't be reached."""
     try:
         found = site.services.jobs(JobId(job)).find(consistent=False)
     except ServiceError:

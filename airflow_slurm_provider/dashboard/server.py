@@ -1,6 +1,6 @@
 """The dashboard of one site without Airflow: on loopback only, behind a token.
 
-The token is made anew at each start and printed in the address to open. That address
+A new token is made at each start and printed in the address to open. That address
 exchanges it for a cookie that no script can read, and leaves it out of the address bar.
 Prometheus and scripts send ``Authorization: Bearer TOKEN`` instead.
 """
@@ -19,7 +19,7 @@ from fastapi.responses import RedirectResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from airflow_slurm_provider.coordinator.services import Services, SharedPolling
-from airflow_slurm_provider.coordinator.ttl_cache import Recent
+from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.dashboard.app import create_app
 from airflow_slurm_provider.dashboard.auth import User
 from airflow_slurm_provider.dashboard.cache import CLUSTER_S
@@ -28,17 +28,17 @@ from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.errors import UserError
 
 ADDRESS = "127.0.0.1"
-#: A page of another site that has its name resolve to loopback is refused.
+#: Requests for other host names are refused: a foreign name may resolve to loopback.
 _HOSTS = [ADDRESS, "localhost"]
-_STRANGER = "open the address that slurmctl dashboard printed when it was started"
+_STRANGER = "open the address that slurmctl dashboard printed at its start"
 
 
 class TokenGuard:
-    """Lets in who has the token: all that the account may do that started the dashboard.
+    """Lets in users with the token; they may do what the account of the dashboard may do.
 
     Args:
         token: the secret.
-        name: for the audit trail.
+        name: for the audit log.
     """
 
     def __init__(self, token: str, name: str) -> None:
@@ -50,7 +50,7 @@ class TokenGuard:
         self.session = digest[8:]
 
     async def user(self, request: Request) -> User:
-        """Whoever has the cookie or the token."""
+        """The user, if the request has the cookie or the token."""
         scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
         by_header = scheme.lower() == "bearer" and self.is_token(bearer.strip())
         if not by_header and not _same(request.cookies.get(self.cookie, ""), self.session):
@@ -58,7 +58,7 @@ class TokenGuard:
         return self._user
 
     async def actor(self, request: Request) -> User:
-        """The same: who reads may act."""
+        """The same user: everyone who may read may act."""
         return await self.user(request)
 
     def is_token(self, given: str) -> bool:
@@ -70,12 +70,12 @@ def standalone_app(services: Services, token: str, actor: str) -> FastAPI:
     """The application for one site, with the exchange of the token for a cookie.
 
     Args:
-        services: of the site; nobody closes them here.
+        services: of the site; they stay open.
         token: the secret.
-        actor: who has it, for the audit trail.
+        actor: the user's name in the audit log.
     """
     guard = TokenGuard(token, actor)
-    shared = SharedPolling(ArrayPoller(services.slurm), Recent())
+    shared = SharedPolling(ArrayPoller(services.slurm), TTLCache())
     app = create_app(OneSite(replace(services, shared=shared, poll_s=CLUSTER_S)), guard)
 
     @app.middleware("http")
@@ -104,8 +104,8 @@ def serve(services: Services, port: int, actor: str, announce: Callable[[str], N
     Args:
         services: of the site.
         port: on loopback; 0 for any that is free.
-        actor: who serves, for the audit trail.
-        announce: told the address to open, once connections are accepted.
+        actor: the user's name in the audit log.
+        announce: gets the address to open, once connections are accepted.
 
     Raises:
         UserError: if the port is not free.

@@ -17,7 +17,7 @@ class SitesSource(Protocol):
         """What ``?conn=`` may be, the default first; the choice is shown where there are two."""
 
     def services(self, conn: str) -> Services:
-        """The services of a site, the same ones as long as possible: they remember looks.
+        """The services of a site, the same ones as long as possible: they cache snapshots.
 
         They are shared between threads, and nobody closes them.
 

@@ -1,4 +1,4 @@
-"""What workers said of one task, out of the logs of those workers alone that had it.
+"""The log lines about one task, from the logs of the workers that have held it.
 
 Requests: for each of them a list per thousand chunks of the job's logs, and a GET for each
 chunk of theirs.
@@ -7,7 +7,6 @@ chunk of theirs.
 from __future__ import annotations
 
 import itertools
-import re
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.logs import Selection, as_text, read_logs
@@ -16,8 +15,6 @@ from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.tasks import TaskRow
 
 _MOST_LINES = 1_000
-#: How a worker is named where a row's history speaks of it.
-_WORKER = re.compile(r"[\w.]+(?:-[\w.]+)*-[0-9a-f]{8}\b")
 
 
 def read_task_log(services: Services, job_id: JobId, row: TaskRow) -> models.LogLines:
@@ -37,6 +34,6 @@ def read_task_log(services: Services, job_id: JobId, row: TaskRow) -> models.Log
 
 def workers_of(row: TaskRow) -> list[str]:
     """The workers that are known to have held the task, in that order."""
-    named = [name for entry in (*row.history, row.error) for name in _WORKER.findall(entry)]
+    named = [name for entry in row.history for name in (entry.worker, entry.previous)]
     known = (row.owner, row.worker)
     return list(dict.fromkeys(name for name in (*named, *known) if name))

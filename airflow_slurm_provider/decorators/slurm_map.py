@@ -7,8 +7,8 @@
 
     square(range(1000))
 
-The function's source is shipped to the nodes, so what it needs is imported inside it, as
-with ``@task.virtualenv``. A function that can't be shipped, or not be called with an item, is
+The function's source is shipped to the nodes. Therefore it must import everything that it needs
+inside, as with ``@task.virtualenv``. A function that can't be shipped or called with an item is
 refused when the DAG is parsed.
 """
 
@@ -37,20 +37,16 @@ from airflow_slurm_provider.coordinator.planning.inline_items import (
 )
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, parse_config
 from airflow_slurm_provider.decorators.source import source_of
-from airflow_slurm_provider.operators.deferral import (
-    actor_of,
-    defer_until_done,
-    show_script,
-    wait_until_done,
-)
+from airflow_slurm_provider.links import BackfillLink, JobObjectsLink
+from airflow_slurm_provider.operators.backfill import BackfillOperator
+from airflow_slurm_provider.operators.deferral import actor_of
 from airflow_slurm_provider.operators.parquet_aggregate import PUBLISHED, emit_assets
-from airflow_slurm_provider.operators.slurm_submit import SlurmSubmitOperator
 from slurm_worker.errors import UserError
-from slurm_worker.execution.signatures import Takes, is_coroutine
+from slurm_worker.execution.signatures import ContextPassing, is_coroutine
 from slurm_worker.protocol.keys import check_job_id
 
 _MODULE = "slurm_map_handler"
-#: A module of its own: whatever the function's name is, it hides nothing of ours.
+#: A module of its own, so that no name of the function hides one of ours.
 _FUNCTION_MODULE = "slurm_map_function"
 _SHIPPED = """\
 from {module} import {name} as function
@@ -59,24 +55,30 @@ from {module} import {name} as function
 {begin} handle(item, context):
     return {wait}function({item}{context})
 """
-_CONTEXT = {Takes.NOTHING: "", Takes.SECOND: ", context", Takes.BY_NAME: ", context=context"}
+_CONTEXT = {
+    ContextPassing.NOTHING: "",
+    ContextPassing.SECOND: ", context",
+    ContextPassing.BY_NAME: ", context=context",
+}
 
 
-class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
+class SlurmMapOperator(DecoratedOperator, BackfillOperator):
     """Runs the decorated function for each item on the cluster, and publishes the dataset.
 
-    Called with a list (of objects, strings or integers; another task's result will do), a JSON
-    list as text, a table of pandas, polars or Arrow, whose rows become objects, or with the path
-    of a file, local or on S3. The function's first parameter is the item; one that is named
-    ``context`` receives the handler's context; others keep their defaults. Returns counts and
-    the dataset's address.
+    Call it with the items: a list of objects, strings or integers, such as another task's result;
+    a JSON list as text; or a table of pandas, polars or Arrow, whose rows become objects. Or call
+    it with the path of a file, local or on S3. The function's first parameter is the item. A
+    parameter named ``context`` receives the handler's context; others keep their defaults.
+    Returns counts and the dataset's address.
+
+    The connections and the wait have the parameters of `JobWaiter`.
 
     :param job_id: the backfill's name. (templated)
     :param item_key: the field that names each item; ``id`` where None.
     :param workers: elements of the array.
     :param bundle: items per task.
-    :param options: further sections of the job's config: ``slurm``, ``limits``, ``worker`` …
-    :param max_failed_items: more failed items than this fail the task, which can be run again.
+    :param options: more sections of the job's config: ``slurm``, ``limits``, ``worker`` …
+    :param max_failed_items: more failed items than this fail the task. It can be run again.
     """
 
     custom_operator_name: str = "@task.slurm_map"
@@ -88,6 +90,8 @@ class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
         **DecoratedOperator.template_fields_renderers,
         "batch_script": "bash",
     }
+    overwrite_rtif_after_execution = True
+    operator_extra_links = (BackfillLink(), JobObjectsLink())
 
     def __init__(
         self,
@@ -110,12 +114,10 @@ class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
                 "arguments; call it with the items, or with the path of a file that holds them"
             )
         super().__init__(
-            # Airflow binds the arguments to the signature, and it is called with one: the items.
+            # Airflow binds the arguments to the signature, so it needs one with a single argument.
             python_callable=_takes_items,
             op_args=given,
-            config={},
             job_id=job_id,
-            wait_for_completion=True,
             **kwargs,
         )
         self.python_callable = python_callable
@@ -123,28 +125,30 @@ class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
         self.bundle = bundle
         self.options = options or {}
         self.max_failed_items = max_failed_items
+        #: The code to upload; removed with this process.
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Plan, submit and wait; then publish."""
-        result = self._submit(context)
-        state = show_script(self, result.job_id)
+        job_id, state = self.submit_backfill(context)
         if self.deferrable:
-            defer_until_done(self, result.job_id, state)
-        return self._publish(context, wait_until_done(self, context, result.job_id))
+            self.defer_until_done(job_id, state)
+        return self.publish(context, self.wait_until_done(context, job_id))
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Publish when the trigger has fired."""
-        return self._publish(context, self._resume(context, event))
+        return self.publish(context, self.backfill_complete(context, event))
 
-    def _publish(self, context: Context, progress: dict[str, Any]) -> dict[str, Any]:
+    def publish(self, context: Context, progress: dict[str, Any]) -> dict[str, Any]:
+        """Publish the dataset of a job that has ended; its counts and address."""
         failed = sum(progress["failed"].values())
         if failed > self.max_failed_items:
             raise AirflowFailException(
                 f"{failed} of {progress['items']} items failed: {progress['failed']}; see "
-                f"slurmctl status {progress['job_id']}, or allow for them with max_failed_items"
+                f"slurmctl errors {progress['job_id']}, or raise max_failed_items"
             )
         with as_airflow_failures():
-            services = self._services()
+            services = self.services()
             job_id = check_job_id(progress["job_id"])
             manifest = api.aggregate(services, job_id, log=task_log(self), actor=actor_of(context))
             address = f"s3://{services.site.bucket}/{services.paths(job_id).dataset}"
@@ -152,18 +156,18 @@ class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
         emit_assets(self, context, address, result)
         return result
 
-    def _config(self) -> Config:
+    def build_config(self) -> Config:
+        """A configuration whose handler is the function, and whose input are the items."""
         (given,) = self.op_args
         name = check_job_id(str(self.job_id), "job_id")
         found = path_or_items(given)
         if isinstance(found, str):
             items, plain = {"path": found, "key": self.item_key or "id"}, False
         else:
-            items = put_items(self._services(), name, found, self.item_key)
+            items = put_items(self.services(), name, found, self.item_key)
             plain = not isinstance(found[0], Mapping)
-        # Removed with this process: it is shipped before that.
         self._folder = tempfile.TemporaryDirectory(prefix="slurm-map-")
-        for module, source in self._sources(plain=plain).items():
+        for module, source in self.sources(plain=plain).items():
             (Path(self._folder.name) / f"{module}.py").write_text(source, encoding="utf-8")
         return parse_config(
             {
@@ -177,7 +181,7 @@ class SlurmMapOperator(DecoratedOperator, SlurmSubmitOperator):
             {},
         )
 
-    def _sources(self, *, plain: bool) -> dict[str, str]:
+    def sources(self, *, plain: bool) -> dict[str, str]:
         """The modules to ship, by their names."""
         source, takes = source_of(self.python_callable)
         waits = is_coroutine(self.python_callable)

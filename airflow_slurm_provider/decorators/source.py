@@ -1,7 +1,7 @@
 """The source of a decorated function, as the module that is shipped.
 
-The text is shipped as it stands, so that a text within it stays what it is. Whatever could not
-be called on a node is refused here, when the DAG is parsed.
+The text is shipped unchanged, so strings of several lines in it stay the same. A function that
+could not be called on a node is refused here, when the DAG is parsed.
 """
 
 from __future__ import annotations
@@ -13,23 +13,28 @@ from collections.abc import Callable
 from typing import Any
 
 from slurm_worker.errors import UserError, describe
-from slurm_worker.execution.signatures import NotCallable, Takes, check_kind, takes
+from slurm_worker.execution.signatures import (
+    ContextPassing,
+    NotCallable,
+    check_kind,
+    context_passing,
+)
 
 _DECORATOR = "slurm_map"
 _FUTURE = "from __future__ import annotations\n\n"
 
 
-def source_of(function: Callable[..., Any]) -> tuple[str, Takes]:
+def source_of(function: Callable[..., Any]) -> tuple[str, ContextPassing]:
     """A module that defines the function, without its decorator; and how it takes the context.
 
     Raises:
-        UserError: in one line, if it can't be shipped, or not be called with an item.
+        UserError: in one line, if it can't be shipped or called with an item.
     """
     name = getattr(function, "__qualname__", None) or type(function).__name__
     try:
         check_kind(function)
         _check_plain(function)
-        how = takes(inspect.signature(function), any_name=False)
+        how = context_passing(inspect.signature(function), any_name=False)
         source = _module(function)
         _try(source)
     except NotCallable as error:
@@ -46,7 +51,7 @@ def _check_plain(function: Callable[..., Any]) -> None:
         raise NotCallable("is a lambda, whose source can't be shipped; use def")
     if hasattr(function, "__wrapped__"):
         raise NotCallable("is wrapped by another decorator, which is not shipped; call it inside")
-    outer = [each for each in function.__code__.co_freevars if each != function.__name__]
+    outer = [name for name in function.__code__.co_freevars if name != function.__name__]
     if outer:
         raise NotCallable(
             f"uses {outer[0]} of the function around it, which is not shipped; set it inside, or "
@@ -60,7 +65,7 @@ def _module(function: Callable[..., Any]) -> str:
     except (OSError, TypeError):
         raise NotCallable("has no source that can be found; define it in a file") from None
     indented = lines[0][:1].isspace()
-    # Not dedented: that would change texts of several lines within it.
+    # Not dedented: that would change strings of several lines in it.
     begin = "if True:\n" if indented else ""
     try:
         tree = ast.parse(begin + "".join(lines))
@@ -70,8 +75,8 @@ def _module(function: Callable[..., Any]) -> str:
     node = body[0]
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         raise NotCallable("is not defined by a def statement of its own")
-    for each in node.decorator_list:
-        called = each.func if isinstance(each, ast.Call) else each
+    for decorator in node.decorator_list:
+        called = decorator.func if isinstance(decorator, ast.Call) else decorator
         if ast.unparse(called).rpartition(".")[2] != _DECORATOR:
             raise NotCallable(
                 f"is decorated with @{ast.unparse(called)}, which is not shipped; call it inside"
@@ -82,9 +87,9 @@ def _module(function: Callable[..., Any]) -> str:
 
 
 def _try(source: str) -> None:
-    """Define the function as a node will, without the rest of its file."""
+    """Define the function as on a node, without the rest of its file."""
     try:
-        # Of this file itself no statement may count, such as how annotations are read.
+        # Future statements of this module must not apply.
         exec(compile(source, "<slurm_map>", "exec", dont_inherit=True), {"__name__": "slurm_map"})  # noqa: S102 the DAG's own text
     except Exception as error:
         raise NotCallable(

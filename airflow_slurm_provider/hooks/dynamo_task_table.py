@@ -1,4 +1,4 @@
-"""The table that holds every job's rows, for a DAG that wants to look inside."""
+"""The table with the rows of all jobs, for a DAG that reads them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from slurm_worker.backends.clock import AwsClock
 from slurm_worker.backends.dynamodb import DynamoRows, dynamo_client
 from slurm_worker.protocol.job_config import LeaseConfig
-from slurm_worker.protocol.job_table import AuditEvent, JobRow, JobTable, RoundRow
+from slurm_worker.protocol.job_rows import AuditEvent, JobRow, RoundRow
+from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import JobId, check_job_id
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
@@ -44,7 +45,7 @@ class DynamoTaskTableHook(AwsBaseHook):
         return self._jobs(check_job_id(job_id)).rounds()
 
     def events(self, job_id: str) -> Iterator[AuditEvent]:
-        """A job's audit trail, oldest first."""
+        """A job's audit log, oldest first."""
         return self._jobs(check_job_id(job_id)).events()
 
     def tasks(self, job_id: str) -> Iterator[TaskRow]:

@@ -7,8 +7,7 @@ and shared, also by all deferred tasks of a triggerer.
 
 from __future__ import annotations
 
-import threading
-import time
+import math
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -24,7 +23,7 @@ from airflow_slurm_provider.coordinator.services import (
     open_transport,
 )
 from airflow_slurm_provider.coordinator.spec.site import Site, parse_cluster, parse_site
-from airflow_slurm_provider.coordinator.ttl_cache import Recent
+from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.poller import ArrayPoller
@@ -48,13 +47,12 @@ class SlurmHook(BaseHook):
     conn_type = "slurm"
     hook_name = "Slurm"
 
-    #: Clients that live as long as the process, by connection, each with its looks at arrays.
-    _clients: ClassVar[dict[str, tuple[SlurmClient, ArrayPoller]]] = {}
-    #: The last progress of jobs, by connection to AWS and site: another table has other jobs.
-    _progress: ClassVar[dict[str, Recent[Any]]] = {}
-    #: Services that were opened lately, and when, by connections: hundreds may wait.
-    _opened: ClassVar[dict[tuple[str, str | None], tuple[Services, float]]] = {}
-    _lock: ClassVar[threading.Lock] = threading.Lock()
+    #: Clients by connection, each with its poller of arrays; waiting tasks share them.
+    _clients: ClassVar[TTLCache[tuple[SlurmClient, ArrayPoller]]] = TTLCache(math.inf, most=64)
+    #: Snapshots of jobs, by connection to AWS and site: another table has other jobs.
+    _progress: ClassVar[TTLCache[TTLCache[Any]]] = TTLCache(math.inf, most=64)
+    #: Services by connections: hundreds of tasks may wait.
+    _opened: ClassVar[TTLCache[Services]] = TTLCache()
 
     def __init__(
         self, slurm_conn_id: str = default_conn_name, aws_conn_id: str | None = "aws_default"
@@ -69,18 +67,18 @@ class SlurmHook(BaseHook):
 
     def _client(self) -> tuple[SlurmClient, ArrayPoller]:
         cluster = parse_cluster(self._cluster(), f"connection {self.slurm_conn_id!r}")
-        key = f"{self.slurm_conn_id} {cluster!r}"
-        with self._lock:
-            if key not in self._clients:
-                transport = open_transport(cluster, connect=self._connect)
-                client = SlurmClient(transport, cluster.remote_dir)
-                self._clients[key] = client, ArrayPoller(client)
-            return self._clients[key]
+
+        def connect() -> tuple[SlurmClient, ArrayPoller]:
+            transport = open_transport(cluster, connect=self._connect)
+            client = SlurmClient(transport, cluster.remote_dir)
+            return client, ArrayPoller(client)
+
+        return self._clients.get((self.slurm_conn_id, repr(cluster)), math.inf, connect)
 
     def site(self) -> Site:
         """The site that the two connections describe.
 
-        :raises UserError: naming the connection's field, its value and the mend.
+        :raises UserError: naming the connection's field, its value and the fix.
         """
         extra = self.get_connection(self.slurm_conn_id).extra_dejson
         storage = {name: extra[name] for name in ("table", "prefix") if extra.get(name)}
@@ -106,28 +104,27 @@ class SlurmHook(BaseHook):
     def services(self, *, poll_s: float | None = None) -> Services:
         """What the coordinator's functions work with.
 
-        :param poll_s: for someone who waits: seconds between two looks, which are shared with
-            all who wait in this process.
+        :param poll_s: for a wait: seconds between two status queries, which all waits in this
+            process share.
         """
         key = (self.slurm_conn_id, self.aws_conn_id)
-        with self._lock:
-            opened, when = self._opened.get(key, (None, 0.0))
-        if opened is None or time.monotonic() - when > _REOPEN_S:
-            opened = self._open()
-            with self._lock:
-                self._opened[key] = opened, time.monotonic()
+        opened = self._opened.get(key, _REOPEN_S, self._open)
         return replace(opened, shared=None) if poll_s is None else replace(opened, poll_s=poll_s)
+
+    @classmethod
+    def reopen(cls) -> None:
+        """Open services again when they are next used, as after a connection was edited."""
+        cls._opened.clear()
 
     def _open(self) -> Services:
         aws: AwsGenericHook[Any] = AwsGenericHook(aws_conn_id=self.aws_conn_id)
         site, (client, poller) = self.site(), self._client()
-        with self._lock:
-            progress = self._progress.setdefault(f"{self.aws_conn_id} {site!r}", Recent())
+        progress = self._progress.get((self.aws_conn_id, repr(site)), math.inf, TTLCache)
         shared = SharedPolling(poller, progress)
         return open_services(site, session=aws.get_session(), slurm=client, shared=shared)
 
     def array(self, array: ArrayKey, max_age_s: float) -> ArrayState:
-        """An array, by a look that is shared with all who wait in this process."""
+        """An array's state, from a query that all waits in this process share."""
         return self._client()[1].array(array, max_age_s)
 
     def test_connection(self) -> tuple[bool, str]:
@@ -147,7 +144,7 @@ class SlurmHook(BaseHook):
     def _connect(self) -> paramiko.SSHClient:
         extra = self.get_connection(self.slurm_conn_id).extra_dejson
         hook = SSHHook(ssh_conn_id=self.slurm_conn_id)
-        # The ssh provider accepts any host unless told otherwise; a cluster is worth a check.
+        # By default the ssh provider accepts any host; we check the host key.
         if "no_host_key_check" not in extra:
             hook.no_host_key_check = False
         return hook.get_conn()

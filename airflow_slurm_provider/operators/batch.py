@@ -1,10 +1,10 @@
 """`SlurmSubmitOperator` with a script of the user's own, by Airflow's `ResumableJobMixin`.
 
-The mixin keeps the job's id in the task state store, so that a task that is tried again goes
-on with a job that still runs, takes the result of one that succeeded, and submits anew after
-one that failed. Between ``sbatch`` and the store it may die and would submit twice: here the
-store first gets a token, which is in the Slurm job's name, and a submission under a name
-happens once (`slurm.submission`).
+The mixin keeps the job's id in the task state store. So the next try of a task continues with a
+job that still runs, takes the result of one that succeeded, and submits again after one that
+failed. The mixin alone submits twice if it dies between ``sbatch`` and the store. Here the store
+gets a token first. The token is in the Slurm job's name, and a name is submitted only once
+(`slurm.submission`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from airflow.sdk import Context
 from airflow_slurm_provider.airflow_errors import as_airflow_failures, task_log
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.operators.compat import ResumableJobMixin
+from airflow_slurm_provider.operators.deferral import JobWaiter
 from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.batch import (
     FOLDER,
@@ -28,12 +29,12 @@ from airflow_slurm_provider.slurm.batch import (
     failure,
     has_ended,
     last_output,
-    new_token,
 )
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError
 from airflow_slurm_provider.slurm.options import SlurmOptions
+from airflow_slurm_provider.slurm.remote_folder import new_token
 from airflow_slurm_provider.slurm.submission import guarded
-from airflow_slurm_provider.triggers.polling import Patience
+from airflow_slurm_provider.triggers.polling import PollBudget
 from airflow_slurm_provider.triggers.slurm_batch import SlurmBatchTrigger, array_line, batch_event
 from slurm_worker.errors import ServiceError
 from slurm_worker.printable import printable_lines
@@ -41,25 +42,39 @@ from slurm_worker.printable import printable_lines
 _INTENT = "slurm_submit_intent"
 
 
-class BatchJobMixin(ResumableJobMixin):
-    """Submits a script once and waits for its elements."""
+class BatchScriptOperator(ResumableJobMixin, JobWaiter):
+    """Submit a script once, and wait for its elements.
+
+    :param script: a batch script's text. (templated)
+    :param command: a shell line, or a list of words, instead of a script. (templated)
+    :param array: elements of the array: ``"0-99%10"``; one where None. (templated)
+    :param slurm: options, as in a config's ``slurm`` section. (templated)
+    :param env: variables for the script; no secrets. (templated)
+    """
 
     external_id_key = "slurm_job"
-
-    script: str | None
-    command: str | Sequence[str] | None
-    array: str | int | None
-    slurm: Mapping[str, Any] | None
-    env: Mapping[str, str] | None
-    slurm_conn_id: str
+    #: End only when every element has ended.
     wait_for_completion: bool
-    deferrable: bool
-    poll_interval: float
-    cancel_on_kill: bool
-    batch_script: str | None
-    #: The name of the array that this process submits or waits for.
-    _batch: str = ""
-    _killed: bool = False
+
+    def __init__(
+        self,
+        *,
+        script: str | None = None,
+        command: str | Sequence[str] | None = None,
+        array: str | int | None = None,
+        slurm: Mapping[str, Any] | None = None,
+        env: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.script = script
+        self.command = command
+        self.array = array
+        self.slurm = slurm
+        self.env = env
+        #: The name of the array that this process submits or waits for.
+        self._batch = ""
+        self._killed = False
 
     def submit_job(self, context: Context) -> Any:
         """Submit the script, or find the array that an earlier try submitted."""
@@ -69,8 +84,8 @@ class BatchJobMixin(ResumableJobMixin):
             except SubmissionCancelledError:
                 if self._killed:
                     raise
-                # A try that was killed has used its name up.
-                found = self._submit_as(self._token(context, anew=True), context)
+                # The name belongs to a try that was killed: no array will have it.
+                found = self._submit_as(self._token(context, renew=True), context)
         self.log.info("submitted array %(slurm_job_id)s as %(slurm_job_name)s", found)
         context["ti"].xcom_push(key="submission", value=found)
         return found
@@ -84,7 +99,7 @@ class BatchJobMixin(ResumableJobMixin):
         return "FAILED" if failure(array) else "COMPLETED"
 
     def is_job_active(self, status: str) -> bool:
-        """Whether to go on with it."""
+        """Whether to continue with it."""
         return status == "RUNNING"
 
     def is_job_succeeded(self, status: str) -> bool:
@@ -92,7 +107,7 @@ class BatchJobMixin(ResumableJobMixin):
         return status == "COMPLETED"
 
     def poll_until_complete(self, external_id: Any, context: Context) -> Any:
-        """Wait here or in the triggerer, if asked to wait."""
+        """Wait here or in the triggerer, if the task is to wait."""
         slurm_job_id, name = external_id["slurm_job_id"], external_id["slurm_job_name"]
         self._batch = name
         if self.batch_script is None:
@@ -123,11 +138,11 @@ class BatchJobMixin(ResumableJobMixin):
         slurm_job_id: str,
         batch_script: str | None = None,
     ) -> str:
-        """Go on when all elements have ended; the array's id.
+        """Continue when all elements have ended; return the array's id.
 
         :raises AirflowException: if an element did not complete.
         """
-        # Airflow has rendered the task's fields anew.
+        # Airflow has rendered the task's fields again.
         self.batch_script = batch_script
         log = task_log(self)
         for line in event["output"].splitlines():
@@ -141,31 +156,33 @@ class BatchJobMixin(ResumableJobMixin):
         """The array's id."""
         return str(external_id["slurm_job_id"])
 
-    def cancel_batch(self) -> None:
+    def on_kill(self) -> None:
         """Cancel the array that this process has submitted or found, or is about to submit."""
-        self._killed = True
-        if self._batch:
-            self._hook().get_conn().end(self._batch, FOLDER)
+        if self.cancel_on_kill:
+            self._killed = True
+            if self._batch:
+                self._hook().get_conn().end(self._batch, FOLDER)
+        super().on_kill()
 
     def _wait(self, key: ArrayKey) -> dict[str, Any]:
         """Wait in this process for the event that ends the wait."""
-        client, said = self._hook().get_conn(), ""
-        patience = Patience(self.poll_interval, self.log)
+        client, logged = self._hook().get_conn(), ""
+        budget = PollBudget(self.poll_interval, self.log)
         while True:
             try:
                 array = client.array(key)
             except ServiceError as error:
-                if not patience.bears(error):
+                if not budget.allow_error(error):
                     raise AirflowException(str(error)) from error
             else:
-                patience.looked()
+                budget.reset()
                 line = array_line(array)
-                if line != said:
-                    said = line
+                if line != logged:
+                    logged = line
                     task_log(self)(line)
                 if has_ended(array):
                     return batch_event(array, last_output(client, key.name, array))
-            time.sleep(patience.pause_s)  # not deferrable: this process is to wait
+            time.sleep(budget.pause_s)  # not deferrable: this process is to wait
 
     def _submit_as(self, token: str, context: Context) -> dict[str, str]:
         ti = context["ti"]
@@ -191,14 +208,14 @@ class BatchJobMixin(ResumableJobMixin):
         )
         return guarded(script)
 
-    def _token(self, context: Context, *, anew: bool = False) -> str:
-        """The intent's token: that of a try that was cut short, or a new one, stored first."""
+    def _token(self, context: Context, *, renew: bool = False) -> str:
+        """The token of an interrupted try; otherwise a new one, stored before it is used."""
         store = context.get("task_state_store")
         if not self.durable or store is None:
             return new_token()
         after = store.get(self.external_id_key)
         intent = store.get(_INTENT)
-        if isinstance(intent, dict) and intent.get("after") == after and not anew:
+        if isinstance(intent, dict) and intent.get("after") == after and not renew:
             return str(intent["token"])
         token = new_token()
         store.set(_INTENT, {"token": token, "after": after})

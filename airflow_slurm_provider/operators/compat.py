@@ -1,7 +1,7 @@
-"""Airflow's `ResumableJobMixin`, which came with Airflow 3.3, or what stands in for it before.
+"""Airflow's `ResumableJobMixin` of Airflow 3.3, or a replacement for earlier releases.
 
-Without it there is no store in which a task's tries could find the job of the one before, so
-each try submits anew.
+Earlier releases have no store in which a try finds the job of the try before, so each try
+submits again.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ else:
     except ImportError:
 
         class ResumableJobMixin:
-            """The same face, without a memory.
+            """The same interface, without a store.
 
-            :param durable: taken, so that a DAG reads the same; nothing can be resumed.
+            :param durable: accepted, so that a DAG needs no change; nothing is resumed.
             """
 
             external_id_key = "job"

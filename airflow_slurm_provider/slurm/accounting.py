@@ -1,123 +1,249 @@
-"""How workers ended that did not end well, from ``sacct``: state, node, memory, time.
+"""The records of ``sacct``: how each start of an array's element ended, and what it used.
 
-Where memory is enforced by cgroups, Slurm says OUT_OF_MEMORY. Where it is enforced by
-sampling (``OverMemoryKill``), it says that the step was cancelled and the job failed; then
-the memory used tells it from other failures.
+Where memory is enforced by cgroups, Slurm reports OUT_OF_MEMORY. Where it is enforced by
+sampling (``OverMemoryKill``), it reports a cancelled step and a failed job: then the memory
+used tells such a failure from others. ``MaxRSS`` is the largest sample of a step, so a short
+peak may be missed. ``TotalCPU`` is known only once the processes have ended.
 
-A requeued element has a record per start (``sacct -D``), oldest first, so that each
-worker, whose name holds element and restart, is told from its twin.
+A requeued element has one record per start (``sacct -D``), oldest first. The name of a worker
+holds its element and restart, so each record belongs to one worker.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterator
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from airflow_slurm_provider.slurm.options import seconds
+from airflow_slurm_provider.slurm.array_state import Element, Elements, element_numbers
 from airflow_slurm_provider.slurm.states import ElementState, parse_state
+from airflow_slurm_provider.units import parse_accounted_size, parse_cpu_time, parse_slurm_time
 from slurm_worker.errors import ErrorClass
+from slurm_worker.node.exit_codes import WorkerExit
 
-#: The fields that `parse_endings` expects, of elements and of their steps.
-ENDING_FORMAT = "JobID,State,ExitCode,NodeList,Elapsed,MaxRSS,ReqMem,AllocCPUS"
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGTP]?)")
-_UNITS = {unit: 1024**power for power, unit in enumerate(["", "K", "M", "G", "T", "P"])}
-#: What the worker's own exit codes say; see `slurm_worker.node.worker`.
+log = logging.getLogger(__name__)
+
+#: The fields that the state of an array needs.
+STATE_FIELDS = ("JobID", "State", "NodeList", "ExitCode")
+#: The fields of a full record, of elements and of their steps.
+RECORD_FIELDS = (*STATE_FIELDS, "Elapsed", "AllocCPUS", "TotalCPU", "ReqMem", "MaxRSS")
+
+#: The meaning of the exit codes in `slurm_worker.node.exit_codes`.
 _EXIT_CODES = {
-    "3": ErrorClass.HANDLER_BUG,
-    "75": ErrorClass.NODE_FAILURE,
-    "76": ErrorClass.NODE_FAILURE,
+    str(WorkerExit.CONFIG.value): ErrorClass.HANDLER_BUG,
+    str(WorkerExit.INFRASTRUCTURE.value): ErrorClass.NODE_FAILURE,
+    str(WorkerExit.NO_PROGRESS.value): ErrorClass.NODE_FAILURE,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """How one start of an array's element ended.
+    """One start of an array's element.
 
     Args:
-        element: its number.
-        restart: how often it had been started before.
-        error_class: why its worker died; None where it ended well.
+        restart: how often the element had been started before.
         exit_code: ``<code>:<signal>``.
         elapsed_s: seconds that it ran.
-        max_rss: most bytes of memory that one of its steps used, as Slurm sampled it.
+        max_rss: most bytes of memory that one of its steps used; 0 without a sample.
         mem: bytes of memory that it was given; 0 where Slurm does not say.
+        cpus: CPUs that it was given.
+        cpu_s: seconds of CPU time that it used; 0 while it runs.
+        shared: Slurm has one record for several elements, because they never started.
     """
 
     array: str
     element: int
     restart: int
     state: ElementState
-    exit_code: str
-    node: str
-    elapsed_s: int
-    max_rss: int
+    exit_code: str = ""
+    node: str = ""
+    elapsed_s: int = 0
+    max_rss: int = 0
     mem: int = 0
+    cpus: int = 0
+    cpu_s: float = 0.0
+    shared: bool = False
+
+    @property
+    def started(self) -> bool:
+        """Whether the element got a node, or was cancelled on its own while it waited."""
+        return not self.shared and self.state is not ElementState.PENDING
+
+    @property
+    def ended(self) -> bool:
+        """Whether this start is over, so that its resource use is known."""
+        return self.state.terminal or self.state is ElementState.REQUEUED
 
     @property
     def error_class(self) -> ErrorClass | None:
-        """See `JobRecord`."""
+        """Why its worker died; None where it ended well."""
         if self.state is ElementState.FAILED:
             return _EXIT_CODES.get(self.exit_code.partition(":")[0], ErrorClass.WORKER_CRASH)
         return self.state.error_class
 
     @property
     def worker(self) -> str:
-        """How the names of the workers of this start begin; see `identity.Identity`."""
+        """The prefix of the names of this start's workers; see `slurm_worker.node.slurm_job`."""
         return f"{self.array}_{self.element}-r{self.restart}-"
 
 
-def parse_endings(text: str) -> list[JobRecord]:
-    """The starts that ended, in lines of `ENDING_FORMAT` with duplicates and steps."""
+def parse_records(text: str, fields: Sequence[str] = RECORD_FIELDS) -> list[JobRecord]:
+    """The records in the output of ``sacct -nPD``, with their steps folded in.
+
+    Args:
+        text: lines whose values are separated by ``|``; steps follow their element.
+        fields: the names of the values.
+    """
     found: list[JobRecord] = []
     starts: Counter[tuple[str, int]] = Counter()
-    for words in _lines(text):
-        job, _, step = words[0].partition(".")
-        array, _, element = job.partition("_")
-        if not array.isdigit() or not element.isdigit():
-            continue  # elements that wait, in one line; or no array
-        state = parse_state(words[1])
-        size = parse_size(words[5])
-        if not step:
-            which = (array, int(element))
-            allowed = memory_given(words[6], words[7])
-            elapsed = elapsed_s(words[4])
-            found.append(
-                JobRecord(*which, starts[which], state, words[2], words[3], elapsed, size, allowed)
-            )
-            starts[which] += 1
-        elif found:
-            last = replace(found[-1], max_rss=max(found[-1].max_rss, size))
-            over = state is ElementState.CANCELLED and 0 < last.mem < last.max_rss
-            if last.state is ElementState.FAILED and (over or state is ElementState.OUT_OF_MEMORY):
-                last = replace(last, state=ElementState.OUT_OF_MEMORY)
-            found[-1] = last
-    return [each for each in found if each.state.terminal or each.state is ElementState.REQUEUED]
+    for job, numbers, values in _lines(text, fields):
+        if numbers is None:
+            if found and job == f"{found[-1].array}_{found[-1].element}":
+                found[-1] = _with_step(found[-1], values)
+            continue
+        for record in _records(job, numbers, values):
+            element = (record.array, record.element)
+            found.append(replace(record, restart=starts[element]))
+            starts[element] += not record.shared
+    return found
 
 
-def parse_size(text: str) -> int:
-    """Bytes of a size such as ``4000K``; 0 where there is none."""
-    match = _SIZE.fullmatch(text.strip().upper())
-    return int(float(match.group(1)) * _UNITS[match.group(2)]) if match else 0
+def elements_of(records: Iterable[JobRecord]) -> Elements:
+    """Each element's latest record, as an element of its array."""
+    found: Elements = defaultdict(dict)
+    for record in records:
+        found[record.array][record.element] = Element(record.state, record.exit_code, record.node)
+    return found
 
 
-def memory_given(requested: str, cpus: str) -> int:
-    """Bytes that were asked for: ``4G``; of older releases ``4Gn`` a node, ``1Gc`` a CPU."""
+@dataclass(frozen=True, slots=True)
+class Efficiency:
+    """Resource use of all starts of a job's workers together.
+
+    Args:
+        starts: starts of elements that got a node.
+        running: starts that have not ended; their use is not known yet.
+        allocated_s: seconds of CPU time that all starts were given.
+        ended_s: seconds of CPU time that the ended starts were given.
+        used_s: seconds of CPU time that the ended starts used.
+        mem: bytes of memory given to a start, at most; 0 where Slurm does not say.
+        max_rss: most bytes that a start used; 0 without a sample.
+    """
+
+    starts: int
+    running: int
+    allocated_s: int
+    ended_s: int
+    used_s: float
+    mem: int
+    max_rss: int
+
+    @property
+    def cpu_share(self) -> float | None:
+        """Used part of the CPU time given to starts that have ended."""
+        return self.used_s / self.ended_s if self.ended_s else None
+
+    @property
+    def memory_share(self) -> float | None:
+        """Part of the memory given that was used at the peak."""
+        return self.max_rss / self.mem if self.mem and self.max_rss else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; the names are stable."""
+        return {
+            "starts": self.starts,
+            "running": self.running,
+            "cpu_hours_allocated": round(self.allocated_s / 3600, 6),
+            "cpu_hours_used": round(self.used_s / 3600, 6),
+            "cpu_efficiency": _rounded(self.cpu_share),
+            "memory_bytes_given": self.mem,
+            "memory_bytes_used": self.max_rss,
+            "memory_efficiency": _rounded(self.memory_share),
+        }
+
+
+def efficiency_of(records: Iterable[JobRecord]) -> Efficiency:
+    """The sum over the starts that got a node."""
+    started = [record for record in records if record.started]
+    ended = [record for record in started if record.ended]
+    return Efficiency(
+        starts=len(started),
+        running=len(started) - len(ended),
+        allocated_s=sum(record.elapsed_s * record.cpus for record in started),
+        ended_s=sum(record.elapsed_s * record.cpus for record in ended),
+        used_s=sum(record.cpu_s for record in ended),
+        mem=max((record.mem for record in started), default=0),
+        max_rss=max((record.max_rss for record in started), default=0),
+    )
+
+
+def _lines(
+    text: str, fields: Sequence[str]
+) -> Iterator[tuple[str, list[int] | None, Mapping[str, str]]]:
+    """Job, elements (None for a step) and values (empty by default) of each line."""
+    for line in text.splitlines():
+        words = line.strip().split("|")
+        values = defaultdict(str, zip(fields, words, strict=False))
+        job, _, step = values["JobID"].partition(".")
+        numbers = element_numbers(job)
+        if len(words) != len(fields) or numbers is None:
+            log.warning("Slurm printed a line that is not understood: %r", line)
+            continue
+        yield job, None if step else numbers, values
+
+
+def _records(job: str, numbers: list[int], values: Mapping[str, str]) -> Iterator[JobRecord]:
+    """One record for each element that the line is about.
+
+    For some seconds Slurm shows a new array as one job without elements: such a line says
+    nothing. Cancelled then, the array keeps it: it is shown as element 0.
+    """
+    state = parse_state(values["State"])
+    if not numbers and state is ElementState.CANCELLED:
+        numbers = [0]
+    array, _, element = job.partition("_")
+    cpus = values["AllocCPUS"]
+    for number in numbers:
+        yield JobRecord(
+            array=array,
+            element=number,
+            restart=0,
+            state=state,
+            exit_code=values["ExitCode"],
+            node=values["NodeList"],
+            elapsed_s=_elapsed_s(values["Elapsed"]),
+            max_rss=parse_accounted_size(values["MaxRSS"]),
+            mem=_memory_given(values["ReqMem"], cpus),
+            cpus=int(cpus) if cpus.isdigit() else 0,
+            cpu_s=parse_cpu_time(values["TotalCPU"]),
+            shared=not element.isdigit(),
+        )
+
+
+def _with_step(record: JobRecord, values: Mapping[str, str]) -> JobRecord:
+    state = parse_state(values["State"])
+    record = replace(record, max_rss=max(record.max_rss, parse_accounted_size(values["MaxRSS"])))
+    over = state is ElementState.CANCELLED and 0 < record.mem < record.max_rss
+    if record.state is ElementState.FAILED and (over or state is ElementState.OUT_OF_MEMORY):
+        return replace(record, state=ElementState.OUT_OF_MEMORY)
+    return record
+
+
+def _memory_given(requested: str, cpus: str) -> int:
+    """Bytes that were requested: ``4G``; in older releases ``4Gn`` a node, ``1Gc`` a CPU."""
     per_cpu = requested.endswith("c") and cpus.isdigit()
-    return parse_size(requested.rstrip("nc")) * (int(cpus) if per_cpu else 1)
+    return parse_accounted_size(requested.rstrip("nc")) * (int(cpus) if per_cpu else 1)
 
 
-def elapsed_s(text: str) -> int:
+def _elapsed_s(text: str) -> int:
     """Seconds of a time such as ``1-00:00:01``; 0 where it is none."""
     try:
-        return seconds(text.strip())
+        return parse_slurm_time(text.strip())
     except ValueError:
         return 0
 
 
-def _lines(text: str) -> Iterator[list[str]]:
-    for line in text.splitlines():
-        words = line.strip().split("|")
-        if len(words) == ENDING_FORMAT.count(",") + 1:
-            yield words
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 4)

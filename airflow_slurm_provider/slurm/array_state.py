@@ -1,50 +1,48 @@
-"""What Slurm's text says about an array: ``squeue``'s and ``sacct``'s lines, merged.
+"""The state of an array, merged from the lines of ``squeue`` and ``sacct``.
 
-The queue is right about what is alive, the accounting about how things ended, late:
+The queue knows what is alive. The accounting knows, later, how elements ended:
 
-| squeue      | sacct       | the element is                                            |
-| ----------- | ----------- | --------------------------------------------------------- |
-| any state   | any         | what the queue says; its exit code comes from sacct       |
-| not there   | terminal    | ended, as sacct says                                      |
-| not there   | else        | UNKNOWN: gone from the queue, its end not yet recorded    |
+| squeue      | sacct       | the element is                                                |
+| ----------- | ----------- | ------------------------------------------------------------- |
+| any state   | any         | in the state of the queue; its exit code comes from sacct     |
+| absent      | terminal    | ended, as recorded by sacct                                   |
+| absent      | else        | UNKNOWN: gone from the queue, its end is not yet recorded     |
 
-For some seconds sacct shows a new array as one plain job, whose number is that of its
-last element: such lines say nothing about elements and are passed over (seen on 22.05).
+For some seconds sacct shows a new array as one plain job with the number of its last element.
+Such lines say nothing about elements and are skipped (seen on 22.05).
 
-An array is known by its id *and* its name (`ArrayKey`). Slurm begins again at its first id
-when ``slurmctld`` has lost its state, and people may give a job any name; the names of our
-arrays hold a token that is drawn once. So each question asks for the name beside the id, and
-`split_by_array` drops every line of another name: what does not match is somebody else's.
-The submit time tells only records of one id and one name apart, a requeued element's starts:
-the later one is the later start. Times of two machines are never compared.
+An array is identified by its id *and* its name (`ArrayKey`). Slurm starts again at its first id
+when ``slurmctld`` has lost its state, and people may give a job any name. The names of our arrays
+hold a token that is drawn once. So each query asks for the name beside the id, and
+`split_by_array` drops every line with another name: it belongs to somebody else. The submit
+time orders the starts of a requeued element, within one id and name. Times of two machines are
+never compared.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from airflow_slurm_provider.slurm.states import ElementState, parse_state
 
 log = logging.getLogger(__name__)
 
-#: The fields that the parsers below expect.
-QUEUE_FORMAT = "%i|%T|%N|%r"
-RECORD_FORMAT = "JobID,State,NodeList,ExitCode"
-#: What is asked for behind them, and taken off by `split_by_array`.
-QUEUE_IDENTITY = "|%V|%j"
-RECORD_IDENTITY = ",Submit,JobName"
+#: The fields that `parse_queue` expects.
+QUEUE_FIELDS = ("%i", "%T", "%N", "%r")
+#: Fields that are requested behind the others; `split_by_array` removes them.
+QUEUE_IDENTITY = ("%V", "%j")
+RECORD_IDENTITY = ("Submit", "JobName")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class ArrayKey:
-    """Which array is meant.
+    """The identity of an array.
 
     Args:
-        slurm_job_id: Slurm's number; empty where it is not known, so that the name is
-            looked up.
+        slurm_job_id: Slurm's number; where it is empty, the name is looked up.
         name: the Slurm job's name, which holds the submission's token.
     """
 
@@ -57,9 +55,9 @@ class Element:
     """One element of an array, as Slurm shows it.
 
     Args:
-        exit_code: ``<code>:<signal>``; empty where Slurm doesn't say.
-        node: where it runs or ran.
-        reason: why it waits, in Slurm's word.
+        exit_code: ``<code>:<signal>``; empty where Slurm doesn't give one.
+        node: the node on which it runs or ran.
+        reason: Slurm's reason why it waits.
     """
 
     state: ElementState
@@ -68,7 +66,7 @@ class Element:
     reason: str = ""
 
 
-#: By array and number.
+#: Elements by array and number.
 Elements = dict[str, dict[int, Element]]
 
 
@@ -77,9 +75,9 @@ class ArrayState:
     """An array, as Slurm shows it.
 
     Args:
-        alive: elements in the queue that may still do something.
-        unknown: nothing is in the queue, and how it ended isn't recorded (yet): neither
-            alive nor ended.
+        alive: number of elements in the queue that may still do something.
+        unknown: nothing is in the queue, and the end isn't recorded (yet): the array is
+            neither alive nor ended.
     """
 
     slurm_job_id: str
@@ -100,7 +98,7 @@ class ArrayState:
     def lost(self) -> dict[str, int]:
         """Elements whose worker died, by error class."""
         classes = (element.state.error_class for element in self.elements.values())
-        return dict(Counter(each.value for each in classes if each is not None))
+        return dict(Counter(found.value for found in classes if found is not None))
 
     def counts(self) -> dict[str, int]:
         """Elements by state."""
@@ -108,19 +106,19 @@ class ArrayState:
 
 
 def split_by_array(text: str, arrays: Iterable[ArrayKey], fields: int) -> dict[ArrayKey, str]:
-    """Each array's own lines, by submit time; lines of other jobs are dropped.
+    """The lines of each array, by submit time; lines of other jobs are dropped.
 
     Args:
-        text: lines of so many fields, then submit time and name, separated by ``|``. Lines
-            of steps follow that of their element: their name is the step's.
+        text: lines of `fields` values, then submit time and name, separated by ``|``. The lines
+            of steps follow that of their element and have the name of the step.
         arrays: the arrays, with their ids.
-        fields: how many; the first one is the job's id.
+        fields: number of values; the first one is the job's id.
     """
-    wanted = {(each.slurm_job_id, each.name): each for each in arrays}
-    found: dict[ArrayKey, list[_Start]] = {each: [] for each in wanted.values()}
+    wanted = {(array.slurm_job_id, array.name): array for array in arrays}
+    found: dict[ArrayKey, list[_Start]] = {array: [] for array in wanted.values()}
     start = _Start("", "")
     for line in text.splitlines():
-        # The name stands last: it alone may hold a separator.
+        # The name is last: only a name may hold a separator.
         words = line.strip().split("|", fields + 1)
         if len(words) < fields + 2:
             log.warning("Slurm printed a line that is not understood: %r", line)
@@ -138,7 +136,7 @@ def split_by_array(text: str, arrays: Iterable[ArrayKey], fields: int) -> dict[A
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """One start of an element, and what Slurm says of it and its steps."""
+    """One start of an element: its line and those of its steps."""
 
     job: str
     submitted: str
@@ -146,38 +144,29 @@ class _Start:
 
 
 def _lines_by_time(starts: Iterable[_Start]) -> str:
-    by_time = sorted(starts, key=lambda each: each.submitted)
+    by_time = sorted(starts, key=lambda start: start.submitted)
     return "\n".join(line for start in by_time for line in start.lines)
 
 
 def parse_queue(text: str) -> Elements:
-    """Elements by array in lines of `QUEUE_FORMAT`."""
+    """Elements by array in lines of `QUEUE_FIELDS`."""
     found: Elements = defaultdict(dict)
-    for job, numbers, (state, node, reason) in _lines(text):
+    for line in text.splitlines():
+        words = line.strip().split("|")
+        numbers = element_numbers(words[0])
+        if len(words) != len(QUEUE_FIELDS) or numbers is None:
+            log.warning("Slurm printed a line that is not understood: %r", line)
+            continue
+        job, state, node, reason = words
         element = Element(parse_state(state), node=node, reason="" if reason == "None" else reason)
-        found[job].update(dict.fromkeys(numbers, element))
-    return found
-
-
-def parse_records(text: str) -> Elements:
-    """Elements by array in lines of `RECORD_FORMAT`.
-
-    An array that was cancelled before Slurm had split it up has one record, without elements: it
-    is shown as element 0. Other records of that kind are of a moment.
-    """
-    found: Elements = defaultdict(dict)
-    for job, numbers, (state, node, exit_code) in _lines(text):
-        element = Element(parse_state(state), exit_code, node)
-        if not numbers and element.state is ElementState.CANCELLED:
-            numbers = [0]
-        found[job].update(dict.fromkeys(numbers, element))
+        found[job.partition("_")[0]].update(dict.fromkeys(numbers, element))
     return found
 
 
 def merge(
     slurm_job_id: str, queued: Mapping[int, Element], records: Mapping[int, Element]
 ) -> ArrayState:
-    """The array, from what both say; see the table above."""
+    """The array, from queue and accounting; see the table above."""
     elements = {}
     for number in sorted({*queued, *records}):
         shown, record = queued.get(number), records.get(number)
@@ -188,20 +177,20 @@ def merge(
             elements[number] = replace(shown, exit_code=ended.exit_code)
         else:
             elements[number] = shown
-    alive = sum(not each.state.terminal for each in queued.values())
-    settled = elements and all(each.state.terminal for each in elements.values())
+    alive = sum(not element.state.terminal for element in queued.values())
+    settled = elements and all(element.state.terminal for element in elements.values())
     return ArrayState(slurm_job_id, elements, alive, unknown=not alive and not settled)
 
 
 def named(slurm_job_ids: Sequence[str]) -> str:
-    """Arrays in words."""
+    """The arrays for a message: ``arrays 12, 13``."""
     if not slurm_job_ids:
         return "no array"
     return f"array{'s' if len(slurm_job_ids) > 1 else ''} {', '.join(slurm_job_ids)}"
 
 
 def merge_arrays(arrays: Sequence[ArrayState]) -> ArrayState:
-    """Several arrays that work together as one; its elements are numbered anew."""
+    """Several arrays as one; its elements get new numbers."""
     if len(arrays) == 1:
         return arrays[0]
     elements = (element for array in arrays for element in array.elements.values())
@@ -220,18 +209,8 @@ def parse_job_id(text: str) -> str | None:
     return word if word.isdigit() else None
 
 
-def _lines(text: str) -> Iterator[tuple[str, list[int], tuple[str, str, str]]]:
-    for line in text.splitlines():
-        words = line.strip().split("|")
-        numbers = _numbers(words[0])
-        if len(words) != 4 or numbers is None:
-            log.warning("Slurm printed a line that is not understood: %r", line)
-            continue
-        yield words[0].partition("_")[0], numbers, (words[1], words[2], words[3])
-
-
-def _numbers(job_id: str) -> list[int] | None:
-    """The elements in ``123`` (none), ``123_4`` or ``123_[0-3,7%2]`` (those that wait)."""
+def element_numbers(job_id: str) -> list[int] | None:
+    """The elements in ``123`` (none), ``123_4`` or ``123_[0-3,7%2]``; None for other text."""
     job, _, elements = job_id.partition("_")
     if job.isdigit() and not elements:
         return []

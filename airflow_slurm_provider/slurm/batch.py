@@ -1,17 +1,16 @@
 """Batch jobs that are not backfills: a script of the user's own, as an array of one or more.
 
-Always an array, so that it is submitted, found again and watched by the same code as the
-workers' arrays; a single job is element 0.
+It is always an array, so the code for the workers' arrays also submits, finds and watches it. A
+single job is element 0.
 """
 
 from __future__ import annotations
 
 import re
-import uuid
 from collections import Counter
 from collections.abc import Mapping
 
-from airflow_slurm_provider.slurm.array_state import ArrayState
+from airflow_slurm_provider.slurm.array_state import ArrayState, Element
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import MODULES, directives, exports
@@ -23,14 +22,14 @@ FOLDER = "batch"
 _RANGE = r"\d+(-\d+(:\d+)?)?"
 _ARRAY = re.compile(rf"{_RANGE}(,{_RANGE})*(%\d+)?")
 _LONGEST_NAME = 150
-#: Of so many elements the last lines are told.
+#: The last lines of at most this number of elements are shown.
 _TAILS = 3
 
 
 def batch_script(
     options: SlurmOptions, *, name: str, array: str, body: str, environment: Mapping[str, str]
 ) -> str:
-    """The user's script with our options, which count where both give one.
+    """The user's script with our options, which override those in the script.
 
     Args:
         options: the user's options.
@@ -40,18 +39,18 @@ def batch_script(
         environment: variables for it; no secrets.
 
     Raises:
-        UserError: naming what is wrong, and the mend.
+        UserError: naming the field, the value and the fix.
     """
     if not _ARRAY.fullmatch(array):
         raise UserError(f"array: {array!r} is not a list of elements; write 0-9, 1,3,5 or 0-99%10")
     if options.command_prefix:
-        raise UserError("slurm.command_prefix: is for backfills; write it into the script")
+        raise UserError("slurm.command_prefix: is only for backfills; write it into the script")
     if not body.strip():
         raise UserError("script: is empty; give the lines to run")
     lines = body.splitlines()
     if not lines[0].startswith("#!"):
         lines.insert(0, "#!/bin/bash")
-    # sbatch reads directives up to the first command, and lets the last one count.
+    # sbatch reads directives up to the first command. The last one of a name counts.
     head = next(
         (n for n, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines)
     )
@@ -71,47 +70,43 @@ def batch_script(
 
 
 def batch_name(label: str, token: str) -> str:
-    """A Slurm job name that begins with `label`, as far as names may hold it."""
+    """A Slurm job name that begins with `label`; other characters become ``-``."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", label).lstrip("._-")[:_LONGEST_NAME]
     return f"{plain or 'job'}.{token}"
 
 
-def new_token() -> str:
-    """What tells two submissions of one task apart."""
-    return uuid.uuid4().hex[:12]
-
-
 def has_ended(array: ArrayState) -> bool:
-    """Whether all elements are in an end state, and it is known how they ended."""
+    """Whether all elements have ended, and Slurm has recorded how."""
     return not array.unknown and not array.alive
 
 
 def failure(array: ArrayState) -> str:
-    """Why the array can't count as done; empty where every element completed."""
-    wrong = {
-        n: each for n, each in array.elements.items() if each.state is not ElementState.COMPLETED
-    }
-    if array.elements and not wrong:
+    """Why the array failed; empty where every element completed."""
+    failed = [n for n, element in sorted(array.elements.items()) if not _completed(element)]
+    if array.elements and not failed:
         return ""
-    counts = Counter(each.state.value for each in wrong.values())
+    counts = Counter(array.elements[n].state.value for n in failed)
     states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "no record"
-    first = next(iter(sorted(wrong)), None)
-    exit_code = wrong[first].exit_code if first is not None else ""
+    first = failed[0] if failed else None
+    exit_code = "" if first is None else array.elements[first].exit_code
     how = f"; element {first} exited with {exit_code}" if exit_code else ""
     total = len(array.elements)
-    return f"array {array.slurm_job_id}: {len(wrong)} of {total} elements failed ({states}){how}"
+    return f"array {array.slurm_job_id}: {len(failed)} of {total} elements failed ({states}){how}"
 
 
 def last_output(client: SlurmClient, name: str, array: ArrayState, lines: int = 20) -> str:
-    """The last lines of elements that failed, or of the first one where none did."""
-    wrong = sorted(
-        n for n, each in array.elements.items() if each.state is not ElementState.COMPLETED
-    )
-    told = []
-    for element in (wrong or sorted(array.elements)[:1])[:_TAILS]:
+    """The last lines of elements that failed; of the first element where none did."""
+    numbers = sorted(array.elements)
+    failed = [n for n in numbers if not _completed(array.elements[n])]
+    shown = []
+    for element in (failed or numbers[:1])[:_TAILS]:
         try:
             text = client.output(name, FOLDER, element, lines)
         except ServiceError as error:
             text = str(error)
-        told += [f"{array.slurm_job_id}_{element}: {line}" for line in text.splitlines()]
-    return "\n".join(told)
+        shown += [f"{array.slurm_job_id}_{element}: {line}" for line in text.splitlines()]
+    return "\n".join(shown)
+
+
+def _completed(element: Element) -> bool:
+    return element.state is ElementState.COMPLETED

@@ -1,6 +1,6 @@
-"""What a cluster is like: its settings, its accounting, its login node's folder.
+"""Facts about a cluster for `slurmctl doctor`: settings, accounting, the login node's folder.
 
-For `slurmctl doctor`. Each verb costs one command.
+Each method costs one command.
 """
 
 from __future__ import annotations
@@ -10,8 +10,12 @@ import shlex
 from dataclasses import dataclass
 
 from airflow_slurm_provider.slurm import submission
-from airflow_slurm_provider.slurm.complaints import error_text, keeps_no_accounting, unsafe_folder
-from airflow_slurm_provider.slurm.transport import Transport
+from airflow_slurm_provider.slurm.transport import (
+    Transport,
+    error_text,
+    keeps_no_accounting,
+    unsafe_folder,
+)
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.node.slurm_variables import is_option
 
@@ -34,7 +38,7 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """A partition, as far as it matters here; `grace_s` is its ``GraceTime``."""
+    """A partition; `grace_s` is its ``GraceTime``."""
 
     name: str
     default: bool
@@ -43,7 +47,7 @@ class Partition:
 
 
 class Survey:
-    """Looks at a cluster over the transport of its client.
+    """Queries about a cluster, over the transport of its client.
 
     Args:
         transport: runs the commands.
@@ -55,7 +59,7 @@ class Survey:
         self._remote_dir = remote_dir
 
     def settings(self) -> dict[str, str]:
-        """``scontrol show config``, as it says; empty where the account may not ask.
+        """The values of ``scontrol show config``; empty where the account may not read them.
 
         Raises:
             ServiceError: if the cluster can't be reached.
@@ -91,7 +95,7 @@ class Survey:
             ServiceError: if the cluster can't be reached.
         """
         names = self._transport.run(_PARENTS_VARIABLES).stdout.split()
-        return sorted({each for each in names if is_option(each)})
+        return sorted({name for name in names if is_option(name)})
 
     def accounting(self) -> bool:
         """Whether ``sacct`` answers; false where the site keeps no accounting.
@@ -110,7 +114,7 @@ class Survey:
         """Write into the project's folder, which is made if absent.
 
         Raises:
-            UserError: if that can't be.
+            UserError: if it can't be written.
         """
         result = self._transport.run(
             submission.one_line(submission.TRY_FOLDER, self._remote_dir.removeprefix("~/"), unique)
@@ -120,13 +124,13 @@ class Survey:
         if result.code:
             raise UserError(
                 f"cluster.remote_dir: {self._remote_dir!r} can't be written on the login node "
-                f"({error_text(result)}); name a folder of the account's own"
+                f"({error_text(result)}); name a folder that belongs to the account"
             )
         path, filesystem = [*result.stdout.splitlines(), ""][:2]
         return Folder(path, filesystem)
 
     def why_waiting(self, name: str) -> str:
-        """Slurm's reason why an array waits: ``Resources``; empty where it says none."""
+        """Slurm's reason why an array waits, such as ``Resources``; empty without one."""
         result = self._transport.run(
             shlex.join(["squeue", "-h", f"--name={name}", "-t", "pending", "-o", "%r"])
         )
@@ -134,7 +138,7 @@ class Survey:
         return "" if result.code else lines[0].strip().removeprefix("None")
 
     def remove(self, folder: str) -> None:
-        """Remove a folder of submissions with all that is in it, credentials too."""
+        """Remove a folder of submissions with its content, including credentials."""
         self._transport.run(
             submission.one_line(_REMOVE, self._remote_dir.removeprefix("~/"), folder)
         )

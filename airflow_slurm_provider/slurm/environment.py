@@ -1,7 +1,7 @@
 """The clean environment of every command on the cluster, for a shell on the login node.
 
-Each transport calls this module, and nobody else has to think of it. Which variables go and
-which stay, and why, is in `slurm_worker.node.slurm_variables`.
+Only transports call this module. `slurm_worker.node.slurm_variables` lists the variables that are
+removed or kept, and why.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from slurm_worker.node.slurm_variables import COMMANDS, ENGLISH, KEPT, PREFIXES,
 
 __all__ = ["CLEAN", "cleaned"]
 
-#: `cleaned` for a POSIX shell, in one line and without ``!``, so that any login shell hands it on.
+#: `cleaned` for a POSIX shell, in one line and without ``!``, so that any login shell passes it.
 CLEAN = (
     r"for each in $(env | sed -n 's/^\([A-Z]*_[A-Za-z0-9_]*\)=.*/\1/p'); do case $each in "
     f"{'|'.join(KEPT)}) ;; {'|'.join(f'{each}_*' for each in PREFIXES)}) unset $each ;; "

@@ -8,16 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from airflow_slurm_provider.units import parse_slurm_memory, parse_slurm_time
 from slurm_worker.errors import UserError
 
-_SIZE = re.compile(r"\d+[KMGT]?", re.IGNORECASE)
-_TIME = re.compile(r"\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+(:\d+){0,2}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SIZES = ("mem", "mem_per_cpu", "tmp")
 _NUMBERS = ("cpus_per_task", "throttle", "grace", "nice")
 _LISTS = ("extra_args", "setup", "command_prefix")
 _LONGEST_GRACE_S = 120
-#: What the project sets itself, or relies on, so that `extra_args` may not.
+#: Options that the project sets itself or relies on; `extra_args` must not set them.
 _OURS = (
     *("array", "job-name", "chdir", "signal", "requeue", "no-requeue"),
     *("output", "error", "input", "open-mode", "wrap", "wait", "parsable", "test-only"),
@@ -27,15 +26,15 @@ _OURS_SHORT = "aJoeiDWH"
 
 @dataclass(frozen=True, slots=True)
 class SlurmOptions:
-    """Options of ``sbatch``; what is None is left to the site's defaults.
+    """Options of ``sbatch``; where None, the site's default applies.
 
     Args:
         time: Slurm's limit per worker: ``"30"`` (minutes), ``"02:00:00"`` or ``"1-00:00"``.
-        begin: not before: ``"20:00"``, ``"2026-12-01T18:00"`` or ``"now+600"`` (seconds).
+        begin: the earliest start: ``"20:00"``, ``"2026-12-01T18:00"`` or ``"now+600"`` (seconds).
         throttle: workers that may run at the same time (``%`` of ``--array``).
-        grace: seconds before the time limit at which workers are told to drain; of itself
-            120, or a quarter of a short limit. Slurm may tell them up to 60 s earlier.
-        extra_args: further ``sbatch`` options, each as one word: ``--hint=nomultithread``.
+        grace: seconds before the time limit at which workers get the signal to drain. By default
+            120, or a quarter of a short limit. Slurm may send it up to 60 s earlier.
+        extra_args: more ``sbatch`` options, each as one word: ``--hint=nomultithread``.
         setup: shell lines run before the worker: ``module load python/3.12``.
         command_prefix: words before the worker's command: ``apptainer exec image.sif``.
     """
@@ -70,9 +69,9 @@ class SlurmOptions:
         """Check a mapping, such as the ``slurm`` section of a job's YAML.
 
         Raises:
-            UserError: naming the option, the value and the mend.
+            UserError: naming the option, the value and the fix.
         """
-        known = [each.name for each in fields(cls)]
+        known = [option.name for option in fields(cls)]
         checked: dict[str, Any] = {}
         for name, value in raw.items():
             if name not in known:
@@ -86,31 +85,14 @@ class SlurmOptions:
         return cls(**checked)
 
     def arguments(self) -> list[str]:
-        """The options as ``sbatch`` takes them, without those that the project sets."""
+        """The options as ``sbatch`` takes them, except those that the project sets."""
         ours = ("throttle", "grace", *_LISTS)
         named = [
-            f"--{each.name.replace('_', '-')}={value}"
-            for each in fields(self)
-            if each.name not in ours and (value := getattr(self, each.name)) is not None
+            f"--{option.name.replace('_', '-')}={value}"
+            for option in fields(self)
+            if option.name not in ours and (value := getattr(self, option.name)) is not None
         ]
         return [*named, *self.extra_args]
-
-
-def seconds(time: str) -> int:
-    """Seconds of a limit as Slurm writes it: minutes, mm:ss, hh:mm:ss or d-hh[:mm[:ss]].
-
-    Raises:
-        ValueError: if it is none of these.
-    """
-    if not _TIME.fullmatch(time):
-        raise ValueError(f"{time!r} is not a time")
-    days, dash, rest = time.rpartition("-")
-    numbers = [int(each) for each in rest.split(":")]
-    if dash or len(numbers) == 3:
-        hours, minutes, secs = [*numbers, 0, 0][:3]
-    else:
-        hours, (minutes, secs) = 0, [*numbers, 0][:2]
-    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + secs
 
 
 def _check(name: str, value: object) -> object:
@@ -122,15 +104,18 @@ def _check(name: str, value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise UserError(f"{where}: {value!r} is not text; quote it")
     if name == "time" and isinstance(value, int):
-        # Unquoted, YAML takes 12:00:00 for the number 43200, which Slurm takes for minutes.
+        # Unquoted, YAML reads 12:00:00 as the number 43200, which Slurm reads as minutes.
         raise UserError(f'{where}: {value} is a number; quote it: "30" (minutes) or "12:00:00"')
     text = str(value)
     if not text or _CONTROL.search(text):
         raise UserError(f"{where}: {text!r} is empty or holds control characters; write one line")
-    if name in _SIZES and not _SIZE.fullmatch(text):
-        raise UserError(f"{where}: {text!r} is not a size; write 2G or 2048M")
-    if name == "time" and (not _TIME.fullmatch(text) or seconds(text) == 0):
-        raise UserError(f'{where}: {text!r} is not a time; write minutes, "02:00:00" or "1-00:00"')
+    try:
+        if name in _SIZES:
+            parse_slurm_memory(text)
+        if name == "time" and parse_slurm_time(text) == 0:
+            raise UserError(f'{where}: {text!r} is not a time above 0; write minutes or "02:00:00"')
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
     return text
 
 
@@ -143,19 +128,19 @@ def _check_number(name: str, value: object) -> int:
 
 
 def _check_list(name: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, (list, tuple)) or not all(isinstance(each, str) for each in value):
+    if not isinstance(value, (list, tuple)) or not all(isinstance(line, str) for line in value):
         raise UserError(f"slurm.{name}: {value!r} is not a list of strings; write one per line")
-    return tuple(_check_line(name, each) for each in value)
+    return tuple(_check_line(name, line) for line in value)
 
 
 def _check_grace(grace: int | None, time: str) -> int:
-    limit = seconds(time)
+    limit = parse_slurm_time(time)
     if grace is None:
         return min(_LONGEST_GRACE_S, max(1, limit // 4))
     if grace >= limit:
         raise UserError(
             f"slurm.grace: {grace} s is not less than slurm.time {time!r} ({limit} s), so workers "
-            "would be told to stop as they start; lower it, or raise slurm.time"
+            "would stop as soon as they start; lower it, or raise slurm.time"
         )
     return grace
 

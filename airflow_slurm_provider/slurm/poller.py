@@ -1,9 +1,9 @@
-"""One look at a cluster for all who wait on it.
+"""One status query per cluster, shared by all tasks that wait for it.
 
 However many tasks wait, a process runs one ``squeue`` and one ``sacct`` per interval, the
-shortest that one of them wants: whoever finds the last look too old looks for all the
-arrays that were asked for lately, and the others are told what that look saw. Several
-triggerers look independently. It keeps nothing that a restart would lose.
+shortest interval that a task wants. The first task that finds the last result too old queries
+all arrays that were requested recently; the other tasks get the same result. Several triggerers
+poll independently. A restart loses nothing.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from typing import Protocol
 from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState
 from slurm_worker.errors import ServiceError
 
-#: An array that nobody asked for during so many seconds is no longer looked at.
+#: An array that was not requested for this time, in seconds, is no longer queried.
 _FORGET_S = 3600.0
 
 
 class Arrays(Protocol):
-    """Tells the state of arrays; `SlurmClient`, as far as it is used here."""
+    """The part of `SlurmClient` that is used here."""
 
     def arrays(self, arrays: Collection[ArrayKey]) -> dict[ArrayKey, ArrayState]:
         """See `SlurmClient.arrays`."""
 
 
 class ArrayPoller:
-    """Looks when the last look is too old for who asks; safe to share between threads.
+    """Queries again when the last result is too old; safe to share between threads.
 
     Args:
-        client: looks at the cluster.
+        client: queries the cluster.
         clock: seconds.
-        rng: jitter, so that several triggerers don't look at the same moment.
+        rng: jitter, so that several triggerers don't query at the same moment.
     """
 
     def __init__(
@@ -47,39 +47,41 @@ class ArrayPoller:
         self._clock = clock
         self._rng = rng or random.Random()
         self._lock = threading.Lock()
-        self._asked: dict[ArrayKey, float] = {}
-        self._seen: dict[ArrayKey, ArrayState] = {}
+        self._requested: dict[ArrayKey, float] = {}
+        self._states: dict[ArrayKey, ArrayState] = {}
         self._failure: ServiceError | None = None
-        self._looked: float | None = None
+        self._queried: float | None = None
         self._jitter = 1.0
 
     def array(self, array: ArrayKey, max_age_s: float) -> ArrayState:
-        """The array as the last look saw it; unknown where that was before it was asked for.
+        """The array's last known state; unknown where no query has included it yet.
 
         Args:
             array: the array.
-            max_age_s: how old a look may be, with a tenth of jitter.
+            max_age_s: the greatest age of a result in seconds, with a tenth of jitter.
 
         Raises:
-            ServiceError: if the last look failed; the next one comes when it is due.
+            ServiceError: if the last query failed; the next one comes when it is due.
         """
         with self._lock:
             now = self._clock()
-            self._asked[array] = now
-            if self._looked is None or now >= self._looked + max_age_s * self._jitter:
-                self._look(now)
+            self._requested[array] = now
+            if self._queried is None or now >= self._queried + max_age_s * self._jitter:
+                self._query(now)
             if self._failure is not None:
                 raise ServiceError(str(self._failure)) from self._failure
-            return self._seen.get(array) or ArrayState(
+            return self._states.get(array) or ArrayState(
                 array.slurm_job_id or array.name, unknown=True
             )
 
-    def _look(self, now: float) -> None:
-        self._asked = {key: when for key, when in self._asked.items() if when >= now - _FORGET_S}
+    def _query(self, now: float) -> None:
+        self._requested = {
+            key: when for key, when in self._requested.items() if when >= now - _FORGET_S
+        }
         try:
-            self._seen = self._client.arrays(self._asked.keys())
+            self._states = self._client.arrays(self._requested.keys())
             self._failure = None
         except ServiceError as error:
             self._failure = error
-        self._looked = self._clock()
+        self._queried = self._clock()
         self._jitter = self._rng.uniform(0.9, 1.1)

@@ -51,7 +51,7 @@ def render_script(
         "#!/bin/bash",
         *directives(arguments),
         "",
-        # What workers write is the account's alone; `setup` may say otherwise.
+        # Only the account can read what workers write; `setup` may change that.
         "umask 077",
         *exports(environment),
         *(MODULES if options.setup else ()),
@@ -66,7 +66,7 @@ def directives(arguments: Sequence[str]) -> list[str]:
     """Options as lines that ``sbatch`` reads.
 
     Raises:
-        UserError: if one can't be written there.
+        UserError: if an option can't be written that way.
     """
     return [f"#SBATCH {_directive(argument)}" for argument in arguments]
 
@@ -75,9 +75,9 @@ def exports(environment: Mapping[str, str]) -> list[str]:
     """Lines that set variables; no secrets.
 
     Raises:
-        UserError: if a name or a value can't be written there.
+        UserError: if a name or a value can't be written that way.
     """
-    return [f"export {_variable(each)}={quote(value)}" for each, value in environment.items()]
+    return [f"export {_variable(name)}={quote(value)}" for name, value in environment.items()]
 
 
 def quote(value: str) -> str:
@@ -92,7 +92,7 @@ def quote(value: str) -> str:
 
 
 def _directive(argument: str) -> str:
-    # sbatch reads its lines as a shell would, but for backslashes, which it drops.
+    # sbatch reads its lines as a shell would, except that it drops backslashes.
     if "\\" in argument:
         raise UserError(f"slurm: {argument!r} holds a backslash, which sbatch drops; remove it")
     return quote(argument)

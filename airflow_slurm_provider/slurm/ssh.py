@@ -1,8 +1,8 @@
 """The cluster over SSH.
 
-One connection is kept and shared by all threads of the process: login nodes limit and ban
-accounts that open a connection per command. It is opened again when it broke, with growing
-pauses, and never hammered after a refused login.
+All threads of a process share one connection, because login nodes limit and ban accounts that
+open a connection per command. A broken connection is opened again, with growing pauses. After a
+refused login, the next attempt waits 10 to 15 minutes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from airflow_slurm_provider.slurm.environment import CLEAN
 from airflow_slurm_provider.slurm.transport import CommandResult, no_answer
 from slurm_worker.errors import HostUnreachable, ServiceError, SlurmWorkerError, UserError
 
-_CONNECT_TIMEOUT_S = 15
 _KEEPALIVE_S = 30
 _LONGEST_PAUSE_S = 60.0
 _REFUSED_PAUSE_S = 600.0
@@ -32,10 +31,10 @@ _MOST_SESSIONS = 6
 _SESSION_PAUSE_S = 0.05
 _SESSIONS_REFUSED_S = 6.0
 _PIECE = 1 << 16
-#: Runs $1, and ends no sooner than its input: what is sent to a session that has ended makes
-#: sshd close the whole connection, and paramiko can't hold back what it is just sending.
-#: Before it stands $2, alone: what is above that is from the account's start-up files, which may
-#: print, and which bash reads for these commands too.
+#: Runs $1, and ends no sooner than its input. Data for a session that has ended makes sshd close
+#: the whole connection, and paramiko can't hold back the data that it is sending. First prints
+#: $2: any output before it is from the account's start-up files, which bash reads for these
+#: commands too.
 _OUTLIVE_INPUT = (
     f'{CLEAN} printf "%s\\n" "$2"; printf "%s\\n" "$2" >&2; '
     'sh -c "$1"; code=$?; cat > /dev/null; exit "$code"'
@@ -77,7 +76,9 @@ class SshTransport:
             connection, channel = self._open_channel(timeout)
             try:
                 line = self.wrap(command)
-                return self._said(_execute(channel, line, stdin, lambda: deadline - self._clock()))
+                return self._own_output(
+                    _execute(channel, line, stdin, lambda: deadline - self._clock())
+                )
             except TimeoutError as error:
                 self._retire(connection)
                 message = no_answer(f"cluster: {connection.host}", timeout, command)
@@ -86,14 +87,14 @@ class SshTransport:
                 self._retire(connection)
                 raise ServiceError(
                     f"cluster: the SSH connection to {connection.host} broke "
-                    f"({type(error).__name__}: {error}); try again: it is opened anew"
+                    f"({type(error).__name__}: {error}); try again to open a new one"
                 ) from error
             finally:
                 channel.close()
                 self._leave(connection)
 
     def wrap(self, command: str) -> str:
-        """What the login shell is given: `command` in a clean environment."""
+        """The command line for the login shell: `command` in a clean environment."""
         return shlex.join(["sh", "-c", _OUTLIVE_INPUT, "sh", command, self._start])
 
     def close(self) -> None:
@@ -103,8 +104,8 @@ class SshTransport:
         if connection is not None:
             self._retire(connection)
 
-    def _said(self, result: CommandResult) -> CommandResult:
-        """What the command itself said; all of it where the login shell did not come so far."""
+    def _own_output(self, result: CommandResult) -> CommandResult:
+        """The output of the command alone; all output if the login shell did not run it."""
         return CommandResult(
             result.code,
             result.stdout.rpartition(f"{self._start}\n")[2],
@@ -119,8 +120,8 @@ class SshTransport:
             try:
                 return connection, connection.open_session(timeout)
             except paramiko.ChannelException as error:
-                # The connection lives, and others use it. sshd counts a session for a
-                # moment after its end, so it may only have one too many right now.
+                # The connection works, and other threads use it. sshd counts a session for a
+                # moment after its end, so there may be one too many just now.
                 self._leave(connection)
                 if refused > _SESSIONS_REFUSED_S:
                     raise ServiceError(
@@ -169,7 +170,7 @@ class SshTransport:
         except Exception as error:
             explained = explain_failure(error)
             if isinstance(explained, HostUnreachable) and self._was_connected:
-                # Its name and port were right before: nothing for the user to mend.
+                # Its name and port were right before: the user has nothing to fix.
                 explained = ServiceError(str(explained))
             self._failures += 1
             self._not_before = self._clock() + _pause(explained, self._failures)
@@ -220,7 +221,7 @@ def _execute(
 
 
 def _send(channel: paramiko.Channel, stdin: bytes, in_time: Callable[[], None]) -> None:
-    # A command may end without reading all of it: what it says then tells more.
+    # A command may end without reading all of it. Its own error says more.
     try:
         for start in range(0, len(stdin), _PIECE):
             in_time()
@@ -245,13 +246,13 @@ def _receive(receive: Callable[[int], bytes], in_time: Callable[[], None]) -> by
 def _pause(error: SlurmWorkerError, failures: int) -> float:
     """Seconds without another try to connect, with jitter."""
     if isinstance(error, UserError) and not isinstance(error, ServiceError):
-        # Hosts ban addresses for a few refused logins; only a person can mend this.
+        # Hosts ban addresses after a few refused logins. Only a person can fix this.
         return _REFUSED_PAUSE_S * random.uniform(1.0, 1.5)
     return min(_LONGEST_PAUSE_S, 2.0 ** min(failures, 10)) * random.uniform(0.5, 1.0)
 
 
 def explain_failure(error: Exception) -> SlurmWorkerError:
-    """One line about why no connection came about, of the class that says who can mend it."""
+    """Why there is no connection, in one line; the class tells whether the user can fix it."""
     if isinstance(error, SlurmWorkerError):
         return error
     if isinstance(error, paramiko.AuthenticationException) or "authentication methods" in str(
@@ -261,7 +262,7 @@ def explain_failure(error: Exception) -> SlurmWorkerError:
     if isinstance(error, paramiko.BadHostKeyException):
         return UserError(
             f"cluster.known_hosts: the key of {error.hostname!r} is not the known one; if the node "
-            "was set up anew, replace its line; if not, somebody may be listening in"
+            "was reinstalled, replace its line; if not, somebody may be listening in"
         )
     if isinstance(error, OSError):
         return HostUnreachable(f"cluster.host: can't be reached ({error}); check host and port")
@@ -274,6 +275,7 @@ def open_paramiko(
     user: str | None = None,
     key_file: str | None = None,
     known_hosts: str | None = None,
+    timeout_s: float = 15,
 ) -> paramiko.SSHClient:
     """Connect to a login node; its host key must be a known one.
 
@@ -283,10 +285,11 @@ def open_paramiko(
         user: the account; this process's user where None.
         key_file: a private key, the only one tried; the agent's if it is encrypted. The agent
             and the usual keys where None.
-        known_hosts: a file in place of the user's own; the system's counts always.
+        known_hosts: a file in place of the user's own; the system's file always counts.
+        timeout_s: longest time in seconds for each of connection, banner and authentication.
 
     Raises:
-        UserError: if the login is refused or the host's key is unknown or another.
+        UserError: if the login is refused, or the host's key is unknown or has changed.
         HostUnreachable: if there is no answer.
     """
     client = paramiko.SSHClient()
@@ -302,9 +305,9 @@ def open_paramiko(
             # A named key is the only one tried: others would count as refused logins.
             allow_agent=key is None,
             look_for_keys=key_file is None,
-            timeout=_CONNECT_TIMEOUT_S,
-            banner_timeout=_CONNECT_TIMEOUT_S,
-            auth_timeout=_CONNECT_TIMEOUT_S,
+            timeout=timeout_s,
+            banner_timeout=timeout_s,
+            auth_timeout=timeout_s,
         )
     except Exception as error:
         client.close()
@@ -333,7 +336,7 @@ def _load_key(name: str) -> paramiko.PKey | None:
         return None
     except (paramiko.SSHException, UnknownKeyType, ValueError, OSError) as error:
         raise UserError(
-            f"cluster.key_file: {name!r} is no private key ({error}); name another file"
+            f"cluster.key_file: {name!r} is not a private key ({error}); name another file"
         ) from error
 
 
@@ -375,7 +378,7 @@ class _RefuseUnknown(paramiko.MissingHostKeyPolicy):
         hostname: str,
         key: paramiko.PKey,
     ) -> None:
-        """Refuse, and say how the host becomes known."""
+        """Refuse, with the command that makes the host known."""
         host = hostname.removeprefix("[").split("]")[0]
         raise UserError(
             f"cluster.known_hosts: the key of {hostname!r} ({key.get_name()}) is not known; "

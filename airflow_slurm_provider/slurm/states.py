@@ -1,7 +1,7 @@
 """Slurm's job states, as ``squeue`` and ``sacct`` print them.
 
-Source: SchedMD, "Job State Codes" (job_state_codes.html). A flag is printed instead of
-the base state; a state that this release doesn't know is taken for alive, and said once.
+Source: SchedMD, "Job State Codes" (job_state_codes.html). A flag is printed instead of the base
+state. A state that this release doesn't know counts as alive, with one warning.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ElementState(str, Enum):
     STAGE_OUT = "STAGE_OUT"
     STOPPED = "STOPPED"
     UPDATE_DB = "UPDATE_DB"
-    UNKNOWN = "UNKNOWN"  #: a word that this release doesn't know; taken for alive
+    UNKNOWN = "UNKNOWN"  #: a state that this release doesn't know; counts as alive
 
     @property
     def terminal(self) -> bool:
@@ -56,7 +56,7 @@ class ElementState(str, Enum):
 
     @property
     def error_class(self) -> ErrorClass | None:
-        """Why the element's worker died, where the state says so."""
+        """Why the element's worker died; None where the state is not a failure."""
         return _ERROR_CLASSES.get(self)
 
 
@@ -101,5 +101,5 @@ def parse_state(text: str) -> ElementState:
         return ElementState(word)
     except ValueError:
         # The cache makes this one warning per word.
-        log.warning("Slurm printed a state that is not known here: %r; taken for alive", text)
+        log.warning("Slurm printed an unknown state: %r; it counts as alive", text)
         return ElementState.UNKNOWN

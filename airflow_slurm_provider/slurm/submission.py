@@ -1,45 +1,43 @@
 """The programs that run on the login node: exactly one array per submission's folder.
 
-`SUBMIT` runs in ``<remote_dir>/jobs/<folder>/<name>/``. The folder's file system decides
-who calls ``sbatch``: ``mkdir attempt.<n>`` succeeds for one caller, and n is the fence.
-``id`` is hard-linked into place, so the first array noted is *the* array for ever.
+`SUBMIT` runs in ``<remote_dir>/jobs/<folder>/<name>/``. The folder's file system decides which
+caller runs ``sbatch``: ``mkdir attempt.<n>`` succeeds for one caller, and n is the fence. ``id`` is
+hard-linked into place, so the first array that is recorded is permanently *the* array.
 
-| id     | last attempt  | meaning                     | what a caller does                 |
-| ------ | ------------- | --------------------------- | ---------------------------------- |
-| there  | any           | this is the array           | print it                           |
-| there, | any           | no array of this name, for  | cancel any that is there, exit 95  |
-| says   |               | ever                        |                                    |
-| "cancelled" |          |                             |                                    |
-| absent | none          | nobody has tried            | mkdir attempt.1, sbatch, note id   |
-| absent | n, young      | sbatch runs now, or its     | look the name up; found: note id;  |
-|        |               | caller was killed           | else wait (exit 92)                |
-| absent | n, with       | sbatch refused, there is    | mkdir attempt.<n+1>, look the name |
-|        | "over"        | surely no array             | up, then as for none               |
-| absent | n, older than | its caller is dead (sbatch  | as for "over"                      |
-|        | 90 s          | is ended after 65 s)        |                                    |
+| id          | last attempt  | meaning                  | what a caller does                   |
+| ----------- | ------------- | ------------------------ | ------------------------------------ |
+| exists      | any           | this is the array        | print it                             |
+| "cancelled" | any           | there will never be an   | cancel any that exists, exit 95      |
+|             |               | array of this name       |                                      |
+| absent      | none          | no caller has tried      | mkdir attempt.1, sbatch, record id   |
+| absent      | n, young      | sbatch runs now, or its  | look up the name; found: record id;  |
+|             |               | caller was killed        | else wait (exit 92)                  |
+| absent      | n, with       | sbatch refused, there is | mkdir attempt.<n+1>, look up the     |
+|             | "over"        | surely no array          | name, then as for none               |
+| absent      | n, older than | its caller is dead       | as for "over"                        |
+|             | 90 s          | (sbatch ends in 65 s)    |                                      |
 
-Where it may stop, and why there is one array then:
+At each place where a caller may stop, there is one array in the end:
 
-| it stops                       | left behind             | next caller                           |
+| it stops                       | what is left            | the next caller                       |
 | ------------------------------ | ----------------------- | ------------------------------------- |
-| before mkdir                   | nothing                 | starts afresh                         |
+| before mkdir                   | nothing                 | starts from the beginning             |
 | mkdir … sbatch not reached     | attempt, no array       | finds no name until 90 s; takes over  |
 | sbatch reached the controller  | attempt, array          | finds the name in squeue or sacct     |
-| id noted, the answer lost      | id                      | reads it                              |
+| id recorded, the answer lost   | id                      | reads it                              |
 
-`WITHDRAW`, which ``cancel`` runs, links "cancelled" into the place of ``id`` where Slurm has no
-array of the name. From then on no caller notes another id, however long it was paused: one that
-had passed the checks, and whose sbatch reaches the controller only now, finds its link refused
-and cancels the array that it made. Should it be killed just then, the array's own script
+``cancel`` runs `WITHDRAW`. Where Slurm has no array of the name, it links "cancelled" into the
+place of ``id``. From then on no caller can record another id, however long it was paused. A caller
+may have passed the checks before, and its sbatch may reach the controller only now: its link
+fails, and it cancels the array that it made. If it is killed just then, the array's own script
 (`guarded`) reads ``id`` before its first command and ends.
 
-The connection's end stops nothing here: without a terminal sshd sends no signal, and HUP
-and PIPE are ignored. A caller that slept through its own take-over (a suspended login
-node) may call sbatch late: its link fails, and it cancels the array it made. The name is
-looked up in ``sacct`` too, for an array that ended and left the queue; where either
-command fails, nothing is decided (exit 93): absence is never guessed from an error. Logs
-of workers without any record of them (no accounting, and the queue has forgotten) are
-not guessed about either (exit 94).
+The end of the connection stops nothing here: without a terminal sshd sends no signal, and HUP and
+PIPE are ignored. A caller on a suspended login node may run sbatch after another caller took over:
+its link fails, and it cancels the array it made. The name is also looked up in ``sacct``, for an
+array that ended and left the queue. If either command fails, nothing is decided (exit 93): an
+error never counts as absence. Logs of workers without any record in Slurm (no accounting, and the
+queue has forgotten them) decide nothing either (exit 94).
 """
 
 from __future__ import annotations
@@ -53,13 +51,13 @@ class SubmitExit(IntEnum):
     """How `SUBMIT` exits."""
 
     KNOWN = 0  #: the array's id is on standard output
-    UNSAFE = 89  #: another user can change the folder; standard error says which part of its path
+    UNSAFE = 89  #: another user can change the folder; standard error names the part of its path
     NO_FOLDER = 90  #: the folder can't be entered or written
     REFUSED = 91  #: sbatch refused, and no array of this name exists
-    WAIT = 92  #: another caller is at it
-    UNSURE = 93  #: Slurm may have the array, and can't say now
+    WAIT = 92  #: another caller is submitting it
+    UNSURE = 93  #: Slurm may have the array, and does not answer now
     UNTRACEABLE = 94  #: workers have run, and Slurm has no record of them
-    CANCELLED = 95  #: somebody has cancelled the submission; no array of it runs
+    CANCELLED = 95  #: the submission was cancelled; no array of it runs
 
 
 #: In place of an id: there is no array of this name, and there will be none.
@@ -71,16 +69,16 @@ STALE_ATTEMPT_S = 90
 #: States of a job that may still do something; one that is completing only ends.
 WAITS_OR_RUNS = "PENDING,RUNNING,SUSPENDED,CONFIGURING"
 
-#: sbatch's words when the controller may or may not have taken the job.
+#: Words of sbatch when the controller may or may not have taken the job.
 _AMBIGUOUS = (
     "timed out|timeout|contact slurm controller|zero bytes|connection (refused|reset)|"
     "communication|unexpected message|send failure|recv failure|receive failure"
 )
 
-#: What of the caller's environment a job gets: what finds programs, modules, the network and
-#: AWS's configuration, and nothing that is a secret by its nature. An address with an "@" is left
-#: out: it may hold a password before it. Other values, a PATH or a profile's name, may have one.
-#: `slurm.setup` may set more.
+#: The variables of the caller that a job gets. They locate programs, modules, the network and AWS's
+#: configuration; none is meant for a secret. An address with an "@" is left out, because a password
+#: may precede it. Other values, such as a PATH or a profile's name, may have one. `slurm.setup` may
+#: set more variables.
 EXPORTED = (
     *("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPDIR"),
     *("LANG", "LC_ALL", "LC_CTYPE", "LC_MESSAGES", "TZ", "SLURM_CONF", "SLURM_CONF_SERVER"),
@@ -93,20 +91,20 @@ EXPORTED = (
     "AWS_ENDPOINT_URL_DYNAMODB",
 )
 
-#: sbatch where a site's accounts prove who they are by a token. `ps` shows everybody the words of
-#: a command, so that it comes through standard input. Slurm hands on what begins with SLURM,
-#: whatever it is asked: `guarded` removes it in the job.
-_SBATCH_ASKS = (
+#: sbatch where a site authenticates accounts by a token. The token comes through standard input,
+#: because `ps` shows everybody the words of a command. Slurm always passes variables that begin
+#: with SLURM to the job: `guarded` removes the token there.
+_SBATCH_FROM_STDIN = (
     "IFS= read -r SLURM_JWT; export SLURM_JWT; "
     'exec sbatch --parsable --job-name="$1" script.sh < /dev/null'
 )
 
-# `enter` makes the folder $1, and is in it. What is made, here and by sbatch, is the account's
-# alone whatever its umask. Refused is a folder of which another user can change any part of the
-# path: it must belong to the account, those above it to the account or to root, nobody else may
-# write but into one above with the sticky bit. So what is found there is what was put there,
-# and nobody takes its place between a look and a use. `slurm_worker/private.py` has this in
-# Python. In one line, without "!", for the login shells of some accounts.
+# `enter` makes the folder $1 and changes into it. New files, here and by sbatch, belong to the
+# account alone, whatever its umask. `enter` refuses a folder if another user can change any part
+# of its path. The folder must belong to the account, those above it to the account or to root.
+# Nobody else may write there, except into a folder above with the sticky bit. So the content is
+# what we put there, and nobody can replace it between check and use. `slurm_worker/private.py`
+# has the same in Python. It is one line without "!", for the login shells of some accounts.
 _ENTER = (
     "umask 077; "
     # Every part of the path, as it is written and as it is without links.
@@ -126,9 +124,8 @@ _ENTER = (
     'LC_ALL=C ls -ldn "$PWD" | mine || exit; }; '
 )
 
-# Portable sh: no GNU options, so that it also runs where the embedded cluster does. It is
-# one function called in the last line, so that half a program from a broken connection
-# does nothing.
+# Portable sh without GNU options, so that it also runs where the embedded cluster does. It is one
+# function that the last line calls, so half a program from a broken connection does nothing.
 SUBMIT = f"""\
 {_ENTER}
 main() {{
@@ -145,9 +142,9 @@ main() {{
   fi
   mine=$((before + 1))
   if [ -d "attempt.$mine" ]; then exit {SubmitExit.WAIT}; fi
-  said=$(mkdir "attempt.$mine" 2>&1) || {{
+  error=$(mkdir "attempt.$mine" 2>&1) || {{
     if [ -d "attempt.$mine" ]; then exit {SubmitExit.WAIT}; fi
-    printf '%s\n' "$said" >&2
+    printf '%s\n' "$error" >&2
     exit {SubmitExit.NO_FOLDER}
   }}
   date +%s > "attempt.$mine/at"
@@ -176,7 +173,7 @@ run_sbatch() {{
   done
   # Nothing else of this environment gets into the job's.
   if [ -n "${{SLURM_JWT-}}" ]; then
-    printf '%s\\n' "$SLURM_JWT" | $limit env -i "$@" sh -c '{_SBATCH_ASKS}' sh "$name" \\
+    printf '%s\\n' "$SLURM_JWT" | $limit env -i "$@" sh -c '{_SBATCH_FROM_STDIN}' sh "$name" \\
       > "$attempt/out" 2> "$attempt/err"
   else
     $limit env -i "$@" sbatch --parsable --job-name="$name" script.sh \\
@@ -255,14 +252,14 @@ young() {{
 main "$@"
 """
 
-#: Standard input becomes script.sh, unless the array is known: then its id is printed.
+#: Standard input becomes script.sh. If the array is known, its id is printed instead.
 PUT_SCRIPT = (
     f'{_ENTER}enter "$1"; if [ -s id ]; then cat >/dev/null; cat id; exit; fi; '
     'cat > "script.$3" && [ "$(wc -c < "script.$3")" -eq "$2" ] && mv "script.$3" script.sh'
 )
 
-#: For each name and value behind the folder and a token: the value becomes the name's ``id``
-#: where it has none. Then the name and its id are printed.
+#: Arguments: folder, token, then pairs of name and value. The value becomes the name's ``id`` where
+#: it has none. Then the name and its id are printed.
 WITHDRAW = (
     f'{_ENTER}enter "$1"; token=$2; shift 2; while [ $# -gt 0 ]; do '
     'mkdir -p "$1" || exit; '
@@ -271,9 +268,9 @@ WITHDRAW = (
     'rm -f "$1/id.$token"; }; '
     '[ -s "$1/id" ] || exit 1; printf "%s|%s\\n" "$1" "$(cat "$1/id")"; shift 2; done'
 )
-#: Arrays of each name are cancelled, those of this account.
+#: Cancels this account's arrays of the names.
 CANCEL = (
-    'code=0; for each in "$@"; do scancel --user="$(id -un)" --name="$each" || code=$?; done; '
+    'code=0; for name in "$@"; do scancel --user="$(id -un)" --name="$name" || code=$?; done; '
     "exit $code"
 )
 
@@ -282,7 +279,7 @@ PUT_FILE = (
     f'{_ENTER}enter "$1"; cat > "$2.$4" && [ "$(wc -c < "$2.$4")" -eq "$3" ] && '
     'mv "$2.$4" "$2" || { rm -f "$2.$4"; exit 1; }'
 )
-#: Whether the file of this SHA-256 is there; not so where no program here can tell.
+#: Whether the file of this SHA-256 exists; false where no program here can compute the sum.
 HAS_FILE = (
     f'{_ENTER}enter "$1"; [ -f "$2" ] && '
     'found=$({ sha256sum || shasum -a 256 || openssl dgst -sha256 -r; } < "$2" 2>/dev/null) && '
@@ -290,13 +287,14 @@ HAS_FILE = (
 )
 #: The last lines of a file; nothing where there is none.
 TAIL = 'cd "$1" 2>/dev/null && [ -f "$2" ] && tail -n "$3" "$2" || true'
-#: Also closes to others what earlier releases left open: the folder of jobs, and those in it.
+#: Also removes other users' access to folders that earlier releases left open: that of jobs, and
+#: those in it.
 MAKE_FOLDER = (
     f'{_ENTER}enter "$1"; base=$(pwd -P); if [ -d jobs ]; then enter jobs; chmod 700 . || exit; '
     'find . -type d -path "./*" -prune -perm -020 -exec chmod g-w {} +; fi; '
     'printf "%s\\n" "$base"'
 )
-#: A file is written and removed; then the folder and its file system are told.
+#: Writes and removes a file; prints the folder and its file system.
 TRY_FOLDER = (
     f'{_ENTER}enter "$1"; : > ".tried.$2" && rm ".tried.$2" && pwd -P && '
     "{ stat -f -c %T . 2>/dev/null || echo; }"
@@ -305,8 +303,8 @@ TRY_FOLDER = (
 
 #: The first line of a script for a shell that knows ``if [ … ]``.
 _SHELL = re.compile(r"#!\s*(/\S*/)?(env\s+(-S\s+)?)?(/\S*/)?(ba|da|k|z)?sh(\s|$)")
-#: Slurm starts a script where it was submitted: in the submission's folder. It fails then, as
-#: one that was ended by TERM: it has not done its work. A token that was for sbatch is removed.
+#: Slurm starts a script where it was submitted: in the submission's folder. A cancelled script
+#: exits as if ended by TERM, because it has not done its work. A token for sbatch is removed.
 _GUARD = (
     "unset SLURM_JWT; "
     f'if [ "$(cat "${{SLURM_SUBMIT_DIR:-.}}/id" 2>/dev/null)" = {CANCELLED} ]; then exit 143; fi'
@@ -314,9 +312,9 @@ _GUARD = (
 
 
 def guarded(script: str) -> str:
-    """`script`, which ends before its first command where its submission was cancelled.
+    """`script` with a guard: it ends before its first command if its submission was cancelled.
 
-    A script for another interpreter than a shell stays as it is, and one that has the guard.
+    A script for another interpreter than a shell stays unchanged, and so does one with the guard.
     """
     lines = script.split("\n")
     if not _SHELL.match(lines[0]) or _GUARD in lines:
@@ -328,7 +326,7 @@ def guarded(script: str) -> str:
 
 
 def one_line(program: str, *arguments: str) -> str:
-    """`program` as one command, whatever the account's login shell is."""
+    """`program` as one command, for any login shell of the account."""
     return shlex.join(["sh", "-c", program, "sh", *arguments])
 
 

@@ -1,8 +1,9 @@
-"""Ways to run a command on the cluster; over SSH, see `slurm/ssh.py`."""
+"""Ways to run a command on the cluster, and how its errors read; over SSH, see `slurm/ssh.py`."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Mapping
@@ -13,10 +14,14 @@ from typing import Protocol
 from airflow_slurm_provider.slurm.environment import cleaned
 from slurm_worker.errors import ServiceError, UserError
 
+_MOST_CHARACTERS = 400
+#: What `submission` prints about a folder that it refuses.
+_UNSAFE = re.compile(r"^(odd|owner|open) (/.*)$", re.MULTILINE)
+
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """What a command on the cluster said."""
+    """Exit code and output of a command on the cluster."""
 
     code: int
     stdout: str
@@ -24,22 +29,22 @@ class CommandResult:
 
     @classmethod
     def of_bytes(cls, code: int, stdout: bytes, stderr: bytes) -> CommandResult:
-        """What it said in whatever encoding."""
+        """From output in any encoding."""
         return cls(code, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
 
 
 class Transport(Protocol):
     """Runs shell commands on the cluster; safe to share between threads.
 
-    Their environment is the account's, as `environment` cleans it.
+    Commands get the account's environment, cleaned by `environment`.
     """
 
     def run(self, command: str, stdin: bytes = b"", timeout: float = 60.0) -> CommandResult:
         """Run `command` in a shell.
 
         Raises:
-            ServiceError: if the cluster can't be reached, or the answer did not come: then
-                the command may or may not have run.
+            ServiceError: if the cluster can't be reached or does not answer; the command may or
+                may not have run.
             UserError: if the login is refused or the host's key is not the known one.
         """
 
@@ -50,8 +55,8 @@ class Transport(Protocol):
 class LocalTransport:
     """This machine is the login node.
 
-    A command is a session of its own and is never killed: like one over SSH it goes on
-    when its caller is interrupted or has waited too long.
+    A command has its own session and is never killed. Like one over SSH it continues when its
+    caller is interrupted or has waited too long.
 
     Args:
         environment: variables beside this process's own.
@@ -75,7 +80,7 @@ class LocalTransport:
             )
         except OSError as error:
             raise ServiceError(
-                f"cluster: a command can't be started ({error}); try again"
+                f"cluster: the command did not start ({error}); try again"
             ) from error
         try:
             stdout, stderr = started.communicate(stdin, timeout)
@@ -88,7 +93,7 @@ class LocalTransport:
 
 
 def _home() -> Path:
-    """The home folder, in which commands start, as those over SSH do.
+    """The home folder, in which commands start, as over SSH.
 
     Raises:
         UserError: if there is none.
@@ -99,16 +104,16 @@ def _home() -> Path:
         raise UserError("cluster: this account has no home folder; set HOME to one") from error
     if not os.access(home, os.X_OK) or not home.is_dir():
         raise UserError(
-            f"cluster: HOME: {str(home)!r} is no folder that this account can enter; set it to one"
+            f"cluster: HOME: this account can't enter {str(home)!r}; set HOME to one of its folders"
         )
     return home
 
 
 class OnFirstUse:
-    """A transport that is made when the first command is run.
+    """A transport that is opened for the first command.
 
     Args:
-        make: makes it.
+        make: opens it.
     """
 
     def __init__(self, make: Callable[[], Transport]) -> None:
@@ -130,5 +135,41 @@ class OnFirstUse:
 
 
 def no_answer(where: str, timeout: float, command: str) -> str:
-    """That a command's answer did not come in time."""
+    """The message for a command that did not answer in time."""
     return f"{where}: no answer within {timeout:g} s to: {command.splitlines()[0][:100]}"
+
+
+def error_text(result: CommandResult) -> str:
+    """The error output of a command in one line."""
+    text = result.stderr if result.stderr.strip() else result.stdout
+    lines = [
+        re.sub(r"^s(batch|queue|acct|cancel): (error: )?", "", line.strip())
+        for line in text.splitlines()
+        if line.strip()
+    ]
+    return "; ".join(lines)[:_MOST_CHARACTERS] or f"exit code {result.code}"
+
+
+def unsafe_folder(result: CommandResult) -> UserError:
+    """The error for a folder that another user can change; `submission` printed the reason."""
+    found = _UNSAFE.search(result.stderr)
+    reason, path = found.groups() if found else ("odd", "")
+    name = "name a folder of this account, such as .airflow-slurm in its home folder"
+    if reason == "odd":
+        return UserError(
+            f"cluster.remote_dir: can't tell who may change a part of its path; {name}"
+        )
+    if reason == "open":
+        return UserError(
+            f"cluster.remote_dir: other users can write into {path!r} and change what jobs run; "
+            f"check it for files that are not yours and run chmod go-w on it, or {name}"
+        )
+    return UserError(
+        f"cluster.remote_dir: {path!r} belongs to another user, who can change what jobs run; "
+        f"{name}"
+    )
+
+
+def keeps_no_accounting(result: CommandResult) -> bool:
+    """Whether ``sacct`` has failed because the site stores no accounting."""
+    return bool(result.code) and "ccounting storage is disabled" in result.stderr + result.stdout

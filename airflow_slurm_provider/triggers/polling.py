@@ -1,4 +1,4 @@
-"""What triggers that look again and again have in common: patience with failing looks."""
+"""What all triggers that poll share: the interval, and how many queries in a row may fail."""
 
 from __future__ import annotations
 
@@ -14,71 +14,70 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.failure_budget import FailureBudget
 
 T = TypeVar("T")
 
-#: Looks in a row that may fail before whoever waits gives up.
+#: Status queries in a row that may fail before the wait ends.
 FAILURES_ALLOWED = 20
 _LONGEST_PAUSE_S = 60.0
-#: No event sooner than this after the start; see `_settle_s`.
+#: The shortest time between the start and an event; see `default_settle_s`.
 _SETTLE_S = 7.0
-#: What is added to Airflow's interval, for the end of the process to reach the scheduler.
+#: Added to Airflow's interval, so that the end of the process can reach the scheduler.
 _MARGIN_S = 2.0
 _THREADS = ThreadPoolExecutor(16, thread_name_prefix="slurm-trigger")
 
 
-class Patience:
-    """Counts looks in a row that fail, for who waits in the triggerer or in a task's process.
+class PollBudget(FailureBudget):
+    """The budget of status queries in a row that fail, for a wait in a trigger or in a task.
 
-    :param poll_interval: seconds between two looks.
-    :param failures_allowed: looks in a row that may fail.
-    :param log: told of each that did.
+    :param poll_interval: seconds between two queries.
+    :param log: gets a line for each failed query.
+    :param failures_allowed: queries in a row that may fail.
     """
 
     def __init__(
         self, poll_interval: float, log: Any, failures_allowed: int = FAILURES_ALLOWED
     ) -> None:
+        super().__init__(failures_allowed)
         self._poll_interval = poll_interval
         self._log = log
-        self._allowed = failures_allowed
-        self._failures = 0
 
-    def looked(self) -> None:
-        """A look has not failed."""
-        self._failures = 0
-
-    def bears(self, error: ServiceError) -> bool:
-        """Whether to look again after a look that has failed."""
-        self._failures += 1
-        self._log.warning("look %d in a row failed: %s", self._failures, error)
-        return self._failures <= self._allowed
+    def allow_error(self, error: ServiceError) -> bool:
+        """Record a failed query; whether to query again."""
+        allowed = self.allow()
+        self._log.warning("status query %d in a row failed: %s", self.failures, error)
+        return allowed
 
     @property
     def pause_s(self) -> float:
-        """Seconds until the next look: the more have failed, the longer."""
-        pause = self._poll_interval * max(1, self._failures)
+        """Seconds until the next query: the more have failed, the longer."""
+        pause = self._poll_interval * max(1, self.failures)
         return min(max(_LONGEST_PAUSE_S, self._poll_interval), pause)
 
 
 class PollingTrigger(BaseTrigger):
-    """Looks every so many seconds, in threads, until there is an event; fires once.
+    """Polls at an interval, in threads, until there is an event; fires once.
 
-    An event that says why looking is vain has the status ``failed``.
+    Where polling fails for good, the event has the status ``failed``.
 
     :param slurm_conn_id: connection of type ``slurm``.
     :param aws_conn_id: connection of type ``aws``.
-    :param poll_interval: seconds between two looks.
-    :param cancel_on_kill: cancel what is waited for when the waiting task is killed or cleared.
-    :param failures_allowed: looks in a row that may fail before the task fails.
+    :param poll_interval: seconds between two status queries.
+    :param cancel_on_kill: cancel the array or job when the waiting task is killed or cleared.
+    :param failures_allowed: queries in a row that may fail before the task fails.
+    :param settle_s: seconds before the first event; where None, see `default_settle_s`.
     """
 
     def __init__(
         self,
+        *,
         slurm_conn_id: str,
-        aws_conn_id: str | None,
-        poll_interval: float,
-        cancel_on_kill: bool,
-        failures_allowed: int,
+        aws_conn_id: str | None = None,
+        poll_interval: float = 10.0,
+        cancel_on_kill: bool = False,
+        failures_allowed: int = FAILURES_ALLOWED,
+        settle_s: float | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's base is untyped
         self.slurm_conn_id = slurm_conn_id
@@ -86,27 +85,28 @@ class PollingTrigger(BaseTrigger):
         self.poll_interval = poll_interval
         self.cancel_on_kill = cancel_on_kill
         self.failures_allowed = failures_allowed
+        self._settle_s = default_settle_s() if settle_s is None else settle_s
 
     @property
     @abstractmethod
     def arguments(self) -> dict[str, Any]:
-        """Arguments that are this trigger's own; no credentials."""
+        """This trigger's own arguments; no credentials."""
 
     @abstractmethod
-    def look(self) -> dict[str, Any] | None:
-        """One look, in a thread: the event to fire, or None where it is too early.
+    def poll(self) -> dict[str, Any] | None:
+        """Query the status once, in a thread: the event to fire, or None to wait on.
 
-        :raises ServiceError: if looking again may help.
-        :raises UserError: if it can't.
+        :raises ServiceError: if another query may succeed.
+        :raises UserError: if none will.
         """
 
     @abstractmethod
     def failed(self, message: str) -> dict[str, Any]:
-        """The event for looks that failed."""
+        """The event for queries that failed."""
 
     @abstractmethod
     def cancel(self) -> None:
-        """Cancel what is waited for; in a thread."""
+        """Cancel the array or job that the task waits for; in a thread."""
 
     @property
     def hook(self) -> SlurmHook:
@@ -125,16 +125,16 @@ class PollingTrigger(BaseTrigger):
         return f"{type(self).__module__}.{type(self).__qualname__}", {**self.arguments, **common}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look until there is something to say."""
+        """Poll until there is an event."""
         clock = asyncio.get_running_loop().time
-        settled = clock() + _settle_s()
-        patience = Patience(self.poll_interval, self.log, self.failures_allowed)
+        settled = clock() + self._settle_s
+        budget = PollBudget(self.poll_interval, self.log, self.failures_allowed)
         while True:
             try:
-                event = await _in_thread(self.look)
-                patience.looked()
+                event = await _in_thread(self.poll)
+                budget.reset()
             except ServiceError as error:
-                event = None if patience.bears(error) else self.failed(str(error))
+                event = None if budget.allow_error(error) else self.failed(str(error))
             except UserError as error:
                 event = self.failed(str(error))
             if event is not None:
@@ -142,7 +142,7 @@ class PollingTrigger(BaseTrigger):
                 # Airflow's class is untyped.
                 yield TriggerEvent(event)  # type: ignore[no-untyped-call]
                 return
-            await asyncio.sleep(patience.pause_s)
+            await asyncio.sleep(budget.pause_s)
 
     async def on_kill(self) -> None:
         """Called when the waiting task is killed or cleared."""
@@ -150,20 +150,20 @@ class PollingTrigger(BaseTrigger):
             await _in_thread(self.cancel)
 
 
-def _settle_s() -> float:
-    """Seconds after which the process that deferred is known to have ended.
+def default_settle_s() -> float:
+    """Seconds after which the process that deferred has surely ended.
 
-    Its supervisor waits for news of it for up to ``[workers] min_heartbeat_interval`` (5 s by
-    default), and may see its end only then. Where the task is running again by that time,
-    Airflow takes that end for the end of the new run, and fails it. Never less than what
-    suits the default: the workers' configuration may be another than this triggerer's.
+    Its supervisor waits for news from it for up to ``[workers] min_heartbeat_interval`` (5 s by
+    default), and may see its end only then. If the task is running again by that time, Airflow
+    takes that end for the end of the new run, and fails it. Never less than what the default
+    needs: the workers' configuration may differ from this triggerer's.
     """
     interval_s: int = conf.getint("workers", "min_heartbeat_interval", fallback=0)
     return max(_SETTLE_S, interval_s + _MARGIN_S)
 
 
 async def _in_thread(function: Callable[[], T]) -> T:
-    """Run what waits for the network in one of our own threads: a triggerer has few."""
-    # With the trigger's context, by which Airflow tells whose log a line belongs to.
+    """Run a network call in one of our own threads: a triggerer has few."""
+    # With the trigger's context, from which Airflow knows the log of a line.
     here = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(_THREADS, here.run, function)

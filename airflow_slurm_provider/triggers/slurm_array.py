@@ -1,8 +1,8 @@
-"""Waits in the triggerer until a job's tasks have all ended, or waiting is vain.
+"""Waits in the triggerer until a job's tasks have all ended, or none can end any more.
 
-Survives restarts of the triggerer, because it keeps nothing: each look reads the table.
-One SSH connection per cluster and triggerer, and one look at the cluster per interval, is
-shared by all waiting tasks.
+It keeps nothing, so it survives restarts of the triggerer: each query reads the table. All
+waiting tasks share one SSH connection per cluster and triggerer, and one query to Slurm per
+interval.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from airflow_slurm_provider.coordinator.status.progress import JobStatus
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.metrics import JobMetrics
-from airflow_slurm_provider.triggers.polling import FAILURES_ALLOWED, PollingTrigger
+from airflow_slurm_provider.triggers.polling import PollingTrigger
 from slurm_worker.protocol.keys import check_job_id
 
-#: The status of an event that tells of anomalies; who waits is to wait on.
+#: The status of an event that reports anomalies; the operator is to wait again.
 ANOMALY = "anomaly"
 
 
@@ -25,11 +25,11 @@ class SlurmArrayTrigger(PollingTrigger):
     """Fires once: ``finished``, ``stalled`` (no worker is left), ``failed`` or ``anomaly``.
 
     :param job_id: the backfill.
-    :param max_resubmissions: arrays of new workers that a round may get when its workers are
+    :param max_resubmissions: how many arrays of new workers a round may get when its workers are
         gone and tasks are left.
-    :param tells_anomalies: fire for alerts too, for an operator that has notifiers; they are
-        in the log in any case.
-    :param state: handed back with the event, for operators that wait several times.
+    :param tells_anomalies: also fire for alerts, for an operator that has notifiers. The log
+        has them in any case.
+    :param state: returned with the event, for operators that wait several times.
 
     The other parameters are those of `PollingTrigger`.
     """
@@ -37,18 +37,13 @@ class SlurmArrayTrigger(PollingTrigger):
     def __init__(
         self,
         job_id: str,
-        slurm_conn_id: str,
-        aws_conn_id: str | None,
-        poll_interval: float = 10.0,
-        cancel_on_kill: bool = False,
-        failures_allowed: int = FAILURES_ALLOWED,
+        *,
         max_resubmissions: int = 0,
         tells_anomalies: bool = False,
         state: dict[str, Any] | None = None,
+        **polling: Any,
     ) -> None:
-        super().__init__(
-            slurm_conn_id, aws_conn_id, poll_interval, cancel_on_kill, failures_allowed
-        )
+        super().__init__(**polling)
         self.job_id = job_id
         self.max_resubmissions = max_resubmissions
         self.tells_anomalies = tells_anomalies
@@ -66,39 +61,39 @@ class SlurmArrayTrigger(PollingTrigger):
             "state": self.state,
         }
 
-    def look(self) -> dict[str, Any] | None:
-        """One look at the job."""
+    def poll(self) -> dict[str, Any] | None:
+        """Query the job's status once."""
         if self._watcher is None:
             self._watcher = self._open_watcher()
-        seen = self._watcher.look()
-        self._metrics.look(seen)
-        alerts = [each.to_dict() for each in self._watcher.take_alerts()]
+        status = self._watcher.poll()
+        self._metrics.record(status)
+        alerts = [alert.to_dict() for alert in self._watcher.take_alerts()]
         for alert in alerts:
             self._metrics.anomaly(alert["kind"])
         if alerts and self.tells_anomalies:
-            told = {"status": ANOMALY, "message": alerts[0]["message"], "alerts": alerts}
-            return {**told, **self._known()}
-        event = event_of(seen)
+            report = {"status": ANOMALY, "message": alerts[0]["message"], "alerts": alerts}
+            return {**report, **self._identity()}
+        event = event_of(status)
         if event is None:
             return None
-        return {**event, "lost_workers": dict(self._watcher.lost), **self._known()}
+        return {**event, "lost_workers": dict(self._watcher.lost), **self._identity()}
 
     def failed(self, message: str) -> dict[str, Any]:
-        """The event for looks that failed."""
+        """The event for queries that failed."""
         return {
             "status": "failed",
             "message": message,
             "progress": None,
             "lost_workers": {},
-            **self._known(),
+            **self._identity(),
         }
 
     def cancel(self) -> None:
         """Cancel the job's arrays."""
         control.cancel(self.hook.services(), check_job_id(self.job_id))
 
-    def _known(self) -> dict[str, Any]:
-        """What each event hands back."""
+    def _identity(self) -> dict[str, Any]:
+        """The fields that every event returns to the operator."""
         return {"job_id": self.job_id, "state": self.state}
 
     def _open_watcher(self) -> Watcher:
@@ -111,11 +106,11 @@ class SlurmArrayTrigger(PollingTrigger):
         )
 
 
-def event_of(seen: JobStatus) -> dict[str, Any] | None:
-    """What a look means to someone who waits; None where it is too early to say."""
-    progress = seen.progress.to_dict()
-    if seen.finished:
-        return {"status": "finished", "message": seen.progress.line(), "progress": progress}
-    if seen.problem:
-        return {"status": "stalled", "message": seen.problem, "progress": progress}
+def event_of(status: JobStatus) -> dict[str, Any] | None:
+    """The event that ends a wait at this status; None where the wait continues."""
+    progress = status.progress.to_dict()
+    if status.finished:
+        return {"status": "finished", "message": status.progress.line(), "progress": progress}
+    if status.problem:
+        return {"status": "stalled", "message": status.problem, "progress": progress}
     return None

@@ -7,7 +7,7 @@ from typing import Any
 from airflow_slurm_provider.airflow_errors import task_log
 from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState
 from airflow_slurm_provider.slurm.batch import FOLDER, failure, has_ended, last_output
-from airflow_slurm_provider.triggers.polling import FAILURES_ALLOWED, PollingTrigger
+from airflow_slurm_provider.triggers.polling import PollingTrigger
 
 
 class SlurmBatchTrigger(PollingTrigger):
@@ -19,41 +19,30 @@ class SlurmBatchTrigger(PollingTrigger):
     The other parameters are those of `PollingTrigger`; no connection to AWS is needed.
     """
 
-    def __init__(
-        self,
-        slurm_job_id: str,
-        name: str,
-        slurm_conn_id: str,
-        aws_conn_id: str | None = None,
-        poll_interval: float = 10.0,
-        cancel_on_kill: bool = False,
-        failures_allowed: int = FAILURES_ALLOWED,
-    ) -> None:
-        super().__init__(
-            slurm_conn_id, aws_conn_id, poll_interval, cancel_on_kill, failures_allowed
-        )
+    def __init__(self, slurm_job_id: str, name: str, **polling: Any) -> None:
+        super().__init__(**polling)
         self.slurm_job_id = slurm_job_id
         self.name = name
-        self._said = ""
+        self._logged = ""
 
     @property
     def arguments(self) -> dict[str, Any]:
         """See `PollingTrigger`."""
         return {"slurm_job_id": self.slurm_job_id, "name": self.name}
 
-    def look(self) -> dict[str, Any] | None:
-        """One look at the array."""
+    def poll(self) -> dict[str, Any] | None:
+        """Query the array's state once."""
         array = self.hook.array(ArrayKey(self.slurm_job_id, self.name), self.poll_interval)
         line = array_line(array)
-        if line != self._said:
-            self._said = line
+        if line != self._logged:
+            self._logged = line
             task_log(self)(line)
         if not has_ended(array):
             return None
         return batch_event(array, last_output(self.hook.get_conn(), self.name, array))
 
     def failed(self, message: str) -> dict[str, Any]:
-        """The event for looks that failed."""
+        """The event for queries that failed."""
         return {"status": "failed", "message": message, "states": {}, "output": ""}
 
     def cancel(self) -> None:
@@ -68,7 +57,7 @@ def array_line(array: ArrayState) -> str:
 
 
 def batch_event(array: ArrayState, output: str) -> dict[str, Any]:
-    """What an array that has ended means to who waits."""
+    """The event for an array that has ended."""
     problem = failure(array)
     return {
         "status": "failed" if problem else "finished",

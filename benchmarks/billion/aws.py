@@ -1,4 +1,4 @@
-"""DynamoDB and S3 as far as their published limits go, in virtual time.
+"""A model of DynamoDB and S3 by their published limits, in virtual time.
 
 Figures and their sources, read on 25 November 2026 (`SOURCES` has the addresses):
 
@@ -8,12 +8,12 @@ Figures and their sources, read on 25 November 2026 (`SOURCES` has the addresses
     S3                     3,500 PUT and 5,500 GET a second and prefix; splits gradually  4
     latency of S3          100 to 200 ms for small objects                                5
     latency of DynamoDB    single-digit milliseconds                                      6
-    repeats of the SDK     5 tries; random x 1, 2, 4, 8 s; a quota of 500, 5 a repeat     7
+    retries of the SDK     5 tries; random x 1, 2, 4, 8 s; a quota of 500, 5 per retry    7
 
-Modelled on the safe side: a bucket holds a tenth of a second (DynamoDB's five minutes of burst are
-"best effort"), prefixes of S3 never split, and a partition is split `SPLIT_S` after it began to
-throttle, which is our assumption; one that serves a single key is not. Latencies are log-normal
-around the figures: medians of 5 ms and 120 ms, one in a hundred above 18 ms and 400 ms.
+The model is on the safe side. A token bucket holds a tenth of a second, because DynamoDB's five
+minutes of burst are "best effort". Prefixes of S3 never split. A partition splits `SPLIT_S` after
+it began to throttle (this time is our assumption), unless it serves only one key. Latencies are
+log-normal around the figures: medians of 5 ms and 120 ms, one in a hundred above 18 ms and 400 ms.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import math
 import random
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from benchmarks.billion.rows import LeanRows
@@ -55,7 +55,7 @@ T = TypeVar("T")
 
 
 class Bucket:
-    """So many units a second, a tenth of a second's worth of them at once."""
+    """A token bucket of a number of units per second; it holds a tenth of a second."""
 
     __slots__ = ("_left", "_most", "_rate", "_then", "count", "most", "second")
 
@@ -104,7 +104,7 @@ class Table:
         self.splits = 0
 
     def of(self, pk: str) -> tuple[Partition, Bucket, Bucket]:
-        """A key's partition, and its own count of writes and of read units."""
+        """The partition of a key, and the key's own counts of writes and read units."""
         found = self._of_key.get(pk)
         if found is None:
             own = self.keys.setdefault(pk, (Bucket(math.inf), Bucket(math.inf)))
@@ -114,7 +114,7 @@ class Table:
         return found
 
     def heat(self, partition: Partition, now: float) -> None:
-        """A request was throttled; split the partition if that has gone on for long."""
+        """Record a throttled request; split the partition if this has lasted for long."""
         if partition.hot_since is None or now - partition.hot_last > 60:
             partition.hot_since = now
         partition.hot_last = now
@@ -132,12 +132,12 @@ class Table:
 
 
 class Services:
-    """The table's rows and the bucket, shared by all; what has been asked of them.
+    """The table's rows and the bucket, shared by all processes, with counts of requests.
 
     Args:
         now: virtual time.
-        seed: of the latencies.
-        partitions: of the table, when the job begins.
+        seed: seed of the latencies.
+        partitions: partitions of the table at the start of the job.
     """
 
     def __init__(self, now: Callable[[], float], seed: int, partitions: int) -> None:
@@ -150,7 +150,7 @@ class Services:
         self.requests: Counter[str] = Counter()
         self.statements: Counter[str] = Counter()
         self.throttled: Counter[str] = Counter()
-        #: Objects that were created, each once; and when the last one was.
+        #: The number of created objects, and when the last one was created.
         self.markers, self.marked_at = 0, 0.0
         self.given_up = 0
         self.read_units = 0.0
@@ -159,7 +159,7 @@ class Services:
         self._sizes: dict[object, int] = {}
 
     def size(self, row: Row) -> int:
-        """Bytes of a row as DynamoDB counts them; of one row for all of its state."""
+        """Bytes of a row as DynamoDB counts them; measured for one row of each state."""
         state = row.get("state")
         if state not in self._sizes:
             self._sizes[state] = item_bytes(row)
@@ -167,12 +167,12 @@ class Services:
 
 
 class Client:
-    """One process's way to the services: latency, throttling, the SDK's repeats.
+    """The access of one process to the services: latency, throttling, the SDK's retries.
 
     Args:
-        services: shared.
+        services: shared by all processes.
         sleep: waits in virtual time.
-        rng: of the backoff.
+        rng: random numbers for the backoff.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class Client:
     def ask(
         self, admit: Callable[[], bool], act: Callable[[], T], wait: Iterator[float], what: str
     ) -> T:
-        """One request: served at once and answered later, or throttled and tried again."""
+        """One request: served at once and answered later, or throttled and retried."""
         held = 0
         for attempt in range(_TRIES):
             if admit():
@@ -254,11 +254,9 @@ class SimRows:
     def put_new(self, row: Row) -> Applied | Refused:
         return self._write(str(row["pk"]), "put_new", lambda: self._services.rows.put_new(row))
 
-    def update(
-        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
-    ) -> Applied | Refused:
+    def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
         def act() -> Applied | Refused:
-            result = self._services.rows.update(pk, sk, statement, values)
+            result = self._services.rows.update(pk, sk, statement)
             if isinstance(result, Refused):
                 self._services.statements[f"{statement.name} refused"] += 1
             return result
@@ -295,9 +293,9 @@ class SimRows:
 
 
 class SimObjects:
-    """`ports.ObjectStore` of one process, as far as a worker uses it.
+    """`ports.ObjectStore` of one process; only the methods that a worker uses.
 
-    Only markers and sums have bodies; what is empty is not kept.
+    Only markers and sums have bodies; empty objects are not stored.
     """
 
     def __init__(self, client: Client, services: Services) -> None:
@@ -336,7 +334,7 @@ class SimObjects:
         return self._ask(self._services.puts, "s3_put", act)
 
     def __getattr__(self, name: str) -> Any:
-        raise NotImplementedError(f"the simulated worker asks for no {name}")
+        raise NotImplementedError(f"the simulated worker does not use {name}")
 
 
 def item_bytes(row: Row) -> int:

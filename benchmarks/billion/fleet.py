@@ -1,12 +1,15 @@
 """Workers in virtual time: the real finder, table, job row, markers and token leases.
 
-What the handler does is a wait; everything that coordinates is the code of the nodes
-(`TaskFinder`, `Sums`, `TaskTable`, `JobTable`, `JobStore`, `RateLimiter`), with the timing of
-`node/worker.py` and `node/heartbeat.py` around it: the next task is leased five seconds before
-this one ends, a
-commit goes on beside the next task, a heartbeat each interval with its jitter, checkpoints, idle
-waits and who leaves when nothing is left. Not simulated: logs, the handler's code, and what one
-look of the coordinator reads.
+The handler only waits. All coordination is the code that runs on the nodes (`TaskFinder`,
+`ShardTotals`, `TaskTable`, `JobTable`, `JobStore`, `RateLimiter`), with the timing of
+`node/worker.py` and `node/heartbeat.py`:
+
+- the next task is leased five seconds before the current one ends;
+- a commit continues while the next task runs;
+- one heartbeat per interval, with its jitter;
+- checkpoints, idle waits, and the exit of workers when nothing is left.
+
+Logs, the handler's code and the reads of the coordinator are not simulated.
 """
 
 from __future__ import annotations
@@ -19,16 +22,24 @@ import greenlet
 
 from benchmarks.billion.aws import Client, Services
 from benchmarks.claims import Hub, HubClock
-from slurm_worker.errors import ServiceError
-from slurm_worker.node import backoff
-from slurm_worker.node import worker as real
-from slurm_worker.node.backoff import Idle, Setbacks
+from slurm_worker.errors import ServiceError, Throttled
+from slurm_worker.failure_budget import FailureBudget
+from slurm_worker.node.backoff import (
+    LEASE_AHEAD_S,
+    SERVICE_FAILURES_ALLOWED,
+    Idle,
+    service_wait_s,
+)
 from slurm_worker.node.task_finder import Finished, Found, TaskFinder, Waiting
+from slurm_worker.node.task_source import CHECK_S
+from slurm_worker.node.worker import STARTS_PER_S
 from slurm_worker.protocol.job_config import LeaseConfig, LimitConfig
-from slurm_worker.protocol.job_store import JobStore, Marker, Slice
+from slurm_worker.protocol.job_store import JobStore, Marker
 from slurm_worker.protocol.job_table import JobTable
-from slurm_worker.protocol.keys import JobId, JobPaths, TaskState, parse_task_id, task_pk
-from slurm_worker.protocol.shard_totals import Sums
+from slurm_worker.protocol.keys import JobId, TaskState, parse_task_id, task_pk
+from slurm_worker.protocol.paths import JobPaths
+from slurm_worker.protocol.shard_totals import ShardTotals
+from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Lease, Lost
 from slurm_worker.rate_limits.limiter import RateLimiter
@@ -42,13 +53,13 @@ _SAMPLE_S = 5.0
 
 @dataclass(frozen=True)
 class Preemption:
-    """Workers are taken away at once, and come back later.
+    """Workers are removed at once, and come back later.
 
     Args:
         at: share of the ideal makespan after which it happens.
-        share: of the workers.
-        notice: they are asked to leave and release their tasks; else they are killed.
-        back_s: until they are back, at least and at most.
+        share: share of the workers that are removed.
+        notice: they are asked to stop and release their tasks; otherwise they are killed.
+        back_s: seconds until they are back, at least and at most.
     """
 
     at: float = 0.4
@@ -62,17 +73,17 @@ class Scenario:
     """One job.
 
     Args:
-        items: in the job.
+        items: items of the job.
         bundle: items of a task.
-        workers: processes.
+        workers: worker processes.
         item_s: mean seconds of an item.
         shards: task shards.
         lease: times of a lease.
-        checkpoint_s: seconds between two checkpoints, at the least.
+        checkpoint_s: minimum seconds between two checkpoints.
         spread: a task takes between 1 - `spread` and 1 + `spread` times the mean.
-        partitions: of the table when the job begins; a new on-demand table has four.
-        preemption: of workers, if any.
-        rate: tokens a second of a rate limit, one an item; None for no limit.
+        partitions: partitions of the table at the start; a new on-demand table has four.
+        preemption: preemption of workers, if any.
+        rate: tokens per second of a rate limit, one per item; None for no limit.
     """
 
     items: int
@@ -94,7 +105,7 @@ class Scenario:
 
     @property
     def ideal_s(self) -> float:
-        """The makespan without any coordination: work, or tokens, by all at once."""
+        """The makespan without any coordination: all work, or all tokens, in parallel."""
         by_work = self.items * self.item_s / self.workers
         return max(by_work, self.items / self.rate if self.rate else 0.0)
 
@@ -120,11 +131,11 @@ class Tally:
 
 
 class Killed(greenlet.GreenletExit):
-    """The worker's process is gone."""
+    """The worker's process was killed."""
 
 
 class Fleet:
-    """A scenario, run.
+    """One run of a scenario.
 
     Args:
         scenario: what to run.
@@ -143,7 +154,7 @@ class Fleet:
         self.factors = [self.rng.uniform(-1, 1) for _ in range(_FACTORS)]
 
     def run(self) -> Tally:
-        """Plan the job, work on it, until nobody is left."""
+        """Plan the job and work on it until no worker is left."""
         self.hub.spawn(self._plan, 0.0)
         self.hub.run()
         self.tally.ended_at = self.hub.now
@@ -162,7 +173,7 @@ class Fleet:
         return items * scenario.item_s * (1 + scenario.spread * factor)
 
     def unfinished(self) -> int:
-        """Rows that are not done; read without any request."""
+        """Number of rows that are not done; makes no request."""
         return sum(
             row["state"] != TaskState.DONE.value
             for shard in range(self.scenario.shards)
@@ -194,7 +205,7 @@ class Fleet:
             self.hub.spawn(lambda first=first: write(first), 0.0)
 
     def _persist(self, act: Callable[[], None]) -> None:
-        # `submit` called again goes on where it stopped; that costs the same requests.
+        # A repeated `submit` resumes where it stopped; this costs the same requests.
         while True:
             try:
                 return act()
@@ -204,7 +215,7 @@ class Fleet:
     def _open(self) -> None:
         self.tally.open_at = self.hub.now
         for _ in range(self.scenario.workers):
-            self.start(self.rng.uniform(0, self.scenario.workers / real._STARTS_PER_S))
+            self.start(self.rng.uniform(0, self.scenario.workers / STARTS_PER_S))
         self.hub.spawn(self._sample, 0.0)
         preemption = self.scenario.preemption
         if preemption is not None:
@@ -235,8 +246,7 @@ class Fleet:
 
 
 class SimWorker:
-    """One worker process: `slurm_worker.node.worker.Worker`, with waits for what the handler
-    does."""
+    """One worker process: `slurm_worker.node.worker.Worker`, with a wait for the handler."""
 
     def __init__(self, fleet: Fleet, number: int) -> None:
         scenario = fleet.scenario
@@ -248,12 +258,12 @@ class SimWorker:
         self._table = fleet.table(self._client)
         self._jobs = JobTable(self._client.rows, JOB, fleet.clock)
         self._store = JobStore(self._client.objects, PATHS)
-        sums = Sums(self._store, self._jobs, self._table)
+        sums = ShardTotals(self._store, self._jobs, self._table)
         self._finder = TaskFinder(
-            self._table, self._name, fleet.clock, self._rng, self._note, sums.moved
+            self._table, self._name, fleet.clock, self._rng, self._note, sums.cursor_advanced
         )
         self._idle = Idle(scenario.lease, scenario.workers, fleet.clock, self._rng, self._sleep)
-        self._setbacks = Setbacks(self._rng, self._sleep)
+        self._budget = FailureBudget(SERVICE_FAILURES_ALLOWED)
         self._committing = 0
         self._limiter = (
             None
@@ -293,7 +303,7 @@ class SimWorker:
 
     def _loop(self) -> None:
         lease: Lease | None = None
-        self._idle.over()
+        self._idle.reset()
         while not self.asked:
             try:
                 found = lease or self._find()
@@ -308,31 +318,32 @@ class SimWorker:
                         break
                     continue
                 lease = self._work(found)
-                if lease is None and self._idle.is_surplus():
-                    break  # as `Worker._next`: what was found ahead tells
-                self._idle.over()
-                self._setbacks.over()
+                if lease is None and self._idle.should_exit():
+                    break  # as `TaskSource.next`: what was found ahead tells
+                self._idle.reset()
+                self._budget.reset()
             except ServiceError as error:
                 # All are throttled requests, for which no worker leaves.
-                self._setbacks.bear(error)
+                self._budget.allow(counts=not isinstance(error, Throttled))
+                self._sleep(service_wait_s(self._budget.failures, self._rng))
         if lease is not None:
             self._table.release(lease)
         self._finish_commits()
 
     def _finish_commits(self) -> None:
         while self._committing:
-            self._sleep(real._LOOK_AHEAD_S)
+            self._sleep(CHECK_S)
 
     def _find(self) -> Lease | Finished | None:
-        """A task, with its items; as `Worker._find` and `Attempts.open`."""
+        """A task, with its items; as `TaskSource` and `Attempts.open`."""
         began = self._fleet.hub.now
         job = self._jobs.find(consistent=False)
-        assert job is not None, "the job is there before its workers"
+        assert job is not None, "the job exists before its workers"
         self._finder.new_generation(job.generation)
         while True:
             found = self._finder.next()
             if isinstance(found, Waiting):
-                self._idle.saw(found)
+                self._idle.record(found)
                 return None
             if not isinstance(found, Found):
                 return found
@@ -347,7 +358,7 @@ class SimWorker:
             return lease
 
     def _work(self, lease: Lease) -> Lease | None:
-        """Run one task and leave its commit to go on beside the next, which is returned."""
+        """Run one task, start its commit in the background, and return the next task."""
         times, hub = self._fleet.scenario.lease, self._fleet.hub
         run = _Run(self, lease)
         self._fleet.running += 1
@@ -364,11 +375,11 @@ class SimWorker:
                 if run.lost or now - run.acknowledged > times.ttl_s - times.margin_s:
                     self._fleet.tally.lost += 1
                     return None
-                if not looked and run.ends - now <= backoff._AHEAD_S:
+                if not looked and run.ends - now <= LEASE_AHEAD_S:
                     looked = True
                     ahead = self._try_ahead()
                     continue
-                due = min(run.ends, run.beats, run.ends if looked else run.ends - backoff._AHEAD_S)
+                due = min(run.ends, run.beats, run.ends if looked else run.ends - LEASE_AHEAD_S)
                 if self._limiter is not None:
                     due = min(due, self._paced(run))
                 self._sleep(max(0.0, due - hub.now))
@@ -389,7 +400,7 @@ class SimWorker:
             return None
 
     def _paced(self, run: _Run) -> float:
-        """Use the tokens at hand, an item each; when to ask for more."""
+        """Use the available tokens, one per item; return when to request more."""
         assert self._limiter is not None
         now = self._fleet.hub.now
         if run.token_at > now:
@@ -415,7 +426,7 @@ class SimWorker:
             else:
                 run.acknowledged = sent
         except ServiceError:
-            pass  # as `Heart`: the lease is trusted until it is too old
+            pass  # the lease is trusted until it is too old, as on nodes
         run.beats = self._next_beat()
 
     def _save(self, run: _Run) -> None:
@@ -434,7 +445,7 @@ class SimWorker:
                 self._save(run)
             self._table.release(run.lease, run.note)
         except ServiceError:
-            pass  # its lease runs out
+            pass  # its lease expires
 
     def _commit(self, lease: Lease) -> None:
         try:
@@ -447,13 +458,13 @@ class SimWorker:
             self._table.complete(standing)
             assert part.size == 0
         except (ServiceError, Killed):
-            pass  # the lease runs out, and the next holder sees how far this came
+            pass  # the lease expires, and the next holder finds what was committed
         finally:
             self._committing -= 1
 
 
 class _Run:
-    """A task that runs: when it ends, beats and was saved last."""
+    """A running task: when it ends, its next heartbeat, and its last checkpoint."""
 
     __slots__ = (
         "acknowledged",
@@ -486,7 +497,7 @@ class _Run:
 
 
 class _WorkerClock(HubClock):
-    """Virtual time whose waits end with the worker."""
+    """Virtual time; a wait ends when the worker is killed."""
 
     def __init__(self, hub: Hub, sleep: Callable[[float], None]) -> None:
         super().__init__(hub)

@@ -1,8 +1,8 @@
-"""The table for simulations of millions of tasks: the promises of `MemoryRows`, quick and small.
+"""A fast, small table for simulations of millions of tasks, with the guarantees of `MemoryRows`.
 
-Each named statement is translated into Python once, instead of being read anew at each write;
-rows are replaced and never changed, so that readers share them; a row in an end state is packed
-as a tuple. A test holds it against `slurm_worker.testing.MemoryRows`, statement by statement.
+Each named statement is translated into Python once and not parsed at each write. Rows are replaced
+and never changed, so that readers can share them. A row in an end state is packed as a tuple. A
+test compares this table with `slurm_worker.testing.MemoryRows`, statement by statement.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _Packed = tuple[tuple[str, ...], tuple[Value, ...]]
 
 
 class LeanRows:
-    """`ports.Rows` in a dict, for one thread whose readers change nothing."""
+    """`ports.Rows` in a dict, for one thread; readers must not change rows."""
 
     def __init__(self) -> None:
         self._rows: dict[str, dict[str, Row | _Packed]] = {}
         self._order: dict[str, list[str]] = {}
         self._compiled: dict[str, tuple[Condition, Update]] = {}
-        #: The different sets of names that packed rows have, each kept once.
+        #: The sets of names of packed rows, each stored once.
         self._names: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def get(self, pk: str, sk: str, *, consistent: bool = True) -> Row | None:
@@ -52,15 +52,13 @@ class LeanRows:
         self._rows.setdefault(pk, {})[sk] = dict(row)
         return Applied(row)
 
-    def update(
-        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
-    ) -> Applied | Refused:
+    def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
         condition, change = self._compiled.get(statement.name) or self._compile(statement)
         standing = self.get(pk, sk)
         before: Row = {} if standing is None else standing
-        if not condition(before, values):
+        if not condition(before, statement.values):
             return Refused(standing)
-        after = change(before, values)
+        after = change(before, statement.values)
         after["pk"], after["sk"] = pk, sk
         if standing is None:
             return self.put_new(after)
@@ -124,7 +122,7 @@ def _ordered(sign: str, a: Value, b: Value) -> bool:
 
 
 class _Translator:
-    """DynamoDB's expressions, as far as `protocol/expressions.py` uses them, into Python's."""
+    """Translates the DynamoDB expressions that our statements use into Python."""
 
     def __init__(self, text: str) -> None:
         self._tokens = _TOKEN.findall(text)

@@ -1,9 +1,9 @@
-"""A backfill on the real stack, start to published Parquet, with workers killed on the way.
+"""A backfill on the real stack, from input to published Parquet, with workers that are killed.
 
     make bench-5m             (make stack-up first; ITEMS=100000 KILLS=3 for a short one)
 
-Input as Parquet in S3, Slurm over SSH, a handler of some tens of microseconds, no rate limit.
-Each step is a process of its own; memory and time are read from /proc.
+The input is Parquet in S3 and Slurm runs over SSH. The handler takes some tens of microseconds, and
+there is no rate limit. Each step is a separate process; memory and time are read from /proc.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _SHOWN_S = 10.0
 
 
 class Steps:
-    """Starts the steps, and passes on what they tell.
+    """Starts the steps, and passes on their messages.
 
     Args:
-        looker: looks at the processes.
+        looker: watches the processes.
     """
 
     def __init__(self, looker: Looker) -> None:
         self._looker = looker
 
     def run(self, name: str, *arguments: object, role: str = "") -> Iterator[dict[str, Any]]:
-        """What a step tells, as it does; ends the run where the step fails."""
+        """The messages of a step, as they come; ends the run if the step fails."""
         step = subprocess.Popen(
             [*_STEPS, name, *map(str, arguments)], stdout=subprocess.PIPE, text=True
         )
@@ -54,10 +54,10 @@ class Steps:
                 step.terminate()
             code = step.wait()
         if code:
-            raise SystemExit(f"five_million: the step {name!r} ended with {code}")
+            raise SystemExit(f"five_million: the step {name!r} exited with code {code}")
 
     def last(self, name: str, *arguments: object, role: str = "") -> dict[str, Any]:
-        """The last thing that a step tells."""
+        """The last message of a step."""
         *_, found = self.run(name, *arguments, role=role)
         return found
 
@@ -106,7 +106,7 @@ def _coordinate(
     arguments: tuple[str, int, int, int],
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Submit and wait, killing on the way; what the coordinator tells at the end."""
+    """Submit and wait, and kill workers; return the last message of the coordinator."""
     told: dict[str, Any] = {}
     shown = 0.0
     for told in steps.run("coordinate", *arguments, role="coordinator"):
@@ -130,7 +130,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=5_000_000)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--bundle", type=int, default=0, help="items per task; 0: by the items")
+    parser.add_argument(
+        "--bundle", type=int, default=0, help="items per task; 0: chosen from the number of items"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}")
     arguments = parser.parse_args()

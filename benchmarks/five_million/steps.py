@@ -1,6 +1,6 @@
-"""The steps of the run, each a process of its own, so that its memory and requests are its own.
+"""The steps of the run; each is a separate process with its own memory and requests.
 
-A step prints what happens as JSON lines, the moment (seconds since the epoch) in ``at``.
+A step prints events as JSON lines, with the time (seconds since the epoch) in ``at``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SAMPLED = 1_000
 
 
 def tell(event: str, **fields: Any) -> None:
-    """Print a line for whoever started this step."""
+    """Print a line for the process that started this step."""
     print(json.dumps({"event": event, "at": time.time(), **fields}), flush=True)
 
 
@@ -44,7 +44,7 @@ def key_of(number: int) -> str:
 
 
 def digest_of(keys: Iterable[str]) -> int:
-    """A sum over keys, in any order: two multisets of equal size and sum are the same."""
+    """A sum over keys, in any order; two multisets of equal size and sum are equal."""
     total = 0
     for key in keys:
         total += int.from_bytes(hashlib.blake2b(key.encode(), digest_size=16).digest(), "big")
@@ -52,19 +52,19 @@ def digest_of(keys: Iterable[str]) -> int:
 
 
 def open_site() -> tuple[Services, RequestCounts]:
-    """The stack's services, with a count of what this process asks of AWS."""
+    """The services of the stack, with counts of the AWS requests of this process."""
     path = os.environ.get("SLURMCTL_CONFIG")
     if not path:
-        raise SystemExit("five_million: the stack is not up; make stack-up, then make bench-5m")
+        raise SystemExit("five_million: the stack is not up; run make stack-up, then make bench-5m")
     services, counts = open_services(load_site(path)), RequestCounts()
     for edge in (services.rows, services.objects):
-        # The adapters' own clients: what they send is what is counted.
+        # The counts are of the requests that the adapters' own clients send.
         counts.watch(getattr(edge, "client", None) or getattr(edge, "_client"))  # noqa: B009
     return services, counts
 
 
 def input_key(services: Services, items: int) -> str:
-    """Where the input stands in the bucket."""
+    """The key of the input in the bucket."""
     return f"{services.site.prefix}/bench/items-{items}.parquet"
 
 
@@ -106,7 +106,7 @@ def make_input(items: int) -> None:
 
 
 def coordinate(job_id: str, items: int, bundle: int, workers: int) -> None:
-    """Submit the job and wait for it, with new workers where all are gone."""
+    """Submit the job and wait for it; submit new workers if all have ended."""
     services, counts = open_site()
     tell("begun")
     config = config_of(services, job_id, items, bundle, workers)
@@ -119,7 +119,7 @@ def coordinate(job_id: str, items: int, bundle: int, workers: int) -> None:
         max_resubmissions=_RESUBMISSIONS,
     )
     while True:
-        seen = watcher.look()
+        seen = watcher.poll()
         tell("progress", ok=seen.progress.ok, failed=sum(seen.progress.failed.values()))
         if seen.finished:
             break
@@ -148,7 +148,7 @@ def aggregate(job_id: str) -> None:
 
 
 def verify(job_id: str, items: int) -> None:
-    """Read the published files, and hold them against the items that went in."""
+    """Read the published files, and compare them with the items of the input."""
     services, _ = open_site()
     sys.path.insert(0, str(HANDLER))
     import handler  # type: ignore[import-not-found]  # the folder that is shipped to the nodes
@@ -174,7 +174,7 @@ def verify(job_id: str, items: int) -> None:
 
 
 def _published(services: Services, job_id: str) -> Iterator[tuple[list[str], list[str], list[int]]]:
-    """Columns of the dataset, a batch at a time."""
+    """Columns of the dataset, one batch at a time."""
     import pyarrow.parquet as pq
 
     manifest = services.objects.get(services.paths(JobId(job_id)).manifest)
@@ -212,7 +212,7 @@ def main(argv: list[str]) -> None:
     elif name == "verify":
         verify(arguments[0], int(arguments[1]))
     else:
-        raise SystemExit(f"five_million: {name!r} is no step")
+        raise SystemExit(f"five_million: unknown step {name!r}")
 
 
 if __name__ == "__main__":

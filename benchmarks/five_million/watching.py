@@ -1,7 +1,8 @@
-"""What the run looks at from outside: its processes' memory and time, and whom it kills.
+"""The run, watched from outside: memory and time of its processes, and the kills.
 
-Only processes that carry this job's id in their command line and a Slurm array of it in their
-environment are looked at or signalled (`tests.chaos.disturb`), and the steps that were started.
+It reads and signals only two kinds of processes. One kind is the steps that it started. The other
+has the job's id in the command line and a Slurm array of the job in the environment
+(`tests.chaos.disturb`).
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ SAMPLE_S = 0.5
 
 @dataclass
 class Seen:
-    """What was seen of one kind of process.
+    """Measurements of one kind of process.
 
     Args:
         peak_mb: the highest peak of memory of any of them.
         processes: how many there were.
-        seconds: that they lived, together.
+        seconds: the sum of their lifetimes.
     """
 
     peak_mb: float = 0.0
@@ -40,10 +41,10 @@ class Seen:
 
 @dataclass
 class Looker:
-    """Looks at the processes twice a second, in a thread.
+    """Watches the processes in a thread, twice per second.
 
     Args:
-        job_id: whose workers are looked at.
+        job_id: the job of the workers.
         steps: processes that were started here, by name.
     """
 
@@ -70,7 +71,7 @@ class Looker:
             self.look()
 
     def look(self) -> None:
-        """Once."""
+        """Check all processes once."""
         now = time.monotonic()
         passed, self._then = now - self._then, now
         for name, step in list(self.steps.items()):
@@ -81,7 +82,7 @@ class Looker:
 
     def _note(self, name: str, identity: object, pid: int, passed: float) -> None:
         peak = resident_mb(pid, "VmHWM")
-        if not peak:  # it is gone
+        if not peak:  # the process has ended
             return
         seen, alive = self.seen.setdefault(name, Seen()), self._alive.setdefault(name, set())
         if identity not in alive:
@@ -103,14 +104,14 @@ def role_of(worker: WorkerProcess) -> str:
 
 @dataclass
 class Killer:
-    """Kills a random worker each time that so much more of the job is done.
+    """Kills random workers at regular points of the job's progress.
 
     Args:
-        job_id: whose workers.
-        items: in the job.
-        kills: how many, spread over the items.
-        rng: chooses.
-        say: told of each.
+        job_id: the job of the workers.
+        items: items of the job.
+        kills: number of kills, spread over the items.
+        rng: chooses the worker.
+        say: called with a line for each kill.
     """
 
     job_id: str
@@ -122,11 +123,11 @@ class Killer:
     roles: Counter[str] = field(default_factory=Counter)
 
     def due(self, ok: int) -> int:
-        """How many should have been killed when so many items are done."""
+        """How many kills are due when this number of items is done."""
         return min(self.kills, int((self.kills + 1) * ok / self.items + 0.75))
 
     def step(self, ok: int) -> None:
-        """Kill whoever is due; where nobody lives, the next look tries again."""
+        """Carry out the kills that are due; if no worker is running, the next step tries again."""
         while self.done < self.due(ok):
             alive = workers_of(self.job_id)
             if not alive:
@@ -141,6 +142,6 @@ class Killer:
 
 
 def share_of(cpu_s: float, seen: Mapping[str, Seen]) -> float:
-    """Of the time that worker processes lived, how much was the handler's on a CPU."""
+    """The share of the workers' lifetime in which the handler was on a CPU."""
     lived = seen["worker"].seconds if "worker" in seen else 0.0
     return cpu_s / lived if lived else 0.0

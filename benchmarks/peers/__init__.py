@@ -1,5 +1,5 @@
-"""Other tools beside ours: the same items, the same Slurm cluster, and what a kill -9 costs each.
+"""Other tools beside ours: the same items, the same Slurm cluster, and the cost of a kill -9.
 
-`contenders` names them and how each is started, `programs/` is how an expert of each tool writes
-the task, `running` starts, watches and kills, `report` makes the table.
+`contenders` names the tools and how to start them. `programs/` has the task as an expert of each
+tool would write it. `running` starts, watches and kills. `report` makes the table.
 """

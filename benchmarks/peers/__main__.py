@@ -1,4 +1,4 @@
-"""Side by side: ours and other tools, on the same Slurm cluster and the same items.
+"""Compare ours with other tools, on the same Slurm cluster and the same items.
 
 python -m benchmarks.peers [--short] [--only NAME] [--write]       (make stack-up first)
 """
@@ -25,23 +25,24 @@ from tests.stack.settings import ROOT
 from tests.stack.state_folder import state_folder
 
 REPORTS = state_folder(ROOT) / "peers" / "reports.jsonl"
-#: The whole section stands in the first, its table in both.
+#: The whole section is written to the first page, its table to both.
 RESULTS, README = Path(__file__).parents[1] / "RESULTS.md", ROOT / "README.md"
 ITEMS, SHORT_ITEMS = 40_000, 8_000
-#: Where somebody is killed, of so many parts of the items one is run.
+#: A run with a kill has this fraction (1/n) of the items.
 _KILLED_SHARE = 4
 ABSENT = (
-    "**HyperQueue** is left out: its package on PyPI (0.27.0) has a server and workers within "
-    "one process of this machine, and not the `hq` program that starts workers in Slurm jobs."
+    "**HyperQueue** is left out: its package on PyPI (0.27.0) runs a server and workers in one "
+    "process on this machine, and does not include the `hq` program, which starts workers in Slurm "
+    "jobs."
 )
-#: Whose deaths are tried in the short form too.
+#: These are also killed in the short form.
 _KILLED_IN_SHORT = ("ours", "dask-jobqueue")
 
 
 def plan(
     contenders: Sequence[Contender], items: int, *, short: bool
 ) -> list[tuple[Contender, str, int]]:
-    """Each run: who, who is killed, and how many items, fewer where one is killed."""
+    """The runs: contender, process to kill, and number of items, which is smaller with a kill."""
     runs = []
     for each in contenders:
         runs.append((each, "nobody", items))
@@ -54,24 +55,24 @@ def chosen(names: Sequence[str]) -> list[Contender]:
     """The contenders of these names, or all.
 
     Raises:
-        SystemExit: if there is none of a name.
+        SystemExit: if a name is unknown.
     """
     every: list[Contender] = [PEERS[0], Ours(), *PEERS[1:]]
     known = {each.name: each for each in every}
     if unknown := [name for name in names if name not in known]:
-        raise SystemExit(f"peers: --only {unknown[0]!r} is none of {', '.join(known)}")
+        raise SystemExit(f"peers: --only {unknown[0]!r} is unknown; use one of {', '.join(known)}")
     return [known[name] for name in names] if names else every
 
 
 def kept() -> list[Report]:
-    """The latest report of each kind of run that was ever made here."""
+    """The latest report of each kind of run, from all runs on this machine."""
     lines = REPORTS.read_text().splitlines() if REPORTS.exists() else []
     found = [Report.from_dict(json.loads(line)) for line in lines]
     return list({(each.who, each.killed): each for each in found}.values())
 
 
 def compare(contenders: Sequence[Contender], items: int, *, short: bool) -> list[Report]:
-    """Run all, one after the other; each report is kept in REPORTS as soon as it is there."""
+    """Run all, one after the other; write each report to REPORTS at once."""
     REPORTS.parent.mkdir(parents=True, exist_ok=True)
     for each in contenders:
         say(f"preparing {each.name}")
@@ -88,7 +89,7 @@ def compare(contenders: Sequence[Contender], items: int, *, short: bool) -> list
 
 
 def say(line: str) -> None:
-    """To stderr, so that stdout is the table alone."""
+    """Print to stderr, so that stdout has only the table."""
     print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
 
@@ -99,13 +100,15 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="repeatable")
     parser.add_argument("--items", type=int, metavar="N", help=f"instead of {ITEMS:,}")
     parser.add_argument("--write", action="store_true", help="write README and RESULTS.md")
-    parser.add_argument("--kept", action="store_true", help="run nothing: the table of past runs")
+    parser.add_argument(
+        "--kept", action="store_true", help="run nothing; print the table of past runs"
+    )
     parser.add_argument("--engine", action="store_true", help="only the no-op engines, as JSON")
     arguments = parser.parse_args()
-    # What was started is ended too when this is.
+    # Started processes end together with this one.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("peers: ended by SIGTERM"))
     if "SLURM_CONF" not in os.environ:
-        raise SystemExit("peers: no Slurm; make stack-up, then make bench-peers")
+        raise SystemExit("peers: Slurm is not up; run make stack-up, then make bench-peers")
     if arguments.engine:
         print(json.dumps([asdict(each) for each in engine.figures(short=arguments.short)]))
         return

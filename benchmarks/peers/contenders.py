@@ -1,4 +1,4 @@
-"""Who is compared, and how each is started."""
+"""The tools in the comparison, and how each one is started."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ WORKERS = 2
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A bundle's result: when it was there (seconds since the epoch), and its items' keys."""
+    """The result of a bundle: when it was complete (seconds since the epoch), and its keys."""
 
     at: float
     keys: tuple[str, ...]
 
 
 class Contender(Protocol):
-    """One who is compared."""
+    """A tool in the comparison."""
 
     @property
     def name(self) -> str:
-        """In the table, and for --only."""
+        """Its name in the table and for --only."""
 
     @property
     def note(self) -> str:
@@ -41,31 +41,31 @@ class Contender(Protocol):
 
     @property
     def kills(self) -> tuple[str, ...]:
-        """Of whom a kill -9 tells something: worker, driver."""
+        """The processes that a kill -9 is tried on: worker, driver."""
 
     def prepare(self) -> None:
-        """Have it installed, which is not measured."""
+        """Install it; this is not measured."""
 
     def command(self, folder: Path, items: int) -> list[str]:
-        """What its user types; the same again goes on with the run in the folder."""
+        """The command of a user; the same command again resumes the run in the folder."""
 
     def results(self, folder: Path) -> Iterator[Result]:
-        """The bundles that are durably there."""
+        """The bundles whose results are durable."""
 
     def cancel(self, folder: Path) -> None:
-        """End what Slurm still has of the run."""
+        """Cancel the jobs of the run that Slurm still has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A program in `programs/` with its packages, in an environment of their own.
+    """A program in `programs/`, with its own environment for its packages.
 
     Args:
         name: in the table.
         program: the file.
         note: how it was set up.
         packages: pinned; none for a program of the standard library.
-        kills: whose death is tried.
+        kills: the processes that a kill -9 is tried on.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Peer:
 
     def prepare(self) -> None:
         environment = self._python().parents[1]
-        # Written last: an environment that was begun and not finished is made anew.
+        # Written last: an incomplete environment is made again.
         complete = environment / "complete"
         if not self.packages or complete.exists():
             return
@@ -113,21 +113,23 @@ class Peer:
 def _install(name: str, command: list[str]) -> None:
     ended = subprocess.run(command, check=False, capture_output=True, text=True)
     if ended.returncode:
-        last = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (ended.stderr.strip().splitlines() or ["no output"])[-1]
         raise SystemExit(f"peers: {name} can't be installed: {last}")
 
 
 def find_uv() -> str:
-    """uv, from PATH or as `make setup` has installed it."""
+    """uv, from PATH or as installed by `make setup`."""
     own = state_folder(ROOT) / "tools" / "bin" / "uv"
     found = shutil.which("uv") or (str(own) if own.exists() else None)
     if found is None:
-        raise SystemExit("peers: uv is not on PATH, and it installs the peers; run: make setup")
+        raise SystemExit(
+            "peers: uv is not on PATH, and it is needed to install the peers; run: make setup"
+        )
     return found
 
 
 def jobs_of(name: str) -> list[str]:
-    """Ids of Slurm jobs whose name, comment or working folder names the run."""
+    """Ids of Slurm jobs that have the run's name in their name, comment or working folder."""
     listed = subprocess.run(
         ["squeue", "--noheader", "--all", "--format=%A %j %k %Z"],
         capture_output=True,
@@ -140,7 +142,7 @@ def jobs_of(name: str) -> list[str]:
 
 
 def cancel_jobs(name: str) -> None:
-    """scancel by id what Slurm has of the run."""
+    """Cancel the Slurm jobs of the run by their ids."""
     if jobs := jobs_of(name):
         subprocess.run(["scancel", *jobs], check=False, capture_output=True, timeout=30)
 
@@ -149,7 +151,8 @@ PEERS = (
     Peer(
         "plain loop",
         "loop.py",
-        "One process, one bundle after the other, no Slurm: the floor. Its worker is its driver.",
+        "One process, one bundle after the other, without Slurm: the lower bound. Its worker is "
+        "its driver.",
         kills=("driver",),
     ),
     Peer(
@@ -163,22 +166,22 @@ PEERS = (
         "submitit",
         "with_submitit.py",
         "`map_array` of ten elements, two at a time, each a `Checkpointable` with a tenth of the "
-        "bundles. It requeues on a time limit or preemption, not after a crash. A driver started "
-        "again waits for the array that is there before it submits what is missing.",
+        "bundles. It requeues after a time limit or preemption, not after a crash. A restarted "
+        "driver waits for the existing array before it submits the missing bundles.",
         ("submitit==1.5.4",),
     ),
     Peer(
         "Parsl",
         "with_parsl.py",
         "`HighThroughputExecutor` on `SlurmProvider` with two blocks of one worker, `retries=3`, "
-        "memoized apps with a checkpoint at each task's exit. The driver's memory is that of its "
-        "process and the interchange.",
+        "memoized apps with a checkpoint at the exit of each task. The driver's memory includes "
+        "the interchange process.",
         ("parsl==2026.10.26",),
     ),
     Peer(
         "sbatch per bundle",
         "with_sbatch.py",
-        "A job per bundle without a result file, in two lines of `--dependency=singleton`, with "
-        "`--requeue`, which is for lost nodes and not for a crash.",
+        "A job per bundle without a result file, in two chains of `--dependency=singleton`, with "
+        "`--requeue`, which helps after the loss of a node but not after a crash.",
     ),
 )

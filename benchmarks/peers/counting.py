@@ -1,4 +1,4 @@
-"""What a run came to, from its results and its logs; pure functions."""
+"""Counts and rates of a run, from its results and its logs; pure functions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What became of the items.
+    """Counts of the items of a run.
 
     Args:
-        missing: without a result.
-        doubled: in the results more than once.
-        redone: whose handler ran more than once.
+        missing: items without a result.
+        doubled: items that are in the results more than once.
+        redone: items whose handler ran more than once.
     """
 
     missing: int
@@ -26,11 +26,11 @@ def counts(expected: Iterable[str], results: Iterable[str], executed: Iterable[s
     """Count by the items' keys.
 
     Raises:
-        ValueError: if there is a result that nobody asked for: then a count means nothing.
+        ValueError: if a result belongs to no item; the counts would be meaningless.
     """
     wanted, found, ran = set(expected), Counter(results), Counter(executed)
     if strange := sorted(found.keys() - wanted):
-        raise ValueError(f"{len(strange)} results are of no item, {strange[0]!r} for one")
+        raise ValueError(f"{len(strange)} results belong to no item, for example {strange[0]!r}")
     return Counts(
         missing=len(wanted - found.keys()),
         doubled=sum(times > 1 for times in found.values()),
@@ -54,10 +54,10 @@ class Pace:
 
 
 def pace(began: float, ended: float, bundles: Sequence[tuple[float, int]]) -> Pace:
-    """Rates from when each bundle's result was there.
+    """Rates, from the times at which the results were complete.
 
     Args:
-        began: when the command was given.
+        began: when the command was started.
         ended: when it was done.
         bundles: (when, items) of each result; all in seconds since the same moment.
     """

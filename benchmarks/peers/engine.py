@@ -1,6 +1,6 @@
-"""What the engines themselves cost: a no-op handler, the same number of processes.
+"""The cost of the engines alone: a no-op handler and the same number of processes.
 
-Ours has its table and store in its own process, dask-jobqueue its scheduler beside it.
+Ours has table and store in the worker process; dask-jobqueue has a separate scheduler.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _DASK = Peer(
 
 
 def ours(items: int, processes: int) -> float:
-    """Items a second of so many workers at the same time."""
+    """Items per second of this number of workers at the same time."""
     program = _OURS.format(items=items // processes)
     running = [
         subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
         for _ in range(processes)
     ]
     rates = [float(each.communicate()[0]) for each in running]
-    # Each has the same to do, so the slowest says when all is done.
+    # All have the same amount of work, so the slowest decides when everything is done.
     return processes * min(rates)
 
 
 def dask_jobqueue(items: int, times: int) -> dict[str, Any]:
-    """Its rates, and the seconds until its workers were there."""
+    """The rates of dask-jobqueue, and the seconds until its workers had started."""
     _DASK.prepare()
     ended = subprocess.run(
         [*_DASK.program_with(f"--items={items}", f"--processes={WORKERS}", f"--times={times}")],

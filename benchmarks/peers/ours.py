@@ -1,4 +1,4 @@
-"""Ours on the stack as it is: `slurmctl submit --wait`, over SSH, with its table and bucket."""
+"""Ours on the stack: `slurmctl submit --wait`, over SSH, with the stack's table and bucket."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from slurm_worker.protocol.keys import JobId
 
 @cache
 def work() -> ModuleType:
-    """The task's module, which is no package of ours."""
+    """The module of the task, which is outside of our packages."""
     spec = importlib.util.spec_from_file_location("work", SHARED / "work.py")
     assert spec is not None
     assert spec.loader is not None
@@ -35,21 +35,21 @@ def work() -> ModuleType:
 
 @dataclass(frozen=True, slots=True)
 class Ours:
-    """The one whose table and bucket hold the results; see `contenders.Contender`."""
+    """Our tool, with the results in table and bucket; see `contenders.Contender`."""
 
     name: str = "ours"
     note: str = (
         "`slurmctl submit --wait` with its defaults: over SSH as an ordinary user, items and "
         "results in S3, leases in DynamoDB. Measured until the job is done, without aggregation. "
-        "The emulators of both (SeaweedFS, moto) work on the same two cores as the workers, and "
-        "each request goes to them; the peers only write to a local disk. Its handler's process "
-        "is killed, whose supervisor starts another."
+        "The emulators of S3 and DynamoDB (SeaweedFS, moto) run on the same two cores as the "
+        "workers, and each request goes to them. The peers only write to a local disk. The kill "
+        "ends the process of the handler, and its supervisor starts another."
     )
     kills: tuple[str, ...] = ("worker", "driver")
 
     def prepare(self) -> None:
         if "SLURMCTL_CONFIG" not in os.environ:
-            raise SystemExit("peers: the stack is not up; make stack-up, then make bench-peers")
+            raise SystemExit("peers: the stack is not up; run make stack-up, then make bench-peers")
 
     def command(self, folder: Path, items: int) -> list[str]:
         config = folder / "config.yaml"

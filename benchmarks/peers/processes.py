@@ -1,8 +1,9 @@
-"""The processes of a run: their memory, whom to kill, and their end. Reads /proc.
+"""The processes of a run: their memory, which one to kill, and their end. Reads /proc.
 
-A process is of a run if PEERS_FOLDER in its environment is the run's folder, or if that is where
-it works (some write their title over their environment). Only such are looked at or signalled, and
-a process is held by a descriptor while it is.
+A process belongs to a run if PEERS_FOLDER in its environment is the run's folder. It also belongs
+to the run if its working folder is the run's folder, because some processes overwrite their
+environment with their title. Only such processes are read or signalled. A descriptor (pidfd) is
+held during a signal, so that it can't reach another process.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def is_of_run(pid: int, folder: Path) -> bool:
 
 
 def tree(root: int) -> list[int]:
-    """A process and all that descend from it."""
+    """A process and all its descendants."""
     return _below(root, {pid: parent for pid in _all() if (parent := _parent(pid)) is not None})
 
 
@@ -44,7 +45,7 @@ def _below(root: int, parents: Mapping[int, int]) -> list[int]:
 
 
 def resident_mb(pid: int, what: str = "VmRSS") -> float:
-    """Resident memory of a process, now or (VmHWM) at its peak; 0 where it is gone."""
+    """Resident memory of a process, now or (VmHWM) at its peak; 0 if it has ended."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith(f"{what}:"):
@@ -53,7 +54,7 @@ def resident_mb(pid: int, what: str = "VmRSS") -> float:
 
 
 def at_work(executions: Path) -> list[int]:
-    """Processes that run the handler, by the logs that they hold open; the latest writer first."""
+    """Processes that run the handler, found by their open logs; the latest writer first."""
     found = []
     for log in executions.glob("*.log"):
         with contextlib.suppress(OSError, ValueError):
@@ -63,7 +64,7 @@ def at_work(executions: Path) -> list[int]:
 
 
 def kill(pid: int, folder: Path) -> bool:
-    """kill -9 of one process of the run; False if it is none, or gone."""
+    """kill -9 a process of the run; False if it has ended or does not belong to the run."""
     try:
         descriptor = os.pidfd_open(pid)
     except OSError:
@@ -80,7 +81,7 @@ def kill(pid: int, folder: Path) -> bool:
 
 
 def end(folder: Path, spare: Iterable[int] = ()) -> int:
-    """Kill what is left of a run; how many there were."""
+    """Kill the remaining processes of a run; return how many there were."""
     kept = {os.getpid(), *spare}
     return sum(kill(pid, folder) for pid in of_run(folder) if pid not in kept)
 
@@ -97,7 +98,7 @@ def _parent(pid: int) -> int | None:
 
 
 def _holds(pid: int, log: Path) -> bool:
-    """Whether the process has this file open: a pid in a file's name alone may be another's now."""
+    """Whether the process has this file open; the pid in the file's name may be reused."""
     wanted = str(log)
     for each in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):

@@ -25,14 +25,14 @@ _ABSENT = "-"
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What contenders are compared by, and why a peer may be ahead in it.
+    """A measure of the comparison, and why a peer may be ahead in it.
 
     Args:
         name: of the measure.
         of: its value in a run.
         unit: after the value.
         more_is_better: or less.
-        reason: where a peer is ahead.
+        reason: why a peer may be ahead.
     """
 
     name: str
@@ -48,40 +48,41 @@ MEASURES = (
         lambda each: each.pace.start_up_s,
         " s",
         False,
-        "Ours writes a plan of all items to S3 and the table, and ships the worker, before it "
-        "submits; that is what a driver that dies is not needed for. Taken apart, in a run of "
-        "5 s: 1 was imports, 1 planning, half a second building the worker's file, "
-        "and 1.5 from sbatch to the worker's first line.",
+        "Before it submits, ours writes a plan of all items to S3 and the table, and uploads the "
+        "worker. Because of this plan the run survives the death of its driver. In a run of 5 s, "
+        "imports took 1 s, planning 1 s, and building the worker's file 0.5 s. From sbatch to the "
+        "worker's first line it took 1.5 s.",
     ),
     Measure(
         "steady rate",
         lambda each: each.pace.steady,
         " items/s",
         True,
-        "Each bundle of ours is leased, uploaded and committed by requests, which the emulators "
-        "answer on the workers' own cores; the peers write a file. Two plain loops would be little "
-        "faster. Tried without gain: threads switched every 0.5 ms instead of 5 ms.",
+        "Ours leases, uploads and commits each bundle by requests, and the emulators answer these "
+        "on the same cores as the workers. The peers write a file. Two plain loops would be only "
+        "slightly faster. Switching threads every 0.5 ms instead of 5 ms brought no gain.",
     ),
     Measure(
         "total rate",
         lambda each: each.pace.total,
         " items/s",
         True,
-        "It is the start-up and the last look at the job, which a longer job has once.",
+        "The difference is the start-up and the last check of the job. A longer job also has "
+        "these only once.",
     ),
     Measure(
         "memory of the driver",
         lambda each: each.driver_mb,
         " MB",
         False,
-        "Ours holds clients of AWS and of SSH.",
+        "Ours loads clients for AWS and SSH.",
     ),
     Measure(
         "memory of a worker",
         lambda each: each.worker_mb or math.nan,
         " MB",
         False,
-        "Ours holds a client of AWS; theirs writes to a shared folder.",
+        "Ours loads a client for AWS; the others write to a shared folder.",
     ),
 )
 
@@ -106,7 +107,7 @@ def table(reports: Sequence[Report]) -> list[str]:
 
 
 def ahead(reports: Sequence[Report]) -> list[str]:
-    """Where a peer is ahead of ours, and why; the floor is left out, as it has no cluster."""
+    """Where a peer is ahead of ours, and why; without the plain loop, which uses no cluster."""
     whole = {each.who: each for each in reports if each.killed == "nobody"}
     if OURS not in whole:
         return []
@@ -127,7 +128,7 @@ def ahead(reports: Sequence[Report]) -> list[str]:
 
 
 def problems(reports: Sequence[Report]) -> list[str]:
-    """What went otherwise than a run should."""
+    """What went wrong in the runs."""
     return [
         f"- {each.who}, {each.killed} killed: {each.problem}." for each in reports if each.problem
     ]
@@ -135,18 +136,22 @@ def problems(reports: Sequence[Report]) -> list[str]:
 
 _HEAD = """## Beside other tools
 
-Measured on {machine}, {date}, by `make bench-peers`:
-{sizes} items in bundles of 500, two workers of one CPU on the
-same Slurm cluster, a handler that waits 1 ms. Each has a bundle's results on disk (written aside,
-fsynced, renamed), or in S3, and skips what is there when it is started again.
+`make bench-peers` measured these figures on {machine}, {date}.
+Each run has {sizes} items in bundles of 500, and two workers with one CPU
+each on the same Slurm cluster. The handler waits 1 ms. Each tool writes the results of a bundle to
+disk (to a temporary file, then fsync and rename) or to S3. When it is started again, it skips
+bundles that have results.
 
 {table}
 
-Start-up is from the command to the first bundle's result, steady from the first to the last, total
-from the command until all is durable. With a kill -9 half-way, of the process that runs the handler
-(nobody intervenes) or of the driver (the same command is given again): items without a result
-(and then, once the command was given again), items in the results twice, items whose handler ran
-more than once, and seconds until all was done. A star: see what went wrong.
+Start-up is the time from the command to the first result of a bundle. The steady rate is from the
+first result to the last, and the total rate is from the command until all results are durable.
+
+In the runs with a kill, a kill -9 ends a process when half of the items are done. It ends either
+the process that runs the handler (then nobody intervenes) or the driver (then the same command is
+run again). The columns show the items without a result (in brackets: after the command was run
+again), the items that are twice in the results, the items whose handler ran more than once, and
+the seconds until the run was done. A star means that something went wrong, as listed below.
 
 ### Where a peer is ahead
 
@@ -169,10 +174,10 @@ def markdown(
 
     Args:
         reports: of the runs.
-        notes: how each contender was set up, and who is ``absent``.
+        notes: how each contender was set up; under ``absent``, the tool that is left out.
         versions: packages of those that have some.
-        machine: where it was.
-        date: when.
+        machine: where the runs were made.
+        date: the day of the runs.
     """
     sizes = sorted({each.items for each in reports}, reverse=True)
     set_up = []
@@ -185,7 +190,9 @@ def markdown(
         date=date,
         sizes=" and (with a kill) ".join(f"{size:,}" for size in sizes),
         table="\n".join(table(reports)),
-        ahead="\n".join(ahead(reports) or ["In none of these measures, in this run."]),
+        ahead="\n".join(
+            ahead(reports) or ["In this run, no peer is ahead in any of these measures."]
+        ),
         problems="\n".join(["", "### What went wrong", "", *wrong, ""]) if wrong else "",
         notes="\n".join([*set_up, f"- {notes['absent']}"]),
     )

@@ -1,4 +1,4 @@
-"""One run: start the driver, look on, kill whom it is about, and say what came of it."""
+"""One run: start the driver, watch it, kill one process, and report the result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from benchmarks.peers.counting import Counts, Pace, counts, pace
 from benchmarks.peers.ours import work
 
 LIMIT_S = 240.0
-#: Between two looks: they cost the machine that is measured.
+#: Between two checks: they use time of the machine that is measured.
 _LOOK_S = 0.2
 _GONE_S = 30.0
 Say = Callable[[str], None]
@@ -30,20 +30,20 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one run came to.
+    """The result of one run.
 
     Args:
         who: the contender.
         killed: ``nobody``, ``worker`` or ``driver``.
-        items: that there were.
+        items: their number.
         pace: start-up and rates.
         counts: missing, doubled, redone.
         driver_mb: the most that the driver's processes had at once.
         worker_mb: the peak of the largest process that ran the handler.
-        problem: how its driver failed or was ended from outside, or that nobody was killed.
+        problem: how its driver failed or was stopped, or that no process was killed.
         took_s: from the command until all was done.
-        missing_again: of what was missing after a worker's death, what still is when the
-            command was given again.
+        missing_again: items that were missing after a worker's death and are still missing
+            after the command was run again.
     """
 
     who: str
@@ -58,7 +58,7 @@ class Report:
     missing_again: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; what is not a number is None."""
+        """A document for JSON; NaN becomes None."""
         document = asdict(self)
         for name, value in document["pace"].items():
             document["pace"][name] = None if math.isnan(value) else round(value, 2)
@@ -66,7 +66,7 @@ class Report:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Report:
-        """What `to_dict` made."""
+        """The report of a document from `to_dict`."""
         rates = {
             name: math.nan if value is None else value for name, value in document["pace"].items()
         }
@@ -75,11 +75,11 @@ class Report:
 
 @dataclass
 class Watch:
-    """Looks at a run's processes while its driver lives.
+    """Checks a run's processes while its driver is running.
 
     Args:
-        folder: the run's.
-        items: in it.
+        folder: the folder of the run.
+        items: their number.
     """
 
     folder: Path
@@ -88,7 +88,7 @@ class Watch:
     worker_mb: float = 0.0
 
     def look(self, driver: int) -> None:
-        """Once."""
+        """Check once."""
         family = processes.tree(driver)
         self.driver_mb = max(self.driver_mb, sum(map(processes.resident_mb, family)))
         for pid in processes.at_work(self.folder / "executions"):
@@ -96,7 +96,7 @@ class Watch:
                 self.worker_mb = max(self.worker_mb, processes.resident_mb(pid, "VmHWM"))
 
     def executed(self) -> int:
-        """How often the handler was begun: keys have all the same length."""
+        """How often the handler was started; all keys have the same length."""
         size = 0
         for log in (self.folder / "executions").glob("*.log"):
             size += log.stat().st_size
@@ -104,14 +104,14 @@ class Watch:
 
 
 def run(contender: Contender, items: int, killed: str, say: Say) -> Report:
-    """Run it to its end, with a kill -9 half-way of the worker, the driver or nobody."""
+    """Run to the end; kill -9 the worker, the driver or nobody when half of the items are done."""
     with _folder(contender) as folder:
         watch, driver = Watch(folder, items), _Driver(contender, folder, items)
         began = time.time()
         driver.start()
         problem = _follow(driver, watch, killed, say)
         ended = time.time()
-        # What Slurm still runs must not add to what is counted.
+        # Jobs that Slurm still runs must not change the counts.
         _clean(contender, folder)
         report = _report(contender, killed, watch, (began, ended), problem)
         if report.counts.missing and killed == "worker":
@@ -125,7 +125,7 @@ def run(contender: Contender, items: int, killed: str, say: Say) -> Report:
 
 
 def _follow(driver: _Driver, watch: Watch, killed: str, say: Say) -> str:
-    """Look on until the driver ends, and kill once; what went wrong."""
+    """Watch until the driver ends, and kill once; return what went wrong."""
     deadline = time.monotonic() + LIMIT_S
     due = killed != "nobody"
     while driver.alive():
@@ -134,15 +134,15 @@ def _follow(driver: _Driver, watch: Watch, killed: str, say: Say) -> str:
             due = not _strike(killed, driver, watch, say)
         if time.monotonic() > deadline:
             driver.kill()
-            return f"it was ended after {LIMIT_S:.0f} s"
+            return f"the run was stopped after {LIMIT_S:.0f} s"
         time.sleep(_LOOK_S)
     if driver.code:
-        return f"its driver ended with {driver.code}: {driver.last_words()}"
-    return f"it was done before the {killed} could be killed" if due else ""
+        return f"its driver exited with code {driver.code}: {driver.last_words()}"
+    return f"the run was done before the {killed} could be killed" if due else ""
 
 
 class _Driver:
-    """The contender's command, started as often as it is asked for."""
+    """The contender's command, which can be started several times."""
 
     def __init__(self, contender: Contender, folder: Path, items: int) -> None:
         self._folder = folder
@@ -164,7 +164,7 @@ class _Driver:
             **os.environ,
             processes.VARIABLE: str(self._folder),
             "PYTHONPATH": str(SHARED),
-            # As in an environment that was activated: some start their own programs by name.
+            # As in an activated environment: some tools start their own programs by name.
             "PATH": f"{Path(self._command[0]).parent}{os.pathsep}{os.environ['PATH']}",
         }
         with self._log.open("ab") as log:
@@ -187,11 +187,11 @@ class _Driver:
 
     def last_words(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines()
-        return lines[-1][:200] if lines else "it said nothing"
+        return lines[-1][:200] if lines else "no output"
 
 
 def _strike(killed: str, driver: _Driver, watch: Watch, say: Say) -> bool:
-    """Kill the worker or the driver, and start the driver again; False if there was nobody."""
+    """Kill the worker, or kill and restart the driver; False if there was no process to kill."""
     if killed == "driver":
         say(f"kill -9 of the driver ({driver.pid}) after {watch.executed():,} items")
         driver.kill()
@@ -228,7 +228,7 @@ def _report(
 
 @contextmanager
 def _folder(contender: Contender) -> Iterator[Path]:
-    """A folder that nodes and driver share, also with the cluster's ordinary user."""
+    """A folder that the nodes, the driver and the cluster's ordinary user share."""
     word = contender.name.split()[0].lower()
     folder = Path(tempfile.gettempdir()) / f"peers-{word}-{uuid.uuid4().hex[:8]}"
     for each in (folder, *(folder / name for name in ("results", "executions", "state"))):
@@ -242,10 +242,10 @@ def _folder(contender: Contender) -> Iterator[Path]:
 
 
 def _clean(contender: Contender, folder: Path) -> None:
-    """Nothing of the run is left in Slurm or on the machine."""
+    """Remove what is left of the run in Slurm and on the machine."""
     deadline = time.monotonic() + _GONE_S
     with contextlib.suppress(subprocess.SubprocessError):
         contender.cancel(folder)
         while jobs_of(folder.name) and time.monotonic() < deadline:
-            time.sleep(0.5)  # Slurm ends what was cancelled in its own time
+            time.sleep(0.5)  # Slurm takes a while to end a cancelled job
     processes.end(folder)

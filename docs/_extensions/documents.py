@@ -1,4 +1,4 @@
-"""The reference of what commands print with ``--json``, from the schema that tests hold them to.
+"""The reference of the ``--json`` output of commands, from the schema that tests check it with.
 
 ``{json-document} NAME`` in a page becomes a table of the names in a command's document.
 """
@@ -32,7 +32,7 @@ class JsonDocument(SphinxDirective):
 
 
 def definitions() -> dict[str, Any]:
-    """All documents, and what they share, by name."""
+    """All documents, and their shared definitions, by name."""
     found: dict[str, Any] = json.loads(FILE.read_text())["$defs"]
     return found
 
@@ -50,7 +50,7 @@ def table_of(name: str) -> list[str]:
 
 
 def _names(schema: dict[str, Any], before: str) -> list[tuple[str, dict[str, Any]]]:
-    """Names within a document, those of nested ones behind a dot; once each."""
+    """The names in a document, each once; a nested name follows a dot."""
     found: dict[str, dict[str, Any]] = {}
     for choice in [schema, *schema.get("oneOf", []), *schema.get("anyOf", [])]:
         if "$ref" in choice:

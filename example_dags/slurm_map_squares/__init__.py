@@ -1,1 +1,1 @@
-"""An example: its DAG, which holds the function itself."""
+"""An example: its DAG, which contains the function."""

@@ -1,4 +1,4 @@
-"""A Python function and a list become a backfill: the shortest DAG there is."""
+"""A Python function and a list become a backfill: the shortest possible DAG."""
 
 from airflow.sdk import DAG, task
 

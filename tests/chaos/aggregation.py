@@ -2,8 +2,8 @@
 
 python -m tests.chaos.aggregation [--points 30] [--seed 1]
 
-A job's parts stand in a folder. An aggregator is killed, another finishes, and what it
-publishes is compared, byte for byte, with what an undisturbed one has published.
+The parts of a job are in a folder. An aggregator is killed and another one finishes. The dataset
+that it publishes is compared, byte for byte, with the dataset of an undisturbed aggregator.
 """
 
 from __future__ import annotations

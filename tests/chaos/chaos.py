@@ -1,4 +1,4 @@
-"""One round of chaos on the development stack: a job is disturbed, and must not show it.
+"""One round of chaos on the development stack: a disturbed job must give the right result.
 
 A job of items whose outcome is known runs on the stack's Slurm with short leases, its
 workers behind proxies that spoil requests. Meanwhile workers are killed, frozen, requeued
@@ -123,7 +123,7 @@ SHORT = Size(
 
 @dataclass
 class Report:
-    """What a round came to."""
+    """The result of a round."""
 
     seed: int
     job_id: str
@@ -161,7 +161,7 @@ class Round:
         size: of the round.
         seed: of all choices.
         folder: for the input and the log of the faults.
-        say: told of what happens.
+        say: called with a line for each event.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class Round:
         self._report = Report(seed, self._job_id, self._faults.counts, self._disturber.counts)
 
     def run(self) -> Report:
-        """Run the round, and check what came of it.
+        """Run the round, and check its result.
 
         Raises:
             ChaosError: if it is not complete in time.

@@ -14,6 +14,7 @@ from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.ports import Row, Value, int_of
+from slurm_worker.protocol.task_history import TaskEvent
 from slurm_worker.protocol.task_table import HISTORY_LIMIT
 from slurm_worker.protocol.tasks import TaskRow
 from tests.chaos.handler.digest import fails, value_of
@@ -74,7 +75,7 @@ def wrong_items(services: Services, job_id: str, expected: list[str]) -> list[st
 
 
 def disagreements(tasks: list[TaskRow], markers: list[Marker]) -> list[str]:
-    """Tasks of which the table says another thing than the marker that decided them."""
+    """Tasks whose row in the table differs from their marker."""
     said = {task.task: (task.winner, task.items_ok, task.items_failed) for task in tasks}
     decided = {
         marker.task: (marker.attempt, marker.ok, sum(marker.failed.values())) for marker in markers
@@ -88,14 +89,14 @@ def disagreements(tasks: list[TaskRow], markers: list[Marker]) -> list[str]:
 
 
 def unexplained(row: Row) -> list[str]:
-    """What the audit does not tell of a task: each attempt after the first has its reason."""
+    """Gaps in the history of a task: each attempt after the first must have a reason."""
     task = TaskRow.from_row(row)
     entries = task.history
     found = []
     missing = task.attempt - 1 - len(entries)
     if missing and len(entries) < HISTORY_LIMIT:
         found.append(f"task {task.task}: attempt {task.attempt}, history {list(entries)}")
-    stolen = sum(" stolen by " in entry for entry in entries)
+    stolen = sum(entry.event is TaskEvent.STOLEN for entry in entries)
     if stolen > task.lost or (stolen < task.lost and len(entries) < HISTORY_LIMIT):
         found.append(f"task {task.task}: {task.lost} leases lost, history {list(entries)}")
     if not 1 <= task.winner <= task.attempt:

@@ -78,7 +78,7 @@ class Disturber:
         job_id: the job whose workers are disturbed.
         freeze_s: how long a frozen worker stays so.
         rng: chooses the victims.
-        say: told of each disturbance.
+        say: called with a line for each disturbance.
         schedule: (seconds on the monotonic clock, what), the next one first.
     """
 

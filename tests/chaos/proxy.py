@@ -144,7 +144,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away, killed as it may be, is no news."""
+        """Ignore a client that closes the connection; it may have been killed."""
 
 
 class _Handler(BaseHTTPRequestHandler):

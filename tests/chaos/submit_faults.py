@@ -172,7 +172,7 @@ def arrays_of(job_id: str) -> set[str]:
 
 
 def try_point(folder: Path, point: Point) -> str:
-    """Disturb a submit at a point and go on undisturbed; what is wrong then, if anything."""
+    """Disturb a submit at a point and submit again undisturbed; return a problem, if any."""
     config = make_job(folder)
     code = in_child(lambda: submit(config, point))
     if code not in (-signal.SIGKILL, _CUT, 0):

@@ -1,9 +1,10 @@
-"""The compose stack for real, by podman: ``python -m tests.compose.check``.
+"""Runs the compose stack with podman: ``python -m tests.compose.check``.
 
-Needs root and a machine without the other stack, whose ports these are. Builds the images
-of ``docker-compose.yaml``, starts every service in order on the machine's own network, has
-a job worked off over SSH while a node is taken down, and, with ``--airflow``, runs both
-example DAGs in the containers' Airflow. Everything that it has started is ended.
+It needs root, and the development stack must be down, because both use the same ports. It builds
+the images of ``docker-compose.yaml`` and starts every service in order, on the network of the
+machine. Then it runs a job over SSH and takes a node down meanwhile. With ``--airflow`` it also
+runs both example DAGs in the containers' Airflow. At the end it stops everything
+that it has started.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 PROJECT = "airflow-slurm-check"
 BASE = "localhost/debian:bookworm"
-#: What stands for images that can't be pulled: name, stage of substitutes.Dockerfile.
+#: Substitutes for images that can't be pulled: name, stage of substitutes.Dockerfile.
 BASES = {"localhost/substitute-airflow": "airflow"}
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 LOST = "node2"
@@ -66,7 +67,7 @@ class Compose:
         }
 
     def podman(self, *arguments: str, check: bool = True, seconds: float = 900.0) -> str:
-        """Run podman; what it said.
+        """Run podman; return its output.
 
         Raises:
             CheckError: if it failed.
@@ -243,7 +244,7 @@ def slurmctl(*arguments: str) -> str:
 
 
 def lose_a_node(compose: Compose, services: Services, folder: Path) -> None:
-    """Work off a job over SSH; a node with workers is taken down on the way."""
+    """Run a job over SSH, and take down a node with workers meanwhile."""
     config = _write_job(folder)
     slurmctl("submit", str(config))
     job_id = JobId(ITEMS_JOB)
@@ -324,7 +325,7 @@ def _check(airflow: bool, folder: Path, say: Callable[[str], None]) -> None:
             if airflow:
                 _run_dags(opened, say)
             lose_a_node(compose, opened, folder)
-            say("a job went on to its end although a node was taken down; all adds up")
+            say("a job finished although a node was taken down; all counts are right")
         finally:
             opened.close()
 

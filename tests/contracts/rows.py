@@ -9,12 +9,24 @@ from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.ports import Applied, Refused, Rows, Statement
 from slurm_worker.protocol.shard_cursors import ShardCursors, Stage
 
-RAISE = Statement(
-    "raise",
-    "SET #n = if_not_exists(#n, :zero) + :one, #log = list_append(if_not_exists(#log, :none), :e)",
-    "attribute_exists(#pk) AND (attribute_not_exists(#stop) OR #stop <> :stop)",
-)
-BELOW = Statement("below", "SET #n = #n + :one REMOVE #log", "#n < :limit AND #n >= :zero")
+
+def raised(*log: str) -> Statement:
+    return Statement(
+        "raise",
+        "SET #n = if_not_exists(#n, :zero) + :one, "
+        "#log = list_append(if_not_exists(#log, :none), :e)",
+        "attribute_exists(#pk) AND (attribute_not_exists(#stop) OR #stop <> :stop)",
+        {"zero": 0, "one": 1, "none": [], "e": list(log), "stop": "yes"},
+    )
+
+
+def below(limit: int) -> Statement:
+    return Statement(
+        "below",
+        "SET #n = #n + :one REMOVE #log",
+        "#n < :limit AND #n >= :zero",
+        {"one": 1, "limit": limit, "zero": 0},
+    )
 
 
 class RowsContract:
@@ -31,31 +43,29 @@ class RowsContract:
 
     def test_an_update_returns_the_row_after_it(self, rows: Rows, pk: str) -> None:
         rows.put_new({"pk": pk, "sk": "a"})
-        values = {"zero": 0, "one": 1, "none": [], "e": ["x"], "stop": "yes"}
-        rows.update(pk, "a", RAISE, values)
-        result = rows.update(pk, "a", RAISE, values)
+        rows.update(pk, "a", raised("x"))
+        result = rows.update(pk, "a", raised("x"))
         assert result == Applied({"pk": pk, "sk": "a", "n": 2, "log": ["x", "x"]})
 
     def test_a_refused_update_changes_nothing_and_returns_the_row(
         self, rows: Rows, pk: str
     ) -> None:
         rows.put_new({"pk": pk, "sk": "a", "n": 5, "log": ["x"]})
-        result = rows.update(pk, "a", BELOW, {"one": 1, "limit": 5, "zero": 0})
+        result = rows.update(pk, "a", below(5))
         assert result == Refused({"pk": pk, "sk": "a", "n": 5, "log": ["x"]})
         assert rows.get(pk, "a") == {"pk": pk, "sk": "a", "n": 5, "log": ["x"]}
 
     def test_a_comparison_with_an_absent_attribute_is_false(self, rows: Rows, pk: str) -> None:
         rows.put_new({"pk": pk, "sk": "a"})
-        result = rows.update(pk, "a", BELOW, {"one": 1, "limit": 5, "zero": 0})
+        result = rows.update(pk, "a", below(5))
         assert isinstance(result, Refused)
 
     def test_an_update_of_no_row_is_refused_without_a_row(self, rows: Rows, pk: str) -> None:
-        values = {"zero": 0, "one": 1, "none": [], "e": [], "stop": "yes"}
-        assert rows.update(pk, "absent", RAISE, values) == Refused(None)
+        assert rows.update(pk, "absent", raised()) == Refused(None)
 
     def test_remove_takes_the_attribute_away(self, rows: Rows, pk: str) -> None:
         rows.put_new({"pk": pk, "sk": "a", "n": 1, "log": ["x"]})
-        rows.update(pk, "a", BELOW, {"one": 1, "limit": 5, "zero": 0})
+        rows.update(pk, "a", below(5))
         assert rows.get(pk, "a") == {"pk": pk, "sk": "a", "n": 2}
 
     def test_a_query_walks_in_order_past_a_key_up_to_a_limit(self, rows: Rows, pk: str) -> None:
@@ -73,13 +83,13 @@ class RowsContract:
         assert rows.get(pk, "a") is None
 
     def test_what_is_left_of_each_shard_only_rises_and_is_read_at_once(self, rows: Rows) -> None:
-        marks = ShardCursors(rows, JobId(f"test-{uuid.uuid4().hex}"), 16)
+        cursors = ShardCursors(rows, JobId(f"test-{uuid.uuid4().hex}"), 16)
         told = [(3, Stage.LEASED), (11, Stage.ENDED), (3, Stage.ENDED), (11, Stage.LEASED)]
         for shard, stage in told:
-            marks.tell(shard, 1, stage)
-        ended = {shard for shard, stage in marks.stages(1).items() if stage is Stage.ENDED}
+            cursors.record_stage(shard, 1, stage)
+        ended = {shard for shard, stage in cursors.stages(1).items() if stage is Stage.ENDED}
         assert ended == {3, 11}
-        assert set(marks.stages(2).values()) == {Stage.READY}, "of an older generation"
+        assert set(cursors.stages(2).values()) == {Stage.READY}, "of an older generation"
 
     def test_of_concurrent_conditional_updates_exactly_so_many_apply(
         self, rows: Rows, pk: str
@@ -88,7 +98,7 @@ class RowsContract:
         applied = []
 
         def claim() -> None:
-            result = rows.update(pk, "a", BELOW, {"one": 1, "limit": 3, "zero": 0})
+            result = rows.update(pk, "a", below(3))
             applied.append(isinstance(result, Applied))
 
         threads = [threading.Thread(target=claim) for _ in range(12)]

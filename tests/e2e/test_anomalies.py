@@ -21,12 +21,12 @@ import pytest
 
 from airflow_slurm_provider.cli.wait_loop import TOLERATED_FAILURES
 from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.coordinator.anomalies import Alert, Kind, read_alerts
+from airflow_slurm_provider.coordinator.anomalies import Alert, AnomalyKind, read_alerts
 from airflow_slurm_provider.coordinator.services import Services, SharedPolling
 from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from airflow_slurm_provider.coordinator.submission import control
-from airflow_slurm_provider.coordinator.ttl_cache import Recent
+from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.errors import ServiceError
@@ -110,7 +110,7 @@ class Provoked:
         most_s: how long the job is watched, from its first lease on.
     """
 
-    kind: Kind | None
+    kind: AnomalyKind | None
     items: int = 1000
     bundle: int = 10
     workers: int = 1
@@ -135,28 +135,41 @@ class Provoked:
 EVERY = [
     # Three workers of this size don't fit on one node; the third may have to wait for others.
     Provoked(
-        Kind.BAD_NODE,
+        AnomalyKind.BAD_NODE,
         items=4000,
         workers=3,
         slurm={"mem": "1500M"},
         when=_both_nodes,
         most_s=300.0,
     ),
-    Provoked(Kind.LEASE_LOSS, workers=3),
+    Provoked(AnomalyKind.LEASE_LOSS, workers=3),
     Provoked(
-        Kind.THROUGHPUT, items=2000, bundle=5, workers=2, seconds=0.1, when=_for_long, most_s=240.0
+        AnomalyKind.THROUGHPUT,
+        items=2000,
+        bundle=5,
+        workers=2,
+        seconds=0.1,
+        when=_for_long,
+        most_s=240.0,
     ),
     Provoked(None, workers=2, seconds=0.04, limits={"rate": "80/s"}),
-    Provoked(Kind.STALL, watchers=2),
-    Provoked(Kind.STRAGGLER, workers=2),
+    Provoked(AnomalyKind.STALL, watchers=2),
+    Provoked(AnomalyKind.STRAGGLER, workers=2),
     # Long enough that there are items left to fail, however late a busy machine looks.
-    Provoked(Kind.ERROR_RATE, items=2000),
-    Provoked(Kind.LIMIT_STARVED, seconds=0.0, limits={"rate": "30/s"}),
-    Provoked(Kind.LIMIT_IDLE, limits={"rate": "5000/s"}),
-    Provoked(Kind.COST, anomalies={"budget": 1e-6}),
+    Provoked(AnomalyKind.ERROR_RATE, items=2000),
+    Provoked(AnomalyKind.LIMIT_STARVED, seconds=0.0, limits={"rate": "30/s"}),
+    Provoked(AnomalyKind.LIMIT_IDLE, limits={"rate": "5000/s"}),
+    Provoked(AnomalyKind.COST, anomalies={"budget": 1e-6}),
 ]
 #: All at once they want more than two cores have: `make anomalies`. The others need few.
-SHORT = (None, Kind.STALL, Kind.STRAGGLER, Kind.ERROR_RATE, Kind.LIMIT_IDLE, Kind.COST)
+SHORT = (
+    None,
+    AnomalyKind.STALL,
+    AnomalyKind.STRAGGLER,
+    AnomalyKind.ERROR_RATE,
+    AnomalyKind.LIMIT_IDLE,
+    AnomalyKind.COST,
+)
 PROVOKED = [each for each in EVERY if each.kind in SHORT or os.environ.get("ANOMALIES") == "all"]
 
 
@@ -175,7 +188,7 @@ def outcomes(services: Services) -> Iterator[dict[str, Outcome]]:
     if settings is None or settings.mode is not Mode.SLURM:
         pytest.skip("the embedded cluster has one node, and none of Slurm's ways to die")
     poller = ArrayPoller(services.slurm)
-    edges = replace(services, shared=SharedPolling(poller, Recent()), poll_s=INTERVAL_S)
+    edges = replace(services, shared=SharedPolling(poller, TTLCache()), poll_s=INTERVAL_S)
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(len(PROVOKED)) as pool:
         folder = Path(name)
         folder.chmod(0o755)
@@ -228,7 +241,7 @@ def submit(services: Services, what: Provoked, folder: Path) -> JobId:
             "bundle": what.bundle,
             "workers": what.workers,
             "handler": {"entry": "handler:handle", "code": str(folder / "code"), "params": params},
-            "worker": {"tries": 2 if what.kind is Kind.LIMIT_STARVED else 1},
+            "worker": {"tries": 2 if what.kind is AnomalyKind.LIMIT_STARVED else 1},
             "limits": {job_id: what.limits} if what.limits else {},
             "lease": LEASE,
             "slurm": {"mem": "200M", "time": "00:05:00", **what.slurm},

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker.protocol.job_table import job_name
+from slurm_worker.protocol.job_rows import job_name
 from slurm_worker.protocol.keys import JobId
 from tests.e2e.conftest import EXAMPLE, Slurmctl
 

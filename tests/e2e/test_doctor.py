@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker.diagnostics.access_probes import TRIAL_JOB
+from slurm_worker.diagnostics.access_probes import PROBE_JOB
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.ports import Row
@@ -284,8 +284,8 @@ def failed(findings: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
 
 
 def left_behind(services: Services) -> list[str]:
-    rows: list[Row] = list(services.rows.query(keys.job_pk(TRIAL_JOB), consistent=True))
-    objects = list(services.objects.list(services.paths(TRIAL_JOB).root))
+    rows: list[Row] = list(services.rows.query(keys.job_pk(PROBE_JOB), consistent=True))
+    objects = list(services.objects.list(services.paths(PROBE_JOB).root))
     return [*(str(row["sk"]) for row in rows), *objects]
 
 
@@ -307,7 +307,7 @@ def test_where_all_is_well_nothing_fails_and_nothing_stays(
     assert left_behind(services) == []
     folder = remembered_settings(state_folder(ROOT))
     assert folder is not None
-    assert list((folder.home / ".airflow-slurm" / "jobs").glob(f"{TRIAL_JOB}*")) == []
+    assert list((folder.home / ".airflow-slurm" / "jobs").glob(f"{PROBE_JOB}*")) == []
 
 
 @pytest.mark.parametrize("fault", WITHOUT_NODE)

@@ -110,7 +110,7 @@ def wait_for(services: Services, job_id: JobId) -> tuple[list[str], Watcher]:
     said: list[str] = []
     watcher = Watcher(services, job_id, said.append, max_resubmissions=3)
     deadline = time.monotonic() + 300
-    while not (seen := watcher.look()).finished:
+    while not (seen := watcher.poll()).finished:
         assert not seen.problem, seen.problem
         assert time.monotonic() < deadline, said
         time.sleep(2)
@@ -155,8 +155,8 @@ def test_memory_cancel_requeue_and_a_lost_node_each_have_their_class(
     on_lost = [n for n, node in nodes.items() if node == lost]
     others = [n for n, node in nodes.items() if node != lost]
     assert on_lost, nodes
-    until(lambda: api.losses(services, job_id), "the loss is known")
-    assert api.losses(services, job_id)[0].error_class.value == "out_of_memory"
+    until(lambda: api.worker_failures(services, job_id), "the loss is known")
+    assert api.worker_failures(services, job_id)[0].error_class.value == "out_of_memory"
     others = [n for n in running() if n in others]
     command("scancel", f"{array}_{others[0]}")
     command("scontrol", "requeue", f"{array}_{others[1]}")
@@ -199,11 +199,11 @@ def attempts(services: Services, job_id: JobId) -> dict[str, int]:
 
 
 def classes(services: Services, job_id: JobId) -> set[str]:
-    return {each.error_class.value for each in api.losses(services, job_id)}
+    return {each.error_class.value for each in api.worker_failures(services, job_id)}
 
 
 def test_a_worker_at_its_time_limit_has_the_class_walltime(services: Services, hung: JobId) -> None:
     until(lambda: "walltime" in classes(services, hung), "the walltime is known", 240)
-    (loss,) = [e for e in api.losses(services, hung) if e.error_class.value == "walltime"]
+    (loss,) = [e for e in api.worker_failures(services, hung) if e.error_class.value == "walltime"]
     assert loss.state == "TIMEOUT"
     assert loss.elapsed_s >= 60

@@ -110,7 +110,7 @@ def test_watch_fills_the_terminal_and_leaves_it_and_the_job_as_they_were(
     seen = read_until(ours, lambda text: "node" in text and "submitted" in text)
     assert "of 40 items" in seen
     process.send_signal(signal.SIGINT)
-    seen += read_until(ours, lambda text: "goes on by itself" in text)
+    seen += read_until(ours, lambda text: "continues; to watch it again" in text)
     assert process.wait(timeout=30) == 130
     assert seen.count("\x1b[?1049h") == seen.count("\x1b[?1049l") == 1
     os.close(ours)

@@ -217,7 +217,7 @@ def test_another_user_can_not_put_a_handler_into_a_workers_folder(
 ) -> None:
     marker = shared / "ran-as"
     evil = shared / "evil"
-    code = evil / f"code-{upload.packed_code(planned)[0][:16]}"
+    code = evil / f"code-{upload.pack_code(planned)[0][:16]}"
     program = (
         f"import os\ndef handle(*_):\n    open({str(marker)!r}, 'w').write(str(os.getuid()))\n"
     )
@@ -365,7 +365,7 @@ def test_a_remote_folder_that_another_user_can_change_is_refused(
         lambda: client.submit("name", script("name", "true"), "f"),
         lambda: client.survey().try_folder("x"),
     ):
-        with pytest.raises(UserError, match=r"^cluster\.remote_dir: .*name a folder of the acc"):
+        with pytest.raises(UserError, match=r"^cluster\.remote_dir: .*name a folder of this acc"):
             ask()
     left = [each.name for each in shared.rglob("*") if each.is_file()]
     assert left == (["at"] if prepare is lock_that_is_held else [])

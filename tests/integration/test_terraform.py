@@ -15,7 +15,11 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from airflow_slurm_provider.coordinator.maintenance.bootstrap import Outcome, Wanted, bootstrap
+from airflow_slurm_provider.coordinator.maintenance.bootstrap import (
+    BootstrapRequest,
+    StepResult,
+    bootstrap,
+)
 from airflow_slurm_provider.coordinator.maintenance.doctor import policies
 from airflow_slurm_provider.coordinator.spec.site import Site, parse_site
 from tests.stack.settings import ROOT
@@ -135,10 +139,10 @@ def test_bootstrap_finds_all_that_it_would_make(
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    wanted = Wanted(bucket=True, point_in_time=True, deletion_protection=True)
+    wanted = BootstrapRequest(bucket=True, point_in_time=True, deletion_protection=True)
     made = bootstrap(terraform.site(), wanted)
     assert {step.name: step.outcome for step in made.steps} == {
-        step.name: Outcome.THERE for step in made.steps
+        step.name: StepResult.THERE for step in made.steps
     }
 
 

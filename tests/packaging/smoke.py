@@ -19,7 +19,7 @@ _EXTRAS = ("duckdb", "fastapi", "jinja2", "uvicorn", "isal", "pyarrow")
 
 
 def import_all(packages: list[str], optional: tuple[str, ...]) -> list[str]:
-    """Import all modules; lines for those that fail but for want of an `optional` package."""
+    """Import all modules; a line for each failure, except for absent `optional` packages."""
     failures = []
     for package in packages:
         found = importlib.import_module(package)

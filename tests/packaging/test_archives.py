@@ -43,7 +43,7 @@ def sdist_names(archives: Path, package: str) -> Iterator[str]:
     (found,) = archives.glob(f"{package}-*.tar.gz")
     with tarfile.open(found) as archive:
         for each in archive.getmembers():
-            assert each.isfile(), f"{each.name} is no plain file"
+            assert each.isfile(), f"{each.name} is not a regular file"
             yield each.name.partition("/")[2]
 
 

@@ -18,7 +18,7 @@ PACKAGES = ("slurm_worker", "airflow_slurm_provider")
 
 
 class Failed(Exception):
-    """A command did not do as it should; holds the end of what it said."""
+    """A command failed; holds the end of its output."""
 
 
 def uv() -> str:

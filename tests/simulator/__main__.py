@@ -44,9 +44,9 @@ def run_seeds(first: int, count: int, jobs: int) -> int:
 
 
 def run_seed(seed: int) -> Report | str:
-    """What a seed came to; a line that begins with the seed where a promise was broken.
+    """The result of a seed; a line that begins with the seed if a promise was broken.
 
-    A seed is a job, and a rate limit that is tried by itself: its days would be long for a job.
+    A seed has a job and, separately, a rate limit, because the limit's days are too long for a job.
     """
     try:
         limit, report = LimitSimulation(seed).run(), Simulation(seed).run()

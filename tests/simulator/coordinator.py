@@ -1,8 +1,8 @@
-"""A user who tries failed tasks again, by calls that are cut off, that sleep, and are repeated.
+"""A user who retries failed tasks with calls that are interrupted, that pause, and are repeated.
 
-The writes are the project's own (`generations.open_round`, `JobTable`, `TaskTable`). Which of
-them a call makes, and in which order, is told here as `coordinator.job.retry` does it, since the
-worker imports nothing of the provider.
+The writes are the project's own (`generations.open_round`, `JobTable`, `TaskTable`). This module
+repeats their selection and order from `coordinator.job.retry`, because the worker imports nothing
+of the provider.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class OpenRound(Protocol):
 
 
 class Cluster:
-    """Slurm: starts the workers of a token once, however often it is asked."""
+    """Slurm: starts the workers of a token once, even if a submit is repeated."""
 
     def __init__(self, start: Callable[[], None]) -> None:
         self._start = start
@@ -48,15 +48,15 @@ class Cluster:
 
 
 class Coordinator:
-    """One call of the user's.
+    """One call of the user.
 
     Args:
-        jobs: the job's own rows, over a network that fails.
-        table: its task rows, likewise.
-        network: to the cluster.
+        jobs: the job's own rows, over a network with faults.
+        table: its task rows, over the same network.
+        network: the connection to the cluster.
         cluster: where workers are submitted.
         open_round: how a round is opened.
-        sees_why: whether accounting tells this call why workers have died.
+        sees_why: whether accounting shows this call why workers died.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Coordinator:
         """Make the round, or finish it where an earlier call was cut off.
 
         Raises:
-            ServiceError: if a service does not answer; calling again goes on.
+            ServiceError: if a service does not answer; calling again resumes.
         """
         if self._sees_why:
             self._attribute()
@@ -97,16 +97,16 @@ class Coordinator:
         """New workers, where others have left tasks.
 
         Raises:
-            ServiceError: if a service does not answer; calling again goes on.
+            ServiceError: if a service does not answer; calling again resumes.
         """
         if generation:
             self._jobs.begin_generation()
         self._submit(number, submission)
 
     def _submit(self, number: int, submission: int) -> None:
-        intent = self._jobs.intend(number, submission, 1, _ARRAY)
+        intent = self._jobs.record_intent(number, submission, 1, _ARRAY)
         self._network.call("sbatch", lambda: self._cluster.submit(intent.token), "cluster")
-        self._jobs.submitted(intent, ["1"])
+        self._jobs.record_submitted(intent, ["1"])
 
     def _submitted(self, number: int) -> bool:
         return any(
@@ -126,7 +126,7 @@ class Coordinator:
     def _attribute(self) -> None:
         for row in self._rows():
             if row.state is TaskState.QUARANTINED:
-                self._table.attribute(row, ErrorClass.OUT_OF_MEMORY, "killed")
+                self._table.record_cause(row, ErrorClass.OUT_OF_MEMORY, "killed")
 
     def _rows(self) -> list[TaskRow]:
         return [row for shard in range(self._table.shards) for row in self._table.all_rows(shard)]

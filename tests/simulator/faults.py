@@ -1,16 +1,16 @@
-"""Services that lose, repeat, delay and refuse, in virtual time; and what they saw."""
+"""Services that lose, repeat, delay and refuse requests in virtual time, and their records."""
 
 from __future__ import annotations
 
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from slurm_worker.errors import ServiceError
-from slurm_worker.protocol.ports import Applied, Refused, Row, Statement, Value
+from slurm_worker.protocol.ports import Applied, Refused, Row, Statement
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.simulator.schedule import Schedule
 
@@ -26,10 +26,10 @@ class FaultRates:
     """Chances per request, until `until` of simulated time.
 
     Args:
-        lost_request: it never arrives.
-        lost_reply: it is applied, and nobody hears of it.
-        throttled: it is refused, for now.
-        slow: it takes up to two seconds.
+        lost_request: the request never arrives.
+        lost_reply: the request is applied, but its reply is lost.
+        throttled: the request is refused for now.
+        slow: the request takes up to two seconds.
     """
 
     lost_request: float = 0.0
@@ -41,12 +41,12 @@ class FaultRates:
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """A stretch of simulated time in which a service answers nothing.
+    """A period of simulated time in which a service does not answer.
 
     Args:
-        what: which requests are not answered, by the first words of what `Network.call` is
-            told: ``table``, ``table JOB#…`` for a partition, ``store``, ``store put``; empty
-            for all.
+        what: which requests are not answered, by the first words of the argument of
+            `Network.call`: ``table``, ``table JOB#…`` for a partition, ``store``,
+            ``store put``; empty for all.
         fault: whether requests never arrive, or replies.
     """
 
@@ -63,7 +63,7 @@ class Outage:
 
 @dataclass
 class Seen:
-    """What the services were asked, for the invariants."""
+    """The requests that the services received, for the invariants."""
 
     requests: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
@@ -74,15 +74,15 @@ class Seen:
 
 
 class Network:
-    """Between a process and the services: the SDK's repeats, and the faults.
+    """The connection of a process to the services, with the SDK's retries and the faults.
 
     Args:
         schedule: the simulated time.
-        rng: decides what goes wrong.
-        rates: how often it does.
-        seen: what was asked.
-        outages: when nothing is answered.
-        answered: told of each request by name, once its answer is there.
+        rng: decides which faults happen.
+        rates: how often they happen.
+        seen: records the requests.
+        outages: when services do not answer.
+        answered: called with the name of each request after its answer.
     """
 
     def __init__(
@@ -156,13 +156,11 @@ class SimRows:
         """See `ports.Rows.put_new`."""
         return self._network.call("put", lambda: self._rows.put_new(row), f"table {row['pk']}")
 
-    def update(
-        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
-    ) -> Applied | Refused:
+    def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
         """See `ports.Rows.update`."""
 
         def apply() -> Applied | Refused:
-            result = self._rows.update(pk, sk, statement, values)
+            result = self._rows.update(pk, sk, statement)
             if isinstance(result, Applied) and statement.name in ("claim", "steal"):
                 attempt = result.row["attempt"]
                 assert isinstance(attempt, int)
@@ -185,7 +183,7 @@ class SimRows:
         """See `ports.Rows.query`."""
 
         def apply() -> list[Row]:
-            # Anew at each try: the reply of the one before may have been lost.
+            # Again at each try: the reply of the previous one may have been lost.
             return list(
                 self._rows.query(
                     pk, after=after, limit=limit, consistent=consistent, backwards=backwards

@@ -1,8 +1,8 @@
 """One seed of a shared rate limit: its workers, its quota and its midnight, and the promises.
 
-The worker's own limiter runs, over a table that loses, repeats and delays; workers crash,
-pause, end and are replaced, with clocks that differ. Checked: the bound in every window, the
-quota of each day, that what is charged is used, and that a burst is given after an idle time.
+The worker's own limiter runs with a table that loses, repeats and delays requests. Workers crash,
+pause, end and are replaced, and their clocks differ. The checks are the bound in every window, the
+quota of each day, that charged tokens are used, and that a burst is available after an idle time.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from slurm_worker.execution.throttle import TokenThrottle
 from slurm_worker.protocol.job_config import LimitConfig
 from slurm_worker.protocol.keys import limit_pk, limit_sk
 from slurm_worker.protocol.ports import Rows, int_of
-from slurm_worker.rate_limits.limiter import RateLimiter, Stopped, slice_of
-from slurm_worker.rate_limits.limiter import bound as bound_of
+from slurm_worker.rate_limits.limiter import RateLimiter, Stopped
+from slurm_worker.rate_limits.slices import bound as bound_of
+from slurm_worker.rate_limits.slices import slice_of
 from slurm_worker.testing import MemoryRows
 from tests.simulator.faults import FaultRates, Network, Seen, SimRows
 from tests.simulator.run import Violation
@@ -43,7 +44,7 @@ Make = Callable[[Rows, LimitConfig, int, SimClock, random.Random], RateLimiter]
 
 @dataclass(frozen=True, slots=True)
 class LimitReport:
-    """What one seed came to.
+    """The result of one seed.
 
     Args:
         calls: how many were made.
@@ -80,7 +81,7 @@ class Shape:
 
     @classmethod
     def drawn(cls, rng: random.Random) -> Shape:
-        """One of all that there are."""
+        """A random shape."""
         return cls(
             rate=10 ** rng.uniform(-0.7, 2.3),
             burst=rng.choice((1, 1, 2, 10, 100)),
@@ -157,7 +158,7 @@ class LimitSimulation:
         try:
             self.schedule.run(Host("main"), self._main)
         except Overrun as error:
-            raise Violation(f"workers wait for ever: {error}") from error
+            raise Violation(f"workers wait forever: {error}") from error
         self._check_bound()
         if self.config.quota_per_day is not None:
             self._check_quota(self.config.quota_per_day)
@@ -260,7 +261,7 @@ class LimitSimulation:
             raise Violation(f"{today} calls were made, {self.used} are counted")
         if self.calm and today < _LEAST_USED * quota:
             raise Violation(f"{today} calls in a day with a quota of {quota}")
-        # What nobody can have told of: crashes, lost replies, requests given up.
+        # Charges that no worker can have reported: crashes, lost replies, requests given up.
         faults = self.seen.faults
         lost = sum(faults[name] for name in ("kill", "end", "lost_reply", "gave up"))
         most = (self.hosts + lost) * (1 + slice_of(self.config.rate, 300) + quota / _PARTS)

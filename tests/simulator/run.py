@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from slurm_worker.errors import ItemError, ServiceError
-from slurm_worker.execution.handler import Context
-from slurm_worker.node.slurm_job import Drain, Identity
+from slurm_worker.execution.context import Context
+from slurm_worker.node.context import NodeContext
+from slurm_worker.node.slurm_job import Drain, WorkerIdentity
 from slurm_worker.node.worker import Worker
 from slurm_worker.protocol.generations import open_round
 from slurm_worker.protocol.job_config import (
@@ -29,10 +30,12 @@ from slurm_worker.protocol.job_config import (
     LimitConfig,
     WorkerConfig,
 )
-from slurm_worker.protocol.job_store import JobStore, Marker, Slice, pack_slice
+from slurm_worker.protocol.job_store import JobStore, Marker
 from slurm_worker.protocol.job_table import JobTable
-from slurm_worker.protocol.keys import MAX_TASKS, JobId, JobPaths, TaskState, job_pk, task_pk
+from slurm_worker.protocol.keys import MAX_TASKS, JobId, TaskState, job_pk, task_pk
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
+from slurm_worker.protocol.slices import Slice, pack_slice
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
 from slurm_worker.testing import MemoryObjects, MemoryRows
@@ -47,15 +50,15 @@ _LEASE = LeaseConfig(ttl_s=20.0, heartbeat_s=5.0, margin_s=3.0, max_lost=4, max_
 _LIMIT = LimitConfig("api", rate=100.0, burst=1, send_window_s=0.1)
 _UNTIL_S = 20_000.0
 _WINDOWS_S = (0.05, 0.2, 1.0, 5.0)
-#: What is away in an outage; of a table's partitions, that of the job's own rows or a shard's.
+#: What does not answer in an outage; `table …` is the partition of the job's rows or of a shard.
 _AWAY = ("", "table", "store", "store put", f"table {job_pk(_JOB)}", f"table {task_pk(_JOB, 1)}")
-#: So long may a worker live without an answer: five requests that time out, each after a task
-#: that was run in vain and a wait, and what it says before it leaves.
+#: The time that a worker may run without an answer: five requests that time out, each after a task
+#: that was run without a commit and a wait, and the worker's last requests.
 _BUDGET_S = 400.0
-#: A job that nothing hinders has ended after so long; else its user submits it again.
+#: A job without faults has ended after this time; otherwise its user submits it again.
 _PATIENCE_S = 500.0
 _MOST_SUBMISSIONS = 4
-#: Requests of a retry, behind any of which it may be cut off.
+#: Requests of a retry; it may be interrupted after any of them.
 _POINTS = ("query", "put", "round open", "get", "reopen", "job open", "sbatch", "submitted")
 
 
@@ -65,14 +68,14 @@ class Violation(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """A way to break the protocol, for checking that the simulator would notice.
+    """A way to break the protocol, to check that the simulator detects it.
 
     Args:
         objects: replaces a worker's object store.
         paths: replaces the job's keys.
         limit: replaces the rate limit.
         open_round: replaces how a retry's round is opened.
-        generation: whether new workers, where others have left tasks, begin one.
+        generation: whether new workers start a generation if others have left tasks.
         table: replaces a worker's task rows.
     """
 
@@ -86,15 +89,15 @@ class Mutation:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What kind of work a run has.
+    """The kind of work of a run.
 
     Args:
-        items: how many, at least and at most.
-        bundles: items per task to choose from.
+        items: minimum and maximum number of items.
+        bundles: items per task, to choose from.
         item_s: mean seconds of an item.
         hurt_s: mean seconds between two kills or pauses.
-        skew_s: the most that a clock is wrong.
-        troubles: what befalls the workers; named twice, it does so twice as often.
+        skew_s: maximum error of a clock.
+        troubles: what happens to the workers; an entry that occurs twice is twice as likely.
     """
 
     items: tuple[int, int]
@@ -107,14 +110,14 @@ class Load:
 
 #: Long items, for leases; and short ones that keep a rate limit busy.
 _SLOW = Load((12, 40), (3, 5, 8), 1.5, 5.0, 2.0, ("kill", "pause", "long pause", "freeze"))
-#: Many tasks in few shards, so that workers share how far these are worked off.
+#: Many tasks in few shards, so that workers share how far shards are processed.
 _MANY = Load((100, 200), (1,), 0.1, 5.0, 2.0, ("kill", "pause", "long pause", "freeze"))
 _BUSY = Load((300, 600), (50, 100), 0.0005, 1.5, 0.02, ("kill", "pause", *["freeze"] * 4))
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one seed came to.
+    """The result of one seed.
 
     Args:
         simulated_s: simulated seconds.
@@ -160,7 +163,7 @@ class Simulation:
         self.calls: Counter[str] = Counter()
         self.live: set[Host] = set()
         self.started = 0
-        # Drawn last, so that a seed's run is otherwise what it was before there were these.
+        # Drawn last, so that the rest of a seed's run does not depend on these.
         self.retries = 0 if self.calm or self.limited else self.rng.choice((0, 1, 2))
         self.outages = [] if self.calm or self.rng.random() < 0.7 else self._outages()
         if self.retries and self.rng.random() < 0.4:
@@ -173,7 +176,7 @@ class Simulation:
             self.ill.clear()
         self.cluster = Cluster(self._start_workers)
         self.scratch = Path()
-        #: Calls of the user's that were cut off or slept, and those that are under way.
+        #: Interrupted or paused calls of the user, and running ones.
         self.cut = self.under_way = 0
         self.lives: list[tuple[float, float]] = []
 
@@ -211,11 +214,11 @@ class Simulation:
         return FaultRates(requests, replies, throttles, slow, self.rng.uniform(60, 600))
 
     def _outages(self) -> list[Outage]:
-        """Services that are away for minutes, and nothing else that goes wrong."""
+        """Services that do not answer for minutes, without other faults."""
         self.rates = FaultRates()
         found, at, of_table = [], self.rng.uniform(0, 20), 0
         for _ in range(self.rng.randint(1, 3)):
-            # A worker that leaves while the table is away can tell nobody; see `_check_blame`.
+            # A worker that exits while the table is away can report nothing; see `_check_blame`.
             what = self.rng.choice(_AWAY if of_table < _LEASE.max_lost - 2 else _AWAY[2:4])
             of_table += not what.startswith("store")
             end = at + self.rng.uniform(60, 900)
@@ -253,7 +256,7 @@ class Simulation:
                 since = self.schedule.now
 
     def _submit_again(self, round_no: int, submission: int) -> None:
-        """The user's last way, where the workers have left tasks."""
+        """The user's last resort if the workers have left tasks."""
         if not self.cut or submission > _MOST_SUBMISSIONS:
             raise Violation(f"the job does not end: nobody finds what is left: {self._states()}")
         self.seen.faults["submitted again"] += 1
@@ -261,7 +264,7 @@ class Simulation:
         call.submit_again(round_no, submission, generation=self.mutation.generation)
 
     def _retry(self, number: int) -> None:
-        """The user repeats the command until it succeeds, as its messages ask for."""
+        """The user repeats the command until it succeeds, as its messages say."""
         done: list[bool] = []
         unlucky = self.rng.randint(0, 3)
         while not done:
@@ -288,7 +291,7 @@ class Simulation:
             self.schedule.sleep(self.rng.choice((1.0, 60.0, 300.0)))
 
     def _disturbed(self, host: Host, rng: random.Random) -> Callable[[str], None]:
-        """A call is cut off, or sleeps, once a request of some name was answered."""
+        """A call is interrupted, or pauses, after a request of some name was answered."""
         kind, point = rng.choice(("cut", "sleep")), rng.choice(_POINTS)
 
         def disturb(name: str) -> None:
@@ -402,10 +405,14 @@ class Simulation:
                 tries=2, backoff_s=0.1, checkpoint_s=6.0 if self.checkpoints else 0.0
             ),
         )
-        worker = Worker(
-            config,
-            Identity(host.name, "000-1", {"array": "", "element": "", "restart": "", "node": "n"}),
-            rows=rows,
+        context = NodeContext(
+            config=config,
+            identity=WorkerIdentity(
+                host.name, "000-1", {"array": "", "element": "", "restart": "", "node": "n"}
+            ),
+            store=JobStore(objects, self.mutation.paths(self._paths)),
+            jobs=JobTable(rows, _JOB, clock),
+            table=self.mutation.table(rows, _JOB, self.shards, _LEASE, clock),
             buckets=lambda _: objects,
             clock=clock,
             scratch=scratch,
@@ -414,9 +421,7 @@ class Simulation:
             drain=Drain(threads.signal()),
             rng=rng,
         )
-        worker.store.paths = self.mutation.paths(worker.store.paths)
-        worker._table = self.mutation.table(rows, _JOB, self.shards, _LEASE, clock)
-        return worker
+        return Worker(context)
 
     def _handle(self, item: dict[str, Any], rng: random.Random) -> dict[str, Any]:
         self.calls[f"k{item['n']}"] += 1
@@ -475,8 +480,8 @@ class Simulation:
     def _check_blame(self, rows: dict[Any, TaskRow], markers: dict[Any, Marker]) -> None:
         """No worker has died, so no task is to blame.
 
-        What a worker that left could tell nobody counts: at most one lease for each time that
-        the table was away.
+        A lost lease counts if the worker could not report it: at most one for each outage of
+        the table.
         """
         for task, row in rows.items():
             if row.state is TaskState.QUARANTINED:
@@ -485,7 +490,7 @@ class Simulation:
                 raise Violation(f"{task} was bisected although no worker died: {row.history}")
 
     def _check_budget_of_failures(self) -> None:
-        """A worker leaves services that do not answer; one partition it may have no use for."""
+        """A worker exits if services do not answer, unless it does not need that partition."""
         for outage in self.outages:
             if outage.what.startswith("table J"):
                 continue
@@ -557,13 +562,13 @@ def _known(call: Callable[[dict[str, Any]], object]) -> int:
 
 
 def _nothing(_name: str) -> None:
-    """Let a call go on."""
+    """Let a call continue."""
 
 
 class _Silent:
-    """A logger for nobody."""
+    """A logger that discards all lines."""
 
     def info(self, event: str, **fields: Any) -> None:
         """Drop the line."""
 
-    warning = error = info
+    debug = warning = error = exception = info

@@ -1,8 +1,8 @@
-"""Virtual time, and who runs when: threads that pass a baton.
+"""Virtual time, and the order of threads, which pass a baton.
 
-Each simulated thread is a real one, but only the holder of the baton runs. It gives the
-baton up where it would wait: when it sleeps, makes a request, or waits for a signal. The
-next holder is whoever's time comes first, so that a run depends on its seed alone.
+Each simulated thread is a real one, but only the holder of the baton runs. It passes the baton on
+where it would wait: when it sleeps, makes a request, or waits for a signal. The next holder is the
+thread whose time comes first, so that a run depends only on its seed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Overrun(Exception):
 
 @dataclass(eq=False)
 class Host:
-    """A simulated process: what is killed or paused as one.
+    """A simulated process; it is killed or paused as a whole.
 
     Args:
         name: for messages.
@@ -55,7 +55,7 @@ class Schedule:
     """The baton and the time.
 
     Args:
-        until: simulated seconds after which a run is taken to hang.
+        until: simulated seconds after which a run counts as hanging.
     """
 
     def __init__(self, until: float) -> None:
@@ -96,7 +96,7 @@ class Schedule:
         self._enqueue(thread, self.now)
 
     def sleep(self, seconds: float) -> None:
-        """Let the others run for so long.
+        """Let the others run for this time.
 
         Raises:
             Killed: if the caller's host was killed meanwhile.
@@ -128,7 +128,7 @@ class Schedule:
         return self._current
 
     def wake(self, thread: _Thread) -> None:
-        """Have a waiting thread go on now."""
+        """Let a waiting thread continue now."""
         if thread in self._alive:
             self._enqueue(thread, self.now)
 
@@ -140,13 +140,13 @@ class Schedule:
                 self._enqueue(thread, self.now)
 
     def ended(self, thread: _Thread) -> None:
-        """The thread's function has returned: pass the baton on for good."""
+        """The thread's function has returned: pass the baton on permanently."""
         self._alive.discard(thread)
         thread.turn += 1
         self._pass_on(thread, ends=True)
 
     def pause(self, host: Host, seconds: float) -> None:
-        """Have none of a host's threads go on for so long, as SIGSTOP does."""
+        """Stop all threads of a host for this time, as SIGSTOP does."""
         host.resumes = max(host.resumes, self.now + seconds)
 
     def release(self, starter: _Starter) -> None:
@@ -158,7 +158,7 @@ class Schedule:
         heapq.heappush(self._queue, (when, next(self._order), thread.turn, thread))
 
     def _pass_on(self, giver: _Thread | None = None, *, ends: bool = False) -> None:
-        """Give the baton to whoever is next; return when it is the giver's again."""
+        """Pass the baton to the next thread; return when this thread has it again."""
         following = self._next()
         if following is giver and giver is not None:
             self._current = giver
@@ -279,7 +279,7 @@ class SimPending(Generic[T]):
         return value
 
     def run(self, function: Callable[[], T]) -> None:
-        """Run the function and keep what comes of it."""
+        """Run the function and keep its result."""
         try:
             self._value = function()
         except Killed:

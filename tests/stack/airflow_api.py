@@ -125,7 +125,7 @@ class AirflowApi:
         self._call("PATCH", self._run_path(dag_id, run_id), {"state": "failed"})
 
     def run(self, dag_id: str, run_id: str) -> DagRun:
-        """The run as it stands."""
+        """The current state of the run."""
         where = self._run_path(dag_id, run_id)
         run = self._call("GET", where)
         tasks = self._call("GET", f"{where}/taskInstances?limit=100")["task_instances"]

@@ -27,7 +27,7 @@ ENV_FILE = Path(__file__).resolve().parents[2] / ".stack" / "env"
 
 
 class DemoError(Exception):
-    """The demo can't go on; the message says why and what to do."""
+    """The demo can't continue; the message says why and what to do."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,7 +66,7 @@ def reset_planes_api(url: str) -> None:
 
 
 def run_dags(api: AirflowApi, dags: tuple[str, ...], timeout: float) -> dict[str, DagRun]:
-    """Trigger the DAGs together and follow them to their end, telling of each new state."""
+    """Trigger the DAGs together and follow them to their end; print each new state."""
     began = time.monotonic()
     for dag_id in dags:
         api.wait_for_dag(dag_id)

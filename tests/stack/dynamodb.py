@@ -1,13 +1,17 @@
 """moto's server, made quick enough for tables of a hundred thousand rows.
 
-moto looks at every row of a table for each page of a Query, and spends about two milliseconds
-on each row that it returns. So a Query by the table's own key takes its page from the rows past
-the start, values are turned into JSON without asking what else they might be, and a reply that is
-plain JSON already is not walked through once more. A row's size is added up anew only when a large
-value is set, not for each. What a reply looks like is still moto's to say.
+moto reads every row of a table for each page of a Query, and spends about two milliseconds on each
+row that it returns. This module makes four things faster:
 
-moto's server has a thread per request and checks a condition before it changes the row, with
-nothing to keep two of them apart; DynamoDB is atomic. So here one request is served at a time.
+- a Query by the table's own key takes its page from the rows past the start;
+- values are converted to JSON without trying other types first;
+- a reply that is already plain JSON is not traversed again;
+- the size of a row is computed again only when a large value is set, not for each value.
+
+The form of a reply is still that of moto.
+
+moto's server has a thread per request, and checks a condition before it changes the row without a
+lock. DynamoDB is atomic, so here one request is served at a time.
 """
 
 from __future__ import annotations
@@ -69,7 +73,7 @@ def query(
         ]
     if limit:
         pick = heapq.nlargest if backwards else heapq.nsmallest
-        # One more tells that there is another page.
+        # One more row shows that there is another page.
         found = pick(limit + 1, found, key=lambda each: each[0].value)
     else:
         found.sort(key=lambda each: each[0].value, reverse=backwards)
@@ -108,7 +112,7 @@ def set_limited(row: LimitedSizeDict, name: str, value: Any) -> None:
 
 
 def serialized(handler: DynamoHandler, action_result: ActionResult) -> Any:
-    """`DynamoHandler.serialized`, for what is JSON as it stands; else moto's."""
+    """`DynamoHandler.serialized` for replies that are already JSON; otherwise moto's own."""
     if not isinstance(action_result.result, dict):
         return _serialized(handler, action_result)
     try:
@@ -134,7 +138,7 @@ def install() -> None:
     # walk every row of the table for a page,
     Table.query = query  # type: ignore[method-assign]  # rows of the page alone
     # walk a reply that is JSON already,
-    DynamoHandler.serialized = serialized  # type: ignore[method-assign]  # JSON as it stands
+    DynamoHandler.serialized = serialized  # type: ignore[method-assign]  # JSON unchanged
     # and serve two requests at a time, of which both see the row before either's change.
     DynamoHandler.call_action = call_action  # type: ignore[method-assign]  # one at a time
 

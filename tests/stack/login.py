@@ -62,7 +62,7 @@ def prepare_keys(settings: Settings) -> None:
 
 
 def prepare_user(settings: Settings) -> None:
-    """Have the user, with its home in the stack and credentials for the nodes in it.
+    """Create the user, with its home in the stack and credentials for the nodes in it.
 
     Raises:
         StackError: if the user has another home and is at work.
@@ -72,7 +72,7 @@ def prepare_user(settings: Settings) -> None:
     try:
         found = pwd.getpwnam(settings.user)
     except KeyError:
-        # '*' is no password either, but unlike '!' it does not lock the account for sshd.
+        # '*' also means no password, but unlike '!' it does not lock the account for sshd.
         run(["useradd", "-M", "-d", home, "-s", "/bin/bash", "-p", "*", settings.user])
     else:
         _check_ordinary(found)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install the Debian packages of the stack, as far as they are absent. As root only: anybody
-# else runs the embedded stack, which needs none but Python's own venv module.
+# Install the missing Debian packages of the stack. As root only: other users run the embedded
+# stack, which needs only Python's venv module.
 set -eu
 python=${1:-python3}
 missing=

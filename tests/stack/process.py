@@ -1,8 +1,8 @@
 """Services as processes: start one if it is not there, wait until it answers, end it again.
 
-Each runs in the foreground of a session of its own, so its process id is known for sure; it
-goes with the process's start time into ``run/<name>.json``, so that an id which the system
-gave to somebody else later is never signalled. Linux only: reads /proc.
+Each service runs in the foreground of its own session, so its process id is certain. The id and
+the start time of the process are stored in ``run/<name>.json``. So a process that gets the same id
+later is never signalled. Linux only: reads /proc.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Running:
 
 
 def ensure(settings: Settings, service: Service) -> bool:
-    """Have the service running and ready; True if it had to be started.
+    """Start the service if needed and wait until it is ready; True if it was started.
 
     Raises:
         StackError: if it can't be started, or is not ready in time.

@@ -21,17 +21,17 @@ BUCKET = "lab"
 KEY_PREFIX = "backfills"
 TABLE = "backfills"
 REMOTE_DIR = ".airflow-slurm"
-#: The S3 server knows this key, and no other. It opens nothing but the stack on loopback.
+#: The S3 server knows only this key. It gives access only to the stack on loopback.
 ACCESS_KEY = "stack"
 SECRET_KEY = "opens-nothing-but-the-stack-on-loopback"
 
 
 class StackError(Exception):
-    """The stack can't do what was asked; the message says why and what to do."""
+    """The stack can't carry out the command; the message says why and what to do."""
 
 
 class Mode(str, Enum):
-    """What stands for the cluster."""
+    """The kind of cluster in the stack."""
 
     SLURM = "slurm"  # slurmctld, slurmdbd and two slurmd behind an sshd; needs root
     EMBEDDED = "embedded"  # processes of this machine; any user, nothing to install
@@ -63,8 +63,8 @@ class Settings:
 
     Args:
         state: the folder with everything that the stack writes, without symbolic links.
-        mode: what stands for the cluster.
-        why: why this mode was chosen, if nobody asked for it.
+        mode: the kind of cluster.
+        why: why this mode was chosen, if it was not set.
         user: who submits jobs on the cluster.
         dynamodb_endpoint: a DynamoDB to use instead of starting one.
         ports: by the names of `PORTS`.
@@ -148,12 +148,12 @@ def _mode(environment: Mapping[str, str]) -> tuple[Mode, str]:
             mode = Mode(asked)
         except ValueError:
             choices = " or ".join(each.value for each in Mode)
-            raise StackError(f"STACK: {asked!r} is no mode; write {choices}") from None
+            raise StackError(f"STACK: {asked!r} is not a mode; write {choices}") from None
         if mode is Mode.SLURM and os.geteuid() != 0:
             raise StackError("STACK: 'slurm' needs root; run it as root, or write embedded")
         return mode, ""
     if os.geteuid() != 0:
-        return Mode.EMBEDDED, "not root, so no Slurm: the embedded cluster stands in for it"
+        return Mode.EMBEDDED, "not root, so no Slurm: the embedded cluster is used instead"
     return Mode.SLURM, ""
 
 

@@ -147,7 +147,7 @@ def _airflow_variables(settings: Settings) -> dict[str, str]:
         "SCHEDULER": {
             "SCHEDULER_IDLE_SLEEP_TIME": "0.25",
             "SCHEDULER_HEARTBEAT_SEC": "2",
-            # Tasks of a scheduler that was killed go on after a minute, not after five.
+            # Tasks of a killed scheduler are resumed after a minute, not after five.
             "ORPHANED_TASKS_CHECK_INTERVAL": "10",
             "TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
             "TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",

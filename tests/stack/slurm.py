@@ -93,7 +93,7 @@ def slurm_conf(settings: Settings) -> Path:
 
 
 def start(settings: Settings) -> list[str]:
-    """Have the cluster running, with both nodes idle; the names of what was started."""
+    """Start the cluster and wait for both nodes; return the names of started services."""
     _write_configuration(settings)
     below = (_munged(settings), _mariadb(settings), _slurmdbd(settings))
     started = [service.name for service in below if ensure(settings, service)]
@@ -131,8 +131,8 @@ def warning(settings: Settings) -> str:
     if address.startswith("127."):
         return ""
     return (
-        f"Slurm's daemons listen on all interfaces, since this machine's name, {host}, does not "
-        "stand for loopback in /etc/hosts (they answer only to this stack's own munge key)"
+        f"Slurm's daemons listen on all interfaces, because /etc/hosts does not map this machine's "
+        f"name, {host}, to loopback (they answer only to this stack's own munge key)"
     )
 
 
@@ -292,7 +292,7 @@ def _environment(settings: Settings) -> dict[str, str]:
 
 
 def _own_address() -> tuple[str, str]:
-    """This machine's short name, which Slurm's daemons compare, and what it stands for."""
+    """This machine's short name, which Slurm's daemons compare, and its address."""
     host = socket.gethostname().partition(".")[0]
     try:
         return host, socket.gethostbyname(socket.gethostname())

@@ -1,9 +1,10 @@
 """Where the stack keeps its state: ``.stack/`` in the checkout, or a link from there.
 
-The cluster's user must be able to enter it, and nobody else to change it: jobs run from there.
-Under a folder closed to others (a clone in root's home), or open to their changes (one that a
-group may write into), it is a link to a folder under /var/tmp named after the checkout.
-Standard library only: the bootstrap runs it before anything is installed.
+Jobs run from this folder. The cluster's user must be able to enter it, and nobody else may change
+it. Some checkouts are in a folder that is closed to others (a clone in root's home) or that others
+can change (one that a group may write into). Then `.stack` is a link to a folder under /var/tmp
+that is named after the checkout. This module uses only the standard library, because the bootstrap
+runs it before anything is installed.
 """
 
 from __future__ import annotations

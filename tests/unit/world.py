@@ -6,15 +6,17 @@ import gzip
 import json
 import random
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from airflow_slurm_provider.coordinator.planning.planner import Planned, Planner
+from airflow_slurm_provider.coordinator.planning.planner import Planner
 from slurm_worker.backends.request_counter import RequestCounts
-from slurm_worker.node.slurm_job import Drain, Identity
+from slurm_worker.node.context import NodeContext
+from slurm_worker.node.slurm_job import Drain, WorkerIdentity
 from slurm_worker.node.threads import PooledThreads
 from slurm_worker.node.worker import Worker
 from slurm_worker.protocol.job_config import (
@@ -24,9 +26,11 @@ from slurm_worker.protocol.job_config import (
     LimitConfig,
     WorkerConfig,
 )
+from slurm_worker.protocol.job_rows import RoundRow
 from slurm_worker.protocol.job_store import JobStore, Marker
 from slurm_worker.protocol.job_table import JobTable
-from slurm_worker.protocol.keys import JobId, JobPaths
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
@@ -44,7 +48,23 @@ class Lines:
     def info(self, event: str, **fields: Any) -> None:
         self.lines.append({"event": event, **fields})
 
-    warning = error = info
+    debug = warning = error = exception = info
+
+
+class Passing:
+    """A signal for whose timed waits the clock is advanced: they take no real time."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self._clock = clock
+        self._event = threading.Event()
+        self.set, self.is_set = self._event.set, self._event.is_set
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if timeout is None:
+            return self._event.wait()
+        if not self._event.is_set():
+            self._clock.advance(timeout)
+        return self._event.is_set()
 
 
 @dataclass
@@ -66,10 +86,10 @@ class World:
     workers: int = 0
     job: JobId = JOB
     module: str = "handler_under_test"
+    module_file: str = ""
     conditional_put: bool = True
     part_format: str = "jsonl.gz"
     columns: dict[str, str] = field(default_factory=dict)
-    leave: Callable[[], None] = lambda: None
     seconds_left: float | None = None
     requests: RequestCounts = field(default_factory=RequestCounts)
 
@@ -89,20 +109,29 @@ class World:
     def table(self) -> TaskTable:
         return TaskTable(self.rows, self.job, self.shards, self.lease, self.clock)
 
-    def planner(self) -> Planner:
-        return Planner(self.store, self.table, self.jobs, self.bundle, self.log.append)
+    def patient(self) -> Drain:
+        """The drain of a worker whose waits take no real time, as they advance the clock."""
+        return Drain(Passing(self.clock))
 
-    def plan(self, items: Iterable[tuple[str, dict[str, Any]]], round_no: int = 0) -> Planned:
+    def planner(self) -> Planner:
+        return Planner(self.store, self.table, self.jobs, self.log.append)
+
+    def plan(self, items: Iterable[tuple[str, dict[str, Any]]], round_no: int = 0) -> RoundRow:
         self.jobs.create("identity", "config", self.shards)
         round_row = self.jobs.create_round(round_no, "test")
-        planned = self.planner().plan(round_row, items, check=lambda: None, retried=dict)
+        planned = self.planner().plan(round_row, items, self.bundle)
         self.jobs.open(round_no + 1)
         return planned
 
-    def worker(self, drain: Drain | None = None) -> Worker:
+    def worker(self, drain: Drain | None = None, **changes: Any) -> Worker:
+        return Worker(self.context(drain, **changes))
+
+    def context(self, drain: Drain | None = None, **changes: Any) -> NodeContext:
+        """A worker's context; `changes` replace fields of it."""
         self.workers += 1
         threads = PooledThreads()
         module = types.ModuleType(self.module)
+        module.__file__ = self.module_file or None
         module.handle = self.handle  # type: ignore[attr-defined]  # a module made here
         if self.setup:
             module.setup = self.setup  # type: ignore[attr-defined]
@@ -126,10 +155,14 @@ class World:
             lease=self.lease,
             worker=self.worker_config,
         )
-        return Worker(
-            config,
-            Identity(name, "000-1", {"array": "", "element": "", "restart": "", "node": "n"}),
-            rows=self.rows,
+        context = NodeContext(
+            config=config,
+            identity=WorkerIdentity(
+                name, "000-1", {"array": "", "element": "", "restart": "", "node": "n"}
+            ),
+            store=self.store,
+            jobs=self.jobs,
+            table=self.table,
             buckets=lambda _name: self.objects,
             clock=self.clock,
             scratch=scratch,
@@ -138,9 +171,9 @@ class World:
             drain=drain or Drain(threads.signal()),
             rng=random.Random(7),
             seconds_left=self.seconds_left,
-            leave=self.leave,
             requests=self.requests,
         )
+        return replace(context, **changes)
 
     def task_rows(self) -> list[TaskRow]:
         rows = [row for shard in range(self.shards) for row in self.table.all_rows(shard)]

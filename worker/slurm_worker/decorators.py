@@ -1,4 +1,4 @@
-"""What a handler's author puts on a function; imports nothing."""
+"""Decorators for a handler's author; imports nothing."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ BATCH_MARK = "__slurm_worker_batch__"
 def batch(size: int = 100) -> Callable[[F], F]:
     """Mark a handler that takes a list of up to `size` items and returns as many results.
 
-    An exception in the place of a result fails that item alone.
+    An exception in place of a result fails only that item.
 
     Raises:
-        ValueError: if `size` is no number of items.
+        ValueError: if `size` is not a positive integer.
     """
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise ValueError("batch: takes the number of items of a call; write @batch(size=100)")
+        raise ValueError("batch: size must be a positive number of items; write @batch(size=100)")
 
     def mark(function: F) -> F:
         setattr(function, BATCH_MARK, size)

@@ -3,17 +3,17 @@
     SlurmWorkerError
     ├── UserError           a mistake in a config, argument or input: one line, exit code 2
     ├── ServiceError        a service can't be reached or refuses: exit code 3
-    │   ├── Throttled       it is there, and asked for too much at a time
+    │   ├── Throttled       it serves no more requests at the moment
     │   ├── Missing         there is no such object
-    │   ├── Denied          these credentials may not do this
+    │   ├── AccessDenied    these credentials may not do this
+    │   ├── InvalidRequest  it can never do this very request
     │   ├── NoCredentials   AWS's SDK finds no credentials: exit code 2
     │   └── HostUnreachable the login node can't be reached (a UserError as well)
     ├── ItemError           raised by a handler: this item failed, with this class
-    │   └── RateLimited     ... because the server asked to slow down
+    │   └── RateLimited     ... because the server limits the rate
     └── FatalError          raised by a handler: stop the whole job
 
-The classifier knows exceptions by qualified name, so that no HTTP library need be
-imported on the node.
+The classifier knows exceptions by qualified name, so that the node imports no HTTP library.
 """
 
 from __future__ import annotations
@@ -59,27 +59,27 @@ class SlurmWorkerError(Exception):
 
 
 class UserError(SlurmWorkerError):
-    """A configuration, argument or input is wrong; the message names field, value and mend."""
+    """A configuration, argument or input is wrong; the message has field, value and fix."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(printable_lines(message))
 
 
 class ServiceError(SlurmWorkerError):
-    """A service that this needs can't be reached, or refused."""
+    """A service can't be reached, or refused the request."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(printable_lines(message))
 
 
 class Throttled(ServiceError):
-    """A service serves fewer requests than it was asked, after all repeats; later it will."""
+    """A service has throttled a request after all retries; it will accept it later."""
 
 
-class Unfit(ServiceError):
-    """A service answers that it can't do this very request, whenever it is asked: too large, say.
+class InvalidRequest(ServiceError):
+    """A service can never do this very request: it is too large, for example.
 
-    So it is no failure of the service, and says something about the task.
+    The service has not failed; the task is the cause.
     """
 
 
@@ -87,22 +87,22 @@ class Missing(ServiceError):
     """There is no such object in the store."""
 
 
-class Denied(ServiceError):
-    """A service's answer is that these credentials may not do this."""
+class AccessDenied(ServiceError):
+    """These credentials may not do this."""
 
 
 class NoCredentials(ServiceError):
     """AWS's SDK finds no credentials that it can use.
 
-    On a node no task is to blame for it, and another node may have them; for a user who
-    types a command it is a mistake in the settings.
+    On a node no task is the cause, and another node may have credentials. In a command it is a
+    mistake in the settings.
     """
 
 
 class HostUnreachable(UserError, ServiceError):
     """The login node that the site names can't be reached.
 
-    Both: a wrong name in a config is the user's to mend (exit code 2), and a login node
+    Both classes: a wrong name in a config is the user's to fix (exit code 2), and a login node
     that is down for an hour is worth another try (Airflow's retries).
     """
 
@@ -121,16 +121,16 @@ class ItemError(SlurmWorkerError):
             self.error_class = ErrorClass(error_class)
         except ValueError:
             raise ValueError(
-                f"{error_class!r} is no error class; use one of "
-                f"{', '.join(each.value for each in ErrorClass)} ({message})"
+                f"{error_class!r} is not an error class; use one of "
+                f"{', '.join(known.value for known in ErrorClass)} ({message})"
             ) from None
 
 
 class RateLimited(ItemError):
-    """The server asked to slow down.
+    """The server limits the rate.
 
     Args:
-        retry_after: seconds the server asked to wait; None where it didn't say.
+        retry_after: seconds that the server wants us to wait; None if unknown.
         message: what a person should read about it.
     """
 
@@ -145,10 +145,10 @@ class FatalError(SlurmWorkerError):
 
 @dataclass(frozen=True, slots=True)
 class ClassRule:
-    """What a job says of its own errors; each condition that is given must hold.
+    """A job's rule for the class of its errors; each given condition must hold.
 
     Args:
-        error_class: the class of what matches.
+        error_class: the class of exceptions that match.
         exception: qualified name of the exception's class or of one of its bases.
         message: a regular expression that is searched for in the exception's text.
         status: the HTTP status that the exception carries.
@@ -168,7 +168,7 @@ class ClassRule:
         )
 
 
-#: Classes that an immediate second try inside the worker may cure.
+#: Classes for which an immediate second try inside the worker may succeed.
 TRANSIENT = frozenset(
     {ErrorClass.NETWORK, ErrorClass.RATE_LIMITED, ErrorClass.TIMEOUT, ErrorClass.UNKNOWN}
 )
@@ -206,6 +206,9 @@ _BY_ERRNO = {
 }
 
 
+_WITH_PLACE = re.compile(r"(.*) \(([^()]+:\d+ in [^()]+)\)", re.DOTALL)
+
+
 def classify_status(status: int) -> ErrorClass:
     """The class of an HTTP status of 400 or above."""
     special = {
@@ -225,10 +228,10 @@ def classify_status(status: int) -> ErrorClass:
 def classify(error: BaseException, rules: Sequence[ClassRule] = ()) -> ErrorClass:
     """The class of an exception that a handler raised.
 
-    The cause chain is searched from the outermost exception inwards, and the first one
-    that says something decides; what says nothing is the handler's bug. The job's rules come
-    before what is known of exceptions, and after the class that an `ItemError` names. Raises
-    nothing, whatever the exception's own attributes do.
+    The cause chain is searched from the outermost exception inwards; the first exception with a
+    known class decides, and without one it is the handler's bug. The class of an `ItemError`
+    comes first, then the job's rules, then the known exceptions. Raises nothing, whatever the
+    exception's own attributes do.
     """
     for exception in _chain(error):
         with contextlib.suppress(Exception):
@@ -256,6 +259,17 @@ def place_of(error: BaseException, folder: str) -> str:
     return ""
 
 
+def with_place(message: str, place: str) -> str:
+    """A message and the place in the user's code, as a person reads them."""
+    return f"{message} ({place})" if place else message
+
+
+def split_place(text: str) -> tuple[str, str]:
+    """The message and the place of what releases up to 0.1 stored as one text."""
+    found = _WITH_PLACE.fullmatch(text)
+    return (found[1], found[2]) if found else (text, "")
+
+
 def describe(error: BaseException, limit: int = 500) -> str:
     """One line about an exception: its type and message, at most `limit` characters.
 
@@ -268,7 +282,7 @@ def describe(error: BaseException, limit: int = 500) -> str:
 
 
 def retry_after_of(error: BaseException) -> float | None:
-    """Seconds that the server asked to wait, where the exception says so."""
+    """Seconds that the server wants us to wait, if the exception has them."""
     for exception in _chain(error):
         with contextlib.suppress(Exception):
             found = _retry_after(exception)
@@ -280,7 +294,7 @@ def retry_after_of(error: BaseException) -> float | None:
 
 
 def _retry_after(error: BaseException) -> Any:
-    """What the exception, or its answer's headers, says of it; None for nothing."""
+    """The value in the exception or in its response's headers; None if there is none."""
     if isinstance(error, RateLimited):
         return error.retry_after
     response = getattr(error, "response", None)
@@ -292,7 +306,7 @@ def _text(error: BaseException) -> str:
     try:
         return str(error)
     except Exception as failed:
-        return f"(its text can't be had: {type(failed).__name__})"
+        return f"(its text can't be read: {type(failed).__name__})"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

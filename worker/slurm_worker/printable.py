@@ -1,8 +1,8 @@
 r"""Text from items, handlers, Slurm or S3 as a terminal may show it: control characters visible.
 
-A control character can clear a screen, rename a window, write over a line or turn text round,
-and so show a reader what nobody wrote. Hidden characters are written as Python writes them,
-``\x1b``. A lone surrogate, which no encoding can write, is one of them.
+A control character can clear a screen, rename a window, overwrite a line or reverse text, and so
+show text that was never written. Hidden characters are written as Python's escapes, ``\x1b``.
+That includes a lone surrogate, which no encoding can write.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _HIDDEN = (
 )
 _VISIBLE = {code: ascii(chr(code))[1:-1] for code in chain(*_HIDDEN)}
 _VISIBLE_LINES = {code: text for code, text in _VISIBLE.items() if chr(code) not in "\n\t"}
-#: The same as JSON writes them: reading the line gives the text as it was. But for a lone
-#: surrogate it gives the escape: no reader can write it on.
+#: The same in JSON: a parser gives the original text back. For a lone surrogate it gives the
+#: escape instead, as no program can write it.
 _IN_JSON = {
     code: f"\\u{code:04x}" if not 0xD800 <= code < 0xE000 else f"\\\\u{code:04x}"
     for code in chain(*_HIDDEN)

@@ -1,9 +1,9 @@
 """Folders that no other user of the machine can change.
 
-Whoever can rename a folder, or write into it, decides what is found there. So a folder is
-taken only if it and every folder above it belong to this user or to root, and nobody else may
-write into them. The sticky bit, as ``/tmp`` has it, makes a folder above safe: there one
-renames only what is one's own. `slurm/submission.py` has the same rule in shell.
+A user that can rename a folder, or write into it, decides what is in it. So a folder is used only
+if it and every folder above it belong to this user or to root, and no other user may write into
+them. A folder above with the sticky bit, such as ``/tmp``, is safe: there users rename only their
+own files. `slurm/submission.py` has the same rule in shell.
 
 Standard library only: the worker's file runs it before anything is unpacked.
 """
@@ -29,22 +29,22 @@ def check_folder(path: Path) -> None:
 
     Raises:
         UnsafeFolder: naming the part.
-        OSError: if it can't be looked at.
+        OSError: if it can't be read.
     """
     absolute, real = Path(os.path.abspath(path)), path.resolve()  # noqa: PTH100  keeps the links
     trusted = {os.getuid(), 0, *_unmapped()}
-    # Also the links on the way: who owns one decides where it leads.
-    for each in dict.fromkeys([absolute, *absolute.parents, real, *real.parents]):
-        found = each.lstat()
+    # Also the links on the way: their owners decide where they lead.
+    for part in dict.fromkeys([absolute, *absolute.parents, real, *real.parents]):
+        found = part.lstat()
         if found.st_uid not in trusted:
-            raise _of_another(each, found)
+            raise _of_another(part, found)
         sticky = found.st_mode & stat.S_ISVTX
         if not stat.S_ISLNK(found.st_mode) and found.st_mode & _OTHERS_WRITE and not sticky:
-            raise _open_to_others(each, found)
+            raise _open_to_others(part, found)
 
 
 def own_folder(path: Path) -> Path:
-    """Make a folder for this user alone, or take this user's that is there; its real path.
+    """Make a folder for this user alone, or use this user's existing one; return its real path.
 
     Raises:
         UnsafeFolder: if another user owns it, or can change any part of its path.
@@ -63,7 +63,7 @@ def own_folder(path: Path) -> Path:
 
 
 def new_folder(parent: Path, prefix: str) -> Path:
-    """Make a folder for this user alone, with a name that nobody can guess.
+    """Make a folder for this user alone, with a random name.
 
     Raises:
         UnsafeFolder: if another user can change any part of the parent's path.
@@ -75,7 +75,7 @@ def new_folder(parent: Path, prefix: str) -> Path:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether this is a folder, no link, that this user owns and nobody else may enter."""
+    """Whether this is a folder, not a link, that this user owns and no other user may enter."""
     try:
         found = path.lstat()
     except OSError:
@@ -85,11 +85,11 @@ def is_ours(path: Path) -> bool:
 
 
 def _make(path: Path) -> None:
-    # By mkdir(parents=True) those above would be as open as the umask leaves them.
-    for each in (*reversed(path.absolute().parents), path):
-        if not each.exists():
+    # mkdir(parents=True) would make those above as open as the umask allows.
+    for folder in (*reversed(path.absolute().parents), path):
+        if not folder.exists():
             with suppress(FileExistsError):
-                each.mkdir(0o700)
+                folder.mkdir(0o700)
 
 
 def _of_another(path: Path, found: os.stat_result) -> UnsafeFolder:

@@ -1,8 +1,8 @@
 """In-memory twins of the edges: the same promises, no AWS.
 
-`MemoryRows` evaluates the real condition and update expressions (the subset that
-`protocol/expressions.py` uses), so tests and simulations run the real protocol. They are part
-of the product: use them to test your own tools against a job's table.
+`MemoryRows` evaluates the real condition and update expressions (the subset that our
+statements use), so tests and simulations run the real protocol. The twins are part of the
+product: use them to test your own tools against a job's table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import overload
 
 from slurm_worker.errors import Missing
-from slurm_worker.protocol.ports import Applied, Entry, Refused, Row, Statement, Stored, Value
+from slurm_worker.protocol.ports import (
+    Applied,
+    ObjectInfo,
+    Refused,
+    Row,
+    Statement,
+    StoredObject,
+    Value,
+)
 
 _TOKEN = re.compile(r"\s*(<>|<=|>=|[=<>+\-(),]|[#:]?\w+)")
 _COMPARE: dict[str, Callable[[Value, Value], bool]] = {
@@ -40,7 +48,7 @@ class MemoryRows:
         #: The partitions' sort keys, in order.
         self._order: dict[str, list[str]] = {}
         self._lock = threading.Lock()
-        #: Requests made, by verb; what a budget test asserts on.
+        #: Requests made, by operation, for tests of request budgets.
         self.requests: dict[str, int] = {}
 
     def get(self, pk: str, sk: str, *, consistent: bool = True) -> Row | None:  # noqa: ARG002
@@ -60,14 +68,13 @@ class MemoryRows:
             self._set(pk, sk, _copied(row))
             return Applied(_copied(row))
 
-    def update(
-        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
-    ) -> Applied | Refused:
+    def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
         """See `ports.Rows.update`."""
         with self._lock:
             self._count(statement.name)
             existing = self._rows.get(pk, {}).get(sk)
             before: Row = dict(existing) if existing is not None else {}
+            values = statement.values
             if not _Parser(statement.condition, before, values).condition():
                 return Refused(_copied(existing))
             after = _Parser(statement.update, before, values).update()
@@ -144,11 +151,15 @@ class MemoryObjects:
             self._set(key, body)
             return True
 
-    def read(self, key: str) -> Stored | None:
+    def read(self, key: str) -> StoredObject | None:
         """See `ports.ObjectStore.read`."""
         with self._lock:
             body = self.objects.get(key)
-            return None if body is None else Stored(body, _tag(body), self.modified.get(key, 0.0))
+            return (
+                None
+                if body is None
+                else StoredObject(body, _tag(body), self.modified.get(key, 0.0))
+            )
 
     def put_if(self, key: str, body: bytes, tag: str) -> bool:
         """See `ports.ObjectStore.put_if`."""
@@ -165,11 +176,11 @@ class MemoryObjects:
             found = sorted(key for key in self.objects if key.startswith(prefix))
         yield from found
 
-    def entries(self, prefix: str) -> Iterator[Entry]:
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `ports.ObjectStore.entries`."""
         for key in self.list(prefix):
             body = self.objects.get(key, b"")
-            yield Entry(key, len(body), self.modified.get(key, 0.0))
+            yield ObjectInfo(key, len(body), self.modified.get(key, 0.0))
 
     def delete(self, key: str) -> None:
         """See `ports.ObjectStore.delete`."""
@@ -213,7 +224,7 @@ def _tag(body: bytes) -> str:
 
 
 class ManualClock:
-    """A clock that moves only when told to, or when somebody sleeps on it."""
+    """A clock that moves only by `advance` and `sleep`."""
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
         self._now = now
@@ -228,11 +239,11 @@ class ManualClock:
         return self._now - self._start
 
     def sleep(self, seconds: float) -> None:
-        """Move the time on instead of waiting."""
+        """Move the time forward instead of waiting."""
         self.advance(max(0.0, seconds))
 
     def advance(self, seconds: float) -> None:
-        """Move the time on."""
+        """Move the time forward."""
         self._now += seconds
 
 
@@ -243,7 +254,7 @@ def _copied(row: None) -> None: ...
 @overload
 def _copied(row: Row | None) -> Row | None: ...
 def _copied(row: Row | None) -> Row | None:
-    """A row that its reader may change; a tenth of what `copy.deepcopy` takes."""
+    """A row that its reader may change; ten times as fast as `copy.deepcopy`."""
     if row is None:
         return None
     copied = row.copy()
@@ -255,9 +266,9 @@ def _copied(row: Row | None) -> Row | None:
 
 def _copied_value(value: Value) -> Value:
     if isinstance(value, list):
-        return [_copied_value(each) for each in value]
+        return [_copied_value(item) for item in value]
     if isinstance(value, dict):
-        return {name: _copied_value(each) for name, each in value.items()}
+        return {name: _copied_value(item) for name, item in value.items()}
     return value
 
 
@@ -332,7 +343,7 @@ class _Parser:
         left = self._operand()
         compare = _COMPARE[self._next()]
         right = self._operand()
-        # A condition on an attribute that isn't there is false, whatever the operator but <>.
+        # A comparison with a missing attribute is false, except <>.
         return compare(left, right)
 
     def _sum(self) -> Value:

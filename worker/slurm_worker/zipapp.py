@@ -28,12 +28,12 @@ _MODULES = ("six", "typing_extensions")
 _BOTOCORE_DATA = ("dynamodb", "s3", "sts", "sso", "sso-oidc", "signin")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
-#: Runs the file of $1 only if its SHA-256 is $2. It is read once: what was hashed is what runs.
-#: One line, for the batch script, which is where the digest is safe from others. Neither the
-#: current folder nor bytecode from elsewhere has a say.
+#: Runs the file $1 only if its SHA-256 is $2. It is read once, so the hashed bytes are what runs.
+#: One line, for the batch script, where other users can't change the digest. Neither the current
+#: folder nor bytecode from elsewhere is used.
 LAUNCH = (
     "import sys, os; sys.pycache_prefix = None; here = os.getcwd(); "
-    "sys.path[:] = [each for each in sys.path if each not in ('', here)]; "
+    "sys.path[:] = [path for path in sys.path if path not in ('', here)]; "
     "import hashlib, io, zipfile; "
     "path, wanted = sys.argv[1:3]; archive = io.BytesIO(open(path, 'rb').read()); "
     "hashlib.sha256(archive.getvalue()).hexdigest() == wanted or sys.exit("
@@ -67,7 +67,7 @@ exec(archive.read("slurm_worker/private.py"), private)
 
 
 def base_folder():
-    """A folder that only this user can enter; always the same one where that can be."""
+    """A folder that only this user can enter; the same one each time if possible."""
     temporary = Path(tempfile.gettempdir())
     private["check_folder"](temporary)
     name = "slurm-worker-%d" % os.getuid()
@@ -75,7 +75,7 @@ def base_folder():
         (temporary / name).mkdir(0o700)
     except FileExistsError:
         pass
-    # Where somebody else has taken the name, one that an earlier worker has made instead.
+    # If another user has taken the name, use one that an earlier worker has made.
     for path in [temporary / name, *sorted(temporary.glob(name + "-files-*"))]:
         if private["is_ours"](path):
             return str(path)
@@ -95,7 +95,7 @@ def unpacked():
         return target
     with open(target + ".lock", "w") as lock:
         try:
-            # Of the many that start together on a node, one unpacks and the others wait.
+            # Of many workers that start together on a node, one unpacks and the others wait.
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:
             pass  # a file system without locks: the rename decides
@@ -132,7 +132,7 @@ sys.exit(main())
 def build() -> tuple[str, bytes]:
     """Return (digest, bytes) of the worker's zip, from the packages installed here.
 
-    The digest is of what is in it, so that it is the same wherever that is installed.
+    The digest covers the content only, so the same packages give the same digest anywhere.
     """
     files = sorted(_files())
     digest = hashlib.sha256()
@@ -141,8 +141,10 @@ def build() -> tuple[str, bytes]:
     name = digest.hexdigest()[:16]
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for each, path in files:
-            archive.writestr(zipfile.ZipInfo(each, _EPOCH), path.read_bytes(), zipfile.ZIP_DEFLATED)
+        for member, path in files:
+            archive.writestr(
+                zipfile.ZipInfo(member, _EPOCH), path.read_bytes(), zipfile.ZIP_DEFLATED
+            )
         values = {"{digest}": name, "{version}": __version__, "{files}": str(len(files) + 1)}
         main = _MAIN
         for field, value in values.items():

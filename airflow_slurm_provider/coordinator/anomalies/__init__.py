@@ -1,13 +1,13 @@
-"""Anomalies of a job that runs: noticed, told once, kept in the audit trail.
+"""Anomalies of a running job: detected, reported once, kept in the audit log.
 
-`Detector` is pure: looks in, alerts out. What it notices is appended to the trail and
-delivered by `Anomalies`, which every watcher of a job has; `read_alerts` gives it back.
+`Detector` is pure: observations in, alerts out. `AnomalyMonitor`, which every watcher of a job
+has, appends the alerts to the audit log and delivers them; `read_alerts` reads them back.
 """
 
 from airflow_slurm_provider.coordinator.anomalies.alert import OVER, RAISED, Alert, AnomalyKind
 from airflow_slurm_provider.coordinator.anomalies.audit_log import read_alerts
-from airflow_slurm_provider.coordinator.anomalies.detector import Detector, News
-from airflow_slurm_provider.coordinator.anomalies.monitor import Anomalies
+from airflow_slurm_provider.coordinator.anomalies.detector import Changes, Detector
+from airflow_slurm_provider.coordinator.anomalies.monitor import AnomalyMonitor
 from airflow_slurm_provider.coordinator.anomalies.observation import Observation
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import Thresholds
 
@@ -15,10 +15,10 @@ __all__ = [
     "OVER",
     "RAISED",
     "Alert",
-    "Anomalies",
     "AnomalyKind",
+    "AnomalyMonitor",
+    "Changes",
     "Detector",
-    "News",
     "Observation",
     "Thresholds",
     "read_alerts",

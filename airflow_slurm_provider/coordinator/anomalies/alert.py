@@ -1,21 +1,21 @@
-"""What an anomaly is told as."""
+"""An alert: how an anomaly is reported."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any, cast
 
-from slurm_worker.protocol.job_table import AuditEvent
+from slurm_worker.protocol.job_rows import AuditEvent
 from slurm_worker.protocol.ports import Value
 
-#: The alert's action in the audit trail, and that of its episode's end.
+#: The alert's action in the audit log, and that of its episode's end.
 RAISED, OVER = "anomaly", "anomaly over"
 
 
 class AnomalyKind(str, Enum):
-    """What can be wrong with a job that runs."""
+    """What can be wrong with a running job."""
 
     STALL = "stall"  #: nothing ends, although tasks are held
     ERROR_RATE = "error_rate"  #: one class of failures is far more frequent than before
@@ -26,21 +26,21 @@ class AnomalyKind(str, Enum):
     NO_PROGRESS = "no_progress"  #: tasks are leased and given back, and none of their items ends
     LIMIT_STARVED = "limit_starved"  #: workers wait for a rate that was cut, or a quota
     LIMIT_IDLE = "limit_idle"  #: a rate limit is hardly used while tasks wait
-    COST = "cost"  #: the job costs more than it was to
+    COST = "cost"  #: the job costs more than expected
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One anomaly, told once per episode.
+    """One anomaly, reported once per episode.
 
     Args:
         job_id: the job.
-        subject: what it is about: the error class, task, node or limit; ``job`` for all of it.
-        episode: counts the times that this subject had this anomaly, from 1.
-        message: what is wrong, with the numbers that say so.
+        subject: the error class, task, node or limit; ``job`` for the whole job.
+        episode: number of the times that this subject had this anomaly, from 1.
+        message: what is wrong, with its numbers.
         advice: what to do.
         numbers: those of the message, by name; times in seconds, shares from 0 to 1.
-        at_ms: when it was noticed, by AWS's clock.
+        at_ms: when it was detected, by AWS's clock.
         over_ms: when the episode was over; 0 while it lasts.
     """
 
@@ -56,7 +56,7 @@ class Alert:
 
     @property
     def id(self) -> str:
-        """Unique in the job, and the same for everybody who notices the same episode."""
+        """Unique in the job, and the same for every process that detects the same episode."""
         return f"{self.kind.value}/{self.subject}/{self.episode}"
 
     def line(self) -> str:
@@ -65,21 +65,10 @@ class Alert:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
-        return {
-            "job_id": self.job_id,
-            "id": self.id,
-            "kind": self.kind.value,
-            "subject": self.subject,
-            "episode": self.episode,
-            "message": self.message,
-            "advice": self.advice,
-            "numbers": dict(self.numbers),
-            "at_ms": self.at_ms,
-            "over_ms": self.over_ms,
-        }
+        return {**asdict(self), "id": self.id, "kind": self.kind.value}
 
     def detail(self) -> dict[str, Value]:
-        """How the audit trail holds it; fractions as text, since rows hold none."""
+        """How the audit log stores it; fractions as text, since rows hold none."""
         return {
             "kind": self.kind.value,
             "subject": self.subject,
@@ -87,14 +76,14 @@ class Alert:
             "message": self.message,
             "advice": self.advice,
             "numbers": {
-                name: each if isinstance(each, int) else repr(each)
-                for name, each in self.numbers.items()
+                name: number if isinstance(number, int) else repr(number)
+                for name, number in self.numbers.items()
             },
         }
 
     @classmethod
     def of_event(cls, job_id: str, event: AuditEvent) -> Alert:
-        """Read a line of the audit trail with the action `RAISED`."""
+        """Read an event of the audit log with the action `RAISED`."""
         detail = event.detail
         numbers = cast("dict[str, int | str]", detail["numbers"])
         return cls(
@@ -105,12 +94,12 @@ class Alert:
             message=str(detail["message"]),
             advice=str(detail["advice"]),
             numbers={
-                name: each if isinstance(each, int) else float(each)
-                for name, each in numbers.items()
+                name: number if isinstance(number, int) else float(number)
+                for name, number in numbers.items()
             },
             at_ms=event.at_ms,
         )
 
     def ended(self, at_ms: int) -> Alert:
-        """The same, its episode over."""
+        """The same alert, its episode over."""
         return replace(self, over_ms=at_ms)

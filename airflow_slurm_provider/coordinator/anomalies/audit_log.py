@@ -1,8 +1,8 @@
-"""Alerts in the audit trail, where everybody who watches a job agrees on its episodes.
+"""Alerts in the audit log, where all processes that watch a job agree on its episodes.
 
-An episode begins with a line under a name made of kind, subject and number, and is over
-with a second one. Both are appended by conditional puts, so that of several processes that
-notice the same thing one appends it, and only that one delivers the alert.
+An episode begins with an event under a name made of kind, subject and number, and ends with a
+second one. Both are written by conditional puts: of several processes that detect the same
+thing, one writes it, and only that one delivers the alert.
 
 Requests: one query to read; two writes to raise an alert or to end its episode.
 """
@@ -24,16 +24,16 @@ def read_alerts(services: Services, job_id: JobId) -> list[Alert]:
     Raises:
         ServiceError: if the table can't be reached.
     """
-    return sorted(_alerts(services.jobs(job_id)), key=lambda each: each.at_ms)
+    return sorted(_alerts(services.jobs(job_id)), key=lambda alert: alert.at_ms)
 
 
 def append_alert(jobs: JobTable, actor: str, alert: Alert) -> bool:
-    """Write the alert to the trail; False if it stands there already."""
+    """Write the alert; False if another process has."""
     return jobs.audit(actor, RAISED, alert.detail(), once=f"{_PREFIX}{alert.id}")
 
 
 def append_end(jobs: JobTable, actor: str, alert: Alert) -> bool:
-    """Write to the trail that the alert's episode is over; False if that stands there."""
+    """Write that the alert's episode is over; False if another process has."""
     detail = alert.detail()
     kept = {name: detail[name] for name in ("kind", "subject", "episode")}
     return jobs.audit(actor, OVER, kept, once=f"{_PREFIX}{alert.id}{_OVER}")
@@ -42,7 +42,7 @@ def append_end(jobs: JobTable, actor: str, alert: Alert) -> bool:
 def _alerts(jobs: JobTable) -> list[Alert]:
     raised: dict[str, Alert] = {}
     ended: dict[str, int] = {}
-    for name, event in jobs.once(_PREFIX):
+    for name, event in jobs.events_once(_PREFIX):
         if event.action == OVER:
             ended[name.removesuffix(_OVER)] = event.at_ms
         else:

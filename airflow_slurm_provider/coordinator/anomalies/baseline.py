@@ -1,7 +1,7 @@
-"""What a detector remembers of the looks before: little, and bounded.
+"""What a detector keeps of earlier observations: little, and bounded.
 
-Most of what it knows is in the snapshot itself (`History` keeps durations and the timeline);
-this is the rest: when something last ended, how counters stood some minutes ago.
+Most of what it needs is in the snapshot itself (`JobTotals` has durations and the timeline).
+This is the rest: when something last ended, and the counters of some minutes ago.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from typing import Any
 from airflow_slurm_provider.coordinator.anomalies.observation import Observation
 from airflow_slurm_provider.coordinator.anomalies.statistics import Share
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import Thresholds
+from slurm_worker.protocol.task_history import TaskEvent
 
-#: Marks per window: how finely "some minutes ago" is known.
-_MARKS = 5
-#: Lost leases whose nodes are remembered; more say no more.
+#: Samples per window: the resolution of "some minutes ago".
+_SAMPLES = 5
+#: Lost leases whose nodes are kept; more would not change a verdict.
 _MOST_LOSSES = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """How counters stood at a moment.
+class CounterSample:
+    """The counters at one time.
 
     Args:
         lost: leases lost by then.
@@ -35,22 +36,22 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Nodes:
-    """What nodes had done by a moment."""
+class NodeSample:
+    """What nodes had done by a time."""
 
     at_ms: int
     shares: Mapping[str, Share] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
-class Memory:
-    """The memory.
+class Baseline:
+    """What earlier observations have left.
 
     Args:
-        ended: most items and tasks that were seen ended; `ended_ms` is when that last rose.
-        since_ms: since when tasks have been worked on without a break; 0 where they are not.
-        looked_ms: the last look.
-        marks: how counters stood, over the longest window.
+        ended: most items and tasks that had ended so far; `ended_ms` is when that last rose.
+        since_ms: since when tasks have been held without a break; 0 while none is.
+        observed_ms: the last observation.
+        samples: counters over the longest window.
         nodes: what nodes had done one and two windows ago.
         losses: leases lost within the window, as time and node.
     """
@@ -58,27 +59,27 @@ class Memory:
     ended: int = 0
     ended_ms: int = 0
     since_ms: int = 0
-    looked_ms: int = 0
-    marks: list[Mark] = field(default_factory=list)
-    nodes: list[Nodes] = field(default_factory=list)
+    observed_ms: int = 0
+    samples: list[CounterSample] = field(default_factory=list)
+    nodes: list[NodeSample] = field(default_factory=list)
     losses: list[tuple[int, str]] = field(default_factory=list)
 
-    def note(self, look: Observation, thresholds: Thresholds) -> None:
-        """Take a look into account, before the rules do."""
-        self._note_ends(look)
-        self._note_marks(look, thresholds)
-        self._note_nodes(look, thresholds)
-        self._note_losses(look, thresholds)
-        self.looked_ms = look.at_ms
+    def update(self, observation: Observation, thresholds: Thresholds) -> None:
+        """Take an observation into account, before the rules judge it."""
+        self._note_ends(observation)
+        self._note_samples(observation, thresholds)
+        self._note_nodes(observation, thresholds)
+        self._note_losses(observation, thresholds)
+        self.observed_ms = observation.at_ms
 
-    def rest(self, look: Observation) -> None:
-        """Nobody works on the job, as is right: what is measured begins anew."""
-        self.since_ms, self.ended_ms, self.looked_ms = 0, look.at_ms, look.at_ms
-        self.marks.clear()
+    def reset(self, observation: Observation) -> None:
+        """The job rests or has ended: measuring starts again."""
+        self.since_ms, self.ended_ms, self.observed_ms = 0, observation.at_ms, observation.at_ms
+        self.samples.clear()
 
-    def mark(self, now_ms: int, seconds: float) -> Mark | None:
-        """The youngest mark of at least `seconds` ago."""
-        old = [each for each in self.marks if each.at_ms <= now_ms - seconds * 1000]
+    def sample_before(self, now_ms: int, seconds: float) -> CounterSample | None:
+        """The latest sample that is at least `seconds` old."""
+        old = [sample for sample in self.samples if sample.at_ms <= now_ms - seconds * 1000]
         return old[-1] if old else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,88 +88,86 @@ class Memory:
             "ended": self.ended,
             "ended_ms": self.ended_ms,
             "since_ms": self.since_ms,
-            "looked_ms": self.looked_ms,
-            "marks": [[each.at_ms, each.lost, dict(each.used)] for each in self.marks],
+            "looked_ms": self.observed_ms,
+            "marks": [[sample.at_ms, sample.lost, dict(sample.used)] for sample in self.samples],
             "nodes": [
                 [
-                    each.at_ms,
-                    {name: [s.failed, s.tried, s.tasks] for name, s in each.shares.items()},
+                    sample.at_ms,
+                    {name: [s.failed, s.tried, s.tasks] for name, s in sample.shares.items()},
                 ]
-                for each in self.nodes
+                for sample in self.nodes
             ],
-            "losses": [list(each) for each in self.losses],
+            "losses": [list(loss) for loss in self.losses],
         }
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Memory:
+    def from_dict(cls, raw: Mapping[str, Any]) -> Baseline:
         """Read what `to_dict` wrote."""
         return cls(
             raw["ended"],
             raw["ended_ms"],
             raw["since_ms"],
             raw["looked_ms"],
-            [Mark(*each) for each in raw["marks"]],
+            [CounterSample(*sample) for sample in raw["marks"]],
             [
-                Nodes(at_ms, {name: Share(*each) for name, each in shares.items()})
+                NodeSample(at_ms, {name: Share(*counts) for name, counts in shares.items()})
                 for at_ms, shares in raw["nodes"]
             ],
             [(at_ms, node) for at_ms, node in raw["losses"]],
         )
 
-    def _note_ends(self, look: Observation) -> None:
-        snapshot = look.snapshot
+    def _note_ends(self, observation: Observation) -> None:
+        snapshot = observation.snapshot
         held = sum(row.items_ok + row.items_failed for row in snapshot.leased)
-        # Only more than ever counts: a task that is begun again and again ends nothing.
+        # Only a new maximum counts: a task that is started again and again ends nothing.
         ended = snapshot.done.tasks + snapshot.done.ok + snapshot.done.failed.total() + held
         more = ended > self.ended
         if more or not self.ended_ms:
-            self.ended, self.ended_ms = max(ended, self.ended), look.at_ms
-        # A look may fall between two short tasks: nobody works where nothing ends either.
+            self.ended, self.ended_ms = max(ended, self.ended), observation.at_ms
+        # An observation may fall between two short tasks: then something has ended since.
         if not snapshot.leased and not more:
             self.since_ms = 0
         elif not self.since_ms:
-            # The first look may come late; then the work before it is in the timeline.
-            opened = max((each.opened_ms for each in snapshot.rounds), default=0)
-            self.since_ms = look.at_ms if self.looked_ms else max(opened, 1)
+            # The first observation may come late; then the timeline has the work before it.
+            opened = max((round_row.opened_ms for round_row in snapshot.rounds), default=0)
+            self.since_ms = observation.at_ms if self.observed_ms else max(opened, 1)
 
-    def _note_marks(self, look: Observation, thresholds: Thresholds) -> None:
+    def _note_samples(self, observation: Observation, thresholds: Thresholds) -> None:
         longest_ms = max(thresholds.window_s, thresholds.idle_after_s) * 1000
-        apart_ms = min(thresholds.window_s, thresholds.idle_after_s) * 1000 / _MARKS
-        if self.marks and look.at_ms < self.marks[-1].at_ms + apart_ms:
+        apart_ms = min(thresholds.window_s, thresholds.idle_after_s) * 1000 / _SAMPLES
+        if self.samples and observation.at_ms < self.samples[-1].at_ms + apart_ms:
             return
-        used = {each.name: each.used for each in look.limits}
-        self.marks.append(Mark(look.at_ms, look.snapshot.lost, used))
-        # One that is older than the longest window is kept: it is what the window is from.
-        while len(self.marks) > 1 and self.marks[1].at_ms <= look.at_ms - longest_ms:
-            del self.marks[0]
+        used = {limit.name: limit.used for limit in observation.limits}
+        self.samples.append(CounterSample(observation.at_ms, observation.snapshot.lost, used))
+        # One sample older than the longest window is kept: the window starts there.
+        while len(self.samples) > 1 and self.samples[1].at_ms <= observation.at_ms - longest_ms:
+            del self.samples[0]
 
-    def _note_nodes(self, look: Observation, thresholds: Thresholds) -> None:
-        if self.nodes and look.at_ms < self.nodes[-1].at_ms + thresholds.window_s * 1000:
+    def _note_nodes(self, observation: Observation, thresholds: Thresholds) -> None:
+        if self.nodes and observation.at_ms < self.nodes[-1].at_ms + thresholds.window_s * 1000:
             return
-        # Work from before the first look counts too: the first base is nothing.
-        shares = node_shares(look) if self.nodes else {}
-        self.nodes = [*self.nodes[-1:], Nodes(look.at_ms, shares)]
+        # Work before the first observation counts too: the first base is empty.
+        shares = node_shares(observation) if self.nodes else {}
+        self.nodes = [*self.nodes[-1:], NodeSample(observation.at_ms, shares)]
 
-    def _note_losses(self, look: Observation, thresholds: Thresholds) -> None:
-        from_ms = look.at_ms - thresholds.window_s * 1000
-        found = {each for each in self.losses if each[0] >= from_ms}
-        for row in look.snapshot.leased:
+    def _note_losses(self, observation: Observation, thresholds: Thresholds) -> None:
+        from_ms = observation.at_ms - thresholds.window_s * 1000
+        found = {loss for loss in self.losses if loss[0] >= from_ms}
+        for row in observation.snapshot.leased:
             for entry in row.history:
-                at, _, what = entry.partition(" ")
-                thief, _, owner = what.removeprefix("stolen by ").partition(" from ")
-                if owner and thief != what and int(at) >= from_ms:
-                    found.add((int(at), node_of(owner, look.nodes)))
+                if entry.event is TaskEvent.STOLEN and entry.at_ms >= from_ms:
+                    found.add((entry.at_ms, node_of(entry.previous, observation.nodes)))
         self.losses = sorted(found)[-_MOST_LOSSES:]
 
 
-def node_shares(look: Observation) -> dict[str, Share]:
+def node_shares(observation: Observation) -> dict[str, Share]:
     """Failures by node, of all that is done."""
     return {
-        name: Share(each.failed, each.ok + each.failed, each.tasks)
-        for name, each in look.snapshot.done.nodes.items()
+        name: Share(share.failed, share.ok + share.failed, share.tasks)
+        for name, share in observation.snapshot.done.nodes.items()
     }
 
 
 def node_of(worker: str, nodes: Mapping[str, str]) -> str:
-    """The node of a worker; empty where it is not known."""
+    """A worker's node; empty where it is not known."""
     return next((node for start, node in nodes.items() if worker.startswith(start)), "")

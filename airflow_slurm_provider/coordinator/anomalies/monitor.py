@@ -1,10 +1,10 @@
-"""Looks for anomalies beside someone who waits: reads what a look lacks, tells what is news.
+"""Checks a job for anomalies while a task or a command waits for it, and delivers the new alerts.
 
-However many processes watch a job, each episode has one alert: the audit trail decides
-(`audit_log.py`). What the detector remembers is kept on S3, so that a process that is started
-anew, or a sensor that is another process at each poke, goes on where the last one was.
+However many processes watch a job, each episode has one alert: the audit log decides
+(`audit_log.py`). The detector's state is kept on S3, so that a new process continues where the
+last one was; a sensor is a new process at each poke.
 
-Requests per look: one read per rate limit; a GET and a query at the first look; a PUT each
+Requests per check: one read per rate limit; a GET and a query at the first check; a PUT every
 half minute, and a query and two writes per alert.
 """
 
@@ -39,8 +39,8 @@ _VERSION = 1
 _KEEP_AFTER_MS = 30_000
 
 
-def read_look(
-    services: Services, spec: JobSpec, poll: JobStatus, snapshot: Snapshot
+def observe(
+    services: Services, spec: JobSpec, status: JobStatus, snapshot: Snapshot
 ) -> Observation:
     """What the detector is given; one read per rate limit.
 
@@ -50,32 +50,32 @@ def read_look(
     work = work_cost(snapshot, spec)
     return Observation(
         snapshot,
-        finished=poll.finished,
+        finished=status.finished,
         dollars=work.spent,
         estimate=work.expected,
-        workers=None if poll.array is None else poll.array.running,
-        nodes={} if poll.array is None else _nodes(poll.array),
+        workers=None if status.array is None else status.array.running,
+        nodes={} if status.array is None else _nodes(status.array),
         lease=spec.resolve_lease(),
-        limits=() if poll.finished else tuple(limit_states(services, spec.limits)),
+        limits=() if status.finished else tuple(limit_states(services, spec.limits)),
     )
 
 
-class Anomalies:
-    """Looks for anomalies of one job.
+class AnomalyMonitor:
+    """Checks one job for anomalies.
 
     Args:
         services: the edges.
         job_id: the job.
-        say: told of each alert, and of what fails.
-        actor: who watches, for the audit trail.
-        alert: told of each alert that this process is the one to deliver.
+        log: gets a line for each alert, and for each failure.
+        actor: the name of this process in the audit log.
+        alert: called with each alert that this process delivers.
     """
 
     def __init__(
         self,
         services: Services,
         job_id: JobId,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         *,
         actor: str = "slurmctl",
         alert: Callable[[Alert], None] | None = None,
@@ -83,7 +83,7 @@ class Anomalies:
         self._services = services
         self._job_id = job_id
         self._jobs = services.jobs(job_id)
-        self._say = say
+        self._log = log
         self._actor = actor
         self._alert = alert
         self._config = ""
@@ -92,18 +92,18 @@ class Anomalies:
         self._kept_ms = 0
         self._failed = ""
 
-    def look(self, poll: JobStatus) -> None:
-        """Judge a look. What fails here is said once, and fails nothing else."""
-        if poll.snapshot is None:
+    def check(self, status: JobStatus) -> None:
+        """Check a status. A failure here is logged once, and the wait continues."""
+        if status.snapshot is None:
             return
         try:
-            self._look(poll, poll.snapshot)
+            self._check(status, status.snapshot)
         except (ServiceError, UserError) as error:
             if str(error) != self._failed:
                 self._failed = str(error)
-                self._say(f"anomalies are not looked for: {error}")
+                self._log(f"anomalies were not checked: {error}")
 
-    def _look(self, poll: JobStatus, snapshot: Snapshot) -> None:
+    def _check(self, status: JobStatus, snapshot: Snapshot) -> None:
         spec = self._spec_of(snapshot)
         if not spec.anomalies.enabled:
             return
@@ -111,12 +111,12 @@ class Anomalies:
         if detector is None:
             detector = self._detector = self._load(spec, snapshot)
         detector.thresholds = spec.anomalies.resolve()
-        news = detector.see(read_look(self._services, spec, poll, snapshot))
-        for each in news.raised:
-            self._raise(detector, each)
-        for each in news.over:
-            append_end(self._jobs, self._actor, each)
-        if news.raised or news.over or snapshot.at_ms >= self._kept_ms + _KEEP_AFTER_MS:
+        changes = detector.observe(observe(self._services, spec, status, snapshot))
+        for alert in changes.raised:
+            self._raise(detector, alert)
+        for alert in changes.over:
+            append_end(self._jobs, self._actor, alert)
+        if changes.raised or changes.over or snapshot.at_ms >= self._kept_ms + _KEEP_AFTER_MS:
             self._keep(detector, snapshot)
 
     def _spec_of(self, snapshot: Snapshot) -> JobSpec:
@@ -126,13 +126,13 @@ class Anomalies:
         return self._spec
 
     def _raise(self, detector: Detector, alert: Alert) -> None:
-        """Append the alert to the trail and deliver it, unless somebody else has or does."""
+        """Write the alert to the audit log and deliver it, unless another process does."""
         same = [
-            each
-            for each in read_alerts(self._services, self._job_id)
-            if (each.kind, each.subject) == (alert.kind, alert.subject)
+            other
+            for other in read_alerts(self._services, self._job_id)
+            if (other.kind, other.subject) == (alert.kind, alert.subject)
         ]
-        last = max(same, key=lambda each: each.episode, default=None)
+        last = max(same, key=lambda other: other.episode, default=None)
         if last is not None:
             if not last.over_ms:
                 detector.adopt(last)
@@ -140,20 +140,20 @@ class Anomalies:
             alert = replace(alert, episode=max(alert.episode, last.episode + 1))
         detector.adopt(alert)
         if append_alert(self._jobs, self._actor, alert):
-            self._tell(alert)
+            self._report(alert)
 
-    def _tell(self, alert: Alert) -> None:
-        self._say(f"anomaly: {alert.line()}")
-        deliver(self._services, alert, self._say)
+    def _report(self, alert: Alert) -> None:
+        self._log(f"anomaly: {alert.line()}")
+        deliver(self._services, alert, self._log)
         if self._alert is None:
             return
         try:
             self._alert(alert)
-        except Exception as error:  # whatever a user's callback raises, the wait goes on
-            self._say(f"alert {alert.id}: its callback failed: {type(error).__name__}: {error}")
+        except Exception as error:  # whatever a user's callback raises, the wait continues
+            self._log(f"alert {alert.id}: its callback failed: {type(error).__name__}: {error}")
 
     def _load(self, spec: JobSpec, snapshot: Snapshot) -> Detector:
-        """The detector as it was left; the trail knows what was told since."""
+        """The stored detector, with the alerts that the audit log has since."""
         thresholds = spec.anomalies.resolve()
         data = self._services.objects.get(self._services.paths(self._job_id).anomalies)
         raw: dict[str, Any] = {} if data is None else json.loads(data)
@@ -162,8 +162,8 @@ class Anomalies:
             self._kept_ms = raw["kept_ms"]
         else:
             detector = Detector(thresholds)
-        for each in read_alerts(self._services, self._job_id):
-            detector.adopt(each)
+        for alert in read_alerts(self._services, self._job_id):
+            detector.adopt(alert)
         return detector
 
     def _keep(self, detector: Detector, snapshot: Snapshot) -> None:
@@ -173,7 +173,7 @@ class Anomalies:
             "kept_ms": snapshot.at_ms,
             "detector": detector.to_dict(),
         }
-        # Whoever writes last wins; what must be the same for all is in the trail.
+        # The last writer wins; what all processes must agree on is in the audit log.
         self._services.objects.put(
             self._services.paths(self._job_id).anomalies,
             json.dumps(document, separators=(",", ":")).encode(),
@@ -182,7 +182,7 @@ class Anomalies:
 
 
 def _nodes(array: ArrayState) -> dict[str, str]:
-    """Nodes by the beginning of their workers' names; several arrays don't tell them apart."""
+    """Nodes by the start of their workers' names; empty for several arrays, which are merged."""
     if "," in array.slurm_job_id:
         return {}
     return {

@@ -1,7 +1,7 @@
-"""Alerts sent to where people are: an SNS topic, a webhook.
+"""Alerts sent to people: by an SNS topic, by a webhook.
 
-What can't be delivered is said, and holds nobody up: each try has a few seconds. The alert
-stays in the audit trail in any case. One request per alert and channel.
+A failed delivery is logged, and delays nothing for more than a few seconds. The alert is in the
+audit log in any case. One request per alert and channel.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ _TIMEOUT_S = 5.0
 _MOST_SUBJECT = 100
 
 
-def deliver(services: Services, alert: Alert, say: Callable[[str], None]) -> None:
-    """Send an alert by all that the site names; say what fails."""
+def deliver(services: Services, alert: Alert, log: Callable[[str], None]) -> None:
+    """Send an alert by every channel of the site; log failures."""
     alerts = services.site.alerts
     if alerts.sns_topic_arn:
         try:
             _publish(services, alerts.sns_topic_arn, alert)
         except (BotoCoreError, ClientError) as error:
-            say(f"alert {alert.id} is not on SNS: {error}")
+            log(f"alert {alert.id} was not sent to SNS: {error}")
     try:
         url = _webhook(alerts)
         if url is not None:
             _post(url, alert)
-    # The address itself may be a secret; none of these says it.
+    # The address itself may be a secret; no error text holds it.
     except (UserError, OSError, http.client.HTTPException) as error:
-        say(f"alert {alert.id} is not at the webhook: {error}")
+        log(f"alert {alert.id} was not sent to the webhook: {error}")
 
 
 def document(alert: Alert) -> dict[str, Any]:
-    """What is sent: a text for people and chat services, and the alert's own fields."""
+    """The message: a text for people and chat services, and the alert's own fields."""
     return {"text": alert.line(), **alert.to_dict()}
 
 
 def _publish(services: Services, topic: str, alert: Alert) -> None:
-    assert services.sns is not None, "whoever opens services of a site with alerts gives one"
+    assert services.sns is not None, "open_services gives one"
     subject = f"{alert.job_id}: {alert.kind.value} ({alert.subject})"
     services.sns(topic.split(":")[3]).publish(
         TopicArn=topic,
@@ -64,10 +64,10 @@ def _publish(services: Services, topic: str, alert: Alert) -> None:
 
 
 def _webhook(alerts: AlertsSite) -> str | None:
-    """The address, wherever it is kept.
+    """The address, from where the site keeps it.
 
     Raises:
-        UserError: if it is not where the site says.
+        UserError: if it is not there.
     """
     if alerts.webhook_url_env:
         found = os.environ.get(alerts.webhook_url_env, "")
@@ -90,7 +90,7 @@ def _post(url: str, alert: Alert) -> None:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """An alert goes where the site says, and nowhere else."""
+    """No redirects: an alert goes only to the site's address."""
 
     def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
         """Refuse: the reply is an error then."""

@@ -1,4 +1,4 @@
-"""What one look at a job gives to whoever looks for anomalies."""
+"""One observation of a job, as the detector of anomalies gets it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from slurm_worker.protocol.job_config import LeaseConfig
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A snapshot, and what else is known at that moment.
+    """A snapshot, and what else is known at that time.
 
     Args:
         snapshot: the job's tasks.
         finished: every task has ended.
-        workers: elements of the array that run; None where nobody has asked Slurm.
+        workers: elements of the array that run; None where Slurm was not queried.
         nodes: node by the beginning of its workers' names (``<array>_<element>-``).
-        limits: how the job's rate limits stand.
-        dollars: what workers have asked of AWS so far; None where it is not known.
-        estimate: what they were to ask for in the whole job, in dollars.
+        limits: the state of the job's rate limits.
+        dollars: the cost of the workers' requests so far; None where it is not known.
+        estimate: the expected cost of their requests in the whole job, in dollars.
         lease: times of the job's leases.
     """
 

@@ -1,7 +1,7 @@
-"""The rules: each looks at the facts, and yields a finding where its condition holds.
+"""The rules. Each yields a finding where its condition holds.
 
-A rule stays silent where its counts are too small to tell (`spec/anomaly_thresholds.py` says why
-so). `EXPLAINS` keeps one cause from being told twice.
+A rule yields nothing where its counts are too small (`spec/anomaly_thresholds.py` has the reasons).
+`EXPLAINS` keeps one cause from being reported twice.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ from collections.abc import Callable, Iterator
 
 from airflow_slurm_provider.coordinator.anomalies.alert import AnomalyKind
 from airflow_slurm_provider.coordinator.anomalies.baseline import node_of
-from airflow_slurm_provider.coordinator.anomalies.facts import (
+from airflow_slurm_provider.coordinator.anomalies.rule_context import (
     WHOLE,
-    Facts,
     Finding,
-    duration,
-    percent,
+    RuleContext,
 )
 from airflow_slurm_provider.coordinator.anomalies.statistics import (
     Share,
@@ -37,215 +35,202 @@ from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import (
     SLOW_DEVIATIONS,
     SLOW_WINDOWS,
 )
+from airflow_slurm_provider.units import format_percent, format_seconds
 from slurm_worker.protocol.keys import TaskState
 from slurm_worker.protocol.tasks import TaskRow
 
-Rule = Callable[[Facts], Iterator[Finding]]
+Rule = Callable[[RuleContext], Iterator[Finding]]
 
-#: What is not told while the anomaly on the left holds, because it follows from it.
+_SLOWER = frozenset({AnomalyKind.THROUGHPUT, AnomalyKind.LIMIT_IDLE})
+_STUCK = _SLOWER | {AnomalyKind.STALL, AnomalyKind.STRAGGLER}
+#: Not reported while the anomaly on the left holds, because they follow from it.
 EXPLAINS: dict[AnomalyKind, frozenset[AnomalyKind]] = {
     AnomalyKind.BAD_NODE: frozenset(
         {AnomalyKind.ERROR_RATE, AnomalyKind.LEASE_LOSS, AnomalyKind.THROUGHPUT}
     ),
-    AnomalyKind.LIMIT_STARVED: frozenset(
-        {
-            AnomalyKind.STALL,
-            AnomalyKind.STRAGGLER,
-            AnomalyKind.THROUGHPUT,
-            AnomalyKind.ERROR_RATE,
-            AnomalyKind.LIMIT_IDLE,
-        }
-    ),
-    AnomalyKind.LEASE_LOSS: frozenset(
-        {AnomalyKind.STALL, AnomalyKind.STRAGGLER, AnomalyKind.THROUGHPUT, AnomalyKind.LIMIT_IDLE}
-    ),
-    AnomalyKind.NO_PROGRESS: frozenset(
-        {
-            AnomalyKind.STALL,
-            AnomalyKind.STRAGGLER,
-            AnomalyKind.THROUGHPUT,
-            AnomalyKind.LIMIT_IDLE,
-            AnomalyKind.COST,
-        }
-    ),
-    AnomalyKind.STALL: frozenset(
-        {AnomalyKind.STRAGGLER, AnomalyKind.THROUGHPUT, AnomalyKind.LIMIT_IDLE}
-    ),
-    AnomalyKind.ERROR_RATE: frozenset({AnomalyKind.THROUGHPUT, AnomalyKind.LIMIT_IDLE}),
+    AnomalyKind.LIMIT_STARVED: _STUCK | {AnomalyKind.ERROR_RATE},
+    AnomalyKind.LEASE_LOSS: _STUCK,
+    AnomalyKind.NO_PROGRESS: _STUCK | {AnomalyKind.COST},
+    AnomalyKind.STALL: _STUCK - {AnomalyKind.STALL},
+    AnomalyKind.ERROR_RATE: _SLOWER,
     AnomalyKind.THROUGHPUT: frozenset({AnomalyKind.STRAGGLER, AnomalyKind.LIMIT_IDLE}),
 }
-#: Leases of one task that were given back, none of its items done, from which on it is told. A
-#: worker whose leases all come to nothing ends after five.
+#: So many leases of one task were given back with none of its items done. A worker also exits after
+#: five leases without a result.
 _VAIN_LEASES = 5
-#: Items of a task from which on its single items tell progress better than its end does.
+#: With so many items in a task, single items measure progress better than ended tasks.
 _MANY_ITEMS = 10
 
 
-def stall(facts: Facts) -> Iterator[Finding]:
+def stall(context: RuleContext) -> Iterator[Finding]:
     """Nothing ends, although tasks are held by live workers."""
-    done, memory = facts.look.snapshot.done, facts.memory
-    stragglers = len(facts.slow) == len({row.owner for row in facts.live}) <= MOST_NAMED
-    if not facts.live or (stragglers and not facts.ready):
+    done, baseline = context.snapshot.done, context.baseline
+    stragglers = len(context.slow) == len({row.owner for row in context.live}) <= MOST_NAMED
+    if not context.live or (stragglers and not context.ready):
         return
-    since_ms = max(memory.ended_ms, facts.live[0].started_ms)
-    still_s = (facts.now_ms - since_ms) / 1000
-    window_s, known = facts.thresholds.stall_first_s, "no task of this job has ended yet"
-    if facts.usual is not None:
-        usual, per_task = facts.usual, (done.ok + done.failed.total()) / done.tasks
+    since_ms = max(baseline.ended_ms, context.live[0].started_ms)
+    still_s = (context.now_ms - since_ms) / 1000
+    window_s, known = context.thresholds.stall_first_s, "no task of this job has ended yet"
+    if context.usual is not None:
+        usual, per_task = context.usual, (done.ok + done.failed.total()) / done.tasks
         longest_s = 2 * usual.median_s if per_task >= _MANY_ITEMS else usual.longest_s
-        window_s = max(facts.thresholds.stall_s, longest_s)
-        known = f"tasks of this job take {duration(usual.median_s)} at the median"
+        window_s = max(context.thresholds.stall_s, longest_s)
+        known = f"tasks of this job take {format_seconds(usual.median_s)} at the median"
     if still_s <= window_s:
         return
     yield Finding(
         AnomalyKind.STALL,
         WHOLE,
-        f"no item has ended for {duration(still_s)}, although {len(facts.live):,} tasks are held "
-        f"by live workers and {facts.ready:,} wait ({known}; told after {duration(window_s)})",
-        "look at what the handler waits for (slurmctl logs), and set worker.item_timeout so that "
-        "an item that hangs fails with class timeout",
-        {"still_s": round(still_s, 1), "window_s": round(window_s, 1), "held": len(facts.live)},
+        f"no item has ended for {format_seconds(still_s)}; live workers hold "
+        f"{len(context.live):,} tasks, and {context.ready:,} wait ({known}; the limit is "
+        f"{format_seconds(window_s)})",
+        "check what the handler waits for (slurmctl logs); with worker.item_timeout an item that "
+        "hangs fails with class timeout",
+        {"still_s": round(still_s, 1), "window_s": round(window_s, 1), "held": len(context.live)},
     )
 
 
-def error_rate(facts: Facts) -> Iterator[Finding]:
-    """A class of failures has a far larger share of the items than before."""
-    stretches = _stretches(facts)
+def error_rate(context: RuleContext) -> Iterator[Finding]:
+    """The share of items that fail with one class is far larger than before."""
+    stretches = _stretches(context)
     if not stretches:
         return
-    buckets = facts.timeline.buckets
-    for name in sorted({name for each in buckets[stretches[-1] :] for name in each.failed}):
-        # What was told already lasts for as long as the shortest is bad.
-        looked_at = stretches[:1] if (AnomalyKind.ERROR_RATE, name) in facts.levels else stretches
-        rises = [_rise(facts, name, each, stretches[0]) for each in looked_at]
-        found = [each for each in rises if each is not None]
+    buckets = context.timeline.buckets
+    for name in sorted({name for bucket in buckets[stretches[-1] :] for name in bucket.failed}):
+        # A reported anomaly lasts for as long as the shortest stretch is bad.
+        lasts = (AnomalyKind.ERROR_RATE, name) in context.levels
+        candidates = stretches[:1] if lasts else stretches
+        rises = [_rise(context, name, first, stretches[0]) for first in candidates]
+        found = [finding for finding in rises if finding is not None]
         if found:
-            yield max(found, key=lambda each: each.numbers["share"] - each.numbers["before"])
+            yield max(found, key=lambda rise: rise.numbers["share"] - rise.numbers["before"])
 
 
-def _rise(facts: Facts, name: str, recent: int, last: int) -> Finding | None:
-    """What there is to tell of a class, if its share since the bucket `recent` is too large.
+def _rise(context: RuleContext, name: str, recent: int, last: int) -> Finding | None:
+    """The finding on a class, if its share since the bucket `recent` is too large.
 
     It must still be in the shortest stretch, since the bucket `last`.
     """
-    timeline, limits = facts.timeline, facts.thresholds
+    timeline, limits = context.timeline, context.thresholds
     # One bad task, however many of its items failed, is no rise.
-    if sum(each.touched[name] for each in timeline.buckets[recent:]) < LEAST_TOUCHED:
+    if sum(bucket.touched[name] for bucket in timeline.buckets[recent:]) < LEAST_TOUCHED:
         return None
     now, before = timeline.share(name, recent), timeline.share(name, 0, recent)
-    level = facts.levels.get((AnomalyKind.ERROR_RATE, name))
+    level = context.levels.get((AnomalyKind.ERROR_RATE, name))
     known = before.enough and before.value < limits.error_first
     if level is not None:
-        # The bad minutes are part of what was before by now: the bar stays as it was.
+        # By now "before" includes the bad minutes: the first base stays.
         base = min(before.value, level["before"])
         rises = now.value - base >= limits.error_rise
-    elif recent == last and facts.look.snapshot.job.rounds < 2 and not known:
-        # Bad from the start is told whenever the first look comes, and is no measure.
+    elif recent == last and context.snapshot.job.rounds < 2 and not known:
+        # A job that was bad from the start has no earlier share to compare with.
         base, rises = 0.0, now.value >= limits.error_first
     else:
         base = before.value
         lasts = timeline.share(name, last).value - base >= limits.error_rise
         rises = lasts and before.enough and exceeds(now, before, limits.error_rise)
-    if not rises or _of_one_node(facts, base + limits.error_rise):
+    if not rises or _of_one_node(context, base + limits.error_rise):
         return None
-    return _error_finding(facts, name, now, base, recent)
+    return _error_finding(context, name, now, base, recent)
 
 
-def throughput(facts: Facts) -> Iterator[Finding]:
+def throughput(context: RuleContext) -> Iterator[Finding]:
     """Far fewer items end per second than did before."""
-    if not facts.ready or not facts.usual or not facts.memory.since_ms:
+    if not context.ready or not context.usual or not context.baseline.since_ms:
         return
-    done, limits = facts.look.snapshot.done, facts.thresholds
-    timeline = type(facts.timeline).of(
-        done, max(facts.round_ms, facts.memory.since_ms), facts.now_ms
+    done, limits = context.snapshot.done, context.thresholds
+    timeline = type(context.timeline).of(
+        done, max(context.round_ms, context.baseline.since_ms), context.now_ms
     )
-    tasks = sum(each.tasks for each in timeline.buckets)
+    tasks = sum(bucket.tasks for bucket in timeline.buckets)
     if not tasks:
         return
     rate = tasks / (len(timeline.buckets) * timeline.width_s)
-    width_s = max(limits.window_s / 5, 2 * facts.usual.median_s, LEAST_PER_WINDOW / rate)
+    width_s = max(limits.window_s / 5, 2 * context.usual.median_s, LEAST_PER_WINDOW / rate)
     length = math.ceil(width_s / timeline.width_s)
-    # The first one holds the start of workers.
+    # In the first one the workers were started.
     windows = timeline.windows(length)[1:]
     if len(windows) < LEAST_WINDOWS + SLOW_WINDOWS:
         return
     seconds = length * timeline.width_s
-    rates = [(each.ok + each.failed.total()) / seconds for each in windows]
-    # By their logarithm: a rate varies by parts of itself.
-    middle, spread = spread_of([math.log(max(each, 1 / seconds)) for each in rates[:-SLOW_WINDOWS]])
+    rates = [(window.ok + window.failed.total()) / seconds for window in windows]
+    # By their logarithm, since rates vary by factors.
+    middle, spread = spread_of([math.log(max(rate, 1 / seconds)) for rate in rates[:-SLOW_WINDOWS]])
     usual, factor = math.exp(middle), math.exp(spread)
-    level = facts.levels.get((AnomalyKind.THROUGHPUT, WHOLE))
+    level = context.levels.get((AnomalyKind.THROUGHPUT, WHOLE))
     usual = max(usual, level["usual"]) if level is not None else usual
     least = min(usual * (1 - limits.throughput_drop), usual / factor**SLOW_DEVIATIONS)
-    # What has stopped altogether is a stall, or soon will be.
-    lately = sum(each.tasks for each in timeline.buckets[-math.ceil(length / 2) :])
+    # A job that has stopped entirely is a stall, or soon will be.
+    lately = sum(bucket.tasks for bucket in timeline.buckets[-math.ceil(length / 2) :])
     if not lately or max(rates[-SLOW_WINDOWS:]) >= least:
         return
     now = sum(rates[-SLOW_WINDOWS:]) / SLOW_WINDOWS
-    workers = "" if facts.look.workers is None else f", by {facts.look.workers:,} workers"
+    running = context.observation.workers
+    workers = "" if running is None else f" by {running:,} workers"
     yield Finding(
         AnomalyKind.THROUGHPUT,
         WHOLE,
-        f"{now:.1f} items/s have ended in the last {duration(SLOW_WINDOWS * seconds)}{workers}; "
-        f"{usual:.1f} items/s were usual before, mostly {usual / factor:.1f} to "
+        f"only {now:.1f} items/s ended in the last {format_seconds(SLOW_WINDOWS * seconds)}"
+        f"{workers}; before it was {usual:.1f} items/s, mostly {usual / factor:.1f} to "
         f"{usual * factor:.1f}",
-        "look whether workers were lost (slurmctl status) or whatever the handler calls has "
-        "become slower",
+        "check whether workers died (slurmctl status), or whether the service that the handler "
+        "calls has become slower",
         {
             "rate": round(now, 3),
             "usual": round(usual, 3),
             "factor": round(factor, 3),
             "window_s": seconds,
-            "workers": -1 if facts.look.workers is None else facts.look.workers,
+            "workers": -1 if running is None else running,
         },
     )
 
 
-def straggler(facts: Facts) -> Iterator[Finding]:
+def straggler(context: RuleContext) -> Iterator[Finding]:
     """A task is held far longer than tasks of this job take."""
-    if not facts.slow or facts.usual is None:
+    if not context.slow or context.usual is None:
         return
-    usual = facts.usual
+    usual = context.usual
     numbers = {"median_s": round(usual.median_s, 1), "usual_s": round(usual.longest_s, 1)}
-    told = f"tasks take {duration(usual.median_s)} at the median, and {duration(usual.longest_s)}"
-    advice = "see what its worker does (slurmctl logs); worker.item_timeout bounds an item's time"
-    if len(facts.slow) > MOST_NAMED:
-        worst = facts.slow[0]
+    median, longest = format_seconds(usual.median_s), format_seconds(usual.longest_s)
+    typical = f"the median task takes {median}, and hardly any takes over {longest}"
+    advice = "check what its worker does (slurmctl logs); worker.item_timeout limits an item's time"
+    if len(context.slow) > MOST_NAMED:
+        worst = context.slow[0]
         yield Finding(
             AnomalyKind.STRAGGLER,
             "several",
-            f"{len(facts.slow):,} tasks are held for very long, {worst.task} for "
-            f"{duration(facts.held_s(worst))}; {told} hardly ever",
+            f"{len(context.slow):,} tasks are held for very long, {worst.task} for "
+            f"{format_seconds(context.held_s(worst))}; {typical}",
             advice,
-            {**numbers, "held_s": round(facts.held_s(worst), 1), "tasks": len(facts.slow)},
+            {**numbers, "held_s": round(context.held_s(worst), 1), "tasks": len(context.slow)},
         )
         return
-    for row in facts.slow:
-        held_s = facts.held_s(row)
+    for row in context.slow:
+        held_s = context.held_s(row)
         yield Finding(
             AnomalyKind.STRAGGLER,
             row.task,
-            f"task {row.task} has been held for {duration(held_s)} by {row.owner} "
+            f"task {row.task} has been held for {format_seconds(held_s)} by {row.owner} "
             f"({row.items_ok + row.items_failed:,} of {row.where.count:,} items ended); "
-            f"{told} hardly ever",
+            f"{typical}",
             advice,
             {**numbers, "held_s": round(held_s, 1), "attempt": row.attempt},
         )
 
 
-def bad_node(facts: Facts) -> Iterator[Finding]:
+def bad_node(context: RuleContext) -> Iterator[Finding]:
     """Items fail, or leases are lost, on one node and not on the others."""
-    shares = facts.nodes
+    shares = context.nodes
     for name, share in shares.items():
-        others = _sum(each for other, each in shares.items() if other != name)
+        others = _sum(share for other, share in shares.items() if other != name)
         if not share.enough or not others.enough:
             continue
-        if exceeds(share, others, facts.thresholds.node_rise):
+        if exceeds(share, others, context.thresholds.node_rise):
             yield Finding(
                 AnomalyKind.BAD_NODE,
                 name,
-                f"on node {name} {percent(share.value)} of {share.tried:,} items failed, on the "
-                f"others {percent(others.value)} of {others.tried:,}",
+                f"{format_percent(share.value)} of {share.tried:,} items failed on node {name}; "
+                f"on the other nodes {format_percent(others.value)} of {others.tried:,}",
                 _node_advice(name),
                 {
                     "share": round(share.value, 4),
@@ -254,36 +239,38 @@ def bad_node(facts: Facts) -> Iterator[Finding]:
                     "tasks": share.tasks,
                 },
             )
-    yield from _losing_node(facts)
+    yield from _losing_node(context)
 
 
-def lease_loss(facts: Facts) -> Iterator[Finding]:
+def lease_loss(context: RuleContext) -> Iterator[Finding]:
     """Many leases ran out: workers die, freeze, or can't reach the table."""
-    limits = facts.thresholds
-    mark = facts.memory.mark(facts.now_ms, limits.window_s) or next(iter(facts.memory.marks), None)
-    lost = max(0, facts.look.snapshot.lost - mark.lost) if mark is not None else 0
-    overdue = len(facts.overdue)
+    limits = context.thresholds
+    baseline = context.baseline
+    sample = baseline.sample_before(context.now_ms, limits.window_s)
+    sample = sample or next(iter(baseline.samples), None)
+    lost = max(0, context.snapshot.lost - sample.lost) if sample is not None else 0
+    overdue = len(context.overdue)
     total = lost + overdue
-    if total < limits.losses or total * 5 < len(facts.look.snapshot.leased):
+    if total < limits.losses or total * 5 < len(context.snapshot.leased):
         return
     yield Finding(
         AnomalyKind.LEASE_LOSS,
         WHOLE,
-        f"{lost:,} leases were lost within {duration(limits.window_s)}, and {overdue:,} are not "
-        f"renewed by their workers; {len(facts.live):,} are",
-        "slurmctl status tells how workers died (memory, time limit, node); where none did, they "
+        f"{lost:,} leases were lost within {format_seconds(limits.window_s)}, and workers have "
+        f"stopped renewing {overdue:,} more; they renew {len(context.live):,}",
+        "slurmctl status shows how workers died (memory, time limit, node); if none died, they "
         "can't reach the table, or lease.ttl is too short",
-        {"lost": lost, "overdue": overdue, "held": len(facts.live)},
+        {"lost": lost, "overdue": overdue, "held": len(context.live)},
     )
 
 
-def _stretches(facts: Facts) -> list[int]:
+def _stretches(context: RuleContext) -> list[int]:
     """The first buckets of the recent stretches that may have been bad, the shortest first.
 
-    The shortest holds just enough. Where it began in a bad time, what was before is bad as well:
-    so longer ones follow, up to the window, for who looks late.
+    The shortest holds just enough tasks. If it began in a bad time, the time before is bad as well.
+    So longer ones follow, up to the window, for a first observation that comes late.
     """
-    timeline, window_s = facts.timeline, facts.thresholds.window_s
+    timeline, window_s = context.timeline, context.thresholds.window_s
     least = math.ceil(window_s / 5 / timeline.width_s)
     count, tasks, items = len(timeline.buckets), 0, 0
     found: list[int] = []
@@ -299,16 +286,18 @@ def _stretches(facts: Facts) -> list[int]:
     return found
 
 
-def _error_finding(facts: Facts, name: str, now: Share, base: float, recent: int) -> Finding:
-    timeline = facts.timeline
+def _error_finding(
+    context: RuleContext, name: str, now: Share, base: float, recent: int
+) -> Finding:
+    timeline = context.timeline
     seconds = (len(timeline.buckets) - recent) * timeline.width_s
     return Finding(
         AnomalyKind.ERROR_RATE,
         name,
-        f"{percent(now.value)} of the {now.tried:,} items that ended in the last "
-        f"{duration(seconds)} failed with {name}; {percent(base)} did before",
-        f"see examples with slurmctl errors --class {name}; stop the job with slurmctl pause if "
-        "it is not worth going on, and retry the class when it is mended",
+        f"{format_percent(now.value)} of the {now.tried:,} items of the last "
+        f"{format_seconds(seconds)} failed with {name}; before it was {format_percent(base)}",
+        f"slurmctl errors --class {name} shows examples; to stop the job, use slurmctl pause; "
+        "retry the class when the cause is fixed",
         {
             "share": round(now.value, 4),
             "before": round(base, 4),
@@ -318,38 +307,38 @@ def _error_finding(facts: Facts, name: str, now: Share, base: float, recent: int
     )
 
 
-def _of_one_node(facts: Facts, most: float) -> bool:
-    """Whether without one node there is no rise, even if it is too early to call it bad.
+def _of_one_node(context: RuleContext, most: float) -> bool:
+    """Whether there is no rise without one node, even if it is too early to report that node.
 
-    Nodes are compared over a longer time than the rise is seen in, which makes all their shares
-    smaller; so a node's is compared with that of the others, and theirs with what is too much.
+    Nodes are compared over a longer time than the rise, so all their shares are smaller. A node's
+    share is compared with that of the others, and theirs with the limit.
     """
-    for name, share in facts.nodes.items():
-        others = _sum(each for other, each in facts.nodes.items() if other != name)
+    for name, share in context.nodes.items():
+        others = _sum(theirs for other, theirs in context.nodes.items() if other != name)
         worse = share.failed and share.value >= SHARE_RATIO * others.value
         if others.tasks and worse and others.value < most:
             return True
     return False
 
 
-def _losing_node(facts: Facts) -> Iterator[Finding]:
-    """Of the leases that were lost lately, one node lost more than falls to it by chance."""
-    if (AnomalyKind.LEASE_LOSS, WHOLE) in facts.levels:
+def _losing_node(context: RuleContext) -> Iterator[Finding]:
+    """One node lost more of the recently lost leases than chance explains."""
+    if (AnomalyKind.LEASE_LOSS, WHOLE) in context.levels:
         return
-    nodes = facts.look.nodes
-    losses = Counter(node for _, node in facts.memory.losses if node)
-    losses.update(node for row in facts.overdue if (node := node_of(row.owner, nodes)))
+    nodes = context.observation.nodes
+    losses = Counter(node for _, node in context.baseline.losses if node)
+    losses.update(node for row in context.overdue if (node := node_of(row.owner, nodes)))
     workers = Counter(nodes.values())
     for name, lost in losses.items():
-        if lost < facts.thresholds.losses or workers[name] == workers.total():
+        if lost < context.thresholds.losses or workers[name] == workers.total():
             continue
         chance = at_least(lost, losses.total(), workers[name] / workers.total())
         if chance <= MOST_CHANCE:
             yield Finding(
                 AnomalyKind.BAD_NODE,
                 name,
-                f"of {losses.total():,} leases that were lost, or are not renewed, {lost:,} were "
-                f"held on node {name}, where {workers[name]:,} of {workers.total():,} workers are",
+                f"{lost:,} of {losses.total():,} leases that were lost, or are not renewed, were "
+                f"held on node {name}, which has {workers[name]:,} of {workers.total():,} workers",
                 _node_advice(name),
                 {"lost": lost, "of": losses.total(), "chance": round(chance, 6)},
             )
@@ -357,43 +346,43 @@ def _losing_node(facts: Facts) -> Iterator[Finding]:
 
 def _node_advice(name: str) -> str:
     return (
-        f"keep workers off it with slurm.exclude: {name}, tell the cluster's staff, and retry "
+        f"keep workers off it with slurm.exclude: {name}, inform the cluster's staff, and retry "
         "what failed there"
     )
 
 
 def _sum(shares: Iterator[Share]) -> Share:
     total = Share()
-    for each in shares:
-        total += each
+    for share in shares:
+        total += share
     return total
 
 
-def no_progress(facts: Facts) -> Iterator[Finding]:
+def no_progress(context: RuleContext) -> Iterator[Finding]:
     """Tasks are leased and given back again and again, and none of their items ends."""
-    snapshot = facts.look.snapshot
+    snapshot = context.snapshot
     rows = (*snapshot.leased, *snapshot.given_back)
-    vain = {row.task: count for row in rows if (count := _given_back(facts, row)) >= _VAIN_LEASES}
+    vain = {row.task: count for row in rows if (count := _given_back(context, row)) >= _VAIN_LEASES}
     if not vain:
         return
     worst = max(vain, key=lambda task: vain[task])
     yield Finding(
         AnomalyKind.NO_PROGRESS,
         WHOLE,
-        f"task {worst} was leased and given back {vain[worst]:,} times, and none of its items has "
-        f"ended; tasks like it: {len(vain):,}",
-        "see why workers give it back (slurmctl logs): an item takes longer than a worker has "
-        "(slurm.time, preemption), or the nodes' clocks jump",
+        f"task {worst} was leased and given back {vain[worst]:,} times, and none of its items "
+        f"has ended; {len(vain):,} tasks are in this state",
+        "check why workers give it back (slurmctl logs): an item may take longer than a worker "
+        "runs (slurm.time, preemption), or the nodes' clocks jump",
         {"tasks": len(vain), "leases": vain[worst]},
     )
 
 
-def _given_back(facts: Facts, row: TaskRow) -> int:
-    """How often a task was given back, as far as it is sure, where no item of it has ended."""
+def _given_back(context: RuleContext, row: TaskRow) -> int:
+    """How often a task was certainly given back, where none of its items has ended."""
     if row.items_ok or row.items_failed or row.checkpoint:
         return 0
-    lease = facts.look.lease
+    lease = context.observation.lease
     held = int(row.state is TaskState.LEASED)
-    # A task that was reopened has forgotten its tries and lost leases of before.
+    # A reopened task has lost the counts of its earlier tries and lost leases.
     forgotten = row.reopened * (lease.max_tries + lease.max_lost)
     return row.attempt - held - row.lost - row.tries - len(row.crashes) - forgotten

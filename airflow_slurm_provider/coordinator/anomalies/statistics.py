@@ -17,7 +17,7 @@ from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import (
     STRAGGLER_DEVIATIONS,
     Thresholds,
 )
-from slurm_worker.protocol.job_totals import PER_DOUBLING, Bucket, JobTotals
+from slurm_worker.protocol.job_totals import PER_DOUBLING, JobTotals, TimeBucket
 
 #: A median absolute deviation times this estimates a normal standard deviation.
 MAD_SCALE = 1.4826
@@ -56,7 +56,7 @@ def usual_durations(done: JobTotals, thresholds: Thresholds) -> Usual | None:
 def spread_of(values: Sequence[float]) -> tuple[float, float]:
     """The median, and the robust standard deviation."""
     middle = median(values)
-    return middle, MAD_SCALE * median(abs(each - middle) for each in values)
+    return middle, MAD_SCALE * median(abs(value - middle) for value in values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class Timeline:
 
     start_s: int
     width_s: int
-    buckets: Sequence[Bucket]
+    buckets: Sequence[TimeBucket]
 
     @classmethod
     def of(cls, done: JobTotals, since_ms: int, until_ms: int) -> Timeline:
@@ -125,7 +125,7 @@ class Timeline:
         first, last = -(-since_ms // width_ms), until_ms // width_ms
         # Nothing ended before the first bucket there is, however long ago the job began.
         first = max(first, min(done.timeline, default=last))
-        empty = Bucket()
+        empty = TimeBucket()
         buckets = [done.timeline.get(number, empty) for number in range(first, last)]
         return cls(first * done.width_s, done.width_s, buckets)
 
@@ -133,18 +133,18 @@ class Timeline:
         """Failures of a class in buckets `first` to `last`."""
         chosen = self.buckets[first:last]
         return Share(
-            sum(each.failed[error_class] for each in chosen),
-            sum(each.ok + each.failed.total() for each in chosen),
-            sum(each.tasks for each in chosen),
+            sum(bucket.failed[error_class] for bucket in chosen),
+            sum(bucket.ok + bucket.failed.total() for bucket in chosen),
+            sum(bucket.tasks for bucket in chosen),
         )
 
-    def windows(self, length: int) -> list[Bucket]:
+    def windows(self, length: int) -> list[TimeBucket]:
         """Sums over windows of so many buckets, the last of which ends now."""
         found = []
         for end in range(len(self.buckets), length - 1, -length):
-            window = Bucket()
-            for each in self.buckets[end - length : end]:
-                window.add(each)
+            window = TimeBucket()
+            for bucket in self.buckets[end - length : end]:
+                window.add(bucket)
             found.append(window)
         return found[::-1]
 

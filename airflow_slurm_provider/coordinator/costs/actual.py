@@ -1,9 +1,9 @@
 """What a job has cost so far: AWS requests in dollars, the cluster's CPU time and memory.
 
-Requests are what the workers' markers tell, and the rows of tasks that were given back; those
-that neither tells (of the coordinator, and of a worker after its last marker) are estimated,
-and said to be. Requests of the report
-itself: those of `status/snapshot.py`, the configuration, and one ``sacct``.
+Requests are counted by the workers' markers and by the rows of tasks that were given back. Other
+requests (the coordinator's, and a worker's after its last marker) are estimated, and reported as
+estimates. Requests of the report itself: those of `status/snapshot.py`, the configuration, and one
+``sacct``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from airflow_slurm_provider.coordinator import spec_store
-from airflow_slurm_provider.coordinator.costs.advice import Facts, LimitUse, advise
+from airflow_slurm_provider.coordinator.costs.advice import JobProfile, LimitUse, advise
 from airflow_slurm_provider.coordinator.costs.prices import (
     PRICES_OF,
     REGION,
@@ -30,13 +30,13 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 from airflow_slurm_provider.coordinator.status.arrays import arrays_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
-from airflow_slurm_provider.slurm.usage import Efficiency, efficiency_of
+from airflow_slurm_provider.slurm.accounting import Efficiency, efficiency_of
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.protocol.job_table import RoundRow
+from slurm_worker.protocol.job_rows import RoundRow
 from slurm_worker.protocol.job_totals import JobTotals
 from slurm_worker.protocol.keys import JobId
 
-#: Dollars that no job is too dear at.
+#: A job of so few dollars is never too expensive.
 _NEGLIGIBLE = 0.05
 
 
@@ -45,7 +45,7 @@ class Spent:
     """A job's AWS requests so far.
 
     Args:
-        counted: as the workers' markers, and the rows of tasks that were given back, tell.
+        counted: by the workers' markers, and the rows of tasks that were given back.
         estimated: of the coordinator's planning, and of workers after their last marker.
     """
 
@@ -64,9 +64,9 @@ class JobCost:
 
     Args:
         tasks: tasks that are done.
-        expected: dollars that so many tasks of such a duration take where none is tried twice.
-        efficiency: of the cluster's CPUs and memory; None where Slurm could not say.
-        problem: why not.
+        expected: dollars for so many tasks of such a duration, if none is tried twice.
+        efficiency: of the cluster's CPUs and memory; None where Slurm did not report it.
+        problem: why it could not; empty where it could.
         advice: sentences.
     """
 
@@ -102,18 +102,18 @@ def read_cost(services: Services, job_id: JobId) -> JobCost:
     Raises:
         UserError: if there is no such job.
         ServiceError: if the table or the store can't be reached; a cluster that can't be
-            reached is told in the result.
+            reached is reported in the result.
     """
     snapshot = read_snapshot(services, job_id)
     spec = spec_store.read_spec(services, snapshot.job)
     efficiency, problem = None, ""
     try:
         arrays = arrays_of(services, job_id, services.jobs(job_id).submissions())
-        usages = services.slurm.usage(arrays)
-        # The embedded cluster, say, measures nothing.
-        measured = any(each.cpus for each in usages)
+        usages = services.slurm.records(arrays)
+        # The embedded cluster, for example, measures nothing.
+        measured = any(usage.cpus for usage in usages)
         efficiency = efficiency_of(usages) if measured else None
-        problem = "" if measured else "the cluster's accounting has nothing on the job's arrays"
+        problem = "" if measured else "the cluster's accounting has no data on the job's arrays"
     except (ServiceError, UserError) as error:
         problem = str(error)
     return JobCost(
@@ -124,14 +124,14 @@ def read_cost(services: Services, job_id: JobId) -> JobCost:
         expected=expected_so_far(snapshot.done, snapshot.rounds, spec),
         efficiency=efficiency,
         problem=problem,
-        advice=tuple(advise(facts_of(snapshot.done, spec, efficiency))),
+        advice=tuple(advise(profile_of(snapshot.done, spec, efficiency))),
     )
 
 
 def cost_so_far(
     done: JobTotals, rounds: Sequence[RoundRow], of_open: Mapping[str, int] | None = None
 ) -> Spent:
-    """A job's requests until now, from one look at it; makes none itself.
+    """A job's requests until now, from one snapshot; makes none itself.
 
     Args:
         done: of all tasks that are done: `Snapshot.done`.
@@ -143,11 +143,11 @@ def cost_so_far(
 
 
 def expected_so_far(done: JobTotals, rounds: Sequence[RoundRow], spec: JobSpec) -> float:
-    """Dollars that the tasks done so far take where none is tried twice; makes no request."""
+    """Dollars for the tasks done so far, if none is tried twice; makes no request."""
     work = working_bill(
         done.tasks,
         _workers(done),
-        busy_s=sum(each.busy_ms for each in done.workers.values()) / 1000,
+        busy_s=sum(share.busy_ms for share in done.workers.values()) / 1000,
         heartbeat_s=spec.lease.heartbeat,
         reservations=reservations(spec, done.ok + done.failed.total()),
     )
@@ -156,10 +156,10 @@ def expected_so_far(done: JobTotals, rounds: Sequence[RoundRow], spec: JobSpec) 
 
 @dataclass(frozen=True, slots=True)
 class WorkCost:
-    """What workers have asked for so far, and what they were to ask for in all, in dollars.
+    """The workers' requests so far, and those expected for the whole job, in dollars.
 
-    The planning is in neither, as it is spent before the first task: so `spent` grows with
-    the items, and can be scaled to all of them.
+    Planning is in neither, since it is spent before the first task. So `spent` grows with the
+    items, and can be scaled to all of them.
     """
 
     spent: float
@@ -167,9 +167,9 @@ class WorkCost:
 
 
 def work_cost(snapshot: Snapshot, spec: JobSpec) -> WorkCost:
-    """For whoever looks for jobs that cost too much; makes no request.
+    """The cost of the workers' requests, for alerts; makes no request.
 
-    Nobody is to be woken for cents: `expected` is at least `_NEGLIGIBLE`.
+    `expected` is at least `_NEGLIGIBLE`, so that nobody gets an alert for cents.
     """
     spent = (bill_of(snapshot.done.requests) + bill_of(snapshot.requests_of_open)).dollars
     expected = _whole_work(snapshot, spec).dollars
@@ -177,11 +177,11 @@ def work_cost(snapshot: Snapshot, spec: JobSpec) -> WorkCost:
 
 
 def _whole_work(snapshot: Snapshot, spec: JobSpec) -> Bill:
-    """What workers were to ask for, if all tasks are like those that are done."""
-    tasks = sum(each.tasks for each in snapshot.rounds)
-    items = sum(each.items for each in snapshot.rounds)
+    """The expected requests of the workers, if all tasks are like those that are done."""
+    tasks = sum(round_row.tasks for round_row in snapshot.rounds)
+    items = sum(round_row.items for round_row in snapshot.rounds)
     done = snapshot.done
-    busy_s = sum(each.busy_ms for each in done.workers.values()) / 1000
+    busy_s = sum(share.busy_ms for share in done.workers.values()) / 1000
     return working_bill(
         tasks,
         max(_workers(done), min(tasks, spec.max_workers)),
@@ -191,10 +191,10 @@ def _whole_work(snapshot: Snapshot, spec: JobSpec) -> Bill:
     )
 
 
-def facts_of(done: JobTotals, spec: JobSpec, efficiency: Efficiency | None) -> Facts:
-    """What the advice is about."""
+def profile_of(done: JobTotals, spec: JobSpec, efficiency: Efficiency | None) -> JobProfile:
+    """The job's work so far, for the advice."""
     slow_s = done.quantile_ms(0.95) / 1000
-    return Facts(
+    return JobProfile(
         tasks=done.tasks,
         items=done.ok + done.failed.total(),
         bundle=bundle_of(spec),
@@ -205,7 +205,7 @@ def facts_of(done: JobTotals, spec: JobSpec, efficiency: Efficiency | None) -> F
         span_s=_worked_s(done, slow_s),
         lost=done.lost,
         failed=dict(done.failed),
-        limits=tuple(LimitUse(name, each.rate) for name, each in spec.limits.items()),
+        limits=tuple(LimitUse(name, limit.rate) for name, limit in spec.limits.items()),
         efficiency=efficiency,
     )
 
@@ -223,14 +223,15 @@ def _workers(done: JobTotals) -> int:
 
 
 def _planned(rounds: Sequence[RoundRow]) -> Bill:
-    # While a round is planned its row tells how many of its tasks are written.
-    tasks = sum(max(each.tasks, each.cursor) for each in rounds)
-    return planning_bill(tasks, sum(each.items for each in rounds), len(rounds))
+    # While a round is planned, its row has the number of tasks that are written.
+    tasks = sum(max(round_row.tasks, round_row.cursor) for round_row in rounds)
+    return planning_bill(tasks, sum(round_row.items for round_row in rounds), len(rounds))
 
 
 def reservations(spec: JobSpec, items: int) -> int:
     """Writes to the rows of the job's limits for so many items."""
     limits = spec.limits.values()
     return sum(
-        reservations_of(each.rate, items, spec.max_workers, each.quota_per_day) for each in limits
+        reservations_of(limit.rate, items, spec.max_workers, limit.quota_per_day)
+        for limit in limits
     )

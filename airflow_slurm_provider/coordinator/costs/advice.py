@@ -1,7 +1,7 @@
-"""What would make a job cheaper or quicker, in plain sentences with their numbers.
+"""Advice that makes a job cheaper or faster, in sentences with their numbers.
 
-Pure functions of what a job has done. Each says nothing where nothing is to be gained, or
-where too little has been seen to tell.
+Pure functions of what a job has done. Each yields nothing where there is nothing to gain, or where
+too little is known.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from airflow_slurm_provider.slurm.usage import Efficiency
+from airflow_slurm_provider.slurm.accounting import Efficiency
+from airflow_slurm_provider.units import format_memory, format_seconds
 
-#: A task should take minutes: long enough that its few requests are nothing, short enough
-#: that a lost lease costs little.
+#: A task should take minutes: long enough that its few requests cost little, short enough that a
+#: lost lease costs little.
 _SHORT_S, _GOOD_S, _LONG_S = 10.0, 300.0, 1800.0
 _TASKS_PER_WORKER = 4
 _MOST_BUNDLE = 100_000
@@ -26,7 +27,7 @@ _IDLE_CPU = 0.3
 _LEAST_CPU_S = 60
 _FULL, _UNUSED = 0.9, 0.5
 _MANY_LOST, _MANY_FAILED = 0.05, 0.02
-#: What another try may cure.
+#: Errors that another try may solve.
 _TRANSIENT = ("network", "timeout", "rate_limited")
 
 
@@ -39,22 +40,22 @@ class LimitUse:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What a job has done so far.
+class JobProfile:
+    """A job's work so far, as the advice needs it.
 
     Args:
         tasks: tasks that are done.
         items: items in them.
         bundle: items of a task, as configured.
         workers: processes that have done them.
-        calls: items under way at the same time in one worker.
+        calls: items that one worker processes at the same time.
         median_s: seconds that half of the tasks took at most.
         slow_s: seconds that 95 of 100 took at most.
         span_s: seconds from the first task's end to the last one's, without pauses between rounds.
         lost: leases lost.
         failed: items that failed, by error class.
         limits: the job's rate limits.
-        efficiency: CPU and memory; None where Slurm could not say.
+        efficiency: CPU and memory; None where Slurm did not report it.
     """
 
     tasks: int
@@ -71,139 +72,131 @@ class Facts:
     efficiency: Efficiency | None = None
 
 
-def advise(facts: Facts) -> list[str]:
-    """Everything that there is to say."""
+def advise(profile: JobProfile) -> list[str]:
+    """All advice on a job."""
     return [
-        *on_bundle(facts),
-        *on_memory(facts.efficiency),
-        *on_cpu(facts),
-        *on_limits(facts),
-        *on_losses(facts),
-        *on_failures(facts),
+        *bundle_advice(profile),
+        *memory_advice(profile.efficiency),
+        *cpu_advice(profile),
+        *limit_advice(profile),
+        *lease_advice(profile),
+        *failure_advice(profile),
     ]
 
 
-def on_bundle(facts: Facts) -> Iterator[str]:
-    """Whether tasks are of a good size."""
-    if facts.tasks < _FEW_TASKS:
+def bundle_advice(profile: JobProfile) -> Iterator[str]:
+    """Advice on the size of tasks."""
+    if profile.tasks < _FEW_TASKS:
         return
-    if facts.median_s < _SHORT_S:
-        # Enough tasks must stay for all workers to have some until the end.
-        most = min(_MOST_BUNDLE, _round(facts.items / max(1, facts.workers * _TASKS_PER_WORKER)))
-        wanted = min(most, _round(facts.bundle * _GOOD_S / max(facts.median_s, 0.001)))
-        if wanted >= _GAIN * facts.bundle:
+    if profile.median_s < _SHORT_S:
+        # Enough tasks must be left to keep all workers busy until the end.
+        most = min(
+            _MOST_BUNDLE, _round(profile.items / max(1, profile.workers * _TASKS_PER_WORKER))
+        )
+        wanted = min(most, _round(profile.bundle * _GOOD_S / max(profile.median_s, 0.001)))
+        if wanted >= _GAIN * profile.bundle:
             yield (
-                f"half of the tasks took under {_time(facts.median_s)}, at {facts.bundle:,} items "
-                f"each, so that leasing and committing them is much of the work: bundle: {wanted} "
-                f"would need {_times(wanted / facts.bundle)} fewer requests"
+                f"half of the tasks took under {format_seconds(profile.median_s)}, at "
+                f"{profile.bundle:,} items each, so much of the work is to lease and commit them; "
+                f"bundle: {wanted} would need {_times(wanted / profile.bundle)} fewer requests"
             )
-    elif facts.slow_s > _LONG_S:
-        wanted = max(1, _round(facts.bundle * _GOOD_S / facts.median_s))
-        if wanted < facts.bundle:
+    elif profile.slow_s > _LONG_S:
+        wanted = max(1, _round(profile.bundle * _GOOD_S / profile.median_s))
+        if wanted < profile.bundle:
             yield (
-                f"one task in twenty took over {_time(facts.slow_s)}, which is what a lost lease "
-                f"may cost: bundle: {wanted} instead of {facts.bundle} would make it about "
-                f"{_time(_GOOD_S)}"
+                f"one task in twenty took over {format_seconds(profile.slow_s)}, and a lost lease "
+                f"may cost that much; bundle: {wanted} instead of {profile.bundle} would make it "
+                f"about {format_seconds(_GOOD_S)}"
             )
 
 
-def on_memory(efficiency: Efficiency | None) -> Iterator[str]:
-    """Whether the workers' memory is about what they use."""
+def memory_advice(efficiency: Efficiency | None) -> Iterator[str]:
+    """Advice on the workers' memory."""
     share = efficiency.memory_share if efficiency else None
     if efficiency is None or share is None:
         return
     wanted = math.ceil(efficiency.max_rss * _SPARE_MEMORY / 2**20)
-    said = (
-        f"{_size(efficiency.mem)} of memory were asked for each worker and at most "
-        f"{_size(efficiency.max_rss)} ({share:.0%}) used"
+    used = (
+        f"{format_memory(efficiency.mem)} of memory were requested for each worker, and at most "
+        f"{format_memory(efficiency.max_rss)} ({share:.0%}) used"
     )
     if share > _TIGHT:
-        yield f"{said}: a little more would end the worker; slurm.mem: {wanted}M leaves room"
+        yield f"{used}: with a little more the worker is killed; slurm.mem: {wanted}M leaves room"
     elif share < _WASTED and efficiency.mem - wanted * 2**20 > _LEAST_SAVED:
-        yield f"{said}: slurm.mem: {wanted}M would do, and let more workers on a node"
+        yield f"{used}: slurm.mem: {wanted}M would be enough, and more workers would fit on a node"
 
 
-def on_cpu(facts: Facts) -> Iterator[str]:
-    """Whether the workers' CPUs are busy."""
-    efficiency = facts.efficiency
+def cpu_advice(profile: JobProfile) -> Iterator[str]:
+    """Advice on the workers' CPUs."""
+    efficiency = profile.efficiency
     share = efficiency.cpu_share if efficiency else None
     if efficiency is None or share is None or efficiency.ended_s < _LEAST_CPU_S:
         return
-    if share < _IDLE_CPU and not facts.limits:
+    if share < _IDLE_CPU and not profile.limits:
         yield (
-            f"of {efficiency.ended_s / 3600:.3g} CPU-hours given, {share:.0%} were used: items "
-            f"wait for something; more of them at a time (worker.concurrency, now {facts.calls}), "
+            f"{share:.0%} of {efficiency.ended_s / 3600:.3g} allocated CPU-hours were used: items "
+            f"wait for something; more items at a time (worker.concurrency, now {profile.calls}), "
             "fewer CPUs, or larger tasks would use the nodes better"
         )
 
 
-def on_limits(facts: Facts) -> Iterator[str]:
-    """Workers against each limit, by Little's law: calls under way = rate * seconds of a call."""
-    if facts.span_s <= 0 or not facts.workers:
+def limit_advice(profile: JobProfile) -> Iterator[str]:
+    """Advice on workers per limit, by Little's law: open calls = rate * seconds of a call."""
+    if profile.span_s <= 0 or not profile.workers:
         return
-    pace = facts.items / facts.span_s
-    at_once = facts.workers * facts.calls
-    for limit in facts.limits:
+    pace = profile.items / profile.span_s
+    at_once = profile.workers * profile.calls
+    for limit in profile.limits:
         if pace >= _FULL * limit.rate:
-            enough = math.ceil(limit.rate / facts.calls)
+            enough = math.ceil(limit.rate / profile.calls)
             more = (
-                f"; where a call takes t seconds, {limit.rate:g} * t / {facts.calls} workers are "
-                f"enough: {enough:,} for a second, and {facts.workers:,} worked"
+                f"; for calls of t seconds, {limit.rate:g} * t / {profile.calls} workers are "
+                f"enough: {enough:,} for calls of 1 s; the job had {profile.workers:,}"
             )
             yield (
-                f"limit {limit.name!r} of {limit.rate:g}/s is used up ({pace:.3g} items/s): more "
-                f"workers would only wait{more}"
+                f"limit {limit.name!r} of {limit.rate:g}/s is fully used ({pace:.3g} items/s): "
+                f"more workers would only wait{more}"
             )
         elif pace < _UNUSED * limit.rate:
-            wanted = math.ceil(facts.workers * limit.rate / pace)
+            wanted = math.ceil(profile.workers * limit.rate / pace)
             yield (
-                f"{at_once:,} items at a time came to {pace:.3g}/s, and limit {limit.name!r} "
-                f"allows {limit.rate:g}/s: at this pace {wanted:,} workers, or more "
+                f"{at_once:,} items at a time gave {pace:.3g} items/s, but limit {limit.name!r} "
+                f"allows {limit.rate:g}/s: {wanted:,} workers at this speed, or a higher "
                 "worker.concurrency, would use it"
             )
 
 
-def on_losses(facts: Facts) -> Iterator[str]:
-    """Whether workers die, or stall, too often."""
-    if facts.lost > max(2, _MANY_LOST * facts.tasks):
+def lease_advice(profile: JobProfile) -> Iterator[str]:
+    """Advice where workers die, or stall, too often."""
+    if profile.lost > max(2, _MANY_LOST * profile.tasks):
         yield (
-            f"{facts.lost:,} leases were lost over {facts.tasks:,} tasks, and their work done "
-            "again: slurmctl status tells why workers died; slurm.mem, slurm.time or lease.stall "
-            "may be too small"
+            f"{profile.lost:,} leases were lost over {profile.tasks:,} tasks, and their work was "
+            "repeated: slurmctl status shows why workers died; slurm.mem, slurm.time or "
+            "lease.stall may be too small"
         )
 
 
-def on_failures(facts: Facts) -> Iterator[str]:
-    """Whether a retry is likely to help."""
+def failure_advice(profile: JobProfile) -> Iterator[str]:
+    """Advice where a retry is likely to help."""
     for name in _TRANSIENT:
-        count = facts.failed.get(name, 0)
-        if facts.items and count > _MANY_FAILED * facts.items:
-            mend = (
+        count = profile.failed.get(name, 0)
+        if profile.items and count > _MANY_FAILED * profile.items:
+            fix = (
                 "lower the limit's rate"
                 if name == "rate_limited"
                 else "raise worker.tries, or lower worker.concurrency"
             )
             yield (
-                f"{count:,} items ({count / facts.items:.1%}) failed as {name} although each is "
-                f"tried again at once: {mend}, then slurmctl retry --errors={name}"
+                f"{count:,} items ({count / profile.items:.1%}) failed as {name}, although each "
+                f"was tried again at once: {fix}, then slurmctl retry --errors={name}"
             )
 
 
 def _round(number: float) -> int:
-    """Down to two figures: nobody sets 12,736."""
+    """Rounded down to two digits: 12,000 rather than 12,736."""
     unit = 10 ** max(0, math.floor(math.log10(max(1.0, number))) - 1)
     return int(number // unit * unit)
 
 
-def _time(seconds: float) -> str:
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-
-
 def _times(ratio: float) -> str:
     return f"{ratio:.2g} times" if ratio < 10 else f"{ratio:.0f} times"
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.0f} MB"

@@ -31,11 +31,11 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec
 from airflow_slurm_provider.coordinator.submission import upload
 from airflow_slurm_provider.coordinator.submission.workers import useful_workers
-from airflow_slurm_provider.slurm.options import seconds
 from airflow_slurm_provider.slurm.script import render_script
 from airflow_slurm_provider.slurm.submission import guarded
+from airflow_slurm_provider.units import parse_slurm_time
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.protocol.job_table import array_sizes
+from slurm_worker.protocol.job_rows import array_sizes
 from slurm_worker.protocol.keys import shard_count
 
 _DAY_S = 86_400
@@ -51,7 +51,7 @@ class Estimate:
     Args:
         workers: as `submit` would start: no more than have something to do.
         arrays: elements of each array.
-        max_array_size: None where the cluster could not be asked.
+        max_array_size: None where the cluster could not be reached.
         shortest_s: the shortest time that the rate limits allow, at a token an item.
         work_s: the time that the workers take, where the time of an item was given.
         planning: requests of `submit`.
@@ -62,7 +62,7 @@ class Estimate:
         resources: the ``slurm`` options of each worker.
         cpu_hours_most: what Slurm may give in all, by the time limit; None without one.
         script: of the first array; the token in its name is drawn by `submit`.
-        notes: what there is to say about it.
+        notes: remarks on the plan.
     """
 
     job_id: str
@@ -132,16 +132,16 @@ def estimate(
     Args:
         services: the site; only read from.
         config: the job.
-        item_s: seconds that an item takes, if somebody knows.
-        log: told of progress.
+        item_s: seconds per item, if known.
+        log: gets a line for each step.
 
     Raises:
-        UserError: a mistake in the config or the input, as `submit` would tell it.
+        UserError: a mistake in the config or the input, as `submit` would report it.
         ServiceError: if an input on S3 can't be reached.
     """
-    spec, notes = bundle_size.sized(config.spec, services.bucket, log), list[str]()
+    spec, notes = bundle_size.with_bundle(config.spec, services.bucket, log), list[str]()
     bundle = bundle_size.bundle_of(spec)
-    code_sha256, _ = upload.packed_code(config)
+    code_sha256, _ = upload.pack_code(config)
     items = _count(services, spec, log)
     tasks = math.ceil(items / bundle)
     workers = useful_workers(spec, spec.workers, tasks, notes.append)
@@ -224,7 +224,7 @@ def _cpu_hours_most(spec: JobSpec, workers: int) -> float | None:
     options = spec.slurm_options
     if options.time is None:
         return None
-    return round(workers * (options.cpus_per_task or 1) * seconds(options.time) / 3600, 3)
+    return round(workers * (options.cpus_per_task or 1) * parse_slurm_time(options.time) / 3600, 3)
 
 
 def _script(services: Services, spec: JobSpec, code_sha256: str, workers: int) -> str:

@@ -3,7 +3,7 @@
 Prices are the public ones of us-east-1, per million requests, as of 24 November 2026, from
 aws.amazon.com/dynamodb/pricing/on-demand (unchanged since the cut of 1 November 2024) and
 aws.amazon.com/s3/pricing (S3 Standard). Not in them: storage, traffic out of the region,
-free tiers, discounts, and what a handler asks of AWS by clients of its own.
+free tiers, discounts, and requests of a handler's own clients.
 
 | kind | units a request | dollars a million | why |
 | --- | --- | --- | --- |
@@ -26,7 +26,7 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.planning.planner import SEGMENT_ITEMS
 from slurm_worker.backends.request_counter import RequestKind
-from slurm_worker.rate_limits.limiter import reservation_of
+from slurm_worker.rate_limits.slices import reservation_of
 
 PRICES_OF = "2026-11-24"
 REGION = "us-east-1"
@@ -43,14 +43,14 @@ PRICES: Mapping[RequestKind, float] = {
     RequestKind.S3_DELETE: 0.0,
 }
 
-#: Of a planner: code, configuration and the probe of conditional PUT; looks at what is there.
+#: A planner's: code, configuration, the probe of conditional PUT, and checks of existing objects.
 _SUBMIT_PUTS, _SUBMIT_GETS, _SUBMIT_READS = 6, 4, 10
-#: Job, register, round, opening, intent, array, and two lines of the audit trail.
+#: Job, register, round, opening, intent, array, and two events of the audit log.
 _ROUND_WRITES = 8
 _ROWS_PER_CURSOR = 2_000
-#: A worker reads configuration, code and what `setup` fetches, and looks at its shard.
+#: A worker reads configuration, code, the files of `setup`, and its shard.
 _START_GETS, _START_READS = 4, 2
-#: At the job's end a worker looks at four shards, two pages each, and ships its log.
+#: At the job's end a worker reads four shards, two pages each, and uploads its log.
 _END_QUERIES, _END_PUTS = 8, 1
 
 
@@ -82,19 +82,19 @@ class Bill:
         """JSON-able; the names are stable."""
         return {
             "requests": self.requests,
-            "dollars_by_kind": {kind: round(each, 8) for kind, each in self.by_kind.items()},
+            "dollars_by_kind": {kind: round(dollars, 8) for kind, dollars in self.by_kind.items()},
             "dollars": round(self.dollars, 8),
         }
 
 
 def bill_of(requests: Mapping[str, int]) -> Bill:
-    """The bill for requests by kind, such as `History.requests`."""
+    """The bill for requests by kind, such as `JobTotals.requests`."""
     order = [kind.value for kind in RequestKind]
     return Bill({kind: requests[kind] for kind in order if requests.get(kind)})
 
 
 def planning_bill(tasks: int, items: int, rounds: int = 1) -> Bill:
-    """What the coordinator asks for to plan and submit so many tasks, with their rows."""
+    """The coordinator's requests to plan and submit so many tasks, with their rows."""
     segments = math.ceil(items / SEGMENT_ITEMS)
     return bill_of(
         {
@@ -114,7 +114,7 @@ def working_bill(
     heartbeat_s: float = 30.0,
     reservations: int = 0,
 ) -> Bill:
-    """What workers ask for, where no task is tried twice.
+    """The workers' requests, if no task is tried twice.
 
     Args:
         tasks: how many are done.
@@ -138,7 +138,7 @@ def working_bill(
 
 
 def ending_bill(workers: int) -> Bill:
-    """What workers ask for after their last marker, which no marker tells."""
+    """The workers' requests after their last marker, which no marker counts."""
     return bill_of(
         {
             RequestKind.DYNAMO_WRITE: workers,
@@ -149,7 +149,7 @@ def ending_bill(workers: int) -> Bill:
 
 
 def merging_bill(tasks: int) -> Bill:
-    """What publishing the dataset takes: each marker and part is read once."""
+    """The requests to publish the dataset: every marker and part is read once."""
     return bill_of(
         {
             RequestKind.DYNAMO_WRITE: 1,

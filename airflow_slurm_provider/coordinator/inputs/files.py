@@ -1,10 +1,9 @@
 """The files of an input: one file, or every file of a folder, local or on S3.
 
 A folder is read in the order of its paths. Folders named ``column=value`` (Hive partitions)
-add their column to each item: as an integer where every value of the column is one, else as
-text; ``__HIVE_DEFAULT_PARTITION__`` is None. Names that begin with ``.`` or ``_`` are no data,
-as for Spark, Hive and DuckDB. A file of another format is refused, so that none is left out
-in silence.
+add their column to each item: as integers if all values of the column are integers, otherwise as
+text; ``__HIVE_DEFAULT_PARTITION__`` is None. Names that begin with ``.`` or ``_`` are ignored, as
+in Spark, Hive and DuckDB. A file of another format is refused: no file is skipped silently.
 
 Requests: for a file on S3 a HEAD and a list request, for a folder one list request per thousand
 objects.
@@ -25,7 +24,8 @@ from typing import NoReturn, TypeAlias
 from urllib.parse import unquote
 
 from slurm_worker.errors import UserError
-from slurm_worker.protocol.keys import NULL_PARTITION, split_s3_uri
+from slurm_worker.protocol.keys import split_s3_uri
+from slurm_worker.protocol.paths import NULL_PARTITION
 from slurm_worker.protocol.ports import ObjectStore
 
 Bucket: TypeAlias = Callable[[str], ObjectStore]
@@ -40,11 +40,11 @@ class InputFile:
     """One file of an input.
 
     Args:
-        name: its path or S3 address, as messages name it.
+        name: its path or S3 address, for messages.
         size: bytes.
         changed: when it was written, in seconds since the epoch, by its file system or store.
-        parts: its path below the input's folder; the name alone where the input is this file.
-        fields: the columns that its folders name.
+        parts: its path below the input's folder; only the name if the input is this file.
+        fields: the columns and values in the names of its folders.
         store: the bucket that holds it; None for a local file.
         key: its key there, or its local path.
     """
@@ -58,7 +58,7 @@ class InputFile:
     fields: Mapping[str, Field] = field(default_factory=dict)
 
     def local(self, folder: Path) -> Path:
-        """The file on this machine; an object is downloaded into `folder`, one at a time."""
+        """Its path on this machine; an object is downloaded into `folder`, over the last one."""
         if self.store is None:
             return Path(self.key)
         path = folder / "input"
@@ -78,30 +78,30 @@ def find_files(path: str, bucket: Bucket) -> list[InputFile]:
     """The files of the input `path`, in the order in which they are read.
 
     Raises:
-        UserError: naming the path, where there is none.
+        UserError: naming the path, if there are no files.
     """
     found = _local_files(path) if not path.startswith("s3://") else _objects(path, bucket)
     if not found:
-        raise UserError(f"input.path: {path} is a folder without files; correct the path")
+        raise UserError(f"input.path: {path} is a folder without data files; correct the path")
     return _with_fields(found)
 
 
 def version_of(path: str, bucket: Bucket) -> str:
-    """A text that changes when the input is written again; empty if it is not there.
+    """A text that changes when the input is written again; empty if there is no input.
 
-    It is a digest of a small local file, since copies of it differ in their times; else it is
-    made of the size and time of each file. On S3 a list request more.
+    For a small local file it is a digest, because copies differ in their times. Otherwise it is
+    made from the size and time of each file. On S3 it needs one more list request.
     """
     try:
         files = find_files(path, bucket)
         if len(files) > 1 or files[0].fields:
-            lines = [f"{each.name} {each.size} {each.changed:.0f}\n" for each in files]
+            lines = [f"{file.name} {file.size} {file.changed:.0f}\n" for file in files]
             return _digest("".join(lines).encode(errors="surrogateescape"))
         file = files[0]
         if file.store is None and file.size <= _MOST_HASHED_BYTES:
             return _digest(Path(file.key).read_bytes())
     except (OSError, UserError):
-        return ""  # the reader of the input names the fault
+        return ""  # the reader of the input reports the fault
     return f"{file.size} {file.changed:.0f}"
 
 
@@ -117,30 +117,30 @@ def _local_files(path: str) -> list[InputFile]:
     if top.is_file():
         return [_local_file(top, (top.name,))]
     if not top.is_dir():
-        near = [str(each) for each in top.parent.iterdir()] if top.parent.is_dir() else []
-        raise UserError(f"input.path: there is no file {path}; {_hint(path, near)}")
-    named = ((each, each.relative_to(top).parts) for each in _walk(top))
-    return [_local_file(each, parts) for each, parts in sorted(named, key=lambda each: each[1])]
+        near = [str(other) for other in top.parent.iterdir()] if top.parent.is_dir() else []
+        raise UserError(f"input.path: the file {path} does not exist; {_hint(path, near)}")
+    found = [_local_file(file, file.relative_to(top).parts) for file in _walk(top)]
+    return sorted(found, key=lambda file: file.parts)
 
 
 def _walk(top: Path) -> Iterator[Path]:
-    """The data files below a folder, by links as well; one folder twice only by two links."""
+    """The data files below a folder; links are followed."""
     for name, folders, files in os.walk(top, onerror=_refuse_unreadable, followlinks=True):
         folder = Path(name)
         real = folder.resolve()
         folders[:] = [
-            each
-            for each in folders
-            # A link to a folder that it is in would be followed for ever.
-            if _is_data((each,)) and not real.is_relative_to((folder / each).resolve())
+            below
+            for below in folders
+            # A link to a folder that contains it would be followed without end.
+            if _is_data((below,)) and not real.is_relative_to((folder / below).resolve())
         ]
-        yield from (folder / each for each in files if _is_data((each,)))
+        yield from (folder / file for file in files if _is_data((file,)))
 
 
 def _refuse_unreadable(error: OSError) -> NoReturn:
     raise UserError(
-        f"input.path: {error.filename} can't be read: {error.strerror}; correct it, or move it "
-        "elsewhere"
+        f"input.path: {error.filename} can't be read: {error.strerror}; correct that, or move it "
+        "out of the input"
     ) from error
 
 
@@ -151,7 +151,7 @@ def _local_file(path: Path, parts: tuple[str, ...]) -> InputFile:
         _refuse_unreadable(error)
     if not stat.S_ISREG(found.st_mode):
         raise UserError(
-            f"input.path: {path} is no regular file; write what it gives into a file first"
+            f"input.path: {path} is not a regular file; write its content into a file first"
         )
     return InputFile(str(path), found.st_size, found.st_mtime, parts, str(path))
 
@@ -172,11 +172,11 @@ def _objects(path: str, bucket: Bucket) -> list[InputFile]:
             return [_object(path, size, store, key)]
         found = _below(store, name, f"{key}/" if key else "")
         if not found:
-            # Some stores answer the same for a missing object and a missing bucket.
+            # Some stores give the same answer for a missing object and a missing bucket.
             store.verify()
     except UserError as error:
         raise UserError(
-            f"input.path: {path}: there is no bucket {name!r}, or no access to it; "
+            f"input.path: {path}: the bucket {name!r} does not exist, or access is denied; "
             "correct the path or the credentials"
         ) from error
     if not found:
@@ -192,20 +192,20 @@ def _object(path: str, size: int, store: ObjectStore, key: str) -> InputFile:
 
 def _below(store: ObjectStore, bucket: str, prefix: str) -> list[InputFile]:
     found = []
-    for each in store.entries(prefix):
-        parts = tuple(each.key.removeprefix(prefix).split("/"))
-        # An object whose key ends with a slash stands for a folder.
+    for entry in store.entries(prefix):
+        parts = tuple(entry.key.removeprefix(prefix).split("/"))
+        # An object whose key ends with a slash represents a folder.
         if parts[-1] and _is_data(parts):
-            address = f"s3://{bucket}/{each.key}"
-            found.append(InputFile(address, each.size, each.modified, parts, each.key, store))
-    return sorted(found, key=lambda each: each.parts)
+            address = f"s3://{bucket}/{entry.key}"
+            found.append(InputFile(address, entry.size, entry.modified, parts, entry.key, store))
+    return sorted(found, key=lambda file: file.parts)
 
 
 def _no_object(path: str, store: ObjectStore, name: str, key: str) -> UserError:
     parent = key.rpartition("/")[0]
     listed = islice(store.list(f"{parent}/" if parent else ""), 1000)
-    near = [f"s3://{name}/{each}" for each in listed]
-    return UserError(f"input.path: there is no object {path}; {_hint(path, near)}")
+    near = [f"s3://{name}/{other}" for other in listed]
+    return UserError(f"input.path: the object {path} does not exist; {_hint(path, near)}")
 
 
 def _hint(wanted: str, near: Iterable[str]) -> str:
@@ -217,26 +217,23 @@ def _hint(wanted: str, near: Iterable[str]) -> str:
 
 
 def _with_fields(files: list[InputFile]) -> list[InputFile]:
-    texts = [_partitions(each) for each in files]
-    columns = {name for each in texts for name in each}
-    integer = {
-        name: all(
-            value is None or _INTEGER.fullmatch(value)
-            for each in texts
-            if name in each
-            for value in (each[name],)
-        )
-        for name in columns
+    partitions = [_partitions(file) for file in files]
+    # A column is text if one of its values is not an integer.
+    text = {
+        name
+        for values in partitions
+        for name, value in values.items()
+        if value is not None and not _INTEGER.fullmatch(value)
     }
     return [
         replace(
             file,
             fields={
-                name: int(value) if value is not None and integer[name] else value
-                for name, value in texts_of_file.items()
+                name: value if value is None or name in text else int(value)
+                for name, value in values.items()
             },
         )
-        for file, texts_of_file in zip(files, texts, strict=True)
+        for file, values in zip(files, partitions, strict=True)
     ]
 
 
@@ -248,13 +245,15 @@ def _partitions(file: InputFile) -> dict[str, str | None]:
             continue
         name = _unquoted(written, folder, file)
         if name in found:
-            raise UserError(f"input.path: the folders of {file.name} name {name!r} twice; move it")
+            raise UserError(
+                f"input.path: the folders of {file.name} have two values of {name!r}; move the file"
+            )
         found[name] = None if value == NULL_PARTITION else _unquoted(value, folder, file)
     return found
 
 
 def _unquoted(text: str, folder: str, file: InputFile) -> str:
-    """The text that a folder's name stands for, as Hive and Spark write it."""
+    """The text that Hive and Spark have escaped in a folder's name."""
     try:
         found = unquote(text, errors="strict")
         found.encode()

@@ -1,7 +1,7 @@
-"""Rows of a Parquet file, or of a table in memory, as JSON-able dicts, a batch at a time.
+"""Rows of a Parquet file, or of a table in memory, as dicts for JSON, in batches.
 
-What JSON has no word for is written by one rule per type, so that nothing is rounded
-and a handler reads it back with the standard library:
+Types that JSON does not have follow one rule each, so that nothing is rounded, and a handler can
+read the value with the standard library:
 
     date, time, timestamp   ISO 8601 text, with the zone's offset where there is a zone
     decimal                 text with all its digits: "12.50"
@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 
 _BATCH_ROWS = 8192
 _BUFFER_BYTES = 1 << 20
-#: What pandas calls an index without a name.
+#: pandas' name of an index without a name.
 _UNNAMED_INDEX = re.compile(r"__index_level_\d+__")
 
 
@@ -39,8 +39,8 @@ def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
     """Stream the rows.
 
     Raises:
-        ValueError: naming the column that can't be written as JSON, or what Arrow says of a
-            file that is none of Parquet.
+        ValueError: naming the column that can't be written as JSON, or Arrow's error for a
+            file that is not Parquet.
     """
     try:
         yield from _read(path)
@@ -57,7 +57,7 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 yield from _rows(names, batch)
         return
-    # Arrow reads INT96 as nanoseconds, which end in 2262, and wraps what is later in silence.
+    # Arrow reads INT96 as nanoseconds, which end in 2262, and silently wraps later times.
     with _open(path, coerce_int96_timestamp_unit="us") as file, _open(path) as fine:
         batches = file.iter_batches(batch_size=_BATCH_ROWS)
         for batch, exact in zip(
@@ -69,7 +69,7 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _open(path: Path, **options: Any) -> pq.ParquetFile:
-    # Buffered streams instead of pre_buffer: a row group need not fit into memory.
+    # Buffered streams, not pre_buffer: a row group may be larger than the memory.
     return pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES, **options)
 
 
@@ -80,13 +80,13 @@ def _old_times(file: pq.ParquetFile) -> list[str]:
         ValueError: naming a column that has them in lists or structs.
     """
     columns = [file.schema.column(at) for at in range(len(file.schema))]
-    old = [each for each in columns if each.physical_type == "INT96"]
-    for each in old:
-        if each.path != each.name:  # whether they are whole microseconds is not looked for there
+    old = [column for column in columns if column.physical_type == "INT96"]
+    for column in old:
+        if column.path != column.name:  # `_check_whole` does not check nested times
             raise ValueError(
-                f"column {each.path!r} holds INT96 times in lists or structs; cast the column"
+                f"column {column.path!r} holds INT96 times in lists or structs; cast the column"
             )
-    return [each.path for each in old]
+    return [column.path for column in old]
 
 
 def _check_whole(name: str, micros: pa.Array[Any], nanos: pa.Array[Any]) -> None:
@@ -95,7 +95,7 @@ def _check_whole(name: str, micros: pa.Array[Any], nanos: pa.Array[Any]) -> None
     Raises:
         ValueError: naming the column.
     """
-    # Both wrap alike where nanoseconds do, so the difference is exact.
+    # Both wrap in the same way where nanoseconds do, so the difference is exact.
     whole = pc.multiply(micros.cast(pa.int64()), 1000)
     if pc.any(pc.not_equal(whole, nanos.cast(pa.int64()))).as_py():
         raise ValueError(
@@ -104,17 +104,17 @@ def _check_whole(name: str, micros: pa.Array[Any], nanos: pa.Array[Any]) -> None
         )
 
 
-def read_table(given: Any) -> Iterator[dict[str, Any]]:
+def read_table(value: Any) -> Iterator[dict[str, Any]]:
     """Stream the rows of a table of pandas, polars, DuckDB or Arrow.
 
-    A pandas index that has a name is a column; one that has none is left out.
+    A pandas index with a name is a column; one without a name is left out.
 
     Raises:
-        ValueError: naming the column that can't be written as JSON, or saying that this is
-            no table that can be read as Arrow's.
+        ValueError: naming the column that can't be written as JSON, or if the value can't be
+            read as an Arrow table.
     """
     try:
-        table = _as_arrow(given)
+        table = _as_arrow(value)
         names = _names(table.schema)
         for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
             yield from _rows(names, batch)
@@ -122,21 +122,21 @@ def read_table(given: Any) -> Iterator[dict[str, Any]]:
         raise ValueError(str(error)) from error
 
 
-def _as_arrow(given: Any) -> pa.Table:
-    if any(each.__module__.partition(".")[0] == "pandas" for each in type(given).__mro__):
-        table = pa.Table.from_pandas(given)
+def _as_arrow(value: Any) -> pa.Table:
+    if any(base.__module__.partition(".")[0] == "pandas" for base in type(value).__mro__):
+        table = pa.Table.from_pandas(value)
         for field in table.schema:
             if _holds_struct(field.type):
-                # Arrow would give each of them the names of all.
+                # Arrow would give each dict the keys of all dicts.
                 raise ValueError(f"column {field.name!r} holds dicts")
         unnamed = [name for name in table.column_names if _UNNAMED_INDEX.fullmatch(name)]
         return table.drop_columns(unnamed)
-    if not hasattr(given, "__arrow_c_stream__"):
-        raise ValueError("it does not offer them as Arrow does")
-    for name, kind in zip(given.columns, getattr(given, "dtypes", ()), strict=False):
+    if not hasattr(value, "__arrow_c_stream__"):
+        raise ValueError("it does not support Arrow's stream interface")
+    for name, kind in zip(value.columns, getattr(value, "dtypes", ()), strict=False):
         if str(kind) == "Object":  # polars would give the addresses of the objects
             raise ValueError(f"column {name!r} holds Python objects")
-    return pa.table(given)
+    return pa.table(value)
 
 
 def _holds_struct(kind: pa.DataType) -> bool:
@@ -146,18 +146,18 @@ def _holds_struct(kind: pa.DataType) -> bool:
 
 
 def _names(schema: pa.Schema) -> list[str]:
-    twice = [name for name, count in Counter(schema.names).items() if count > 1]
-    if twice:
-        raise ValueError(f"there are two columns named {twice[0]!r}")
+    duplicates = [name for name, count in Counter(schema.names).items() if count > 1]
+    if duplicates:
+        raise ValueError(f"there are two columns named {duplicates[0]!r}")
     for field in schema:
-        # Such as pandas' periods, which are stored as numbers that say nothing alone.
+        # For example pandas' periods: stored as numbers, which mean nothing without their type.
         if (kind := _extension(field)).startswith("pandas."):
             raise ValueError(f"column {field.name!r} is of the type {kind}; cast it to string")
     return schema.names
 
 
 def _extension(field: pa.Field[Any]) -> str:
-    """The name of an extension type, also of one that is not known here; empty for others."""
+    """The name of an extension type, even if it is unknown here; empty for other types."""
     if isinstance(field.type, pa.BaseExtensionType):
         return str(field.type.extension_name)
     return (field.metadata or {}).get(b"ARROW:extension:name", b"").decode()
@@ -185,7 +185,7 @@ def _python_values(name: str, column: pa.Array[Any]) -> list[Any]:
         return column.to_pylist()
     except KeyError as error:
         raise ValueError(
-            f"column {name!r}: this machine knows no time zone {error}; cast the column to UTC"
+            f"column {name!r}: the time zone {error} is unknown here; cast the column to UTC"
         ) from error
     except (pa.ArrowException, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())
@@ -196,20 +196,20 @@ def _python_values(name: str, column: pa.Array[Any]) -> list[Any]:
 
 
 def _microseconds(kind: pa.DataType) -> pa.DataType:
-    """`kind` with each nanosecond time as microseconds: Python's times hold no more."""
+    """`kind` with nanosecond times as microseconds, the precision of Python's times."""
     if pa.types.is_timestamp(kind) and kind.unit == "ns":
         return pa.timestamp("us", kind.tz)
     if pa.types.is_time64(kind) and kind.unit == "ns":
         return pa.time64("us")
     if pa.types.is_dictionary(kind):
         plain = _microseconds(kind.value_type)
-        return kind if plain == kind.value_type else plain  # Arrow can't cast each to its values
+        return kind if plain == kind.value_type else plain  # Arrow can't cast the values alone
     if pa.types.is_list(kind):
         return pa.list_(kind.value_field.with_type(_microseconds(kind.value_type)))
     if pa.types.is_large_list(kind):
         return pa.large_list(kind.value_field.with_type(_microseconds(kind.value_type)))
     if pa.types.is_struct(kind):
-        return pa.struct([each.with_type(_microseconds(each.type)) for each in kind])
+        return pa.struct([field.with_type(_microseconds(field.type)) for field in kind])
     return kind
 
 
@@ -240,9 +240,9 @@ def _jsonable(value: Any, name: str) -> Any:
     if isinstance(value, uuid.UUID):
         return str(value)
     if isinstance(value, (list, tuple)) and not isinstance(value, pa.MonthDayNano):
-        return [_jsonable(each, name) for each in value]
+        return [_jsonable(element, name) for element in value]
     if isinstance(value, dict):
-        return {field: _jsonable(each, name) for field, each in value.items()}
+        return {field: _jsonable(element, name) for field, element in value.items()}
     raise ValueError(
         f"column {name!r} holds a {type(value).__name__}, which has no JSON form; cast the column"
     )
@@ -253,4 +253,6 @@ def _finite_or_none(value: float, name: str) -> float | None:
         return value
     if math.isnan(value):
         return None
-    raise ValueError(f"column {name!r} holds {value}, which JSON can't say; write null or a string")
+    raise ValueError(
+        f"column {name!r} holds {value}, which JSON does not have; write null or a string"
+    )

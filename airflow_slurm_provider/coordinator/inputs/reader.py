@@ -1,19 +1,18 @@
 """The input as a stream of (key, item): Parquet, CSV and JSON lines, local or on S3.
 
-Nothing is changed silently. What an item holds is what the file holds, except for what
-JSON can't say, by these rules:
+Nothing is changed silently. An item holds the values of the file. Values that JSON does not have
+follow these rules:
 
-    CSV       every value is the string that stands there; an empty field is None. The
-              delimiter is the first of comma, tab, semicolon and bar by which the header
-              holds the key column
-    JSONL     as it stands; NaN, infinity, a number that a double does not keep, half of a
-              surrogate pair and a name that stands twice are refused
+    CSV       each value is the string in the file; an empty field is None. The delimiter is the
+              first of comma, tab, semicolon and bar with which the header has the key column
+    JSONL     unchanged; NaN, infinity, a number that a double can't hold exactly, half of a
+              surrogate pair and a duplicate name are refused
     Parquet   see `parquet.py`: dates as ISO text, decimals as text, NaN as None
 
-CSV and JSONL may be gzipped, which their first bytes tell. The input is one file, or a folder
-whose files are read one after another: `files.py`. An object on S3 is first
-downloaded to a temporary file (set TMPDIR to choose where), so that one version of it is
-read from beginning to end. Memory does not grow with the number of items.
+CSV and JSONL may be gzipped; the first bytes show it. The input is one file, or a folder whose
+files are read one after another: `files.py`. An object on S3 is first downloaded to a temporary
+file (set TMPDIR to choose its folder), so that one version of it is read from beginning to end.
+Memory does not grow with the number of items.
 
 Rows are counted from 1 in each file, without a header and without blank lines.
 """
@@ -34,7 +33,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
-from airflow_slurm_provider.coordinator.inputs import files as input_files
 from airflow_slurm_provider.coordinator.inputs.files import Bucket, InputFile, find_files
 from slurm_worker.errors import UserError
 from slurm_worker.results import jsonlines
@@ -43,9 +41,9 @@ Item: TypeAlias = dict[str, Any]
 
 MAX_KEY_BYTES = 1024
 _LISTED = 20
-#: A quote that is never closed takes the rest of the file for one field: memory stays bounded.
+#: A quote that is never closed makes the rest of the file one field; this bounds the memory.
 _MOST_FIELD_BYTES = 1 << 30
-#: What reading a file raises where the file is at fault.
+#: Errors of reading that the file has caused.
 _UNREADABLE = (
     OSError,
     ValueError,
@@ -71,7 +69,7 @@ _SUFFIXES = {
     ".jsonl": InputFormat.JSONL,
     ".ndjson": InputFormat.JSONL,
 }
-_FORMATS = ", ".join(each.value for each in InputFormat)
+_FORMATS = ", ".join(form.value for form in InputFormat)
 _DELIMITERS = ",\t;|"
 
 
@@ -82,17 +80,12 @@ class InputSpec:
     Args:
         path: a local file or folder, ``s3://bucket/key`` or ``s3://bucket/folder/``.
         key: the column that names each item; its values are strings or integers.
-        format: an `InputFormat`; the files' suffixes say it where None.
+        format: an `InputFormat`; if None, by the files' suffixes.
     """
 
     path: str
     key: str
     format: str | None = None
-
-
-def version_of(spec: InputSpec, bucket: Bucket) -> str:
-    """A text that changes when the input is written again; see `input_files.version_of`."""
-    return input_files.version_of(spec.path, bucket)
 
 
 def open_input(spec: InputSpec, bucket: Bucket) -> Iterator[tuple[str, Item]]:
@@ -103,8 +96,8 @@ def open_input(spec: InputSpec, bucket: Bucket) -> Iterator[tuple[str, Item]]:
         bucket: opens a bucket by its name.
 
     Raises:
-        UserError: in one line, naming the file, the row and what to do; for the format at
-            once, for the rest as the rows are read.
+        UserError: in one line, naming the file, the row and what to do: at once for the
+            format, and for the rest while the rows are read.
     """
     input_format(spec)
     return _items(spec, bucket)
@@ -114,7 +107,7 @@ def find_input(spec: InputSpec, bucket: Bucket) -> tuple[InputFormat, list[Input
     """The input's format, and its files in the order in which they are read.
 
     Raises:
-        UserError: if there is no file, or the format of one is unknown or another one.
+        UserError: if there is no file, or if a file has an unknown or another format.
     """
     form = input_format(spec)
     files = find_files(spec.path, bucket)
@@ -126,20 +119,20 @@ def find_input(spec: InputSpec, bucket: Bucket) -> tuple[InputFormat, list[Input
             raise _no_format(file.name)
         form = form or found
         if found is not form or form is None:
-            kind = form.value if form else "input"
+            kind = form.value if form else "data"
             raise UserError(
-                f"input.path: {spec.path} holds {file.name}, which is no {kind} file; "
-                "move it elsewhere, or set input.format"
+                f"input.path: {spec.path} contains {file.name}, which is not a {kind} file; "
+                "move it out of the folder, or set input.format"
             )
-    assert form is not None, "there is one file at least"
+    assert form is not None, "there is at least one file"
     return form, files
 
 
 def input_format(spec: InputSpec) -> InputFormat | None:
-    """The format that `input.format` or the path's suffix names; None where files may say it."""
+    """The format by `input.format` or the path's suffix; None if the files' suffixes decide."""
     if spec.format is not None:
         name = spec.format.lower().removesuffix(".gz")
-        if name not in [each.value for each in InputFormat]:
+        if name not in [form.value for form in InputFormat]:
             raise UserError(f"input.format: {spec.format!r} is not a format; use {_FORMATS}")
         return InputFormat(name)
     found = _by_suffix(spec.path)
@@ -154,7 +147,8 @@ def _by_suffix(path: str) -> InputFormat | None:
 
 def _no_format(path: str) -> UserError:
     return UserError(
-        f"input.path: the suffix of {path} names no format; set input.format: {_FORMATS}"
+        f"input.path: the suffix of {path} is not a known format; set input.format to one of "
+        f"{_FORMATS}"
     )
 
 
@@ -171,20 +165,20 @@ def _items(spec: InputSpec, bucket: Bucket) -> Iterator[tuple[str, Item]]:
                         raise _no_column(spec, file, number, item)
                     yield _key_of(item[spec.key], spec, file, number), item
     if empty:
-        raise UserError(f"input.path: {spec.path} holds no rows; give it at least one item")
+        raise UserError(f"input.path: {spec.path} has no rows; add at least one")
 
 
 def _with_fields(file: InputFile, rows: Iterator[Item]) -> Iterator[Item]:
-    """Add the columns that the file's folders name."""
+    """Add the columns in the names of the file's folders."""
     for row in rows:
         for name, value in file.fields.items():
             if row.setdefault(name, value) != value:
-                raise ValueError(f"has {name} = {row[name]!r}, and its folder has {value!r}")
+                raise ValueError(f"has {name} = {row[name]!r}, but its folder has {value!r}")
         yield row
 
 
 def _numbered(file: InputFile, rows: Iterator[Item]) -> Generator[tuple[int, Item], None, None]:
-    """Count the rows, and say in which of them reading failed."""
+    """Count the rows, and name the row in which reading failed."""
     number = 0
     try:
         for row in rows:
@@ -205,10 +199,10 @@ def _no_column(spec: InputSpec, file: InputFile, number: int, item: Item) -> Use
     names = list(item)
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     near = difflib.get_close_matches(spec.key, names, 1)
-    mend = f"did you mean {near[0]!r}?" if near else "name one of them"
+    hint = f"did you mean {near[0]!r}?" if near else "name one of them"
     return UserError(
         f"input.key: {file.name}: row {number} has no column {spec.key!r}; "
-        f"it has {', '.join(names[:_LISTED]) or 'none'}{more}; {mend}"
+        f"it has {', '.join(names[:_LISTED]) or 'none'}{more}; {hint}"
     )
 
 
@@ -217,11 +211,11 @@ def _key_of(value: object, spec: InputSpec, file: InputFile, number: int) -> str
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if value is None or value == "":
-        raise UserError(f"{where} is empty; give each row a key of its own")
+        raise UserError(f"{where} is empty; each row needs a key of its own")
     if not isinstance(value, str):
         raise UserError(
-            f"{where} is {str(value)[:60]} ({type(value).__name__}); keys are strings or integers, "
-            "convert the column or choose another"
+            f"{where} is {str(value)[:60]} ({type(value).__name__}); keys must be strings or "
+            "integers: convert the column, or choose another"
         )
     size = len(value.encode())
     if size > MAX_KEY_BYTES:
@@ -232,12 +226,12 @@ def _key_of(value: object, spec: InputSpec, file: InputFile, number: int) -> str
     return value
 
 
-# --- readers: a local file to rows; a ValueError is reported with the row's number ---
+# --- readers: from a local file to rows; a ValueError is reported with the row's number ---
 
 
 def read_parquet(path: Path, _key: str = "") -> Iterator[Item]:
     """Rows of a Parquet file; see `parquet.py`."""
-    # pyarrow takes a third of a second to import, for which no other format should wait.
+    # pyarrow takes a third of a second to import; the other formats don't need it.
     from airflow_slurm_provider.coordinator.inputs.parquet import read_parquet as read
 
     yield from read(path)
@@ -248,21 +242,21 @@ def read_csv(path: Path, key: str) -> Iterator[Item]:
 
     Args:
         path: the file.
-        key: a column of the header, which tells the delimiter.
+        key: a column of the header, which determines the delimiter.
     """
     csv.field_size_limit(_MOST_FIELD_BYTES)
-    delimiter = next((each for each in _DELIMITERS if key in _header(path, each)), ",")
+    delimiter = next((mark for mark in _DELIMITERS if key in _header(path, mark)), ",")
     with _lines(path, newline="") as lines:
         reader = csv.reader(lines, strict=True, delimiter=delimiter)
         rows = (values for values in reader if values)
         header = next(rows, [])
-        twice = [name for name, count in Counter(header).items() if count > 1]
-        if twice:
-            raise ValueError(f"the header names {twice[0]!r} twice")
+        duplicates = [name for name, count in Counter(header).items() if count > 1]
+        if duplicates:
+            raise ValueError(f"the header has the column {duplicates[0]!r} twice")
         for values in rows:
             if len(values) != len(header):
                 raise ValueError(
-                    f"(line {reader.line_num}) has {len(values)} fields where the header has "
+                    f"(line {reader.line_num}) has {len(values)} fields, but the header has "
                     f"{len(header)}"
                 )
             yield {name: value or None for name, value in zip(header, values, strict=True)}
@@ -273,11 +267,11 @@ def _header(path: Path, delimiter: str) -> list[str]:
         try:
             return next(filter(None, csv.reader(lines, strict=True, delimiter=delimiter)), [])
         except csv.Error:
-            return []  # by another delimiter it may be in order
+            return []  # with another delimiter it may be valid
 
 
 def read_jsonl(path: Path, _key: str = "") -> Iterator[Item]:
-    """Rows of a file with one JSON object a line."""
+    """Rows of a file with one JSON object per line."""
     with _lines(path, newline="\n") as lines:
         for line in lines:
             if not line.isspace():
@@ -293,12 +287,12 @@ _READERS: dict[InputFormat, Callable[[Path, str], Iterator[Item]]] = {
 
 @contextmanager
 def _lines(path: Path, newline: str) -> Iterator[Iterator[str]]:
-    """The lines of a text in UTF-8, also of a gzipped one."""
+    """The lines of a text file in UTF-8, which may be gzipped."""
     with path.open("rb") as raw:
         zipped = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         plain: BinaryIO = gzip.GzipFile(fileobj=raw) if zipped else raw  # type: ignore[assignment]  # reads like one
-        # Read ahead in blocks, a wrong byte would be reported for the first row of its block.
+        # Wrong bytes become surrogates: a strict decoder would report the first row of its block.
         with io.TextIOWrapper(plain, "utf-8-sig", "surrogateescape", newline) as text:
             yield (line if line.isascii() else _utf8(line) for line in text)
 

@@ -1,10 +1,9 @@
-"""Duplicate keys among any number of items, in bounded memory.
+"""Find duplicate keys among any number of items, in bounded memory.
 
-Each key's 128-bit digest is spooled to one of 1,024 files by its first bits; at the end
-each file is looked at alone. That takes 16 bytes of disk per item and 16 MB of memory,
-plus a thousandth of the disk's share: a billion items need 16 GB of disk and about
-100 MB. Only where digests are found twice is the input read again, to name the key and
-its rows.
+The 128-bit digest of each key is written to one of 1,024 files, by its first bits. At the end, each
+file is checked alone. That takes 16 bytes of disk per item, 16 MB of memory, and a thousandth of
+the disk space as memory: a billion items need 16 GB of disk and about 100 MB of memory. Only if a
+digest occurs twice is the input read again, to name the key and its rows.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ _BUFFER_BYTES = 16 * 1024
 
 
 class KeyCheck:
-    """Watches a stream of items, then says whether a key stood there twice.
+    """Records the keys of a stream of items, then finds keys that occur twice.
 
-    Use it as a context manager: its files live as long as the `with` block.
+    Use it as a context manager: its files exist as long as the `with` block.
     """
 
     def __init__(self) -> None:
@@ -48,7 +47,7 @@ class KeyCheck:
         self._folder.cleanup()
 
     def watch(self, items: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-        """Pass (key, item) pairs through and note their keys."""
+        """Pass (key, item) pairs through, and record their keys."""
         for key, item in items:
             digest = _digest(key)
             bucket = (digest[0] << 2) | (digest[1] >> 6)
@@ -59,11 +58,11 @@ class KeyCheck:
             yield key, item
 
     def check(self, reopen: Callable[[], Iterable[tuple[str, Any]]]) -> None:
-        """Refuse the keys that were watched if one stands there twice.
+        """Refuse the recorded keys if one occurs twice.
 
         Args:
             reopen: reads the same items again, in the same order; called only to name a
-                key that was found twice.
+                duplicate key.
 
         Raises:
             UserError: naming the first such key and its rows, counted from 1.
@@ -71,27 +70,27 @@ class KeyCheck:
         suspects: set[bytes] = set()
         repeats = 0
         for bucket in range(_BUCKETS):
-            found, more = self._twice(bucket)
-            repeats += more
-            # The first bucket's will do for an example; all of them might not fit.
+            found, extra = self._duplicates(bucket)
+            repeats += extra
+            # Those of one bucket are enough for an example; all might not fit into memory.
             suspects = suspects or found
         if repeats:
             raise UserError(_explain(suspects, repeats, reopen()))
 
-    def _twice(self, bucket: int) -> tuple[set[bytes], int]:
-        """Digests that a bucket holds more than once, and how many are too many."""
+    def _duplicates(self, bucket: int) -> tuple[set[bytes], int]:
+        """Digests that occur more than once in a bucket, and the number of extra ones."""
         path = self._path(bucket)
         data = (path.read_bytes() if path.exists() else b"") + self._buffers[bucket]
         count = len(data) // _DIGEST_BYTES
         digests = pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(_DIGEST_BYTES), count, [None, pa.py_buffer(data)]
         )
-        more = count - pc.count_distinct(digests).as_py()
-        if not more:
+        extra = count - pc.count_distinct(digests).as_py()
+        if not extra:
             return set(), 0
         counted = pc.value_counts(digests)
         repeated = counted.filter(pc.greater(counted.field("counts"), pa.scalar(1)))
-        return {each.as_py() for each in repeated.field("values")}, more
+        return {digest.as_py() for digest in repeated.field("values")}, extra
 
     def _spool(self, bucket: int) -> None:
         with self._path(bucket).open("ab") as file:
@@ -109,15 +108,15 @@ def _explain(suspects: set[bytes], repeats: int, items: Iterable[tuple[str, Any]
         if digest not in suspects:
             continue
         if digest in rows:
-            others = f" ({repeats:,} rows repeat a key)" if repeats > 1 else ""
+            more = f" ({repeats:,} rows repeat a key)" if repeats > 1 else ""
             return (
-                f"input.key: {key!r} is the key of rows {rows[digest]:,} and {number:,}{others}; "
-                "make keys unique, or name a column that is"
+                f"input.key: {key!r} is the key of rows {rows[digest]:,} and {number:,}{more}; "
+                "make the keys unique, or name another column"
             )
         rows[digest] = number
     return (
-        "input.path: the file changed while it was read: a key that stood there twice is gone; "
-        "submit again when it is complete"
+        "input.path: the file changed while it was read: a duplicate key has disappeared; submit "
+        "again when the file is complete"
     )
 
 

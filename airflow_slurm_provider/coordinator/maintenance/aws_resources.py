@@ -1,21 +1,20 @@
 """What AWS must hold for a site, as plain data: the table, the bucket's settings, its rules.
 
-The one definition of them: `slurmctl bootstrap` makes it, `slurmctl doctor` holds what it finds
-against it, the development stack creates its table from it, and a test holds the Terraform
-module under ``docs/infrastructure`` against it. Values are those of AWS's API.
+The only definition: `slurmctl bootstrap` creates it, `slurmctl doctor` compares with it, the
+development stack creates its table from it, and a test compares the Terraform module under
+``docs/infrastructure`` with it. Values are those of AWS's API.
 
-A lifecycle rule selects by the beginning of a key, and jobs' names come first in the keys. So
-rules end what is the same for every job (uploads that were cut short, versions that something
-else has replaced, what a killed `doctor` has left); parts and checkpoints that nobody needs are
-`slurmctl gc`'s, which knows what the markers name.
+A lifecycle rule selects by the start of a key, and keys start with the job's name. So the rules
+cover what is the same for every job: interrupted uploads, replaced versions, leftovers of a killed
+`doctor`. Unneeded parts and checkpoints are deleted by `slurmctl gc`, which reads the markers.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from slurm_worker.diagnostics.access_probes import TRIAL_JOB
-from slurm_worker.protocol.keys import JobPaths
+from slurm_worker.diagnostics.access_probes import PROBE_JOB
+from slurm_worker.protocol.paths import JobPaths
 
 #: Kind and type of each key attribute: ``HASH`` is the partition key, ``S`` a string.
 TABLE_KEYS = {"pk": ("HASH", "S"), "sk": ("RANGE", "S")}
@@ -32,7 +31,7 @@ PUBLIC_ACCESS_BLOCK = {
 ENCRYPTION = "AES256"
 #: A worker's upload takes minutes; a large merge an hour.
 ABORT_UPLOADS_DAYS = 7
-#: How long a version stays that something has replaced or deleted, in a bucket with versioning.
+#: Days until a replaced or deleted version is removed, in a bucket with versioning.
 NONCURRENT_DAYS = 30
 PROBES_DAYS = 1
 
@@ -74,7 +73,7 @@ def lifecycle_rules(prefix: str) -> list[dict[str, Any]]:
         {
             "ID": f"{name}-probes",
             "Status": "Enabled",
-            "Filter": {"Prefix": JobPaths(prefix, TRIAL_JOB).root},
+            "Filter": {"Prefix": JobPaths(prefix, PROBE_JOB).root},
             "Expiration": {"Days": PROBES_DAYS},
         },
     ]

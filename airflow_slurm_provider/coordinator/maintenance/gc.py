@@ -1,4 +1,4 @@
-"""What a job has left behind on S3 and nothing names: found, counted, deleted.
+"""Garbage of a job on S3, which no marker or manifest names: found, counted, deleted.
 
 | garbage | when |
 | --- | --- |
@@ -8,11 +8,11 @@
 | a file of a dataset that can't be read or published any more | `aggregate.job.publish` |
 | a draft of a round that has another as its plan | at once |
 
-What is found was decided for good before it is listed as garbage, so that it may be deleted at
-any later time, whoever works meanwhile. What nothing has decided stays: a part of a task without
-a marker may belong to a worker that was suspended and will yet commit it, and an object of a probe
-to one that still compares, and a draft of a round without a plan may yet become it. Code,
-configurations, given items and logs are never looked at: a submit relies on those that it finds.
+An object is garbage only after a final decision, so it may be deleted at any later time, even
+while workers run. Without a decision it stays. A part of a task without a marker may belong to a
+suspended worker that will commit it. A probe's object may still be in use. A draft of a round
+without a plan may become the plan. Code, configurations, inline items and logs are never deleted:
+a submit relies on those that exist.
 
 Requests: a list per thousand objects, drafts and markers, a GET per task with parts of several
 attempts, those of `slurm_worker.aggregate.job.publish.sweep`, one delete per thousand objects.
@@ -30,10 +30,11 @@ from typing import Any
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.progress import read_progress
 from slurm_worker.aggregate.job.publish import sweep
+from slurm_worker.prefetch import prefetch
 from slurm_worker.protocol.job_store import JobStore
-from slurm_worker.protocol.keys import JobId, JobPaths, RoundState, TaskId
-from slurm_worker.protocol.ports import Entry
-from slurm_worker.protocol.prefetch import ahead
+from slurm_worker.protocol.keys import JobId, RoundState, TaskId
+from slurm_worker.protocol.paths import JobPaths
+from slurm_worker.protocol.ports import ObjectInfo
 
 WEEK_S = 7 * 24 * 3600.0
 _BATCH = 1000
@@ -43,12 +44,12 @@ Log = Callable[[str], None]
 
 @dataclass(slots=True)
 class GcResult:
-    """What was garbage.
+    """The garbage that was found.
 
     Args:
-        dry_run: it is still there.
-        complete: whether the job was; where not, proposed markers were not looked at.
-        objects: how many, by kind: ``parts checkpoints proposed dataset drafts``.
+        dry_run: nothing was deleted.
+        complete: whether the job is complete; else proposed markers were not checked.
+        objects: their number, by kind: ``parts checkpoints proposed dataset drafts``.
         sizes: bytes, by kind.
     """
 
@@ -87,11 +88,11 @@ def collect(
     Args:
         services: the edges.
         job_id: the job.
-        older_than_s: seconds that a dataset's replaced version is kept at the least, and that an
-            aggregation which has not published yet is left in peace.
-        dry_run: count only.
-        log: told of progress.
-        actor: who asks, for the audit trail.
+        older_than_s: seconds for which a replaced version of the dataset is kept at least, and
+            for which files of an aggregation that has not published yet are kept.
+        dry_run: only count.
+        log: gets a line for each batch.
+        actor: the name of the user in the audit log.
 
     Raises:
         UserError: if there is no such job.
@@ -100,14 +101,14 @@ def collect(
     jobs.get()
     complete = read_progress(services, job_id).complete
     plans = {
-        each.number: each.draft
-        for each in jobs.rounds()
-        if each.draft or each.state is RoundState.OPEN
+        round_row.number: round_row.draft
+        for round_row in jobs.rounds()
+        if round_row.draft or round_row.state is RoundState.OPEN
     }
-    look = _GarbageScan(services.store(job_id), complete, older_than_s, dry_run, plans)
+    scan = _GarbageScan(services.store(job_id), complete, older_than_s, dry_run, plans)
     found = GcResult(job_id, dry_run, complete)
     batch: list[str] = []
-    for kind, entry in look.garbage():
+    for kind, entry in scan.garbage():
         found.objects[kind] += 1
         found.sizes[kind] += entry.size
         batch.append(entry.key)
@@ -135,18 +136,18 @@ class _Task:
     """The objects of one task in a folder, and whether it has a marker."""
 
     id: TaskId
-    entries: tuple[Entry, ...]
+    entries: tuple[ObjectInfo, ...]
     done: bool
 
     @property
     def attempts(self) -> set[str]:
         """The names of the attempts that have parts: ``a1-3f…``."""
-        return {each.key.rpartition("/")[2].partition(".")[0] for each in self.entries}
+        return {entry.key.rpartition("/")[2].partition(".")[0] for entry in self.entries}
 
 
 @dataclass(frozen=True, slots=True)
 class _GarbageScan:
-    """What is garbage by now.
+    """Finds what is garbage now.
 
     Args:
         store: the job's objects.
@@ -166,7 +167,7 @@ class _GarbageScan:
     def _paths(self) -> JobPaths:
         return self.store.paths
 
-    def garbage(self) -> Iterator[tuple[str, Entry]]:
+    def garbage(self) -> Iterator[tuple[str, ObjectInfo]]:
         """Kind and object, one after the other."""
         for entry in self._parts():
             yield "parts", entry
@@ -182,25 +183,25 @@ class _GarbageScan:
         for entry in self._drafts():
             yield "drafts", entry
 
-    def _parts(self) -> Iterator[Entry]:
+    def _parts(self) -> Iterator[ObjectInfo]:
         """Parts that no marker names."""
-        with closing(ahead(self._unnamed, self._tasks(self._paths.parts))) as tasks:
+        with closing(prefetch(self._unnamed, self._tasks(self._paths.parts))) as tasks:
             for _, entries in tasks:
                 yield from entries
 
-    def _unnamed(self, task: _Task) -> list[Entry]:
+    def _unnamed(self, task: _Task) -> list[ObjectInfo]:
         """A task's parts that are garbage."""
         if not task.done or len(task.attempts) == 1:
             # Not decided yet, or the one that was committed.
             return []
         marker = self.store.marker(task.id)
         if marker is None:
-            # Somebody has removed it, to have the task run again.
+            # It was removed, to run the task again.
             return []
         named = {part.key for part in marker.parts}
-        return [each for each in task.entries if each.key not in named]
+        return [entry for entry in task.entries if entry.key not in named]
 
-    def _of_done(self, folder: str) -> Iterator[Entry]:
+    def _of_done(self, folder: str) -> Iterator[ObjectInfo]:
         """Objects of tasks that have a marker, below a folder with one for each task."""
         for task in self._tasks(folder):
             if task.done:
@@ -209,7 +210,7 @@ class _GarbageScan:
     def _tasks(self, folder: str) -> Iterator[_Task]:
         """The objects below a folder task by task, beside the listing of markers."""
 
-        def task_of(entry: Entry) -> str:
+        def task_of(entry: ObjectInfo) -> str:
             return entry.key.removeprefix(folder).partition("/")[0]
 
         markers = (
@@ -223,13 +224,13 @@ class _GarbageScan:
                 standing = next(markers, "")
             yield _Task(TaskId(task), tuple(entries), done=standing == task)
 
-    def _drafts(self) -> Iterator[Entry]:
-        """Objects of drafts that are nobody's plan, and never will be."""
+    def _drafts(self) -> Iterator[ObjectInfo]:
+        """Objects of drafts that are not a plan and can't become one."""
         for number, plan in self.plans.items():
             for entry in self.store.objects.entries(self._paths.segments(number)):
                 if self._paths.draft_in(entry.key) not in (None, plan):
                     yield entry
-            standing = self._paths.title(number, plan)
-            for entry in self.store.objects.entries(self._paths.titles(number)):
+            standing = self._paths.draft_summary(number, plan)
+            for entry in self.store.objects.entries(self._paths.draft_summaries(number)):
                 if entry.key != standing:
                     yield entry

@@ -1,9 +1,9 @@
-"""How many items go into a task, where the job does not say: by the input's size and the workers.
+"""How many items a task holds, if the job does not say it: by the input's size and the workers.
 
-A task costs about nine requests however many items it has, so large tasks are cheap; a worker
-that has few of them waits for the others at the end. `docs/scale.md` has the figures behind the
-rule: 32 tasks for each worker, of a thousand items at most; fewer where thousands of workers
-share the most shards that there are, and so read past each other's leases.
+A task costs about nine requests, however many items it has, so large tasks are cheap. A worker with
+few tasks waits for the others at the end. `docs/scale.md` has the figures behind the rule: 32 tasks
+per worker, of at most a thousand items. There are fewer where thousands of workers share the
+largest number of shards: they read past each other's leases.
 
 Requests: none for a local input, three for one on S3.
 """
@@ -20,59 +20,60 @@ from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.ports import ObjectStore
 
-TASKS_EACH = 32
-#: Workers for which there are shards enough: `keys.shard_count` has no more for more of them.
-_MOST_SERVED = 4_096
-#: Below this a task is mostly requests, unless workers would go without.
+TASKS_PER_WORKER = 32
+#: With more workers than this, `keys.shard_count` adds no shards.
+_MAX_WORKERS = 4_096
+#: A task of fewer items is mostly requests; smaller ones are made only to give each worker tasks.
 SMALLEST = 50
 LARGEST = 1_000
-_FEWEST_EACH = 4
+_MIN_TASKS_PER_WORKER = 4
 _SAMPLE_BYTES = 1 << 20
 _PARQUET_END = 8
 _GZIP = b"\x1f\x8b"
 
 
 def bundle_for(items: int, workers: int) -> int:
-    """Items of a task.
+    """Items per task.
 
     Args:
-        items: in the job; about will do.
+        items: in the job; an estimate is enough.
         workers: worker processes that may run at the same time.
     """
-    least = min(SMALLEST, math.ceil(items / (_FEWEST_EACH * workers)))
-    return max(1, least, min(LARGEST, items // (TASKS_EACH * min(workers, _MOST_SERVED))))
+    smallest = min(SMALLEST, math.ceil(items / (_MIN_TASKS_PER_WORKER * workers)))
+    wanted = items // (TASKS_PER_WORKER * min(workers, _MAX_WORKERS))
+    return max(1, smallest, min(LARGEST, wanted))
 
 
-def sized(
+def with_bundle(
     spec: JobSpec, bucket: Callable[[str], ObjectStore], log: Callable[[str], None]
 ) -> JobSpec:
-    """The spec with a bundle: its own, or one by the input's size."""
+    """The spec with a bundle: its own, or one that fits the input's size."""
     if spec.bundle is not None:
         return spec
-    items = about(spec.source, bucket)
+    items = estimate_items(spec.source, bucket)
     bundle = bundle_for(items, spec.max_workers)
-    log(f"about {items:,} items for {spec.workers:,} workers: bundles of {bundle:,}")
+    log(f"about {items:,} items for {spec.workers:,} workers: {bundle:,} items per task")
     return spec.model_copy(update={"bundle": bundle})
 
 
 def bundle_of(spec: JobSpec) -> int:
-    """Items of a task of a job whose spec is sized, as that of every job in the table is."""
-    assert spec.bundle is not None, "a job is sized before anything of it is written"
+    """Items per task. The spec of every job in the table has a bundle: see `with_bundle`."""
+    assert spec.bundle is not None, "a job gets its bundle before anything of it is written"
     return spec.bundle
 
 
-def about(source: InputSpec, bucket: Callable[[str], ObjectStore]) -> int:
+def estimate_items(source: InputSpec, bucket: Callable[[str], ObjectStore]) -> int:
     """About how many items an input has; the same input gives the same number.
 
-    Of a Parquet file its footer tells; of a text, its size and the length of its first lines; of a
-    folder, its first file and the size of all.
-    An input that can't be read counts as empty: who reads it all says what is wrong with it.
+    The estimate is made from a Parquet file's footer; from a text file's size and the length of its
+    first lines; from a folder's first file and the size of all its files. An input that can't be
+    read counts as empty: the planner, which reads all of it, reports what is wrong.
     """
     try:
         form, files = find_input(source, bucket)
         first = files[0]
         rows = _rows_of_parquet(first) if form is InputFormat.PARQUET else _lines(first)
-        return math.ceil(rows * sum(each.size for each in files) / max(1, first.size))
+        return math.ceil(rows * sum(file.size for file in files) / max(1, first.size))
     except (OSError, ValueError, UserError, zlib.error):
         return 0
 
@@ -89,7 +90,7 @@ def _lines(file: InputFile) -> int:
 
 
 def _rows_of_parquet(file: InputFile) -> int:
-    # pyarrow takes a third of a second to import, for which no text should wait.
+    # pyarrow takes a third of a second to import; text inputs don't need it.
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,67 +1,79 @@
-"""Round 0: the input as tasks, and what a job id that is in use stands for."""
+"""Round 0: a job is created from its input, or loaded if it exists.
+
+Both give a `PlannedJob`: the job, its spec as stored on S3, and its first round, open for work.
+
+    create    read the whole input into a draft  →  store the spec  →  the META row, with the
+              draft as the plan  →  task rows  →  the round opens
+    load      the spec with the job's bundle  →  store it  →  write what is missing of the round
+
+Requests: create: a list request, those of `planner.py`, three writes for the job and its first
+round. Load: a query and a GET; more only if an earlier call was interrupted.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from airflow_slurm_provider.coordinator import spec_store
-from airflow_slurm_provider.coordinator.inputs.reader import open_input, version_of
+from airflow_slurm_provider.coordinator.inputs.files import version_of
+from airflow_slurm_provider.coordinator.inputs.reader import open_input
 from airflow_slurm_provider.coordinator.planning import bundle_size
 from airflow_slurm_provider.coordinator.planning.planner import (
     Draft,
+    DraftSummary,
     Planner,
-    Tally,
-    Title,
+    SliceTotals,
     begun_without_draft,
-    drafted,
+    new_draft,
+    summary_of,
 )
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec, spec_of
+from airflow_slurm_provider.coordinator.spec_store import StoredSpec
 from slurm_worker.errors import UserError
-from slurm_worker.protocol.job_table import JobRow, RoundRow
+from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.keys import JobState, RoundState, shard_count
 
 Log = Callable[[str], None]
 
 
-def check_identity(job: JobRow | None, spec: JobSpec) -> None:
-    """Refuse a spec of another input than the job that has its id.
+@dataclass(frozen=True, slots=True)
+class PlannedJob:
+    """A job whose first round is planned and open.
+
+    Args:
+        job: its row, as it was before the job was opened.
+        stored: the spec that was submitted, with the job's bundle, as stored on S3.
+        first: the first round.
+        planned_now: this call has planned the round, or finished its plan.
+    """
+
+    job: JobRow
+    stored: StoredSpec
+    first: RoundRow
+    planned_now: bool
+
+
+def find_planned(services: Services, spec: JobSpec) -> JobRow | None:
+    """The job of this id; None if there is none, or none with a plan.
 
     Raises:
-        UserError: naming the job.
+        UserError: if the job has another input.
     """
-    if job is not None and job.identity != spec.identity():
-        raise UserError(
-            f"job_id: {spec.job_id!r} exists with another input, key or format; give this "
-            "one another job_id, or restore the old settings to go on with that job"
-        )
+    job = services.jobs(spec.id).find()
+    if job is None or not has_plan(services, job):
+        return None
+    _check_identity(job, spec)
+    return job
 
 
-def check_no_results(services: Services, spec: JobSpec) -> None:
-    """Refuse to plan what has been worked on; a list request, for a job that has no plan.
-
-    Raises:
-        UserError: naming the repair.
-    """
-    folder, storage = services.paths(spec.id).done_folder, services.site.storage
-    committed = next(iter(services.objects.list(folder)), None) is not None
-    # Another call may have planned the job since, and its workers be quick.
-    if committed and not has_plan(services, services.jobs(spec.id).find()):
-        raise UserError(
-            f"job_id: {spec.job_id!r} has results in s3://{services.site.bucket}/{folder} and no "
-            f"rows in table {storage.table!r}; slurmctl doctor --repair --job {spec.job_id} brings "
-            "the rows back, or give this one another job_id"
-        )
-
-
-def has_plan(services: Services, job: JobRow | None) -> bool:
-    """Whether it is decided what a job's first round holds; then that doesn't change."""
-    if job is None:
-        return False
+def has_plan(services: Services, job: JobRow) -> bool:
+    """Whether it is decided which items the job's first round holds; that never changes again."""
     if job.draft or job.state is JobState.OPEN:
         return True
-    # Of a release that created the job before it had read the input.
-    first = next((each for each in services.jobs(job.job).rounds() if each.number == 0), None)
+    # An older release created the job before it had read the input.
+    first = _first_of(services.jobs(job.job).rounds())
     if first is None:
         return False
     if first.state is RoundState.OPEN or first.draft:
@@ -69,117 +81,153 @@ def has_plan(services: Services, job: JobRow | None) -> bool:
     return begun_without_draft(services.store(job.job), services.tasks(job), first)
 
 
-def standing_bundle(services: Services, job: JobRow, spec: JobSpec, log: Log) -> JobSpec:
-    """The spec with the bundle that the job was created with, whoever chose it.
+def create_job(services: Services, spec: JobSpec, code_sha256: str, log: Log) -> PlannedJob:
+    """Draft the input, and make the draft the plan of a job that has none.
+
+    The job is created when its whole input has been read and checked. Of two calls at the same
+    time, the plan of one is the job's. The other call finishes that plan.
 
     Raises:
-        UserError: if the spec has another one.
+        UserError: if the input is wrong: then nothing of the job stays in the table. Also if
+            another call has planned another input under this id, or if this id has results.
     """
-    document = services.objects.get(services.paths(job.job).config(job.config))
-    if document is None:
-        return bundle_size.sized(spec, services.bucket, log)  # it was lost, and is shipped anew
-    standing = bundle_size.bundle_of(spec_of(document))
-    if spec.bundle not in (None, standing):
-        raise UserError(
-            f"bundle: {spec.job_id!r} exists with {standing:,} items a task, not {spec.bundle:,}; "
-            "give this one another job_id, or restore the old bundle to go on with that job"
-        )
-    return spec.model_copy(update={"bundle": standing})
-
-
-def tell_other_input(spec: JobSpec, round_row: RoundRow, version: str, log: Log) -> None:
-    """Tell of an input that was written anew since it was planned: the job has what it was."""
-    if version and round_row.version and version != round_row.version:
-        log(
-            f"input.path: {spec.input.path} was written again since this job was planned; the job "
-            f"keeps the {round_row.items:,} items that were there then: for others give another "
-            "job_id"
-        )
-
-
-def plan_job(services: Services, spec: JobSpec, code: str, log: Log) -> JobRow:
-    """Draft the input, make it the plan of a job that has none, and open its first round.
-
-    The job is created when its whole input is read and found right. Of two calls at a time the
-    plan of one is the job's; the other finishes it too.
-
-    Args:
-        services: the edges.
-        spec: the job.
-        code: digest of the handler's code.
-        log: told of progress.
-
-    Raises:
-        UserError: if the input is not right: nothing is left of it then. Or if another call
-            has planned another input under this id, or there are results of this id.
-    """
-    # Needs pyarrow, for which no other command should wait.
+    # Needs pyarrow; other commands should not wait for its import.
     from airflow_slurm_provider.coordinator.inputs.unique_keys import KeyCheck
 
-    check_no_results(services, spec)
-    spec = bundle_size.sized(spec, services.bucket, log)
+    _check_no_results(services, spec)
+    sized = bundle_size.with_bundle(spec, services.bucket, log)
     shards = shard_count(spec.max_workers)
-    version = version_of(spec.source, services.bucket)
-
-    def title(tally: Tally) -> Title:
-        return Title(
-            tally.tasks,
-            tally.items,
-            tally.sha256,
-            identity=spec.identity(),
-            shards=shards,
-            source=spec.input.path,
-            version=version,
-        )
+    version = version_of(spec.input.path, services.bucket)
 
     with KeyCheck() as keys:
+
+        def summarize(totals: SliceTotals) -> DraftSummary:
+            keys.check(lambda: open_input(spec.source, services.bucket))
+            return DraftSummary(
+                totals.tasks,
+                totals.items,
+                totals.sha256,
+                identity=spec.identity(),
+                shards=shards,
+                source=spec.input.path,
+                version=version,
+            )
+
         items = keys.watch(open_input(spec.source, services.bucket))
-        with drafted(
-            services.store(spec.id),
-            0,
-            items,
-            bundle_size.bundle_of(spec),
-            lambda: keys.check(lambda: open_input(spec.source, services.bucket)),
-            title,
-            log,
-        ) as draft:
-            config = spec_store.ship_config(services, spec, shards, code)
-            job = _adopt(services, spec, config, shards, draft.number)
-            draft.settle(job.draft)
-            check_identity(job, spec)
-            finish_first_round(services, spec, job, log, draft)
-    return job
+        bundle, store = bundle_size.bundle_of(sized), services.store(spec.id)
+        with new_draft(store, 0, items, bundle, summarize, log) as draft:
+            stored = spec_store.store_spec(services, sized, shards, code_sha256)
+            job = _adopt(services, stored, shards, draft.number)
+            draft.discard_unless(job.draft)
+            _check_identity(job, spec)
+            first = _first_round(services, job, spec.input.path, draft)
+            first = _planner(services, job, log).finish(first, draft)
+    if job.config != stored.digest:
+        # The plan of another call was first, and its spec differs.
+        return replace(load_job(services, job, spec, code_sha256, log), planned_now=True)
+    return PlannedJob(job, stored, first, planned_now=True)
 
 
-def _adopt(services: Services, spec: JobSpec, config: str, shards: int, draft: int) -> JobRow:
-    """The job, with this draft as its plan or with the one that was first."""
-    jobs = services.jobs(spec.id)
-    job = jobs.create(spec.identity(), config, shards, draft=draft)
-    if has_plan(services, job):
-        return job
-    return jobs.adopt_plan(spec.identity(), config, shards, draft)
-
-
-def finish_first_round(
-    services: Services, spec: JobSpec, job: JobRow, log: Log, draft: Draft | None = None
-) -> bool:
-    """Write what is missing of the first round of a job that has a plan; whether anything was.
+def load_job(
+    services: Services, job: JobRow, spec: JobSpec, code_sha256: str, log: Log
+) -> PlannedJob:
+    """A job that has a plan, with this spec; writes what is missing of its first round.
 
     Raises:
-        UserError: if objects of the plan are missing.
+        UserError: if the spec has another bundle than the job, or if objects of the plan are
+            missing.
+    """
+    spec = _with_bundle_of(services, job, spec, log)
+    stored = spec_store.store_spec(services, spec, job.shards, code_sha256)
+    first = _first_round(services, job, spec.input.path)
+    planned_now = first.state is not RoundState.OPEN
+    if planned_now:
+        # The call that created the job may have been interrupted before this.
+        services.jobs(job.job).register(job)
+        first = _planner(services, job, log).finish(first)
+    _report_changed_input(services, spec, first, log)
+    return PlannedJob(job, stored, first, planned_now)
+
+
+def _check_identity(job: JobRow, spec: JobSpec) -> None:
+    if job.identity != spec.identity():
+        raise UserError(
+            f"job_id: {spec.job_id!r} exists with another input, key or format; choose another "
+            "job_id, or restore the old settings to continue that job"
+        )
+
+
+def _check_no_results(services: Services, spec: JobSpec) -> None:
+    """Refuse to plan a job that has results and no plan: its rows are lost. A list request."""
+    folder, storage = services.paths(spec.id).done_folder, services.site.storage
+    if next(iter(services.objects.list(folder)), None) is None:
+        return
+    # Another call may have planned the job since, and its workers may have committed tasks.
+    job = services.jobs(spec.id).find()
+    if job is None or not has_plan(services, job):
+        raise UserError(
+            f"job_id: {spec.job_id!r} has results in s3://{services.site.bucket}/{folder} but no "
+            f"rows in table {storage.table!r}; restore the rows with slurmctl doctor --repair "
+            f"--job {spec.job_id}, or choose another job_id"
+        )
+
+
+def _adopt(services: Services, stored: StoredSpec, shards: int, draft: int) -> JobRow:
+    """The job, with this draft as its plan, or with an earlier one."""
+    identity, jobs = stored.spec.identity(), services.jobs(stored.spec.id)
+    job = jobs.create(identity, stored.digest, shards, draft=draft)
+    if has_plan(services, job):
+        return job
+    return jobs.adopt_plan(identity, stored.digest, shards, draft)
+
+
+def _with_bundle_of(services: Services, job: JobRow, spec: JobSpec, log: Log) -> JobSpec:
+    """The spec with the bundle that the job was created with."""
+    document = services.objects.get(services.paths(job.job).config(job.config))
+    if document is None:
+        # It was lost; this call stores it again.
+        return bundle_size.with_bundle(spec, services.bucket, log)
+    bundle = bundle_size.bundle_of(spec_of(document))
+    if spec.bundle not in (None, bundle):
+        raise UserError(
+            f"bundle: {spec.job_id!r} exists with {bundle:,} items per task, not {spec.bundle:,}; "
+            "choose another job_id, or restore the old bundle to continue that job"
+        )
+    return spec.model_copy(update={"bundle": bundle})
+
+
+def _first_round(
+    services: Services, job: JobRow, source: str, draft: Draft | None = None
+) -> RoundRow:
+    """The row of the first round of a job that has a plan, created if it is missing.
+
+    `source` names the input if the plan has no summary. `draft` is on this machine; it may differ
+    from the plan.
     """
     jobs, store = services.jobs(job.job), services.store(job.job)
-    round_row = next((each for each in jobs.rounds() if each.number == 0), None)
-    if round_row is None or (job.draft and not round_row.draft):
-        title = Title.read(store, 0, job.draft) if job.draft else None
-        source, version = (title.source, title.version) if title else (spec.input.path, "")
-        round_row = jobs.create_round(0, source, version=version, draft=job.draft)
-        if job.draft and not round_row.draft:
-            round_row = jobs.adopt(0, job.draft)
-    if round_row.state is RoundState.OPEN:
-        return False
-    # Whoever created the job may have been cut short before this.
-    jobs.register(job)
-    bundle = bundle_size.bundle_of(spec) if spec.bundle else 1
-    Planner(store, services.tasks(job), jobs, bundle, log).finish(round_row, draft)
-    return True
+    is_ours = draft is not None and draft.number == job.draft
+    first = None if is_ours else _first_of(jobs.rounds())
+    if first is not None and (first.draft or not job.draft):
+        return first
+    summary = summary_of(store, 0, job.draft, draft)
+    version = summary.version if summary else ""
+    source = summary.source if summary else source
+    first = jobs.create_round(0, source, version=version, draft=job.draft)
+    return jobs.adopt_draft(0, job.draft) if job.draft and not first.draft else first
+
+
+def _planner(services: Services, job: JobRow, log: Log) -> Planner:
+    return Planner(services.store(job.job), services.tasks(job), services.jobs(job.job), log)
+
+
+def _report_changed_input(services: Services, spec: JobSpec, first: RoundRow, log: Log) -> None:
+    version = version_of(spec.input.path, services.bucket)
+    if version and first.version and version != first.version:
+        log(
+            f"input.path: {spec.input.path} has changed since this job was planned; the job keeps "
+            f"the {first.items:,} items that it had then; submit the new ones under another job_id"
+        )
+
+
+def _first_of(rounds: list[RoundRow]) -> RoundRow | None:
+    return next((row for row in rounds if row.number == 0), None)

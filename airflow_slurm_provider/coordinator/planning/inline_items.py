@@ -1,10 +1,10 @@
-"""Items that are handed over, instead of a file that holds them.
+"""Items that are passed inline, instead of in a file.
 
-They become a file of JSON lines on S3, named by its digest, so that the same items are the
-same input: a task that is run again goes on with the job that it had begun.
+They become a file of JSON lines on S3, named by its digest. So the same items are the same input,
+and an Airflow task that runs again continues its job.
 
-What may be handed over is listed in `listed`. Whatever else Python can iterate over (a text, a
-mapping, a set, an open file) is refused, as its elements are no items.
+`as_list` documents which values are accepted. Other iterables (text, a mapping, a set, an open
+file) are refused, because their elements are not items.
 """
 
 from __future__ import annotations
@@ -23,61 +23,61 @@ from slurm_worker.results import jsonlines
 from slurm_worker.results.parts import check_names
 
 DEFAULT_KEY = "id"
-#: Where an item that is no object stands in the object that is made of it.
+#: The field that holds an item that is not an object.
 VALUE_FIELD = "value"
 #: What numpy's scalars and arrays may hold: booleans, integers, floats, text, objects.
 _NUMPY_KINDS = "biufUO"
 _SHOWN = 60
 
 
-def path_or_items(given: object) -> str | list[Any]:
+def path_or_items(value: object) -> str | list[Any]:
     """The path of a file that holds the items, or the items.
 
     Args:
-        given: a path as text (local, or ``s3://bucket/key``) or as `os.PathLike`; or see `listed`.
+        value: a path as text (local, or ``s3://bucket/key``) or as `os.PathLike`; or see `as_list`.
 
     Raises:
-        UserError: naming what it is instead, and what to hand over.
+        UserError: naming the value, and what to pass instead.
     """
-    if isinstance(given, str) and given.strip() and given.strip()[0] not in "[{":
-        if "\n" in given.strip():
+    if isinstance(value, str) and value.strip() and value.strip()[0] not in "[{":
+        if "\n" in value.strip():
             raise UserError(
-                f"items: {_short(given)} is text of several lines, no path; hand over a list"
+                f"items: {_short(value)} is text of several lines, not a path; pass a list"
             )
-        return given.strip()
-    if isinstance(given, os.PathLike):
-        return str(os.fspath(given))
-    return listed(given)
+        return value.strip()
+    if isinstance(value, os.PathLike):
+        return str(os.fspath(value))
+    return as_list(value)
 
 
-def listed(given: object) -> list[Any]:
-    """The items that are handed over, in their order.
+def as_list(value: object) -> list[Any]:
+    """The items, in their order.
 
     Args:
-        given: a list or anything else that gives items one by one; a JSON list as text; or a
-            table (pandas, polars, Arrow, DuckDB), whose rows become objects by the rules for
-            Parquet files: dates as ISO text, NaN as None.
+        value: a list or another iterable of items; a JSON list as text; or a table (pandas,
+            polars, Arrow, DuckDB), whose rows become objects by the rules for Parquet files:
+            dates as ISO text, NaN as None.
 
     Raises:
-        UserError: naming what it is instead, and what to hand over.
+        UserError: naming the value, and what to pass instead.
     """
-    if isinstance(given, str):
-        return _from_json(given)
-    if not hasattr(type(given), "columns"):
-        _refuse_no_list(given)
-        if hasattr(given, "to_pylist"):  # Arrow's arrays
-            return list(given.to_pylist())
-        assert isinstance(given, Iterable), "what is none was refused"
-        return list(given)
+    if isinstance(value, str):
+        return _from_json(value)
+    if not hasattr(type(value), "columns"):
+        _check_iterable(value)
+        if hasattr(value, "to_pylist"):  # Arrow's arrays
+            return list(value.to_pylist())
+        assert isinstance(value, Iterable), "other values were refused"
+        return list(value)
     # Only now: no other items need Arrow.
     from airflow_slurm_provider.coordinator.inputs.parquet import read_table
 
     try:
-        return list(read_table(given))
+        return list(read_table(value))
     except (ValueError, TypeError) as error:
         raise UserError(
-            f"items: the rows of this {type(given).__name__} can't be read "
-            f"({' '.join(str(error).split())}); hand over a list of dicts"
+            f"items: the rows of this {type(value).__name__} can't be read "
+            f"({' '.join(str(error).split())}); pass a list of dicts"
         ) from error
 
 
@@ -89,18 +89,19 @@ def put_items(
     Args:
         services: the edges.
         job_id: the job.
-        items: see `listed`: objects that hold `key`; or strings and integers, each its own key.
-        key: the field that names each object.
+        items: see `as_list`: objects that have the field `key`; or strings and integers, which
+            are their own keys.
+        key: the field that holds an object's key.
 
     Raises:
-        UserError: naming the first item that can't be one.
+        UserError: naming the first item that is wrong.
     """
-    things = listed(items)
-    if not things:
-        raise UserError("items: there are none; hand over at least one")
-    _check_alike(things)
-    data = "".join(_line(number, item, key) for number, item in enumerate(things, 1)).encode()
-    name = services.paths(job_id).given(hashlib.sha256(data).hexdigest())
+    found = as_list(items)
+    if not found:
+        raise UserError("items: the list is empty; pass at least one item")
+    _check_same_kind(found)
+    data = "".join(_line(number, item, key) for number, item in enumerate(found, 1)).encode()
+    name = services.paths(job_id).inline(hashlib.sha256(data).hexdigest())
     services.objects.put_new(name, data)
     return {
         "path": f"s3://{services.site.bucket}/{name}",
@@ -109,31 +110,26 @@ def put_items(
     }
 
 
-def config_of(
+def config_with_items(
     services: Services,
     source: str | Mapping[str, Any],
     job_id: str | None,
     items: object,
     key: str | None = None,
 ) -> Config:
-    """A job's config whose input are these items.
+    """A job's config with these items as its input; for `items` and `key` see `put_items`.
 
-    Args:
-        services: the edges.
-        source: the job's YAML file or mapping, without ``input``.
-        job_id: stands in for the `job_id` in `source`.
-        items: see `put_items`.
-        key: see `put_items`.
+    `source` is the job's YAML file or mapping, without ``input``. `job_id` replaces the one in it.
 
     Raises:
-        UserError: naming what is wrong with the items or the config.
+        UserError: naming what is wrong in the items or the config.
     """
     raw = read_source(source)
     if "input" in raw:
-        raise UserError("config.input: stands beside items; leave one of them out")
+        raise UserError("config.input: can't be combined with items; remove one of them")
     name = check_job_id(str(job_id or raw.get("job_id", "")), "job_id")
-    given = put_items(services, name, items, key)
-    return parse_config({**raw, "job_id": name, "input": given}, source)
+    inline = put_items(services, name, items, key)
+    return parse_config({**raw, "job_id": name, "input": inline}, source)
 
 
 def _from_json(text: str) -> list[Any]:
@@ -141,47 +137,48 @@ def _from_json(text: str) -> list[Any]:
         found = jsonlines.decode(text)
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"items: {_short(text)} is text, and no JSON list ({error}); hand over a list; in a "
-            "template write {{ … | tojson }}; the path of a file goes into the config's input"
+            f"items: {_short(text)} is text, but not a JSON list ({error}); pass a list; in a "
+            "template write {{ … | tojson }}; to name a file, use the config's input"
         ) from error
     if not isinstance(found, list):
         raise UserError(
-            f"items: {_short(text)} is a JSON {type(found).__name__}, no list; put it in brackets"
+            f"items: {_short(text)} is a JSON {type(found).__name__}, not a list; put it in "
+            "brackets"
         )
     return found
 
 
-def _refuse_no_list(given: object) -> None:
-    """Refuse what can't be iterated over, and what gives other things than its items."""
-    what, mend = "", "hand over a list"
-    if isinstance(given, Mapping):
-        what = "a mapping"
-        mend = "hand over a list: [it] for one item, list(it.values()) for its values"
-    elif isinstance(given, set | frozenset):
-        what, mend = "a set, which has no order", "hand over sorted(it)"
-    elif isinstance(given, bytes | bytearray | memoryview):
-        what = "bytes"
-    elif isinstance(given, os.PathLike):
-        what, mend = "a path", "write it into the config's input"
-    elif hasattr(given, "read"):
-        what, mend = "an open file", "hand over what it holds as a list, or its path as the input"
-    elif given is None:
-        what, mend = "None", "hand over a list; does the task that should give it return one?"
-    elif isinstance(given, tuple) and hasattr(given, "_fields"):
-        what, mend = "a named tuple", "hand over a list: [it._asdict()] for one item"
-    elif not isinstance(given, Iterable) or getattr(given, "ndim", 1) == 0:
-        what = f"{type(given).__name__} ({_short(given)})"
-    if what:
-        raise UserError(f"items: is {what}; {mend}")
+def _check_iterable(value: object) -> None:
+    """Refuse a value that can't be iterated over, or whose elements are not items."""
+    kind, hint = "", "pass a list"
+    if isinstance(value, Mapping):
+        kind = "a mapping"
+        hint = "pass a list: [it] for one item, list(it.values()) for its values"
+    elif isinstance(value, set | frozenset):
+        kind, hint = "a set, which has no order", "pass sorted(it)"
+    elif isinstance(value, bytes | bytearray | memoryview):
+        kind = "bytes"
+    elif isinstance(value, os.PathLike):
+        kind, hint = "a path", "write it into the config's input"
+    elif hasattr(value, "read"):
+        kind, hint = "an open file", "pass its content as a list, or its path as the config's input"
+    elif value is None:
+        kind, hint = "None", "pass a list; does the task before this one return a list?"
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        kind, hint = "a named tuple", "pass a list: [it._asdict()] for one item"
+    elif not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
+        kind = f"{type(value).__name__} ({_short(value)})"
+    if kind:
+        raise UserError(f"items: is {kind}; {hint}")
 
 
-def _check_alike(things: list[Any]) -> None:
-    first = isinstance(things[0], Mapping)
-    for number, item in enumerate(things, 1):
-        if isinstance(item, Mapping) is not first:
+def _check_same_kind(items: list[Any]) -> None:
+    objects = isinstance(items[0], Mapping)
+    for number, item in enumerate(items, 1):
+        if isinstance(item, Mapping) is not objects:
             raise UserError(
-                f"items: number {number} is {type(item).__name__}, and number 1 is "
-                f"{type(things[0]).__name__}; give objects alone, or strings and integers alone"
+                f"items: number {number} is {type(item).__name__}, but number 1 is "
+                f"{type(items[0]).__name__}; pass only objects, or only strings and integers"
             )
 
 
@@ -192,27 +189,27 @@ def _line(number: int, item: object, key: str | None) -> str:
         item = {name: item, VALUE_FIELD: item}
     if not isinstance(item, Mapping):
         raise UserError(
-            f"items: number {number} is {type(item).__name__}; give objects, strings or integers"
+            f"items: number {number} is {type(item).__name__}; pass objects, strings or integers"
         )
     if name not in item:
         raise UserError(
-            f"items: number {number} has no field {name!r} ({_short(dict(item))}); name the field "
-            "that tells items apart with item_key"
+            f"items: number {number} has no field {name!r} ({_short(dict(item))}); set item_key to "
+            "the field that holds each item's key"
         )
     try:
         line = json.dumps(dict(item), ensure_ascii=False, allow_nan=False, default=_plain)
         check_names(dict(item))
-        line.encode()  # A lone surrogate is text to Python and to no one else.
+        line.encode()  # Python's text may hold half of a surrogate pair; UTF-8 can't.
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"items: number {number} is not JSON ({error})") from error
     return line + "\n"
 
 
 def _plain(value: object) -> object:
-    """What stands in JSON for a value that JSON does not know."""
+    """A JSON value for a value that JSON does not have."""
     plain = _without_numpy(value)
     if plain is value:
-        raise TypeError(f"it holds a {type(value).__name__}")
+        raise TypeError(f"it contains a {type(value).__name__}")
     return plain
 
 

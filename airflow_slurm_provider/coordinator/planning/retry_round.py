@@ -1,7 +1,7 @@
 """Planning a retry: which failed items go into a new round, which failed tasks go back.
 
-What a retry selects is written to its round's row before anything else, so that a call that
-was cut short is finished by the next one with the same selection, and two calls at the same
+What a retry selects is written to its round's row before anything else. So if a call is
+interrupted, the next one finishes the round with the same selection, and two calls at the same
 time make one round.
 """
 
@@ -20,61 +20,99 @@ from airflow_slurm_provider.coordinator.spec.retry_policy import (
     Policy,
     RetryContext,
     RoundResources,
+    Rules,
+    parse_rules,
 )
-from airflow_slurm_provider.coordinator.status.dead_workers import nodes_lost, read_endings
+from airflow_slurm_provider.coordinator.status.dead_workers import failed_nodes, read_job_records
 from airflow_slurm_provider.coordinator.status.failures import read_failures, retried_items
 from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
-from slurm_worker.errors import UserError
+from slurm_worker.errors import ErrorClass, UserError
+from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.job_store import JobStore
-from slurm_worker.protocol.job_table import JobRow, RoundRow
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
 
-#: Rounds that a class which the user has named gets, whatever the policy says.
-_ALWAYS = 1_000
+#: Rounds that a class gets if the user has named it, whatever the policy says.
+_UNLIMITED_ROUNDS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Which failures are tried again.
+    """Which failures are retried.
 
     Args:
         rounds: by error class, how many retry rounds its failures get.
-        only: keys of the items that were asked for; None for all.
+        only: keys of the requested items; None for all.
     """
 
     rounds: Mapping[str, int]
     only: frozenset[str] | None = None
 
-    @classmethod
-    def of(
-        cls, policy: Policy, classes: Iterable[str], only: frozenset[str] | None = None
-    ) -> Selector:
-        """By the policy, or every failure of these classes where some are named."""
-        named = dict.fromkeys(classes, _ALWAYS)
-        return cls(named or policy.rounds, only)
-
-    def wants(self, error_class: str, rounds: int) -> bool:
-        """Whether a failure of this class is tried again after so many retry rounds."""
+    def selects(self, error_class: str, rounds: int) -> bool:
+        """Whether a failure of this class is retried after this many retry rounds."""
         return rounds < self.rounds.get(error_class, 0)
 
-    def asks_for(self, key: str) -> bool:
-        """Whether the item is one of those that were asked for."""
+    def includes(self, key: str) -> bool:
+        """Whether the item with this key was requested."""
         return self.only is None or key in self.only
+
+
+@dataclass(frozen=True, slots=True)
+class RetryRequest:
+    """The arguments of a retry, checked.
+
+    Args:
+        classes: error classes to retry, whatever the policy says; by the policy if empty.
+        rules: override the job's own rules.
+        only: keys of the items to retry; None for all.
+    """
+
+    classes: tuple[str, ...]
+    rules: Rules
+    only: frozenset[str] | None
+
+    @classmethod
+    def of(
+        cls,
+        classes: Iterable[str] | None,
+        policy: Mapping[str, Any] | None,
+        only: Iterable[str] | None,
+    ) -> RetryRequest:
+        """Check the arguments.
+
+        Raises:
+            UserError: naming the class or the rule that is wrong.
+        """
+        known = [error_class.value for error_class in ErrorClass]
+        for name in classes or ():
+            if name not in known:
+                raise UserError(f"errors: {name!r} is not an error class; use {', '.join(known)}")
+        rules = parse_rules(policy or {}, "policy")
+        keys = None if only is None else frozenset(only)
+        return cls(tuple(sorted(set(classes or ()))), rules, keys)
+
+    def policy(self, spec: JobSpec) -> Policy:
+        """The job's policy, with the request's rules over it."""
+        return spec.policy(self.rules)
+
+    def selector(self, spec: JobSpec) -> Selector:
+        """Which failures are retried."""
+        named = dict.fromkeys(self.classes, _UNLIMITED_ROUNDS)
+        return Selector(named or self.policy(spec).rounds, self.only)
 
 
 @dataclass(slots=True)
 class FailedItems:
     """The failed items of a job's first rounds, split by a selector.
 
-    Iterating yields (key, item) of those to try again and fills the counts.
+    Iterating yields (key, item) of those to retry, and fills the counts.
 
     Args:
         store: the job's objects.
-        selector: which are tried again.
+        selector: which are retried.
         drafts: of the rounds, in order.
-        table: its tasks; None for no check of the markers against them.
+        table: its tasks, to check the markers against; None for no check.
     """
 
     store: JobStore
@@ -85,19 +123,19 @@ class FailedItems:
     given_up: Counter[str] = field(default_factory=Counter)
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Stream the items in order of their tasks."""
+        """Stream the items in the order of their tasks."""
         self.retried.clear()
         self.given_up.clear()
         with retried_items(self.store, self.drafts) as retried:
             rounds = range(len(self.drafts))
-            for each in read_failures(self.store, retried, rounds, self.table):
-                if each.superseded or not self.selector.asks_for(each.key):
+            for failure in read_failures(self.store, retried, rounds, self.table):
+                if failure.superseded or not self.selector.includes(failure.key):
                     continue
-                if self.selector.wants(each.error_class, each.round_no):
-                    self.retried[each.error_class] += 1
-                    yield each.key, each.item
+                if self.selector.selects(failure.error_class, failure.round_no):
+                    self.retried[failure.error_class] += 1
+                    yield failure.key, failure.item
                 else:
-                    self.given_up[each.error_class] += 1
+                    self.given_up[failure.error_class] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +143,11 @@ class RetryPlan:
     """What a retry would do.
 
     Args:
-        round: the new round's number; None where there is nothing to try again.
-        items: its items by the error class they had failed with.
+        round: the new round's number; None if there is nothing to retry.
+        items: its items by the error class of their failure.
         tasks: failed tasks that it puts back, by error class.
-        given_up: failed items that are not tried again, by error class.
-        missing: items that were asked for by key and have not failed.
+        given_up: failed items that are not retried, by error class.
+        missing: requested items that have not failed.
         resources: what its array gets.
     """
 
@@ -122,8 +160,8 @@ class RetryPlan:
 
     @property
     def notes(self) -> list[str]:
-        """What whoever asked should know."""
-        missing = [f"{self.missing:,} of the items that were asked for have not failed"]
+        """What the user should know about it."""
+        missing = [f"{self.missing:,} of the requested items have not failed"]
         return [*self.resources.notes, *(missing if self.missing else [])]
 
     def to_dict(self) -> dict[str, Any]:
@@ -141,15 +179,10 @@ class RetryPlan:
 
 
 def plan_retry(
-    services: Services,
-    spec: JobSpec,
-    job: JobRow,
-    rounds: list[RoundRow],
-    policy: Policy,
-    selector: Selector,
+    services: Services, spec: JobSpec, job: JobRow, rounds: list[RoundRow], request: RetryRequest
 ) -> RetryPlan:
-    """Look at the failures of these rounds; writes nothing."""
-    number = len(rounds)
+    """Plan a retry of the failures of these rounds; writes nothing."""
+    selector = request.selector(spec)
     items = failed_items(services, job, rounds, selector)
     for _ in items:
         pass
@@ -157,10 +190,11 @@ def plan_retry(
     found = {*items.retried, *tasks}
     resources = RoundResources()
     if found:
-        resources = policy.resources(spec.slurm_options, found, _past(services, spec, rounds))
+        context = _retry_context(services, spec, rounds)
+        resources = request.policy(spec).resources(spec.slurm_options, found, context)
     failed = items.retried.total() + items.given_up.total()
     return RetryPlan(
-        number if found else None,
+        len(rounds) if found else None,
         dict(items.retried),
         dict(tasks),
         dict(items.given_up),
@@ -173,41 +207,42 @@ def failed_items(
     services: Services, job: JobRow, rounds: Sequence[RoundRow], selector: Selector
 ) -> FailedItems:
     """The failed items of these rounds, a job's first."""
-    drafts = [each.draft for each in rounds]
+    drafts = [row.draft for row in rounds]
     return FailedItems(services.store(job.job), selector, drafts, services.tasks(job))
 
 
 def failed_tasks(services: Services, job_id: JobId, selector: Selector) -> list[TaskRow]:
-    """Tasks that failed or were quarantined with a class that is to be tried again."""
+    """Tasks that failed or were quarantined, with a class that is retried."""
     if selector.only is not None:
         return []
     ended = read_snapshot(services, job_id).ended
-    return [row for row in ended if selector.wants(row.error_class, row.reopened)]
+    return [row for row in ended if selector.selects(row.error_class, row.reopened)]
 
 
-def keep_keys(services: Services, job_id: JobId, keys: Iterable[str]) -> str:
-    """Put a list of items' keys on S3, for whoever finishes the round; return its digest."""
+def store_keys(services: Services, job_id: JobId, keys: Iterable[str]) -> str:
+    """Put a list of items' keys on S3, for any call that finishes the round; return its digest."""
     data = json.dumps(sorted(set(keys))).encode()
     digest = hashlib.sha256(data).hexdigest()
-    services.objects.put_new(services.paths(job_id).given(digest), data)
+    services.objects.put_new(services.paths(job_id).inline(digest), data)
     return digest
 
 
-def kept_keys(services: Services, job_id: JobId, digest: str) -> frozenset[str] | None:
-    """The list that `keep_keys` put there; None for no list."""
+def load_keys(services: Services, job_id: JobId, digest: str) -> frozenset[str] | None:
+    """The list that `store_keys` has stored; None for no list."""
     if not digest:
         return None
-    data = services.objects.get(services.paths(job_id).given(digest))
+    key = services.paths(job_id).inline(digest)
+    data = services.objects.get(key)
     if data is None:
         raise UserError(
-            f"{services.paths(job_id).given(digest)}: the list of items of a retry that was begun "
-            "is missing from the bucket; restore it"
+            f"{key}: the list of items of an unfinished retry is missing from the bucket; "
+            "restore it"
         )
     return frozenset(json.loads(data))
 
 
-def _past(services: Services, spec: JobSpec, rounds: list[RoundRow]) -> RetryContext:
-    endings = read_endings(services, spec.id)
-    memory = max((each.mem for each in endings), default=0)
-    nodes = nodes_lost(endings, spec.slurm_classes)
-    return RetryContext([each.classes for each in rounds[1:]], nodes, memory >> 20)
+def _retry_context(services: Services, spec: JobSpec, rounds: list[RoundRow]) -> RetryContext:
+    records = read_job_records(services, spec.id)
+    memory = max((record.mem for record in records), default=0)
+    nodes = failed_nodes(records, spec.slurm_classes)
+    return RetryContext([row.classes for row in rounds[1:]], nodes, memory >> 20)

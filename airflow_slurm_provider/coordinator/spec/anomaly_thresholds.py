@@ -1,75 +1,58 @@
 """When something is an anomaly: what a job's ``anomalies`` section can set.
 
-Least counts are no settings: below them the numbers say nothing. They stand here with
-their reasons.
+The minimum counts can't be set: with fewer, the numbers mean nothing. They are constants here,
+with their reasons.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
 
-from airflow_slurm_provider.coordinator.spec.field_types import Delay, Seconds, Strict
+from airflow_slurm_provider.coordinator.spec.field_types import Delay, Seconds, Strict, resolve
 
-#: Tasks that must be done before their durations say what is usual. With 20, the median is
-#: within a third of the true one, and a median deviation is not that of two lucky tasks.
+#: Tasks that must be done before their durations show what is usual. With 20, the median is
+#: within a third of the true one, and the median deviation does not depend on two lucky tasks.
 LEAST_DURATIONS = 20
-#: Tasks that others must have ended since a straggler began: else all of them are slow.
+#: Tasks that other workers must have ended since a straggler began: otherwise all are slow.
 LEAST_SINCE = 5
-#: Tasks and items behind a share of failures. One task's items share their node, their
-#: minute and often their fault, so items alone prove little; of fewer than 50 items a share
-#: jumps by itself.
+#: Tasks and items behind a share of failures. The items of one task share their node, their
+#: minute and often their fault, so items alone prove little. With fewer than 50 items a share
+#: jumps by chance.
 LEAST_TASKS = 5
 LEAST_ITEMS = 50
-#: Tasks that a class must have hit: one bad task is no rise, however many its items are.
+#: Tasks that have failures of a class: one bad task is not a rise, however many items it has.
 LEAST_TOUCHED = 3
 #: Tasks of one window of throughput: with 8, chance alone changes it by a third.
 LEAST_PER_WINDOW = 8
-#: Windows before the slow ones: the median of fewer is that of the job's start.
+#: Windows before the slow ones: a median of fewer only describes the job's start.
 LEAST_WINDOWS = 4
 #: Windows in a row that must be slow.
 SLOW_WINDOWS = 2
-#: Stragglers that are named one by one; more have one cause, and one alert.
+#: Stragglers that get an alert each; more of them have one cause, and one alert.
 MOST_NAMED = 3
 #: Robust standard deviations (1.4826 MAD) of the logarithm of durations: one task in three
 #: million, where durations are log-normal.
 STRAGGLER_DEVIATIONS = 5.0
 #: Standard deviations of a difference between shares, with tasks as the units.
 SHARE_DEVIATIONS = 3.0
-#: Chance at which losses that fall to one node are no chance: seven of seven on one of two.
+#: Below this probability, losses on one node are not chance: seven of seven on one of two nodes.
 MOST_CHANCE = 0.01
 #: Robust standard deviations of the logarithm of the throughput of windows.
 SLOW_DEVIATIONS = 3.0
-#: A share of failures must be so many times that of before, or of the other nodes.
+#: A share of failures must be this many times the earlier one, or that of the other nodes.
 SHARE_RATIO = 3.0
-#: Dollars above the estimate that are worth an alert: cents are not.
+#: Dollars above the estimate that are worth an alert; cents are not.
 LEAST_EXCESS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """The settings, with defaults right for most jobs. Times are in seconds.
+    """The settings, with defaults that suit most jobs; `AnomaliesSection` says what each means.
 
-    Args:
-        calm_s: an episode is over when its condition has not held for this long.
-        window_s: least time over which shares, losses and throughput are measured.
-        stall_s: least time without any item that ends, while tasks are held.
-        stall_first_s: the same before it is known how long tasks take.
-        straggler_s: least time that a straggler has been held.
-        straggler_ratio: how many times longer than the median task.
-        error_rise: rise of a class's share of all items.
-        error_first: share of a class that is too much from the job's first items on.
-        throughput_drop: part of the usual throughput that is missing.
-        node_rise: a node's share of failed items above that of the others.
-        losses: leases lost within the window.
-        limit_after_s: how long a limit must have starved the workers.
-        limit_cut: part of the configured rate that is left, at most, where it starves.
-        idle_after_s: time over which a limit's use is measured.
-        idle_share: part of a limit that is used, at most, where it is idle.
-        cost_ratio: how many times the estimate a job may cost, where no budget is given.
-        budget: dollars that the workers' AWS requests may cost in all; 0 for none.
+    Times are in seconds.
     """
 
     calm_s: float = 300.0
@@ -96,26 +79,26 @@ _Part = Annotated[float, Field(gt=0, le=1)]
 
 
 class AnomaliesSection(Strict):
-    """The job's ``anomalies``: whether to look for any, and the thresholds by their names."""
+    """The job's ``anomalies``: whether to detect them, and the thresholds."""
 
     enabled: bool = True
-    """Look for any."""
+    """Detect anomalies of this job."""
     calm: Seconds = _DEFAULT.calm_s
     """An episode is over when its condition has not held for this long."""
     window: Seconds = _DEFAULT.window_s
-    """Least time over which shares, losses and throughput are measured."""
+    """Shortest time over which shares, losses and throughput are measured."""
     stall: Seconds = _DEFAULT.stall_s
-    """Least time without any item that ends, while tasks are held."""
+    """Shortest time in which no item ends, while tasks are held."""
     stall_first: Seconds = _DEFAULT.stall_first_s
-    """The same before it is known how long tasks take."""
+    """The same while it is unknown how long tasks take."""
     straggler: Seconds = _DEFAULT.straggler_s
-    """Least time that a straggler has been held."""
+    """Shortest time that a straggler has been held."""
     straggler_ratio: Annotated[float, Field(gt=1)] = _DEFAULT.straggler_ratio
     """How many times longer than the median task."""
     error_rise: _Part = _DEFAULT.error_rise
     """Rise of a class's share of all items."""
     error_first: _Part = _DEFAULT.error_first
-    """Share of a class that is too much from the job's first items on."""
+    """Share of a class that is too high from the job's first items on."""
     throughput_drop: _Part = _DEFAULT.throughput_drop
     """Part of the usual throughput that is missing."""
     node_rise: _Part = _DEFAULT.node_rise
@@ -125,18 +108,16 @@ class AnomaliesSection(Strict):
     limit_after: Delay = _DEFAULT.limit_after_s
     """How long a limit must have starved the workers."""
     limit_cut: _Part = _DEFAULT.limit_cut
-    """Part of the configured rate that is left, at most, where it starves."""
+    """A limit starves workers if at most this part of its configured rate is left."""
     idle_after: Seconds = _DEFAULT.idle_after_s
     """Time over which a limit's use is measured."""
     idle_share: _Part = _DEFAULT.idle_share
-    """Part of a limit that is used, at most, where it is idle."""
+    """A limit is idle if at most this part of it is used."""
     cost_ratio: Annotated[float, Field(ge=1)] = _DEFAULT.cost_ratio
-    """How many times the estimate a job may cost, where no budget is given."""
+    """How many times the estimate a job may cost, if no budget is given."""
     budget: Annotated[float, Field(ge=0)] = _DEFAULT.budget
     """Dollars that the workers' AWS requests may cost in all; 0 for none."""
 
     def resolve(self) -> Thresholds:
-        """For the detector."""
-        given = self.model_dump()
-        names = [each.name for each in fields(Thresholds)]
-        return Thresholds(**{name: given[name.removesuffix("_s")] for name in names})
+        """The thresholds, for the detector."""
+        return resolve(self, Thresholds)

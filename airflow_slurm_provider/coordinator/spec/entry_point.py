@@ -1,7 +1,7 @@
-"""A handler's function, looked at in its source: what a node would refuse is refused at submit.
+"""Check a handler's function in its source, so that submit refuses what a node would refuse.
 
-Nothing is imported. What the source alone does not tell (a function that is made elsewhere, or
-changed by a decorator) is left to the node, which refuses it in one line.
+Nothing is imported. If the source is not enough (a function that is made elsewhere, or changed by a
+decorator), the node checks it, and refuses it in one line.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from inspect import Parameter, Signature
 
 from slurm_worker.errors import UserError
-from slurm_worker.execution.signatures import NotCallable, takes
+from slurm_worker.execution.signatures import NotCallable, context_passing
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
@@ -23,8 +23,8 @@ def check_function(tree: ast.Module, name: str, where: str) -> None:
 
     Args:
         tree: the handler's module.
-        name: of the function.
-        where: begins the message: the field and its value.
+        name: the function's name.
+        where: the field and its value; the message begins with it.
 
     Raises:
         UserError: if it is a class, a generator function, or has parameters that get no value.
@@ -38,21 +38,21 @@ def check_function(tree: ast.Module, name: str, where: str) -> None:
             raise NotCallable("is a class; name a function")
         if not isinstance(node, _Function) or not all(map(_is_batch, node.decorator_list)):
             return
-        if any(isinstance(each, ast.Yield | ast.YieldFrom) for each in _of_scope(node)):
+        if any(isinstance(inner, ast.Yield | ast.YieldFrom) for inner in _of_scope(node)):
             raise NotCallable("is a generator function (it has a yield); return a list of rows")
-        takes(_signature(node.args), any_name=True)
+        context_passing(_signature(node.args), any_name=True)
     except NotCallable as error:
         raise UserError(f"{where} {error}") from None
 
 
 def _of_scope(scope: ast.AST) -> Iterator[ast.AST]:
     """The nodes of a module or function, without those of functions and classes within it."""
-    left = list(ast.iter_child_nodes(scope))
-    while left:
-        node = left.pop()
+    queue = list(ast.iter_child_nodes(scope))
+    while queue:
+        node = queue.pop()
         yield node
         if not isinstance(node, _SCOPES):
-            left.extend(ast.iter_child_nodes(node))
+            queue.extend(ast.iter_child_nodes(node))
 
 
 def _binds(node: ast.AST, name: str) -> bool:
@@ -71,21 +71,21 @@ def _is_batch(decorator: ast.expr) -> bool:
 
 
 def _signature(of: ast.arguments) -> Signature:
-    places: list[tuple[ast.arg, inspect._ParameterKind]] = [
-        *((each, Parameter.POSITIONAL_ONLY) for each in of.posonlyargs),
-        *((each, Parameter.POSITIONAL_OR_KEYWORD) for each in of.args),
+    positional: list[tuple[ast.arg, inspect._ParameterKind]] = [
+        *((argument, Parameter.POSITIONAL_ONLY) for argument in of.posonlyargs),
+        *((argument, Parameter.POSITIONAL_OR_KEYWORD) for argument in of.args),
     ]
-    bare = len(places) - len(of.defaults)
-    defaults = [*[Parameter.empty] * bare, *map(ast.unparse, of.defaults)]
+    required = len(positional) - len(of.defaults)
+    defaults = [*[Parameter.empty] * required, *map(ast.unparse, of.defaults)]
     found = [
-        Parameter(each.arg, kind, default=default)
-        for (each, kind), default in zip(places, defaults, strict=True)
+        Parameter(argument.arg, kind, default=default)
+        for (argument, kind), default in zip(positional, defaults, strict=True)
     ]
     if of.vararg:
         found.append(Parameter(of.vararg.arg, Parameter.VAR_POSITIONAL))
-    for each, value in zip(of.kwonlyargs, of.kw_defaults, strict=True):
+    for argument, value in zip(of.kwonlyargs, of.kw_defaults, strict=True):
         default = Parameter.empty if value is None else ast.unparse(value)
-        found.append(Parameter(each.arg, Parameter.KEYWORD_ONLY, default=default))
+        found.append(Parameter(argument.arg, Parameter.KEYWORD_ONLY, default=default))
     if of.kwarg:
         found.append(Parameter(of.kwarg.arg, Parameter.VAR_KEYWORD))
     return Signature(found)

@@ -1,17 +1,26 @@
-"""Kinds of values that the job's YAML is made of."""
+"""The kinds of values in the YAML of a job and of a site."""
 
 from __future__ import annotations
 
-import re
-from typing import Annotated
+from collections.abc import Callable
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    WithJsonSchema,
+)
 
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)")
-_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(s|min|m|h|d)")
-_BYTES = re.compile(r"(\d+)\s*(KB|MB|GB|TB)")
-_SHIFTS = {"KB": 10, "MB": 20, "GB": 30, "TB": 40}
+from airflow_slurm_provider import units
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    _Resolved = TypeVar("_Resolved", bound=DataclassInstance)
 
 
 class Strict(BaseModel):
@@ -20,55 +29,53 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
-def _seconds(value: object) -> object:
-    """Seconds from 30, 30.5, "30s", "200ms", "5m", "2h"."""
-    if isinstance(value, str):
-        match = _DURATION.fullmatch(value.strip())
-        if match is None:
-            raise ValueError(f"{value!r} is not a duration; write 30s, 200ms, 5m or 2h")
-        return float(match.group(1)) * _SECONDS[match.group(2)]
-    return value
+def resolve(section: BaseModel, target: type[_Resolved], **values: object) -> _Resolved:
+    """A section as a dataclass whose fields have the same names; times end in ``_s``.
+
+    Args:
+        section: of the YAML.
+        target: the dataclass.
+        values: of fields that the section does not have, or has in another form.
+    """
+    given = dict(section) | values
+    names = {field.name: field.name.removesuffix("_s") for field in fields(target)}
+    found = {
+        name: given[name] if name in given else given[key]
+        for name, key in names.items()
+        if name in given or key in given
+    }
+    return TypeAdapter(target).validate_python(found)
 
 
-def _per_second(value: object) -> object:
-    """Tokens per second from 40, "40/s", "600/min", "5000/h"."""
-    if isinstance(value, str):
-        match = _RATE.fullmatch(value.strip())
-        if match is None:
-            raise ValueError(f"{value!r} is not a rate; write 40/s, 600/min or 5000/h")
-        return float(match.group(1)) / _SECONDS[match.group(2)]
-    return value
+def _from_text(parse: Callable[[str], float]) -> BeforeValidator:
+    """Parse text; leave a number as it is."""
+    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
 
 
-def _bytes(value: object) -> object:
-    """Bytes from 1000000, "500MB", "2GB"."""
-    if isinstance(value, str):
-        match = _BYTES.fullmatch(value.strip())
-        if match is None:
-            raise ValueError(f"{value!r} is not a size; write 500MB or 2GB")
-        return int(match.group(1)) << _SHIFTS[match.group(2)]
-    return value
-
-
-def _written(number: dict[str, object], pattern: re.Pattern[str]) -> WithJsonSchema:
-    """What an editor is told of a value that may also be written with its unit."""
-    return WithJsonSchema(
-        {"anyOf": [number, {"type": "string", "pattern": f"^{pattern.pattern}$"}]}
-    )
+def _schema(number: dict[str, object], pattern: str) -> WithJsonSchema:
+    """The JSON schema of a number that may also be written as text with its unit."""
+    return WithJsonSchema({"anyOf": [number, {"type": "string", "pattern": f"^{pattern}$"}]})
 
 
 _ABOVE_0: dict[str, object] = {"type": "number", "exclusiveMinimum": 0}
 _FROM_0: dict[str, object] = {"type": "number", "minimum": 0}
 _FROM_1_MB: dict[str, object] = {"type": "integer", "minimum": 1 << 20}
-
-Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1 << 20), _written(_FROM_1_MB, _BYTES)]
-#: No time is longer than ten years: sums of times, in microseconds, stay numbers.
+_DURATION = _from_text(units.parse_duration)
+#: At most ten years: sums of times, in microseconds, stay exact numbers.
 _LONGEST_S = 3650 * 86400.0
-_TIME = Field(gt=0, le=_LONGEST_S)
-_RATES = Field(ge=1 / _LONGEST_S, le=1e6)
 
-Seconds = Annotated[float, BeforeValidator(_seconds), _TIME, _written(_ABOVE_0, _DURATION)]
-Delay = Annotated[
-    float, BeforeValidator(_seconds), Field(ge=0, le=_LONGEST_S), _written(_FROM_0, _DURATION)
+#: Bytes: a number, or text such as ``500MB``, where 1 MB is 2^20 bytes.
+Bytes = Annotated[
+    int, _from_text(units.parse_size), Field(ge=1 << 20), _schema(_FROM_1_MB, units.SIZE)
 ]
-PerSecond = Annotated[float, BeforeValidator(_per_second), _RATES, _written(_ABOVE_0, _RATE)]
+#: A time above 0, in seconds: a number, or text such as ``30s``.
+Seconds = Annotated[float, _DURATION, Field(gt=0, le=_LONGEST_S), _schema(_ABOVE_0, units.DURATION)]
+#: The same, from 0.
+Delay = Annotated[float, _DURATION, Field(ge=0, le=_LONGEST_S), _schema(_FROM_0, units.DURATION)]
+#: Tokens per second: a number, or text such as ``600/min``.
+PerSecond = Annotated[
+    float,
+    _from_text(units.parse_rate),
+    Field(ge=1 / _LONGEST_S, le=1e6),
+    _schema(_ABOVE_0, units.RATE),
+]

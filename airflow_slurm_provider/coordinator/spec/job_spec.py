@@ -1,7 +1,7 @@
-"""The job's YAML: strict models, and what they resolve to for the workers.
+"""The job's YAML: strict models, and the configuration that workers get from them.
 
-Every face takes the same YAML (or mapping): ``slurmctl submit``, and the operators'
-``config``. Unknown keys and wrong types are refused with one line.
+All faces take the same YAML, or a mapping: ``slurmctl submit``, and the operators' ``config``.
+An unknown key or a wrong type is refused with one line.
 """
 
 from __future__ import annotations
@@ -19,13 +19,20 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from airflow_slurm_provider.coordinator.inputs.reader import InputSpec
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import AnomaliesSection
-from airflow_slurm_provider.coordinator.spec.field_types import Bytes, PerSecond, Seconds, Strict
+from airflow_slurm_provider.coordinator.spec.field_types import (
+    Bytes,
+    PerSecond,
+    Seconds,
+    Strict,
+    resolve,
+)
 from airflow_slurm_provider.coordinator.spec.retry_policy import Policy, RetryRule, Rules
 from airflow_slurm_provider.coordinator.spec.site import Site
 from airflow_slurm_provider.coordinator.spec.validation import explain
 from airflow_slurm_provider.coordinator.spec.yaml_file import read_yaml
-from airflow_slurm_provider.slurm.options import SlurmOptions, seconds
+from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.states import ElementState
+from airflow_slurm_provider.units import parse_slurm_time
 from slurm_worker.errors import ClassRule, ErrorClass, UserError
 from slurm_worker.protocol.job_config import (
     HandlerConfig,
@@ -33,9 +40,10 @@ from slurm_worker.protocol.job_config import (
     LeaseConfig,
     LimitConfig,
     WorkerConfig,
+    check_lifetime,
+    check_times,
 )
 from slurm_worker.protocol.keys import NAME_PATTERN, JobId, check_job_id
-from slurm_worker.protocol.time_checks import check_lifetime, check_times
 from slurm_worker.results.parts import PARQUET, check_names
 
 _ENTRY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -48,55 +56,56 @@ class InputSection(Strict):
     """S3 address, or a path relative to the YAML: a file, or a folder of files of one format.
 
     Formats are Parquet, CSV (also with tabs, semicolons or bars) and JSON lines, also gzipped.
-    Folders named `column=value` add that column to each item.
+    Folders with names like `column=value` add that column to each item.
     """
     key: str
     """The column that names each item; its values are unique."""
     format: str | None = None
-    """`parquet`, `csv` or `jsonl`, where the file's name does not say it."""
+    """`parquet`, `csv` or `jsonl`, if the file's name does not show it."""
 
     @field_validator("path")
     @classmethod
     def _is_named(cls, value: str) -> str:
         if not value.strip():
-            raise ValueError("is empty; name a file or a folder")  # it would be the YAML's folder
+            # An empty path would be the YAML's own folder.
+            raise ValueError("is empty; name a file or a folder")
         return value
 
 
 class HandlerSection(Strict):
-    """The user's function; `code` is a folder beside the YAML that is shipped to the nodes."""
+    """The user's function; `code` is a folder beside the YAML that is uploaded for the nodes."""
 
     entry: str = ""
     """`module:function`."""
     plugin: str = ""
-    """Instead of `entry`: an entry point of the group `slurm_worker.execution.handler`."""
+    """Instead of `entry`: an entry point of the group `slurm_worker.handlers`."""
     code: str | None = None
-    """The folder to ship, relative to the YAML; at most 50 MB."""
+    """The folder to upload, relative to the YAML; at most 50 MB (1 MB is 2^20 bytes)."""
     requirements: str = ""
     """A requirements file within `code`, installed by pip on the node."""
     params: dict[str, Any] = Field(default_factory=dict)
-    """Handed to the handler as `context.params`."""
+    """Passed to the handler as `context.params`."""
 
     @field_validator("entry")
     @classmethod
     def _is_entry(cls, value: str) -> str:
         if not _ENTRY.fullmatch(value):
-            raise ValueError(f"{value!r} does not name a function; write module:function")
+            raise ValueError(f"{value!r} is not the name of a function; write module:function")
         return value
 
     @field_validator("params")
     @classmethod
     def _keep_apart(cls, value: dict[str, Any]) -> dict[str, Any]:
-        with contextlib.suppress(TypeError):  # a key that is no JSON at all, such as a date
+        with contextlib.suppress(TypeError):  # a key that is not JSON, such as a date
             check_names(value)
         return value
 
     @model_validator(mode="after")
     def _is_one_function(self) -> HandlerSection:
         if bool(self.entry) == bool(self.plugin):
-            raise ValueError("names no function, or two; give either entry or plugin")
+            raise ValueError("must name one function; give either entry or plugin")
         if self.requirements and not self.code:
-            raise ValueError("has requirements and no code; give the folder that holds the file")
+            raise ValueError("has requirements but no code; give the folder that holds the file")
         return self
 
 
@@ -106,13 +115,13 @@ class LimitSection(Strict):
     rate: PerSecond
     """Tokens a second, over all workers of all jobs that name the limit."""
     burst: Annotated[int, Field(ge=1, le=1_000_000)] = 1
-    """Tokens that may be sent at once after an idle time."""
+    """Tokens that may be used at once after an idle time."""
     scope: str = "shared"
     """The limit's namespace in the table."""
     send_window: Seconds = 1.0
-    """How old a token may be when it is used, at least 0.1 s; older ones are thrown away."""
+    """How old a token may be when it is used, at least 0.1 s; older tokens are discarded."""
     quota_per_day: Annotated[int, Field(ge=1, le=10**12)] | None = None
-    """Tokens per UTC day, where the vendor has such a quota too."""
+    """Tokens per UTC day, if the vendor also has a daily quota."""
 
 
 class WorkerSection(Strict):
@@ -123,7 +132,7 @@ class WorkerSection(Strict):
     processes: Annotated[int, Field(ge=1, le=256)] = 1
     """Worker processes per element of the array, for work that needs CPUs."""
     tries: Annotated[int, Field(ge=1, le=100)] = 3
-    """Calls per item inside the worker, for errors that may pass."""
+    """Calls per item inside the worker, for temporary errors."""
     backoff: Seconds = 0.5
     """Base of the full-jitter backoff between them."""
     max_backoff: Seconds = 30.0
@@ -132,7 +141,7 @@ class WorkerSection(Strict):
     """An item that takes longer fails with class `timeout`; not of `@batch` handlers, whose calls
     are bounded by `lease.stall`."""
     checkpoint: Seconds | None = 60.0
-    """Least time between two checkpoints of a task; `null` for none."""
+    """Shortest time between two checkpoints of a task; `null` for none."""
     part_format: Literal["jsonl.gz", "sqlite", "parquet"] = "jsonl.gz"
     """How results are stored; `parquet` needs `aggregate.schema` and pyarrow."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -140,31 +149,31 @@ class WorkerSection(Strict):
 
 
 class LeaseSection(Strict):
-    """Times of a task's lease, and how often it may be lost."""
+    """Times of a task's lease, and how often a lease may be lost."""
 
     ttl: Seconds = 120.0
-    """A lease that is not renewed for so long may be stolen; at least `margin` and 2.5 times
+    """A lease that is not renewed for this long may be stolen; at least `margin` and 2.5 times
     `heartbeat`."""
     heartbeat: Seconds = 30.0
-    """It is renewed this often; at least 0.5 s."""
+    """A lease is renewed this often; at least 0.5 s."""
     margin: Seconds = 15.0
-    """Added to `ttl` before anybody steals, for clocks that differ."""
+    """Added to `ttl` before a lease is stolen, for clocks that differ."""
     stall: Seconds = 3600.0
-    """A worker none of whose items ends within this time gives its lease up; more than
+    """A worker gives its lease up if none of its items ends within this time; more than
     `worker.item_timeout`."""
     max_lost: Annotated[int, Field(ge=1, le=1000)] = 3
-    """A task that lost its lease this often is bisected, a half of one quarantined."""
+    """A task that lost its lease this often is bisected; a half of a task is quarantined."""
 
 
 class ClassifySection(Strict):
-    """One rule on which errors have which class; each condition that is given must hold."""
+    """One rule on which errors have which class; all given conditions must hold."""
 
     error_class: ErrorClass = Field(alias="class")
-    """The class of what matches."""
+    """The class of the errors that match."""
     exception: str = ""
     """Qualified name of the exception's class, or of one of its bases."""
     message: str = ""
-    """A regular expression that is searched for in the exception's text."""
+    """A regular expression that is searched in the exception's text."""
     status: Annotated[int, Field(ge=400, le=599)] | None = None
     """The HTTP status that the exception carries."""
     slurm: ElementState | None = None
@@ -176,14 +185,14 @@ class ClassifySection(Strict):
         try:
             re.compile(value)
         except re.error as error:
-            raise ValueError(f"{value!r} is no regular expression: {error}") from None
+            raise ValueError(f"{value!r} is not a regular expression: {error}") from None
         return value
 
     @model_validator(mode="after")
     def _says_what_it_matches(self) -> ClassifySection:
         of_exceptions = bool(self.exception or self.message or self.status)
         if of_exceptions == bool(self.slurm):
-            raise ValueError("matches nothing; give exception, message or status, or else slurm")
+            raise ValueError("must have either exception, message or status, or else slurm")
         return self
 
 
@@ -191,44 +200,44 @@ class AggregateSection(Strict):
     """The published dataset."""
 
     schema_: dict[str, str] | None = Field(default=None, alias="schema")
-    """Column: type; inferred by a full pass where it is not given."""
+    """Column: type; if not given, inferred in a pass over all rows."""
     rename: dict[str, str] = Field(default_factory=dict)
-    """Column: other name."""
+    """Column: new name."""
     partition_by: tuple[str, ...] = ()
     """Columns that become folders."""
     sort_by: tuple[str, ...] = ()
-    """Columns that the rows are sorted by; the input's order without them."""
+    """Columns that the rows are sorted by; without them, rows have the input's order."""
     rows_per_file: Annotated[int, Field(ge=1)] = 5_000_000
     """About how many rows a file has, at most."""
     file_size: Bytes = 512 << 20
-    """About how large a file is, at most."""
+    """About how large a file is, at most; `1MB` is 2^20 bytes."""
     row_group_size: Annotated[int, Field(ge=1)] = 131_072
     """Rows of a row group."""
     memory: Bytes = 1 << 30
-    """About the most memory that merging may use."""
+    """About the most memory that merging may use; `1MB` is 2^20 bytes."""
     where: Literal["local", "slurm"] = "local"
     """Merge in the coordinator's process, or on the cluster's nodes."""
     workers: Annotated[int, Field(ge=1, le=10_000)] = 8
-    """How many workers merge on the nodes."""
+    """How many workers merge on the nodes, with `where: slurm`."""
     slurm: dict[str, Any] = Field(default_factory=dict)
-    """Their options, over those of the job."""
+    """Slurm options of these workers, over those of the job."""
     requirements: tuple[str, ...] | None = None
-    """What pip installs there; the coordinator's pyarrow where not given."""
+    """What pip installs for them; by default the coordinator's version of pyarrow."""
 
 
 class JobSpec(Strict):
     """The job's YAML."""
 
     job_id: str
-    """Names the job: 1 to 63 of `a-z 0-9 . _ -`, a letter or digit first."""
+    """The job's name: 1 to 63 of `a-z 0-9 . _ -`, a letter or digit first."""
     input: InputSection
     """What the items are."""
     handler: HandlerSection
-    """The function that is called for each."""
+    """The function that is called for each item."""
     bundle: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    """Items per task: aim at 2 to 10 minutes of work; by default chosen by the input's size."""
+    """Items per task: aim at 2 to 10 minutes of work; by default chosen from the input's size."""
     workers: Annotated[int, Field(ge=1, le=100_000)] = 1
-    """Elements of the array; fewer where tasks or rate limits feed no more."""
+    """Elements of the array; fewer if there are fewer tasks, or if rate limits allow no more."""
     limits: dict[str, LimitSection] = Field(default_factory=dict)
     """Rate limits by name; each call of the handler takes a token of each."""
     worker: WorkerSection = WorkerSection()
@@ -236,11 +245,11 @@ class JobSpec(Strict):
     lease: LeaseSection = LeaseSection()
     """Times of the tasks' leases."""
     slurm: dict[str, Any] = Field(default_factory=dict)
-    """Options of `sbatch`, in snake case, and a few of ours."""
+    """Options of `sbatch`, in snake case, and a few of this project."""
     retry: dict[ErrorClass, RetryRule] = Field(default_factory=dict)
-    """Per error class: `never`, a number of rounds, or a rule."""
+    """By error class: `never`, a number of rounds, or a rule."""
     classify: list[ClassifySection] = Field(default_factory=list)
-    """Which errors have which class; the first rule that matches."""
+    """Which errors have which class; the first rule that matches applies."""
     aggregate: AggregateSection = AggregateSection()
     """The published dataset."""
     anomalies: AnomaliesSection = AnomaliesSection()
@@ -250,9 +259,9 @@ class JobSpec(Strict):
     @classmethod
     def _are_names(cls, value: dict[str, LimitSection]) -> dict[str, LimitSection]:
         for name, limit in value.items():
-            for each in (name, limit.scope):
-                if not NAME_PATTERN.fullmatch(each):
-                    raise ValueError(f"{each!r} is not a name; use letters, digits . _ -")
+            for text in (name, limit.scope):
+                if not NAME_PATTERN.fullmatch(text):
+                    raise ValueError(f"{text!r} is not a valid name; use letters, digits . _ -")
         return value
 
     @property
@@ -262,8 +271,8 @@ class JobSpec(Strict):
 
     @property
     def source(self) -> InputSpec:
-        """Where the items are, for who reads them."""
-        return InputSpec(self.input.path, self.input.key, self.input.format)
+        """The input, for its reader."""
+        return resolve(self.input, InputSpec)
 
     @property
     def slurm_options(self) -> SlurmOptions:
@@ -271,14 +280,14 @@ class JobSpec(Strict):
         return SlurmOptions.from_mapping(self.slurm)
 
     def check_schema(self) -> None:
-        """Look at the declared schema, if there is one.
+        """Check the declared schema, if there is one.
 
         Raises:
-            UserError: naming the column whose type is none.
+            UserError: naming the column whose type is wrong.
         """
         declared = self.aggregate.schema_
         if declared is not None:
-            # pyarrow takes long to import, and most jobs declare nothing.
+            # pyarrow takes a third of a second to import, and most jobs declare no schema.
             from slurm_worker.aggregate.columns.types import parse_schema
 
             parse_schema(declared)
@@ -288,7 +297,7 @@ class JobSpec(Strict):
             )
 
     def policy(self, *over: Rules) -> Policy:
-        """The retry policy: the job's rules, and those of whoever retries over them."""
+        """The retry policy: the job's rules, with those of a retry over them."""
         return Policy(self.retry, *over)
 
     @property
@@ -299,48 +308,25 @@ class JobSpec(Strict):
     @property
     def slurm_classes(self) -> dict[ElementState, ErrorClass]:
         """The classes that the job's rules give to Slurm's states."""
-        return {each.slurm: each.error_class for each in self.classify if each.slurm}
+        return {rule.slurm: rule.error_class for rule in self.classify if rule.slurm}
 
     def identity(self) -> str:
-        """Digest of what can't change between two submits of one job id."""
-        what = [self.job_id, self.input.path, self.input.key, self.input.format]
-        return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
+        """Digest of the settings that can't change between two submits of one job id."""
+        settings = [self.job_id, self.input.path, self.input.key, self.input.format]
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
 
     def resolve_lease(self) -> LeaseConfig:
         """Times of the tasks' leases."""
-        return LeaseConfig(
-            ttl_s=self.lease.ttl,
-            heartbeat_s=self.lease.heartbeat,
-            margin_s=self.lease.margin,
-            stall_s=self.lease.stall,
-            max_lost=self.lease.max_lost,
-        )
+        return resolve(self.lease, LeaseConfig)
 
     def resolve_worker(self) -> WorkerConfig:
-        """How each worker runs its items."""
-        return WorkerConfig(
-            concurrency=self.worker.concurrency,
-            tries=self.worker.tries,
-            backoff_s=self.worker.backoff,
-            max_backoff_s=self.worker.max_backoff,
-            item_timeout_s=self.worker.item_timeout or 0.0,
-            checkpoint_s=self.worker.checkpoint or 0.0,
-            log_level=self.worker.log_level,
-        )
+        """How each worker runs its items; 0 means no item timeout, and no checkpoints."""
+        timeout, checkpoint = self.worker.item_timeout or 0.0, self.worker.checkpoint or 0.0
+        return resolve(self.worker, WorkerConfig, item_timeout_s=timeout, checkpoint_s=checkpoint)
 
     def resolve_limits(self) -> tuple[LimitConfig, ...]:
         """The rate limits."""
-        return tuple(
-            LimitConfig(
-                name,
-                limit.rate,
-                limit.burst,
-                limit.scope,
-                limit.send_window,
-                limit.quota_per_day,
-            )
-            for name, limit in self.limits.items()
-        )
+        return tuple(resolve(limit, LimitConfig, name=name) for name, limit in self.limits.items())
 
     def resolve(
         self, site: Site, shards: int, code_sha256: str, *, conditional_put: bool = True
@@ -356,27 +342,21 @@ class JobSpec(Strict):
             conditional_put=conditional_put,
             part_format=self.worker.part_format,
             columns=self.aggregate.schema_ or {},
-            handler=HandlerConfig(
-                self.handler.entry,
-                code_sha256,
-                self.handler.params,
-                self.handler.requirements,
-                self.handler.plugin,
-            ),
+            handler=resolve(self.handler, HandlerConfig, code_sha256=code_sha256),
             limits=self.resolve_limits(),
             lease=self.resolve_lease(),
             worker=self.resolve_worker(),
             rules=tuple(
-                ClassRule(each.error_class, each.exception, each.message, each.status or 0)
-                for each in self.classify
-                if each.slurm is None
+                ClassRule(rule.error_class, rule.exception, rule.message, rule.status or 0)
+                for rule in self.classify
+                if rule.slurm is None
             ),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A job's spec, and the folder that its relative paths start from."""
+    """A job's spec, and the folder that its relative paths start from; `source` is for messages."""
 
     spec: JobSpec
     folder: Path
@@ -387,28 +367,28 @@ def load_config(source: str | Path | Mapping[str, Any], *, job_id: str | None = 
     """Read a job's YAML file or mapping.
 
     Args:
-        source: a file's path, or what such a file holds; relative paths in it start from
-            the file's folder, or from the working directory.
-        job_id: stands in for the `job_id` in `source`.
+        source: a file's path, or its content. Relative paths in it start from the file's
+            folder, or from the working directory.
+        job_id: replaces the `job_id` in `source`.
 
     Raises:
-        UserError: naming the field, the value and the mend.
+        UserError: naming the field, the value and what to do.
     """
     raw = read_source(source)
     return parse_config({**raw, "job_id": job_id} if job_id else raw, source)
 
 
 def read_source(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """What a job's YAML file or mapping holds, unchecked.
+    """The content of a job's YAML file or mapping, unchecked.
 
     Raises:
-        UserError: if it is no file, or no YAML.
+        UserError: if there is no such file, or if it is not YAML.
     """
     return dict(source) if isinstance(source, Mapping) else _read(Path(source))
 
 
 def parse_config(raw: Mapping[str, Any], source: str | Path | Mapping[str, Any]) -> Config:
-    """Check what `read_source` read from `source`; see `load_config`."""
+    """Check what `read_source` has read from `source`; see `load_config`."""
     if isinstance(source, Mapping):
         name, folder = "config", Path.cwd()
     else:
@@ -417,7 +397,7 @@ def parse_config(raw: Mapping[str, Any], source: str | Path | Mapping[str, Any])
         spec = JobSpec.model_validate(raw)
         check_job_id(spec.job_id, f"{name}: job_id")
     except ValidationError as error:
-        raise UserError(explain(error, JobSpec, name)) from error
+        raise UserError(explain(error, JobSpec, f"{name}: ")) from error
     try:
         _check_times(spec)
         spec.check_schema()
@@ -427,23 +407,23 @@ def parse_config(raw: Mapping[str, Any], source: str | Path | Mapping[str, Any])
 
 
 def spec_of(document: bytes) -> JobSpec:
-    """The user's half of a resolved configuration on S3."""
+    """The user's part of a resolved configuration on S3."""
     return JobSpec.model_validate(json.loads(document)["spec"])
 
 
 def _read(path: Path) -> dict[str, Any]:
     raw = read_yaml(path, "config", "name the job's YAML file")
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: holds no mapping of settings; see docs/guides/configuration.md")
+        raise UserError(f"{path}: must be a mapping of settings; see docs/guides/configuration.md")
     return raw
 
 
 def _check_times(spec: JobSpec) -> None:
-    """Refuse times that can't work together; see `slurm_worker.protocol.time_checks`."""
+    """Refuse times that can't work together; see `slurm_worker.protocol.job_config`."""
     worker, limits, options = spec.resolve_worker(), spec.resolve_limits(), spec.slurm_options
     check_times(spec.resolve_lease(), worker, limits)
     if options.time is not None:
-        check_lifetime(seconds(options.time) - options.grace, worker, limits)
+        check_lifetime(parse_slurm_time(options.time) - options.grace, worker, limits)
 
 
 def _absolute(spec: JobSpec, folder: Path) -> JobSpec:

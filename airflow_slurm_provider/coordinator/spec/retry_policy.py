@@ -1,7 +1,7 @@
 """The retry policy: per error class how often, how soon, and with which resources.
 
-One meaning wherever it stands: in the job's YAML under ``retry``, or as an operator's
-``policy``, which goes over the job's class by class and field by field.
+Rules have one form: in the job's YAML under ``retry``, and as an operator's ``policy``, which
+overrides the job's rules class by class and field by field.
 
     network: 3                                  # rounds
     timeout: {rounds: 5, backoff: 2m}           # wait before a round, twice as long each time
@@ -10,7 +10,7 @@ One meaning wherever it stands: in the job's YAML under ``retry``, or as an oper
     node_failure: {exclude_failed_nodes: true}
     bad_input: never
 
-A round has one array, so all its workers get the most that any of its classes asks for.
+A round has one array, so all its workers get the largest amount that any of its classes needs.
 """
 
 from __future__ import annotations
@@ -24,64 +24,54 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from airflow_slurm_provider.coordinator.spec.field_types import Delay, Strict
-from airflow_slurm_provider.slurm.options import SlurmOptions, seconds
+from airflow_slurm_provider.coordinator.spec.validation import explain
+from airflow_slurm_provider.slurm.options import SlurmOptions
+from airflow_slurm_provider.units import format_slurm_time, parse_slurm_memory, parse_slurm_time
 from slurm_worker.errors import ErrorClass, UserError
 
-_SIZE = re.compile(r"(\d+)([KMGT]?)", re.IGNORECASE)
-_MEGABYTES = {"K": 1 / 1024, "": 1.0, "M": 1.0, "G": 1024.0, "T": 1024.0**2}
 _FACTOR = re.compile(r"x(\d+(?:\.\d+)?)(?: up to (\S+))?")
 _LONGEST_BACKOFF_S = 6 * 3600.0
 
 
-def megabytes(size: str) -> int:
-    """Megabytes of a size as Slurm writes it: ``2G``, or ``500``, which are megabytes.
-
-    Raises:
-        ValueError: if it is none.
-    """
-    match = _SIZE.fullmatch(size)
-    if match is None:
-        raise ValueError(f"{size!r} is not a size; write 500M or 2G")
-    return math.ceil(int(match.group(1)) * _MEGABYTES[match.group(2).upper()])
-
-
-def _is_raise(text: str, example: str, read: Any) -> str:
+def _check_increase(text: str, what: str, forms: str, parse: Callable[[str], int]) -> str:
+    """Check a factor (``x2 up to 64G``) or an amount (``64G``)."""
     match = _FACTOR.fullmatch(text)
     try:
-        if match is None:
-            read(text)
-        elif match.group(2):
-            read(match.group(2))
+        amount = text if match is None else match.group(2)
+        if amount:
+            parse(amount)
         if match is not None and float(match.group(1)) <= 1:
             raise ValueError
     except ValueError:
-        raise ValueError(f"{text!r} is no more of it; write {example}") from None
+        raise ValueError(f"{text!r} is not a valid {what} increase; use {forms}") from None
     return text
 
 
-def _is_mem(text: str) -> str:
-    return _is_raise(text, "x2, x2 up to 64G, or 64G", megabytes)
+def _check_memory(text: str) -> str:
+    forms = "a factor (x2, x2 up to 64G) or a size (64G)"
+    return _check_increase(text, "memory", forms, parse_slurm_memory)
 
 
-def _is_time(text: str) -> str:
-    return _is_raise(text, "x1.5, x2 up to 1-00:00:00, or 12:00:00", seconds)
+def _check_time(text: str) -> str:
+    forms = "a factor (x1.5, x2 up to 1-00:00:00) or a time (12:00:00)"
+    return _check_increase(text, "time", forms, parse_slurm_time)
 
 
 class RetryRule(Strict):
-    """What is done about one error class."""
+    """How one error class is retried."""
 
     rounds: Annotated[int, Field(ge=0, le=100)] = 1
     """How many retry rounds its items and tasks get; `never` is 0."""
     backoff: Delay = 0.0
-    """Wait before the first of them starts; twice as long before each further."""
-    mem: Annotated[str, AfterValidator(_is_mem)] | None = None
-    """Memory per worker: `x2`, `x2 up to 64G` or `64G`."""
-    time: Annotated[str, AfterValidator(_is_time)] | None = None
+    """Wait before the first of them starts; twice as long before each further one."""
+    mem: Annotated[str, AfterValidator(_check_memory)] | None = None
+    """Memory per worker: `x2`, `x2 up to 64G` or `64G`; as Slurm counts, `1M` is 2^20 bytes."""
+    time: Annotated[str, AfterValidator(_check_time)] | None = None
     """Time limit per worker: `x1.5`, `x2 up to 1-00:00:00` or `12:00:00`."""
     partition: str | None = None
-    """Another partition."""
+    """Partition of the retry rounds, instead of the job's."""
     exclude_failed_nodes: bool = False
-    """Not on nodes where this job's workers died of this class."""
+    """Do not use nodes where this job's workers died of this class."""
 
     @model_validator(mode="before")
     @classmethod
@@ -117,12 +107,12 @@ _RULES: TypeAdapter[Rules] = TypeAdapter(Rules)
 
 @dataclass(frozen=True, slots=True)
 class RetryContext:
-    """What a job has gone through, as far as the next round's resources depend on it.
+    """What happened to a job so far: the next round's resources depend on it.
 
     Args:
-        rounds: for each earlier retry round, the error classes that it was about.
+        rounds: for each earlier retry round, the error classes that it retried.
         nodes: nodes on which workers died, by error class.
-        mem_mb: memory that Slurm gave each worker; 0 where it does not say.
+        mem_mb: memory that Slurm gave each worker, in units of 2^20 bytes; 0 if unknown.
     """
 
     rounds: Sequence[Collection[str]] = ()
@@ -132,12 +122,12 @@ class RetryContext:
 
 @dataclass(frozen=True, slots=True)
 class RoundResources:
-    """What a round's array gets beside, or instead of, the job's options.
+    """What a round's array gets, over the job's options.
 
     Args:
         slurm: options of the ``slurm`` section.
         delay_s: seconds before it may start.
-        notes: what could not be raised, and why.
+        notes: what could not be increased, and why.
     """
 
     slurm: dict[str, str] = field(default_factory=dict)
@@ -149,99 +139,100 @@ class Policy:
     """A rule for every error class.
 
     Args:
-        rules: those that differ from the defaults; fields that one does not name keep theirs.
+        rules: rules over the defaults; each overrides only the fields that it names.
     """
 
     def __init__(self, *rules: Mapping[ErrorClass, RetryRule]) -> None:
         self._rules = dict(DEFAULT_RULES)
-        for given in rules:
-            for error_class, rule in given.items():
+        for overrides in rules:
+            for error_class, rule in overrides.items():
                 named = rule.model_dump(exclude_unset=True)
                 self._rules[error_class] = self._rules[error_class].model_copy(update=named)
 
     @property
     def rounds(self) -> dict[str, int]:
-        """Retry rounds by error class, of those that get any."""
+        """Retry rounds by error class, without the classes that get none."""
         return {name.value: rule.rounds for name, rule in self._rules.items() if rule.rounds}
 
     def resources(
-        self, base: SlurmOptions, classes: Collection[str], past: RetryContext
+        self, base: SlurmOptions, classes: Collection[str], context: RetryContext
     ) -> RoundResources:
-        """What a round about these classes gets.
+        """What a round that retries these classes gets.
 
         Args:
             base: the job's options.
-            classes: the error classes of what is tried again.
-            past: what there was before.
+            classes: the error classes that it retries.
+            context: what happened before.
         """
         memory = "mem_per_cpu" if base.mem_per_cpu else "mem"
-        given_mem = megabytes(base.mem_per_cpu or base.mem or "0")
-        mem = _ResourceBump(f"slurm.{memory}", given_mem or past.mem_mb, megabytes)
-        time = _ResourceBump("slurm.time", seconds(base.time) if base.time else 0, seconds)
+        base_mem = parse_slurm_memory(base.mem_per_cpu or base.mem or "0")
+        base_time = parse_slurm_time(base.time) if base.time else 0
+        mem = ResourceBump(f"slurm.{memory}", base_mem or context.mem_mb, parse_slurm_memory)
+        time = ResourceBump("slurm.time", base_time, parse_slurm_time)
         slurm: dict[str, str] = {}
         delay = 0.0
         excluded: set[str] = set()
         for name in sorted(classes):
             rule = self._rules[ErrorClass(name)]
-            times = 1 + sum(name in each for each in past.rounds)
+            times = 1 + sum(name in earlier for earlier in context.rounds)
             delay = max(delay, min(_LONGEST_BACKOFF_S, rule.backoff * 2 ** (times - 1)))
             mem.add(rule.mem, times, f"retry.{name}.mem")
             time.add(rule.time, times, f"retry.{name}.time")
             if rule.partition:
                 slurm["partition"] = rule.partition
             if rule.exclude_failed_nodes:
-                excluded.update(past.nodes.get(name, ()))
-        if mem.most > given_mem:
-            slurm[memory] = f"{mem.most}M"
-        if time.most > time.base:
-            slurm["time"] = _clock_time(time.most)
+                excluded.update(context.nodes.get(name, ()))
+        if mem.value > base_mem:
+            slurm[memory] = f"{mem.value}M"
+        if time.value > base_time:
+            slurm["time"] = format_slurm_time(time.value)
         if excluded:
             slurm["exclude"] = ",".join([*filter(None, [base.exclude]), *sorted(excluded)])
         return RoundResources(slurm, math.ceil(delay), (*mem.notes, *time.notes))
 
 
-class _ResourceBump:
-    """The most that any class asks for of one resource."""
+class ResourceBump:
+    """The increase of one resource: the largest that any class of a round needs.
 
-    def __init__(self, name: str, base: int, read: Callable[[str], int]) -> None:
-        self.name = name
-        self.base = base
-        self.most = 0
+    Args:
+        name: the option, for messages.
+        base: its amount in the first round; 0 if it is unknown.
+        parse: reads an amount.
+
+    Attributes:
+        value: the increased amount; 0 if no class needs one.
+        notes: what could not be increased, and why.
+    """
+
+    def __init__(self, name: str, base: int, parse: Callable[[str], int]) -> None:
+        self.value = 0
         self.notes: list[str] = []
-        self._read = read
+        self._name = name
+        self._base = base
+        self._parse = parse
 
-    def add(self, text: str | None, times: int, where: str) -> None:
-        """`text` is of a rule at `where`, whose class is retried for the so-many-th time."""
+    def add(self, text: str | None, times: int, field: str) -> None:
+        """Apply the rule `text` of `field`, whose class is retried for the `times`-th time."""
         if text is None:
             return
         match = _FACTOR.fullmatch(text)
         if match is None:
-            self.most = max(self.most, self._read(text))
-        elif not self.base:
-            self.notes.append(f"{where}: {text} of what? set {self.name}")
+            self.value = max(self.value, self._parse(text))
+        elif not self._base:
+            self.notes.append(f"{field}: can't apply {text}, as {self._name} is not set; set it")
         else:
-            raised = math.ceil(self.base * float(match.group(1)) ** times)
-            limit = self._read(match.group(2)) if match.group(2) else raised
-            self.most = max(self.most, min(raised, limit))
+            raised = math.ceil(self._base * float(match.group(1)) ** times)
+            limit = self._parse(match.group(2)) if match.group(2) else raised
+            self.value = max(self.value, min(raised, limit))
 
 
 def parse_rules(raw: Mapping[str, Any], where: str) -> Rules:
-    """Rules as an operator gets them.
+    """Check the rules that an operator gets.
 
     Raises:
-        UserError: naming the class, the field and the mend.
+        UserError: naming the class, the field and what to do.
     """
     try:
         return _RULES.validate_python(dict(raw))
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        place = ".".join(str(each) for each in fault["loc"] if each != "[key]")
-        mend = str(fault["msg"]).removeprefix("Value error, ")
-        raise UserError(f"{where}.{place}: {mend}") from error
-
-
-def _clock_time(total: int) -> str:
-    minutes, secs = divmod(total, 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    return f"{days}-{hours:02}:{minutes:02}:{secs:02}"
+        raise UserError(explain(error, Rules, f"{where}.")) from error

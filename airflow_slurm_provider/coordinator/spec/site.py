@@ -1,4 +1,4 @@
-"""The site: which table, bucket, endpoints and cluster. One lab has one; jobs share it.
+"""The site: the table, bucket, endpoints and cluster that all jobs of a lab share.
 
 ``slurmctl`` reads it from a YAML file; the Airflow hooks build it from connections.
 """
@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from airflow_slurm_provider.coordinator.spec.field_types import Strict
 from airflow_slurm_provider.coordinator.spec.validation import explain
 from airflow_slurm_provider.coordinator.spec.yaml_file import read_yaml
 from slurm_worker.errors import UserError
@@ -21,24 +22,20 @@ _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:([a-z0-9-]+):\d+:[A-Za-z0-9_.-]+")
 _WEBHOOK_FIELDS = ("webhook_url", "webhook_url_env", "webhook_url_file")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StorageSite(_Strict):
+class StorageSite(Strict):
     """The DynamoDB table, and the S3 address under which all jobs live."""
 
     table: str
-    """The DynamoDB table; many jobs share it."""
+    """The DynamoDB table of all jobs."""
     prefix: str
     """`s3://bucket/prefix` under which all jobs live."""
 
 
-class AwsSite(_Strict):
-    """Where AWS is. Credentials come from the standard chain, on both sides.
+class AwsSite(Strict):
+    """Where AWS is. Credentials come from the standard chain, here and on the nodes.
 
-    With `node_role_arn` nodes get credentials of this role instead, limited to the job; and
-    to reading below the S3 addresses of `node_read`.
+    With `node_role_arn` nodes get credentials of this role instead. These allow the job's own
+    objects and rows, and reading below the S3 addresses of `node_read`.
     """
 
     region: str | None = None
@@ -46,20 +43,20 @@ class AwsSite(_Strict):
     profile: str | None = None
     """A profile of the AWS configuration, for the coordinator."""
     s3_endpoint_url: str | None = None
-    """Where it is not AWS's own."""
+    """The endpoint of S3, if it is not AWS's own."""
     dynamodb_endpoint_url: str | None = None
-    """The same."""
+    """The endpoint of DynamoDB, likewise."""
     sts_endpoint_url: str | None = None
-    """The same."""
+    """The endpoint of STS, likewise."""
     sns_endpoint_url: str | None = None
-    """The same."""
+    """The endpoint of SNS, likewise."""
     node_role_arn: str | None = None
     """The role whose credentials workers get, limited to their job."""
     node_read: tuple[str, ...] = ()
-    """Further S3 addresses that handlers may read with them: objects, or folders."""
+    """More S3 addresses that handlers may read with these credentials: objects or folders."""
 
     def environment(self) -> dict[str, str]:
-        """What workers need to know, in the SDK's own variables; no secrets."""
+        """The SDK's own variables, for workers; no secrets."""
         found = {
             "AWS_DEFAULT_REGION": self.region,
             "AWS_ENDPOINT_URL_S3": self.s3_endpoint_url,
@@ -68,40 +65,40 @@ class AwsSite(_Strict):
         return {name: value for name, value in found.items() if value}
 
 
-class ClusterSite(_Strict):
-    """How the cluster is reached, and what its nodes offer.
+class ClusterSite(Strict):
+    """How the cluster is reached, and what its nodes have.
 
-    `transport` is ``ssh`` (to a login node), ``local`` (this machine is one) or
-    ``embedded`` (no cluster: the array runs as processes of this machine).
+    `transport` is ``ssh`` (to a login node), ``local`` (this machine is a login node) or
+    ``embedded`` (no cluster: the array runs as processes on this machine).
     """
 
     transport: Literal["ssh", "local", "embedded"] = "ssh"
-    """How Slurm's commands are run."""
+    """Where Slurm's commands are run: `ssh`, `local` or `embedded`."""
     host: str = ""
     """The login node."""
     port: int = 22
     """Its SSH port."""
     user: str | None = None
-    """The account there; this machine's if none."""
+    """The account there; by default this machine's."""
     key_file: str | None = None
-    """The private key; the agent's and the usual ones where not given."""
+    """The private key; by default the agent's keys and the usual files."""
     known_hosts: str | None = None
     """The file of known host keys."""
     remote_dir: str = ".airflow-slurm"
-    """A folder there that nodes share and only the account can change; relative to its home."""
+    """A folder there that all nodes see and only the account can write; relative to its home."""
     embedded_dir: str | None = None
-    """State of the embedded cluster."""
+    """The folder with the state of the embedded cluster."""
     python: str = "python3"
     """The nodes' Python, 3.10 or newer."""
     worker_command: str | None = None
-    """Instead of the shipped worker: a command of the nodes' own."""
+    """A command on the nodes that starts the worker, instead of the one that is uploaded."""
 
 
-class AlertsSite(_Strict):
-    """Where alerts of anomalies go, beside the log and the audit trail.
+class AlertsSite(Strict):
+    """Where alerts of anomalies go, in addition to the log and the audit log.
 
-    A webhook's address is often a secret: `webhook_url_env` and `webhook_url_file` name the
-    environment variable, or the file, that holds it.
+    A webhook's address is often a secret. `webhook_url_env` names an environment variable that
+    holds it, and `webhook_url_file` a file.
     """
 
     sns_topic_arn: str | None = None
@@ -114,8 +111,8 @@ class AlertsSite(_Strict):
     """The file that holds it."""
 
 
-class Site(_Strict):
-    """All of it."""
+class Site(Strict):
+    """The site's file."""
 
     storage: StorageSite
     """The table and the bucket."""
@@ -141,7 +138,7 @@ def load_site(path: str | Path) -> Site:
     """Read the site's YAML file.
 
     Raises:
-        UserError: if it is not there or not right.
+        UserError: if the file does not exist, or if it has a mistake.
     """
     file = Path(path).expanduser()
     raw = read_yaml(file, "site", "name the site's file with --site or SLURMCTL_CONFIG")
@@ -153,21 +150,21 @@ def parse_cluster(raw: object, name: str) -> ClusterSite:
     try:
         cluster = ClusterSite.model_validate(raw)
     except ValidationError as error:
-        raise UserError(explain(error, ClusterSite, name)) from error
+        raise UserError(explain(error, ClusterSite, f"{name}: ")) from error
     _check_cluster(cluster, name)
     return cluster
 
 
 def parse_site(raw: object, name: str) -> Site:
-    """Check a site's settings; `name` says in messages where they come from.
+    """Check a site's settings; `name` is their source, for messages.
 
     Raises:
-        UserError: naming the field, the value and the mend.
+        UserError: naming the field, the value and what to do.
     """
     try:
         site = Site.model_validate(raw)
     except ValidationError as error:
-        raise UserError(explain(error, Site, name)) from error
+        raise UserError(explain(error, Site, f"{name}: ")) from error
     split_s3_uri(site.storage.prefix, f"{name}: storage.prefix")
     _check_cluster(site.cluster, name)
     _check_alerts(site.alerts, name)
@@ -177,36 +174,36 @@ def parse_site(raw: object, name: str) -> Site:
 def _check_cluster(cluster: ClusterSite, name: str) -> None:
     if cluster.transport == "ssh" and not cluster.host:
         raise UserError(f"{name}: cluster.host: is missing; name the login node")
-    # It is no word of a shell: such a folder would be made under this very name.
+    # No shell expands it: a folder with exactly this name would be created.
     if re.match(r"~(?!/.)|\$", cluster.remote_dir):
         raise UserError(
-            f"{name}: cluster.remote_dir: {cluster.remote_dir!r} holds what only a shell replaces; "
-            "write the whole path, or one relative to the account's home"
+            f"{name}: cluster.remote_dir: {cluster.remote_dir!r} contains ~ or $, which only a "
+            "shell expands; write an absolute path, or one relative to the account's home"
         )
 
 
 def _check_alerts(alerts: AlertsSite, name: str) -> None:
     if alerts.sns_topic_arn and not _TOPIC.fullmatch(alerts.sns_topic_arn):
         raise UserError(
-            f"{name}: alerts.sns_topic_arn: {alerts.sns_topic_arn!r} is not a topic; write "
+            f"{name}: alerts.sns_topic_arn: {alerts.sns_topic_arn!r} is not an SNS topic; write "
             "arn:aws:sns:<region>:<account>:<name>"
         )
-    given = [each for each in _WEBHOOK_FIELDS if getattr(alerts, each)]
-    if len(given) > 1:
-        raise UserError(f"{name}: alerts: has {' and '.join(given)}; give one of them")
+    found = [field for field in _WEBHOOK_FIELDS if getattr(alerts, field)]
+    if len(found) > 1:
+        raise UserError(f"{name}: alerts: has {' and '.join(found)}; give only one of them")
     if alerts.webhook_url:
         check_webhook(alerts.webhook_url, f"{name}: alerts.webhook_url")
 
 
 def check_webhook(url: str, field: str) -> str:
-    """Return a webhook's address; messages don't repeat it, since it may be a secret.
+    """Check a webhook's address, and return it; messages don't repeat it, as it may be a secret.
 
     Raises:
-        UserError: if it is not one, or is neither https nor on this machine.
+        UserError: if it is not an address, or is neither https nor on this machine.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("https", "http") or not parts.hostname:
-        raise UserError(f"{field}: is no address; write https://host/path")
+        raise UserError(f"{field}: is not an address; write https://host/path")
     if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
         raise UserError(f"{field}: sends alerts to {parts.hostname} unencrypted; use https")
     return url

@@ -1,4 +1,4 @@
-"""A YAML file that a user wrote, read or refused in one line."""
+"""Read a YAML file that a user wrote; each mistake in it is one line."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ import yaml
 from slurm_worker.errors import UserError
 
 
-def read_yaml(path: Path, field: str, mend: str) -> Any:
+def read_yaml(path: Path, field: str, hint: str) -> Any:
     """What the file holds, unchecked.
 
     Args:
         path: the file.
-        field: what names it, for messages.
-        mend: what to do where it can't be read, for messages.
+        field: the setting that names the file, for messages.
+        hint: what to do if it can't be read, for messages.
 
     Raises:
-        UserError: if it can't be read, or is no YAML.
+        UserError: if it can't be read, or is not YAML.
     """
     try:
-        # A SafeLoader as well.
+        # _Loader is a SafeLoader.
         return yaml.load(path.read_text(), _Loader)  # noqa: S506
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"it is no text: {error}"
-        raise UserError(f"{field}: {path} can't be read ({reason}); {mend}") from error
+        reason = error.strerror if isinstance(error, OSError) else f"it is not text: {error}"
+        raise UserError(f"{field}: {path} can't be read ({reason}); {hint}") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise UserError(f"{path}: is not YAML: {where}{error.problem}; mend that line") from error
+        raise UserError(
+            f"{path}: is not YAML: {where}{error.problem}; correct that line"
+        ) from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
 
@@ -44,13 +46,13 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
                 if (key.tag, key.value) in seen:
                     raise yaml.MarkedYAMLError(
-                        problem=f"{key.value!r} is there twice", problem_mark=key.start_mark
+                        problem=f"the key {key.value!r} occurs twice", problem_mark=key.start_mark
                     )
                 seen.add((key.tag, key.value))
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Tell where a value is that looks like a date, say, and is none."""
+        """Name the line of a value that looks like a date, for example, but is not valid."""
         try:
             return super().construct_object(node, deep)
         except ValueError as error:

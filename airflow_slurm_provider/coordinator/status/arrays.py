@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.slurm.array_state import ArrayKey
-from slurm_worker.protocol.job_table import SubmissionRow, job_name
+from slurm_worker.protocol.job_rows import SubmissionRow, job_name
 from slurm_worker.protocol.keys import JobId, SubmitState
 
 
@@ -36,26 +36,23 @@ def arrays_of(
     """All arrays of some submissions, in their order, each with its id.
 
     Raises:
-        ServiceError: if an intent stands and Slurm can't say whether it has its array.
+        ServiceError: if there is an intent and Slurm does not show whether it has the array.
     """
     rows = list(submissions)
     doubtful = [
-        name
-        for each in rows
-        if each.state is SubmitState.INTENT
-        for name in open_names(job_id, each)
+        name for row in rows if row.state is SubmitState.INTENT for name in open_names(job_id, row)
     ]
     found = services.slurm.find(doubtful) if doubtful else {}
     return [
         key
-        for each in rows
+        for row in rows
         for key in (
-            *known_arrays(job_id, each),
-            *(ArrayKey(found[name], name) for name in open_names(job_id, each) if name in found),
+            *known_arrays(job_id, row),
+            *(ArrayKey(found[name], name) for name in open_names(job_id, row) if name in found),
         )
     ]
 
 
 def ids_of(arrays: Sequence[ArrayKey]) -> list[str]:
     """Slurm's ids, for people."""
-    return [each.slurm_job_id for each in arrays]
+    return [array.slurm_job_id for array in arrays]

@@ -1,33 +1,67 @@
-"""A job's audit trail, for who reads it: who did what, when.
+"""A job's audit log, for people: who did what, when.
 
-Requests: one query per 1 MB of events, and one read of the job's row.
+Requests: one query per 1 MB of events, and one read of the job's row at a reader's first read.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from datetime import datetime, timezone
 from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
-from slurm_worker.protocol.job_table import AuditEvent
+from slurm_worker.protocol.job_rows import AuditEvent
 from slurm_worker.protocol.keys import JobId
 
-#: Events bear their writer's time, and may come so much later than others that bear a later one.
+#: An event has its writer's time. With a slow clock or a delayed request it appears up to so
+#: many seconds after events with a later time; so each read repeats the last seconds.
 _LATE_S = 30.0
-_MOST_SEEN = 10_000
 
 
-def read_events(services: Services, job_id: JobId, after: str = "") -> list[AuditEvent]:
-    """The audit trail past a mark, oldest first.
+class AuditLogReader:
+    """Reads a job's events once each, also those that appear late.
 
-    Raises:
-        UserError: if there is no such job.
-        ServiceError: if the table can't be reached.
+    Args:
+        services: the edges.
+        job_id: the job.
+        after: the mark to begin after.
+        keep: how many of the last events `events` holds.
     """
-    jobs = services.jobs(job_id)
-    jobs.get()
-    return list(jobs.events(after))
+
+    def __init__(
+        self, services: Services, job_id: JobId, after: str = "", *, keep: int = 0
+    ) -> None:
+        self._jobs = services.jobs(job_id)
+        self._after = after
+        self._keep = keep
+        self._newest_ms: int | None = None
+        #: Marks of the events that the next read will meet again.
+        self._repeated: set[str] = set()
+        #: The last `keep` events that were read, oldest first.
+        self.events: tuple[AuditEvent, ...] = ()
+
+    def read(self) -> list[AuditEvent]:
+        """The events that no earlier call has returned, oldest first.
+
+        Raises:
+            UserError: if there is no such job.
+            ServiceError: if the table can't be reached.
+        """
+        if self._newest_ms is None:
+            self._jobs.get()
+        found = list(self._jobs.events(self._since()))
+        new = [event for event in found if event.sk not in self._repeated]
+        self._newest_ms = max([self._newest_ms or 0, *(event.at_ms for event in new)])
+        since = self._since()
+        self._repeated = {event.sk for event in found if event.sk > since}
+        if new and self._keep:
+            in_order = sorted([*self.events, *new], key=lambda event: event.sk)
+            self.events = tuple(in_order[-self._keep :])
+        return new
+
+    def _since(self) -> str:
+        """The mark to read after."""
+        since_ms = max(0, (self._newest_ms or 0) - int(_LATE_S * 1000))
+        return max(self._after, f"{since_ms:013}" if since_ms else "")
 
 
 def event_document(event: AuditEvent) -> dict[str, Any]:
@@ -37,7 +71,7 @@ def event_document(event: AuditEvent) -> dict[str, Any]:
         "actor": event.actor,
         "action": event.action,
         "detail": dict(event.detail),
-        "mark": event.mark,
+        "mark": event.sk,
     }
 
 
@@ -45,40 +79,3 @@ def as_utc(at_ms: int) -> str:
     """Milliseconds as RFC 3339 has them, in UTC."""
     at = datetime.fromtimestamp(at_ms / 1000, timezone.utc)
     return f"{at:%Y-%m-%dT%H:%M:%S}.{at_ms % 1000:03}Z"
-
-
-class EventReader:
-    """Reads on where it was, and misses no event that came late.
-
-    Args:
-        services: the edges.
-        job_id: the job.
-        after: the mark to begin after.
-    """
-
-    def __init__(self, services: Services, job_id: JobId, after: str = "") -> None:
-        self._services = services
-        self._job_id = job_id
-        self._after = after
-        self._seen: deque[str] = deque(maxlen=_MOST_SEEN)
-
-    def read(self) -> list[AuditEvent]:
-        """The events that this reader has not told of yet, oldest first.
-
-        Raises:
-            UserError: if there is no such job.
-            ServiceError: if the table can't be reached.
-        """
-        seen = set(self._seen)
-        since = max(self._after, self._some_before(max(seen, default="")))
-        found = read_events(self._services, self._job_id, since)
-        new = [each for each in found if each.mark not in seen]
-        self._seen.extend(each.mark for each in new)
-        return new
-
-    @staticmethod
-    def _some_before(mark: str) -> str:
-        """A mark that is some time before another."""
-        if not mark:
-            return ""
-        return f"{max(0, int(mark.partition('#')[0]) - int(_LATE_S * 1000)):013}"

@@ -1,17 +1,16 @@
-"""Workers that died, why Slurm says they did, and the tasks that they held.
+"""Workers that died, the reason by Slurm's accounting, and the tasks that they held.
 
-A worker's name holds its array, element and restart; a task's row names who holds it, and
-its history from whom it was taken. So Slurm's word on an element becomes the class of the
-tasks it held. Requests: those of `snapshot.py`, a few rows of the job, one ``sacct``; a read of
-every task row only to tell whose leases were lost and taken over, where some were.
+A worker's name holds its array, element and restart. A task's row names the worker that holds it,
+and its history the workers that lost it. So Slurm's state of an element gives the class of the
+tasks that it held. Requests: those of `snapshot.py`, a few rows of the job, one ``sacct``; every
+task row is read only where leases were lost and taken over.
 """
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
@@ -19,12 +18,10 @@ from airflow_slurm_provider.coordinator.status.arrays import arrays_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.slurm.accounting import JobRecord
 from airflow_slurm_provider.slurm.states import ElementState
+from airflow_slurm_provider.units import format_memory
 from slurm_worker.errors import ErrorClass
 from slurm_worker.protocol.keys import JobId, TaskState
 from slurm_worker.protocol.tasks import TaskRow
-
-_TAKEN_FROM = re.compile(r" stolen by \S+ from (\S+)")
-_LAST_BY = re.compile(r"last by ([^\s;]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,26 +53,20 @@ class WorkerFailure:
 
     @property
     def start(self) -> tuple[str, int]:
-        """What tells this death from any other."""
+        """Identifies this start of this element."""
         return self.element, self.restart
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
         return {
-            "element": self.element,
-            "restart": self.restart,
+            **asdict(self),
             "error_class": self.error_class.value,
-            "state": self.state,
-            "exit_code": self.exit_code,
-            "node": self.node,
-            "elapsed_s": self.elapsed_s,
-            "max_rss": self.max_rss,
             "tasks": list(self.tasks),
         }
 
     def line(self) -> str:
         """One line for a log."""
-        memory = f", {self.max_rss / 2**20:.0f} MB" if self.max_rss else ""
+        memory = f", {format_memory(self.max_rss)}" if self.max_rss else ""
         held = f"; held {', '.join(self.tasks[:5])}" if self.tasks else ""
         more = f" and {len(self.tasks) - 5} more" if len(self.tasks) > 5 else ""
         return (
@@ -85,7 +76,7 @@ class WorkerFailure:
         )
 
 
-def find_losses(services: Services, job_id: JobId) -> list[WorkerFailure]:
+def find_worker_failures(services: Services, job_id: JobId) -> list[WorkerFailure]:
     """The job's workers that died, with the tasks that they held.
 
     Raises:
@@ -98,17 +89,18 @@ def find_losses(services: Services, job_id: JobId) -> list[WorkerFailure]:
     return _losses_of(services, snapshot, died, _may_have_been_held(services, snapshot))
 
 
-def read_endings(services: Services, job_id: JobId) -> list[JobRecord]:
+def read_job_records(services: Services, job_id: JobId) -> list[JobRecord]:
     """How the job's workers ended that have, by Slurm's accounting: one ``sacct``.
 
     Raises:
         ServiceError: if the table or the accounting can't be read.
     """
     submissions = services.jobs(job_id).submissions()
-    return services.slurm.endings(arrays_of(services, job_id, submissions))
+    records = services.slurm.records(arrays_of(services, job_id, submissions))
+    return [record for record in records if record.ended]
 
 
-def nodes_lost(
+def failed_nodes(
     endings: Iterable[JobRecord], classes: Mapping[ElementState, ErrorClass]
 ) -> dict[str, set[str]]:
     """The nodes on which workers died, by error class; makes no request.
@@ -118,13 +110,13 @@ def nodes_lost(
         classes: the job's own rules of what a Slurm state means.
     """
     found: defaultdict[str, set[str]] = defaultdict(set)
-    for each in endings:
-        if each.error_class is not None and each.node:
-            found[_class_of(each, classes).value].add(each.node)
+    for record in endings:
+        if record.error_class is not None and record.node:
+            found[_class_of(record, classes).value].add(record.node)
     return found
 
 
-def attribute(services: Services, job_id: JobId) -> int:
+def attribute_failures(services: Services, job_id: JobId) -> int:
     """Give tasks that were given up because workers died the class that Slurm knows.
 
     So that a retry by class finds them: ``out_of_memory`` with more memory, ``node_failure``
@@ -141,17 +133,19 @@ def attribute(services: Services, job_id: JobId) -> int:
     losses = _losses_of(services, snapshot, _died(services, job_id), lost)
     table, count = services.tasks(snapshot.job), 0
     for row in lost:
-        why = next((each for each in reversed(losses) if row.task in each.tasks), None)
+        why = next((failure for failure in reversed(losses) if row.task in failure.tasks), None)
         if why is not None and why.error_class is not ErrorClass.WORKER_CRASH:
-            # What it said before holds whose lease it was: it is kept.
+            # The earlier text is kept: it names the worker.
             message = f"{row.error}; {why.line()}"
-            count += table.attribute(row, why.error_class, message)
+            count += table.record_cause(row, why.error_class, message)
     return count
 
 
 def _died(services: Services, job_id: JobId) -> list[JobRecord]:
     """How the job's dead workers ended."""
-    return [each for each in read_endings(services, job_id) if each.error_class is not None]
+    return [
+        record for record in read_job_records(services, job_id) if record.error_class is not None
+    ]
 
 
 def _may_have_been_held(services: Services, snapshot: Snapshot) -> Iterator[TaskRow]:
@@ -178,15 +172,14 @@ def _losses_of(
     from airflow_slurm_provider.coordinator.spec_store import read_spec
 
     classes, held = read_spec(services, snapshot.job).slurm_classes, _held(rows)
-    return [_loss(each, held, classes) for each in died]
+    return [_loss(record, held, classes) for record in died]
 
 
 def _held(rows: Iterable[TaskRow]) -> dict[str, list[TaskRow]]:
     """Task rows by the workers that held them without ending them."""
     found: dict[str, list[TaskRow]] = defaultdict(list)
     for row in rows:
-        owners = {owner for entry in row.history for owner in _TAKEN_FROM.findall(entry)}
-        owners.update(_LAST_BY.findall(row.error))
+        owners = {entry.previous for entry in row.history if entry.previous}
         if row.state is TaskState.LEASED:
             owners.add(row.owner)
         for owner in owners:
@@ -215,5 +208,5 @@ def _loss(
 
 def _class_of(ending: JobRecord, classes: Mapping[ElementState, ErrorClass]) -> ErrorClass:
     """Why a worker died: by the job's own rules, else by Slurm's word."""
-    assert ending.error_class is not None, "only those that died are asked for"
+    assert ending.error_class is not None, "callers pass dead workers only"
     return classes.get(ending.state, ending.error_class)

@@ -1,7 +1,7 @@
-"""How fast a job is of late, how long it will take, and which tasks keep it: from one look.
+"""A job's rate, its time left, and the tasks that delay it, all from one snapshot.
 
-No look before it is needed: when tasks were done is in the sum of what is done
-(`History.timeline`), and how far the running ones are is on their rows. Makes no requests.
+No earlier snapshot is needed: `JobTotals.timeline` has the times at which tasks were done, and the
+rows of running tasks have their progress. Makes no requests.
 """
 
 from __future__ import annotations
@@ -11,24 +11,25 @@ from dataclasses import dataclass
 
 from airflow_slurm_provider.coordinator.status.progress import progress_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
+from airflow_slurm_provider.units import format_duration
 from slurm_worker.protocol.tasks import TaskRow
 
-#: The rate is that of so many seconds, or of so many buckets where these are longer.
+#: The rate is measured over so many seconds, or over so many buckets where these are longer.
 _WINDOW_S = 120.0
 _BUCKETS = 3
-#: A task that is held for so many times what 95 of 100 took keeps the others.
+#: A task is a straggler when it is held for so many times the 95th percentile.
 _SLOW = 1.5
 _LEAST_SLOW_S = 10.0
-#: So few tasks say nothing of what is usual.
+#: With fewer tasks the usual duration is not known.
 _FEW = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
-    """What a job's pace comes to.
+class Eta:
+    """A job's rate and time left.
 
     Args:
-        rate: items a second, of late; 0 where nothing was done.
+        rate: items a second in the last minutes; 0 where nothing was done.
         eta_s: seconds until nothing is pending at this rate; None where there is none.
         running_items: items that are finished within tasks that are not.
     """
@@ -38,19 +39,19 @@ class Outlook:
     running_items: int
 
     def line(self) -> str:
-        """Rate and time left, to stand behind a progress line; empty where nothing is known."""
+        """Rate and time left, for the end of a progress line; empty where neither is known."""
         rate = f"{self.rate:,.1f} items/s" if self.rate else ""
         left = "" if self.eta_s is None else f"about {format_duration(self.eta_s)} left"
-        return ", ".join(each for each in (rate, left) if each)
+        return ", ".join(part for part in (rate, left) if part)
 
 
-def outlook_of(snapshot: Snapshot) -> Outlook:
-    """The pace of a job at the moment of the snapshot."""
+def eta_of(snapshot: Snapshot) -> Eta:
+    """The job's rate and time left at the time of the snapshot."""
     pending = progress_of(snapshot).pending
     running = sum(row.items_ok + row.items_failed for row in snapshot.leased)
     rate = _rate(snapshot, running) if pending > 0 and snapshot.leased else 0.0
     left = max(0, pending - running)
-    return Outlook(
+    return Eta(
         rate=round(rate, 3),
         eta_s=math.ceil(left / rate) if rate else None,
         running_items=min(running, max(0, pending)),
@@ -58,7 +59,7 @@ def outlook_of(snapshot: Snapshot) -> Outlook:
 
 
 def usual_ms(snapshot: Snapshot) -> float:
-    """Milliseconds that 95 of 100 tasks took at most; 0 where too few are done to tell."""
+    """The 95th percentile of task durations in milliseconds; 0 where too few are done."""
     return snapshot.done.quantile_ms(0.95) if snapshot.done.tasks >= _FEW else 0.0
 
 
@@ -72,28 +73,23 @@ def stragglers(snapshot: Snapshot) -> list[TaskRow]:
     return sorted(slow, key=lambda row: row.started_ms)
 
 
-def format_duration(seconds: float) -> str:
-    """Seconds as a clock has them: ``1:02:03``; with days, ``2 d 1:02:03``."""
-    days, rest = divmod(int(seconds), 86_400)
-    text = f"{rest // 3600}:{rest // 60 % 60:02}:{rest % 60:02}"
-    return f"{days} d {text}" if days else text
-
-
 def _rate(snapshot: Snapshot, running: int) -> float:
-    """Items that were finished in the last buckets, by their length."""
+    """Items a second in the last buckets."""
     done = snapshot.done
     now_s = snapshot.at_ms / 1000
     window_s = max(_WINDOW_S, _BUCKETS * done.width_s)
     first = int((now_s - window_s) // done.width_s) + 1
     items = sum(
-        each.ok + each.failed.total() for number, each in done.timeline.items() if number >= first
+        bucket.ok + bucket.failed.total()
+        for number, bucket in done.timeline.items()
+        if number >= first
     )
-    begun_s = min((each.started_ms for each in snapshot.leased if each.started_ms), default=0) / 1e3
+    begun_s = min((row.started_ms for row in snapshot.leased if row.started_ms), default=0) / 1e3
     if done.timeline:
         begun_s = min(begun_s or now_s, min(done.timeline) * done.width_s)
     elapsed_s = now_s - max(first * done.width_s, begun_s)
     if not items:
-        # Its first tasks are still running: what they have done so far is all that is known.
+        # The first tasks are still running: only their progress is known.
         items = running
         elapsed_s = now_s - begun_s if begun_s else 0.0
     return items / elapsed_s if elapsed_s >= 1 else 0.0

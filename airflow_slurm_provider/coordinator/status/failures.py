@@ -1,7 +1,7 @@
-"""The failures of a job, read from its committed parts: the base of retries and explanations.
+"""The failures of a job, read from its committed parts, for retries and for `slurmctl errors`.
 
-An item's latest outcome decides: what failed in a round and was tried again in a later one
-is superseded. Memory does not grow with the job.
+An item's latest outcome decides: a failure is superseded if a later round has tried the item
+again. Memory does not grow with the job.
 
 Requests: a list per thousand markers and a GET for each; per part of errors a GET and the read of
 its task's row; those of `slurm_worker.results.superseded` and, for tasks that were given up, of
@@ -22,17 +22,17 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
-from slurm_worker.printable import encodable
+from slurm_worker.errors import with_place
+from slurm_worker.prefetch import prefetch
 from slurm_worker.protocol.job_store import JobStore, Marker, Part
 from slurm_worker.protocol.keys import JobId, TaskId, parse_task_id
-from slurm_worker.protocol.prefetch import ahead
 from slurm_worker.protocol.task_table import TaskTable
-from slurm_worker.results.parts import KEY_FIELD, lines_of
+from slurm_worker.results.parts import KEY_FIELD, lines_of, message_of
 from slurm_worker.results.superseded import RetriedItems
 
 _EXAMPLES = 3
 _MOST_GROUPS = 500
-#: What differs between two messages of the same fault, and what it is shown as; in order.
+#: Parts of a message that differ between items, and their replacements; in order.
 _VARIABLE = [
     (re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE), "<uuid>"),
     (re.compile(r"https?://[^\s'\"]+"), "<url>"),
@@ -42,8 +42,6 @@ _VARIABLE = [
     (re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{12,}\b", re.IGNORECASE), "<hex>"),
     (re.compile(r"\b\w*\d\w*\b"), "<n>"),
 ]
-#: What `slurm_worker.errors.place_of` adds to a message.
-_PLACE = re.compile(r" \([^()]+:\d+ in [^()]+\)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +49,7 @@ class Failure:
     """One failed outcome of one item.
 
     Args:
+        place: of a handler's bug, in the user's code.
         superseded: a later round has the item again.
         at: when, in seconds since the epoch, by the worker's clock.
         node: where.
@@ -61,6 +60,7 @@ class Failure:
     key: str
     error_class: str
     message: str
+    place: str
     superseded: bool
     at: float
     node: str
@@ -77,7 +77,7 @@ def retried_items(store: JobStore, drafts: Sequence[int]) -> Iterator[RetriedIte
     """The items of a job's rounds after the first; `drafts` are those of its rounds, in order."""
     with (
         tempfile.TemporaryDirectory(prefix="airflow-slurm-retried-") as folder,
-        RetriedItems(Path(folder) / "retried.sqlite") as found,
+        closing(RetriedItems(Path(folder) / "retried.sqlite")) as found,
     ):
         found.read(store, dict(list(enumerate(drafts))[1:]))
         yield found
@@ -98,10 +98,10 @@ def read_failures(
         UserError: if a marker was made from other items than those of its task.
     """
     for round_no in rounds:
-        markers = (each for each in store.markers(round_no) if each.failed)
+        markers = (marker for marker in store.markers(round_no) if marker.failed)
         parts = ((marker, part) for marker in markers for part in marker.parts)
-        errors = (each for each in parts if each[1].kind == "errors")
-        with closing(ahead(lambda each: _read(store, table, *each), errors)) as read:
+        errors = (pair for pair in parts if pair[1].kind == "errors")
+        with closing(prefetch(lambda pair: _read(store, table, *pair), errors)) as read:
             for (marker, _), data in read:
                 yield from _failures(marker, data, retried)
 
@@ -156,70 +156,66 @@ def explain(services: Services, job_id: JobId, error_class: str = "") -> list[Gr
         UserError: if there is no such job, or a part is not what was committed.
     """
     snapshot = read_snapshot(services, job_id)
-    drafts = [each.draft for each in snapshot.rounds]
+    drafts = [round_row.draft for round_row in snapshot.rounds]
     table = services.tasks(snapshot.job)
     store = services.store(job_id)
     groups: dict[tuple[str, str, str], Group] = {}
     #: The message of groups whose failures all have the same.
     same: dict[tuple[str, str, str], str] = {}
 
-    def group(of: str, name: str, message: str) -> Group:
-        which = (of, name, normalise(message))
+    def group(of: str, name: str, message: str, place: str) -> Group:
+        which = (of, name, with_place(normalise(message), place))
         if which not in groups and len(groups) >= _MOST_GROUPS:
             which = (of, name, "(further messages)")
+        message = with_place(message, place)
         if same.setdefault(which, message) != message:
             same[which] = which[2]
         return groups.setdefault(which, Group(*which))
 
     with retried_items(store, drafts) as retried:
-        for each in read_failures(store, retried, range(len(drafts)), table):
-            if error_class in ("", each.error_class):
-                group("item", each.error_class, each.message).add(
-                    each.key, each.message, each.node, each.at, superseded=each.superseded
+        for failure in read_failures(store, retried, range(len(drafts)), table):
+            if error_class in ("", failure.error_class):
+                group("item", failure.error_class, failure.message, failure.place).add(
+                    failure.key,
+                    with_place(failure.message, failure.place),
+                    failure.node,
+                    failure.at,
+                    superseded=failure.superseded,
                 )
     for row in sorted(snapshot.ended, key=lambda row: row.sk):
         if error_class in ("", row.error_class):
-            group("task", row.error_class, row.error).add(
+            group("task", row.error_class, row.error, "").add(
                 row.task, row.error, "", 0.0, superseded=False
             )
     for which, found in groups.items():
         found.message = same[which]
-    return sorted(groups.values(), key=lambda each: (-each.count, -each.superseded, each.message))
+    return sorted(
+        groups.values(), key=lambda group: (-group.count, -group.superseded, group.message)
+    )
 
 
 def cured_by_class(services: Services, job_id: JobId) -> Counter[str]:
     """Failures of items that a later round had and that have succeeded, by error class."""
     jobs = services.jobs(job_id)
     table = services.tasks(jobs.get())
-    drafts = [each.draft for each in jobs.rounds()]
+    drafts = [round_row.draft for round_row in jobs.rounds()]
     store = services.store(job_id)
     cured: Counter[str] = Counter()
     with retried_items(store, drafts) as retried:
         # The last round first: whether an item failed for good is known before its first failure.
-        for each in read_failures(store, retried, reversed(range(len(drafts))), table):
-            if not each.superseded:
-                retried.note_failing(each.key)
-            elif not retried.failing(each.key):
-                cured[each.error_class] += 1
+        for failure in read_failures(store, retried, reversed(range(len(drafts))), table):
+            if not failure.superseded:
+                retried.note_failing(failure.key)
+            elif not retried.failing(failure.key):
+                cured[failure.error_class] += 1
     return cured
 
 
-def place_in(message: str) -> str:
-    """The place of a handler's bug that its message ends with; empty where there is none."""
-    found = _PLACE.search(message)
-    return found.group() if found else ""
-
-
 def normalise(message: str) -> str:
-    """The message without what differs from item to item: numbers, quoted text, paths, URLs.
-
-    The place of a handler's bug stays: another line is another bug.
-    """
-    place = place_in(message)
-    text = message.removesuffix(place)
+    """The message without what differs from item to item: numbers, quoted text, paths, URLs."""
     for pattern, shown in _VARIABLE:
-        text = pattern.sub(shown, text)
-    return f"{text}{place}"
+        message = pattern.sub(shown, message)
+    return message
 
 
 def _read(store: JobStore, table: TaskTable | None, marker: Marker, part: Part) -> bytes:
@@ -238,7 +234,7 @@ def _failures(marker: Marker, data: bytes, retried: RetriedItems) -> Iterator[Fa
             marker.task,
             key,
             record["class"],
-            encodable(record["message"]),
+            *message_of(record),
             retried.superseded(key, round_no),
             record["at"],
             marker.slurm.get("node", ""),

@@ -18,14 +18,15 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.arrays import arrays_of
-from airflow_slurm_provider.coordinator.status.failures import normalise, place_in
-from slurm_worker.errors import UserError
+from airflow_slurm_provider.coordinator.status.failures import normalise
+from slurm_worker.errors import UserError, split_place
 from slurm_worker.printable import printable
 from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.ports import ITEM_FAILED, TASK_FAILED
 
 _SEVERE = ("warning", "error", "critical")
-#: Events that tell of a failed item, whatever their level.
-_FAILURES = ("item failed", "task failed")
+#: Events that report a failed item, at any level.
+_FAILURES = (ITEM_FAILED, TASK_FAILED)
 #: Where failures are looked for, for a log that is about more than them.
 _FIRST_CHUNKS = 20
 #: So many chunks in a row with known kinds of failures alone are enough.
@@ -33,7 +34,7 @@ _OLD_CHUNKS = 3
 _ELEMENT = re.compile(r"(\d+)(?:_(\d{1,9}))?")
 _HEAD = ("timestamp", "level", "event", "job", "submission", "slurm", "process", "worker")
 _TRACEBACK = "exception"
-#: How a worker begins what it tells a person, on stderr.
+#: The prefix of a worker's lines for people, on stderr.
 _OWN = "slurm-worker: "
 
 
@@ -52,7 +53,7 @@ class Selection:
     errors: bool = False
 
     def wants(self, line: dict[str, Any]) -> bool:
-        """Whether a line is asked for; the worker is told from the chunk's name."""
+        """Whether a line is selected; the worker is known from the chunk's name."""
         if self.task and line.get("task") != self.task:
             return False
         return not self.errors or line.get("level") in _SEVERE or line.get("event") in _FAILURES
@@ -81,7 +82,8 @@ def read_script(services: Services, job_id: JobId) -> str:
         ServiceError: if the cluster can't be reached.
     """
     by_age = sorted(
-        services.jobs(job_id).submissions(), key=lambda each: (each.round_no, each.number)
+        services.jobs(job_id).submissions(),
+        key=lambda submission: (submission.round_no, submission.number),
     )
     for submission in reversed(by_age):
         if arrays := arrays_of(services, job_id, [submission]):
@@ -104,29 +106,30 @@ def read_output(services: Services, job_id: JobId, element: str, lines: int = 50
     """
     match = _ELEMENT.fullmatch(element)
     if match is None:
-        raise UserError(f"--worker: {element!r} is no element of an array; write 1234_7")
+        raise UserError(f"--worker: {element!r} is not an array element; write 1234_7")
     array, number = match.groups("0")
     # Slurm may have given one number twice: the later array is meant.
-    for each in reversed(arrays_of(services, job_id, services.jobs(job_id).submissions())):
-        if each.slurm_job_id == array:
-            return services.slurm.output(each.name, job_id, int(number), lines)
-    raise UserError(f"--worker: {element!r} is no element of an array of {job_id!r}")
+    for key in reversed(arrays_of(services, job_id, services.jobs(job_id).submissions())):
+        if key.slurm_job_id == array:
+            return services.slurm.output(key.name, job_id, int(number), lines)
+    raise UserError(f"--worker: {element!r} is not an element of an array of {job_id!r}")
 
 
 def first_failures(services: Services, job_id: JobId, most: int = 5) -> list[str]:
-    """What workers said of the last round's first failures, one of each kind.
+    """The log lines of the last round's first failures, one of each kind.
 
     Reads on in their logs as long as one of a few chunks has something new.
     """
-    round_no = max((each.number for each in services.jobs(job_id).rounds()), default=0)
+    round_no = max((round_row.number for round_row in services.jobs(job_id).rounds()), default=0)
     keys = services.objects.list(services.paths(job_id).logs_of(round_no))
-    kinds: dict[tuple[str, str], str] = {}
+    kinds: dict[tuple[str, str, str], str] = {}
     old = 0
     for key in itertools.islice(keys, _FIRST_CHUNKS):
         before = len(kinds)
         for line in _lines(services.objects.get(key) or b""):
             if line.get("event") in _FAILURES and len(kinds) < most:
-                kind = (str(line.get("error_class", "")), normalise(str(line.get("error", ""))))
+                message, place = _message_of(line)
+                kind = (str(line.get("error_class", "")), normalise(message), place)
                 kinds.setdefault(kind, as_text(line))
         old = old + 1 if kinds and len(kinds) == before else 0
         if len(kinds) == most or old == _OLD_CHUNKS:
@@ -135,7 +138,7 @@ def first_failures(services: Services, job_id: JobId, most: int = 5) -> list[str
 
 
 def last_words(output: str) -> str:
-    """What the end of a worker's output tells a person.
+    """The end of a worker's output, as far as it helps a person.
 
     From its own first complaint on what is no line of its log; without one all of it.
     """
@@ -150,13 +153,19 @@ def without_repeats(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]
     """The lines, each place of the handler's code with the first of its tracebacks alone."""
     shown: set[str] = set()
     for line in lines:
-        place = place_in(str(line.get("error", "")))
+        _, place = _message_of(line)
         if place in shown:
             yield {name: value for name, value in line.items() if name != _TRACEBACK}
             continue
         if place and _TRACEBACK in line:
             shown.add(place)
         yield line
+
+
+def _message_of(line: dict[str, Any]) -> tuple[str, str]:
+    """A line's error, and the place in the user's code that it has, in a field or in the text."""
+    error = str(line.get("error", ""))
+    return (error, str(line["place"])) if "place" in line else split_place(error)
 
 
 def as_text(line: dict[str, Any]) -> str:
@@ -173,9 +182,9 @@ def as_text(line: dict[str, Any]) -> str:
     return "\n    ".join(map(printable, [head, *below]))
 
 
-def _is_of(worker: str, asked: str) -> bool:
+def _is_of(worker: str, prefix: str) -> bool:
     """Whether a worker's id begins with a whole id: ``1234_7`` is not of ``1234_70``."""
-    return worker.startswith(asked) and not worker[len(asked) :][:1].isalnum()
+    return worker.startswith(prefix) and not worker[len(prefix) :][:1].isalnum()
 
 
 def _lines(chunk: bytes) -> Iterator[dict[str, Any]]:

@@ -1,37 +1,37 @@
-"""How far a job is: what a snapshot of its tasks comes to, and a look at its array.
+"""A job's progress, from a snapshot of its tasks, and its status, with its array.
 
 Requests: those of `snapshot.py`; for the array one ``squeue`` and one ``sacct``, and as many
-again where a submission was cut short (`arrays.py`).
+again where a submission was interrupted (`arrays.py`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.arrays import arrays_of, ids_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
-from airflow_slurm_provider.coordinator.ttl_cache import Recent
+from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.slurm.array_state import ArrayState, named
 from slurm_worker.errors import UserError
-from slurm_worker.protocol.job_table import JobRow, RoundRow, SubmissionRow
+from slurm_worker.protocol.job_rows import JobRow, RoundRow, SubmissionRow
 from slurm_worker.protocol.keys import JobId, JobState, RoundState, SubmitState, TaskState
 
-#: How a job is, in one word.
-Standing = Literal["planning", "running", "paused", "stopped", "complete"]
+#: A job's state in one word.
+SummaryState = Literal["planning", "running", "paused", "stopped", "complete"]
 
 #: A submitter may still be between the plan and ``sbatch``.
 _GRACE_S = 600.0
-#: How old progress may be that somebody else has read.
+#: The largest age of a snapshot that another waiting task has read.
 _SHARED_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a job stands.
+    """A job's progress.
 
     Args:
         state: whether all tasks of round 0 have rows.
@@ -71,8 +71,8 @@ class Progress:
         return self.state is JobState.OPEN and self.unfinished_tasks == 0
 
     @property
-    def standing(self) -> Standing:
-        """How the job is; what asks for somebody's attention comes first."""
+    def summary_state(self) -> SummaryState:
+        """The job's state in one word; a state that needs a person comes first."""
         if self.stop:
             return "stopped"
         if self.complete:
@@ -84,18 +84,9 @@ class Progress:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
         return {
-            "job_id": self.job_id,
-            "state": self.standing,
-            "stop": self.stop,
-            "paused": self.paused,
-            "rounds": self.rounds,
-            "tasks": dict(self.tasks),
-            "task_errors": dict(self.task_errors),
-            "items": self.items,
-            "ok": self.ok,
-            "failed": dict(self.failed),
+            **asdict(self),
+            "state": self.summary_state,
             "pending": self.pending,
-            "rows": self.rows,
             "complete": self.complete,
         }
 
@@ -106,19 +97,19 @@ class Progress:
         return (
             f"{self.job_id}: {self.ok:,} of {self.items:,} items ok, "
             f"{sum(self.failed.values()):,} failed{f' ({failed})' if failed else ''}, "
-            f"{self.pending:,} to do; {total - self.unfinished_tasks:,} of {total:,} tasks ended"
+            f"{self.pending:,} pending; {total - self.unfinished_tasks:,} of {total:,} tasks ended"
             f"{f'; paused by {self.paused}' if self.paused else ''}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """One look at a job by someone who waits for it.
+    """A job's status for a task that waits for it.
 
     Args:
         finished: every task is in an end state.
-        problem: why waiting longer is vain; empty where it isn't.
-        workers_gone: that is because no worker is left: new ones would go on.
+        problem: why waiting longer is useless; empty where it is not.
+        workers_gone: the reason is that no worker is left; new workers would continue.
         snapshot: what `progress` comes from.
     """
 
@@ -131,7 +122,7 @@ class JobStatus:
 
 
 def read_progress(services: Services, job_id: JobId) -> Progress:
-    """Where the job stands.
+    """The job's progress.
 
     Raises:
         UserError: if there is no such job.
@@ -139,8 +130,8 @@ def read_progress(services: Services, job_id: JobId) -> Progress:
     return progress_of(read_snapshot(services, job_id))
 
 
-def look(services: Services, job_id: JobId) -> JobStatus:
-    """Progress, and whether anybody is left to go on with it."""
+def read_status(services: Services, job_id: JobId) -> JobStatus:
+    """The job's progress, and whether workers are left to continue it."""
     snapshot = _recent(services, job_id)
     progress = progress_of(snapshot)
     if progress.complete:
@@ -149,8 +140,10 @@ def look(services: Services, job_id: JobId) -> JobStatus:
         problem = f"the job is stopped: {progress.stop}"
         return JobStatus(progress, None, finished=False, problem=problem, snapshot=snapshot)
     submissions = services.jobs(job_id).submissions()
-    # A cancel leaves an empty submission in each round, also in one that nobody works on yet.
-    newest = latest([each for each in submissions if not each.empty]) or latest(submissions)
+    # A cancel leaves an empty submission in each round, also in one without workers yet.
+    newest = latest([submission for submission in submissions if not submission.empty]) or latest(
+        submissions
+    )
     # Each of the round's arrays may still be alive: workers may have been added to it.
     of_last = of_round(submissions, newest.round_no) if newest else []
     arrays = arrays_of(services, job_id, of_last)
@@ -160,7 +153,7 @@ def look(services: Services, job_id: JobId) -> JobStatus:
     array = services.arrays(arrays)
     if array.unknown or array.alive or progress.paused or _is_under_way(services, newest):
         return JobStatus(progress, array, finished=False, snapshot=snapshot)
-    # Workers may have ended just after our look at the rows.
+    # Workers may have ended just after the rows were read.
     snapshot = read_snapshot(services, job_id)
     progress = progress_of(snapshot)
     if progress.complete:
@@ -173,7 +166,7 @@ def look(services: Services, job_id: JobId) -> JobStatus:
         problem=(
             f"no worker of {named(ids_of(arrays))} is left ({counts}) and "
             f"{progress.unfinished_tasks:,} tasks are not done; "
-            f"slurmctl logs {job_id} --errors may say why; submit the job again to go on"
+            f"slurmctl logs {job_id} --errors may show why; submit the job again to continue"
         ),
         workers_gone=True,
         snapshot=snapshot,
@@ -181,28 +174,28 @@ def look(services: Services, job_id: JobId) -> JobStatus:
 
 
 def _recent(services: Services, job_id: JobId) -> Snapshot:
-    """The tasks, seen together by those who wait for the same job at the same time."""
+    """The job's snapshot, shared by the tasks that wait for it in this process."""
     if services.shared is None:
         return read_snapshot(services, job_id)
-    # Half an interval: with the waiter's own interval, its news is at most 1.5 of them old.
-    recent: Recent[Snapshot] = services.shared.progress
+    # Half an interval: so what a waiting task gets is at most 1.5 intervals old.
+    recent: TTLCache[Snapshot] = services.shared.progress
     max_age_s = min(_SHARED_S, services.poll_s / 2)
     return recent.get(job_id, max_age_s, lambda: read_snapshot(services, job_id))
 
 
 def _never_submitted(services: Services, job_id: JobId, intent: SubmissionRow | None) -> str:
-    """Why waiting for workers is vain, where a submit was cut short and nobody went on."""
+    """Why waiting is useless, where a submit was interrupted and not continued."""
     if intent is not None and intent.state is SubmitState.SUBMITTED:
-        return "the job was cancelled before Slurm had its workers; submit it again to go on"
+        return "the job was cancelled before Slurm had its workers; submit it again to continue"
     job = services.jobs(job_id).get()
     since_ms = intent.intent_ms if intent else job.created_ms
     if job.state is JobState.PLANNING or services.clock.now() < since_ms / 1000 + _GRACE_S:
         return ""
-    return "no array was submitted for what is planned; submit the job again to go on"
+    return "no array was submitted for the planned tasks; submit the job again to continue"
 
 
 def _is_under_way(services: Services, submission: SubmissionRow | None) -> bool:
-    """Whether somebody may be between a submission's intent and its ``sbatch``."""
+    """Whether a submitter may be between a submission's intent and its ``sbatch``."""
     return (
         submission is not None
         and submission.state is SubmitState.INTENT
@@ -213,34 +206,38 @@ def _is_under_way(services: Services, submission: SubmissionRow | None) -> bool:
 
 def of_round(submissions: Iterable[SubmissionRow], number: int) -> list[SubmissionRow]:
     """The submissions of one round."""
-    return [each for each in submissions if each.round_no == number]
+    return [submission for submission in submissions if submission.round_no == number]
 
 
 def open_round_of(job: JobRow, rounds: Iterable[RoundRow]) -> RoundRow | None:
     """The latest round that is planned and open for work."""
-    found = [each for each in rounds if each.number < job.rounds and each.state is RoundState.OPEN]
-    return max(found, key=lambda each: each.number, default=None)
+    found = [
+        round_row
+        for round_row in rounds
+        if round_row.number < job.rounds and round_row.state is RoundState.OPEN
+    ]
+    return max(found, key=lambda round_row: round_row.number, default=None)
 
 
 def tasks_of(round_row: RoundRow) -> int:
-    """How many tasks a round has, with those that it puts back."""
+    """The number of a round's tasks, with those that it puts back."""
     return round_row.tasks + sum(round_row.tasks_back.values())
 
 
 def slurm_job_ids_of(submissions: Iterable[SubmissionRow]) -> list[str]:
     """The arrays of several submissions."""
-    return [slurm_job_id for each in submissions for slurm_job_id in each.slurm_job_ids]
+    return [slurm_job_id for submission in submissions for slurm_job_id in submission.slurm_job_ids]
 
 
 def blocked_reason(job: JobRow) -> str:
-    """Why nobody works on the job until it is resumed; empty where nothing keeps them."""
+    """Why the job waits for a resume; empty where it does not."""
     if job.paused:
         return f"is paused by {job.paused}"
     return f"is stopped: {job.stop}" if job.stop else ""
 
 
 def check_running(job: JobRow) -> None:
-    """Refuse to go on with a job that is paused or stopped.
+    """Refuse to continue a job that is paused or stopped.
 
     Raises:
         UserError: naming what resumes it.
@@ -250,21 +247,23 @@ def check_running(job: JobRow) -> None:
         raise UserError(f"job_id: {job.job!r} {why}; resume it first: slurmctl resume {job.job}")
 
 
-def standing_arrays(submissions: Iterable[SubmissionRow]) -> set[str]:
-    """The arrays of the last submission that was made for want of workers, and those since."""
-    made = (each for each in submissions if each.slurm_job_ids)
-    by_time = sorted(made, key=lambda each: (each.round_no, each.number))
-    needed = [number for number, each in enumerate(by_time) if not each.asked]
+def current_arrays(submissions: Iterable[SubmissionRow]) -> set[str]:
+    """The arrays of the last submission that replaced workers, and of the later ones."""
+    made = (submission for submission in submissions if submission.slurm_job_ids)
+    by_time = sorted(made, key=lambda row: (row.round_no, row.number))
+    needed = [number for number, row in enumerate(by_time) if not row.asked]
     return set(slurm_job_ids_of(by_time[needed[-1] if needed else 0 :]))
 
 
 def latest(submissions: list[SubmissionRow]) -> SubmissionRow | None:
     """The submission of the highest round and number."""
-    return max(submissions, key=lambda each: (each.round_no, each.number), default=None)
+    return max(
+        submissions, key=lambda submission: (submission.round_no, submission.number), default=None
+    )
 
 
 def progress_of(snapshot: Snapshot) -> Progress:
-    """What a look at the tasks comes to."""
+    """The progress that a snapshot shows."""
     # An item that is tried again in a later round no longer counts as failed in its first.
     failed = Counter(snapshot.done.failed)
     failed.subtract(_retried(snapshot.rounds))
@@ -273,7 +272,7 @@ def progress_of(snapshot: Snapshot) -> Progress:
         state=snapshot.job.state,
         rounds=snapshot.job.rounds,
         tasks=snapshot.tasks,
-        items=next((each.items for each in snapshot.rounds if each.number == 0), 0),
+        items=next((round_row.items for round_row in snapshot.rounds if round_row.number == 0), 0),
         ok=snapshot.done.ok,
         failed={name: count for name, count in sorted(failed.items()) if count},
         rows=snapshot.done.rows,
@@ -285,6 +284,6 @@ def progress_of(snapshot: Snapshot) -> Progress:
 
 def _retried(rounds: Iterable[RoundRow]) -> Mapping[str, int]:
     total: Counter[str] = Counter()
-    for each in rounds:
-        total.update(each.retried)
+    for round_row in rounds:
+        total.update(round_row.retried)
     return total

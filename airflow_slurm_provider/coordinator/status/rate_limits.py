@@ -1,8 +1,7 @@
-"""How a job's rate limits stand: one read per limit."""
+"""The state of a job's rate limits: one read per limit."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,14 +9,12 @@ from typing import Any
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import LimitSection
 from airflow_slurm_provider.coordinator.spec_store import read_spec
+from airflow_slurm_provider.units import parse_quota
 from slurm_worker.errors import UserError
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.ports import int_of
-from slurm_worker.rate_limits.limiter import bound, safe_rate, slice_of
-
-_QUOTA = re.compile(r"(\d+)\s*/\s*(\d*)\s*(s|min|h|d)")
-_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
+from slurm_worker.rate_limits.slices import bound, safe_rate, slice_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +23,7 @@ class LimitState:
 
     Args:
         rate: tokens a second, as configured.
-        current_rate: as it is now: lower after the server said 429.
+        current_rate: the rate now, which is lower after a 429.
         cuts: times the rate was changed.
         ahead_s: how far the schedule is reserved ahead of now; 0 where the limit is idle.
         used: calls charged, of the day where there is a quota per day, else in all; of them
@@ -68,7 +65,7 @@ class SafeRate:
 
 
 def read_limits(services: Services, job_id: JobId) -> list[LimitState]:
-    """The limits that a job's handler keeps.
+    """The state of a job's rate limits.
 
     Raises:
         UserError: if there is no such job.
@@ -77,7 +74,7 @@ def read_limits(services: Services, job_id: JobId) -> list[LimitState]:
 
 
 def limit_states(services: Services, limits: Mapping[str, LimitSection]) -> list[LimitState]:
-    """How limits stand that a job's config names."""
+    """The state of the limits in a job's config."""
     found = []
     for name, limit in limits.items():
         row = services.rows.get(keys.limit_pk(limit.scope, name), keys.limit_sk()) or {}
@@ -113,10 +110,10 @@ def rate_for(
     Raises:
         UserError: if `quota` is not one.
     """
-    match = _QUOTA.fullmatch(quota.strip())
-    if match is None or not int(match.group(2) or 1):
-        raise UserError(f"--safe: {quota!r} is not a quota; write 600/min, 100/10s or 5000/h")
-    most, window_s = int(match.group(1)), float(match.group(2) or 1) * _SECONDS[match.group(3)]
+    try:
+        most, window_s = parse_quota(quota)
+    except ValueError as error:
+        raise UserError(f"--safe: {error}") from None
     # No fewer than they will reserve, as the rate comes out below the quota.
     tokens = slice_of(most / window_s, workers)
     rate = safe_rate(most, window_s, burst, send_window_s, skew_s, tokens)

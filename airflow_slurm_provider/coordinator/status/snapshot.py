@@ -1,24 +1,24 @@
-"""Every task of a job at a glance, reading only what may have changed since the last look.
+"""The state of all tasks of a job, from the rows that may have changed since the last snapshot.
 
-A shard's rows are worked off about in their order, so a look reads on from the first row
-that was not done at the last one, and stops where it has seen so many untouched rows that
-no worker can have been further; how many are left follows from the round. The sum of what
-is done is kept on S3 (`JobPaths.progress`), so that a new process need not read it anew; where
-nobody has looked for long, the workers' own sums (`slurm_worker/protocol/shard_totals.py`) are
-further.
+Workers process a shard's rows about in order. So a snapshot reads on from the first row that was
+not done at the last one. It stops after so many untouched rows in a row that no worker can be
+further; the number of rows left follows from the round. The totals of done tasks are kept on S3
+(`JobPaths.progress`), so that a new process continues from there. Where the last snapshot is old,
+the workers' own totals (`slurm_worker/protocol/shard_totals.py`) are further.
 
     shard   done done done failed done leased done leased ready ready ready … ready
             ├──── in the sum ────┤    ├────── read ──────────────────┤ not read
 
-Requests per look: the job's rows, and at least one query per shard, two where leases were lost or
-an earlier round is not all done, of a read unit per 4 KB of rows (consistent: a row that is
-passed is not read again); at a process's first look a GET, and one per shard; one PUT
+Requests per snapshot: the job's rows, and at least one query per shard, two where leases were lost
+or an earlier round is not all done, of a read unit per 4 KB of rows (consistent: a row that is
+passed is not read again); at a process's first snapshot a GET, and one per shard; one PUT
 where the sum has grown by a twentieth.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -28,35 +28,35 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.protocol import keys
-from slurm_worker.protocol.job_table import JobRow, RoundRow
+from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.job_totals import JobTotals
 from slurm_worker.protocol.keys import JobId, RoundState, TaskId, TaskState
-from slurm_worker.protocol.shard_totals import ShardSum
+from slurm_worker.protocol.shard_totals import ShardTotal
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
 
 _VERSION = 3
 _PAGE, _PAGE_GROWTH, _LARGEST_PAGE = 100, 2, 1000
-#: Untouched rows in a row, after which nobody has been: a worker picks at random among the first
-#: 20 (`node/task_finder.py`). Should one have been further, its task counts as ready until the
-#: rows before it are done; the job is never complete too early.
+#: After so many untouched rows no worker has been: a worker picks at random among the first 20
+#: (`node/task_finder.py`). If one has been further, its task counts as ready until the rows before
+#: it are done; the job is never complete too early.
 _UNTOUCHED = 20
 _THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A job at one moment, or within the second that the look took.
+    """A job at one time, or within the second that reading took.
 
     Args:
         at_ms: when, by AWS's clock.
-        done: of all tasks that are done.
+        done: totals of all tasks that are done.
         leased: rows of the tasks that are held.
         ended: rows of the tasks that failed or were quarantined.
-        ready: tasks that nobody holds; `waiting` of them after a failure.
-        lost: leases lost so far, by whatever task.
-        rows_read: rows of tasks that this look has read.
-        given_back: rows of the tasks that nobody holds and somebody has held.
+        ready: tasks that no worker holds; `waiting` of them after a failure.
+        lost: leases lost so far, of all tasks.
+        rows_read: task rows that this snapshot has read.
+        given_back: rows of ready tasks that a worker has held before.
     """
 
     job: JobRow
@@ -73,7 +73,7 @@ class Snapshot:
 
     @property
     def requests_of_open(self) -> Counter[str]:
-        """Requests to AWS, by kind, for tasks that are not done, as far as workers have told."""
+        """Requests to AWS, by kind, that workers have recorded for tasks that are not done."""
         counts: Counter[str] = Counter()
         for row in (*self.leased, *self.ended, *self.given_back):
             counts.update(row.requests)
@@ -81,7 +81,7 @@ class Snapshot:
 
     @property
     def tasks(self) -> dict[str, int]:
-        """Number of tasks by state, of the states that there are."""
+        """Number of tasks by state, without empty states."""
         quarantined = sum(row.state is TaskState.QUARANTINED for row in self.ended)
         counts = {
             TaskState.DONE: self.done.tasks,
@@ -94,18 +94,20 @@ class Snapshot:
 
 
 def read_snapshot(services: Services, job_id: JobId) -> Snapshot:
-    """The job as it stands, reading what may have changed since these services' last look.
+    """The job now, from the rows that may have changed since these services' last snapshot.
 
     Raises:
         UserError: if there is no such job.
         ServiceError: if the table or the store can't be reached.
     """
-    reader: SnapshotReader = services.readers.setdefault(job_id, SnapshotReader(services, job_id))
+    reader: SnapshotReader = services.readers.get(
+        job_id, math.inf, lambda: SnapshotReader(services, job_id)
+    )
     return reader.read()
 
 
 class SnapshotReader:
-    """Looks at a job again and again; safe to share between threads.
+    """Reads snapshots of one job; safe to share between threads.
 
     Args:
         services: the edges.
@@ -116,11 +118,11 @@ class SnapshotReader:
         self._services = services
         self._job_id = job_id
         self._lock = threading.Lock()
-        self._sum: _Sum | None = None
+        self._totals: _Totals | None = None
         self._kept = 0
 
     def read(self) -> Snapshot:
-        """One look.
+        """A snapshot.
 
         Raises:
             UserError: if there is no such job.
@@ -133,28 +135,28 @@ class SnapshotReader:
         services = self._services
         jobs = services.jobs(self._job_id)
         job, rounds = jobs.get(), jobs.rounds()
-        if self._sum is None or not self._sum.is_of(job):
-            self._sum = self._load(job)
-            self._kept = self._sum.done.tasks
+        if self._totals is None or not self._totals.is_of(job):
+            self._totals = self._load(job)
+            self._kept = self._totals.done.tasks
         table = services.tasks(job)
-        lost = self._sum.done.lost > 0
-        looks = [
-            _ShardScan(table, shard, rounds, each, lost)
-            for shard, each in enumerate(self._sum.shards)
+        lost = self._totals.done.lost > 0
+        scans = [
+            _ShardScan(table, shard, rounds, cursor, lost)
+            for shard, cursor in enumerate(self._totals.shards)
         ]
         with ThreadPoolExecutor(min(_THREADS, job.shards)) as pool:
-            list(pool.map(_ShardScan.run, looks))
-        self._sum.add([look.passed for look in looks])
+            list(pool.map(_ShardScan.run, scans))
+        self._totals.add([scan.passed for scan in scans])
         self._keep()
-        return self._snapshot(job, rounds, looks)
+        return self._snapshot(job, rounds, scans)
 
-    def _snapshot(self, job: JobRow, rounds: list[RoundRow], looks: list[_ShardScan]) -> Snapshot:
-        assert self._sum is not None, "a look has just been had"
+    def _snapshot(self, job: JobRow, rounds: list[RoundRow], scans: list[_ShardScan]) -> Snapshot:
+        assert self._totals is not None, "_read has set it"
         done = JobTotals()
-        done.add(self._sum.done)
-        for look in looks:
-            done.add(look.beyond)
-        rows = [row for look in looks for row in look.open]
+        done.add(self._totals.done)
+        for scan in scans:
+            done.add(scan.beyond)
+        rows = [row for scan in scans for row in scan.open]
         leased = tuple(row for row in rows if row.state is TaskState.LEASED)
         ended = tuple(row for row in rows if row.state.terminal)
         ready = [row for row in rows if row.state is TaskState.READY]
@@ -165,46 +167,46 @@ class SnapshotReader:
             done=done,
             leased=leased,
             ended=ended,
-            ready=len(ready) + sum(look.unread for look in looks),
+            ready=len(ready) + sum(scan.unread for scan in scans),
             waiting=sum(bool(row.not_before_ms) for row in ready),
             lost=done.lost + sum(row.lost for row in rows),
-            rows_read=sum(look.rows_read for look in looks),
+            rows_read=sum(scan.rows_read for scan in scans),
             given_back=tuple(row for row in ready if row.attempt),
         )
 
-    def _load(self, job: JobRow) -> _Sum:
-        """What is summed up: by whoever looked last, or by the workers."""
+    def _load(self, job: JobRow) -> _Totals:
+        """The stored totals: of the last snapshot, or of the workers."""
         objects, paths = self._services.objects, self._services.paths(self._job_id)
         data = objects.get(paths.progress)
-        found = None if data is None else _Sum.from_json(data)
-        kept = found if found is not None and found.is_of(job) else _Sum.empty(job)
+        found = None if data is None else _Totals.from_json(data)
+        kept = found if found is not None and found.is_of(job) else _Totals.empty(job)
         with ThreadPoolExecutor(min(_THREADS, job.shards)) as pool:
             shards = list(pool.map(objects.get, map(paths.shard_progress, range(job.shards))))
-        by_workers = _Sum.empty(job)
-        by_workers.add([ShardSum.from_json(each, job) for each in shards])
-        return max(kept, by_workers, key=lambda each: each.done.tasks)
+        by_workers = _Totals.empty(job)
+        by_workers.add([ShardTotal.from_json(total, job) for total in shards])
+        return max(kept, by_workers, key=lambda candidate: candidate.done.tasks)
 
     def _keep(self) -> None:
-        assert self._sum is not None, "a look has just been had"
-        if self._sum.done.tasks - self._kept > self._kept // 20:
-            # Whoever writes last wins; each sum agrees with its own cursors.
+        assert self._totals is not None, "_read has set it"
+        if self._totals.done.tasks - self._kept > self._kept // 20:
+            # The last writer wins; each total agrees with its own cursors.
             self._services.objects.put(
-                self._services.paths(self._job_id).progress, self._sum.to_json()
+                self._services.paths(self._job_id).progress, self._totals.to_json()
             )
-            self._kept = self._sum.done.tasks
+            self._kept = self._totals.done.tasks
 
 
 @dataclass(frozen=True, slots=True)
 class _Cursor:
-    """How far a shard is in the sum: rows up to `after` are, but for those put `aside`."""
+    """How far a shard is in the totals: rows up to `after` are, except those put `aside`."""
 
     after: str = ""
     aside: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
-class _Sum:
-    """What is done, and up to where in each shard."""
+class _Totals:
+    """The totals of done tasks, and up to where in each shard."""
 
     created_ms: int
     rows_since: str
@@ -212,32 +214,32 @@ class _Sum:
     done: JobTotals = field(default_factory=JobTotals)
 
     @classmethod
-    def empty(cls, job: JobRow) -> _Sum:
+    def empty(cls, job: JobRow) -> _Totals:
         return cls(job.created_ms, job.rows_since, [_Cursor()] * job.shards)
 
     def is_of(self, job: JobRow) -> bool:
-        """Whether it is of this very job, and not of one of the same name before it."""
+        """Whether it belongs to this job, and not to an earlier one of the same name."""
         return self.rows_since == job.rows_since and len(self.shards) == job.shards
 
-    def add(self, shards: list[ShardSum]) -> None:
-        """Count what was passed in each shard."""
-        self.shards = [_Cursor(each.after, each.aside) for each in shards]
-        for each in shards:
-            self.done.add(each.done)
+    def add(self, shards: list[ShardTotal]) -> None:
+        """Add what was passed in each shard."""
+        self.shards = [_Cursor(total.after, total.aside) for total in shards]
+        for total in shards:
+            self.done.add(total.done)
 
     def to_json(self) -> bytes:
         document: dict[str, Any] = {
             "v": _VERSION,
             "created_ms": self.created_ms,
             "rows_since": self.rows_since,
-            "shards": [[each.after, list(each.aside)] for each in self.shards],
+            "shards": [[cursor.after, list(cursor.aside)] for cursor in self.shards],
             "done": self.done.to_dict(),
         }
         return json.dumps(document, separators=(",", ":")).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> _Sum | None:
-        """Read what `to_json` wrote; None if another release did: it is but a saving."""
+    def from_json(cls, data: bytes) -> _Totals | None:
+        """Read what `to_json` wrote; None if another release did: it only saves requests."""
         raw = json.loads(data)
         if raw.get("v") != _VERSION:
             return None
@@ -246,15 +248,15 @@ class _Sum:
 
 
 class _ShardScan:
-    """One look at one shard.
+    """Reads one shard.
 
     Args:
         cursor: where it begins.
-        lost: whether leases of tasks that are in the sum were lost.
+        lost: whether leases of tasks in the totals were lost.
 
     Attributes:
-        passed: how far it is in the sum after this look, and what is to be added to it.
-        beyond: of done tasks behind the first that is not.
+        passed: how far the totals go after this scan, and what is added to them.
+        beyond: totals of done tasks after the first that is not done.
         open: every other row that was read.
         unread: untouched rows that were not read.
     """
@@ -264,17 +266,17 @@ class _ShardScan:
     ) -> None:
         self._table = table
         self._shard = shard
-        self._rounds = {each.number: each for each in rounds}
+        self._rounds = {round_row.number: round_row for round_row in rounds}
         self._lost = lost
-        self.passed = ShardSum(cursor.after, cursor.aside)
+        self.passed = ShardTotal(cursor.after, cursor.aside)
         self.beyond = JobTotals()
         self.open: list[TaskRow] = []
         self.unread = 0
         self.rows_read = 0
 
     def run(self) -> None:
-        """Look."""
-        self._look_aside()
+        """Read the shard."""
+        self._read_aside()
         passing = True
         for row in self._rows(self.passed.after):
             self._lost = self._lost or row.lost > 0
@@ -284,7 +286,7 @@ class _ShardScan:
             elif not passing:
                 self.beyond.add_row(row)
 
-    def _look_aside(self) -> None:
+    def _read_aside(self) -> None:
         """Read again the rows that were passed over."""
         left = []
         for sk in self.passed.aside:
@@ -301,7 +303,7 @@ class _ShardScan:
         self.passed.aside = tuple(left)
 
     def _rows(self, after: str) -> Iterator[TaskRow]:
-        """Rows past `after`, in order, but for those that nobody can have touched."""
+        """Rows past `after`, in order, except those that no worker can have touched."""
         size, untouched = _PAGE, 0
         while True:
             page = self._table.page(self._shard, after, size)

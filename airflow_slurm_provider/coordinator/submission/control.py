@@ -1,11 +1,12 @@
-"""Steer a job that is under way: pause, resume, more workers, cancel.
+"""Control a running job: pause, resume, more workers, cancel.
 
-Each may be cut short at any point and called again, and notes in the audit trail who has
-asked. New workers come by the protocol of `workers.py`: an intent, then one ``sbatch``.
+Each verb may be interrupted at any point and called again, and records its caller (`actor`) in the
+audit log. `log` gets a line per step. New workers follow the protocol of `workers.py`: an intent,
+then one ``sbatch``.
 
-    resume   the intent of who replaces the workers that left  →  pause and breaker cleared
-             →  sbatch. Cut short before the second step it is still paused, after it the
-             intent stands, and whoever looks for workers next carries it out.
+    resume   the intent of workers that replace those that left  →  pause and breaker cleared
+             →  sbatch. Interrupted before the second step, the job is still paused. After it,
+             the next call that needs workers carries the intent out.
 
 Requests: a few reads and writes of the job's rows; for workers also a snapshot, one
 ``squeue`` and one ``sacct``.
@@ -43,7 +44,7 @@ from airflow_slurm_provider.coordinator.submission.workers import (
 )
 from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState, named
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.protocol.job_table import JobRow, RoundRow, SubmissionRow
+from slurm_worker.protocol.job_rows import JobRow, RoundRow, SubmissionRow
 from slurm_worker.protocol.keys import JobId, RoundState, SubmitState
 
 Log = Callable[[str], None]
@@ -51,11 +52,11 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class ControlResult:
-    """What `pause`, `resume` and `add_workers` came to.
+    """The result of `pause`, `resume` and `add_workers`.
 
     Args:
-        changed: this call has paused or resumed the job; false where it was so before.
-        paused: who has paused the job; empty where it is not paused.
+        changed: this call has paused or resumed the job; false if it was so before.
+        paused: who has paused the job; empty if it is not paused.
         workers: new workers that this call has submitted.
         slurm_job_ids: their arrays.
     """
@@ -72,7 +73,7 @@ class ControlResult:
 
 
 def pause(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> ControlResult:
-    """Have the workers finish the task they hold and leave; who waits goes on waiting.
+    """Workers finish the tasks that they hold, and exit; a wait for the job continues.
 
     Raises:
         UserError: if there is no such job.
@@ -89,20 +90,14 @@ def pause(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> Cont
 def resume(
     services: Services, job_id: JobId, *, log: Log, actor: str = "slurmctl"
 ) -> ControlResult:
-    """Undo a pause and reset a breaker that a handler has tripped; replace workers that left.
+    """Undo a pause, reset a breaker that a handler has tripped, and replace workers that left.
 
-    A job that is neither paused nor stopped gets new workers where none is left.
-
-    Args:
-        services: the edges.
-        job_id: the job.
-        log: told of progress.
-        actor: who asks, for the audit trail.
+    A job that is neither paused nor stopped gets new workers if it has none left.
 
     Raises:
         UserError: if there is no such job, or Slurm refuses its options.
-        ServiceError: if a service can't be reached, or Slurm can't say who is left; calling
-            again goes on.
+        ServiceError: if a service can't be reached, or if Slurm does not know yet which workers
+            are left; calling again continues.
     """
     jobs = services.jobs(job_id)
     job = jobs.get()
@@ -115,7 +110,7 @@ def resume(
         jobs.resume()
         jobs.audit(actor, "resumed", {"paused": job.paused, "stop": job.stop})
     if round_row is None:
-        log("the job's plan was cut short; submit it again to go on")
+        log("the job is not planned completely; submit it again to continue")
         return ControlResult(job_id, changed=halted)
     job, spec = jobs.get(), spec_store.read_spec(services, job)
     tasks = progress_of(snapshot).unfinished_tasks
@@ -123,31 +118,25 @@ def resume(
     if workers.reattached:
         return ControlResult(job_id, changed=halted)
     audit_workers(services, job_id, workers, actor)
-    return _with(job_id, workers, changed=halted)
+    return _result(job_id, workers, changed=halted)
 
 
 def add_workers(
     services: Services, job_id: JobId, count: int, *, log: Log, actor: str = "slurmctl"
 ) -> ControlResult:
-    """Submit more workers of the job's latest round, beside those that are at work.
+    """Submit more workers for the job's latest round, in addition to those that run.
 
-    No more than have something to do (`submit.useful_workers`). The job's configuration has
-    their number from then on, also for its later rounds. A submission that was cut short is
-    carried out first, in place of a new one; so are two calls at the same moment one.
-
-    Args:
-        services: the edges.
-        job_id: the job.
-        count: how many.
-        log: told of progress.
-        actor: who asks, for the audit trail.
+    At most as many as have something to do (`workers.useful_workers`). The new number is in the
+    job's configuration from then on, also for later rounds. If an earlier submission was
+    interrupted, that one is carried out instead of a new one. So two calls at the same moment make
+    one submission.
 
     Raises:
         UserError: if more workers would have nothing to do, or Slurm refuses the options.
-        ServiceError: if a service can't be reached; calling again goes on.
+        ServiceError: if a service can't be reached; calling again continues.
     """
     if count < 1:
-        raise UserError(f"workers: {count} is no number of workers to add; add 1 or more")
+        raise UserError(f"workers: can't add {count} workers; add 1 or more")
     jobs = services.jobs(job_id)
     job = jobs.get()
     check_running(job)
@@ -160,36 +149,36 @@ def add_workers(
     spec = spec_store.read_spec(services, job)
     tasks = progress_of(snapshot).unfinished_tasks
     if last is None or (last.state is not SubmitState.SUBMITTED and not last.refused):
-        log("an earlier submission was cut short; it is carried out now, and none is added")
+        log("an earlier submission was interrupted; it is carried out now, and no more are added")
         workers = ensure_workers(services, spec, job, round_row, tasks, log)
     else:
-        alive = _look(services, job_id, submissions).alive
-        more = _useful(spec, job_id, alive, count, tasks, log)
-        raised = replace(job, config=spec_store.ship_more_workers(services, job, alive + more))
-        most = services.slurm.max_array_size()
-        added = jobs.intend(round_row.number, last.next_number, more, most, asked=True)
+        alive = _array_state(services, job_id, submissions).alive
+        more = _useful_workers(spec, job_id, alive, count, tasks, log)
+        raised = replace(job, config=spec_store.store_more_workers(services, job, alive + more))
+        array_size = services.slurm.max_array_size()
+        added = jobs.record_intent(round_row.number, last.next_number, more, array_size, asked=True)
         workers = submit_workers(services, spec, raised, round_row, added, log)
-        # Not before Slurm has taken them: what it refuses must not be what others go on with.
+        # Only now: if Slurm refuses them, later submissions must not use this configuration.
         jobs.set_config(raised.config)
     audit_workers(services, job_id, workers, actor, "added workers")
-    return _with(job_id, workers, changed=True)
+    return _result(job_id, workers, changed=True)
 
 
 def cancel(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> list[str]:
-    """Cancel the job's arrays that wait or run, and whatever is about to be submitted.
+    """Cancel the job's pending and running arrays, and submissions that are about to happen.
 
-        each submission without an id: its name is withdrawn on the cluster, so that no array
-        of it begins  →  scancel by name, until Slurm has done it  →  ids into the rows
-        →  an empty submission behind the last of each round, in place of one that is just
-        being intended; a caller that was paused may be at an earlier round
+    1. Withdraw the name of each submission without an id, so that no array of this name starts.
+    2. Run ``scancel`` by name until Slurm has done it, and write the ids into the rows.
+    3. Write an empty submission after the last one of each round. It takes the number that another
+       process is about to intend, also of a process that is at an earlier round.
 
-    Leases run out by themselves, so the job can be submitted again.
+    Leases expire by themselves, so the job can be submitted again.
 
     Returns:
-        The ids of the arrays that waited or ran.
+        The ids of the arrays that were pending or running.
 
     Raises:
-        ServiceError: if the cluster can't be reached or arrays are left; calling again goes on.
+        ServiceError: if the cluster can't be reached or arrays are left; calling again continues.
     """
     jobs = services.jobs(job_id)
     jobs.get()
@@ -199,34 +188,36 @@ def cancel(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> lis
     while not barred.issuperset(rounds):
         submissions = jobs.submissions()
         cancelled += _cancel_all(services, job_id, submissions)
-        rounds = range(1 + max((each.number for each in jobs.rounds()), default=0))
+        rounds = range(1 + max((row.number for row in jobs.rounds()), default=0))
         for number in set(rounds) - barred:
             last = latest(of_round(submissions, number))
-            # Whoever intends workers at this moment takes this very number: one of us does.
-            if jobs.bar(number, 1 if last is None else last.number + 1).empty:
+            # A process that intends workers at this moment takes this number too: one gets it.
+            if jobs.block_submission(number, 1 if last is None else last.number + 1).empty:
                 barred.add(number)
     jobs.audit(actor, "cancelled", {"arrays": ", ".join(cancelled)})
     return cancelled
 
 
 def _cancel_all(services: Services, job_id: JobId, submissions: list[SubmissionRow]) -> list[str]:
-    """Cancel what these submissions have or may have submitted; the ids of what was alive."""
-    names = [name for each in submissions for name in open_names(job_id, each)]
+    """Cancel the arrays that these submissions have or may have; return the ids of live ones."""
+    names = [name for row in submissions for name in open_names(job_id, row)]
     ids = services.slurm.withdraw(names, job_id) if names else {}
-    arrays = [key for each in submissions for key in known_arrays(job_id, each)]
+    arrays = [key for row in submissions for key in known_arrays(job_id, row)]
     arrays += [ArrayKey("", name) for name in names]
     cancelled = services.slurm.cancel(arrays)
-    for each in submissions:
-        if each.state is SubmitState.INTENT:
-            found = (ids.get(name) for name in open_names(job_id, each))
-            services.jobs(job_id).submitted(each, [job for job in takewhile(bool, found) if job])
+    for row in submissions:
+        if row.state is SubmitState.INTENT:
+            found = (ids.get(name) for name in open_names(job_id, row))
+            services.jobs(job_id).record_submitted(
+                row, [job for job in takewhile(bool, found) if job]
+            )
     return ids_of(cancelled)
 
 
 def _intend_replacements(
     services: Services, job: JobRow, snapshot: Snapshot, round_row: RoundRow, log: Log
 ) -> None:
-    """Write the intent of new workers in place of those that have left, or are leaving."""
+    """Write the intent of new workers that replace those that have left, or are leaving."""
     jobs = services.jobs(job.job)
     submissions = of_round(jobs.submissions(), round_row.number)
     last, tasks = latest(submissions), progress_of(snapshot).unfinished_tasks
@@ -235,48 +226,50 @@ def _intend_replacements(
     if last.state is not SubmitState.SUBMITTED and not last.refused:
         return
     spec = spec_store.read_spec(services, job)
-    array = _look(services, job.job, submissions)
-    # A worker that runs and holds nothing has seen the pause; one that holds a task looks
-    # again after it, and goes on.
+    array = _array_state(services, job.job, submissions)
+    # A running worker without a task has seen the pause, and exits. A worker with a task checks
+    # for a pause only after the task: it continues.
     staying = array.alive - array.running + min(array.running, _holders(snapshot))
     missing = useful_workers(spec, spec.workers, tasks, log) - staying
     if missing > 0:
-        most = services.slurm.max_array_size()
-        jobs.intend(round_row.number, last.next_number, missing, most, asked=True)
+        array_size = services.slurm.max_array_size()
+        jobs.record_intent(round_row.number, last.next_number, missing, array_size, asked=True)
 
 
 def _holders(snapshot: Snapshot) -> int:
-    """Elements of arrays whose workers hold a task now; an element may be several workers."""
+    """Array elements whose workers hold a task now; an element may have several workers."""
     live = (row for row in snapshot.leased if row.lease_until_ms > snapshot.at_ms)
     return len({row.owner.partition("-")[0] for row in live})
 
 
-def _look(services: Services, job_id: JobId, submissions: list[SubmissionRow]) -> ArrayState:
+def _array_state(services: Services, job_id: JobId, submissions: list[SubmissionRow]) -> ArrayState:
     arrays = arrays_of(services, job_id, submissions)
     array = services.slurm.together(arrays)
     if array.unknown:
         raise ServiceError(
-            f"cluster: Slurm doesn't say yet whether {named(ids_of(arrays))} has ended; try again"
+            f"cluster: Slurm does not know yet whether {named(ids_of(arrays))} has ended; try again"
         )
     return array
 
 
-def _useful(spec: JobSpec, job_id: JobId, alive: int, count: int, tasks: int, log: Log) -> int:
+def _useful_workers(
+    spec: JobSpec, job_id: JobId, alive: int, count: int, tasks: int, log: Log
+) -> int:
     if not tasks:
-        raise UserError(f"job_id: {job_id!r} has no task that is not done; it needs no workers")
+        raise UserError(f"job_id: {job_id!r} has no unfinished tasks; it needs no workers")
     more = useful_workers(spec, alive + count, tasks, log) - alive
     if more < 1:
         raise UserError(
-            f"workers: {alive:,} are alive and {tasks:,} tasks are not done; more would have "
-            "nothing to do"
+            f"workers: {alive:,} workers run for {tasks:,} unfinished tasks; more workers would "
+            "have nothing to do"
         )
     if more < count:
-        log(f"{tasks:,} tasks are not done and {alive:,} workers are alive; adding {more:,}")
+        log(f"{alive:,} workers run for {tasks:,} unfinished tasks; adding only {more:,} workers")
     return more
 
 
 def _open_round(snapshot: Snapshot) -> RoundRow | None:
-    """The latest round, if it is planned and open for work."""
+    """The latest round, if it is planned and open."""
     if not snapshot.rounds:
         return None
     last = snapshot.rounds[-1]
@@ -284,7 +277,7 @@ def _open_round(snapshot: Snapshot) -> RoundRow | None:
     return last if planned else None
 
 
-def _with(job_id: JobId, workers: Workers, *, changed: bool) -> ControlResult:
+def _result(job_id: JobId, workers: Workers, *, changed: bool) -> ControlResult:
     return ControlResult(
         job_id, changed=changed, workers=workers.workers, slurm_job_ids=workers.slurm_job_ids
     )

@@ -1,11 +1,11 @@
-"""Credentials of the job's own for the nodes, minted by STS where the site names a role.
+"""Short-lived credentials for the workers of one job, from STS, if the site names a role.
 
-They open this job's objects and rows and nothing else, and are short-lived. They go to the
-cluster as a file that only its account can read, through standard input: never in the
-batch script, an argument, a log, an XCom or the table. Workers read them through
-``credential_process``, whose document says when it runs out, so that the SDK reads it anew;
-whoever waits for the job renews it. Where no role is named, nodes use what the site gave
-them (a profile, an instance role). Requests: one of STS per submission, and per renewal.
+They allow this job's objects and rows and nothing else. They go to the cluster through standard
+input, into a file that only its account can read: never in the batch script, an argument, a log,
+an XCom or the table. Workers read them through ``credential_process``. Its document says when it
+expires, so that the SDK reads it again; a process that waits for the job renews it. If the site
+names no role, nodes use their own credentials (a profile, an instance role). Requests: one of STS
+per submission, and per renewal.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from airflow_slurm_provider.coordinator.spec.site import Site
 from slurm_worker.backends.errors import unanswered
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol import keys
-from slurm_worker.protocol.keys import JobId, JobPaths, split_s3_uri
+from slurm_worker.protocol.keys import JobId, split_s3_uri
+from slurm_worker.protocol.paths import JobPaths
 
-#: The most that a role assumed by a role may get, and every role's default.
+#: The longest time that a role assumed by a role may get, and the default of each role.
 LIFETIME_S = 3600
-#: When those who wait renew them.
+#: A process that waits for the job renews them after this time.
 RENEW_AFTER_S = LIFETIME_S / 3
 _DOCUMENT, _CONFIG = "credentials.json", "aws-config"
 TABLE_ACTIONS = ("GetItem", "PutItem", "UpdateItem", "DeleteItem", "Query")
 OBJECT_ACTIONS = ("GetObject", "PutObject", "DeleteObject")
 _PARTITION = re.compile(r"arn:(aws[a-z-]*):")
-#: How botocore calls credentials that no other process of this machine would find.
+#: botocore's names for credentials that no other process of this machine would find.
 _OF_THIS_PROCESS = ("env", "explicit")
-#: Refusals that another time may cure.
+#: Refusals that are temporary.
 _TEMPORARY = ("Throttling", "ThrottlingException", "RequestTimeout", "InternalFailure")
 
 
@@ -48,7 +49,7 @@ def partition_of(site: Site) -> str:
     try:
         found = region and botocore.session.Session().get_partition_for_region(region)
     except BotoCoreError:
-        found = None  # it is no region
+        found = None  # it is not a region
     return found or "aws"
 
 
@@ -62,13 +63,13 @@ def session_policy(site: Site, job_id: JobId) -> dict[str, Any]:
     written = [f"{bucket}/{root}*"]
     merged = keys.merged_job(job_id)
     if merged is not None:
-        # It reads another job's parts, and writes that job's dataset.
+        # A job that merges reads the parts of another job, and writes that job's dataset.
         written.append(f"{bucket}/{JobPaths(site.prefix, merged).dataset}*")
     readable = [f"{bucket}/{root}*"]
     if merged is not None:
         readable.append(f"{bucket}/{JobPaths(site.prefix, merged).root}*")
-    for each in site.aws.node_read:
-        readable += [f"{arn}:s3:::{name}" for name in _objects_at(each)]
+    for address in site.aws.node_read:
+        readable += [f"{arn}:s3:::{name}" for name in _objects_at(address)]
     return {
         "Version": "2012-10-17",
         "Statement": [
@@ -97,26 +98,23 @@ def session_policy(site: Site, job_id: JobId) -> dict[str, Any]:
 def _objects_at(address: str) -> list[str]:
     """An S3 address as IAM names it: the object of that key, and those in the folder of that name.
 
-    A neighbour whose name merely begins alike is neither.
+    An object whose key only begins with that name is neither.
     """
     bucket, key = split_s3_uri(address, "aws.node_read")
-    # IAM takes these characters for wildcards, or for the start of a variable.
+    # IAM reads these characters as wildcards, or as the start of a variable.
     exact = re.sub(r"[*?$]", lambda found: f"${{{found.group()}}}", key)
     folder = f"{bucket}/{exact}/*" if key else f"{bucket}/*"
     return [folder] if address.endswith("/") or not key else [f"{bucket}/{exact}", folder]
 
 
-def give_credentials(services: Services, job_id: JobId, *, folder: str = "") -> dict[str, str]:
+def put_credentials(services: Services, job_id: JobId, *, folder: str = "") -> dict[str, str]:
     """Put new credentials for the job on the cluster; return the variables that name them.
 
-    Nothing is done, and nothing returned, where the site names no role for nodes; but the
-    embedded cluster's workers get this process's own, where these are in its environment or
-    in Airflow's connection: nobody else has any for them.
+    If the site names no role for nodes, this does nothing and returns no variables. One exception:
+    the embedded cluster's workers get this process's own credentials, if these come from its
+    environment or from Airflow's connection, as the workers could not find those.
 
-    Args:
-        services: the edges.
-        job_id: the job.
-        folder: that of its submissions, where it is not of the job's name.
+    `folder` is that of the job's submissions, if it does not have the job's name.
 
     Raises:
         UserError: if the role can't be assumed.
@@ -131,27 +129,27 @@ def give_credentials(services: Services, job_id: JobId, *, folder: str = "") -> 
     config = f"[default]\ncredential_process = cat {shlex.quote(path)}\n"
     return {
         "AWS_CONFIG_FILE": services.slurm.put_secret(place, _CONFIG, config.encode()),
-        # What the account has of its own would come first.
+        # The account's own credentials would come first.
         "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
         "AWS_PROFILE": "default",
     }
 
 
 def _our_own(services: Services) -> bytes:
-    """The document with this process's credentials; empty where workers find some themselves."""
+    """The document with this process's credentials; empty if workers find some themselves."""
     if services.site.cluster.transport != "embedded":
         return b""
     found = services.credentials()
     if found is None or found.method not in _OF_THIS_PROCESS:
         return b""
-    given = found.get_frozen_credentials()
-    token = {"SessionToken": given.token} if given.token else {}
-    keys = {"AccessKeyId": given.access_key, "SecretAccessKey": given.secret_key}
-    return json.dumps({"Version": 1, **keys, **token}).encode()
+    own = found.get_frozen_credentials()
+    token = {"SessionToken": own.token} if own.token else {}
+    pair = {"AccessKeyId": own.access_key, "SecretAccessKey": own.secret_key}
+    return json.dumps({"Version": 1, **pair, **token}).encode()
 
 
 def _mint(services: Services, job_id: JobId, role: str) -> bytes:
-    """The document that ``credential_process`` is expected to print."""
+    """The document that ``credential_process`` must print."""
     try:
         minted = services.sts().assume_role(
             RoleArn=role,
@@ -169,12 +167,6 @@ def _mint(services: Services, job_id: JobId, role: str) -> bytes:
         ) from error
     except BotoCoreError as error:
         raise unanswered("STS", error, "aws.sts_endpoint_url and the network") from error
-    return json.dumps(
-        {
-            "Version": 1,
-            "AccessKeyId": minted["AccessKeyId"],
-            "SecretAccessKey": minted["SecretAccessKey"],
-            "SessionToken": minted["SessionToken"],
-            "Expiration": minted["Expiration"].isoformat(),
-        }
-    ).encode()
+    own = {name: minted[name] for name in ("AccessKeyId", "SecretAccessKey", "SessionToken")}
+    expiration = minted["Expiration"].isoformat()
+    return json.dumps({"Version": 1, **own, "Expiration": expiration}).encode()

@@ -1,15 +1,15 @@
-"""One Slurm array of workers per submission, never twice, whatever dies between.
+"""One Slurm array of workers per submission, never two, even if a process dies in between.
 
     intent row (token)  →  files on the cluster  →  sbatch, token in its name  →  id in the row
-          │ crash here: the next caller finds the intent, goes on with the same token;
-          │ the cluster's own lock (slurm/client.py) lets one sbatch per name through.
+          │ crash here: the next call finds the intent, and continues with the same token;
+          │ the cluster's own lock (slurm/client.py) allows one sbatch per name.
 
-An intent and its token stay for good, also where Slurm refuses the array: another caller may
-have had one accepted under the same token, and it is how that array is found. What was refused
-is only noted, so that the next caller may want other workers under the same token.
+An intent and its token stay for good, even if Slurm refuses the array: another call may have had
+an array accepted under the same token, and the token finds that array. A refusal is only recorded.
+Then the next call may intend a different number of workers under the same token.
 
-More workers than one array may hold (``MaxArraySize``) become several arrays of the same
-token; where the account may not submit so many (``MaxSubmitJobs``), as many as it takes.
+More workers than one array may hold (``MaxArraySize``) become several arrays of the same token. If
+the account may not submit so many (``MaxSubmitJobs``), as many are submitted as it allows.
 Requests: one write for the intent, one for the ids.
 """
 
@@ -34,7 +34,7 @@ from airflow_slurm_provider.coordinator.status.progress import (
     read_progress,
 )
 from airflow_slurm_provider.coordinator.submission import upload
-from airflow_slurm_provider.coordinator.submission.credentials import give_credentials
+from airflow_slurm_provider.coordinator.submission.credentials import put_credentials
 from airflow_slurm_provider.slurm.array_state import ArrayKey, named
 from airflow_slurm_provider.slurm.client import (
     SubmissionCancelledError,
@@ -43,19 +43,23 @@ from airflow_slurm_provider.slurm.client import (
 )
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import render_script
-from slurm_worker.protocol.job_table import JobRow, JobTable, RoundRow, SubmissionRow, job_name
+from slurm_worker.protocol.job_rows import JobRow, RoundRow, SubmissionRow, job_name
+from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import JobId, SubmitState
 
-#: What a call may take where the job sets no timeout.
+Log = Callable[[str], None]
+
+#: The longest time of a call, in seconds, if the job sets no timeout.
 _LONG_CALL_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """The arrays that work on a round; `reattached` if an earlier call had submitted them.
+    """The arrays that work on a round.
 
     Args:
-        submission: its label; empty where the job is paused or stopped and never had workers.
+        submission: its label; empty if the job is paused or stopped and never had workers.
+        reattached: an earlier call has submitted them.
         config: digest of the configuration that they were started with.
     """
 
@@ -73,47 +77,50 @@ def ensure_workers(
     job: JobRow,
     round_row: RoundRow,
     tasks: int,
-    log: Callable[[str], None],
+    log: Log,
 ) -> Workers:
-    """The round's workers: those that were submitted, or new ones.
+    """The round's workers: those that were submitted before, or new ones.
 
-    New ones are also submitted where all others have ended and left tasks undone. A job that
-    is paused or stopped gets none.
+    New ones are also submitted if all others have ended and left unfinished tasks. A job that is
+    paused or stopped gets none.
 
     Raises:
         UserError: if Slurm refuses the options, the login or the nodes' role.
-        ServiceError: if the cluster can't be reached; calling again goes on.
+        ServiceError: if the cluster can't be reached; calling again continues.
     """
     jobs = services.jobs(spec.id)
     submissions = of_round(jobs.submissions(), round_row.number)
     last = latest(submissions)
-    with_arrays = latest([each for each in submissions if each.slurm_job_ids])
-    shown = with_arrays or latest([each for each in submissions if not each.empty]) or last
+    with_arrays = latest([row for row in submissions if row.slurm_job_ids])
+    shown = with_arrays or latest([row for row in submissions if not row.empty]) or last
     number = 1
-    why = blocked_reason(job)
-    if why:
-        log(f"{spec.id} {why}; no workers are started; slurmctl resume {spec.id} goes on")
+    reason = blocked_reason(job)
+    if reason:
+        log(f"{spec.id} {reason}; no workers are started; to continue: slurmctl resume {spec.id}")
         if shown is None:
             return Workers((), "", 0, "", reattached=True)
-        return _workers(spec, shown, shown.slurm_job_ids, shown.workers, reattached=True)
-    # Slurm may have refused workers that were to come beside others, which are at work.
-    beside = last is not None and last.refused and with_arrays is not None
-    if last is not None and shown is not None and (last.state is SubmitState.SUBMITTED or beside):
+        return _existing(spec.id, shown)
+    # Slurm may have refused additional workers, while others run.
+    only_added = last is not None and last.refused and with_arrays is not None
+    submitted = last is not None and last.state is SubmitState.SUBMITTED
+    if last is not None and shown is not None and (submitted or only_added):
         arrays = arrays_of(services, spec.id, submissions)
-        enough = _skip_reason(services, spec, arrays)
-        if enough:
-            log(enough)
-            return _workers(spec, shown, shown.slurm_job_ids, shown.workers, reattached=True)
-        left = f"{named(ids_of(arrays))} has ended and left" if arrays else "nobody works on the"
-        log(f"{left} tasks; submitting new workers")
-        # Should they have left tasks because they did not find them: see `generations`.
+        skip_reason = _skip_reason(services, spec, arrays)
+        if skip_reason:
+            log(skip_reason)
+            return _existing(spec.id, shown)
+        ended = f"{named(ids_of(arrays))} has ended" if arrays else "no workers were submitted"
+        log(f"{ended}, and tasks are unfinished; submitting new workers")
+        # The workers may have left tasks because they did not find them: see `generations`.
         jobs.begin_generation()
         number = last.next_number
         last = None
     if last is None or last.refused:
         wanted = useful_workers(spec, spec.workers, tasks, log)
-        most = services.slurm.max_array_size()
-        last = jobs.intend(round_row.number, number if last is None else last.number, wanted, most)
+        array_size = services.slurm.max_array_size()
+        last = jobs.record_intent(
+            round_row.number, number if last is None else last.number, wanted, array_size
+        )
     return submit_workers(services, spec, job, round_row, last, log)
 
 
@@ -123,16 +130,16 @@ def submit_workers(
     job: JobRow,
     round_row: RoundRow,
     submission: SubmissionRow,
-    log: Callable[[str], None],
+    log: Log,
 ) -> Workers:
-    """Carry out a submission that was intended, whoever began with it.
+    """Carry out a submission that this call or another has intended.
 
     Raises:
-        SubmitRefusedError: if Slurm refuses the options; where no array was submitted, the
-            intent says so then.
-        SubmissionCancelledError: if the job was cancelled meanwhile; calling again submits anew.
-        UserError: if the login or the nodes' role is refused; calling again goes on.
-        ServiceError: if the cluster can't be reached; calling again goes on.
+        SubmitRefusedError: if Slurm refuses the options; if no array was submitted, the intent
+            records the refusal.
+        SubmissionCancelledError: if the job was cancelled meanwhile; calling again submits again.
+        UserError: if the login or the nodes' role is refused; calling again continues.
+        ServiceError: if the cluster can't be reached; calling again continues.
     """
     if submission.empty:
         raise SubmissionCancelledError(_cancelled(spec.id))
@@ -141,32 +148,33 @@ def submit_workers(
     try:
         workers = _submit(services, spec, job, submission, options, slurm_job_ids, log)
     except SubmissionCancelledError as error:
-        # Its names are withdrawn for good, and whoever did it may have died before it said so.
-        services.jobs(spec.id).submitted(submission, slurm_job_ids)
+        # Its names are withdrawn for good. The call that did it may have died before it wrote this.
+        services.jobs(spec.id).record_submitted(submission, slurm_job_ids)
         raise SubmissionCancelledError(_cancelled(spec.id)) from error
-    standing = _note(services.jobs(spec.id), submission, slurm_job_ids)
+    standing = _record_arrays(services.jobs(spec.id), submission, slurm_job_ids)
     if standing.token != submission.token:
-        # The row was lost, and another call has intended the same workers since: one of both.
-        log(f"{named(slurm_job_ids)} is one too many and is cancelled; another call submits too")
+        # The row was lost, and another call has intended the same workers since.
+        log(f"another call submits the same workers; {named(slurm_job_ids)} is cancelled")
         ours = replace(submission, slurm_job_ids=tuple(slurm_job_ids))
         services.slurm.cancel(known_arrays(spec.id, ours))
         return submit_workers(services, spec, job, round_row, standing, log)
     log(f"submitted {named(slurm_job_ids)} of {workers} workers")
-    found = _workers(spec, submission, tuple(slurm_job_ids), workers, reattached=False)
-    return replace(found, config=job.config)
+    name, label = job_name(spec.id, submission), submission.label
+    ids = tuple(slurm_job_ids)
+    return Workers(ids, name, workers, label, reattached=False, config=job.config)
 
 
 def _cancelled(job_id: JobId) -> str:
     return (
-        f"job_id: {job_id!r} was cancelled while its workers were submitted; submit it again for "
-        "new ones"
+        f"job_id: {job_id!r} was cancelled while its workers were being submitted; submit it again "
+        "for new workers"
     )
 
 
 def audit_workers(
     services: Services, job_id: JobId, workers: Workers, actor: str, action: str = "submitted"
 ) -> None:
-    """Note who has submitted workers, and with which configuration."""
+    """Record in the audit log who has submitted workers, and with which configuration."""
     services.jobs(job_id).audit(
         actor,
         action,
@@ -179,37 +187,39 @@ def audit_workers(
     )
 
 
-def useful_workers(spec: JobSpec, asked: int, tasks: int, log: Callable[[str], None]) -> int:
-    """How many workers have something to do: at most one per task, and no more than limits feed.
+def useful_workers(spec: JobSpec, requested: int, tasks: int, log: Log) -> int:
+    """How many workers have something to do: at most one per task, and what the limits allow.
 
-    By Little's law a limit of r per second keeps r * t calls under way, where a call takes t
-    seconds: the item's timeout, or a minute where there is none.
+    By Little's law, a limit of r per second keeps r * t calls running if a call takes t seconds:
+    the item's timeout, or a minute if there is none.
     """
-    wanted = max(1, min(asked, tasks))
-    under_way = spec.worker.concurrency * spec.worker.processes
+    wanted = max(1, min(requested, tasks))
+    calls = spec.worker.concurrency * spec.worker.processes
     longest_s = spec.worker.item_timeout or _LONG_CALL_S
     for name, limit in spec.limits.items():
-        fed = math.ceil((limit.rate * longest_s + limit.burst) / under_way)
-        if fed < wanted:
+        busy = math.ceil((limit.rate * longest_s + limit.burst) / calls)
+        if busy < wanted:
             log(
-                f"limit {name!r} of {limit.rate:g}/s keeps {fed} workers of {under_way} items at a "
-                f"time busy, even if each takes {longest_s:g} s; submitting no more than these"
+                f"limit {name!r} of {limit.rate:g}/s keeps at most {busy} workers busy, with "
+                f"{calls} calls at a time of {longest_s:g} s each; submitting only {busy}"
             )
-            wanted = fed
+            wanted = busy
     return wanted
 
 
-def _note(jobs: JobTable, submission: SubmissionRow, slurm_job_ids: Sequence[str]) -> SubmissionRow:
-    """Note the arrays that a submission has; return its row, of another token where it is lost."""
-    standing = jobs.submitted(submission, slurm_job_ids)
+def _record_arrays(
+    jobs: JobTable, submission: SubmissionRow, slurm_job_ids: Sequence[str]
+) -> SubmissionRow:
+    """Write a submission's arrays; return its row, with another token if our row was lost."""
+    standing = jobs.record_submitted(submission, slurm_job_ids)
     if standing is None:
-        kept = jobs.keep_submission(submission)
-        standing = jobs.submitted(submission, slurm_job_ids) or kept
+        kept = jobs.restore_submission(submission)
+        standing = jobs.record_submitted(submission, slurm_job_ids) or kept
     return standing
 
 
 def _options(spec: JobSpec, round_row: RoundRow, number: int) -> SlurmOptions:
-    """The job's options under those of the round; only the first submission waits."""
+    """The job's options, with those of the round over them; only the first submission waits."""
     delay = {"begin": f"now+{round_row.delay_s}"} if round_row.delay_s and number == 1 else {}
     return SlurmOptions.from_mapping({**spec.slurm, **round_row.slurm, **delay})
 
@@ -221,36 +231,28 @@ def _submit(
     submission: SubmissionRow,
     options: SlurmOptions,
     submitted: list[str],
-    log: Callable[[str], None],
+    log: Log,
 ) -> int:
-    """The workers in the arrays, whose ids are appended to `submitted` one after the other."""
+    """Submit the arrays, and append their ids to `submitted`; return the number of workers."""
     command = [
-        *shlex.split(upload.ship_worker(services)),
+        *shlex.split(upload.upload_worker(services)),
         *upload.worker_arguments(services, spec, job.config, submission.label),
     ]
-
-    environment = {
-        **services.site.aws.environment(),
-        **give_credentials(services, spec.id),
-    }
+    environment = {**services.site.aws.environment(), **put_credentials(services, spec.id)}
 
     def submit_part(part: int, size: int) -> str:
         name = job_name(spec.id, submission, part)
         script = render_script(
-            options,
-            name=name,
-            workers=size,
-            command=command,
-            environment=environment,
+            options, name=name, workers=size, command=command, environment=environment
         )
         try:
             return services.slurm.submit(name, script, folder=spec.id)
         except SubmitRefusedError:
-            # The cluster had no array of this token, not even of an earlier call whose reply
-            # was lost, so a corrected submit may want others. Behind an array that it has
-            # taken, the submission is carried out.
+            # The cluster has no array of this token, not even from an earlier call whose reply
+            # was lost. So a corrected submit may intend other workers. If it has accepted an
+            # array, the submission counts as carried out.
             if part == 0:
-                services.jobs(spec.id).refuse_submission(submission)
+                services.jobs(spec.id).record_refusal(submission)
             raise
 
     return _submit_parts(submission.sizes(), submit_part, submitted, log)
@@ -260,7 +262,7 @@ def _submit_parts(
     sizes: Sequence[int],
     submit_part: Callable[[int, int], str],
     submitted: list[str],
-    log: Callable[[str], None],
+    log: Log,
 ) -> int:
     workers = 0
     for part, wanted in enumerate(sizes):
@@ -284,33 +286,23 @@ def _submit_parts(
 
 
 def _skip_reason(services: Services, spec: JobSpec, arrays: Sequence[ArrayKey]) -> str:
-    """Why no more workers are needed; empty where these have ended and left tasks."""
+    """Why no more workers are needed; empty if these have ended and left unfinished tasks."""
     progress = read_progress(services, spec.id)
     if progress.complete:
         classes = ",".join({**progress.failed, **progress.task_errors})
-        again = f"; what failed runs again by slurmctl retry {spec.id} --errors={classes}"
-        return f"every task has ended; no workers are needed{again if classes else ''}"
+        retry = f"; to retry what failed: slurmctl retry {spec.id} --errors={classes}"
+        return f"all tasks have ended; no workers are needed{retry if classes else ''}"
     array = services.slurm.together(arrays)
     if array.unknown or array.alive:
-        return f"{named(ids_of(arrays))} was submitted before; going on with it"
-    # The rows were read first: the workers may have done the rest and ended since.
+        return f"{named(ids_of(arrays))} was submitted before and is still used"
+    # The rows were read first: the workers may have finished the rest and ended since.
     if read_progress(services, spec.id).complete:
-        return "every task has ended; no workers are needed"
+        return "all tasks have ended; no workers are needed"
     return ""
 
 
-def _workers(
-    spec: JobSpec,
-    submission: SubmissionRow,
-    slurm_job_ids: tuple[str, ...],
-    workers: int,
-    *,
-    reattached: bool,
-) -> Workers:
-    return Workers(
-        slurm_job_ids=slurm_job_ids,
-        slurm_job_name=job_name(spec.id, submission),
-        workers=workers,
-        submission=submission.label,
-        reattached=reattached,
-    )
+def _existing(job_id: JobId, submission: SubmissionRow) -> Workers:
+    """The workers that an earlier call has submitted."""
+    name = job_name(job_id, submission)
+    ids, label = submission.slurm_job_ids, submission.label
+    return Workers(ids, name, submission.workers, label, reattached=True)

@@ -2,7 +2,7 @@
 
 | to | Airflow must allow |
 | --- | --- |
-| look | reading of task instances (of any DAG) |
+| read | reading of task instances (of any DAG) |
 | act | changing them: what clearing a task asks for |
 
 The user is found as in Airflow's own API: by a bearer token, or by the UI's cookie (which

@@ -46,7 +46,7 @@ async def of_run(
     dag_id: Annotated[str, Query(max_length=250)],
     run_id: Annotated[str, Query(max_length=250)],
 ) -> Response:
-    """The job of a DAG run: the latest that one of its tasks has told of."""
+    """The job of a DAG run: the latest that one of its tasks has recorded."""
     return await _lead(request, dag_id, run_id, None, None)
 
 
@@ -73,14 +73,14 @@ async def _lead(
     found = await run_in_threadpool(_destinations, dag_id, run_id, task_id, map_index)
     if not found:
         return pages.error_page(request, 404, _NONE_YET)
-    # Relative to this mount, whatever the XCom says of hosts: it leads nowhere else.
+    # Relative to this mount, whatever host the XCom names.
     return RedirectResponse(f"{request.scope['root_path']}/{found[-1].path()}", 303)
 
 
 def _destinations(
     dag_id: str, run_id: str, task_id: str | None, map_index: int | None
 ) -> Sequence[Destination]:
-    """Jobs that tasks of the run have told of, oldest first."""
+    """Jobs that tasks of the run have recorded, oldest first."""
     query = XComModel.get_many(
         run_id=run_id,
         key=BackfillLink().xcom_key,
@@ -91,4 +91,4 @@ def _destinations(
     with create_session() as session:
         rows = sorted(session.execute(query), key=lambda row: row.timestamp)
         addresses = [str(XComModel.deserialize_value(row)) for row in rows]
-    return [each for text in addresses if (each := Destination.of_address(text)) is not None]
+    return [found for text in addresses if (found := Destination.of_address(text)) is not None]

@@ -3,13 +3,11 @@
 Those that Airflow's database holds can be listed, those of a secrets backend or of the
 environment can't: ``[slurm_backfills] connections`` names them, and links of tasks lead to
 any. Services are kept for five minutes, so that an edited connection counts soon and its
-secrets backend is not asked at each request. Requests: none beside a connection's reading.
+secrets backend is not queried at each request. Requests: none except reading a connection.
 """
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Sequence
 
 from airflow.models import Connection
@@ -18,6 +16,7 @@ from airflow.utils.session import create_session
 from sqlalchemy import select
 
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from slurm_worker.errors import UserError
 
@@ -29,8 +28,7 @@ class AirflowSites:
     """See `airflow_slurm_provider.dashboard.sites.SitesSource`."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._opened: dict[str, tuple[Services, float]] = {}
+        self._opened: TTLCache[Services] = TTLCache()
 
     def names(self) -> Sequence[str]:
         """The configured connections, else those of the database; the default first."""
@@ -40,13 +38,7 @@ class AirflowSites:
     def services(self, conn: str) -> Services:
         """The services of a connection of type `slurm`."""
         name = conn or self.names()[0]
-        with self._lock:
-            opened, since = self._opened.get(name, (None, 0.0))
-        if opened is None or time.monotonic() - since > _REOPEN_S:
-            opened = _open(name)
-            with self._lock:
-                self._opened[name] = opened, time.monotonic()
-        return opened
+        return self._opened.get(name, _REOPEN_S, lambda: _open(name))
 
 
 def _stored() -> list[str]:
@@ -55,7 +47,7 @@ def _stored() -> list[str]:
             select(Connection.conn_id).where(Connection.conn_type == SlurmHook.conn_type)
         )
         # The name that operators use where they are given none comes first.
-        return sorted(found, key=lambda each: (each != SlurmHook.default_conn_name, each))
+        return sorted(found, key=lambda name: (name != SlurmHook.default_conn_name, name))
 
 
 def _open(name: str) -> Services:

@@ -1,9 +1,9 @@
 """The embedded cluster's commands and their state, in one SQLite file per folder.
 
-Run as `main` of ``FOLDER VERB ARGUMENT…`` by the programs that `embedded` installs. Kept of
-Slurm: arrays with throttle, cancel, requeue,
-time limit with USR1 before it, exit codes, output patterns, and the options and formats
-that `client` uses. Imports little: each command is a new process.
+The programs that `transport` installs run `main` with ``FOLDER VERB ARGUMENT…``. Of Slurm there
+are arrays with throttle, cancel, requeue, time limit with USR1 before it, exit codes, output
+patterns, and the options and formats that `client` uses. It imports little, because each command
+is a new process.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pathlib import Path
 
 import airflow_slurm_provider
 import slurm_worker
-from airflow_slurm_provider.slurm.options import seconds
 from airflow_slurm_provider.slurm.submission import EXPORTED
+from airflow_slurm_provider.units import parse_slurm_time
 
 ALIVE = ("PENDING", "RUNNING")
 
@@ -44,7 +44,7 @@ CREATE INDEX IF NOT EXISTS alive ON elements (state) WHERE state IN ('PENDING', 
 
 
 class CommandError(Exception):
-    """A command refuses, as Slurm's would: one line and exit code 1."""
+    """A command fails as Slurm's would: one line and exit code 1."""
 
 
 class Store:
@@ -79,7 +79,7 @@ class Store:
             )
             self.db.executemany(
                 "INSERT INTO elements (job, element, raw_id) VALUES (?, ?, ?)",
-                [(job, each, job + n) for n, each in enumerate(request.elements)],
+                [(job, element, job + n) for n, element in enumerate(request.elements)],
             )
         return int(job)
 
@@ -137,7 +137,7 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Nobody else writes until it ends."""
+        """No other process writes until it ends."""
         self.db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -149,7 +149,7 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What ``sbatch`` is asked for."""
+    """The request of an ``sbatch``."""
 
     name: str
     output: str
@@ -173,7 +173,7 @@ def read_request(script: str, arguments: list[str], default_name: str) -> Reques
     elements, throttle = _array(options.get("array", ""))
     grace = re.search(r"@(\d+)", options.get("signal", ""))
     try:
-        limit = seconds(options["time"]) if options.get("time") else 0
+        limit = parse_slurm_time(options["time"]) if options.get("time") else 0
     except ValueError:
         raise CommandError("Invalid --time specification") from None
     return Request(
@@ -210,7 +210,7 @@ def _array(text: str) -> tuple[tuple[int, ...], int]:
         match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part)
         if match is None or (throttle and not throttle.isdigit()):
             raise CommandError("Batch job submission failed: Invalid job array specification")
-        first, last, step = (int(each) if each else None for each in match.groups())
+        first, last, step = (int(group) if group else None for group in match.groups())
         assert first is not None
         elements.extend(range(first, (first if last is None else last) + 1, step or 1))
     return tuple(sorted(set(elements))), int(throttle or 0)
@@ -226,7 +226,7 @@ def locked(path: Path) -> Iterator[None]:
 
 def main(argv: list[str]) -> int:
     """Run one command: ``FOLDER VERB ARGUMENT…``."""
-    # What is made here is its owner's alone, whoever calls.
+    # Only the owner can read or change these files, whatever the caller's umask.
     os.umask(0o077)
     folder, verb, *arguments = argv
     commands = {
@@ -251,7 +251,7 @@ def sbatch(store: Store, arguments: list[str]) -> list[str]:
     """Submit a script; prints the array's id."""
     if "--version" in arguments:
         return [f"slurm-embedded {airflow_slurm_provider.__version__}"]
-    position = next((n for n, each in enumerate(arguments) if not each.startswith("-")), None)
+    position = next((n for n, word in enumerate(arguments) if not word.startswith("-")), None)
     if position is None:
         raise CommandError("no script is given")
     path = Path(arguments[position])
@@ -267,7 +267,7 @@ def sbatch(store: Store, arguments: list[str]) -> list[str]:
 
 
 def squeue(store: Store, arguments: list[str]) -> list[str]:
-    """The elements as ``-o`` asks; those that have ended with ``-t all`` only."""
+    """The elements in the format of ``-o``; ended ones only with ``-t all``."""
     jobs = _option(arguments, "-j")
     rows = store.select(jobs, _option(arguments, "--name"))
     if jobs and not rows:
@@ -291,7 +291,7 @@ def squeue(store: Store, arguments: list[str]) -> list[str]:
 
 
 def sacct(store: Store, arguments: list[str]) -> list[str]:
-    """The elements' fields as ``-o`` asks, separated by ``|``; what isn't measured is empty."""
+    """The elements' fields of ``-o``, separated by ``|``; values that aren't measured are empty."""
     names = (_option(arguments, "-o") or "JobID,State").split(",")
     return [
         "|".join(
@@ -312,7 +312,7 @@ def sacct(store: Store, arguments: list[str]) -> list[str]:
 
 def scancel(store: Store, arguments: list[str]) -> list[str]:
     """Cancel arrays or elements, or all arrays of a name."""
-    targets = [each for each in arguments if not each.startswith("-")]
+    targets = [word for word in arguments if not word.startswith("-")]
     if name := _option(arguments, "--name"):
         named = {str(job) for job, *_ in store.select(names=name)}
         targets = sorted({*targets} & named if targets else named)
@@ -323,7 +323,7 @@ def scancel(store: Store, arguments: list[str]) -> list[str]:
 
 
 def scontrol(store: Store, arguments: list[str]) -> list[str]:
-    """``requeue`` an element or an array; ``show config``, as far as it is asked for."""
+    """``requeue`` an element or an array; of ``show config``, one value."""
     if arguments == ["show", "config"]:
         return ["MaxArraySize            = 1001"]
     if arguments[:1] != ["requeue"] or len(arguments) != 2:
@@ -341,8 +341,8 @@ def expand(template: str, values: Mapping[str, str]) -> str:
 def ensure_supervisor(store: Store) -> None:
     """Start a supervisor where elements are left and none holds the lock.
 
-    No wake-up is lost: a supervisor lets go of its lock inside a transaction in which it
-    saw nothing left, and what this caller added was committed before.
+    No wake-up is lost: a supervisor releases its lock inside a transaction in which nothing was
+    left, and this caller committed its elements before.
     """
     if not store.anything_left():
         return
@@ -377,7 +377,7 @@ def try_lock(descriptor: int) -> bool:
 def isolated(module: str, *arguments: str) -> list[str]:
     """The command that runs a module's `main` with our packages and the interpreter's own.
 
-    Neither the current folder nor the environment decides what is imported.
+    The current folder and the environment do not affect imports.
     """
     packages = dict.fromkeys(
         str(Path(package.__file__).parent.parent)
@@ -393,7 +393,7 @@ def isolated(module: str, *arguments: str) -> list[str]:
 
 
 def _submitters_environment() -> dict[str, str]:
-    """This process's, without what the program around it has put in."""
+    """This process's environment, without the variables of the program around it."""
     return {name: value for name, value in os.environ.items() if not name.startswith("EMBEDDED_")}
 
 

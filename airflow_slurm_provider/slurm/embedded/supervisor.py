@@ -1,8 +1,8 @@
-"""The embedded cluster's one long process: starts elements, watches and ends them.
+"""The embedded cluster's one long process: it starts, watches and ends elements.
 
-At most one per folder, by a file lock; it ends when nothing is left. Killed, it leaves
-elements that nobody can tell the end of: the next one kills what is left of them and
-records NODE_FAIL, as Slurm does for a lost node.
+A file lock allows at most one per folder. It ends when nothing is left. If it is killed, nobody
+knows how its elements end: the next supervisor kills them and records NODE_FAIL, as Slurm does
+for a lost node.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Supervisor:
         with (self._store.folder / "supervisor.lock").open("w") as lock:
             deadline = time.monotonic() + _LOCK_WAIT_S
             while not try_lock(lock.fileno()):
-                # Somebody looks whether there is a supervisor, or there is one.
+                # Another process tests the lock, or there is a supervisor.
                 if time.monotonic() > deadline:
                     return
                 time.sleep(_TICK_S)
@@ -126,7 +126,7 @@ class Supervisor:
             if code is None:
                 continue
             del self._children[job, element]
-            # What the element left running ends with it.
+            # Processes that the element left running end with it.
             _signal(child.pid, signal.SIGKILL)
             wish = self._wish_of(job, element)
             if wish == "requeue":
@@ -208,7 +208,7 @@ def _signal(group: int, number: signal.Signals) -> None:
 
 
 def _born(pid: int) -> str | None:
-    """What tells a process from a later one of the same number; None where /proc is absent."""
+    """Distinguishes a process from a later one with the same number; None without /proc."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,9 +1,9 @@
 """The embedded cluster: Slurm's commands for arrays, run as processes of this machine.
 
-For trying out on a laptop, and for tests; it is no batch system. A folder holds small
+It is for a trial on a laptop and for tests, not a batch system. A folder holds small
 `sbatch squeue sacct scancel srun scontrol` programs, put in front of PATH, so that the
 same client code runs on it as on a real cluster. `commands` is what they run,
-`supervisor` what starts and ends the elements.
+`supervisor` starts and ends the elements.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class EmbeddedTransport(LocalTransport):
             folder = own_folder(path)
         except UnsafeFolder as error:
             raise UserError(
-                f"cluster.embedded_dir: {error}, who can decide what jobs run; name a folder of "
+                f"cluster.embedded_dir: {error}, who can change what jobs run; name a folder of "
                 "your own, such as ~/.airflow-slurm/embedded"
             ) from error
         except OSError as error:

@@ -1,8 +1,8 @@
 """The same no-op items by dask-jobqueue on Slurm; imports nothing of ours.
 
-Run by `benchmarks.peers`. Each bundle makes its items, calls the function for each and
-writes a JSON line per item to a file on local disk, so that only a range of numbers passes
-through the scheduler.
+Run by `benchmarks.peers`. Each bundle makes its items, calls the function for each one, and writes
+a JSON line per item to a file on a local disk. So only a range of numbers passes through the
+scheduler.
 """
 
 from __future__ import annotations

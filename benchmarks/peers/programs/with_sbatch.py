@@ -41,7 +41,7 @@ def main(items: int, workers: int) -> None:
             check=True,
         )
     while queued():
-        time.sleep(1.0)  # the controller answers each look
+        time.sleep(1.0)  # the controller must answer each query
 
 
 if __name__ == "__main__":

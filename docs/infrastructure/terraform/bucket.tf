@@ -29,8 +29,8 @@ resource "aws_s3_bucket_server_side_encryption_configuration" "backfills" {
   }
 }
 
-# Of a bucket that was there before, others may have made rules, and this resource would replace
-# them: there, slurmctl bootstrap --update adds these beside them.
+# An existing bucket may have other rules, and this resource would replace them. For such a bucket
+# use slurmctl bootstrap --update, which adds these rules to the existing ones.
 resource "aws_s3_bucket_lifecycle_configuration" "backfills" {
   count  = var.create_bucket ? 1 : 0
   bucket = aws_s3_bucket.backfills[0].id

@@ -1,10 +1,10 @@
 output "coordinator_policy_arn" {
-  description = "For whoever submits: Airflow's role, or the users of slurmctl."
+  description = "For the coordinator: the role of Airflow, or the users of slurmctl."
   value       = aws_iam_policy.coordinator.arn
 }
 
 output "node_policy_arn" {
-  description = "For the credentials that the nodes have, where they get none for each job."
+  description = "For the credentials of the nodes, if they do not get separate ones for each job."
   value       = aws_iam_policy.node.arn
 }
 

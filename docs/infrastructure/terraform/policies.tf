@@ -27,7 +27,7 @@ resource "aws_iam_policy" "coordinator" {
 
 resource "aws_iam_policy" "node" {
   name        = "${var.name}-node"
-  description = "Work on backfills; each job's workers get it for their own job alone."
+  description = "Work on backfills; the workers of a job get it for this job only."
   tags        = var.tags
   policy = jsonencode({
     Version = local.node.Version
@@ -41,7 +41,7 @@ resource "aws_iam_policy" "node" {
 resource "aws_iam_role" "node" {
   count       = local.has_role ? 1 : 0
   name        = "${var.name}-node"
-  description = "Assumed for each job by who coordinates: aws.node_role_arn of the site file."
+  description = "The coordinator assumes it for each job: aws.node_role_arn of the site file."
   tags        = var.tags
   assume_role_policy = jsonencode({
     Version = "2012-10-17"

@@ -4,7 +4,7 @@ variable "table" {
 }
 
 variable "bucket" {
-  description = "Name of the bucket: that of storage.prefix."
+  description = "Name of the bucket: the bucket of storage.prefix."
   type        = string
 }
 
@@ -39,13 +39,13 @@ variable "deletion_protection" {
 }
 
 variable "node_role_trusts" {
-  description = "ARNs of who may assume the role of the nodes, such as the coordinator's role. Without any, there is no role: attach the nodes' policy to what the nodes have."
+  description = "ARNs that may assume the role of the nodes, such as the coordinator's role. If empty, no role is created: attach the nodes' policy to the credentials of the nodes."
   type        = list(string)
   default     = []
 }
 
 variable "node_read" {
-  description = "ARNs of other objects that handlers read: aws.node_read of the site file. A folder ends in /*, so that it opens no neighbour."
+  description = "ARNs of other objects that handlers read: aws.node_read of the site file. A folder ends in /*, so that folders with a longer name are not included."
   type        = list(string)
   default     = []
 }
@@ -57,13 +57,13 @@ variable "alerts_topic_arn" {
 }
 
 variable "name" {
-  description = "Begins the names of policies and of the role."
+  description = "Prefix of the names of policies and of the role."
   type        = string
   default     = "slurm-backfills"
 }
 
 variable "tags" {
-  description = "Tags of everything here."
+  description = "Tags of all resources of this module."
   type        = map(string)
   default     = {}
 }

@@ -17,7 +17,7 @@ def handle(item: dict[str, Any], context: Any) -> dict[str, str]:
     time.sleep(context.params["seconds"])
     key = str(item["key"])
     if fails(key):
-        raise ItemError(ErrorClass.BAD_INPUT, "this item fails whoever runs it")
+        raise ItemError(ErrorClass.BAD_INPUT, "this item always fails")
     return {"value": value_of(key)}
 
 

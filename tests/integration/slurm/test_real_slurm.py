@@ -19,6 +19,7 @@ import pytest
 from airflow_slurm_provider.slurm import submission
 from airflow_slurm_provider.slurm.client import (
     ArrayKey,
+    ClientTimes,
     SlurmClient,
     SubmissionCancelledError,
     SubmitLimitError,
@@ -342,7 +343,7 @@ def test_variables_of_the_account_change_nothing(
         assert client.cancel([key]) == [key]
         assert not cluster.client.array(key).pending
         assert not cluster.client.array(key).running
-        assert {each.state for each in client.endings([key])} <= {S.CANCELLED}
+        assert {each.state for each in client.records([key])} <= {S.CANCELLED}
     finally:
         transport.close()
         cluster.transport.run(f"scancel --name={name}")
@@ -387,8 +388,7 @@ def test_an_array_of_another_name_is_not_ours_whatever_its_number(
     cluster.until(job, lambda array: array.running == 2)
     ours = ArrayKey(job, f"{name}.lost")
     assert cluster.client.array(ours).unknown
-    assert cluster.client.endings([ours]) == []
-    assert cluster.client.usage([ours]) == []
+    assert cluster.client.records([ours]) == []
     assert cluster.client.cancel([ours]) == []
     assert cluster.client.array(cluster.key(job)).running == 2
     assert cluster.cancel(job) == [cluster.key(job)]
@@ -408,18 +408,16 @@ def test_an_array_whose_id_was_lost_is_found_and_cancelled_by_its_name(
     assert array.counts() in ({"CANCELLED": 2}, {"CANCELLED": 1})
 
 
-def test_a_cancel_that_slurm_does_not_carry_out_is_told(
-    cluster: RealCluster, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("airflow_slurm_provider.slurm.client._CANCEL_S", 2.0)
-
+def test_a_cancel_that_slurm_does_not_carry_out_is_told(cluster: RealCluster, name: str) -> None:
     class Deaf(SshTransport):
         def run(self, command: str, stdin: bytes = b"", timeout: float = 60.0) -> CommandResult:
             return super().run(command.replace("scancel", "scancel --state=SUSPENDED"), stdin)
 
     job = cluster.submit(name, "sleep 60")
     deaf = Deaf(cluster.connect)
-    client = SlurmClient(deaf, cluster.site.remote_dir, sleep=lambda _: None)
+    client = SlurmClient(
+        deaf, cluster.site.remote_dir, sleep=lambda _: None, times=ClientTimes(cancel_s=2.0)
+    )
     try:
         with pytest.raises(ServiceError, match=f"array {job} still waits or runs after scancel"):
             client.cancel([cluster.key(job)])

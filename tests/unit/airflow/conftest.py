@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.coordinator.anomalies import Alert, Kind
+from airflow_slurm_provider.coordinator.anomalies import Alert, AnomalyKind
 from airflow_slurm_provider.coordinator.status.progress import JobStatus, Progress
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.hooks.slurm import SlurmHook
-from airflow_slurm_provider.triggers import polling
 from slurm_worker.protocol.keys import JobState
 from tests.unit.coordinator.fakes import services
 
@@ -43,7 +42,7 @@ STALLED = JobStatus(
 
 ALERT = Alert(
     job_id="job-1",
-    kind=Kind.STALL,
+    kind=AnomalyKind.STALL,
     subject="job",
     episode=1,
     message="no item has ended for 300 s",
@@ -83,11 +82,11 @@ class Coordinator:
             raise answer
         return answer
 
-    def submit(self, _services: object, config: Any, **_: object) -> api.Submitted:
+    def submit(self, _services: object, config: Any, **_: object) -> api.SubmitResult:
         if self.error:
             raise self.error
         self.submits += 1
-        return api.Submitted(config.spec.job_id, 0, 10, 100, 2, ("7",), "name", False)
+        return api.SubmitResult(config.spec.job_id, 0, 10, 100, 2, ("7",), "name", False)
 
     def retry(self, _services: object, job_id: str, *_: object, **asked: object) -> api.RetryResult:
         self.asked.append(asked)
@@ -97,13 +96,15 @@ class Coordinator:
         self.cancelled.append(job_id)
         return ["7"]
 
-    def resubmit(self, _services: object, _job_id: str, *, most: int, **_: object) -> str | None:
-        if self.resubmitted >= most:
+    def resubmit(
+        self, _services: object, _job_id: str, *, max_resubmits: int, **_: object
+    ) -> str | None:
+        if self.resubmitted >= max_resubmits:
             return None
         self.resubmitted += 1
         return "8"
 
-    def losses(self, _services: object, _job_id: str) -> list[object]:
+    def worker_failures(self, _services: object, _job_id: str) -> list[object]:
         return []
 
     def cured(self, _services: object, _job_id: str) -> dict[str, int]:
@@ -113,16 +114,10 @@ class Coordinator:
         return progress(done=True, failed={"bad_input": 3})
 
 
-@pytest.fixture(autouse=True)
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triggers fire at once: no process has deferred here."""
-    monkeypatch.setattr(polling, "_settle_s", lambda: 0.0)
-
-
 @pytest.fixture
 def coordinator(monkeypatch: pytest.MonkeyPatch) -> Coordinator:
     fake = Coordinator()
-    for verb in ("poll", "submit", "retry", "progress", "resubmit", "losses", "cured"):
+    for verb in ("poll", "submit", "retry", "progress", "resubmit", "worker_failures", "cured"):
         monkeypatch.setattr(api, verb, getattr(fake, verb))
     monkeypatch.setattr(control, "cancel", fake.cancel)
     edges = services()

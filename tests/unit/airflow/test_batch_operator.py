@@ -189,11 +189,14 @@ def test_killing_the_task_cancels_only_when_asked_to(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"command": None}, "is given nothing to run; give one of config, script, command"),
-        ({"script": "true"}, "is given script and command"),
-        ({"config": {"job_id": "x"}}, "is given config and command"),
-        ({"command": None, "config": {}, "slurm": {}}, "slurm: does not go with config"),
-        ({"items": [1]}, "items: does not go with command; leave it out"),
+        ({"command": None}, "nothing to run given; give exactly one of config, script, command"),
+        ({"script": "true"}, "script and command given"),
+        ({"config": {"job_id": "x"}}, "config and command given"),
+        (
+            {"command": None, "config": {}, "slurm": {}},
+            "slurm: can't be used with config; move it into",
+        ),
+        ({"items": [1]}, "items: can't be used with command; remove it"),
         ({"array": "x"}, "array: 'x' is not a list of elements"),
         ({"slurm": {"mem": "lots"}}, "slurm.mem: 'lots' is not a size"),
     ],
@@ -222,10 +225,10 @@ def test_the_trigger_is_serialised_to_what_it_was_made_of() -> None:
 
 def test_the_trigger_waits_for_the_end_and_tells_the_output(cluster: Cluster) -> None:
     cluster.names.append("n")
-    trigger = SlurmBatchTrigger("100", "n", "slurm")
-    assert trigger.look() is None
+    trigger = SlurmBatchTrigger("100", "n", slurm_conn_id="slurm")
+    assert trigger.poll() is None
     cluster.state = S.FAILED
-    event = trigger.look()
+    event = trigger.poll()
     assert event is not None
     assert (event["status"], event["states"]) == ("failed", {"FAILED": 1})
     assert event["output"] == "100_0: the end of 0"

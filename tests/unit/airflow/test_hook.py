@@ -13,8 +13,7 @@ from airflow_slurm_provider.hooks.slurm import SlurmHook
 @pytest.fixture(autouse=True)
 def connections(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster, and two accounts of AWS; nothing is open yet."""
-    for kept in ("_clients", "_opened", "_progress"):
-        monkeypatch.setattr(SlurmHook, kept, {})
+    SlurmHook.reopen()
     site = {"table": "t", "prefix": "s3://lab/lab", "transport": "local"}
     monkeypatch.setenv("AIRFLOW_CONN_HPC", json.dumps({"conn_type": "slurm", "extra": site}))
     for name, region in (("EU", "eu-west-1"), ("US", "us-east-1")):
@@ -28,14 +27,14 @@ def shared(aws_conn_id: str) -> SharedPolling:
     return found
 
 
-def test_who_waits_is_not_told_of_the_job_of_that_name_in_another_table() -> None:
+def test_a_job_of_the_same_name_in_another_table_is_another_job() -> None:
     eu, us = shared("eu"), shared("us")
     assert eu.progress.get("job-1", 5.0, lambda: "of eu") == "of eu"
     assert us.progress.get("job-1", 5.0, lambda: "of us") == "of us"
 
 
-def test_who_waits_for_the_same_job_or_cluster_looks_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_that_wait_for_the_same_job_or_cluster_share_their_queries() -> None:
     first = shared("eu")
-    monkeypatch.setattr(SlurmHook, "_opened", {})
+    SlurmHook.reopen()
     assert shared("eu").progress is first.progress, "also where services were opened anew"
     assert shared("us").poller is first.poller

@@ -58,7 +58,7 @@ def running(failed: dict[str, int] | None = None) -> JobStatus:
 
 def test_a_look_tells_items_tasks_and_workers() -> None:
     sink = Sink()
-    JobMetrics("job-1", sink).look(running({"network": 3}))
+    JobMetrics("job-1", sink).record(running({"network": 3}))
     assert sink.gauges[("items",)] == 100
     assert sink.gauges[("items_ok",)] == 37
     assert sink.gauges[("items_pending",)] == 60
@@ -71,8 +71,8 @@ def test_a_look_tells_items_tasks_and_workers() -> None:
 def test_failures_that_were_cured_fall_to_nothing_and_so_do_workers_at_the_end() -> None:
     sink = Sink()
     metrics = JobMetrics("job-1", sink)
-    metrics.look(running({"network": 3}))
-    metrics.look(FINISHED)
+    metrics.record(running({"network": 3}))
+    metrics.record(FINISHED)
     assert sink.gauges[("items_failed", "network")] == 0
     assert sink.gauges[("workers_running",)] == 0
 
@@ -88,7 +88,7 @@ def test_the_trigger_and_the_sensor_tell_them_through_airflow(
     assert sink.gauges.pop(("items_ok",)) == 100
     assert sink.counts == {("anomalies", "stall"): 1}
     raise_once(monkeypatch, ALERT)
-    trigger = SlurmArrayTrigger("job-1", "slurm", "aws", poll_interval=0.0)
+    trigger = SlurmArrayTrigger("job-1", slurm_conn_id="slurm", poll_interval=0.0)
 
     async def ends() -> None:
         async for _ in trigger.run():
@@ -106,5 +106,5 @@ def test_a_statsd_server_gets_them_with_their_tags(monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv("AIRFLOW__METRICS__STATSD_HOST", "127.0.0.1")
         monkeypatch.setenv("AIRFLOW__METRICS__STATSD_PORT", str(server.getsockname()[1]))
         monkeypatch.setenv("AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED", "True")
-        JobMetrics("job-1", statsd_logger.get_statsd_logger()).look(FINISHED)
+        JobMetrics("job-1", statsd_logger.get_statsd_logger()).record(FINISHED)
         assert server.recv(1000) == b"airflow.slurm_backfill.items,backfill=job-1:100|g"

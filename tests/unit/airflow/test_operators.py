@@ -30,7 +30,7 @@ from tests.unit.airflow.conftest import (
     RUNNING,
     STALLED,
     Coordinator,
-    Poll,
+    JobStatus,
     progress,
 )
 
@@ -139,7 +139,7 @@ def test_whoever_is_killed_while_it_waits_in_its_own_process_cancels_when_asked_
 ) -> None:
     coordinator.polls = [RUNNING]
     coordinator.retries = [api.RetryResult("job-1", 1, {"network": 1})]
-    monkeypatch.setattr(ParquetAggregateOperator, "_on_nodes", lambda *_: "job-1")
+    monkeypatch.setattr(ParquetAggregateOperator, "start_merge", lambda *_: "job-1")
     what: dict[str, Any] = {"job_id": "job-1"}
     if kind is SlurmSubmitOperator:
         what = {"config": CONFIG, "wait_for_completion": True}
@@ -170,7 +170,7 @@ def test_a_merge_on_the_nodes_is_cancelled_and_never_the_job_that_is_merged(
     task.on_kill()
     assert coordinator.cancelled == [], "it does not wait yet"
     coordinator.polls = [RUNNING]
-    monkeypatch.setattr(ParquetAggregateOperator, "_on_nodes", lambda *_: "job-1.merge-1")
+    monkeypatch.setattr(ParquetAggregateOperator, "start_merge", lambda *_: "job-1.merge-1")
     killed_while_it_waits(monkeypatch, context, task)
     assert coordinator.cancelled == ["job-1.merge-1"]
 
@@ -247,7 +247,7 @@ def test_the_sensor_replaces_workers_that_are_gone_and_waits_on(
 def test_a_sensor_that_may_fail_softly_is_skipped(
     coordinator: Coordinator, context: dict[str, Any]
 ) -> None:
-    coordinator.polls = [Poll(progress(done=True, failed={"network": 5}), None, finished=True)]
+    coordinator.polls = [JobStatus(progress(done=True, failed={"network": 5}), None, finished=True)]
     sensor = SlurmArraySensor(task_id="wait", job_id="job-1", max_failed_items=0, soft_fail=True)
     with pytest.raises(AirflowSkipException, match="5 of 100 items failed"):
         sensor.execute(context)
@@ -266,7 +266,7 @@ def test_a_sensor_that_may_fail_softly_is_skipped(
 def test_the_sensor_tolerates_failed_items_up_to_its_bounds(
     coordinator: Coordinator, context: dict[str, Any], bounds: dict[str, Any], fails: bool
 ) -> None:
-    coordinator.polls = [Poll(progress(done=True, failed={"network": 5}), None, finished=True)]
+    coordinator.polls = [JobStatus(progress(done=True, failed={"network": 5}), None, finished=True)]
     sensor = SlurmArraySensor(task_id="wait", job_id="job-1", **bounds)
     if fails:
         with pytest.raises(AirflowFailException, match=r"5 of 100 items failed \(5\.0 %\)"):
@@ -297,7 +297,7 @@ def test_retry_begins_no_round_beyond_its_budget_of_items(
     RetryByErrorClassOperator(
         task_id="retry", job_id="job-1", max_items=100, policy=policy
     ).execute(context)
-    assert [each["most_items"] for each in coordinator.asked] == [100, 70, 40]
+    assert [each["max_items"] for each in coordinator.asked] == [100, 70, 40]
     assert coordinator.asked[0]["policy"] == policy
 
 

@@ -20,7 +20,7 @@ from airflow_slurm_provider.decorators.slurm_map import SlurmMapOperator
 from airflow_slurm_provider.decorators.source import source_of
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from slurm_worker.errors import UserError
-from slurm_worker.execution.signatures import Takes
+from slurm_worker.execution.signatures import ContextPassing
 from tests.unit.coordinator.fakes import services
 
 
@@ -57,12 +57,12 @@ def handler_of(config: Any) -> Any:
 
 def shipped(mapped: SlurmMapOperator) -> Any:
     """As `handler_of`, of an operator, which removes the files when it is gone."""
-    return handler_of(mapped._config())
+    return handler_of(mapped.build_config())
 
 
 def test_plain_values_become_items_and_the_function_gets_them_back(edges: Services) -> None:
     mapped = operator(square, [3, 4], workers=5, bundle=7, options={"worker": {"tries": 2}})
-    config = mapped._config()
+    config = mapped.build_config()
     assert (config.spec.workers, config.spec.bundle, config.spec.worker.tries) == (5, 7, 2)
     key = config.spec.input.path.removeprefix("s3://lab/")
     items = [json.loads(line) for line in edges.objects.get(key).splitlines()]  # type: ignore[union-attr]  # it is there
@@ -75,40 +75,40 @@ def test_plain_values_become_items_and_the_function_gets_them_back(edges: Servic
 
 def test_objects_come_as_they_are_with_the_context_where_it_is_wanted() -> None:
     mapped = operator(told, [{"id": "a"}])
-    config = mapped._config()
+    config = mapped.build_config()
     assert handler_of(config).handle({"id": "a"}, "ctx") == {"told": "a of ctx"}
 
 
 def test_a_path_is_the_input() -> None:
-    config = operator(told, "s3://lab/items.parquet", item_key="user")._config()
+    config = operator(told, "s3://lab/items.parquet", item_key="user").build_config()
     assert config.spec.input.path == "s3://lab/items.parquet"
     assert config.spec.input.key == "user"
 
 
 def test_the_same_items_are_the_same_input() -> None:
-    one, two = (operator(square, [3, 4])._config() for _ in "ab")
+    one, two = (operator(square, [3, 4]).build_config() for _ in "ab")
     assert one.spec.identity() == two.spec.identity()
-    other = operator(square, [3, 5])._config()
+    other = operator(square, [3, 5]).build_config()
     assert other.spec.identity() != one.spec.identity()
 
 
 @pytest.mark.parametrize(
     ("items", "says"),
     [
-        ([], "items: there are none"),
+        ([], "items: the list is empty"),
         ([{"id": 1}, 2.5], "items: number 2 is float"),
         ([{"id": 1, "x": {1, 2}}], "items: number 1 is not JSON"),
     ],
 )
 def test_what_can_be_no_item_is_named(items: list[Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
-        operator(square, items)._config()
+        operator(square, items).build_config()
 
 
 def test_failed_items_fail_the_task_unless_they_are_allowed_for() -> None:
     progress = {"job_id": "job-1", "items": 10, "failed": {"network": 2}}
     with pytest.raises(AirflowFailException, match="2 of 10 items failed"):
-        operator(square, [1])._publish({}, progress)
+        operator(square, [1]).publish({}, progress)
 
 
 def test_it_is_a_task_decorator() -> None:
@@ -120,8 +120,8 @@ def test_it_is_a_task_decorator() -> None:
 
         mapped = double([1, 2]).operator
     assert isinstance(mapped, SlurmMapOperator)
-    assert not any("task.slurm_map" in each for each in mapped._sources(plain=True).values())
-    assert handler_of(mapped._config()).handle({"id": 1, "value": 1}, None) == {"double": 2}
+    assert not any("task.slurm_map" in each for each in mapped.sources(plain=True).values())
+    assert handler_of(mapped.build_config()).handle({"id": 1, "value": 1}, None) == {"double": 2}
 
 
 # --- which functions are taken, and what they are called with -----------------
@@ -209,7 +209,7 @@ def test_a_function_within_another_is_shipped_as_it_stands() -> None:
             }
 
         mapped = lines([1]).operator
-    result = handler_of(mapped._config()).handle({"id": 1, "value": 1}, None)
+    result = handler_of(mapped.build_config()).handle({"id": 1, "value": 1}, None)
     assert result == {"text": "first\n# second\n   third"}
 
 
@@ -282,7 +282,7 @@ def recursive() -> Any:
 
 
 def test_a_function_within_another_may_call_itself() -> None:
-    assert source_of(recursive())[1] is Takes.NOTHING
+    assert source_of(recursive())[1] is ContextPassing.NOTHING
 
 
 class Square:
@@ -370,33 +370,35 @@ def generated() -> Iterator[int]:
 )
 def test_whatever_gives_items_one_by_one_is_taken(edges: Services, items: Any) -> None:
     mapped = operator(square, items)
-    config = mapped._config()
+    config = mapped.build_config()
     key = config.spec.input.path.removeprefix("s3://lab/")
     assert [json.loads(line)["value"] for line in edges.objects.get(key).splitlines()] == [3, 4]  # type: ignore[union-attr]  # it is there
     assert handler_of(config).handle({"id": 3, "value": 3}, None) == {"square": 9}
 
 
 def test_a_path_object_is_the_input(tmp_path: Path) -> None:
-    assert operator(told, tmp_path / "a.csv")._config().spec.input.path == str(tmp_path / "a.csv")
+    assert operator(told, tmp_path / "a.csv").build_config().spec.input.path == str(
+        tmp_path / "a.csv"
+    )
 
 
 @pytest.mark.parametrize(
     ("items", "says"),
     [
-        ("", "'' is text, and no JSON list"),
-        ("['a', 'b']", "no JSON list .* tojson"),
-        ('{"id": 1}', "is a JSON dict, no list"),
+        ("", "'' is text, but not a JSON list"),
+        ("['a', 'b']", "not a JSON list .* tojson"),
+        ('{"id": 1}', "is a JSON dict, not a list"),
         ("[1, NaN]", "holds NaN"),
         ('[{"id": 1, "id": 2}]', "names 'id' twice"),
         ("a\nb", "several lines"),
-        ({"id": 1}, r"is a mapping; hand over a list: \[it\]"),
+        ({"id": 1}, r"is a mapping; pass a list: \[it\]"),
         ({1, 2}, "is a set, which has no order"),
         (b"[7]", "is bytes"),
         (io.StringIO("1\n2\n"), "is an open file"),
-        (None, "is None; .* does the task that should give it return one"),
+        (None, "is None; .* does the task before this one return a list"),
         (7, r"is int \(7\)"),
         (True, "is bool"),
-        ([{"id": 1}, 2], "number 2 is int, and number 1 is dict; give objects alone"),
+        ([{"id": 1}, 2], "number 2 is int, but number 1 is dict; pass only objects"),
         ([True], "number 1 is bool"),
         ([None], "number 1 is NoneType"),
         ([[1, 2]], "number 1 is list"),
@@ -408,5 +410,5 @@ def test_a_path_object_is_the_input(tmp_path: Path) -> None:
 )
 def test_what_gives_no_items_is_refused_in_one_line(items: Any, says: str) -> None:
     with pytest.raises(UserError, match=says) as told:
-        operator(square, items)._config()
+        operator(square, items).build_config()
     assert "\n" not in str(told.value)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_slurm_provider.triggers import polling
-from airflow_slurm_provider.triggers.polling import _settle_s as settle_s
+from airflow_slurm_provider.triggers.polling import default_settle_s
 from airflow_slurm_provider.triggers.slurm_array import SlurmArrayTrigger
 from slurm_worker.errors import ServiceError, UserError
 from tests.unit.airflow.conftest import ALERT, FINISHED, RUNNING, STALLED, Coordinator, raise_once
@@ -26,6 +26,11 @@ ARGUMENTS = {
 }
 
 
+def trigger(**changes: Any) -> SlurmArrayTrigger:
+    """A trigger that fires at once: no process has deferred here."""
+    return SlurmArrayTrigger(**{**ARGUMENTS, "settle_s": 0.0, **changes})
+
+
 def fire(trigger: SlurmArrayTrigger) -> list[dict[str, Any]]:
     async def collect() -> list[dict[str, Any]]:
         return [event.payload async for event in trigger.run()]
@@ -41,10 +46,9 @@ def test_it_does_not_fire_before_the_process_that_deferred_is_known_to_have_ende
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    monkeypatch.setattr(polling, "_settle_s", lambda: 3600.0)
     monkeypatch.setattr(polling.asyncio, "sleep", sleep)
     coordinator.polls = [FINISHED]
-    (event,) = fire(SlurmArrayTrigger(**ARGUMENTS))
+    (event,) = fire(trigger(settle_s=3600.0))
     assert event["status"] == "finished"
     assert 3000 < sum(slept) <= 3600
 
@@ -55,7 +59,7 @@ def test_it_waits_for_that_process_as_long_as_airflows_configuration_asks(
 ) -> None:
     if interval:
         monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", interval)
-    assert settle_s() == seconds
+    assert default_settle_s() == seconds
 
 
 def test_it_is_serialised_to_what_it_was_made_of() -> None:
@@ -79,21 +83,21 @@ def test_it_fires_once_with_the_status(
     coordinator: Coordinator, polls: list[Any], status: str
 ) -> None:
     coordinator.polls = polls
-    (event,) = fire(SlurmArrayTrigger(**ARGUMENTS))
+    (event,) = fire(trigger())
     assert event["status"] == status
     assert event["state"] == {"rounds": [1]}
 
 
-def test_a_good_look_forgives_the_failed_ones_before_it(coordinator: Coordinator) -> None:
+def test_a_good_query_resets_the_count_of_failed_ones(coordinator: Coordinator) -> None:
     down = ServiceError("ssh")
     coordinator.polls = [down, down, RUNNING, down, down, RUNNING, FINISHED]
-    (event,) = fire(SlurmArrayTrigger(**ARGUMENTS))
+    (event,) = fire(trigger())
     assert event["status"] == "finished"
 
 
-def test_workers_that_are_gone_are_replaced_up_to_a_bound(coordinator: Coordinator) -> None:
+def test_workers_that_are_gone_are_replaced_up_to_a_limit(coordinator: Coordinator) -> None:
     coordinator.polls = [STALLED, RUNNING, STALLED, STALLED]
-    (event,) = fire(SlurmArrayTrigger(**{**ARGUMENTS, "max_resubmissions": 2}))
+    (event,) = fire(trigger(max_resubmissions=2))
     assert coordinator.resubmitted == 2
     assert event["status"] == "stalled"
 
@@ -104,7 +108,7 @@ def test_an_alert_fires_only_for_an_operator_that_has_notifiers(
     for tells, statuses in ((True, ["anomaly"]), (False, ["finished"])):
         coordinator.polls = [RUNNING, FINISHED]
         raise_once(monkeypatch, ALERT)
-        events = fire(SlurmArrayTrigger(**{**ARGUMENTS, "tells_anomalies": tells}))
+        events = fire(trigger(tells_anomalies=tells))
         assert [each["status"] for each in events] == statuses
         assert (events[0]["job_id"], events[0]["state"]) == ("job-1", {"rounds": [1]})
         if tells:

@@ -32,14 +32,12 @@ from benchmarks.billion.report import (
 from benchmarks.billion.rows import LeanRows
 from benchmarks.folder_services import SqliteRows
 from slurm_worker.errors import ServiceError
-from slurm_worker.protocol import expressions
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.ports import Applied, Row, Rows, Statement, Value
 from slurm_worker.testing import MemoryRows
-from tests.contracts.rows import RowsContract
+from tests.contracts.rows import RowsContract, below
+from tests.unit.worker.protocol.statements import STATEMENTS
 
-STATEMENTS = [each for each in vars(expressions).values() if isinstance(each, Statement)]
-STATEMENTS.append(expressions.stage_of(3))
 SMALL = Scenario(4_000, 50, 8, 0.1, 8)
 #: Values that the statements are tried with: few, so that conditions hold now and then.
 VALUES = st.sampled_from([0, 1, 2, "a", "b", "ready", "leased", "done"])
@@ -59,8 +57,7 @@ class TestLeanRows(RowsContract):
     ) -> None:
         """One thread alone uses these rows: the next in turn stands for the concurrent one."""
         rows.put_new({"pk": pk, "sk": "a", "n": 0})
-        below = Statement("below", "SET #n = #n + :one", "#n < :limit")
-        results = [rows.update(pk, "a", below, {"one": 1, "limit": 3}) for _ in range(12)]
+        results = [rows.update(pk, "a", below(3)) for _ in range(12)]
         assert sum(isinstance(each, Applied) for each in results) == 3
 
 
@@ -92,18 +89,16 @@ def test_every_statement_does_to_lean_rows_what_it_does_to_the_twin(
     for rows in (lean, twin):
         rows.put_new({"pk": "p", "sk": "a", **start})
     rng = random.Random(seed)
-    for statement in which:
-        values = _values(rng)
+    for chosen in which:
+        statement = replace(chosen, values=_values(rng))
         sk = rng.choice(["a", "a", "a", "absent"])
-        assert _outcome(lean, sk, statement, values) == _outcome(twin, sk, statement, values)
+        assert _outcome(lean, sk, statement) == _outcome(twin, sk, statement)
         assert list(lean.query("p")) == list(twin.query("p"))
 
 
-def _outcome(
-    rows: Rows, sk: str, statement: Statement, values: Mapping[str, Value]
-) -> tuple[str, Row | None]:
+def _outcome(rows: Rows, sk: str, statement: Statement) -> tuple[str, Row | None]:
     try:
-        result = rows.update("p", sk, statement, values)
+        result = rows.update("p", sk, statement)
     except (ValueError, TypeError):
         return "no sum", None
     return type(result).__name__, result.row

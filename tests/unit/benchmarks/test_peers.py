@@ -87,7 +87,7 @@ def test_where_a_peer_is_ahead_is_said_with_a_reason() -> None:
     assert [line.split(":")[0] for line in lines] == ["- start-up", "- steady rate"]
     assert "other 950 items/s" in lines[1]
     assert report.MEASURES[1].reason in lines[1]
-    assert "In none of these measures" in page([of("ours"), of("other")])
+    assert "no peer is ahead" in page([of("ours"), of("other")])
 
 
 def test_a_run_that_went_wrong_is_marked_and_told() -> None:
@@ -107,7 +107,7 @@ def test_the_short_form_kills_only_ours_and_dask() -> None:
 
 
 def test_an_unknown_contender_is_refused_with_those_there_are() -> None:
-    with pytest.raises(SystemExit, match=r"'make' is none of plain loop, ours, dask-jobqueue"):
+    with pytest.raises(SystemExit, match=r"'make' is unknown; use one of plain loop, ours, dask"):
         peers.chosen(["make"])
 
 

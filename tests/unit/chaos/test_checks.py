@@ -8,17 +8,25 @@ from pathlib import Path
 import pytest
 
 from slurm_worker.protocol.ports import Row
+from slurm_worker.protocol.task_history import HistoryEntry, TaskEvent
 from slurm_worker.protocol.task_table import HISTORY_LIMIT
 from tests.chaos.checks import disagreements, unexplained
 from tests.unit.world import World, numbered
 
+RELEASED = HistoryEntry(1, TaskEvent.RELEASED, "w1").to_row()
+STOLEN = HistoryEntry(2, TaskEvent.STOLEN, "w3", "w2").to_row()
 SOUND: Row = {
     "sk": "000#00000001",
     "state": "done",
     "attempt": 3,
     "winner": 3,
     "lost": 1,
-    "history": ["1 released by w1", "2 stolen by w3 from w2"],
+    "segment": 0,
+    "offset": 0,
+    "length": 10,
+    "items": 5,
+    "sha256": "x",
+    "history": [RELEASED, STOLEN],
 }
 
 
@@ -29,8 +37,8 @@ def test_a_row_whose_attempts_all_have_their_reason_is_sound() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"history": ["2 stolen by w3 from w2"]},
-        {"history": ["1 released by w1", "2 released by w2"]},
+        {"history": [STOLEN]},
+        {"history": [RELEASED, RELEASED]},
         {"winner": 4},
         {"error": "x" * 1024},
     ],
@@ -40,7 +48,7 @@ def test_a_row_that_hides_something_is_told_of(change: Row) -> None:
 
 
 def test_a_full_history_may_leave_the_last_attempts_out() -> None:
-    full: Row = {"history": ["1 stolen by w2 from w1"] * HISTORY_LIMIT, "lost": 9, "attempt": 10}
+    full: Row = {"history": [STOLEN] * HISTORY_LIMIT, "lost": 9, "attempt": 10}
     assert unexplained({**SOUND, **full}) == []
 
 

@@ -19,7 +19,6 @@ from airflow_slurm_provider.coordinator.spec.site import Site, load_site
 from airflow_slurm_provider.slurm.accounting import JobRecord
 from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState, Element, merge_arrays
 from airflow_slurm_provider.slurm.states import ElementState
-from airflow_slurm_provider.slurm.usage import Usage
 from slurm_worker.errors import ItemError, ServiceError
 from slurm_worker.testing import ManualClock
 from tests.unit.coordinator.fakes import no_sts
@@ -37,7 +36,6 @@ class FakeSlurm:
     names: list[str] = field(default_factory=list)
     away: int = 0
     ended: list[JobRecord] = field(default_factory=list)
-    used: list[Usage] = field(default_factory=list)
 
     def max_array_size(self) -> int:
         self._answer()
@@ -76,13 +74,9 @@ class FakeSlurm:
         self._answer()
         return f"the end of {element}\n"
 
-    def endings(self, arrays: Collection[ArrayKey]) -> list[JobRecord]:
+    def records(self, arrays: Collection[ArrayKey]) -> list[JobRecord]:
         self._answer()
         return self.ended
-
-    def usage(self, arrays: Collection[ArrayKey]) -> list[Usage]:
-        self._answer()
-        return self.used
 
     def cancel(self, arrays: Collection[ArrayKey]) -> list[ArrayKey]:
         ids = self.find({each.name for each in arrays})

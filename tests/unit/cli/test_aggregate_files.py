@@ -1,4 +1,4 @@
-"""`slurmctl aggregate PATH... -o DATASET`: what was in the files is in the dataset, or refused."""
+"""`slurmctl aggregate-files`: what was in the files is in the dataset, or refused."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Merged:
 
     def run(self, *options: str, paths: tuple[str | Path, ...] = ()) -> int:
         where = [str(each) for each in paths or (self.folder,)]
-        return run(["aggregate", *where, "-o", str(self.output), *options])
+        return run(["aggregate-files", *where, "-o", str(self.output), *options])
 
     def files(self) -> list[Path]:
         return sorted(self.output.rglob("*.parquet"))
@@ -121,7 +121,7 @@ def test_a_line_without_an_object_ends_in_a_message_and_not_in_a_crash(
     merged.write("b.jsonl", line + "\n")
     # In a process of its own, which Arrow could bring down.
     code = "import sys; from airflow_slurm_provider.cli import main; main()"
-    command = [sys.executable, "-c", code, "aggregate"]
+    command = [sys.executable, "-c", code, "aggregate-files"]
     ended = subprocess.run(
         [*command, str(merged.folder), "-o", str(merged.output)],
         capture_output=True,
@@ -273,16 +273,16 @@ def test_a_schema_that_names_a_column_twice_is_refused(
     schema = tmp_path / "schema.yaml"
     schema.write_text("x: int64\nx: double\n")
     assert merged.run("--schema", str(schema)) == 2
-    refused(capsys, "schema.yaml: ", "line 2, column 1: 'x' is there twice")
+    refused(capsys, "schema.yaml: ", "line 2, column 1: the key 'x' occurs twice")
 
 
 def test_an_output_without_a_name_is_not_the_folder_of_the_shell(
     merged: Merged, capsys: pytest.CaptureFixture[str]
 ) -> None:
     merged.write("a.jsonl", "{}\n")
-    code = run(["aggregate", str(merged.folder), "-o", ""])  # as an empty variable gives it
+    code = run(["aggregate-files", str(merged.folder), "-o", ""])  # as an empty variable gives it
     assert code == 2
-    refused(capsys, "-o: is empty; name a folder")
+    refused(capsys, "-o: is empty; give a folder")
 
 
 def test_a_suffix_that_is_left_out_moves_no_cursor(

@@ -12,24 +12,24 @@ def test_what_was_made_and_what_was_there_is_told_line_by_line(cli: Cli) -> None
     assert first.code == ExitCode.OK, first.err
     lines = first.out.splitlines()
     assert lines[0].split() == [
-        *("made", "table:", "table", "'t'", "with", "string", "keys", "pk", "and", "sk,"),
+        *("created", "table:", "table", "'t'", "with", "string", "keys", "pk", "and", "sk,"),
         *("on", "demand"),
     ]
-    assert lines[-1] == "5 made"
+    assert lines[-1] == "5 created"
     again = cli("bootstrap", "--create-bucket")
     assert again.code == ExitCode.OK
-    assert again.out.splitlines()[-1] == "6 there"
+    assert again.out.splitlines()[-1] == "6 exists"
 
 
 def test_a_bucket_that_nobody_asked_for_is_exit_code_1_and_the_mend_says_how(cli: Cli) -> None:
     cli.enter_aws()
     ended = cli("bootstrap")
     assert ended.code == ExitCode.JOB_FAILED
-    assert "mend: slurmctl bootstrap --create-bucket" in ended.out
-    assert ended.out.splitlines()[-1] == "1 made, 1 missing"
+    assert "fix: create it with slurmctl bootstrap --create-bucket" in ended.out
+    assert ended.out.splitlines()[-1] == "1 created, 1 missing"
 
 
 def test_a_dry_run_makes_nothing(cli: Cli) -> None:
     cli.enter_aws()
     assert cli("bootstrap", "--create-bucket", "--dry-run").code == ExitCode.OK
-    assert cli("bootstrap", "--dry-run").out.splitlines()[-1] == "1 would make, 1 missing"
+    assert cli("bootstrap", "--dry-run").out.splitlines()[-1] == "1 would create, 1 missing"

@@ -69,11 +69,9 @@ def test_a_table_that_does_not_answer_is_not_waited_for(
         return cli.services
 
     monkeypatch.setattr(services_module, "open_services", open_services)
-    monkeypatch.setattr(completers, "_PATIENCE_S", 0.05)
-    assert complete("slurmctl status j", 2) == []
+    assert completers.newest_job_ids({}, "j", timeout_s=0.05) == []
     answer.set()
-    monkeypatch.setattr(completers, "_PATIENCE_S", 60.0)
-    assert complete("slurmctl status j", 2) == ["job-1"]
+    assert completers.newest_job_ids({}, "j", timeout_s=60.0) == ["job-1"]
 
 
 def test_bash_completes_commands_and_profiles_for_real(tmp_path: Path) -> None:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from airflow_slurm_provider.cli.app import ExitCode
+from airflow_slurm_provider.slurm.accounting import JobRecord
 from airflow_slurm_provider.slurm.states import ElementState
-from airflow_slurm_provider.slurm.usage import Usage
 from slurm_worker.backends.request_counter import RequestKind
 from tests.unit.cli.conftest import Cli, write_config
 
-USED = Usage("101", 0, 0, ElementState.COMPLETED, 7200, 1, 3600.0, 4 << 30, 400 << 20)
+USED = JobRecord(
+    array="101",
+    element=0,
+    restart=0,
+    state=ElementState.COMPLETED,
+    elapsed_s=7200,
+    cpus=1,
+    cpu_s=3600.0,
+    mem=4 << 30,
+    max_rss=400 << 20,
+)
 
 
 def test_a_plan_and_the_submit_after_it_agree_and_the_plan_leaves_nothing(cli: Cli) -> None:
@@ -25,7 +35,7 @@ def test_a_plan_is_read_as_lines_and_its_script_alone_as_it_is(cli: Cli) -> None
     fields = dict(line.split(": ", 1) for line in ended.out.splitlines() if ": " in line)
     assert fields["tasks"] == "3 of up to 10 items"
     assert fields["cost"].startswith("$0.00")
-    assert "heartbeats for each hour of a worker" in ended.out
+    assert "heartbeats per hour of a worker" in ended.out
     script = cli("plan", cli.config, "--script").out
     assert script.startswith("#!/bin/bash\n#SBATCH --job-name=job-1.000-1.TOKEN\n")
     assert script.endswith("--processes 1\n")
@@ -45,15 +55,15 @@ def test_a_plan_without_a_cluster_says_what_it_does_not_know(cli: Cli) -> None:
 
 
 def test_the_cost_of_a_job_is_told_with_advice(cli: Cli) -> None:
-    cli.slurm.used = [USED]
+    cli.slurm.ended = [USED]
     cli.submit()
     cli.world.requests.count(RequestKind.S3_PUT)
     cli.work()
     ended = cli("cost", "job-1")
     assert ended.code == ExitCode.OK
-    assert "cpu time: 2 CPU-hours given; of ended workers' 50% used" in ended.out
-    assert "memory: 400 MB of 4.0 GB at most (10%)" in ended.out
-    assert "advice: 4.0 GB of memory were asked" in ended.out
+    assert "cpu time: 2 CPU-hours given; by ended workers: 50% used" in ended.out
+    assert "memory: 400.0 MiB of 4.0 GiB at most (10%)" in ended.out
+    assert "advice: 4.0 GiB of memory were asked" in ended.out
     document = cli("cost", "job-1", "--json").json
     assert document["counted"]["requests"] == {"s3_put": 1}
 
@@ -63,4 +73,4 @@ def test_the_cost_of_a_job_whose_cluster_is_away_says_so(cli: Cli) -> None:
     cli.slurm.away = 1
     ended = cli("cost", "job-1")
     assert ended.code == ExitCode.OK
-    assert "cluster: not known: the login node is away" in ended.out
+    assert "cluster: unknown: the login node is away" in ended.out

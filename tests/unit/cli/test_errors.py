@@ -16,7 +16,7 @@ from tests.unit.cli.conftest import Cli, empty_aws, write_config
 
 MISUSE = [
     (["sbumit"], "command: 'sbumit' is unknown; did you mean 'submit'?"),
-    (["frobnicate"], "command: 'frobnicate' is unknown; there are plan, submit"),
+    (["frobnicate"], "command: 'frobnicate' is unknown; choose from plan, submit"),
     (["status"], "Missing argument 'JOB'; see slurmctl status --help"),
     (["status", "job-1", "--jsn"], "--json"),
     (["wait", "job-1", "--timeout", "soon"], "'soon' is not a valid float"),
@@ -24,15 +24,18 @@ MISUSE = [
     (["status", "unknown-job"], "there is no job 'unknown-job'"),
     (["retry", "--job-id", "job-1", "--errors", "netwrok"], "--errors: 'netwrok'"),
     (["retry"], "JOB: is missing"),
-    (["retry", "job-1", "--job-id", "job-2"], "--job-id: 'job-2' is not JOB"),
+    (["retry", "job-1", "--job-id", "job-2"], "--job-id: 'job-2' differs from JOB"),
     (["retry", "job-1", "--items", "nowhere.txt"], "--items: nowhere.txt can't be read"),
     (["errors", "unknown-job"], "there is no job 'unknown-job'"),
     (["errors", "job-1", "--class", "netwrok"], "--class: 'netwrok'"),
     (["retry", "--job-id", "unknown-job"], "there is no job 'unknown-job'"),
-    (["aggregate", "a", "b"], "-o: is missing"),
-    (["aggregate", "job-1", "--sort-by", "n"], "are for files; a job has its YAML's"),
-    (["aggregate", "nowhere", "-o", "out"], "PATH: there is no nowhere"),
-    (["aggregate", ".", "-o", "out", "--schema", "nowhere.yaml"], "--schema: nowhere.yaml can't"),
+    (["aggregate", "a", "b"], "use: slurmctl aggregate-files a b -o DATASET"),
+    (["aggregate", "results/"], "use: slurmctl aggregate-files results/ -o DATASET"),
+    (["aggregate", "results", "-o", "out"], "use: slurmctl aggregate-files results -o out"),
+    (["aggregate", "job-1", "--sort-by", "n"], "No such option"),
+    (["aggregate-files", "results"], "Missing option '-o'"),
+    (["aggregate-files", "nowhere", "-o", "out"], "PATH: there is no nowhere"),
+    (["aggregate-files", ".", "-o", "out", "--schema", "nowhere.yaml"], "nowhere.yaml can't"),
     (["aggregate", "unknown-job"], "there is no job 'unknown-job'"),
     (["workers", "job-1"], "Missing option '--add'; see slurmctl workers --help"),
     (["workers", "job-1", "--add", "0"], "0 is not in the range x>=1"),
@@ -89,14 +92,15 @@ def test_a_wrong_config_is_named_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"\x80\x02binary", "can't be read (it is no text"),
+        (b"\x80\x02binary", "can't be read (it is not text"),
         (b"a: 1\njob_id: 2025-02-30\n", "line 2: job_id: 2025-02-30: day is out of range"),
         (b"job_id: [", "is not YAML: line 1, column 10: "),
         (b"job_id: a\n\tbundle: 5\n", "line 2, column 1: found character"),
     ],
 )
 @pytest.mark.parametrize(
-    "command", [["submit"], ["aggregate", ".", "-o", "out", "--schema"], ["status", "j", "--site"]]
+    "command",
+    [["submit"], ["aggregate-files", ".", "-o", "out", "--schema"], ["status", "j", "--site"]],
 )
 def test_a_file_that_is_no_yaml_is_told_in_one_line(
     cli: Cli, tmp_path: Path, command: list[str], content: bytes, expected: str

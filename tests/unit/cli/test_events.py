@@ -8,7 +8,7 @@ import pytest
 
 from airflow_slurm_provider.cli.app import ExitCode
 from airflow_slurm_provider.cli.wait_loop import TOLERATED_FAILURES
-from airflow_slurm_provider.coordinator.status.audit_log import EventReader
+from airflow_slurm_provider.coordinator.status.audit_log import AuditLogReader
 from slurm_worker.errors import ServiceError
 from tests.unit.cli.conftest import Cli, Handler
 
@@ -151,14 +151,14 @@ def test_following_bears_a_table_that_is_away_for_a_while(
     ]
     ended = cli("events", "job-1", "--follow")
     assert ended.code == ExitCode.SERVICE_ERROR, "it stays away"
-    assert ended.err.count("the table is away; looking again in 5 s") == 2 * TOLERATED_FAILURES
+    assert ended.err.count("the table is away; next try in 5 s") == 2 * TOLERATED_FAILURES
     assert ended.out.splitlines()[-1].endswith("me: looked")
 
 
 def test_an_event_that_comes_late_is_told_once(cli: Cli) -> None:
     cli.submit()
     jobs = cli.world.jobs
-    reader = EventReader(cli.services, jobs.job)
+    reader = AuditLogReader(cli.services, jobs.job)
     assert len(reader.read()) == 2
     cli.clock.advance(10)
     jobs.audit("a worker", "later", {})

@@ -63,10 +63,8 @@ CALLS: dict[str, list[tuple[Ready, Arguments]]] = {
         (done, ["job-1", "--errors", "timeout"]),
     ],
     "errors": [(done, ["job-1"])],
-    "aggregate": [
-        (done, ["job-1"]),
-        (files, ["FOLDER/results.jsonl", "-o", "FOLDER/dataset"]),
-    ],
+    "aggregate": [(done, ["job-1"])],
+    "aggregate-files": [(files, ["FOLDER/results.jsonl", "-o", "FOLDER/dataset"])],
     "logs": [(running, ["job-1", "--worker", "101_0", "--output"])],
     "events": [(running, ["job-1"])],
     "cost": [(running, ["job-1"]), (done, ["job-1"])],
@@ -83,7 +81,7 @@ CALLS: dict[str, list[tuple[Ready, Arguments]]] = {
 #: Commands that serve, and print no document.
 SERVERS = {"dashboard"}
 #: Commands that need no site, so that no job can be unknown to them.
-WITHOUT_SITE = {"completion"}
+WITHOUT_SITE = {"aggregate-files", "completion"}
 #: Commands that read neither rows of the table nor any job.
 WITHOUT_TABLE = WITHOUT_SITE | {"bootstrap", "plan"}
 OF_A_JOB = sorted({*CALLS} - WITHOUT_TABLE - {"submit"})

@@ -99,7 +99,7 @@ def test_a_terminal_shows_markup_as_text(cli: Cli) -> None:
 
     cli.submit()
     cli.services.jobs(cli.world.job).stop("[/red] [bold]no[/bold] \x1b[2J")
-    poll = Watcher(cli.services, cli.world.job, lambda _: None).look()
+    poll = Watcher(cli.services, cli.world.job, lambda _: None).poll()
     out = io.StringIO()
     Console(file=out, width=200).print(render(View(poll)))
     assert r"[/red] [bold]no[/bold] \x1b[2J" in out.getvalue()

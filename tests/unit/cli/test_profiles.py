@@ -50,10 +50,10 @@ def test_an_unknown_profile_is_told_with_those_that_there_are(folder: Path) -> N
     with pytest.raises(UserError) as told:
         site_file(None, "lap", {})
     assert str(told.value) == (
-        "--profile: 'lap' is no profile; did you mean 'lab'? there are cloud, lab, site in "
-        "~/.config/slurmctl"
+        "--profile: there is no profile 'lap' in ~/.config/slurmctl; did you mean 'lab'? it has "
+        "cloud, lab, site"
     )
-    with pytest.raises(UserError, match=r"SLURMCTL_PROFILE: '\.\./lab' is no profile"):
+    with pytest.raises(UserError, match=r"SLURMCTL_PROFILE: there is no profile '\.\./lab'"):
         site_file(None, None, {"SLURMCTL_PROFILE": "../lab"})
 
 
@@ -61,14 +61,14 @@ def test_where_there_is_no_profile_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(UserError, match="there is none yet"):
+    with pytest.raises(UserError, match="it has none yet"):
         site_file(None, "lab", {})
 
 
 def test_site_and_profile_exclude_each_other(cli: Cli) -> None:
     ended = cli("status", "job-1", "--site", "a.yaml", "--profile", "lab")
     assert ended.code == ExitCode.USER_ERROR
-    assert "exclude each other" in ended.err
+    assert "give only one" in ended.err
 
 
 def test_a_command_works_with_the_profile_that_it_is_given(

@@ -18,10 +18,10 @@ from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from airflow_slurm_provider.slurm.array_state import ArrayState, Element
 from airflow_slurm_provider.slurm.states import ElementState
-from slurm_worker.protocol.job_store import Slice
-from slurm_worker.protocol.job_table import AuditEvent, JobRow, RoundRow
+from slurm_worker.protocol.job_rows import AuditEvent, JobRow, RoundRow
 from slurm_worker.protocol.job_totals import JobTotals
 from slurm_worker.protocol.keys import JobId, JobState, RoundState, TaskState
+from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.tasks import TaskRow
 from tests.unit.cli.conftest import Cli
 
@@ -178,6 +178,6 @@ def test_leaving_does_nothing_to_the_job(
         patch.setattr(sys.stdout, "isatty", lambda: terminal)
         ended = cli("watch", "job-1")
     assert ended.code == ExitCode.INTERRUPTED
-    assert ended.err.endswith("job-1 goes on by itself; look again with: slurmctl watch job-1\n")
+    assert ended.err.endswith("job-1 continues; to watch it again: slurmctl watch job-1\n")
     assert ("\x1b[?1049l" in ended.out) == terminal, "the terminal is as it was"
     assert cli("status", "job-1", "--json").json == before

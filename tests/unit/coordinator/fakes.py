@@ -16,7 +16,6 @@ from airflow_slurm_provider.slurm.array_state import ArrayKey, Element, merge_ar
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError, SubmitLimitError
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.slurm.submission import guarded
-from airflow_slurm_provider.slurm.usage import Usage
 from slurm_worker.errors import ServiceError
 from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
 from tests.unit.world import World
@@ -73,7 +72,6 @@ class FakeSlurm:
     lose_reply: bool = False
     ended: list[JobRecord] = field(default_factory=list)
     accounted: list[list[str]] = field(default_factory=list)
-    used: list[Usage] = field(default_factory=list)
     states: dict[str, FakeArray] = field(default_factory=dict)
     words: str = ""
 
@@ -131,12 +129,9 @@ class FakeSlurm:
     def script(self, name: str, folder: str) -> str:
         return self.scripts[list(self.arrays).index(name)]
 
-    def endings(self, arrays: Collection[ArrayKey]) -> list[JobRecord]:
+    def records(self, arrays: Collection[ArrayKey]) -> list[JobRecord]:
         self.accounted.append([each.slurm_job_id for each in arrays])
         return self.ended
-
-    def usage(self, arrays: Collection[ArrayKey]) -> list[Usage]:
-        return self.used
 
     def cancel(self, arrays: Collection[ArrayKey]) -> list[ArrayKey]:
         """By name, as the real one."""

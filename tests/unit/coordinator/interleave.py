@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 
 _WAIT_S = 60.0
 
@@ -78,7 +79,8 @@ def stepped(services: Services, steps: Steps) -> Services:
         objects=Stepped(services.objects, steps),  # type: ignore[arg-type]
         slurm=Stepped(services.slurm, steps),  # type: ignore[arg-type]
         bucket=lambda name: Stepped(bucket(name), steps),  # type: ignore[arg-type,return-value]
-        readers={},
+        readers=TTLCache(),
+        conditional={},
     )
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from slurm_worker.protocol.keys import JobPaths
-from slurm_worker.protocol.ports import Entry, ObjectStore, Stored
+from slurm_worker.protocol.paths import JobPaths
+from slurm_worker.protocol.ports import ObjectInfo, ObjectStore, StoredObject
 from slurm_worker.testing import MemoryObjects
 
 _T = TypeVar("_T")
@@ -130,7 +130,7 @@ class Paced:
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | None:
         return self._ask(key, lambda store: store.get(key, start=start, length=length))
 
-    def read(self, key: str) -> Stored | None:
+    def read(self, key: str) -> StoredObject | None:
         return self._ask(key, lambda store: store.read(key))
 
     def put(self, key: str, body: bytes) -> None:
@@ -145,7 +145,7 @@ class Paced:
     def list(self, prefix: str) -> Iterator[str]:
         yield from self._ask(prefix, lambda store: list(store.list(prefix)))
 
-    def entries(self, prefix: str) -> Iterator[Entry]:
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         yield from self._ask(prefix, lambda store: list(store.entries(prefix)))
 
     def delete(self, key: str) -> None:

@@ -13,7 +13,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.slurm.client import SubmitRefusedError
-from slurm_worker.errors import ItemError, ServiceError, UserError
+from slurm_worker.errors import ErrorClass, ItemError, ServiceError, UserError
 from slurm_worker.protocol.keys import TaskState
 from slurm_worker.protocol.ports import Applied, Refused, Row
 from slurm_worker.testing import MemoryRows
@@ -24,7 +24,7 @@ def log(_line: str) -> None:
     pass
 
 
-def submit(edges: Services, config: Config) -> api.Submitted:
+def submit(edges: Services, config: Config) -> api.SubmitResult:
     return api.submit(edges, config, log=log)
 
 
@@ -53,50 +53,52 @@ def test_submitting_twice_gives_one_array_and_the_same_plan(tmp_path: Path) -> N
     assert second.slurm_job_ids == first.slurm_job_ids
 
 
-def test_submitting_again_says_whether_anything_is_new_to_the_workers(tmp_path: Path) -> None:
+def test_submitting_again_reports_a_changed_configuration(tmp_path: Path) -> None:
     edges, config = services(), make_config(tmp_path)
-    told: list[str] = []
-    api.submit(edges, config, log=told.append)
-    api.submit(edges, config, log=told.append)
-    assert not any("others now" in each for each in told)
+    lines: list[str] = []
+    api.submit(edges, config, log=lines.append)
+    api.submit(edges, config, log=lines.append)
+    assert not any("worker count changed" in each for each in lines)
     (tmp_path / "handler.py").write_text("def handle(item, context):\n    return None\n")
-    api.submit(edges, config, log=told.append)
-    assert any("code, settings or workers are others now" in each for each in told)
+    api.submit(edges, config, log=lines.append)
+    assert any("code, settings or worker count changed" in each for each in lines)
 
 
-def test_submitting_a_finished_job_again_says_that_nothing_is_left(tmp_path: Path) -> None:
+def test_submitting_a_finished_job_again_says_that_all_tasks_have_ended(tmp_path: Path) -> None:
     edges, config = services(), make_config(tmp_path / "config")
     submit(edges, config)
     run_workers(edges, config, tmp_path / "node", failing())
-    told: list[str] = []
-    api.submit(edges, config, log=told.append)
-    assert told == ["every task has ended; no workers are needed"]
+    lines: list[str] = []
+    api.submit(edges, config, log=lines.append)
+    assert lines == ["all tasks have ended; no workers are needed"]
 
 
-def test_submitting_a_finished_job_again_names_what_runs_its_failed_items(tmp_path: Path) -> None:
+def test_submitting_a_finished_job_again_names_the_retry_command(tmp_path: Path) -> None:
     edges, config = services(), make_config(tmp_path / "config")
     submit(edges, config)
     run_workers(edges, config, tmp_path / "node", failing("bad_input"))
-    told: list[str] = []
-    api.submit(edges, config, log=told.append)
-    assert told[0].endswith("what failed runs again by slurmctl retry job-1 --errors=bad_input")
+    lines: list[str] = []
+    api.submit(edges, config, log=lines.append)
+    assert lines[0].endswith("to retry what failed: slurmctl retry job-1 --errors=bad_input")
 
 
-def test_an_input_that_was_written_again_is_told_and_its_new_rows_are_not_taken(
+def test_a_changed_input_is_reported_and_the_job_keeps_its_items(
     tmp_path: Path,
 ) -> None:
     edges, config = services(), make_config(tmp_path, items=20)
-    told: list[str] = []
-    api.submit(edges, config, log=told.append)
-    api.submit(edges, config, log=told.append)
-    assert not any("written again" in each for each in told)
+    lines: list[str] = []
+    api.submit(edges, config, log=lines.append)
+    api.submit(edges, config, log=lines.append)
+    assert not any("has changed" in each for each in lines)
     make_config(tmp_path, items=30)
-    again = api.submit(edges, config, log=told.append)
-    assert any("keeps the 20 items that were there then" in each for each in told)
+    again = api.submit(edges, config, log=lines.append)
+    assert any("keeps the 20 items that it had then" in each for each in lines)
     assert again.items == 20
 
 
-def test_a_handler_that_is_no_python_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_handler_with_a_syntax_error_is_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
     edges, config = services(), make_config(tmp_path)
     (tmp_path / "handler.py").write_text("x = 1\ndef handle(item, context)\n    return None\n")
     with pytest.raises(UserError, match=r"handler.py, line 2: .*; correct it"):
@@ -113,7 +115,7 @@ def test_an_array_whose_reply_was_lost_is_found_again(tmp_path: Path) -> None:
     assert len(slurm.arrays) == 1
 
 
-def test_workers_are_submitted_again_when_they_are_gone_and_tasks_are_left(
+def test_workers_are_submitted_again_if_they_ended_and_left_tasks(
     tmp_path: Path,
 ) -> None:
     slurm = FakeSlurm()
@@ -134,7 +136,7 @@ def test_an_array_that_slurm_does_not_know_yet_counts_as_alive(tmp_path: Path) -
     assert submit(edges, config).reattached
 
 
-def test_a_refused_array_leaves_nothing_that_a_corrected_submit_trips_over(
+def test_a_corrected_submit_works_after_a_refused_array(
     tmp_path: Path,
 ) -> None:
     slurm = FakeSlurm(refuse=SubmitRefusedError("slurm.partition: 'nope' is not there"))
@@ -172,7 +174,7 @@ class DyingRows(MemoryRows):
         return super().put_new(row)
 
 
-def test_an_input_that_is_broken_after_it_was_planned_does_not_matter_to_the_job(
+def test_an_input_that_breaks_after_planning_does_not_affect_the_job(
     tmp_path: Path,
 ) -> None:
     rows = DyingRows()
@@ -182,9 +184,9 @@ def test_an_input_that_is_broken_after_it_was_planned_does_not_matter_to_the_job
     rows.left = 1_000
     items = tmp_path / "items.jsonl"
     items.write_text(items.read_text() + "{broken\n")
-    told: list[str] = []
-    assert api.submit(edges, config, log=told.append).items == 50
-    assert any("keeps the 50 items that were there then" in each for each in told)
+    lines: list[str] = []
+    assert api.submit(edges, config, log=lines.append).items == 50
+    assert any("keeps the 50 items that it had then" in each for each in lines)
 
 
 def test_another_input_under_the_same_job_id_is_refused(tmp_path: Path) -> None:
@@ -262,7 +264,7 @@ def test_retrying_again_while_a_round_runs_makes_no_second_round(tmp_path: Path)
     assert len(slurm.arrays) == 2
 
 
-def test_a_retry_cut_short_before_its_array_is_finished_by_the_next(tmp_path: Path) -> None:
+def test_a_retry_killed_before_its_array_is_finished_by_the_next(tmp_path: Path) -> None:
     slurm = FakeSlurm()
     edges, config = services(slurm), make_config(tmp_path)
     submit(edges, config)
@@ -283,7 +285,7 @@ def test_failed_tasks_go_back_with_the_retry(tmp_path: Path) -> None:
     for _ in range(world.lease.max_tries):
         world.clock.advance(100)
         claimed = world.table.claim(world.task_rows()[0], "broken-node")
-        world.table.fail(claimed.lease, api.ErrorClass.NODE_FAILURE, "disk full", 0)  # type: ignore[union-attr]
+        world.table.fail(claimed.lease, ErrorClass.NODE_FAILURE, "disk full", 0)  # type: ignore[union-attr]
     world.worker().run()
     assert api.progress(edges, config.spec.id).task_errors == {"node_failure": 1}
     result = api.retry(edges, config.spec.id, log=log)
@@ -296,7 +298,7 @@ def test_failed_tasks_go_back_with_the_retry(tmp_path: Path) -> None:
 def test_a_running_job_is_not_retried(tmp_path: Path) -> None:
     edges, config = services(), make_config(tmp_path)
     submit(edges, config)
-    with pytest.raises(UserError, match="10 tasks that are not done"):
+    with pytest.raises(UserError, match="10 unfinished tasks"):
         api.retry(edges, config.spec.id, log=log)
 
 
@@ -312,7 +314,7 @@ def test_an_unknown_job_is_named() -> None:
         api.progress(services(), api.JobId("nope"))
 
 
-def test_a_poll_says_when_a_submit_was_cut_short_and_nobody_went_on(tmp_path: Path) -> None:
+def test_a_poll_reports_an_interrupted_submit(tmp_path: Path) -> None:
     edges, config = (
         services(FakeSlurm(refuse=ServiceError("connection lost"))),
         make_config(tmp_path),
@@ -324,7 +326,7 @@ def test_a_poll_says_when_a_submit_was_cut_short_and_nobody_went_on(tmp_path: Pa
     assert "no array was submitted" in api.poll(edges, config.spec.id).problem
 
 
-def test_a_poll_says_when_no_worker_is_left(tmp_path: Path) -> None:
+def test_a_poll_reports_that_no_worker_is_left(tmp_path: Path) -> None:
     slurm = FakeSlurm()
     edges, config = services(slurm), make_config(tmp_path)
     submit(edges, config)
@@ -335,7 +337,7 @@ def test_a_poll_says_when_no_worker_is_left(tmp_path: Path) -> None:
     assert api.poll(edges, config.spec.id).finished
 
 
-def test_a_cancel_ends_what_may_still_run(tmp_path: Path) -> None:
+def test_a_cancel_ends_the_arrays_that_may_still_run(tmp_path: Path) -> None:
     slurm = FakeSlurm()
     edges, config = services(slurm), make_config(tmp_path)
     submit(edges, config)
@@ -344,7 +346,7 @@ def test_a_cancel_ends_what_may_still_run(tmp_path: Path) -> None:
     assert control.cancel(edges, config.spec.id) == []
 
 
-def test_the_audit_trail_tells_the_story(tmp_path: Path) -> None:
+def test_the_audit_log_has_all_actions(tmp_path: Path) -> None:
     edges, config = services(), make_config(tmp_path)
     submit(edges, config)
     run_workers(edges, config, tmp_path / "w", failing("network"))
@@ -376,7 +378,7 @@ def quarantined(edges: Services, config: Config, folder: Path) -> Any:
         world.clock.advance(100)
         (row,) = [each for each in world.task_rows() if each.task == row.task]
         claimed = world.table.claim(row, "broken-node")
-        world.table.fail(claimed.lease, api.ErrorClass.OUT_OF_MEMORY, "killed", 0)
+        world.table.fail(claimed.lease, ErrorClass.OUT_OF_MEMORY, "killed", 0)
     return world
 
 
@@ -423,13 +425,13 @@ def test_new_workers_of_a_round_have_its_resources_and_do_not_wait_again(tmp_pat
     assert "#SBATCH --mem=2048M" in slurm.scripts[-1]
     assert "#SBATCH --begin=now+40" in slurm.scripts[-1]
     slurm.state = FakeArray(alive=0)
-    api.resubmit(edges, config.spec.id, most=3, log=log)
+    api.resubmit(edges, config.spec.id, max_resubmits=3, log=log)
     assert len(slurm.scripts) == 3
     assert "#SBATCH --mem=2048M" in slurm.scripts[-1]
     assert "--begin" not in slurm.scripts[-1]
 
 
-def test_only_the_items_that_were_asked_for_run_again(tmp_path: Path) -> None:
+def test_only_the_requested_items_run_again(tmp_path: Path) -> None:
     edges, config = services(FakeSlurm()), make_config(tmp_path)
     submit(edges, config)
     run_workers(edges, config, tmp_path / "w", failing("network", "network", "bad_input"))
@@ -438,7 +440,7 @@ def test_only_the_items_that_were_asked_for_run_again(tmp_path: Path) -> None:
         edges, config.spec.id, ["network"], only=["k1", "k2", "k9", "k10"], log=lines.append
     )
     assert (result.items, result.given_up) == ({"network": 1}, {"bad_input": 1})
-    assert "2 of the items that were asked for have not failed" in lines
+    assert "2 of the requested items have not failed" in lines
     ran: list[int] = []
 
     def handle(item: dict[str, Any], _context: object) -> dict[str, Any]:
@@ -449,7 +451,7 @@ def test_only_the_items_that_were_asked_for_run_again(tmp_path: Path) -> None:
     assert ran == [1]
 
 
-def test_a_retry_of_named_items_that_was_cut_short_is_finished_with_the_same_items(
+def test_an_interrupted_retry_of_named_items_is_finished_with_the_same_items(
     tmp_path: Path,
 ) -> None:
     slurm = FakeSlurm()
@@ -463,13 +465,13 @@ def test_a_retry_of_named_items_that_was_cut_short_is_finished_with_the_same_ite
     assert api.retry(edges, config.spec.id, log=log).items == {"network": 1}
 
 
-def test_a_round_of_more_items_than_the_budget_is_not_begun(tmp_path: Path) -> None:
+def test_a_round_of_more_items_than_the_budget_is_not_started(tmp_path: Path) -> None:
     edges, config = services(FakeSlurm()), make_config(tmp_path)
     submit(edges, config)
     run_workers(edges, config, tmp_path / "w", failing("network", "network", "bad_input"))
-    result = api.retry(edges, config.spec.id, most_items=1, log=log)
+    result = api.retry(edges, config.spec.id, max_items=1, log=log)
     assert (result.round, result.given_up) == (None, {"network": 2, "bad_input": 1})
-    assert api.retry(edges, config.spec.id, most_items=2, log=log).round == 1
+    assert api.retry(edges, config.spec.id, max_items=2, log=log).round == 1
 
 
 def test_the_plan_of_a_retry_writes_nothing(tmp_path: Path) -> None:

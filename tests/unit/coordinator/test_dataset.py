@@ -40,7 +40,9 @@ def finished(folder: Path, **aggregate: Any) -> tuple[Services, Config]:
     return edges, config
 
 
-def merge_on_nodes(edges: Services, config: Config, scratch: Path, **params: Any) -> api.Submitted:
+def merge_on_nodes(
+    edges: Services, config: Config, scratch: Path, **params: Any
+) -> api.SubmitResult:
     """Start the merge, and do what its workers would."""
     submitted = api.merge_on_nodes(edges, config.spec.id, log=log)
     assert submitted is not None
@@ -87,7 +89,7 @@ def test_nodes_write_the_same_bytes_and_the_coordinator_only_publishes(
     assert api.merge_on_nodes(edges, config.spec.id, log=log) is None, "it is up to date"
 
 
-def test_files_that_the_nodes_did_not_write_are_written_here(tmp_path: Path) -> None:
+def test_the_coordinator_writes_the_files_that_the_nodes_did_not_write(tmp_path: Path) -> None:
     edges, config = finished(tmp_path / "a")
     merge_on_nodes(edges, config, tmp_path)
     (first, *_) = list(edges.objects.list(edges.paths(config.spec.id).dataset))
@@ -95,7 +97,7 @@ def test_files_that_the_nodes_did_not_write_are_written_here(tmp_path: Path) -> 
     assert api.aggregate(edges, config.spec.id, log=log)["rows"] == 50
 
 
-def test_a_node_that_froze_can_not_change_what_is_published(tmp_path: Path) -> None:
+def test_a_suspended_node_cannot_change_the_published_dataset(tmp_path: Path) -> None:
     edges, config = finished(tmp_path / "a")
     submitted = merge_on_nodes(edges, config, tmp_path)
     paths, store = edges.paths(config.spec.id), edges.store(JobId(submitted.job_id))
@@ -117,7 +119,7 @@ def test_a_node_that_froze_can_not_change_what_is_published(tmp_path: Path) -> N
     assert not set(written) & set(edges.objects.list(paths.dataset))
 
 
-def test_what_nodes_of_an_older_release_have_merged_is_published(
+def test_files_merged_by_nodes_of_an_older_release_are_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edges, config = finished(tmp_path / "a")
@@ -136,20 +138,20 @@ def test_another_pyarrow_on_the_node_is_refused(tmp_path: Path) -> None:
     assert failed == {"handler_bug": 4}
 
 
-def test_what_needs_all_rows_in_one_place_is_not_split(tmp_path: Path) -> None:
+def test_a_sorted_dataset_is_not_merged_on_nodes(tmp_path: Path) -> None:
     edges, config = finished(tmp_path, sort_by=["n"])
     with pytest.raises(UserError, match=r"set aggregate\.where to local"):
         api.merge_on_nodes(edges, config.spec.id, log=log)
 
 
-def test_a_job_that_is_not_done_is_not_merged(tmp_path: Path) -> None:
+def test_an_incomplete_job_is_not_merged(tmp_path: Path) -> None:
     edges, config = services(FakeSlurm()), make_config(tmp_path)
     api.submit(edges, config, log=log)
-    with pytest.raises(UserError, match="10 tasks that are not done"):
+    with pytest.raises(UserError, match="10 unfinished tasks"):
         api.merge_on_nodes(edges, config.spec.id, log=log)
 
 
-def test_the_merging_jobs_credentials_open_the_other_jobs_parts_and_dataset() -> None:
+def test_the_merge_jobs_credentials_allow_the_other_jobs_parts_and_dataset() -> None:
     edges = services()
     name = merge_job_id(JobId("flights"), "0123456789abcdef")
     assert merged_job(name) == "flights"
@@ -160,7 +162,7 @@ def test_the_merging_jobs_credentials_open_the_other_jobs_parts_and_dataset() ->
     assert [r.rpartition("jobs/")[2] for r in objects[1]] == [f"{name}/*", "flights/*"]
 
 
-def test_an_error_of_a_part_is_the_items(tmp_path: Path) -> None:
+def test_an_error_in_a_part_fails_its_item(tmp_path: Path) -> None:
     edges, config = finished(tmp_path, schema={"id": "string", "n": "int64", "nested": "json"})
     (part, *_) = list(edges.objects.list(edges.paths(config.spec.id).parts))
     edges.objects.put(part, b"other bytes")

@@ -144,7 +144,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("first", "second", "before"), PAIRS)
-def test_of_two_processes_each_stopped_anywhere_none_breaks_a_promise(
+def test_two_processes_stopped_anywhere_break_no_promise(
     lab_of: Callable[[str], Lab], first: str, second: str, before: str
 ) -> None:
     for cut in range(MANY):
@@ -168,7 +168,7 @@ def test_of_two_processes_each_stopped_anywhere_none_breaks_a_promise(
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_of_many_processes_in_any_order_none_breaks_a_promise(
+def test_many_processes_in_any_order_break_no_promise(
     lab_of: Callable[[str], Lab], seed: int
 ) -> None:
     rng = random.Random(seed)
@@ -188,7 +188,7 @@ def test_of_many_processes_in_any_order_none_breaks_a_promise(
 
 
 @pytest.mark.parametrize("cut", range(MANY))
-def test_what_a_killed_process_has_left_is_collected_in_the_end(
+def test_files_of_a_killed_process_are_deleted_in_the_end(
     lab_of: Callable[[str], Lab], cut: int
 ) -> None:
     for kind, before in itertools.product(["a", "gc"], ["", "c", "abc"]):
@@ -198,7 +198,7 @@ def test_what_a_killed_process_has_left_is_collected_in_the_end(
         lab.can_be_tidied()
 
 
-def test_the_last_aggregation_that_was_cut_short_is_collected_without_another(
+def test_files_of_the_last_interrupted_aggregation_are_deleted_without_another(
     lab_of: Callable[[str], Lab],
 ) -> None:
     lab = lab_of("ab")
@@ -214,7 +214,7 @@ def test_the_last_aggregation_that_was_cut_short_is_collected_without_another(
     lab.kept_its_promises(killed)
 
 
-def test_what_a_reader_was_promised_is_counted_in_publications_and_from_the_retirement(
+def test_the_promise_to_readers_counts_publications_and_time_since_retirement(
     lab_of: Callable[[str], Lab],
 ) -> None:
     lab = lab_of("a")

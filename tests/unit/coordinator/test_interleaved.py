@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_slurm_provider.coordinator import api
+from airflow_slurm_provider.coordinator import api, spec_store
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from airflow_slurm_provider.coordinator.submission import control
@@ -88,7 +88,7 @@ class Site:
         (first,) = jobs.rounds()
         assert (row.state, row.rounds, first.state) == (JobState.OPEN, 1, RoundState.OPEN)
         assert (first.tasks, first.items) == (2, ITEMS)
-        tasks = list(self.services.tasks(row).of_round(0))
+        tasks = list(self.services.tasks(row).rows_of_round(0))
         assert [draft_of(each.where.segment) for each in tasks] == [row.draft] * 2
         slices = [self.services.store(JOB).read_slice(0, each.where) for each in tasks]
         read = [items.take(position) for items in slices for position in range(len(items))]
@@ -114,7 +114,7 @@ def steps_of(new_call: Callable[[], Call]) -> range:
 
 
 @pytest.mark.parametrize("data", [DUPLICATE, TORN])
-def test_a_refused_input_takes_nothing_from_a_right_submit(
+def test_a_refused_input_does_not_disturb_a_right_submit(
     new_site: Callable[[], Site], data: bytes
 ) -> None:
     for at in steps_of(lambda: new_site().submit(data)):
@@ -131,7 +131,7 @@ def test_a_refused_input_takes_nothing_from_a_right_submit(
         site.check()
 
 
-def test_a_submit_that_dies_anywhere_leaves_nothing_that_a_corrected_one_trips_over(
+def test_a_corrected_submit_works_wherever_an_earlier_one_died(
     new_site: Callable[[], Site],
 ) -> None:
     for at in steps_of(lambda: new_site().submit(DUPLICATE)):
@@ -154,7 +154,7 @@ def test_a_submit_that_dies_anywhere_is_finished_by_the_next(
         site.check()
 
 
-def test_an_array_that_slurm_refuses_takes_nothing_from_one_that_it_accepts(
+def test_a_refused_array_does_not_disturb_an_accepted_one(
     new_site: Callable[[], Site],
 ) -> None:
     for at in steps_of(lambda: new_site().submit(refused=True)):
@@ -177,7 +177,7 @@ def test_an_array_that_slurm_refuses_takes_nothing_from_one_that_it_accepts(
         site.check()
 
 
-def test_a_refused_configuration_is_not_the_one_that_later_workers_get(
+def test_later_workers_do_not_get_a_refused_configuration(
     new_site: Callable[[], Site],
 ) -> None:
     for at in steps_of(lambda: new_site().submit(refused=True, slurm={"partition": "nope"})):
@@ -203,12 +203,31 @@ def test_two_right_submits_make_one_plan_and_one_array(new_site: Callable[[], Si
         assert used == {site.services.jobs(JOB).get().draft}, "the other draft is gone"
 
 
+def test_the_first_plan_decides_the_bundle_if_no_submit_names_one(
+    new_site: Callable[[], Site],
+) -> None:
+    def submit(site: Site, workers: int) -> Call:
+        return site.submit(bundle=None, workers=workers)
+
+    for at in steps_of(lambda: submit(new_site(), 1)):
+        site = new_site()
+        first, second = submit(site, 1), submit(site, 3)
+        one_suspended(first, at, second)
+        assert (first.error, second.error) == (None, None), at
+        jobs = site.services.jobs(JOB)
+        bundle = spec_store.read_spec(site.services, jobs.get()).bundle
+        assert bundle in (1, 3), at
+        assert jobs.rounds()[0].tasks == -(-ITEMS // bundle), at
+
+
 def segments(site: Site) -> Iterator[str]:
     return site.services.objects.list(site.services.paths(JOB).segments_folder)
 
 
 @pytest.mark.parametrize("wrong", [{"data": DUPLICATE}, {"refused": True}])
-def test_both_may_stand_still_once(new_site: Callable[[], Site], wrong: dict[str, Any]) -> None:
+def test_two_submits_that_are_each_suspended_once(
+    new_site: Callable[[], Site], wrong: dict[str, Any]
+) -> None:
     of_wrong = steps_of(lambda: new_site().submit(**wrong))
     of_right = steps_of(lambda: new_site().submit())
     for at in of_wrong[::5]:
@@ -220,7 +239,7 @@ def test_both_may_stand_still_once(new_site: Callable[[], Site], wrong: dict[str
             site.check()
 
 
-def test_of_two_inputs_under_one_id_one_is_refused_and_takes_nothing(
+def test_of_two_inputs_under_one_id_one_is_refused_and_changes_nothing(
     new_site: Callable[[], Site],
 ) -> None:
     def other(site: Site) -> Call:
@@ -237,7 +256,7 @@ def test_of_two_inputs_under_one_id_one_is_refused_and_takes_nothing(
         site.check("other" if second.error else "good")
 
 
-def test_a_job_that_was_submitted_by_two_is_published_once_and_whole(
+def test_a_job_submitted_twice_is_published_once_and_completely(
     new_site: Callable[[], Site], tmp_path: Path
 ) -> None:
     site = new_site()
@@ -283,7 +302,7 @@ def check_round(site: Site) -> None:
     jobs = site.services.jobs(JOB)
     _, second = jobs.rounds()
     assert (second.state, second.items, second.retried) == (RoundState.OPEN, 2, {"network": 2})
-    (task,) = site.services.tasks(jobs.get()).of_round(1)
+    (task,) = site.services.tasks(jobs.get()).rows_of_round(1)
     assert task.state is TaskState.READY
     assert site.services.store(JOB).read_slice(1, task.where).keys == ["k2", "k7"]
     assert [each.round_no for each in jobs.submissions()] == [0, 1]
@@ -302,7 +321,7 @@ def test_two_retries_make_one_round(
         check_round(site)
 
 
-def test_more_workers_that_are_refused_are_not_asked_for_again(
+def test_refused_additional_workers_are_not_intended_again(
     new_site: Callable[[], Site], tmp_path: Path
 ) -> None:
     site = new_site()

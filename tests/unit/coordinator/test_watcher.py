@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import gzip
 import json
-import math
-import weakref
 from pathlib import Path
-from threading import Event as Signal
 
 import pytest
 
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.status.dead_workers import WorkerFailure, attribute
+from airflow_slurm_provider.coordinator.status.dead_workers import WorkerFailure, attribute_failures
 from airflow_slurm_provider.coordinator.status.logs import first_failures, last_words
-from airflow_slurm_provider.coordinator.status.progress import standing_arrays
+from airflow_slurm_provider.coordinator.status.progress import current_arrays
 from airflow_slurm_provider.coordinator.submission import control
-from airflow_slurm_provider.coordinator.ttl_cache import Recent
 from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.slurm.accounting import JobRecord
 from airflow_slurm_provider.slurm.states import ElementState
@@ -42,7 +37,7 @@ def test_gone_workers_are_replaced_up_to_the_bound(tmp_path: Path) -> None:
     slurm.state = FakeArray(alive=0)
     lines: list[str] = []
     watcher = Watcher(edges, edges.jobs(job_id).job, lines.append, max_resubmissions=2)
-    polls = [watcher.look() for _ in range(4)]
+    polls = [watcher.poll() for _ in range(4)]
     assert [bool(each.problem) for each in polls] == [False, False, True, True]
     assert len(slurm.arrays) == 3
     assert any("no worker of array 100 is left" in line for line in lines)
@@ -56,7 +51,7 @@ def test_workers_that_somebody_cancelled_are_not_replaced(tmp_path: Path) -> Non
     control.cancel(edges, job, actor="me")
     slurm.state = FakeArray(alive=0)
     lines: list[str] = []
-    seen = Watcher(edges, job, lines.append, max_resubmissions=2).look()
+    seen = Watcher(edges, job, lines.append, max_resubmissions=2).poll()
     assert seen.problem
     assert len(slurm.arrays) == 1
     assert "the workers were cancelled by me; they are not replaced" in lines
@@ -93,13 +88,13 @@ def test_slurms_word_becomes_the_class_of_a_task_whose_workers_died(tmp_path: Pa
     die(edges, "100_2-r0-", 1)
     before = api.progress(edges, job_id)
     assert before.task_errors == {"worker_crash": 1}
-    (loss,) = api.losses(edges, job_id)
+    (loss,) = api.worker_failures(edges, job_id)
     assert loss.line() == (
         "worker 100_2 (start 1) on n7: out_of_memory (OUT_OF_MEMORY, exit 0:125, after 65 s, "
-        "512 MB); held 000-00000000"
+        "512.0 MiB); held 000-00000000"
     )
-    assert attribute(edges, job_id) == 1
-    assert attribute(edges, job_id) == 0, "once"
+    assert attribute_failures(edges, job_id) == 1
+    assert attribute_failures(edges, job_id) == 0, "once"
     assert api.progress(edges, job_id).task_errors == {"out_of_memory": 1}
 
 
@@ -117,7 +112,7 @@ def test_a_death_is_told_with_a_task_that_another_worker_has_taken_over(tmp_path
     assert isinstance(taken, Claimed)
     table.release(taken.lease)
     slurm.ended = [JobRecord("100", 2, 0, ElementState.NODE_FAIL, "0:0", "n7", 65, 0)]
-    (loss,) = api.losses(edges, job_id)
+    (loss,) = api.worker_failures(edges, job_id)
     assert loss.tasks == (first.task,), "the row is ready again, and its history names the dead"
 
 
@@ -126,14 +121,14 @@ def test_each_death_is_told_once(tmp_path: Path) -> None:
     edges, job_id = submitted(tmp_path, slurm)
     lines: list[str] = []
     watcher = Watcher(edges, job_id, lines.append)
-    watcher.look()
+    watcher.poll()
     slurm.ended = [JobRecord("100", 1, 0, ElementState.TIMEOUT, "0:15", "n1", 60, 0)]
     slurm.state = FakeArray(alive=1, dead={"walltime": 1})
-    watcher.look()
+    watcher.poll()
     slurm.ended.append(JobRecord("100", 2, 0, ElementState.TIMEOUT, "0:15", "n1", 60, 0))
     slurm.state = FakeArray(alive=0, dead={"walltime": 2})
     for _ in range(3):
-        watcher.look()
+        watcher.poll()
     assert [line[:12] for line in lines if "walltime (TIMEOUT" in line] == [
         "worker 100_1",
         "worker 100_2",
@@ -156,8 +151,8 @@ def test_a_death_is_told_at_the_next_look_where_the_table_was_away_at_this_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(api, "losses", away)
-        watcher.look()
-    watcher.look()
+        watcher.poll()
+    watcher.poll()
     assert watcher.lost == {"walltime": 1}, lines
 
 
@@ -177,11 +172,11 @@ def test_who_waits_again_is_not_told_of_the_dead_of_earlier_arrays_one_by_one(
     slurm.state = FakeArray(alive=1, dead={"walltime": 1})
     lines: list[str] = []
     watcher = Watcher(edges, job_id, lines.append)
-    watcher.look()
+    watcher.poll()
     told = [line for line in lines if "worker" in line]
     assert told[0] == (
-        f"of earlier arrays 2 workers had died (worker_crash 2); slurmctl status {job_id} "
-        "names them"
+        f"2 workers of earlier arrays had died (worker_crash 2); slurmctl status {job_id} "
+        "lists them"
     )
     assert [line.startswith("worker 101_1 ") for line in told[1:]] == [True]
     assert watcher.lost == {"worker_crash": 2, "walltime": 1}
@@ -196,7 +191,7 @@ def test_workers_that_died_with_the_same_words_are_told_without_them(tmp_path: P
     ]
     slurm.state = FakeArray(alive=0, dead={"worker_crash": 2})
     lines: list[str] = []
-    Watcher(edges, job_id, lines.append).look()
+    Watcher(edges, job_id, lines.append).poll()
     assert [line.strip() for line in lines if line.startswith("  100_")] == [
         "100_0: slurm-worker: handler.entry: mend it",
         "100_1: the same",
@@ -216,8 +211,8 @@ def test_a_submission_that_was_never_made_leaves_the_arrays_before_it_standing(
 ) -> None:
     edges, job_id = submitted(tmp_path, FakeSlurm())
     jobs = edges.jobs(job_id)
-    jobs.intend(0, 2, 3, 1001)
-    assert standing_arrays(jobs.submissions()) == {"100"}
+    jobs.record_intent(0, 2, 3, 1001)
+    assert current_arrays(jobs.submissions()) == {"100"}
 
 
 def failed(number: int, error_class: str, error: str) -> dict[str, object]:
@@ -244,7 +239,7 @@ def test_the_first_failures_are_told_when_the_job_ends(tmp_path: Path) -> None:
     text = "\n".join(map(json.dumps, chunk))
     edges.objects.put(edges.paths(job_id).log("000-1", "w", 0), gzip.compress(text.encode()))
     lines: list[str] = []
-    Watcher(edges, job_id, lines.append).look()
+    Watcher(edges, job_id, lines.append).poll()
     told = [line for line in lines if "item failed" in line]
     assert [f'item="{each}"' in line for each, line in zip(["k0", "k8"], told, strict=True)] == [
         True,
@@ -256,46 +251,9 @@ def test_the_first_failures_are_told_when_the_job_ends(tmp_path: Path) -> None:
     assert first_failures(edges, job_id) == [], "those of round 0 are being tried again"
 
 
-def test_a_question_of_many_is_asked_once() -> None:
-    now = 0.0
-    recent: Recent[int] = Recent(lambda: now)
-    asked: list[float] = []
-
-    def ask() -> int:
-        asked.append(now)
-        return len(asked)
-
-    assert [recent.get("a", 5.0, ask) for _ in range(3)] == [1, 1, 1]
-    now = 6.0
-    assert recent.get("a", 5.0, ask) == 2
-    assert recent.get("b", 5.0, ask) == 3
-
-
-def test_an_answer_that_nobody_has_wanted_for_an_hour_is_dropped() -> None:
-    now = 0.0
-    recent: Recent[Signal] = Recent(lambda: now)
-    kept: weakref.WeakValueDictionary[str, Signal] = weakref.WeakValueDictionary()
-    for asked, key in ((0.0, "a"), (0.0, "b"), (3_000.0, "b"), (3_700.0, "c")):
-        now = asked
-        kept[key] = recent.get(key, math.inf, Signal)
-    gc.collect()
-    assert set(kept) == {"b", "c"}
-
-
-def test_an_error_is_not_remembered() -> None:
-    recent: Recent[int] = Recent()
-
-    def fail() -> int:
-        raise LookupError
-
-    with pytest.raises(LookupError):
-        recent.get("a", 5.0, fail)
-    assert recent.get("a", 5.0, lambda: 1) == 1
-
-
 def test_what_ended_well_is_no_loss(tmp_path: Path) -> None:
     slurm = FakeSlurm()
     edges, job_id = submitted(tmp_path, slurm)
     slurm.ended = [JobRecord("100", 0, 0, ElementState.COMPLETED, "0:0", "n1", 60, 0)]
-    assert api.losses(edges, job_id) == []
+    assert api.worker_failures(edges, job_id) == []
     assert ErrorClass.WORKER_CRASH.value not in api.progress(edges, job_id).task_errors

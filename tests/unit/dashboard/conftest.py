@@ -14,7 +14,6 @@ from fastapi.testclient import TestClient
 
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.ttl_cache import Recent
 from airflow_slurm_provider.dashboard.app import create_app
 from airflow_slurm_provider.dashboard.auth import CSRF_COOKIE, CSRF_HEADER, User
 from airflow_slurm_provider.dashboard.cache import JobCache, SharedCache
@@ -138,14 +137,13 @@ class Dash:
 
     def look_anew(self) -> None:
         """Have no look shared with an earlier request."""
-        recent: Recent[Any] = Recent()
         state = self.app.state.dashboard
-        shares = SharedCache(recent, state.shares.trails)
-        self.app.state.dashboard = dataclasses.replace(state, shares=shares)
+        cache = SharedCache(audit_logs=state.cache.audit_logs)
+        self.app.state.dashboard = dataclasses.replace(state, cache=cache)
 
     def look_at_tasks_anew(self) -> None:
         """The same for what tells how far a job is, and for nothing else."""
-        JobCache("", self.services, self.app.state.dashboard.shares).forget(JobId("job-1"))
+        JobCache("", self.services, self.app.state.dashboard.cache).forget(JobId("job-1"))
 
     def _handle(self, item: dict[str, Any], context: Any) -> dict[str, Any]:
         if item["n"] in self.errors:

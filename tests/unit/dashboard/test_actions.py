@@ -62,7 +62,7 @@ def test_a_retry_that_is_refused_says_why(dash: Dash) -> None:
     dash.post("/api/jobs/job-1/retry", {})
     run = until_ended(dash)
     assert run["state"] == "failed"
-    assert "tasks that are not done" in run["error"]
+    assert "unfinished tasks" in run["error"]
 
 
 @pytest.mark.parametrize("classes", [["nonsense"], "network", [1]])

@@ -12,7 +12,8 @@ import pytest
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind
 from airflow_slurm_provider.coordinator.anomalies.audit_log import append_alert, append_end
-from airflow_slurm_provider.coordinator.ttl_cache import Recent
+from airflow_slurm_provider.coordinator.status.audit_log import AuditLogReader
+from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.dashboard.cache import JobCache, SharedCache
 from slurm_worker.protocol.keys import JobId
 from tests.unit.dashboard.conftest import ITEMS, Dash
@@ -167,7 +168,7 @@ def test_looks_are_shared_by_requests(done: Dash) -> None:
     assert done.rows.requests == before
 
 
-def test_a_second_look_reads_only_what_may_have_changed(dash: Dash) -> None:
+def test_a_second_request_reads_only_what_may_have_changed(dash: Dash) -> None:
     dash.submit(bundle=1)
     dash.work()
     dash.json("/api/jobs/job-1")
@@ -175,7 +176,7 @@ def test_a_second_look_reads_only_what_may_have_changed(dash: Dash) -> None:
     dash.look_anew()
     dash.json("/api/jobs/job-1")
     shards = dash.services.jobs(JOB).get().shards
-    # Rounds, submissions and the trail beside one query per shard.
+    # Rounds, submissions and the audit log beside one query per shard.
     assert dash.rows.requests["query"] - before <= shards + 3
 
 
@@ -238,21 +239,37 @@ def test_the_audit_trail_comes_newest_first(done: Dash) -> None:
     assert found[0]["actor"] == "carol"
 
 
-def test_looks_and_trails_of_jobs_that_nobody_looks_at_any_more_are_dropped(done: Dash) -> None:
+def test_events_of_a_job_that_nobody_looks_at_any_more_are_dropped(done: Dash) -> None:
     now = 0.0
     done.submit("job-2")
-    looks = JobCache("", done.services, SharedCache(Recent(lambda: now), Recent(lambda: now)))
-    kept = weakref.ref(looks.trail(JOB).events)
-    looks.trail(JobId("job-2"))
+    shared = SharedCache(TTLCache(clock=lambda: now), TTLCache(clock=lambda: now))
+    cache = JobCache("", done.services, shared)
+    events = cache.events(JOB)
+    readers = (found for found in gc.get_objects() if type(found) is AuditLogReader)
+    (kept,) = (weakref.ref(reader) for reader in readers if reader.events is events)
+    cache.events(JobId("job-2"))
     gc.collect()
     assert kept() is not None
     now = 3_700.0
-    looks.trail(JobId("job-2"))
+    cache.events(JobId("job-2"))
     gc.collect()
     assert kept() is None
 
 
-def test_the_trail_is_read_on_from_where_it_was(done: Dash) -> None:
+def test_an_event_of_a_writer_whose_clock_is_behind_is_shown(done: Dash) -> None:
+    clock, jobs = done.services.clock, done.services.jobs(JOB)
+    clock.advance(60)
+    jobs.audit("carol", "paused", {})
+    done.json("/api/jobs/job-1/events")
+    clock.advance(-20)
+    jobs.audit("a worker", "late", {})
+    clock.advance(20)
+    done.look_anew()
+    actions = [event["action"] for event in done.json("/api/jobs/job-1/events")]
+    assert actions == ["paused", "late", "submitted", "planned"]
+
+
+def test_the_audit_log_is_read_on_from_where_it_was(done: Dash) -> None:
     done.json("/api/jobs/job-1/events")
     done.services.clock.sleep(1)
     done.services.jobs(JOB).audit("carol", "published", {})

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.coordinator.anomalies.alert import RAISED, Alert, AnomalyKind
+from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind
+from airflow_slurm_provider.coordinator.anomalies.audit_log import append_alert
 from airflow_slurm_provider.dashboard.metrics import METRICS, Sample, render
 from slurm_worker.protocol.keys import JobId
 from tests.unit.dashboard.conftest import ITEMS, Dash
@@ -52,7 +53,7 @@ def test_a_running_job_has_its_workers_and_limits(dash: Dash) -> None:
 
 def test_alerts_are_counted_by_kind(done: Dash) -> None:
     alert = Alert("job-1", AnomalyKind.STALL, "job", 1, "nothing ends", "look at the log")
-    done.services.jobs(JobId("job-1")).audit("watcher", RAISED, alert.detail())
+    append_alert(done.services.jobs(JobId("job-1")), "watcher", alert)
     found = samples(done.get("/metrics").text)
     assert found['slurm_backfill_anomalies_total{job="job-1",kind="stall"}'] == 1
 

@@ -22,7 +22,7 @@ from tests.stack.settings import ROOT
 _OTHERS = frozenset(
     {
         *(".", "cat", "cd", "crontab", "echo", "flock", "git", "grep", "head", "ls", "mkdir"),
-        *("rm", "ssh", "sqlite3"),
+        *("rm", "seq", "ssh", "sqlite3"),
     }
 )
 _SEPARATORS = frozenset({"|", "||", "&&", ";", "(", ")", "&"})
@@ -80,7 +80,7 @@ def _slurmctl(arguments: list[str]) -> None:
 
 def _worker(arguments: list[str]) -> None:
     if arguments != ["--help"]:
-        worker._parser().parse_args(arguments)
+        worker.parser().parse_args(arguments)
 
 
 def _make(arguments: list[str]) -> None:

@@ -19,7 +19,7 @@ from moto import mock_aws
 
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import open_clients
 from airflow_slurm_provider.coordinator.spec.site import parse_site
-from airflow_slurm_provider.coordinator.submission.credentials import give_credentials
+from airflow_slurm_provider.coordinator.submission.credentials import put_credentials
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.ssh import open_paramiko
 from airflow_slurm_provider.slurm.transport import LocalTransport
@@ -238,7 +238,7 @@ def without_credentials(bench: Bench) -> None:
 def role_refused(_bench: Bench) -> str:
     error = {"Error": {"Code": "AccessDenied", "Message": "not authorized"}}
     edges = edges_with(Sts(ClientError(error, "AssumeRole")), fakes.FakeSlurm())
-    return told("slurmctl", lambda: give_credentials(edges, JOB))
+    return told("slurmctl", lambda: put_credentials(edges, JOB))
 
 
 def _session(bench: Bench) -> boto3.Session:
@@ -323,17 +323,17 @@ PROVOKED: dict[str, Provoke] = {
     "needs columns": config(worker={"part_format": "parquet"}),
     "name the job's YAML file": commands("submit absent.yaml"),
     "exists with another input": another_input,
-    "items a task, not": another_bundle,
-    "brings the rows back": lost_rows,
+    "items per task, not": another_bundle,
+    "restore the rows with slurmctl": lost_rows,
     "has no handle.py": config(handler={"entry": "handle:handle", "code": "."}),
     "expected ':'": no_python,
-    "has none of this name": config(handler={"entry": "handler:handel", "code": "."}),
-    "there is no file": config(input={"path": "item.jsonl", "key": "id"}),
+    "does not define it": config(handler={"entry": "handler:handel", "code": "."}),
+    "does not exist; did you mean": config(input={"path": "item.jsonl", "key": "id"}),
     "has no column": config(input={"path": "items.jsonl", "key": "idd"}),
     "is the key of rows": items("twice.csv", "id,x\na,1\nb,2\nb,3\n"),
-    "names no format": items("items.txt", "id\na\n"),
-    "fields where the header has": items("items.csv", "id,x\na,1,2\n"),
-    "holds no rows": items("items.csv", "id,x\n"),
+    "is not a known format": items("items.txt", "id\na\n"),
+    "fields, but the header has": items("items.csv", "id,x\na,1,2\n"),
+    "has no rows": items("items.csv", "id,x\n"),
     "name the site's file": commands("status job-1 --site absent.yaml"),
     "is no profile": commands("status job-1 --profile lab"),
     "cluster.host: is missing": site(
@@ -359,7 +359,7 @@ PROVOKED: dict[str, Provoke] = {
     "resume it first": commands("submit config.yaml", "pause job-1", "workers job-1 --add 1"),
     "retry when it is complete": commands("submit config.yaml", "retry job-1"),
     "not finished after": commands("submit config.yaml", "wait job-1 --timeout 5"),
-    "or submit it again if its workers are gone": commands("submit config.yaml", "aggregate job-1"),
+    "again if its workers have ended": commands("submit config.yaml", "aggregate job-1"),
     "aggregate: column": misfit,
     "can't be imported on the node": handler("absent_module:handle"),
     "has no function": handler("json:handle"),

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 from importlinter.api import read_configuration
 
-from slurm_worker.protocol.keys import JobId, JobPaths, TaskId
+from slurm_worker.protocol.keys import JobId, TaskId
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.rate_limits import limiter
 from tests.stack.settings import ROOT
 
@@ -64,11 +65,17 @@ def check_layout(text: str) -> None:
             paths.config("x"),
             paths.code("x"),
             paths.segment(0, 0),
-            paths.title(0, 1),
+            paths.draft_summary(0, 1),
             paths.log("s", "w", 0),
         ),
         *(paths.part(task, 1, "u", "jsonl.gz"), paths.done(task), paths.progress),
-        *(paths.shard_progress(0), paths.anomalies, paths.manifest, paths.errors, paths.given("x")),
+        *(
+            paths.shard_progress(0),
+            paths.anomalies,
+            paths.manifest,
+            paths.errors,
+            paths.inline("x"),
+        ),
     ]
     known = {key.removeprefix(paths.root).split("/")[0] for key in keys}
     shown = text.replace("<prefix>/jobs/<job>/", "")

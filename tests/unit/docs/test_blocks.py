@@ -47,6 +47,7 @@ TERRAFORM = DOCS / "infrastructure" / "terraform"
 DIRECTIVES = {"{toctree}", "{include}", "{eval-rst}", "{config-keys}", "{json-document}"}
 #: Pages whose console blocks show what is printed, and the test that runs them.
 RUN_ELSEWHERE = {
+    "README.md": "tests/unit/docs/test_tutorial.py",
     "docs/guides/cli.md": "tests/e2e/test_docs.py",
     "docs/guides/datasets.md": "tests/e2e/test_docs.py",
     "docs/tutorial.md": "tests/unit/docs/test_tutorial.py",
@@ -223,7 +224,9 @@ def test_there_is_no_kind_that_is_checked_and_never_used() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_to_files_lead_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+    text = page.read_text()
+    pictures = re.findall(r'\bsrc(?:set)?="([^"]+)"', text)
+    targets = [*re.findall(r"\]\(([^)#]+)[^)]*\)", text), *pictures]
     local = [target for target in targets if "://" not in target]
     assert [target for target in local if not (page.parent / target).exists()] == []
 

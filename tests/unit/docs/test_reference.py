@@ -81,7 +81,7 @@ def test_each_key_of_the_configuration_says_what_it_is(
 def test_each_command_has_its_document_on_the_page() -> None:
     documents = json.loads((REFERENCE / "output.schema.json").read_text())["$defs"]
     page = (REFERENCE / "output.md").read_text()
-    shown = re.findall(r"\{json-document\} (\w+)\n", page)
+    shown = re.findall(r"\{json-document\} ([\w-]+)\n", page)
     assert {name for name in COMMANDS if name in documents} <= {*shown}
     assert {*shown} <= {*documents}
 

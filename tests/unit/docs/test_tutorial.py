@@ -15,7 +15,7 @@ from moto import mock_aws
 
 from slurm_worker.protocol.keys import JobId
 from tests.unit.cli.conftest import Cli
-from tests.unit.docs.pages import DOCS, Block, blocks, console, load, named
+from tests.unit.docs.pages import DOCS, README, Block, blocks, console, load, named
 
 PAGE = DOCS / "tutorial.md"
 JOB = JobId("cities-1")
@@ -39,13 +39,17 @@ class Reader:
     def type(self, block: Block) -> None:
         """Run a block's commands; what it shows must be printed, in this order."""
         typed, shown = console(block)
-        printed = [line for command in typed for line in self._run(shlex.split(command))]
+        printed = [line for command in typed for line in self._run(command)]
         for line in shown:
             assert line in printed, f"{block}: {line!r} is not printed, but {printed}"
             printed = printed[printed.index(line) + 1 :]
             self.compared += 1
 
-    def _run(self, words: list[str]) -> list[str]:
+    def _run(self, command: str) -> list[str]:
+        if command.startswith("("):
+            subprocess.run(["sh", "-c", command], cwd=self.folder, check=True)
+            return []
+        words = shlex.split(command)
         if words[:2] == ["python3", "bring.py"]:
             self._bring()
             return []
@@ -94,6 +98,20 @@ def test_whoever_does_what_the_tutorial_says_sees_what_it_shows(
         elif block.kind == "console":
             reader.type(block)
     assert reader.compared > 19
+
+
+def test_whoever_does_what_the_readme_says_sees_what_it_shows(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cli.world.job = JobId("squares")
+    reader = Reader(cli, tmp_path)
+    for block in blocks(README):
+        if block.name in ("handler.py", "config.yaml"):
+            reader.save(block)
+        elif block.kind == "console":
+            reader.type(block)
+    assert reader.compared == 6
 
 
 def bring(cli: Cli, folder: Path) -> Path:

@@ -12,12 +12,14 @@ import pytest
 
 from slurm_worker.protocol.job_config import LimitConfig
 from slurm_worker.protocol.job_table import JobTable
-from slurm_worker.protocol.keys import JobPaths, TaskId
+from slurm_worker.protocol.keys import TaskId
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Lease, TaskRow
-from slurm_worker.rate_limits.limiter import RateLimiter, SliceSize, Token, slice_of
+from slurm_worker.rate_limits.limiter import RateLimiter, Token
 from slurm_worker.rate_limits.quota import NO_QUOTA
+from slurm_worker.rate_limits.slices import SliceSize, slice_of
 from tests.simulator.faults import SimObjects
 from tests.simulator.limits import LimitSimulation, Make
 from tests.simulator.run import Mutation, Simulation, Violation
@@ -91,7 +93,7 @@ class NeverDisowns(TaskTable):
     def give_back(self, lease: Lease, checkpoint: str = "") -> None:
         """Say nothing."""
 
-    def excuse(self, lease: Lease) -> None:
+    def excuse_loss(self, lease: Lease) -> None:
         """Say nothing."""
 
 

@@ -1,10 +1,27 @@
-"""What the accounting says of workers that died, start by start."""
+"""The records of Slurm's accounting, in the forms of several releases."""
 
 from __future__ import annotations
 
-from airflow_slurm_provider.slurm.accounting import parse_endings
+from pathlib import Path
+
+import pytest
+
+from airflow_slurm_provider.slurm.accounting import JobRecord, efficiency_of, parse_records
+from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass
 
+RECORDED = Path(__file__).with_name("recorded")
+ENDING_FIELDS = [
+    "JobID",
+    "State",
+    "ExitCode",
+    "NodeList",
+    "Elapsed",
+    "MaxRSS",
+    "ReqMem",
+    "AllocCPUS",
+]
+USAGE_FIELDS = ["JobID", "State", "Elapsed", "AllocCPUS", "TotalCPU", "ReqMem", "MaxRSS"]
 TEXT = """\
 12_0|COMPLETED|0:0|n1|00:01:00||400M|2
 12_0.batch|COMPLETED|0:0|n1|00:01:00|4000K|400M|2
@@ -32,8 +49,9 @@ not a line
 
 
 def test_each_death_has_its_class_node_memory_and_time() -> None:
-    found = {(each.element, each.restart): each for each in parse_endings(TEXT)}
-    classes = {which: each.error_class for which, each in found.items() if each.error_class}
+    records = parse_records(TEXT, ENDING_FIELDS)
+    found = {(record.element, record.restart): record for record in records if record.ended}
+    classes = {which: record.error_class for which, record in found.items() if record.error_class}
     assert classes == {
         (1, 0): ErrorClass.OUT_OF_MEMORY,
         (2, 0): ErrorClass.PREEMPTED,
@@ -54,5 +72,74 @@ def test_each_death_has_its_class_node_memory_and_time() -> None:
 
 
 def test_a_worker_is_told_from_its_requeued_twin() -> None:
-    workers = [each.worker for each in parse_endings(TEXT) if each.element == 2]
+    workers = [
+        record.worker for record in parse_records(TEXT, ENDING_FIELDS) if record.element == 2
+    ]
     assert workers == ["12_2-r0-", "12_2-r1-", "12_2-r2-"]
+
+
+USAGE_TEXT = """\
+12_0|COMPLETED|00:10:00|2|12:30.500|400M|
+12_0.batch|COMPLETED|00:10:00|2|00:00.500||4000K
+12_0.extern|COMPLETED|00:10:00|2|00:00:00||
+12_0.0|COMPLETED|00:10:00|2|12:30.000||150M
+12_1|REQUEUED|00:01:00|1|00:30.000|400M|
+12_1|NODE_FAIL|1-00:00:00|1|1-02:03:04|400M|
+12_1.0|CANCELLED|1-00:00:00|1|1-02:03:04||1.50G
+12_2|RUNNING|00:05:00|4|00:00:00|1Gc|
+12_3|COMPLETED|00:00:10|1|00:01.000|400Mn|
+12_[4-9%2]|PENDING|00:00:00|2|00:00:00|400M|
+12_4|PENDING|00:00:00|0|00:00:00|400M|
+12|PENDING|00:00:00|2|00:00:00|400M|
+not a line
+"""
+
+
+def usage(text: str) -> list[JobRecord]:
+    return [record for record in parse_records(text, USAGE_FIELDS) if record.started]
+
+
+def test_each_start_has_its_cpu_time_and_the_memory_of_its_largest_step() -> None:
+    found = {(each.element, each.restart): each for each in usage(USAGE_TEXT)}
+    assert found[0, 0] == JobRecord(
+        array="12",
+        element=0,
+        restart=0,
+        state=ElementState.COMPLETED,
+        elapsed_s=600,
+        cpus=2,
+        cpu_s=750.5,
+        mem=400 << 20,
+        max_rss=150 << 20,
+    )
+    assert found[1, 1].cpu_s == ((24 + 2) * 60 + 3) * 60 + 4
+    assert found[1, 1].max_rss == int(1.5 * 2**30)
+    assert found[2, 0].mem == 4 << 30, "a gigabyte for each of its four CPUs"
+    assert found[3, 0].mem == 400 << 20
+    assert {element for element, _ in found} == {0, 1, 2, 3}, "the others wait"
+
+
+def test_what_a_running_worker_uses_is_not_taken_for_nothing() -> None:
+    found = efficiency_of(usage(USAGE_TEXT))
+    ended = 600 * 2 + 60 + 86_400 + 10
+    assert (found.starts, found.running) == (5, 1)
+    assert found.allocated_s == ended + 300 * 4
+    assert found.cpu_share == pytest.approx((750.5 + 30 + 93_784 + 1) / ended)
+    running = efficiency_of(each for each in usage(USAGE_TEXT) if not each.ended)
+    assert (running.cpu_share, running.memory_share) == (None, None)
+
+
+def test_the_efficiency_of_no_records_is_unknown() -> None:
+    found = efficiency_of([])
+    assert (found.starts, found.cpu_share, found.memory_share) == (0, None, None)
+    assert found.to_dict()["cpu_efficiency"] is None
+
+
+def test_the_accounting_of_a_real_cluster_is_understood() -> None:
+    found = usage((RECORDED / "22.05" / "usage").read_text())
+    states = {(each.element, each.restart): each.state for each in found}
+    assert states[0, 0] is ElementState.COMPLETED
+    sleeper = max(found, key=lambda each: each.elapsed_s)
+    assert sleeper.elapsed_s >= 60
+    assert 0 < sleeper.max_rss < sleeper.mem
+    assert 0 < efficiency_of(found).used_s < efficiency_of(found).ended_s

@@ -108,5 +108,5 @@ def test_a_failure_names_states_element_and_exit_code() -> None:
 
 
 def test_a_batch_job_takes_no_prefix_of_a_worker() -> None:
-    with pytest.raises(UserError, match=r"slurm\.command_prefix: is for backfills"):
+    with pytest.raises(UserError, match=r"slurm\.command_prefix: is only for backfills"):
         script("true", command_prefix=["apptainer"])

@@ -99,7 +99,7 @@ def test_an_array_that_nobody_knows_is_unknown_until_it_has_been_so_for_long(
     with caplog.at_level(logging.WARNING):
         array = client.array(KEY)
     assert (array.unknown, array.alive) == (False, 0)
-    assert "how it ended was never recorded" in caplog.text
+    assert "its end was never recorded" in caplog.text
 
 
 def test_the_time_of_not_knowing_starts_anew_when_the_array_is_seen() -> None:
@@ -310,7 +310,7 @@ def test_a_folder_into_which_others_may_write_is_refused_in_one_line(
         client.submit("name", "#!/bin/sh\n#SBATCH --job-name=name\n", "job")
     where = re.escape(str(tmp_path / part))
     assert re.fullmatch(
-        f"cluster.remote_dir: other users can write into '{where}', [^\n]*chmod go-w there, or "
+        f"cluster.remote_dir: other users can write into '{where}' [^\n]*chmod go-w on it, or "
         "name a folder [^\n]*",
         str(raised.value),
     )
@@ -399,23 +399,16 @@ def test_of_a_requeued_elements_records_the_latest_start_counts() -> None:
 
 
 def test_neither_deaths_nor_memory_nor_starts_of_another_job_are_told_as_ours() -> None:
-    ends = records(
-        "12_0|COMPLETED|0:0|n1|00:01:00||1G|1|2026-11-20T12:00:00|job.a1b2",
-        "12_0.batch|COMPLETED|0:0|n1|00:01:00|100M|1G|1|2026-11-20T12:00:00|batch",
-        "12_0|OUT_OF_MEMORY|0:125|n1|00:01:00||2G|1|2026-11-30T12:00:00|theirs",
-        "12_0.batch|OUT_OF_MEMORY|0:125|n1|00:01:00|2G|2G|1|2026-11-30T12:00:00|batch",
-        "12_0.0|FAILED|1:0|n1|00:01:00|2G|2G|1|2026-11-30T12:00:00|job.a1b2",
+    records_of = records(
+        "12_0|COMPLETED|n1|0:0|00:01:00|1|00:30|1G||2026-11-20T12:00:00|job.a1b2",
+        "12_0.batch|COMPLETED|n1|0:0|00:01:00|1|00:30|1G|100M|2026-11-20T12:00:00|batch",
+        "12_0|OUT_OF_MEMORY|n1|0:125|10:00:00|64|10:00:00|64G||2026-11-30T12:00:00|theirs",
+        "12_0.batch|OUT_OF_MEMORY|n1|0:125|10:00:00|64|10:00|64G|60G|2026-11-30T12:00:00|batch",
+        "12_0.0|FAILED|n1|1:0|00:01:00|1|00:30|2G|2G|2026-11-30T12:00:00|job.a1b2",
     )
-    (ending,) = client_of(Scripted(sacct=ends)).endings([KEY])
-    assert (ending.state, ending.restart, ending.max_rss) == (S.COMPLETED, 0, 100 * 2**20)
-    used = records(
-        "12_0|COMPLETED|00:01:00|1|00:30|1G||2026-11-20T12:00:00|job.a1b2",
-        "12_0.batch|COMPLETED|00:01:00|1|00:30|1G|100M|2026-11-20T12:00:00|batch",
-        "12_0|COMPLETED|10:00:00|64|10:00:00|64G||2026-11-30T12:00:00|theirs",
-        "12_0.batch|COMPLETED|10:00:00|64|10:00:00|64G|60G|2026-11-30T12:00:00|batch",
-    )
-    (usage,) = client_of(Scripted(sacct=used)).usage([KEY])
-    assert (usage.cpus, usage.elapsed_s, usage.max_rss) == (1, 60, 100 * 2**20)
+    (record,) = client_of(Scripted(sacct=records_of)).records([KEY])
+    assert (record.state, record.restart, record.max_rss) == (S.COMPLETED, 0, 100 * 2**20)
+    assert (record.cpus, record.elapsed_s) == (1, 60)
 
 
 @given(

@@ -72,7 +72,7 @@ def test_a_files_or_a_jobs_name_is_refused_before_anything_is_run(value: str) ->
         lambda: client.withdraw(["name"], value),
         lambda: client.cancel([ArrayKey("1", value)]),
     ):
-        with pytest.raises(UserError, match="can't name a"):
+        with pytest.raises(UserError, match="can't be the name of a"):
             call()
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.slurm import submission
-from airflow_slurm_provider.slurm.accounting import parse_endings
-from airflow_slurm_provider.slurm.array_state import merge, parse_job_id, parse_queue, parse_records
+from airflow_slurm_provider.slurm.accounting import STATE_FIELDS, elements_of, parse_records
+from airflow_slurm_provider.slurm.array_state import merge, parse_job_id, parse_queue
 from airflow_slurm_provider.slurm.client import SlurmClient, SubmitLimitError
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.slurm.submission import SubmitExit
@@ -18,6 +18,16 @@ from slurm_worker.errors import ErrorClass, ServiceError, UserError
 
 S = ElementState
 RECORDED = Path(__file__).with_name("recorded")
+ENDING_FIELDS = [
+    "JobID",
+    "State",
+    "ExitCode",
+    "NodeList",
+    "Elapsed",
+    "MaxRSS",
+    "ReqMem",
+    "AllocCPUS",
+]
 
 
 @pytest.fixture(params=sorted(each.name for each in RECORDED.iterdir() if each.is_dir()))
@@ -64,7 +74,8 @@ def test_the_version_and_the_largest_array_are_told(release: Path) -> None:
 def test_the_queue_and_the_accounting_agree_on_every_element(
     release: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    queue, records = parse_queue(text(release, "queue")), parse_records(text(release, "records"))
+    queue = parse_queue(text(release, "queue"))
+    records = elements_of(parse_records(text(release, "records"), STATE_FIELDS))
     job, held = sorted({*queue, *records}, key=int)
     array = merge(job, queue[job], records[job])
     states = {n: each.state for n, each in array.elements.items()}
@@ -85,9 +96,8 @@ def test_the_queue_and_the_accounting_agree_on_every_element(
 
 
 def test_each_ending_has_its_class(release: Path) -> None:
-    endings = {
-        (each.element, each.restart): each for each in parse_endings(text(release, "endings"))
-    }
+    records = parse_records(text(release, "endings"), ENDING_FIELDS)
+    endings = {(record.element, record.restart): record for record in records if record.ended}
     assert endings[0, 0].error_class is None
     assert endings[1, 0].error_class is ErrorClass.HANDLER_BUG, "exit code 3 of a worker"
     assert endings[2, 0].error_class is ErrorClass.CANCELLED
@@ -125,5 +135,6 @@ def test_a_submitted_arrays_id_is_read(release: Path) -> None:
 
 def test_an_array_that_was_cancelled_before_it_was_split_up_has_ended() -> None:
     # Seen on 22.05, where scancel came within the second of sbatch.
-    array = merge("722", {}, parse_records("722|CANCELLED by 1001||0:0")["722"])
+    records = elements_of(parse_records("722|CANCELLED by 1001||0:0", STATE_FIELDS))
+    array = merge("722", {}, records["722"])
     assert (array.counts(), array.alive, array.unknown) == ({"CANCELLED": 1}, 0, False)

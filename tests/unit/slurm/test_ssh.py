@@ -1,4 +1,4 @@
-"""One SSH connection serves all threads, is opened anew when it broke, and never hammered."""
+"""One SSH connection serves all threads, is opened again when it broke, with pauses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 import paramiko
 import pytest
 
-from airflow_slurm_provider.slurm import ssh as ssh_module
 from airflow_slurm_provider.slurm.ssh import SshTransport, open_paramiko
 from slurm_worker.errors import HostUnreachable, ServiceError, UserError
 from tests.unit.slurm.fake_slurm import Time
@@ -219,7 +218,7 @@ def test_an_unknown_host_is_refused_with_the_way_to_know_it(node: LoginNode) -> 
 
 def test_a_changed_host_key_is_refused(node: LoginNode) -> None:
     node.trust(paramiko.ECDSAKey.generate())
-    with pytest.raises(UserError, match="is not the known one; if the node was set up anew"):
+    with pytest.raises(UserError, match="is not the known one; if the node was reinstalled"):
         connect(node)
     assert node.logins == []
 
@@ -261,7 +260,7 @@ def test_a_named_key_is_the_only_one_tried(
 
 def test_a_key_file_that_holds_no_key_is_named(node: LoginNode) -> None:
     node.key_file.write_text("hello")
-    with pytest.raises(UserError, match=r"cluster.key_file: .*key' is no private key"):
+    with pytest.raises(UserError, match=r"cluster.key_file: .*key' is not a private key"):
         connect(node)
 
 
@@ -291,11 +290,7 @@ def test_a_host_whose_name_is_wrong_is_told(node: LoginNode) -> None:
         open_paramiko("login.invalid", 22, "lab", str(node.key_file), str(node.known_hosts))
 
 
-def test_something_else_than_ssh_at_the_port_is_an_error(
-    node: LoginNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ssh_module, "_CONNECT_TIMEOUT_S", 0.5)
+def test_something_else_than_ssh_at_the_port_is_an_error(node: LoginNode) -> None:
+    keys = (str(node.key_file), str(node.known_hosts))
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ServiceError):
-        open_paramiko(
-            "127.0.0.1", silent.getsockname()[1], "lab", str(node.key_file), str(node.known_hosts)
-        )
+        open_paramiko("127.0.0.1", silent.getsockname()[1], "lab", *keys, timeout_s=0.5)

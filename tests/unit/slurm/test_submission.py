@@ -376,14 +376,14 @@ def test_half_a_script_is_never_submitted(
 )
 def test_a_name_that_means_something_elsewhere_is_refused(client: SlurmClient, name: str) -> None:
     for arguments in ((name, SCRIPT, "flights"), (NAME, SCRIPT, name)):
-        with pytest.raises(UserError, match="can't name a"):
+        with pytest.raises(UserError, match="can't be the name of a"):
             client.submit(*arguments)
 
 
 def test_a_folder_that_can_not_be_written_is_told(slurm: FakeSlurm, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     client = SlurmClient(slurm.transport(), str(tmp_path / "file" / "below"))
-    with pytest.raises(ServiceError, match=r"make the remote folder failed: .*Not a directory"):
+    with pytest.raises(ServiceError, match=r"making the remote folder failed: .*Not a directory"):
         submit(client)
 
 

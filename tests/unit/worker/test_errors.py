@@ -85,7 +85,7 @@ def test_a_description_is_one_line_of_bounded_length() -> None:
 
 
 def test_an_item_error_refuses_a_class_that_is_not_in_the_list() -> None:
-    with pytest.raises(ValueError, match=r"'weird' is no error class; .*\(why it failed\)"):
+    with pytest.raises(ValueError, match=r"'weird' is not an error class; .*\(why it failed\)"):
         ItemError("weird", "why it failed")
 
 

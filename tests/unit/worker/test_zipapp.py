@@ -103,7 +103,7 @@ def test_the_unpacked_files_are_their_users_alone(worker_file: Path, tmp_path: P
     assert base.stat().st_mode & 0o077 == 0
 
 
-def test_a_configuration_is_what_its_name_says() -> None:
+def test_a_configuration_must_have_the_digest_in_its_name() -> None:
     key = f"lab/jobs/j/config/{hashlib.sha256(b'{}').hexdigest()}.json"
-    with pytest.raises(UserError, match="is not what its name says"):
+    with pytest.raises(UserError, match="does not have the SHA-256 of its name"):
         read_config(b'{"worker": {}}', key)

@@ -25,9 +25,10 @@ from slurm_worker.aggregate.job.plan import ROWS, Plan, PlannedPart, RoundSummar
 from slurm_worker.aggregate.job.publish import read_published
 from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.errors import ErrorClass, ItemError, UserError
-from slurm_worker.execution.handler import Context
+from slurm_worker.execution.context import Context
 from slurm_worker.protocol.job_store import JobStore, Part
-from slurm_worker.protocol.keys import JobId, JobPaths, TaskId, version_name
+from slurm_worker.protocol.keys import JobId, TaskId
+from slurm_worker.protocol.paths import JobPaths, version_name
 from slurm_worker.protocol.ports import ObjectStore
 
 #: The end of the name of the folder in which nodes write.

@@ -1,10 +1,10 @@
 """AWS time and the boot-time clock.
 
-The time of day comes from the ``Date`` headers of the table's replies, so that workers
-agree without their nodes' clocks being set. A header says only the second in which the
-server answered; intersecting what many replies allow narrows the offset to a few
-hundredths (`coordination`: after Marzullo, 1984, "Maintaining the Time in a Distributed
-System", with the whole second as each reading's interval). Costs no request.
+The time of day comes from the ``Date`` headers of the table's replies, so that workers agree
+even if their nodes' clocks are wrong. A header has whole seconds; the intersection of the
+offsets that many replies allow is a few hundredths wide (after Marzullo, 1984, "Maintaining
+the Time in a Distributed System", with the whole second as each reading's interval). Costs no
+request.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from functools import partial
 
-#: Seconds on a timer that keeps running while the machine is suspended. A partial, since it
-#: is asked for each item. macOS has no CLOCK_BOOTTIME; its CLOCK_MONOTONIC counts sleep.
+#: Seconds on a timer that keeps running while the machine is suspended. A partial, as it is
+#: called for each item. macOS has no CLOCK_BOOTTIME; its CLOCK_MONOTONIC counts sleep.
 boot_time: Callable[[], float] = partial(
     time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 )
 
 
 class AwsClock:
-    """Time of day as the table's servers see it; the local clock until a reply came.
+    """Time of day of the table's servers; the local clock until the first reply.
 
     A reply sent by the server in second D, between our `sent` and `received` (both on the
     boot-time clock), allows offsets in [D - received, D + 1 - sent].
@@ -49,7 +49,7 @@ class AwsClock:
                 return
             self._low, self._high = max(self._low, low), min(self._high, high)
             if self._low > self._high:
-                # The servers' or this machine's clock was set: start anew from this reply.
+                # The servers' or this machine's clock was set: start again from this reply.
                 self._low, self._high = low, high
 
     def now(self) -> float:

@@ -1,8 +1,7 @@
 """The table on DynamoDB: four verbs over boto3's client.
 
-One on-demand table with string keys ``pk`` and ``sk``, no index. Every write is one
-request and, as rows stay under 1 KB, one write unit. Foreign exceptions are translated
-here and nowhere else.
+One on-demand table with string keys ``pk`` and ``sk``, no index. Every write is one request
+and, as rows stay under 1 KB, one write unit. Only this module translates DynamoDB's exceptions.
 """
 
 from __future__ import annotations
@@ -37,9 +36,8 @@ CLIENT_CONFIG = Config(
 )
 
 _NAMES = re.compile(r"#(\w+)")
-_VALUES = re.compile(r":(\w+)")
 _serialize = TypeSerializer().serialize
-#: Where a reply's items stand once they are taken out of what the SDK reads.
+#: The reply's key of the items that are taken out before the SDK reads them.
 _TAKEN = "TakenItems"
 
 
@@ -49,17 +47,17 @@ class DynamoRows:
     Args:
         client: a boto3 DynamoDB client.
         table: the table's name.
-        clock: told of each reply's ``Date`` header.
+        clock: observes each reply's ``Date`` header.
     """
 
     def __init__(self, client: DynamoDBClient, table: str, clock: AwsClock) -> None:
         self._client = client
         self._table = table
         self._clock = clock
-        #: When a thread has sent its request: several share the client.
+        #: When each thread has sent its request: several share the client.
         self._sent = threading.local()
-        client.meta.events.register("before-send.dynamodb", self._note_sent)
-        # Once for a client, however many have it: the second would find no items to take.
+        client.meta.events.register("before-send.dynamodb", self._record_sent)
+        # Once per client, however many use it: a second handler would find no items to take.
         client.meta.events.register("before-parse.dynamodb.Query", _take_items, unique_id=_TAKEN)
 
     def get(self, pk: str, sk: str, *, consistent: bool = True) -> Row | None:
@@ -86,13 +84,10 @@ class DynamoRows:
         self._observe(reply)
         return Applied(row)
 
-    def update(
-        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
-    ) -> Applied | Refused:
+    def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
         """See `ports.Rows.update`; one write unit, also when refused."""
         text = f"{statement.update} {statement.condition}"
         names = {f"#{name}": name for name in _NAMES.findall(text)}
-        used = {f":{name}": _serialize(values[name]) for name in _VALUES.findall(text)}
         request: dict[str, Any] = {
             "TableName": self._table,
             "Key": _key(pk, sk),
@@ -102,8 +97,10 @@ class DynamoRows:
             "ReturnValues": "ALL_NEW",
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
-        if used:
-            request["ExpressionAttributeValues"] = used
+        if statement.values:
+            request["ExpressionAttributeValues"] = {
+                f":{name}": _serialize(value) for name, value in statement.values.items()
+            }
         with self._errors():
             try:
                 reply = self._client.update_item(**request)
@@ -125,7 +122,7 @@ class DynamoRows:
         request: dict[str, Any] = {
             "TableName": self._table,
             "KeyConditionExpression": "pk = :pk AND sk > :sk",
-            # The empty string is no legal key value; a space sorts before every sort key.
+            # An empty string is not allowed as a key; a space sorts before every sort key.
             "ExpressionAttributeValues": {":pk": _serialize(pk), ":sk": _serialize(after or " ")},
             "ConsistentRead": consistent,
             "ScanIndexForward": not backwards,
@@ -155,10 +152,10 @@ class DynamoRows:
         item = cast("dict[str, Any]", error.response).get("Item")
         if item is not None:
             return _row(item)
-        # Some emulators ignore ReturnValuesOnConditionCheckFailure; a read tells as much.
+        # Some emulators ignore ReturnValuesOnConditionCheckFailure; read the row instead.
         return self.get(pk, sk)
 
-    def _note_sent(self, **_: object) -> None:
+    def _record_sent(self, **_: object) -> None:
         self._sent.at = boot_time()
 
     def _observe(self, reply: Mapping[str, Any]) -> None:
@@ -191,7 +188,7 @@ def dynamo_client(
     """A client with short timeouts; about 200 ms, as the SDK loads its service model.
 
     Raises:
-        UserError: if the SDK can't do with its settings.
+        UserError: if the SDK's settings are wrong.
     """
     with settings_explained():
         client: DynamoDBClient = (session or boto3.Session()).client(
@@ -211,9 +208,9 @@ def _item(row: Row) -> dict[str, Any]:
 def _take_items(
     response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object
 ) -> None:
-    """Take a Query's items out of its reply, before the SDK holds each value against its model.
+    """Take a Query's items out of its reply, before the SDK checks each value against its model.
 
-    That takes most of the time that a page of rows does, and tells nothing about rows of ours.
+    The check takes most of the time of a page, and our rows do not need it.
     """
     if response_dict["status_code"] == 200:
         reply = json.loads(response_dict["body"])
@@ -226,7 +223,7 @@ def _row(item: Mapping[str, Mapping[str, Any]]) -> Row:
 
 
 def _value(typed: Mapping[str, Any]) -> Value:
-    """A value as the table types it, ``{"N": "7"}``; what rows of ours hold, and no more."""
+    """A value in DynamoDB's typed form, ``{"N": "7"}``; only the types that our rows have."""
     for kind, value in typed.items():
         if kind in ("S", "BOOL"):
             return cast("Value", value)
@@ -235,5 +232,5 @@ def _value(typed: Mapping[str, Any]) -> Value:
         if kind == "M":
             return _row(value)
         if kind == "L":
-            return [_value(each) for each in value]
+            return [_value(item) for item in value]
     return None

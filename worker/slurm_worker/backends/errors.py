@@ -1,7 +1,7 @@
-"""What errors of AWS's SDK mean to whoever reads them.
+"""Translates errors of AWS's SDK into messages for a user.
 
-Most come before any answer of a service: no credentials, no region, no connection. What only one
-service answers is translated where that is known, in `dynamo` and `s3`.
+Most come before any answer of a service: no credentials, no region, no connection. The answers
+of only one service are translated in `dynamodb.py` and `s3.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
-from slurm_worker.errors import Denied, NoCredentials, ServiceError, Throttled, Unfit, UserError
+from slurm_worker.errors import (
+    AccessDenied,
+    InvalidRequest,
+    NoCredentials,
+    ServiceError,
+    Throttled,
+    UserError,
+)
 
 _OF_CREDENTIALS = (
     NoCredentialsError,
@@ -36,8 +43,8 @@ _THROTTLED = {
     "SlowDown",
     "ThrottlingException",
 }
-#: What the request itself is to blame for, so that it is in vain at any time and from any node.
-_UNFIT = {
+#: The request itself is wrong: it fails at any time and from any node.
+_INVALID = {
     "EntityTooLarge",
     "InvalidArgument",
     "InvalidRequest",
@@ -45,8 +52,8 @@ _UNFIT = {
     "MaxMessageLengthExceeded",
     "ValidationException",
 }
-#: By HEAD S3 has no other code than the status.
-_DENIED = {"403", "AccessDenied", "AccessDeniedException"}
+#: The code of an S3 answer to HEAD is its status.
+_DENIED = {"403", "AccessDenied", "AccessDeniedException", "Forbidden"}
 _LOOKED_FOR = (
     "credentials are looked for in AWS_* variables, ~/.aws (aws.profile or AWS_PROFILE names the "
     "profile), Airflow's aws connection and this machine's role: add or correct one of these"
@@ -59,25 +66,25 @@ def code_of(error: ClientError) -> str:
 
 
 def refused(where: str, error: ClientError) -> ServiceError:
-    """The error for a request that a service answered, and did not do.
+    """The error for a request that a service answered and did not carry out.
 
     Args:
-        where: what the request was about.
-        error: the SDK's, after its repeats.
+        where: the table or object of the request.
+        error: the SDK's, after its retries.
     """
     code = code_of(error)
-    kinds = {Throttled: _THROTTLED, Denied: _DENIED, Unfit: _UNFIT}
+    kinds = {Throttled: _THROTTLED, AccessDenied: _DENIED, InvalidRequest: _INVALID}
     kind = next((kind for kind, codes in kinds.items() if code in codes), ServiceError)
     return kind(f"{where}: {error}")
 
 
 def unanswered(where: str, error: Exception, check: str) -> ServiceError:
-    """The error for a request that the SDK could not make, or got no answer to.
+    """The error for a request that the SDK could not send, or that got no answer.
 
     Args:
-        where: what the request was about.
+        where: the table or object of the request.
         error: the SDK's.
-        check: what to look at where credentials are not the reason.
+        check: what the user should check if credentials are not the reason.
     """
     if isinstance(error, _OF_CREDENTIALS):
         return NoCredentials(f"{where}: {_sentence(error)}; {_LOOKED_FOR}")
@@ -86,10 +93,10 @@ def unanswered(where: str, error: Exception, check: str) -> ServiceError:
 
 @contextmanager
 def settings_explained() -> Iterator[None]:
-    """Around what makes a session or a client: no request is sent, so settings are at fault.
+    """Wraps the creation of a session or client: it sends no request, so settings are wrong.
 
     Raises:
-        UserError: naming what the SDK misses, or can't read.
+        UserError: naming the setting that is missing or can't be read.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""A folder of local files as an object store: for datasets that are merged without S3."""
+"""A folder of local files as an object store, for datasets that are merged without S3."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from slurm_worker.errors import Missing, UserError
-from slurm_worker.protocol.ports import Entry, Stored
+from slurm_worker.protocol.ports import ObjectInfo, StoredObject
 
-#: What `os.link` says on a file system without hard links.
+#: Errors of `os.link` on a file system without hard links.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 class FolderObjects:
-    """`ports.ObjectStore` over the files below a folder; each appears whole, or not at all.
+    """`ports.ObjectStore` over the files below a folder; each appears complete or not at all.
 
     Args:
         root: the folder.
@@ -32,7 +32,7 @@ class FolderObjects:
     def verify(self) -> None:
         """See `ports.ObjectStore.verify`."""
         if not self._root.is_dir():
-            raise UserError(f"{self._root}: is no folder; name one that is there")
+            raise UserError(f"{self._root}: is not a folder; name an existing folder")
 
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | None:
         """See `ports.ObjectStore.get`."""
@@ -63,7 +63,7 @@ class FolderObjects:
                 return self._create(key, body)
         return True
 
-    def read(self, key: str) -> Stored | None:
+    def read(self, key: str) -> StoredObject | None:
         """See `ports.ObjectStore.read`."""
         try:
             with (self._root / key).open("rb") as file:
@@ -71,7 +71,7 @@ class FolderObjects:
                 modified = os.fstat(file.fileno()).st_mtime
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
-        return Stored(body, hashlib.sha256(body).hexdigest(), modified)
+        return StoredObject(body, hashlib.sha256(body).hexdigest(), modified)
 
     def put_if(self, key: str, body: bytes, tag: str) -> bool:
         """See `ports.ObjectStore.put_if`; the file's folder is locked meanwhile."""
@@ -86,15 +86,15 @@ class FolderObjects:
     def list(self, prefix: str) -> Iterator[str]:
         """See `ports.ObjectStore.list`."""
         folder = self._root / prefix.rpartition("/")[0]
-        found = (each.relative_to(self._root) for each in folder.rglob("*") if each.is_file())
-        keys = (each.as_posix() for each in found if not each.name.startswith(".part-"))
-        yield from sorted(each for each in keys if each.startswith(prefix))
+        found = (path.relative_to(self._root) for path in folder.rglob("*") if path.is_file())
+        keys = (path.as_posix() for path in found if not path.name.startswith(".part-"))
+        yield from sorted(key for key in keys if key.startswith(prefix))
 
-    def entries(self, prefix: str) -> Iterator[Entry]:
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `ports.ObjectStore.entries`."""
         for key in self.list(prefix):
             stat = (self._root / key).stat()
-            yield Entry(key, stat.st_size, stat.st_mtime)
+            yield ObjectInfo(key, stat.st_size, stat.st_mtime)
 
     def delete(self, key: str) -> None:
         """See `ports.ObjectStore.delete`."""
@@ -131,7 +131,7 @@ class FolderObjects:
             raise Missing(f"{self._root / source}: there is no such file") from error
 
     def _create(self, key: str, body: bytes) -> bool:
-        """Create a file where the file system has no links: not whole at once, but by one only."""
+        """Create a file on a file system without links: not complete at once, but by one only."""
         try:
             with (self._root / key).open("xb") as file:
                 file.write(body)
@@ -141,16 +141,16 @@ class FolderObjects:
 
     @contextmanager
     def _appearing(self, key: str) -> Iterator[Path]:
-        """Where to write what shall appear as `key`; nothing of it is left, whatever happens.
+        """A temporary path for the content of `key`; it is deleted at the end.
 
         Raises:
-            UserError: if a file stands where a folder has to be.
+            UserError: if a file has the name of the folder.
         """
         folder = (self._root / key).parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise UserError(f"{folder}: is a file; name a folder, or a free name") from error
+            raise UserError(f"{folder}: is a file; name a folder, or an unused name") from error
         written = folder / f".part-{uuid.uuid4().hex}"
         try:
             yield written
@@ -160,7 +160,7 @@ class FolderObjects:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes that ask for the same folder out."""
+    """Lock a folder against other processes."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

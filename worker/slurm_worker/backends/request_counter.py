@@ -1,9 +1,8 @@
-"""What a worker asks of AWS, counted by kind where it leaves the process.
+"""Counts a worker's requests to AWS by kind; each kind has its own price.
 
-The SDK tells of each request right before it is sent, so that its own repeats count too. A
-kind is what has a price of its own. Each task's marker carries those made since the worker's
-last marker, and the task's row repeats them: the counts cost no request. Per request a
-dictionary look-up under a lock, some microseconds; per item nothing.
+The SDK calls the counter right before each request is sent, so its own retries count too. Each
+task's marker has the counts since the worker's last marker, and the task's row repeats them: the
+counts cost no request. Cost: a dictionary look-up under a lock per request, some microseconds.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 
 
 class RequestKind(str, Enum):
-    """What requests are counted, and priced, as."""
+    """The kinds of requests, for counts and prices."""
 
     DYNAMO_WRITE = "dynamo_write"  #: a row written, or a write refused by its condition
     DYNAMO_GET = "dynamo_get"  #: one row read
@@ -59,7 +58,7 @@ class RequestCounts:
         self._counts: Counter[str] = Counter()
 
     def watch(self, client: Any) -> None:
-        """Count what a boto3 client sends from now on; operations without a kind are not."""
+        """Count the requests of a boto3 client from now on; operations without a kind are not."""
         service = client.meta.service_model.service_name
         for operation, kind in _KINDS[service].items():
             client.meta.events.register(
@@ -67,7 +66,7 @@ class RequestCounts:
             )
 
     def count(self, kind: RequestKind) -> None:
-        """One request more."""
+        """Count one request."""
         with self._lock:
             self._counts[kind.value] += 1
 
@@ -78,6 +77,6 @@ class RequestCounts:
         return dict(taken)
 
     def put_back(self, counts: Mapping[str, int]) -> None:
-        """Count again what was taken and could not be told."""
+        """Count again what was taken and could not be recorded."""
         with self._lock:
             self._counts.update(counts)

@@ -1,13 +1,12 @@
 """The object store on S3: verbs over boto3's client, for one bucket.
 
-Each call is one request, unless it says otherwise. Foreign exceptions are translated
-here and nowhere else.
+Each call is one request, unless it says otherwise. Only this module translates S3's exceptions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import TYPE_CHECKING, TypedDict
 
@@ -18,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from slurm_worker.backends.errors import code_of, refused, settings_explained, unanswered
 from slurm_worker.errors import Missing, ServiceError, UserError
-from slurm_worker.protocol.ports import Entry, Stored
+from slurm_worker.protocol.ports import ObjectInfo, StoredObject
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -27,7 +26,7 @@ _MISSING = {"NoSuchKey", "404", "NotFound"}
 _EXISTS = {"PreconditionFailed", "412"}
 #: The store does not know ``If-Match``.
 _UNKNOWN = {"NotImplemented", "501"}
-#: Two conditional writes met; S3 asks for another try, which then gets a 412 or succeeds.
+#: Two conditional writes collided; another try gets a 412 or succeeds.
 _CONFLICT = {"ConditionalRequestConflict", "409"}
 _CONFLICT_TRIES = 5
 #: Objects that one request may delete.
@@ -71,17 +70,13 @@ class S3Objects:
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | None:
         """See `ports.ObjectStore.get`."""
         end = "" if length is None else start + length - 1
-        with self._errors(key):
-            try:
-                if start == 0 and length is None:
-                    return self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
-                return self.client.get_object(
-                    Bucket=self.bucket, Key=key, Range=f"bytes={start}-{end}"
-                )["Body"].read()
-            except ClientError as error:
-                if code_of(error) in _MISSING:
-                    return None
-                raise
+        with suppress(Missing), self._errors(key):
+            if start == 0 and length is None:
+                return self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+            return self.client.get_object(
+                Bucket=self.bucket, Key=key, Range=f"bytes={start}-{end}"
+            )["Body"].read()
+        return None
 
     def put(self, key: str, body: bytes) -> None:
         """See `ports.ObjectStore.put`."""
@@ -92,18 +87,13 @@ class S3Objects:
         """See `ports.ObjectStore.put_new`."""
         return self._put_where(key, body, {"IfNoneMatch": "*"}, _EXISTS)
 
-    def read(self, key: str) -> Stored | None:
+    def read(self, key: str) -> StoredObject | None:
         """See `ports.ObjectStore.read`."""
-        with self._errors(key):
-            try:
-                found = self.client.get_object(Bucket=self.bucket, Key=key)
-                return Stored(
-                    found["Body"].read(), found["ETag"], found["LastModified"].timestamp()
-                )
-            except ClientError as error:
-                if code_of(error) in _MISSING:
-                    return None
-                raise
+        with suppress(Missing), self._errors(key):
+            found = self.client.get_object(Bucket=self.bucket, Key=key)
+            modified = found["LastModified"].timestamp()
+            return StoredObject(found["Body"].read(), found["ETag"], modified)
+        return None
 
     def put_if(self, key: str, body: bytes, tag: str) -> bool:
         """See `ports.ObjectStore.put_if`."""
@@ -114,15 +104,16 @@ class S3Objects:
         for entry in self.entries(prefix):
             yield entry.key
 
-    def entries(self, prefix: str) -> Iterator[Entry]:
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `ports.ObjectStore.entries`."""
         pages = self.client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=prefix
         )
         with self._errors(prefix):
             for page in pages:
-                for each in page.get("Contents", []):
-                    yield Entry(each["Key"], each["Size"], each["LastModified"].timestamp())
+                for entry in page.get("Contents", []):
+                    modified = entry["LastModified"].timestamp()
+                    yield ObjectInfo(entry["Key"], entry["Size"], modified)
 
     def delete(self, key: str) -> None:
         """See `ports.ObjectStore.delete`."""
@@ -146,13 +137,9 @@ class S3Objects:
 
     def size(self, key: str) -> int | None:
         """See `ports.ObjectStore.size`."""
-        with self._errors(key):
-            try:
-                return self.client.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
-            except ClientError as error:
-                if code_of(error) in _MISSING:
-                    return None
-                raise
+        with suppress(Missing), self._errors(key):
+            return self.client.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
+        return None
 
     def upload(self, key: str, path: str) -> None:
         """See `ports.ObjectStore.upload`; several requests for files over 8 MB."""
@@ -162,24 +149,12 @@ class S3Objects:
     def download(self, key: str, path: str) -> None:
         """See `ports.ObjectStore.download`."""
         with self._errors(key):
-            try:
-                self.client.download_file(self.bucket, key, path)
-            except ClientError as error:
-                if code_of(error) in _MISSING:
-                    raise Missing(f"s3://{self.bucket}/{key}: there is no such object") from error
-                raise
+            self.client.download_file(self.bucket, key, path)
 
     def copy(self, source: str, key: str) -> None:
         """See `ports.ObjectStore.copy`; several requests for objects over 8 MB."""
         with self._errors(source):
-            try:
-                self.client.copy({"Bucket": self.bucket, "Key": source}, self.bucket, key)
-            except ClientError as error:
-                if code_of(error) in _MISSING:
-                    raise Missing(
-                        f"s3://{self.bucket}/{source}: there is no such object"
-                    ) from error
-                raise
+            self.client.copy({"Bucket": self.bucket, "Key": source}, self.bucket, key)
 
     def _put_where(self, key: str, body: bytes, condition: _Condition, refusals: set[str]) -> bool:
         for attempt in range(_CONFLICT_TRIES):
@@ -210,6 +185,8 @@ class S3Objects:
         except ClientError as error:
             if code_of(error) == "NoSuchBucket":
                 raise self._no_bucket() from error
+            if code_of(error) in _MISSING:
+                raise Missing(f"{where}: there is no such object") from error
             raise refused(where, error) from error
         except (BotoCoreError, Boto3Error) as error:
             raise unanswered(
@@ -221,7 +198,7 @@ def s3_client(session: boto3.Session | None = None, endpoint_url: str | None = N
     """A client with short timeouts; path-style addresses where the endpoint is not AWS's.
 
     Raises:
-        UserError: if the SDK can't do with its settings.
+        UserError: if the SDK's settings are wrong.
     """
     with settings_explained():
         chosen = session or boto3.Session()
@@ -229,13 +206,13 @@ def s3_client(session: boto3.Session | None = None, endpoint_url: str | None = N
             "s3", endpoint_url=endpoint_url, config=_client_config(False)
         )
         if not is_aws(client):
-            # Other stores seldom answer to bucket names in the host name.
+            # Other stores seldom support bucket names in the host name.
             client = chosen.client("s3", endpoint_url=endpoint_url, config=_client_config(True))
     return client
 
 
 def is_aws(client: S3Client) -> bool:
-    """Whether a client talks to AWS, rather than to another store that speaks S3."""
+    """Whether a client's store is AWS, not another store with the S3 API."""
     return "amazonaws.com" in client.meta.endpoint_url
 
 

@@ -1,7 +1,7 @@
-"""What this machine may do with the table and the bucket: tried, on a row and an object of its own.
+"""What this machine may do with the table and the bucket, tried on a row and an object of its own.
 
-Used by `slurmctl doctor` where it runs, and by ``slurm-worker check`` on a node. Requests:
-five to the table, four to the store, one for the clock; nothing stays behind.
+`slurmctl doctor` uses it where it runs, and ``slurm-worker check`` on a node. Requests:
+five to the table, four to the store, one for the clock; nothing is left behind.
 """
 
 from __future__ import annotations
@@ -14,49 +14,52 @@ from dataclasses import dataclass
 from email.message import Message
 from email.utils import parsedate_to_datetime
 
-from slurm_worker.errors import ServiceError, UserError, describe
+from slurm_worker.errors import AccessDenied, ServiceError, UserError, describe
 from slurm_worker.protocol import keys
-from slurm_worker.protocol.expressions import JOB_CONFIG
-from slurm_worker.protocol.keys import JobId, JobPaths
+from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
+from slurm_worker.protocol.statements import jobs as job_statements
 
-#: The job that trials belong to: nobody's, so that they meet no rows or objects of others.
-TRIAL_JOB = JobId("doctor.probe")
-#: What a refusal for want of permission says; anything else would refuse all that follows too.
-_DENIED = ("accessdenied", "access denied", "not authorized", "(403)", "forbidden")
-_MOST_SAID = 300
-#: For the time, of a server that is slow.
+#: The job of the probes' row and object; no real job has this id.
+PROBE_JOB = JobId("doctor.probe")
+_LONGEST_ERROR = 300
+#: Requests for the time, where the server is slow.
 _TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """One action, by its IAM name, and what was said of it; empty where it is allowed."""
+class AccessProbe:
+    """One action, by its IAM name, and the service's error; empty where it is allowed."""
 
     action: str
     error: str = ""
 
 
-def try_table(rows: Rows, unique: str) -> list[Trial]:
-    """Each action that workers and coordinator need on the table; up to the first that hangs."""
-    pk, sk = keys.job_pk(TRIAL_JOB), f"TRIAL#{unique}"
+def probe_table(rows: Rows, unique: str) -> list[AccessProbe]:
+    """Try each action that workers and coordinator need on the table.
+
+    Stops at the first error that is not a missing permission: the next actions would fail too.
+    """
+    pk, sk = keys.job_pk(PROBE_JOB), f"TRIAL#{unique}"
+    tried = job_statements.set_config("tried")
     return _run(
         [
             ("dynamodb:PutItem", lambda: rows.put_new({"pk": pk, "sk": sk, "config": ""})),
             ("dynamodb:GetItem", lambda: rows.get(pk, sk)),
             ("dynamodb:Query", lambda: list(rows.query(pk, limit=1))),
-            ("dynamodb:UpdateItem", lambda: rows.update(pk, sk, JOB_CONFIG, {"config": "tried"})),
+            ("dynamodb:UpdateItem", lambda: rows.update(pk, sk, tried)),
             ("dynamodb:DeleteItem", lambda: rows.delete(pk, sk)),
         ]
     )
 
 
-def try_bucket(objects: ObjectStore, prefix: str, unique: str) -> list[Trial]:
-    """Each action that workers and coordinator need in the bucket; up to the first that hangs."""
-    key = JobPaths(prefix, TRIAL_JOB).probe(unique)
+def probe_bucket(objects: ObjectStore, prefix: str, unique: str) -> list[AccessProbe]:
+    """Try each action that workers and coordinator need in the bucket; see `probe_table`."""
+    key = JobPaths(prefix, PROBE_JOB).probe(unique)
     return _run(
         [
-            # First, as there are stores that make a bucket of whatever name is written to.
+            # First, as some stores create a bucket of any name that is written to.
             ("s3:ListBucket", lambda: list(objects.list(key))),
             ("s3:PutObject", lambda: objects.put(key, b"tried")),
             ("s3:GetObject", lambda: objects.get(key)),
@@ -66,16 +69,16 @@ def try_bucket(objects: ObjectStore, prefix: str, unique: str) -> list[Trial]:
 
 
 def clock_ahead(url: str, timeout_s: float = 10.0) -> float:
-    """Seconds by which this machine's clock is surely ahead of a server's, negative if behind.
+    """Seconds by which this machine's clock is certainly ahead of a server's; negative if behind.
 
-    A server tells its time in whole seconds, so that 0 says no more than that the clocks may
-    agree. The request is not signed, since a clock that is far off has signed ones refused.
+    A server gives its time in whole seconds, so 0 means no more than that the clocks may
+    agree. The request is not signed: a clock that is far off has signed requests refused.
 
     Raises:
-        ServiceError: if the server doesn't answer, or tells no time.
+        ServiceError: if the server does not answer, or gives no time.
     """
     try:
-        sent, headers, received = _asked(url, timeout_s)
+        sent, headers, received = _headers_of(url, timeout_s)
     except (OSError, ValueError) as error:
         raise ServiceError(
             f"{url} can't be reached ({describe(error)}); check the endpoint, the region and the "
@@ -84,14 +87,14 @@ def clock_ahead(url: str, timeout_s: float = 10.0) -> float:
     try:
         second = parsedate_to_datetime(headers["Date"]).timestamp()
     except (TypeError, ValueError) as error:
-        raise ServiceError(f"{url} doesn't tell the time; check the endpoint") from error
+        raise ServiceError(f"the reply of {url} has no date; check the endpoint") from error
     # It answered at some time within that second, and between our two: clocks may agree.
     least, most = sent - (second + 1), received - second
     return round(max(least, 0.0) + min(most, 0.0), 1)
 
 
-def _asked(url: str, timeout_s: float) -> tuple[float, Message, float]:
-    """A reply's headers, whatever it says, between the times of asking and of the answer."""
+def _headers_of(url: str, timeout_s: float) -> tuple[float, Message, float]:
+    """A reply's headers, whatever its status, between the times of request and reply."""
     for left in reversed(range(_TRIES)):
         sent = time.time()
         try:
@@ -106,15 +109,14 @@ def _asked(url: str, timeout_s: float) -> tuple[float, Message, float]:
     raise AssertionError("unreachable: the last try returns or raises")
 
 
-def _run(steps: Sequence[tuple[str, Callable[[], object]]]) -> list[Trial]:
-    trials = []
+def _run(steps: Sequence[tuple[str, Callable[[], object]]]) -> list[AccessProbe]:
+    probes = []
     for action, step in steps:
         try:
             step()
-            trials.append(Trial(action))
+            probes.append(AccessProbe(action))
         except (ServiceError, UserError) as error:
-            said = describe(error, _MOST_SAID)
-            trials.append(Trial(action, said))
-            if not any(words in said.lower() for words in _DENIED):
+            probes.append(AccessProbe(action, describe(error, _LONGEST_ERROR)))
+            if not isinstance(error, AccessDenied):
                 break
-    return trials
+    return probes

@@ -1,7 +1,7 @@
-"""What this node offers, as one JSON document: for people, and for `slurmctl doctor`.
+"""What this node offers, as one JSON document, for people and for `slurmctl doctor`.
 
-Loads all that a worker needs. Where a table and a bucket are named, each action on them that
-workers need is tried with the node's own credentials; see `trials`.
+Loads all that a worker needs. Where a table and a bucket are named, tries each action on them
+that workers need, with the node's own credentials; see `access_probes`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from slurm_worker import __version__
 from slurm_worker.backends import dynamodb, s3
 from slurm_worker.backends.clock import AwsClock
-from slurm_worker.diagnostics.access_probes import clock_ahead, try_bucket, try_table
+from slurm_worker.diagnostics.access_probes import clock_ahead, probe_bucket, probe_table
 from slurm_worker.errors import ServiceError
 from slurm_worker.private import check_folder
 from slurm_worker.protocol.keys import split_s3_uri
@@ -30,12 +30,12 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 
 def examine(scratch: Path, table: str, uri: str) -> dict[str, Any]:
-    """The document; the names are stable.
+    """The document; its names are stable.
 
     Args:
         scratch: the node-local folder that a worker would use.
-        table: of the site; not tried where empty.
-        uri: the S3 address below which jobs live; the same.
+        table: of the site; empty for none.
+        uri: the S3 address below which jobs are stored; empty for none.
     """
     found: dict[str, Any] = {
         "worker": __version__,
@@ -50,7 +50,7 @@ def examine(scratch: Path, table: str, uri: str) -> dict[str, Any]:
     if table:
         client = dynamodb.dynamo_client()
         rows = dynamodb.DynamoRows(client, table, AwsClock())
-        found["table"] = {each.action: each.error for each in try_table(rows, unique)}
+        found["table"] = {probe.action: probe.error for probe in probe_table(rows, unique)}
         try:
             found["clock_ahead_s"] = clock_ahead(client.meta.endpoint_url)
         except ServiceError as error:
@@ -58,7 +58,9 @@ def examine(scratch: Path, table: str, uri: str) -> dict[str, Any]:
     if uri:
         bucket, prefix = split_s3_uri(uri, "--objects")
         objects = s3.S3Objects(s3.s3_client(), bucket)
-        found["bucket"] = {each.action: each.error for each in try_bucket(objects, prefix, unique)}
+        found["bucket"] = {
+            probe.action: probe.error for probe in probe_bucket(objects, prefix, unique)
+        }
     return found
 
 
@@ -68,7 +70,7 @@ def as_line(document: dict[str, Any]) -> str:
 
 
 def filesystem_of(path: Path, mounts: str) -> str:
-    """The type of the file system that a path is on; empty where `mounts` doesn't tell.
+    """The type of the file system that a path is on; empty where `mounts` does not name it.
 
     Args:
         path: absolute.
@@ -78,7 +80,7 @@ def filesystem_of(path: Path, mounts: str) -> str:
     for line in mounts.splitlines():
         mount, _, after = line.partition(" - ")
         point = Path(mount.split()[4].encode().decode("unicode_escape"))
-        # Of several mounts at one place the last one is seen.
+        # Of several mounts at one place the last one is visible.
         if path.is_relative_to(point) and len(point.parts) >= best:
             best, kind = len(point.parts), after.split()[0]
     return kind

@@ -1,7 +1,7 @@
 """Coroutine handlers: many calls at a time in one event loop.
 
-The loop runs in the calling thread for the length of one task. Rate limits are waited
-for without holding the loop up.
+The loop runs in the calling thread for the length of one task. A wait for a rate limit does
+not block the loop.
 """
 
 from __future__ import annotations
@@ -10,28 +10,29 @@ import asyncio
 from collections.abc import Iterator, Sequence
 
 from slurm_worker.errors import ErrorClass, ItemError, describe
-from slurm_worker.execution.calls import LOOK_S, NOT_THE_ITEM, Calls, ItemTimeout
-from slurm_worker.execution.handler import RAISED, Context
-from slurm_worker.protocol.job_store import TaskItems
+from slurm_worker.execution.calls import CHECK_S, NOT_THE_ITEM, Calls, ItemTimeout, Runner
+from slurm_worker.execution.context import Context
+from slurm_worker.execution.handler import RAISED
+from slurm_worker.protocol.slices import TaskItems
 from slurm_worker.rate_limits.limiter import Stopped
 from slurm_worker.results.journal import Journal, Outcome
 from slurm_worker.results.parts import ok_outcome
 
 
-class AsyncRunner:
+class AsyncRunner(Runner):
     """Runs an ``async def`` handler; at most `concurrency` calls at a time."""
 
     def __init__(self, calls: Calls, concurrency: int) -> None:
-        self._calls = calls
+        super().__init__(calls)
         self._concurrency = concurrency
         self._loop = asyncio.new_event_loop()
 
     def run(self, items: TaskItems, todo: Sequence[int], attempt: int, journal: Journal) -> None:
-        """See `calling.Runner.run`."""
+        """See `Runner.run`."""
         self._loop.run_until_complete(self._run(items, iter(todo), attempt, journal))
 
     def close(self) -> None:
-        """See `calling.Runner.close`."""
+        """See `Runner.close`."""
         self._loop.close()
 
     async def _run(
@@ -54,7 +55,7 @@ class AsyncRunner:
 
     async def _watch(self, lanes: list[asyncio.Task[None]], journal: Journal) -> None:
         while not self._calls.stopping():
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CHECK_S)
             journal.flush()
         for lane in lanes:
             lane.cancel()
@@ -62,7 +63,7 @@ class AsyncRunner:
     async def _lane(
         self, items: TaskItems, todo: Iterator[int], attempt: int, journal: Journal
     ) -> None:
-        """Take one item after the other, as long as there are any."""
+        """Run one item after the other until none is left."""
         calls = self._calls
         for position in todo:
             if self._concurrency == 1:
@@ -80,8 +81,8 @@ class AsyncRunner:
         while True:
             tries += 1
             try:
-                if not calls.pace.unlimited:
-                    await calls.pace.acquire_async(None)
+                if not calls.throttle.unlimited:
+                    await calls.throttle.acquire_async(None)
                 return await self._timed(position, items, attempt)
             except Stopped:
                 return None
@@ -98,7 +99,7 @@ class AsyncRunner:
 
     async def _timed(self, position: int, items: TaskItems, attempt: int) -> Outcome:
         timeout_s = self._calls.config.item_timeout_s
-        # A task of its own, as a call that is cancelled by the handler's code is no wish to stop.
+        # A task of its own: a call that the handler's code cancels is no request to stop.
         task = asyncio.ensure_future(self._call(position, items, attempt))
         try:
             done, _ = await asyncio.wait({task}, timeout=timeout_s or None)
@@ -112,12 +113,12 @@ class AsyncRunner:
             task.cancel()
 
     async def _call(self, position: int, items: TaskItems, attempt: int) -> Outcome:
-        """Call the handler, and write its result down before any other call goes on.
+        """Call the handler, and encode its result before any other call continues.
 
-        Handlers may return what they share between calls, such as a row that they fill anew.
+        Handlers may return what they share between calls, such as a row that they fill again.
         """
         calls, key = self._calls, items.keys[position]
-        context = Context(calls.shared, key, attempt)
+        context = Context(calls.resources, key, attempt)
         try:
             result = await calls.handler.handle(items.take(position), context)
         except SystemExit as error:

@@ -1,7 +1,7 @@
 """Batch handlers: one call for many items.
 
-A call that raises says nothing about its single items. What may pass is tried again
-whole; otherwise the batch is halved until the items at fault stand alone.
+A call that raises says nothing about its single items. After an error that may pass, the whole
+batch is tried again; otherwise it is halved until each item at fault is alone.
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ from itertools import pairwise
 from typing import Any
 
 from slurm_worker.errors import ErrorClass, ItemError
-from slurm_worker.execution.calls import NOT_THE_ITEM, Calls
-from slurm_worker.execution.handler import RAISED, Context
-from slurm_worker.protocol.job_store import TaskItems
+from slurm_worker.execution.calls import NOT_THE_ITEM, Calls, Runner
+from slurm_worker.execution.context import Context
+from slurm_worker.execution.handler import RAISED
+from slurm_worker.protocol.slices import TaskItems
 from slurm_worker.rate_limits.limiter import Stopped
 from slurm_worker.results.journal import Journal, Outcome
 from slurm_worker.results.parts import ok_outcome
 
 
-class BatchRunner:
+class BatchRunner(Runner):
     """Runs a ``@batch`` handler on up to `size` items at a time."""
 
     def __init__(self, calls: Calls, size: int) -> None:
-        self._calls = calls
+        super().__init__(calls)
         self._size = size
 
     def run(self, items: TaskItems, todo: Sequence[int], attempt: int, journal: Journal) -> None:
-        """See `calling.Runner.run`."""
+        """See `Runner.run`."""
         for first in range(0, len(todo), self._size):
             positions = todo[first : first + self._size]
             try:
@@ -37,14 +38,11 @@ class BatchRunner:
             except Stopped:
                 return
 
-    def close(self) -> None:
-        """See `calling.Runner.close`."""
-
     def _batch(self, items: TaskItems, positions: Sequence[int], attempt: int) -> Iterator[Outcome]:
         """The outcome of each item of one batch.
 
         Raises:
-            Stopped: if the worker stops before there were any.
+            Stopped: if the worker stops before there is any.
         """
         calls = self._calls
         tries = 0
@@ -73,7 +71,7 @@ class BatchRunner:
             for position, result in zip(positions, results, strict=True):
                 yield self._outcome(position, items, result)
             return
-        # Only now that the error is handled: it would be the context of what the halves raise.
+        # Only after the error was handled: it would be the context of what the halves raise.
         middle = len(positions) // 2
         yield from self._batch(items, positions[:middle], attempt)
         yield from self._batch(items, positions[middle:], attempt)
@@ -81,11 +79,11 @@ class BatchRunner:
     def _call(self, items: TaskItems, positions: Sequence[int], attempt: int) -> Sequence[object]:
         calls = self._calls
         for _ in positions:
-            if not calls.pace.unlimited:
-                calls.pace.acquire(None)
+            if not calls.throttle.unlimited:
+                calls.throttle.acquire(None)
         batch = [items.take(position) for position in positions]
         given = list(batch)
-        context = Context(calls.shared, items.keys[positions[0]], attempt)
+        context = Context(calls.resources, items.keys[positions[0]], attempt)
         results = calls.handler.handle(given, context)
         if not isinstance(results, list | tuple) or len(results) != len(positions):
             found = (

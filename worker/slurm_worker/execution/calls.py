@@ -1,20 +1,20 @@
-"""What every way of calling a handler shares: its failures, its second tries.
+"""What all ways of calling a handler share: its failures, and its further tries.
 
-Three ways, by the handler's kind: one after the other or in threads (`runner.py`), as
-coroutines (`async_runner.py`), in batches (`batch_runner.py`). Outcomes are journaled by
-the calling thread alone. Makes no AWS request but for rate limits.
+There are three ways, by the handler's kind: one item after the other or in threads
+(`runner.py`), as coroutines (`async_runner.py`), in batches (`batch_runner.py`). Only the
+calling thread journals outcomes. The only AWS requests are those of rate limits.
 """
 
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from slurm_worker.errors import (
     TRANSIENT,
-    ClassRule,
     ErrorClass,
     FatalError,
     ItemError,
@@ -24,37 +24,21 @@ from slurm_worker.errors import (
     place_of,
     retry_after_of,
 )
+from slurm_worker.execution.context import Context, HandlerResources, Throttle
 from slurm_worker.execution.flight_recorder import Recorder
-from slurm_worker.execution.handler import RAISED, Context, Handler, HandlerResources
-from slurm_worker.protocol.job_config import WorkerConfig
-from slurm_worker.protocol.job_store import TaskItems
-from slurm_worker.protocol.ports import Clock
+from slurm_worker.execution.handler import RAISED, Handler
+from slurm_worker.protocol.job_config import JobConfig, WorkerConfig
+from slurm_worker.protocol.ports import ITEM_FAILED, Clock
+from slurm_worker.protocol.slices import TaskItems
 from slurm_worker.rate_limits.limiter import MOST_RETRY_AFTER_S, Stopped
 from slurm_worker.results.journal import Journal, Outcome
 from slurm_worker.results.parts import ToLines, error_outcome, ok_outcome, to_lines
 
-#: Seconds between two looks at whether to stop, each with a write of what is journaled.
-LOOK_S = 0.05
-_PAUSE_LOOK_S = 0.5
-#: What ends the task, not the item: the handler says so, or a service of ours is away.
+#: Seconds between two checks whether to stop, each with a write of what is journaled.
+CHECK_S = 0.05
+_PAUSE_CHECK_S = 0.5
+#: These end the task, not the item: the handler asks for it, or a service of ours failed.
 NOT_THE_ITEM = (FatalError, ServiceError)
-
-
-class Throttle(Protocol):
-    """The job's rate limits, as the runner uses them."""
-
-    @property
-    def unlimited(self) -> bool:
-        """Whether there is none."""
-
-    def acquire(self, name: str | None) -> None:
-        """Wait for a token of one limit, or of each; raises `Stopped`."""
-
-    async def acquire_async(self, name: str | None) -> None:
-        """The same in a coroutine."""
-
-    def penalize(self, retry_after_s: float | None) -> None:
-        """The server said 429."""
 
 
 class ItemTimeout(ItemError):
@@ -66,142 +50,164 @@ class ItemTimeout(ItemError):
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """What every way of calling shares.
+    """What all ways of calling share.
 
     Args:
         handler: the user's functions.
-        shared: the part of the context that is the same for all items.
-        config: concurrency, tries, backoff, timeout.
-        pace: the rate limits.
-        stopping: true once no more items shall be taken.
+        resources: the part of the context that is the same for all items.
+        job: the job, with its rules for errors.
+        stopping: true once no more items may start.
         clock: for backoff and times of day.
         rng: jitter.
-        recorder: told which item is being run, for whoever finds the process dead.
-        to_lines: turns a result into lines, or refuses it.
-        rules: the job's own on errors.
-        places: where in its code the handler has failed so far.
+        recorder: keeps which item runs, for the supervisor.
+        to_lines: turns a result into lines, or raises an `ItemError`.
     """
 
     handler: Handler
-    shared: HandlerResources
-    config: WorkerConfig
-    pace: Throttle
+    resources: HandlerResources
+    job: JobConfig
     stopping: Callable[[], bool]
     clock: Clock
     rng: random.Random
     recorder: Recorder
     to_lines: ToLines = to_lines
-    rules: Sequence[ClassRule] = ()
-    places: set[str] = field(default_factory=set)
+    #: Where in its code the handler has failed so far.
+    _places: set[str] = field(default_factory=set, init=False)
+
+    @property
+    def config(self) -> WorkerConfig:
+        """Concurrency, tries, backoff, timeout."""
+        return self.job.worker
+
+    @property
+    def throttle(self) -> Throttle:
+        """The rate limits."""
+        return self.resources.throttle
 
     def again_in(self, error: BaseException, tries: int) -> float | None:
-        """The seconds to wait before another try after so many; None for no other try."""
-        error_class = classify(error, self.rules)
+        """Seconds to wait before another try after so many tries; None for no other try."""
+        error_class = classify(error, self.job.rules)
         retry_after = retry_after_of(error)
         if error_class is ErrorClass.RATE_LIMITED:
-            self.pace.penalize(retry_after)
+            self.throttle.penalize(retry_after)
         if error_class in TRANSIENT and tries < self.config.tries and not self.stopping():
             # Full jitter, after "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
             ceiling = min(self.config.max_backoff_s, self.config.backoff_s * 2 ** (tries - 1))
-            asked = min(retry_after or 0.0, MOST_RETRY_AFTER_S)
-            return max(asked, self.rng.uniform(0, ceiling))
+            least = min(retry_after or 0.0, MOST_RETRY_AFTER_S)
+            return max(least, self.rng.uniform(0, ceiling))
         return None
 
     def pauses(self, seconds: float) -> Iterator[float]:
-        """The sleeps of a wait before another try; fewer where the worker stops meanwhile."""
+        """The sleeps of a wait before another try; fewer where the worker stops before the end."""
         left = seconds
         while left > 0 and not self.stopping():
             self.recorder.waits(self.clock.boot_time())
-            yield min(left, _PAUSE_LOOK_S)
-            left -= _PAUSE_LOOK_S
+            yield min(left, _PAUSE_CHECK_S)
+            left -= _PAUSE_CHECK_S
 
     def pause(self, seconds: float) -> None:
         """Wait before another try; see `pauses`."""
-        for each in self.pauses(seconds):
-            self.clock.sleep(each)
+        for pause_s in self.pauses(seconds):
+            self.clock.sleep(pause_s)
 
     def failed(self, position: int, items: TaskItems, error: BaseException, tries: int) -> Outcome:
         """The outcome of an item that is not tried again here; it holds the item as planned.
 
-        A handler's bug is told with its place; the first at each place with its traceback.
+        A handler's bug is logged with its place; the first at each place with its traceback.
         """
-        error_class, message = classify(error, self.rules), describe(error)
-        traceback: dict[str, Any] = {}
+        error_class, message = classify(error, self.job.rules), describe(error)
+        details: dict[str, object] = {}
         bug = error_class is ErrorClass.HANDLER_BUG
-        if bug and (place := place_of(error, self.handler.folder)):
-            message = f"{message} ({place})"
-            if place not in self.places:
-                self.places.add(place)
-                traceback["exc_info"] = error
+        place = place_of(error, self.handler.folder) if bug else ""
+        if place:
+            details["place"] = place
+            if place not in self._places:
+                self._places.add(place)
+                details["exc_info"] = error
         key = items.keys[position]
-        self.shared.logger.warning(
-            "item failed",
+        self.resources.logger.warning(
+            ITEM_FAILED,
             item=key,
             error_class=error_class.value,
             error=message,
-            **traceback,
+            **details,
         )
         return error_outcome(
             position,
             key,
             error_class,
             message,
+            place=place,
             tries=tries,
             at=self.clock.now(),
             item=items.text(position),
         )
 
 
-class Runner(Protocol):
+class Runner(ABC):
     """One way of calling the handler."""
 
-    def run(self, items: TaskItems, todo: Sequence[int], attempt: int, journal: Journal) -> None:
-        """Run the items at the positions `todo`; journal what becomes of each.
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
 
-        Each call of the handler gets copies of its items that no other call had. Returns
-        early when the worker is stopping.
+    @abstractmethod
+    def run(self, items: TaskItems, todo: Sequence[int], attempt: int, journal: Journal) -> None:
+        """Run the items at the positions `todo`; journal the outcome of each.
+
+        Each call of the handler gets its own copies of its items. Returns early when the
+        worker is stopping.
 
         Raises:
             FatalError: if the handler raised one.
             ServiceError: if a service of ours can't be reached.
         """
 
-    def close(self) -> None:
-        """End what was started."""
+    def close(self) -> None:  # noqa: B027  most have nothing to end
+        """End the threads or the event loop, if there are any."""
 
 
-def retry(
+def run_item(
     calls: Calls,
     position: int,
     items: TaskItems,
-    error: BaseException,
     attempt: int,
     handle: Callable[..., Any],
+    failed: BaseException | None = None,
 ) -> Outcome | None:
-    """Go on with an item that failed once; None if the worker stops meanwhile.
+    """Call the handler for one item until there is an outcome; None if the worker stops.
 
-    Called when the error is handled: what another try raises would name it as its context
-    else, and be classified by it.
+    A further try begins only after the error of the last one was handled. Otherwise Python
+    would make that error the context of the new one, which would be classified by it.
+
+    Args:
+        calls: what to call with.
+        position: of the item in its task.
+        items: of the task.
+        attempt: at the task.
+        handle: called for each try.
+        failed: the error of a first try that the caller made.
 
     Raises:
         FatalError: if the handler raised one.
+        ServiceError: if a service of ours can't be reached.
     """
     key = items.keys[position]
-    tries = 1
+    tries, error = 0, failed
     while True:
-        wait_s = calls.again_in(error, tries)
-        if wait_s is None:
-            return calls.failed(position, items, error, tries)
-        calls.pause(wait_s)
-        if calls.stopping():
-            return None
-        tries += 1
+        if error is not None:
+            tries += 1
+            wait_s = calls.again_in(error, tries)
+            if wait_s is None:
+                return calls.failed(position, items, error, tries)
+            calls.pause(wait_s)
+            if calls.stopping():
+                return None
         try:
-            result = handle(items.take(position), Context(calls.shared, key, attempt))
+            result = handle(items.take(position), Context(calls.resources, key, attempt))
             return ok_outcome(position, key, result, calls.to_lines)
         except Stopped:
             return None
         except NOT_THE_ITEM:
             raise
-        except RAISED as again:
-            error = again
+        except RAISED as raised:
+            error = raised

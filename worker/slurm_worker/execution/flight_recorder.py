@@ -1,11 +1,11 @@
 """The flight recorder: what a worker process is doing, readable after its death.
 
 A small file mapped into memory: a write costs a fraction of a microsecond, and what was
-written outlives the process (not the machine). The supervisor reads it to tell which
-item a process died on, which leases it had, and whether it still moves.
+written outlives the process (not the machine). The supervisor reads from it which item a
+process died on, which leases it had, and whether it still makes progress.
 
-A write is not atomic: `struct` clears the bytes, then fills them in their order. Who reads
-meanwhile, or after a death in mid-write, finds zeros, the time last of all.
+A write is not atomic: `struct` clears the bytes, then fills them in their order. A reader during
+a write, or after a death in a write, finds zeros; the time is written last.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LEASES_AT = _FORMAT.size + _PROCESS.size
 _SIZE = _LEASES_AT + 4 * _LEASE.size
 _FREE = bytes(_LEASE.size)
 _NOBODY = -1
-_MOST_BETWEEN_LOOKS_S = 1.0
+_MOST_BETWEEN_READS_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,13 @@ class Record:
         task: empty between tasks.
         attempt: of the task.
         owner: who holds the leases.
-        position: the only item being run; None where there are several or none, or where the
-            record is half written.
-        running: items being run.
+        position: the only item that runs; None where several or none run, or where the record
+            is half written.
+        running: items that run.
         since: when that last changed, in seconds on the boot-time clock.
         item_limit_s: an item that runs longer hangs; 0 for no limit.
         stall_limit_s: a process in which nothing changes for longer hangs; 0 for no limit.
-        leases: (task, attempt) of each lease that the process has, the task's among them.
+        leases: (task, attempt) of each lease that the process has, with that of the task.
     """
 
     task: str
@@ -64,27 +64,27 @@ class Record:
     leases: tuple[tuple[str, int], ...]
 
 
-class Watch:
-    """Tells from looks at a process's record whether the process goes on.
+class HangDetector:
+    """Decides from reads of a process's record whether the process hangs.
 
-    It rests on no time that the process wrote, only on how long looks have seen the same: a look
-    may fall into a write. Nor on the watcher's own: between two looks at most a second counts, so
-    that a job that Slurm suspended is not taken to hang when it goes on.
+    It uses no time that the process wrote, only for how long reads have found the same: a read may
+    fall into a write. Between two reads at most a second counts, so that a job that Slurm
+    suspended is not taken to hang when it resumes.
     """
 
     def __init__(self) -> None:
         self._seen: tuple[object, ...] = ()
         self._still_s = 0.0
-        self._looked = 0.0
+        self._read_at = 0.0
 
     def hangs(self, record: Record, now: float) -> bool:
-        """Whether the process stands still for longer than it may, `now` in seconds."""
+        """Whether the process has made no progress for longer than it may; `now` in seconds."""
         seen = (record.task, record.attempt, record.position, record.running, record.since)
         if seen == self._seen:
-            self._still_s += min(now - self._looked, _MOST_BETWEEN_LOOKS_S)
+            self._still_s += min(now - self._read_at, _MOST_BETWEEN_READS_S)
         else:
             self._seen, self._still_s = seen, 0.0
-        self._looked = now
+        self._read_at = now
         if not record.task or not record.running:
             return False
         limits = [record.stall_limit_s]
@@ -97,7 +97,7 @@ class Recorder:
     """Writes and reads the record.
 
     Args:
-        path: the file; made if absent. Without one nothing outlives the process.
+        path: the file, created if absent; without one nothing outlives the process.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -108,23 +108,23 @@ class Recorder:
                 path.write_bytes(bytes(_SIZE))
             with path.open("r+b") as file:
                 self._memory = mmap.mmap(file.fileno(), _SIZE)
-        #: (position, number of items, now): what `item` and `several` call, for who can't
-        #: spare a call per item.
+        #: (position, number of items, now): what `item` and `several` call, for callers to which
+        #: a call per item costs too much.
         self.items: Callable[[int, int, float], None] = partial(_ITEM.pack_into, self._memory, 0)
         self._lock = threading.Lock()
         #: When something here last waited on purpose, in seconds on the boot-time clock.
         self.waited = 0.0
 
     def owner(self, owner: str) -> None:
-        """Say who holds the leases."""
+        """Record the owner of the leases."""
         _OWNER.pack_into(self._memory, _FORMAT.size + _LIMITS.size, owner.encode())
 
     def hold(self, task: str, attempt: int) -> None:
-        """The process has this lease; one that there is no room for has to run out."""
+        """The process has this lease; one without a free place has to run out."""
         self._replace(_FREE, _LEASE.pack(attempt, task.encode()))
 
     def drop(self, task: str, attempt: int) -> None:
-        """It has it no longer, or not for long."""
+        """The process no longer has this lease, or is about to give it back."""
         self._replace(_LEASE.pack(attempt, task.encode()), _FREE)
 
     def task(self, task: str, attempt: int) -> None:
@@ -145,7 +145,7 @@ class Recorder:
         _SINCE.pack_into(self._memory, _SINCE_AT, now)
 
     def limits(self, item_s: float, stall_s: float) -> None:
-        """Say when the process must be taken to hang."""
+        """Record after how long the process must be taken to hang."""
         _LIMITS.pack_into(self._memory, _FORMAT.size, item_s, stall_s)
 
     def idle(self) -> None:

@@ -15,59 +15,58 @@ from typing import Any
 
 from slurm_worker.execution.async_runner import AsyncRunner
 from slurm_worker.execution.batch_runner import BatchRunner
-from slurm_worker.execution.calls import LOOK_S, NOT_THE_ITEM, Calls, ItemTimeout, Runner, retry
-from slurm_worker.execution.handler import RAISED, Context, HandlerKind
-from slurm_worker.protocol.job_store import TaskItems
+from slurm_worker.execution.calls import CHECK_S, NOT_THE_ITEM, Calls, ItemTimeout, Runner, run_item
+from slurm_worker.execution.context import Context
+from slurm_worker.execution.handler import RAISED, HandlerKind
+from slurm_worker.protocol.slices import TaskItems
 from slurm_worker.rate_limits.limiter import Stopped
 from slurm_worker.results.journal import Journal, Outcome
-from slurm_worker.results.parts import ok_outcome
 
 
-def make_runner(calls: Calls, *, careful: bool = False) -> Runner:
+def make_runner(calls: Calls, *, isolated: bool = False) -> Runner:
     """The runner for the handler's kind.
 
     Args:
         calls: what to call.
-        careful: one item at a time, so that a crash can be traced to its item.
+        isolated: run one item at a time, so that a crash can be traced to its item.
     """
     if calls.handler.kind is HandlerKind.ASYNC:
-        return AsyncRunner(calls, 1 if careful else calls.config.concurrency)
+        return AsyncRunner(calls, 1 if isolated else calls.config.concurrency)
     if calls.handler.kind is HandlerKind.BATCH:
-        return BatchRunner(calls, 1 if careful else calls.handler.batch_size)
-    if calls.config.concurrency > 1 and not careful:
+        return BatchRunner(calls, 1 if isolated else calls.handler.batch_size)
+    if calls.config.concurrency > 1 and not isolated:
         return ThreadRunner(calls)
     return SerialRunner(calls)
 
 
-class SerialRunner:
+class SerialRunner(Runner):
     """One item after the other, in the calling thread."""
-
-    def __init__(self, calls: Calls) -> None:
-        self._calls = calls
 
     def run(self, items: TaskItems, todo: Sequence[int], attempt: int, journal: Journal) -> None:
         """See `Runner.run`."""
         calls = self._calls
-        handle, shared, to_lines = calls.handler.handle, calls.shared, calls.to_lines
-        note, add_ok, boot_time = calls.recorder.items, journal.add_ok, calls.clock.boot_time
+        handle, resources, to_lines = calls.handler.handle, calls.resources, calls.to_lines
+        record, add_ok, boot_time = calls.recorder.items, journal.add_ok, calls.clock.boot_time
         keys, take = items.keys, items.take
-        look_at = 0.0
-        paced = not calls.pace.unlimited
+        check_at = 0.0
+        throttled = not calls.throttle.unlimited
         timeout_s = calls.config.item_timeout_s
-        if paced or timeout_s:
+        if throttled or timeout_s:
             handle = self._wrapped(handle, timeout_s)
         for position in todo:
             now = boot_time()
-            if now >= look_at:
-                # Not for each item: looking takes as long as a small item does.
+            if now >= check_at:
+                # Not for each item: a check takes as long as a small item does.
                 if calls.stopping():
                     return
                 journal.write()
-                look_at = now + LOOK_S
-            note(position, 1, now)
+                check_at = now + CHECK_S
+            record(position, 1, now)
             key = keys[position]
             try:
-                rows, lines = to_lines(key, handle(take(position), Context(shared, key, attempt)))
+                rows, lines = to_lines(
+                    key, handle(take(position), Context(resources, key, attempt))
+                )
             except Stopped:
                 return
             except NOT_THE_ITEM:
@@ -77,19 +76,16 @@ class SerialRunner:
             else:
                 add_ok(position, rows, lines)
                 continue
-            outcome = retry(calls, position, items, failed, attempt, handle)
+            outcome = run_item(calls, position, items, attempt, handle, failed)
             if outcome is None:
                 return
             journal.add(outcome)
 
-    def close(self) -> None:
-        """See `Runner.close`."""
-
     def _wrapped(self, handle: Callable[..., Any], timeout_s: float) -> Callable[..., Any]:
-        pace = self._calls.pace
+        throttle = self._calls.throttle
 
         def call(item: dict[str, Any], context: Context) -> object:
-            pace.acquire(None)
+            throttle.acquire(None)
             with _alarm(timeout_s):
                 return handle(item, context)
 
@@ -100,23 +96,23 @@ class SerialRunner:
 class _Running:
     """An item in a thread: its position, and since when its handler runs (boot time).
 
-    Until then, and between two tries, it waits for a token or for its turn: that time is not the
-    handler's.
+    Before that, and between two tries, it waits for a token or for its turn: that time does not
+    count against its timeout.
     """
 
     position: int
     since: float = math.inf
 
 
-class ThreadRunner:
+class ThreadRunner(Runner):
     """Several items at a time, for handlers that wait for something else.
 
     A thread can't be made to end: an item that overruns its time is given up, its thread
-    is left behind, and others take the items that follow.
+    is abandoned, and other threads take the items that follow.
     """
 
     def __init__(self, calls: Calls) -> None:
-        self._calls = calls
+        super().__init__(calls)
         self._pool = self._new_pool()
 
     def run(self, items: TaskItems, todo: Sequence[int], attempt: int, journal: Journal) -> None:
@@ -125,7 +121,7 @@ class ThreadRunner:
         running: dict[Future[Outcome | None], _Running] = {}
         left = iter(todo)
         more = True
-        look_at = 0.0
+        check_at = 0.0
         while more or running:
             while more and len(running) < calls.config.concurrency:
                 position = next(left, None)
@@ -138,15 +134,15 @@ class ThreadRunner:
                 future = self._pool.submit(call, self._call, mine, items, attempt)
                 running[future] = mine
             calls.recorder.several(len(running), calls.clock.boot_time())
-            done, _ = wait(running, timeout=self._patience(running), return_when=FIRST_COMPLETED)
+            done, _ = wait(running, timeout=self._due_in_s(running), return_when=FIRST_COMPLETED)
             for future in done:
                 del running[future]
                 outcome = future.result()
                 if outcome is not None:
                     journal.add(outcome)
-            if (now := calls.clock.boot_time()) >= look_at:
+            if (now := calls.clock.boot_time()) >= check_at:
                 journal.flush()
-                look_at = now + LOOK_S
+                check_at = now + CHECK_S
             for outcome in self._overdue(running, items):
                 journal.add(outcome)
 
@@ -156,34 +152,24 @@ class ThreadRunner:
 
     def _call(self, mine: _Running, items: TaskItems, attempt: int) -> Outcome | None:
         calls = self._calls
-        key = items.keys[mine.position]
 
         def handle(value: dict[str, Any], context: Context) -> object:
-            calls.pace.acquire(None)
+            calls.throttle.acquire(None)
             mine.since = calls.clock.boot_time()
             try:
                 return calls.handler.handle(value, context)
             finally:
                 mine.since = math.inf
 
-        try:
-            result = handle(items.take(mine.position), Context(calls.shared, key, attempt))
-            return ok_outcome(mine.position, key, result, calls.to_lines)
-        except Stopped:
-            return None
-        except NOT_THE_ITEM:
-            raise
-        except RAISED as error:
-            failed = error
-        return retry(calls, mine.position, items, failed, attempt, handle)
+        return run_item(calls, mine.position, items, attempt, handle)
 
-    def _patience(self, running: dict[Future[Outcome | None], _Running]) -> float | None:
+    def _due_in_s(self, running: dict[Future[Outcome | None], _Running]) -> float | None:
         timeout_s = self._calls.config.item_timeout_s
         if not timeout_s or not running:
             return None
         now = self._calls.clock.boot_time()
         # One whose handler begins in a moment is due no sooner than one that begins now.
-        oldest = min(now, *(each.since for each in running.values()))
+        oldest = min(now, *(item.since for item in running.values()))
         return max(0.0, oldest + timeout_s - now) + 0.01
 
     def _overdue(
@@ -193,11 +179,11 @@ class ThreadRunner:
         if not timeout_s:
             return
         now = self._calls.clock.boot_time()
-        late = [future for future, each in running.items() if now - each.since > timeout_s]
+        late = [future for future, item in running.items() if now - item.since > timeout_s]
         for future in late:
             position = running.pop(future).position
             if not future.cancel():
-                # The thread is lost; the pool that has it is let go, with the rest of its work.
+                # The thread is lost; its pool is abandoned, with the rest of its work.
                 self._pool = self._new_pool()
             yield self._calls.failed(position, items, ItemTimeout(timeout_s), 1)
 

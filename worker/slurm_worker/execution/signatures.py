@@ -1,4 +1,4 @@
-"""Which of a function's parameters receives the context, and whether it can be called at all.
+"""Which of a function's parameters receives the context, and whether it can be called.
 
 One rule for handlers in files and for functions of ``@task.slurm_map``: the first parameter is
 the item. A parameter named ``context`` receives the context. In a file, a second parameter
@@ -18,7 +18,7 @@ CONTEXT = "context"
 _BY_PLACE = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 
-class Takes(Enum):
+class ContextPassing(Enum):
     """How a function receives the context."""
 
     NOTHING = "nothing"  #: ``f(item)``
@@ -27,22 +27,22 @@ class Takes(Enum):
 
 
 class NotCallable(ValueError):
-    """The function can't be called with an item; the message says why, and what to do."""
+    """The function can't be called with an item; the message gives the reason and the fix."""
 
 
 def check_kind(function: object) -> None:
-    """Refuse what gives no result when it is called with an item.
+    """Refuse what returns no result when it is called with an item.
 
     Raises:
-        NotCallable: if it is a class, a generator function or nothing that can be called.
+        NotCallable: if it is a class, a generator function or not callable.
     """
     if inspect.isclass(function):
         raise NotCallable("is a class; name a function")
     if not callable(function):
-        raise NotCallable(f"is {type(function).__name__}, no function; name a function")
+        raise NotCallable(f"is {type(function).__name__}, not a function; name a function")
     if any(
-        inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each)
-        for each in (function, type(function).__call__)
+        inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code)
+        for code in (function, type(function).__call__)
     ):
         raise NotCallable("is a generator function (it has a yield); return a list of rows")
 
@@ -54,81 +54,83 @@ def is_coroutine(function: Callable[..., Any]) -> bool:
     )
 
 
-def takes_of(function: Callable[..., Any]) -> Takes:
-    """How a handler in a file receives the context; see `takes`.
+def context_passing_of(function: Callable[..., Any]) -> ContextPassing:
+    """How a handler in a file receives the context; see `context_passing`.
 
     Raises:
-        NotCallable: if it can't be called so.
+        NotCallable: if it can't be called like that.
     """
+    found = _signatures(function)
+    if found is None:
+        return ContextPassing.SECOND
+    named, real = found
     try:
-        named = inspect.signature(function)
-        real = inspect.signature(function, follow_wrapped=False)
-    except (ValueError, TypeError):
-        return Takes.SECOND  # compiled code does not tell
-    try:
-        return takes(named, real=real, any_name=True)
+        return context_passing(named, real=real, any_name=True)
     except NotCallable:
         if real == named:
             raise
-        return takes(real, any_name=True)
+        return context_passing(real, any_name=True)
 
 
-def takes(signature: Signature, *, real: Signature | None = None, any_name: bool) -> Takes:
+def context_passing(
+    signature: Signature, *, real: Signature | None = None, any_name: bool
+) -> ContextPassing:
     """How a function of this signature receives the context.
 
     Args:
         signature: the parameters, as their author named them.
-        real: those that a call meets, where a decorator has put another function in front.
-        any_name: a second parameter without a default receives it, whatever its name.
+        real: those that a call meets, where a decorator replaced the function by another.
+        any_name: a second parameter without a default receives the context, whatever its name.
 
     Raises:
-        NotCallable: if the function can't be called so.
+        NotCallable: if the function can't be called like that.
     """
     parameters = list(signature.parameters.values())
-    places = [each for each in parameters if each.kind in _BY_PLACE]
-    several = any(each.kind is Parameter.VAR_POSITIONAL for each in parameters)
+    places = [parameter for parameter in parameters if parameter.kind in _BY_PLACE]
+    several = any(parameter.kind is Parameter.VAR_POSITIONAL for parameter in parameters)
     if not places and not (several and any_name):
         raise NotCallable(f"{signature} has no parameter for the item; add one as the first")
     if places and places[0].name == CONTEXT:
         raise NotCallable(f"{signature} has no parameter for the item before context")
     how = _how(signature, places, several=several and any_name, any_name=any_name)
-    names: dict[str, None] = {CONTEXT: None} if how is Takes.BY_NAME else {}
-    _bind(signature, real or signature, 2 if how is Takes.SECOND else 1, names)
+    names: dict[str, None] = {CONTEXT: None} if how is ContextPassing.BY_NAME else {}
+    _bind(signature, real or signature, 2 if how is ContextPassing.SECOND else 1, names)
     return how
 
 
-def _how(signature: Signature, places: list[Parameter], *, several: bool, any_name: bool) -> Takes:
+def _how(
+    signature: Signature, places: list[Parameter], *, several: bool, any_name: bool
+) -> ContextPassing:
     context = signature.parameters.get(CONTEXT)
     if context is not None and context.kind in (*_BY_PLACE, Parameter.KEYWORD_ONLY):
-        return Takes.SECOND if context in places[1:2] else Takes.BY_NAME
+        return ContextPassing.SECOND if context in places[1:2] else ContextPassing.BY_NAME
     if len(places) < 2:
-        return Takes.SECOND if several else Takes.NOTHING
+        return ContextPassing.SECOND if several else ContextPassing.NOTHING
     wanted = any_name and places[1].default is Parameter.empty
-    return Takes.SECOND if wanted else Takes.NOTHING
+    return ContextPassing.SECOND if wanted else ContextPassing.NOTHING
 
 
-def handing(function: Callable[..., Any], how: Takes) -> Callable[..., Any]:
+def accepting_context(function: Callable[..., Any], how: ContextPassing) -> Callable[..., Any]:
     """The function as one that is called ``f(item, context)``."""
-    if how is Takes.NOTHING:
+    if how is ContextPassing.NOTHING:
         return lambda item, _context: function(item)
-    if how is Takes.BY_NAME:
+    if how is ContextPassing.BY_NAME:
         return lambda item, context: function(item, context=context)
     return function
 
 
-def handing_alone(function: Callable[..., Any]) -> Callable[..., Any]:
+def accepting_context_only(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that is called without an item, as one that is called ``f(context)``.
 
     A parameter named ``context``, or a first one without a default, receives the context.
 
     Raises:
-        NotCallable: if it can't be called so.
+        NotCallable: if it can't be called like that.
     """
-    try:
-        signature = inspect.signature(function)
-        real = inspect.signature(function, follow_wrapped=False)
-    except (ValueError, TypeError):
+    found = _signatures(function)
+    if found is None:
         return function
+    signature, real = found
     parameters = list(signature.parameters.values())
     context = signature.parameters.get(CONTEXT)
     first = parameters[0] if parameters else None
@@ -144,6 +146,14 @@ def handing_alone(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
     _bind(signature, real, 0, {})
     return lambda _context: function()
+
+
+def _signatures(function: Callable[..., Any]) -> tuple[Signature, Signature] | None:
+    """The author's signature, and the one that a call meets; None for compiled code."""
+    try:
+        return inspect.signature(function), inspect.signature(function, follow_wrapped=False)
+    except (ValueError, TypeError):
+        return None
 
 
 def _bind(signature: Signature, real: Signature, places: int, names: dict[str, None]) -> None:

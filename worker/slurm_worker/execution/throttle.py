@@ -11,21 +11,21 @@ from slurm_worker.execution.flight_recorder import Recorder
 from slurm_worker.protocol.ports import Clock
 from slurm_worker.rate_limits.limiter import RateLimiter, Stopped, Token, wait_until
 
-_LOOK_S = 0.5
+_CHECK_S = 0.5
 
 
 class TokenThrottle:
     """Takes tokens of several limits.
 
-    A token of one limit may be over by the time that another's has come. So all are taken,
-    and all are looked at again right before sending; one that is over is thrown away and
-    taken anew, which wastes its slot and never oversteps.
+    A token of one limit may expire before that of another limit comes. So all are taken, and
+    all are checked again right before sending. An expired one is discarded and taken again,
+    which wastes its slot and never exceeds the limit.
 
     Args:
         limiters: one per limit.
         clock: AWS time.
-        stopping: true once the worker shall take no more items.
-        recorder: told while items wait for tokens, which may be until tomorrow.
+        stopping: true once no more items may start.
+        recorder: gets a mark while items wait for tokens, which may last until tomorrow.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class TokenThrottle:
         """Wait for a token of the limit `name`, or of each.
 
         Raises:
-            Stopped: if the worker is asked to stop meanwhile.
+            Stopped: if the worker is asked to stop while it waits.
             KeyError: if there is no such limit.
             ServiceError: if the table can't be reached.
         """
         tokens: dict[RateLimiter, Token] = {}
-        with _given_back(tokens):
+        with _discarded(tokens):
             while missing := self._missing(tokens, name):
                 for limiter in missing:
                     wait_until(_time_for(limiter, tokens), self._clock, self._waiting)
@@ -62,9 +62,9 @@ class TokenThrottle:
                 wait_until(_latest(tokens), self._clock, self._waiting)
 
     async def acquire_async(self, name: str | None) -> None:
-        """As `acquire`, without holding the event loop up."""
+        """As `acquire`, without blocking the event loop."""
         tokens: dict[RateLimiter, Token] = {}
-        with _given_back(tokens):
+        with _discarded(tokens):
             while missing := self._missing(tokens, name):
                 for limiter in missing:
                     await self._sleep(_time_for(limiter, tokens) - self._clock.now())
@@ -74,33 +74,33 @@ class TokenThrottle:
                 await self._sleep(_latest(tokens) - self._clock.now())
 
     def close(self) -> None:
-        """No more tokens are taken: give back what is held of quotas."""
+        """Take no more tokens; give back what is held of quotas."""
         for limiter in self._limiters.values():
-            # What can't be given back is lost for the day, as in a crash.
+            # What can't be given back is lost for the day, as after a crash.
             with suppress(ServiceError):
                 limiter.close()
 
     def penalize(self, retry_after_s: float | None) -> None:
-        """The server said 429: slow every limit down."""
+        """The server answered 429: slow every limit down."""
         for limiter in self._limiters.values():
             limiter.penalize(retry_after_s)
 
     def numbers(self) -> dict[str, object]:
         """What the limits were used for, for the log."""
-        used = {name: each.numbers.to_dict() for name, each in self._limiters.items()}
+        used = {name: limiter.counts.to_dict() for name, limiter in self._limiters.items()}
         return {"limits": used} if used else {}
 
     def _missing(self, tokens: dict[RateLimiter, Token], name: str | None) -> list[RateLimiter]:
-        """The limits of which there is no token that may be used now, the busiest first."""
+        """The limits without a token that may be used now, the busiest first."""
         chosen = list(self._limiters.values()) if name is None else [self._limiters[name]]
         for limiter in list(tokens):
             if not limiter.usable(tokens[limiter]):
                 limiter.discard(tokens.pop(limiter))
-        missing = [each for each in chosen if each not in tokens]
-        return sorted(missing, key=lambda each: each.queue_s, reverse=True)
+        missing = [limiter for limiter in chosen if limiter not in tokens]
+        return sorted(missing, key=lambda limiter: limiter.queue_s, reverse=True)
 
     def _waiting(self) -> bool:
-        """What is asked again and again while a token is waited for: whether to stop."""
+        """Whether to stop, checked again and again during a wait for a token."""
         self._recorder.waits(self._clock.boot_time())
         return self._stopping()
 
@@ -109,7 +109,7 @@ class TokenThrottle:
         while (left := until - self._clock.boot_time()) > 0:
             if self._waiting():
                 raise Stopped
-            await asyncio.sleep(min(left, _LOOK_S))
+            await asyncio.sleep(min(left, _CHECK_S))
 
 
 def _latest(tokens: dict[RateLimiter, Token]) -> float:
@@ -117,13 +117,13 @@ def _latest(tokens: dict[RateLimiter, Token]) -> float:
 
 
 def _time_for(limiter: RateLimiter, tokens: dict[RateLimiter, Token]) -> float:
-    """When to ask a limit, so that its token comes when the others' may be used."""
+    """When to reserve of a limit, so that its token comes when the others may be used."""
     return _latest(tokens) - limiter.queue_s
 
 
 @contextmanager
-def _given_back(tokens: dict[RateLimiter, Token]) -> Iterator[None]:
-    """What is here when the wait is broken off is for no call."""
+def _discarded(tokens: dict[RateLimiter, Token]) -> Iterator[None]:
+    """Discard the tokens where the wait is broken off: they serve no call."""
     try:
         yield
     except BaseException:

@@ -2,39 +2,45 @@
 
     open     lease → marker of a former attempt? → slice → checkpoint
     run      every item that has no outcome yet
-    commit   part(s) → marker → row: in this order, whatever dies between
+    commit   part(s) → marker → row: always in this order, whatever dies between
 
 Requests per task beside heartbeats: slice, part(s), marker, complete; for a second
-attempt a GET of the marker and, where the row notes one, of the checkpoint.
+attempt a GET of the marker and, where the row names one, of the checkpoint.
 """
 
 from __future__ import annotations
 
-import random
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
 
-from slurm_worker.backends.request_counter import RequestCounts
-from slurm_worker.errors import ErrorClass, ServiceError, Unfit, UserError, classify, describe
+from slurm_worker.errors import (
+    ErrorClass,
+    InvalidRequest,
+    ServiceError,
+    UserError,
+    classify,
+    describe,
+)
+from slurm_worker.node.context import NodeContext
 from slurm_worker.node.heartbeat import Heartbeat, HeldLease
-from slurm_worker.node.slurm_job import Identity
 from slurm_worker.protocol import keys
-from slurm_worker.protocol.audit_log import Note, no_note
-from slurm_worker.protocol.crashes import MOST_CRASHES, poison_items
 from slurm_worker.protocol.generations import passed
-from slurm_worker.protocol.job_config import JobConfig
-from slurm_worker.protocol.job_store import JobStore, Marker, Part, TaskItems
-from slurm_worker.protocol.job_table import JobTable
-from slurm_worker.protocol.ports import Clock
-from slurm_worker.protocol.task_table import TaskTable
-from slurm_worker.protocol.tasks import Lease
+from slurm_worker.protocol.job_store import Marker, Part
+from slurm_worker.protocol.ports import TASK_FAILED, Value
+from slurm_worker.protocol.slices import TaskItems
+from slurm_worker.protocol.task_history import MOST_CRASHES, poison_items
+from slurm_worker.protocol.tasks import Lease, TaskRow
 from slurm_worker.results.checkpoints import Checkpoints, Origin
 from slurm_worker.results.journal import Journal, Outcome
 from slurm_worker.results.parts import Columns, error_outcome, make_part
+
+_CRASH_TEXT = {
+    ErrorClass.TIMEOUT: "the handler did not return, and its process had to be killed",
+    ErrorClass.OUT_OF_MEMORY: "the handler ran its process out of memory, again and again",
+}
+_OTHER_CRASH_TEXT = "the handler killed its process, again and again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +48,13 @@ class Attempt:
     """A lease whose items are here.
 
     Args:
-        hold: the lease, kept.
+        held: the lease, renewed by the heartbeat.
         items: of the task.
         checkpoints: of this attempt.
         restored: outcomes to start from.
     """
 
-    hold: HeldLease
+    held: HeldLease
     items: TaskItems
     checkpoints: Checkpoints
     restored: list[Outcome] = field(default_factory=list)
@@ -56,86 +62,58 @@ class Attempt:
     @property
     def lease(self) -> Lease:
         """The lease."""
-        return self.hold.lease
+        return self.held.lease
 
 
 class Attempts:
     """Opens, commits and gives back the attempts of one worker.
 
-    Args:
-        config: the job.
-        identity: who we are.
-        store: the job's objects.
-        table: its tasks.
-        heart: keeps the leases.
-        clock: AWS time.
-        scratch: where parts are written before they are uploaded.
-        logger: writes JSON lines.
-        rng: jitter.
-        columns: writes Parquet parts, where the job wants them and this node can.
-        requests: what this worker has asked of AWS; each marker tells of them.
-        note: told of a task that is bisected.
+    `columns` writes Parquet parts, where the job wants them and this node can.
     """
 
     def __init__(
-        self,
-        config: JobConfig,
-        identity: Identity,
-        store: JobStore,
-        table: TaskTable,
-        heart: Heartbeat,
-        clock: Clock,
-        scratch: Path,
-        logger: Any,
-        rng: random.Random,
-        columns: Columns | None = None,
-        requests: RequestCounts | None = None,
-        note: Note = no_note,
+        self, context: NodeContext, heartbeat: Heartbeat, columns: Columns | None = None
     ) -> None:
-        self._config = config
-        self._identity = identity
-        self._store = store
-        self._table = table
-        self._jobs = JobTable(table.rows, table.job, clock)
-        self._heart = heart
-        self._clock = clock
-        self._scratch = scratch
-        self._logger = logger
-        self._rng = rng
+        self._context = context
+        self._config = context.config
+        self._store = context.store
+        self._table = context.table
+        self._clock = context.clock
+        self._logger = context.logger
+        self._requests = context.requests
+        self._heartbeat = heartbeat
         self._columns = columns
-        self._requests = requests or RequestCounts()
-        self._note = note
 
     def open(self, lease: Lease) -> Attempt | None:
-        """Bring the task's items; None if there is nothing to run.
+        """Fetch the task's items; None if there is nothing to run.
 
         Raises:
             ServiceError: if a service can't be reached; the lease was given back.
         """
-        hold = self._heart.hold(lease)
+        held = self._heartbeat.hold(lease)
         try:
-            attempt = self._open(hold)
+            attempt = self._open(held)
         except UserError as error:
-            self.give_up(hold, error)
+            self.give_up(held, error)
             return None
         except ServiceError as error:
-            self._let_go(hold, error)
+            self.give_back(held, error)
             raise
         except BaseException:
-            self._heart.drop(hold)
+            self._heartbeat.drop(held)
             raise
         if attempt is None:
-            self._heart.drop(hold)
+            self._heartbeat.drop(held)
         return attempt
 
-    def _open(self, hold: HeldLease) -> Attempt | None:
-        lease = hold.lease
+    def _open(self, held: HeldLease) -> Attempt | None:
+        lease = held.lease
         if lease.attempt > 1 and (marker := self._store.marker(lease.task)) is not None:
-            # A former attempt committed and died before it said so.
+            # A former attempt committed and died before it completed the row.
             self._finish(lease, marker)
             return None
         if lease.row.winner and not self._config.conditional_put:
-            # ... or was decided for, and died before its marker was published.
+            # ... or won the row's decision and died before its marker was published.
             self._finish(lease, self._publish(lease, lease.row.winner))
             return None
         if lease.to_bisect(self._config.lease.max_lost):
@@ -146,103 +124,96 @@ class Attempts:
             self._table.fail(lease, ErrorClass.WORKER_CRASH, message, 0.0, final=True)
             return None
         items = self._store.read_slice(lease.row.round_no, lease.row.where)
-        checkpoints = Checkpoints(
-            self._store,
-            Origin(lease.task, lease.row.where.sha256, self._code),
-            lease.attempt,
-            self._config.worker.checkpoint_s,
-        )
+        handler = self._config.handler
+        code = f"{handler.code_sha256} {handler.entry}{handler.plugin}"
+        origin = Origin(lease.task, lease.row.where.sha256, code)
+        every_s = self._config.worker.checkpoint_s
+        checkpoints = Checkpoints(self._store, origin, lease.attempt, every_s)
         restored = checkpoints.load(lease.row.checkpoint) if lease.row.checkpoint else []
         have = {at + n for at, _, _, _, count in restored for n in range(count)}
         for position, error_class in poison_items(lease.row.crashes).items():
             if position not in have:
-                restored.append(self._killer(position, items, error_class))
-        return Attempt(hold, items, checkpoints, restored)
+                restored.append(self._poisoned(position, items, error_class))
+        return Attempt(held, items, checkpoints, restored)
 
     def commit(self, attempt: Attempt, journal: Journal, started: float) -> Marker:
-        """Upload, create the marker, complete the row; return the marker that stands.
+        """Upload, create the marker, complete the row; return the marker that won.
 
         Raises:
             ServiceError: if a service can't be reached; the caller gives the lease back, and
-                the next holder sees how far this came.
+                the next holder continues from what was written.
             OSError: if scratch is full.
         """
-        lease = attempt.lease
-        ours = Marker(
-            job=self._config.job_id,
-            task=lease.task,
-            attempt=lease.attempt,
-            worker=self._identity.worker,
+        lease, handler = attempt.lease, self._config.handler
+        parts = self._upload_parts(lease, journal)
+        ours = replace(
+            self._marker(lease),
             items=lease.row.where.count,
             ok=journal.ok,
             rows=journal.rows,
             failed=journal.failed_by_class(),
-            parts=self._upload_parts(lease, journal),
-            input_sha256=lease.row.where.sha256,
-            handler=self._config.handler.entry or self._config.handler.plugin,
-            code_sha256=self._config.handler.code_sha256,
-            slurm=self._identity.slurm,
+            parts=parts,
+            handler=handler.entry or handler.plugin,
+            code_sha256=handler.code_sha256,
             started=round(started, 3),
-            finished=round(self._clock.now(), 3),
-            requests=_sum(taken := self._requests.take(), lease.row.requests),
         )
-        standing = self._decide(lease, ours, taken)
-        self._finish(lease, standing)
-        return standing
+        return self._settle(lease, ours)
 
     def release(self, attempt: Attempt, worked_s: float = 0.0) -> None:
         """Give the lease back, with a checkpoint of what is journaled where that saves work."""
-        hold = attempt.hold
-        if hold.journal is not None and attempt.checkpoints.worth_saving(worked_s):
+        held = attempt.held
+        if held.journal is not None and attempt.checkpoints.worth_saving(worked_s):
             try:
-                hold.save()
+                held.save()
             except (ServiceError, OSError, sqlite3.Error) as error:
-                # Work is lost then; the task is still free for another.
-                self._logger.warning("checkpoint failed", task=hold.lease.task, error=str(error))
-        hold.stop()
-        # Not kept from here on: should the request fail, and this process end, it runs out.
-        self._heart.drop(hold)
-        taken = self._requests.take()
-        if hold.unanswered:
-            self._requests.put_back(taken)
-            said = self._heart.give_back(hold)
+                # The work is lost then; the task is still free for another worker.
+                self._logger.warning("checkpoint failed", task=held.lease.task, error=str(error))
+        held.stop()
+        # Not renewed from here on: if the request fails and this process ends, it runs out.
+        self._heartbeat.drop(held)
+        requests = self._requests.take()
+        if held.unanswered:
+            self._requests.put_back(requests)
+            released = self._heartbeat.give_back(held)
         else:
-            said = self._heart.owe(lambda: self._told_release(hold, taken))
-        if said:
-            self._logger.info("lease released", task=hold.lease.task, items_done=sum(hold.last))
+            released = self._heartbeat.write_or_defer(lambda: self._release(held, requests))
+        if released:
+            self._logger.info("lease released", task=held.lease.task, items_done=sum(held.last))
 
-    def _told_release(self, hold: HeldLease, taken: Mapping[str, int]) -> None:
-        requests = _sum(taken, hold.lease.row.requests)
-        if not self._table.release(hold.lease, hold.note, requests):
-            self._requests.put_back(taken)
+    def _release(self, held: HeldLease, requests: Mapping[str, int]) -> None:
+        total = _sum(requests, held.lease.row.requests)
+        if not self._table.release(held.lease, held.checkpoint_ref, total):
+            self._requests.put_back(requests)
 
-    def give_back(self, attempt: Attempt, error: ServiceError) -> None:
-        """A service failed: the task can be had by others at once, and is not to blame.
+    def give_back(self, held: HeldLease, error: ServiceError) -> None:
+        """A service failed: the task is free for other workers at once, and is not to blame.
 
-        But for one of which it wants no more than the service does at all: its lease runs out,
-        which counts, so that it is bisected.
+        Except where the service can never do such a request, as for a part that is too large:
+        then the lease runs out, which counts, so that the task is bisected.
         """
-        attempt.hold.stop()
-        self._let_go(attempt.hold, error)
-
-    def _let_go(self, hold: HeldLease, error: ServiceError) -> None:
-        if isinstance(error, Unfit):
-            self._heart.drop(hold)
+        held.stop()
+        if isinstance(error, InvalidRequest):
+            self._heartbeat.drop(held)
         else:
-            self._heart.give_back(hold)
+            self._heartbeat.give_back(held)
+
+    def disown(self, row: TaskRow, request: str) -> None:
+        """Give back a lease that we may have got without an answer to the request."""
+        worker = self._context.identity.worker
+        self._heartbeat.write_or_defer(lambda: self._table.undo_claim(row, worker, request))
 
     def discard(self, attempt: Attempt) -> None:
-        """Keep the lease no longer: it is lost, or the task is done."""
-        attempt.hold.stop()
-        self._heart.drop(attempt.hold)
-        if attempt.hold.lost:
+        """Renew the lease no longer: it is lost, or the task is done."""
+        attempt.held.stop()
+        self._heartbeat.drop(attempt.held)
+        if attempt.held.lost:
             self._logger.warning("the lease was lost", task=attempt.lease.task)
 
-    def give_up(self, hold: HeldLease, error: Exception) -> None:
-        """The task can't be run here: say why on its row, for another try elsewhere."""
-        lease = hold.lease
-        hold.stop()
-        self._heart.drop(hold)
+    def give_up(self, held: HeldLease, error: Exception) -> None:
+        """The task can't be run here: write the reason to its row, for a try elsewhere."""
+        lease = held.lease
+        held.stop()
+        self._heartbeat.drop(held)
         if isinstance(error, UserError):
             error_class = ErrorClass.BAD_INPUT
         elif isinstance(error, sqlite3.Error):
@@ -250,107 +221,98 @@ class Attempts:
             error_class = ErrorClass.NODE_FAILURE
         else:
             error_class = classify(error, self._config.rules)
-        self._logger.error("task failed", task=lease.task, error=describe(error), exc_info=error)
-        delay = self._rng.uniform(0, min(60.0, 2.0 ** (lease.row.tries + 1)))
-        self._heart.owe(lambda: self._table.fail(lease, error_class, describe(error), delay))
-
-    @property
-    def _code(self) -> str:
-        handler = self._config.handler
-        return f"{handler.code_sha256} {handler.entry}{handler.plugin}"
+        self._logger.error(TASK_FAILED, task=lease.task, error=describe(error), exc_info=error)
+        delay = self._context.rng.uniform(0, min(60.0, 2.0 ** (lease.row.tries + 1)))
+        self._heartbeat.write_or_defer(
+            lambda: self._table.fail(lease, error_class, describe(error), delay)
+        )
 
     def _publish(self, lease: Lease, attempt: int) -> Marker:
         return self._store.publish(lease.task, attempt, lease.row.where)
 
-    def _decide(self, lease: Lease, ours: Marker, taken: Mapping[str, int]) -> Marker:
-        """Which marker stands: the store decides, or, where it can't, the table.
-
-        Where it isn't ours, or nobody knows, the next marker tells of the requests `taken`.
-        """
-        told = False
-        try:
-            if self._config.conditional_put:
-                standing = self._store.commit(ours)
-            else:
-                self._store.propose(ours)
-                standing = self._publish(lease, self._table.decide(ours))
-            told = standing.attempt == ours.attempt
-        finally:
-            if not told:
-                self._requests.put_back(taken)
-        return standing
-
-    def _finish(self, lease: Lease, standing: Marker) -> None:
-        """Bring the row to the marker that stands, whoever made it.
-
-        Raises:
-            ForeignMarker: if it is not of the task's items: the row is left as it is.
-        """
-        standing.check(lease.row.where)
-        if standing.split:
-            self._table.create_halves(lease.row)
-            if passed(self._table.find(lease.task)):
-                self._jobs.begin_generation()
-        self._table.complete(standing)
-
-    def _bisect(self, lease: Lease) -> None:
-        """Replace a task that keeps losing its lease by two halves of it."""
-        ours = Marker(
+    def _marker(self, lease: Lease) -> Marker:
+        """A marker of this attempt that counts no items yet."""
+        identity = self._context.identity
+        return Marker(
             job=self._config.job_id,
             task=lease.task,
             attempt=lease.attempt,
-            worker=self._identity.worker,
+            worker=identity.worker,
             items=0,
             ok=0,
             rows=0,
             input_sha256=lease.row.where.sha256,
-            slurm=self._identity.slurm,
+            slurm=identity.slurm,
             finished=round(self._clock.now(), 3),
-            split=keys.halves(lease.task) or (),
-            requests=_sum(taken := self._requests.take(), lease.row.requests),
         )
-        standing = self._decide(lease, ours, taken)
-        self._finish(lease, standing)
-        self._logger.warning(
-            "task bisected: it lost its lease too often",
-            task=lease.task,
-            lost=lease.row.lost,
-            halves=standing.split,
-        )
-        if standing.split and standing.attempt == lease.attempt:
-            self._note(
-                "bisected",
-                {
-                    "task": lease.task,
-                    "attempt": lease.attempt,
-                    "lost": lease.row.lost,
-                    "halves": list(standing.split),
-                },
-            )
 
-    def _killer(self, position: int, items: TaskItems, error_class: ErrorClass) -> Outcome:
-        reason = {
-            ErrorClass.TIMEOUT: "did not return, and its process had to be killed",
-            ErrorClass.OUT_OF_MEMORY: "ran its process out of memory, again and again",
-        }.get(error_class, "killed its process, again and again")
+    def _settle(self, lease: Lease, ours: Marker) -> Marker:
+        """Offer our marker, and complete the row with the one that wins, which is returned.
+
+        The store decides, or, where it can't, the table. Where another marker wins, or that is
+        not known, the next marker reports the requests of this one.
+        """
+        requests, reported = self._requests.take(), False
+        ours = replace(ours, requests=_sum(requests, lease.row.requests))
+        try:
+            if self._config.conditional_put:
+                winner = self._store.commit(ours)
+            else:
+                self._store.propose(ours)
+                winner = self._publish(lease, self._table.decide(ours))
+            reported = winner.attempt == ours.attempt
+        finally:
+            if not reported:
+                self._requests.put_back(requests)
+        self._finish(lease, winner)
+        return winner
+
+    def _finish(self, lease: Lease, winner: Marker) -> None:
+        """Write the winning marker to the row, whichever attempt made it.
+
+        Raises:
+            ForeignMarker: if it is not of the task's items: the row is left as it is.
+        """
+        winner.check(lease.row.where)
+        if winner.split:
+            self._table.create_halves(lease.row)
+            if passed(self._table.find(lease.task)):
+                self._context.jobs.begin_generation()
+        self._table.complete(winner)
+
+    def _bisect(self, lease: Lease) -> None:
+        """Replace a task that keeps losing its lease by two halves of it."""
+        ours = replace(self._marker(lease), split=keys.halves(lease.task) or ())
+        winner = self._settle(lease, ours)
+        detail: dict[str, Value] = {
+            "task": lease.task,
+            "attempt": lease.attempt,
+            "lost": lease.row.lost,
+            "halves": list(winner.split),
+        }
+        self._logger.warning("task bisected: it lost its lease too often", **detail)
+        if winner.split and winner.attempt == lease.attempt:
+            self._context.audit_log.record("bisected", detail)
+
+    def _poisoned(self, position: int, items: TaskItems, error_class: ErrorClass) -> Outcome:
         return error_outcome(
             position,
             items.keys[position],
             error_class,
-            f"the handler {reason}",
+            _CRASH_TEXT.get(error_class, _OTHER_CRASH_TEXT),
             tries=1,
             at=self._clock.now(),
             item=items.text(position),
         )
 
     def _upload_parts(self, lease: Lease, journal: Journal) -> tuple[Part, ...]:
-        unique = f"{self._rng.getrandbits(48):012x}"
+        unique = f"{self._context.rng.getrandbits(48):012x}"
         parts = []
         for kind in ("rows", "errors"):
             if kind == "errors" and not journal.failed:
                 continue
             suffix, data = make_part(
-                journal, self._config.part_format, kind, self._scratch, self._columns
+                journal, self._config.part_format, kind, self._context.scratch, self._columns
             )
             key = self._store.paths.part(lease.task, lease.attempt, unique, suffix)
             rows = journal.rows if kind == "rows" else journal.failed
@@ -359,5 +321,5 @@ class Attempts:
 
 
 def _sum(ours: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
-    """Requests by kind: of this worker, and of those who gave the task back before."""
+    """Requests by kind: of this worker, and of those that gave the task back before."""
     return dict(Counter(ours) + Counter(before))

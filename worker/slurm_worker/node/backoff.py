@@ -1,4 +1,4 @@
-"""When a worker waits between tasks, and when it leaves instead. Makes no requests."""
+"""When a worker waits between tasks, and when it exits instead. Makes no requests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import random
 from collections import deque
 from collections.abc import Callable
 
-from slurm_worker.errors import ServiceError, Throttled
 from slurm_worker.node.task_finder import Waiting
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.ports import Clock
@@ -14,16 +13,28 @@ from slurm_worker.protocol.ports import Clock
 #: Waits so many seconds, or less where the worker is asked to stop.
 Sleep = Callable[[float], object]
 
+#: Service failures in a row without a commit that a worker tolerates; throttling does not count.
+SERVICE_FAILURES_ALLOWED = 4
+#: Leases in a row without one finished item that a worker tolerates.
+FRUITLESS_LEASES_ALLOWED = 4
+#: The next task is leased when this one has about so long to go.
+LEASE_AHEAD_S = 5.0
 _IDLE_FIRST_S = 0.2
 _IDLE_MOST_S = 5.0
 _STANDBY = 8
-#: So many failures of a service that is away with no commit between, and the worker leaves.
-_SERVICE_FAILURES = 5
 #: The longest wait after a failure is 2 to the power of this, in seconds.
 _MOST_DOUBLINGS = 6
-#: The next task is leased when this one has about so long to go.
-_AHEAD_S = 5.0
 _REMEMBERED_TASKS = 20
+
+
+def service_wait_s(failures: int, rng: random.Random) -> float:
+    """Seconds to wait after so many service failures in a row: full jitter, a minute at most."""
+    return rng.uniform(0, 2.0 ** min(failures, _MOST_DOUBLINGS))
+
+
+def fruitless_wait_s(leases: int, rng: random.Random) -> float:
+    """Seconds to wait after so many leases in a row that finished no item: 1, 2, 4, 8."""
+    return 2.0 ** (leases - 1) * rng.uniform(0.8, 1.2)
 
 
 class Durations:
@@ -31,7 +42,7 @@ class Durations:
 
     Args:
         clock: gives this node's time.
-        seconds_left: until Slurm ends this job; None if nobody knows.
+        seconds_left: until Slurm ends this job; None if that is not known.
     """
 
     def __init__(self, clock: Clock, seconds_left: float | None) -> None:
@@ -40,26 +51,26 @@ class Durations:
         self._took: deque[float] = deque(maxlen=_REMEMBERED_TASKS)
 
     def add(self, took_s: float) -> None:
-        """A task has run whole."""
+        """Record a task that was run whole."""
         self._took.append(took_s)
 
     def another_fits(self) -> bool:
-        """Whether a task like the last ones would end before Slurm ends us."""
+        """Whether a task like the last ones would end before Slurm ends this job."""
         if self._ends is None or not self._took:
             return True
         likely_s = sorted(self._took)[int(0.9 * (len(self._took) - 1))]
         return self._clock.boot_time() + likely_s < self._ends
 
     def nearly_done(self, done: int, total: int, began: float) -> bool:
-        """Whether the task that began then, with so many items done since, ends soon."""
+        """Whether a task that began then, with so many items done since, ends soon."""
         worked_s = self._clock.boot_time() - began
         if done and worked_s:
-            return (total - done) * worked_s / done < _AHEAD_S
-        return bool(self._took) and max(self._took) < _AHEAD_S
+            return (total - done) * worked_s / done < LEASE_AHEAD_S
+        return bool(self._took) and max(self._took) < LEASE_AHEAD_S
 
 
 class Idle:
-    """Waits while others hold what is left; one for each worker.
+    """Waits while other workers hold what is left; one for each worker.
 
     Args:
         lease: the job's lease times.
@@ -85,23 +96,24 @@ class Idle:
         self._longest_s = lease.ttl_s + lease.margin_s + 2 * lease.heartbeat_s
         self._rank = rng.random()
         self._waiting: Waiting | None = None
-        self.over()
+        self._since = clock.boot_time()
+        self._next_s = _IDLE_FIRST_S
 
-    def over(self) -> None:
+    def reset(self) -> None:
         """There is something to do."""
         self._since = self._clock.boot_time()
         self._next_s = _IDLE_FIRST_S
 
-    def saw(self, waiting: Waiting) -> None:
-        """The last look has found this much in others' hands, and nothing to lease."""
+    def record(self, waiting: Waiting) -> None:
+        """The last search found nothing to lease, and this much that other workers hold."""
         self._waiting = waiting
 
-    def is_surplus(self) -> bool:
-        """Whether others will do, by the last look, which is used up by this.
+    def should_exit(self) -> bool:
+        """Whether the last search showed enough other workers; each search answers once.
 
-        At the end of a job thousands of idle workers would look at every shard again and
-        again; one for each ten leases, and a few more, are enough to take over from the dead.
-        Each worker knows by a number drawn at its start.
+        At the end of a job thousands of idle workers would search every shard again and
+        again. One for each ten leases, and a few more, are enough to take over from the dead.
+        A worker ranks itself by a number that it drew at its start.
         """
         waiting, self._waiting = self._waiting, None
         if waiting is None:
@@ -110,40 +122,9 @@ class Idle:
         return self._rank * self._max_workers > wanted
 
     def wait(self) -> bool:
-        """Sleep, longer each time; False, at once, where waiting longer is vain."""
-        if self._clock.boot_time() - self._since > self._longest_s or self.is_surplus():
+        """Sleep, longer each time; False, at once, where there is no reason to wait longer."""
+        if self._clock.boot_time() - self._since > self._longest_s or self.should_exit():
             return False
         self._sleep(self._next_s * self._rng.uniform(0.8, 1.2))
         self._next_s = min(self._next_s * 1.5, _IDLE_MOST_S)
-        return True
-
-
-class Setbacks:
-    """Failures of services since a task was committed: how long to wait after each, when to leave.
-
-    Nothing less than a commit shows that the services serve this worker: one that can lease and
-    run tasks, and can't commit them, would go on for ever, and in vain.
-    """
-
-    def __init__(self, rng: random.Random, sleep: Sleep) -> None:
-        self._rng = rng
-        self._sleep = sleep
-        self.in_a_row = self._unanswered = 0
-
-    def over(self) -> None:
-        """A task was committed: the services are there."""
-        self.in_a_row = self._unanswered = 0
-
-    def bear(self, error: ServiceError) -> bool:
-        """Sleep after a failure; False, at once, when a service has been away too often.
-
-        One that throttles is there: were its workers to leave, they would be missing once it
-        serves them.
-        """
-        self.in_a_row += 1
-        # What one service throttles says nothing of another that is away.
-        self._unanswered += not isinstance(error, Throttled)
-        if self._unanswered >= _SERVICE_FAILURES:
-            return False
-        self._sleep(self._rng.uniform(0, 2.0 ** min(self.in_a_row, _MOST_DOUBLINGS)))
         return True

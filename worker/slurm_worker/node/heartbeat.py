@@ -1,28 +1,25 @@
 """The heartbeat of the leases that a worker holds, in one thread.
 
-A worker holds up to three: the task that it runs, the next one, and the last one while
-it is committed. One write per lease and interval renews it, notes progress and, where one
-is due, names the checkpoint. The running task's heart beats only while items finish, so
-that a hung worker loses its lease. Each hold knows when the last answer is too old for
-the lease to be trusted (timed on the boot-time clock from when the request was sent).
+A worker holds up to three leases: of the task that it runs, of the next one, and of the last
+one while that is committed. One write per lease and interval renews it, records progress and,
+where one is due, names the checkpoint. The running task's lease is renewed only while items
+finish, so that a hung worker loses it. Each held lease knows when the last answer is too old to
+trust it (timed on the boot-time clock from when the request was sent).
 
-A lease that is lost without a word counts against its task. So a worker that a service has failed
-says what became of each of its leases; where the table does not answer, the heart says it later.
+A lease that runs out counts against its task. So a worker whose service has failed writes what
+became of each of its leases; where the table does not answer, that write is made later.
 """
 
 from __future__ import annotations
 
-import random
 import sqlite3
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from slurm_worker.errors import ServiceError
-from slurm_worker.execution.flight_recorder import Recorder
-from slurm_worker.node.threads import Pending, Signal, Threads
+from slurm_worker.node.context import NodeContext
+from slurm_worker.node.threads import Pending, Signal
 from slurm_worker.protocol.ports import Clock
-from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Lease, Lost
 from slurm_worker.results.checkpoints import Checkpoints
 from slurm_worker.results.journal import Journal
@@ -31,10 +28,10 @@ _TICK_S = 0.5
 
 
 class HeldLease:
-    """One lease, kept.
+    """One lease that the heartbeat renews.
 
     Args:
-        lease: what is kept.
+        lease: the lease.
         ttl_s: for how long an answer can be trusted.
         clock: boot time.
     """
@@ -42,7 +39,7 @@ class HeldLease:
     def __init__(self, lease: Lease, ttl_s: float, clock: Clock) -> None:
         self.lease = lease
         self.lost = False
-        #: The task's items stand still, so that losing it is the task's fault.
+        #: The task's items stand still, so that losing the lease is the task's fault.
         self.stalled = False
         #: The table has not answered since it last renewed the lease: losing it is not.
         self.unanswered = False
@@ -55,7 +52,7 @@ class HeldLease:
         #: last checkpoint was made.
         self.began = self.moved = self.saved = clock.boot_time()
         self.last = (0, 0)
-        self.note = lease.row.checkpoint
+        self.checkpoint_ref = lease.row.checkpoint
         self._lock = threading.Lock()
 
     def start(self, journal: Journal, checkpoints: Checkpoints) -> None:
@@ -65,7 +62,7 @@ class HeldLease:
         self.last = self.progress
 
     def stop(self) -> None:
-        """Items have run: what is left needs no progress and no checkpoint."""
+        """Items have run: from here on the lease needs no progress and no checkpoint."""
         with self._lock:
             self.last = self.progress
             self.journal = self.checkpoints = None
@@ -79,10 +76,10 @@ class HeldLease:
         if checkpoints is None:
             return
         began = self._clock.boot_time()
-        note = checkpoints.save(outcomes)
+        ref = checkpoints.save(outcomes)
         self.saved = self._clock.boot_time()
-        checkpoints.took(self.saved - began)
-        self.note = note or self.note
+        checkpoints.record_cost(self.saved - began)
+        self.checkpoint_ref = ref or self.checkpoint_ref
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -92,70 +89,53 @@ class HeldLease:
 
     @property
     def trusted(self) -> bool:
-        """Whether the lease is still ours for sure."""
+        """Whether the lease is certainly still ours."""
         return not self.lost and self._clock.boot_time() - self.acknowledged < self._ttl_s
 
 
 class Heartbeat:
-    """Keeps the worker's leases.
+    """Renews the worker's leases, in a thread that it starts."""
 
-    Args:
-        table: the job's tasks, and the times of a lease.
-        clock: boot time.
-        rng: jitter.
-        logger: told of leases that are lost.
-        threads: where the heart beats.
-        recorder: told which leases are kept, for whoever finds the process dead.
-    """
-
-    def __init__(
-        self,
-        table: TaskTable,
-        clock: Clock,
-        rng: random.Random,
-        logger: Any,
-        threads: Threads,
-        recorder: Recorder | None = None,
-    ) -> None:
-        self._table = table
-        self._recorder = recorder or Recorder()
-        self._clock = clock
-        self._rng = rng
-        self._logger = logger
-        self._holds: dict[HeldLease, float] = {}
-        #: What the table did not answer when it was to be said.
-        self._owed: list[Callable[[], None]] = []
-        self._pay_at = 0.0
+    def __init__(self, context: NodeContext) -> None:
+        self._table = context.table
+        self._recorder = context.recorder
+        self._clock = context.clock
+        self._rng = context.rng
+        self._logger = context.logger
+        self._held: dict[HeldLease, float] = {}
+        #: Writes that the table did not answer.
+        self._deferred: list[Callable[[], None]] = []
+        self._retry_at = 0.0
         self._lock = threading.Lock()
-        self._end: Signal = threads.signal()
-        self._thread: Pending[None] = threads.start(self._beat)
+        self._end: Signal = context.threads.signal()
+        self._thread: Pending[None] = context.threads.start(self._run)
 
     def hold(self, lease: Lease) -> HeldLease:
-        """Keep a lease from now on."""
+        """Renew a lease from now on."""
         times = self._table.lease
-        hold = HeldLease(lease, times.ttl_s - times.margin_s, self._clock)
+        held = HeldLease(lease, times.ttl_s - times.margin_s, self._clock)
         self._recorder.hold(lease.task, lease.attempt)
         with self._lock:
-            self._holds[hold] = self._next_beat()
-        return hold
+            self._held[held] = self._next_beat()
+        return held
 
-    def drop(self, hold: HeldLease) -> None:
-        """Keep it no longer."""
-        self._recorder.drop(hold.lease.task, hold.lease.attempt)
+    def drop(self, held: HeldLease) -> None:
+        """Renew it no longer."""
+        self._recorder.drop(held.lease.task, held.lease.attempt)
         with self._lock:
-            self._holds.pop(hold, None)
+            self._held.pop(held, None)
 
-    def give_back(self, hold: HeldLease) -> bool:
-        """Keep it no longer, and say that its task is not to blame; False if that is to follow.
+    def give_back(self, held: HeldLease) -> bool:
+        """Renew it no longer, and write that its task is not to blame; False if written later.
 
-        The next holder finds what was committed. Of a task that stands still nothing is said.
+        The next holder finds what was committed. A task that stands still gets no such write.
         """
-        self.drop(hold)
-        if hold.stalled:
+        self.drop(held)
+        if held.stalled:
             return True
-        return self.owe(lambda: self._table.give_back(hold.lease, hold.note))
+        return self.write_or_defer(lambda: self._table.give_back(held.lease, held.checkpoint_ref))
 
-    def owe(self, write: Callable[[], None]) -> bool:
+    def write_or_defer(self, write: Callable[[], None]) -> bool:
         """Make a write to a task's row, now or as soon as the table answers; False if later.
 
         Args:
@@ -164,78 +144,82 @@ class Heartbeat:
         try:
             write()
         except ServiceError as error:
-            self._logger.warning("the table is told later", error=str(error))
+            self._logger.warning("a write to the table is made later", error=str(error))
             with self._lock:
-                self._owed.append(write)
+                self._deferred.append(write)
             return False
         return True
 
+    def write_deferred(self) -> None:
+        """Make the writes that were deferred, up to the first that is not answered."""
+        with self._lock:
+            writes, self._deferred = self._deferred, []
+        for number, write in enumerate(writes, 1):
+            if not self.write_or_defer(write):
+                with self._lock:
+                    self._deferred += writes[number:]
+                return
+
     def close(self) -> None:
-        """Stop beating; what is owed is tried once more."""
+        """Stop; deferred writes are tried once more."""
         self._end.set()
         self._thread.result()
-        self._pay()
+        self.write_deferred()
 
-    def _pay(self) -> None:
-        """Make the writes that are owed, up to the first that is not answered."""
-        with self._lock:
-            owed, self._owed = self._owed, []
-        for number, write in enumerate(owed, 1):
-            if not self.owe(write):
-                with self._lock:
-                    self._owed += owed[number:]
-                return
+    def renew(self, held: HeldLease) -> None:
+        """Write one heartbeat, with a checkpoint before it where one is due."""
+        if not self._moves(held):
+            self._logger.error(
+                "no item finished within the stall limit; the worker lets the lease run out",
+                task=held.lease.task,
+                stall_s=self._table.lease.stall_s,
+            )
+            held.lost = held.stalled = True
+            return
+        try:
+            if held.checkpoints and held.checkpoints.due(self._clock.boot_time() - held.saved):
+                held.save()
+        except (ServiceError, OSError, sqlite3.Error) as error:
+            self._logger.warning("checkpoint failed", task=held.lease.task, error=str(error))
+        sent = self._clock.boot_time()
+        try:
+            result = self._table.heartbeat(held.lease, *held.last, checkpoint=held.checkpoint_ref)
+        except ServiceError as error:
+            # `trusted` becomes false by itself when this lasts too long.
+            self._logger.warning("heartbeat failed", task=held.lease.task, error=str(error))
+            held.unanswered = True
+            return
+        if isinstance(result, Lost):
+            held.lost = True
+            # Where the table answered each heartbeat in time, the task may be the cause.
+            if held.unanswered:
+                self.write_or_defer(lambda: self._table.excuse_loss(held.lease))
+        else:
+            held.acknowledged, held.unanswered = sent, False
+
+    def _moves(self, held: HeldLease) -> bool:
+        """Whether items finish, wait on purpose, or need not run; records the progress."""
+        now, progress = self._clock.boot_time(), held.progress
+        waited = self._recorder.waited > held.moved
+        if progress != held.last or waited or held.journal is None:
+            held.last, held.moved = progress, now
+        return now - held.moved <= self._table.lease.stall_s
 
     def _next_beat(self) -> float:
         return self._clock.boot_time() + self._table.lease.heartbeat_s * self._rng.uniform(0.9, 1.1)
 
-    def _beat(self) -> None:
+    def _run(self) -> None:
         tick_s = min(_TICK_S, self._table.lease.heartbeat_s / 4)
         while not self._end.wait(tick_s):
             now = self._clock.boot_time()
             with self._lock:
-                due = [hold for hold, when in self._holds.items() if when <= now]
-            for hold in due:
-                self._renew(hold)
+                due = [held for held, when in self._held.items() if when <= now]
+            for held in due:
+                self.renew(held)
                 with self._lock:
-                    if hold in self._holds:
-                        self._holds[hold] = self._next_beat()
-            if self._owed and self._pay_at <= now:
-                # No more often than a beat: during an outage each takes as long as the SDK waits.
-                self._pay()
-                self._pay_at = self._next_beat()
-
-    def _renew(self, hold: HeldLease) -> None:
-        sent = self._clock.boot_time()
-        progress = hold.progress
-        waited = self._recorder.waited > hold.moved
-        if progress != hold.last or waited or hold.journal is None:
-            hold.last, hold.moved = progress, sent
-        elif sent - hold.moved > self._table.lease.stall_s:
-            self._logger.error(
-                "no item finished within the stall limit; the lease is let go",
-                task=hold.lease.task,
-                stall_s=self._table.lease.stall_s,
-            )
-            hold.lost = hold.stalled = True
-            return
-        try:
-            if hold.checkpoints and hold.checkpoints.due(sent - hold.saved):
-                hold.save()
-        except (ServiceError, OSError, sqlite3.Error) as error:
-            self._logger.warning("checkpoint failed", task=hold.lease.task, error=str(error))
-        sent = self._clock.boot_time()
-        try:
-            result = self._table.heartbeat(hold.lease, *progress, checkpoint=hold.note)
-        except ServiceError as error:
-            # `trusted` turns false by itself when this goes on for too long.
-            self._logger.warning("heartbeat failed", task=hold.lease.task, error=str(error))
-            hold.unanswered = True
-            return
-        if isinstance(result, Lost):
-            hold.lost = True
-            # Where nothing kept the heart from beating in time, its task may have.
-            if hold.unanswered:
-                self.owe(lambda: self._table.excuse(hold.lease))
-        else:
-            hold.acknowledged, hold.unanswered = sent, False
+                    if held in self._held:
+                        self._held[held] = self._next_beat()
+            if self._deferred and self._retry_at <= now:
+                # Once per beat: during an outage each try takes as long as the SDK waits.
+                self.write_deferred()
+                self._retry_at = self._next_beat()

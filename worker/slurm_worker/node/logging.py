@@ -1,9 +1,9 @@
 """JSON logs: one object a line, with job, task, attempt, worker and Slurm ids on each.
 
-The stream goes to stderr (Slurm's output file) and to a file on scratch, which is
-shipped to S3 in chunks: when one is full or ten minutes old, and when the worker ends. The
-user's own `logging` calls come out as the same JSON lines. What looks like a secret is not
-written. Requests: six an hour for each worker process, and more where much is written.
+Lines go to stderr (Slurm's output file) and to a file on scratch, which is uploaded to S3 in
+chunks: when one is full or ten minutes old, and when the worker ends. The user's own `logging`
+calls become the same JSON lines. Text that looks like a secret is not written. Requests: six an
+hour for each worker process, more where much is written.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from typing import Any, TextIO
 import structlog
 
 from slurm_worker.printable import printable_json
+from slurm_worker.protocol.ports import Logger
 
-#: Sends a finished chunk, gzipped, away: its number and bytes.
-Ship = Callable[[int, bytes], None]
+#: Stores a finished chunk: its number and its gzipped bytes.
+Upload = Callable[[int, bytes], None]
 
 _CHUNK_BYTES = 16 * 1024 * 1024
 _CHUNK_S = 600.0
-#: Disk use is bounded: so many chunks are kept for a store that is away.
+#: Disk use is bounded: so many chunks are kept while the store is away.
 _MOST_WAITING = 4
 _SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIAL", re.I)
 _SHORTEST_SECRET = 6
 _REDACTED = "[redacted]"
-#: What secrets look like, between what stays of the match.
+#: Forms of secrets, between the groups of a match that stay.
 _SHAPES = tuple(
     re.compile(shape, re.IGNORECASE)
     for shape in (
@@ -48,31 +49,31 @@ _QUIET = ("botocore", "boto3", "s3transfer", "urllib3")
 
 
 class Logs:
-    """The logs of one worker process.
+    """The logs of one worker process; logging begins at once.
 
     Args:
         ids: on every line.
         folder: on scratch.
-        ship: sends chunks away; its failure harms nothing, and the chunk is sent later.
+        upload: stores chunks; if it fails, nothing is lost, and the chunk is uploaded later.
         level: the least severe line that is written.
-        stream: where lines go besides the file.
-        chunk_bytes: the size at which a chunk is shipped.
+        stream: where lines go besides the file; stderr by default.
+        chunk_bytes: the size at which a chunk is uploaded.
     """
 
     def __init__(
         self,
         ids: Mapping[str, object],
         folder: Path,
-        ship: Ship,
-        level: str,
-        stream: TextIO,
-        chunk_bytes: int,
+        upload: Upload,
+        level: str = "INFO",
+        stream: TextIO | None = None,
+        chunk_bytes: int = _CHUNK_BYTES,
     ) -> None:
         self._ids = dict(ids)
-        self._sink = _Sink(folder, ship, stream, chunk_bytes)
         self._secrets = _secrets(os.environ)
+        self._sink = _Sink(folder, upload, stream or sys.stderr, chunk_bytes, self._redact)
         number = logging.getLevelName(level.upper())
-        self._level: int = number if isinstance(number, int) else logging.INFO
+        severity: int = number if isinstance(number, int) else logging.INFO
         processors: list[Any] = [
             structlog.contextvars.merge_contextvars,
             structlog.stdlib.add_log_level,
@@ -81,13 +82,13 @@ class Logs:
             structlog.processors.format_exc_info,
         ]
         renderer = structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
-        self.logger: Any = structlog.wrap_logger(
-            _Lines(self._sink, self._redact),
+        self.logger: Logger = structlog.wrap_logger(
+            _Lines(self._sink),
             processors=[*processors, renderer],
-            wrapper_class=structlog.make_filtering_bound_logger(self._level),
+            wrapper_class=structlog.make_filtering_bound_logger(severity),
             cache_logger_on_first_use=True,
         )
-        handler = _Handler(self._sink, self._redact)
+        handler = _Handler(self._sink)
         handler.setFormatter(
             structlog.stdlib.ProcessorFormatter(
                 foreign_pre_chain=processors,
@@ -97,19 +98,19 @@ class Logs:
         self._handler = handler
         root = logging.getLogger()
         root.addHandler(handler)
-        root.setLevel(self._level)
+        root.setLevel(severity)
         for name in _QUIET:
             logging.getLogger(name).setLevel(logging.WARNING)
 
     def close(self) -> None:
-        """Ship what is left."""
+        """Upload what is left; no more lines go to the file."""
         logging.getLogger().removeHandler(self._handler)
         self._sink.close()
 
     def _add_ids(
         self, _logger: object, _method: str, line: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
-        # First what a reader looks for first.
+        # What a reader needs first comes first.
         head = {name: line.pop(name) for name in ("timestamp", "level", "event") if name in line}
         return {**head, **self._ids, **line}
 
@@ -121,44 +122,39 @@ class Logs:
         return line
 
 
-def start(
-    ids: Mapping[str, object],
-    folder: Path,
-    ship: Ship,
-    level: str = "INFO",
-    *,
-    stream: TextIO | None = None,
-    chunk_bytes: int = _CHUNK_BYTES,
-) -> Logs:
-    """Begin to log; see `Logs`."""
-    return Logs(ids, folder, ship, level, stream or sys.stderr, chunk_bytes)
-
-
 @contextmanager
 def bound(**ids: object) -> Iterator[None]:
-    """Put ids on every line of this thread, or of this coroutine, meanwhile."""
+    """Put ids on every line of this thread, or of this coroutine, within the block."""
     with structlog.contextvars.bound_contextvars(**ids):
         yield
 
 
 class _Sink:
-    """The stream and the file; both get whole lines only."""
+    """The stream and the file; both get whole lines only, without secrets."""
 
-    def __init__(self, folder: Path, ship: Ship, stream: TextIO, chunk_bytes: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        upload: Upload,
+        stream: TextIO,
+        chunk_bytes: int,
+        redact: Callable[[str], str],
+    ) -> None:
         self._folder = folder
-        self._ship = ship
+        self._upload = upload
         self._stream = stream
         self._chunk_bytes = chunk_bytes
+        self._redact = redact
         self._lock = threading.Lock()
         self._number = 0
         self._size = 0
-        #: Finished chunks that could not be shipped yet, oldest first.
+        #: Finished chunks that are not uploaded yet, oldest first.
         self._waiting: list[int] = []
         self._file = self._path(0).open("wb")
         self._begun = time.monotonic()
 
     def write(self, line: str) -> None:
-        line = printable_json(line)
+        line = printable_json(self._redact(line))
         data = f"{line}\n".encode()
         with self._lock:
             self._stream.write(f"{line}\n")
@@ -167,7 +163,7 @@ class _Sink:
                 return
             self._file.write(data)
             self._size += len(data)
-            # While the store is away, only what is full is put by: the number is bounded.
+            # While the store is away, only full chunks are kept: their number is bounded.
             old = not self._waiting and time.monotonic() - self._begun >= _CHUNK_S
             if old or self._size >= self._chunk_bytes:
                 self._finish_chunk()
@@ -187,9 +183,11 @@ class _Sink:
         while self._waiting:
             path = self._path(self._waiting[0])
             try:
-                self._ship(self._waiting[0], gzip.compress(path.read_bytes()))
+                self._upload(self._waiting[0], gzip.compress(path.read_bytes()))
             except Exception as error:
-                self._stream.write(f"slurm-worker: a chunk of the log is not shipped: {error}\n")
+                self._stream.write(
+                    f"slurm-worker: a chunk of the log is not uploaded yet: {error}\n"
+                )
                 break
             path.unlink()
             self._waiting.pop(0)
@@ -203,27 +201,22 @@ class _Sink:
 class _Lines:
     """What structlog writes to."""
 
-    def __init__(self, sink: _Sink, redact: Callable[[str], str]) -> None:
-        self._sink = sink
-        self._redact = redact
-
-    def msg(self, message: str) -> None:
-        self._sink.write(self._redact(message))
-
-    debug = info = warning = error = critical = exception = fatal = msg
+    def __init__(self, sink: _Sink) -> None:
+        self.msg = sink.write
+        self.debug = self.info = self.warning = self.error = self.critical = sink.write
+        self.exception = self.fatal = sink.write
 
 
 class _Handler(logging.Handler):
     """Where the user's own `logging` calls go."""
 
-    def __init__(self, sink: _Sink, redact: Callable[[str], str]) -> None:
+    def __init__(self, sink: _Sink) -> None:
         super().__init__()
         self._sink = sink
-        self._redact = redact
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._sink.write(self._redact(self.format(record)))
+            self._sink.write(self.format(record))
         except Exception:
             self.handleError(record)
 

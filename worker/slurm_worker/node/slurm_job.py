@@ -1,4 +1,4 @@
-"""Who a worker is, when its time is over, and the wish that it stop."""
+"""The worker as a Slurm job: its identity, its end, its signals, and its requeue."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from slurm_worker.node.exit_codes import STOP_SIGNALS
 from slurm_worker.node.slurm_variables import cleaned
 from slurm_worker.node.threads import Signal
 
-_ASK_SLURM_S = 10.0
+_SLURM_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """Who this worker is; new with each start of the process, so a requeued twin differs.
+class WorkerIdentity:
+    """Names one worker process; new with each start, so a requeued twin differs.
 
     Args:
         worker: the worker's id.
@@ -36,8 +36,8 @@ class Identity:
     @classmethod
     def from_environment(
         cls, environment: Mapping[str, str], submission: str, host: str
-    ) -> Identity:
-        """Read Slurm's variables; outside Slurm the host stands for them."""
+    ) -> WorkerIdentity:
+        """Read Slurm's variables; outside Slurm the host name takes their place."""
         array = environment.get("SLURM_ARRAY_JOB_ID") or environment.get("SLURM_JOB_ID", "")
         element = environment.get("SLURM_ARRAY_TASK_ID", "0")
         restart = environment.get("SLURM_RESTART_COUNT") or "0"
@@ -52,20 +52,24 @@ class Identity:
 
 
 class Drain:
-    """The wish to stop, set by signals.
+    """The request to stop, set by signals.
 
-    A thread of its own learns of them through a pipe, into which the interpreter writes
-    each signal's number at once. So it is heard even while the main thread is inside a
-    long call, and no lock is taken in a signal handler: Slurm and the supervisor often
+    A separate thread learns of them through a pipe, into which the interpreter writes
+    each signal's number at once. So the request arrives even while the main thread is inside
+    a long call, and no lock is taken in a signal handler: Slurm and the supervisor often
     signal at the same moment, and a handler interrupted by itself would wait for itself.
 
     Args:
-        asked: becomes true with the wish.
+        stop_requested: is set by the first signal.
     """
 
-    def __init__(self, asked: Signal) -> None:
-        self.asked = asked
+    def __init__(self, stop_requested: Signal) -> None:
+        self.stop_requested = stop_requested
         self.before_time_limit = False
+
+    def sleep(self, seconds: float) -> None:
+        """Wait so many seconds, or less where a stop is requested."""
+        self.stop_requested.wait(seconds)
 
     def install(self) -> None:
         """Listen to TERM (cancel, preemption) and USR1 (the time limit is near)."""
@@ -82,13 +86,13 @@ class Drain:
                 if number == signal.SIGUSR1:
                     self.before_time_limit = True
                 if number in STOP_SIGNALS:
-                    self.asked.set()
+                    self.stop_requested.set()
 
 
 def seconds_left(environment: Mapping[str, str]) -> float | None:
-    """Seconds until Slurm ends this job; None outside Slurm, or where it doesn't say.
+    """Seconds until Slurm ends this job; None outside Slurm, or where that is not known.
 
-    Slurm before 23.02 does not set the variable on a job's first start, so it is asked.
+    Slurm before 23.02 does not set the variable on a job's first start, so `squeue` is run.
     """
     stated = environment.get("SLURM_JOB_END_TIME", "")
     if stated.isdigit():
@@ -97,32 +101,29 @@ def seconds_left(environment: Mapping[str, str]) -> float | None:
     if not job.isdigit():
         return None
     try:
-        answer = subprocess.run(
-            ["squeue", "-h", "-j", job, "-o", "%e"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=_ASK_SLURM_S,
-            env=cleaned(os.environ),
-        ).stdout.split()
+        ended = _run("squeue", "-h", "-j", job, "-o", "%e")
+        ended.check_returncode()
         # Slurm prints local time, as this node has it.
-        return datetime.fromisoformat(answer[0]).timestamp() - time.time()
+        return datetime.fromisoformat(ended.stdout.split()[0]).timestamp() - time.time()
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None
 
 
 def requeue(slurm: Mapping[str, str]) -> str:
-    """Have Slurm start this element again; return what it complains of, if anything."""
-    element = f"{slurm['array']}_{slurm['element']}"
+    """Have Slurm start this array element again; return its error text, empty on success."""
     try:
-        ended = subprocess.run(
-            ["scontrol", "requeue", element],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_ASK_SLURM_S,
-            env=cleaned(os.environ),
-        )
+        ended = _run("scontrol", "requeue", f"{slurm['array']}_{slurm['element']}")
     except (OSError, subprocess.SubprocessError) as error:
         return str(error)
     return ended.stderr.strip() if ended.returncode else ""
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_SLURM_TIMEOUT_S,
+        env=cleaned(os.environ),
+    )

@@ -1,18 +1,18 @@
-"""The environment of Slurm's commands, without what would change their meaning.
+"""The environment of Slurm's commands, without the variables that change what they do.
 
 They read options from variables. An account sets these in its start-up files, and inside a job
 Slurm sets them itself: ``SCANCEL_STATE=SUSPENDED`` makes ``scancel`` cancel nothing and exit
-with 0, ``SQUEUE_PARTITION`` hides jobs, ``SBATCH_JOB_NAME`` renames them. What is asked for is in
-the command alone.
+with 0, ``SQUEUE_PARTITION`` hides jobs, ``SBATCH_JOB_NAME`` renames them. Here the command line
+alone decides.
 
-| variables | are |
+| variables | what happens to them |
 | --- | --- |
-| ``SLURM_CONF``, ``SLURM_CONF_SERVER``, ``SLURM_JWT`` | kept: which cluster, and who asks |
+| ``SLURM_CONF``, ``SLURM_CONF_SERVER``, ``SLURM_JWT`` | kept: they name the cluster and the user |
 | others of Slurm's commands: ``SBATCH_…``, ``SLURM_…``, ``SQUEUE_…`` | removed |
 | ``POSIXLY_CORRECT``, shell functions named like Slurm's commands | removed |
 | ``LC_ALL``, ``LANGUAGE`` | removed; ``LC_ALL`` becomes ``LANG``: jobs keep their encoding |
-| ``LC_MESSAGES``, ``LC_TIME`` | ``C``: error texts are compared |
-| all others, ``TZ`` too | kept: ``begin: "20:00"`` is the login node's time |
+| ``LC_MESSAGES``, ``LC_TIME`` | ``C``: error texts and times are in English |
+| all others, ``TZ`` too | kept: ``begin: "20:00"`` is in the login node's time zone |
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Mapping
 #: Where Slurm's configuration and the account's token are.
 KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
 COMMANDS = ("sacct", "salloc", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun")
-PREFIXES = ("SLURM", *(each.upper() for each in COMMANDS))
+PREFIXES = ("SLURM", *(command.upper() for command in COMMANDS))
 REMOVED = ("POSIXLY_CORRECT", "LANGUAGE", "LC_ALL")
 ENGLISH = {"LC_MESSAGES": "C", "LC_TIME": "C"}
 

@@ -1,37 +1,39 @@
-"""The worker's parent: starts worker processes, and tells what they died of.
+"""The parent of the worker processes: starts them, and finds out what they died of.
 
 A handler can take its process down: a segmentation fault, the kernel's out-of-memory
-killer, a call that never returns. The parent sees the death, reads the flight recorder,
-and starts a successor whose first act is to note on the task's row which item it was, and to
-end what other leases the dead process had, so that none need run out and that the item is not
-run for ever. It imports nothing heavy, and makes no request itself.
+killer, a call that never returns. The parent sees the death, reads the flight recorder, and
+starts a successor. The successor first writes to the task's row which item it was, so that the
+item is not run forever, and ends the dead process's other leases, so that none has to run out.
+The parent imports nothing heavy, and makes no request itself.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from slurm_worker.backends.clock import boot_time
 from slurm_worker.errors import ErrorClass, ServiceError
-from slurm_worker.execution.flight_recorder import Record, Recorder, Watch
-from slurm_worker.node.exit_codes import CHOSEN_EXITS, EXIT_INFRASTRUCTURE, STOP_SIGNALS
+from slurm_worker.execution.flight_recorder import HangDetector, Record, Recorder
+from slurm_worker.node.exit_codes import STOP_SIGNALS, WorkerExit
 from slurm_worker.printable import printable
 from slurm_worker.private import is_ours, new_folder
-from slurm_worker.protocol.crashes import Crash
+from slurm_worker.protocol.task_history import Crash
 
 _TICK_S = 0.1
 _MOST_RESTARTS = 100
-#: So many processes in a row that die young, without a task, and none is started any more.
-_MOST_STILLBORN = 3
+#: After so many processes in a row that died young and without a task, no more are started.
+_MOST_FAILED_STARTS = 3
 _YOUNG_S = 60.0
 _PR_SET_PDEATHSIG = 1
 _OOM_COUNTERS = ("memory.events", "memory.oom_control")
@@ -46,8 +48,8 @@ class Death:
         task: that it ran; empty where it ran none.
         attempt: of the task.
         crash: how it died on the task.
-        leases: (task, attempt) of each lease besides: what it would have run next, or was
-            committing.
+        leases: (task, attempt) of each other lease: of the next task, or of one that it
+            committed.
     """
 
     owner: str
@@ -67,19 +69,19 @@ class _Process:
     pid: int
     folder: Path
     recorder: Recorder
-    watch: Watch
+    watch: HangDetector
     began: float
     hung: bool = False
     oom_kills: int = 0
 
 
 class Supervisor:
-    """Keeps `processes` worker processes until they have ended by themselves.
+    """Keeps `processes` worker processes running until they end by themselves.
 
     Args:
-        child: what a process does.
+        child: what a process runs.
         processes: how many.
-        scratch: node-local folder in which each gets one of its own.
+        scratch: node-local folder in which each process gets its own.
     """
 
     def __init__(self, child: Child, processes: int, scratch: Path) -> None:
@@ -88,10 +90,10 @@ class Supervisor:
         self._scratch = scratch
         self._base = scratch
         self._processes: dict[int, _Process] = {}
-        self._asked = False
+        self._stopping = False
         self._restarts = 0
-        #: By number: processes in a row that died before they had done anything.
-        self._stillborn: dict[int, int] = {}
+        #: By number: processes in a row that died young and without a task.
+        self._failed_starts: dict[int, int] = {}
 
     def run(self) -> int:
         """Start the processes and wait for their ends; return the worst exit code.
@@ -119,7 +121,7 @@ class Supervisor:
         return code
 
     def _make_base(self) -> Path:
-        """A folder of this supervisor's own; its name begins with our process id, for `_sweep`."""
+        """A folder for this supervisor alone; its name holds our process id, for `_sweep`."""
         try:
             return new_folder(self._scratch, f"{self._prefix}{os.getpid()}-")
         except OSError as error:
@@ -130,7 +132,7 @@ class Supervisor:
         return f"slurm-worker-{os.getuid()}-"
 
     def _sweep(self) -> None:
-        """Remove what workers of ours that were killed have left on this node."""
+        """Remove the folders of our workers that were killed on this node."""
         for folder in self._scratch.glob(f"{self._prefix}*"):
             pid = folder.name.removeprefix(self._prefix).partition("-")[0]
             if is_ours(folder) and pid.isdigit() and not _is_there(int(pid)):
@@ -150,36 +152,36 @@ class Supervisor:
             for number in STOP_SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             _end_with(parent)
-            # Whatever threads a handler has left behind must not keep the process alive.
+            # Threads that a handler has left behind must not keep the process alive.
             os._exit(_run(self._child, folder, recorder, index, death))
         self._processes[pid] = _Process(
-            index, pid, folder, recorder, Watch(), boot_time(), oom_kills=_oom_kills()
+            index, pid, folder, recorder, HangDetector(), boot_time(), oom_kills=_oom_kills()
         )
 
     def _ended(self, process: _Process, status: int) -> int:
         code = os.waitstatus_to_exitcode(status)
         record = process.recorder.read()
         shutil.rmtree(process.folder, ignore_errors=True)
-        if code in CHOSEN_EXITS:
+        if code in tuple(WorkerExit):
             return code
         line = f"slurm-worker: a process ended with {code} during {record}"
         print(printable(line), file=sys.stderr)  # noqa: T201
         self._restarts += 1
         death = _death(process, record, code)
-        if self._asked or self._restarts > _MOST_RESTARTS or self._is_vain(process, death):
-            return EXIT_INFRASTRUCTURE
+        if self._stopping or self._restarts > _MOST_RESTARTS or self._is_hopeless(process, death):
+            return WorkerExit.INFRASTRUCTURE
         self._start(process.number, death)
         return 0
 
-    def _is_vain(self, process: _Process, death: Death | None) -> bool:
-        """Whether one more start would end as the last ones: before there is any task."""
+    def _is_hopeless(self, process: _Process, death: Death | None) -> bool:
+        """Whether another start would end like the last ones: before there is a task."""
         young = death is None and boot_time() - process.began < _YOUNG_S
-        count = self._stillborn.get(process.number, 0) + 1 if young else 0
-        self._stillborn[process.number] = count
-        if count < _MOST_STILLBORN:
+        count = self._failed_starts.get(process.number, 0) + 1 if young else 0
+        self._failed_starts[process.number] = count
+        if count < _MOST_FAILED_STARTS:
             return False
         print(  # noqa: T201
-            f"slurm-worker: {count} processes in a row died before they had a task; no more is "
+            f"slurm-worker: {count} processes in a row died before they had a task; no more are "
             "started",
             file=sys.stderr,
         )
@@ -193,16 +195,14 @@ class Supervisor:
                 os.kill(process.pid, signal.SIGKILL)
 
     def _forward(self, number: int, _frame: object) -> None:
-        self._asked = True
+        self._stopping = True
         for pid in list(self._processes):
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, number)
-            except ProcessLookupError:
-                continue
 
 
 def _unusable(scratch: Path, error: OSError) -> ServiceError:
-    return ServiceError(f"scratch {scratch}: {error}; name another with TMPDIR or --scratch")
+    return ServiceError(f"scratch {scratch}: {error}; name another folder with TMPDIR or --scratch")
 
 
 def _is_there(pid: int) -> bool:
@@ -228,7 +228,7 @@ def _run(child: Child, folder: Path, recorder: Recorder, number: int, death: Dea
 
 
 def _death(process: _Process, record: Record, code: int) -> Death | None:
-    leases = tuple(each for each in record.leases if each != (record.task, record.attempt))
+    leases = tuple(lease for lease in record.leases if lease != (record.task, record.attempt))
     if not record.task and not leases:
         return None
     error_class = ErrorClass.WORKER_CRASH
@@ -241,17 +241,17 @@ def _death(process: _Process, record: Record, code: int) -> Death | None:
 
 
 def _end_with(parent: int) -> None:
-    """Have the kernel ask this process to drain when its parent dies."""
+    """Have the kernel send this process SIGTERM when its parent dies."""
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     except (OSError, AttributeError):
         return  # not Linux
     if os.getppid() != parent:
-        os._exit(EXIT_INFRASTRUCTURE)
+        os._exit(WorkerExit.INFRASTRUCTURE)
 
 
 def _oom_kills() -> int:
-    """Processes that the kernel has killed for want of memory in our control groups."""
+    """Processes that the kernel's out-of-memory killer ended in our control groups."""
     kills = 0
     try:
         groups = Path("/proc/self/cgroup").read_text().splitlines()
@@ -263,12 +263,7 @@ def _oom_kills() -> int:
             continue
         root = Path("/sys/fs/cgroup") / controllers
         for name in _OOM_COUNTERS:
-            try:
+            with suppress(OSError):
                 text = (root / path.lstrip("/") / name).read_text()
-            except OSError:
-                continue
-            for entry in text.splitlines():
-                counter, _, value = entry.partition(" ")
-                if counter == "oom_kill" and value.isdigit():
-                    kills += int(value)
+                kills += sum(map(int, re.findall(r"^oom_kill (\d+)$", text, re.MULTILINE)))
     return kills

@@ -1,23 +1,22 @@
 """Where a worker looks for its next task.
 
-Home shard first (so that workers spread without talking to each other), then the others
+Its home shard first (so that workers spread without messages between them), then the others
 in random order, then leases that have run out. One of the first 20 claimable rows is picked
-at random, so that workers of one shard seldom meet.
+at random, so that workers of one shard seldom collide.
 
     shard   done done leased done leased done leased ready ready ready …
                      ▲ cursor                        ▲ hint
 
-A claim usually reads on from the hint. One in four begins at the cursor instead, behind
-which every row is in an end state: it meets the leases that have run out, so that these are
-taken over while there is other work, and moves the cursor on. How far the cursors are is
-shared (`protocol/shard_cursors.py`), so that a worker that comes late need not read what is long
-done. So is
-which shards have nothing ready any more: who looks elsewhere looks first where something is.
-A new round, or a repair, sends the cursors back to the start.
+A claim usually reads on from the hint. One in four begins at the cursor instead; every row before
+the cursor is in an end state. Such a claim meets the leases that have run out, so that these are
+taken over while there is other work, and it moves the cursor on. Workers share their cursors
+(`protocol/shard_cursors.py`), so that one that starts late need not read the rows that are done.
+They also share which shards have nothing ready, and search the others first. A new round, or a
+repair, moves the cursors back to the start.
 
 Requests: one consistent Query of 20 rows (3 read units) for a claim in the usual case, two
-or three queries for one in four; marks and sums (`protocol/shard_totals.py`) beside, for many
-rows together.
+or three queries for one in four. Cursors and totals (`protocol/shard_totals.py`) cost more
+requests, for many rows together.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from dataclasses import dataclass
 from itertools import islice, takewhile
 
 from slurm_worker.errors import ServiceError
-from slurm_worker.protocol.audit_log import Note, no_note
+from slurm_worker.protocol.audit_log import RecordEvent, ignore_event
 from slurm_worker.protocol.keys import TaskState, parse_task_sk, shard_of
 from slurm_worker.protocol.ports import Clock, Value
 from slurm_worker.protocol.shard_cursors import ROWS_PER_CURSOR, ShardCursors, Stage
@@ -44,11 +43,11 @@ _LARGEST_PAGE = 250
 _CLAIM_TRIES = 3
 #: One claim in so many begins at the cursor.
 _SCAN_EVERY = 4
-#: With nothing to lease in so many shards, there is next to nothing in the others. Looking
-#: at all of them would be most of what a job with many workers reads at its end. A job with
-#: few shards has few workers: they look at all, and tell each other of no shard's end.
+#: With nothing to lease in so many shards, there is next to nothing in the others. A search of
+#: all of them would be most of what a job with many workers reads at its end. A job with few
+#: shards has few workers: they search all, and share no shard's end.
 _MOST_SHARDS, _FEW_SHARDS = 4, 8
-#: So many leases, where nothing is ready, tell enough of how many there are in all.
+#: So many leases, where nothing is ready, are enough to estimate how many there are in all.
 _SAMPLE = 32
 
 
@@ -61,11 +60,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Nothing now, but others hold leases that may run out, or a backoff is under way.
+    """Nothing now, but other workers hold leases that may run out, or a backoff is running.
 
     Args:
-        leased: tasks that others hold: about so many, after a sample of the shards.
-        later: tasks that may be leased after their backoff; likewise.
+        leased: tasks that other workers hold, estimated from a sample of the shards.
+        later: tasks that may be leased after their backoff, estimated likewise.
     """
 
     leased: int
@@ -84,10 +83,13 @@ class TaskFinder:
         table: the job's task rows.
         owner: the worker's identity, new with each start of the process.
         rng: source of the random picks.
-        note: told of leases that are taken from others, and of tasks given up for it.
-        moved: told of each mark that this worker moves: shard, and sort keys before and after.
-        unanswered: told of each row, as it was, whose lease we may have got without an answer,
-            and of the id of the request.
+        clock: AWS time.
+        record_event: gets an event for each lease taken from another worker, and each task given
+            up.
+        moved: called for each shared cursor that this worker moves, with the shard and the sort
+            keys before and after.
+        unanswered: called for each row whose lease we may have got without an answer, with the
+            row as it was and the id of the request.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class TaskFinder:
         owner: str,
         clock: Clock,
         rng: random.Random,
-        note: Note = no_note,
+        record_event: RecordEvent = ignore_event,
         moved: Callable[[int, str, str], None] | None = None,
         unanswered: Callable[[TaskRow, str], None] = lambda _row, _request: None,
     ) -> None:
@@ -104,27 +106,27 @@ class TaskFinder:
         self._owner = owner
         self._clock = clock
         self._rng = rng
-        self._note = note
+        self._record_event = record_event
         self._moved = moved
         self._unanswered = unanswered
         #: Where the last task was found; at first a shard that the worker's name decides.
         self._home = zlib.crc32(owner.encode()) % table.shards
-        self._marks = ShardCursors(table.rows, table.job, table.shards)
+        self._shared_cursors = ShardCursors(table.rows, table.job, table.shards)
         self._cursors: dict[int, str] = {}
-        #: Rows by which a cursor was moved since its mark was.
+        #: Rows by which a cursor was moved since it was shared.
         self._advanced: Counter[int] = Counter()
         #: Where the next ready row is likely to be; leases past their end are before it.
         self._hints: dict[int, str] = {}
-        #: What is left of each shard, as far as we have seen, or heard.
+        #: What is left of each shard, as far as we have seen or read from other workers.
         self._stages = dict.fromkeys(range(table.shards), Stage.READY)
         #: Leases past their end: row version and when we first saw it, on the boot-time clock.
         self._expired: dict[str, tuple[str, float]] = {}
         self._generation = 0
 
     def new_generation(self, generation: int) -> bool:
-        """Look at every row again if rows that were in an end state may have come back.
+        """Search every row again, as rows in an end state may have been put back.
 
-        False if that is no news; a lower one is what an eventually consistent read may give.
+        False if the generation is not new; an eventually consistent read may give a lower one.
         """
         if generation <= self._generation:
             return False
@@ -137,11 +139,11 @@ class TaskFinder:
 
     def next(self) -> Found | Waiting | Finished:
         """Lease a task, if there is one."""
-        looked = leased = later = 0
+        searched = leased = later = 0
         passed: set[int] = set()
         for shard in self._shards(passed):
             stage = self._stages[shard]
-            enough = looked >= _MOST_SHARDS or (stage is Stage.LEASED and leased >= _SAMPLE)
+            enough = searched >= _MOST_SHARDS or (stage is Stage.LEASED and leased >= _SAMPLE)
             if enough and not self._few:
                 break
             result = self._search(shard, through=stage is Stage.LEASED)
@@ -155,11 +157,11 @@ class TaskFinder:
                 states = [row.state for row in result]
                 leased += states.count(TaskState.LEASED)
                 later += states.count(TaskState.READY)
-                looked += 1
-        if not looked:
+                searched += 1
+        if not searched:
             return Finished()
         ended = sum(stage is Stage.ENDED for stage in self._stages.values())
-        in_all = (self._table.shards - ended) / looked
+        in_all = (self._table.shards - ended) / searched
         return Waiting(round(leased * in_all), round(later * in_all))
 
     @property
@@ -169,15 +171,15 @@ class TaskFinder:
     def _shards(self, passed: set[int]) -> Iterator[int]:
         """Home, while it has something; then those that have, at random; then the others.
 
-        Where we have seen leases past their end we look again before elsewhere: it takes two
-        looks of one worker to take them over.
+        Shards where we have seen leases past their end come first: one worker has to see such a
+        lease twice to take it over.
         """
         home = self._home
         if home not in self._cursors:
-            self._hear()  # a worker that comes late need not look where nothing is
+            self._read_stages()  # a late worker need not search where nothing is
         if self._stages[home] is Stage.READY:
             yield home
-        self._hear()
+        self._read_stages()
         shards = list(range(self._table.shards))
         self._rng.shuffle(shards)
         suspected = {self._shard_of(sk) for sk in self._expired}
@@ -190,7 +192,7 @@ class TaskFinder:
     def _search(self, shard: int, *, through: bool) -> Lease | list[Candidate] | None:
         """A lease from this shard, or its unfinished rows.
 
-        None where others have told that nothing is ready, unless it is to be read `through`.
+        None where other workers found nothing ready, unless it is to be read `through`.
         """
         hint = self._hints.get(shard, "")
         suspects = self._suspects(shard)
@@ -199,11 +201,11 @@ class TaskFinder:
             lease, _ = self._read_on(shard, hint, steal=False)
             if lease is not None or self._stages[shard] is not Stage.READY:
                 return lease
-        self._share(shard)
+        self._share_cursor(shard)
         lease, unfinished = self._read_on(shard, self._cursors.get(shard, ""), steal=True)
         self._clear(suspects)
         if lease is None and not any(row.state is TaskState.READY for row in unfinished):
-            self._tell(shard, Stage.LEASED if unfinished else Stage.ENDED)
+            self._share_stage(shard, Stage.LEASED if unfinished else Stage.ENDED)
         return lease or unfinished
 
     def _suspects(self, shard: int) -> list[str]:
@@ -214,42 +216,45 @@ class TaskFinder:
         return shard_of(parse_task_sk(sk)[1], self._table.shards)
 
     def _clear(self, suspects: list[str]) -> None:
-        """Forget those that were due to be taken over and are still here: they have ended."""
+        """Forget suspects that were due for a takeover and are still here: they have ended."""
         due = self._clock.boot_time() - self._table.lease.heartbeat_s
         for sk in suspects:
             if sk in self._expired and self._expired[sk][1] <= due:
                 del self._expired[sk]
 
-    def _share(self, shard: int) -> None:
-        """Tell the others how far this shard is worked off, or hear it; no lease is at risk."""
+    def _share_cursor(self, shard: int) -> None:
+        """Share how far this shard is processed, or read it; no lease is at risk."""
         if shard in self._cursors and self._advanced[shard] < ROWS_PER_CURSOR:
             return
-        ours, theirs = self._cursors.get(shard, ""), self._marks.find(shard, self._generation)
+        ours, theirs = (
+            self._cursors.get(shard, ""),
+            self._shared_cursors.read(shard, self._generation),
+        )
         self._cursors[shard] = max(ours, theirs)
         self._advanced[shard] = 0
-        if ours <= theirs or not self._marks.move(shard, self._generation, ours):
+        if ours <= theirs or not self._shared_cursors.advance(shard, self._generation, ours):
             return
         if self._moved is not None:
             self._moved(shard, theirs, ours)
 
-    def _tell(self, shard: int, stage: Stage) -> None:
-        """Tell the others what is left of this shard, if none has."""
+    def _share_stage(self, shard: int, stage: Stage) -> None:
+        """Share what is left of this shard, if no other worker has."""
         if not self._few and self._stages[shard] < stage:
-            self._hear()
+            self._read_stages()
             if self._stages[shard] < stage:
-                self._marks.tell(shard, self._generation, stage)
+                self._shared_cursors.record_stage(shard, self._generation, stage)
         self._stages[shard] = max(self._stages[shard], stage)
 
-    def _hear(self) -> None:
-        """Hear what is left of each shard."""
+    def _read_stages(self) -> None:
+        """Read what other workers have found left in each shard."""
         if not self._few:
-            for shard, stage in self._marks.stages(self._generation).items():
+            for shard, stage in self._shared_cursors.stages(self._generation).items():
                 self._stages[shard] = max(self._stages[shard], stage)
 
     def _read_on(
         self, shard: int, after: str, *, steal: bool
     ) -> tuple[Lease | None, list[Candidate]]:
-        """Page through a shard until a lease is had; else every unfinished row past `after`."""
+        """Page through a shard until a row is leased; else every unfinished row past `after`."""
         size = _FIRST_PAGE
         unfinished: list[Candidate] = []
         while True:
@@ -257,7 +262,7 @@ class TaskFinder:
             open_rows = [row for row in rows if not row.state.terminal]
             if steal and not unfinished:
                 self._advance(shard, rows)
-            # Leases that have run out come first: they are seen, or taken over, on every scan.
+            # Leases that have run out come first: every scan records them, or takes them over.
             lease = (self._steal_one(open_rows) if steal else None) or self._claim_one(open_rows)
             if lease is not None:
                 self._note_ready(shard, after, rows)
@@ -267,18 +272,18 @@ class TaskFinder:
                 return None, unfinished
             after = rows[-1].sk
             if size == _FIRST_PAGE:
-                # Likely more of the same: others may know where it ends.
+                # The next page is likely the same: other workers may know where it ends.
                 if steal and not unfinished:
-                    after = max(after, self._marks.find(shard, self._generation))
+                    after = max(after, self._shared_cursors.read(shard, self._generation))
                     self._cursors[shard] = after
                 if not steal:
-                    self._hear()
+                    self._read_stages()
                     if self._stages[shard] is not Stage.READY:
                         return None, []
             size = min(size * _PAGE_GROWTH, _LARGEST_PAGE)
 
     def _note_ready(self, shard: int, after: str, rows: list[Candidate]) -> None:
-        """Remember where the first ready row stood: what is before it is others' by now."""
+        """Remember where the first ready row was: other workers have the rows before it."""
         before = takewhile(lambda row: row.state is not TaskState.READY, rows)
         self._hints[shard] = max((row.sk for row in before), default=after)
 
@@ -294,7 +299,7 @@ class TaskFinder:
         claimable = (
             row for row in rows if row.state is TaskState.READY and row.not_before_ms <= now_ms
         )
-        # Of a longer page, too, only the first: a shard is worked off in about its order.
+        # Of a longer page, too, only the first: a shard is processed in about its order.
         ready = list(islice(claimable, _FIRST_PAGE))
         for row in self._rng.sample(ready, min(_CLAIM_TRIES, len(ready))):
             result = self._taken(self._table.claim, row.read())
@@ -314,14 +319,14 @@ class TaskFinder:
 
     def _steal_one(self, candidates: list[Candidate]) -> Lease | None:
         dead_ms = int((self._clock.now() - self._table.lease.margin_s) * 1000)
-        for each in candidates:
-            if each.state is not TaskState.LEASED or each.lease_until_ms >= dead_ms:
-                self._expired.pop(each.sk, None)
+        for candidate in candidates:
+            if candidate.state is not TaskState.LEASED or candidate.lease_until_ms >= dead_ms:
+                self._expired.pop(candidate.sk, None)
                 continue
-            row = each.read()
+            row = candidate.read()
             version, since = self._expired.get(row.sk, ("", 0.0))
             if row.lease_until_ms and version != row.version:
-                # First sight: a live holder would change the version within a heartbeat.
+                # Seen for the first time: a live holder changes the version within a heartbeat.
                 self._expired[row.sk] = (row.version, self._clock.boot_time())
             elif (
                 not row.lease_until_ms  # its holder is known to be dead
@@ -335,8 +340,8 @@ class TaskFinder:
                     "lost": row.lost + 1,
                 }
                 if isinstance(result, GivenUp):
-                    self._note("quarantined", {**lost, "from": row.owner})
+                    self._record_event("quarantined", {**lost, "from": row.owner})
                 if isinstance(result, Claimed):
-                    self._note("lease_stolen", {**lost, "from": row.owner})
+                    self._record_event("lease_stolen", {**lost, "from": row.owner})
                     return result.lease
         return None

@@ -1,8 +1,8 @@
 """Threads as the worker uses them, so that a simulator can decide who runs when.
 
 The worker's own concurrency is small and fixed: one thread runs items, one leases ahead,
-one commits, one beats. All of it goes through `Threads`; the simulator's twin
-(`tests/simulator/schedule.py`) runs the same code one step at a time in an order of its own.
+one commits, one sends heartbeats. All of it goes through `Threads`; the simulator's twin
+(`tests/simulator/schedule.py`) runs the same code one step at a time in an order of its choice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Pending(Protocol[T_co]):
-    """Something that runs in a thread of its own."""
+    """A function that runs in a thread."""
 
     def done(self) -> bool:
         """Whether it has ended."""
@@ -27,30 +27,30 @@ class Pending(Protocol[T_co]):
 
 
 class Signal(Protocol):
-    """Something that becomes true once."""
+    """An event that is set once."""
 
     def set(self) -> None:
-        """Make it true."""
+        """Set it."""
 
     def is_set(self) -> bool:
-        """Whether it is true."""
+        """Whether it is set."""
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is true, or for `timeout` seconds; whether it is."""
+        """Wait until it is set, or for `timeout` seconds; whether it is set."""
 
 
 class Threads(Protocol):
     """Starts threads and makes signals."""
 
     def start(self, function: Callable[[], T]) -> Pending[T]:
-        """Run `function` in a thread of its own."""
+        """Run `function` in another thread."""
 
     def signal(self) -> Signal:
         """A new signal, not set."""
 
 
 class PooledThreads:
-    """`Threads` of this process, used again and again: starting one costs microseconds."""
+    """`Threads` of this process, from a pool: starting one costs microseconds."""
 
     def __init__(self, most: int = 8) -> None:
         self._pool = ThreadPoolExecutor(most, thread_name_prefix="worker")

@@ -1,26 +1,25 @@
 """What may bring a row back, so that workers find it: the rule of generations, in one place.
 
-Workers, and those who look at a job, pass over rows in an end state and remember how far they
-came: marks, stages and cursors (`shard_cursors.py`, `node/task_finder.py`), sums
-(`shard_totals.py`, `progress.json`). What
-they remember holds within one *generation* of the job (`JobRow.generation`). So:
+Workers and status queries skip rows in an end state and remember how far they came: cursors and
+stages (`shard_cursors.py`, `node/task_finder.py`), totals (`shard_totals.py`, `progress.json`).
+What they remember is valid within one *generation* of the job (`JobRow.generation`). So:
 
-    Whatever makes a row claimable that somebody may have passed begins a new generation
-    *after* its write, or makes it while the round is not open yet, whose opening begins one.
+    Code that makes a row claimable that may have been skipped begins a new generation *after*
+    its write, or writes before its round is open: the opening begins a generation.
 
 | what brings a row back | why workers find it |
 | --- | --- |
 | a retry reopens a failed task | `open_round`: before the round opens, or a generation follows |
 | a retry's round has rows of its own | they exist before the round opens |
 | a repair creates rows that were lost | it ends by beginning a generation, whatever it found |
-| a task is bisected | its halves exist before the whole is in an end state: `passed` tells |
-| a lease is released, fails or crashes | a leased row is in no end state: nobody passes it |
-| any of these was cut off, or slept, between its write and the generation | whoever submits \
-workers because others have left tasks begins one |
+| a task is bisected | its halves exist before the whole is in an end state: see `passed` |
+| a lease is released, fails or crashes | a leased row is in no end state: it is not skipped |
+| any of these stopped or slept between its write and the generation | the next submit that finds \
+tasks left begins one |
 
 The table refuses what would break the rule from within: a row comes back once in a round
-(`expressions.REOPEN`), rounds and generations only rise (`JOB_OPEN`, `JOB_GENERATION`), and a
-mark of an older generation never replaces a newer one (`MARK`).
+(`task_statements.reopen`), rounds and generations only rise (`open_job`, `begin_generation`), and a
+cursor of an older generation never replaces a newer one (`advance_shard_cursor`).
 """
 
 from __future__ import annotations
@@ -41,10 +40,10 @@ def open_round(
 ) -> int:
     """Put a planned retry's failed tasks back, then open its round for work.
 
-    Safe to repeat at any time. A round that is open already gets nothing back any more: its
-    workers have been at these tasks. But an earlier call may have slept, and put a task back
-    behind them; so everybody looks again. Requests: a read and a write of the job's row, a
-    write for each task, and one more where the round was open.
+    Safe to repeat at any time. A round that is open already gets no tasks back: its workers have
+    processed them. But an earlier call may have slept, and put a task back behind them, so a new
+    generation makes them look again. Requests: a read and a write of the job's row, a write for
+    each task, and one more where the round was open.
 
     Args:
         jobs: the job's own rows.
@@ -64,9 +63,9 @@ def open_round(
 
 
 def passed(row: TaskRow | None) -> bool:
-    """Whether workers may have passed the rows that a bisected task's halves are in.
+    """Whether workers may have skipped the rows of a bisected task's halves.
 
-    A whole that is not in an end state stops everybody before it; one that is done had its
-    halves first.
+    No worker skips a whole that is not in an end state. A whole that is done had its halves
+    first.
     """
     return row is not None and row.state in (TaskState.FAILED, TaskState.QUARANTINED)

@@ -1,11 +1,11 @@
 """A job's objects: task slices, parts and the ``.done`` markers that commit them.
 
-The marker is *the* commit point: created with ``If-None-Match: *``, so of several
-attempts one wins, whatever the table or a paused process says. Readers trust markers
-only, never a listing of parts.
+The marker is *the* commit point. It is created with ``If-None-Match: *``, so one of several
+attempts wins, whatever the table or a paused process says. Readers trust markers only, never
+a listing of parts.
 
-Requests per task: one ranged GET for the slice, one PUT per part (a second only where
-items failed), one PUT for the marker; a GET more where another attempt may have won.
+Requests per task: one ranged GET for the slice, one PUT per part (a second part only if items
+failed), one PUT for the marker, and one GET if another attempt may have won.
 """
 
 from __future__ import annotations
@@ -13,23 +13,22 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.prefetch import prefetch
 from slurm_worker.protocol import keys
-from slurm_worker.protocol.keys import JobPaths, TaskId
+from slurm_worker.protocol.keys import TaskId
+from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore
-from slurm_worker.protocol.prefetch import ahead
-
-_DECODER = json.JSONDecoder()
+from slurm_worker.protocol.slices import Slice, TaskItems, slices_of
 
 
 class ForeignMarker(UserError):
-    """A marker stands where a task's should, and was made from other items."""
+    """A task's marker was made from other items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +52,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """What a task's ``.done`` says; `items` = `ok` + the sum of `failed`.
+    """The content of a task's ``.done``; `items` = `ok` + the sum of `failed`.
 
     A task that kept killing its workers is bisected: its marker names the two tasks that
     have its items (`split`), and holds none itself. So the marker also decides between a
-    late attempt at the whole and the halves. `requests` are those to AWS, by kind, that its
-    worker has made since its last marker.
+    late attempt at the whole and the halves. `requests` counts the worker's requests to AWS
+    since its last marker, by kind.
     """
 
     job: str
@@ -82,7 +81,7 @@ class Marker:
 
     def to_json(self) -> bytes:
         """The marker's bytes."""
-        # `asdict` would copy every value as well, which takes longer than writing them.
+        # `asdict` would copy every value, which takes longer than writing them.
         fields = {name: getattr(self, name) for name in self.__slots__}
         fields["parts"] = [{name: getattr(p, name) for name in p.__slots__} for p in self.parts]
         return json.dumps(fields, sort_keys=True).encode()
@@ -102,10 +101,10 @@ class Marker:
     def check(self, where: Slice | None) -> None:
         """Refuse a marker that was not made from the items of its task.
 
-        Every release has written `input_sha256`, so a marker without it is refused as well.
+        Every release has written `input_sha256`, so a marker without it is refused too.
 
         Args:
-            where: the task's slice, as its row says; None where it has no row.
+            where: the task's slice, from its row; None where it has no row.
 
         Raises:
             ForeignMarker: naming the marker.
@@ -113,125 +112,17 @@ class Marker:
         if where is None:
             found = "which has no row in the table"
         elif self.input_sha256 != where.sha256:
-            found = f"and was made from other items: {self.input_sha256[:12] or 'of no digest'}"
-            found += f", planned {where.sha256[:12]}"
+            found = f"and was made from other items (digest {self.input_sha256[:12] or 'none'}, "
+            found += f"planned {where.sha256[:12]})"
         elif not self.split and self.items != where.count:
             found = f"and holds {self.items:,} items of {where.count:,}"
         else:
             return
         raise ForeignMarker(
-            f"job_id: done/{self.task}.done stands for task {self.task} of {self.job!r}, {found}; "
-            "an earlier job of this name may have left it: run this one under another job_id, or "
-            "remove the marker and run the task again"
+            f"job_id: done/{self.task}.done is the marker of task {self.task} of {self.job!r}, "
+            f"{found}; an earlier job of this name may have left it: run this one under another "
+            "job_id, or delete the marker and run the task again"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """Where a task's items stand: a range of a segment, compressed by itself.
-
-    Args:
-        segment: the segment's number within its round.
-        offset: first byte of the slice.
-        length: its bytes.
-        count: items of the task.
-        sha256: of the compressed bytes, in hex.
-        first: the task's first item within the slice; above 0 only in a bisected task.
-    """
-
-    segment: int
-    offset: int
-    length: int
-    count: int
-    sha256: str
-    first: int = 0
-
-
-def pack_slice(items: list[tuple[str, dict[str, Any]]]) -> bytes:
-    """Compress (key, item) pairs into a slice; the same items give the same bytes."""
-    lines = "".join(
-        json.dumps([key, item], ensure_ascii=False, separators=(",", ":")) + "\n"
-        for key, item in items
-    )
-    return zlib.compress(lines.encode(), 3)
-
-
-def unpack_slice(data: bytes) -> list[tuple[str, dict[str, Any]]]:
-    """Read what `pack_slice` wrote."""
-    # Only \n ends a line (JSON escapes it inside values); one document is read faster than lines.
-    lines = zlib.decompress(data).rstrip(b"\n").replace(b"\n", b",")
-    items: list[list[Any]] = json.loads(b"[" + lines + b"]")
-    return [(key, item) for key, item in items]
-
-
-class TaskItems:
-    """The items of a task, as they were planned.
-
-    A handler may change the item that it gets. So each call gets a copy of its own, and what
-    is recorded of a failed item is the text that was planned. All first copies come from one
-    decoding of the slice; a further copy is decoded from its line, where one is needed.
-
-    Args:
-        data: the slice, compressed.
-        first: the task's first item within it.
-        count: items of the task.
-
-    Attributes:
-        keys: of the items, in order.
-    """
-
-    __slots__ = ("_data", "_first", "_lines", "_ready", "keys")
-
-    def __init__(self, data: bytes, first: int, count: int) -> None:
-        self._data = data
-        self._first = first
-        self._lines: list[str] = []
-        pairs = unpack_slice(data)[first : first + count]
-        self.keys = [key for key, _ in pairs]
-        self._ready: list[dict[str, Any] | None] = [item for _, item in pairs]
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def take(self, position: int) -> dict[str, Any]:
-        """The item at this place in the task; nobody else has this copy."""
-        item = self._ready[position]
-        if item is None:
-            again: dict[str, Any] = json.loads(self.text(position))
-            return again
-        self._ready[position] = None
-        return item
-
-    def text(self, position: int) -> str:
-        """The item's JSON text, as it was planned."""
-        if not self._lines:
-            self._lines = zlib.decompress(self._data).decode().split("\n")
-        line = self._lines[self._first + position]
-        _, end = _DECODER.raw_decode(line, 1)
-        return line[end:].partition(",")[2].rstrip()[:-1]
-
-
-def unpack_segment(data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every (key, item) of a segment: its slices stand one behind the other."""
-    while data:
-        reader = zlib.decompressobj()
-        lines = reader.decompress(data).decode().split("\n")
-        data = reader.unused_data
-        for line in lines:
-            if line:
-                key, item = json.loads(line)
-                yield key, item
-
-
-def slices_of(number: int, data: bytes) -> Iterator[Slice]:
-    """The slices of a segment, as they were planned."""
-    offset = 0
-    while data:
-        reader = zlib.decompressobj()
-        count = reader.decompress(data).count(b"\n")
-        length = len(data) - len(reader.unused_data)
-        yield Slice(number, offset, length, count, hashlib.sha256(data[:length]).hexdigest())
-        offset, data = offset + length, reader.unused_data
 
 
 class JobStore:
@@ -258,7 +149,7 @@ class JobStore:
         One GET per segment.
         """
         found = self.segments(round_no, draft)
-        with closing(ahead(self.objects.get, found, window=2)) as segments:
+        with closing(prefetch(self.objects.get, found, window=2)) as segments:
             for place, (key, data) in enumerate(segments):
                 number = keys.segment_number(draft, place)
                 if data is None or key != self.paths.segment(round_no, number):
@@ -299,10 +190,10 @@ class JobStore:
         return None if data is None else Marker.from_json(data)
 
     def commit(self, marker: Marker) -> Marker:
-        """Create the task's marker and return the one that stands: ours, or the winner's.
+        """Create the task's marker and return the one that counts: ours, or the winner's.
 
-        A refusal may be our own first try whose reply was lost, so the marker that
-        stands is read, never guessed.
+        A refusal may be our own first try whose reply was lost, so the marker is read, never
+        guessed.
         """
         if self.objects.put_new(self.paths.done(marker.task), marker.to_json()):
             return marker
@@ -318,12 +209,12 @@ class JobStore:
         self.objects.put(self.paths.proposed(marker.task, marker.attempt), marker.to_json())
 
     def publish(self, task: TaskId, attempt: int, where: Slice) -> Marker:
-        """Make the proposed marker that the table decided for the one that stands.
+        """Publish the proposed marker that the table has chosen.
 
-        Whoever does this writes the same bytes, so it may be done twice.
+        Every caller writes the same bytes, so it may be done twice.
 
         Raises:
-            ForeignMarker: if what was proposed is not of the task's slice.
+            ForeignMarker: if the proposed marker is not of the task's slice.
         """
         data = self.objects.get(self.paths.proposed(task, attempt))
         if data is None:
@@ -334,7 +225,7 @@ class JobStore:
         return marker
 
     def upload_part(self, key: str, data: bytes, kind: str, rows: int) -> Part:
-        """Upload a part and return what the marker says of it."""
+        """Upload a part and return its entry for the marker."""
         self.objects.put(key, data)
         return Part(kind, key, len(data), hashlib.sha256(data).hexdigest(), rows)
 
@@ -361,29 +252,26 @@ class JobStore:
         """
         done = self.paths.done_folder
         keys = self.objects.list(done if round_no is None else f"{done}{round_no:03}-")
-        with closing(ahead(self.objects.get, keys)) as markers:
+        with closing(prefetch(self.objects.get, keys)) as markers:
             for key, data in markers:
                 if data is None:
                     raise ServiceError(f"{key} was listed and can't be read; try again")
                 yield Marker.from_json(data)
 
 
-def probe_conditional_put(objects: ObjectStore, paths: JobPaths) -> bool:
-    """Whether the store refuses to create an object twice; three requests.
+def probe_conditional_put(objects: ObjectStore, key: str) -> bool:
+    """Whether the store refuses to create an object twice; one request, or two.
 
-    Some stores ignore ``If-None-Match``, and then the table decides between markers.
+    Some stores ignore ``If-None-Match``, and then the table decides between markers. The object
+    stays: where it exists, the first request is refused and gives the answer.
     """
-    key = paths.probe(uuid.uuid4().hex)
-    objects.put_new(key, b"1")
-    refused = not objects.put_new(key, b"2")
-    objects.delete(key)
-    return refused
+    return not objects.put_new(key, b"") or not objects.put_new(key, b"")
 
 
 def probe_replacing(objects: ObjectStore, paths: JobPaths) -> float | None:
-    """The store's time, if it keeps to both conditions of a PUT; None if not.
+    """The store's time, if it respects both conditions of a PUT; None if not.
 
-    A store that does lets one of several processes replace an object. Six requests.
+    Such a store lets exactly one of several processes replace an object. Six requests.
     """
     key = paths.probe(uuid.uuid4().hex)
     objects.put_new(key, b"1")

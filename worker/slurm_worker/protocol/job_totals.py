@@ -1,10 +1,9 @@
-"""What the tasks of a job that are done say together: a sum that only ever grows.
+"""Totals of a job's done tasks; they only grow.
 
-A done row never changes, so it is added once and need not be read again. The sum holds
-what every view of a job wants: items and rows, failures by class, nodes and workers,
-progress over time, how long tasks took, AWS requests. Its size does not grow with the
-number of tasks: time has at most `MOST_BUCKETS` buckets, durations have `PER_DOUBLING`
-per doubling.
+A done row never changes, so it is counted once and not read again. The totals hold what the
+views of a job show: items and rows, failures by class, nodes and workers, progress over time,
+durations of tasks, AWS requests. Their size does not grow with the number of tasks: the time
+line has at most `MOST_BUCKETS` buckets, durations have `PER_DOUBLING` per doubling.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from slurm_worker.protocol.tasks import TaskRow
@@ -24,15 +23,15 @@ PER_DOUBLING = 8
 
 
 @dataclass(slots=True)
-class Share:
-    """What one node, or one worker, has done; `busy_ms` is the time its tasks took."""
+class WorkTotals:
+    """The work of one node or worker; `busy_ms` is the time that its tasks took."""
 
     tasks: int = 0
     ok: int = 0
     failed: int = 0
     busy_ms: int = 0
 
-    def add(self, other: Share) -> None:
+    def add(self, other: WorkTotals) -> None:
         """Count these too."""
         self.tasks += other.tasks
         self.ok += other.ok
@@ -41,15 +40,15 @@ class Share:
 
 
 @dataclass(slots=True)
-class Bucket:
-    """What was done within a stretch of time; `touched` counts the tasks that a class hit."""
+class TimeBucket:
+    """The work within one interval; `touched` counts tasks with a failure, by class."""
 
     tasks: int = 0
     ok: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     touched: Counter[str] = field(default_factory=Counter)
 
-    def add(self, other: Bucket) -> None:
+    def add(self, other: TimeBucket) -> None:
         """Count these too."""
         self.tasks += other.tasks
         self.ok += other.ok
@@ -58,8 +57,8 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Slow:
-    """A task that took long."""
+class SlowTask:
+    """One of the slowest tasks."""
 
     took_ms: int
     task: str
@@ -69,12 +68,12 @@ class Slow:
 
 @dataclass(slots=True)
 class JobTotals:
-    """The sum.
+    """The totals.
 
     Args:
-        tasks: tasks that are done; bisected ones among them, whose halves count their items.
+        tasks: done tasks, bisected ones included; the items of these are counted in the halves.
         lost: leases that these tasks had lost.
-        durations: tasks by the logarithm of the time they took; see `quantile_ms`.
+        durations: tasks by the logarithm of the time that they took; see `quantile_ms`.
         width_s: seconds of a bucket of `timeline`, whose keys are the buckets' numbers.
         slowest: the slowest tasks, the slowest first.
         requests: of workers to AWS, by kind.
@@ -86,16 +85,16 @@ class JobTotals:
     lost: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     requests: Counter[str] = field(default_factory=Counter)
-    nodes: dict[str, Share] = field(default_factory=dict)
-    workers: dict[str, Share] = field(default_factory=dict)
+    nodes: dict[str, WorkTotals] = field(default_factory=dict)
+    workers: dict[str, WorkTotals] = field(default_factory=dict)
     durations: Counter[int] = field(default_factory=Counter)
     width_s: int = FIRST_WIDTH_S
-    timeline: dict[int, Bucket] = field(default_factory=dict)
-    slowest: list[Slow] = field(default_factory=list)
+    timeline: dict[int, TimeBucket] = field(default_factory=dict)
+    slowest: list[SlowTask] = field(default_factory=list)
 
     def add_row(self, row: TaskRow) -> None:
         """Count a task that is done."""
-        # Counted in place: a Share, a Bucket and a Slow made for each row take as long as all else.
+        # Counted in place: new objects for each row would take as long as all the rest.
         failed = sum(row.failed_by.values())
         self.tasks += 1
         self.ok += row.items_ok
@@ -104,14 +103,14 @@ class JobTotals:
         for kind, count in row.requests.items():
             self.requests[kind] += count
         for shares, name in ((self.nodes, row.node), (self.workers, row.worker)):
-            share = shares.setdefault(name or "unknown", Share())
+            share = shares.setdefault(name or "unknown", WorkTotals())
             share.tasks += 1
             share.ok += row.items_ok
             share.failed += failed
             share.busy_ms += row.took_ms
         self.durations[_log(row.took_ms)] += 1
         number = row.finished_ms // (self.width_s * 1000)
-        bucket = self.timeline.setdefault(number, Bucket())
+        bucket = self.timeline.setdefault(number, TimeBucket())
         bucket.tasks += 1
         bucket.ok += row.items_ok
         for error_class, count in row.failed_by.items():
@@ -120,11 +119,11 @@ class JobTotals:
             if count:
                 bucket.touched[error_class] += 1
         if len(self.slowest) < _SLOWEST or row.took_ms >= self.slowest[-1].took_ms:
-            self._note_slow([Slow(row.took_ms, row.task, row.worker, row.node)])
+            self._keep_slowest([SlowTask(row.took_ms, row.task, row.worker, row.node)])
         self._coarsen()
 
     def add(self, other: JobTotals) -> None:
-        """Count all that `other` has counted, which is left as it is."""
+        """Add the totals of `other`, which is not changed."""
         self.tasks += other.tasks
         self.ok += other.ok
         self.rows += other.rows
@@ -133,18 +132,18 @@ class JobTotals:
         self.requests.update(other.requests)
         for ours, theirs in ((self.nodes, other.nodes), (self.workers, other.workers)):
             for name, share in theirs.items():
-                ours.setdefault(name, Share()).add(share)
+                ours.setdefault(name, WorkTotals()).add(share)
         self.durations.update(other.durations)
         while self.width_s < other.width_s:
             self._double()
         for number, bucket in other.timeline.items():
             start = number * other.width_s // self.width_s
-            self.timeline.setdefault(start, Bucket()).add(bucket)
-        self._note_slow(other.slowest)
+            self.timeline.setdefault(start, TimeBucket()).add(bucket)
+        self._keep_slowest(other.slowest)
         self._coarsen()
 
     def quantile_ms(self, share: float) -> float:
-        """Milliseconds that this share of the tasks took at most, to a tenth; 0 for no tasks."""
+        """The duration in ms that this share of tasks did not exceed, within 10 %; 0 for none."""
         left = share * self.durations.total()
         for number in sorted(self.durations):
             left -= self.durations[number]
@@ -161,15 +160,15 @@ class JobTotals:
             "lost": self.lost,
             "failed": dict(self.failed),
             "requests": dict(self.requests),
-            "nodes": {name: _share(each) for name, each in self.nodes.items()},
-            "workers": {name: _share(each) for name, each in self.workers.items()},
+            "nodes": {name: list(astuple(done)) for name, done in self.nodes.items()},
+            "workers": {name: list(astuple(done)) for name, done in self.workers.items()},
             "durations": {str(number): count for number, count in self.durations.items()},
             "width_s": self.width_s,
             "timeline": {
-                str(number): [each.tasks, each.ok, dict(each.failed), dict(each.touched)]
-                for number, each in self.timeline.items()
+                str(number): [bucket.tasks, bucket.ok, dict(bucket.failed), dict(bucket.touched)]
+                for number, bucket in self.timeline.items()
             },
-            "slowest": [[each.took_ms, each.task, each.worker, each.node] for each in self.slowest],
+            "slowest": [list(astuple(task)) for task in self.slowest],
         }
 
     @classmethod
@@ -182,18 +181,18 @@ class JobTotals:
             lost=raw["lost"],
             failed=Counter(raw["failed"]),
             requests=Counter(raw["requests"]),
-            nodes={name: Share(*each) for name, each in raw["nodes"].items()},
-            workers={name: Share(*each) for name, each in raw["workers"].items()},
+            nodes={name: WorkTotals(*done) for name, done in raw["nodes"].items()},
+            workers={name: WorkTotals(*done) for name, done in raw["workers"].items()},
             durations=Counter({int(number): count for number, count in raw["durations"].items()}),
             width_s=raw["width_s"],
             timeline={
-                int(number): Bucket(tasks, ok, Counter(failed), Counter(touched))
+                int(number): TimeBucket(tasks, ok, Counter(failed), Counter(touched))
                 for number, (tasks, ok, failed, touched) in raw["timeline"].items()
             },
-            slowest=[Slow(*each) for each in raw["slowest"]],
+            slowest=[SlowTask(*task) for task in raw["slowest"]],
         )
 
-    def _note_slow(self, tasks: list[Slow]) -> None:
+    def _keep_slowest(self, tasks: list[SlowTask]) -> None:
         if (
             len(self.slowest) >= _SLOWEST
             and max(tasks, default=self.slowest[-1]) <= (self.slowest[-1])
@@ -209,12 +208,8 @@ class JobTotals:
         before, self.timeline = self.timeline, {}
         self.width_s *= 2
         for number, bucket in before.items():
-            self.timeline.setdefault(number // 2, Bucket()).add(bucket)
+            self.timeline.setdefault(number // 2, TimeBucket()).add(bucket)
 
 
 def _log(took_ms: int) -> int:
     return int(math.log2(took_ms) * PER_DOUBLING) if took_ms > 1 else 0
-
-
-def _share(share: Share) -> list[int]:
-    return [share.tasks, share.ok, share.failed, share.busy_ms]

@@ -1,14 +1,14 @@
 """The edges: what the table, the object store and the clock promise.
 
-Everything above speaks to these protocols only. Each has a real form (`backends/dynamodb.py`,
+All other code uses these protocols only. Each has a real form (`backends/dynamodb.py`,
 `backends/s3.py`, `backends/clock.py`) and an in-memory twin (`testing.py`), and one contract
-suite runs over both. Each call is one request to AWS unless it says otherwise.
+suite runs over both. Each call is one request to AWS unless its docstring says otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 #: What a row may hold. Numbers are ints: nothing in the table needs a fraction.
@@ -30,14 +30,21 @@ def str_of(row: Row, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A named conditional update: what to change, and when it is allowed.
+    """A conditional update of a row: what to change, when it is allowed, and the values of both.
 
-    Attribute names are written as ``#name`` and values as ``:name``.
+    Attribute names are written as ``#name`` and values as ``:name``. Statements are made by
+    the functions of `protocol/statements` and `rate_limits/statements.py` only, so
+    that a value that is missing is an argument that is missing.
+
+    Args:
+        name: what requests are counted as; statements of one name have the same two texts.
+        values: by name; exactly those that the texts use.
     """
 
     name: str
     update: str
     condition: str
+    values: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +56,14 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The condition did not hold; `row` is the row as it stands, None where there is none."""
+    """The condition did not hold; `row` is the current row, None where there is none."""
 
     row: Row | None
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """An object as a listing shows it.
+class ObjectInfo:
+    """An object in a listing.
 
     Args:
         key: its key.
@@ -70,12 +77,12 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredObject:
     """An object as it was read.
 
     Args:
         body: its bytes.
-        tag: what `ObjectStore.put_if` takes; other bytes have another tag (``ETag``).
+        tag: the ``ETag``, for `ObjectStore.put_if`; other bytes have another tag.
         modified: when it was written, in seconds since the epoch, by the store's clock.
     """
 
@@ -87,9 +94,9 @@ class Stored:
 class Rows(Protocol):
     """The table's four verbs.
 
-    A write's reply can be lost after the write was applied, and the client library then
-    repeats the request: `Refused` may be the answer to one's own success. Each caller
-    says what it does about that.
+    A write's reply can be lost after the write was applied. The client library then repeats
+    the request, so `Refused` may be the answer to a write that succeeded. Each caller says
+    what it does about that.
     """
 
     def get(self, pk: str, sk: str, *, consistent: bool = True) -> Row | None:
@@ -98,10 +105,8 @@ class Rows(Protocol):
     def put_new(self, row: Row) -> Applied | Refused:
         """Write `row` (with its ``pk`` and ``sk``) if no such row exists."""
 
-    def update(
-        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
-    ) -> Applied | Refused:
-        """Apply `statement` with ``:name`` taken from `values`."""
+    def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
+        """Apply `statement` to a row, if its condition holds."""
 
     def query(
         self,
@@ -114,7 +119,7 @@ class Rows(Protocol):
     ) -> Iterator[Row]:
         """Rows of a partition in order of ``sk``, past `after`; one request per page.
 
-        `backwards` they come from the last one on, down to `after`.
+        With `backwards`, rows come from the last one down to `after`.
         """
 
     def delete(self, pk: str, sk: str) -> None:
@@ -136,25 +141,24 @@ class ObjectStore(Protocol):
     def put_new(self, key: str, body: bytes) -> bool:
         """Write an object if none is there (``If-None-Match: *``).
 
-        False also where this very call's first try was applied and its reply lost: the
-        caller reads the object to know.
+        False also if this call's first try was applied and its reply lost: the caller reads
+        the object to know.
         """
 
-    def read(self, key: str) -> Stored | None:
+    def read(self, key: str) -> StoredObject | None:
         """The object with its tag and age; None where there is none."""
 
     def put_if(self, key: str, body: bytes, tag: str) -> bool:
         """Replace an object if it still has this tag (``If-Match``).
 
-        False also where this very call's first try was applied and its reply lost: the
-        caller reads the object to know. A store that ignores the condition replaces it
-        anyway.
+        False also if this call's first try was applied and its reply lost: the caller reads
+        the object to know. A store that ignores the condition replaces it anyway.
         """
 
     def list(self, prefix: str) -> Iterator[str]:
         """Keys under `prefix`, in order; one request per thousand."""
 
-    def entries(self, prefix: str) -> Iterator[Entry]:
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         """The same objects with size and age, for the same requests."""
 
     def delete(self, key: str) -> None:
@@ -177,17 +181,40 @@ class ObjectStore(Protocol):
         """
 
     def copy(self, source: str, key: str) -> None:
-        """Write an object that is there under another key, within the store.
+        """Copy an object to another key, within the store.
 
         Raises:
             Missing: if there is none.
         """
 
 
-class Clock(Protocol):
-    """Time of day for leases, and a timer that no one can set back.
+#: Events of log lines that a status query looks for: a failure of an item, and of a task.
+ITEM_FAILED, TASK_FAILED = "item failed", "task failed"
 
-    Safety rests on neither: a wrong clock wastes work and corrupts nothing.
+
+class Logger(Protocol):
+    """Writes log lines with named fields: structlog's bound logger, as far as it is used."""
+
+    def debug(self, event: str, **fields: object) -> None:
+        """Log a line for someone who looks for a fault."""
+
+    def info(self, event: str, **fields: object) -> None:
+        """Log a line."""
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Log something unexpected that the work continues after."""
+
+    def error(self, event: str, **fields: object) -> None:
+        """Log a failure."""
+
+    def exception(self, event: str, **fields: object) -> None:
+        """Log a failure, with the traceback of the exception that is being handled."""
+
+
+class Clock(Protocol):
+    """Time of day for leases, and a timer that is never set back.
+
+    Safety depends on neither: a wrong clock wastes work and corrupts nothing.
     """
 
     def now(self) -> float:

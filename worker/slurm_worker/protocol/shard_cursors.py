@@ -1,16 +1,16 @@
-"""How far each shard is worked off, shared by all workers: no one need read what is behind it.
+"""How far each shard is processed, shared by all workers, so that none reads the rows before.
 
     shard   done done failed done done leased done leased ready ready …
-                                 ▲ mark: every row up to here is in an end state
+                                 ▲ cursor: every row up to here is in an end state
 
-A row in an end state stays so within a *generation* of the job (`JobRow.generation`): only a new
-round, or a repair, brings old rows back, and either begins a new one, in which older marks count
-for nothing. So a mark that is missing or behind costs reads, and is never wrong.
+A row in an end state stays so within a *generation* of the job (`JobRow.generation`). Only a new
+round or a repair brings old rows back; both begin a new generation, in which older cursors are
+ignored. So a cursor that is missing or behind costs reads, and is never wrong.
 
-What is left of each shard as a whole is its *stage*: that every row is in an end state is as
-sure; that none is ready is what somebody saw, and a lease may run out, or be given back.
+The *stage* of a shard is what is left of it. ENDED is as certain as a cursor. LEASED is what a
+worker saw: a lease may expire or be given back.
 
-Requests: half a read unit to look at a mark, or at the stages of all shards; one write for every
+Requests: half a read unit to read a cursor, or the stages of all shards; one write per
 `ROWS_PER_CURSOR` rows that a shard has advanced, and two at its end.
 """
 
@@ -18,24 +18,25 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from slurm_worker.protocol import expressions, keys
+from slurm_worker.protocol import keys
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.ports import Applied, Rows, int_of, str_of
+from slurm_worker.protocol.statements import jobs as job_statements
 
-#: Rows of a shard between two marks; fewer than that are read as quickly as the mark.
+#: Rows of a shard between two cursors; fewer rows are read as quickly as the cursor.
 ROWS_PER_CURSOR = 25
 
 
 class Stage(IntEnum):
     """What is left of a shard; it only rises."""
 
-    READY = 0  #: tasks to lease, for all that is known
-    LEASED = 1  #: tasks that others hold
+    READY = 0  #: tasks to lease, as far as is known
+    LEASED = 1  #: only leased tasks
     ENDED = 2  #: nothing
 
 
 class ShardCursors:
-    """The marks and stages of one job.
+    """The cursors and stages of one job.
 
     Args:
         rows: the table.
@@ -48,32 +49,30 @@ class ShardCursors:
         self._pk = keys.job_pk(job)
         self._shards = shards
 
-    def find(self, shard: int, generation: int) -> str:
-        """The sort key up to which a shard is worked off; empty where nobody has told."""
-        row = self._rows.get(self._pk, keys.mark_sk(shard), consistent=False)
+    def read(self, shard: int, generation: int) -> str:
+        """The sort key up to which a shard is processed; empty where none is recorded."""
+        row = self._rows.get(self._pk, keys.cursor_sk(shard), consistent=False)
         return str_of(row, "after") if row and int_of(row, "generation") == generation else ""
 
-    def move(self, shard: int, generation: int, after: str) -> bool:
-        """Tell how far it is; False if another has seen it further on."""
+    def advance(self, shard: int, generation: int, after: str) -> bool:
+        """Record how far a shard is; False if another worker has recorded more."""
         result = self._rows.update(
             self._pk,
-            keys.mark_sk(shard),
-            expressions.MARK,
-            {"generation": generation, "after": after},
+            keys.cursor_sk(shard),
+            job_statements.advance_shard_cursor(generation, after),
         )
         return isinstance(result, Applied)
 
     def stages(self, generation: int) -> dict[int, Stage]:
         """What is left of each shard."""
         row = self._rows.get(self._pk, keys.stages_sk(generation), consistent=False) or {}
-        names = enumerate(map(expressions.stage_name, range(self._shards)))
+        names = enumerate(map(job_statements.stage_name, range(self._shards)))
         return {shard: Stage(int_of(row, name)) for shard, name in names}
 
-    def tell(self, shard: int, generation: int, stage: Stage) -> None:
-        """Tell what is left of a shard."""
+    def record_stage(self, shard: int, generation: int, stage: Stage) -> None:
+        """Record what is left of a shard."""
         self._rows.update(
             self._pk,
             keys.stages_sk(generation),
-            expressions.stage_of(shard),
-            {"stage": stage.value},
+            job_statements.record_stage(shard, stage.value),
         )

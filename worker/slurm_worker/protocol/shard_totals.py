@@ -1,7 +1,7 @@
-"""What a shard's done tasks come to, summed up by the workers, so that nobody need read them.
+"""Totals of each shard's done tasks, added up by the workers, so that their rows are not read.
 
     shard   done done failed done done leased done leased ready ready …
-            ├────── the sum ─────────┤ after
+            ├────── the total ───────┤ after
                       aside
 
 The worker that moves a shard's cursor (`shard_cursors.py`) over a multiple of `ROWS_PER_TOTAL`
@@ -21,28 +21,29 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slurm_worker.protocol import keys
+from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.job_store import JobStore
-from slurm_worker.protocol.job_table import JobRow, JobTable, RoundRow
+from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.job_totals import JobTotals
 from slurm_worker.protocol.keys import RoundState, TaskState
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
 
-#: Rows of a shard between two sums.
+#: Rows of a shard between two totals.
 ROWS_PER_TOTAL = 100
 _VERSION = 1
-#: Rows of a shard that are passed over although they are not done; each costs a GET per look.
+#: Ended rows that are not done and are skipped all the same; each costs a GET per status query.
 _MOST_ASIDE = 20
 
 
 @dataclass(slots=True)
-class ShardSum:
-    """The rows at a shard's beginning, of which no more will change.
+class ShardTotal:
+    """The first rows of a shard, which no longer change.
 
     Args:
         after: sort key of the last of them.
-        aside: sort keys of those that ended otherwise than done: a retry may bring them back.
-        done: what the done ones come to.
+        aside: sort keys of those that ended and are not done: a retry may bring them back.
+        done: the totals of those that are done.
     """
 
     after: str = ""
@@ -50,10 +51,10 @@ class ShardSum:
     done: JobTotals = field(default_factory=JobTotals)
 
     def take(self, row: TaskRow, rounds: Mapping[int, RoundRow]) -> bool:
-        """Count the next row; False if it, or what stands before it, may still change."""
+        """Count the next row; False if it, or a row before it, may still change."""
         round_row = rounds.get(row.round_no)
         if round_row is None or round_row.state is not RoundState.OPEN:
-            # Rows before this one may still come: a round's halves stand at its end.
+            # Rows before this one may still appear: a round's halves are at its end.
             return False
         if row.state is TaskState.DONE:
             self.done.add_row(row)
@@ -65,7 +66,7 @@ class ShardSum:
         return True
 
     def to_json(self, job: JobRow) -> bytes:
-        """To keep."""
+        """The object's bytes."""
         document = {
             "v": _VERSION,
             "job": job.rows_since,
@@ -76,7 +77,7 @@ class ShardSum:
         return json.dumps(document, separators=(",", ":")).encode()
 
     @classmethod
-    def from_json(cls, data: bytes | None, job: JobRow) -> ShardSum:
+    def from_json(cls, data: bytes | None, job: JobRow) -> ShardTotal:
         """Read what `to_json` wrote; empty if there is none of this job and this release."""
         raw: dict[str, Any] = json.loads(data) if data else {}
         if raw.get("v") != _VERSION or raw["job"] != job.rows_since:
@@ -84,8 +85,8 @@ class ShardSum:
         return cls(raw["after"], tuple(raw["aside"]), JobTotals.from_dict(raw["done"]))
 
 
-class Sums:
-    """The sums of one job's shards, as a worker brings them on.
+class ShardTotals:
+    """Updates the totals of one job's shards.
 
     Args:
         store: where they are kept.
@@ -99,24 +100,24 @@ class Sums:
         self._jobs = jobs
         self._table = table
 
-    def moved(self, shard: int, before: str, after: str) -> None:
-        """A shard's mark was moved: sum up, where that is due.
+    def cursor_advanced(self, shard: int, before: str, after: str) -> None:
+        """Update a shard's total after its cursor was advanced, if that is due.
 
         Raises:
             ServiceError: if the table or the store can't be reached.
         """
         if self._step(before) != self._step(after):
-            self.bring_on(shard)
+            self.update(shard)
 
-    def bring_on(self, shard: int) -> None:
-        """Take every row that can be taken.
+    def update(self, shard: int) -> None:
+        """Count every row that can be counted.
 
-        Two who do so at a time read the same; whoever writes last wins.
+        Two workers that do so at the same time read the same rows; the last write stays.
         """
         job = self._jobs.get()
-        rounds = {each.number: each for each in self._jobs.rounds()}
+        rounds = {row.number: row for row in self._jobs.rounds()}
         key = self._paths.shard_progress(shard)
-        found = ShardSum.from_json(self._objects.get(key), job)
+        found = ShardTotal.from_json(self._objects.get(key), job)
         known = found.after
         while True:
             rows = self._table.page(shard, found.after, ROWS_PER_TOTAL)
@@ -126,7 +127,7 @@ class Sums:
             self._objects.put(key, found.to_json(job))
 
     def _step(self, sk: str) -> tuple[int, int]:
-        """Rows of the same step are summed up together."""
+        """Rows of the same step are added up together."""
         if not sk:
             return 0, 0
         round_no, sequence = keys.parse_task_sk(sk)

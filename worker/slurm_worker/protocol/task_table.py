@@ -2,7 +2,7 @@
 
 Requests per task: one write to create, one to claim, one to complete, one per
 heartbeat; reads are the claim pages of `node/task_finder.py`. A row stays under 1 KB, so each
-write is one unit. Every method says what it does where the write was applied and its
+write is one unit. Every method says what it does if the write was applied and its
 reply lost, because the client library then repeats the request and is refused.
 """
 
@@ -12,15 +12,16 @@ import heapq
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import cast
 
 from slurm_worker.errors import ErrorClass, UserError
-from slurm_worker.protocol import expressions, keys
-from slurm_worker.protocol.crashes import Crash
+from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_config import LeaseConfig
-from slurm_worker.protocol.job_store import Marker, Slice
+from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.keys import JobId, TaskId, TaskState
-from slurm_worker.protocol.ports import Applied, Clock, Refused, Rows, Statement, Value, int_of
+from slurm_worker.protocol.ports import Applied, Clock, Refused, Row, Rows, Statement, int_of
+from slurm_worker.protocol.slices import Slice
+from slurm_worker.protocol.statements import tasks as task_statements
+from slurm_worker.protocol.task_history import Crash, HistoryEntry, TaskEvent, read_history
 from slurm_worker.protocol.tasks import (
     Candidate,
     Claimed,
@@ -39,10 +40,9 @@ class RowConflict(UserError):
     """A task's row was written by another plan."""
 
 
-#: Entries of a row's history, of whatever kind, and characters of each: within the 1 KB.
+#: Entries of a row's history, and characters of a worker's name in each: within the 1 KB.
 HISTORY_LIMIT = 5
-_ENTRY_LIMIT = 80
-_SERVICE_FAILED = "a service failed; given back by"
+_NAME_LIMIT = 40
 
 
 class TaskTable:
@@ -68,26 +68,15 @@ class TaskTable:
     def create(self, round_no: int, sequence: int, where: Slice, attempt: int = 0) -> None:
         """Write a new row; a row that exists (a restarted planner's) is left as it is.
 
-        A lost reply is refused when repeated, which is as good: the row is there. A row that
-        stands in for a lost one starts from the last `attempt` that is known of.
+        A write that is repeated after a lost reply is refused, and the row is there. A row that
+        replaces a lost one starts from the last known `attempt`.
 
         Raises:
-            RowConflict: if the row that stands is of other items.
+            RowConflict: if the existing row has other items.
         """
-        result = self.rows.put_new(
-            {
-                "pk": self._pk(sequence),
-                "sk": keys.task_sk(round_no, sequence),
-                "state": TaskState.READY.value,
-                "segment": where.segment,
-                "offset": where.offset,
-                "length": where.length,
-                "items": where.count,
-                "sha256": where.sha256,
-                **({"first": where.first} if where.first else {}),
-                **({"attempt": attempt} if attempt else {}),
-            }
-        )
+        row = TaskRow(round_no, sequence, TaskState.READY, where, attempt)
+        key: Row = {"pk": self._pk(sequence), "sk": row.sk}
+        result = self.rows.put_new({**key, **row.to_row()})
         if result.row is not None and (standing := TaskRow.from_row(result.row)).where != where:
             raise RowConflict(
                 f"job_id: task {standing.task} of {self.job!r} has a row in the table that another "
@@ -96,21 +85,21 @@ class TaskTable:
 
     def page(self, shard: int, after: str, limit: int) -> list[TaskRow]:
         """Up to `limit` rows of a shard past the sort key `after`, as they are now."""
-        return [each.read() for each in self.candidates(shard, after, limit)]
+        return [candidate.read() for candidate in self.candidates(shard, after, limit)]
 
     def candidates(self, shard: int, after: str, limit: int) -> list[Candidate]:
-        """As `page`, for whoever looks for one row among them."""
+        """As `page`, for a choice of one row among them."""
         rows = self.rows.query(
             keys.task_pk(self.job, shard), after=after, limit=limit, consistent=True
         )
         return [Candidate(row) for row in rows]
 
     def all_rows(self, shard: int) -> Iterator[TaskRow]:
-        """Every row of a shard, perhaps a second old: half the price."""
+        """Every row of a shard, perhaps a second old, for half the price."""
         for row in self.rows.query(keys.task_pk(self.job, shard)):
             yield TaskRow.from_row(row)
 
-    def of_round(self, round_no: int) -> Iterator[TaskRow]:
+    def rows_of_round(self, round_no: int) -> Iterator[TaskRow]:
         """A round's rows in the order of their numbers, halves of bisected tasks last.
 
         As they are now; a request per page of each shard.
@@ -118,19 +107,20 @@ class TaskTable:
         shards = (self._of_round(shard, round_no) for shard in range(self.shards))
         return heapq.merge(*shards, key=lambda row: row.sequence)
 
-    def of_their_tasks(self, markers: Iterable[Marker], round_no: int) -> Iterator[Marker]:
-        """A round's markers, each checked to be made from the items of its task.
+    def check_markers(self, markers: Iterable[Marker], round_no: int) -> Iterator[Marker]:
+        """A round's markers, after a check that each was made from the items of its task.
 
-        Beside the requests of `of_round` one for each row that came after its page was read.
+        The requests are those of `rows_of_round`, and one for each row that was written after
+        its page was read.
 
         Args:
             markers: in the order of their tasks.
             round_no: the round.
 
         Raises:
-            ForeignMarker: naming one that is not, or whose task has no row.
+            ForeignMarker: naming a marker of other items, or whose task has no row.
         """
-        rows = self.of_round(round_no)
+        rows = self.rows_of_round(round_no)
         row = next(rows, None)
         for marker in markers:
             _, sequence = keys.parse_task_id(marker.task)
@@ -159,88 +149,66 @@ class TaskTable:
 
         Args:
             row: the task, as it was seen.
-            owner: who leases it.
+            owner: the worker that leases it.
             request: an id of this request that no other has; drawn where none is given.
         """
-        request, values = self._taking(owner, request)
-        return self._taken(row, owner, request, expressions.CLAIM, values)
+        request = request or uuid.uuid4().hex
+        now = self._ms()
+        statement = task_statements.claim(owner, request, now, self._until(now))
+        return self._lease(row, owner, request, statement)
 
     def steal(self, row: TaskRow, owner: str, request: str = "") -> Claimed | Held | GivenUp:
-        """Lease a task whose lease has run out, as `row` was seen a heartbeat ago.
+        """Lease a task whose lease has expired, as `row` was seen a heartbeat ago.
 
         A task that has lost its lease `max_lost` times may be what kills its workers. The
-        thief bisects it (`Lease.to_bisect`); one that can't be is quarantined here instead.
-        Arguments are those of `claim`.
+        worker that steals it bisects it (`Lease.to_bisect`); one that can't be bisected is
+        quarantined here instead. Arguments are those of `claim`.
         """
-        request, values = self._taking(owner, request)
-        values |= {
-            "leased": TaskState.LEASED.value,
-            "dead": self._ms() - int(self.lease.margin_s * 1000),
-            "seen": row.version,
-        }
-        values["none"] = []
+        now = self._ms()
+        dead = now - int(self.lease.margin_s * 1000)
         if row.lost + 1 >= self.lease.max_lost and not row.can_bisect:
-            return self._quarantine(row, owner, values)
-        values["event"] = self._event(row, f"stolen by {owner} from {row.owner}")
-        return self._taken(row, owner, request, expressions.STEAL, values)
+            return self._quarantine(row, owner, dead)
+        request = request or uuid.uuid4().hex
+        history = self._entry(row, TaskEvent.STOLEN, owner, previous=row.owner)
+        until = self._until(now)
+        statement = task_statements.steal(
+            owner, request, now, until, dead=dead, seen=row.version, history=history
+        )
+        return self._lease(row, owner, request, statement)
 
     def heartbeat(
         self, lease: Lease, ok: int, failed: int, *, checkpoint: str = ""
     ) -> Renewed | Lost:
-        """Renew the lease, note progress and the checkpoint; repeating it does no harm."""
-        result = self._held(
-            lease,
-            expressions.HEARTBEAT,
-            {
-                "until": self._ms() + int(self.lease.ttl_s * 1000),
-                "request": uuid.uuid4().hex,
-                "ok": ok,
-                "failed": failed,
-                "checkpoint": checkpoint,
-            },
+        """Renew the lease, record progress and the checkpoint; repeating it does no harm."""
+        until, version = self._until(self._ms()), uuid.uuid4().hex
+        statement = task_statements.heartbeat(
+            lease.owner,
+            lease.attempt,
+            version,
+            until,
+            ok=ok,
+            failed=failed,
+            checkpoint=checkpoint,
         )
+        result = self._update(lease.task, statement)
         if isinstance(result, Applied):
             return Renewed()
         return Lost(TaskRow.from_row(result.row) if result.row else None)
 
     def complete(self, marker: Marker) -> None:
-        """Bring the row to what the marker says, whoever made it.
+        """Bring the row to what the marker says, whichever worker made it.
 
-        Safe to repeat and for anybody to call: the marker has already decided. A refusal
+        Safe to repeat, and for any worker to call: the marker has already decided. A refusal
         means that the row is done by the same decision.
         """
-        round_no, sequence = keys.parse_task_id(marker.task)
-        self.rows.update(
-            self._pk(sequence),
-            keys.task_sk(round_no, sequence),
-            expressions.COMPLETE,
-            {
-                "done": TaskState.DONE.value,
-                "winner": marker.attempt,
-                "ok": marker.ok,
-                "failed": sum(marker.failed.values()),
-                "by": cast("dict[str, Value]", marker.failed),
-                "rows": marker.rows,
-                "now": self._ms(),
-                "worker": marker.worker,
-                "node": marker.slurm.get("node", ""),
-                "took": max(0, int((marker.finished - marker.started) * 1000)),
-                "requests": cast("dict[str, Value]", marker.requests),
-            },
-        )
+        self._update(marker.task, task_statements.complete(marker, self._ms()))
 
     def decide(self, marker: Marker) -> int:
-        """The attempt whose marker shall stand, where the store can't decide: the first asked.
+        """The attempt whose marker counts, where the store can't decide: the first to ask.
 
         A refusal names the winner; it may be our own first try whose reply was lost.
         """
-        round_no, sequence = keys.parse_task_id(marker.task)
-        result = self.rows.update(
-            self._pk(sequence),
-            keys.task_sk(round_no, sequence),
-            expressions.DECIDE,
-            {"winner": marker.attempt},
-        )
+        result = self._update(marker.task, task_statements.decide(marker.attempt))
         return int_of(result.row or {}, "winner")
 
     def fail(
@@ -257,58 +225,55 @@ class TaskTable:
         Refused after a lost reply, or because the lease was lost: either way it is gone.
         """
         final = final or lease.row.tries + 1 >= self.lease.max_tries
-        self._held(
-            lease,
-            expressions.FAIL,
-            {
-                "next": (TaskState.FAILED if final else TaskState.READY).value,
-                "not_before": self._ms() + int(delay_s * 1000),
-                "class": error_class.value,
-                "message": message[:_MESSAGE_LIMIT],
-                "zero": 0,
-                "one": 1,
-                "none": [],
-                "event": self._event(
-                    lease.row, f"{error_class.value} a{lease.attempt} {lease.owner}"
-                ),
-            },
+        statement = task_statements.fail(
+            lease.owner,
+            lease.attempt,
+            next_state=TaskState.FAILED if final else TaskState.READY,
+            not_before=self._ms() + int(delay_s * 1000),
+            error_class=error_class,
+            message=message[:_MESSAGE_LIMIT],
+            history=self._entry(
+                lease.row,
+                TaskEvent.FAILED,
+                lease.owner,
+                attempt=lease.attempt,
+                error_class=error_class.value,
+            ),
         )
+        self._update(lease.task, statement)
 
     def give_back(self, lease: Lease, checkpoint: str = "") -> None:
         """Give the lease back by no fault of its task, or excuse a loss that came before this.
 
-        For a holder that lives and could not go on, because a service failed or the lease ran
-        out meanwhile. What it has committed, the next holder finds. One write, or two.
+        For a live holder that could not continue, because a service failed or the lease
+        expired meanwhile. The next holder finds what it has committed. One write, or two.
         """
-        what = f"{_SERVICE_FAILED} {lease.owner}"
-        # A service that fails for minutes must not fill the history: the first time tells.
-        told = any(_SERVICE_FAILED in entry for entry in lease.row.history)
-        if not self._owned(lease, "" if told else what, checkpoint):
-            self.excuse(lease)
+        # A service that fails for minutes must not fill the history: the first entry is enough.
+        recorded = any(entry.event is TaskEvent.SERVICE_FAILED for entry in lease.row.history)
+        event = None if recorded else TaskEvent.SERVICE_FAILED
+        if not self._release(lease, event, checkpoint, lease.row.requests):
+            self.excuse_loss(lease)
 
-    def excuse(self, lease: Lease) -> None:
-        """Say that the holder from whom this lease was stolen lives: the loss does not count.
+    def excuse_loss(self, lease: Lease) -> None:
+        """Report that the holder from whom this lease was stolen lives: the loss does not count.
 
-        Refused means that nothing was stolen, or that this was said before.
+        Refused means that nothing was stolen, or that this was reported before.
         """
-        values: dict[str, Value] = {
-            "leased": TaskState.LEASED.value,
-            "ready": TaskState.READY.value,
-            "attempt": lease.attempt,
-            "zero": 0,
-            "one": 1,
-        }
-        self.rows.update(self._pk(lease.row.sequence), lease.row.sk, expressions.EXCUSE, values)
+        self._update(lease.task, task_statements.excuse_loss(lease.attempt))
 
-    def disown(self, row: TaskRow, owner: str, request: str) -> None:
-        """Give back what a claim, or a steal, of `row` may have got whose answer never came.
+    def undo_claim(self, row: TaskRow, owner: str, request: str) -> None:
+        """Give back what a claim, or a steal, of `row` may have leased whose reply never came.
 
-        Refused means that it got nothing, or that this was said before. Of what the same worker
-        has leased since by another request nothing is given back, however late this is said.
+        Refused means that it leased nothing, or that this was done before. What the same
+        worker has leased since by another request stays leased, however late this arrives.
         """
-        values = self._released(row, f"released by {owner}", row.checkpoint, row.requests)
-        values |= {"leased": TaskState.LEASED.value, "taking": request}
-        self.rows.update(self._pk(row.sequence), row.sk, expressions.DISOWN, values)
+        statement = task_statements.undo_claim(
+            request,
+            checkpoint=row.checkpoint,
+            requests=row.requests,
+            history=self._entry(row, TaskEvent.RELEASED, owner),
+        )
+        self._update(row.task, statement)
 
     def release(
         self, lease: Lease, checkpoint: str = "", requests: Mapping[str, int] | None = None
@@ -320,30 +285,31 @@ class TaskTable:
             checkpoint: names what is saved of it.
             requests: made of AWS for the task so far, by kind, for the marker to come.
         """
-        return self._owned(lease, f"released by {lease.owner}", checkpoint, requests)
+        requests = requests or lease.row.requests
+        return self._release(lease, TaskEvent.RELEASED, checkpoint, requests)
 
-    def crashed(self, task: TaskId, attempt: int, owner: str, crash: Crash) -> bool:
-        """Say on which item the process that held the lease died, and give the lease back.
+    def record_crash(self, task: TaskId, attempt: int, owner: str, crash: Crash) -> bool:
+        """Record on which item the process that held the lease died, and give the lease back.
 
-        False if the lease is gone: it ran out first, or this was said before.
+        False if the lease is gone: it expired first, or this was recorded before.
         """
-        values: dict[str, Value] = {
-            "ready": TaskState.READY.value,
-            "crash": [crash.to_text()],
-            "none": [],
-            "event": [f"{self._ms()} crashed: {crash.to_text()}"[:_ENTRY_LIMIT]],
-        }
-        result = self._held_by(owner, task, attempt, expressions.CRASHED, values)
-        return isinstance(result, Applied)
+        entry = HistoryEntry(
+            self._ms(),
+            TaskEvent.CRASHED,
+            owner[:_NAME_LIMIT],
+            error_class=crash.error_class.value,
+            position=crash.position,
+        )
+        statement = task_statements.record_crash(owner, attempt, crash, entry)
+        return isinstance(self._update(task, statement), Applied)
 
     def abandon(self, task: TaskId, attempt: int, owner: str) -> bool:
-        """Say that the holder of a lease is dead: the lease ends now, as if it had run out.
+        """Report that the holder of a lease is dead: the lease ends now, as if it had expired.
 
-        False if the lease is gone. A request that the dead have sent may still arrive and
-        renew it; then it runs out by itself.
+        False if the lease is gone. A request that the dead process has sent may still arrive
+        and renew it; then it expires by itself.
         """
-        result = self._held_by(owner, task, attempt, expressions.ABANDON, {"zero": 0})
-        return isinstance(result, Applied)
+        return isinstance(self._update(task, task_statements.abandon(owner, attempt)), Applied)
 
     def create_halves(self, row: TaskRow) -> None:
         """Write the rows of a bisected task's halves; those that exist stay."""
@@ -353,41 +319,17 @@ class TaskTable:
     def reopen(self, row: TaskRow, round_no: int) -> bool:
         """Make a failed or quarantined task ready again, for a retry's round.
 
-        False if the round has done so before, or somebody else has since `row` was read. Only
-        `generations.open_round` may call this: a task that comes back has to be found.
+        False if the round has done so before, or another has since `row` was read. Only
+        `generations.open_round` may call this: workers must look for a task that comes back.
         """
-        result = self.rows.update(
-            self._pk(row.sequence),
-            row.sk,
-            expressions.REOPEN,
-            {
-                "ready": TaskState.READY.value,
-                "was": row.state.value,
-                "attempt": row.attempt,
-                "round": round_no,
-                "zero": 0,
-                "one": 1,
-                "none": [],
-                "event": [f"{self._ms()} reopened: retry round {round_no}"[:_ENTRY_LIMIT]],
-            },
-        )
-        return isinstance(result, Applied)
+        entry = HistoryEntry(self._ms(), TaskEvent.REOPENED, round_no=round_no)
+        statement = task_statements.reopen(row.state, row.attempt, round_no, entry)
+        return isinstance(self._update(row.task, statement), Applied)
 
-    def attribute(self, row: TaskRow, error_class: ErrorClass, message: str) -> bool:
-        """Say why the workers of a quarantined task died; False if somebody else has."""
-        result = self.rows.update(
-            self._pk(row.sequence),
-            row.sk,
-            expressions.ATTRIBUTE,
-            {
-                "quarantined": TaskState.QUARANTINED.value,
-                "attempt": row.attempt,
-                "unknown": ErrorClass.WORKER_CRASH.value,
-                "class": error_class.value,
-                "message": message[:_MESSAGE_LIMIT],
-            },
-        )
-        return isinstance(result, Applied)
+    def record_cause(self, row: TaskRow, error_class: ErrorClass, message: str) -> bool:
+        """Record why the workers of a quarantined task died; False if it is recorded already."""
+        statement = task_statements.record_cause(row.attempt, error_class, message[:_MESSAGE_LIMIT])
+        return isinstance(self._update(row.task, statement), Applied)
 
     def _pk(self, sequence: int) -> str:
         return keys.task_pk(self.job, keys.shard_of(sequence, self.shards))
@@ -395,7 +337,23 @@ class TaskTable:
     def _ms(self) -> int:
         return int(self.clock.now() * 1000)
 
-    def _event(self, row: TaskRow, what: str) -> list[Value]:
+    def _until(self, now: int) -> int:
+        return now + int(self.lease.ttl_s * 1000)
+
+    def _update(self, task: TaskId, statement: Statement) -> Applied | Refused:
+        round_no, sequence = keys.parse_task_id(task)
+        return self.rows.update(self._pk(sequence), keys.task_sk(round_no, sequence), statement)
+
+    def _entry(
+        self,
+        row: TaskRow,
+        event: TaskEvent,
+        worker: str,
+        *,
+        previous: str = "",
+        attempt: int = 0,
+        error_class: str = "",
+    ) -> list[HistoryEntry]:
         """An entry for the history, none where it is full.
 
         The history changes only in writes that end the lease under which `row` was read,
@@ -403,31 +361,13 @@ class TaskTable:
         """
         if len(row.history) >= HISTORY_LIMIT:
             return []
-        return [f"{self._ms()} {what}"[:_ENTRY_LIMIT]]
+        names = worker[:_NAME_LIMIT], previous[:_NAME_LIMIT]
+        return [HistoryEntry(self._ms(), event, *names, error_class, attempt)]
 
-    def _taking(self, owner: str, request: str) -> tuple[str, dict[str, Value]]:
-        request = request or uuid.uuid4().hex
-        now = self._ms()
-        return request, {
-            "ready": TaskState.READY.value,
-            "leased": TaskState.LEASED.value,
-            "owner": owner,
-            "request": request,
-            "until": now + int(self.lease.ttl_s * 1000),
-            "now": now,
-            "zero": 0,
-            "one": 1,
-        }
-
-    def _taken(
-        self,
-        row: TaskRow,
-        owner: str,
-        request: str,
-        statement: Statement,
-        values: dict[str, Value],
+    def _lease(
+        self, row: TaskRow, owner: str, request: str, statement: Statement
     ) -> Claimed | Held:
-        result = self.rows.update(self._pk(row.sequence), row.sk, statement, values)
+        result = self._update(row.task, statement)
         if result.row is None:
             return Held(None)
         standing = TaskRow.from_row(result.row)
@@ -435,67 +375,35 @@ class TaskTable:
             return Claimed(Lease(standing, owner))
         return Held(standing)
 
-    def _quarantine(self, row: TaskRow, owner: str, values: dict[str, Value]) -> Held | GivenUp:
+    def _quarantine(self, row: TaskRow, owner: str, dead: int) -> Held | GivenUp:
         """Give a task up; a refusal whose row holds our entry is our own lost reply."""
-        entry = f"{self._ms()} quarantined by {owner}"[:_ENTRY_LIMIT]
-        result = self.rows.update(
-            self._pk(row.sequence),
-            row.sk,
-            expressions.QUARANTINE,
-            values
-            | {
-                "quarantined": TaskState.QUARANTINED.value,
-                "class": ErrorClass.WORKER_CRASH.value,
-                "message": f"the lease was lost {row.lost + 1} times, last by {row.owner}",
-                "event": [entry],
-            },
+        names = owner[:_NAME_LIMIT], row.owner[:_NAME_LIMIT]
+        entry = HistoryEntry(self._ms(), TaskEvent.QUARANTINED, *names)
+        message = f"the lease was lost {row.lost + 1} times, last by {row.owner}"
+        statement = task_statements.quarantine(
+            dead=dead, seen=row.version, message=message, history=entry
         )
-        history = cast("list[Value]", (result.row or {}).get("history") or [])
-        return GivenUp() if isinstance(result, Applied) or entry in history else Held(None)
+        result = self._update(row.task, statement)
+        ours = isinstance(result, Applied) or entry in read_history(result.row or {})
+        return GivenUp() if ours else Held(None)
 
-    def _owned(
+    def _release(
         self,
         lease: Lease,
-        what: str,
+        event: TaskEvent | None,
         checkpoint: str,
-        requests: Mapping[str, int] | None = None,
+        requests: Mapping[str, int],
     ) -> bool:
         """Let a lease go without counting a try; False if it is ours no more."""
-        values = self._released(lease.row, what, checkpoint, requests or lease.row.requests)
-        return isinstance(self._held(lease, expressions.RELEASE, values), Applied)
-
-    def _released(
-        self, row: TaskRow, what: str, checkpoint: str, requests: Mapping[str, int]
-    ) -> dict[str, Value]:
-        return {
-            "ready": TaskState.READY.value,
-            "checkpoint": checkpoint,
-            "requests": cast("dict[str, Value]", dict(requests)),
-            "none": [],
-            "event": self._event(row, what) if what else [],
-        }
-
-    def _held(
-        self, lease: Lease, statement: Statement, values: dict[str, Value]
-    ) -> Applied | Refused:
-        return self._held_by(lease.owner, lease.task, lease.attempt, statement, values)
-
-    def _held_by(
-        self,
-        owner: str,
-        task: TaskId,
-        attempt: int,
-        statement: Statement,
-        values: dict[str, Value],
-    ) -> Applied | Refused:
-        """A write that only the holder of this lease, or whoever follows it, is granted."""
-        round_no, sequence = keys.parse_task_id(task)
-        return self.rows.update(
-            self._pk(sequence),
-            keys.task_sk(round_no, sequence),
-            statement,
-            values | {"leased": TaskState.LEASED.value, "owner": owner, "attempt": attempt},
+        history = [] if event is None else self._entry(lease.row, event, lease.owner)
+        statement = task_statements.release(
+            lease.owner,
+            lease.attempt,
+            checkpoint=checkpoint,
+            requests=requests,
+            history=history,
         )
+        return isinstance(self._update(lease.task, statement), Applied)
 
 
 def halves_of(row: TaskRow) -> tuple[TaskRow, TaskRow]:
@@ -505,7 +413,7 @@ def halves_of(row: TaskRow) -> tuple[TaskRow, TaskRow]:
         raise ValueError(f"{row.task} is a half already")
     middle = row.where.count // 2
     first, second = row.where.first, row.where.first + middle
-    one, other = (keys.parse_task_id(each) for each in halves)
+    one, other = map(keys.parse_task_id, halves)
     return (
         TaskRow(*one, TaskState.READY, replace(row.where, first=first, count=middle)),
         TaskRow(

@@ -1,22 +1,23 @@
-"""A task's row as it was read, the lease on it, and how asking for one comes out."""
+"""A task's row as it was read, the lease on it, and the results of claiming one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import cast
 
 from slurm_worker.protocol import keys
-from slurm_worker.protocol.job_store import Slice
 from slurm_worker.protocol.keys import TaskId, TaskState
-from slurm_worker.protocol.ports import Row, Value, int_of, str_of
+from slurm_worker.protocol.ports import Row, int_of
+from slurm_worker.protocol.row_fields import RowFields
+from slurm_worker.protocol.slices import SLICE_FIELDS, Slice
+from slurm_worker.protocol.task_history import Crash, HistoryEntry, read_crashes, read_history
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
     """One row of the table, read.
 
-    Times are in milliseconds, by AWS's clock. Of a task that is done, `worker`, `node`,
-    `took_ms` (of the attempt that won) and `requests` are what its marker says.
+    Times are in milliseconds, by AWS's clock. In a task that is done, `worker`, `node`,
+    `took_ms` (of the attempt that won) and `requests` come from its marker.
     """
 
     round_no: int
@@ -38,8 +39,8 @@ class TaskRow:
     winner: int = 0
     rows: int = 0
     checkpoint: str = ""
-    crashes: tuple[str, ...] = ()
-    history: tuple[str, ...] = ()
+    crashes: tuple[Crash, ...] = ()
+    history: tuple[HistoryEntry, ...] = ()
     reopened: int = 0
     started_ms: int = 0
     finished_ms: int = 0
@@ -67,47 +68,36 @@ class TaskRow:
     def from_row(cls, row: Row) -> TaskRow:
         """Read a row of the table."""
         round_no, sequence = keys.parse_task_sk(str(row["sk"]))
-        return cls(
+        return _TASK.read(
+            row,
             round_no=round_no,
             sequence=sequence,
-            state=TaskState(row["state"]),
-            where=Slice(
-                segment=int_of(row, "segment"),
-                offset=int_of(row, "offset"),
-                length=int_of(row, "length"),
-                count=int_of(row, "items"),
-                sha256=str_of(row, "sha256"),
-                first=int_of(row, "first"),
-            ),
-            attempt=int_of(row, "attempt"),
-            owner=str_of(row, "owner"),
-            version=str_of(row, "version"),
-            lease_until_ms=int_of(row, "lease_until"),
-            not_before_ms=int_of(row, "not_before"),
-            tries=int_of(row, "tries"),
-            lost=int_of(row, "lost"),
-            items_ok=int_of(row, "items_ok"),
-            items_failed=int_of(row, "items_failed"),
-            failed_by=cast("dict[str, int]", row.get("failed_by") or {}),
-            error_class=str_of(row, "error_class"),
-            error=str_of(row, "error"),
-            winner=int_of(row, "winner"),
-            rows=int_of(row, "rows"),
-            checkpoint=str_of(row, "checkpoint"),
-            crashes=tuple(str(each) for each in cast("list[Value]", row.get("crashes") or [])),
-            history=tuple(cast("list[str]", row.get("history") or [])),
-            reopened=int_of(row, "reopened"),
-            started_ms=int_of(row, "started"),
-            finished_ms=int_of(row, "finished"),
-            worker=str_of(row, "worker"),
-            node=str_of(row, "node"),
-            took_ms=int_of(row, "took"),
-            requests=cast("dict[str, int]", row.get("requests") or {}),
+            where=SLICE_FIELDS.read(row),
+            crashes=read_crashes(row),
+            history=read_history(row),
         )
+
+    def to_row(self) -> Row:
+        """The attributes of a new row, without its key."""
+        return {**_TASK.write(self), **SLICE_FIELDS.write(self.where)}
+
+
+_TASK = RowFields(
+    TaskRow,
+    names={
+        "lease_until_ms": "lease_until",
+        "not_before_ms": "not_before",
+        "started_ms": "started",
+        "finished_ms": "finished",
+        "took_ms": "took",
+    },
+    read={"state": TaskState},
+    beside=("round_no", "sequence", "where", "crashes", "history"),
+)
 
 
 class Candidate:
-    """A row of a page, as far as is needed to choose by; of most nothing more is read."""
+    """A row of a page; only what a choice needs is read."""
 
     __slots__ = ("_row", "sk", "state")
 
@@ -162,14 +152,14 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Somebody else was quicker, or the row is not claimable; `row` is how it stands."""
+    """Another worker was quicker, or the row is not claimable; `row` is the current row."""
 
     row: TaskRow | None
 
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
-    """The task lost its lease too often: we have quarantined it."""
+    """The task lost its lease too often, and this call has quarantined it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +169,6 @@ class Renewed:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The lease is gone: stop, discard, take the next task."""
+    """The lease is lost: stop, discard, take the next task."""
 
     row: TaskRow | None

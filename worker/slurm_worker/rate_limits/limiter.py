@@ -25,49 +25,52 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from slurm_worker.protocol import expressions, keys
-from slurm_worker.protocol.audit_log import Note, no_note
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.audit_log import RecordEvent, ignore_event
 from slurm_worker.protocol.job_config import LimitConfig
-from slurm_worker.protocol.ports import Applied, Clock, Row, Rows, Statement, int_of
+from slurm_worker.protocol.ports import Applied, Clock, Refused, Row, Rows, Statement, int_of
+from slurm_worker.rate_limits import statements
 from slurm_worker.rate_limits.quota import NO_QUOTA, Allotment, closes, day_of, opens, share_of
+from slurm_worker.rate_limits.slices import (
+    MOST_TOKENS,
+    MOST_WRITES_PER_S,
+    SliceSize,
+    reservation_of,
+    slice_of,
+)
 
 _CUT = 0.7
 _CUT_WINDOW_S = 10.0
 _RAISE = 1.05
 _RAISE_AFTER_S = 10.0
-#: The longest that a server's ``Retry-After`` is heeded.
+#: The longest ``Retry-After`` of a server that is respected.
 MOST_RETRY_AFTER_S = 600.0
-_MOST_TOKENS = 100
-#: Of the row of a limit: a third of what a partition takes, for writes are refused, too.
-_MOST_WRITES_PER_S = 300
 _SHORTEST_HORIZON_S = 5.0
 _SLEEP_SLICE_S = 0.5
 _FRESH_S = 2.0
-#: So many slices used whole, and the next are larger.
-_CLEAN_SLICES = 40
-#: So many refusals in a row are answered by another try at once.
+#: Refusals in a row after which the next try comes at once.
 _REFUSED_AT_ONCE = 4
-#: So many tries to give back what is held of a day's quota.
+#: Tries to give back what is held of a day's quota.
 _RETURN_TRIES = 4
 
 
 class Stopped(Exception):
-    """The worker is asked to stop while it waits for a token."""
+    """The worker was stopped while it waited for a token."""
 
 
 @dataclass(slots=True)
-class Numbers:
-    """What a limiter was used for.
+class LimiterCounts:
+    """What a limiter has done.
 
     Args:
         granted: calls that were granted, and charged to the day's quota where there is one.
-        returned: those of them that were given back at the end.
+        returned: granted calls that were given back at the end.
         slots: places in the schedule that were reserved; no fewer than calls.
-        late: slots thrown away, because their time had passed.
-        stale: slots thrown away, because the rate was cut after they were reserved.
+        late: slots that were dropped because their time had passed.
+        stale: slots that were dropped because the rate was cut after they were reserved.
         reservations: writes that reserved tokens.
-        refusals: writes that didn't: the schedule was full, or our picture of it old.
-        penalties: times that the server said 429.
+        refusals: writes that reserved none: the schedule was full, or our copy of the row old.
+        penalties: answers with status 429.
     """
 
     granted: int = 0
@@ -89,99 +92,14 @@ class Token:
     """One call that may be made.
 
     Args:
-        at: from then on, in seconds since the epoch (AWS time).
+        at: not before this, in seconds since the epoch (AWS time).
         until: no later than this.
-        day: whose quota it is charged to.
+        day: the day whose quota it is charged to.
     """
 
     at: float
     until: float
     day: int
-
-
-def bound(rate: float, burst: int, send_window_s: float, skew_s: float, n: int, t: float) -> float:
-    """The most requests in any window of `t` seconds.
-
-    Args:
-        rate: tokens per second.
-        burst: tokens at once after an idle time.
-        send_window_s: how late a token may be sent (L).
-        skew_s: how wrong a worker's clock may be (eps).
-        n: tokens of one reservation.
-        t: the window's length in seconds.
-    """
-    return rate * (t + send_window_s + burst / rate + 2 * skew_s) + n
-
-
-def safe_rate(
-    quota: float, t: float, burst: int, send_window_s: float, skew_s: float, n: int
-) -> float:
-    """The rate that keeps `bound` within a vendor's `quota` per `t` seconds; 0 if none does."""
-    return max(0.0, (quota - n - burst) / (t + send_window_s + 2 * skew_s))
-
-
-def slice_of(rate: float, workers: int) -> int:
-    """Tokens of one reservation.
-
-    About a second's worth of a worker's share, so few writes and little waste; more where
-    that would be many workers' writes to one row, of which DynamoDB takes 1,000 a second.
-
-    Args:
-        rate: tokens per second.
-        workers: worker processes that share the limit.
-    """
-    writes_per_s = min(max(1, workers), _MOST_WRITES_PER_S)
-    return max(1, min(_MOST_TOKENS, round(rate / writes_per_s)))
-
-
-def reservation_of(rate: float, workers: int, quota: int | None) -> int:
-    """Tokens of one reservation: `slice_of`, or the worker's part of a quota where that is less.
-
-    Args:
-        rate: tokens per second.
-        workers: worker processes that share the limit.
-        quota: calls per day; None for no limit.
-    """
-    share = share_of(quota, workers, slice_of(rate, _MOST_WRITES_PER_S))
-    return min(slice_of(rate, workers), share)
-
-
-class SliceSize:
-    """How many slots a worker takes at a time: as many as it uses before they are over.
-
-    It falls to what was used after two slices in a row with slots that passed unused (one may
-    be a pause), and rises by a quarter, slowly, so that trying wastes little of the schedule.
-
-    Args:
-        most: slots at a time, at the most.
-        least: and at the least, for the limit's row to serve all workers.
-    """
-
-    def __init__(self, most: int, least: int) -> None:
-        self.now = self._most = most
-        self._least = min(most, least)
-        self._wasteful = self._clean = 0
-        self._used = 0
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the worker uses all that it may take."""
-        return self.now == self._most
-
-    def ended(self, used: int, late: int) -> None:
-        """A slice is over: so many of its slots were used, so many passed unused."""
-        if not late:
-            self._wasteful = 0
-            self._clean += 1
-            if self._clean >= _CLEAN_SLICES:
-                self.now = min(self._most, self.now + max(1, self.now // 4))
-                self._clean = 0
-            return
-        self._clean = 0
-        self._wasteful += 1
-        if self._wasteful > 1:
-            self.now = min(self.now, max(self._least, used, self._used))
-        self._used = used
 
 
 class RateLimiter:
@@ -193,7 +111,7 @@ class RateLimiter:
         workers: workers that share it, for the size of a slice and the horizon.
         clock: AWS time.
         rng: jitter.
-        note: told of the cuts of the rate that are this worker's doing.
+        record: is called for each cut of the rate that this worker makes.
     """
 
     def __init__(
@@ -203,21 +121,21 @@ class RateLimiter:
         workers: int,
         clock: Clock,
         rng: random.Random,
-        note: Note = no_note,
+        record: RecordEvent = ignore_event,
     ) -> None:
         self.config = config
-        self.numbers = Numbers()
+        self.counts = LimiterCounts()
         #: How long the first slot of the last slice was ahead when it was reserved.
         self.queue_s = 0.0
         self._rows = rows
         self._clock = clock
         self._rng = rng
-        self._note = note
+        self._record = record
         self._lock = threading.Lock()
-        self._asking = threading.Lock()
+        self._request_lock = threading.Lock()
         self._slots: deque[float] = deque()
         self._allotment = Allotment()
-        #: Of the slice that was reserved last: slots used, and passed unused.
+        #: Slots of the last slice that were used, and that passed unused.
         self._used = self._late = 0
         self._checked = 0.0
         self._epoch = 0
@@ -226,14 +144,14 @@ class RateLimiter:
         self._row: Row = {}
         self._pk = keys.limit_pk(config.scope, config.name)
         self._sk = keys.limit_sk()
-        least = slice_of(config.rate, _MOST_WRITES_PER_S)
+        least = slice_of(config.rate, MOST_WRITES_PER_S)
         self._share = share_of(config.quota_per_day, workers, least)
-        #: Of one reservation; more only where a burst is due.
+        #: Tokens of one reservation; more only where a burst is due.
         self.tokens = reservation_of(config.rate, workers, config.quota_per_day)
         self._size = SliceSize(self.tokens, least)
         self._workers = workers
         self._burst_s = (config.burst - 1) / config.rate
-        #: All workers take their turn within this; a shorter horizon would have them poll.
+        #: All workers take their turn within this time; with a shorter horizon they would poll.
         self._turn_s = workers * self.tokens / config.rate
         self._horizon_s = max(_SHORTEST_HORIZON_S, 1.2 * self._turn_s)
 
@@ -256,7 +174,7 @@ class RateLimiter:
             self.discard(token)
 
     def token(self, stopping: Callable[[], bool]) -> Token:
-        """The next token; asks for more when there is none here.
+        """The next token; reserves more when there is none here.
 
         Raises:
             Stopped, ServiceError: as `acquire`.
@@ -267,7 +185,7 @@ class RateLimiter:
         return token
 
     def poll(self) -> Token | None:
-        """A token that is here and not over, without any request; None if none is."""
+        """A token that is held and still valid, without a request; None if there is none."""
         with self._lock:
             if self._clock.boot_time() - self._checked > _FRESH_S:
                 return None
@@ -279,27 +197,27 @@ class RateLimiter:
                     self._used += 1
                     return token
                 self._late += 1
-                self.numbers.late += 1
+                self.counts.late += 1
             self._slots.clear()
             return None
 
     def usable(self, token: Token) -> bool:
-        """Whether a token may still be used; to be asked right before sending."""
+        """Whether a token may still be used; call this right before sending."""
         return self._clock.now() <= token.until
 
     def discard(self, token: Token) -> None:
-        """No call was made for this token, and none will be: its slot is lost, its call is not."""
+        """Drop a token that no call is made for: its slot is lost, its call is not."""
         with self._lock:
             self._allotment.put_back(token.day)
             self._used -= 1
             self._late += 1
-            self.numbers.late += 1
+            self.counts.late += 1
 
     def close(self) -> None:
         """Give back what is held of the day's quota: a read and a write, if anything is.
 
-        Where it can't be known whether a write was applied it is not repeated: some of the
-        quota is lost for the day then, as in a crash.
+        A write is not repeated if it may have been applied: some of the quota is then lost for
+        the day, as in a crash.
 
         Raises:
             ServiceError: if the table can't be reached.
@@ -315,57 +233,51 @@ class RateLimiter:
             if int_of(row, "window") != day:
                 return
             returns = int_of(row, "returns")
-            result = self._rows.update(
-                self._pk,
-                self._sk,
-                expressions.RETURN_QUOTA,
-                {
-                    "calls": held,
-                    "window": day,
-                    "returns": returns,
-                    "request": request,
-                    "zero": 0,
-                    "one": 1,
-                },
-            )
+            result = self._update(statements.return_quota(held, day, returns, request))
             row = result.row or {}
             if isinstance(result, Applied) or row.get("returned_by") == request:
-                self.numbers.returned += held
+                self.counts.returned += held
                 return
             if int_of(row, "returns") != returns + 1:
                 return
-            # One other has given back meanwhile, so ours was refused each time it arrived.
+            # Another worker has given back meanwhile, so ours was refused each time.
 
     def reserve(self) -> float:
-        """Have slots to `poll`, with one request or two; seconds to wait before the next try.
+        """Get slots for `poll` by one or two requests; seconds to wait before the next try.
 
         Raises:
             ServiceError: if the table can't be reached.
         """
-        with self._asking:
+        with self._request_lock:
             if self._slots and self._revalidate():
                 return 0.0
             return self._reserve()
 
     def penalize(self, retry_after_s: float | None) -> None:
-        """The server said 429: cut the shared rate once per window, heed ``Retry-After``."""
+        """After a 429: cut the shared rate once per window, and respect ``Retry-After``."""
         now = self._clock.now()
-        self.numbers.penalties += 1
-        with self._asking:
+        self.counts.penalties += 1
+        with self._request_lock:
             with self._lock:
                 self._slots.clear()
             row = self._read()
             if retry_after_s:
                 pause = min(retry_after_s, MOST_RETRY_AFTER_S)
                 # Refused means that the schedule is already later than that.
-                self._rows.update(
-                    self._pk, self._sk, expressions.PUSH_TAT, {"tat": _us(now + pause)}
-                )
+                self._update(statements.push_schedule(_us(now + pause)))
+            now = self._clock.now()
             cut = self._change_rate(
-                row, expressions.CUT_RATE, self._own_rate(row) * _CUT, _CUT_WINDOW_S
+                statements.cut_rate(
+                    _thousandths(self._own_rate(row) * _CUT),
+                    int_of(row, "epoch"),
+                    _us(now),
+                    _us(now - _CUT_WINDOW_S),
+                ),
+                row,
+                now,
             )
         if cut:
-            self._note(
+            self._record(
                 "rate_cut",
                 {
                     "limit": self.config.name,
@@ -377,7 +289,7 @@ class RateLimiter:
             )
 
     def _revalidate(self) -> bool:
-        """Whether slots that were granted a while ago still stand: half a read unit."""
+        """Whether slots that were reserved a while ago are still valid: half a read unit."""
         if self._clock.boot_time() - self._checked <= _FRESH_S:
             return True
         row = self._rows.get(self._pk, self._sk, consistent=False) or {}
@@ -385,7 +297,7 @@ class RateLimiter:
             self._checked = self._clock.boot_time()
             if int_of(row, "epoch") <= self._epoch:
                 return True
-            self.numbers.stale += len(self._slots)
+            self.counts.stale += len(self._slots)
             self._slots.clear()
             self._row = row
             return False
@@ -393,7 +305,7 @@ class RateLimiter:
     def _reserve(self) -> float:
         """Reserve a slice. A lost reply wastes it: the client's repeat reserves another."""
         row = self._row or self._read()
-        self._climb(row)
+        self._restore_rate(row)
         rate, now = self._own_rate(self._row), self._clock.now()
         floor = _us(now) - math.ceil(self._burst_s * 1e6)
         if wait_s := self._wait_for_day(now, floor):
@@ -405,24 +317,25 @@ class RateLimiter:
         cost = math.ceil(tokens * 1e6 / rate)
         ceiling = _us(now) + _us(self._horizon_s)
         behind = int_of(row, "tat") < floor and not self._crowded
-        result = self._rows.update(
-            self._pk,
-            self._sk,
-            expressions.RESERVE_NOW if behind else expressions.RESERVE_NEXT,
-            {
-                "cost": cost,
-                "charge": charge,
-                "floor": floor,
-                "floor_plus_cost": floor + cost,
-                "ceiling": ceiling,
-                "epoch": int_of(row, "epoch"),
-                "window": day,
-                "most": self._quota - charge,
-            },
-        )
+        epoch, most = int_of(row, "epoch"), self._quota - charge
+        if behind:
+            statement = statements.reserve_now(
+                cost=cost, charge=charge, floor=floor, epoch=epoch, window=day, most=most
+            )
+        else:
+            statement = statements.reserve_next(
+                cost=cost,
+                charge=charge,
+                floor=floor,
+                ceiling=ceiling,
+                epoch=epoch,
+                window=day,
+                most=most,
+            )
+        result = self._update(statement)
         self._row = result.row or {}
-        # Far ahead of what we took: others reserve too, and will have when we ask again, so
-        # that our picture of the row is no guide to whether the schedule is behind.
+        # Far ahead of what we reserved: others reserve too, and will have by our next request,
+        # so our copy of the row does not show whether the schedule is behind.
         self._crowded = int_of(self._row, "tat") - _us(now) > 1.5 * cost
         if isinstance(result, Applied):
             self._refused_in_a_row = 0
@@ -431,12 +344,12 @@ class RateLimiter:
         return self._refused((int_of(self._row, "tat") - ceiling) / 1e6)
 
     def _refused(self, ahead_s: float) -> float:
-        """Seconds to wait after a refusal, the schedule being so far beyond the horizon."""
-        self.numbers.refusals += 1
+        """Seconds to wait after a refusal; the schedule is `ahead_s` beyond the horizon."""
+        self.counts.refusals += 1
         if ahead_s > 0:
             return ahead_s + self._rng.uniform(0, self._turn_s)
-        # Our picture of the row was old; the refusal brought the true one. Should the row never
-        # be as it looks, we must not ask without a pause.
+        # Our copy of the row was old; the refusal brought the current one. If that happens again
+        # and again, we must not send requests without a pause.
         self._refused_in_a_row += 1
         over = self._refused_in_a_row - _REFUSED_AT_ONCE
         return self._rng.uniform(0, min(1.0, 0.01 * 2.0**over)) if over > 0 else 0.0
@@ -445,14 +358,14 @@ class RateLimiter:
         """How many slots to take: our part of those that are `due`, as after an idle time."""
         tokens = self._size.now
         if self._size.is_whole:
-            tokens = max(tokens, min(math.ceil(due / self._workers), _MOST_TOKENS, self._share))
+            tokens = max(tokens, min(math.ceil(due / self._workers), MOST_TOKENS, self._share))
         row = self._row
         left = self._quota - int_of(row, "used")
         lacks = self._allotment.lacks(tokens, int_of(row, "window"))
         return tokens - max(0, lacks - left)
 
     def _wait_for_day(self, now: float, floor: int) -> float:
-        """Seconds until a call can be had of a quota per day, whose day is begun here; or 0."""
+        """Seconds until the quota per day allows a call, or 0; begins the day if it is due."""
         if self.config.quota_per_day is None:
             return 0.0
         if day_of(now) > int_of(self._row, "window"):
@@ -463,21 +376,21 @@ class RateLimiter:
         slot = max(int_of(self._row, "tat"), floor) / 1e6
         if max(now, slot) < closes(day) and self._wanted(0) > 0:
             return 0.0
-        # A day begins by the clock; its first calls spread over a turn of all workers.
+        # Workers start a day at different times within a turn, so that calls spread out.
         return opens(day + 1) - now + self._rng.uniform(0, self._turn_s)
 
     def _take(self, first: int, tokens: int, step: float, charge: int) -> None:
         with self._lock:
-            self._size.ended(self._used, self._late)
+            self._size.record(self._used, self._late)
             self._used = self._late = 0
             self._allotment.charged(int_of(self._row, "window"), charge)
             self.queue_s = max(0.0, first / 1e6 - self._clock.now())
             self._slots.extend((first + j * step) / 1e6 for j in range(tokens))
             self._checked = self._clock.boot_time()
             self._epoch = int_of(self._row, "epoch")
-            self.numbers.reservations += 1
-            self.numbers.slots += tokens
-            self.numbers.granted += charge
+            self.counts.reservations += 1
+            self.counts.slots += tokens
+            self.counts.granted += charge
 
     def _token(self, slot: float) -> Token:
         day, until = self._allotment.day, slot + self._burst_s + self.config.send_window_s
@@ -491,50 +404,50 @@ class RateLimiter:
 
     def _begin_day(self, day: int) -> None:
         """Refused means that somebody else has begun it."""
-        result = self._rows.update(
-            self._pk, self._sk, expressions.NEW_WINDOW, {"window": day, "zero": 0}
-        )
+        result = self._update(statements.begin_day(day))
         self._row = result.row or {}
 
     def _own_rate(self, row: Row) -> float:
-        """Tokens a second: no more than our job says, whatever others that share the limit say."""
+        """Tokens per second: the row's rate, but at most our job's."""
         return min(_rate(row), self.config.rate)
 
-    def _climb(self, row: Row) -> None:
+    def _restore_rate(self, row: Row) -> None:
         """Raise a rate that was cut, a little at a time while no 429 comes.
 
-        One that was not is another configuration's, and ours is higher: it holds at once.
+        A rate that was not cut is that of another job's configuration: ours applies at once.
         """
-        # In thousandths, as the row has it: 500/min is no rate that a row can hold.
-        if int_of(row, "rate") >= round(self.config.rate * 1000):
+        if int_of(row, "rate") >= _thousandths(self.config.rate):
             return
         if int_of(row, "rate") == int_of(row, "full"):
-            self._change_rate(row, expressions.RAISE_RATE, self.config.rate, 0.0)
+            rate, window_s = self.config.rate, 0.0
         elif self._clock.now() - int_of(row, "changed") / 1e6 > _RAISE_AFTER_S:
-            rate = min(self.config.rate, _rate(row) * _RAISE)
-            self._change_rate(row, expressions.RAISE_RATE, rate, _RAISE_AFTER_S)
-
-    def _change_rate(self, row: Row, statement: Statement, rate: float, window_s: float) -> bool:
-        """Change it unless another has; whether it was us. `changed` tells a lost reply of ours."""
+            rate, window_s = min(self.config.rate, _rate(row) * _RAISE), _RAISE_AFTER_S
+        else:
+            return
         now = self._clock.now()
-        epoch = int_of(row, "epoch")
-        result = self._rows.update(
-            self._pk,
-            self._sk,
-            statement,
-            {
-                "rate": max(1, round(rate * 1000)),
-                "cap": round(self.config.rate * 1000),
-                "full": max(int_of(row, "full"), round(self.config.rate * 1000)),
-                "epoch": epoch,
-                "before": _us(now - window_s),
-                "now": _us(now),
-                "one": 1,
-            },
+        cap = _thousandths(self.config.rate)
+        statement = statements.raise_rate(
+            _thousandths(rate),
+            int_of(row, "epoch"),
+            _us(now),
+            _us(now - window_s),
+            cap=cap,
+            full=max(int_of(row, "full"), cap),
         )
+        self._change_rate(statement, row, now)
+
+    def _change_rate(self, statement: Statement, row: Row, now: float) -> bool:
+        """Change the rate unless another worker has; whether this worker did.
+
+        After a lost reply, `changed` shows that the change is ours.
+        """
+        result = self._update(statement)
         self._row = result.row or {}
-        ours = (int_of(self._row, "changed"), int_of(self._row, "epoch")) == (_us(now), epoch + 1)
-        return isinstance(result, Applied) or ours
+        changed = int_of(self._row, "changed"), int_of(self._row, "epoch")
+        return isinstance(result, Applied) or changed == (_us(now), int_of(row, "epoch") + 1)
+
+    def _update(self, statement: Statement) -> Applied | Refused:
+        return self._rows.update(self._pk, self._sk, statement)
 
     def _read(self) -> Row:
         row = self._rows.get(self._pk, self._sk)
@@ -542,8 +455,8 @@ class RateLimiter:
             fresh: Row = {
                 "pk": self._pk,
                 "sk": self._sk,
-                "rate": round(self.config.rate * 1000),
-                "full": round(self.config.rate * 1000),
+                "rate": _thousandths(self.config.rate),
+                "full": _thousandths(self.config.rate),
                 "tat": 0,
                 "epoch": 0,
                 "changed": 0,
@@ -572,6 +485,11 @@ def wait_until(when: float, clock: Clock, stopping: Callable[[], bool]) -> None:
 
 def _us(seconds: float) -> int:
     return int(seconds * 1e6)
+
+
+def _thousandths(rate: float) -> int:
+    """As the row holds a rate: 500 a minute is no rate that a row can hold."""
+    return max(1, round(rate * 1000))
 
 
 def _rate(row: Row) -> float:

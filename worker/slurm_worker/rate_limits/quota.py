@@ -1,22 +1,22 @@
-"""A limit's quota per day, as far as one worker process holds a part of it.
+"""A limit's quota per day: the part of it that one worker process holds.
 
-The quota is charged by the write that reserves slots of the schedule, and only for calls that the
-worker does not hold yet. A slot that passes unused leaves its call with the worker, for a later
-slot. So a call is charged once, and a crash loses no more than the worker held. All workers
-together hold at most a fiftieth of the quota. Makes no requests.
+The write that reserves slots of the schedule charges the quota, and only for calls that the
+worker does not hold yet. If a slot passes unused, the worker keeps its call for a later slot. So
+a call is charged once, and a crash loses no more than the worker held. All workers together hold
+at most a fiftieth of the quota. Makes no requests.
 
-Calls keep `GUARD_S` away from midnight (UTC) on both sides, so that a call falls into the day that
-was charged for it although clocks differ.
+No call is made within `GUARD_S` of midnight (UTC), so that a call falls into the day that was
+charged for it although clocks differ.
 """
 
 from __future__ import annotations
 
 DAY_S = 86_400
-#: More than clocks differ by (eps in `limits.bound`).
+#: More than clocks differ by (eps in `slices.bound`).
 GUARD_S = 1.0
-#: All workers together hold at most one part in so many.
+#: All workers together hold at most one of this many parts.
 _PARTS = 50
-#: Where there is no quota: more than anybody uses.
+#: Where there is no quota: more than any job uses.
 NO_QUOTA = 2**53
 
 
@@ -26,7 +26,7 @@ def share_of(quota: int | None, workers: int, least: int) -> int:
     Args:
         quota: calls per day; None for no limit.
         workers: worker processes that share it.
-        least: what a write has to reserve, for the row to serve all workers.
+        least: what a write has to reserve, so that the row can serve all workers.
     """
     if quota is None:
         return NO_QUOTA
@@ -39,17 +39,17 @@ def day_of(now: float) -> int:
 
 
 def opens(day: int) -> float:
-    """From when on calls of a day may be made, in seconds since the epoch."""
+    """When calls of a day may begin, in seconds since the epoch."""
     return day * DAY_S + GUARD_S
 
 
 def closes(day: int) -> float:
-    """Until when calls of a day may be made."""
+    """When calls of a day must end, in seconds since the epoch."""
     return (day + 1) * DAY_S - GUARD_S
 
 
 class Allotment:
-    """Calls that are charged to a day's quota and not made; the caller has the lock."""
+    """Calls that are charged to a day's quota and not made yet; the caller holds the lock."""
 
     def __init__(self) -> None:
         self.day = 0
@@ -63,20 +63,20 @@ class Allotment:
         return True
 
     def put_back(self, day: int) -> None:
-        """A call that was taken is surely not made."""
+        """Put a call back that was taken and not made."""
         if day == self.day:
             self.held += 1
 
     def lacks(self, calls: int, day: int) -> int:
-        """How many to charge, to hold so many of this day."""
+        """How many calls to charge, to hold this many of a day."""
         return max(0, calls - (self.held if day == self.day else 0))
 
     def charged(self, day: int, calls: int) -> None:
-        """So many more were charged; what is left of another day is void."""
+        """Add calls that were charged; what is left of another day is void."""
         self.held = calls + (self.held if day == self.day else 0)
         self.day = day
 
     def empty(self) -> tuple[int, int]:
-        """The day and what was held of it; nothing is, from here on."""
+        """Give up what is held: the day and the number of calls."""
         held, self.held = self.held, 0
         return self.day, held

@@ -1,11 +1,10 @@
-"""Checkpoints: an attempt's outcomes so far on S3, for whoever has the task next.
+"""Checkpoints: an attempt's outcomes so far on S3, for the next holder of the task.
 
-A checkpoint is a hint, never truth: one that is missing, damaged, or made from other
+A checkpoint is a hint, never the truth: one that is missing, damaged, or made from other
 input or other code is not used, and the attempt starts over. It is made only where doing
-the work again would cost more than uploading it.
+the work again would cost more than the upload.
 
-Requests: one PUT per checkpoint, noted in the heartbeat that is written anyway; one GET
-by the next attempt.
+Requests: one PUT per checkpoint, which the next heartbeat names; one GET by the next attempt.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from slurm_worker.protocol.job_store import JobStore
 from slurm_worker.protocol.keys import TaskId
@@ -26,7 +25,7 @@ _WORTH = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a checkpoint's outcomes were made from; other outcomes are not continued.
+    """What a checkpoint's outcomes were made from; an attempt continues no others.
 
     Args:
         task: the task.
@@ -46,12 +45,13 @@ class Checkpoints:
         store: the job's objects.
         origin: what the outcomes are made from.
         attempt: names the objects.
-        every_s: seconds between two, at the least; 0 turns them off.
+        every_s: least seconds between two; 0 turns them off.
     """
 
     def __init__(self, store: JobStore, origin: Origin, attempt: int, every_s: float) -> None:
         self._store = store
         self._origin = origin
+        self._origin_fields = list(astuple(origin))
         self._attempt = attempt
         self._every_s = every_s
         self._number = 0
@@ -59,19 +59,19 @@ class Checkpoints:
         self._items = 0
 
     def due(self, worked_s: float) -> bool:
-        """Whether what was worked since the last checkpoint is worth another."""
+        """Whether the work since the last checkpoint is worth another."""
         return self._every_s > 0 and worked_s >= max(self._every_s, _WORTH * self._cost_s)
 
     def worth_saving(self, worked_s: float) -> bool:
-        """Whether a worker that leaves the task should upload it first."""
+        """Whether a worker that gives the task back should upload one first."""
         return self._every_s > 0 and worked_s >= max(1.0, _WORTH * self._cost_s)
 
     def save(self, outcomes: Sequence[Outcome]) -> str:
-        """Upload the outcomes; return what the row notes: ``key sha256``. Empty if no news."""
+        """Upload the outcomes; the row's reference, ``key sha256``, empty if nothing is new."""
         items = sum(outcome.items for outcome in outcomes)
         if items <= self._items:
             return ""
-        head = {"origin": [self._origin.task, self._origin.input_sha256, self._origin.code]}
+        head = {"origin": self._origin_fields}
         lines = [json.dumps(head), *(json.dumps(outcome) for outcome in outcomes)]
         data = zlib.compress("\n".join(lines).encode(), 3)
         key = self._store.paths.checkpoint(self._origin.task, self._attempt, self._number)
@@ -80,21 +80,17 @@ class Checkpoints:
         self._items = items
         return f"{key.rsplit('/', 1)[1]} {hashlib.sha256(data).hexdigest()}"
 
-    def took(self, seconds: float) -> None:
-        """Note what the last upload cost."""
+    def record_cost(self, seconds: float) -> None:
+        """Record how long the last upload took."""
         self._cost_s = seconds
 
-    def load(self, note: str) -> list[Outcome]:
-        """The outcomes of a checkpoint that a row notes; none if it can't be used."""
-        name, _, digest = note.partition(" ")
+    def load(self, ref: str) -> list[Outcome]:
+        """The outcomes of a checkpoint, by the row's reference; none if it can't be used."""
+        name, _, digest = ref.partition(" ")
         data = self._store.objects.get(self._store.paths.checkpoints(self._origin.task) + name)
         if data is None or hashlib.sha256(data).hexdigest() != digest:
             return []
         head, *lines = zlib.decompress(data).decode().split("\n")
-        if json.loads(head)["origin"] != [
-            self._origin.task,
-            self._origin.input_sha256,
-            self._origin.code,
-        ]:
+        if json.loads(head)["origin"] != self._origin_fields:
             return []
         return [Outcome(*json.loads(line)) for line in lines]

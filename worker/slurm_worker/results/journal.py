@@ -1,13 +1,12 @@
 """The journal: outcomes of one attempt's items in SQLite on node-local scratch.
 
 WAL with ``synchronous=NORMAL`` loses nothing when the process is killed and never
-corrupts; a power cut may lose the last commits, which are then simply done again. Must
-not lie on NFS or Lustre, where WAL's shared memory does not work.
+corrupts; a power cut may lose the last commits, whose items are then run again. The file must
+not be on NFS or Lustre, where WAL's shared memory does not work.
 
-A worker has two of them and uses them in turn: while the outcomes of one task are
-committed, those of the next are journaled. An item is named by its position in the task;
-that a task's keys are distinct is checked when its slice is read (`store.read_slice`),
-which is what saves a second index here.
+A worker uses two journals in turn: while the outcomes of one task are committed, those of the
+next are journaled. An item is named by its position in the task. This needs no second index:
+`store.read_slice` checks that a task's keys are distinct.
 """
 
 from __future__ import annotations
@@ -27,20 +26,20 @@ CREATE TABLE IF NOT EXISTS outcomes (
     items INTEGER NOT NULL
 ) STRICT
 """
-#: The runners flush by the clock; this bounds what is kept in memory between two looks.
+#: The runners flush by the clock; this bounds what is kept in memory between two flushes.
 _BATCH = 1000
 
 
 class Outcome(NamedTuple):
-    """What became of one item.
+    """The outcome of one item.
 
     Args:
         position: the item's place in its task, from 0.
         error_class: empty where it succeeded.
         rows: lines in `body` (1 for a failed item).
-        body: JSON lines, each ended by a newline: the rows, or the one error record.
-        items: how many this speaks of: that many from `position` on. Neighbours that
-            succeeded are written as one, which saves most of what SQLite costs.
+        body: JSON lines, each with a newline at its end: the rows, or the one error record.
+        items: how many items, from `position` on, this is the outcome of. Neighbours that
+            succeeded are written as one, which saves most of SQLite's cost.
     """
 
     position: int
@@ -51,14 +50,13 @@ class Outcome(NamedTuple):
 
 
 class Journal:
-    """One attempt's outcomes, durable against the death of the process.
+    """One attempt's outcomes; they survive the death of the process.
 
-    One thread at a time writes; `snapshot` may be called from another meanwhile.
-
-    `ok`, `failed` and `rows` count what is flushed.
+    One thread at a time writes; another may call `snapshot` at any time. `ok`, `failed` and `rows`
+    count what is flushed.
 
     Args:
-        path: the SQLite file; made anew.
+        path: the SQLite file; created if absent.
 
     Raises:
         sqlite3.Error: from any method, when scratch is full or read-only.
@@ -73,7 +71,7 @@ class Journal:
         self.begin()
 
     def begin(self) -> None:
-        """Forget the last attempt; what it left goes with the first batch of this one."""
+        """Start an attempt; the first batch deletes the outcomes of the last one."""
         self._pending: list[Outcome] = []
         self._run: list[str] = []
         self._run_rows = 0
@@ -82,13 +80,13 @@ class Journal:
         self.ok = self.failed = self.rows = 0
 
     def add(self, outcome: Outcome) -> None:
-        """Note an outcome; written, and counted, with the next batch."""
+        """Record an outcome; it is written and counted with the next batch."""
         self._pending.append(outcome)
         if len(self._pending) >= _BATCH:
             self.flush()
 
     def add_ok(self, position: int, rows: int, lines: str) -> None:
-        """Note that an item succeeded, as `add` does, at less cost where it follows the last."""
+        """Record a success, as `add` does, at less cost where the item follows the last one."""
         if position != self._following:
             self._end_run()
         self._run.append(lines)
@@ -106,7 +104,7 @@ class Journal:
             self._run_rows = 0
 
     def flush(self) -> None:
-        """Write and count what is pending, so that the file holds this attempt and no other."""
+        """Write and count what is pending; the file then holds no other attempt's outcomes."""
         self.write()
         if self._stale:
             self._transact([])
@@ -134,13 +132,13 @@ class Journal:
                 self.rows += rows
 
     def positions(self) -> set[int]:
-        """Places of the items that have an outcome."""
+        """Positions of the items that have an outcome."""
         self.flush()
         found = self._db.execute("SELECT position, items FROM outcomes")
-        return {each for first, count in found for each in range(first, first + count)}
+        return {position for first, count in found for position in range(first, first + count)}
 
     def bodies(self, *, failed: bool) -> Iterator[str]:
-        """The lines of the items that failed, or of those that did not, in order."""
+        """The lines of the failed items, or of the others, in order."""
         self.flush()
         condition = "class <> ''" if failed else "class = ''"
         for (body,) in self._db.execute(
@@ -161,7 +159,7 @@ class Journal:
         )
 
     def snapshot(self) -> list[Outcome]:
-        """Every outcome written so far, through a connection of its own."""
+        """Every outcome written so far; uses its own connection."""
         if self._stale:
             return []
         reader = sqlite3.connect(self.path, isolation_level=None)
@@ -173,7 +171,7 @@ class Journal:
             reader.close()
 
     def restore(self, outcomes: Iterable[Outcome]) -> None:
-        """Start from what an earlier attempt had done."""
+        """Start from the outcomes of an earlier attempt."""
         for outcome in outcomes:
             self.add(outcome)
         self.write()

@@ -1,7 +1,7 @@
-"""JSON lines, read so that nothing in them is lost: each line is one object, or it is refused.
+"""JSON lines, read without loss: each line is one object, or an error.
 
-Python's reader keeps the last of two equal names, rounds numbers, and takes a value that
-crosses a line end; each is refused here, with the number of its line.
+Python's reader keeps the last of two equal names, rounds numbers, and accepts a value that
+crosses a line end. Here each of these is an error with the number of its line.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from decimal import Decimal, DecimalException
 from typing import Any
 
 Row = dict[str, Any]
-#: Without an exponent, a number of so many characters has at most 15 digits, which a double keeps.
+#: Without an exponent, a number of so many characters has at most 15 digits, which a double holds.
 _SHORT = 16
 
 
 class BadLine(ValueError):
-    """A line that can't be read as it is.
+    """A line that can't be read without loss.
 
     Args:
         number: the line's number, counted from 1.
-        reason: what is wrong, to read after "line N: ".
+        reason: what is wrong; it follows "line N: ".
     """
 
     def __init__(self, number: int, reason: str) -> None:
@@ -35,29 +35,29 @@ def parse(data: bytes, *, first: int = 1, exact: bool = False) -> list[Row]:
     Args:
         data: whole lines, each with its end.
         first: the number of the first line.
-        exact: whether to refuse numbers that a double does not keep, and half of a surrogate
-            pair. What Python has written from its own values has neither of the first.
+        exact: whether a number that a double does not hold, or half of a surrogate pair, is an
+            error. Lines that Python wrote from its own values have no such numbers.
 
     Raises:
-        BadLine: if a line is not one JSON object, names something twice in an object, or is
-            not kept exactly.
+        BadLine: if a line is not one JSON object, has a name twice in an object, or can't be
+            read exactly.
     """
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         raise BadLine(first + data.count(b"\n", 0, error.start), str(error)) from error
-    # Where half of a surrogate pair is, is known line by line only.
+    # Only line by line can the line of half a surrogate pair be known.
     singly = exact and b"\\u" in data
     rows = None if singly else _parse_together(text, exact_float if exact else None)
     return _parse_singly(text, first, exact=exact) if rows is None else rows
 
 
 def decode(text: str) -> Any:
-    """A JSON document, if it could be written again as it stands.
+    """A JSON document, if it can be read without loss.
 
     Raises:
-        ValueError: if it is none, names something twice in an object, or holds NaN, infinity,
-            a number that a double does not keep, or half of a surrogate pair.
+        ValueError: if it is not JSON, has a name twice in an object, or holds NaN, infinity,
+            a number that a double does not hold, or half of a surrogate pair.
         RecursionError: if it is nested too deeply.
     """
     value = _EXACT.decode(text)
@@ -70,7 +70,7 @@ def decode_row(line: str) -> Row:
     """The object of one line, by the rules of `decode`.
 
     Raises:
-        ValueError: saying what is wrong with the line, to read after its number.
+        ValueError: with what is wrong with the line.
     """
     return _row(line, _EXACT)
 
@@ -87,7 +87,7 @@ def exact_float(text: str) -> float:
     try:
         wanted = Decimal(text)
         digits = len(wanted.as_tuple().digits)
-        # `%.17g` writes more digits than are needed; they are the double's own all the same.
+        # `%.17g` writes more digits than are needed; they are still those of the double.
         kept = Decimal(repr(number)) == wanted or Decimal(f"{number:.{digits - 1}e}") == wanted
     except (DecimalException, ValueError):  # infinity, or an exponent beyond all bounds
         kept = False
@@ -102,9 +102,9 @@ def exact_float(text: str) -> float:
 def _parse_together(text: str, float_of: Callable[[str], float] | None) -> list[Row] | None:
     """All lines in one call, which takes half the time of a call for each.
 
-    None if some line is not one object. Between the lines stands a constant that no line may
-    hold. If it was read once for each line end, and each stands between two rows, then every
-    row began and ended on its own line.
+    None if some line is not one object. Between the lines a constant is inserted that no line may
+    hold. If it was read once for each line end, and always between two rows, then every row began
+    and ended on its own line.
     """
     if not text.endswith("}\n"):
         return None
@@ -122,13 +122,13 @@ def _parse_together(text: str, float_of: Callable[[str], float] | None) -> list[
     rows: list[Row] = found[::2]
     if marks.read != ends or len(found) != 2 * ends + 1:
         return None
-    if any(each is not marks for each in found[1::2]) or any(type(row) is not dict for row in rows):
+    if any(mark is not marks for mark in found[1::2]) or any(type(row) is not dict for row in rows):
         return None
     return rows
 
 
 class _Marks:
-    """Stands for each constant that was read, and counts them."""
+    """The value of each constant that was read; counts them."""
 
     def __init__(self) -> None:
         self.read = 0
@@ -160,17 +160,17 @@ def _row(line: str, decoder: json.JSONDecoder) -> Row:
     except RecursionError as error:
         raise ValueError("is nested too deeply") from error
     if type(row) is not dict:
-        raise ValueError(f"is {_named(row)}; a row is an object")
+        raise ValueError(f"is {_kind_of(row)}; a row is an object")
     return row
 
 
 def _refuse_surrogates(value: Any) -> None:
-    """Half of a surrogate pair is text to Python, and to no one else."""
+    """Half of a surrogate pair is text to Python only."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])[1:-1]
-        raise ValueError(f"holds {half}, half of a surrogate pair, which is no text") from error
+        raise ValueError(f"holds {half}, half of a surrogate pair, not text") from error
 
 
 def _once(pairs: list[tuple[str, Any]]) -> Row:
@@ -186,7 +186,7 @@ def _refuse(name: str) -> float:
     raise ValueError(f"holds {name}, which is not JSON; write null")
 
 
-def _named(value: object) -> str:
+def _kind_of(value: object) -> str:
     names = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 

@@ -1,7 +1,7 @@
 """Parts: a task's outcomes as gzipped JSON lines, or as SQLite.
 
-The rows part has one line per row, ``{"_key": item key, ...row}``; the errors part one
-line per failed item with its class, message and the item itself, so that a retry can
+The rows part has one line per row, ``{"_key": item key, ...row}``. The errors part has one
+line per failed item with its class, its message and the item itself, so that a retry can
 be planned from it alone. The same outcomes give the same bytes.
 """
 
@@ -14,21 +14,22 @@ import json
 import re
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from slurm_worker.errors import ErrorClass, ItemError
+from slurm_worker.errors import ErrorClass, ItemError, split_place
+from slurm_worker.printable import encodable
 from slurm_worker.results import jsonlines
 from slurm_worker.results.journal import Journal, Outcome
 
 try:
-    # Takes about half the time; installed with the aggregation, never needed.
+    # Takes about half the time. Optional: it is installed with the aggregation extra.
     from isal import igzip_lib
 except ImportError:
-    igzip_lib = None  # type: ignore[assignment]  # tells whether it is there
+    igzip_lib = None  # type: ignore[assignment]  # None where it is not installed
 
 KEY_FIELD = "_key"
 JSONL = "jsonl.gz"
@@ -41,7 +42,7 @@ PART_TABLE = (
 PARQUET = "parquet"
 #: What a job may ask for.
 PART_FORMATS = (JSONL, SQLITE, PARQUET)
-#: Items whose lines are compressed in one call: a call a line costs more than the line.
+#: Items whose lines are compressed in one call: a call per line costs more than the line.
 _CHUNK = 256
 #: Deflate shrinks no data to less than 1/1032.
 _MOST_SHRUNK = 11
@@ -50,15 +51,15 @@ _MOST_SHRUNK = 11
 def _encoder() -> Callable[[object, int], Iterable[str]]:
     """Pieces of JSON without spaces, NaN or escapes of what is not ASCII.
 
-    `JSONEncoder.encode` spends as long on preparing as on encoding a small row, so the
-    encoder that it prepares is made once, where this Python has it in C.
+    `JSONEncoder.encode` needs as long to prepare as to encode a small row. So the encoder that it
+    prepares is made once, where this Python has it in C.
     """
     encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     make = getattr(json.encoder, "c_make_encoder", None)
     if make is None:
         return lambda value, _indent: encoder.iterencode(value)
-    # No memory of the containers it is in (the first argument): it would keep those of a row
-    # that failed. A row that contains itself is a RecursionError instead.
+    # No record of the containers it is in (the first argument): it would keep those of a row
+    # that failed. So a row that contains itself raises a RecursionError.
     made: Callable[[object, int], Iterable[str]] = make(
         None, encoder.default, json.encoder.encode_basestring, None, ":", ",", *(False,) * 3
     )
@@ -77,10 +78,10 @@ ToLines = Callable[[str, object], tuple[int, str]]
 
 
 class Columns(Protocol):
-    """Rows made into columns on the node, by the job's schema."""
+    """Turns rows into columns on the node, by the job's schema."""
 
     def to_lines(self, key: str, result: object) -> tuple[int, str]:
-        """As `to_lines`, of rows that fit the schema."""
+        """As `to_lines`, for rows that fit the schema."""
 
     def make(self, bodies: Iterator[str]) -> bytes | None:
         """A part of these JSON lines; None if one does not fit."""
@@ -98,7 +99,7 @@ def to_lines(key: str, result: object) -> tuple[int, str]:
     """
     try:
         if type(result) is dict and KEY_FIELD not in result:
-            # What most handlers return: the key is written before the row, which is not copied.
+            # Most handlers return this: the key is written before the row, without a copy of it.
             rest = "".join(_encode(result, 0))[1:]
             line = f"{_HEAD}{_encode_text(key)}{',' if result else ''}{rest}\n"
             if not line.isascii():
@@ -128,7 +129,7 @@ def ok_outcome(position: int, key: str, result: object, lines: ToLines = to_line
 def _line(row: dict[str, Any]) -> str:
     line = "".join(_encode(row, 0)) + "\n"
     if not line.isascii():
-        line.encode()  # A lone surrogate is text to Python and to no one else.
+        line.encode()  # A lone surrogate is text to Python only.
     _check_names(row, line)
     return line
 
@@ -139,22 +140,22 @@ def _check_names(row: dict[str, Any], line: str) -> None:
 
 
 def check_names(value: object) -> None:
-    """Refuse a dict, within whatever, two of whose keys become one name in JSON.
+    """Refuse a dict, at any depth, two of whose keys become one name in JSON.
 
     Args:
-        value: what JSON can be made of.
+        value: any JSON value.
 
     Raises:
         ValueError: naming the keys: JSON writes 1 as "1", None as "null", True as "true".
     """
     left = [value]
     while left:
-        each = left.pop()
-        if isinstance(each, dict):
-            _check_keys(each)
-            left.extend(each.values())
-        elif isinstance(each, list | tuple):
-            left.extend(each)
+        part = left.pop()
+        if isinstance(part, dict):
+            _check_keys(part)
+            left.extend(part.values())
+        elif isinstance(part, list | tuple):
+            left.extend(part)
 
 
 def _check_keys(names: dict[Any, Any]) -> None:
@@ -176,15 +177,28 @@ def error_outcome(
     error_class: ErrorClass,
     message: str,
     *,
+    place: str = "",
     tries: int,
     at: float,
     item: str,
 ) -> Outcome:
-    """The outcome of an item that failed; `item` is its JSON text, as it was planned."""
+    """The outcome of a failed item.
+
+    Args:
+        position: of the item in its task.
+        key: the item's.
+        error_class: why it failed.
+        message: what a person should read about it.
+        place: where in the user's code; see `errors.place_of`.
+        tries: calls of the handler.
+        at: when, in seconds since the epoch.
+        item: its JSON text, as it was planned.
+    """
     record = {
         KEY_FIELD: key,
         "class": error_class.value,
         "message": message,
+        "place": place,
         "tries": tries,
         "at": round(at, 3),
     }
@@ -192,17 +206,26 @@ def error_outcome(
     return Outcome(position, error_class.value, 1, line)
 
 
+def message_of(record: Mapping[str, Any]) -> tuple[str, str]:
+    """The message of a failed item's record, and the place in the user's code.
+
+    Releases up to 0.1 wrote no field for the place.
+    """
+    message = encodable(record["message"])
+    return (message, record["place"]) if "place" in record else split_place(message)
+
+
 def make_part(
     journal: Journal, part_format: str, kind: str, scratch: Path, columns: Columns | None = None
 ) -> tuple[str, bytes]:
-    """The end of a part's key, and its bytes; the same outcomes give the same bytes.
+    """The suffix of a part's key, and its bytes; the same outcomes give the same bytes.
 
     Args:
         journal: of the attempt.
         part_format: of parts of rows; errors are always JSON lines.
         kind: ``rows`` or ``errors``.
-        scratch: for what can only be made as a file.
-        columns: writes Parquet; where a node has none, parts are JSON lines.
+        scratch: for formats that need a file.
+        columns: writes Parquet; without it, parts are JSON lines.
 
     Raises:
         OSError, sqlite3.Error: if scratch is full.
@@ -224,7 +247,7 @@ def _jsonl_part(bodies: Iterator[str]) -> bytes:
     out = io.BytesIO()
     # No time and no name in the header: the same lines give the same bytes.
     with gzip.GzipFile(filename="", mode="wb", fileobj=out, compresslevel=3, mtime=0) as part:
-        for chunk in _chunks(bodies):
+        while chunk := list(islice(bodies, _CHUNK)):
             part.write("".join(chunk).encode())
     return out.getvalue()
 
@@ -237,7 +260,7 @@ def lines_of(data: bytes, key: str) -> bytes:
     """
     if not key.endswith(f".{SQLITE}"):
         return _gunzip(data)
-    # In a folder of its own: SQLite would believe a journal that somebody lays beside the file.
+    # In a new folder: SQLite would use a journal that somebody puts beside the file.
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"part.{SQLITE}"
         file.write_bytes(data)
@@ -248,14 +271,14 @@ def lines_of(data: bytes, key: str) -> bytes:
 
 def _gunzip(data: bytes) -> bytes:
     size = int.from_bytes(data[-4:], "little")
-    # Unpacked into one piece of memory of the size that the trailer says, where that can be.
+    # Unpacked into one piece of memory of the size in the trailer, where possible.
     if igzip_lib is not None and size <= len(data) << _MOST_SHRUNK:
         with contextlib.suppress(Exception):
             reader = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP)
             lines: bytes = reader.decompress(data, size + 1)
             if reader.eof and not reader.unused_data and len(lines) == size:
                 return lines
-    # What is wrong with the data, if anything is, is said by the standard library.
+    # If the data is wrong, the standard library raises the error.
     return gzip.decompress(data)
 
 
@@ -263,7 +286,7 @@ def parse_lines(data: bytes) -> list[dict[str, Any]]:
     """Rows of JSON lines, each with its item's key.
 
     Raises:
-        ValueError: if a line is not a JSON object, names something twice, or has no key.
+        ValueError: if a line is not a JSON object, has a name twice, or has no key.
     """
     if data and not data.endswith(b"\n"):
         raise ValueError("the last line is cut short")
@@ -295,11 +318,6 @@ def _sqlite_part(bodies: Iterator[str], path: Path) -> bytes:
         return path.read_bytes()
     finally:
         path.unlink(missing_ok=True)
-
-
-def _chunks(bodies: Iterator[str]) -> Iterator[list[str]]:
-    while chunk := list(islice(bodies, _CHUNK)):
-        yield chunk
 
 
 def _rows_of(result: object) -> list[dict[str, Any]]:

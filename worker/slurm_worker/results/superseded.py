@@ -1,4 +1,4 @@
-"""Which items were tried again, and in which round last: what decides an item's outcome.
+"""Which items were retried, and in which round last: that round decides an item's outcome.
 
 Kept in an SQLite file on scratch, so that memory does not grow with their number.
 Requests: a list per thousand segments of the retry rounds, and a GET for each.
@@ -11,22 +11,22 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from types import TracebackType
 
-from slurm_worker.protocol.job_store import JobStore, unpack_segment
-from slurm_worker.protocol.prefetch import ahead
+from slurm_worker.prefetch import prefetch
+from slurm_worker.protocol.job_store import JobStore
+from slurm_worker.protocol.slices import unpack_segment
 
 
 class RetriedItems:
-    """The items of the rounds after the first; use it as a context manager.
+    """The items of the rounds after the first; close it at the end.
 
     Args:
-        path: the scratch file, made anew.
+        path: the scratch file; replaced if it is there.
     """
 
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)
-        # One connection for whichever thread has the turn; nothing here must survive a crash.
+        # One connection for all threads, one at a time; nothing here must survive a crash.
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.executescript(
             "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;"
@@ -35,23 +35,12 @@ class RetriedItems:
         )
         self._empty = True
 
-    def __enter__(self) -> RetriedItems:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
-        """Forget everything."""
+        """Close the scratch file."""
         self._db.close()
 
     def read(self, store: JobStore, drafts: Mapping[int, int]) -> dict[int, int]:
-        """Note the items of rounds, in order; return how many each has.
+        """Record the items of rounds, in order; return how many each has.
 
         Args:
             store: the job's objects.
@@ -61,35 +50,33 @@ class RetriedItems:
 
     def superseded(self, key: str, round_no: int) -> bool:
         """Whether the item occurs in a later round than this one."""
-        if self._empty:
-            return False
-        found = self._db.execute(
-            "SELECT round FROM retried WHERE digest = ?", (_digest(key),)
-        ).fetchone()
-        return found is not None and found[0] > round_no
+        last = None if self._empty else self._select("round", key)
+        return last is not None and last > round_no
 
     def note_failing(self, key: str) -> None:
-        """The item's last word is a failure."""
+        """Record that the item's last outcome is a failure."""
         self._db.execute("UPDATE retried SET failing = 1 WHERE digest = ?", (_digest(key),))
 
     def failing(self, key: str) -> bool:
-        """Whether that was noted of the item."""
-        found = self._db.execute(
-            "SELECT failing FROM retried WHERE digest = ?", (_digest(key),)
-        ).fetchone()
-        return found is not None and bool(found[0])
+        """Whether that was recorded for the item."""
+        return bool(self._select("failing", key))
+
+    def _select(self, column: str, key: str) -> int | None:
+        query = f"SELECT {column} FROM retried WHERE digest = ?"  # noqa: S608  our own names
+        found: tuple[int] | None = self._db.execute(query, (_digest(key),)).fetchone()
+        return found[0] if found else None
 
     def _read_round(self, store: JobStore, number: int, draft: int) -> int:
         keys = store.segments(number, draft)
-        with closing(ahead(store.objects.get, keys, window=2)) as segments:
+        with closing(prefetch(store.objects.get, keys, window=2)) as segments:
             self._db.execute("BEGIN")
-            found = sum(self._note(number, data or b"") for _, data in segments)
+            found = sum(self._record(number, data or b"") for _, data in segments)
             self._db.execute("COMMIT")
         self._empty = self._empty and not found
         return found
 
-    def _note(self, number: int, segment: bytes) -> int:
-        """Note a segment's items; return how many were new to their round."""
+    def _record(self, number: int, segment: bytes) -> int:
+        """Record a segment's items; return how many were new to their round."""
         return sum(
             self._db.execute(
                 "INSERT INTO retried (digest, round) VALUES (?1, ?2) ON CONFLICT (digest) "

@@ -1,58 +1,21 @@
-"""`slurmctl bootstrap`: makes what a site needs in AWS, where it isn't there.
+"""`slurmctl bootstrap`: creates what a site needs in AWS and does not have.
 
     table ──> billing, point_in_time, deletion_protection
     bucket ──> public_access, encryption, lifecycle
 
-What is there stays as it is, and what differs from `coordinator.infrastructure` is said; only
-with `Wanted.update` is it changed, and nothing is ever deleted. So it may be run again at any
-time: it goes on where it was cut short. Requests: two to the table, four to the bucket, and one
-for each thing that is made.
+Existing resources stay as they are. Differences from `aws_resources.py` are reported, and changed
+only with `BootstrapRequest.update`; nothing is ever deleted. So it may be run again at any time,
+and continues where an interrupted run stopped. Requests: two to the table, four to the bucket, and
+one for each thing that is made.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.bucket import bucket_steps
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import Clients, open_clients
+from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import Clients
+from airflow_slurm_provider.coordinator.maintenance.bootstrap.run import bootstrap
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import (
-    Made,
+    BootstrapRequest,
+    BootstrapResult,
     Step,
     StepResult,
-    Wanted,
 )
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.table import table_steps
-from airflow_slurm_provider.coordinator.spec.site import Site
 
-__all__ = ["Clients", "Made", "Step", "StepResult", "Wanted", "bootstrap"]
-
-
-def bootstrap(
-    site: Site,
-    wanted: Wanted,
-    *,
-    log: Callable[[Step], None] = lambda _: None,
-    clients: Clients | None = None,
-) -> Made:
-    """Have the site's table and bucket as they should be.
-
-    Args:
-        site: names both.
-        wanted: what is asked for beside the table.
-        log: told of each step as it is done.
-        clients: of AWS; opened by the site's settings if absent.
-
-    Raises:
-        UserError: if the profile or region is not there, or the bucket is somebody else's.
-        ServiceError: if AWS can't be reached, or refuses; calling again goes on.
-    """
-    opened = clients or open_clients(site)
-    steps = []
-    for each in (
-        table_steps(opened, site.storage.table, wanted),
-        bucket_steps(opened, site.bucket, site.prefix, wanted),
-    ):
-        for step in each:
-            log(step)
-            steps.append(step)
-    return Made(tuple(steps), dry_run=wanted.dry_run)
+__all__ = ["BootstrapRequest", "BootstrapResult", "Clients", "Step", "StepResult", "bootstrap"]

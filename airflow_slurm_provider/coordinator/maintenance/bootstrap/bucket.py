@@ -1,8 +1,8 @@
-"""The bucket: created if asked for; its settings and lifecycle rules as they should be.
+"""The bucket: created if requested; its settings and lifecycle rules.
 
-Stores that are not AWS's have no public access block, and some no encryption or rules: what a
-store doesn't know is said, and the rest is done. Some take a setting that they can't keep to:
-SeaweedFS without keys would refuse every object from then on. So it is tried first, with one
+Stores other than AWS's have no public access block, and some have no encryption or rules. Missing
+settings are reported, and the others are made. Some stores accept a setting that they can't apply:
+SeaweedFS without keys would refuse every later object. So encryption is tried first, with one
 object.
 """
 
@@ -24,12 +24,16 @@ from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import (
     Unsupported,
     translated,
 )
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import Step, StepResult, Wanted
+from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import (
+    BootstrapRequest,
+    Step,
+    StepResult,
+)
 from slurm_worker.backends.errors import code_of
 from slurm_worker.backends.s3 import is_aws
-from slurm_worker.diagnostics.access_probes import TRIAL_JOB
+from slurm_worker.diagnostics.access_probes import PROBE_JOB
 from slurm_worker.errors import UserError
-from slurm_worker.protocol.keys import JobPaths
+from slurm_worker.protocol.paths import JobPaths
 
 #: Where buckets are created without naming it.
 _DEFAULT_REGION = "us-east-1"
@@ -38,15 +42,17 @@ _KEEPS = "TransitionDefaultMinimumObjectSize"
 _ACTIONS = ("AbortIncompleteMultipartUpload", "NoncurrentVersionExpiration", "Expiration")
 
 
-def bucket_steps(clients: Clients, name: str, prefix: str, wanted: Wanted) -> Iterator[Step]:
+def bucket_steps(
+    clients: Clients, name: str, prefix: str, wanted: BootstrapRequest
+) -> Iterator[Step]:
     """What becomes of the bucket, its settings, and the rules for what is below a prefix."""
     with translated(f"bucket {name!r}"):
         new = not _is_there(clients, name)
         if not new:
             yield Step("bucket", StepResult.THERE, f"bucket {name!r}")
         elif not wanted.bucket:
-            mend = "slurmctl bootstrap --create-bucket creates it; or correct storage.prefix"
-            yield Step("bucket", StepResult.MISSING, f"there is no bucket {name!r}", mend)
+            fix = "create it with slurmctl bootstrap --create-bucket; or correct storage.prefix"
+            yield Step("bucket", StepResult.MISSING, f"there is no bucket {name!r}", fix)
             return
         elif wanted.dry_run:
             yield Step("bucket", StepResult.WOULD_MAKE, f"bucket {name!r}")
@@ -55,12 +61,12 @@ def bucket_steps(clients: Clients, name: str, prefix: str, wanted: Wanted) -> It
             yield Step(
                 "bucket", StepResult.MADE, f"bucket {name!r} in {clients.s3.meta.region_name}"
             )
-    bucket = _Bucket(clients, name, JobPaths(prefix, TRIAL_JOB).probe(uuid.uuid4().hex))
+    bucket = _Bucket(clients, name, JobPaths(prefix, PROBE_JOB).probe(uuid.uuid4().hex))
     yield wanted.settle(
         "public_access",
         lambda: bucket.public_access_block() == PUBLIC_ACCESS_BLOCK,
         bucket.block_public_access,
-        ("closed to the public", "not all that would open it to the public is blocked"),
+        ("closed to the public", "public access is not fully blocked"),
         new=new,
     )
     yield wanted.settle(
@@ -71,12 +77,12 @@ def bucket_steps(clients: Clients, name: str, prefix: str, wanted: Wanted) -> It
         new=new,
     )
     rules = lifecycle_rules(prefix)
-    names = ", ".join(str(each["ID"]) for each in rules)
+    names = ", ".join(str(rule["ID"]) for rule in rules)
     yield wanted.settle(
         "lifecycle",
         lambda: bucket.has(rules),
         lambda: bucket.add(rules),
-        (f"lifecycle rules {names}", f"without some of the lifecycle rules {names}"),
+        (f"lifecycle rules {names}", f"some of the lifecycle rules {names} are missing or differ"),
         new=new,
     )
 
@@ -126,24 +132,24 @@ class _Bucket:
         except ClientError as error:
             code = code_of(error)
             if code in _DENIED:
-                return  # Who runs bootstrap need not be one who may write objects.
+                return  # The user of bootstrap may lack the right to write objects.
             raise Unsupported(
                 f"bucket {self._name!r}: an encrypted object can't be written ({error})",
                 f"not encrypted at rest: the store can't write an encrypted object ({code})",
-                "give the store keys, then slurmctl bootstrap --update; or leave it so",
+                "give the store encryption keys, then run slurmctl bootstrap --update; or leave it",
             ) from error
         self._s3.delete_object(Bucket=self._name, Key=self._probe)
 
     def has(self, rules: list[dict[str, Any]]) -> bool:
         """Whether the bucket has these rules, by their ids, as they should be."""
-        found = {each.get("ID"): each for each in self._lifecycle().get("Rules", [])}
-        return all(_same(found.get(each["ID"]), each) for each in rules)
+        found = {rule.get("ID"): rule for rule in self._lifecycle().get("Rules", [])}
+        return all(_same(found.get(rule["ID"]), rule) for rule in rules)
 
     def add(self, rules: list[dict[str, Any]]) -> None:
         """Put these rules beside those that others have made: the store takes all at once."""
         reply = self._lifecycle()
-        ours = {each["ID"] for each in rules}
-        others = [each for each in reply.get("Rules", []) if each.get("ID") not in ours]
+        ours = {rule["ID"] for rule in rules}
+        others = [other for other in reply.get("Rules", []) if other.get("ID") not in ours]
         kept = {_KEEPS: reply[_KEEPS]} if _KEEPS in reply else {}
         with translated(f"bucket {self._name!r}"):
             self._s3.put_bucket_lifecycle_configuration(
@@ -156,7 +162,7 @@ class _Bucket:
         return self._read("get_bucket_lifecycle_configuration", "NoSuchLifecycleConfiguration")
 
     def _read(self, verb: str, missing: str) -> dict[str, Any]:
-        """A setting; empty where there is none, of which the store says `missing`."""
+        """A setting; empty where the store answers with the error code `missing`."""
         with translated(f"bucket {self._name!r}"):
             try:
                 reply: dict[str, Any] = getattr(self._s3, verb)(Bucket=self._name)
@@ -188,8 +194,8 @@ def _is_there(clients: Clients, name: str) -> bool:
             return False
         if code in _DENIED:
             raise UserError(
-                f"storage.prefix: no access to bucket {name!r}; check the name, which may be "
-                "somebody else's, and the credentials"
+                f"storage.prefix: no access to bucket {name!r}; check the name (another account "
+                "may own that bucket) and the credentials"
             ) from error
         raise
     return True

@@ -1,4 +1,4 @@
-"""The clients that `bootstrap` works with, and what becomes of their errors."""
+"""The clients of `bootstrap`, and the translation of their errors."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from slurm_worker.backends.errors import code_of, unanswered
 from slurm_worker.backends.s3 import s3_client
 from slurm_worker.errors import ServiceError
 
-#: What stores and tables that are not AWS's say of a setting that they don't have.
+#: Error codes of services other than AWS's for a setting that they don't have.
 _UNKNOWN = {"NotImplemented", "MethodNotAllowed", "UnknownOperationException", "501", "405"}
 
 
 class Unsupported(ServiceError):
-    """The service doesn't know what was asked for, or can't do it.
+    """The service does not have the setting, or can't apply it.
 
     Args:
         message: the whole of it.
-        found: what the service is like, in a line.
-        mend: what to do about it; empty where there is nothing to be done.
+        found: the state, in a line.
+        fix: what to do about it; empty where nothing can be done.
     """
 
     def __init__(
-        self, message: str, found: str = "the service has no such setting", mend: str = ""
+        self, message: str, found: str = "the service has no such setting", fix: str = ""
     ) -> None:
         super().__init__(message)
         self.found = found
-        self.mend = mend
+        self.fix = fix
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,10 @@ def open_clients(site: Site) -> Clients:
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Have foreign errors as ours.
+    """Translate the SDK's errors to this project's.
 
     Raises:
-        Unsupported: if the service doesn't know what was asked for; that of what is inside stays.
+        Unsupported: if the service has no such setting; one that is raised inside stays.
         ServiceError: if it can't be reached, or refuses.
     """
     try:

@@ -1,10 +1,10 @@
-"""What `bootstrap` does and says: one step for each thing that should be as it should be."""
+"""What `bootstrap` does and reports: one step for each resource or setting."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -12,14 +12,14 @@ from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import Uns
 
 
 class StepResult(str, Enum):
-    """How a step came out."""
+    """The result of a step."""
 
-    THERE = "there"  #: as it should be; nothing was done
+    THERE = "there"  #: it was correct already; nothing was done
     MADE = "made"  #: by this call
-    WOULD_MAKE = "would_make"  #: by this call, were it no dry run
-    DIFFERS = "differs"  #: jobs run with it; it stays as it is unless updates are asked for
-    UNSUPPORTED = "unsupported"  #: the store has no such setting, or can't keep to it
-    MISSING = "missing"  #: jobs can't run, and nobody has asked for it
+    WOULD_MAKE = "would_make"  #: by this call, if it were no dry run
+    DIFFERS = "differs"  #: jobs run with it; only --update changes it
+    UNSUPPORTED = "unsupported"  #: the store has no such setting, or can't apply it
+    MISSING = "missing"  #: jobs can't run, and this call was not told to make it
     UNFIT = "unfit"  #: jobs can't run with it, and it can't be changed
 
     @property
@@ -30,27 +30,32 @@ class StepResult(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing.
+    """One resource or setting.
 
     Args:
-        name: of the thing, which is stable.
-        outcome: how it came out.
-        found: what it is like, in a line.
-        mend: what to do about it, in a line; empty where all is well.
+        name: its name, which is stable.
+        outcome: the result.
+        found: its state, in a line.
+        fix: what to do about it, in a line; empty where all is well.
     """
 
     name: str
     outcome: StepResult
     found: str
-    mend: str = ""
+    fix: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
-        return {**asdict(self), "outcome": self.outcome.value}
+        return {
+            "name": self.name,
+            "outcome": self.outcome.value,
+            "found": self.found,
+            "mend": self.fix,
+        }
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class BootstrapResult:
     """All steps.
 
     Args:
@@ -64,12 +69,12 @@ class Made:
     @property
     def ok(self) -> bool:
         """Whether jobs can run with what is there, or would be."""
-        return all(each.outcome.serves for each in self.steps)
+        return all(step.outcome.serves for step in self.steps)
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many steps came out how."""
-        counts = Counter(each.outcome for each in self.steps)
+        """Number of steps by result."""
+        counts = Counter(step.outcome for step in self.steps)
         return {outcome.value: counts[outcome] for outcome in StepResult}
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,13 +83,13 @@ class Made:
             "ok": self.ok,
             "dry_run": self.dry_run,
             "counts": self.counts,
-            "steps": [each.to_dict() for each in self.steps],
+            "steps": [step.to_dict() for step in self.steps],
         }
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is asked for beside the table.
+class BootstrapRequest:
+    """The request: what to create beside the table.
 
     Args:
         bucket: create the bucket where there is none.
@@ -109,11 +114,11 @@ class Wanted:
         *,
         new: bool,
     ) -> Step:
-        """Have one setting as it should be, if that is ours to do.
+        """Check one setting, and make it where the request allows that.
 
         Args:
             name: of the step.
-            good: whether it is so already; not asked of what is new.
+            good: whether the setting is correct; not called for a new resource.
             make: makes it so.
             texts: what it is like when it is so, and what it is like else.
             new: what it is a setting of was made by this call, so that nobody else has set it.
@@ -123,11 +128,11 @@ class Wanted:
             if not new and good():
                 return Step(name, StepResult.THERE, as_wanted)
             if not new and not self.update:
-                mend = "slurmctl bootstrap --update changes it"
-                return Step(name, StepResult.DIFFERS, otherwise, mend)
+                fix = "slurmctl bootstrap --update changes it"
+                return Step(name, StepResult.DIFFERS, otherwise, fix)
             if self.dry_run:
                 return Step(name, StepResult.WOULD_MAKE, as_wanted)
             make()
         except Unsupported as error:
-            return Step(name, StepResult.UNSUPPORTED, error.found, error.mend)
+            return Step(name, StepResult.UNSUPPORTED, error.found, error.fix)
         return Step(name, StepResult.MADE, as_wanted)

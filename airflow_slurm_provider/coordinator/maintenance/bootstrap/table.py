@@ -1,4 +1,4 @@
-"""The table: created where it isn't there, held against what it should be where it is."""
+"""The table: created where it is missing, else compared with its definition."""
 
 from __future__ import annotations
 
@@ -12,15 +12,22 @@ from airflow_slurm_provider.coordinator.maintenance.aws_resources import (
     table_definition,
 )
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import Clients, translated
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import Step, StepResult, Wanted
-from airflow_slurm_provider.coordinator.maintenance.doctor.aws import TableFacts, table_facts
+from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import (
+    BootstrapRequest,
+    Step,
+    StepResult,
+)
+from airflow_slurm_provider.coordinator.maintenance.doctor.aws import (
+    TableDescription,
+    table_description,
+)
 from slurm_worker.backends.errors import code_of
 
 #: A table of its own is usable within half a minute; five are for a bad day.
 _WAIT = {"Delay": 2, "MaxAttempts": 150}
 
 
-def table_steps(clients: Clients, name: str, wanted: Wanted) -> Iterator[Step]:
+def table_steps(clients: Clients, name: str, wanted: BootstrapRequest) -> Iterator[Step]:
     """What becomes of the table and its settings."""
     with translated(f"DynamoDB table {name!r}"):
         found = _find(clients, name)
@@ -34,8 +41,8 @@ def table_steps(clients: Clients, name: str, wanted: Wanted) -> Iterator[Step]:
             yield Step(
                 "table",
                 StepResult.UNFIT,
-                f"table {name!r} has the keys {found.keys_text}, which can't be changed",
-                "name another in storage.table",
+                f"table {name!r} has the keys {found.keys_text}, and keys can't be changed",
+                "name another table in storage.table",
             )
             return
         else:
@@ -44,14 +51,14 @@ def table_steps(clients: Clients, name: str, wanted: Wanted) -> Iterator[Step]:
                 "billing",
                 lambda: found.on_demand,
                 lambda: clients.dynamodb.update_table(TableName=name, BillingMode=BILLING_MODE),
-                ("on demand", "provisioned capacity, so that many workers at once are throttled"),
+                ("on demand", "provisioned capacity, which throttles many workers at once"),
                 new=False,
             )
         yield from _options(clients, name, wanted, new)
 
 
-def _options(clients: Clients, name: str, wanted: Wanted, new: bool) -> Iterator[Step]:
-    """What somebody has asked for; nothing is said of the rest."""
+def _options(clients: Clients, name: str, wanted: BootstrapRequest, new: bool) -> Iterator[Step]:
+    """The requested options; nothing is reported on the others."""
     dynamodb = clients.dynamodb
     if wanted.point_in_time:
         yield wanted.settle(
@@ -78,16 +85,16 @@ def _options(clients: Clients, name: str, wanted: Wanted, new: bool) -> Iterator
         )
 
 
-def _find(clients: Clients, name: str) -> TableFacts | None:
+def _find(clients: Clients, name: str) -> TableDescription | None:
     try:
-        return table_facts(clients.dynamodb.describe_table(TableName=name)["Table"])
+        return table_description(clients.dynamodb.describe_table(TableName=name)["Table"])
     except ClientError as error:
         if code_of(error) == "ResourceNotFoundException":
             return None
         raise
 
 
-def _create(clients: Clients, name: str, wanted: Wanted) -> None:
+def _create(clients: Clients, name: str, wanted: BootstrapRequest) -> None:
     """Create the table and wait until it can be used."""
     protection = {"DeletionProtectionEnabled": True} if wanted.deletion_protection else {}
     clients.dynamodb.create_table(**table_definition(name), **protection)

@@ -20,15 +20,15 @@ from airflow_slurm_provider.coordinator.spec.site import Site
 from slurm_worker.backends.dynamodb import dynamo_client
 from slurm_worker.backends.errors import unanswered
 from slurm_worker.diagnostics.access_probes import (
-    TRIAL_JOB,
-    Trial,
+    PROBE_JOB,
+    AccessProbe,
     clock_ahead,
-    try_bucket,
-    try_table,
+    probe_bucket,
+    probe_table,
 )
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.protocol.job_store import probe_conditional_put, probe_replacing
-from slurm_worker.protocol.keys import JobPaths
+from slurm_worker.protocol.job_store import probe_replacing
+from slurm_worker.protocol.paths import JobPaths
 
 #: Beyond this AWS refuses signed requests before long (it allows five minutes).
 MOST_AHEAD_S = 60.0
@@ -38,7 +38,7 @@ _POLICY = "slurmctl doctor --iam prints the policy"
 
 
 @dataclass(frozen=True, slots=True)
-class TableFacts:
+class TableDescription:
     """A table as DynamoDB describes it.
 
     Args:
@@ -58,20 +58,20 @@ class TableFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class AwsFacts:
-    """What the services don't tell by themselves.
+class AwsProbes:
+    """Requests that `Services` has no method for.
 
     Args:
         table: describes the site's table.
         ahead_s: seconds that this machine's clock is ahead of DynamoDB's.
     """
 
-    table: Callable[[], TableFacts]
+    table: Callable[[], TableDescription]
     ahead_s: Callable[[], float]
 
     @classmethod
-    def of(cls, site: Site) -> AwsFacts:
-        """Those of a site; requests are made when asked."""
+    def of(cls, site: Site) -> AwsProbes:
+        """Those of a site; requests are made when they are called."""
 
         def client() -> object:
             return dynamo_client(open_session(site), site.aws.dynamodb_endpoint_url)
@@ -85,8 +85,8 @@ class AwsFacts:
         )
 
 
-def describe_table(client: object, name: str) -> TableFacts:
-    """Ask DynamoDB.
+def describe_table(client: object, name: str) -> TableDescription:
+    """Describe a table.
 
     Raises:
         UserError: if there is no such table.
@@ -107,25 +107,28 @@ def describe_table(client: object, name: str) -> TableFacts:
             error,
             "aws.dynamodb_endpoint_url, the region and the network",
         ) from error
-    return table_facts(found)
+    return table_description(found)
 
 
-def table_facts(found: Mapping[str, Any]) -> TableFacts:
+def table_description(found: Mapping[str, Any]) -> TableDescription:
     """Read DynamoDB's description of a table."""
-    types = {each["AttributeName"]: each["AttributeType"] for each in found["AttributeDefinitions"]}
-    return TableFacts(
+    types = {
+        attribute["AttributeName"]: attribute["AttributeType"]
+        for attribute in found["AttributeDefinitions"]
+    }
+    return TableDescription(
         status=found["TableStatus"],
         keys={
-            each["AttributeName"]: (each["KeyType"], types[each["AttributeName"]])
-            for each in found["KeySchema"]
+            key["AttributeName"]: (key["KeyType"], types[key["AttributeName"]])
+            for key in found["KeySchema"]
         },
         on_demand=found.get("BillingModeSummary", {}).get("BillingMode") == BILLING_MODE,
     )
 
 
-def check_clock(facts: AwsFacts) -> Iterator[Finding]:
+def check_clock(probes: AwsProbes) -> Iterator[Finding]:
     """This machine's clock agrees with AWS's."""
-    yield judge_clock("clock", "this machine", facts.ahead_s())
+    yield judge_clock("clock", "this machine", probes.ahead_s())
 
 
 def judge_clock(check: str, whose: str, ahead_s: float) -> Finding:
@@ -136,32 +139,35 @@ def judge_clock(check: str, whose: str, ahead_s: float) -> Finding:
         return Finding(check, Level.PASS, f"the clock of {whose} agrees with AWS's")
     if abs(ahead_s) > MOST_AHEAD_S:
         return Finding(
-            check, Level.FAIL, found, "have it set by NTP: AWS refuses what is 5 min off"
+            check,
+            Level.FAIL,
+            found,
+            "set it by NTP: AWS refuses requests when the clock is off by 5 min",
         )
     if abs(ahead_s) > WORTH_SAYING_S:
-        return Finding(check, Level.WARN, found, "have it set by NTP")
+        return Finding(check, Level.WARN, found, "set it by NTP")
     return Finding(check, Level.PASS, found)
 
 
-def check_table(facts: AwsFacts, name: str) -> Iterator[Finding]:
+def check_table(probes: AwsProbes, name: str) -> Iterator[Finding]:
     """The table is there, with the right keys, billed on demand."""
-    table = facts.table()
+    table = probes.table()
     if table.keys != TABLE_KEYS:
         yield Finding(
             "table",
             Level.FAIL,
             f"table {name!r} has the keys {table.keys_text}",
-            "create another with partition key pk and sort key sk, both strings, and name it in "
-            "storage.table",
+            "create another table with partition key pk and sort key sk, both strings, and name "
+            "it in storage.table",
         )
     elif table.status not in ("ACTIVE", "UPDATING"):
-        mend = "wait until it is ACTIVE"
-        yield Finding("table", Level.FAIL, f"table {name!r} is {table.status}", mend)
+        fix = "wait until it is ACTIVE"
+        yield Finding("table", Level.FAIL, f"table {name!r} is {table.status}", fix)
     elif not table.on_demand:
         yield Finding(
             "table",
             Level.WARN,
-            f"table {name!r} has provisioned capacity, so that many workers at once are throttled",
+            f"table {name!r} has provisioned capacity, which throttles many workers at once",
             "switch its billing mode to on demand (PAY_PER_REQUEST)",
         )
     else:
@@ -171,26 +177,26 @@ def check_table(facts: AwsFacts, name: str) -> Iterator[Finding]:
 
 def check_table_access(services: Services) -> Iterator[Finding]:
     """Each action that the coordinator needs on the table, on a row of its own."""
-    trials = try_table(services.rows, uuid.uuid4().hex)
-    yield judge_trials("table_access", trials, _POLICY)
+    probes = probe_table(services.rows, uuid.uuid4().hex)
+    yield judge_probes("table_access", probes, _POLICY)
 
 
 def check_bucket(services: Services) -> Iterator[Finding]:
-    """The bucket is there and ours to use."""
+    """The bucket is there and can be used."""
     services.objects.verify()
-    yield Finding("bucket", Level.PASS, f"bucket {services.site.bucket!r} is there")
+    yield Finding("bucket", Level.PASS, f"bucket {services.site.bucket!r} exists")
 
 
 def check_bucket_access(services: Services) -> Iterator[Finding]:
     """Each action that the coordinator needs in the bucket, on an object of its own."""
-    trials = try_bucket(services.objects, services.site.prefix, uuid.uuid4().hex)
-    yield judge_trials("bucket_access", trials, _POLICY)
+    probes = probe_bucket(services.objects, services.site.prefix, uuid.uuid4().hex)
+    yield judge_probes("bucket_access", probes, _POLICY)
 
 
 def check_conditional_put(services: Services) -> Iterator[Finding]:
-    """The store keeps to conditions: they decide between two markers, and two manifests."""
-    paths = JobPaths(services.site.prefix, TRIAL_JOB)
-    if probe_conditional_put(services.objects, paths):
+    """The store applies conditions: they decide between two markers, and two manifests."""
+    paths = JobPaths(services.site.prefix, PROBE_JOB)
+    if services.conditional_put():
         if probe_replacing(services.objects, paths) is not None:
             found = "the store refuses to create an object twice"
             yield Finding("conditional_put", Level.PASS, found)
@@ -198,26 +204,26 @@ def check_conditional_put(services: Services) -> Iterator[Finding]:
             yield Finding(
                 "conditional_put",
                 Level.WARN,
-                "the store ignores If-Match, so of two aggregations the later one stands, and "
-                "slurmctl gc leaves all files of datasets",
-                "upgrade the store to one with conditional PUT, if that matters",
+                "the store ignores If-Match: of two aggregations the later one wins, and slurmctl "
+                "gc deletes no files of datasets",
+                "if that matters, upgrade the store to one with conditional PUT",
             )
     else:
         yield Finding(
             "conditional_put",
             Level.WARN,
-            "the store ignores If-None-Match, so the table decides between two attempts: a write "
-            "and a PUT more per task",
-            "upgrade the store to one with conditional PUT, if that matters",
+            "the store ignores If-None-Match: the table decides between two attempts, which takes "
+            "one more write and one more PUT per task",
+            "if that matters, upgrade the store to one with conditional PUT",
         )
 
 
-def judge_trials(check: str, trials: Sequence[Trial], mend: str) -> Finding:
-    """What was tried is allowed; the first refusal speaks for all."""
-    refused = [each for each in trials if each.error]
+def judge_probes(check: str, probes: Sequence[AccessProbe], fix: str) -> Finding:
+    """Whether everything that was tried is allowed; the error is the first one's."""
+    refused = [probe for probe in probes if probe.error]
     if not refused:
-        names = ", ".join(each.action.partition(":")[2] for each in trials)
+        names = ", ".join(probe.action.partition(":")[2] for probe in probes)
         return Finding(check, Level.PASS, f"allowed: {names}")
     found, _, own = refused[0].error.partition("; ")
-    actions = ", ".join(each.action for each in refused)
-    return Finding(check, Level.FAIL, f"{actions} failed: {found}", own or mend)
+    actions = ", ".join(probe.action for probe in refused)
+    return Finding(check, Level.FAIL, f"{actions} failed: {found}", own or fix)

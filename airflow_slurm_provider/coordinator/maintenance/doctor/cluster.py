@@ -1,4 +1,4 @@
-"""The cluster as its login node shows it: login, Slurm, its limits, accounting, the folder."""
+"""Checks of the cluster from its login node: login, Slurm, limits, accounting, the folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.cluster_info import Partition, Survey
 
 OLDEST, NEWEST = (20, 11), (25, 11)
-#: Seconds within which a worker that is told to stop has left (docs/architecture.md).
+#: Seconds within which a worker exits after a signal to stop (docs/architecture.md).
 DRAIN_S = 15
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 _NUMBER = re.compile(r"\d+")
@@ -20,18 +20,18 @@ _LEAST_JOBS = 1000
 
 
 def check_login(slurm: SlurmClient, cluster: ClusterSite) -> Iterator[Finding]:
-    """The login node lets us in, and is the one that is known."""
+    """The login works, and the host key is known."""
     slurm.survey().settings()
     if cluster.transport == "ssh":
         user = f"{cluster.user}@" if cluster.user else ""
-        found = f"{user}{cluster.host}:{cluster.port} lets us in; its host key is the known one"
+        found = f"login to {user}{cluster.host}:{cluster.port} works; its host key is known"
     else:
-        found = f"no login is needed: the transport is {cluster.transport}"
+        found = f"no login is needed with transport {cluster.transport}"
     yield Finding("ssh", Level.PASS, found)
 
 
 def check_version(slurm: SlurmClient) -> Iterator[Finding]:
-    """Slurm is there, and of a release that was tried."""
+    """Slurm is there, and its release was tested."""
     text = slurm.version()
     match = _VERSION.search(text)
     if match is None or "embedded" in text:
@@ -39,11 +39,11 @@ def check_version(slurm: SlurmClient) -> Iterator[Finding]:
         return
     version = int(match.group(1)), int(match.group(2))
     if version < OLDEST:
-        mend = f"upgrade Slurm to {_dotted(OLDEST)} or later"
-        yield Finding("slurm", Level.FAIL, f"{text} is older than {_dotted(OLDEST)}", mend)
+        fix = f"upgrade Slurm to {_dotted(OLDEST)} or later"
+        yield Finding("slurm", Level.FAIL, f"{text} is older than {_dotted(OLDEST)}", fix)
     elif version > NEWEST:
-        mend = "report what differs, if anything does"
-        yield Finding("slurm", Level.WARN, f"{text} is newer than what was tried", mend)
+        fix = "report anything that does not work"
+        yield Finding("slurm", Level.WARN, f"{text} is newer than the tested releases", fix)
     else:
         yield Finding("slurm", Level.PASS, text)
 
@@ -52,7 +52,7 @@ def check_limits(survey: Survey, workers: int, partition: str | None) -> Iterato
     """The controller's settings that workers depend on.
 
     Args:
-        survey: looks at the cluster.
+        survey: queries the cluster.
         workers: of the job in question; 0 for none.
         partition: its partition; the default one where None.
     """
@@ -71,28 +71,28 @@ def check_variables(survey: Survey) -> Iterator[Finding]:
         yield Finding(
             "variables",
             Level.WARN,
-            f"the account sets {', '.join(ignored)}, and these are not used here",
-            "give such options in the job's slurm section, for example slurm.account",
+            f"the account sets {', '.join(ignored)}, which are ignored here",
+            "set such options in the job's slurm section, for example slurm.account",
         )
     else:
-        yield Finding("variables", Level.PASS, "no variable of the account is left out")
+        yield Finding("variables", Level.PASS, "the account sets no ignored variables")
 
 
 def check_accounting(survey: Survey) -> Iterator[Finding]:
-    """``sacct`` answers: it says why workers died, and finds arrays that left the queue."""
+    """``sacct`` answers: it shows why workers died, and finds arrays that left the queue."""
     if survey.accounting():
         yield Finding("accounting", Level.PASS, "sacct answers")
     else:
         yield Finding(
             "accounting",
             Level.WARN,
-            "the site keeps no accounting, so nobody can tell why a worker died",
+            "the site keeps no accounting, so the reason why a worker died is unknown",
             "ask the site for AccountingStorageType=accounting_storage/slurmdbd",
         )
 
 
 def check_folder(survey: Survey) -> Iterator[Finding]:
-    """The account can write into `remote_dir`; that nodes see it, the probe tells."""
+    """The account can write into `remote_dir`; the probe checks that nodes see it."""
     folder = survey.try_folder(uuid.uuid4().hex[:8])
     kind = f" ({folder.filesystem})" if folder.filesystem else ""
     if folder.filesystem == "tmpfs":
@@ -111,8 +111,8 @@ def _array_size(settings: Mapping[str, str], workers: int) -> Finding:
     if most is None:
         return _unknown("max_array_size", "MaxArraySize")
     if most < 2:
-        mend = "ask the site to raise MaxArraySize: workers are submitted as arrays"
-        return Finding("max_array_size", Level.FAIL, f"MaxArraySize is {most}", mend)
+        fix = "ask the site to raise MaxArraySize: workers are submitted as arrays"
+        return Finding("max_array_size", Level.FAIL, f"MaxArraySize is {most}", fix)
     arrays = -(-workers // most)
     more = f": {workers:,} workers become {arrays:,} arrays" if arrays > 1 else ""
     return Finding("max_array_size", Level.PASS, f"MaxArraySize is {most:,}{more}")
@@ -147,11 +147,13 @@ def _kill_wait(settings: Mapping[str, str]) -> Finding:
         return Finding(
             "kill_wait",
             Level.WARN,
-            f"KillWait is {wait_s} s, and a worker takes up to {DRAIN_S} s to leave: where it is "
-            "killed before, what it did since its last checkpoint is done again",
+            f"KillWait is {wait_s} s, but a worker takes up to {DRAIN_S} s to exit; if it is "
+            "killed before, work since its last checkpoint is repeated",
             f"ask the site for KillWait={2 * DRAIN_S}, Slurm's default",
         )
-    return Finding("kill_wait", Level.PASS, f"KillWait is {wait_s} s, a worker leaves in {DRAIN_S}")
+    return Finding(
+        "kill_wait", Level.PASS, f"KillWait is {wait_s} s; a worker exits within {DRAIN_S} s"
+    )
 
 
 def _preemption(settings: Mapping[str, str], partition: Partition | None) -> Finding:
@@ -167,21 +169,21 @@ def _preemption(settings: Mapping[str, str], partition: Partition | None) -> Fin
         return Finding(
             "preemption",
             Level.WARN,
-            f"PreemptMode is {mode}: a suspended worker loses its leases, and others do its work",
-            "choose a partition or QOS that is not suspended, or PreemptMode=REQUEUE",
+            f"PreemptMode is {mode}: a suspended worker loses its leases to other workers",
+            "choose a partition or QOS that is not suspended, or use PreemptMode=REQUEUE",
         )
     if "CANCEL" in mode:
         return Finding(
             "preemption",
             Level.WARN,
-            f"PreemptMode is {mode}: preempted workers don't come back by themselves",
-            "wait with slurmctl wait, or a sensor, which submits others; or use REQUEUE",
+            f"PreemptMode is {mode}: preempted workers are not started again by Slurm",
+            "wait with slurmctl wait or a sensor, which submit new workers; or use REQUEUE",
         )
     if grace_s < DRAIN_S:
         return Finding(
             "preemption",
             Level.WARN,
-            f"PreemptMode is {mode} with GraceTime {grace_s} s: a worker leaves in {DRAIN_S}",
+            f"PreemptMode is {mode} with GraceTime {grace_s} s; a worker needs {DRAIN_S} s to exit",
             f"ask the site for GraceTime={2 * DRAIN_S} on the partition or QOS",
         )
     return Finding("preemption", Level.PASS, f"PreemptMode is {mode}, GraceTime {grace_s} s")
@@ -191,14 +193,14 @@ def _requeue(settings: Mapping[str, str]) -> Finding:
     allowed = _number(settings, "JobRequeue")
     if allowed is None:
         return _unknown("requeue", "JobRequeue")
-    said = "by default" if allowed else "where it is asked for, as the batch script does"
-    return Finding("requeue", Level.PASS, f"jobs are requeued {said}")
+    when = "by default" if allowed else "on request, and the batch script requests it"
+    return Finding("requeue", Level.PASS, f"jobs are requeued {when}")
 
 
 def _partition(partitions: list[Partition], name: str | None) -> Partition | None:
-    for each in partitions:
-        if each.name == name or (name is None and each.default):
-            return each
+    for partition in partitions:
+        if partition.name == name or (name is None and partition.default):
+            return partition
     return None
 
 
@@ -208,7 +210,7 @@ def _number(settings: Mapping[str, str], name: str) -> int | None:
 
 
 def _unknown(check: str, name: str) -> Finding:
-    return Finding(check, Level.SKIP, f"not checked: scontrol show config doesn't tell {name}")
+    return Finding(check, Level.SKIP, f"not checked: scontrol show config does not show {name}")
 
 
 def _dotted(version: tuple[int, int]) -> str:

@@ -1,8 +1,8 @@
-"""The least that IAM must allow, as policies: for whoever coordinates, and for the nodes.
+"""The least that IAM must allow, as policies: for the coordinator, and for the nodes.
 
 Pure functions of the site. The nodes' policy is that of a job's session
-(`credentials.session_policy`) with every job in the place of one, so that a role that has it
-can be narrowed to each.
+(`credentials.session_policy`) for every job instead of one, so that a role with it can be
+narrowed to each job.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def coordinator_policy(site: Site) -> dict[str, Any]:
     statements: list[dict[str, Any]] = [
         {
             "Effect": "Allow",
-            # Large files go up in several parts, which are removed where that is cut short.
+            # Large files are uploaded in parts, which are removed after an interruption.
             "Action": [f"s3:{name}" for name in (*OBJECT_ACTIONS, "AbortMultipartUpload")],
             "Resource": below,
         },
-        # Also asks whether the bucket is there, which no prefix can limit.
+        # HEAD of the bucket needs it too, and no prefix can limit that.
         {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": bucket},
         {
             "Effect": "Allow",

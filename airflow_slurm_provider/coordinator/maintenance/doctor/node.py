@@ -1,8 +1,8 @@
-"""A look from a node: a real job of one worker that examines the node and ends.
+"""A check of a node: a real job of one worker that examines its node and ends.
 
-It goes the way of every worker: the same client, batch script, environment, credentials and
-file; so what hinders it would hinder them. Bounded by a timeout; where no node is free, nothing
-is concluded. Leaves nothing behind. Cost: one short job, a ``squeue`` and ``sacct`` per second.
+It uses what every worker uses: the same client, batch script, environment, credentials and file.
+So it fails where they would fail. It has a timeout, and concludes nothing where no node is free. It
+leaves nothing behind. Cost: one short job, a ``squeue`` and ``sacct`` per second.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from airflow_slurm_provider.coordinator.maintenance.doctor.aws import judge_clock, judge_trials
+from airflow_slurm_provider.coordinator.maintenance.doctor.aws import judge_clock, judge_probes
 from airflow_slurm_provider.coordinator.maintenance.doctor.report import Finding, Level
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submission import upload
-from airflow_slurm_provider.coordinator.submission.credentials import give_credentials
+from airflow_slurm_provider.coordinator.submission.credentials import put_credentials
 from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import quote, render_script
-from slurm_worker.diagnostics.access_probes import TRIAL_JOB, Trial
+from airflow_slurm_provider.units import format_size
+from slurm_worker.diagnostics.access_probes import PROBE_JOB, AccessProbe
 from slurm_worker.errors import ServiceError
 
-#: What a job's options say of where and how its workers run; the rest is not the probe's.
+#: Options on where and how workers run; the probe ignores the others.
 _KEPT = (
     *("partition", "account", "qos", "constraint", "reservation", "nodelist", "exclude"),
     *("mem", "mem_per_cpu", "gres", "licenses", "extra_args", "setup", "command_prefix"),
 )
 _LIMIT_MINUTES = "5"
 _POLL_S = 1.0
-#: How long a file that a node wrote may take to be seen on the login node.
+#: Seconds until a file that a node wrote is visible on the login node.
 _SEEN_WITHIN_S = 15.0
 _LINES = 200
 _OLDEST_PYTHON = (3, 10)
@@ -47,12 +48,12 @@ _POLICY = (
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """What became of the probe.
+class ProbeOutput:
+    """The probe's output.
 
     Args:
-        text: what it wrote; empty where nothing of it is seen.
-        states: the states of its element, as Slurm tells them.
+        text: what it wrote; empty where nothing is visible.
+        states: the states of its element in Slurm.
     """
 
     text: str
@@ -60,7 +61,7 @@ class Heard:
 
 
 def check_node(services: Services, options: SlurmOptions, timeout_s: float) -> Iterator[Finding]:
-    """Run the probe and judge what it says; its findings are those of `judge`.
+    """Run the probe and judge its output; see `judge`.
 
     Args:
         services: the edges.
@@ -68,20 +69,20 @@ def check_node(services: Services, options: SlurmOptions, timeout_s: float) -> I
         timeout_s: seconds until the probe must have ended.
 
     Raises:
-        UserError: if Slurm refuses the job, with what it says.
+        UserError: if Slurm refuses the job, with its error text.
         ServiceError: if the cluster can't be reached.
     """
-    # Also the name of its folder: that of another probe at the same time is left alone.
-    name = f"{TRIAL_JOB}.{uuid.uuid4().hex[:12]}"
+    # Also the name of its folder, so that two probes at the same time have two folders.
+    name = f"{PROBE_JOB}.{uuid.uuid4().hex[:12]}"
     survey = services.slurm.survey()
     try:
-        heard = _run(services, name, _script(services, options, name), timeout_s)
+        output = _run(services, name, _script(services, options, name), timeout_s)
     finally:
         survey.remove(name)
-    if isinstance(heard, Finding):
-        yield heard
+    if isinstance(output, Finding):
+        yield output
     else:
-        yield from judge(heard, services.site.cluster.python, services.site.cluster.worker_command)
+        yield from judge(output, services.site.cluster.python, services.site.cluster.worker_command)
 
 
 def probe_options(options: SlurmOptions | None) -> SlurmOptions:
@@ -90,42 +91,42 @@ def probe_options(options: SlurmOptions | None) -> SlurmOptions:
     return SlurmOptions.from_mapping({**kept, "time": _LIMIT_MINUTES})
 
 
-def judge(heard: Heard, python: str, worker_command: str | None) -> list[Finding]:
-    """What the probe's output says of the node.
+def judge(output: ProbeOutput, python: str, worker_command: str | None) -> list[Finding]:
+    """The findings on the node.
 
     Args:
-        heard: what became of it.
+        output: the probe's.
         python: the interpreter that the site names.
-        worker_command: what the site starts workers with instead, if so.
+        worker_command: the command that the site starts workers with instead, if any.
     """
-    document = _document(heard.text)
+    document = _document(output.text)
     where = f" on {document['host']}" if document else ""
-    findings = [Finding("node_job", Level.PASS, f"a job ran{where} ({heard.states})")]
-    if not heard.text:
-        findings[0] = Finding("node_job", Level.PASS, f"a job ran ({heard.states})")
+    findings = [Finding("node_job", Level.PASS, f"a job ran{where} ({output.states})")]
+    if not output.text:
+        findings[0] = Finding("node_job", Level.PASS, f"a job ran ({output.states})")
         findings.append(
             Finding(
                 "node_folder",
                 Level.FAIL,
-                "the job ran, and nothing that it wrote is seen on the login node",
-                "name a folder in cluster.remote_dir that login node and nodes share",
+                "the job ran, but its output is not visible on the login node",
+                "set cluster.remote_dir to a folder that the login node and the nodes share",
             )
         )
         return findings
     findings.append(Finding("node_folder", Level.PASS, "remote_dir is shared with the nodes"))
-    version = document["python"] if document else _python_said(heard.text)
+    version = document["python"] if document else _python_version(output.text)
     if document or not worker_command:
         findings.append(_judge_python(version, python))
     if findings[-1].level is Level.FAIL:
         return findings
     if document is None:
-        said = _last_words(heard.text)
+        last = _last_words(output.text)
         findings.append(
             Finding(
                 "node_worker",
                 Level.FAIL,
-                f"the worker did not start: {said}",
-                "run it by hand on a node; where TMPDIR is at fault, set another in slurm.setup",
+                f"the worker did not start: {last}",
+                "run it by hand on a node; if TMPDIR is the cause, set another one in slurm.setup",
             )
         )
         return findings
@@ -135,18 +136,18 @@ def judge(heard: Heard, python: str, worker_command: str | None) -> list[Finding
 def _script(services: Services, options: SlurmOptions, name: str) -> str:
     cluster = services.site.cluster
     command = [
-        *shlex.split(upload.ship_worker(services)),
+        *shlex.split(upload.upload_worker(services)),
         *("check", "--table", services.site.storage.table),
         *("--objects", f"s3://{services.site.bucket}/{services.site.prefix}".rstrip("/")),
     ]
     environment = {
         **services.site.aws.environment(),
-        **give_credentials(services, TRIAL_JOB, folder=name),
+        **put_credentials(services, PROBE_JOB, folder=name),
     }
     setup = options.setup
     if not cluster.worker_command:
-        told = f"import sys; print('{_PYTHON}', '.'.join(map(str, sys.version_info[:3])))"
-        words = [*options.command_prefix, cluster.python, "-c", told]
+        code = f"import sys; print('{_PYTHON}', '.'.join(map(str, sys.version_info[:3])))"
+        words = [*options.command_prefix, cluster.python, "-c", code]
         setup = (*setup, " ".join(map(quote, words)))
     return render_script(
         replace(options, setup=setup),
@@ -157,7 +158,7 @@ def _script(services: Services, options: SlurmOptions, name: str) -> str:
     )
 
 
-def _run(services: Services, name: str, script: str, timeout_s: float) -> Heard | Finding:
+def _run(services: Services, name: str, script: str, timeout_s: float) -> ProbeOutput | Finding:
     slurm, clock = services.slurm, services.clock
     began = clock.boot_time()
     try:
@@ -172,7 +173,7 @@ def _run(services: Services, name: str, script: str, timeout_s: float) -> Heard 
     while not (text := _seen(services, name)) and clock.boot_time() - ended < _SEEN_WITHIN_S:
         clock.sleep(_POLL_S)
     states = ", ".join(sorted(array.counts())) or "ended"
-    return Heard(text, states)
+    return ProbeOutput(text, states)
 
 
 def _seen(services: Services, name: str) -> str:
@@ -186,63 +187,63 @@ def _not_in_time(
         return Finding(
             "node_job",
             Level.FAIL,
-            f"a job is {', '.join(sorted(counts)) or 'lost'} since {timeout_s:g} s without an end",
-            "see what hangs on the node; slurmctl doctor --timeout allows more time",
+            f"a job has not ended within {timeout_s:g} s ({', '.join(sorted(counts)) or 'lost'})",
+            "check what hangs on the node; slurmctl doctor --timeout allows more time",
         )
     reason = services.slurm.survey().why_waiting(job.name) or "no reason given"
     return Finding(
         "node_job",
         Level.SKIP,
-        f"not checked: no node was free within {timeout_s:g} s (Slurm says {reason})",
+        f"not checked: no node was free within {timeout_s:g} s (Slurm's reason: {reason})",
         "try again later, with a longer --timeout, or with --config of a job of another partition",
     )
 
 
 def _judge_python(version: str, python: str) -> Finding:
     oldest = ".".join(map(str, _OLDEST_PYTHON))
-    mend = (
-        f"name a Python >= {oldest} in cluster.python, or have slurm.setup load one "
+    fix = (
+        f"set cluster.python to a Python >= {oldest}, or load one in slurm.setup "
         "(module load python)"
     )
     if not version:
-        return Finding("node_python", Level.FAIL, f"{python!r} does not run on the node", mend)
-    if tuple(int(each) for each in version.split(".")[:2]) < _OLDEST_PYTHON:
-        found = f"{python!r} is Python {version} on the node, and workers need {oldest}"
-        return Finding("node_python", Level.FAIL, found, mend)
+        return Finding("node_python", Level.FAIL, f"{python!r} does not run on the node", fix)
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_PYTHON:
+        found = f"{python!r} is Python {version} on the node; workers need {oldest}"
+        return Finding("node_python", Level.FAIL, found, fix)
     return Finding("node_python", Level.PASS, f"Python {version}")
 
 
 def _judge_document(document: dict[str, Any]) -> Iterator[Finding]:
     yield _judge_scratch(document)
     for check, name in (("node_table", "table"), ("node_bucket", "bucket")):
-        trials = [Trial(action, error) for action, error in document.get(name, {}).items()]
-        yield judge_trials(check, trials, _POLICY)
+        probes = [AccessProbe(action, error) for action, error in document.get(name, {}).items()]
+        yield judge_probes(check, probes, _POLICY)
     if "clock_ahead_s" in document:
         yield judge_clock("node_clock", f"node {document['host']}", document["clock_ahead_s"])
     else:
-        error = ServiceError(document.get("clock_error", "the node did not tell the time"))
+        error = ServiceError(document.get("clock_error", "the node did not report the time"))
         yield Finding.of_error("node_clock", error, "see node_table")
 
 
 def _judge_scratch(document: dict[str, Any]) -> Finding:
     scratch = document["scratch"]
-    mend = "set TMPDIR to a folder on the node's own disk, in slurm.setup: export TMPDIR=/local"
+    fix = "set TMPDIR to a folder on the node's own disk, in slurm.setup: export TMPDIR=/local"
     if "scratch_error" in document:
         found = f"scratch {scratch} can't be written: {document['scratch_error']}"
-        return Finding("node_scratch", Level.FAIL, found, mend)
+        return Finding("node_scratch", Level.FAIL, found, fix)
     kind, free = document.get("scratch_filesystem", ""), document["scratch_free_bytes"]
     if kind.partition(".")[0] in _SHARED:
         found = f"scratch {scratch} is on {kind}, where SQLite's locks are slow or broken"
-        return Finding("node_scratch", Level.FAIL, found, mend)
-    size = f"{free / (1 << 30):,.1f} GB free"
+        return Finding("node_scratch", Level.FAIL, found, fix)
+    size = f"{format_size(free)} free"
     if free < _LEAST_FREE:
         found = f"scratch {scratch} has {size}; journals and parts of running tasks go there"
-        return Finding("node_scratch", Level.WARN, found, mend)
+        return Finding("node_scratch", Level.WARN, found, fix)
     return Finding("node_scratch", Level.PASS, f"scratch {scratch} ({kind or 'local'}), {size}")
 
 
 def _document(text: str) -> dict[str, Any] | None:
-    """The line that the worker printed, among whatever `setup` says."""
+    """The line that the worker printed, among the output of `setup`."""
     for line in reversed(text.splitlines()):
         if line.startswith("{"):
             try:
@@ -254,7 +255,7 @@ def _document(text: str) -> dict[str, Any] | None:
     return None
 
 
-def _python_said(text: str) -> str:
+def _python_version(text: str) -> str:
     for line in text.splitlines():
         if line.startswith(f"{_PYTHON} "):
             return line.removeprefix(_PYTHON).strip()
@@ -263,6 +264,4 @@ def _python_said(text: str) -> str:
 
 def _last_words(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return (
-        "; ".join(line for line in lines[-3:] if not line.startswith(_PYTHON)) or "it said nothing"
-    )
+    return "; ".join(line for line in lines[-3:] if not line.startswith(_PYTHON)) or "no output"

@@ -1,9 +1,9 @@
-"""What an examination finds: one finding per check, in the order in which they were made."""
+"""The findings of `doctor`: one per check, in the order of the checks."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -11,11 +11,11 @@ from slurm_worker.errors import describe
 
 
 class Level(str, Enum):
-    """How a check came out."""
+    """The result of a check."""
 
-    PASS = "pass"  # noqa: S105  no password, but: as it should be
-    WARN = "warn"  #: jobs run, and something is lost: speed, comfort, an explanation
-    FAIL = "fail"  #: jobs can't run, or not rightly
+    PASS = "pass"  # noqa: S105  not a password: the check found no problem
+    WARN = "warn"  #: jobs run, with less speed, comfort or explanations
+    FAIL = "fail"  #: jobs can't run, or go wrong
     SKIP = "skip"  #: not checked; `found` says why
 
 
@@ -25,25 +25,30 @@ class Finding:
 
     Args:
         check: its name, which is stable.
-        level: how it came out.
+        level: the result.
         found: what was found, in a line.
-        mend: what to do about it, in a line; empty where all is well.
+        fix: what to do about it, in a line; empty where all is well.
     """
 
     check: str
     level: Level
     found: str
-    mend: str = ""
+    fix: str = ""
 
     @classmethod
-    def of_error(cls, check: str, error: Exception, mend: str) -> Finding:
-        """A failed check; the errors of this project carry their own mend behind a semicolon."""
+    def of_error(cls, check: str, error: Exception, fix: str) -> Finding:
+        """A failed check; errors of this project have their own fix after a semicolon."""
         found, _, own = describe(error).partition("; ")
-        return cls(check, Level.FAIL, found, own or mend)
+        return cls(check, Level.FAIL, found, own or fix)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
-        return {**asdict(self), "level": self.level.value}
+        return {
+            "check": self.check,
+            "level": self.level.value,
+            "found": self.found,
+            "mend": self.fix,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +60,12 @@ class Report:
     @property
     def ok(self) -> bool:
         """Whether no check failed."""
-        return all(each.level is not Level.FAIL for each in self.findings)
+        return all(finding.level is not Level.FAIL for finding in self.findings)
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many checks came out how."""
-        counts = Counter(each.level for each in self.findings)
+        """Number of checks by result."""
+        counts = Counter(finding.level for finding in self.findings)
         return {level.value: counts[level] for level in Level}
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,5 +73,5 @@ class Report:
         return {
             "ok": self.ok,
             "counts": self.counts,
-            "checks": [each.to_dict() for each in self.findings],
+            "checks": [finding.to_dict() for finding in self.findings],
         }

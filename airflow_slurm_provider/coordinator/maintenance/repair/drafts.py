@@ -1,4 +1,4 @@
-"""Which draft is a round's plan, where the table has lost that: the one its markers are of.
+"""Finds the draft of a round whose row is lost: the one that its markers were made from.
 
 Memory grows with the number of markers by a digest. Requests: a GET per marker of the round,
 and one per segment of each draft.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from airflow_slurm_provider.coordinator.planning.planner import Tally, Title
+from airflow_slurm_provider.coordinator.planning.planner import DraftSummary, SliceTotals
 from slurm_worker.errors import UserError
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_store import ForeignMarker, JobStore, Marker
@@ -17,7 +17,7 @@ from slurm_worker.protocol.keys import MAX_TASKS
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A draft, and what it comes to."""
+    """A draft and its totals."""
 
     draft: int
     tasks: int
@@ -31,7 +31,7 @@ def find_plan(store: JobStore, round_no: int, known: int = 0, standing: int = 0)
     Args:
         store: the job's objects.
         round_no: the round.
-        known: the draft, where the job's row tells it; 0 where it doesn't.
+        known: the draft, where the job's row names it; 0 where it does not.
         standing: the draft that task rows name, where there are any: of several drafts with the
             same items it is the one whose segments these rows are read from.
 
@@ -59,7 +59,7 @@ def find_plan(store: JobStore, round_no: int, known: int = 0, standing: int = 0)
         raise UserError(
             f"job_id: round {round_no} of {store.paths.job!r} has several drafts below "
             f"{store.paths.segments(round_no)} that its results agree with: "
-            f"{', '.join(str(each.draft) for each in plans.values())}; remove those that are wrong"
+            f"{', '.join(str(plan.draft) for plan in plans.values())}; delete the wrong ones"
         )
     if plans:
         return plans.popitem()[1]
@@ -73,7 +73,7 @@ def find_plan(store: JobStore, round_no: int, known: int = 0, standing: int = 0)
 
 def _read(store: JobStore, round_no: int, draft: int, markers: dict[int, Marker]) -> Plan:
     """A draft, checked to be whole and the one that the markers were made from."""
-    tally = Tally()
+    tally = SliceTotals()
     for sequence, where in enumerate(store.planned_slices(round_no, draft)):
         if sequence in markers:
             markers[sequence].check(where)
@@ -81,11 +81,11 @@ def _read(store: JobStore, round_no: int, draft: int, markers: dict[int, Marker]
     beyond = max(markers, default=-1)
     if beyond >= tally.tasks:
         raise ForeignMarker(
-            f"done/{markers[beyond].task}.done is of a task that has no slice below "
+            f"done/{markers[beyond].task}.done belongs to a task without a slice below "
             f"{store.paths.segments(round_no)}; restore its segments"
         )
-    title = Title.read(store, round_no, draft) if draft else None
-    if draft and (title is None or not tally.agrees(title)):
+    title = DraftSummary.read(store, round_no, draft) if draft else None
+    if draft and (title is None or not tally.match(title)):
         raise UserError(
             f"segments of draft {draft} are missing below {store.paths.segments(round_no)}; "
             "restore them"

@@ -1,4 +1,4 @@
-"""What a repair came to."""
+"""The result of a repair."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 
 @dataclass(slots=True)
-class Repaired:
-    """What was brought right.
+class RepairResult:
+    """What was repaired.
 
     Args:
         dry_run: nothing was written.
@@ -16,8 +16,8 @@ class Repaired:
         rounds: numbers of the rounds whose rows were missing.
         submissions: their labels, likewise.
         tasks: rows of tasks that were missing.
-        completed: rows, missing ones among them, that are done now as their markers say.
-        unmended: what can't be brought right, and what to do about it.
+        completed: rows, including missing ones, that are done now as their markers say.
+        unrepaired: what can't be repaired, and what to do about it.
     """
 
     job_id: str
@@ -27,13 +27,15 @@ class Repaired:
     submissions: list[str] = field(default_factory=list)
     tasks: int = 0
     completed: int = 0
-    unmended: list[str] = field(default_factory=list)
+    unrepaired: list[str] = field(default_factory=list)
 
     @property
     def changed(self) -> bool:
-        """Whether anything was wrong that can be brought right."""
+        """Whether anything was wrong that can be repaired."""
         return bool(self.job or self.rounds or self.submissions or self.tasks or self.completed)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
-        return asdict(self)
+        document = asdict(self)
+        document["unmended"] = document.pop("unrepaired")
+        return document

@@ -1,8 +1,8 @@
-"""The task rows of one round, brought to what segments and markers say.
+"""The task rows of one round, repaired from segments and markers.
 
 Several at a time; memory grows with the number of tasks by an entry in a set. Requests: a
 query per page of rows, a list per thousand markers; where rows are missing a GET per segment;
-per row that is brought right one GET and two writes.
+per repaired row one GET and two writes.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 
-from airflow_slurm_provider.coordinator.maintenance.repair.report import Repaired
-from slurm_worker.backends.clock import boot_time
+from airflow_slurm_provider.coordinator.maintenance.repair.clock import FixedClock
+from airflow_slurm_provider.coordinator.maintenance.repair.report import RepairResult
 from slurm_worker.errors import ServiceError
+from slurm_worker.prefetch import prefetch
+from slurm_worker.protocol.job_rows import RoundRow
 from slurm_worker.protocol.job_store import ForeignMarker, JobStore, Marker
-from slurm_worker.protocol.job_table import RoundRow
 from slurm_worker.protocol.keys import TaskId, TaskState
-from slurm_worker.protocol.prefetch import ahead
 from slurm_worker.protocol.task_table import TaskTable, halves_of
 from slurm_worker.protocol.tasks import TaskRow
 
@@ -28,16 +27,16 @@ _ATTEMPT = re.compile(r"a(\d+)")
 class TaskRepair:
     """The task rows of one round that is open.
 
-    A worker may be at it: rows are read before markers are listed, and what looks broken is
-    read again, so that a task that moves on meanwhile is not taken for broken.
+    Workers may be running. Rows are read before markers are listed, and rows that seem broken are
+    read again, so that a task that has just changed is not taken for broken.
 
     Args:
         store: the job's objects.
         table: its tasks.
         round_row: the round.
-        found: told of what was brought right.
-        log: told of progress.
-        strict: raise where a marker is not of its task's items, instead of telling of it.
+        found: collects what was repaired.
+        log: gets a line for each step.
+        strict: raise where a marker was made from other items, instead of reporting it.
     """
 
     def __init__(
@@ -45,7 +44,7 @@ class TaskRepair:
         store: JobStore,
         table: TaskTable,
         round_row: RoundRow,
-        found: Repaired,
+        found: RepairResult,
         log: Callable[[str], None],
         *,
         strict: bool = False,
@@ -61,15 +60,15 @@ class TaskRepair:
         self._seen: set[int] = set()
 
     def run(self) -> None:
-        """Bring rows to what their markers say, and create those that are missing.
+        """Make rows agree with their markers, and create missing rows.
 
         Raises:
             ForeignMarker: if `strict`, where a marker is not of its task's items.
         """
-        undone, whole = self._look()
+        undone, whole = self._scan()
         split = []
         before = self._found.tasks
-        with closing(ahead(self._rebuild, self._missing())) as rebuilt:
+        with closing(prefetch(self._rebuild, self._missing())) as rebuilt:
             for row, marker in rebuilt:
                 self._seen.add(row.sequence)
                 self._found.tasks += 1
@@ -79,22 +78,22 @@ class TaskRepair:
         if self._found.tasks > before:
             lost = self._found.tasks - before
             self._log(f"round {self._round.number}: {lost:,} tasks had no row")
-        with closing(ahead(self._catch_up, undone)) as settled:
+        with closing(prefetch(self._catch_up, undone)) as settled:
             for _, found in settled:
                 if found is None:
                     continue
                 self._found.completed += 1
                 if found[1].split:
                     split.append(found)
-        with closing(ahead(self._marker, whole)) as markers:
+        with closing(prefetch(self._marker, whole)) as markers:
             split += [(row, marker) for row, marker in markers if marker and marker.split]
         for row, marker in split:
             self._halve(row, marker)
 
-    def _look(self) -> tuple[list[TaskId], list[TaskRow]]:
+    def _scan(self) -> tuple[list[TaskId], list[TaskRow]]:
         """Tasks that aren't done and have a marker; rows of tasks that may be bisected."""
         undone, done, whole = [], [], []
-        for row in self._table.of_round(self._round.number):
+        for row in self._table.rows_of_round(self._round.number):
             self._seen.add(row.sequence)
             if row.state is not TaskState.DONE:
                 undone.append(row.task)
@@ -110,9 +109,9 @@ class TaskRepair:
         }
         for task in done:
             if task not in self._done:
-                self._found.unmended.append(
-                    f"task {task} is done and {self._store.paths.done(task)} is missing "
-                    "from the bucket; restore it"
+                self._found.unrepaired.append(
+                    f"task {task} is done, but {self._store.paths.done(task)} is missing from the "
+                    "bucket; restore that object"
                 )
         standing = [row for row in whole if row.task in self._done]
         return [task for task in undone if task in self._done], standing
@@ -127,7 +126,7 @@ class TaskRepair:
             if planned - 1 not in self._seen:
                 yield TaskRow(self._round.number, planned - 1, TaskState.READY, where)
         if planned < self._round.tasks:
-            self._found.unmended.append(
+            self._found.unrepaired.append(
                 f"tasks {planned:,} to {self._round.tasks - 1:,} of round {self._round.number} "
                 f"have no slice below {self._store.paths.segments(self._round.number)}; restore "
                 "its segments"
@@ -142,7 +141,7 @@ class TaskRepair:
         return self._settle(row) if done else None
 
     def _catch_up(self, task: TaskId) -> tuple[TaskRow, Marker] | None:
-        """Make a row done that isn't; None where its worker has meanwhile, or nobody can."""
+        """Mark a row as done; None where its worker has, or the marker is of other items."""
         row = self._table.find(task)
         if row is None or row.state is TaskState.DONE:
             return None
@@ -167,7 +166,7 @@ class TaskRepair:
         except ForeignMarker as error:
             if self._strict:
                 raise
-            self._found.unmended.append(str(error))
+            self._found.unrepaired.append(str(error))
             return None
         return marker
 
@@ -185,7 +184,7 @@ class TaskRepair:
             for key in self._store.objects.list(folder)
         )
         found = (match for name in names if (match := _ATTEMPT.match(name)))
-        return max((int(each.group(1)) for each in found), default=0)
+        return max((int(match.group(1)) for match in found), default=0)
 
     def _halve(self, row: TaskRow, marker: Marker) -> None:
         """Have the halves of a bisected task, and then the whole done."""
@@ -197,31 +196,12 @@ class TaskRepair:
         self._found.tasks += len(lost)
         if lost and self._write:
             self._table.create_halves(row)
-        for each in lost:
-            if each.task in self._done and self._settle(each) is not None:
+        for half in lost:
+            if half.task in self._done and self._settle(half) is not None:
                 self._found.completed += 1
         if row.state is not TaskState.DONE and self._write:
             _at(self._table, marker.finished).complete(marker)
 
 
-@dataclass(frozen=True, slots=True)
-class StandingClock:
-    """A clock that stands: rows say when things were, not when they were rebuilt."""
-
-    at: float
-
-    def now(self) -> float:
-        """See `ports.Clock.now`."""
-        return self.at
-
-    def boot_time(self) -> float:
-        """See `ports.Clock.boot_time`."""
-        return boot_time()
-
-    def sleep(self, seconds: float) -> None:
-        """See `ports.Clock.sleep`: nobody does."""
-        raise NotImplementedError("nobody waits by a clock that stands")
-
-
 def _at(table: TaskTable, at: float) -> TaskTable:
-    return TaskTable(table.rows, table.job, table.shards, table.lease, StandingClock(at))
+    return TaskTable(table.rows, table.job, table.shards, table.lease, FixedClock(at))

@@ -28,7 +28,7 @@ export function offer(path, page) {
   }
 
   function say(message, bad = false) {
-    show(bad ? "That was not done" : "Done", [h("p", {}, message)], [closer("Close", "primary")]);
+    show(bad ? "The action failed" : "Done", [h("p", {}, message)], [closer("Close", "primary")]);
   }
 
   function show(title, parts, buttons) {
@@ -53,15 +53,15 @@ export function offer(path, page) {
 
   function cancelDialog() {
     show(`Cancel the workers of ${job.job_id}?`, [
-      h("p", {}, "Slurm ends them at once. What is committed stays, what they were working on is done again; submitting the job once more goes on from there."),
-      h("p", { class: "muted" }, "To let them finish what they hold, pause instead."),
+      h("p", {}, "Slurm ends them at once. Committed results stay. Unfinished tasks start again when you submit the job again."),
+      h("p", { class: "muted" }, "To let workers finish their tasks first, pause the job instead."),
     ], [closer("Keep them"), doer("Cancel the workers", "danger", (button) => act(button, "cancel"))]);
   }
 
   function workersDialog() {
     const field = h("input", { type: "number", id: "how-many", min: 1, max: 10000, value: 4, required: true });
     show("Add workers", [
-      h("p", {}, "They are submitted beside those that are at work, no more than have something to do."),
+      h("p", {}, "New workers are submitted beside the running ones, at most as many as there is work for."),
       h("label", { for: "how-many" }, "How many", field),
     ], [closer("Close"), doer("Add", "primary", (button) => {
       if (field.reportValidity()) act(button, "workers", { workers: Number(field.value) });
@@ -78,7 +78,7 @@ export function offer(path, page) {
     });
     const chosen = () => boxes.map((each) => each.querySelector("input")).filter((box) => box.checked).map((box) => box.value);
     show("Retry failures", [
-      h("p", {}, "Choose the classes to try again. With none chosen, the job's retry policy decides."),
+      h("p", {}, "Choose the error classes to try again. Without a choice, the job's retry policy decides."),
       h("fieldset", { class: "choices plain" }, h("legend", { class: "sr" }, "Error classes"), boxes),
     ], [closer("Close"), doer("Show the plan", "primary", (button) => showPlan(button, chosen()))]);
   }
@@ -104,7 +104,7 @@ export function offer(path, page) {
     ];
     const facts = h("dl", { class: "facts", id: "plan" }, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
     const notes = plan.notes.map((each) => h("p", { class: "note warn" }, each));
-    show(nothing ? "Nothing to retry" : "This would be done", [facts, notes], [
+    show(nothing ? "Nothing to retry" : "The retry would do this", [facts, notes], [
       doer("Back", null, retryDialog),
       nothing ? closer("Close", "primary") : doer("Start the retry", "primary", (each) => start(each, classes)),
     ]);
@@ -115,7 +115,7 @@ export function offer(path, page) {
     try {
       let run = await post(`${path}/retry`, { classes });
       const said = h("pre", { class: "log said", "aria-live": "polite" });
-      show("Retrying", [h("p", { class: "muted" }, "It goes on when this is closed."), said], [closer("Close")]);
+      show("Retrying", [h("p", { class: "muted" }, "The retry continues when you close this window."), said], [closer("Close")]);
       while (run.state === "running" && dialog.open) {
         said.textContent = run.said.join("\n") || "reading the failures";
         await new Promise((done) => setTimeout(done, WAIT_MS));
@@ -146,9 +146,9 @@ export function offer(path, page) {
 }
 
 function outcome(result) {
-  if (result.round === null) return "There was nothing to try again.";
+  if (result.round === null) return "There was nothing to retry.";
   const items = sum(result.items ?? {});
   const parts = [items ? `${number(items)} items` : "", result.tasks ? `${number(result.tasks)} tasks put back` : ""].filter(Boolean).join(" and ");
   const arrays = result.slurm_job_ids.length ? `, array ${result.slurm_job_ids.join(", ")}` : "";
-  return `Round ${result.round}: ${parts || "begun"}${arrays}${result.reattached ? " (it was begun before)" : ""}.`;
+  return `Round ${result.round}: ${parts || "started"}${arrays}${result.reattached ? " (it had started before)" : ""}.`;
 }

@@ -145,10 +145,10 @@ function note({ stop, paused, away, gone: left, alerts: raised }) {
   const line = (level, title, message, sub) =>
     h("div", { class: `note ${level}` }, h("strong", {}, title), h("span", {}, message, sub ? h("div", { class: "sub" }, sub) : null));
   return [
-    stop ? line("fail", "Stopped", stop, "Mend the cause, then resume.") : null,
-    paused ? line("warn", "Paused", `by ${paused}`, "Workers finish the task they hold, and leave.") : null,
-    away ? line("warn", "Cluster can't be asked", away, "Progress comes from the table and is up to date; trying again.") : null,
-    left ? line("warn", "No worker is left", "while tasks are not done.", "Resume to replace them, or submit the job again.") : null,
+    stop ? line("fail", "Stopped", stop, "Fix the cause, then resume.") : null,
+    paused ? line("warn", "Paused", `by ${paused}`, "Workers finish their current task, then exit.") : null,
+    away ? line("warn", "The cluster can't be reached", away, "Progress comes from the table and is up to date. Trying again.") : null,
+    left ? line("warn", "No worker is left", "but tasks are not done.", "Resume to submit new workers, or submit the job again.") : null,
     ...raised.map((each) => line("warn", kind(each), each.message, each.advice)),
   ];
 }

@@ -15,9 +15,9 @@ export function taskStates({ job, times, lost }) {
 }
 
 export function workerStates(workers) {
-  if (workers.problem) return h("p", { class: "muted" }, `Slurm can't be asked: ${workers.problem}. Trying again.`);
+  if (workers.problem) return h("p", { class: "muted" }, `Slurm can't be reached: ${workers.problem}. Trying again.`);
   const states = Object.entries(workers.states);
-  if (!states.length) return none(workers.slurm_job_ids.length ? "Slurm doesn't say yet." : "None was submitted yet.");
+  if (!states.length) return none(workers.slurm_job_ids.length ? "Slurm has no answer yet." : "No workers were submitted yet.");
   const all = sum(workers.states);
   return table(["State", ">Workers", "<"], states.sort((a, b) => b[1] - a[1]).map(([state, each]) => h("tr", {}, cell(state, "name"), count(each), cell(share(each, all)))));
 }
@@ -52,7 +52,7 @@ export function shares(rows, name) {
 }
 
 export function limits(found) {
-  if (!found.length) return none("This job keeps no rate limit.");
+  if (!found.length) return none("This job has no rate limits.");
   return table(
     ["Limit", ">Rate now", ">Configured", ">Cuts", ">Reserved ahead", ">Used"],
     found.map((each) =>
@@ -78,12 +78,12 @@ export function cost(found) {
   const facts = [["Expected for such tasks", dollars(found.dollars_expected)]];
   if (use) {
     facts.push(
-      ["CPU time given", `${use.cpu_hours_allocated.toFixed(3)} CPU-hours to ${number(use.starts)} starts of workers`],
-      ["CPU time used", use.cpu_efficiency === null ? "told when workers end" : percent(use.cpu_efficiency, 1, 0)],
-      ["Memory used", use.memory_efficiency === null ? "told when workers end" : `${bytes(use.memory_bytes_used)} of ${bytes(use.memory_bytes_given)}`],
+      ["CPU time allocated", `${use.cpu_hours_allocated.toFixed(3)} CPU-hours in ${number(use.starts)} worker starts`],
+      ["CPU time used", use.cpu_efficiency === null ? "known when workers end" : percent(use.cpu_efficiency, 1, 0)],
+      ["Memory used", use.memory_efficiency === null ? "known when workers end" : `${bytes(use.memory_bytes_used)} of ${bytes(use.memory_bytes_given)}`],
     );
   } else facts.push(["Cluster", found.problem || "not known"]);
-  const advice = found.advice.length ? h("ul", { class: "advice" }, found.advice.map((each) => h("li", {}, each))) : h("p", { class: "muted" }, "Nothing to mend.");
+  const advice = found.advice.length ? h("ul", { class: "advice" }, found.advice.map((each) => h("li", {}, each))) : h("p", { class: "muted" }, "No advice.");
   return h(
     "div",
     { class: "columns" },
@@ -95,7 +95,7 @@ export function cost(found) {
 const dollars = (value) => `$${value >= 0.01 || !value ? value.toFixed(2) : value.toPrecision(2)}`;
 
 export function phases({ phases: found, at_ms: now }) {
-  if (!found.length) return none("Nothing has begun yet.");
+  if (!found.length) return none("Nothing has started yet.");
   const first = Math.min(...found.map((each) => each.start_ms));
   const last = Math.max(...found.map((each) => each.end_ms ?? now));
   const span = Math.max(1, last - first);
@@ -134,7 +134,7 @@ export function rounds({ rounds: found, submissions }) {
 }
 
 export function events(found) {
-  if (!found.length) return none("Nothing is noted yet.");
+  if (!found.length) return none("No events yet.");
   return table(
     ["When", "Who", "What", "<"],
     found.map((each) => {

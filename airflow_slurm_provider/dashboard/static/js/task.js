@@ -51,18 +51,17 @@ function facts(found) {
 }
 
 function attempts(history, crashes, attempt) {
-  if (!history.length && !crashes.length) return h("p", { class: "muted" }, attempt ? "None: its first attempt is its only one." : "None: nobody has leased it yet.");
-  const rows = history.map((entry) => {
-    const [, ms, what] = entry.match(/^(\d{10,})\s(.*)$/s) ?? [null, 0, entry];
-    return h("tr", {}, h("td", { class: "muted nowrap" }, when(Number(ms))), h("td", { class: "wrap" }, what));
-  });
-  const bad = crashes.length ? h("p", { class: "note warn" }, h("strong", {}, "Brought a worker down"), h("span", {}, crashes.join(", "))) : null;
+  if (!history.length && !crashes.length) return h("p", { class: "muted" }, attempt ? "None: its first attempt is its only one." : "None: no worker has leased it yet.");
+  const rows = history.map((entry) =>
+    h("tr", {}, h("td", { class: "muted nowrap" }, when(entry.at_ms)), h("td", { class: "wrap" }, entry.text)),
+  );
+  const bad = crashes.length ? h("p", { class: "note warn" }, h("strong", {}, "Crashed a worker"), h("span", {}, crashes.join(", "))) : null;
   return [bad, h("table", {}, h("tbody", {}, rows))];
 }
 
 function committed(marker) {
   const split = marker.split.length
-    ? h("p", { class: "note warn" }, h("strong", {}, "Bisected"), h("span", {}, `It kept killing its workers; its items are in ${marker.split.join(" and ")}.`))
+    ? h("p", { class: "note warn" }, h("strong", {}, "Bisected"), h("span", {}, `This task killed its workers repeatedly; its items are now in ${marker.split.join(" and ")}.`))
     : null;
   const line = `Attempt ${marker.attempt} by ${marker.worker} on ${marker.node || "an unnamed node"}: ${number(marker.ok)} ok, ${number(marker.rows)} rows${byClass(marker.failed) ? `, failed: ${byClass(marker.failed)}` : ""}.`;
   const head = h("tr", {}, ["Part", "Kind", "Size", "SHA-256"].map((each) => h("th", { scope: "col", class: each === "Size" ? "n" : null }, each)));
@@ -87,7 +86,7 @@ async function readLog() {
 
 function log(found) {
   if (!found.lines.length) {
-    return h("p", { class: "muted" }, "No line yet. A worker ships its log when it ends, or when much has gathered.");
+    return h("p", { class: "muted" }, "No lines yet. A worker uploads its log when it ends, or when the log has grown large.");
   }
   const lines = found.lines.map((line) => h("span", { class: / (ERROR|CRITICAL|WARNING) /.test(line) ? "bad" : null }, `${line}\n`));
   return [h("pre", { class: "log", tabindex: 0, "aria-label": "Log lines" }, lines), found.more ? h("p", { class: "muted small" }, `The first ${number(found.lines.length)} lines; all: slurmctl logs ${job} --task ${task}`) : null];

@@ -101,7 +101,7 @@ function slowest(rows, job) {
 }
 
 function list(rows, job, goesOn) {
-  if (!rows.length) return h("p", { class: "muted" }, goesOn ? "None among the tasks that were looked through; the next page goes on." : "None.");
+  if (!rows.length) return h("p", { class: "muted" }, goesOn ? "None among the tasks that were read so far; continue with the next page." : "None.");
   return h(
     "table",
     {},

@@ -13,15 +13,16 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from airflow_slurm_provider.coordinator.anomalies import Look
+from airflow_slurm_provider.coordinator.anomalies import Observation
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import LimitSection
 from airflow_slurm_provider.coordinator.status.rate_limits import limit_states
 from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_config import LeaseConfig
-from slurm_worker.protocol.job_store import Marker, Slice
+from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.keys import JobId, TaskId
+from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Claimed, Lease
 from slurm_worker.testing import ManualClock, MemoryRows
@@ -96,8 +97,8 @@ class Fleet:
         self._numbers = 0
         self._create()
 
-    def looks(self) -> Iterator[Look]:
-        """Look after look until the job is done, or its time is over."""
+    def observations(self) -> Iterator[Observation]:
+        """Observation after look until the job is done, or its time is over."""
         for worker in range(self.plan.workers):
             self._after(self.rng.uniform(0, self.plan.started_s), lambda w=worker: self._lease(w))
         next_look = self.plan.interval_s
@@ -108,17 +109,17 @@ class Fleet:
                 turn.act()
             self._go_to(next_look)
             next_look += self.plan.interval_s
-            look = self.look()
-            yield look
-            if look.finished:
+            observation = self.observe()
+            yield observation
+            if observation.finished:
                 return
 
-    def look(self) -> Look:
+    def observe(self) -> Observation:
         """One look."""
         if self.plan.limit_row is not None:
             self._set_limits(self.plan.limit_row(self.elapsed))
         plan, alive = self.plan, self.plan.workers - len(self.dead)
-        return Look(
+        return Observation(
             read_snapshot(self.services, self.job),
             finished=self.done == self.plan.tasks,
             workers=alive,

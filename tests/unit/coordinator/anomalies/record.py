@@ -16,13 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.coordinator.anomalies import Look
-from airflow_slurm_provider.coordinator.anomalies.monitor import read_look
+from airflow_slurm_provider.coordinator.anomalies import Observation
+from airflow_slurm_provider.coordinator.anomalies.monitor import observe
 from airflow_slurm_provider.coordinator.services import Services, SharedPolling, open_services
 from airflow_slurm_provider.coordinator.spec.site import load_site
 from airflow_slurm_provider.coordinator.spec_store import read_spec
 from airflow_slurm_provider.coordinator.submission import control
-from airflow_slurm_provider.coordinator.ttl_cache import Recent
+from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.protocol.keys import JobId
 from tests.e2e.test_anomalies import EVERY, INTERVAL_S, Provoked, submit
@@ -35,14 +35,14 @@ from tests.unit.coordinator.anomalies.scenarios import BAD, GOOD
 def record_modelled() -> None:
     """Every scenario, in virtual time."""
     for name, plan in {**GOOD, **BAD}.items():
-        write_run(RUNS / f"{name}.jsonl.gz", Fleet(plan).looks())
+        write_run(RUNS / f"{name}.jsonl.gz", Fleet(plan).observations())
         sys.stdout.write(f"{name}\n")
 
 
 def record_stack(kinds: list[str]) -> None:
     """The jobs of the end-to-end test, side by side; all where no kind is named."""
     services = open_services(load_site(read_environment()["SLURMCTL_CONFIG"]))
-    shared = SharedPolling(ArrayPoller(services.slurm), Recent())
+    shared = SharedPolling(ArrayPoller(services.slurm), TTLCache())
     edges = replace(services, shared=shared, poll_s=INTERVAL_S)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -57,24 +57,26 @@ def _record(services: Services, what: Provoked, folder: Path) -> None:
     job_id = submit(services, what, folder)
     kind = "good" if what.kind is None else what.kind.value
     try:
-        write_run(RUNS / f"{kind}.stack.jsonl.gz", _looks(services, what, folder, job_id))
+        write_run(RUNS / f"{kind}.stack.jsonl.gz", _observations(services, what, folder, job_id))
     finally:
         (folder / "over").touch()
         control.cancel(services, job_id)
     sys.stdout.write(f"{kind}.stack\n")
 
 
-def _looks(services: Services, what: Provoked, folder: Path, job_id: JobId) -> Iterator[Look]:
+def _observations(
+    services: Services, what: Provoked, folder: Path, job_id: JobId
+) -> Iterator[Observation]:
     spec = read_spec(services, services.jobs(job_id).get())
     deadline = float("inf")
     while time.monotonic() < deadline:
-        poll = api.poll(services, job_id)
-        assert poll.snapshot is not None, "a look has one"
-        what.provoke(folder, poll.snapshot)
-        if deadline == float("inf") and poll.snapshot.leased:
+        status = api.status(services, job_id)
+        assert status.snapshot is not None, "a look has one"
+        what.provoke(folder, status.snapshot)
+        if deadline == float("inf") and status.snapshot.leased:
             deadline = time.monotonic() + what.most_s
-        yield read_look(services, spec, poll, poll.snapshot)
-        if poll.finished:
+        yield observe(services, spec, status, status.snapshot)
+        if status.finished:
             return
         time.sleep(INTERVAL_S)
 

@@ -9,33 +9,36 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from airflow_slurm_provider.coordinator.anomalies import Look
+from airflow_slurm_provider.coordinator.anomalies import Observation
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from slurm_worker.protocol.job_config import LeaseConfig
-from slurm_worker.protocol.job_store import Slice
-from slurm_worker.protocol.job_table import JobRow, RoundRow
+from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.job_totals import JobTotals
 from slurm_worker.protocol.keys import JobState, RoundState, TaskState
+from slurm_worker.protocol.slices import Slice
+from slurm_worker.protocol.task_history import read_crashes, read_history
 from slurm_worker.protocol.tasks import TaskRow
 
 RUNS = Path(__file__).with_name("runs")
 
 
-def write_run(path: Path, looks: Iterable[Look]) -> None:
+def write_run(path: Path, observations: Iterable[Observation]) -> None:
     """Record a run; the same looks give the same bytes."""
-    lines = [json.dumps(_look(each), separators=(",", ":")) for each in looks]
+    lines = [json.dumps(_to_json(each), separators=(",", ":")) for each in observations]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
 
 
-def read_run(path: Path) -> list[Look]:
+def read_run(path: Path) -> list[Observation]:
     """The looks of a recorded run, in order."""
-    return [_parsed(json.loads(line)) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    return [
+        _from_json(json.loads(line)) for line in gzip.decompress(path.read_bytes()).splitlines()
+    ]
 
 
-def _look(look: Look) -> dict[str, Any]:
-    snapshot = look.snapshot
+def _to_json(observation: Observation) -> dict[str, Any]:
+    snapshot = observation.snapshot
     # Whoever did what, and what took longest, no rule looks at.
     done = {**snapshot.done.to_dict(), "workers": {}, "slowest": []}
     return {
@@ -47,16 +50,16 @@ def _look(look: Look) -> dict[str, Any]:
         "ended": [_task(each) for each in snapshot.ended],
         "given_back": [_task(each) for each in snapshot.given_back],
         "counts": [snapshot.ready, snapshot.waiting, snapshot.lost, snapshot.rows_read],
-        "finished": look.finished,
-        "workers": look.workers,
-        "nodes": dict(look.nodes),
-        "limits": [asdict(each) for each in look.limits],
-        "money": [look.dollars, look.estimate],
-        "lease": asdict(look.lease),
+        "finished": observation.finished,
+        "workers": observation.workers,
+        "nodes": dict(observation.nodes),
+        "limits": [asdict(each) for each in observation.limits],
+        "money": [observation.dollars, observation.estimate],
+        "lease": asdict(observation.lease),
     }
 
 
-def _parsed(raw: dict[str, Any]) -> Look:
+def _from_json(raw: dict[str, Any]) -> Observation:
     ready, waiting, lost, rows_read = raw["counts"]
     dollars, estimate = raw["money"]
     snapshot = Snapshot(
@@ -74,7 +77,7 @@ def _parsed(raw: dict[str, Any]) -> Look:
         rows_read=rows_read,
         given_back=tuple(_row(each) for each in raw.get("given_back", ())),
     )
-    return Look(
+    return Observation(
         snapshot,
         finished=raw["finished"],
         workers=raw["workers"],
@@ -95,11 +98,15 @@ def _task(row: TaskRow) -> dict[str, Any]:
         for each in fields(row)
         if each.name in always or getattr(row, each.name) != getattr(fresh, each.name)
     }
+    if row.history:
+        found["history"] = [entry.to_row() for entry in row.history]
+    if row.crashes:
+        found["crashes"] = [crash.to_text() for crash in row.crashes]
     return {**found, "count": row.where.count}
 
 
 def _row(raw: dict[str, Any]) -> TaskRow:
     count = raw.pop("count")
-    lists = {name: tuple(raw[name]) for name in ("crashes", "history") if name in raw}
+    lists = {"crashes": read_crashes(raw), "history": read_history(raw)}
     where = Slice(0, 0, 1, count, "")
     return TaskRow(**{**raw, **lists, "state": TaskState(raw["state"]), "where": where})

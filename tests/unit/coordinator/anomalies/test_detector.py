@@ -1,4 +1,4 @@
-"""What holds for a while is told once; what is too small to tell is not told."""
+"""A lasting condition is reported once; a condition with too few counts is not reported."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator.anomalies import Alert, Detector, Kind, Look, Thresholds
+from airflow_slurm_provider.coordinator.anomalies import (
+    Alert,
+    AnomalyKind,
+    Detector,
+    Observation,
+    Thresholds,
+)
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
-from slurm_worker.protocol.job_store import Slice
-from slurm_worker.protocol.job_table import JobRow, RoundRow
+from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.job_totals import JobTotals
 from slurm_worker.protocol.keys import JobId, JobState, RoundState, TaskState
+from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.tasks import TaskRow
 from tests.unit.coordinator.anomalies.fleet import FOREVER, Fleet, Plan
 
@@ -58,7 +64,7 @@ def held(started_s: float, at_s: float, number: int = 900, **changes: object) ->
     return replace(row, **changes)  # type: ignore[arg-type]  # the row's own fields
 
 
-def look(
+def observation(
     at_s: float,
     history: JobTotals,
     leased: tuple[TaskRow, ...] = (),
@@ -68,89 +74,95 @@ def look(
     paused: str = "",
     finished: bool = False,
     **changes: object,
-) -> Look:
+) -> Observation:
     job = JobRow(JobId("j"), JobState.OPEN, 8, "i", "c", 1, "", START_MS, paused)
     round_row = RoundRow(0, RoundState.OPEN, "", {}, 1000, 100_000, 1000, START_MS, START_MS)
     at_ms = int(START_MS + at_s * 1000)
     snapshot = Snapshot(job, (round_row,), at_ms, history, leased, (), ready, 0, lost, 0)
-    return Look(snapshot, finished=finished, **changes)  # type: ignore[arg-type]  # its fields
+    return Observation(snapshot, finished=finished, **changes)  # type: ignore[arg-type]  # its fields
 
 
-def kinds(alerts: tuple[Alert, ...]) -> list[Kind]:
+def kinds(alerts: tuple[Alert, ...]) -> list[AnomalyKind]:
     return [each.kind for each in alerts]
 
 
-def stalled(at_s: float, **changes: object) -> Look:
+def stalled(at_s: float, **changes: object) -> Observation:
     rows = tuple(held(50, at_s, number) for number in range(4))
-    return look(at_s, done(50), rows, **changes)  # type: ignore[arg-type]  # look's arguments
+    return observation(at_s, done(50), rows, **changes)  # type: ignore[arg-type]  # look's arguments
 
 
 def test_an_episode_is_over_when_it_was_calm_for_a_while_and_the_next_has_another_number() -> None:
     detector = Detector(Thresholds(calm_s=60))
-    assert not detector.see(stalled(100)).raised
-    (first,) = detector.see(stalled(500)).raised
-    assert (first.kind, first.subject, first.episode) == (Kind.STALL, "job", 1)
-    assert not detector.see(stalled(510)).raised
+    assert not detector.observe(stalled(100)).raised
+    (first,) = detector.observe(stalled(500)).raised
+    assert (first.kind, first.subject, first.episode) == (AnomalyKind.STALL, "job", 1)
+    assert not detector.observe(stalled(510)).raised
 
     moving = done(51)
-    assert not detector.see(look(520, moving, (held(515, 520),))).over, "not calm for long yet"
-    (over,) = detector.see(look(600, moving, (held(515, 600),))).over
+    assert not detector.observe(observation(520, moving, (held(515, 520),))).over, (
+        "not calm for long yet"
+    )
+    (over,) = detector.observe(observation(600, moving, (held(515, 600),))).over
     assert (over.id, over.over_ms) == (first.id, START_MS + 600_000)
 
     rows = tuple(held(601, 1500, number) for number in range(4))
-    (second,) = detector.see(look(1500, moving, rows)).raised
+    (second,) = detector.observe(observation(1500, moving, rows)).raised
     assert second.episode == 2
 
 
 def test_a_condition_that_comes_and_goes_is_one_episode() -> None:
     detector = Detector(Thresholds(calm_s=600))
-    detector.see(stalled(100))
+    detector.observe(stalled(100))
     raised = [
         alert
         for at_s in range(500, 3000, 100)
-        for seen in (stalled(at_s), look(at_s + 50, done(50), (held(at_s, at_s + 50),)))
-        for alert in detector.see(seen).raised
+        for seen in (stalled(at_s), observation(at_s + 50, done(50), (held(at_s, at_s + 50),)))
+        for alert in detector.observe(seen).raised
     ]
     assert [each.id for each in raised] == ["stall/job/1"]
 
 
 def test_at_the_jobs_end_every_episode_is_over() -> None:
     detector = Detector(Thresholds())
-    detector.see(stalled(100))
-    detector.see(stalled(500))
-    news = detector.see(look(510, done(60), ready=0, finished=True))
-    assert [each.id for each in news.over] == ["stall/job/1"]
+    detector.observe(stalled(100))
+    detector.observe(stalled(500))
+    changes = detector.observe(observation(510, done(60), ready=0, finished=True))
+    assert [each.id for each in changes.over] == ["stall/job/1"]
 
 
 def test_a_paused_job_has_no_stall() -> None:
     detector = Detector(Thresholds())
-    detector.see(stalled(100))
+    detector.observe(stalled(100))
     for at_s in (500, 1000, 5000):
-        assert not detector.see(stalled(at_s, paused="alice")).raised
+        assert not detector.observe(stalled(at_s, paused="alice")).raised
     # Nor has it one as soon as it is resumed.
-    assert not detector.see(stalled(5010)).raised
+    assert not detector.observe(stalled(5010)).raised
 
 
-def test_before_it_is_known_how_long_tasks_take_a_stall_is_told_later() -> None:
+def test_a_stall_is_reported_later_while_task_durations_are_unknown() -> None:
     detector = Detector(Thresholds(stall_s=300, stall_first_s=1800))
     row = (held(0, 10),)
-    detector.see(look(10, JobTotals(), row))
-    assert not detector.see(look(1000, JobTotals(), (held(0, 1000),))).raised
-    assert kinds(detector.see(look(1900, JobTotals(), (held(0, 1900),))).raised) == [Kind.STALL]
+    detector.observe(observation(10, JobTotals(), row))
+    assert not detector.observe(observation(1000, JobTotals(), (held(0, 1000),))).raised
+    assert kinds(detector.observe(observation(1900, JobTotals(), (held(0, 1900),))).raised) == [
+        AnomalyKind.STALL
+    ]
 
 
 def test_items_that_end_within_a_task_are_no_stall() -> None:
     detector = Detector(Thresholds())
     for at_s in range(100, 3000, 100):
         rows = (held(50, at_s, items_ok=at_s // 100),)
-        assert Kind.STALL not in kinds(detector.see(look(at_s, done(50), rows)).raised)
+        assert AnomalyKind.STALL not in kinds(
+            detector.observe(observation(at_s, done(50), rows)).raised
+        )
 
 
 def test_a_straggler_names_its_task_worker_and_what_is_usual() -> None:
     detector = Detector(Thresholds())
-    news = detector.see(look(400, done(100), (held(40, 400),), ready=0))
-    (alert,) = news.raised
-    assert (alert.kind, alert.subject) == (Kind.STRAGGLER, "000-00000900")
+    changes = detector.observe(observation(400, done(100), (held(40, 400),), ready=0))
+    (alert,) = changes.raised
+    assert (alert.kind, alert.subject) == (AnomalyKind.STRAGGLER, "000-00000900")
     assert "held for 6 min by 100_900-r0-aa" in alert.message
     assert alert.numbers["held_s"] == 360
     assert alert.numbers["median_s"] == pytest.approx(10, rel=0.1)
@@ -158,83 +170,89 @@ def test_a_straggler_names_its_task_worker_and_what_is_usual() -> None:
 
 def test_the_task_leased_ahead_by_a_worker_that_hangs_is_no_straggler_of_its_own() -> None:
     rows = (held(40, 400), held(41, 400, 901, owner="100_900-r0-aa"))
-    news = Detector(Thresholds()).see(look(400, done(100), rows, ready=0))
-    assert [each.subject for each in news.raised] == ["000-00000900"]
+    changes = Detector(Thresholds()).observe(observation(400, done(100), rows, ready=0))
+    assert [each.subject for each in changes.raised] == ["000-00000900"]
 
 
-def test_many_stragglers_are_told_as_one() -> None:
+def test_many_stragglers_are_reported_as_one() -> None:
     rows = tuple(held(40, 400, 900 + n) for n in range(20))
-    (alert,) = Detector(Thresholds()).see(look(400, done(390), rows)).raised
-    assert (alert.kind, alert.subject, alert.numbers["tasks"]) == (Kind.STRAGGLER, "several", 20)
+    (alert,) = Detector(Thresholds()).observe(observation(400, done(390), rows)).raised
+    assert (alert.kind, alert.subject, alert.numbers["tasks"]) == (
+        AnomalyKind.STRAGGLER,
+        "several",
+        20,
+    )
 
 
 @pytest.mark.parametrize("count", [1, 5, 19])
-def test_few_tasks_say_nothing_of_what_is_usual(count: int) -> None:
+def test_few_tasks_give_no_usual_duration(count: int) -> None:
     rows = (held(40, 600),)
-    assert not Detector(Thresholds()).see(look(600, done(count), rows, ready=0)).raised
+    assert not Detector(Thresholds()).observe(observation(600, done(count), rows, ready=0)).raised
 
 
 def test_one_bad_task_is_no_rise_of_failures() -> None:
     history = done(100)
     history.add(done(1, failed={"bad_input": 100}, first=100))
-    assert not Detector(Thresholds()).see(look(102, history, (held(100, 102),))).raised
+    assert not Detector(Thresholds()).observe(observation(102, history, (held(100, 102),))).raised
 
 
-def test_a_rise_is_told_by_class_with_the_share_before() -> None:
+def test_a_rise_is_reported_by_class_with_the_share_before() -> None:
     history = done(100, failed={"not_found": 5})
     history.add(done(90, failed={"not_found": 5, "network": 40}, first=100))
-    (alert,) = Detector(Thresholds()).see(look(191, history, (held(188, 191),))).raised
-    assert (alert.kind, alert.subject) == (Kind.ERROR_RATE, "network")
+    (alert,) = Detector(Thresholds()).observe(observation(191, history, (held(188, 191),))).raised
+    assert (alert.kind, alert.subject) == (AnomalyKind.ERROR_RATE, "network")
     assert alert.numbers["share"] == pytest.approx(0.4)
     assert alert.numbers["before"] < 0.15
 
 
 @pytest.mark.parametrize("tasks", [60, 600])
-def test_a_job_that_fails_from_its_start_is_told_however_late_the_first_look(tasks: int) -> None:
-    seen = Detector(Thresholds()).see(look(tasks, done(tasks, failed={"network": 70})))
+def test_a_job_that_fails_from_its_start_is_reported_by_a_late_observer(tasks: int) -> None:
+    seen = Detector(Thresholds()).observe(observation(tasks, done(tasks, failed={"network": 70})))
     (alert,) = seen.raised
-    assert (alert.kind, alert.subject) == (Kind.ERROR_RATE, "network")
+    assert (alert.kind, alert.subject) == (AnomalyKind.ERROR_RATE, "network")
 
 
-def test_failures_that_are_usual_are_not_told() -> None:
+def test_usual_failures_are_not_reported() -> None:
     history = done(300, failed={"not_found": 45})
-    assert not Detector(Thresholds()).see(look(301, history, (held(298, 301),))).raised
+    assert not Detector(Thresholds()).observe(observation(301, history, (held(298, 301),))).raised
 
 
-def test_a_node_whose_items_fail_is_told_and_the_rise_it_makes_is_not() -> None:
+def test_a_failing_node_is_reported_and_the_rise_that_it_causes_is_not() -> None:
     history = done(60)
     history.add(done(60, failed={"network": 90}, node="n2", first=60))
-    (alert,) = Detector(Thresholds()).see(look(121, history, (held(118, 121),))).raised
-    assert (alert.kind, alert.subject) == (Kind.BAD_NODE, "n2")
+    (alert,) = Detector(Thresholds()).observe(observation(121, history, (held(118, 121),))).raised
+    assert (alert.kind, alert.subject) == (AnomalyKind.BAD_NODE, "n2")
     assert "slurm.exclude: n2" in alert.advice
 
 
-def test_the_rise_of_a_node_that_has_just_begun_to_fail_is_not_told_as_one_of_all() -> None:
+def test_a_rise_on_one_node_is_not_reported_for_the_whole_job() -> None:
     history = done(600, node="n1")
     history.add(done(600, node="n2"))
     history.add(done(60, node="n1", first=600))
     history.add(done(60, failed={"network": 100}, node="n2", first=600))
-    seen = look(660, history, (held(658, 660),))
+    seen = observation(660, history, (held(658, 660),))
     # Over the longer time in which nodes are compared, too few of its items have failed.
-    assert not Detector(Thresholds()).see(seen).raised
+    assert not Detector(Thresholds()).observe(seen).raised
     history.add(done(240, node="n1", first=660))
     history.add(done(240, failed={"network": 100}, node="n2", first=660))
-    (alert,) = Detector(Thresholds()).see(look(900, history, (held(898, 900),))).raised
-    assert (alert.kind, alert.subject) == (Kind.BAD_NODE, "n2")
+    (alert,) = Detector(Thresholds()).observe(observation(900, history, (held(898, 900),))).raised
+    assert (alert.kind, alert.subject) == (AnomalyKind.BAD_NODE, "n2")
 
 
-def test_leases_that_are_not_renewed_are_a_storm_and_no_stall() -> None:
+def test_leases_that_are_not_renewed_are_lease_loss_and_no_stall() -> None:
     detector = Detector(Thresholds())
-    detector.see(stalled(100))
+    detector.observe(stalled(100))
     rows = tuple(held(50, 1000, n, lease_until_ms=START_MS + 200_000) for n in range(6))
-    assert kinds(detector.see(look(1000, done(50), rows)).raised) == [Kind.LEASE_LOSS]
+    assert kinds(detector.observe(observation(1000, done(50), rows)).raised) == [
+        AnomalyKind.LEASE_LOSS
+    ]
 
 
-def test_leases_lost_long_ago_are_no_storm() -> None:
+def test_leases_lost_long_ago_are_no_lease_loss() -> None:
     detector = Detector(Thresholds())
     for at_s in range(0, 3600, 60):
-        seen = look(at_s, done(at_s // 60 + 1), (held(at_s - 5, at_s),), lost=at_s // 240)
-        assert Kind.LEASE_LOSS not in kinds(detector.see(seen).raised)
+        seen = observation(at_s, done(at_s // 60 + 1), (held(at_s - 5, at_s),), lost=at_s // 240)
+        assert AnomalyKind.LEASE_LOSS not in kinds(detector.observe(seen).raised)
 
 
 def limit(**changes: object) -> tuple[LimitState, ...]:
@@ -242,39 +260,41 @@ def limit(**changes: object) -> tuple[LimitState, ...]:
     return (replace(state, **changes),)  # type: ignore[arg-type]  # its own fields
 
 
-def test_a_rate_that_was_cut_is_told_when_it_stays_so() -> None:
+def test_a_rate_that_stays_cut_is_reported() -> None:
     detector = Detector(Thresholds(limit_after_s=60))
     cut = {"limits": limit(current_rate=3.0, cuts=4)}
-    assert not detector.see(look(100, done(99), (held(98, 100),), **cut)).raised  # type: ignore[arg-type]
-    assert not detector.see(look(140, done(139), (held(138, 140),), **cut)).raised  # type: ignore[arg-type]
-    (alert,) = detector.see(look(161, done(160), (held(158, 161),), **cut)).raised  # type: ignore[arg-type]
-    assert (alert.kind, alert.subject) == (Kind.LIMIT_STARVED, "api")
-    assert "3/s, 30 % of the 10/s" in alert.message
+    assert not detector.observe(observation(100, done(99), (held(98, 100),), **cut)).raised  # type: ignore[arg-type]
+    assert not detector.observe(observation(140, done(139), (held(138, 140),), **cut)).raised  # type: ignore[arg-type]
+    (alert,) = detector.observe(observation(161, done(160), (held(158, 161),), **cut)).raised  # type: ignore[arg-type]
+    assert (alert.kind, alert.subject) == (AnomalyKind.LIMIT_STARVED, "api")
+    assert "3/s, 30 % of the configured 10/s" in alert.message
 
 
 def test_a_quota_that_is_used_up_explains_why_nothing_ends() -> None:
     detector = Detector(Thresholds())
     used = {"limits": limit(used=1000, quota_per_day=1000)}
     for at_s in (100, 200, 1000, 3000):
-        news = detector.see(stalled(at_s, **used))
-        assert set(kinds(news.raised)) <= {Kind.LIMIT_STARVED}
+        changes = detector.observe(stalled(at_s, **used))
+        assert set(kinds(changes.raised)) <= {AnomalyKind.LIMIT_STARVED}
     assert detector.to_dict()["episodes"][0][:4] == ["limit_starved", "api", 1, True]
 
 
-def test_a_limit_that_is_hardly_used_is_told_with_the_workers_that_would() -> None:
+def test_an_idle_limit_is_reported_with_the_workers_that_would_use_it() -> None:
     detector = Detector(Thresholds(idle_after_s=600))
     raised = []
     for at_s in range(10, 1000, 30):
         limits = limit(used=at_s // 10, ahead_s=0.0)
         rows = (held(at_s - 5, at_s),)
-        raised += detector.see(look(at_s, done(at_s), rows, limits=limits, workers=2)).raised
+        raised += detector.observe(
+            observation(at_s, done(at_s), rows, limits=limits, workers=2)
+        ).raised
     (alert,) = raised
-    assert alert.kind is Kind.LIMIT_IDLE
-    assert "about 200 would use the limit up" in alert.advice
+    assert alert.kind is AnomalyKind.LIMIT_IDLE
+    assert "about 200 would use the whole limit" in alert.advice
 
 
 @pytest.mark.parametrize(
-    ("dollars", "budget", "told"),
+    ("dollars", "budget", "expected"),
     [
         (None, 1.0, False),
         (1.0, 0.0, False),
@@ -284,29 +304,29 @@ def test_a_limit_that_is_hardly_used_is_told_with_the_workers_that_would() -> No
         (0.1, 1.1, False),
     ],
 )
-def test_cost_is_told_where_the_whole_job_will_be_above_what_it_was_to_be(
-    dollars: float | None, budget: float, told: bool
+def test_cost_is_reported_when_the_whole_job_will_cost_more_than_expected(
+    dollars: float | None, budget: float, expected: bool
 ) -> None:
     # A tenth is done.
     changes = {"dollars": dollars, "estimate": 10.0}
-    seen = look(101, done(100), (held(98, 101),), **changes)  # type: ignore[arg-type]
-    news = Detector(Thresholds(budget=budget)).see(seen)
-    assert kinds(news.raised) == ([Kind.COST] if told else [])
+    seen = observation(101, done(100), (held(98, 101),), **changes)  # type: ignore[arg-type]
+    changes = Detector(Thresholds(budget=budget)).observe(seen)
+    assert kinds(changes.raised) == ([AnomalyKind.COST] if expected else [])
 
 
-def test_cents_above_the_estimate_are_not_told() -> None:
+def test_cents_above_the_estimate_are_not_reported() -> None:
     changes = {"dollars": 0.09, "estimate": 0.1}
-    seen = look(101, done(100), (held(98, 101),), **changes)  # type: ignore[arg-type]
-    assert not Detector(Thresholds()).see(seen).raised
+    seen = observation(101, done(100), (held(98, 101),), **changes)  # type: ignore[arg-type]
+    assert not Detector(Thresholds()).observe(seen).raised
 
 
-def test_another_watchers_alert_is_not_told_again() -> None:
+def test_another_watchers_alert_is_not_reported_again() -> None:
     first, second = Detector(Thresholds()), Detector(Thresholds())
-    first.see(stalled(100))
-    second.see(stalled(100))
-    (alert,) = first.see(stalled(500)).raised
+    first.observe(stalled(100))
+    second.observe(stalled(100))
+    (alert,) = first.observe(stalled(500)).raised
     second.adopt(alert)
-    assert not second.see(stalled(510)).raised
+    assert not second.observe(stalled(510)).raised
 
 
 def test_the_state_does_not_grow_with_the_job() -> None:
@@ -314,8 +334,8 @@ def test_the_state_does_not_grow_with_the_job() -> None:
         tasks=400, bundle=5, workers=60, nodes=10, dies=lambda w, _n, t: w % 3 == 0 and t > 60
     )
     detector, sizes = Detector(Thresholds()), []
-    for seen in Fleet(plan).looks():
-        detector.see(seen)
+    for seen in Fleet(plan).observations():
+        detector.observe(seen)
         sizes.append(len(str(detector.to_dict())))
     assert max(sizes) < 20_000
 
@@ -323,8 +343,8 @@ def test_the_state_does_not_grow_with_the_job() -> None:
 def test_a_job_that_only_hangs_from_its_start_is_a_stall() -> None:
     plan = Plan(slowness=lambda *_: FOREVER, most_s=2400.0, interval_s=60.0)
     detector = Detector(Thresholds())
-    raised = [each for seen in Fleet(plan).looks() for each in detector.see(seen).raised]
-    assert kinds(tuple(raised)) == [Kind.STALL]
+    raised = [each for seen in Fleet(plan).observations() for each in detector.observe(seen).raised]
+    assert kinds(tuple(raised)) == [AnomalyKind.STALL]
 
 
 def steps(*shares: tuple[int, int]) -> JobTotals:
@@ -337,36 +357,36 @@ def steps(*shares: tuple[int, int]) -> JobTotals:
     return history
 
 
-def test_items_that_began_to_fail_long_before_the_look_are_told_of() -> None:
+def test_failures_long_before_the_first_observation_are_reported() -> None:
     detector = Detector(Thresholds(window_s=200))
-    assert not detector.see(look(60, steps((60, 0)))).raised
-    (alert,) = detector.see(look(180, steps((60, 0), (120, 50)))).raised
-    assert (alert.kind, alert.subject) == (Kind.ERROR_RATE, "network")
+    assert not detector.observe(observation(60, steps((60, 0)))).raised
+    (alert,) = detector.observe(observation(180, steps((60, 0), (120, 50)))).raised
+    assert (alert.kind, alert.subject) == (AnomalyKind.ERROR_RATE, "network")
     assert alert.numbers["before"] < 0.1
 
 
-def test_failures_that_are_over_are_not_told_of_a_second_time() -> None:
+def test_failures_that_are_over_are_not_reported_again() -> None:
     detector = Detector(Thresholds(window_s=200, calm_s=20))
     raised, over = [], []
     for at_s in range(60, 800, 10):
         bad, good = min(max(at_s - 60, 0), 120), max(at_s - 180, 0)
-        news = detector.see(look(at_s, steps((60, 0), (bad, 50), (good, 0))))
-        raised, over = raised + kinds(news.raised), over + kinds(news.over)
-    assert (raised, over) == ([Kind.ERROR_RATE], [Kind.ERROR_RATE])
+        changes = detector.observe(observation(at_s, steps((60, 0), (bad, 50), (good, 0))))
+        raised, over = raised + kinds(changes.raised), over + kinds(changes.over)
+    assert (raised, over) == ([AnomalyKind.ERROR_RATE], [AnomalyKind.ERROR_RATE])
 
 
-def test_failures_that_were_over_before_the_look_are_not_told_of() -> None:
+def test_failures_that_ended_before_the_first_observation_are_not_reported() -> None:
     detector = Detector(Thresholds(window_s=200))
-    assert not detector.see(look(60, steps((60, 0)))).raised
-    assert not detector.see(look(260, steps((60, 0), (100, 50), (100, 0)))).raised
+    assert not detector.observe(observation(60, steps((60, 0)))).raised
+    assert not detector.observe(observation(260, steps((60, 0), (100, 50), (100, 0)))).raised
 
 
-def test_tasks_that_are_leased_and_given_back_for_ever_are_told() -> None:
+def test_tasks_that_are_leased_and_given_back_for_ever_are_reported() -> None:
     row = TaskRow(0, 7, TaskState.READY, SLICE, attempt=4)
     detector = Detector(Thresholds())
-    assert not detector.see(given_back(100, row)).raised, "a few preemptions"
-    (alert,) = detector.see(given_back(200, replace(row, attempt=5))).raised
-    assert alert.kind is Kind.NO_PROGRESS
+    assert not detector.observe(given_back(100, row)).raised, "a few preemptions"
+    (alert,) = detector.observe(given_back(200, replace(row, attempt=5))).raised
+    assert alert.kind is AnomalyKind.NO_PROGRESS
     assert alert.numbers == {"tasks": 1, "leases": 5}
 
 
@@ -375,13 +395,13 @@ def test_tasks_that_are_leased_and_given_back_for_ever_are_told() -> None:
     [{"items_ok": 1}, {"checkpoint": "c"}, {"lost": 1}, {"tries": 1}, {"reopened": 1}],
     ids=str,
 )
-def test_leases_that_something_came_of_or_that_ended_otherwise_are_no_loop(
+def test_leases_with_a_result_or_another_end_are_no_loop(
     changes: dict[str, Any],
 ) -> None:
     row = TaskRow(0, 7, TaskState.READY, SLICE, attempt=5, **changes)
-    assert not Detector(Thresholds()).see(given_back(100, row)).raised
+    assert not Detector(Thresholds()).observe(given_back(100, row)).raised
 
 
-def given_back(at_s: float, *rows: TaskRow) -> Look:
-    seen = look(at_s, done(0))
+def given_back(at_s: float, *rows: TaskRow) -> Observation:
+    seen = observation(at_s, done(0))
     return replace(seen, snapshot=replace(seen.snapshot, given_back=rows))

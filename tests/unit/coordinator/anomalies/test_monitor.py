@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.coordinator.anomalies import Alert, Anomalies, Kind, read_alerts
+from airflow_slurm_provider.coordinator.anomalies import (
+    Alert,
+    AnomalyKind,
+    AnomalyMonitor,
+    read_alerts,
+)
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.progress import JobStatus
 from slurm_worker.errors import ServiceError
@@ -40,13 +45,13 @@ class Watch:
 
     def __init__(self, edges: Services, job_id: JobId) -> None:
         self.edges, self.job_id = edges, job_id
-        self.said: list[str] = []
-        self.told: list[Alert] = []
-        self.anomalies = Anomalies(edges, job_id, self.said.append, alert=self.told.append)
+        self.logged: list[str] = []
+        self.alerts: list[Alert] = []
+        self.anomalies = AnomalyMonitor(edges, job_id, self.logged.append, alert=self.alerts.append)
 
-    def look(self) -> JobStatus:
+    def poll(self) -> JobStatus:
         seen = api.poll(self.edges, self.job_id)
-        self.anomalies.look(seen)
+        self.anomalies.check(seen)
         return seen
 
 
@@ -72,82 +77,82 @@ class Hung:
             self.table.heartbeat(self.lease, items, 0)
 
 
-def test_of_several_watchers_one_tells_the_alert(edges: Services, job_id: JobId) -> None:
+def test_one_of_several_watchers_reports_the_alert(edges: Services, job_id: JobId) -> None:
     watchers = [Watch(edges, job_id) for _ in range(3)]
     worker = Hung(edges, job_id)
     for _ in range(4):
         worker.beat(edges, 60)
         for each in watchers:
-            each.look()
-    told = [alert for each in watchers for alert in each.told]
-    assert [each.kind for each in told] == [Kind.STALL]
-    assert sum(line.startswith("anomaly: ") for each in watchers for line in each.said) == 1
+            each.poll()
+    alerts = [alert for each in watchers for alert in each.alerts]
+    assert [each.kind for each in alerts] == [AnomalyKind.STALL]
+    assert sum(line.startswith("anomaly: ") for each in watchers for line in each.logged) == 1
     events = [each for each in edges.jobs(job_id).events() if each.action == "anomaly"]
     assert len(events) == 1
-    assert read_alerts(edges, job_id) == told
+    assert read_alerts(edges, job_id) == alerts
 
 
-def test_a_watcher_that_is_started_anew_tells_nothing_again_and_ends_the_episode(
+def test_a_restarted_watcher_reports_nothing_twice_and_ends_the_episode(
     edges: Services, job_id: JobId
 ) -> None:
     worker = Hung(edges, job_id)
     first = Watch(edges, job_id)
-    first.look()
+    first.poll()
     worker.beat(edges, 120)
-    first.look()
-    assert len(first.told) == 1
+    first.poll()
+    assert len(first.alerts) == 1
 
     second = Watch(edges, job_id)
-    second.look()
+    second.poll()
     worker.beat(edges, 30)
-    second.look()
-    assert second.told == []
+    second.poll()
+    assert second.alerts == []
     for items in range(1, 6):
         worker.beat(edges, 30, items)
-        second.look()
+        second.poll()
     (alert,) = read_alerts(edges, job_id)
     assert alert.over_ms > alert.at_ms
     worker.beat(edges, 120, 5)
-    second.look()
-    assert [each.episode for each in second.told] == [2]
+    second.poll()
+    assert [each.episode for each in second.alerts] == [2]
 
 
-def test_even_without_what_was_kept_on_s3_the_trail_knows(edges: Services, job_id: JobId) -> None:
+def test_the_audit_log_is_enough_when_s3_has_lost_the_state(edges: Services, job_id: JobId) -> None:
     worker = Hung(edges, job_id)
     first = Watch(edges, job_id)
-    first.look()
+    first.poll()
     worker.beat(edges, 120)
-    first.look()
+    first.poll()
     edges.objects.delete(edges.paths(job_id).anomalies)
     second = Watch(edges, job_id)
     for _ in range(4):
         worker.beat(edges, 30)
-        second.look()
-    assert second.told == []
+        second.poll()
+    assert second.alerts == []
     assert len(read_alerts(edges, job_id)) == 1
 
 
-def test_looks_by_a_new_process_each_time_find_what_one_process_would(
+def test_a_new_process_for_each_check_finds_what_one_process_finds(
     edges: Services, job_id: JobId
 ) -> None:
     worker = Hung(edges, job_id)
-    told = []
+    alerts = []
     for _ in range(8):
         watch = Watch(edges, job_id)
-        watch.look()
-        told += watch.told
+        watch.poll()
+        alerts += watch.alerts
         worker.beat(edges, 30)
-    assert [each.kind for each in told] == [Kind.STALL]
+    assert [each.kind for each in alerts] == [AnomalyKind.STALL]
 
 
-def test_an_alert_whose_writer_died_between_two_writes_is_in_the_trail_all_the_same(
+def test_an_alert_whose_writer_died_between_two_writes_is_in_the_audit_log(
     edges: Services, job_id: JobId
 ) -> None:
     jobs = edges.jobs(job_id)
-    alert = Alert(job_id, Kind.STALL, "job", 1, "m", "a", {"share": 0.25, "held": 3}, 5)
+    alert = Alert(job_id, AnomalyKind.STALL, "job", 1, "m", "a", {"share": 0.25, "held": 3}, 5)
     assert jobs.audit("a", "anomaly", alert.detail(), once="anomaly/stall/job/1")
     (event,) = [each for each in jobs.events() if each.action == "anomaly"]
-    edges.rows.delete(f"JOB#{job_id}#EVENT#00", event.mark)
+    edges.rows.delete(f"JOB#{job_id}#EVENT#00", event.sk)
     assert not jobs.audit("b", "anomaly", {}, once="anomaly/stall/job/1")
     assert [each for each in jobs.events() if each.action == "anomaly"] == [event]
     assert read_alerts(edges, job_id)[0].numbers == {"share": 0.25, "held": 3}
@@ -168,20 +173,20 @@ def test_a_lost_reply_leaves_the_alert_ours_to_deliver() -> None:
     assert [each.actor for each in jobs.events()] == ["a"]
 
 
-def test_a_callback_that_raises_fails_nothing(edges: Services, job_id: JobId) -> None:
+def test_a_callback_that_raises_does_not_stop_the_wait(edges: Services, job_id: JobId) -> None:
     def fail(_: Alert) -> None:
         raise LookupError("no such channel")
 
-    said: list[str] = []
-    anomalies = Anomalies(edges, job_id, said.append, alert=fail)
+    logged: list[str] = []
+    anomalies = AnomalyMonitor(edges, job_id, logged.append, alert=fail)
     worker = Hung(edges, job_id)
-    anomalies.look(api.poll(edges, job_id))
+    anomalies.check(api.poll(edges, job_id))
     worker.beat(edges, 120)
-    anomalies.look(api.poll(edges, job_id))
-    assert "alert stall/job/1: its callback failed: LookupError: no such channel" in said
+    anomalies.check(api.poll(edges, job_id))
+    assert "alert stall/job/1: its callback failed: LookupError: no such channel" in logged
 
 
-def test_a_store_that_is_away_is_said_once_and_fails_nothing(
+def test_an_unreachable_store_is_logged_once_and_does_not_stop_the_wait(
     edges: Services, job_id: JobId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = Watch(edges, job_id)
@@ -192,16 +197,16 @@ def test_a_store_that_is_away_is_said_once_and_fails_nothing(
     monkeypatch.setattr(MemoryObjects, "put", away)
     for _ in range(3):
         wait(edges, 60)
-        watch.look()
-    assert watch.said == ["anomalies are not looked for: S3 is away"]
+        watch.poll()
+    assert watch.logged == ["anomalies were not checked: S3 is away"]
 
 
-def test_a_job_that_wants_none_has_none(edges: Services, tmp_path: Path) -> None:
+def test_a_job_can_switch_anomalies_off(edges: Services, tmp_path: Path) -> None:
     config = make_config(tmp_path / "job", anomalies={**QUICK, "enabled": False})
     api.submit(edges, config, log=lambda _: None)
     watch, worker = Watch(edges, config.spec.id), Hung(edges, config.spec.id)
     for _ in range(3):
         worker.beat(edges, 120)
-        watch.look()
-    assert watch.told == []
+        watch.poll()
+    assert watch.alerts == []
     assert edges.objects.get(edges.paths(config.spec.id).anomalies) is None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.coordinator.anomalies import Alert, Detector, Kind, Thresholds
+from airflow_slurm_provider.coordinator.anomalies import Alert, AnomalyKind, Detector, Thresholds
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import AnomaliesSection
 from tests.e2e.test_anomalies import EVERY, QUICK
 from tests.unit.coordinator.anomalies.recording import RUNS, read_run
@@ -34,10 +34,10 @@ class Replayed:
     alerts: list[Alert]
 
     @property
-    def expected(self) -> set[Kind]:
+    def expected(self) -> set[AnomalyKind]:
         """What must be told, by the file's name."""
         kind = self.name.split(".")[0]
-        return set() if kind == "good" else {Kind(kind)}
+        return set() if kind == "good" else {AnomalyKind(kind)}
 
     @property
     def found(self) -> int:
@@ -63,7 +63,10 @@ def thresholds_of(name: str) -> Thresholds:
 def replay(path: Path) -> Replayed:
     name = path.name.removesuffix(".jsonl.gz")
     detector = Detector(thresholds_of(name))
-    return Replayed(name, [each for look in read_run(path) for each in detector.see(look).raised])
+    return Replayed(
+        name,
+        [each for observation in read_run(path) for each in detector.observe(observation).raised],
+    )
 
 
 def test_precision_and_recall_over_all_recorded_runs() -> None:
@@ -72,30 +75,30 @@ def test_precision_and_recall_over_all_recorded_runs() -> None:
     found = sum(each.found for each in runs)
     wrong = {each.name: [a.id for a in each.alerts] for each in runs if each.wrong}
     missed = [each.name for each in runs if each.found < len(each.expected)]
-    told = found + sum(each.wrong for each in runs)
-    figures = f"{len(runs)} runs, precision {found}/{told}, recall {found}/{expected}"
+    raised = found + sum(each.wrong for each in runs)
+    figures = f"{len(runs)} runs, precision {found}/{raised}, recall {found}/{expected}"
     assert found >= LEAST_RECALL * expected, f"{figures}; missed {missed}"
-    assert found >= LEAST_PRECISION * told, f"{figures}; wrong {wrong}"
+    assert found >= LEAST_PRECISION * raised, f"{figures}; wrong {wrong}"
 
 
 def test_each_kind_is_among_the_recorded_runs_and_so_are_good_ones() -> None:
     kinds = Counter(path.name.split(".")[0] for path in FILES)
-    assert set(kinds) == {"good", *(each.value for each in Kind)}
+    assert set(kinds) == {"good", *(each.value for each in AnomalyKind)}
     assert kinds["good"] >= 10
 
 
-def test_an_episode_is_told_once() -> None:
+def test_an_episode_is_reported_once() -> None:
     for run in map(replay, FILES):
-        told = Counter((each.kind, each.subject) for each in run.alerts)
-        assert all(count == 1 for count in told.values()), run
+        raised = Counter((each.kind, each.subject) for each in run.alerts)
+        assert all(count == 1 for count in raised.values()), run
 
 
 @pytest.mark.parametrize("path", ONE_OF_EACH, ids=lambda path: path.name.removesuffix(".jsonl.gz"))
-def test_a_watcher_that_is_started_anew_at_each_look_tells_the_same(path: Path) -> None:
+def test_a_watcher_that_is_restarted_for_each_observation_reports_the_same(path: Path) -> None:
     thresholds = thresholds_of(replay(path).name)
-    told, state = [], Detector(thresholds).to_dict()
-    for look in read_run(path):
+    raised, state = [], Detector(thresholds).to_dict()
+    for observation in read_run(path):
         detector = Detector.from_dict(thresholds, state)
-        told += detector.see(look).raised
+        raised += detector.observe(observation).raised
         state = detector.to_dict()
-    assert told == replay(path).alerts
+    assert raised == replay(path).alerts

@@ -11,29 +11,39 @@ import pytest
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.costs.actual import (
     cost_so_far,
-    facts_of,
+    profile_of,
     read_cost,
     work_cost,
 )
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
+from airflow_slurm_provider.slurm.accounting import JobRecord
 from airflow_slurm_provider.slurm.states import ElementState
-from airflow_slurm_provider.slurm.usage import Usage
 from slurm_worker.backends.request_counter import RequestKind
 from slurm_worker.errors import ServiceError
-from slurm_worker.protocol.job_totals import PER_DOUBLING, Bucket, JobTotals
+from slurm_worker.protocol.job_totals import PER_DOUBLING, JobTotals, TimeBucket
 from slurm_worker.protocol.tasks import Claimed
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of
 
 ITEMS, BUNDLE = 50, 5
-USED = Usage("100", 0, 0, ElementState.COMPLETED, 100, 2, 150.0, 1 << 30, 800 << 20)
+USED = JobRecord(
+    array="100",
+    element=0,
+    restart=0,
+    state=ElementState.COMPLETED,
+    elapsed_s=100,
+    cpus=2,
+    cpu_s=150.0,
+    mem=1 << 30,
+    max_rss=800 << 20,
+)
 
 
 class Accounting(FakeSlurm):
     """A cluster whose accounting is away."""
 
-    def usage(self, slurm_job_ids: Any) -> list[Usage]:
+    def records(self, arrays: Any) -> list[JobRecord]:
         raise ServiceError("cluster: sacct failed")
 
 
@@ -95,7 +105,7 @@ def test_what_workers_spend_grows_with_the_items_and_cents_are_never_too_much(
 
 
 def test_cpu_and_memory_come_from_the_accounting(tmp_path: Path, config: Config) -> None:
-    edges = services(FakeSlurm(used=[USED]))
+    edges = services(FakeSlurm(ended=[USED]))
     run(edges, config, tmp_path / "node")
     document = read_cost(edges, config.spec.id).to_dict()
     assert document["cluster"] == {
@@ -125,16 +135,16 @@ def test_pauses_between_rounds_do_not_count_as_work(config: Config) -> None:
     history = JobTotals()
     ten = [(round_no * 36_000 + tick) for round_no in range(3) for tick in range(10)]
     for second in ten:
-        history.timeline[int(second / history.width_s)] = Bucket(tasks=1, ok=BUNDLE)
-    assert facts_of(history, config.spec, None).span_s <= 3 * (10 + 2 * history.width_s)
+        history.timeline[int(second / history.width_s)] = TimeBucket(tasks=1, ok=BUNDLE)
+    assert profile_of(history, config.spec, None).span_s <= 3 * (10 + 2 * history.width_s)
 
 
 def test_a_task_that_takes_longer_than_a_bucket_is_no_pause(config: Config) -> None:
     history = JobTotals()
     for tick in range(0, 10_000, 1000):
-        history.timeline[int(tick / history.width_s)] = Bucket(tasks=1, ok=BUNDLE)
+        history.timeline[int(tick / history.width_s)] = TimeBucket(tasks=1, ok=BUNDLE)
         history.durations[round(PER_DOUBLING * math.log2(1_000_000))] += 1
-    assert facts_of(history, config.spec, None).span_s >= 9_000
+    assert profile_of(history, config.spec, None).span_s >= 9_000
 
 
 def test_requests_for_tasks_that_are_only_given_back_are_counted(

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_slurm_provider.coordinator.costs.advice import Facts, LimitUse, advise
-from airflow_slurm_provider.slurm.usage import Efficiency
+from airflow_slurm_provider.coordinator.costs.advice import JobProfile, LimitUse, advise
+from airflow_slurm_provider.slurm.accounting import Efficiency
 
 MB = 1 << 20
 GOOD_USE = Efficiency(4, 0, 40_000, 40_000, 36_000.0, 1000 * MB, 700 * MB)
-GOOD = Facts(
+GOOD = JobProfile(
     tasks=100,
     items=50_000,
     bundle=500,
@@ -25,7 +25,7 @@ GOOD = Facts(
 )
 
 
-def only(facts: Facts) -> str:
+def only(facts: JobProfile) -> str:
     (sentence,) = advise(facts)
     return sentence
 
@@ -36,9 +36,9 @@ def test_a_job_that_is_well_set_up_gets_none() -> None:
 
 
 def test_short_tasks_are_to_be_larger_while_every_worker_keeps_enough_of_them() -> None:
-    said = only(replace(GOOD, median_s=3.0))
-    assert "half of the tasks took under 3 s, at 500 items each" in said
-    assert "bundle: 3100 " in said, "50,000 items leave four tasks for each of four workers"
+    advice = only(replace(GOOD, median_s=3.0))
+    assert "half of the tasks took under 3 s, at 500 items each" in advice
+    assert "bundle: 3100 " in advice, "50,000 items leave four tasks for each of four workers"
     assert advise(replace(GOOD, median_s=3.0, workers=25)) == [], "there are no more items"
     assert advise(replace(GOOD, median_s=3.0, tasks=5)) == [], "too few to tell"
 
@@ -48,16 +48,19 @@ def test_long_tasks_are_to_be_smaller() -> None:
 
 
 def test_memory_that_nobody_uses_is_to_be_given_back() -> None:
-    said = only(replace(GOOD, efficiency=replace(GOOD_USE, mem=4000 * MB, max_rss=500 * MB)))
-    assert "3.9 GB of memory were asked for each worker and at most 500 MB (12%) used" in said
-    assert "slurm.mem: 650M would do" in said
+    advice = only(replace(GOOD, efficiency=replace(GOOD_USE, mem=4000 * MB, max_rss=500 * MB)))
+    assert (
+        "3.9 GiB of memory were requested for each worker, and at most 500.0 MiB (12%) used"
+        in advice
+    )
+    assert "slurm.mem: 650M would be enough" in advice
     small = replace(GOOD_USE, mem=300 * MB, max_rss=100 * MB)
     assert advise(replace(GOOD, efficiency=small)) == [], "there is little to save"
 
 
 def test_memory_that_is_nearly_used_up_is_to_be_more() -> None:
-    said = only(replace(GOOD, efficiency=replace(GOOD_USE, max_rss=950 * MB)))
-    assert "slurm.mem: 1235M leaves room" in said
+    advice = only(replace(GOOD, efficiency=replace(GOOD_USE, max_rss=950 * MB)))
+    assert "slurm.mem: 1235M leaves room" in advice
 
 
 def test_memory_that_slurm_did_not_sample_is_no_reason_for_anything() -> None:
@@ -67,27 +70,27 @@ def test_memory_that_slurm_did_not_sample_is_no_reason_for_anything() -> None:
 
 def test_cpus_that_wait_are_told_of_unless_a_limit_has_them_wait() -> None:
     idle = replace(GOOD, efficiency=replace(GOOD_USE, used_s=2000.0))
-    assert "of 11.1 CPU-hours given, 5% were used" in only(idle)
+    assert "5% of 11.1 allocated CPU-hours were used" in only(idle)
     assert advise(replace(idle, limits=(LimitUse("api", 10.0),))) == []
 
 
 @pytest.mark.parametrize("rate", [8.4, 9.0])
 def test_a_limit_that_is_used_up_is_told_with_the_workers_that_are_enough(rate: float) -> None:
-    said = only(replace(GOOD, limits=(LimitUse("api", rate),), calls=2))
-    assert f"limit 'api' of {rate:g}/s is used up (8.33 items/s)" in said
-    assert "5 for a second, and 4 worked" in said
+    advice = only(replace(GOOD, limits=(LimitUse("api", rate),), calls=2))
+    assert f"limit 'api' of {rate:g}/s is fully used (8.33 items/s)" in advice
+    assert "5 for calls of 1 s; the job had 4" in advice
 
 
 def test_a_limit_that_is_not_used_is_told_with_the_workers_that_would() -> None:
-    said = only(replace(GOOD, limits=(LimitUse("api", 100.0),)))
-    assert "4 items at a time came to 8.33/s" in said
-    assert "48 workers" in said
+    advice = only(replace(GOOD, limits=(LimitUse("api", 100.0),)))
+    assert "4 items at a time gave 8.33 items/s" in advice
+    assert "48 workers" in advice
 
 
 def test_lost_leases_and_failures_that_pass_are_told() -> None:
     assert "20 leases were lost over 100 tasks" in only(replace(GOOD, lost=20))
     assert advise(replace(GOOD, lost=2)) == []
-    said = only(replace(GOOD, failed={"network": 2_000}))
-    assert "2,000 items (4.0%) failed as network" in said
-    assert "slurmctl retry --errors=network" in said
+    advice = only(replace(GOOD, failed={"network": 2_000}))
+    assert "2,000 items (4.0%) failed as network" in advice
+    assert "slurmctl retry --errors=network" in advice
     assert "lower the limit's rate" in only(replace(GOOD, failed={"rate_limited": 9_000}))

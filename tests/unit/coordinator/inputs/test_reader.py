@@ -19,12 +19,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_slurm_provider.coordinator.inputs.files import version_of
 from airflow_slurm_provider.coordinator.inputs.reader import (
     InputFormat,
     InputSpec,
     input_format,
     open_input,
-    version_of,
 )
 from airflow_slurm_provider.coordinator.inputs.unique_keys import KeyCheck
 from slurm_worker.errors import UserError
@@ -87,7 +87,7 @@ Write = Callable[[str, "str | bytes"], Path]
         ("a.ndjson", InputFormat.JSONL),
     ],
 )
-def test_the_suffix_tells_the_format(path: str, expected: InputFormat) -> None:
+def test_the_suffix_determines_the_format(path: str, expected: InputFormat) -> None:
     assert input_format(InputSpec(path, "id")) is expected
 
 
@@ -114,7 +114,7 @@ def test_csv_values_stay_strings_and_empty_ones_are_none(write: Write) -> None:
     ]
 
 
-def test_gzip_is_told_from_the_bytes(write: Write) -> None:
+def test_gzip_is_detected_from_the_bytes(write: Write) -> None:
     path = write("a.csv", gzip.compress(b"id\n1\n2\n"))
     assert [key for key, _ in read(path)] == ["1", "2"]
 
@@ -122,15 +122,15 @@ def test_gzip_is_told_from_the_bytes(write: Write) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"id,x\n1,2\n3\n", "row 2: (line 3) has 1 fields where the header has 2"),
+        (b"id,x\n1,2\n3\n", "row 2: (line 3) has 1 fields, but the header has 2"),
         (b"id,x\n1,2,3\n", "row 1: (line 2) has 3 fields"),
-        (b"id,x,x\n1,2,3\n", "names 'x' twice"),
+        (b"id,x,x\n1,2,3\n", "has the column 'x' twice"),
         (b"id,x\n1,\xe9\n", "row 1: is not UTF-8: can't decode byte 0xe9"),
         (b"id,x\n" + b"1,a\n" * 90 + b"2,caf\xe9\n", "row 91: is not UTF-8"),
         (b"id;x\n1;2;3\n", "row 1: (line 2) has 3 fields"),
         (b'id,x\n1,"open\n', "row 1"),
-        (b"id,x\n", "holds no rows"),
-        (b"", "holds no rows"),
+        (b"id,x\n", "has no rows"),
+        (b"", "has no rows"),
         (b"id,x\n1,a\n,b\n", "row 2: 'id' is empty"),
         (b"id,x\n" + b"k" * 1025 + b",b\n", "1,025 bytes long"),
         (gzip.compress(b"id,x\n" + b"1,a\n" * 1000, mtime=0)[:-12], "ends too early"),
@@ -144,7 +144,7 @@ def test_a_bad_csv_file_is_refused(write: Write, content: bytes, says: str) -> N
     assert "a.csv" in message
 
 
-def test_a_missing_column_lists_what_is_there_and_the_nearest(write: Write) -> None:
+def test_a_missing_column_lists_the_columns_and_the_nearest_name(write: Write) -> None:
     path = write("a.csv", "flight_id,carrier\n1,UA\n")
     message = refusal(lambda: read(path, key="fligth_id"))
     assert "has no column 'fligth_id'" in message
@@ -153,7 +153,7 @@ def test_a_missing_column_lists_what_is_there_and_the_nearest(write: Write) -> N
 
 
 @pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])
-def test_the_delimiter_is_the_one_by_which_the_header_holds_the_key(
+def test_the_delimiter_is_the_one_with_which_the_header_has_the_key(
     write: Write, delimiter: str
 ) -> None:
     text = io.StringIO()
@@ -170,7 +170,7 @@ def test_a_field_may_be_of_any_size(write: Write) -> None:
 # --- JSON lines --------------------------------------------------------------------
 
 
-def test_json_values_arrive_as_they_stand(write: Write) -> None:
+def test_json_values_arrive_unchanged(write: Write) -> None:
     rows = [
         {"id": 2**70, "x": 1.5, "deep": {"a": [None, True, "\u2028"]}},
         {"id": "é", "only_here": 0},
@@ -179,7 +179,7 @@ def test_json_values_arrive_as_they_stand(write: Write) -> None:
     assert read(path) == [(str(2**70), rows[0]), ("é", rows[1])]
 
 
-def test_numbers_that_a_double_keeps_are_read_however_they_are_written(write: Write) -> None:
+def test_numbers_that_a_double_holds_are_read_in_any_notation(write: Write) -> None:
     texts = ["0.1", "1e5", "-0.0", "100000000000000000000.0", "0.10000000000000000555", "5e-324"]
     lines = [f'{{"id": {number}, "x": {text}}}' for number, text in enumerate(texts)]
     path = write("a.jsonl", "\n".join(lines))
@@ -347,38 +347,43 @@ def test_a_missing_object_names_the_nearest() -> None:
     lab.put("in/flights.csv", b"id\n1\n")
     spec = InputSpec("s3://lab/in/flihgts.csv", "id")
     message = refusal(lambda: list(open_input(spec, lambda _: lab)))
-    assert "no object s3://lab/in/flihgts.csv; did you mean s3://lab/in/flights.csv?" in message
+    assert (
+        "the object s3://lab/in/flihgts.csv does not exist; did you mean s3://lab/in/flights.csv?"
+        in message
+    )
 
 
 @pytest.mark.parametrize("store", [MissingBucket, OutspokenMissingBucket])
-def test_a_missing_bucket_is_told_from_a_missing_object(store: type[MissingBucket]) -> None:
+def test_a_missing_bucket_is_distinguished_from_a_missing_object(
+    store: type[MissingBucket],
+) -> None:
     spec = InputSpec("s3://lab/in/a.csv", "id")
     message = refusal(lambda: list(open_input(spec, lambda _: store())))
-    assert "no bucket 'lab'" in message
+    assert "the bucket 'lab' does not exist" in message
 
 
-def test_a_copy_of_a_file_is_no_other_version(tmp_path: Path) -> None:
+def test_a_copy_of_a_file_has_the_same_version(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("id\nx\n")
     os.utime(path, (1, 1))
     spec = InputSpec(str(path), "id")
-    first = version_of(spec, no_bucket)
+    first = version_of(spec.path, no_bucket)
     path.write_text("id\nx\n")
-    assert version_of(spec, no_bucket) == first
+    assert version_of(spec.path, no_bucket) == first
     path.write_text("id\ny\n")
-    assert version_of(spec, no_bucket) != first
-    assert version_of(InputSpec(str(tmp_path / "b.csv"), "id"), no_bucket) == ""
+    assert version_of(spec.path, no_bucket) != first
+    assert version_of(str(tmp_path / "b.csv"), no_bucket) == ""
 
 
 def test_an_object_that_is_written_again_has_another_version() -> None:
     store = MemoryObjects()
     store.put("in/a.csv", b"id\nx\n")
     spec = InputSpec("s3://lab/in/a.csv", "id")
-    first = version_of(spec, lambda _name: store)
-    assert first == version_of(spec, lambda _name: store) != ""
+    first = version_of(spec.path, lambda _name: store)
+    assert first == version_of(spec.path, lambda _name: store) != ""
     store.put("in/a.csv", b"id\nx\ny\n")
-    assert version_of(spec, lambda _name: store) != first
-    assert version_of(InputSpec("s3://lab/in/a", "id"), lambda _name: store) == ""
+    assert version_of(spec.path, lambda _name: store) != first
+    assert version_of("s3://lab/in/a", lambda _name: store) == ""
 
 
 def test_a_missing_file_names_the_nearest(write: Write, tmp_path: Path) -> None:
@@ -428,17 +433,17 @@ def test_a_folder_that_contradicts_its_rows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "year=2020").mkdir()
     (tmp_path / "year=2020/a.jsonl").write_text('{"id": 1, "year": 2021}\n')
     message = refusal(lambda: read(tmp_path))
-    assert "row 1: has year = 2021, and its folder has 2020" in message
+    assert "row 1: has year = 2021, but its folder has 2020" in message
 
 
-def test_no_file_of_a_folder_is_left_out_in_silence(tmp_path: Path) -> None:
+def test_a_file_of_another_format_in_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id\n1\n")
     (tmp_path / "b.xlsx").write_bytes(b"")
-    assert "b.xlsx, which is no csv file" in refusal(lambda: read(tmp_path))
+    assert "b.xlsx, which is not a csv file" in refusal(lambda: read(tmp_path))
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("nowhere")])
-def test_what_is_no_file_is_not_left_out_of_a_folder_in_silence(
+def test_an_irregular_file_in_a_folder_is_refused(
     tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
     (tmp_path / "a.csv").write_text("id\n1\n")
@@ -446,7 +451,7 @@ def test_what_is_no_file_is_not_left_out_of_a_folder_in_silence(
     assert f"{tmp_path / 'b.csv'} " in refusal(lambda: read(tmp_path))
 
 
-def test_a_folder_that_cannot_be_listed_is_not_left_out_in_silence(
+def test_a_folder_that_cannot_be_listed_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "closed").mkdir()
@@ -478,7 +483,7 @@ def test_a_link_to_a_folder_is_followed_and_one_to_its_own_parent_is_not(tmp_pat
         (b"p=%FF", "the folder 'p=%FF' is not UTF-8; rename it"),
         (b"p=\xff", "the folder 'p=\\udcff' is not UTF-8; rename it"),
         (b"%FF=1", "the folder '%FF=1' is not UTF-8; rename it"),
-        (b"p=1/p=2", "name 'p' twice"),
+        (b"p=1/p=2", "two values of 'p'"),
     ],
 )
 def test_folders_whose_columns_are_not_certain_are_refused(
@@ -491,7 +496,7 @@ def test_folders_whose_columns_are_not_certain_are_refused(
 
 
 def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
-    assert "is a folder without files" in refusal(lambda: read(tmp_path, form="csv"))
+    assert "is a folder without data files" in refusal(lambda: read(tmp_path, form="csv"))
 
 
 def test_a_prefix_on_s3_is_a_folder_and_not_its_neighbours() -> None:
@@ -503,14 +508,14 @@ def test_a_prefix_on_s3_is_a_folder_and_not_its_neighbours() -> None:
         assert found == [("in/a/year=1/x.csv", {"id": "in/a/year=1/x.csv", "year": 1})]
 
 
-def test_a_folder_has_another_version_when_one_of_its_files_has(tmp_path: Path) -> None:
+def test_a_folder_has_another_version_if_one_of_its_files_changes(tmp_path: Path) -> None:
     for name in ("a.csv", "b.csv"):
         (tmp_path / name).write_text("id\n1\n")
     spec = InputSpec(str(tmp_path), "id")
-    first = version_of(spec, no_bucket)
-    assert first == version_of(spec, no_bucket) != ""
+    first = version_of(spec.path, no_bucket)
+    assert first == version_of(spec.path, no_bucket) != ""
     (tmp_path / "b.csv").write_text("id\n1\n2\n")
-    assert version_of(spec, no_bucket) != first
+    assert version_of(spec.path, no_bucket) != first
 
 
 # --- duplicate keys ----------------------------------------------------------------
@@ -542,7 +547,7 @@ def test_repeats_are_counted() -> None:
     assert "3 rows repeat a key" in refusal(lambda: check_keys(["a", "b", "a", "a", "b"]))
 
 
-def test_an_input_that_changed_between_the_readings_is_told() -> None:
+def test_an_input_that_changed_between_two_reads_is_reported() -> None:
     with KeyCheck() as check:
         list(check.watch([("a", {}), ("a", {})]))
         assert "changed while it was read" in refusal(lambda: check.check(lambda: [("a", {})]))

@@ -17,15 +17,15 @@ from airflow_slurm_provider.coordinator.maintenance.aws_resources import (
     table_definition,
 )
 from airflow_slurm_provider.coordinator.maintenance.bootstrap import (
+    BootstrapRequest,
+    BootstrapResult,
     Clients,
-    Made,
-    Outcome,
-    Wanted,
+    StepResult,
     bootstrap,
 )
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import open_clients
 from airflow_slurm_provider.coordinator.maintenance.doctor import Level
-from airflow_slurm_provider.coordinator.maintenance.doctor.aws import AwsFacts, check_table
+from airflow_slurm_provider.coordinator.maintenance.doctor.aws import AwsProbes, check_table
 from airflow_slurm_provider.coordinator.spec.site import Site, parse_site
 from slurm_worker.errors import ServiceError, UserError
 from tests.stack.settings import ROOT
@@ -41,7 +41,7 @@ ACTIONS = {
     "PutBucketLifecycleConfiguration": "PutLifecycleConfiguration",
     "PutPublicAccessBlock": "PutBucketPublicAccessBlock",
 }
-ALL = Wanted(bucket=True, point_in_time=True, deletion_protection=True)
+ALL = BootstrapRequest(bucket=True, point_in_time=True, deletion_protection=True)
 RAW = {
     "storage": {"table": "t", "prefix": "s3://lab/back/fills"},
     "aws": {"region": "eu-west-1"},
@@ -71,11 +71,11 @@ def clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clients]:
         yield open_clients(SITE)
 
 
-def outcomes(made: Made) -> dict[str, str]:
+def outcomes(made: BootstrapResult) -> dict[str, str]:
     return {step.name: step.outcome.value for step in made.steps}
 
 
-def make(clients: Clients, wanted: Wanted = ALL, site: Site = SITE) -> dict[str, str]:
+def make(clients: Clients, wanted: BootstrapRequest = ALL, site: Site = SITE) -> dict[str, str]:
     return outcomes(bootstrap(site, wanted, clients=clients))
 
 
@@ -108,7 +108,7 @@ def test_a_second_call_makes_nothing(clients: Clients) -> None:
 
 
 def test_a_dry_run_tells_what_a_call_would_make_and_makes_nothing(clients: Clients) -> None:
-    dry = Wanted(bucket=True, point_in_time=True, deletion_protection=True, dry_run=True)
+    dry = BootstrapRequest(bucket=True, point_in_time=True, deletion_protection=True, dry_run=True)
     told = make(clients, dry)
     assert set(told.values()) == {"would_make"}
     assert clients.dynamodb.list_tables()["TableNames"] == []
@@ -117,18 +117,18 @@ def test_a_dry_run_tells_what_a_call_would_make_and_makes_nothing(clients: Clien
 
 
 def test_doctor_is_content_with_the_table(clients: Clients) -> None:
-    make(clients, Wanted())
-    facts = AwsFacts.of(SITE)
-    assert [each.level for each in check_table(facts, "t")] == [Level.PASS]
+    make(clients, BootstrapRequest())
+    probes = AwsProbes.of(SITE)
+    assert [each.level for each in check_table(probes, "t")] == [Level.PASS]
 
 
 def test_without_being_asked_for_a_bucket_it_only_says_that_there_is_none(
     clients: Clients,
 ) -> None:
-    made = bootstrap(SITE, Wanted(), clients=clients)
+    made = bootstrap(SITE, BootstrapRequest(), clients=clients)
     assert outcomes(made) == {"table": "made", "bucket": "missing"}
     assert not made.ok
-    assert "--create-bucket" in made.steps[-1].mend
+    assert "--create-bucket" in made.steps[-1].fix
     assert clients.s3.list_buckets()["Buckets"] == []
 
 
@@ -154,7 +154,7 @@ def test_what_differs_stays_as_it_is(clients: Clients) -> None:
         "lifecycle": "differs",
     }
     assert made.ok
-    assert all("--update" in step.mend for step in made.steps if step.outcome is Outcome.DIFFERS)
+    assert all("--update" in step.fix for step in made.steps if step.outcome is StepResult.DIFFERS)
     table = clients.dynamodb.describe_table(TableName="t")["Table"]
     assert table["ProvisionedThroughput"]["WriteCapacityUnits"] == 5
     with pytest.raises(ClientError, match="NoSuchLifecycleConfiguration"):
@@ -168,7 +168,9 @@ def test_an_update_changes_what_differs_and_keeps_the_rules_of_others(clients: C
         LifecycleConfiguration={"Rules": [OTHERS_RULE]},
     )
     clients.dynamodb.create_table(**table_definition("t"))
-    update = Wanted(bucket=True, point_in_time=True, deletion_protection=True, update=True)
+    update = BootstrapRequest(
+        bucket=True, point_in_time=True, deletion_protection=True, update=True
+    )
     assert {"made", "there"} == set(make(clients, update).values())
     assert rule_ids(clients) == {
         OTHERS_RULE["ID"],
@@ -180,7 +182,7 @@ def test_an_update_changes_what_differs_and_keeps_the_rules_of_others(clients: C
 def test_sites_in_one_bucket_have_rules_of_their_own(clients: Clients) -> None:
     make(clients)
     other = parse_site({**RAW, "storage": {"table": "t", "prefix": "s3://lab"}}, "site")
-    assert make(clients, Wanted(update=True), other)["lifecycle"] == "made"
+    assert make(clients, BootstrapRequest(update=True), other)["lifecycle"] == "made"
     assert len(rule_ids(clients)) == 2 * len(lifecycle_rules(""))
     assert set(make(clients).values()) == {"there"}
 
@@ -203,7 +205,7 @@ def test_the_guide_lists_the_permissions_that_are_used_and_no_others(clients: Cl
 
     for service, client in (("dynamodb", clients.dynamodb), ("s3", clients.s3)):
         client.meta.events.register("before-call", note(service))
-    changing = Wanted(update=True, point_in_time=True, deletion_protection=True)
+    changing = BootstrapRequest(update=True, point_in_time=True, deletion_protection=True)
     make(clients)
     clients.dynamodb.update_table(TableName="t", DeletionProtectionEnabled=False)
     make(clients, changing)
@@ -220,7 +222,7 @@ def test_a_table_with_other_keys_is_unfit_and_stays(clients: Clients) -> None:
         AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
         BillingMode="PAY_PER_REQUEST",
     )
-    made = bootstrap(SITE, Wanted(bucket=True, update=True), clients=clients)
+    made = bootstrap(SITE, BootstrapRequest(bucket=True, update=True), clients=clients)
     assert outcomes(made)["table"] == "unfit"
     assert "id (HASH, S)" in made.steps[0].found
     assert not made.ok
@@ -236,7 +238,7 @@ def test_a_store_without_some_settings_gets_the_others(clients: Clients) -> None
     rules: list[Any] = lifecycle_rules("back/fills")
     stub.add_response("get_bucket_lifecycle_configuration", {"Rules": rules}, there)
     with stub:
-        made = bootstrap(SITE, Wanted(), clients=clients)
+        made = bootstrap(SITE, BootstrapRequest(), clients=clients)
     found = outcomes(made)
     assert (found["public_access"], found["encryption"]) == ("unsupported", "unsupported")
     assert found["lifecycle"] == "there"
@@ -265,11 +267,11 @@ def test_a_store_that_cannot_encrypt_is_not_told_to(other_store: tuple[Clients, 
     clients, stub = other_store
     stub.add_client_error("put_object", "InternalError", expected_params=PROBE)
     stub.add_response("get_bucket_lifecycle_configuration", {"Rules": RULES}, {"Bucket": "lab"})
-    made = bootstrap(SITE, Wanted(update=True), clients=clients)
+    made = bootstrap(SITE, BootstrapRequest(update=True), clients=clients)
     (step,) = (each for each in made.steps if each.name == "encryption")
-    assert step.outcome is Outcome.UNSUPPORTED
+    assert step.outcome is StepResult.UNSUPPORTED
     assert "can't write an encrypted object (InternalError)" in step.found
-    assert "give the store keys" in step.mend
+    assert "give the store encryption keys" in step.fix
     assert outcomes(made)["lifecycle"] == "there"
     assert made.ok
 
@@ -286,7 +288,7 @@ def test_another_store_that_can_encrypt_is_told_to(
         stub.add_client_error("put_object", "AccessDenied", expected_params=PROBE)
     stub.add_response("put_bucket_encryption", {})
     stub.add_response("get_bucket_lifecycle_configuration", {"Rules": RULES}, {"Bucket": "lab"})
-    assert make(clients, Wanted(update=True))["encryption"] == "made"
+    assert make(clients, BootstrapRequest(update=True))["encryption"] == "made"
 
 
 def test_somebody_elses_bucket_is_the_users_mistake(clients: Clients) -> None:

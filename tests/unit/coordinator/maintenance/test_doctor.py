@@ -17,15 +17,19 @@ from airflow_slurm_provider.coordinator.maintenance.doctor import (
     diagnose,
     policies,
 )
-from airflow_slurm_provider.coordinator.maintenance.doctor.aws import AwsFacts, TableFacts
-from airflow_slurm_provider.coordinator.maintenance.doctor.node import Heard, judge, probe_options
+from airflow_slurm_provider.coordinator.maintenance.doctor.aws import AwsProbes, TableDescription
+from airflow_slurm_provider.coordinator.maintenance.doctor.node import (
+    ProbeOutput,
+    judge,
+    probe_options,
+)
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 from airflow_slurm_provider.coordinator.spec.site import Site, parse_site
 from airflow_slurm_provider.coordinator.submission.credentials import session_policy
 from airflow_slurm_provider.slurm.cluster_info import Folder, Partition
 from airflow_slurm_provider.slurm.options import SlurmOptions
-from slurm_worker.diagnostics.access_probes import TRIAL_JOB
+from slurm_worker.diagnostics.access_probes import PROBE_JOB
 from slurm_worker.errors import HostUnreachable, ServiceError, UserError
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.testing import MemoryObjects
@@ -41,7 +45,7 @@ SETTINGS = {
     "JobRequeue": "1",
 }
 MAIN = Partition("main", default=True, grace_s=0, preempt_mode="OFF")
-GOOD_TABLE = TableFacts("ACTIVE", {"pk": ("HASH", "S"), "sk": ("RANGE", "S")}, on_demand=True)
+GOOD_TABLE = TableDescription("ACTIVE", {"pk": ("HASH", "S"), "sk": ("RANGE", "S")}, on_demand=True)
 NODE = {
     "worker": "0.1.0",
     "python": "3.11.2",
@@ -122,8 +126,8 @@ class Pending(FakeArray):
         return {"PENDING": 1}
 
 
-def facts(table: TableFacts = GOOD_TABLE, ahead_s: float = 0.0) -> AwsFacts:
-    return AwsFacts(table=lambda: table, ahead_s=lambda: ahead_s)
+def probes(table: TableDescription = GOOD_TABLE, ahead_s: float = 0.0) -> AwsProbes:
+    return AwsProbes(table=lambda: table, ahead_s=lambda: ahead_s)
 
 
 def examine(
@@ -133,7 +137,7 @@ def examine(
     report = diagnose(
         opened.site,
         open_services=lambda _: opened,
-        **{"facts": facts(), **options},
+        **{"probes": probes(), **options},
     )
     return {each.check: each for each in report.findings}
 
@@ -156,7 +160,7 @@ def test_where_all_is_well_every_check_passes_and_the_probe_leaves_nothing() -> 
     assert len(findings) == 24
     assert cluster.surveyed.removed == list(cluster.arrays)
     (script,) = cluster.scripts
-    assert f"--job-name={TRIAL_JOB}." in script
+    assert f"--job-name={PROBE_JOB}." in script
     assert "check --table t --objects s3://lab/lab" in script
 
 
@@ -177,7 +181,7 @@ def test_a_check_that_needs_another_is_not_made_where_that_has_failed() -> None:
     cluster = Cluster(surveyed=FakeSurvey(error=HostUnreachable("it is off; switch it on")))
     findings = examine(cluster)
     assert findings["ssh"] == Finding("ssh", Level.FAIL, "it is off", "switch it on")
-    assert findings["node_job"].found == "not checked: slurm comes first"
+    assert findings["node_job"].found == "not checked: slurm has not passed"
     assert named(findings, Level.SKIP) == {
         *("slurm", "limits", "variables", "accounting", "remote_dir", "node_job")
     }
@@ -185,11 +189,11 @@ def test_a_check_that_needs_another_is_not_made_where_that_has_failed() -> None:
 
 
 def test_a_check_that_raises_what_nobody_expected_has_failed_and_the_others_go_on() -> None:
-    broken = replace(facts(), table=raises(RuntimeError("the plot thickens")))
-    findings = examine(facts=broken)
+    broken = replace(probes(), table=raises(RuntimeError("the plot thickens")))
+    findings = examine(probes=broken)
     assert findings["table"].level is Level.FAIL
     assert findings["table"].found == "RuntimeError: the plot thickens"
-    assert findings["table"].mend
+    assert findings["table"].fix
     assert findings["table_access"].level is Level.SKIP
     assert findings["conditional_put"].level is Level.PASS
 
@@ -255,7 +259,7 @@ def test_a_job_that_does_not_end_is_a_fault() -> None:
     finding = examine(cluster, timeout_s=30)["node_job"]
     assert (finding.level, finding.found) == (
         Level.FAIL,
-        "a job is RUNNING since 30 s without an end",
+        "a job has not ended within 30 s (RUNNING)",
     )
 
 
@@ -263,11 +267,11 @@ def test_what_slurm_refuses_is_told() -> None:
     cluster = Cluster(
         refuse=UserError("slurm: sbatch refused the array; correct the slurm section")
     )
-    assert examine(cluster)["node_job"].mend == "correct the slurm section"
+    assert examine(cluster)["node_job"].fix == "correct the slurm section"
 
 
 @pytest.mark.parametrize(
-    ("changes", "check", "level", "mend"),
+    ("changes", "check", "level", "fix"),
     [
         ({"MaxArraySize": "1"}, "max_array_size", Level.FAIL, "raise MaxArraySize"),
         ({"MaxJobCount": "500"}, "max_job_count", Level.WARN, "workers well below"),
@@ -295,12 +299,12 @@ def test_what_slurm_refuses_is_told() -> None:
     ],
 )
 def test_settings_that_hurt_are_named(
-    changes: dict[str, str], check: str, level: Level, mend: str
+    changes: dict[str, str], check: str, level: Level, fix: str
 ) -> None:
     cluster = Cluster(surveyed=FakeSurvey({**SETTINGS, **changes}))
     finding = examine(cluster)[check]
     assert finding.level is level
-    assert mend in finding.mend
+    assert fix in finding.fix
 
 
 def test_a_grace_time_that_is_long_enough_is_all_right() -> None:
@@ -338,15 +342,15 @@ def test_a_site_without_accounting_is_warned_of() -> None:
     [(0.9, Level.PASS), (-30.0, Level.WARN), (300.0, Level.FAIL), (-300.0, Level.FAIL)],
 )
 def test_a_clock_that_is_off_is_named(ahead_s: float, level: Level) -> None:
-    finding = examine(facts=facts(ahead_s=ahead_s))["clock"]
+    finding = examine(probes=probes(ahead_s=ahead_s))["clock"]
     assert finding.level is level
     if level is Level.FAIL:
         assert "300.0 s" in finding.found
-        assert "NTP" in finding.mend
+        assert "NTP" in finding.fix
 
 
 @pytest.mark.parametrize(
-    ("table", "level", "mend"),
+    ("table", "level", "fix"),
     [
         (replace(GOOD_TABLE, keys={"id": ("HASH", "S")}), Level.FAIL, "partition key pk"),
         (
@@ -358,10 +362,12 @@ def test_a_clock_that_is_off_is_named(ahead_s: float, level: Level) -> None:
         (replace(GOOD_TABLE, on_demand=False), Level.WARN, "PAY_PER_REQUEST"),
     ],
 )
-def test_a_table_that_is_not_right_is_named(table: TableFacts, level: Level, mend: str) -> None:
-    finding = examine(facts=facts(table))["table"]
+def test_a_table_that_is_not_right_is_named(
+    table: TableDescription, level: Level, fix: str
+) -> None:
+    finding = examine(probes=probes(table))["table"]
     assert finding.level is level
-    assert mend in finding.mend
+    assert fix in finding.fix
 
 
 class NoDeletes(MemoryObjects):
@@ -382,7 +388,7 @@ def test_an_action_that_is_not_allowed_is_named() -> None:
     finding = examine(edges=edges)["bucket_access"]
     assert finding.level is Level.FAIL
     assert finding.found.startswith("s3:DeleteObject failed: An error occurred (AccessDenied)")
-    assert "--iam" in finding.mend
+    assert "--iam" in finding.fix
 
 
 def test_a_store_that_ignores_if_match_is_warned_of() -> None:
@@ -393,7 +399,7 @@ def test_a_store_that_ignores_if_match_is_warned_of() -> None:
 
     edges = replace(services(Cluster()), objects=Replaces())
     found = examine(edges=edges)["conditional_put"]
-    assert (found.level, "gc leaves all files" in found.found) == (Level.WARN, True)
+    assert (found.level, "gc deletes no files" in found.found) == (Level.WARN, True)
 
 
 def test_a_store_without_conditional_put_is_warned_of() -> None:
@@ -401,39 +407,51 @@ def test_a_store_without_conditional_put_is_warned_of() -> None:
     assert examine(edges=edges)["conditional_put"].level is Level.WARN
 
 
-def heard(**changes: Any) -> Heard:
-    return Heard(f"module loaded\n{json.dumps({**NODE, **changes})}\n", "COMPLETED")
+def output(**changes: Any) -> ProbeOutput:
+    return ProbeOutput(f"module loaded\n{json.dumps({**NODE, **changes})}\n", "COMPLETED")
 
 
 @pytest.mark.parametrize(
-    ("said", "check", "mend"),
+    ("said", "check", "fix"),
     [
-        (Heard("", "COMPLETED"), "node_folder", "share"),
-        (Heard("bash: python3.99: command not found\n", "FAILED"), "node_python", "Python >= 3.10"),
-        (Heard("slurmctl-doctor-python 3.9.2\n", "FAILED"), "node_python", "Python >= 3.10"),
-        (Heard("slurmctl-doctor-python 3.11.2\nKilled\n", "FAILED"), "node_worker", "by hand"),
-        (Heard("slurmctl-doctor-python 3.11.2\n{broken\n", "FAILED"), "node_worker", "by hand"),
-        (heard(scratch_error="No such file"), "node_scratch", "TMPDIR"),
-        (heard(scratch_filesystem="lustre"), "node_scratch", "own disk"),
-        (heard(scratch_filesystem="fuse.sshfs"), "node_scratch", "own disk"),
-        (heard(table={"dynamodb:PutItem": "away; check the network"}), "node_table", "network"),
-        (heard(bucket={"s3:PutObject": "AccessDenied"}), "node_bucket", "--iam"),
-        (heard(clock_ahead_s=-900.0), "node_clock", "NTP"),
+        (ProbeOutput("", "COMPLETED"), "node_folder", "share"),
+        (
+            ProbeOutput("bash: python3.99: command not found\n", "FAILED"),
+            "node_python",
+            "Python >= 3.10",
+        ),
+        (ProbeOutput("slurmctl-doctor-python 3.9.2\n", "FAILED"), "node_python", "Python >= 3.10"),
+        (
+            ProbeOutput("slurmctl-doctor-python 3.11.2\nKilled\n", "FAILED"),
+            "node_worker",
+            "by hand",
+        ),
+        (
+            ProbeOutput("slurmctl-doctor-python 3.11.2\n{broken\n", "FAILED"),
+            "node_worker",
+            "by hand",
+        ),
+        (output(scratch_error="No such file"), "node_scratch", "TMPDIR"),
+        (output(scratch_filesystem="lustre"), "node_scratch", "own disk"),
+        (output(scratch_filesystem="fuse.sshfs"), "node_scratch", "own disk"),
+        (output(table={"dynamodb:PutItem": "away; check the network"}), "node_table", "network"),
+        (output(bucket={"s3:PutObject": "AccessDenied"}), "node_bucket", "--iam"),
+        (output(clock_ahead_s=-900.0), "node_clock", "NTP"),
     ],
 )
-def test_what_is_wrong_on_a_node_is_named(said: Heard, check: str, mend: str) -> None:
+def test_what_is_wrong_on_a_node_is_named(said: ProbeOutput, check: str, fix: str) -> None:
     findings = {each.check: each for each in judge(said, "python3", None)}
     assert named(findings, Level.FAIL) == {check}
-    assert mend in findings[check].mend
+    assert fix in findings[check].fix
 
 
 def test_scratch_that_is_nearly_full_is_warned_of() -> None:
-    findings = {each.check: each for each in judge(heard(scratch_free_bytes=1), "python3", None)}
+    findings = {each.check: each for each in judge(output(scratch_free_bytes=1), "python3", None)}
     assert findings["node_scratch"].level is Level.WARN
 
 
 def test_a_worker_of_the_sites_own_that_does_not_start_is_named() -> None:
-    said = Heard("bash: slurm-worker: command not found\n", "FAILED")
+    said = ProbeOutput("bash: slurm-worker: command not found\n", "FAILED")
     findings = {each.check: each for each in judge(said, "python3", "slurm-worker")}
     assert named(findings, Level.FAIL) == {"node_worker"}
     assert "command not found" in findings["node_worker"].found
@@ -557,8 +575,8 @@ def test_options_that_the_account_gives_by_variables_are_told_as_not_used() -> N
     cluster = Cluster(surveyed=FakeSurvey(ignored=["SBATCH_ACCOUNT", "SQUEUE_FORMAT"]))
     found = examine(cluster)["variables"]
     assert found.level is Level.WARN
-    assert "sets SBATCH_ACCOUNT, SQUEUE_FORMAT, and these are not used here" in found.found
-    assert "slurm.account" in found.mend
+    assert "sets SBATCH_ACCOUNT, SQUEUE_FORMAT, which are ignored here" in found.found
+    assert "slurm.account" in found.fix
 
 
 class LostReply(Cluster):

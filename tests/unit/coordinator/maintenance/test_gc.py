@@ -16,18 +16,17 @@ from airflow_slurm_provider.coordinator.maintenance.gc import WEEK_S, GcResult, 
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.job_config import LeaseConfig
-from slurm_worker.protocol.job_store import Marker, Part, probe_conditional_put
+from slurm_worker.protocol.job_store import Marker, Part, probe_replacing
 from slurm_worker.protocol.keys import (
     JobId,
-    JobPaths,
     new_draft,
     segment_number,
     shard_of,
     task_id,
     task_pk,
     task_sk,
-    version_name,
 )
+from slurm_worker.protocol.paths import JobPaths, version_name
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.testing import MemoryObjects
 from tests.unit.coordinator.fakes import make_config, services, world_of
@@ -153,21 +152,23 @@ def test_a_part_that_a_suspended_worker_may_yet_commit_stays(edges: Services) ->
     assert all(store.read_part(part) for part in marker.parts)
 
 
-def test_the_object_of_a_probe_stays_for_who_still_compares_it(edges: Services) -> None:
+def test_the_object_of_a_probe_stays_while_the_probe_is_suspended(edges: Services) -> None:
     objects, seen = objects_of(edges), []
 
     class Suspended(MemoryObjects):
         """The process that probes is suspended for a day after its first PUT."""
 
         def put_new(self, key: str, body: bytes) -> bool:
-            created = objects.put_new(key, body)
+            created = super().put_new(key, body)
             if not seen:
                 seen.append(key)
                 objects.modified[key] = LONG_AGO
                 run(edges, older_than_s=0)
             return created
 
-    assert probe_conditional_put(Suspended(), edges.paths(JOB))
+    suspended = Suspended()
+    suspended.objects, suspended.modified = objects.objects, objects.modified
+    assert probe_replacing(suspended, edges.paths(JOB)) is not None
 
 
 def test_an_unknown_job_is_refused() -> None:
@@ -255,7 +256,7 @@ def test_a_draft_that_is_nobodys_plan_is_garbage_and_the_plan_is_not(edges: Serv
     paths, other = edges.paths(JOB), new_draft()
     before = dict(objects_of(edges).objects)
     leave(edges, paths.segment(0, segment_number(other, 0)), modified=edges.clock.now())
-    leave(edges, paths.title(0, other), modified=edges.clock.now())
+    leave(edges, paths.draft_summary(0, other), modified=edges.clock.now())
     assert run(edges).objects == {"drafts": 2}
     assert objects_of(edges).objects == before
 

@@ -11,8 +11,8 @@ import pytest
 
 from airflow_slurm_provider.coordinator import api, spec_store
 from airflow_slurm_provider.coordinator.maintenance import gc
-from airflow_slurm_provider.coordinator.maintenance.repair import Repaired, repair
-from airflow_slurm_provider.coordinator.planning.planner import Title, drafted
+from airflow_slurm_provider.coordinator.maintenance.repair import RepairResult, repair
+from airflow_slurm_provider.coordinator.planning.planner import DraftSummary, new_draft
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.failures import explain
 from slurm_worker.errors import ItemError, UserError
@@ -21,7 +21,7 @@ from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.keys import JobId, TaskId, TaskState, task_id
 from slurm_worker.protocol.shard_cursors import ShardCursors
-from slurm_worker.protocol.shard_totals import Sums
+from slurm_worker.protocol.shard_totals import ShardTotals
 from slurm_worker.protocol.task_table import TaskTable, halves_of
 from slurm_worker.protocol.tasks import Claimed, TaskRow
 from slurm_worker.testing import MemoryObjects, MemoryRows
@@ -68,7 +68,7 @@ def edges(world: World) -> Services:
     return found
 
 
-def run(edges: Services, **options: Any) -> Repaired:
+def run(edges: Services, **options: Any) -> RepairResult:
     edges.readers.clear()
     return repair(edges, JOB, log=lambda _: None, **options)
 
@@ -112,7 +112,7 @@ def audited(edges: Services) -> int:
 def test_a_job_that_is_right_is_left_alone(edges: Services, world: World) -> None:
     before = world.task_rows()
     found = run(edges)
-    assert (found.changed, found.unmended) == (False, [])
+    assert (found.changed, found.unrepaired) == (False, [])
     assert world.task_rows() == before
     assert audited(edges) == 0
 
@@ -121,7 +121,7 @@ def test_a_rebuilt_task_is_found_although_its_shard_was_worked_off(
     edges: Services, world: World
 ) -> None:
     generation = edges.jobs(JOB).get().generation
-    ShardCursors(world.rows, JOB, world.shards).move(0, generation, "999#")
+    ShardCursors(world.rows, JOB, world.shards).advance(0, generation, "999#")
     lost = next(row for row in world.task_rows() if row.sequence % world.shards == 0)
     world.rows.delete(keys.task_pk(JOB, 0), lost.sk)
     world.objects.delete(world.paths.done(lost.task))
@@ -135,7 +135,7 @@ def test_a_repair_that_was_cut_off_behind_its_last_row_is_finished_by_the_next(
     edges: Services, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generation = edges.jobs(JOB).get().generation
-    ShardCursors(world.rows, JOB, world.shards).move(0, generation, "999#")
+    ShardCursors(world.rows, JOB, world.shards).advance(0, generation, "999#")
     lost = next(row for row in world.task_rows() if row.sequence % world.shards == 0)
     world.rows.delete(keys.task_pk(JOB, 0), lost.sk)
     world.objects.delete(world.paths.done(lost.task))
@@ -156,7 +156,7 @@ def test_a_task_that_a_repair_makes_ready_again_is_not_counted_as_done_any_more(
     edges: Services, world: World
 ) -> None:
     for shard in range(world.shards):
-        Sums(world.store, world.jobs, world.table).bring_on(shard)
+        ShardTotals(world.store, world.jobs, world.table).update(shard)
     before = status(edges)
     lost = next(row for row in world.task_rows() if row.state is TaskState.DONE)
     world.rows.delete(keys.task_pk(JOB, lost.sequence % world.shards), lost.sk)
@@ -171,7 +171,7 @@ def test_lost_task_rows_are_done_again_by_their_markers(edges: Services, world: 
         world.rows.delete(keys.task_pk(JOB, row.sequence % 8), row.sk)
     found = run(edges)
     lost = len(rows[::2])
-    assert (found.tasks, found.completed, found.unmended) == (lost, lost, [])
+    assert (found.tasks, found.completed, found.unrepaired) == (lost, lost, [])
     assert status(edges) == before
     after = world.task_rows()
     assert [row.where for row in after] == [row.where for row in rows]
@@ -190,15 +190,15 @@ def test_the_whole_table_lost_the_dataset_is_the_same(edges: Services, world: Wo
     assert status(edges) == before
     assert published(edges) == dataset
     assert len(list(edges.rows.query(keys.JOBS_PK))) == len(register)
-    assert "audit trail" in found.unmended[0]
+    assert "audit log" in found.unrepaired[0]
     again = run(edges)
-    assert (again.changed, again.unmended) == (False, [])
+    assert (again.changed, again.unrepaired) == (False, [])
 
 
 def test_a_job_that_lost_its_rows_is_not_planned_anew(edges: Services, tmp_path: Path) -> None:
     lose_everything(edges)
     config = make_config(tmp_path / "config")
-    with pytest.raises(UserError, match="doctor --repair --job job-1 brings the rows back"):
+    with pytest.raises(UserError, match="slurmctl doctor --repair --job job-1, or"):
         api.submit(edges, config, log=lambda _: None)
     assert table_of(edges) == {}
     run(edges)
@@ -322,7 +322,7 @@ def test_a_plan_of_which_nothing_is_committed_is_left_to_submit(tmp_path: Path) 
     config = make_config(tmp_path, items=10)
     api.submit(edges, config, log=lambda _: None)
     lose_everything(edges)
-    with pytest.raises(UserError, match="submit it again"):
+    with pytest.raises(UserError, match="submit the job again"):
         run(edges)
     api.submit(edges, config, log=lambda _: None)
     assert status(edges)["tasks"] == {"ready": 2}
@@ -334,23 +334,26 @@ def test_a_retry_of_which_nothing_is_committed_is_named(edges: Services) -> None
     lose_everything(edges)
     found = run(edges)
     assert found.rounds == [0, 1]
-    assert any("round 2 has segments" in each for each in found.unmended)
+    assert any("round 2 has segments" in each for each in found.unrepaired)
 
 
 def test_a_marker_that_is_missing_from_the_bucket_is_named(edges: Services) -> None:
     edges.objects.delete(edges.paths(JOB).done(task_id(0, 2)))
     found = run(edges)
     assert not found.changed
-    (named,) = found.unmended
+    (named,) = found.unrepaired
     assert "task 000-00000002 is done" in named
-    assert "lab/jobs/job-1/done/000-00000002.done is missing from the bucket; restore it" in named
+    assert (
+        "lab/jobs/job-1/done/000-00000002.done is missing from the bucket; restore that object"
+        in named
+    )
 
 
 def test_lost_input_is_named(edges: Services, world: World) -> None:
     edges.objects.delete(next(edges.objects.list(edges.paths(JOB).segments(0))))
     row = world.task_rows()[0]
     world.rows.delete(keys.task_pk(JOB, row.sequence), row.sk)
-    assert any("have no slice" in each for each in run(edges).unmended)
+    assert any("have no slice" in each for each in run(edges).unrepaired)
     lose_everything(edges)
     with pytest.raises(UserError, match="input of 'job-1'"):
         run(edges)
@@ -455,7 +458,7 @@ def test_a_marker_of_other_items_completes_no_row(tmp_path: Path) -> None:
     row = world.task_rows()[0]
     edges.store(JOB).commit(replace(marker_of(row, 5), input_sha256="0" * 64))
     found = run(edges)
-    assert (found.changed, len(found.unmended)) == (False, 1)
+    assert (found.changed, len(found.unrepaired)) == (False, 1)
     assert world.task_rows()[0].state is TaskState.READY
 
 
@@ -479,13 +482,14 @@ def test_segments_that_are_cut_short_bring_no_smaller_job_back(
 def test_a_draft_that_was_left_beside_the_plan_is_not_taken_for_it(edges: Services) -> None:
     plan = edges.jobs(JOB).get().draft
     before = published(edges)
-    with drafted(
+    with new_draft(
         edges.store(JOB),
         0,
         [(f"other{n}", {"n": n}) for n in range(50)],
         5,
-        lambda: None,
-        lambda tally: Title(tally.tasks, tally.items, tally.sha256, identity="of another input"),
+        lambda totals: DraftSummary(
+            totals.tasks, totals.items, totals.sha256, identity="of another input"
+        ),
         lambda _: None,
     ):
         pass
@@ -502,7 +506,7 @@ def test_of_two_drafts_with_the_same_items_the_one_stays_that_task_rows_are_read
 ) -> None:
     paths, jobs = edges.paths(JOB), edges.jobs(JOB)
     plan = jobs.rounds()[number].draft
-    objects = [*edges.objects.list(paths.segments(number)), paths.title(number, plan)]
+    objects = [*edges.objects.list(paths.segments(number)), paths.draft_summary(number, plan)]
     for key in objects:
         edges.objects.put(key.replace(str(plan), str(twin)), edges.objects.get(key) or b"")
     for row in list(edges.rows.query(keys.job_pk(JOB))):
@@ -510,7 +514,7 @@ def test_of_two_drafts_with_the_same_items_the_one_stays_that_task_rows_are_read
     run(edges)
     gc.collect(edges, JOB, log=lambda _: None)
     assert jobs.rounds()[number].draft == plan
-    for row in edges.tasks(jobs.get()).of_round(number):
+    for row in edges.tasks(jobs.get()).rows_of_round(number):
         assert len(edges.store(JOB).read_slice(number, row.where))
 
 
@@ -519,7 +523,7 @@ def test_the_configuration_of_another_input_is_not_taken_for_the_jobs(
 ) -> None:
     identity = edges.jobs(JOB).get().identity
     other = make_config(tmp_path / "another")
-    spec_store.ship_config(edges, other.spec, 8, "")
+    spec_store.store_spec(edges, other.spec, 8, "")
     modified = cast("MemoryObjects", edges.objects).modified
     newest = max(edges.objects.list(edges.paths(JOB).config_folder), key=modified.__getitem__)
     assert other.spec.identity() != identity
@@ -575,7 +579,7 @@ def test_a_task_that_is_done_while_a_repair_looks_is_never_called_broken(
         one_suspended(repairing, at, Call(edges, work))
         assert repairing.error is None, at
         assert not repairing.result.changed, (at, repairing.result)
-        assert repairing.result.unmended == [], at
+        assert repairing.result.unrepaired == [], at
         if repairing.steps.seen <= at:
             break
 
@@ -584,7 +588,7 @@ def test_a_submission_that_begins_while_a_repair_looks_is_not_called_lost(
     edges: Services, tmp_path: Path
 ) -> None:
     def work(own: Services) -> None:
-        own.jobs(JOB).submitted(own.jobs(JOB).intend(1, 7, 1, 1), ["107"])
+        own.jobs(JOB).record_submitted(own.jobs(JOB).record_intent(1, 7, 1, 1), ["107"])
         ship_logs(own, "001-7/107_0-r0-aa-000")
 
     for at in itertools.count():

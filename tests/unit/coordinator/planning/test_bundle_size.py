@@ -16,8 +16,8 @@ from airflow_slurm_provider.coordinator.inputs.reader import InputSpec
 from airflow_slurm_provider.coordinator.planning.bundle_size import (
     LARGEST,
     SMALLEST,
-    about,
     bundle_for,
+    estimate_items,
 )
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.ports import ObjectStore
@@ -59,25 +59,25 @@ def lines(count: int) -> bytes:
     return b"".join(json.dumps({"id": f"k{n}", "n": n % 10}).encode() + b"\n" for n in range(count))
 
 
-def test_a_parquet_file_tells_its_rows(tmp_path: Path) -> None:
+def test_the_rows_of_a_parquet_file_are_in_its_footer(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": [str(n) for n in range(5_000)]}), tmp_path / "a.parquet")
-    assert about(spec(tmp_path / "a.parquet"), no_bucket) == 5_000
+    assert estimate_items(spec(tmp_path / "a.parquet"), no_bucket) == 5_000
     store = MemoryObjects()
     store.upload("in/a.parquet", str(tmp_path / "a.parquet"))
-    assert about(spec("s3://lab/in/a.parquet"), lambda _: store) == 5_000
+    assert estimate_items(spec("s3://lab/in/a.parquet"), lambda _: store) == 5_000
 
 
 def test_a_small_text_is_counted(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines(100))
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines(100)))
-    assert about(spec(tmp_path / "a.jsonl"), no_bucket) == 100
-    assert about(spec(tmp_path / "b.jsonl.gz"), no_bucket) == 100
+    assert estimate_items(spec(tmp_path / "a.jsonl"), no_bucket) == 100
+    assert estimate_items(spec(tmp_path / "b.jsonl.gz"), no_bucket) == 100
 
 
-def test_a_large_text_is_guessed_by_its_beginning(tmp_path: Path) -> None:
+def test_the_lines_of_a_large_text_are_estimated_from_its_beginning(tmp_path: Path) -> None:
     count = 200_000
     (tmp_path / "a.jsonl").write_bytes(lines(count))
-    assert about(spec(tmp_path / "a.jsonl"), no_bucket) == pytest.approx(count, rel=0.1)
+    assert estimate_items(spec(tmp_path / "a.jsonl"), no_bucket) == pytest.approx(count, rel=0.1)
 
 
 @pytest.mark.parametrize("name", ["absent.jsonl", "bad.parquet", "bad.jsonl.gz", "empty.csv"])
@@ -85,10 +85,10 @@ def test_what_cannot_be_read_counts_as_empty(name: str, tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no more")
     (tmp_path / "bad.jsonl.gz").write_bytes(b"\x1f\x8b no gzip")
     (tmp_path / "empty.csv").write_bytes(b"")
-    assert about(spec(tmp_path / name), no_bucket) == 0
+    assert estimate_items(spec(tmp_path / name), no_bucket) == 0
 
 
-def test_a_job_without_a_bundle_gets_one_by_its_size_and_keeps_it(tmp_path: Path) -> None:
+def test_a_job_without_a_bundle_gets_one_from_its_size_and_keeps_it(tmp_path: Path) -> None:
     edges = services(FakeSlurm())
     config = make_config(tmp_path, items=960, bundle=None, workers=3)
     planned = dry_run.estimate(edges, config)
@@ -107,5 +107,5 @@ def test_another_bundle_under_the_same_id_is_refused(tmp_path: Path) -> None:
     edges = services(FakeSlurm())
     api.submit(edges, make_config(tmp_path, bundle=5), log=log)
     api.submit(edges, make_config(tmp_path, bundle=None), log=log)
-    with pytest.raises(UserError, match="bundle: 'job-1' exists with 5 items a task, not 7"):
+    with pytest.raises(UserError, match="bundle: 'job-1' exists with 5 items per task, not 7"):
         api.submit(edges, make_config(tmp_path, bundle=7), log=log)

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 
 from airflow_slurm_provider.coordinator.planning.inline_items import (
-    config_of,
-    listed,
+    as_list,
+    config_with_items,
     path_or_items,
     put_items,
 )
@@ -62,7 +62,7 @@ def test_a_table_gives_its_rows(table: Any) -> None:
     assert written(services(), table) == ROWS
 
 
-def test_a_table_gives_what_a_parquet_file_of_it_would() -> None:
+def test_a_table_gives_the_same_items_as_its_parquet_file() -> None:
     moments = pd.DataFrame({"id": [1, 2], "at": pd.to_datetime(["2026-01-02T03:04:05", None])})
     assert written(services(), moments) == [
         {"id": 1, "at": "2026-01-02T03:04:05"},
@@ -80,7 +80,7 @@ def test_a_table_gives_what_a_parquet_file_of_it_would() -> None:
         (pd.DataFrame([[1, 2]], columns=["id", "id"]), "id"),
         (pa.table([[1], [2]], names=["id", "id"]), "two columns named 'id'"),
         (pl.LazyFrame({"id": [1]}), "LazyFrame"),
-        (pd.DataFrame({"id": []}), "there are none"),
+        (pd.DataFrame({"id": []}), "the list is empty"),
         (pd.DataFrame({"id": [1], "x": [pd.Period("2026")]}), "'x' is of the type pandas.period"),
         (pd.DataFrame({"id": [1], "x": [pd.Interval(0, 1)]}), "'x' is of the type pandas.interval"),
         (pl.DataFrame({"id": [1], "x": pl.Series([object()], dtype=pl.Object)}), "Python objects"),
@@ -92,7 +92,7 @@ def test_a_table_gives_what_a_parquet_file_of_it_would() -> None:
     ids=lambda each: each if isinstance(each, str) else None,
 )
 @pytest.mark.filterwarnings("ignore::polars.exceptions.PerformanceWarning")
-def test_a_table_that_is_no_rows_of_json_is_refused(table: Any, says: str) -> None:
+def test_a_table_that_cannot_become_json_is_refused(table: Any, says: str) -> None:
     with pytest.raises(UserError, match=says) as told:
         put_items(services(), JobId("job-1"), table)
     assert "\n" not in str(told.value)
@@ -111,7 +111,7 @@ class Point(NamedTuple):
 
 
 @pytest.mark.parametrize("given", [np.array(5), np.array({"id": 1}, object), Point(1, 2)])
-def test_what_is_one_thing_is_no_list_of_items(given: object) -> None:
+def test_a_value_that_is_not_a_list_of_items_is_refused(given: object) -> None:
     with pytest.raises(UserError, match="items: is "):
         put_items(services(), JobId("job-1"), given)
 
@@ -159,28 +159,32 @@ def test_numpy_values_in_an_object_are_pythons_own() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_value_that_json_can_not_say_is_refused(value: object) -> None:
+def test_a_value_that_json_does_not_have_is_refused(value: object) -> None:
     with pytest.raises(UserError, match="items: number 1 is not JSON"):
         put_items(services(), JobId("job-1"), [{"id": 1, "x": value}])
 
 
-def test_text_that_is_a_list_is_read_as_json_and_any_other_is_a_path_at_most() -> None:
+def test_text_in_brackets_is_json_and_other_text_is_a_path() -> None:
     assert path_or_items('[{"id": 1}, {"id": 2}]') == [{"id": 1}, {"id": 2}]
     assert path_or_items("s3://lab/a.csv") == "s3://lab/a.csv"
-    assert listed("[7]") == [7]
+    assert as_list("[7]") == [7]
     for text in ("s3://lab/a.csv", "7", "null", "abc", '"abc"'):
         with pytest.raises(UserError, match="items: "):
-            listed(text)
+            as_list(text)
 
 
-def test_items_of_an_operator_go_by_the_same_rules() -> None:
-    config = config_of(services(), {"handler": {"entry": "h:f"}}, "job-1", '["a"]', None)
+def test_an_operators_items_follow_the_same_rules() -> None:
+    config = config_with_items(services(), {"handler": {"entry": "h:f"}}, "job-1", '["a"]', None)
     assert config.spec.input.format == "jsonl"
     with pytest.raises(UserError, match=r"items: 's3://lab/a\.csv' is text"):
-        config_of(services(), {"handler": {"entry": "h:f"}}, "job-1", "s3://lab/a.csv", None)
+        config_with_items(
+            services(), {"handler": {"entry": "h:f"}}, "job-1", "s3://lab/a.csv", None
+        )
 
 
-def test_params_two_of_whose_keys_json_makes_one_are_refused() -> None:
+def test_params_with_two_keys_that_json_makes_equal_are_refused() -> None:
     params = {"codes": {1: "a", "1": "b"}}
     with pytest.raises(UserError, match=r"handler\.params: .*become one name, '1'"):
-        config_of(services(), {"handler": {"entry": "h:f", "params": params}}, "job-1", [1], None)
+        config_with_items(
+            services(), {"handler": {"entry": "h:f", "params": params}}, "job-1", [1], None
+        )

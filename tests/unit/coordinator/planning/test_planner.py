@@ -12,8 +12,8 @@ import pytest
 
 from airflow_slurm_provider.coordinator.planning.planner import PlanConflict
 from slurm_worker.errors import UserError
-from slurm_worker.protocol.job_store import Slice, pack_slice, unpack_segment
 from slurm_worker.protocol.keys import RoundState, TaskState
+from slurm_worker.protocol.slices import Slice, pack_slice, unpack_segment
 from slurm_worker.protocol.task_table import RowConflict
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.unit.world import World, numbered
@@ -72,7 +72,7 @@ def test_segments_hold_many_tasks_and_read_back_whole(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("deaths", range(0, 40, 3))
-def test_a_planner_killed_at_any_request_goes_on_when_started_again(
+def test_a_planner_killed_at_any_request_continues_when_started_again(
     tmp_path: Path, deaths: int
 ) -> None:
     rows, objects = DyingRows(), DyingObjects()
@@ -87,7 +87,9 @@ def test_a_planner_killed_at_any_request_goes_on_when_started_again(
     assert (round_row.state, round_row.tasks, round_row.items) == (RoundState.OPEN, 20, 100)
 
 
-def test_a_planner_killed_between_segments_goes_on(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_planner_killed_between_segments_continues_when_started_again(
+    tmp_path: Path, monkeypatch
+) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr("airflow_slurm_provider.coordinator.planning.planner.SEGMENT_ITEMS", 20)
     objects = DyingObjects()
     world = World(tmp_path, bundle=10, objects=objects)
@@ -112,7 +114,7 @@ def test_a_restart_never_resets_a_task_that_a_worker_holds(tmp_path: Path) -> No
     assert world.task_rows()[0].state is TaskState.LEASED
 
 
-def test_what_was_planned_stays_although_the_input_changes_between_two_tries(
+def test_a_plan_stays_if_the_input_changes_between_two_tries(
     tmp_path: Path,
 ) -> None:
     rows = DyingRows()
@@ -126,7 +128,7 @@ def test_what_was_planned_stays_although_the_input_changes_between_two_tries(
     assert items_of(world) == [f"k{n}" for n in range(100)]
 
 
-def test_a_planner_killed_before_its_draft_is_the_plan_leaves_nothing_in_the_way(
+def test_a_draft_of_a_killed_planner_does_not_block_another_input(
     tmp_path: Path,
 ) -> None:
     rows = DyingRows()
@@ -175,7 +177,7 @@ def plan_as_before_drafts(world: World, items: list[Any], rows: int) -> None:
     world.objects.put(world.paths.segment(0, 0), body)
 
 
-def test_a_plan_that_a_release_without_drafts_has_begun_is_finished(tmp_path: Path) -> None:
+def test_a_plan_that_a_release_without_drafts_has_started_is_finished(tmp_path: Path) -> None:
     world = World(tmp_path)
     plan_as_before_drafts(world, numbered(100), rows=4)
     assert world.plan([("other", {})]).items == 100
@@ -183,7 +185,7 @@ def test_a_plan_that_a_release_without_drafts_has_begun_is_finished(tmp_path: Pa
     assert world.jobs.rounds()[0].draft == 0
 
 
-def test_what_a_release_without_drafts_left_before_its_first_row_is_not_in_the_way(
+def test_segments_of_a_release_without_drafts_and_without_rows_are_ignored(
     tmp_path: Path,
 ) -> None:
     world = World(tmp_path)
@@ -193,14 +195,14 @@ def test_what_a_release_without_drafts_left_before_its_first_row_is_not_in_the_w
 
 
 def test_a_refused_input_leaves_no_task_row(tmp_path: Path) -> None:
-    def refuse() -> None:
+    def refuse() -> dict[str, int]:
         raise UserError("duplicate")
 
     world = World(tmp_path)
     world.jobs.create("i", "c", 8)
     round_row = world.jobs.create_round(0, "test")
     with pytest.raises(UserError, match="duplicate"):
-        world.planner().plan(round_row, numbered(50), check=refuse, retried=dict)
+        world.planner().plan(round_row, numbered(50), world.bundle, refuse)
     assert world.task_rows() == []
     assert list(world.objects.list("")) == []
 

@@ -119,9 +119,7 @@ def check(edges: Services, slurm: FakeSlurm, config: Any, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_a_retry_cut_off_at_any_request_is_finished_by_the_next(
-    tmp_path: Path, after: bool
-) -> None:
+def test_a_retry_killed_at_any_request_is_finished_by_the_next(tmp_path: Path, after: bool) -> None:
     points = 0
     while True:
         points += 1
@@ -160,11 +158,11 @@ def test_retries_at_the_same_time_make_one_round(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_a_retry_that_is_repeated_after_its_workers_ran_leaves_no_task_where_nobody_looks(
+def test_a_retry_that_is_repeated_after_its_workers_ran_leaves_no_task_unseen(
     tmp_path: Path, after: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Workers of this small job share how far its shards are worked off, as those of a large do.
-    monkeypatch.setattr(task_finder, "EVERY", 1)
+    monkeypatch.setattr(task_finder, "ROWS_PER_CURSOR", 1)
     classes = ["network", "out_of_memory"]
     points, reopened = 0, False
     while True:
@@ -198,13 +196,13 @@ def work(edges: Services, config: Any, folder: Path) -> None:
     world.worker().run()
 
 
-def test_new_workers_where_others_have_left_tasks_look_at_every_row(tmp_path: Path) -> None:
+def test_new_workers_read_every_row_if_others_have_left_tasks(tmp_path: Path) -> None:
     edges, slurm, config = failed_job(tmp_path)
     jobs = edges.jobs(config.spec.id)
     (row,) = [each for each in edges.tasks(jobs.get()).all_rows(0) if each.error_class]
     generation = jobs.get().generation
-    marks = ShardCursors(edges.rows, config.spec.id, jobs.get().shards)
-    marks.move(0, generation, "999#")
+    cursors = ShardCursors(edges.rows, config.spec.id, jobs.get().shards)
+    cursors.advance(0, generation, "999#")
     assert edges.tasks(jobs.get()).reopen(row, 1), "by a call that dies behind its late write"
     slurm.state = FakeArray(alive=0)
     api.submit(edges, config, log=lambda _: None)

@@ -24,7 +24,7 @@ from slurm_worker.errors import UserError
         ("@batch(size=3)\ndef run(items, context):\n    yield {}", "is a generator function"),
     ],
 )
-def test_a_handler_that_can_not_be_called_is_refused(source: str, says: str) -> None:
+def test_a_handler_that_cannot_be_called_is_refused(source: str, says: str) -> None:
     with pytest.raises(UserError, match=f"handler.entry: 'h:run' .*{says}"):
         check_function(ast.parse(source), "run", "handler.entry: 'h:run'")
 
@@ -49,5 +49,5 @@ def test_a_handler_that_can_not_be_called_is_refused(source: str, says: str) -> 
         "def run(*everything): return {}",
     ],
 )
-def test_what_the_source_alone_does_not_tell_is_left_to_the_node(source: str) -> None:
+def test_the_node_checks_what_the_source_does_not_show(source: str) -> None:
     check_function(ast.parse(source), "run", "handler.entry: 'h:run'")

@@ -18,27 +18,27 @@ BASE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("over", "told"),
+    ("over", "message"),
     [
         ({"lease": {"ttl": "10s", "heartbeat": "2s"}}, "write lease.ttl: 20s, or lease.margin: 5s"),
         ({"lease": {"margin": "2m"}}, "write lease.ttl: 195s"),
         ({"lease": {"heartbeat": "1ms"}}, "lease.heartbeat: 0.001s is too often"),
-        ({"lease": {"ttl": float("inf")}}, "lease.ttl: inf is not right"),
+        ({"lease": {"ttl": float("inf")}}, "lease.ttl: inf is not valid"),
         ({"lease": {"stall": "9" * 400 + "d"}}, "lease.stall: "),
         ({"worker": {"item_timeout": "2h"}}, "write lease.stall: 14400s"),
         ({"worker": {"backoff": "5m"}}, "write worker.max_backoff: 300s"),
         ({"limits": {"api": {"rate": "1/s", "send_window": "5ms"}}}, "limits.api.send_window"),
-        ({"limits": {"api": {"rate": 1e12}}}, "limits.api.rate: 1000000000000.0 is not right"),
+        ({"limits": {"api": {"rate": 1e12}}}, "limits.api.rate: 1000000000000.0 is not valid"),
         ({"limits": {"api": {"rate": "1/s", "burst": 10**40}}}, "limits.api.burst"),
         ({"limits": {"api": {"rate": "1/h"}}, "slurm": {"time": "30"}}, "raise slurm.time"),
         ({"worker": {"item_timeout": "50m"}, "slurm": {"time": "30"}}, "or raise slurm.time"),
     ],
     ids=str,
 )
-def test_times_that_can_t_work_are_refused(over: dict[str, Any], told: str) -> None:
+def test_times_that_contradict_each_other_are_refused(over: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as found:
         load_config({**BASE, **over})
-    assert told in str(found.value)
+    assert message in str(found.value)
     assert "\n" not in str(found.value)
 
 
@@ -52,12 +52,12 @@ def test_times_that_can_t_work_are_refused(over: dict[str, Any], told: str) -> N
     ],
     ids=str,
 )
-def test_times_that_work_are_taken(over: dict[str, Any]) -> None:
+def test_consistent_times_are_accepted(over: dict[str, Any]) -> None:
     assert load_config({**BASE, **over}).spec.job_id == "j"
 
 
 @pytest.mark.parametrize("path", ["", " "])
-def test_an_input_without_a_name_is_not_the_folder_of_the_config(path: str) -> None:
+def test_an_empty_input_path_is_refused(path: str) -> None:
     with pytest.raises(UserError, match=r"input\.path: is empty; name a file or a folder"):
         load_config({**BASE, "input": {"path": path, "key": "id"}})
 
@@ -65,7 +65,7 @@ def test_an_input_without_a_name_is_not_the_folder_of_the_config(path: str) -> N
 def test_a_config_that_names_a_key_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text("job_id: j\nworkers: 1\nslurm: {mem: 1G, mem: 2G}\n")
-    with pytest.raises(UserError, match=r"line 3, column 18: 'mem' is there twice"):
+    with pytest.raises(UserError, match=r"line 3, column 18: the key 'mem' occurs twice"):
         load_config(path)
 
 

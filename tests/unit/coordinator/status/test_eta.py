@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_slurm_provider.coordinator.status.eta import format_duration, outlook_of
+from airflow_slurm_provider.coordinator.status.eta import eta_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
-from slurm_worker.protocol.job_store import Slice
-from slurm_worker.protocol.job_table import JobRow, RoundRow
+from airflow_slurm_provider.units import format_duration
+from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.job_totals import JobTotals
 from slurm_worker.protocol.keys import JobId, JobState, RoundState, TaskState
+from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.tasks import TaskRow
 
 NOW_MS = 1_700_000_000_000
@@ -49,7 +50,7 @@ def test_the_rate_is_that_of_the_last_minutes_and_says_when_it_ends() -> None:
     # A task in ten seconds at first, then, for the last five minutes, one in each second.
     slow = [300.0 + 10 * number for number in range(100)]
     quick = [0.5 + number for number in range(300)]
-    seen = outlook_of(snapshot(slow + quick, [HELD]))
+    seen = eta_of(snapshot(slow + quick, [HELD]))
     assert seen.rate == pytest.approx(ITEMS, rel=0.05)
     assert seen.eta_s == pytest.approx(600, rel=0.05)
     assert seen.line() == f"{seen.rate:.1f} items/s, about {format_duration(seen.eta_s or 0)} left"
@@ -57,7 +58,7 @@ def test_the_rate_is_that_of_the_last_minutes_and_says_when_it_ends() -> None:
 
 def test_first_tasks_have_the_pace_of_their_items() -> None:
     running = task(0, TaskState.LEASED, started_ms=NOW_MS - 10_000, items_ok=5)
-    seen = outlook_of(snapshot([], [running], tasks=1))
+    seen = eta_of(snapshot([], [running], tasks=1))
     assert (seen.rate, seen.eta_s, seen.running_items) == (0.5, 10, 5)
     assert seen.line() == "0.5 items/s, about 0:00:10 left"
 
@@ -73,13 +74,4 @@ def test_first_tasks_have_the_pace_of_their_items() -> None:
     ids=["nobody works", "nothing is done", "nobody works any more", "all is done"],
 )
 def test_nothing_is_said_of_a_pace_that_is_not_known(seen: Snapshot) -> None:
-    assert outlook_of(seen).line() == ""
-
-
-def test_times_are_as_a_clock_has_them() -> None:
-    assert [format_duration(each) for each in (0.9, 61, 3_723, 90_061)] == [
-        "0:00:00",
-        "0:01:01",
-        "1:02:03",
-        "1 d 1:01:01",
-    ]
+    assert eta_of(seen).line() == ""

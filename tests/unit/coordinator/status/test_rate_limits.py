@@ -11,7 +11,8 @@ from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.status.rate_limits import rate_for, read_limits
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.job_config import LimitConfig
-from slurm_worker.rate_limits.limiter import RateLimiter, bound, slice_of
+from slurm_worker.rate_limits.limiter import RateLimiter
+from slurm_worker.rate_limits.slices import bound, slice_of
 from tests.unit.coordinator.fakes import make_config, services
 
 

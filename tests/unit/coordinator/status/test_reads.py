@@ -10,7 +10,7 @@ import pytest
 
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.status.dead_workers import attribute
+from airflow_slurm_provider.coordinator.status.dead_workers import attribute_failures
 from airflow_slurm_provider.coordinator.status.failures import explain
 from airflow_slurm_provider.slurm.accounting import JobRecord
 from airflow_slurm_provider.slurm.states import ElementState
@@ -113,7 +113,7 @@ def test_planning_a_retry_asks_the_accounting_once(ended: Ended) -> None:
 def test_asking_why_workers_died_reads_no_done_row_where_no_lease_was_lost(ended: Ended) -> None:
     edges, job_id, rows, slurm = ended
     slurm.ended = [JobRecord("100", 0, 0, ElementState.OUT_OF_MEMORY, "0:125", "n7", 65, 0)]
-    assert attribute(edges, job_id) == 0
-    (loss,) = api.losses(edges, job_id)
+    assert attribute_failures(edges, job_id) == 0
+    (loss,) = api.worker_failures(edges, job_id)
     assert loss.tasks == ()
     assert rows.since() < FEW

@@ -14,14 +14,16 @@ from hypothesis import strategies as st
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.progress import progress_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
+from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from slurm_worker.errors import ErrorClass
 from slurm_worker.node.task_finder import Found, TaskFinder
 from slurm_worker.protocol.job_config import LeaseConfig
-from slurm_worker.protocol.job_store import JobStore, Marker, Slice
+from slurm_worker.protocol.job_store import JobStore, Marker
 from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.job_totals import MOST_BUCKETS, JobTotals
 from slurm_worker.protocol.keys import JobId, TaskState, halves
-from slurm_worker.protocol.shard_totals import Sums
+from slurm_worker.protocol.shard_totals import ShardTotals
+from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Lease, TaskRow
 from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
@@ -61,9 +63,9 @@ class Job:
         return self.services.jobs(JOB)
 
     @property
-    def sums(self) -> Sums:
+    def sums(self) -> ShardTotals:
         store = JobStore(self.services.objects, self.services.paths(JOB))
-        return Sums(store, self.jobs, self.table)
+        return ShardTotals(store, self.jobs, self.table)
 
     def plan(self, tasks: int) -> None:
         self.jobs.create("identity", "config", self.shards)
@@ -71,7 +73,7 @@ class Job:
         self.jobs.create_round(number, "test")
         for sequence in range(tasks):
             self.table.create(number, sequence, Slice(0, 0, 1, 4, "0" * 64))
-        self.jobs.note_cursor(number, tasks)
+        self.jobs.advance_cursor(number, tasks)
         self.jobs.open_round(number, tasks, 4 * tasks, {})
         self.rounds += 1
         self.jobs.open(self.rounds)
@@ -80,7 +82,7 @@ class Job:
         name = f"w{self.random.randrange(9)}"
         if name not in self.finders:
             self.finders[name] = TaskFinder(
-                self.table, name, self.clock, self.random, moved=self.sums.moved
+                self.table, name, self.clock, self.random, moved=self.sums.cursor_advanced
             )
         finder = self.finders[name]
         finder.new_generation(self.rounds)
@@ -154,7 +156,7 @@ class Job:
 
     def new_process(self, *, unseen: bool = False) -> None:
         """Who looks next has not looked before; `unseen`: nor has anybody else."""
-        self.services = replace(self.services, readers={})
+        self.services = replace(self.services, readers=TTLCache())
         if unseen:
             self.services.objects.delete(self.services.paths(JOB).progress)
 
@@ -202,7 +204,7 @@ def test_whatever_workers_do_a_look_says_what_every_row_says(
         elif step == "reopen":
             job.reopen()
         elif step == "sum":
-            job.sums.bring_on(job.random.randrange(job.shards))
+            job.sums.update(job.random.randrange(job.shards))
         else:
             if step != "look":
                 job.new_process(unseen=step == "unseen")
@@ -246,7 +248,7 @@ def test_halves_of_bisected_tasks_are_found_behind_tasks_that_nobody_has_touched
     job.complete(0)
     if summed_up:
         finish(job, 200)
-        job.sums.bring_on(0)
+        job.sums.update(0)
     seen = job.look()
     assert seen.tasks["ready"] + seen.tasks["done"] == 402
     job.check(seen)
@@ -277,7 +279,7 @@ def test_a_sum_by_workers_of_a_job_of_the_same_name_counts_for_nothing() -> None
     job = Job(shards=1)
     job.plan(200)
     finish(job, 200)
-    job.sums.bring_on(0)
+    job.sums.update(0)
     other = Job(services=replace(new_services(), objects=job.services.objects), shards=1)
     other.clock.advance(5)
     other.plan(40)
@@ -291,7 +293,7 @@ def test_workers_sum_up_past_tasks_that_failed_for_good() -> None:
         job.claim()
         job.fail(final=True)
     finish(job, 297)
-    job.sums.bring_on(0)
+    job.sums.update(0)
     seen = job.look()
     job.check(seen)
     assert (seen.rows_read, seen.tasks) == (3, {"done": 297, "failed": 3})

@@ -20,7 +20,7 @@ from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError, SubmitRefusedError
 from slurm_worker.errors import ItemError, ServiceError, UserError
-from slurm_worker.protocol.job_table import job_name
+from slurm_worker.protocol.job_rows import job_name
 from slurm_worker.protocol.keys import SubmitState, job_pk, submit_sk
 from slurm_worker.protocol.tasks import Claimed
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
@@ -57,7 +57,7 @@ def work(edges: Services, config: Config, folder: Path) -> None:
     world_of(edges, config, folder, lambda item, _context: item).worker().run()
 
 
-def test_a_paused_job_is_waited_for_without_new_workers_and_without_a_problem(
+def test_waiting_for_a_paused_job_starts_no_workers_and_reports_no_problem(
     tmp_path: Path,
 ) -> None:
     edges, slurm, config = submitted(tmp_path)
@@ -65,14 +65,14 @@ def test_a_paused_job_is_waited_for_without_new_workers_and_without_a_problem(
     assert control.pause(edges, config.spec.id, actor="me").changed
     slurm.state = GONE
     for _ in range(3):
-        seen = watcher.look()
+        seen = watcher.poll()
         assert (seen.problem, seen.finished, seen.progress.paused) == ("", False, "me")
     assert len(slurm.arrays) == 1
     control.resume(edges, config.spec.id, log=log)
     slurm.state = FakeArray(alive=3)
-    assert watcher.look().problem == ""
+    assert watcher.poll().problem == ""
     work(edges, config, tmp_path / "w")
-    assert watcher.look().finished
+    assert watcher.poll().finished
 
 
 def test_a_worker_of_a_paused_job_leases_nothing(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_worker_of_a_paused_job_leases_nothing(tmp_path: Path) -> None:
     assert api.progress(edges, config.spec.id).tasks == {"ready": 10}
 
 
-def test_the_first_who_paused_stays_and_is_told_once(tmp_path: Path) -> None:
+def test_the_first_pause_stays_and_is_recorded_once(tmp_path: Path) -> None:
     edges, _, config = submitted(tmp_path)
     assert control.pause(edges, config.spec.id, actor="me").changed
     again = control.pause(edges, config.spec.id, actor="you")
@@ -122,7 +122,7 @@ def test_a_job_paused_between_plan_and_submission_gets_its_workers_on_resume(
         (2, 0, 3),  # all are on their way out
     ],
 )
-def test_resume_replaces_the_workers_that_leave(
+def test_resume_replaces_the_workers_that_left(
     tmp_path: Path, alive: int, holders: int, new: int
 ) -> None:
     edges, slurm, config = submitted(tmp_path)
@@ -156,13 +156,15 @@ def test_resume_does_not_guess_whether_workers_are_left(tmp_path: Path) -> None:
     edges, slurm, config = submitted(tmp_path)
     control.pause(edges, config.spec.id)
     slurm.state = FakeArray(alive=0, unknown=True)
-    with pytest.raises(ServiceError, match="doesn't say yet"):
+    with pytest.raises(ServiceError, match="does not know yet"):
         control.resume(edges, config.spec.id, log=log)
     assert api.progress(edges, config.spec.id).paused, "as it was"
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_resume_cut_off_at_any_request_is_finished_by_the_next(tmp_path: Path, after: bool) -> None:
+def test_a_resume_killed_at_any_request_is_finished_by_the_next(
+    tmp_path: Path, after: bool
+) -> None:
     points = 0
     while True:
         points += 1
@@ -180,7 +182,7 @@ def test_resume_cut_off_at_any_request_is_finished_by_the_next(tmp_path: Path, a
     assert points > 10
 
 
-def test_added_workers_work_beside_the_others(tmp_path: Path) -> None:
+def test_added_workers_run_in_addition_to_the_others(tmp_path: Path) -> None:
     edges, slurm, config = submitted(tmp_path)
     added = control.add_workers(edges, config.spec.id, 2, log=log, actor="me")
     assert (added.workers, added.slurm_job_ids) == (2, ("101",))
@@ -198,7 +200,7 @@ def test_no_more_workers_are_added_than_have_something_to_do(tmp_path: Path) -> 
     edges, _, config = submitted(tmp_path)
     lines: list[str] = []
     assert control.add_workers(edges, config.spec.id, 50, log=lines.append).workers == 7
-    assert "10 tasks are not done and 3 workers are alive; adding 7" in lines
+    assert "3 workers run for 10 unfinished tasks; adding only 7 workers" in lines
 
 
 def test_workers_that_would_be_idle_are_refused(tmp_path: Path) -> None:
@@ -220,7 +222,7 @@ def test_a_paused_job_gets_no_workers_added(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_adding_cut_off_before_it_is_noted_adds_once(tmp_path: Path, after: bool) -> None:
+def test_adding_workers_killed_before_it_is_recorded_adds_once(tmp_path: Path, after: bool) -> None:
     points = 0
     while True:
         points += 1
@@ -238,13 +240,13 @@ def test_adding_cut_off_before_it_is_noted_adds_once(tmp_path: Path, after: bool
     assert points > 10
 
 
-def test_workers_that_were_asked_for_are_not_counted_as_resubmissions(tmp_path: Path) -> None:
+def test_requested_workers_do_not_count_as_resubmissions(tmp_path: Path) -> None:
     edges, slurm, config = submitted(tmp_path)
     for _ in range(3):
         control.add_workers(edges, config.spec.id, 1, log=log)
     slurm.state = GONE
-    assert api.resubmit(edges, config.spec.id, most=1, log=log) is not None
-    assert api.resubmit(edges, config.spec.id, most=1, log=log) is None
+    assert api.resubmit(edges, config.spec.id, max_resubmits=1, log=log) is not None
+    assert api.resubmit(edges, config.spec.id, max_resubmits=1, log=log) is None
 
 
 def cut_short(folder: Path, **changes: Any) -> tuple[Services, FakeSlurm, Config]:
@@ -256,19 +258,19 @@ def cut_short(folder: Path, **changes: Any) -> tuple[Services, FakeSlurm, Config
     return edges, slurm, config
 
 
-def test_an_array_whose_id_was_never_noted_is_cancelled(tmp_path: Path) -> None:
+def test_an_array_whose_id_was_never_recorded_is_cancelled(tmp_path: Path) -> None:
     edges, slurm, config = cut_short(tmp_path)
     assert control.cancel(edges, config.spec.id) == ["100"]
     assert slurm.cancelled == ["100"]
     assert edges.jobs(config.spec.id).submissions()[0].slurm_job_ids == ("100",)
 
 
-def test_an_array_whose_id_was_never_noted_is_looked_at_and_accounted(tmp_path: Path) -> None:
+def test_an_array_whose_id_was_never_recorded_is_queried_and_accounted(tmp_path: Path) -> None:
     edges, slurm, config = cut_short(tmp_path)
     seen = api.poll(edges, config.spec.id)
     assert seen.array is not None
     assert (seen.array.alive, seen.problem) == (3, "")
-    api.losses(edges, config.spec.id)
+    api.worker_failures(edges, config.spec.id)
     assert slurm.accounted == [["100"]]
     assert read_script(edges, config.spec.id) == slurm.scripts[0]
     assert "the end of job-1 2" in read_output(edges, config.spec.id, "100_2")
@@ -277,13 +279,13 @@ def test_an_array_whose_id_was_never_noted_is_looked_at_and_accounted(tmp_path: 
     assert "no worker of array 100 is left" in api.poll(edges, config.spec.id).problem
 
 
-def test_of_several_arrays_those_that_slurm_has_are_cancelled_and_the_rest_never_comes(
+def test_a_cancel_ends_the_arrays_that_slurm_has_and_blocks_the_rest(
     tmp_path: Path,
 ) -> None:
     edges, slurm, config = cut_short(tmp_path, workers=6)
     jobs = edges.jobs(config.spec.id)
     edges.rows.delete(job_pk(config.spec.id), submit_sk(0, 1))
-    intent = jobs.intend(0, 1, 6, 3)
+    intent = jobs.record_intent(0, 1, 6, 3)
     slurm.arrays = {job_name(config.spec.id, intent): "300"}
     assert control.cancel(edges, config.spec.id) == ["300"]
     assert slurm.withdrawn == {job_name(config.spec.id, intent, 1)}
@@ -314,7 +316,7 @@ class PausedSlurm(FakeSlurm):
 
 
 @pytest.mark.parametrize("step", ["before its intent", "before sbatch", "behind sbatch"])
-def test_no_array_begins_behind_a_cancel_whatever_its_submitter_had_reached(
+def test_no_array_starts_after_a_cancel_wherever_its_submitter_was(
     tmp_path: Path, step: str
 ) -> None:
     config = make_config(tmp_path)
@@ -324,7 +326,7 @@ def test_no_array_begins_behind_a_cancel_whatever_its_submitter_had_reached(
         api.submit(edges, config, log=log)
         assert slurm.cancelled == ["100"]
     else:
-        with pytest.raises(UserError, match="was cancelled while its workers were submitted"):
+        with pytest.raises(UserError, match="was cancelled while its workers were being submitted"):
             api.submit(edges, config, log=log)
         assert slurm.arrays == {}
     slurm.state = GONE
@@ -333,15 +335,15 @@ def test_no_array_begins_behind_a_cancel_whatever_its_submitter_had_reached(
     assert len(slurm.arrays) == (2 if step == "behind sbatch" else 1)
 
 
-def test_workers_that_were_just_being_replaced_are_cancelled_too(tmp_path: Path) -> None:
+def test_workers_that_are_being_replaced_are_cancelled_too(tmp_path: Path) -> None:
     edges, slurm, config = submitted(tmp_path)
     slurm.state = GONE
     paused = PausedSlurm("before its intent", lambda: control.cancel(edges, config.spec.id))
     paused.arrays, paused.state = slurm.arrays, GONE
     beside = replace(edges, slurm=paused)  # type: ignore[arg-type]  # the fake has its verbs
-    assert api.resubmit(beside, config.spec.id, most=2, log=log) is None
+    assert api.resubmit(beside, config.spec.id, max_resubmits=2, log=log) is None
     assert len(slurm.arrays) == 1
-    assert api.resubmit(edges, config.spec.id, most=2, log=log) is None
+    assert api.resubmit(edges, config.spec.id, max_resubmits=2, log=log) is None
 
 
 def test_cancelling_again_cancels_nothing(tmp_path: Path) -> None:
@@ -352,19 +354,19 @@ def test_cancelling_again_cancels_nothing(tmp_path: Path) -> None:
     assert slurm.cancelled == ["100"]
 
 
-def test_a_second_cancel_holds_for_whoever_submits_anew_since_the_first(tmp_path: Path) -> None:
+def test_a_second_cancel_applies_to_submissions_after_the_first(tmp_path: Path) -> None:
     edges, slurm, config = submitted(tmp_path)
     control.cancel(edges, config.spec.id)
     slurm.state = GONE
     paused = PausedSlurm("before its intent", lambda: control.cancel(edges, config.spec.id))
     paused.arrays, paused.state = slurm.arrays, GONE
     beside = replace(edges, slurm=paused)  # type: ignore[arg-type]  # the fake has its verbs
-    with pytest.raises(UserError, match="was cancelled while its workers were submitted"):
+    with pytest.raises(UserError, match="was cancelled while its workers were being submitted"):
         api.submit(beside, config, log=log)
     assert list(slurm.arrays.values()) == ["100"]
 
 
-def test_a_cancel_that_dies_anywhere_keeps_nobody_from_submitting_again(tmp_path: Path) -> None:
+def test_a_cancel_that_dies_anywhere_does_not_block_a_new_submit(tmp_path: Path) -> None:
     for at in range(100):
         edges, slurm, config = cut_short(tmp_path)
         slurm.arrays.clear()
@@ -392,14 +394,14 @@ def in_a_retry(folder: Path) -> tuple[Services, FakeSlurm, Config]:
     return edges, slurm, config
 
 
-def test_submit_goes_on_with_the_workers_of_a_retry(tmp_path: Path) -> None:
+def test_submit_uses_the_workers_of_a_retry(tmp_path: Path) -> None:
     edges, slurm, config = in_a_retry(tmp_path)
     again = api.submit(edges, config, log=log)
     assert (again.reattached, again.slurm_job_ids, again.round) == (True, ("101",), 1)
     assert list(slurm.arrays.values()) == ["100", "101"]
 
 
-def test_who_waits_sees_the_workers_that_submit_gave_to_a_retry(tmp_path: Path) -> None:
+def test_a_wait_sees_the_workers_that_submit_gave_to_a_retry(tmp_path: Path) -> None:
     edges, slurm, config = in_a_retry(tmp_path)
     slurm.states["101"] = GONE
     assert api.poll(edges, config.spec.id).workers_gone
@@ -407,7 +409,7 @@ def test_who_waits_sees_the_workers_that_submit_gave_to_a_retry(tmp_path: Path) 
     assert api.poll(edges, config.spec.id).problem == ""
 
 
-def test_who_waits_sees_the_workers_that_came_after_a_cancelled_retry_wherever_it_had_died(
+def test_a_wait_sees_the_workers_after_a_cancelled_retry_wherever_it_died(
     tmp_path: Path,
 ) -> None:
     for at in range(60, 140, 4):
@@ -427,18 +429,18 @@ def test_who_waits_sees_the_workers_that_came_after_a_cancelled_retry_wherever_i
         assert api.poll(edges, config.spec.id).problem == "", at
 
 
-def test_a_cancel_holds_for_who_knows_only_an_earlier_round(tmp_path: Path) -> None:
+def test_a_cancel_applies_to_a_process_at_an_earlier_round(tmp_path: Path) -> None:
     edges, slurm, config = in_a_retry(tmp_path)
     slurm.states["101"] = GONE
     jobs = edges.jobs(config.spec.id)
     assert jobs.submissions()[-1].round_no == 1
     control.cancel(edges, config.spec.id)
-    late = jobs.intend(0, 2, 3, 1001)
+    late = jobs.record_intent(0, 2, 3, 1001)
     assert late.empty
     assert list(slurm.arrays.values()) == ["100", "101"]
 
 
-def test_workers_that_slurm_refused_beside_others_are_not_submitted_in_place_of_these(
+def test_refused_additional_workers_do_not_replace_the_running_ones(
     tmp_path: Path,
 ) -> None:
     edges, slurm, config = submitted(tmp_path)
@@ -452,7 +454,7 @@ def test_workers_that_slurm_refused_beside_others_are_not_submitted_in_place_of_
     assert api.submit(edges, config, log=log).slurm_job_ids == ("101",)
 
 
-def test_a_cancel_that_slurm_did_not_carry_out_is_not_told_as_done(tmp_path: Path) -> None:
+def test_a_cancel_that_slurm_did_not_carry_out_is_an_error(tmp_path: Path) -> None:
     class Deaf(FakeSlurm):
         def cancel(self, arrays: Collection[ArrayKey]) -> list[ArrayKey]:
             raise ServiceError("cluster: array 100 still waits or runs after scancel; try again")
@@ -465,14 +467,14 @@ def test_a_cancel_that_slurm_did_not_carry_out_is_not_told_as_done(tmp_path: Pat
     assert ("slurmctl", "cancelled") not in actions(edges, config)
 
 
-def test_a_job_that_was_cancelled_before_it_had_workers_says_so(tmp_path: Path) -> None:
+def test_the_status_of_a_job_cancelled_before_it_had_workers_says_so(tmp_path: Path) -> None:
     edges, slurm, config = cut_short(tmp_path)
     slurm.arrays.clear()
     control.cancel(edges, config.spec.id)
     assert "cancelled before Slurm had its workers" in api.poll(edges, config.spec.id).problem
 
 
-def test_a_submit_beside_cancelled_workers_that_are_still_ending_names_these(
+def test_a_submit_names_cancelled_workers_that_have_not_ended(
     tmp_path: Path,
 ) -> None:
     edges, slurm, config = submitted(tmp_path)

@@ -18,7 +18,7 @@ from airflow_slurm_provider.coordinator.spec.site import parse_site
 from airflow_slurm_provider.coordinator.submission.credentials import (
     LIFETIME_S,
     RENEW_AFTER_S,
-    give_credentials,
+    put_credentials,
     session_policy,
 )
 from airflow_slurm_provider.coordinator.watcher import Watcher
@@ -50,9 +50,9 @@ def edges_with(sts: Sts, slurm: FakeSlurm, **aws: Any) -> Services:
     return replace(services(slurm), site=site, sts=lambda: sts)
 
 
-def test_without_a_role_nothing_is_minted_or_put() -> None:
+def test_without_a_role_no_credentials_are_made() -> None:
     slurm = FakeSlurm()
-    assert give_credentials(services(slurm), JOB) == {}
+    assert put_credentials(services(slurm), JOB) == {}
     assert slurm.secrets == {}
 
 
@@ -68,11 +68,11 @@ def embedded_with(found: Credentials | None, slurm: FakeSlurm, **cluster: Any) -
 
 @pytest.mark.parametrize("method", ["env", "explicit"])
 @pytest.mark.parametrize("token", [None, "tok-en"])
-def test_the_embedded_clusters_workers_get_those_of_this_process_as_a_file(
+def test_the_embedded_cluster_gets_this_processs_credentials_as_a_file(
     method: str, token: str | None
 ) -> None:
     slurm = FakeSlurm()
-    variables = give_credentials(embedded_with(keys(method, token), slurm), JOB)
+    variables = put_credentials(embedded_with(keys(method, token), slurm), JOB)
     assert "secret-of-ours" not in str(variables)
     document = json.loads(slurm.secrets["credentials.json"])
     assert document == {
@@ -83,7 +83,7 @@ def test_the_embedded_clusters_workers_get_those_of_this_process_as_a_file(
     }
 
 
-def test_they_leave_this_process_for_no_cluster_and_not_where_workers_find_them() -> None:
+def test_this_processs_credentials_go_to_no_other_cluster() -> None:
     slurm = FakeSlurm()
     for edges in (
         embedded_with(keys("shared-credentials-file"), slurm),
@@ -91,17 +91,17 @@ def test_they_leave_this_process_for_no_cluster_and_not_where_workers_find_them(
         embedded_with(keys("env"), slurm, transport="local"),
         embedded_with(keys("env"), slurm, transport="ssh", host="login"),
     ):
-        assert give_credentials(edges, JOB) == {}
+        assert put_credentials(edges, JOB) == {}
     assert slurm.secrets == {}
 
 
-def test_an_accounts_own_profile_does_not_come_before_the_jobs() -> None:
-    assert give_credentials(edges_with(Sts(), FakeSlurm()), JOB)["AWS_PROFILE"] == "default"
+def test_the_jobs_credentials_come_before_the_accounts_own() -> None:
+    assert put_credentials(edges_with(Sts(), FakeSlurm()), JOB)["AWS_PROFILE"] == "default"
 
 
-def test_they_are_for_this_job_alone_and_soon_run_out() -> None:
+def test_credentials_are_for_one_job_and_short_lived() -> None:
     sts = Sts()
-    give_credentials(edges_with(sts, FakeSlurm()), JOB)
+    put_credentials(edges_with(sts, FakeSlurm()), JOB)
     (request,) = sts.asked
     assert (request["RoleArn"], request["DurationSeconds"]) == (ROLE, LIFETIME_S)
     assert request["RoleSessionName"] == "slurm-job-1"
@@ -116,7 +116,7 @@ def test_they_are_for_this_job_alone_and_soon_run_out() -> None:
     assert "Scan" not in str(rows["Action"])
 
 
-def test_what_handlers_read_elsewhere_is_named_by_the_site() -> None:
+def test_the_site_names_further_addresses_that_handlers_read() -> None:
     edges = edges_with(Sts(), FakeSlurm(), node_read=["s3://reference/genomes/"])
     reads = session_policy(edges.site, JOB)["Statement"][1]
     assert reads == {
@@ -136,15 +136,15 @@ def test_what_handlers_read_elsewhere_is_named_by_the_site() -> None:
         ("s3://data/a*b?c$", ["data/a${*}b${?}c${$}", "data/a${*}b${?}c${$}/*"]),
     ],
 )
-def test_an_address_that_nodes_may_read_opens_no_neighbour(address: str, opened: list[str]) -> None:
+def test_a_readable_address_does_not_allow_similar_names(address: str, opened: list[str]) -> None:
     edges = edges_with(Sts(), FakeSlurm(), node_read=[address])
     resources = session_policy(edges.site, JOB)["Statement"][1]["Resource"]
     assert resources[1:] == [f"arn:aws:s3:::{each}" for each in opened]
 
 
-def test_the_document_is_one_that_the_sdk_reads_anew_when_it_runs_out() -> None:
+def test_the_sdk_reads_the_document_again_when_it_expires() -> None:
     slurm = FakeSlurm()
-    variables = give_credentials(edges_with(Sts(), slurm), JOB)
+    variables = put_credentials(edges_with(Sts(), slurm), JOB)
     document = json.loads(slurm.secrets["credentials.json"])
     assert document["Version"] == 1
     assert datetime.fromisoformat(document["Expiration"]).tzinfo is not None
@@ -154,7 +154,7 @@ def test_the_document_is_one_that_the_sdk_reads_anew_when_it_runs_out() -> None:
     assert config == f"[default]\ncredential_process = cat {path}/credentials.json\n"
 
 
-def test_the_script_names_the_file_and_holds_no_secret(tmp_path: Path) -> None:
+def test_the_script_names_the_file_and_contains_no_secret(tmp_path: Path) -> None:
     slurm = FakeSlurm()
     edges, config = edges_with(Sts(), slurm), make_config(tmp_path)
     api.submit(edges, config, log=lambda _: None)
@@ -165,7 +165,7 @@ def test_the_script_names_the_file_and_holds_no_secret(tmp_path: Path) -> None:
     assert "tok-en" not in written
 
 
-def test_who_waits_renews_them_long_before_they_run_out(tmp_path: Path) -> None:
+def test_a_wait_renews_credentials_long_before_they_expire(tmp_path: Path) -> None:
     sts, slurm = Sts(), FakeSlurm()
     edges, config = edges_with(sts, slurm), make_config(tmp_path)
     api.submit(edges, config, log=lambda _: None)
@@ -173,27 +173,27 @@ def test_who_waits_renews_them_long_before_they_run_out(tmp_path: Path) -> None:
     said: list[str] = []
     watcher = Watcher(edges, JOB, said.append, clock=lambda: now[0])
     for now[0] in (0.0, 10.0, RENEW_AFTER_S - 1, RENEW_AFTER_S, RENEW_AFTER_S + 1):
-        watcher.look()
+        watcher.poll()
     assert len(sts.asked) == 3  # of the submission, of the first look, and a renewal
     assert b"very-secret-3" in slurm.secrets["credentials.json"]
     sts.error = EndpointConnectionError(endpoint_url="https://sts")
     now[0] += RENEW_AFTER_S
-    watcher.look()
-    assert "credentials are not renewed" in said[-1]
+    watcher.poll()
+    assert "credentials could not be renewed" in said[-1]
 
 
 def refusal(code: str) -> ClientError:
     return ClientError({"Error": {"Code": code, "Message": "no"}}, "AssumeRole")
 
 
-def test_a_role_that_may_not_be_assumed_is_the_sites_mistake(tmp_path: Path) -> None:
+def test_a_role_that_cannot_be_assumed_is_a_mistake_in_the_site(tmp_path: Path) -> None:
     edges = edges_with(Sts(refusal("AccessDenied")), FakeSlurm())
     with pytest.raises(UserError, match=r"aws.node_role_arn: .*nodes' can't be assumed") as told:
         api.submit(edges, make_config(tmp_path), log=lambda _: None)
     assert not isinstance(told.value, ServiceError)
 
 
-def test_a_refused_role_does_not_make_an_array_forgotten_whose_reply_was_lost(
+def test_an_array_whose_reply_was_lost_is_found_after_a_refused_role(
     tmp_path: Path,
 ) -> None:
     sts, slurm = Sts(), FakeSlurm(lose_reply=True)
@@ -208,6 +208,6 @@ def test_a_refused_role_does_not_make_an_array_forgotten_whose_reply_was_lost(
     assert len(slurm.arrays) == 1
 
 
-def test_a_throttled_sts_is_worth_another_time() -> None:
+def test_a_throttled_sts_is_a_temporary_error() -> None:
     with pytest.raises(ServiceError, match="Throttling; try again"):
-        give_credentials(edges_with(Sts(refusal("Throttling")), FakeSlurm()), JOB)
+        put_credentials(edges_with(Sts(refusal("Throttling")), FakeSlurm()), JOB)

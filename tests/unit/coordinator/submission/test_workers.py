@@ -15,13 +15,14 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from airflow_slurm_provider.coordinator.status.logs import read_output, read_script
 from airflow_slurm_provider.coordinator.submission import control
+from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.slurm.client import SubmitLimitError, SubmitRefusedError
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.keys import JobId, job_pk, submit_sk
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
 
 
-def submit(edges: Services, config: Config, said: list[str] | None = None) -> api.Submitted:
+def submit(edges: Services, config: Config, said: list[str] | None = None) -> api.SubmitResult:
     return api.submit(edges, config, log=(said if said is not None else []).append)
 
 
@@ -38,7 +39,7 @@ def test_more_workers_than_an_array_may_hold_are_several_arrays(tmp_path: Path) 
     assert len(set(slurm.arrays)) == 3
 
 
-def test_several_arrays_cut_short_are_completed_and_none_is_submitted_twice(
+def test_an_interrupted_submission_of_several_arrays_is_completed_once(
     tmp_path: Path,
 ) -> None:
     slurm = FakeSlurm(array_size=3)
@@ -50,7 +51,7 @@ def test_several_arrays_cut_short_are_completed_and_none_is_submitted_twice(
     assert len(slurm.arrays) == 3
 
 
-def test_a_refused_login_does_not_make_an_array_forgotten_whose_reply_was_lost(
+def test_an_array_whose_reply_was_lost_is_found_after_a_refused_login(
     tmp_path: Path,
 ) -> None:
     slurm = FakeSlurm(lose_reply=True)
@@ -77,7 +78,7 @@ class Choosy(FakeSlurm):
         return super().submit(name, script, folder)
 
 
-def test_an_array_that_was_taken_is_found_again_where_the_one_behind_it_was_refused(
+def test_an_accepted_array_is_found_if_the_next_one_was_refused(
     tmp_path: Path,
 ) -> None:
     slurm = Choosy(array_size=3)
@@ -134,7 +135,7 @@ def test_as_many_workers_are_submitted_as_the_account_may_have(
     )
 
 
-def test_a_full_account_is_told_and_the_next_submit_goes_on(tmp_path: Path) -> None:
+def test_a_full_account_is_reported_and_the_next_submit_continues(tmp_path: Path) -> None:
     slurm = FakeSlurm(room=0)
     edges, config = services(slurm), make_config(tmp_path, workers=4)
     with pytest.raises(SubmitLimitError):
@@ -163,7 +164,7 @@ def test_there_are_no_more_workers_than_tasks(tmp_path: Path) -> None:
         ({"rate": "100/s"}, {}, 8),
     ],
 )
-def test_there_are_no_more_workers_than_a_limit_feeds(
+def test_there_are_no_more_workers_than_a_limit_keeps_busy(
     tmp_path: Path, limit: dict[str, object], worker: dict[str, object], workers: int
 ) -> None:
     said: list[str] = []
@@ -185,7 +186,7 @@ class Losing(FakeSlurm):
             edges, self.edges = self.edges, None
             edges.rows.delete(job_pk(JobId(folder)), submit_sk(0, 1))
             if self.again:
-                edges.jobs(JobId(folder)).intend(0, 1, 2, 1001)
+                edges.jobs(JobId(folder)).record_intent(0, 1, 2, 1001)
         return found
 
 
@@ -208,49 +209,49 @@ def test_of_two_arrays_for_one_submission_one_is_cancelled(tmp_path: Path) -> No
     assert (row.slurm_job_ids, slurm.cancelled) == (("101",), ["100"])
 
 
-def test_of_two_callers_with_one_intent_the_one_that_gets_further_is_noted(
+def test_of_two_calls_with_one_intent_the_one_with_more_arrays_is_recorded(
     tmp_path: Path,
 ) -> None:
     edges, config = services(FakeSlurm()), make_config(tmp_path)
     submit(edges, config)
     jobs = edges.jobs(config.spec.id)
-    intent = jobs.intend(0, 2, 4, 2)
+    intent = jobs.record_intent(0, 2, 4, 2)
     for ids in (["7"], ["7", "8"], ["7"]):
-        standing = jobs.submitted(intent, ids)
+        standing = jobs.record_submitted(intent, ids)
     assert standing is not None
     assert standing.slurm_job_ids == ("7", "8")
 
 
-def test_what_slurm_refused_is_wanted_anew_under_the_same_token(tmp_path: Path) -> None:
+def test_a_refused_intent_gets_new_numbers_under_the_same_token(tmp_path: Path) -> None:
     edges, config = services(FakeSlurm()), make_config(tmp_path)
     submit(edges, config)
     jobs = edges.jobs(config.spec.id)
-    first = jobs.intend(0, 2, 500, 1001)
-    assert jobs.intend(0, 2, 10, 1001) == first, "it may be accepted yet"
-    jobs.refuse_submission(first)
-    second = jobs.intend(0, 2, 10, 1001)
+    first = jobs.record_intent(0, 2, 500, 1001)
+    assert jobs.record_intent(0, 2, 10, 1001) == first, "it may be accepted yet"
+    jobs.record_refusal(first)
+    second = jobs.record_intent(0, 2, 10, 1001)
     assert (second.workers, second.token, second.refused) == (10, first.token, False)
-    jobs.submitted(second, ["7"])
-    jobs.refuse_submission(first)
+    jobs.record_submitted(second, ["7"])
+    jobs.record_refusal(first)
     assert jobs.submissions()[-1].slurm_job_ids == ("7",)
     assert not jobs.submissions()[-1].refused
 
 
-def test_a_refused_resubmission_is_carried_out_by_the_next_look(tmp_path: Path) -> None:
+def test_a_refused_resubmission_is_carried_out_by_the_next_poll(tmp_path: Path) -> None:
     slurm = Choosy()
     edges, config = services(slurm), make_config(tmp_path)
     submit(edges, config)
     slurm.state = FakeArray(alive=0)
     with pytest.raises(SubmitRefusedError):
-        api.resubmit(edges, config.spec.id, most=1, log=lambda _: None)
+        api.resubmit(edges, config.spec.id, max_resubmits=1, log=lambda _: None)
     assert api.poll(edges, config.spec.id).workers_gone
     slurm.most = 2
-    workers = api.resubmit(edges, config.spec.id, most=1, log=lambda _: None)
+    workers = api.resubmit(edges, config.spec.id, max_resubmits=1, log=lambda _: None)
     assert workers is not None
     assert workers.slurm_job_ids == ("101",)
 
 
-def test_workers_that_end_with_their_last_task_while_a_submit_looks_are_not_replaced(
+def test_workers_that_finish_during_a_submit_are_not_replaced(
     tmp_path: Path,
 ) -> None:
     slurm = FakeSlurm()
@@ -264,6 +265,6 @@ def test_workers_that_end_with_their_last_task_while_a_submit_looks_are_not_repl
             world.worker().run()
             return slurm.together(slurm_job_ids)
 
-    late = replace(edges, slurm=Late(arrays=slurm.arrays), readers={})  # type: ignore[arg-type]
+    late = replace(edges, slurm=Late(arrays=slurm.arrays), readers=TTLCache())  # type: ignore[arg-type]
     assert submit(late, config).reattached
     assert len(slurm.arrays) == 1

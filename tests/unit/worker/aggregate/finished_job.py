@@ -16,8 +16,10 @@ import pyarrow.parquet as pq
 from slurm_worker.aggregate import AggregateOptions, Manifest, RoundSummary, aggregate
 from slurm_worker.aggregate.job.parquet_part import ParquetColumns
 from slurm_worker.errors import ErrorClass
-from slurm_worker.protocol.job_store import JobStore, Marker, Part, pack_slice
-from slurm_worker.protocol.keys import JobId, JobPaths, TaskId, parse_task_id, task_id
+from slurm_worker.protocol.job_store import JobStore, Marker, Part
+from slurm_worker.protocol.keys import JobId, TaskId, parse_task_id, task_id
+from slurm_worker.protocol.paths import JobPaths
+from slurm_worker.protocol.slices import pack_slice
 from slurm_worker.results.journal import Journal, Outcome
 from slurm_worker.results.parts import (
     JSONL,

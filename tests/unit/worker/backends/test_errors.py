@@ -11,7 +11,14 @@ from botocore.stub import Stubber
 from slurm_worker.backends.clock import AwsClock
 from slurm_worker.backends.dynamodb import DynamoRows, dynamo_client
 from slurm_worker.backends.s3 import S3Objects, s3_client
-from slurm_worker.errors import Denied, NoCredentials, ServiceError, Throttled, Unfit, UserError
+from slurm_worker.errors import (
+    AccessDenied,
+    InvalidRequest,
+    NoCredentials,
+    ServiceError,
+    Throttled,
+    UserError,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -56,9 +63,9 @@ def test_credentials_that_are_missing_are_a_reason_to_try_elsewhere(
         ("ThrottlingException", Throttled),
         ("RequestLimitExceeded", Throttled),
         ("SlowDown", Throttled),
-        ("AccessDeniedException", Denied),
-        ("ValidationException", Unfit),
-        ("EntityTooLarge", Unfit),
+        ("AccessDeniedException", AccessDenied),
+        ("ValidationException", InvalidRequest),
+        ("EntityTooLarge", InvalidRequest),
         ("InternalServerError", ServiceError),
     ],
 )

@@ -97,7 +97,7 @@ class RefusesMarkers(MemoryObjects):
             self.markers += 1
             if self.markers == 1:
                 raise ServiceError("away")
-            self.drain.asked.set()
+            self.drain.stop_requested.set()
         return super().put_new(key, body)
 
 

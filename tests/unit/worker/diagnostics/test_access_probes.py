@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from slurm_worker.__main__ import main
-from slurm_worker.diagnostics.access_probes import clock_ahead, try_bucket, try_table
+from slurm_worker.diagnostics.access_probes import clock_ahead, probe_bucket, probe_table
 from slurm_worker.diagnostics.node_report import filesystem_of
-from slurm_worker.errors import ServiceError
+from slurm_worker.errors import AccessDenied, ServiceError
 from slurm_worker.testing import MemoryObjects, MemoryRows
 
 MOUNTS = """\
@@ -28,9 +28,9 @@ MOUNTS = """\
 """
 
 
-class Denied(MemoryObjects):
+class ReadOnly(MemoryObjects):
     def put(self, key: str, body: bytes) -> None:
-        raise ServiceError("An error occurred (AccessDenied) when calling the PutObject operation")
+        raise AccessDenied("An error occurred (AccessDenied) when calling the PutObject operation")
 
 
 class Away(MemoryObjects):
@@ -38,11 +38,11 @@ class Away(MemoryObjects):
         raise ServiceError("the store is away")
 
 
-def test_all_that_is_allowed_is_tried_and_nothing_stays() -> None:
+def test_every_action_is_tried_and_nothing_is_left_behind() -> None:
     rows, objects = MemoryRows(), MemoryObjects()
-    trials = [*try_table(rows, "u"), *try_bucket(objects, "lab", "u")]
-    assert [each.action for each in trials if each.error] == []
-    assert {each.action for each in trials} == {
+    probes = [*probe_table(rows, "u"), *probe_bucket(objects, "lab", "u")]
+    assert [each.action for each in probes if each.error] == []
+    assert {each.action for each in probes} == {
         *("dynamodb:PutItem", "dynamodb:GetItem", "dynamodb:Query", "dynamodb:UpdateItem"),
         *("dynamodb:DeleteItem", "s3:ListBucket", "s3:PutObject", "s3:GetObject"),
         "s3:DeleteObject",
@@ -51,15 +51,15 @@ def test_all_that_is_allowed_is_tried_and_nothing_stays() -> None:
     assert objects.objects == {}
 
 
-def test_what_is_not_allowed_is_named_and_the_rest_is_tried() -> None:
-    trials = {each.action: each.error for each in try_bucket(Denied(), "lab", "u")}
-    assert "AccessDenied" in trials.pop("s3:PutObject")
-    assert set(trials.values()) == {""}
+def test_a_denied_action_is_named_and_the_rest_is_tried() -> None:
+    probes = {each.action: each.error for each in probe_bucket(ReadOnly(), "lab", "u")}
+    assert "AccessDenied" in probes.pop("s3:PutObject")
+    assert set(probes.values()) == {""}
 
 
-def test_a_service_that_is_away_is_asked_once() -> None:
-    (trial,) = try_bucket(Away(), "lab", "u")
-    assert trial.error == "the store is away"
+def test_a_service_that_is_away_is_tried_once() -> None:
+    (probe,) = probe_bucket(Away(), "lab", "u")
+    assert probe.error == "the store is away"
 
 
 @contextmanager
@@ -87,20 +87,20 @@ def server_that_says(date: str, status: int) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("status", [200, 403])
-def test_clocks_that_agree_are_not_said_to_differ(status: int) -> None:
+def test_clocks_that_agree_are_reported_as_equal(status: int) -> None:
     with server_that_says(formatdate(time.time(), usegmt=True), status) as url:
         # The server's answer is from before it was asked: ahead by as long as that took.
         assert 0 <= clock_ahead(url) < 60
 
 
 @pytest.mark.parametrize("ahead_s", [-300, 300])
-def test_a_clock_that_is_off_is_told_by_how_much(ahead_s: int) -> None:
+def test_a_wrong_clock_is_reported_with_its_difference(ahead_s: int) -> None:
     with server_that_says(formatdate(time.time() - ahead_s, usegmt=True), 200) as url:
         assert abs(clock_ahead(url) - ahead_s) < 60
 
 
-def test_a_server_that_tells_no_time_or_is_away_is_no_clock() -> None:
-    with server_that_says("", 200) as url, pytest.raises(ServiceError, match="tell the time"):
+def test_a_server_that_gives_no_time_or_is_away_is_an_error() -> None:
+    with server_that_says("", 200) as url, pytest.raises(ServiceError, match="has no date"):
         clock_ahead(url)
     with pytest.raises(ServiceError, match="can't be reached"):
         clock_ahead(url)
@@ -120,7 +120,7 @@ def test_the_file_system_is_that_of_the_nearest_mount(path: str, kind: str) -> N
     assert filesystem_of(Path(path), MOUNTS) == kind
 
 
-def test_scratch_that_is_not_there_is_said(
+def test_a_missing_scratch_is_reported(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SLURM_TMPDIR", str(tmp_path / "absent"))

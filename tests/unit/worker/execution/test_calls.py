@@ -18,8 +18,8 @@ import pytest
 
 from slurm_worker import batch
 from slurm_worker.errors import FatalError, ItemError, RateLimited
-from slurm_worker.execution.handler import Context
-from slurm_worker.node.exit_codes import EXIT_OK
+from slurm_worker.execution.context import Context
+from slurm_worker.node.exit_codes import WorkerExit
 from slurm_worker.protocol.job_config import WorkerConfig
 from slurm_worker.rate_limits.limiter import Stopped
 from slurm_worker.testing import ManualClock
@@ -70,7 +70,7 @@ def nested(count: int) -> list[tuple[str, Item]]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_another_try_gets_the_item_that_was_planned(way: str, tmp_path: Path) -> None:
+def test_another_try_gets_the_planned_item(way: str, tmp_path: Path) -> None:
     calls: Counter[int] = Counter()
 
     def scale(item: Item) -> Item:
@@ -83,7 +83,7 @@ def test_another_try_gets_the_item_that_was_planned(way: str, tmp_path: Path) ->
 
     world = world_of(way, scale, tmp_path)
     world.plan(nested(8))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert world.lines("errors") == []
     found = [(row["_key"], row["n"], row["scaled"]) for row in world.lines("rows")]
     assert found == [(f"k{n}", n, 10 * n) for n in range(8)]
@@ -132,13 +132,15 @@ def test_a_failed_item_is_recorded_as_it_was_planned(
     world = world_of(way, handle, tmp_path)
     planned = nested(8)
     world.plan(planned)
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     (error,) = world.lines("errors")
     assert (error["_key"], error["class"], error["item"]) == ("k2", "bad_input", planned[2][1])
     assert [row["n"] for row in world.lines("rows")] == [0, 1, 3, 4, 5, 6, 7]
 
 
-def test_an_item_that_a_left_thread_still_changes_is_recorded_as_planned(tmp_path: Path) -> None:
+def test_an_item_that_an_abandoned_thread_still_changes_is_recorded_as_planned(
+    tmp_path: Path,
+) -> None:
     over = threading.Event()
 
     def handle(item: Item, _context: Context) -> Item:
@@ -152,7 +154,7 @@ def test_an_item_that_a_left_thread_still_changes_is_recorded_as_planned(tmp_pat
     world = World(tmp_path, handle, worker_config=WorkerConfig(concurrency=2))
     world.plan(numbered(4))
     try:
-        assert world.worker().run() == EXIT_OK
+        assert world.worker().run() == WorkerExit.OK
     finally:
         over.set()
     assert [each["item"] for each in world.lines("errors")] == [{"n": n} for n in range(4)]
@@ -168,13 +170,13 @@ def test_a_row_that_coroutines_share_is_written_before_another_fills_it(tmp_path
 
     world = World(tmp_path, handle, bundle=40, worker_config=WorkerConfig(concurrency=40))
     world.plan(numbered(40))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert [(each["_key"], each["n"]) for each in world.lines("rows")] == [
         (f"k{n}", n) for n in range(40)
     ]
 
 
-def test_params_that_a_handler_changes_are_the_jobs_again_for_the_next_item(
+def test_params_that_a_handler_changes_are_unchanged_for_the_next_item(
     tmp_path: Path,
 ) -> None:
     def handle(_item: Item, context: Context) -> Item:
@@ -183,7 +185,7 @@ def test_params_that_a_handler_changes_are_the_jobs_again_for_the_next_item(
 
     world = World(tmp_path, handle)
     world.plan(numbered(3))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert [row["p"] for row in world.lines("rows")] == [10, 10, 10]
 
 
@@ -201,7 +203,7 @@ def test_a_half_of_a_batch_gets_its_items_as_planned(tmp_path: Path) -> None:
 
     world = World(tmp_path, handle)
     world.plan(numbered(8))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert [row["n"] for row in world.lines("rows")] == [0, 10, 20, 30, 40, 60, 70]
     (error,) = world.lines("errors")
     assert (error["_key"], error["item"]) == ("k5", {"n": 5})
@@ -236,7 +238,7 @@ def test_a_batch_handler_may_use_up_its_list(
 
     world = World(tmp_path, handle)
     world.plan(numbered(10))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert [(row["_key"], row["n"]) for row in world.lines("rows")] == [
         (f"k{n}", n) for n in range(10)
     ]
@@ -252,27 +254,27 @@ def test_results_of_a_batch_that_was_sorted_are_never_paired_with_other_items(
 
     world = World(tmp_path, handle)
     world.plan(numbered(5))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     # Single items have but one order.
     assert [(row["_key"], row["n"]) for row in world.lines("rows")] == [
         (f"k{n}", n) for n in range(5)
     ]
 
 
-def test_what_stands_in_the_place_of_a_result_fails_that_item_alone(tmp_path: Path) -> None:
+def test_an_exception_in_the_place_of_a_result_fails_that_item_alone(tmp_path: Path) -> None:
     @batch(size=4)
     def handle(items: list[Item], _context: Context) -> list[Any]:
         return [asyncio.CancelledError() if item["n"] == 1 else {} for item in items]
 
     world = World(tmp_path, handle)
     world.plan(numbered(4))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert [(each["_key"], each["class"]) for each in world.lines("errors")] == [
         ("k1", "handler_bug")
     ]
 
 
-def test_a_wish_to_stop_in_the_place_of_a_result_is_no_failure(tmp_path: Path) -> None:
+def test_a_stop_in_the_place_of_a_result_is_no_failure(tmp_path: Path) -> None:
     stops = [True]
 
     @batch(size=4)
@@ -291,7 +293,7 @@ def test_a_wish_to_stop_in_the_place_of_a_result_is_no_failure(tmp_path: Path) -
         give_back(event, **fields)
 
     world.logger.info = told  # type: ignore[method-assign]
-    assert worker.run() == EXIT_OK
+    assert worker.run() == WorkerExit.OK
     assert world.lines("errors") == []
     assert len(world.lines("rows")) == 4
 
@@ -346,7 +348,9 @@ def with_headers(headers: object) -> Exception:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_whatever_is_raised_is_recorded(way: str, error: BaseException, tmp_path: Path) -> None:
+def test_any_exception_of_a_handler_is_recorded(
+    way: str, error: BaseException, tmp_path: Path
+) -> None:
     def handle(item: Item) -> Item:
         if item["n"] == 1:
             raise error
@@ -354,7 +358,7 @@ def test_whatever_is_raised_is_recorded(way: str, error: BaseException, tmp_path
 
     world = world_of(way, handle, tmp_path, tries=2)
     world.plan(numbered(4))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     (recorded,) = world.lines("errors")
     assert recorded["_key"] == "k1"
     assert recorded["message"]
@@ -389,5 +393,5 @@ def test_an_error_is_classified_without_what_an_earlier_try_raised(
     # A batch is halved when it has no tries left.
     world = world_of(way, handle, tmp_path, tries=1 if way == "batch" else 3)
     world.plan(numbered(2))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert [(e["_key"], e["class"]) for e in world.lines("errors")] == [("k0", "handler_bug")]

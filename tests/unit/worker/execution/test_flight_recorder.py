@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_worker.execution.flight_recorder import Record, Recorder, Watch
+from slurm_worker.execution.flight_recorder import HangDetector, Record, Recorder
 
 LEASES = [("000-00000000", 1), ("000-00000000", 2), ("001-00000017", 1), ("002-00000003", 9)]
 
@@ -28,7 +28,7 @@ def test_another_process_reads_what_was_written_last(tmp_path: Path) -> None:
     assert read.leases == (("000-00000000", 1),)
 
 
-def test_between_tasks_the_owner_is_known_still() -> None:
+def test_the_owner_is_still_known_between_tasks() -> None:
     recorder = Recorder()
     recorder.owner("w1")
     recorder.task("000-00000000", 1)
@@ -37,7 +37,7 @@ def test_between_tasks_the_owner_is_known_still() -> None:
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from(LEASES)), max_size=30))
-def test_the_leases_told_are_those_held_and_not_dropped(
+def test_the_recorded_leases_are_those_held_and_not_dropped(
     steps: list[tuple[bool, tuple[str, int]]],
 ) -> None:
     recorder, held = Recorder(), set[tuple[str, int]]()
@@ -51,7 +51,7 @@ def test_the_leases_told_are_those_held_and_not_dropped(
         assert set(recorder.read().leases) == held
 
 
-def test_a_lease_more_than_there_is_room_for_takes_no_other_s_place() -> None:
+def test_a_lease_without_a_free_place_replaces_no_other() -> None:
     recorder = Recorder()
     for lease in LEASES:
         recorder.hold(*lease)
@@ -78,10 +78,10 @@ def test_a_half_written_record_names_no_other_item(
     assert record.position in (None, position)
 
 
-def test_a_process_that_moves_does_not_hang_though_looks_find_half_written_records(
+def test_a_process_with_progress_does_not_hang_although_records_are_half_written(
     tmp_path: Path,
 ) -> None:
-    path, watch = tmp_path / "record", Watch()
+    path, watch = tmp_path / "record", HangDetector()
     recorder = Recorder(path)
     recorder.limits(3.0, 60.0)
     recorder.task("000-00000000", 1)
@@ -93,10 +93,10 @@ def test_a_process_that_moves_does_not_hang_though_looks_find_half_written_recor
 
 
 @pytest.mark.parametrize(("count", "limit_s"), [(1, 3.0), (4, 60.0)])
-def test_a_process_hangs_when_looks_have_seen_it_still_for_longer_than_its_limit(
+def test_a_process_hangs_without_progress_for_longer_than_its_limit(
     count: int, limit_s: float
 ) -> None:
-    recorder, watch = Recorder(), Watch()
+    recorder, watch = Recorder(), HangDetector()
     recorder.limits(3.0, 60.0)
     recorder.task("000-00000000", 1)
     recorder.items(17 if count == 1 else -1, count, 0.5)
@@ -105,14 +105,14 @@ def test_a_process_hangs_when_looks_have_seen_it_still_for_longer_than_its_limit
 
 
 def test_a_process_between_tasks_never_hangs() -> None:
-    recorder, watch = Recorder(), Watch()
+    recorder, watch = Recorder(), HangDetector()
     recorder.limits(3.0, 60.0)
     recorder.task("000-00000000", 1)
     assert not any(watch.hangs(recorder.read(), float(now)) for now in range(1, 200))
 
 
-def test_a_job_that_was_suspended_does_not_hang_when_it_goes_on() -> None:
-    recorder, watch = Recorder(), Watch()
+def test_a_job_that_was_suspended_does_not_hang_when_it_resumes() -> None:
+    recorder, watch = Recorder(), HangDetector()
     recorder.limits(3.0, 60.0)
     recorder.task("000-00000000", 1)
     recorder.item(17, 100.0)

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
-from slurm_worker.errors import Denied, ErrorClass, UserError
+from slurm_worker.errors import AccessDenied, ErrorClass, UserError
 from slurm_worker.execution import handler
-from slurm_worker.execution.handler import Context, load
-from slurm_worker.node.exit_codes import EXIT_OK
+from slurm_worker.execution.context import Context
+from slurm_worker.execution.handler import load
+from slurm_worker.node.exit_codes import WorkerExit
 from slurm_worker.protocol.job_config import HandlerConfig
-from slurm_worker.protocol.keys import JobPaths
+from slurm_worker.protocol.paths import JobPaths
+from slurm_worker.results.parts import message_of
 from slurm_worker.testing import MemoryObjects
 from tests.unit.world import World, numbered
 
@@ -69,7 +71,7 @@ def test_a_setup_that_exits_is_the_users_mistake(tmp_path: Path) -> None:
         world.worker().run()
 
 
-def test_a_bug_is_told_with_its_place_and_the_first_there_with_a_traceback(
+def test_a_bug_is_logged_with_its_place_and_the_first_one_with_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "helper_of_a_bug.py").write_text(
@@ -82,16 +84,17 @@ def test_a_bug_is_told_with_its_place_and_the_first_there_with_a_traceback(
     def handle(item: dict[str, Any], _context: Context) -> dict[str, Any]:
         return {"x": helper.ratio(item["n"] % 2), "y": helper.parse("{" if item["n"] > 2 else "1")}
 
-    world = World(tmp_path / "node", handle)
-    monkeypatch.setattr(handler, "_folder_of", lambda _module: str(tmp_path))
+    world = World(tmp_path / "node", handle, module_file=str(tmp_path / "a_handler.py"))
     world.plan(numbered(4))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     told = [each for each in world.logger.lines if each["event"] == "item failed"]
-    assert told[0]["error"] == "ZeroDivisionError: division by zero (helper_of_a_bug.py:4 in ratio)"
-    assert told[1]["error"] == told[0]["error"]
-    assert told[2]["error"].endswith(" (helper_of_a_bug.py:7 in parse)"), "not a library's line"
+    assert told[0]["error"] == "ZeroDivisionError: division by zero"
+    ratio, parse = "helper_of_a_bug.py:4 in ratio", "helper_of_a_bug.py:7 in parse"
+    assert [each["place"] for each in told[:3]] == [ratio, ratio, parse], "not a library's line"
     assert ["exc_info" in each for each in told] == [True, False, True]
-    assert [each["message"] for each in world.lines("errors")] == [each["error"] for each in told]
+    assert [message_of(each) for each in world.lines("errors")] == [
+        (each["error"], each["place"]) for each in told
+    ]
 
 
 class Closed(MemoryObjects):
@@ -99,7 +102,7 @@ class Closed(MemoryObjects):
 
     def download(self, key: str, path: str) -> None:
         if key == "secret":
-            raise Denied("s3://lab/secret: 403")
+            raise AccessDenied("s3://lab/secret: 403")
         super().download(key, path)
 
 
@@ -111,7 +114,7 @@ def test_what_can_not_be_fetched_fails_its_item_alone(tmp_path: Path) -> None:
     store.put("here", b"123")
     world = World(tmp_path, handle, objects=store)
     world.plan([(name, {"file": name}) for name in ("here", "gone", "secret")])
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert [(each["_key"], each["class"]) for each in world.lines("errors")] == [
         ("gone", ErrorClass.NOT_FOUND.value),
         ("secret", ErrorClass.AUTH.value),
@@ -133,7 +136,7 @@ def module_of(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> str:
     [
         ("class run: pass", "'a_handler:run' is a class"),
         ("def run(item):\n    yield {}", "'a_handler:run' is a generator function"),
-        ("run = 7", "'a_handler:run' is int, no function"),
+        ("run = 7", "'a_handler:run' is int, not a function"),
         ("def run(item, context, table): return {}", "missing a required argument: 'table'"),
         ("def run(): return {}", "no parameter for the item"),
         ("def run(item): return {}\nasync def setup(context): ...", "setup of .* coroutine"),
@@ -161,6 +164,7 @@ def test_a_handler_that_can_not_be_called_stops_the_worker_in_one_line(
         "async def run(item, dry_run=False): return {'dry_run': dry_run}",
         """
 from slurm_worker import batch
+from slurm_worker.results.parts import message_of
 @batch(3)
 def run(items, dry_run=False):
     return [{'dry_run': dry_run}] * len(items)
@@ -181,5 +185,5 @@ def test_a_default_of_a_handler_is_never_the_context(
     world = World(tmp_path / "node")
     world.handle = importlib.import_module("a_handler").run
     world.plan(numbered(3))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert [row["dry_run"] for row in world.lines("rows")] == [False] * 3

@@ -12,9 +12,9 @@ import pytest
 
 from slurm_worker import batch
 from slurm_worker.errors import FatalError, ItemError, RateLimited, ServiceError
+from slurm_worker.execution.context import Context
 from slurm_worker.execution.flight_recorder import Recorder
-from slurm_worker.execution.handler import Context
-from slurm_worker.node.exit_codes import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_OK
+from slurm_worker.node.exit_codes import WorkerExit
 from slurm_worker.protocol.job_config import LeaseConfig, LimitConfig, WorkerConfig
 from slurm_worker.protocol.keys import TaskState
 from slurm_worker.testing import MemoryRows
@@ -74,7 +74,7 @@ def test_every_way_of_calling_gives_the_same(
 ) -> None:
     world = World(tmp_path, handle, worker_config=options, bundle=20)
     world.plan(numbered(40))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     rows = {row["_key"]: row["square"] for row in world.lines("rows")}
     assert rows == {f"k{n}": n**2 for n in range(40) if n % 10 != 3}
     errors = [(each["_key"], each["class"]) for each in world.lines("errors")]
@@ -97,7 +97,7 @@ def test_an_item_that_takes_too_long_is_given_up_alone(
     world.clock = RealClock()  # type: ignore[assignment]  # what is late is late by the wall
     world.plan(numbered(10))
     try:
-        assert world.worker().run() == EXIT_OK
+        assert world.worker().run() == WorkerExit.OK
     finally:
         over.set()
     assert [(e["_key"], e["class"]) for e in world.lines("errors")] == [("k5", "timeout")]
@@ -115,13 +115,13 @@ class RealClock:
         time.sleep(seconds)
 
 
-def test_time_that_is_waited_for_a_token_is_not_the_items(tmp_path: Path) -> None:
+def test_a_wait_for_a_token_does_not_count_against_the_items_timeout(tmp_path: Path) -> None:
     options = WorkerConfig(concurrency=12, item_timeout_s=0.4, tries=1)
     limits = (LimitConfig("api", 10.0, burst=1),)
     world = World(tmp_path, worker_config=options, limits=limits, bundle=20)
     world.clock = RealClock()  # type: ignore[assignment]  # what is late is late by the wall
     world.plan(numbered(12))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert world.lines("errors") == []
     assert world.markers()[0].ok == 12
 
@@ -136,14 +136,14 @@ def test_a_coroutine_that_the_handlers_own_code_cancels_fails_its_item_alone(
 
     world = World(tmp_path, handle, worker_config=WorkerConfig(concurrency=4))
     world.plan(numbered(10))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert [(e["_key"], e["class"]) for e in world.lines("errors")] == [("k5", "handler_bug")]
     assert world.markers()[0].ok == 9
 
 
 @pytest.mark.parametrize("handle", [plain, coroutine, whole_batch_or_nothing])
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_a_wait_before_another_try_is_told_and_never_longer_than_ten_minutes(
+def test_a_wait_before_another_try_is_recorded_and_at_most_ten_minutes(
     tmp_path: Path, handle: Any, concurrency: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
@@ -163,7 +163,7 @@ def test_a_wait_before_another_try_is_told_and_never_longer_than_ten_minutes(
         lease=LeaseConfig(ttl_s=3600.0),
     )
     world.plan(numbered(10))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert len(waited) == 1200, "600 s, told each half second"
     assert [(e["_key"], e["class"]) for e in world.lines("errors")] == [("k3", "bad_input")]
 
@@ -207,7 +207,7 @@ def test_a_coroutine_that_takes_too_long_is_cancelled(tmp_path: Path) -> None:
     options = WorkerConfig(concurrency=4, item_timeout_s=0.2, tries=1)
     world = World(tmp_path, handle, worker_config=options)
     world.plan(numbered(10))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert [(e["_key"], e["class"]) for e in world.lines("errors")] == [("k5", "timeout")]
 
 
@@ -253,7 +253,7 @@ def test_a_fatal_error_stops_the_job_whatever_the_way_of_calling(
     options = WorkerConfig(concurrency=concurrency)
     world = World(tmp_path, handle_async if asynchronous else handle, worker_config=options)
     world.plan(numbered(30))
-    assert world.worker().run() == EXIT_CONFIG
+    assert world.worker().run() == WorkerExit.CONFIG
     assert "wrong API key" in world.jobs.get().stop
 
 
@@ -266,13 +266,13 @@ def test_teardown_is_called_once_and_its_failure_loses_nothing(tmp_path: Path) -
 
     world = World(tmp_path, teardown=teardown)
     world.plan(numbered(20))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert ended == [1]
     assert any(line["event"] == "teardown failed" for line in world.logger.lines)
     assert sum(marker.ok for marker in world.markers()) == 20
 
 
-def test_an_outage_of_ours_is_no_failure_of_an_item(tmp_path: Path) -> None:
+def test_an_outage_of_our_services_is_no_failure_of_an_item(tmp_path: Path) -> None:
     class Away(MemoryRows):
         def get(self, pk, sk, *, consistent=True):  # type: ignore[no-untyped-def]
             if pk.startswith("LIMIT#") and world.workers == 1:
@@ -281,13 +281,11 @@ def test_an_outage_of_ours_is_no_failure_of_an_item(tmp_path: Path) -> None:
 
     world = World(tmp_path, rows=Away(), limits=(LimitConfig("api", 1000.0),))
     world.plan(numbered(10))
-    first = world.worker()
-    first._drain.asked.wait = lambda _timeout=None: world.clock.advance(400) or False  # type: ignore[func-returns-value, method-assign, assignment]
-    assert first.run() == EXIT_INFRASTRUCTURE
+    assert world.worker(world.patient()).run() == WorkerExit.INFRASTRUCTURE
     assert world.markers() == []
     assert [(row.state, row.lost, row.tries) for row in world.task_rows()] == [
         (TaskState.READY, 0, 0)
     ]
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert world.lines("errors") == []
     assert sum(marker.ok for marker in world.markers()) == 10

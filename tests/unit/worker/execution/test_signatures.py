@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from slurm_worker.execution.signatures import (
+    ContextPassing,
     NotCallable,
-    Takes,
+    accepting_context,
+    accepting_context_only,
     check_kind,
-    handing,
-    handing_alone,
+    context_passing_of,
     is_coroutine,
-    takes_of,
 )
 
 
@@ -53,32 +53,44 @@ def has_client(item: Any, _context: Any, client: Any) -> Any:
 
 
 CASES = [
-    (lambda item: item, Takes.NOTHING, "item"),
-    (lambda item, context: (item, context), Takes.SECOND, ("item", "context")),
-    (lambda item, _anything: (item, _anything), Takes.SECOND, ("item", "context")),
-    (lambda item, dry_run=False: (item, dry_run), Takes.NOTHING, ("item", False)),
-    (lambda item, context=None: (item, context), Takes.SECOND, ("item", "context")),
-    (lambda item, n=1, context=None: (item, n, context), Takes.BY_NAME, ("item", 1, "context")),
-    (lambda item, *, context: (item, context), Takes.BY_NAME, ("item", "context")),
-    (lambda item, *, n=1: (item, n), Takes.NOTHING, ("item", 1)),
-    (lambda item, **rest: (item, rest), Takes.NOTHING, ("item", {})),
-    (lambda item, *rest: (item, rest), Takes.SECOND, ("item", ("context",))),
-    (forwarding, Takes.SECOND, ("item", "context")),
-    (wrapped(lambda item, dry_run=False: (item, dry_run)), Takes.NOTHING, ("item", False)),
-    (wrapped(lambda item, context: (item, context)), Takes.SECOND, ("item", "context")),
-    (has_client, Takes.SECOND, ("item", "client")),
-    (with_client(lambda *all_of_them: all_of_them), Takes.SECOND, ("item", "context", "client")),
-    (Model(), Takes.SECOND, ("item", "context")),
-    (functools.partial(lambda item, n, context: (n, context), n=2), Takes.BY_NAME, (2, "context")),
+    (lambda item: item, ContextPassing.NOTHING, "item"),
+    (lambda item, context: (item, context), ContextPassing.SECOND, ("item", "context")),
+    (lambda item, _anything: (item, _anything), ContextPassing.SECOND, ("item", "context")),
+    (lambda item, dry_run=False: (item, dry_run), ContextPassing.NOTHING, ("item", False)),
+    (lambda item, context=None: (item, context), ContextPassing.SECOND, ("item", "context")),
+    (
+        lambda item, n=1, context=None: (item, n, context),
+        ContextPassing.BY_NAME,
+        ("item", 1, "context"),
+    ),
+    (lambda item, *, context: (item, context), ContextPassing.BY_NAME, ("item", "context")),
+    (lambda item, *, n=1: (item, n), ContextPassing.NOTHING, ("item", 1)),
+    (lambda item, **rest: (item, rest), ContextPassing.NOTHING, ("item", {})),
+    (lambda item, *rest: (item, rest), ContextPassing.SECOND, ("item", ("context",))),
+    (forwarding, ContextPassing.SECOND, ("item", "context")),
+    (wrapped(lambda item, dry_run=False: (item, dry_run)), ContextPassing.NOTHING, ("item", False)),
+    (wrapped(lambda item, context: (item, context)), ContextPassing.SECOND, ("item", "context")),
+    (has_client, ContextPassing.SECOND, ("item", "client")),
+    (
+        with_client(lambda *all_of_them: all_of_them),
+        ContextPassing.SECOND,
+        ("item", "context", "client"),
+    ),
+    (Model(), ContextPassing.SECOND, ("item", "context")),
+    (
+        functools.partial(lambda item, n, context: (n, context), n=2),
+        ContextPassing.BY_NAME,
+        (2, "context"),
+    ),
 ]
 
 
 @pytest.mark.parametrize(("function", "how", "result"), CASES)
 def test_a_handler_in_a_file_gets_the_context_by_one_rule(
-    function: Any, how: Takes, result: Any
+    function: Any, how: ContextPassing, result: Any
 ) -> None:
-    assert takes_of(function) is how
-    assert handing(function, how)("item", "context") == result
+    assert context_passing_of(function) is how
+    assert accepting_context(function, how)("item", "context") == result
 
 
 @pytest.mark.parametrize(
@@ -96,15 +108,18 @@ def test_a_function_that_can_not_be_called_with_an_item_is_refused(
     function: Any, says: str
 ) -> None:
     with pytest.raises(NotCallable, match=says):
-        takes_of(function)
+        context_passing_of(function)
 
 
-def test_a_second_parameter_that_lacks_a_wrapper_is_still_called() -> None:
+def test_a_wrapper_with_a_second_parameter_gets_the_context() -> None:
     @functools.wraps(lambda item: item)
     def wrapper(item: Any, context: Any) -> Any:
         return item, context
 
-    assert handing(wrapper, takes_of(wrapper))("item", "context") == ("item", "context")
+    assert accepting_context(wrapper, context_passing_of(wrapper))("item", "context") == (
+        "item",
+        "context",
+    )
 
 
 def generator(_item: Any) -> Any:
@@ -129,12 +144,12 @@ class Rows:
 
 
 @pytest.mark.parametrize("what", [generator, async_generator, Rows(), Rows, 7, None, {}])
-def test_what_gives_no_result_is_refused(what: Any) -> None:
+def test_a_function_that_returns_no_result_is_refused(what: Any) -> None:
     with pytest.raises(NotCallable):
         check_kind(what)
 
 
-def test_objects_that_are_called_as_coroutines_are_such() -> None:
+def test_an_object_with_an_async_call_is_a_coroutine_handler() -> None:
     assert is_coroutine(coroutine)
     assert is_coroutine(AsyncModel())
     assert is_coroutine(functools.partial(coroutine))
@@ -154,12 +169,10 @@ def test_objects_that_are_called_as_coroutines_are_such() -> None:
         (wrapped(lambda verbose=False: verbose), False),
     ],
 )
-def test_setup_gets_the_context_where_a_parameter_is_meant_for_it(
-    function: Any, result: Any
-) -> None:
-    assert handing_alone(function)("context") == result
+def test_setup_gets_the_context_where_it_has_a_parameter_for_it(function: Any, result: Any) -> None:
+    assert accepting_context_only(function)("context") == result
 
 
-def test_a_setup_that_wants_more_is_refused() -> None:
+def test_a_setup_with_other_required_parameters_is_refused() -> None:
     with pytest.raises(NotCallable, match="missing a required argument: 'table'"):
-        handing_alone(lambda context, table: table)
+        accepting_context_only(lambda context, table: table)

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from slurm_worker.errors import ErrorClass
-from slurm_worker.execution.handler import Context
-from slurm_worker.node.exit_codes import EXIT_INFRASTRUCTURE, EXIT_OK
+from slurm_worker.execution.context import Context
+from slurm_worker.node.exit_codes import WorkerExit
 from slurm_worker.node.slurm_job import Drain, seconds_left
 from slurm_worker.node.threads import PooledThreads
 from slurm_worker.protocol import keys
-from slurm_worker.protocol.crashes import Crash, poison_items
 from slurm_worker.protocol.job_config import LeaseConfig, WorkerConfig
 from slurm_worker.protocol.job_store import ForeignMarker, Marker
 from slurm_worker.protocol.keys import TaskState
+from slurm_worker.protocol.task_history import Crash
 from slurm_worker.protocol.tasks import Claimed
 from slurm_worker.results.journal import Journal
 from slurm_worker.testing import MemoryObjects
@@ -36,13 +36,13 @@ class Stops:
         self.world.clock.advance(5)
         self.calls.append(item["n"])
         if item["n"] == self.at:
-            self.drain.asked.set()
+            self.drain.stop_requested.set()
         return {"n": item["n"]}
 
     def run_until_stopped(self, world: World) -> None:
         self.world = world
         world.handle = self
-        assert world.worker(self.drain).run() == EXIT_OK
+        assert world.worker(self.drain).run() == WorkerExit.OK
 
 
 def test_what_a_preempted_worker_had_done_is_not_done_again(tmp_path: Path) -> None:
@@ -53,13 +53,15 @@ def test_what_a_preempted_worker_had_done_is_not_done_again(tmp_path: Path) -> N
     (row,) = world.task_rows()
     assert (row.state, row.tries) == (TaskState.READY, 0)
     assert row.checkpoint.startswith("a1-0 ")
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert stops.calls == list(range(10))
     assert [each["n"] for each in world.lines("rows")] == list(range(10))
 
 
 @pytest.mark.parametrize("damage", ["missing", "damaged", "other code"])
-def test_a_checkpoint_that_can_not_be_trusted_is_started_over(tmp_path: Path, damage: str) -> None:
+def test_an_attempt_starts_over_where_the_checkpoint_can_not_be_used(
+    tmp_path: Path, damage: str
+) -> None:
     stops = Stops(at=6)
     world = World(tmp_path)
     world.plan(numbered(10))
@@ -71,7 +73,7 @@ def test_a_checkpoint_that_can_not_be_trusted_is_started_over(tmp_path: Path, da
         world.objects.put(key, (world.objects.get(key) or b"")[:-1])
     else:
         world.module = "another_handler"
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert [each["n"] for each in world.lines("rows")] == list(range(10))
     assert stops.calls == [*range(7), *range(10)]
 
@@ -98,20 +100,11 @@ def test_an_item_on_which_two_processes_died_is_not_run_again(tmp_path: Path) ->
         claimed = world.table.claim(world.task_rows()[0], owner)
         assert isinstance(claimed, Claimed)
         crash = Crash(ErrorClass.WORKER_CRASH, 4)
-        assert world.table.crashed(claimed.lease.task, claimed.lease.attempt, owner, crash)
+        assert world.table.record_crash(claimed.lease.task, claimed.lease.attempt, owner, crash)
     world.worker().run()
     (error,) = world.lines("errors")
     assert (error["_key"], error["class"], error["item"]) == ("k4", "worker_crash", {"n": 4})
     assert sorted(calls) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
-
-
-def test_one_hang_condemns_and_one_death_does_not() -> None:
-    assert poison_items(["3 worker_crash", "5 timeout", "- worker_crash"]) == {
-        5: ErrorClass.TIMEOUT
-    }
-    assert poison_items(["3 worker_crash", "4 worker_crash", "3 out_of_memory"]) == {
-        3: ErrorClass.OUT_OF_MEMORY
-    }
 
 
 def lose(world: World, times: int) -> None:
@@ -130,10 +123,7 @@ def test_a_task_that_kills_its_nodes_is_bisected_and_every_item_still_counts_onc
     world = World(tmp_path, lease=LeaseConfig(max_lost=3))
     world.plan(numbered(7))
     lose(world, times=2)
-    worker = world.worker()
-    worker._finder.next()  # first sight of the expired lease
-    world.clock.advance(world.lease.heartbeat_s + 1)
-    assert worker.run() == EXIT_OK
+    assert world.worker(world.patient()).run() == WorkerExit.OK
     parent, *halves = world.task_rows()
     assert [row.state for row in (parent, *halves)] == [TaskState.DONE] * 3
     assert [row.where.count for row in halves] == [3, 4]
@@ -152,7 +142,7 @@ class NoConditions(MemoryObjects):
 def test_where_the_store_can_not_decide_the_table_does(tmp_path: Path) -> None:
     world = World(tmp_path, objects=NoConditions(), conditional_put=False)
     world.plan(numbered(30))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert sorted(row["n"] for row in world.lines("rows")) == list(range(30))
     for marker, row in zip(world.markers(), world.task_rows(), strict=True):
         assert marker.attempt == row.winner
@@ -169,7 +159,7 @@ def test_a_scratch_that_is_full_gives_the_lease_back_and_ends_the_worker(
     world = World(tmp_path)
     world.plan(numbered(10))
     monkeypatch.setattr(Journal, "flush", full)
-    assert world.worker().run() == EXIT_INFRASTRUCTURE
+    assert world.worker().run() == WorkerExit.INFRASTRUCTURE
     (row,) = world.task_rows()
     assert (row.state, row.tries, row.error_class) == (TaskState.READY, 1, "node_failure")
     assert "disk is full" in row.error
@@ -182,14 +172,14 @@ def test_no_task_is_begun_that_would_not_end_in_time(tmp_path: Path) -> None:
 
     world = World(tmp_path, handle, seconds_left=350.0)
     world.plan(numbered(50))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     states = [row.state for row in world.task_rows()]
     assert states.count(TaskState.DONE) == 3, "100 s each, 350 s in all"
     assert states.count(TaskState.READY) == 2
     assert {row.tries for row in world.task_rows()} == {0}
 
 
-def test_the_end_of_time_is_read_where_slurm_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_seconds_left_are_read_from_slurms_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time", lambda: 1000.0)
     assert seconds_left({"SLURM_JOB_END_TIME": "1600"}) == 600.0
     assert seconds_left({}) is None
@@ -198,7 +188,7 @@ def test_the_end_of_time_is_read_where_slurm_says_it(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("key", ["", "x" * 10_000, "two\nlines", "tab\tand\x00nul", "žluťoučký 🐎"])
-def test_any_key_comes_out_as_it_went_in(tmp_path: Path, key: str) -> None:
+def test_any_key_is_kept_exactly(tmp_path: Path, key: str) -> None:
     def handle(item: dict[str, Any], context: Context) -> dict[str, Any]:
         if item["fail"]:
             raise ValueError(context.key)
@@ -206,7 +196,7 @@ def test_any_key_comes_out_as_it_went_in(tmp_path: Path, key: str) -> None:
 
     world = World(tmp_path, handle)
     world.plan([(key, {"fail": False}), (key + "!", {"fail": True})])
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert [row["_key"] for row in world.lines("rows")] == [key]
     assert [row["_key"] for row in world.lines("errors")] == [key + "!"]
 
@@ -219,7 +209,7 @@ def foreign(world: World, attempt: int, **changes: Any) -> Marker:
 
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("attempts", [1, 2])
-def test_results_of_other_items_never_stand_for_a_task(
+def test_results_of_other_items_are_never_taken_for_those_of_a_task(
     tmp_path: Path, attempts: int, split: bool
 ) -> None:
     world = World(tmp_path, lease=LeaseConfig(max_tries=1))
@@ -232,7 +222,7 @@ def test_results_of_other_items_never_stand_for_a_task(
     halves = (keys.halves(row.task) or ()) if split else ()
     world.store.commit(foreign(world, 9, split=halves))
     world.clock.advance(1)
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     (after,) = world.task_rows()
     assert (after.state, after.error_class) == (TaskState.FAILED, "bad_input")
     assert "made from other items" in after.error
@@ -247,12 +237,12 @@ def test_a_proposal_for_other_items_is_not_published(tmp_path: Path) -> None:
     world.store.propose(theirs)
     assert world.table.decide(theirs) == 1
     world.table.release(claimed.lease)
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert world.markers() == []
     assert world.task_rows()[0].error_class == "bad_input"
 
 
-def test_a_half_is_no_whole_although_it_is_of_the_same_slice(tmp_path: Path) -> None:
+def test_a_marker_of_half_a_task_is_not_accepted_for_the_whole(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.plan(numbered(10))
     row = world.task_rows()[0]

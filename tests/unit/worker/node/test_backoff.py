@@ -6,8 +6,7 @@ import random
 
 import pytest
 
-from slurm_worker.errors import ServiceError, Throttled
-from slurm_worker.node.backoff import Durations, Idle, Setbacks
+from slurm_worker.node.backoff import Durations, Idle, fruitless_wait_s, service_wait_s
 from slurm_worker.node.task_finder import Waiting
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.testing import ManualClock
@@ -43,12 +42,14 @@ def idle(clock: ManualClock, sleep: Sleep) -> Idle:
     return Idle(LEASE, 1000, clock, random.Random(1), sleep)
 
 
-def test_another_task_fits_as_long_as_nobody_knows_otherwise(clock: ManualClock) -> None:
+def test_another_task_fits_where_no_time_limit_or_duration_is_known(clock: ManualClock) -> None:
     assert Durations(clock, None).another_fits()
     assert Durations(clock, 5).another_fits(), "none has been timed"
 
 
-def test_another_task_fits_when_one_like_the_slow_ones_ends_in_time(clock: ManualClock) -> None:
+def test_another_task_fits_when_a_task_as_slow_as_nine_in_ten_would_end_in_time(
+    clock: ManualClock,
+) -> None:
     durations = Durations(clock, 100)
     for took_s in (10, 10, 10, 60, 10, 10, 10, 10, 10, 10):
         durations.add(took_s)
@@ -58,7 +59,9 @@ def test_another_task_fits_when_one_like_the_slow_ones_ends_in_time(clock: Manua
     assert not durations.another_fits()
 
 
-def test_a_task_is_nearly_done_by_its_own_pace_before_that_of_others(clock: ManualClock) -> None:
+def test_a_task_is_nearly_done_by_its_own_speed_or_that_of_the_last_tasks(
+    clock: ManualClock,
+) -> None:
     durations = Durations(clock, None)
     assert not durations.nearly_done(0, 100, clock.boot_time())
     durations.add(1.0)
@@ -77,46 +80,32 @@ def test_an_idle_worker_stays_until_every_lease_would_have_run_out(
         pass
     assert clock.boot_time() - since > LEASE.ttl_s + LEASE.margin_s
     assert sleep.waits[0] < sleep.waits[-1] <= 6
-    idle.over()
+    idle.reset()
     assert idle.wait()
 
 
-def test_few_of_many_idle_workers_wait_for_a_few_leases(clock: ManualClock) -> None:
+def test_few_of_many_idle_workers_stay_for_a_few_leases(clock: ManualClock) -> None:
     stay = 0
     for seed in range(1000):
         each = Idle(LEASE, 1000, clock, random.Random(seed), Sleep(clock))
-        each.saw(Waiting(leased=100, later=0))
+        each.record(Waiting(leased=100, later=0))
         stay += each.wait()
     assert 2 <= stay <= 30, "one for each ten leases, and the same again at least"
 
 
-def test_a_look_tells_once_whether_others_will_do(idle: Idle) -> None:
-    idle.saw(Waiting(leased=0, later=0))
-    assert idle.is_surplus()
-    assert not idle.is_surplus()
+def test_a_search_decides_once_whether_a_worker_should_exit(idle: Idle) -> None:
+    idle.record(Waiting(leased=0, later=0))
+    assert idle.should_exit()
+    assert not idle.should_exit()
 
 
-@pytest.mark.parametrize(("error", "borne"), [(ServiceError("away"), 4), (Throttled("busy"), 50)])
-def test_a_service_that_throttles_is_borne_longer_than_one_that_is_away(
-    error: ServiceError, borne: int, sleep: Sleep
-) -> None:
-    setbacks = Setbacks(random.Random(1), sleep)
-    assert [setbacks.bear(error) for _ in range(borne)] == [True] * borne
-    assert max(sleep.waits) <= 64
-    assert setbacks.bear(error) == isinstance(error, Throttled)
+def test_a_wait_after_a_failure_grows_to_a_minute() -> None:
+    longest = [max(service_wait_s(n, random.Random(seed)) for seed in range(100)) for n in (1, 9)]
+    assert 1 < longest[0] <= 2
+    assert 60 < longest[1] <= 64
 
 
-def test_failures_count_only_in_a_row(sleep: Sleep) -> None:
-    setbacks = Setbacks(random.Random(1), sleep)
-    for _ in range(10):
-        assert setbacks.bear(ServiceError("away"))
-        setbacks.over()
-
-
-def test_what_one_service_throttles_does_not_hide_that_another_is_away(sleep: Sleep) -> None:
-    setbacks = Setbacks(random.Random(1), sleep)
-    borne = 0
-    while setbacks.bear(ServiceError("away")):
-        borne += 1
-        assert setbacks.bear(Throttled("busy"))
-    assert borne == 4
+def test_a_wait_after_a_lease_without_progress_doubles() -> None:
+    waits = [fruitless_wait_s(n, random.Random(1)) for n in range(1, 5)]
+    assert waits == sorted(waits)
+    assert 10 < sum(waits) < 20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +12,6 @@ from slurm_worker.errors import ServiceError
 from slurm_worker.execution.flight_recorder import Recorder
 from slurm_worker.node.heartbeat import Heartbeat, HeldLease
 from slurm_worker.protocol.keys import TaskState
-from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Claimed
 from slurm_worker.results.journal import Journal
 from slurm_worker.testing import MemoryRows
@@ -37,13 +35,11 @@ def world(tmp_path: Path) -> World:
     return made
 
 
-def hold_of(world: World, table: TaskTable | None = None) -> tuple[Heartbeat, HeldLease]:
-    heart = Heartbeat(
-        table or world.table, world.clock, random.Random(1), world.logger, NoThreads()
-    )
+def hold_of(world: World, recorder: Recorder | None = None) -> tuple[Heartbeat, HeldLease]:
+    heartbeat = Heartbeat(world.context(threads=NoThreads(), recorder=recorder or Recorder()))
     claimed = world.table.claim(world.task_rows()[0], "w1")
     assert isinstance(claimed, Claimed)
-    return heart, heart.hold(claimed.lease)
+    return heartbeat, heartbeat.hold(claimed.lease)
 
 
 def lose(world: World) -> None:
@@ -67,69 +63,64 @@ def test_a_lease_that_was_lost_while_the_table_was_away_does_not_count(tmp_path:
     rows = Away()
     world = World(tmp_path, rows=rows)
     world.plan(numbered(10))
-    heart, hold = hold_of(world)
+    heartbeat, held = hold_of(world)
     rows.away = True
-    heart._renew(hold)
+    heartbeat.renew(held)
     rows.away = False
     lose(world)
     assert world.task_rows()[0].lost == 1
-    heart._renew(hold)
-    assert hold.lost
+    heartbeat.renew(held)
+    assert held.lost
     assert world.task_rows()[0].lost == 0
 
 
-def test_a_lease_that_was_lost_while_a_handler_kept_the_heart_from_beating_counts(
+def test_a_lease_that_was_lost_because_no_heartbeat_was_sent_counts(
     world: World,
 ) -> None:
-    heart, hold = hold_of(world)
+    heartbeat, held = hold_of(world)
     lose(world)
-    heart._renew(hold)
-    assert hold.lost
+    heartbeat.renew(held)
+    assert held.lost
     assert world.task_rows()[0].lost == 1
 
 
-def test_a_lease_that_was_let_go_because_its_items_stood_still_counts(world: World) -> None:
-    heart, hold = hold_of(world)
-    hold.lost = hold.stalled = True
+def test_a_lease_that_was_lost_because_its_items_stalled_counts(world: World) -> None:
+    heartbeat, held = hold_of(world)
+    held.lost = held.stalled = True
     lose(world)
-    heart.give_back(hold)
+    heartbeat.give_back(held)
     assert world.task_rows()[0].lost == 1
 
 
-def test_what_the_table_did_not_answer_is_said_when_it_does(tmp_path: Path) -> None:
+def test_a_write_that_the_table_did_not_answer_is_made_later(tmp_path: Path) -> None:
     rows = Away()
     world = World(tmp_path, rows=rows)
     world.plan(numbered(10))
-    heart, hold = hold_of(world)
+    heartbeat, held = hold_of(world)
     rows.away = True
-    assert not heart.give_back(hold)
-    heart._pay()
+    assert not heartbeat.give_back(held)
+    heartbeat.write_deferred()
     rows.away = False
     assert world.task_rows()[0].state is TaskState.LEASED
-    heart.close()
+    heartbeat.close()
     row = world.task_rows()[0]
     assert (row.state, row.lost) == (TaskState.READY, 0)
 
 
 def beat_until_stalled(world: World, recorder: Recorder, *, waiting: bool) -> HeldLease:
-    """A hold whose items finish nothing for longer than the stall limit."""
-    heart = Heartbeat(
-        world.table, world.clock, random.Random(1), world.logger, NoThreads(), recorder
-    )
-    claimed = world.table.claim(world.task_rows()[0], "w1")
-    assert isinstance(claimed, Claimed)
-    hold = heart.hold(claimed.lease)
+    """A held whose items finish nothing for longer than the stall limit."""
+    heartbeat, held = hold_of(world, recorder)
     checkpoints: Any = SimpleNamespace(due=lambda _since: False)
-    hold.start(Journal(world.scratch / "journal.sqlite"), checkpoints)
+    held.start(Journal(world.scratch / "journal.sqlite"), checkpoints)
     for _ in range(3):
         world.clock.advance(world.lease.stall_s / 2 + 1)
         if waiting:
             recorder.waits(world.clock.boot_time())
-        heart._renew(hold)
-    return hold
+        heartbeat.renew(held)
+    return held
 
 
-def test_items_that_stand_still_lose_their_lease(world: World) -> None:
+def test_items_that_stall_lose_their_lease(world: World) -> None:
     assert beat_until_stalled(world, Recorder(), waiting=False).lost
 
 

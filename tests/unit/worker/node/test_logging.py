@@ -18,7 +18,7 @@ from slurm_worker.node import logging as log
 IDS = {"job": "job-1", "task": "", "attempt": 0, "worker": "w1", "slurm": {"array": "7"}}
 
 
-class Shipped:
+class Uploads:
     def __init__(self) -> None:
         self.chunks: dict[int, bytes] = {}
         self.away = False
@@ -38,22 +38,22 @@ class Shipped:
 
 
 @pytest.fixture
-def shipped() -> Shipped:
-    return Shipped()
+def uploads() -> Uploads:
+    return Uploads()
 
 
 @pytest.fixture
-def logs(tmp_path: Path, shipped: Shipped) -> Iterator[log.Logs]:
-    started = log.start(IDS, tmp_path, shipped, stream=io.StringIO())
+def logs(tmp_path: Path, uploads: Uploads) -> Iterator[log.Logs]:
+    started = log.Logs(IDS, tmp_path, uploads, stream=io.StringIO())
     yield started
     started.close()
 
 
-def test_a_line_has_time_level_event_ids_and_fields(logs: log.Logs, shipped: Shipped) -> None:
+def test_a_line_has_time_level_event_ids_and_fields(logs: log.Logs, uploads: Uploads) -> None:
     with log.bound(task="000-00000001", attempt=2):
         logs.logger.info("task committed", rows=5)
     logs.close()
-    (line,) = shipped.lines
+    (line,) = uploads.lines
     assert list(line)[:3] == ["timestamp", "level", "event"]
     assert line.pop("timestamp").endswith("Z")
     assert line == {
@@ -66,29 +66,29 @@ def test_a_line_has_time_level_event_ids_and_fields(logs: log.Logs, shipped: Shi
     }
 
 
-def test_the_users_own_logging_comes_out_the_same(logs: log.Logs, shipped: Shipped) -> None:
+def test_the_users_own_logging_becomes_the_same_lines(logs: log.Logs, uploads: Uploads) -> None:
     logging.getLogger("their.module").info("fetched %s of %d", "a", 3)
     logging.getLogger("their.module").debug("not this")
     logging.getLogger("botocore.hooks").info("nor this")
     logs.close()
-    (line,) = shipped.lines
+    (line,) = uploads.lines
     assert (line["event"], line["job"], line["level"]) == ("fetched a of 3", "job-1", "info")
 
 
-def test_half_a_character_is_written_out_and_loses_no_line(
-    tmp_path: Path, shipped: Shipped
+def test_half_a_character_is_written_as_its_escape_and_loses_no_line(
+    tmp_path: Path, uploads: Uploads
 ) -> None:
     with (tmp_path / "stderr").open("w", encoding="utf-8", errors="strict") as stream:
-        logs = log.start(IDS, tmp_path, shipped, stream=stream)
+        logs = log.Logs(IDS, tmp_path, uploads, stream=stream)
         logs.logger.info("read é \udcff", file="a\ud83d.txt")
         logs.close()
-    (first,) = shipped.lines
+    (first,) = uploads.lines
     assert (first["event"], first["file"]) == (r"read é \udcff", r"a\ud83d.txt")
     (line,) = (tmp_path / "stderr").read_text().splitlines()
     assert json.loads(line) == first
 
 
-def test_ids_are_those_of_the_thread(logs: log.Logs, shipped: Shipped) -> None:
+def test_ids_are_those_of_the_thread(logs: log.Logs, uploads: Uploads) -> None:
     def work(task: str) -> None:
         with log.bound(task=task):
             for _ in range(20):
@@ -100,8 +100,8 @@ def test_ids_are_those_of_the_thread(logs: log.Logs, shipped: Shipped) -> None:
     for thread in threads:
         thread.join()
     logs.close()
-    assert len(shipped.lines) == 80
-    assert all(line["task"] == line["event"] for line in shipped.lines)
+    assert len(uploads.lines) == 80
+    assert all(line["task"] == line["event"] for line in uploads.lines)
 
 
 @pytest.mark.parametrize(
@@ -115,12 +115,12 @@ def test_ids_are_those_of_the_thread(logs: log.Logs, shipped: Shipped) -> None:
         ("the value wJalrXUtnFEMI from the environment", "wJalrXUtnFEMI"),
     ],
 )
-def test_a_secret_is_not_written_wherever_it_stands(
-    tmp_path: Path, shipped: Shipped, monkeypatch: pytest.MonkeyPatch, text: str, secret: str
+def test_a_secret_is_written_nowhere(
+    tmp_path: Path, uploads: Uploads, monkeypatch: pytest.MonkeyPatch, text: str, secret: str
 ) -> None:
     monkeypatch.setenv("THEIR_SECRET", "wJalrXUtnFEMI")
     stream = io.StringIO()
-    logs = log.start(IDS, tmp_path, shipped, stream=stream)
+    logs = log.Logs(IDS, tmp_path, uploads, stream=stream)
     logs.logger.info(text, field=[text])
     logging.getLogger("theirs").warning("%s", text)
     try:
@@ -128,73 +128,71 @@ def test_a_secret_is_not_written_wherever_it_stands(
     except ValueError as error:
         logs.logger.error("failed", exc_info=error)
     logs.close()
-    assert secret not in stream.getvalue() + str(shipped.chunks)
-    assert len(shipped.lines) == 3
-    assert "ValueError" in shipped.lines[2]["exception"]
+    assert secret not in stream.getvalue() + str(uploads.chunks)
+    assert len(uploads.lines) == 3
+    assert "ValueError" in uploads.lines[2]["exception"]
 
 
-def test_chunks_are_shipped_when_full_and_hold_every_line_once(
-    tmp_path: Path, shipped: Shipped
+def test_chunks_are_uploaded_when_full_and_hold_every_line_once(
+    tmp_path: Path, uploads: Uploads
 ) -> None:
-    logs = log.start(IDS, tmp_path, shipped, stream=io.StringIO(), chunk_bytes=1000)
+    logs = log.Logs(IDS, tmp_path, uploads, stream=io.StringIO(), chunk_bytes=1000)
     for n in range(100):
         logs.logger.info("line", n=n)
-    assert len(shipped.chunks) > 5
+    assert len(uploads.chunks) > 5
     logs.close()
-    assert [line["n"] for line in shipped.lines] == list(range(100))
+    assert [line["n"] for line in uploads.lines] == list(range(100))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time by which chunks grow old, for the test to move on."""
+    """The time that decides when a chunk is old; the test moves it."""
     time = [100.0]
     monkeypatch.setattr("slurm_worker.node.logging.time.monotonic", lambda: time[0])
     return time
 
 
-def test_lines_are_shipped_while_the_worker_runs(
-    tmp_path: Path, shipped: Shipped, now: list[float]
+def test_lines_are_uploaded_while_the_worker_runs(
+    tmp_path: Path, uploads: Uploads, now: list[float]
 ) -> None:
-    logs = log.start(IDS, tmp_path, shipped, stream=io.StringIO())
+    logs = log.Logs(IDS, tmp_path, uploads, stream=io.StringIO())
     logs.logger.info("first")
-    assert shipped.lines == []
+    assert uploads.lines == []
     now[0] += 601
     logs.logger.info("second")
-    assert [line["event"] for line in shipped.lines] == ["first", "second"]
+    assert [line["event"] for line in uploads.lines] == ["first", "second"]
     logs.logger.info("third")
     logs.close()
-    assert [line["event"] for line in shipped.lines] == ["first", "second", "third"]
+    assert [line["event"] for line in uploads.lines] == ["first", "second", "third"]
 
 
-def test_while_the_store_is_away_little_is_not_put_by_in_pieces(
-    tmp_path: Path, shipped: Shipped, now: list[float]
+def test_while_the_store_is_away_few_lines_are_not_kept_as_many_chunks(
+    tmp_path: Path, uploads: Uploads, now: list[float]
 ) -> None:
-    logs = log.start(IDS, tmp_path, shipped, stream=io.StringIO())
-    shipped.away = True
+    logs = log.Logs(IDS, tmp_path, uploads, stream=io.StringIO())
+    uploads.away = True
     for number in range(20):
         now[0] += 601
         logs.logger.info("line", number=number)
-    shipped.away = False
+    uploads.away = False
     logs.close()
-    assert [line["number"] for line in shipped.lines] == list(range(20))
+    assert [line["number"] for line in uploads.lines] == list(range(20))
 
 
-def test_a_store_that_is_away_harms_nothing_and_gets_its_chunks_later(
-    tmp_path: Path, shipped: Shipped
-) -> None:
-    logs = log.start(IDS, tmp_path, shipped, stream=io.StringIO(), chunk_bytes=2000)
-    shipped.away = True
+def test_a_store_that_is_away_gets_its_chunks_later(tmp_path: Path, uploads: Uploads) -> None:
+    logs = log.Logs(IDS, tmp_path, uploads, stream=io.StringIO(), chunk_bytes=2000)
+    uploads.away = True
     for n in range(30):
         logs.logger.info("line", n=n)
-    shipped.away = False
+    uploads.away = False
     logs.close()
-    assert [line["n"] for line in shipped.lines] == list(range(30))
+    assert [line["n"] for line in uploads.lines] == list(range(30))
 
 
-def test_disk_use_is_bounded_while_the_store_is_away(tmp_path: Path, shipped: Shipped) -> None:
-    logs = log.start(IDS, tmp_path, shipped, stream=io.StringIO(), chunk_bytes=1000)
-    shipped.away = True
+def test_disk_use_is_bounded_while_the_store_is_away(tmp_path: Path, uploads: Uploads) -> None:
+    logs = log.Logs(IDS, tmp_path, uploads, stream=io.StringIO(), chunk_bytes=1000)
+    uploads.away = True
     for n in range(500):
         logs.logger.info("line", n=n)
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 10_000

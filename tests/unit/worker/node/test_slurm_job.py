@@ -18,7 +18,7 @@ from slurm_worker.node.threads import PooledThreads
 
 threads = PooledThreads()
 drain = Drain(threads.signal())
-waiting = [threads.start(drain.asked.wait) for _ in range(3)]
+waiting = [threads.start(drain.stop_requested.wait) for _ in range(3)]
 drain.install()
 print("ready", flush=True)
 {main}
@@ -45,30 +45,30 @@ def run(main: str, *signals: signal.Signals) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_each_signal_is_a_wish_to_stop_and_one_says_that_time_is_up(number: signal.Signals) -> None:
-    assert run("drain.asked.wait()", number) == str(number is signal.SIGUSR1)
+def test_each_signal_requests_a_stop_and_usr1_means_the_time_limit(number: signal.Signals) -> None:
+    assert run("drain.stop_requested.wait()", number) == str(number is signal.SIGUSR1)
 
 
-def test_many_signals_at_once_lock_nothing_up() -> None:
+def test_many_signals_at_once_cause_no_deadlock() -> None:
     # Slurm signals every process of a step while the supervisor passes its own signal on.
-    main = "drain.asked.wait(); time.sleep(0.2); drain.asked.wait()"
+    main = "drain.stop_requested.wait(); time.sleep(0.2); drain.stop_requested.wait()"
     burst = [signal.SIGTERM, signal.SIGINT] * 300
     for _ in range(5):
         assert run(main, *burst) == "False"
 
 
-def test_a_signal_is_heard_while_the_main_thread_is_inside_a_long_call() -> None:
+def test_a_signal_arrives_while_the_main_thread_is_inside_a_long_call() -> None:
     # `hash` of a long string goes on for long without looking at signals, and lets no other
     # thread run; `hashlib` lets them.
     main = "import hashlib; data = b'x' * 2**30; began = time.time()\n"
-    main += "heard = threads.start(lambda: (drain.asked.wait(), time.time())[1])\n"
+    main += "heard = threads.start(lambda: (drain.stop_requested.wait(), time.time())[1])\n"
     main += "hashlib.sha256(data); ended = time.time()\n"
     main += "print(heard.result() < ended, flush=True)"
     assert run(main, signal.SIGTERM).split() == ["True", "False"]
 
 
 @pytest.mark.parametrize("name", ["SQUEUE_FORMAT", "SLURM_TIME_FORMAT", "SCONTROL_ALL"])
-def test_variables_of_the_account_do_not_change_what_a_worker_asks_slurm(
+def test_variables_of_the_account_do_not_change_slurms_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     for command in ("squeue", "scontrol"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm_worker.node.exit_codes import EXIT_INFRASTRUCTURE, EXIT_OK
+from slurm_worker.node.exit_codes import WorkerExit
 
 PROGRAM = """
 import os, pathlib, sys
@@ -35,9 +35,13 @@ sys.exit(Supervisor(child, 1, folder / "scratch").run())
 
 @pytest.mark.parametrize(
     ("what", "starts", "code"),
-    [("dies", 3, EXIT_INFRASTRUCTURE), ("recovers", 3, EXIT_OK), ("works", 6, EXIT_OK)],
+    [
+        ("dies", 3, WorkerExit.INFRASTRUCTURE),
+        ("recovers", 3, WorkerExit.OK),
+        ("works", 6, WorkerExit.OK),
+    ],
 )
-def test_processes_that_die_before_they_have_a_task_are_not_started_for_ever(
+def test_after_three_processes_that_die_without_a_task_no_more_are_started(
     tmp_path: Path, what: str, starts: int, code: int
 ) -> None:
     ended = subprocess.run(
@@ -49,4 +53,4 @@ def test_processes_that_die_before_they_have_a_task_are_not_started_for_ever(
     )
     assert ended.returncode == code, ended.stderr
     assert len(list(tmp_path.glob("start-*"))) == starts
-    assert ("no more is started" in ended.stderr) == (what == "dies")
+    assert ("no more are started" in ended.stderr) == (what == "dies")

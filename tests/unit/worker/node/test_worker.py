@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,21 +15,21 @@ from slurm_worker.aggregate.job.parquet_part import read_rows
 from slurm_worker.errors import (
     ErrorClass,
     FatalError,
+    InvalidRequest,
     ItemError,
     ServiceError,
     Throttled,
-    Unfit,
 )
-from slurm_worker.execution.handler import Context
-from slurm_worker.node.backoff import Setbacks
-from slurm_worker.node.exit_codes import EXIT_CONFIG, EXIT_INFRASTRUCTURE, EXIT_OK
+from slurm_worker.execution.context import Context
+from slurm_worker.node.attempts import Attempts
+from slurm_worker.node.exit_codes import WorkerExit
+from slurm_worker.node.heartbeat import Heartbeat
 from slurm_worker.node.slurm_job import Drain
 from slurm_worker.node.threads import PooledThreads
 from slurm_worker.protocol.job_config import LeaseConfig, WorkerConfig
 from slurm_worker.protocol.keys import TaskState
 from slurm_worker.protocol.ports import Row
 from slurm_worker.protocol.tasks import Claimed
-from slurm_worker.results.journal import Outcome
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.unit.world import World, numbered
 
@@ -38,7 +37,7 @@ from tests.unit.world import World, numbered
 def test_every_item_has_exactly_one_row_in_the_committed_parts(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.plan(numbered(95))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert sorted(row["n"] for row in world.lines("rows")) == list(range(95))
     assert {row.state for row in world.task_rows()} == {TaskState.DONE}
     assert sum(row.items_ok for row in world.task_rows()) == 95
@@ -90,7 +89,7 @@ def test_a_transient_error_is_tried_again_in_the_worker(tmp_path: Path) -> None:
         ({"_key": "mine"}, "has a field '_key'"),
     ],
 )
-def test_a_result_that_is_no_row_is_the_handlers_bug(
+def test_a_result_that_is_not_a_row_is_the_handlers_bug(
     tmp_path: Path, result: object, message: str
 ) -> None:
     world = World(tmp_path, lambda _item, _context: result)
@@ -107,7 +106,7 @@ def test_sys_exit_in_a_handler_is_a_bug_and_ends_nothing(tmp_path: Path) -> None
 
     world = World(tmp_path, handle)
     world.plan(numbered(2))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert world.markers()[0].failed == {"handler_bug": 2}
 
 
@@ -127,39 +126,36 @@ def test_a_stopping_worker_gives_its_lease_back_without_counting_a_try(tmp_path:
     def handle(item: dict[str, Any], _context: Context) -> dict[str, Any]:
         world.clock.advance(1)
         if item["n"] == 4:
-            drain.asked.set()
+            drain.stop_requested.set()
         return {}
 
     world = World(tmp_path, handle)
     world.plan(numbered(10))
-    assert world.worker(drain).run() == EXIT_OK
+    assert world.worker(drain).run() == WorkerExit.OK
     (row,) = world.task_rows()
     assert (row.state, row.tries, row.lost) == (TaskState.READY, 0, 0)
     assert world.markers() == []
 
 
-def test_a_worker_leaves_in_time_though_an_item_runs_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("slurm_worker.node.worker._DRAIN_S", 0.2)
+def test_a_worker_exits_in_time_although_an_item_still_runs(tmp_path: Path) -> None:
     drain = Drain(PooledThreads().signal())
     left = threading.Event()
 
     def handle(item: dict[str, Any], _context: Context) -> dict[str, Any]:
         world.clock.advance(1)
         if item["n"] == 4:
-            drain.asked.set()
+            drain.stop_requested.set()
             assert left.wait(20), "the worker leaves while this item runs"
         return {}
 
-    world = World(tmp_path, handle, leave=left.set)
+    world = World(tmp_path, handle)
     world.plan(numbered(10))
-    world.worker(drain).run()
+    world.worker(drain, leave=left.set, drain_s=0.2).run()
     (row,) = world.task_rows()
     assert (row.state, row.tries, row.lost) == (TaskState.READY, 0, 0)
     assert row.checkpoint, "what was done is kept"
     world.handle = lambda item, _context: item
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert [line["_key"] for line in world.lines("rows")] == [f"k{n}" for n in range(10)]
     assert [line for line in world.lines("rows") if "n" in line] == [
         {"_key": f"k{n}", "n": n} for n in range(4, 10)
@@ -172,7 +168,7 @@ def test_a_row_that_does_not_fit_the_declared_schema_is_its_items_failure(tmp_pa
 
     world = World(tmp_path, handle, part_format="parquet", columns={"n": "int64"})
     world.plan(numbered(10))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     (marker,) = world.markers()
     assert (marker.ok, marker.failed) == (9, {"handler_bug": 1})
     rows, errors = marker.parts
@@ -191,7 +187,7 @@ def test_a_node_without_pyarrow_writes_lines_instead(
     monkeypatch.setitem(sys.modules, "slurm_worker.aggregate.job.parquet_part", None)
     world = World(tmp_path, part_format="parquet", columns={"n": "int64"})
     world.plan(numbered(3))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert world.markers()[0].parts[0].key.endswith(".jsonl.gz")
 
 
@@ -201,7 +197,7 @@ def test_a_fatal_error_stops_the_job_for_every_worker(tmp_path: Path) -> None:
 
     world = World(tmp_path, handle)
     world.plan(numbered(30))
-    assert world.worker().run() == EXIT_CONFIG
+    assert world.worker().run() == WorkerExit.CONFIG
     assert "the API key is wrong" in world.jobs.get().stop
     calls: list[int] = []
     world.handle = lambda item, _context: calls.append(item["n"])
@@ -211,9 +207,12 @@ def test_a_fatal_error_stops_the_job_for_every_worker(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("error", "code", "done"),
-    [(Throttled("slow down"), EXIT_OK, 95), (ServiceError("away"), EXIT_INFRASTRUCTURE, 0)],
+    [
+        (Throttled("slow down"), WorkerExit.OK, 95),
+        (ServiceError("away"), WorkerExit.INFRASTRUCTURE, 0),
+    ],
 )
-def test_a_worker_outlasts_throttling_and_leaves_a_service_that_is_away(
+def test_a_worker_tolerates_throttling_and_exits_when_a_service_is_away(
     tmp_path: Path, error: ServiceError, code: int, done: int
 ) -> None:
     class Refusing(MemoryRows):
@@ -225,17 +224,11 @@ def test_a_worker_outlasts_throttling_and_leaves_a_service_that_is_away(
                 raise error
             return super().query(*args, **options)
 
-    class Impatient(random.Random):
-        def uniform(self, _low: float, _high: float) -> float:
-            return 0.0
-
     rows = MemoryRows()
     world = World(tmp_path, rows=rows)
     world.plan(numbered(95))
     rows.__class__ = Refusing
-    worker = world.worker()
-    worker._setbacks = Setbacks(Impatient(), worker._rest)
-    assert worker.run() == code
+    assert world.worker(world.patient()).run() == code
     rows.__class__ = MemoryRows
     assert sum(row.items_ok for row in world.task_rows()) == done
 
@@ -251,22 +244,22 @@ class ReadOnly(MemoryObjects):
         super().put(key, body)
 
 
-def test_a_worker_that_can_run_tasks_and_commit_none_leaves_and_blames_none(
+def test_a_worker_that_can_commit_no_task_exits_and_no_task_is_to_blame(
     tmp_path: Path,
 ) -> None:
     objects = ReadOnly()
     world = World(tmp_path, objects=objects)
     world.plan(numbered(200))
     objects.away = True
-    assert world.worker().run() == EXIT_INFRASTRUCTURE
+    assert world.worker().run() == WorkerExit.INFRASTRUCTURE
     rows = world.task_rows()
     assert {(row.state, row.lost, row.tries) for row in rows} == {(TaskState.READY, 0, 0)}
     objects.away = False
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     assert sum(row.items_ok for row in world.task_rows()) == 200
 
 
-def test_a_slice_that_the_store_does_not_serve_is_no_fault_of_its_task(tmp_path: Path) -> None:
+def test_a_task_is_not_to_blame_for_a_slice_that_the_store_does_not_serve(tmp_path: Path) -> None:
     class Away(MemoryObjects):
         away = False
 
@@ -279,33 +272,31 @@ def test_a_slice_that_the_store_does_not_serve_is_no_fault_of_its_task(tmp_path:
     world = World(tmp_path, objects=objects)
     world.plan(numbered(50))
     objects.away = True
-    assert world.worker().run() == EXIT_INFRASTRUCTURE
+    assert world.worker().run() == WorkerExit.INFRASTRUCTURE
     assert {(row.state, row.lost) for row in world.task_rows()} == {(TaskState.READY, 0)}
 
 
-def test_a_part_that_the_store_takes_at_no_time_counts_against_its_task(tmp_path: Path) -> None:
+def test_a_part_that_the_store_never_accepts_counts_against_its_task(tmp_path: Path) -> None:
     class Small(MemoryObjects):
         def put(self, key: str, body: bytes) -> None:
             if "/parts/000-00000000/" in key:
-                raise Unfit("EntityTooLarge")
+                raise InvalidRequest("EntityTooLarge")
             super().put(key, body)
 
     lease = LeaseConfig(max_lost=1)
     world = World(tmp_path, objects=Small(), lease=lease)
     world.plan(numbered(20))
-    worker = world.worker()
-    worker._drain.asked.wait = lambda _timeout=None: world.clock.advance(40) or False  # type: ignore[func-returns-value, method-assign, assignment]
-    worker.run()
+    world.worker(world.patient()).run()
     assert {row.state for row in world.task_rows()} == {TaskState.DONE}
     assert world.markers()[0].split, "its halves' parts are smaller"
 
 
-def test_a_claim_whose_answer_never_came_holds_no_task(tmp_path: Path) -> None:
+def test_a_claim_without_an_answer_is_undone(tmp_path: Path) -> None:
     class Mute(MemoryRows):
         mute = 1
 
-        def update(self, pk, sk, statement, values):  # type: ignore[no-untyped-def]
-            result = super().update(pk, sk, statement, values)
+        def update(self, pk, sk, statement):  # type: ignore[no-untyped-def]
+            result = super().update(pk, sk, statement)
             if statement.name == "claim" and self.mute:
                 self.mute -= 1
                 raise ServiceError("no answer")
@@ -313,32 +304,32 @@ def test_a_claim_whose_answer_never_came_holds_no_task(tmp_path: Path) -> None:
 
     world = World(tmp_path, rows=Mute())
     world.plan(numbered(10))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     (row,) = world.task_rows()
     assert (row.state, row.attempt, row.lost) == (TaskState.DONE, 2, 0)
 
 
-def test_a_worker_that_drains_frees_its_task_though_its_checkpoint_can_not_be_saved(
+def test_a_stopping_worker_frees_its_task_although_its_checkpoint_can_not_be_saved(
     tmp_path: Path,
 ) -> None:
     world = World(tmp_path)
     world.plan(numbered(10))
-    worker = world.worker()
-    worker.run()  # makes its edges
-    world.plan(numbered(10), round_no=1)
-    claimed = world.table.claim(world.task_rows()[1], worker.identity.worker)
+    context = world.context()
+    claimed = world.table.claim(world.task_rows()[0], context.identity.worker)
     assert isinstance(claimed, Claimed)
 
     def fails() -> None:
         raise ServiceError("the store is away")
 
-    hold: Any = worker._heart.hold(claimed.lease)
-    hold.journal, hold.save = SimpleNamespace(ok=0, failed=0), fails
+    heartbeat = Heartbeat(context)
+    held: Any = heartbeat.hold(claimed.lease)
+    held.journal, held.save = SimpleNamespace(ok=0, failed=0), fails
     attempt: Any = SimpleNamespace(
-        hold=hold, checkpoints=SimpleNamespace(worth_saving=lambda _worked_s: True)
+        held=held, checkpoints=SimpleNamespace(worth_saving=lambda _worked_s: True)
     )
-    worker._attempts.release(attempt, 100.0)
-    assert world.task_rows()[1].state is TaskState.READY
+    Attempts(context, heartbeat).release(attempt, 100.0)
+    heartbeat.close()
+    assert world.task_rows()[0].state is TaskState.READY
 
 
 def test_a_task_that_was_committed_and_not_completed_is_repaired_not_run(tmp_path: Path) -> None:
@@ -349,11 +340,11 @@ def test_a_task_that_was_committed_and_not_completed_is_repaired_not_run(tmp_pat
         return {}
 
     class ForgetsToComplete(MemoryRows):
-        def update(self, pk, sk, statement, values):  # type: ignore[no-untyped-def]
+        def update(self, pk, sk, statement):  # type: ignore[no-untyped-def]
             if statement.name == "complete" and not calls_done:
                 calls_done.append(True)
                 raise SystemExit("killed between marker and row")
-            return super().update(pk, sk, statement, values)
+            return super().update(pk, sk, statement)
 
     calls_done: list[bool] = []
     world = World(tmp_path, handle, rows=ForgetsToComplete())
@@ -362,10 +353,7 @@ def test_a_task_that_was_committed_and_not_completed_is_repaired_not_run(tmp_pat
         world.worker().run()
     assert world.task_rows()[0].state is TaskState.LEASED
     world.clock.advance(world.lease.ttl_s + world.lease.margin_s + 1)
-    second = world.worker()
-    second._finder.next()  # first sight of the expired lease
-    world.clock.advance(world.lease.heartbeat_s + 1)
-    assert second.run() == EXIT_OK
+    assert world.worker(world.patient()).run() == WorkerExit.OK
     assert world.task_rows()[0].state is TaskState.DONE
     assert len(calls) == 5
 
@@ -393,7 +381,7 @@ def test_a_tampered_slice_fails_the_task_and_runs_nothing(tmp_path: Path) -> Non
     world.plan(numbered(5))
     (key,) = world.objects.list(world.paths.segments(0))
     world.objects.put(key, bytes(len(world.objects.get(key) or b"")))
-    assert world.worker().run() == EXIT_OK
+    assert world.worker().run() == WorkerExit.OK
     (row,) = world.task_rows()
     assert (row.state, row.error_class) == (TaskState.FAILED, "bad_input")
     assert "not those that were planned" in row.error
@@ -431,32 +419,3 @@ def test_requests_per_task_stay_within_the_budget(tmp_path: Path) -> None:
     assert rows.requests["query"] <= tasks + world.shards**2
     # And at the mark of each shard.
     assert rows.requests["get"] <= tasks + world.shards + 5
-
-
-def test_a_resumed_task_is_not_taken_for_nearly_done(tmp_path: Path) -> None:
-    waits: list[float] = []
-
-    def ran(seconds: float) -> bool:
-        waits.append(seconds)
-        return True
-
-    worker: Any = World(tmp_path).worker()
-    worker._find = lambda: None
-    attempt = SimpleNamespace(items=numbered(1000), restored=[Outcome(0, "", 900, "", items=900)])
-    worker._lease_ahead(attempt, SimpleNamespace(ok=900, failed=0), SimpleNamespace(wait=ran))
-    assert len(waits) == 1, "a hundred items are left, of which none has been timed"
-
-
-def test_a_lease_is_not_kept_after_the_commit_before_it_failed(tmp_path: Path) -> None:
-    def fails() -> None:
-        raise ServiceError("the store is away")
-
-    given_back: list[object] = []
-    worker: Any = World(tmp_path).worker()
-    worker._attempts = SimpleNamespace(give_back=lambda attempt, _error: given_back.append(attempt))
-    journal = object()
-    worker._committed_from, worker._committing = journal, SimpleNamespace(result=fails)
-    attempt = SimpleNamespace(hold=None, lease=None)
-    with pytest.raises(ServiceError, match="the store is away"):
-        worker._work(attempt, None, journal)
-    assert given_back == [attempt]

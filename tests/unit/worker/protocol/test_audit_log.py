@@ -9,7 +9,8 @@ from pathlib import Path
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.audit_log import AuditLog
 from slurm_worker.protocol.job_config import LeaseConfig, LimitConfig
-from slurm_worker.protocol.job_table import AuditEvent, JobTable
+from slurm_worker.protocol.job_rows import AuditEvent
+from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import event_pk
 from slurm_worker.protocol.ports import Applied, Refused, Row
 from slurm_worker.protocol.tasks import Claimed
@@ -30,11 +31,8 @@ def abandon(world: World, owner: str = "dead", times: int = 1) -> None:
 
 
 def work(world: World) -> None:
-    """A worker that has seen the abandoned lease before, and takes over."""
-    worker = world.worker()
-    worker._finder.next()
-    world.clock.advance(100)
-    worker.run()
+    """A worker that waits for the abandoned lease, and takes over."""
+    world.worker(world.patient()).run()
 
 
 def trail(world: World) -> list[tuple[str, str, dict[str, object]]]:
@@ -81,7 +79,7 @@ def limiters(rows: MemoryRows, clock: ManualClock, count: int) -> list[RateLimit
     config = LimitConfig("api", rate=10.0)
     return [
         RateLimiter(
-            rows, config, count, clock, random.Random(n), AuditLog(jobs, f"w{n}", Lines()).note
+            rows, config, count, clock, random.Random(n), AuditLog(jobs, f"w{n}", Lines()).record
         )
         for n in range(count)
     ]
@@ -136,4 +134,4 @@ def test_an_event_that_can_not_be_noted_holds_nobody_up(tmp_path: Path) -> None:
     abandon(world)
     work(world)
     assert [row.state.value for row in world.task_rows()] == ["done"]
-    assert "not in the audit trail" in [line["event"] for line in world.logger.lines]
+    assert "not in the audit log" in [line["event"] for line in world.logger.lines]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from slurm_worker.errors import ErrorClass
+from slurm_worker.node.attempts import Attempts
+from slurm_worker.node.heartbeat import Heartbeat
 from slurm_worker.node.task_finder import Found, TaskFinder
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.generations import open_round
@@ -40,7 +43,7 @@ def fail_first(world: World) -> None:
 def work_off(world: World) -> None:
     world.worker().run()
     generation = world.jobs.get().generation
-    ShardCursors(world.rows, JOB, 1).move(0, generation, world.task_rows()[-1].sk)
+    ShardCursors(world.rows, JOB, 1).advance(0, generation, world.task_rows()[-1].sk)
 
 
 def ended(world: World) -> Callable[[], list[TaskRow]]:
@@ -166,9 +169,11 @@ def test_halves_that_a_late_holder_makes_of_a_task_that_was_given_up_are_found(
     stolen = table.steal(world.task_rows()[0], "thief")
     table.fail(stolen.lease, ErrorClass.NODE_FAILURE, "disk", 0.0, final=True)  # type: ignore[union-attr]
     work_off(world)
-    worker = world.worker()
-    worker.run()  # makes its edges
-    worker._attempts._bisect(lease)
+    context = world.context()
+    never_whole = replace(context.config, lease=replace(world.lease, max_lost=0))
+    heartbeat = Heartbeat(context)
+    assert Attempts(replace(context, config=never_whole), heartbeat).open(lease) is None
+    heartbeat.close()
     finder = TaskFinder(table, "next", world.clock, random.Random(1))
     finder.new_generation(world.jobs.get().generation)
     found = [finder.next() for _ in range(2)]

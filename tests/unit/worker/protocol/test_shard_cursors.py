@@ -54,13 +54,13 @@ def test_a_mark_stands_before_every_task_that_is_not_in_an_end_state(tmp_path: P
     held = finder(world, "slow").next()
     assert isinstance(held, Found)
     work(world, "w1", TASKS // 2)
-    mark = ShardCursors(world.rows, JOB, 1).find(0, 1)
-    assert mark < held.lease.row.sk
+    cursor = ShardCursors(world.rows, JOB, 1).read(0, 1)
+    assert cursor < held.lease.row.sk
     world.table.complete(Marker(JOB, held.lease.task, 1, "slow", 1, 1, 1))
     work(world, "w1", TASKS // 4)
-    mark = ShardCursors(world.rows, JOB, 1).find(0, 1)
+    cursor = ShardCursors(world.rows, JOB, 1).read(0, 1)
     first = next(row for row in world.task_rows() if not row.state.terminal)
-    assert held.lease.row.sk < mark < first.sk
+    assert held.lease.row.sk < cursor < first.sk
 
 
 def test_marks_cost_few_writes(tmp_path: Path) -> None:
@@ -68,24 +68,24 @@ def test_marks_cost_few_writes(tmp_path: Path) -> None:
     world = one_shard(tmp_path, rows)
     rows.requests.clear()
     work(world, "w1", TASKS)
-    assert 1 <= rows.requests["mark"] <= TASKS // ROWS_PER_CURSOR
+    assert 1 <= rows.requests["cursor"] <= TASKS // ROWS_PER_CURSOR
 
 
 def test_a_mark_never_goes_back(tmp_path: Path) -> None:
-    marks = ShardCursors(World(tmp_path).rows, JOB, 1)
-    marks.move(0, 1, "000#00000500")
-    marks.move(0, 1, "000#00000100")
-    assert marks.find(0, 1) == "000#00000500"
+    cursors = ShardCursors(World(tmp_path).rows, JOB, 1)
+    cursors.advance(0, 1, "000#00000500")
+    cursors.advance(0, 1, "000#00000100")
+    assert cursors.read(0, 1) == "000#00000500"
 
 
 def test_a_mark_of_an_older_generation_counts_for_nothing(tmp_path: Path) -> None:
-    marks = ShardCursors(World(tmp_path).rows, JOB, 1)
-    marks.move(0, 1, "000#00000500")
-    assert marks.find(0, 2) == ""
-    marks.move(0, 2, "000#00000100")
-    assert marks.find(0, 2) == "000#00000100"
-    marks.move(0, 1, "000#00000900")
-    assert marks.find(0, 2) == "000#00000100", "a worker that has not heard of the new one"
+    cursors = ShardCursors(World(tmp_path).rows, JOB, 1)
+    cursors.advance(0, 1, "000#00000500")
+    assert cursors.read(0, 2) == ""
+    cursors.advance(0, 2, "000#00000100")
+    assert cursors.read(0, 2) == "000#00000100"
+    cursors.advance(0, 1, "000#00000900")
+    assert cursors.read(0, 2) == "000#00000100", "a worker that has not heard of the new one"
 
 
 def test_a_retry_finds_the_tasks_behind_a_mark(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_worker_that_finds_nothing_goes_where_others_have_left_something(tmp_p
         late = finder(world, name)
         rows.requests.clear()
         assert isinstance(late.next(), Found)
-        assert rows.requests["query"] <= 8, "its own shard, all marks, and few others"
+        assert rows.requests["query"] <= 8, "its own shard, all cursors, and few others"
 
 
 def test_at_its_end_a_job_costs_few_reads_whoever_looks(tmp_path: Path) -> None:

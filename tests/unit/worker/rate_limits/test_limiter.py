@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slurm_worker.execution.flight_recorder import Recorder, Watch
+from slurm_worker.execution.flight_recorder import HangDetector, Recorder
 from slurm_worker.execution.throttle import TokenThrottle
 from slurm_worker.protocol.job_config import LimitConfig
 from slurm_worker.protocol.ports import Applied, Refused, Rows, Statement, Value
-from slurm_worker.rate_limits.limiter import RateLimiter, Stopped, bound, safe_rate, slice_of
+from slurm_worker.rate_limits.limiter import RateLimiter, Stopped
+from slurm_worker.rate_limits.slices import bound, safe_rate, slice_of
 from slurm_worker.testing import ManualClock, MemoryRows
 from tests.simulator.limits import LimitSimulation, Shape
 from tests.simulator.schedule import Host, Schedule, SimClock
@@ -165,7 +166,7 @@ def test_slots_of_before_a_cut_are_not_used_after_it() -> None:
     clock.advance(2.0)
     assert first.poll() is None
     first.reserve()
-    assert first.numbers.stale + first.numbers.late >= held - 60
+    assert first.counts.stale + first.counts.late >= held - 60
 
 
 def test_a_held_slot_costs_no_request() -> None:
@@ -195,13 +196,13 @@ def test_of_two_limits_no_token_is_used_after_its_time() -> None:
     pace = TokenThrottle([fast, slow], clock, never)
     for _ in range(5):
         pace.acquire(None)
-    assert fast.numbers.reservations >= 4, "a token of the fast limit is over before the slow one's"
-    assert slow.numbers.late <= 1
+    assert fast.counts.reservations >= 4, "a token of the fast limit is over before the slow one's"
+    assert slow.counts.late <= 1
 
 
 @pytest.mark.parametrize("quota_per_day", [None, 3])
 def test_an_item_that_waits_for_its_token_is_not_taken_to_hang(quota_per_day: int | None) -> None:
-    clock, watch, recorder = ManualClock(), Watch(), Recorder()
+    clock, watch, recorder = ManualClock(), HangDetector(), Recorder()
     recorder.limits(3.0, 60.0)
     recorder.task("000-00000000", 1)
     config = LimitConfig("api", rate=0.01, burst=1, quota_per_day=quota_per_day)
@@ -315,15 +316,15 @@ def test_a_quota_is_used_up_whatever_a_call_takes_and_is_never_passed(
     assert calls_in(limit, clock, call_s, hours=23) == quota
     row = rows.get("LIMIT#shared#api", "SLOT#0")
     assert row is not None
-    assert row["used"] == quota == limit.numbers.granted
+    assert row["used"] == quota == limit.counts.granted
 
 
 def test_slots_that_pass_unused_cost_a_slow_worker_few_writes() -> None:
     rows, clock = MemoryRows(), ManualClock()
     limit = RateLimiter(rows, LimitConfig("api", rate=200.0), 3, clock, random.Random(1))
     assert calls_in(limit, clock, 0.5, hours=10, most=1000) == 1000
-    assert limit.numbers.late < 250
-    assert limit.numbers.reservations + limit.numbers.refusals < 600
+    assert limit.counts.late < 250
+    assert limit.counts.reservations + limit.counts.refusals < 600
 
 
 def test_a_rate_that_no_row_can_hold_costs_no_further_writes() -> None:
@@ -365,14 +366,12 @@ class Repeats(MemoryRows):
         super().__init__()
         self.before_repeat = before_repeat
 
-    def update(
-        self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
-    ) -> Applied | Refused:
-        first = super().update(pk, sk, statement, values)
+    def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
+        first = super().update(pk, sk, statement)
         if statement.name != "return quota":
             return first
         self.before_repeat()
-        return super().update(pk, sk, statement, values)
+        return super().update(pk, sk, statement)
 
 
 def test_a_quota_is_given_back_once_though_the_reply_is_lost() -> None:
@@ -503,9 +502,7 @@ def test_of_any_limit_bound_quota_and_burst_are_kept(seed: int, shape: Shape) ->
 
 def test_a_row_that_refuses_every_write_is_not_asked_without_a_pause() -> None:
     class Refuses(MemoryRows):
-        def update(
-            self, pk: str, sk: str, statement: Statement, values: Mapping[str, Value]
-        ) -> Applied | Refused:
+        def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
             self.requests["refused"] = self.requests.get("refused", 0) + 1
             return Refused(self.get(pk, sk))
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from slurm_worker.aggregate.job.parquet_part import ParquetColumns
 from slurm_worker.errors import ErrorClass
-from slurm_worker.protocol.job_store import TaskItems, pack_slice, unpack_segment, unpack_slice
+from slurm_worker.protocol.slices import TaskItems, pack_slice, unpack_segment, unpack_slice
 from slurm_worker.results.journal import Journal
 from slurm_worker.results.parts import (
     JSONL,
@@ -87,7 +87,7 @@ def test_a_second_outcome_of_an_item_is_refused(tmp_path: Path) -> None:
         journal.flush()
 
 
-def test_a_journal_begun_anew_has_forgotten_the_last_task(tmp_path: Path) -> None:
+def test_a_journal_that_begins_again_has_no_outcomes_of_the_last_task(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     journal.add(ok_outcome(0, "a", {"n": 1}))
     journal.flush()
@@ -124,7 +124,7 @@ def test_what_was_flushed_survives_kill_minus_9(tmp_path: Path) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(rows, min_size=1, max_size=5))
-def test_any_json_row_comes_back_as_it_went_in(tmp_path_factory, given_rows) -> None:  # type: ignore[no-untyped-def]
+def test_any_json_row_is_kept_exactly(tmp_path_factory, given_rows) -> None:  # type: ignore[no-untyped-def]
     folder = tmp_path_factory.mktemp("journal")
     journal = Journal(folder / "j")
     for n, row in enumerate(given_rows):
@@ -147,7 +147,7 @@ def test_slices_and_segments_give_back_the_items(bundles) -> None:  # type: igno
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(text, rows), min_size=1, max_size=4), st.data())
-def test_an_item_is_as_planned_however_often_it_is_taken(items, data) -> None:  # type: ignore[no-untyped-def]
+def test_an_item_is_as_planned_each_time_it_is_taken(items, data) -> None:  # type: ignore[no-untyped-def]
     first = data.draw(st.integers(0, len(items) - 1))
     taken = TaskItems(pack_slice(items), first, len(items) - first)
     for place, (key, item) in enumerate(items[first:]):
@@ -159,7 +159,7 @@ def test_an_item_is_as_planned_however_often_it_is_taken(items, data) -> None:  
         assert json.loads(taken.text(place)) == item
 
 
-def test_a_read_only_scratch_is_an_error_not_a_loss(tmp_path: Path) -> None:
+def test_a_read_only_scratch_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         target = Path("/proc/no-such-folder/j")
     else:

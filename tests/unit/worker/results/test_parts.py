@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slurm_worker.errors import ErrorClass, ItemError
-from slurm_worker.results.parts import KEY_FIELD, to_lines
+from slurm_worker.results.parts import KEY_FIELD, message_of, to_lines
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
 VALUES = st.recursive(
@@ -74,15 +74,13 @@ def test_a_row_that_is_not_json_is_the_handlers_bug(key: str, row: dict[str, Any
     ],
     ids=["top", "nested", "in a list", "rows", "nested rows", "below a number"],
 )
-def test_two_keys_that_json_makes_one_are_refused_and_no_value_is_lost(
-    clash: dict[Any, Any], wrap: Any
-) -> None:
+def test_two_keys_that_become_one_in_json_are_refused(clash: dict[Any, Any], wrap: Any) -> None:
     with pytest.raises(ItemError, match=r"two keys of a dict, .* become one name") as refused:
         to_lines("k", wrap(clash))
     assert refused.value.error_class is ErrorClass.HANDLER_BUG
 
 
-def test_keys_that_json_keeps_apart_are_written() -> None:
+def test_keys_that_stay_different_in_json_are_written() -> None:
     row = {None: 1, True: 2, 1.5: 3, 7: {8: 9, "x": '"9":'}, "2020": {"1": 2}}
     assert json.loads(to_lines("k", {"x": row})[1])["x"] == json.loads(json.dumps(row))
 
@@ -103,3 +101,19 @@ def test_a_row_has_as_many_values_as_the_dict_or_is_refused(value: Any) -> None:
     except ItemError:
         return
     assert count(json.loads(lines)["x"]) == count(value)
+
+
+@pytest.mark.parametrize(
+    ("record", "message", "place"),
+    [
+        ({"message": "KeyError: 'a'", "place": "h.py:4 in f"}, "KeyError: 'a'", "h.py:4 in f"),
+        ({"message": "no (h.py:4 in f)", "place": ""}, "no (h.py:4 in f)", ""),
+        # As the release before wrote it.
+        ({"message": "KeyError: 'a' (h.py:4 in f)"}, "KeyError: 'a'", "h.py:4 in f"),
+        ({"message": "no route (to host)"}, "no route (to host)", ""),
+    ],
+)
+def test_the_place_of_a_bug_is_a_field_of_its_record(
+    record: dict[str, str], message: str, place: str
+) -> None:
+    assert message_of(record) == (message, place)

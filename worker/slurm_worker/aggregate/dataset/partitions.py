@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from slurm_worker.aggregate.errors import AggregationError
-from slurm_worker.protocol.keys import NULL_PARTITION
+from slurm_worker.protocol.paths import NULL_PARTITION
 
 #: The most bytes that most file systems allow in a name.
 _LONGEST = 255

@@ -38,8 +38,8 @@ from slurm_worker.aggregate.files.database import database_files, database_lines
 from slurm_worker.aggregate.files.sources import Source
 from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.prefetch import prefetch
 from slurm_worker.protocol.ports import ObjectStore
-from slurm_worker.protocol.prefetch import ahead
 from slurm_worker.results import jsonlines
 
 MANIFEST = "_manifest.json"
@@ -227,7 +227,7 @@ class _Passes:
         cpus = len(os.sched_getaffinity(0))
         with (
             closing(self._chunks(source)) as chunks,
-            closing(ahead(make, chunks, 2 * cpus, cpus)) as made,
+            closing(prefetch(make, chunks, 2 * cpus, cpus)) as made,
         ):
             for _, result in made:
                 yield result

@@ -34,7 +34,7 @@ from slurm_worker.aggregate.job.publish import (
 )
 from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.protocol.job_store import JobStore
-from slurm_worker.protocol.keys import JobPaths, parse_version, version_name
+from slurm_worker.protocol.paths import JobPaths, parse_version, version_name
 from slurm_worker.protocol.ports import ObjectStore
 from slurm_worker.results.parts import KEY_FIELD
 

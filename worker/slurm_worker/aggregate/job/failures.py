@@ -17,10 +17,11 @@ from slurm_worker.aggregate.job.merge import WRITER, groups_of
 from slurm_worker.aggregate.job.parts import PartReader, part_error
 from slurm_worker.aggregate.job.plan import ERRORS, Plan, PlannedPart
 from slurm_worker.aggregate.options import AggregateOptions
+from slurm_worker.errors import with_place
 from slurm_worker.printable import encodable
 from slurm_worker.protocol.job_store import JobStore
 from slurm_worker.protocol.keys import parse_task_id
-from slurm_worker.results.parts import KEY_FIELD
+from slurm_worker.results.parts import KEY_FIELD, message_of
 
 #: Rows of a table of failures, of which a part has few.
 _ROWS_AT_ONCE = 1_000
@@ -118,7 +119,7 @@ def _row(planned: PlannedPart, record: dict[str, Any]) -> dict[str, Any]:
     return {
         KEY_FIELD: record[KEY_FIELD],
         "class": record["class"],
-        "message": encodable(record["message"]),
+        "message": with_place(*message_of(record)),
         "tries": record["tries"],
         "at": round(record["at"] * 1_000_000),
         "round": parse_task_id(planned.task)[0],

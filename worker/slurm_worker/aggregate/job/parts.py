@@ -21,9 +21,9 @@ from slurm_worker.aggregate.errors import AggregationError, one_line
 from slurm_worker.aggregate.job.parquet_part import count_keys, read_columns, read_rows
 from slurm_worker.aggregate.job.plan import PlannedPart
 from slurm_worker.errors import UserError
+from slurm_worker.prefetch import READERS, prefetch
 from slurm_worker.protocol.job_store import JobStore, Part
 from slurm_worker.protocol.keys import TaskId
-from slurm_worker.protocol.prefetch import READERS, ahead
 from slurm_worker.results.parts import PARQUET, lines_of, parse_lines
 
 #: What reading a part that is not what its name says may raise.
@@ -139,8 +139,8 @@ class PartReader:
             return [Fetched(self._store, planned.task, planned.part) for planned in batch]
 
         with (
-            closing(ahead(fetch, batches, window)) as fetched,
-            closing(ahead(lambda pair: read(pair[1]), fetched, unpacked, cpus)) as found,
+            closing(prefetch(fetch, batches, window)) as fetched,
+            closing(prefetch(lambda pair: read(pair[1]), fetched, unpacked, cpus)) as found,
         ):
             for (batch, _), made in found:
                 yield batch, made

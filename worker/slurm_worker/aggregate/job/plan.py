@@ -19,9 +19,9 @@ from itertools import chain, groupby
 from pathlib import Path
 
 from slurm_worker.aggregate.errors import AggregationError
+from slurm_worker.prefetch import prefetch
 from slurm_worker.protocol.job_store import JobStore, Marker, Part
 from slurm_worker.protocol.keys import TaskId, parse_task_id, task_id
-from slurm_worker.protocol.prefetch import ahead
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.results.superseded import RetriedItems
 
@@ -160,7 +160,7 @@ class Plan:
 
     def _read_markers(self) -> None:
         keys = self._store.objects.list(self._store.paths.done_folder)
-        with closing(ahead(self._store.objects.get, keys)) as found:
+        with closing(prefetch(self._store.objects.get, keys)) as found:
             self._db.execute("BEGIN")
             markers = (_parse(key, data) for key, data in found)
             for number, of_round in groupby(markers, lambda marker: parse_task_id(marker.task)[0]):
@@ -173,7 +173,7 @@ class Plan:
         planned = (self._check(marker) for marker in markers)
         of_round = self._rounds.get(number)
         table = None if of_round is None else of_round.expected.table
-        yield from planned if table is None else table.of_their_tasks(planned, number)
+        yield from planned if table is None else table.check_markers(planned, number)
 
     def _check(self, marker: Marker) -> Marker:
         where = f"aggregate: {self._store.paths.done(marker.task)}"

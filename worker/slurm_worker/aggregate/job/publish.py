@@ -32,8 +32,8 @@ from typing import Any
 from slurm_worker.aggregate.dataset.folder import DataFile
 from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.protocol.job_store import probe_replacing
-from slurm_worker.protocol.keys import JobPaths, parse_version
-from slurm_worker.protocol.ports import Entry, ObjectStore
+from slurm_worker.protocol.paths import JobPaths, parse_version
+from slurm_worker.protocol.ports import ObjectInfo, ObjectStore
 
 VERSION = 2
 #: S3 reports times in whole seconds.
@@ -224,7 +224,7 @@ def publish(
 
 def sweep(
     objects: ObjectStore, paths: JobPaths, older_than_s: float, *, dry_run: bool = False
-) -> list[Entry]:
+) -> list[ObjectInfo]:
     """What may be deleted of a job's datasets, now or at any later time.
 
     Requests: those of `probe_replacing`, a list per thousand objects, a GET and up to one PUT.
@@ -285,8 +285,8 @@ def _split(current: Published, old: float) -> tuple[set[str], set[str]]:
 
 
 def _judge(
-    files: Sequence[Entry], paths: JobPaths, manifest: Manifest, kept: set[str], old: float
-) -> tuple[list[Entry], int]:
+    files: Sequence[ObjectInfo], paths: JobPaths, manifest: Manifest, kept: set[str], old: float
+) -> tuple[list[ObjectInfo], int]:
     """The files that are garbage, once the manifest's number is as high as is returned.
 
     A version that is not listed, and began from an older manifest, can't be published. It is
@@ -294,16 +294,16 @@ def _judge(
     the version that it was made for is already published.
     """
 
-    def version_of(entry: Entry) -> str:
+    def version_of(entry: ObjectInfo) -> str:
         folder = paths.errors if entry.key.startswith(paths.errors) else paths.dataset
         return entry.key.removeprefix(folder).rpartition("/")[0].partition("/")[0]
 
     # An older release keeps one version that its manifest does not list.
     unnumbered = any(parse_version(version) is None for version in kept)
-    versions: dict[str, list[Entry]] = {}
+    versions: dict[str, list[ObjectInfo]] = {}
     for entry in files:
         versions.setdefault(version_of(entry), []).append(entry)
-    garbage: list[Entry] = []
+    garbage: list[ObjectInfo] = []
     fence = 0
     for version, entries in versions.items():
         if version in kept:

@@ -1,4 +1,4 @@
-"""What the rules look at: a look, the memory, and what several rules derive from them."""
+"""What the rules judge: an observation, the baseline, and what several rules derive from them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from airflow_slurm_provider.coordinator.anomalies.alert import AnomalyKind
-from airflow_slurm_provider.coordinator.anomalies.baseline import Memory, node_shares
+from airflow_slurm_provider.coordinator.anomalies.baseline import Baseline, node_shares
 from airflow_slurm_provider.coordinator.anomalies.observation import Observation
 from airflow_slurm_provider.coordinator.anomalies.statistics import (
     Share,
@@ -16,6 +16,7 @@ from airflow_slurm_provider.coordinator.anomalies.statistics import (
     usual_durations,
 )
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import LEAST_SINCE, Thresholds
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from slurm_worker.protocol.tasks import TaskRow
 
 #: What an anomaly is about, where it is all of the job.
@@ -41,55 +42,63 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Everything that rules may look at.
+class RuleContext:
+    """The input of every rule.
 
     Args:
+        observation: the job now.
+        baseline: what earlier observations have left.
+        thresholds: when something is an anomaly.
         levels: numbers of the alerts whose episodes last, by kind and subject.
     """
 
-    look: Observation
-    memory: Memory
+    observation: Observation
+    baseline: Baseline
     thresholds: Thresholds
     levels: Mapping[tuple[AnomalyKind, str], Mapping[str, float]]
 
     @property
+    def snapshot(self) -> Snapshot:
+        """The job's tasks."""
+        return self.observation.snapshot
+
+    @property
     def now_ms(self) -> int:
-        """When the look was had."""
-        return self.look.at_ms
+        """When the job was observed."""
+        return self.observation.at_ms
 
     @property
     def ready(self) -> int:
-        """Tasks that nobody holds."""
-        return self.look.snapshot.ready
+        """Tasks that no worker holds."""
+        return self.snapshot.ready
 
     @cached_property
     def live(self) -> list[TaskRow]:
-        """Tasks whose lease is renewed as it should, the one that was taken first foremost."""
-        rows = (each for each in self.look.snapshot.leased if not self._is_overdue(each))
-        return sorted(rows, key=lambda each: each.started_ms)
+        """Tasks whose worker renews the lease in time; the one that was leased first is first."""
+        rows = (row for row in self.snapshot.leased if not self._is_overdue(row))
+        return sorted(rows, key=lambda row: row.started_ms)
 
     @cached_property
     def overdue(self) -> list[TaskRow]:
         """Tasks whose worker has missed heartbeats: it is dead, frozen or cut off."""
-        return [each for each in self.look.snapshot.leased if self._is_overdue(each)]
+        return [row for row in self.snapshot.leased if self._is_overdue(row)]
 
     @cached_property
     def usual(self) -> Usual | None:
         """How long tasks take."""
-        return usual_durations(self.look.snapshot.done, self.thresholds)
+        return usual_durations(self.snapshot.done, self.thresholds)
 
     @property
     def round_ms(self) -> int:
         """When the latest round began: what is tried again fails more often than the rest."""
-        return max((each.opened_ms for each in self.look.snapshot.rounds), default=0)
+        return max((round_row.opened_ms for round_row in self.snapshot.rounds), default=0)
 
     @cached_property
     def timeline(self) -> Timeline:
         """What has ended in the latest round."""
-        done = self.look.snapshot.done
-        # At the end nothing more is added to the bucket that has begun.
-        until_ms = self.now_ms + (done.width_s * 1000 if self.look.finished else 0)
+        done = self.snapshot.done
+        # When the job has ended, its last bucket is complete too.
+        until_ms = self.now_ms + (done.width_s * 1000 if self.observation.finished else 0)
         return Timeline.of(done, self.round_ms, until_ms)
 
     @cached_property
@@ -108,11 +117,11 @@ class Facts:
 
     @cached_property
     def nodes(self) -> dict[str, Share]:
-        """Failures by node, lately."""
-        before = self.memory.nodes[0].shares if self.memory.nodes else {}
+        """Failures by node in the last window or two."""
+        before = self.baseline.nodes[0].shares if self.baseline.nodes else {}
         return {
             name: share - before.get(name, Share())
-            for name, share in node_shares(self.look).items()
+            for name, share in node_shares(self.observation).items()
         }
 
     def held_s(self, row: TaskRow) -> float:
@@ -121,38 +130,22 @@ class Facts:
 
     def _renewed_s(self, row: TaskRow) -> float:
         """Seconds for which the worker surely held it: until then it was alive."""
-        return (row.lease_until_ms - row.started_ms) / 1000 - self.look.lease.ttl_s
+        return (row.lease_until_ms - row.started_ms) / 1000 - self.observation.lease.ttl_s
 
     def _is_overdue(self, row: TaskRow) -> bool:
-        lease = self.look.lease
+        lease = self.observation.lease
         left_s = lease.ttl_s - _MISSED_BEATS * lease.heartbeat_s
         return row.lease_until_ms < self.now_ms + 1000 * max(0.0, left_s)
 
     def _moving(self, usual: Usual) -> bool:
-        """Whether tasks go on ending, or none is left that could: else all are slow."""
-        done = self.look.snapshot.done
+        """Whether tasks still end, or none is left to start: if not, all tasks are slow."""
+        done = self.snapshot.done
         last_s = (max(done.timeline, default=0) + 1) * done.width_s
         return not self.ready or self.now_ms / 1000 - last_s <= 2 * usual.median_s + done.width_s
 
     def _ended_since(self, row: TaskRow) -> bool:
         """Whether enough other tasks have ended since this one was leased."""
-        done = self.look.snapshot.done
+        done = self.snapshot.done
         first = -(-row.started_ms // (done.width_s * 1000))
-        ended = sum(each.tasks for number, each in done.timeline.items() if number >= first)
+        ended = sum(bucket.tasks for number, bucket in done.timeline.items() if number >= first)
         return ended >= LEAST_SINCE
-
-
-def duration(seconds: float) -> str:
-    """Seconds for a sentence."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 300:
-        return f"{seconds:.0f} s"
-    if seconds < 3 * 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
-def percent(share: float) -> str:
-    """A share for a sentence."""
-    return f"{share * 100:.1f} %" if share < 0.1 else f"{share * 100:.0f} %"

@@ -17,11 +17,12 @@ from slurm_worker.protocol.job_config import (
     LeaseConfig,
     LimitConfig,
     WorkerConfig,
+    check_lifetime,
+    check_times,
 )
-from slurm_worker.protocol.job_store import Slice
 from slurm_worker.protocol.keys import JobId, TaskState
+from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.tasks import Lease, TaskRow
-from slurm_worker.protocol.time_checks import check_lifetime, check_times
 from slurm_worker.testing import ManualClock
 
 SHORT = LeaseConfig(ttl_s=10.0, heartbeat_s=2.0)

@@ -1,4 +1,4 @@
-"""Working ahead of whoever reads: several at a time, results in order, memory bounded."""
+"""Computing results ahead of their reader: several at a time, in order, in bounded memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _A = TypeVar("_A")
 _B = TypeVar("_B")
 
 
-def ahead(
+def prefetch(
     function: Callable[[_A], _B],
     inputs: Iterable[_A],
     window: int = 2 * READERS,
@@ -22,8 +22,8 @@ def ahead(
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[tuple[_A, Future[_B]]] = deque()
         try:
-            for each in inputs:
-                waiting.append((each, pool.submit(function, each)))
+            for value in inputs:
+                waiting.append((value, pool.submit(function, value)))
                 if len(waiting) >= window:
                     first, result = waiting.popleft()
                     yield first, result.result()
@@ -31,5 +31,5 @@ def ahead(
                 first, result = waiting.popleft()
                 yield first, result.result()
         finally:
-            # After an error, or where the reader stops early, the rest is not worth a wait.
+            # After an error, or if the reader stops early, the rest is not waited for.
             pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,255 @@
+"""The repair of a job: its tasks, its rounds, its submissions, and last its own row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from airflow_slurm_provider.coordinator import spec_store
+from airflow_slurm_provider.coordinator.maintenance.repair.clock import jobs_at
+from airflow_slurm_provider.coordinator.maintenance.repair.report import RepairResult
+from airflow_slurm_provider.coordinator.maintenance.repair.rounds import RoundRepair
+from airflow_slurm_provider.coordinator.maintenance.repair.submissions import repair_submissions
+from airflow_slurm_provider.coordinator.maintenance.repair.tasks import TaskRepair
+from airflow_slurm_provider.coordinator.planning.initial_round import has_plan
+from airflow_slurm_provider.coordinator.planning.planner import DraftSummary
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec, spec_of
+from slurm_worker.errors import UserError
+from slurm_worker.protocol import keys
+from slurm_worker.protocol.job_rows import JobRow, RoundRow
+from slurm_worker.protocol.job_store import JobStore
+from slurm_worker.protocol.keys import JobId, JobState, RoundState
+from slurm_worker.protocol.ports import ObjectInfo, Value
+
+Log = Callable[[str], None]
+
+
+def repair(
+    services: Services,
+    job_id: JobId,
+    *,
+    dry_run: bool = False,
+    log: Log,
+    actor: str = "slurmctl",
+) -> RepairResult:
+    """Make a job's rows agree with its objects on S3.
+
+    Args:
+        services: the edges.
+        job_id: the job.
+        dry_run: only report.
+        log: gets a line for each step.
+        actor: the name of the user in the audit log.
+
+    Raises:
+        UserError: if neither the table nor S3 has enough of the job.
+    """
+    services.objects.verify()
+    found = RepairResult(job_id, dry_run)
+    _JobRepair(services, services.store(job_id), found, log).run()
+    if found.changed and not dry_run:
+        detail = cast("dict[str, Value]", found.to_dict())
+        services.jobs(job_id).audit(actor, "repaired", detail)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Config:
+    """A configuration that the job has had."""
+
+    digest: str
+    spec: JobSpec
+    shards: int
+
+
+class _JobRepair:
+    def __init__(self, services: Services, store: JobStore, found: RepairResult, log: Log) -> None:
+        self._services = services
+        self._store = store
+        self._found = found
+        self._log = log
+        self._write = not found.dry_run
+        self._job_id = store.paths.job
+        self._rounds = RoundRepair(services, store, found, log)
+
+    def run(self) -> None:
+        """Tasks, rounds and submissions from S3, and last the job's row.
+
+        While a job has no row, its results protect its name: no other input is planned under it.
+        So the row is written when everything else is there and agrees.
+        """
+        job = self._services.jobs(self._job_id).find()
+        if job is None or (job.state is JobState.PLANNING and self._has_lost_plan(job)):
+            self._rebuild_job(job)
+            self._begin_generation()
+            return
+        self._check_register(job)
+        standing = {
+            round_row.number: round_row for round_row in self._services.jobs(self._job_id).rounds()
+        }
+        for number in range(max(job.rounds, len(standing))):
+            round_row = standing.get(number)
+            if round_row is None:
+                round_row = self._rounds.rebuild(
+                    number,
+                    job.created_ms / 1000,
+                    known=0 if number else job.draft,
+                    source=lambda: spec_store.read_spec(self._services, job).input.path,
+                )
+                self._repair_tasks(job, round_row)
+                self._rounds.write(round_row)
+            elif round_row.state is RoundState.OPEN:
+                self._repair_tasks(job, round_row)
+        self._repair_submissions(job.rounds)
+        self._begin_generation()
+
+    def _repair_tasks(self, job: JobRow, round_row: RoundRow, *, strict: bool = False) -> None:
+        table = self._services.tasks(job)
+        TaskRepair(self._store, table, round_row, self._found, self._log, strict=strict).run()
+
+    def _repair_submissions(self, rounds: int) -> None:
+        repair_submissions(self._services, self._store, self._found, self._log, rounds)
+
+    def _begin_generation(self) -> None:
+        """Make all workers read every row again.
+
+        Also where nothing is missing any more: an earlier call may have stopped before this.
+        """
+        if self._write:
+            self._services.jobs(self._job_id).begin_generation()
+
+    def _has_lost_plan(self, job: JobRow) -> bool:
+        """Whether a job in planning has results: then they belong to a job that lost its row."""
+        committed = next(iter(self._store.objects.list(self._store.paths.done_folder)), None)
+        return committed is not None and not has_plan(self._services, job)
+
+    def _check_register(self, job: JobRow) -> None:
+        register = keys.register_sk(job.created_ms, self._job_id)
+        if self._services.rows.get(keys.JOBS_PK, register) is None:
+            self._found.job = True
+            if self._write:
+                self._services.jobs(self._job_id).register(job)
+
+    def _rebuild_job(self, standing_job: JobRow | None) -> None:
+        """Rebuild, from its objects, a job without a row that names its plan."""
+        entries = list(self._store.objects.entries(self._store.paths.config_folder))
+        born = self._created(min(map(_modified, entries), default=0.0))
+        # A round that is not open may have an incomplete plan: its row is rebuilt, too.
+        standing = {
+            round_row.number: round_row
+            for round_row in self._services.jobs(self._job_id).rounds()
+            if round_row.state is RoundState.OPEN
+        }
+        configs = self._configs(entries)
+        rounds = self._rounds.count_open(standing)
+        found = [
+            standing.get(number)
+            or self._rounds.rebuild(
+                number, born, known=0, source=lambda: configs[0].spec.input.path
+            )
+            for number in range(rounds)
+        ]
+        job = self._job_of(found[0], configs, born)
+        if standing_job is not None and standing_job.identity != job.identity:
+            raise UserError(
+                f"job_id: the row of {self._job_id!r} belongs to another input than its results; "
+                "use another job_id for the new input, delete that row and repair again"
+            )
+        self._found.job = True
+        self._found.unrepaired.append(
+            "the audit log, a pause and the reasons of failed tasks were only in the table and are "
+            "lost; failed tasks are ready again"
+        )
+        self._log(f"the job's row is missing; rebuilding it from config {job.config}")
+        for round_row in found:
+            self._repair_tasks(job, round_row, strict=True)
+        for round_row in found:
+            if round_row.number not in standing:
+                self._rounds.write(round_row)
+        self._repair_submissions(rounds)
+        if self._write:
+            # Workers may lease only now that every task has its row.
+            self._write_job(job, rounds)
+
+    def _write_job(self, job: JobRow, rounds: int) -> None:
+        jobs = jobs_at(self._services, self._job_id, job.created_ms / 1000)
+        now = int(self._services.clock.now())
+        written = jobs.create(
+            job.identity,
+            job.config,
+            job.shards,
+            draft=job.draft,
+            open_rounds=rounds,
+            voided=now,
+        )
+        if written.state is JobState.PLANNING:
+            jobs.adopt_plan(job.identity, job.config, job.shards, job.draft)
+            self._begin_generation()
+            jobs.open(rounds)
+
+    def _job_of(self, first: RoundRow, configs: list[_Config], born: float) -> JobRow:
+        """The job whose first round this is."""
+        title = DraftSummary.read(self._store, 0, first.draft) if first.draft else None
+        if title is not None and title.identity:
+            configs = [
+                config
+                for config in configs
+                if (config.spec.identity(), config.shards) == (title.identity, title.shards)
+            ]
+            if not configs:
+                raise UserError(
+                    f"job_id: no configuration below {self._store.paths.config_folder} has the "
+                    f"input that {self._job_id!r} was planned from; restore that configuration"
+                )
+        shards = {config.shards for config in configs}
+        # They differ only after a submit that stopped before the job had its row.
+        fitting = max(shards, key=self._rows_of) if len(shards) > 1 else shards.pop()
+        config = next(config for config in configs if config.shards == fitting)
+        return JobRow(
+            self._job_id,
+            JobState.OPEN,
+            fitting,
+            config.spec.identity(),
+            config.digest,
+            0,
+            "",
+            int(born * 1000),
+            draft=first.draft,
+        )
+
+    def _created(self, first: float) -> float:
+        """When the job was created: by the stored progress, else by its oldest object."""
+        data = self._store.objects.get(self._store.paths.progress)
+        created = 0 if data is None else json.loads(data).get("created_ms", 0)
+        return float(created / 1000 or first)
+
+    def _configs(self, entries: list[ObjectInfo]) -> list[_Config]:
+        """The configurations that the job has had, the newest first."""
+        found = []
+        for entry in sorted(entries, key=_modified, reverse=True):
+            data = self._store.objects.get(entry.key)
+            if data:
+                digest = entry.key.rpartition("/")[2].removesuffix(".json")
+                found.append(_Config(digest, spec_of(data), json.loads(data)["worker"]["shards"]))
+        if not found:
+            raise UserError(
+                f"job_id: there is no job {self._job_id!r} in this table, nor a configuration "
+                f"below {self._store.paths.root} to rebuild it from; check the spelling and "
+                "storage.prefix"
+            )
+        return found
+
+    def _rows_of(self, shards: int) -> int:
+        """Task rows that are where they belong with so many shards."""
+        return sum(
+            keys.shard_of(int(str(row["sk"]).partition("#")[2]), shards) == shard
+            for shard in range(shards)
+            for row in self._services.rows.query(keys.task_pk(self._job_id, shard))
+        )
+
+
+def _modified(entry: ObjectInfo) -> float:
+    return entry.modified

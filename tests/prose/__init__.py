@@ -1,0 +1,1 @@
+"""A linter for what people read: documents, comments, docstrings and messages (`make prose`)."""

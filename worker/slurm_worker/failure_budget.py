@@ -1,0 +1,32 @@
+"""How many failures in a row are tolerated before giving up; imports nothing."""
+
+from __future__ import annotations
+
+
+class FailureBudget:
+    """Counts failures in a row against the number that is allowed.
+
+    Args:
+        allowed: failures in a row that are tolerated; the next one is too many.
+    """
+
+    def __init__(self, allowed: int) -> None:
+        self._allowed = allowed
+        self._counted = 0
+        #: Failures in a row, also those that do not count: the more, the longer to wait.
+        self.failures = 0
+
+    def allow(self, *, counts: bool = True) -> bool:
+        """Record a failure; return whether to try again.
+
+        Args:
+            counts: False for a failure that alone is never a reason to give up, such as a
+                throttled request.
+        """
+        self.failures += 1
+        self._counted += counts
+        return self._counted <= self._allowed
+
+    def reset(self) -> None:
+        """Record a success."""
+        self.failures = self._counted = 0

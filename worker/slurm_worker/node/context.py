@@ -1,0 +1,70 @@
+"""What all parts of one worker process share."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from slurm_worker.backends.request_counter import RequestCounts
+from slurm_worker.execution.flight_recorder import Recorder
+from slurm_worker.node.slurm_job import Drain, WorkerIdentity, requeue
+from slurm_worker.node.threads import Threads
+from slurm_worker.protocol.audit_log import AuditLog
+from slurm_worker.protocol.job_config import JobConfig
+from slurm_worker.protocol.job_store import JobStore
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.ports import Clock, Logger, ObjectStore
+from slurm_worker.protocol.task_table import TaskTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeContext:
+    """One worker process: its job, its services, its place on the node.
+
+    Args:
+        config: the job.
+        identity: of this process.
+        store: the job's objects.
+        jobs: the job's own rows.
+        table: the job's task rows.
+        buckets: gives the store of a bucket, for handlers.
+        clock: AWS time.
+        scratch: an empty node-local folder of this process.
+        logger: writes JSON lines.
+        threads: run what happens beside the items.
+        drain: the request to stop.
+        rng: jitter and random picks.
+        recorder: keeps what the process is doing, for the supervisor.
+        requests: counts this process's requests to AWS.
+        seconds_left: until Slurm ends this job; None if that is not known.
+        drain_s: seconds that a stopping worker waits for the items that run. Slurm kills about
+            30 s after its signal.
+        leave: ends the process at once, whatever its main thread does.
+        requeue: has Slurm start this array element again; returns Slurm's error text.
+    """
+
+    config: JobConfig
+    identity: WorkerIdentity
+    store: JobStore
+    jobs: JobTable
+    table: TaskTable
+    buckets: Callable[[str], ObjectStore]
+    clock: Clock
+    scratch: Path
+    logger: Logger
+    threads: Threads
+    drain: Drain
+    rng: random.Random
+    recorder: Recorder = field(default_factory=Recorder)
+    requests: RequestCounts = field(default_factory=RequestCounts)
+    seconds_left: float | None = None
+    drain_s: float = 12.0
+    leave: Callable[[], None] = lambda: None
+    requeue: Callable[[Mapping[str, str]], str] = requeue
+
+    @property
+    def audit_log(self) -> AuditLog:
+        """The job's audit log, written by this process."""
+        return AuditLog(self.jobs, self.identity.worker, self.logger)

@@ -1,0 +1,125 @@
+"""Slices: the planned items of a task, as a range of a segment that is compressed by itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from slurm_worker.protocol.row_fields import RowFields
+
+_DECODER = json.JSONDecoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Where a task's items are: a range of a segment, compressed by itself.
+
+    Args:
+        segment: the segment's number within its round.
+        offset: first byte of the slice.
+        length: its bytes.
+        count: items of the task.
+        sha256: of the compressed bytes, in hex.
+        first: the task's first item within the slice; above 0 only in a bisected task.
+    """
+
+    segment: int
+    offset: int
+    length: int
+    count: int
+    sha256: str
+    first: int = 0
+
+
+SLICE_FIELDS = RowFields(Slice, names={"count": "items"})
+
+
+def pack_slice(items: list[tuple[str, dict[str, Any]]]) -> bytes:
+    """Compress (key, item) pairs into a slice; the same items give the same bytes."""
+    lines = "".join(
+        json.dumps([key, item], ensure_ascii=False, separators=(",", ":")) + "\n"
+        for key, item in items
+    )
+    return zlib.compress(lines.encode(), 3)
+
+
+def unpack_slice(data: bytes) -> list[tuple[str, dict[str, Any]]]:
+    """Read what `pack_slice` wrote."""
+    # Only \n ends a line (JSON escapes it inside values); one document is read faster than lines.
+    lines = zlib.decompress(data).rstrip(b"\n").replace(b"\n", b",")
+    items: list[list[Any]] = json.loads(b"[" + lines + b"]")
+    return [(key, item) for key, item in items]
+
+
+class TaskItems:
+    """The items of a task, as they were planned.
+
+    A handler may change the item that it gets. So each call gets its own copy, and the record
+    of a failed item has the text that was planned. All first copies come from one decoding of
+    the slice; a further copy is decoded from its line when it is needed.
+
+    Args:
+        data: the slice, compressed.
+        first: the task's first item within it.
+        count: items of the task.
+
+    Attributes:
+        keys: of the items, in order.
+    """
+
+    __slots__ = ("_data", "_first", "_lines", "_ready", "keys")
+
+    def __init__(self, data: bytes, first: int, count: int) -> None:
+        self._data = data
+        self._first = first
+        self._lines: list[str] = []
+        pairs = unpack_slice(data)[first : first + count]
+        self.keys = [key for key, _ in pairs]
+        self._ready: list[dict[str, Any] | None] = [item for _, item in pairs]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def take(self, position: int) -> dict[str, Any]:
+        """A copy of the item at this position in the task, for this caller alone."""
+        item = self._ready[position]
+        if item is None:
+            again: dict[str, Any] = json.loads(self.text(position))
+            return again
+        self._ready[position] = None
+        return item
+
+    def text(self, position: int) -> str:
+        """The item's JSON text, as it was planned."""
+        if not self._lines:
+            self._lines = zlib.decompress(self._data).decode().split("\n")
+        line = self._lines[self._first + position]
+        _, end = _DECODER.raw_decode(line, 1)
+        return line[end:].partition(",")[2].rstrip()[:-1]
+
+
+def unpack_segment(data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every (key, item) of a segment: its slices follow one another."""
+    while data:
+        reader = zlib.decompressobj()
+        lines = reader.decompress(data).decode().split("\n")
+        data = reader.unused_data
+        for line in lines:
+            if line:
+                key, item = json.loads(line)
+                yield key, item
+
+
+def slices_of(number: int, data: bytes) -> Iterator[Slice]:
+    """The slices of a segment, as they were planned."""
+    offset = 0
+    while data:
+        reader = zlib.decompressobj()
+        count = reader.decompress(data).count(b"\n")
+        length = len(data) - len(reader.unused_data)
+        yield Slice(number, offset, length, count, hashlib.sha256(data[:length]).hexdigest())
+        offset, data = offset + length, reader.unused_data

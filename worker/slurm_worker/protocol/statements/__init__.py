@@ -1,0 +1,1 @@
+"""Conditional updates of the table: each is one function."""

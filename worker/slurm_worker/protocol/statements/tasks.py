@@ -1,0 +1,329 @@
+"""Every conditional update of a task's row.
+
+A task's lease over time (`now` is AWS time; `margin` covers clocks that differ):
+
+    claim          heartbeats            lease_until      lease_until + margin
+      │  attempt+1   │   │   │               │                  │
+      ├──────────────┴───┴───┴───────────────┼──────────────────┼──────────────►
+      │ owner and attempt guard every write  │ nobody may steal │ may be stolen, if
+      │ of the holder                        │                  │ `version` did not move
+
+`attempt` is the fence: it rises with each claim and never falls, so a write of a former
+holder is refused. `task_table.py` says what a refusal or a lost reply means to each caller.
+Times are in milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from slurm_worker.errors import ErrorClass
+from slurm_worker.protocol.job_store import Marker
+from slurm_worker.protocol.keys import TaskState
+from slurm_worker.protocol.ports import Row, Statement, Value
+from slurm_worker.protocol.task_history import Crash, HistoryEntry
+
+_HELD = "#state = :leased AND #owner = :owner AND #attempt = :attempt"
+_EXPIRED = "#state = :leased AND #lease_until < :dead AND #version = :seen"
+_LEASE = (
+    "SET #state = :leased, #owner = :owner, #request = :request, #version = :request, "
+    "#lease_until = :until, #started = :now, #attempt = if_not_exists(#attempt, :zero) + :one"
+)
+_END_LEASE = "REMOVE #owner, #lease_until"
+_ADD_HISTORY = "#history = list_append(if_not_exists(#history, :none), :event)"
+_RELEASE = (
+    f"SET #state = :ready, #checkpoint = :checkpoint, #requests = :requests, {_ADD_HISTORY} "
+    f"{_END_LEASE}, #not_before"
+)
+_READY, _LEASED = TaskState.READY.value, TaskState.LEASED.value
+
+
+def claim(owner: str, request: str, now: int, until: int) -> Statement:
+    """Lease a ready task until a time; `request` is an id that no other request has."""
+    return Statement(
+        "claim",
+        f"{_LEASE} REMOVE #not_before",
+        "#state = :ready AND (attribute_not_exists(#not_before) OR #not_before <= :now)",
+        {"ready": _READY, **_leased(owner, request, now, until)},
+    )
+
+
+def steal(
+    owner: str,
+    request: str,
+    now: int,
+    until: int,
+    *,
+    dead: int,
+    seen: str,
+    history: Sequence[HistoryEntry],
+) -> Statement:
+    """Lease a task whose lease has expired, in one write.
+
+    Args:
+        owner: see `claim`, and for the next three.
+        request: an id of this request.
+        now: the time.
+        until: the lease's end.
+        dead: a lease that ended before this has expired: the margin is over.
+        seen: the row's version a heartbeat interval ago; a holder that lives has changed it.
+        history: the entry, none where the history is full.
+    """
+    return Statement(
+        "steal",
+        f"{_LEASE}, #lost = if_not_exists(#lost, :zero) + :one, {_ADD_HISTORY}",
+        _EXPIRED,
+        {"dead": dead, "seen": seen, **_leased(owner, request, now, until), **_added(history)},
+    )
+
+
+def quarantine(*, dead: int, seen: str, message: str, history: HistoryEntry) -> Statement:
+    """Give up a task that has lost its lease too often; see `steal`."""
+    return Statement(
+        "quarantine",
+        "SET #state = :quarantined, #error_class = :class, #error = :message, "
+        f"{_ADD_HISTORY} {_END_LEASE}",
+        _EXPIRED,
+        {
+            "quarantined": TaskState.QUARANTINED.value,
+            "leased": _LEASED,
+            "dead": dead,
+            "seen": seen,
+            "class": ErrorClass.WORKER_CRASH.value,
+            "message": message,
+            **_added([history]),
+        },
+    )
+
+
+def heartbeat(
+    owner: str, attempt: int, version: str, until: int, *, ok: int, failed: int, checkpoint: str
+) -> Statement:
+    """Renew a lease; record progress (in items) and the checkpoint in the same write."""
+    return Statement(
+        "heartbeat",
+        "SET #lease_until = :until, #version = :version, #items_ok = :ok, "
+        "#items_failed = :failed, #checkpoint = :checkpoint",
+        _HELD,
+        {
+            "until": until,
+            "version": version,
+            "ok": ok,
+            "failed": failed,
+            "checkpoint": checkpoint,
+            **_held(owner, attempt),
+        },
+    )
+
+
+def complete(marker: Marker, now: int) -> Statement:
+    """Record that a task is done: what its marker says.
+
+    No fence: the `.done` marker has already decided, and any worker may bring the row to it.
+    """
+    failed_by: Value = dict(marker.failed)
+    requests: Value = dict(marker.requests)
+    return Statement(
+        "complete",
+        "SET #state = :done, #winner = :winner, #items_ok = :ok, #items_failed = :failed, "
+        "#failed_by = :by, #rows = :rows, #finished = :now, #worker = :worker, #node = :node, "
+        f"#took = :took, #requests = :requests {_END_LEASE}, #not_before, #error_class, #error",
+        "attribute_exists(#pk) AND (#state <> :done OR #winner = :winner)",
+        {
+            "done": TaskState.DONE.value,
+            "winner": marker.attempt,
+            "ok": marker.ok,
+            "failed": sum(marker.failed.values()),
+            "by": failed_by,
+            "rows": marker.rows,
+            "now": now,
+            "worker": marker.worker,
+            "node": marker.slurm.get("node", ""),
+            "took": max(0, int((marker.finished - marker.started) * 1000)),
+            "requests": requests,
+        },
+    )
+
+
+def decide(winner: int) -> Statement:
+    """Choose the attempt whose marker counts, for stores without conditional PUT."""
+    return Statement(
+        "decide",
+        "SET #winner = :winner",
+        "attribute_exists(#pk) AND (attribute_not_exists(#winner) OR #winner = :winner)",
+        {"winner": winner},
+    )
+
+
+def fail(
+    owner: str,
+    attempt: int,
+    *,
+    next_state: TaskState,
+    not_before: int,
+    error_class: ErrorClass,
+    message: str,
+    history: Sequence[HistoryEntry],
+) -> Statement:
+    """End an attempt that failed and count a try; the task is ready at `not_before`, or failed."""
+    return Statement(
+        "fail",
+        "SET #state = :next, #not_before = :not_before, #error_class = :class, "
+        f"#error = :message, #tries = if_not_exists(#tries, :zero) + :one, {_ADD_HISTORY} "
+        f"{_END_LEASE}",
+        _HELD,
+        {
+            "next": next_state.value,
+            "not_before": not_before,
+            "class": error_class.value,
+            "message": message,
+            "zero": 0,
+            "one": 1,
+            **_held(owner, attempt),
+            **_added(history),
+        },
+    )
+
+
+def release(
+    owner: str,
+    attempt: int,
+    *,
+    checkpoint: str,
+    requests: Mapping[str, int],
+    history: Sequence[HistoryEntry],
+) -> Statement:
+    """Give a lease back without counting a try, for preemption and drain.
+
+    The requests that were made of AWS for the task are kept for its marker.
+    """
+    return Statement(
+        "release",
+        _RELEASE,
+        _HELD,
+        {**_released(checkpoint, requests, history), **_held(owner, attempt)},
+    )
+
+
+def undo_claim(
+    request: str,
+    *,
+    checkpoint: str,
+    requests: Mapping[str, int],
+    history: Sequence[HistoryEntry],
+) -> Statement:
+    """Give back what a claim or a steal may have leased whose reply never came.
+
+    The condition is on its request: the same worker may have leased the task at the same
+    attempt since, by another request.
+    """
+    return Statement(
+        "undo claim",
+        _RELEASE,
+        "#state = :leased AND #request = :request",
+        {"leased": _LEASED, "request": request, **_released(checkpoint, requests, history)},
+    )
+
+
+def record_crash(owner: str, attempt: int, crash: Crash, history: HistoryEntry) -> Statement:
+    """End the lease of a process that died; its supervisor reports on which item."""
+    return Statement(
+        "crashed",
+        "SET #state = :ready, #crashes = list_append(if_not_exists(#crashes, :none), :crash), "
+        f"{_ADD_HISTORY} {_END_LEASE}",
+        _HELD,
+        {
+            "ready": _READY,
+            "crash": [crash.to_text()],
+            **_held(owner, attempt),
+            **_added([history]),
+        },
+    )
+
+
+def abandon(owner: str, attempt: int) -> Statement:
+    """End the lease of a dead holder, so that it is stolen without a wait."""
+    return Statement(
+        "abandon", "SET #lease_until = :zero", _HELD, {"zero": 0, **_held(owner, attempt)}
+    )
+
+
+def excuse_loss(attempt: int) -> Statement:
+    """Do not count a lost lease against the task: its holder lives.
+
+    Each attempt is excused once, so a request that is repeated after a lost reply changes
+    nothing.
+    """
+    return Statement(
+        "excuse loss",
+        "SET #lost = #lost - :one, #excused = :attempt",
+        "#lost > :zero AND #attempt > :attempt AND (#state = :leased OR #state = :ready) "
+        "AND (attribute_not_exists(#excused) OR #excused < :attempt)",
+        {"leased": _LEASED, "ready": _READY, "attempt": attempt, "zero": 0, "one": 1},
+    )
+
+
+def reopen(was: TaskState, attempt: int, round_no: int, history: HistoryEntry) -> Statement:
+    """Put a failed or quarantined task back for a retry's round, with its counts at zero.
+
+    Once in a round: a call that is repeated finds the task where the first call's workers
+    left it.
+    """
+    return Statement(
+        "reopen",
+        f"SET #state = :ready, #tries = :zero, #lost = :zero, {_ADD_HISTORY}, "
+        "#reopened = if_not_exists(#reopened, :zero) + :one, #reopened_in = :round "
+        "REMOVE #not_before, #error_class, #error, #owner, #lease_until, #crashes",
+        "#state = :was AND #attempt = :attempt "
+        "AND (attribute_not_exists(#reopened_in) OR #reopened_in < :round)",
+        {
+            "ready": _READY,
+            "was": was.value,
+            "attempt": attempt,
+            "round": round_no,
+            "zero": 0,
+            "one": 1,
+            **_added([history]),
+        },
+    )
+
+
+def record_cause(attempt: int, error_class: ErrorClass, message: str) -> Statement:
+    """Give a task whose workers died the error class that Slurm knows."""
+    return Statement(
+        "record cause",
+        "SET #error_class = :class, #error = :message",
+        "#state = :quarantined AND #attempt = :attempt AND #error_class = :unknown",
+        {
+            "quarantined": TaskState.QUARANTINED.value,
+            "attempt": attempt,
+            "unknown": ErrorClass.WORKER_CRASH.value,
+            "class": error_class.value,
+            "message": message,
+        },
+    )
+
+
+def _leased(owner: str, request: str, now: int, until: int) -> Row:
+    return {
+        "leased": _LEASED,
+        "owner": owner,
+        "request": request,
+        "now": now,
+        "until": until,
+        "zero": 0,
+        "one": 1,
+    }
+
+
+def _held(owner: str, attempt: int) -> Row:
+    return {"leased": _LEASED, "owner": owner, "attempt": attempt}
+
+
+def _released(checkpoint: str, requests: Mapping[str, int], history: Sequence[HistoryEntry]) -> Row:
+    kept: Value = dict(requests)
+    return {"ready": _READY, "checkpoint": checkpoint, "requests": kept, **_added(history)}
+
+
+def _added(history: Sequence[HistoryEntry]) -> Row:
+    return {"none": [], "event": [entry.to_row() for entry in history]}

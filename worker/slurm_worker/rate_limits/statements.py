@@ -1,0 +1,149 @@
+"""Every conditional update of a rate limit's row (GCRA; times in microseconds).
+
+`limiter.py` says what a refusal means to each caller.
+"""
+
+from __future__ import annotations
+
+from slurm_worker.protocol.ports import Statement
+
+_AS_SEEN = "#epoch = :epoch AND #window = :window AND #used <= :most"
+
+
+def reserve_next(
+    *, cost: int, charge: int, floor: int, ceiling: int, epoch: int, window: int, most: int
+) -> Statement:
+    """Reserve the next slice of a schedule that runs ahead of now.
+
+    Args:
+        cost: how far the slice moves the schedule on.
+        charge: calls that it charges to the day's quota.
+        floor: the schedule is not idle: it is at this or later.
+        ceiling: and at this or earlier, the horizon.
+        epoch: of the row as it was seen.
+        window: the day, likewise.
+        most: calls that may be charged already.
+    """
+    return Statement(
+        "reserve next",
+        "SET #tat = #tat + :cost, #used = #used + :charge",
+        f"#tat >= :floor AND #tat <= :ceiling AND {_AS_SEEN}",
+        {
+            "cost": cost,
+            "charge": charge,
+            "floor": floor,
+            "ceiling": ceiling,
+            "epoch": epoch,
+            "window": window,
+            "most": most,
+        },
+    )
+
+
+def reserve_now(
+    *, cost: int, charge: int, floor: int, epoch: int, window: int, most: int
+) -> Statement:
+    """Reserve a slice of an idle schedule: it is behind now by more than the burst, and restarts.
+
+    Arguments are those of `reserve_next`.
+    """
+    return Statement(
+        "reserve now",
+        "SET #tat = :floor_plus_cost, #used = #used + :charge",
+        f"#tat < :floor AND {_AS_SEEN}",
+        {
+            "floor_plus_cost": floor + cost,
+            "charge": charge,
+            "floor": floor,
+            "epoch": epoch,
+            "window": window,
+            "most": most,
+        },
+    )
+
+
+def begin_day(day: int) -> Statement:
+    """Begin a new day of a quota; refused means that it has begun."""
+    return Statement(
+        "new window",
+        "SET #window = :window, #used = :zero",
+        "#window < :window",
+        {"window": day, "zero": 0},
+    )
+
+
+def return_quota(calls: int, day: int, returns: int, request: str) -> Statement:
+    """Give back calls that were charged to this day and surely not made.
+
+    `returns` counts these writes and never falls, so one that is repeated after a lost reply,
+    or arrives late, is refused: use is never counted too low.
+
+    Args:
+        calls: how many.
+        day: that they were charged to.
+        returns: the row's count, as it was seen.
+        request: an id of this request that no other has.
+    """
+    return Statement(
+        "return quota",
+        "SET #used = #used - :calls, #returned_by = :request, "
+        "#returns = if_not_exists(#returns, :zero) + :one",
+        "#window = :window AND (attribute_not_exists(#returns) OR #returns = :returns)",
+        {
+            "calls": calls,
+            "window": day,
+            "returns": returns,
+            "request": request,
+            "zero": 0,
+            "one": 1,
+        },
+    )
+
+
+def cut_rate(rate: int, epoch: int, now: int, before: int) -> Statement:
+    """Cut the rate: once per window, however many workers saw a 429.
+
+    Args:
+        rate: thousandths of a token per second.
+        epoch: of the row as it was seen.
+        now: the time.
+        before: the last change was before this.
+    """
+    return Statement(
+        "cut rate",
+        "SET #rate = :rate, #epoch = #epoch + :one, #changed = :now",
+        "#epoch = :epoch AND #changed < :before",
+        {"rate": rate, "epoch": epoch, "now": now, "before": before, "one": 1},
+    )
+
+
+def raise_rate(rate: int, epoch: int, now: int, before: int, *, cap: int, full: int) -> Statement:
+    """Raise the rate; see `cut_rate`.
+
+    Args:
+        rate: see `cut_rate`, and for the next three.
+        epoch: of the row.
+        now: the time.
+        before: the time of the last change at most.
+        cap: the rate is lower than this, our job's.
+        full: the highest rate of any job that shares the limit.
+    """
+    return Statement(
+        "raise rate",
+        "SET #rate = :rate, #full = :full, #epoch = #epoch + :one, #changed = :now",
+        "#epoch = :epoch AND #changed < :before AND #rate < :cap",
+        {
+            "rate": rate,
+            "full": full,
+            "epoch": epoch,
+            "now": now,
+            "before": before,
+            "cap": cap,
+            "one": 1,
+        },
+    )
+
+
+def push_schedule(tat: int) -> Statement:
+    """Heed ``Retry-After``: nothing is sent before this time."""
+    return Statement("push tat", "SET #tat = :tat", "#tat < :tat", {"tat": tat})
