@@ -182,7 +182,7 @@ def _commit(store: JobStore, sequence: int, span: range, digest: str) -> Marker:
 
 def _plan_aggregation(edges: Services, _: Config) -> None:
     from slurm_worker import aggregate
-    from slurm_worker.aggregate.plan import Plan
+    from slurm_worker.aggregate.job.plan import Plan
 
     table = edges.tasks(edges.jobs(JOB).get())
     expected = [

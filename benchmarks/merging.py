@@ -94,7 +94,7 @@ def make(case: Case, folder: Path) -> None:
     store = JobStore(FolderObjects(folder), PATHS)
     columns = None
     if case.form == "parquet":
-        from slurm_worker.aggregate.part import ParquetColumns
+        from slurm_worker.aggregate.job.parquet_part import ParquetColumns
 
         columns = ParquetColumns(case.schema)
     for number in range(case.parts):
@@ -145,8 +145,8 @@ def pyarrow(case: Case, folder: Path, scratch: Path) -> None:
     import pyarrow.json as pj
     import pyarrow.parquet as pq
 
-    from slurm_worker.aggregate.convert import Converter
-    from slurm_worker.aggregate.types import parse_schema
+    from slurm_worker.aggregate.columns.converter import Converter
+    from slurm_worker.aggregate.columns.types import parse_schema
 
     schema = Converter(parse_schema(case.schema), declared=True).arrow_schema
     parse = pj.ParseOptions(explicit_schema=schema)
@@ -162,7 +162,7 @@ def pyarrow(case: Case, folder: Path, scratch: Path) -> None:
 MODULES = {
     "ours": ["slurm_worker.aggregate", "boto3"],
     "duckdb": ["duckdb"],
-    "pyarrow": ["pyarrow.json", "pyarrow.parquet", "slurm_worker.aggregate.convert"],
+    "pyarrow": ["pyarrow.json", "pyarrow.parquet", "slurm_worker.aggregate.columns.converter"],
 }
 TOOLS: dict[str, Callable[[Case, Path, Path], None]] = {
     "ours": ours,

@@ -16,7 +16,7 @@ from airflow_slurm_provider.units import format_count, format_size
 from slurm_worker.errors import UserError
 
 if TYPE_CHECKING:
-    from slurm_worker.aggregate.sources import Sources
+    from slurm_worker.aggregate.files.sources import Sources
     from slurm_worker.protocol.ports import ObjectStore
 
 _S3 = "s3://"
@@ -54,7 +54,7 @@ def aggregate_files(
     Takes JSON lines, also compressed, and SQLite. Each PATH is a file or a folder, local or
     s3://. The dataset may be local or on s3://, too. Running it again changes nothing.
     """
-    from slurm_worker.aggregate.loose import merge_files
+    from slurm_worker.aggregate.files.merge import merge_files
     from slurm_worker.aggregate.options import AggregateOptions
 
     if not output.strip():
@@ -111,7 +111,7 @@ class _Buckets:
 
     def sources(self, paths: Sequence[str], output: str, scratch: Path) -> Sources:
         """The files at these paths, without those of the dataset."""
-        from slurm_worker.aggregate.sources import Sources
+        from slurm_worker.aggregate.files.sources import Sources
 
         found = Sources(scratch)
         for path in paths:

@@ -322,7 +322,7 @@ def merge_on_nodes(
     spec = spec_store.read_spec(services, services.jobs(job_id).get())
     dataset.check_complete(services, job_id)
     with tempfile.TemporaryDirectory(prefix="airflow-slurm-merging-") as folder:
-        config = dataset.plan_on_nodes(services, spec, Path(folder), log)
+        config = dataset.plan_on_nodes(services, spec, Path(folder))
         return None if config is None else submit(services, config, log=log, actor=actor)
 
 

@@ -59,7 +59,7 @@ def merge(services: Services, spec: JobSpec, log: Log) -> aggregation.Manifest:
         )
 
 
-def plan_on_nodes(services: Services, spec: JobSpec, folder: Path, log: Log) -> Config | None:
+def plan_on_nodes(services: Services, spec: JobSpec, folder: Path) -> Config | None:
     """The job that merges the parts of another; None if the dataset is up to date.
 
     `spec` is that of the job whose parts are merged. The code that is uploaded goes into `folder`,
@@ -76,7 +76,6 @@ def plan_on_nodes(services: Services, spec: JobSpec, folder: Path, log: Log) -> 
             _expected(services, spec.id),
             _options(spec),
             Path(scratch),
-            log,
         )
     if split is None or not split.items:
         # There is nothing to merge; the coordinator publishes without the nodes.

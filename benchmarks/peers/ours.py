@@ -18,7 +18,7 @@ from airflow_slurm_provider.coordinator.services import open_services
 from airflow_slurm_provider.coordinator.spec.site import load_site
 from benchmarks.peers.contenders import SHARED, WORKERS, Result, cancel_jobs
 from benchmarks.peers.processes import VARIABLE
-from slurm_worker.aggregate.reading import Fetched
+from slurm_worker.aggregate.job.parts import Fetched
 from slurm_worker.protocol.keys import JobId
 
 

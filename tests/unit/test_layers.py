@@ -69,6 +69,11 @@ def test_the_contracts_hold() -> None:
             "floors of the worker",
         ),
         (
+            "worker/slurm_worker/aggregate/columns/types.py",
+            "import slurm_worker.aggregate.dataset.folder",
+            "floors of aggregation",
+        ),
+        (
             "worker/slurm_worker/protocol/task_table.py",
             "import airflow_slurm_provider.slurm",
             "the worker imports neither Airflow nor the provider",

@@ -5,7 +5,7 @@
 | a part that its task's marker doesn't name | at once: the marker has decided |
 | a checkpoint of a task with a marker | at once |
 | a proposed marker of a task with a marker | the job is complete |
-| a file of a dataset that can't be read or published any more | `slurm_worker.aggregate.publish` |
+| a file of a dataset that can't be read or published any more | `aggregate.job.publish` |
 | a draft of a round that has another as its plan | at once |
 
 An object is garbage only after a final decision, so it may be deleted at any later time, even
@@ -15,7 +15,7 @@ without a plan may become the plan. Code, configurations, inline items and logs 
 a submit relies on those that exist.
 
 Requests: a list per thousand objects, drafts and markers, a GET per task with parts of several
-attempts, those of `slurm_worker.aggregate.publish.sweep`, one delete per thousand objects.
+attempts, those of `slurm_worker.aggregate.job.publish.sweep`, one delete per thousand objects.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.progress import read_progress
-from slurm_worker.aggregate.publish import sweep
+from slurm_worker.aggregate.job.publish import sweep
 from slurm_worker.prefetch import prefetch
 from slurm_worker.protocol.job_store import JobStore
 from slurm_worker.protocol.keys import JobId, RoundState, TaskId

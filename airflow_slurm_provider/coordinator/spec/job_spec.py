@@ -288,7 +288,7 @@ class JobSpec(Strict):
         declared = self.aggregate.schema_
         if declared is not None:
             # pyarrow takes a third of a second to import, and most jobs declare no schema.
-            from slurm_worker.aggregate.types import parse_schema
+            from slurm_worker.aggregate.columns.types import parse_schema
 
             parse_schema(declared)
         elif self.worker.part_format == PARQUET:

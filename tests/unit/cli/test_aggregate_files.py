@@ -176,7 +176,7 @@ def test_values_nested_deeper_than_readers_go_are_refused(
 ) -> None:
     merged.write("a.jsonl", '{"a": ' + "[" * 60 + "1" + "]" * 60 + "}\n")
     assert merged.run() == 2
-    refused(capsys, "nested more than 30 deep", "a.jsonl")
+    refused(capsys, "nested more than 30 levels deep", "a.jsonl")
 
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=4) | st.sampled_from(
@@ -337,9 +337,12 @@ def test_tables_that_sqlite_keeps_for_itself_are_no_rows(
 @pytest.mark.parametrize(
     ("statements", "says"),
     [
-        (["CREATE TABLE one (a)", "CREATE TABLE two (a)"], "the tables one, two; one is expected"),
-        (["CREATE VIEW v AS SELECT 1 AS a"], "(none) (and, not read, v)"),
-        (["CREATE VIRTUAL TABLE f USING fts5(x)"], "(none) (and, not read, f)"),
+        (
+            ["CREATE TABLE one (a)", "CREATE TABLE two (a)"],
+            "the tables one, two; a database",
+        ),
+        (["CREATE VIEW v AS SELECT 1 AS a"], "(none) (and v, which can't be read)"),
+        (["CREATE VIRTUAL TABLE f USING fts5(x)"], "(none) (and f, which can't be read)"),
         (["CREATE TABLE t (a)", "INSERT INTO t VALUES (9e999)"], "that JSON can't hold"),
         (["CREATE TABLE t (a)", "INSERT INTO t VALUES (CAST(x'ff' AS TEXT))"], "UTF-8"),
     ],
@@ -442,7 +445,7 @@ def test_files_that_can_not_be_read_are_named(
     merged.write("a.jsonl", '{"a": 1}\n')
     os.mkfifo(merged.folder / "b.jsonl")
     assert merged.run() == 2
-    refused(capsys, "b.jsonl is no regular file")
+    refused(capsys, "b.jsonl is not a regular file")
     (merged.folder / "b.jsonl").unlink()
     (merged.folder / "c.jsonl").symlink_to("nowhere")
     assert merged.run() == 2
@@ -489,7 +492,7 @@ def test_a_key_that_is_not_there_is_no_column(
 ) -> None:
     merged.write("a.jsonl", '{"x": 1}\n')
     assert merged.run("--sort-by", "_key") == 2
-    refused(capsys, "aggregate.sort_by: '_key' is no column")
+    refused(capsys, "aggregate.sort_by: there is no column '_key'")
 
 
 # --- sorted and partitioned ------------------------------------------------------------

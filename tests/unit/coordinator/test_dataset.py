@@ -15,7 +15,7 @@ from airflow_slurm_provider.coordinator.maintenance.gc import collect
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from airflow_slurm_provider.coordinator.submission.credentials import session_policy
-from slurm_worker.aggregate.files import Version
+from slurm_worker.aggregate.dataset.folder import DatasetFolder
 from slurm_worker.aggregate.node import merge_file
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobId, merge_job_id, merged_job
@@ -82,7 +82,7 @@ def test_nodes_write_the_same_bytes_and_the_coordinator_only_publishes(
     edges, config = finished(tmp_path / "b", schema=schema)
     submitted = merge_on_nodes(edges, config, tmp_path)
     assert submitted.tasks == len(here["files"]) == 4
-    monkeypatch.setattr(Version, "write", lambda *_: pytest.fail("a file was merged here"))
+    monkeypatch.setattr(DatasetFolder, "write", lambda *_: pytest.fail("a file was merged here"))
     there = api.aggregate(edges, config.spec.id, log=log)
     assert described(there) == described(here)
     assert all(each["key"].startswith(there["folder"]) for each in there["files"])
@@ -125,7 +125,7 @@ def test_files_merged_by_nodes_of_an_older_release_are_published(
     edges, config = finished(tmp_path / "a")
     folder = f"{edges.paths(config.spec.id).dataset}0123456789abcdef/"
     merge_on_nodes(edges, config, tmp_path, folder=folder)
-    monkeypatch.setattr(Version, "write", lambda *_: pytest.fail("a file was merged here"))
+    monkeypatch.setattr(DatasetFolder, "write", lambda *_: pytest.fail("a file was merged here"))
     manifest = api.aggregate(edges, config.spec.id, log=log)
     assert len(manifest["files"]) == 4
     assert all(each["key"].startswith(manifest["folder"]) for each in manifest["files"])
@@ -140,7 +140,7 @@ def test_another_pyarrow_on_the_node_is_refused(tmp_path: Path) -> None:
 
 def test_a_sorted_dataset_is_not_merged_on_nodes(tmp_path: Path) -> None:
     edges, config = finished(tmp_path, sort_by=["n"])
-    with pytest.raises(UserError, match="merge where='local'"):
+    with pytest.raises(UserError, match=r"set aggregate\.where to local"):
         api.merge_on_nodes(edges, config.spec.id, log=log)
 
 

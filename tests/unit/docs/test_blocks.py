@@ -25,7 +25,7 @@ import yaml
 
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec, parse_config
 from airflow_slurm_provider.coordinator.spec.site import parse_cluster, parse_site
-from slurm_worker.aggregate.merge import ERRORS_SCHEMA
+from slurm_worker.aggregate.job.failures import ERRORS_SCHEMA
 from tests.stack.settings import ROOT
 from tests.unit.docs import samples
 from tests.unit.docs.commands import check_line

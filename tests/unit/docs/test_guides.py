@@ -11,9 +11,9 @@ import pytest
 
 from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 from slurm_worker import FatalError, ItemError, RateLimited
-from slurm_worker.aggregate.loose import merge_files
+from slurm_worker.aggregate.files.merge import merge_files
+from slurm_worker.aggregate.files.sources import Sources
 from slurm_worker.aggregate.options import AggregateOptions
-from slurm_worker.aggregate.sources import Sources
 from slurm_worker.backends.local import FolderObjects
 from tests.stack.settings import ROOT
 from tests.unit.docs.pages import DOCS, README, blocks, load, named

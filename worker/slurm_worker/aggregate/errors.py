@@ -1,4 +1,4 @@
-"""What can be wrong with the results of a job."""
+"""What can be wrong with the results of a job, or with files to merge."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from slurm_worker.errors import UserError
 
 
 class AggregationError(UserError):
-    """The results can't be published as they are; the message says which and what to do."""
+    """The results can't be merged as they are; the message says what is wrong and what to do."""
 
 
 class Misfit(Exception):
-    """A value does not fit its column; caught and told with its item's key.
+    """A value does not fit its column; the caller adds which item has it.
 
     Args:
-        path: the column, and the way to the value inside it.
+        path: the column, and the path to the value inside it.
         found: what was found there, to read after "has" or "holds".
     """
 
@@ -21,3 +21,8 @@ class Misfit(Exception):
         super().__init__(f"{path}: {found}")
         self.path = path
         self.found = found
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text as one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200]

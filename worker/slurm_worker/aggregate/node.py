@@ -1,7 +1,7 @@
 """Merging on the nodes: a file of the dataset is an item of a job like any other.
 
 The coordinator plans the files, copies them into the version's folder, and publishes the
-manifest; here one file is written, as it would be there: the same parts give the same bytes.
+manifest; a node writes one file as the coordinator would: the same parts give the same bytes.
 Needs pyarrow on the node, in the coordinator's version.
 """
 
@@ -9,50 +9,90 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from slurm_worker.aggregate.convert import Converter
+from slurm_worker.aggregate.columns.types import ColumnType, parse_schema
+from slurm_worker.aggregate.dataset.folder import DatasetFolder
 from slurm_worker.aggregate.errors import AggregationError
-from slurm_worker.aggregate.files import Version
-from slurm_worker.aggregate.merge import PartReader, merge_group, part_name
+from slurm_worker.aggregate.job.aggregation import inputs_sha256
+from slurm_worker.aggregate.job.merge import PartMerger, groups_of, infer
+from slurm_worker.aggregate.job.parts import PartReader
+from slurm_worker.aggregate.job.plan import ROWS, Plan, PlannedPart, RoundSummary
+from slurm_worker.aggregate.job.publish import read_published
 from slurm_worker.aggregate.options import AggregateOptions
-from slurm_worker.aggregate.plan import PlannedPart
-from slurm_worker.aggregate.types import ColumnType, Schema
-from slurm_worker.errors import ErrorClass, ItemError
+from slurm_worker.errors import ErrorClass, ItemError, UserError
 from slurm_worker.execution.context import Context
 from slurm_worker.protocol.job_store import JobStore, Part
 from slurm_worker.protocol.keys import JobId, TaskId
-from slurm_worker.protocol.paths import JobPaths
+from slurm_worker.protocol.paths import JobPaths, version_name
+from slurm_worker.protocol.ports import ObjectStore
+
+#: The end of the name of the folder in which nodes write.
+_NODES = "nodes"
 
 
-def params_of(
-    paths: JobPaths, options: AggregateOptions, columns: Schema, folder: str
-) -> dict[str, Any]:
-    """What is the same for all files, as JSON."""
-    return {
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A merge as work for several nodes: `params` for all files, and one item for each.
+
+    `inputs` is the digest of everything that goes into the dataset.
+    """
+
+    inputs: str
+    params: dict[str, Any]
+    items: list[dict[str, Any]]
+
+
+def split(
+    objects: ObjectStore,
+    paths: JobPaths,
+    expected: Sequence[RoundSummary],
+    options: AggregateOptions,
+    scratch: Path,
+) -> Split | None:
+    """What nodes would merge, file by file; None where the published dataset is up to date.
+
+    Arguments and errors are as in `aggregate`.
+    """
+    if options.sorted:
+        raise UserError(
+            "aggregate.sort_by, .partition_by: sorting needs all rows in one place; set "
+            "aggregate.where to local"
+        )
+    declared = None if options.schema is None else parse_schema(options.schema)
+    store = JobStore(objects, paths)
+    base = read_published(objects, paths)
+    reader = PartReader(store, options.memory)
+    with Plan(store, expected, scratch) as plan:
+        inputs = inputs_sha256(plan, options)
+        if base.if_made_of(inputs, objects) is not None:
+            return None
+        columns = infer(reader, plan) if declared is None else declared
+        merger = PartMerger(reader, columns, options)
+        items = [_item(parts, merger) for parts in groups_of(plan, ROWS, options)]
+    params = {
         "job": paths.job,
         "prefix": paths.prefix,
-        "folder": folder,
+        "folder": paths.dataset_of(version_name(base.number + 1, inputs, _NODES)),
         "options": asdict(options),
-        "columns": {name: each.to_list() for name, each in columns.items()},
+        "columns": {name: column.to_list() for name, column in columns.items()},
         "pyarrow": pa.__version__,
     }
+    return Split(inputs, params, items)
 
 
-def item_of(
-    group: Sequence[PlannedPart], columns: Schema, options: AggregateOptions
-) -> dict[str, Any]:
+def _item(parts: Sequence[PlannedPart], merger: PartMerger) -> dict[str, Any]:
     """One file, as JSON; its name is its key."""
-    converter = _converter(columns, options)
-    parts = [[each.task, each.ok, *asdict(each.part).values()] for each in group]
-    return {"id": part_name(group, converter, options), "parts": parts}
+    raw = [[planned.task, planned.ok, *astuple(planned.part)] for planned in parts]
+    return {"id": merger.file_name(parts), "parts": raw}
 
 
 def merge_file(item: Mapping[str, Any], context: Context) -> dict[str, Any]:
-    """Handler: write one file and say what it is.
+    """Handler: write one file and describe it.
 
     Raises:
         ItemError: if a part is not what was committed, or pyarrow is another version here.
@@ -61,29 +101,24 @@ def merge_file(item: Mapping[str, Any], context: Context) -> dict[str, Any]:
     if params["pyarrow"] != pa.__version__:
         raise ItemError(
             ErrorClass.HANDLER_BUG,
-            f"pyarrow is {pa.__version__} here and {params['pyarrow']} at the coordinator: their "
-            "files would differ; install that version, or name it in aggregate.requirements",
+            f"pyarrow is {pa.__version__} on this node and {params['pyarrow']} at the coordinator, "
+            "so the files would differ; install the coordinator's version, or name it in "
+            "aggregate.requirements",
         )
     # Tuples are lists in JSON.
     raw: dict[str, Any] = params["options"]
-    lists = {name: tuple(each) for name, each in raw.items() if isinstance(each, list)}
+    lists = {name: tuple(value) for name, value in raw.items() if isinstance(value, list)}
     options = AggregateOptions(**{**raw, **lists})
-    paths = JobPaths(params["prefix"], JobId(params["job"]))
+    columns = {name: ColumnType.from_list(raw) for name, raw in params["columns"].items()}
     objects = context.objects(params["bucket"])
-    converter = _converter(
-        {n: ColumnType.from_list(c) for n, c in params["columns"].items()}, options
-    )
-    group = [PlannedPart(TaskId(task), ok, {}, Part(*part)) for task, ok, *part in item["parts"]]
-    path = context.scratch / f"{context.key}.{context.attempt}"
-    # A folder for each attempt: one that froze can't replace what another has committed.
+    store = JobStore(objects, JobPaths(params["prefix"], JobId(params["job"])))
+    parts = [PlannedPart(TaskId(task), ok, {}, Part(*part)) for task, ok, *part in item["parts"]]
+    # A folder for each attempt: an attempt that froze can't replace what another has committed.
     folder = f"{params['folder']}a{context.attempt}-{uuid.uuid4().hex[:12]}/"
-    version = Version(objects, folder, path, context.logger.info)
+    path = context.scratch / f"{context.key}.{context.attempt}"
+    target = DatasetFolder(objects, folder, path, context.logger.info)
     try:
-        file = merge_group(PartReader(JobStore(objects, paths), options), group, converter, version)
+        merger = PartMerger(PartReader(store, options.memory), columns, options)
+        return asdict(merger.merge_file(parts, target))
     except AggregationError as error:
         raise ItemError(ErrorClass.BAD_INPUT, str(error)) from error
-    return asdict(file)
-
-
-def _converter(columns: Schema, options: AggregateOptions) -> Converter:
-    return Converter(columns, declared=options.schema is not None)

@@ -7,14 +7,21 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from slurm_worker.aggregate.types import Kind, Schema
+from slurm_worker.aggregate.columns.types import Schema, TypeName
 from slurm_worker.errors import UserError
 from slurm_worker.results.parts import KEY_FIELD
 
 _MEBIBYTE = 1 << 20
-#: What may stand in a folder's name, and be read back from it as it was.
-_PARTITIONS = (Kind.STRING, Kind.INT32, Kind.INT64, Kind.UINT64, Kind.BOOL, Kind.DATE)
-#: What separates folders, their names from their values, or is read as something else.
+#: Types whose values can be written in a folder's name and read back unchanged.
+_PARTITIONS = (
+    TypeName.STRING,
+    TypeName.INT32,
+    TypeName.INT64,
+    TypeName.UINT64,
+    TypeName.BOOL,
+    TypeName.DATE,
+)
+#: Characters that separate folders, or names from values, or that readers treat specially.
 _NO_FOLDER = re.compile(r"[^\w .,+@-]")
 
 
@@ -25,14 +32,14 @@ class AggregateOptions:
     Args:
         schema: column types by name, without the key's; inferred from all rows where None.
         rename: other names for columns: ``{"arr delay": "arrival_delay"}``. `schema` has the
-            names that the handler returns, all below those of the dataset.
+            names that the handler returns; all options below have the names of the dataset.
         partition_by: columns that become folders, ``year=2013/``, and leave the files.
         sort_by: columns by which rows are sorted; in the input's order where empty.
         rows_per_file: about how many rows a file holds.
         file_size: about how many bytes of committed parts a file is made of; Parquet is
             seldom larger than its compressed parts.
         row_group_size: about how many rows a row group holds.
-        memory: about the most bytes that may be in use.
+        memory: about the most bytes of memory in use.
     """
 
     schema: dict[str, str] | None = None
@@ -51,57 +58,65 @@ class AggregateOptions:
 
     @property
     def names(self) -> dict[str, str]:
-        """The dataset's names of columns that have another one in the parts."""
+        """The dataset's names of columns that have another name in the parts."""
         return self.rename or {}
 
+    def named(self, columns: Schema) -> dict[str, str]:
+        """Columns and their types as text, by the dataset's names."""
+        return {self.names.get(name, name): str(column) for name, column in columns.items()}
+
     def check(self, columns: Schema, *, keyed: bool = True) -> None:
-        """Look whether the columns that are named are there.
+        """Check that the columns that the options name exist.
 
         Args:
             columns: the schema, without the key's column where there is one.
             keyed: whether the dataset has a column of keys of its own.
 
         Raises:
-            UserError: naming the option, the column and the mend.
+            UserError: naming the option, the column and what to do.
         """
         for name in self.names:
             _check_column("rename", name, columns)
-        named = {self.names.get(name, name): each for name, each in columns.items()}
+        named = {self.names.get(name, name): column for name, column in columns.items()}
         if len(named) < len(columns) or (keyed and KEY_FIELD in named):
-            raise UserError("aggregate.rename: gives two columns one name; choose another")
+            raise UserError(
+                "aggregate.rename: two columns would have the same name; choose another name"
+            )
         for name in self.sort_by:
             _check_column("sort_by", name, [*named, KEY_FIELD] if keyed else named)
         for name in self.partition_by:
             _check_column("partition_by", name, named)
-            if named[name].kind not in _PARTITIONS:
+            if named[name].type_name not in _PARTITIONS:
                 raise UserError(
-                    f"aggregate.partition_by: {name!r} is a {named[name]}; use a column of "
-                    "strings, whole numbers, bools or dates"
+                    f"aggregate.partition_by: column {name!r} has type {named[name]}; use a column "
+                    "of strings, whole numbers, bools or dates"
                 )
             _check_folder(name, named)
         if len(set(self.partition_by)) < len(self.partition_by):
             raise UserError("aggregate.partition_by: names a column twice; name it once")
         if len(self.partition_by) == len(named) > 0:
-            raise UserError("aggregate.partition_by: names every column; leave one for the files")
+            raise UserError(
+                "aggregate.partition_by: names every column; leave at least one for the files"
+            )
 
 
 def _check_column(option: str, name: str, columns: Collection[str]) -> None:
     if name not in columns:
         near = difflib.get_close_matches(name, columns, 1)
-        mend = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(columns)}"
-        raise UserError(f"aggregate.{option}: {name!r} is no column; {mend}")
+        hint = f"did you mean {near[0]!r}?" if near else f"the columns are {', '.join(columns)}"
+        raise UserError(f"aggregate.{option}: there is no column {name!r}; {hint}")
 
 
 def _check_folder(name: str, columns: Collection[str]) -> None:
-    """Refuse a name that is no part of a folder's name, or that readers take for another."""
+    """Refuse a name that can't be in a folder's name, or that readers take for another."""
     if not name or name.startswith((".", "_")) or _NO_FOLDER.search(name):
         raise UserError(
-            f"aggregate.partition_by: {name!r} can't be in the name of a folder that readers look "
-            "into; rename it to letters, digits and underscores, with a letter first"
+            f"aggregate.partition_by: {name!r} can't be the name of a folder that readers open; "
+            "rename the column: use letters, digits and underscores, and begin with a letter"
         )
-    alike = [each for each in columns if each != name and each.casefold() == name.casefold()]
-    if alike:
+    same = [other for other in columns if other != name and other.casefold() == name.casefold()]
+    if same:
         raise UserError(
-            f"aggregate.partition_by: {name!r} and {alike[0]!r} differ only in case, and DuckDB "
-            "takes them for one; rename one of them"
+            f"aggregate.partition_by: {name!r} and {same[0]!r} differ only in case, and DuckDB "
+            "can't tell them apart; rename one of them"
         )

@@ -114,7 +114,7 @@ class Worker:
             return None
         try:
             # Only now: the handler's requirements may have brought it.
-            from slurm_worker.aggregate.part import ParquetColumns
+            from slurm_worker.aggregate.job.parquet_part import ParquetColumns
         except ImportError as error:
             self.context.logger.warning("parts are JSON lines", reason=describe(error))
             return None

@@ -38,7 +38,7 @@ SQLITE = "sqlite"
 PART_TABLE = (
     "CREATE TABLE rows (number INTEGER PRIMARY KEY, key TEXT NOT NULL, line TEXT NOT NULL) STRICT"
 )
-#: Needs a declared schema, and pyarrow on the node; see `aggregate/part.py`.
+#: Needs a declared schema, and pyarrow on the node; see `aggregate/job/parquet_part.py`.
 PARQUET = "parquet"
 #: What a job may ask for.
 PART_FORMATS = (JSONL, SQLITE, PARQUET)

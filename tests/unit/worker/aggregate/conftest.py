@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.worker.aggregate.job import Job
+from tests.unit.worker.aggregate.finished_job import Job
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from slurm_worker.aggregate.part import read_rows
+from slurm_worker.aggregate.job.parquet_part import read_rows
 from slurm_worker.errors import (
     ErrorClass,
     FatalError,
@@ -184,7 +184,7 @@ def test_a_row_that_does_not_fit_the_declared_schema_is_its_items_failure(tmp_pa
 def test_a_node_without_pyarrow_writes_lines_instead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "slurm_worker.aggregate.part", None)
+    monkeypatch.setitem(sys.modules, "slurm_worker.aggregate.job.parquet_part", None)
     world = World(tmp_path, part_format="parquet", columns={"n": "int64"})
     world.plan(numbered(3))
     assert world.worker().run() == WorkerExit.OK

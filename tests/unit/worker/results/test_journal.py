@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slurm_worker.aggregate.part import ParquetColumns
+from slurm_worker.aggregate.job.parquet_part import ParquetColumns
 from slurm_worker.errors import ErrorClass
 from slurm_worker.protocol.slices import TaskItems, pack_slice, unpack_segment, unpack_slice
 from slurm_worker.results.journal import Journal

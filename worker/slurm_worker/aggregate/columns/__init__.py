@@ -1,0 +1,1 @@
+"""JSON rows as typed columns: the types, inferring them, and converting to Arrow."""

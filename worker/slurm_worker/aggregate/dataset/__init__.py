@@ -1,0 +1,1 @@
+"""The files of a dataset: their names, order, partition folders, and writing them as Parquet."""

@@ -1,0 +1,116 @@
+"""Groups of input to the files of a dataset, in the input's order or sorted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+
+from slurm_worker.aggregate.columns.converter import Converter
+from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder, file_name
+from slurm_worker.aggregate.dataset.sorting import sort_files, write_merged
+from slurm_worker.aggregate.options import AggregateOptions
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The input of one file, or of one of those that are sorted together.
+
+    Args:
+        digests: of what it is made of, in order.
+        rows: how many it has; None where that is not known.
+        read: its tables, with the converter's columns.
+    """
+
+    digests: Sequence[str]
+    rows: int | None
+    read: Callable[[], Iterator[pa.Table]]
+
+
+class DatasetWriter:
+    """Writes groups as files; `writer` names the code, for the names of the files."""
+
+    def __init__(self, writer: str, converter: Converter, options: AggregateOptions) -> None:
+        self._writer = writer
+        self._columns = converter.columns
+        self._options = options
+        names = options.names
+        self._schema = pa.schema(
+            [field.with_name(names.get(field.name, field.name)) for field in converter.arrow_schema]
+        )
+
+    def write(
+        self,
+        groups: Iterable[Group],
+        folder: DatasetFolder,
+        scratch: Path,
+        progress: Callable[[str, int], None],
+    ) -> list[DataFile]:
+        """Write the dataset's files.
+
+        Args:
+            groups: the input.
+            folder: where the files go.
+            scratch: a folder on local disk; with room for the dataset twice where it is sorted.
+            progress: called with what was done ("merged" or "sorted") and with how many rows.
+        """
+        written: Iterator[DataFile] = (self.write_file(group, folder) for group in groups)
+        done = "merged"
+        if self._options.sorted:
+            merged = self._merge(groups, scratch, progress)
+            written = sort_files(merged, self._schema, self._options, folder, scratch)
+            done = "sorted"
+        files: list[DataFile] = []
+        rows = 0
+        for file in written:
+            files.append(file)
+            rows += file.rows
+            progress(done, rows)
+        return files
+
+    def write_file(self, group: Group, folder: DatasetFolder) -> DataFile:
+        """The file of one group: found, or written."""
+        name = self.file_name(group)
+        return folder.find(name, group.rows, self._schema) or folder.write(
+            name, self._schema, self._tables(group), self._options.row_group_size
+        )
+
+    def file_name(self, group: Group) -> str:
+        """The name of the file of one group."""
+        return file_name(self._writer, self._columns, self._options, group.digests)
+
+    def _merge(
+        self, groups: Iterable[Group], scratch: Path, progress: Callable[[str, int], None]
+    ) -> list[Path]:
+        """Files to sort, in the input's order."""
+        merged: list[Path] = []
+        rows = 0
+        for group in groups:
+            merged.append(scratch / f"merged-{len(merged):05}.parquet")
+            size = self._options.row_group_size
+            rows += write_merged(merged[-1], self._schema, self._tables(group), size)
+            progress("merged", rows)
+        return merged
+
+    def _tables(self, group: Group) -> Iterator[pa.Table]:
+        """The tables by the dataset's names."""
+        return (table.rename_columns(self._schema.names) for table in group.read())
+
+
+def grouped(items: Iterable[_T], *limits: tuple[Callable[[_T], int], int]) -> Iterator[list[_T]]:
+    """Neighbouring items together, until the sum of one of the measures reaches its limit."""
+    group: list[_T] = []
+    sums = [0] * len(limits)
+    for item in items:
+        group.append(item)
+        sums = [total + measure(item) for total, (measure, _) in zip(sums, limits, strict=True)]
+        if any(total >= limit for total, (_, limit) in zip(sums, limits, strict=True)):
+            yield group
+            group, sums = [], [0] * len(limits)
+    if group:
+        yield group

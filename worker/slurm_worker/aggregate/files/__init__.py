@@ -1,0 +1,1 @@
+"""Merging files without a job: JSON lines and SQLite databases."""

@@ -1,0 +1,106 @@
+"""Parts to Parquet: a part at a time, in order of the tasks, verified on the way.
+
+A file's name is the hash of what it is made of: its parts, the schema and this writer.
+Memory holds one row group and the parts that are read ahead.
+
+Requests: one GET per part (two where the schema is inferred), and those of `dataset.folder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from operator import attrgetter
+from pathlib import Path
+
+import pyarrow as pa
+
+from slurm_worker.aggregate.columns.converter import Converter
+from slurm_worker.aggregate.columns.inference import Inference
+from slurm_worker.aggregate.columns.types import Schema
+from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder
+from slurm_worker.aggregate.dataset.writer import DatasetWriter, Group, grouped
+from slurm_worker.aggregate.job.parts import Fetched, PartReader, is_columns
+from slurm_worker.aggregate.job.plan import ROWS, Plan, PlannedPart
+from slurm_worker.aggregate.options import AggregateOptions
+
+#: A number that is raised with every change of what is written for the same parts.
+WRITER = f"4 pyarrow-{pa.__version__}"
+
+
+class PartMerger:
+    """Makes files of parts, here or on a node; `columns` are the schema without the key.
+
+    Raises:
+        UserError: if an option names no column.
+    """
+
+    def __init__(self, reader: PartReader, columns: Schema, options: AggregateOptions) -> None:
+        options.check(columns)
+        self._reader = reader
+        self._converter = Converter(columns, declared=options.schema is not None)
+        self._options = options
+        self._writer = DatasetWriter(WRITER, self._converter, options)
+
+    def merge(
+        self, plan: Plan, folder: DatasetFolder, scratch: Path, progress: Callable[[str], None]
+    ) -> list[DataFile]:
+        """Write all files of the dataset.
+
+        Raises:
+            AggregationError: naming task, part or item, if a part is not what was
+                committed, or a value does not fit the schema.
+        """
+
+        def report(done: str, rows: int) -> None:
+            progress(f"{done} {rows:,} of {plan.totals.rows:,} rows")
+
+        groups = map(self._group, groups_of(plan, ROWS, self._options))
+        return self._writer.write(groups, folder, scratch, report)
+
+    def merge_file(self, parts: Sequence[PlannedPart], folder: DatasetFolder) -> DataFile:
+        """Find or write the one file of these parts; raises as `merge`."""
+        return self._writer.write_file(self._group(parts), folder)
+
+    def file_name(self, parts: Sequence[PlannedPart]) -> str:
+        """The name of the file of these parts."""
+        return self._writer.file_name(self._group(parts))
+
+    def _group(self, parts: Sequence[PlannedPart]) -> Group:
+        return Group(
+            [planned.part.sha256 for planned in parts],
+            sum(planned.part.rows for planned in parts),
+            lambda: self._reader.tables(parts, self._converter),
+        )
+
+
+def groups_of(plan: Plan, kind: str, options: AggregateOptions) -> Iterator[list[PlannedPart]]:
+    """The parts of each file, where rows stay in the input's order."""
+    return grouped(
+        plan.parts(kind),
+        (attrgetter("part.rows"), options.rows_per_file),
+        (attrgetter("part.size"), options.file_size),
+    )
+
+
+def infer(reader: PartReader, plan: Plan) -> Schema:
+    """The schema of all rows, from a full pass over them.
+
+    Raises:
+        AggregationError: naming a value that does not fit one schema with the others.
+    """
+    inference = Inference()
+    parts = ([planned] for planned in plan.parts(ROWS))
+    read = reader.ahead(parts, plan.largest(ROWS), lambda batch: _read_into(inference, batch[0]))
+    with closing(read):
+        for (planned,), add in read:
+            add(planned.part.key)
+    return inference.schema()
+
+
+def _read_into(inference: Inference, fetched: Fetched) -> Callable[[str], None]:
+    """See `Inference.read_lines`."""
+    if is_columns(fetched.part):
+        rows = fetched.rows()
+        return lambda part: inference.add_rows(rows, part)
+    return inference.read_lines(fetched.lines(), fetched.part.rows, fetched.parse)

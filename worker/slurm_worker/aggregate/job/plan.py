@@ -1,0 +1,274 @@
+"""What there is to merge: all markers, checked to be complete, as a plan on scratch.
+
+The plan is an SQLite file, so that memory does not grow with the number of tasks. It
+holds the committed parts in order of their tasks.
+
+Requests: one GET per marker, one LIST per thousand, one query per page of task rows, one GET
+per segment of the retry rounds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import astuple, dataclass, field
+from itertools import chain, groupby
+from pathlib import Path
+
+from slurm_worker.aggregate.errors import AggregationError
+from slurm_worker.prefetch import prefetch
+from slurm_worker.protocol.job_store import JobStore, Marker, Part
+from slurm_worker.protocol.keys import TaskId, parse_task_id, task_id
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.results.superseded import RetriedItems
+
+ROWS, ERRORS = "rows", "errors"
+_TABLES = """
+CREATE TABLE part (
+    number INTEGER PRIMARY KEY, task TEXT, ok INTEGER, failed TEXT,
+    kind TEXT, key TEXT, size INTEGER, sha256 TEXT, rows INTEGER
+);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundSummary:
+    """What was planned: a round with its numbers of tasks and items.
+
+    Args:
+        number: of the round.
+        tasks: how many, without the halves of bisected tasks.
+        items: of its tasks.
+        draft: the draft whose segments hold its items; see `RoundRow`.
+        table: the task rows, whose slices the markers must match; None for a round without rows.
+    """
+
+    number: int
+    tasks: int
+    items: int
+    draft: int = 0
+    table: TaskTable | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPart:
+    """A committed part; `ok` and `failed` (by error class) count the items of its task."""
+
+    task: TaskId
+    ok: int
+    failed: Mapping[str, int]
+    part: Part
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over the markers; `retried` counts items of the rounds after the first."""
+
+    ok: int = 0
+    rows: int = 0
+    items: int = 0
+    retried: int = 0
+
+
+@dataclass(slots=True)
+class _Round:
+    expected: RoundSummary
+    #: Of each task, whether it has a marker.
+    seen: bytearray
+    #: The same of the halves of bisected tasks.
+    halves: dict[int, bool] = field(default_factory=dict)
+    items: int = 0
+
+    def missing(self) -> Iterator[int]:
+        """The numbers of tasks without a marker."""
+        found = chain(enumerate(self.seen), self.halves.items())
+        return (sequence for sequence, seen in found if not seen)
+
+
+class Plan:
+    """Reads and checks all markers when it is created; a context manager.
+
+    Args:
+        store: the job's objects.
+        expected: the job's rounds.
+        scratch: a folder on local disk.
+
+    Raises:
+        AggregationError: naming the task that is missing, or whose counts do not agree.
+        ForeignMarker: naming a marker that was made from other items than its task's.
+    """
+
+    def __init__(self, store: JobStore, expected: Sequence[RoundSummary], scratch: Path) -> None:
+        self._store = store
+        self._db = sqlite3.connect(scratch / "plan.sqlite", isolation_level=None)
+        # Nothing here must survive a crash: a restart reads the markers again.
+        self._db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;" + _TABLES)
+        self._retried = RetriedItems(scratch / "retried.sqlite")
+        self._rounds = {
+            summary.number: _Round(summary, bytearray(summary.tasks))
+            for summary in expected
+            if summary.tasks
+        }
+        self._digest = hashlib.sha256()
+        self.totals = Totals()
+        self._read_markers()
+        self._check_rounds()
+        self._read_retried()
+
+    def __enter__(self) -> Plan:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._db.close()
+        self._retried.close()
+
+    @property
+    def digest(self) -> str:
+        """Of everything that goes into the dataset, in hex."""
+        return self._digest.hexdigest()
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks there are, all done."""
+        return sum(of_round.expected.tasks for of_round in self._rounds.values())
+
+    def parts(self, kind: str) -> Iterator[PlannedPart]:
+        """The parts of a kind that have rows, in order of their tasks."""
+        query = "SELECT * FROM part WHERE kind = ? AND rows ORDER BY number"
+        for _, task, ok, failed, *part in self._db.execute(query, (kind,)):
+            yield PlannedPart(TaskId(task), ok, json.loads(failed), Part(*part))
+
+    def largest(self, kind: str) -> int:
+        """Bytes of the largest part of a kind."""
+        query = "SELECT coalesce(max(size), 0) FROM part WHERE kind = ?"
+        return int(self._db.execute(query, (kind,)).fetchone()[0])
+
+    def superseded(self, key: str, round_no: int) -> bool:
+        """Whether the item occurs again in a round after this one."""
+        return self._retried.superseded(key, round_no)
+
+    def unchanged(self) -> bool:
+        """Whether the job still has exactly these markers; one LIST per thousand."""
+        halves = sum(len(of_round.halves) for of_round in self._rounds.values())
+        markers = self._store.objects.list(self._store.paths.done_folder)
+        return sum(1 for _ in markers) == self.tasks + halves
+
+    # --- markers ---------------------------------------------------------------
+
+    def _read_markers(self) -> None:
+        keys = self._store.objects.list(self._store.paths.done_folder)
+        with closing(prefetch(self._store.objects.get, keys)) as found:
+            self._db.execute("BEGIN")
+            markers = (_parse(key, data) for key, data in found)
+            for number, of_round in groupby(markers, lambda marker: parse_task_id(marker.task)[0]):
+                for marker in self._of_their_tasks(number, of_round):
+                    self._add(marker)
+            self._db.execute("COMMIT")
+
+    def _of_their_tasks(self, number: int, markers: Iterator[Marker]) -> Iterator[Marker]:
+        """A round's markers, checked: against what was planned, and each against its task."""
+        planned = (self._check(marker) for marker in markers)
+        of_round = self._rounds.get(number)
+        table = None if of_round is None else of_round.expected.table
+        yield from planned if table is None else table.check_markers(planned, number)
+
+    def _check(self, marker: Marker) -> Marker:
+        where = f"aggregate: {self._store.paths.done(marker.task)}"
+        round_no, sequence = parse_task_id(marker.task)
+        of_round = self._rounds.get(round_no)
+        if marker.job != self._store.paths.job:
+            raise AggregationError(f"{where} belongs to job {marker.job!r}; remove this marker")
+        half = of_round is not None and sequence in of_round.halves
+        if of_round is None or (sequence >= of_round.expected.tasks and not half):
+            raise AggregationError(
+                f"{where} belongs to a task that was never planned; if a retry is being planned, "
+                "aggregate again after it, else remove this marker"
+            )
+        if half:
+            of_round.halves[sequence] = True
+        else:
+            of_round.seen[sequence] = 1
+        # A task's halves come after it: their numbers are above those of all tasks.
+        of_round.halves.update((parse_task_id(task)[1], False) for task in marker.split)
+        of_round.items += marker.items
+        failed = sum(marker.failed.values())
+        rows = {
+            kind: sum(part.rows for part in marker.parts if part.kind == kind)
+            for kind in (ROWS, ERRORS)
+        }
+        if marker.items != marker.ok + failed or rows != {ROWS: marker.rows, ERRORS: failed}:
+            raise AggregationError(
+                f"{where} has counts that do not agree: {marker.items:,} items, {marker.ok:,} ok, "
+                f"{failed:,} failed, {rows[ERRORS]:,} error records, and {rows[ROWS]:,} of "
+                f"{marker.rows:,} rows; remove this marker and run the task again"
+            )
+        return marker
+
+    def _add(self, marker: Marker) -> None:
+        self.totals.items += marker.items
+        self.totals.ok += marker.ok
+        self.totals.rows += marker.rows
+        failed = json.dumps(marker.failed)
+        for part in marker.parts:
+            self._digest.update(f"{marker.task} {part.kind} {part.sha256} {part.rows}\n".encode())
+            self._db.execute(
+                "INSERT INTO part VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (marker.task, marker.ok, failed, *astuple(part)),
+            )
+
+    def _check_rounds(self) -> None:
+        missing = (
+            task_id(number, sequence)
+            for number, of_round in sorted(self._rounds.items())
+            for sequence in of_round.missing()
+        )
+        first = next(missing, None)
+        if first is not None:
+            job = self._store.paths.job
+            raise AggregationError(
+                f"aggregate: {1 + sum(1 for _ in missing):,} of {self.tasks:,} tasks have no .done "
+                f"marker, the first is {first}; wait for the job (slurmctl wait {job}), or run "
+                f"slurmctl retry {job}"
+            )
+        for number, of_round in self._rounds.items():
+            if of_round.items != of_round.expected.items:
+                raise AggregationError(
+                    f"aggregate: round {number} was planned with {of_round.expected.items:,} "
+                    f"items, but its markers have {of_round.items:,}; compare them with the job's "
+                    "input segments"
+                )
+
+    def _read_retried(self) -> None:
+        drafts = {
+            number: of_round.expected.draft
+            for number, of_round in sorted(self._rounds.items())
+            if number
+        }
+        found = self._retried.read(self._store, drafts)
+        for number, items in found.items():
+            if items != self._rounds[number].expected.items:
+                raise AggregationError(
+                    f"aggregate: the segments of round {number} under "
+                    f"{self._store.paths.segments(number)} have {items:,} different items, but "
+                    f"{self._rounds[number].expected.items:,} were planned; restore the missing "
+                    "segments"
+                )
+            self.totals.retried += items
+
+
+def _parse(key: str, data: bytes | None) -> Marker:
+    if data is None:
+        raise AggregationError(f"aggregate: {key} was deleted while it was read; aggregate again")
+    try:
+        marker = Marker.from_json(data)
+        if not key.endswith(f"/{marker.task}.done"):
+            raise ValueError(f"it belongs to task {marker.task}")
+        parse_task_id(marker.task)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AggregationError(
+            f"aggregate: {key} is not a valid marker ({error}); remove it and run its task again"
+        ) from error
+    return marker
