@@ -54,14 +54,10 @@ class JobRow:
     @classmethod
     def from_row(cls, job: JobId, row: Row) -> JobRow:
         """Read a row of the table."""
-        return _JOB.read(row, job=job)
-
-    def to_row(self) -> Row:
-        """The attributes of a new row, without its key."""
-        return _JOB.write(self)
+        return JOB_FIELDS.read(row, job=job)
 
 
-_JOB = RowFields(
+JOB_FIELDS = RowFields(
     JobRow,
     names={"created_ms": "created", "voided": "repaired"},
     read={"state": JobState},
@@ -111,14 +107,10 @@ class RoundRow:
     @classmethod
     def from_row(cls, row: Row) -> RoundRow:
         """Read a row of the table."""
-        return _ROUND.read(row, number=int(str(row["sk"]).removeprefix(keys.ROUND_PREFIX)))
-
-    def to_row(self) -> Row:
-        """The attributes of a new row, without its key."""
-        return _ROUND.write(self)
+        return ROUND_FIELDS.read(row, number=int(str(row["sk"]).removeprefix(keys.ROUND_PREFIX)))
 
 
-_ROUND = RowFields(
+ROUND_FIELDS = RowFields(
     RoundRow,
     names={"created_ms": "created", "opened_ms": "opened", "delay_s": "delay"},
     read={"state": RoundState},
@@ -135,7 +127,7 @@ class SubmissionRow:
         workers: how many were wanted.
         array_size: the most that one array may hold.
         slurm_job_ids: the arrays, several where one may not hold all workers.
-        asked: a user requested these, in addition to those that the round gets by itself.
+        requested: by a user, in addition to those that the round gets by itself.
         refused: Slurm has refused the arrays, and had none of this token then.
     """
 
@@ -148,7 +140,7 @@ class SubmissionRow:
     slurm_job_ids: tuple[str, ...] = ()
     intent_ms: int = 0
     submitted_ms: int = 0
-    asked: bool = False
+    requested: bool = False
     refused: bool = False
 
     @property
@@ -179,16 +171,12 @@ class SubmissionRow:
     def from_row(cls, row: Row) -> SubmissionRow:
         """Read a row of the table."""
         round_no, number = str(row["sk"]).removeprefix(keys.SUBMIT_PREFIX).split("#")
-        return _SUBMISSION.read(row, round_no=int(round_no), number=int(number))
-
-    def to_row(self) -> Row:
-        """The attributes of a new row, without its key."""
-        return _SUBMISSION.write(self)
+        return SUBMISSION_FIELDS.read(row, round_no=int(round_no), number=int(number))
 
 
-_SUBMISSION = RowFields(
+SUBMISSION_FIELDS = RowFields(
     SubmissionRow,
-    names={"intent_ms": "intent", "submitted_ms": "submitted"},
+    names={"intent_ms": "intent", "submitted_ms": "submitted", "requested": "asked"},
     read={"state": SubmitState, "slurm_job_ids": tuple},
     beside=("round_no", "number"),
 )

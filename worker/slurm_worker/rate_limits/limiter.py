@@ -26,8 +26,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from slurm_worker.protocol import keys
-from slurm_worker.protocol.audit_log import RecordEvent, ignore_event
 from slurm_worker.protocol.job_config import LimitConfig
+from slurm_worker.protocol.job_table import RecordEvent, ignore_event
 from slurm_worker.protocol.ports import Applied, Clock, Refused, Row, Rows, Statement, int_of
 from slurm_worker.rate_limits import statements
 from slurm_worker.rate_limits.quota import NO_QUOTA, Allotment, closes, day_of, opens, share_of
