@@ -140,7 +140,7 @@ class RateLimited(ItemError):
 
 
 class FatalError(SlurmWorkerError):
-    """Nothing of this job can succeed (a wrong API key, say): stop all of its tasks."""
+    """Nothing of this job can succeed, as with a wrong API key: stop all of its tasks."""
 
 
 @dataclass(frozen=True, slots=True)

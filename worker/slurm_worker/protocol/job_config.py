@@ -116,11 +116,7 @@ class JobConfig:
     """Everything a worker needs to know of a job; no secrets.
 
     Args:
-        job_id: the job.
-        table: the DynamoDB table's name.
-        bucket: the S3 bucket.
-        prefix: the site's key prefix inside it.
-        shards: task shards of the job.
+        prefix: the site's key prefix inside the bucket.
         max_workers: workers that may run at the same time, for the limits' horizon.
         conditional_put: whether the store decides between two markers; otherwise the table
             does.
@@ -188,13 +184,9 @@ def check_times(lease: LeaseConfig, worker: WorkerConfig, limits: Sequence[Limit
 
 
 def check_lifetime(seconds: float, worker: WorkerConfig, limits: Sequence[LimitConfig]) -> None:
-    """Refuse what can't be done in the time that a worker has.
+    """Refuse what can't be done in the time that a worker has: from its start until its signal.
 
-    Args:
-        seconds: ``slurm.time`` less ``slurm.grace``: from a worker's start until its signal to
-            stop.
-        worker: how it runs items.
-        limits: the job's rate limits.
+    `seconds` is ``slurm.time`` less ``slurm.grace``.
 
     Raises:
         UserError: naming the field, its value, and what to change.

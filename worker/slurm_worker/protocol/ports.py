@@ -63,13 +63,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """An object in a listing.
-
-    Args:
-        key: its key.
-        size: bytes.
-        modified: when it was written, in seconds since the epoch, by the store's clock.
-    """
+    """An object in a listing; `size` in bytes, `modified` as in `StoredObject`."""
 
     key: str
     size: int
@@ -81,7 +75,6 @@ class StoredObject:
     """An object as it was read.
 
     Args:
-        body: its bytes.
         tag: the ``ETag``, for `ObjectStore.put_if`; other bytes have another tag.
         modified: when it was written, in seconds since the epoch, by the store's clock.
     """

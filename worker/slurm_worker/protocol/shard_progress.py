@@ -73,9 +73,7 @@ class ShardCursors:
     def advance(self, shard: int, generation: int, after: str) -> bool:
         """Record how far a shard is; False if another worker has recorded more."""
         result = self._rows.update(
-            self._pk,
-            keys.cursor_sk(shard),
-            job_statements.advance_shard_cursor(generation, after),
+            self._pk, keys.cursor_sk(shard), job_statements.advance_shard_cursor(generation, after)
         )
         return isinstance(result, Applied)
 
@@ -88,9 +86,7 @@ class ShardCursors:
     def record_stage(self, shard: int, generation: int, stage: Stage) -> None:
         """Record what is left of a shard."""
         self._rows.update(
-            self._pk,
-            keys.stages_sk(generation),
-            job_statements.record_stage(shard, stage.value),
+            self._pk, keys.stages_sk(generation), job_statements.record_stage(shard, stage.value)
         )
 
 

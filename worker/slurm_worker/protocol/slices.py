@@ -65,10 +65,7 @@ class TaskItems:
     Args:
         data: the slice, compressed.
         first: the task's first item within it.
-        count: items of the task.
-
-    Attributes:
-        keys: of the items, in order.
+        count: items of the task; `keys` are theirs, in order.
     """
 
     __slots__ = ("_data", "_first", "_lines", "_ready", "keys")

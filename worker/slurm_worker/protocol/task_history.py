@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import cast
@@ -139,11 +139,6 @@ def poison_items(crashes: Iterable[Crash]) -> dict[int, ErrorClass]:
         if deaths[crash.position] >= _DEATHS.get(crash.error_class, _DEATHS_ELSE):
             found[crash.position] = crash.error_class
     return found
-
-
-def run_isolated(crashes: Collection[Crash]) -> bool:
-    """Whether to run one item at a time, so that the next death can be traced to its item."""
-    return bool(crashes)
 
 
 def read_crashes(row: Row) -> tuple[Crash, ...]:
