@@ -70,29 +70,23 @@ class SlowTask:
 
 @dataclass(slots=True)
 class JobTotals:
-    """The totals; tasks are those that are done.
+    """The totals; tasks are those that are done."""
 
-    Args:
-        tasks: done tasks, bisected ones included; the items of these are counted in the halves.
-        lost: leases that these tasks had lost.
-        durations: tasks by the logarithm of the time that they took; see `quantile_ms`.
-        width_s: seconds of a bucket of `timeline`, whose keys are the buckets' numbers.
-        slowest: the slowest tasks, the slowest first.
-        requests: of workers to AWS, by kind.
-    """
-
+    #: Done tasks, bisected ones included; the items of these are counted in the halves.
     tasks: int = 0
     ok: int = 0
     rows: int = 0
-    lost: int = 0
+    lost: int = 0  #: leases that these tasks had lost
     failed: Counter[str] = field(default_factory=Counter)
-    requests: Counter[str] = field(default_factory=Counter)
+    requests: Counter[str] = field(default_factory=Counter)  #: of workers to AWS, by kind
     nodes: dict[str, WorkTotals] = field(default_factory=dict)
     workers: dict[str, WorkTotals] = field(default_factory=dict)
+    #: Tasks by the logarithm of the time that they took; see `quantile_ms`.
     durations: Counter[int] = field(default_factory=Counter)
+    #: Seconds of a bucket of `timeline`, whose keys are the buckets' numbers.
     width_s: int = FIRST_WIDTH_S
     timeline: dict[int, TimeBucket] = field(default_factory=dict)
-    slowest: list[SlowTask] = field(default_factory=list)
+    slowest: list[SlowTask] = field(default_factory=list)  #: the slowest tasks, the slowest first
 
     def add_row(self, row: TaskRow) -> None:
         """Count a task that is done."""

@@ -92,17 +92,12 @@ class ShardCursors:
 
 @dataclass(slots=True)
 class ShardTotal:
-    """The first rows of a shard, which no longer change.
+    """The first rows of a shard, which no longer change."""
 
-    Args:
-        after: sort key of the last of them.
-        aside: sort keys of those that ended and are not done: a retry may bring them back.
-        done: the totals of those that are done.
-    """
-
-    after: str = ""
+    after: str = ""  #: sort key of the last of them
+    #: Sort keys of those that ended and are not done: a retry may bring them back.
     aside: tuple[str, ...] = ()
-    done: JobTotals = field(default_factory=JobTotals)
+    done: JobTotals = field(default_factory=JobTotals)  #: the totals of those that are done
 
     def take(self, row: TaskRow, rounds: Mapping[int, RoundRow]) -> bool:
         """Count the next row; False if it, or a row before it, may still change."""

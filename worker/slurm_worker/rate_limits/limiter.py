@@ -60,27 +60,17 @@ class Stopped(Exception):
 
 @dataclass(slots=True)
 class LimiterCounts:
-    """What a limiter has done.
+    """What a limiter has done."""
 
-    Args:
-        granted: calls that were granted, and charged to the day's quota where there is one.
-        returned: granted calls that were given back at the end.
-        slots: places in the schedule that were reserved; no fewer than calls.
-        late: slots that were dropped because their time had passed.
-        stale: slots that were dropped because the rate was cut after they were reserved.
-        reservations: writes that reserved tokens.
-        refusals: writes that reserved none: the schedule was full, or our copy of the row old.
-        penalties: answers with status 429.
-    """
-
-    granted: int = 0
-    returned: int = 0
-    slots: int = 0
-    late: int = 0
-    stale: int = 0
-    reservations: int = 0
+    granted: int = 0  #: calls that were granted, and charged to the day's quota where there is one
+    returned: int = 0  #: granted calls that were given back at the end
+    slots: int = 0  #: places in the schedule that were reserved; no fewer than calls
+    late: int = 0  #: slots that were dropped because their time had passed
+    stale: int = 0  #: slots that were dropped because the rate was cut after they were reserved
+    reservations: int = 0  #: writes that reserved tokens
+    #: Writes that reserved none: the schedule was full, or our copy of the row old.
     refusals: int = 0
-    penalties: int = 0
+    penalties: int = 0  #: answers with status 429
 
     def to_dict(self) -> dict[str, int]:
         """By name."""
@@ -89,17 +79,11 @@ class LimiterCounts:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One call that may be made.
+    """One call that may be made."""
 
-    Args:
-        at: not before this, in seconds since the epoch (AWS time).
-        until: no later than this.
-        day: the day whose quota it is charged to.
-    """
-
-    at: float
-    until: float
-    day: int
+    at: float  #: not before this, in seconds since the epoch (AWS time)
+    until: float  #: no later than this
+    day: int  #: the day whose quota it is charged to
 
 
 class RateLimiter:
