@@ -166,7 +166,7 @@ def resubmit(
     submissions = progress_of.of_round(jobs.submissions(), round_row.number)
     # A submission that was refused or interrupted does not count: it is carried out now.
     made = [row for row in submissions if row.state is SubmitState.SUBMITTED]
-    if sum(not row.asked for row in made) > max_resubmits:
+    if sum(not row.requested for row in made) > max_resubmits:
         return None
     actor_of_cancel = _cancelled_by(jobs, submissions)
     if actor_of_cancel:

@@ -68,7 +68,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from slurm_worker.node.supervisor import Supervisor
 
     def child(folder: Path, recorder: Recorder, number: int, death: Death | None) -> int:
-        # What is heavy is imported by the processes that do the work, not by their parent.
+        # Heavy modules are imported by the processes that do the work, not by their parent.
         from slurm_worker.node.process import work
 
         try:

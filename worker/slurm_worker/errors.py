@@ -140,24 +140,17 @@ class RateLimited(ItemError):
 
 
 class FatalError(SlurmWorkerError):
-    """Nothing of this job can succeed (a wrong API key, say): stop all of its tasks."""
+    """Nothing of this job can succeed, as with a wrong API key: stop all of its tasks."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassRule:
-    """A job's rule for the class of its errors; each given condition must hold.
+    """A job's rule for the class of its errors; each given condition must hold."""
 
-    Args:
-        error_class: the class of exceptions that match.
-        exception: qualified name of the exception's class or of one of its bases.
-        message: a regular expression that is searched for in the exception's text.
-        status: the HTTP status that the exception carries.
-    """
-
-    error_class: ErrorClass
-    exception: str = ""
-    message: str = ""
-    status: int = 0
+    error_class: ErrorClass  #: the class of exceptions that match
+    exception: str = ""  #: qualified name of the exception's class or of one of its bases
+    message: str = ""  #: a regular expression that is searched for in the exception's text
+    status: int = 0  #: the HTTP status that the exception carries
 
     def matches(self, error: BaseException) -> bool:
         """Whether the rule is about this exception."""

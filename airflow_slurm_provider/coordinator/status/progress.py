@@ -251,7 +251,7 @@ def current_arrays(submissions: Iterable[SubmissionRow]) -> set[str]:
     """The arrays of the last submission that replaced workers, and of the later ones."""
     made = (submission for submission in submissions if submission.slurm_job_ids)
     by_time = sorted(made, key=lambda row: (row.round_no, row.number))
-    needed = [number for number, row in enumerate(by_time) if not row.asked]
+    needed = [number for number, row in enumerate(by_time) if not row.requested]
     return set(slurm_job_ids_of(by_time[needed[-1] if needed else 0 :]))
 
 

@@ -4,7 +4,7 @@ Workers process a shard's rows about in order. So a snapshot reads on from the f
 not done at the last one. It stops after so many untouched rows in a row that no worker can be
 further; the number of rows left follows from the round. The totals of done tasks are kept on S3
 (`JobPaths.progress`), so that a new process continues from there. Where the last snapshot is old,
-the workers' own totals (`slurm_worker/protocol/shard_totals.py`) are further.
+the workers' own totals (`slurm_worker/protocol/shard_progress.py`) are further.
 
     shard   done done done failed done leased done leased ready ready ready … ready
             ├──── in the sum ────┤    ├────── read ──────────────────┤ not read
@@ -31,7 +31,7 @@ from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.job_totals import JobTotals
 from slurm_worker.protocol.keys import JobId, RoundState, TaskId, TaskState
-from slurm_worker.protocol.shard_totals import ShardTotal
+from slurm_worker.protocol.shard_progress import ShardTotal
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
 

@@ -156,7 +156,9 @@ def add_workers(
         more = _useful_workers(spec, job_id, alive, count, tasks, log)
         raised = replace(job, config=spec_store.store_more_workers(services, job, alive + more))
         array_size = services.slurm.max_array_size()
-        added = jobs.record_intent(round_row.number, last.next_number, more, array_size, asked=True)
+        added = jobs.record_intent(
+            round_row.number, last.next_number, more, array_size, requested=True
+        )
         workers = submit_workers(services, spec, raised, round_row, added, log)
         # Only now: if Slurm refuses them, later submissions must not use this configuration.
         jobs.set_config(raised.config)
@@ -233,7 +235,7 @@ def _intend_replacements(
     missing = useful_workers(spec, spec.workers, tasks, log) - staying
     if missing > 0:
         array_size = services.slurm.max_array_size()
-        jobs.record_intent(round_row.number, last.next_number, missing, array_size, asked=True)
+        jobs.record_intent(round_row.number, last.next_number, missing, array_size, requested=True)
 
 
 def _holders(snapshot: Snapshot) -> int:

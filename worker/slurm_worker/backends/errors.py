@@ -68,9 +68,7 @@ def code_of(error: ClientError) -> str:
 def refused(where: str, error: ClientError) -> ServiceError:
     """The error for a request that a service answered and did not carry out.
 
-    Args:
-        where: the table or object of the request.
-        error: the SDK's, after its retries.
+    `where` names the table or object of the request. The SDK has made its retries.
     """
     code = code_of(error)
     kinds = {Throttled: _THROTTLED, AccessDenied: _DENIED, InvalidRequest: _INVALID}
@@ -79,12 +77,9 @@ def refused(where: str, error: ClientError) -> ServiceError:
 
 
 def unanswered(where: str, error: Exception, check: str) -> ServiceError:
-    """The error for a request that the SDK could not send, or that got no answer.
+    """The error for a request to `where` that the SDK could not send, or that got no answer.
 
-    Args:
-        where: the table or object of the request.
-        error: the SDK's.
-        check: what the user should check if credentials are not the reason.
+    If credentials are not the reason, the user should `check` this.
     """
     if isinstance(error, _OF_CREDENTIALS):
         return NoCredentials(f"{where}: {_sentence(error)}; {_LOOKED_FOR}")

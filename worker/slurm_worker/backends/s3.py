@@ -41,12 +41,7 @@ class _Condition(TypedDict, total=False):
 
 
 class S3Objects:
-    """`ports.ObjectStore` on one S3 bucket.
-
-    Args:
-        client: a boto3 S3 client.
-        bucket: the bucket's name.
-    """
+    """`ports.ObjectStore` on one S3 bucket."""
 
     def __init__(self, client: S3Client, bucket: str) -> None:
         self.client = client

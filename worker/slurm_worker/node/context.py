@@ -11,10 +11,9 @@ from slurm_worker.backends.request_counter import RequestCounts
 from slurm_worker.execution.flight_recorder import Recorder
 from slurm_worker.node.slurm_job import Drain, WorkerIdentity, requeue
 from slurm_worker.node.threads import Threads
-from slurm_worker.protocol.audit_log import AuditLog
 from slurm_worker.protocol.job_config import JobConfig
 from slurm_worker.protocol.job_store import JobStore
-from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.job_table import AuditLog, JobTable
 from slurm_worker.protocol.ports import Clock, Logger, ObjectStore
 from slurm_worker.protocol.task_table import TaskTable
 

@@ -10,12 +10,12 @@ at random, so that workers of one shard seldom collide.
 A claim usually reads on from the hint. One in four begins at the cursor instead; every row before
 the cursor is in an end state. Such a claim meets the leases that have run out, so that these are
 taken over while there is other work, and it moves the cursor on. Workers share their cursors
-(`protocol/shard_cursors.py`), so that one that starts late need not read the rows that are done.
+(`shard_progress.py`), so that one that starts late need not read the rows that are done.
 They also share which shards have nothing ready, and search the others first. A new round, or a
 repair, moves the cursors back to the start.
 
 Requests: one consistent Query of 20 rows (3 read units) for a claim in the usual case, two
-or three queries for one in four. Cursors and totals (`protocol/shard_totals.py`) cost more
+or three queries for one in four. Cursors and totals (`protocol/shard_progress.py`) cost more
 requests, for many rows together.
 """
 
@@ -30,10 +30,10 @@ from dataclasses import dataclass
 from itertools import islice, takewhile
 
 from slurm_worker.errors import ServiceError
-from slurm_worker.protocol.audit_log import RecordEvent, ignore_event
+from slurm_worker.protocol.job_table import RecordEvent, ignore_event
 from slurm_worker.protocol.keys import TaskState, parse_task_sk, shard_of
 from slurm_worker.protocol.ports import Clock, Value
-from slurm_worker.protocol.shard_cursors import ROWS_PER_CURSOR, ShardCursors, Stage
+from slurm_worker.protocol.shard_progress import ROWS_PER_CURSOR, ShardCursors, Stage
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Candidate, Claimed, GivenUp, Held, Lease, TaskRow
 

@@ -30,7 +30,6 @@ from slurm_worker.node.logging import bound
 from slurm_worker.node.task_finder import Finished
 from slurm_worker.node.task_source import TaskSource
 from slurm_worker.node.threads import Signal
-from slurm_worker.protocol.task_history import run_isolated
 from slurm_worker.results.journal import Journal
 
 
@@ -199,7 +198,8 @@ class TaskLoop:
         self._activity.running = attempt
         self._context.recorder.task(lease.task, lease.attempt)
         self._source.start_ahead(attempt, journal, ran)
-        runner = self._isolated if run_isolated(lease.row.crashes) else self._runner
+        # One item at a time, so that the next death can be traced to its item.
+        runner = self._isolated if lease.row.crashes else self._runner
         with bound(task=lease.task, attempt=lease.attempt):
             runner.run(attempt.items, todo, lease.attempt, journal)
         journal.flush()

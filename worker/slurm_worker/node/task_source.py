@@ -13,7 +13,7 @@ from slurm_worker.node.context import NodeContext
 from slurm_worker.node.task_finder import Finished, Found, TaskFinder
 from slurm_worker.node.threads import Pending, Signal
 from slurm_worker.protocol.keys import JobState
-from slurm_worker.protocol.shard_totals import ShardTotals
+from slurm_worker.protocol.shard_progress import ShardTotals
 from slurm_worker.results.journal import Journal
 
 #: Seconds between two checks whether the running task is nearly done.

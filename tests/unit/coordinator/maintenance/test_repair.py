@@ -20,8 +20,7 @@ from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.keys import JobId, TaskId, TaskState, task_id
-from slurm_worker.protocol.shard_cursors import ShardCursors
-from slurm_worker.protocol.shard_totals import ShardTotals
+from slurm_worker.protocol.shard_progress import ShardCursors, ShardTotals
 from slurm_worker.protocol.task_table import TaskTable, halves_of
 from slurm_worker.protocol.tasks import Claimed, TaskRow
 from slurm_worker.testing import MemoryObjects, MemoryRows

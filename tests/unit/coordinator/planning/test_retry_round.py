@@ -15,7 +15,7 @@ from slurm_worker.errors import ErrorClass, ItemError
 from slurm_worker.node import task_finder
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.keys import TaskState
-from slurm_worker.protocol.shard_cursors import ShardCursors
+from slurm_worker.protocol.shard_progress import ShardCursors
 from slurm_worker.protocol.tasks import Claimed
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
 
