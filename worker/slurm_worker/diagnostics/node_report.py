@@ -7,7 +7,6 @@ that workers need, with the node's own credentials; see `access_probes`.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import socket
@@ -62,11 +61,6 @@ def examine(scratch: Path, table: str, uri: str) -> dict[str, Any]:
             probe.action: probe.error for probe in probe_bucket(objects, prefix, unique)
         }
     return found
-
-
-def as_line(document: dict[str, Any]) -> str:
-    """The document in one line."""
-    return json.dumps(document, sort_keys=True)
 
 
 def filesystem_of(path: Path, mounts: str) -> str:

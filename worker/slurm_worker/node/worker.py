@@ -19,8 +19,8 @@ from slurm_worker.execution.throttle import TokenThrottle
 from slurm_worker.node.activity import Activity
 from slurm_worker.node.attempts import Attempts
 from slurm_worker.node.context import NodeContext
-from slurm_worker.node.exit_codes import WorkerExit
 from slurm_worker.node.heartbeat import Heartbeat
+from slurm_worker.node.slurm_job import WorkerExit
 from slurm_worker.node.task_loop import TaskLoop
 from slurm_worker.node.task_source import TaskSource
 from slurm_worker.protocol.job_config import JobConfig, check_times

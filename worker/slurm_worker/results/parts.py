@@ -182,17 +182,10 @@ def error_outcome(
     at: float,
     item: str,
 ) -> Outcome:
-    """The outcome of a failed item.
+    """The outcome of an item that failed after so many `tries`, or calls of the handler.
 
-    Args:
-        position: of the item in its task.
-        key: the item's.
-        error_class: why it failed.
-        message: what a person should read about it.
-        place: where in the user's code; see `errors.place_of`.
-        tries: calls of the handler.
-        at: when, in seconds since the epoch.
-        item: its JSON text, as it was planned.
+    `place` is where in the user's code; see `errors.place_of`. `at` is in seconds since the epoch.
+    `item` is the JSON text of the item, as it was planned.
     """
     record = {
         KEY_FIELD: key,
@@ -289,7 +282,7 @@ def parse_lines(data: bytes) -> list[dict[str, Any]]:
         ValueError: if a line is not a JSON object, has a name twice, or has no key.
     """
     if data and not data.endswith(b"\n"):
-        raise ValueError("the last line is cut short")
+        raise ValueError("the last line is incomplete")
     rows = jsonlines.parse(data)
     for row in rows:
         if type(row.get(KEY_FIELD)) is not str:

@@ -40,12 +40,7 @@ class RetriedItems:
         self._db.close()
 
     def read(self, store: JobStore, drafts: Mapping[int, int]) -> dict[int, int]:
-        """Record the items of rounds, in order; return how many each has.
-
-        Args:
-            store: the job's objects.
-            drafts: the draft of each round, by its number.
-        """
+        """Record the items of rounds, in order, by their drafts; return how many each has."""
         return {number: self._read_round(store, number, drafts[number]) for number in drafts}
 
     def superseded(self, key: str, round_no: int) -> bool:
