@@ -64,11 +64,9 @@ def examine(scratch: Path, table: str, uri: str) -> dict[str, Any]:
 
 
 def filesystem_of(path: Path, mounts: str) -> str:
-    """The type of the file system that a path is on; empty where `mounts` does not name it.
+    """The type of the file system that an absolute path is on; empty where it is not known.
 
-    Args:
-        path: absolute.
-        mounts: what ``/proc/self/mountinfo`` holds.
+    `mounts` is the text of ``/proc/self/mountinfo``.
     """
     best, kind = -1, ""
     for line in mounts.splitlines():

@@ -57,6 +57,11 @@ class Attempt:
         """The lease."""
         return self.held.lease
 
+    @property
+    def items_restored(self) -> int:
+        """Items that have an outcome from the start."""
+        return sum(outcome.items for outcome in self.restored)
+
 
 class Attempts:
     """Opens, commits and gives back the attempts of one worker.

@@ -132,8 +132,7 @@ class Heartbeat:
     def write_or_defer(self, write: Callable[[], None]) -> bool:
         """Make a write to a task's row, now or as soon as the table answers; False if later.
 
-        Args:
-            write: does no harm if it is late, or made twice.
+        It must do no harm if it is late, or made twice.
         """
         try:
             write()

@@ -55,9 +55,7 @@ class Logs:
         ids: on every line.
         folder: on scratch.
         upload: stores chunks; if it fails, nothing is lost, and the chunk is uploaded later.
-        level: the least severe line that is written.
         stream: where lines go besides the file; stderr by default.
-        chunk_bytes: the size at which a chunk is uploaded.
     """
 
     def __init__(

@@ -34,10 +34,7 @@ class WorkerExit(IntEnum):
 class WorkerIdentity:
     """Names one worker process; new with each start, so a requeued twin differs.
 
-    Args:
-        worker: the worker's id.
-        submission: the submission that started it, such as ``000-1``.
-        slurm: Slurm's ids and the node.
+    `submission` started it, such as ``000-1``. `slurm` has Slurm's ids and the node.
     """
 
     worker: str
@@ -63,15 +60,12 @@ class WorkerIdentity:
 
 
 class Drain:
-    """The request to stop, set by signals.
+    """The request to stop, `stop_requested`, set by the first signal.
 
     A separate thread learns of them through a pipe, into which the interpreter writes
     each signal's number at once. So the request arrives even while the main thread is inside
     a long call, and no lock is taken in a signal handler: Slurm and the supervisor often
     signal at the same moment, and a handler interrupted by itself would wait for itself.
-
-    Args:
-        stop_requested: is set by the first signal.
     """
 
     def __init__(self, stop_requested: Signal) -> None:

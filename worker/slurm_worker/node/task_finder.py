@@ -62,13 +62,11 @@ class Found:
 class Waiting:
     """Nothing now, but other workers hold leases that may run out, or a backoff is running.
 
-    Args:
-        leased: tasks that other workers hold, estimated from a sample of the shards.
-        later: tasks that may be leased after their backoff, estimated likewise.
+    Both numbers of tasks are estimated from a sample of the shards.
     """
 
-    leased: int
-    later: int
+    leased: int  #: by other workers
+    later: int  #: may be leased after their backoff
 
 
 @dataclass(frozen=True, slots=True)

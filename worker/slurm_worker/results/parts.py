@@ -142,9 +142,6 @@ def _check_names(row: dict[str, Any], line: str) -> None:
 def check_names(value: object) -> None:
     """Refuse a dict, at any depth, two of whose keys become one name in JSON.
 
-    Args:
-        value: any JSON value.
-
     Raises:
         ValueError: naming the keys: JSON writes 1 as "1", None as "null", True as "true".
     """
@@ -213,12 +210,8 @@ def make_part(
 ) -> tuple[str, bytes]:
     """The suffix of a part's key, and its bytes; the same outcomes give the same bytes.
 
-    Args:
-        journal: of the attempt.
-        part_format: of parts of rows; errors are always JSON lines.
-        kind: ``rows`` or ``errors``.
-        scratch: for formats that need a file.
-        columns: writes Parquet; without it, parts are JSON lines.
+    `kind` is ``rows`` or ``errors``; errors are always JSON lines. Formats that need a file use
+    `scratch`. Without `columns`, Parquet becomes JSON lines.
 
     Raises:
         OSError, sqlite3.Error: if scratch is full.

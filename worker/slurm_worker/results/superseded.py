@@ -18,11 +18,7 @@ from slurm_worker.protocol.slices import unpack_segment
 
 
 class RetriedItems:
-    """The items of the rounds after the first; close it at the end.
-
-    Args:
-        path: the scratch file; replaced if it is there.
-    """
+    """The items of the rounds after the first, in a scratch file; close it at the end."""
 
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)
