@@ -7,7 +7,6 @@ that workers need, with the node's own credentials; see `access_probes`.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import socket
@@ -64,17 +63,10 @@ def examine(scratch: Path, table: str, uri: str) -> dict[str, Any]:
     return found
 
 
-def as_line(document: dict[str, Any]) -> str:
-    """The document in one line."""
-    return json.dumps(document, sort_keys=True)
-
-
 def filesystem_of(path: Path, mounts: str) -> str:
-    """The type of the file system that a path is on; empty where `mounts` does not name it.
+    """The type of the file system that an absolute path is on; empty where it is not known.
 
-    Args:
-        path: absolute.
-        mounts: what ``/proc/self/mountinfo`` holds.
+    `mounts` is the text of ``/proc/self/mountinfo``.
     """
     best, kind = -1, ""
     for line in mounts.splitlines():
