@@ -102,7 +102,7 @@ def create_job(services: Services, spec: JobSpec, code_sha256: str, log: Log) ->
     with KeyCheck() as keys:
 
         def summarize(totals: SliceTotals) -> DraftSummary:
-            keys.check(lambda: open_input(spec.source, services.bucket))
+            keys.check(lambda: open_input(spec.input, services.bucket))
             return DraftSummary(
                 totals.tasks,
                 totals.items,
@@ -113,7 +113,7 @@ def create_job(services: Services, spec: JobSpec, code_sha256: str, log: Log) ->
                 version=version,
             )
 
-        items = keys.watch(open_input(spec.source, services.bucket))
+        items = keys.watch(open_input(spec.input, services.bucket))
         bundle, store = bundle_size.bundle_of(sized), services.store(spec.id)
         with new_draft(store, 0, items, bundle, summarize, log) as draft:
             stored = spec_store.store_spec(services, sized, shards, code_sha256)

@@ -102,11 +102,8 @@ class SliceTotals:
 
     def match(self, summary: DraftSummary) -> bool:
         """Whether these are the slices of the summary's draft."""
-        return (self.tasks, self.items, self.sha256) == (
-            summary.tasks,
-            summary.items,
-            summary.sha256,
-        )
+        totals = (summary.tasks, summary.items, summary.sha256)
+        return (self.tasks, self.items, self.sha256) == totals
 
 
 class Draft:
@@ -141,7 +138,8 @@ class Draft:
         """Write the segments; the items are read once."""
         totals = SliceTotals()
         per_segment = max(1, SEGMENT_ITEMS // bundle)
-        bundles = _bundles(iter(items), bundle)
+        source = iter(items)
+        bundles = iter(lambda: list(islice(source, bundle)), [])
         place = 0
         with self._spool.open("w") as spool:
             while group := list(islice(bundles, per_segment)):
@@ -180,15 +178,10 @@ def new_draft(
     summarize: Callable[[SliceTotals], DraftSummary],
     log: Log,
 ) -> Iterator[Draft]:
-    """A complete draft of a round. It is deleted if it can't be completed.
+    """A complete draft of a round, with `bundle` items per task. `log` gets a line per segment.
 
-    Args:
-        store: the job's objects.
-        round_no: the round.
-        items: its (key, item) pairs.
-        bundle: items per task.
-        summarize: called when all items are read; raises a UserError to refuse them.
-        log: gets a line per segment.
+    `summarize` is called when all items are read, and raises a UserError to refuse them. A draft
+    that can't be completed is deleted.
     """
     with tempfile.TemporaryDirectory(prefix="airflow-slurm-plan-") as folder:
         draft = Draft(store, round_no, Path(folder) / "slices.jsonl")
@@ -202,14 +195,7 @@ def new_draft(
 
 
 class Planner:
-    """Plans one round.
-
-    Args:
-        store: the job's objects.
-        table: its task rows.
-        jobs: its own rows.
-        log: gets a line per step.
-    """
+    """Plans one round; `log` gets a line per step."""
 
     def __init__(self, store: JobStore, table: TaskTable, jobs: JobTable, log: Log) -> None:
         self._store = store
@@ -228,7 +214,7 @@ class Planner:
 
         Args:
             round_row: the round, created.
-            items: its (key, item) pairs; not read if the round has a plan already.
+            items: not read if the round has a plan already.
             bundle: items per task.
             retried: called when all items are read: in a retry round, the number of items by
                 error class. It raises a UserError to refuse the items.
@@ -325,10 +311,3 @@ def begun_without_draft(store: JobStore, table: TaskTable, round_row: RoundRow) 
     if next(store.segments(round_row.number, 0), None) is None:
         return False
     return next(table.rows_of_round(round_row.number), None) is not None
-
-
-def _bundles(
-    items: Iterator[tuple[str, dict[str, Any]]], size: int
-) -> Iterator[list[tuple[str, dict[str, Any]]]]:
-    while bundle := list(islice(items, size)):
-        yield bundle

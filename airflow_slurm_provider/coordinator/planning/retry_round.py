@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
@@ -94,7 +94,7 @@ class RetryRequest:
 
     def policy(self, spec: JobSpec) -> Policy:
         """The job's policy, with the request's rules over it."""
-        return spec.policy(self.rules)
+        return Policy(spec.retry, self.rules)
 
     def selector(self, spec: JobSpec) -> Selector:
         """Which failures are retried."""
@@ -166,16 +166,9 @@ class RetryPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
-        return {
-            "round": self.round,
-            "items": self.items,
-            "tasks": self.tasks,
-            "given_up": self.given_up,
-            "missing": self.missing,
-            "slurm": self.resources.slurm,
-            "delay_s": self.resources.delay_s,
-            "notes": self.notes,
-        }
+        plan = asdict(self)
+        resources = plan.pop("resources")
+        return {**plan, **resources, "notes": self.notes}
 
 
 def plan_retry(

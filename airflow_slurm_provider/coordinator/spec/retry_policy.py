@@ -21,13 +21,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from airflow_slurm_provider.coordinator.spec.field_types import Delay, Strict
-from airflow_slurm_provider.coordinator.spec.validation import explain
+from airflow_slurm_provider.coordinator.spec.validation import validate
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.units import format_slurm_time, parse_slurm_memory, parse_slurm_time
-from slurm_worker.errors import ErrorClass, UserError
+from slurm_worker.errors import ErrorClass
 
 _FACTOR = re.compile(r"x(\d+(?:\.\d+)?)(?: up to (\S+))?")
 _LONGEST_BACKOFF_S = 6 * 3600.0
@@ -102,7 +102,6 @@ DEFAULT_RULES: Rules = {
     ErrorClass.WORKER_CRASH: RetryRule(rounds=1),
     ErrorClass.UNKNOWN: RetryRule(rounds=1),
 }
-_RULES: TypeAdapter[Rules] = TypeAdapter(Rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +138,7 @@ class Policy:
     """A rule for every error class.
 
     Args:
-        rules: rules over the defaults; each overrides only the fields that it names.
+        rules: over the defaults; each overrides only the fields that it names.
     """
 
     def __init__(self, *rules: Mapping[ErrorClass, RetryRule]) -> None:
@@ -157,13 +156,7 @@ class Policy:
     def resources(
         self, base: SlurmOptions, classes: Collection[str], context: RetryContext
     ) -> RoundResources:
-        """What a round that retries these classes gets.
-
-        Args:
-            base: the job's options.
-            classes: the error classes that it retries.
-            context: what happened before.
-        """
+        """What a round that retries these classes gets over `base`, the job's options."""
         memory = "mem_per_cpu" if base.mem_per_cpu else "mem"
         base_mem = parse_slurm_memory(base.mem_per_cpu or base.mem or "0")
         base_time = parse_slurm_time(base.time) if base.time else 0
@@ -232,7 +225,4 @@ def parse_rules(raw: Mapping[str, Any], where: str) -> Rules:
     Raises:
         UserError: naming the class, the field and what to do.
     """
-    try:
-        return _RULES.validate_python(dict(raw))
-    except ValidationError as error:
-        raise UserError(explain(error, Rules, f"{where}.")) from error
+    return validate(Rules, dict(raw), f"{where}.")

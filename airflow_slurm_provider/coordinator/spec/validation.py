@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from slurm_worker.errors import UserError
+
+T = TypeVar("T")
 
 
-def explain(error: ValidationError, model: object, prefix: str) -> str:
-    """The first fault of `error` as one line, with the nearest known name for an unknown one.
+def validate(model: type[T], raw: object, prefix: str) -> T:
+    """Check what a user wrote against a model, or a mapping of models.
 
-    Args:
-        error: the failed validation.
-        model: the type that was validated: a model, or a mapping of models.
-        prefix: goes before the field: ``config.yaml: ``.
+    `prefix` goes before the field in the message: ``config.yaml: ``.
+
+    Raises:
+        UserError: the first fault, with the nearest known name for an unknown one.
     """
+    try:
+        return TypeAdapter(model).validate_python(raw)
+    except ValidationError as error:
+        raise UserError(_explain(error, model, prefix)) from error
+
+
+def _explain(error: ValidationError, model: object, prefix: str) -> str:
     fault = error.errors(include_url=False)[0]
     # pydantic adds "[key]" if the key of a mapping is wrong, not its value.
     field = ".".join(str(step) for step in fault["loc"] if step != "[key]") or "the whole file"
