@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from airflow_slurm_provider.coordinator.planning.inline_items import put_items
-from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.services import Log, Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec, parse_config
 from airflow_slurm_provider.coordinator.status.progress import read_progress
 from slurm_worker import aggregate as aggregation
@@ -27,8 +27,6 @@ from slurm_worker.results.parts import lines_of
 _MODULE = "merging"
 _CODE = "from slurm_worker.aggregate.node import merge_file\n"
 _LOCAL = {"schema_", "where", "workers", "slurm", "requirements"}
-
-Log = Callable[[str], None]
 
 
 def check_complete(services: Services, job_id: JobId) -> None:

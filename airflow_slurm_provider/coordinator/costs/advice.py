@@ -36,8 +36,7 @@ class JobProfile:
     """A job's work so far, as the advice needs it.
 
     Args:
-        tasks: tasks that are done.
-        items: items in them.
+        tasks: those that are done; `items` are in them.
         bundle: items of a task, as configured.
         workers: processes that have done them.
         calls: items that one worker processes at the same time.

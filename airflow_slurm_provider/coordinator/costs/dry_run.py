@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,7 +25,7 @@ from airflow_slurm_provider.coordinator.inputs.reader import open_input
 from airflow_slurm_provider.coordinator.inputs.unique_keys import KeyCheck
 from airflow_slurm_provider.coordinator.planning import bundle_size
 from airflow_slurm_provider.coordinator.planning.planner import SEGMENT_ITEMS
-from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.services import Log, Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec
 from airflow_slurm_provider.coordinator.submission import upload
 from airflow_slurm_provider.coordinator.submission.workers import useful_workers
@@ -108,12 +107,12 @@ def estimate(
     config: Config,
     *,
     item_s: float | None = None,
-    log: Callable[[str], None] = lambda _: None,
+    log: Log = lambda _: None,
 ) -> Estimate:
     """What `submit` of the same config would do.
 
     Args:
-        services: the site; only read from.
+        services: only read from.
         config: the job.
         item_s: seconds per item, if known.
         log: gets a line per step.
@@ -159,7 +158,7 @@ def estimate(
     )
 
 
-def _count(services: Services, spec: JobSpec, log: Callable[[str], None]) -> int:
+def _count(services: Services, spec: JobSpec, log: Log) -> int:
     count = 0
     with KeyCheck() as keys:
         for _ in keys.watch(open_input(spec.input, services.bucket)):

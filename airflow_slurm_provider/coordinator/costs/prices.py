@@ -122,8 +122,8 @@ def working_bill(
     Args:
         tasks: how many are done.
         workers: processes that work on them.
-        busy_s: seconds that the tasks take, together; a heartbeat each `heartbeat_s`.
-        heartbeat_s: the lease's.
+        busy_s: seconds that the tasks take, together.
+        heartbeat_s: seconds between two heartbeats of a task.
         reservations: slices of rate limits.
     """
     beats = int(busy_s / heartbeat_s)

@@ -33,12 +33,7 @@ _GZIP = b"\x1f\x8b"
 
 
 def bundle_for(items: int, workers: int) -> int:
-    """Items per task.
-
-    Args:
-        items: in the job; an estimate is enough.
-        workers: worker processes that may run at the same time.
-    """
+    """Items per task, for about so many items and so many processes at the same time."""
     smallest = min(SMALLEST, math.ceil(items / (_MIN_TASKS_PER_WORKER * workers)))
     wanted = items // (TASKS_PER_WORKER * min(workers, _MAX_WORKERS))
     return max(1, smallest, min(LARGEST, wanted))

@@ -27,6 +27,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from airflow_slurm_provider.coordinator.services import Log
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_rows import RoundRow
@@ -40,7 +41,6 @@ SEGMENT_ITEMS = 50_000
 _WRITERS = 32
 _CURSOR_EVERY = 2_000
 
-Log = Callable[[str], None]
 Items = Iterable[tuple[str, dict[str, Any]]]
 
 
@@ -53,14 +53,11 @@ class DraftSummary:
     """What a draft holds. It is the last object of a draft: with it the draft is complete.
 
     Args:
-        tasks: slices in its segments.
-        items: items in them.
         sha256: over the digests of its slices, in order, in hex.
         retried: in a retry round, the number of items by the error class of their failure.
-        identity: of a job's first round: see `JobRow`.
-        shards: likewise.
-        source: likewise: the input, as the config names it.
-        version: likewise: see `coordinator.inputs.version_of`.
+        identity: of a job's first round, as the fields below: see `JobRow`.
+        source: the input, as the config names it.
+        version: see `coordinator.inputs.version_of`.
     """
 
     tasks: int
@@ -210,17 +207,14 @@ class Planner:
         bundle: int,
         retried: Callable[[], dict[str, int]] = dict,
     ) -> RoundRow:
-        """Write the round and open it, unless it is open already; return its row.
+        """Write a round that was created, and open it, unless it is open already; return its row.
 
         Args:
-            round_row: the round, created.
+            round_row: the round.
             items: not read if the round has a plan already.
             bundle: items per task.
             retried: called when all items are read: in a retry round, the number of items by
                 error class. It raises a UserError to refuse the items.
-
-        Raises:
-            UserError: if the items are refused; otherwise as `finish`.
         """
         if round_row.state is RoundState.OPEN or round_row.draft:
             return self.finish(round_row)

@@ -354,12 +354,9 @@ class Config:
 
 
 def load_config(source: str | Path | Mapping[str, Any], *, job_id: str | None = None) -> Config:
-    """Read a job's YAML file or mapping.
+    """Read a job's YAML file or mapping; `job_id` replaces the one in it.
 
-    Args:
-        source: a file's path, or its content. Relative paths in it start from the file's
-            folder, or from the working directory.
-        job_id: replaces the `job_id` in `source`.
+    Relative paths in it start from the file's folder, or from the working directory.
 
     Raises:
         UserError: naming the field, the value and what to do.

@@ -33,28 +33,28 @@ _FACTOR = re.compile(r"x(\d+(?:\.\d+)?)(?: up to (\S+))?")
 _LONGEST_BACKOFF_S = 6 * 3600.0
 
 
-def _check_increase(text: str, what: str, forms: str, parse: Callable[[str], int]) -> str:
+def _increase(what: str, forms: str, parse: Callable[[str], int]) -> AfterValidator:
     """Check a factor (``x2 up to 64G``) or an amount (``64G``)."""
-    match = _FACTOR.fullmatch(text)
-    try:
-        amount = text if match is None else match.group(2)
-        if amount:
-            parse(amount)
-        if match is not None and float(match.group(1)) <= 1:
-            raise ValueError
-    except ValueError:
-        raise ValueError(f"{text!r} is not a valid {what} increase; use {forms}") from None
-    return text
+
+    def check(text: str) -> str:
+        match = _FACTOR.fullmatch(text)
+        try:
+            amount = text if match is None else match.group(2)
+            if amount:
+                parse(amount)
+            if match is not None and float(match.group(1)) <= 1:
+                raise ValueError
+        except ValueError:
+            raise ValueError(f"{text!r} is not a valid {what} increase; use {forms}") from None
+        return text
+
+    return AfterValidator(check)
 
 
-def _check_memory(text: str) -> str:
-    forms = "a factor (x2, x2 up to 64G) or a size (64G)"
-    return _check_increase(text, "memory", forms, parse_slurm_memory)
-
-
-def _check_time(text: str) -> str:
-    forms = "a factor (x1.5, x2 up to 1-00:00:00) or a time (12:00:00)"
-    return _check_increase(text, "time", forms, parse_slurm_time)
+_MEMORY = _increase("memory", "a factor (x2, x2 up to 64G) or a size (64G)", parse_slurm_memory)
+_TIME = _increase(
+    "time", "a factor (x1.5, x2 up to 1-00:00:00) or a time (12:00:00)", parse_slurm_time
+)
 
 
 class RetryRule(Strict):
@@ -64,9 +64,9 @@ class RetryRule(Strict):
     """How many retry rounds its items and tasks get; `never` is 0."""
     backoff: Delay = 0.0
     """Wait before the first of them starts; twice as long before each further one."""
-    mem: Annotated[str, AfterValidator(_check_memory)] | None = None
+    mem: Annotated[str, _MEMORY] | None = None
     """Memory per worker: `x2`, `x2 up to 64G` or `64G`; as Slurm counts, `1M` is 2^20 bytes."""
-    time: Annotated[str, AfterValidator(_check_time)] | None = None
+    time: Annotated[str, _TIME] | None = None
     """Time limit per worker: `x1.5`, `x2 up to 1-00:00:00` or `12:00:00`."""
     partition: str | None = None
     """Partition of the retry rounds, instead of the job's."""
@@ -135,11 +135,7 @@ class RoundResources:
 
 
 class Policy:
-    """A rule for every error class.
-
-    Args:
-        rules: over the defaults; each overrides only the fields that it names.
-    """
+    """A rule for every error class: the defaults, and `rules` over them, field by field."""
 
     def __init__(self, *rules: Mapping[ErrorClass, RetryRule]) -> None:
         self._rules = dict(DEFAULT_RULES)

@@ -13,10 +13,7 @@ from slurm_worker.errors import UserError
 def read_yaml(path: Path, field: str, hint: str) -> Any:
     """What the file holds, unchecked.
 
-    Args:
-        path: the file.
-        field: the setting that names the file, for messages.
-        hint: what to do if it can't be read, for messages.
+    For messages: `field` is the setting that names the file, `hint` what to do if it can't be read.
 
     Raises:
         UserError: if it can't be read, or is not YAML.
