@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,6 @@ def check_complete(services: Services, job_id: JobId) -> None:
 
 def merge(services: Services, spec: JobSpec, log: Log) -> aggregation.Manifest:
     """Merge the files that were not merged on the nodes, and publish."""
-
-    def made(inputs: str) -> Mapping[str, aggregation.DataFile]:
-        return _made_on_nodes(services, spec.id, inputs)
-
     with tempfile.TemporaryDirectory(prefix="airflow-slurm-aggregate-") as scratch:
         return aggregation.aggregate(
             services.objects,
@@ -53,7 +49,7 @@ def merge(services: Services, spec: JobSpec, log: Log) -> aggregation.Manifest:
             _options(spec),
             Path(scratch),
             log,
-            made,
+            partial(_made_on_nodes, services, spec.id),
         )
 
 

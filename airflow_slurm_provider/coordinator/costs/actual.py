@@ -14,17 +14,8 @@ from itertools import pairwise
 from typing import Any
 
 from airflow_slurm_provider.coordinator import spec_store
+from airflow_slurm_provider.coordinator.costs import prices
 from airflow_slurm_provider.coordinator.costs.advice import JobProfile, advise
-from airflow_slurm_provider.coordinator.costs.prices import (
-    PRICES_OF,
-    REGION,
-    Bill,
-    bill_of,
-    ending_bill,
-    planning_bill,
-    reservations_of,
-    working_bill,
-)
 from airflow_slurm_provider.coordinator.planning.bundle_size import bundle_of
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
@@ -49,8 +40,8 @@ class Spent:
         estimated: of the coordinator's planning, and of workers after their last marker.
     """
 
-    counted: Bill
-    estimated: Bill
+    counted: prices.Bill
+    estimated: prices.Bill
 
     @property
     def dollars(self) -> float:
@@ -89,7 +80,7 @@ class JobCost:
             "dollars_expected": round(self.expected, 8),
             "counted": self.spent.counted.to_dict(),
             "estimated": self.spent.estimated.to_dict(),
-            "prices": {"region": REGION, "of": PRICES_OF},
+            "prices": {"region": prices.REGION, "of": prices.PRICES_OF},
             "cluster": self.efficiency.to_dict() if self.efficiency else None,
             "problem": self.problem,
             "advice": list(self.advice),
@@ -137,8 +128,8 @@ def cost_so_far(
 
     `of_open` is its `requests_of_open`.
     """
-    counted = bill_of(done.requests) + bill_of(of_open or {})
-    return Spent(counted, _planned(rounds) + ending_bill(len(done.workers)))
+    counted = prices.bill_of(done.requests) + prices.bill_of(of_open or {})
+    return Spent(counted, _planned(rounds) + prices.ending_bill(len(done.workers)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +150,7 @@ def work_cost(snapshot: Snapshot, spec: JobSpec) -> WorkCost:
     `expected` is at least `_NEGLIGIBLE`, so that nobody gets an alert for cents.
     """
     done = snapshot.done
-    spent = (bill_of(done.requests) + bill_of(snapshot.requests_of_open)).dollars
+    spent = (prices.bill_of(done.requests) + prices.bill_of(snapshot.requests_of_open)).dollars
     tasks = sum(round_row.tasks for round_row in snapshot.rounds)
     items = sum(round_row.items for round_row in snapshot.rounds)
     workers = max(len(done.workers), min(tasks, spec.max_workers))
@@ -169,13 +160,15 @@ def work_cost(snapshot: Snapshot, spec: JobSpec) -> WorkCost:
     return WorkCost(round(spent, 8), round(max(_NEGLIGIBLE, expected), 8))
 
 
-def expected_work(spec: JobSpec, tasks: int, items: int, workers: int, busy_s: float) -> Bill:
+def expected_work(
+    spec: JobSpec, tasks: int, items: int, workers: int, busy_s: float
+) -> prices.Bill:
     """The workers' requests, if no task is tried twice; `busy_s` is of all tasks together."""
     reservations = sum(
-        reservations_of(limit.rate, items, spec.max_workers, limit.quota_per_day)
+        prices.reservations_of(limit.rate, items, spec.max_workers, limit.quota_per_day)
         for limit in spec.limits.values()
     )
-    return working_bill(
+    return prices.working_bill(
         tasks,
         workers,
         busy_s=busy_s,
@@ -215,7 +208,7 @@ def _busy_s(done: JobTotals) -> float:
     return sum(share.busy_ms for share in done.workers.values()) / 1000
 
 
-def _planned(rounds: Sequence[RoundRow]) -> Bill:
+def _planned(rounds: Sequence[RoundRow]) -> prices.Bill:
     # While a round is planned, its row has the number of tasks that are written.
     tasks = sum(max(round_row.tasks, round_row.cursor) for round_row in rounds)
-    return planning_bill(tasks, sum(round_row.items for round_row in rounds), len(rounds))
+    return prices.planning_bill(tasks, sum(round_row.items for round_row in rounds), len(rounds))

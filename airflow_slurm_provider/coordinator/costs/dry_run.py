@@ -13,14 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from airflow_slurm_provider.coordinator import spec_store
+from airflow_slurm_provider.coordinator.costs import prices
 from airflow_slurm_provider.coordinator.costs.actual import expected_work
-from airflow_slurm_provider.coordinator.costs.prices import (
-    PRICES_OF,
-    REGION,
-    Bill,
-    merging_bill,
-    planning_bill,
-)
 from airflow_slurm_provider.coordinator.inputs.reader import open_input
 from airflow_slurm_provider.coordinator.inputs.unique_keys import KeyCheck
 from airflow_slurm_provider.coordinator.planning import bundle_size
@@ -75,9 +69,9 @@ class Estimate:
     max_array_size: int | None
     shortest_s: float | None
     work_s: float | None
-    planning: Bill
-    working: Bill
-    merging: Bill
+    planning: prices.Bill
+    working: prices.Bill
+    merging: prices.Bill
     heartbeats: int
     resources: tuple[str, ...]
     cpu_hours_most: float | None
@@ -85,7 +79,7 @@ class Estimate:
     notes: tuple[str, ...]
 
     @property
-    def total(self) -> Bill:
+    def total(self) -> prices.Bill:
         """All requests."""
         return self.planning + self.working + self.merging
 
@@ -98,8 +92,12 @@ class Estimate:
         for name in ("arrays", "resources", "notes"):
             found[name] = list(found[name])
         found["heartbeats_per_worker_hour"] = found.pop("heartbeats")
-        dollars, prices = round(self.total.dollars, 8), {"region": REGION, "of": PRICES_OF}
-        return {**found, "requests": self.total.requests, "dollars": dollars, "prices": prices}
+        return {
+            **found,
+            "requests": self.total.requests,
+            "dollars": round(self.total.dollars, 8),
+            "prices": {"region": prices.REGION, "of": prices.PRICES_OF},
+        }
 
 
 def estimate(
@@ -145,11 +143,11 @@ def estimate(
         max_array_size=size,
         shortest_s=shortest_s,
         work_s=work_s,
-        planning=planning_bill(tasks, items),
+        planning=prices.planning_bill(tasks, items),
         working=expected_work(
             spec, tasks, items, processes, busy_s=(work_s or shortest_s or 0.0) * processes
         ),
-        merging=merging_bill(tasks),
+        merging=prices.merging_bill(tasks),
         heartbeats=round(3600 / spec.lease.heartbeat),
         resources=tuple(spec.slurm_options.arguments()),
         cpu_hours_most=_cpu_hours_most(spec, workers),

@@ -74,11 +74,7 @@ def _open(path: Path, **options: Any) -> pq.ParquetFile:
 
 
 def _old_times(file: pq.ParquetFile) -> list[str]:
-    """Columns of INT96, the time of old writers (Impala, Hive, Spark before 3).
-
-    Raises:
-        ValueError: naming a column that has them in lists or structs.
-    """
+    """Columns of INT96, the time of old writers (Impala, Hive, Spark before 3)."""
     columns = [file.schema.column(at) for at in range(len(file.schema))]
     old = [column for column in columns if column.physical_type == "INT96"]
     for column in old:

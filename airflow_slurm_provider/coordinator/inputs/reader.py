@@ -143,7 +143,6 @@ def _items(spec: InputSection, bucket: Bucket) -> Iterator[tuple[str, Item]]:
 
 
 def _with_fields(file: InputFile, rows: Iterator[Item]) -> Iterator[Item]:
-    """Add the columns in the names of the file's folders."""
     for row in rows:
         for name, value in file.fields.items():
             if row.setdefault(name, value) != value:

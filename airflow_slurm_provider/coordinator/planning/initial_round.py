@@ -17,16 +17,7 @@ from dataclasses import dataclass, replace
 from airflow_slurm_provider.coordinator import spec_store
 from airflow_slurm_provider.coordinator.inputs.files import version_of
 from airflow_slurm_provider.coordinator.inputs.reader import open_input
-from airflow_slurm_provider.coordinator.planning import bundle_size
-from airflow_slurm_provider.coordinator.planning.planner import (
-    Draft,
-    DraftSummary,
-    Planner,
-    SliceTotals,
-    begun_without_draft,
-    new_draft,
-    summary_of,
-)
+from airflow_slurm_provider.coordinator.planning import bundle_size, planner
 from airflow_slurm_provider.coordinator.services import Log, Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec, spec_of
 from slurm_worker.errors import UserError
@@ -75,7 +66,7 @@ def has_plan(services: Services, job: JobRow) -> bool:
         return False
     if first.state is RoundState.OPEN or first.draft:
         return True
-    return begun_without_draft(services.store(job.job), services.tasks(job), first)
+    return planner.begun_without_draft(services.store(job.job), services.tasks(job), first)
 
 
 def create_job(services: Services, spec: JobSpec, code_sha256: str, log: Log) -> PlannedJob:
@@ -98,9 +89,9 @@ def create_job(services: Services, spec: JobSpec, code_sha256: str, log: Log) ->
 
     with KeyCheck() as keys:
 
-        def summarize(totals: SliceTotals) -> DraftSummary:
+        def summarize(totals: planner.SliceTotals) -> planner.DraftSummary:
             keys.check(lambda: open_input(spec.input, services.bucket))
-            return DraftSummary(
+            return planner.DraftSummary(
                 totals.tasks,
                 totals.items,
                 totals.sha256,
@@ -112,7 +103,7 @@ def create_job(services: Services, spec: JobSpec, code_sha256: str, log: Log) ->
 
         items = keys.watch(open_input(spec.input, services.bucket))
         bundle, store = bundle_size.bundle_of(sized), services.store(spec.id)
-        with new_draft(store, 0, items, bundle, summarize, log) as draft:
+        with planner.new_draft(store, 0, items, bundle, summarize, log) as draft:
             digest = spec_store.store_spec(services, sized, shards, code_sha256)
             job = _adopt(services, sized, digest, shards, draft.number)
             draft.discard_unless(job.draft)
@@ -194,7 +185,7 @@ def _with_bundle_of(services: Services, job: JobRow, spec: JobSpec, log: Log) ->
 
 
 def _first_round(
-    services: Services, job: JobRow, source: str, draft: Draft | None = None
+    services: Services, job: JobRow, source: str, draft: planner.Draft | None = None
 ) -> RoundRow:
     """The row of the first round of a job that has a plan, created if it is missing.
 
@@ -206,15 +197,16 @@ def _first_round(
     first = None if is_ours else _first_of(jobs.rounds())
     if first is not None and (first.draft or not job.draft):
         return first
-    summary = summary_of(store, 0, job.draft, draft)
+    summary = planner.summary_of(store, 0, job.draft, draft)
     version = summary.version if summary else ""
     source = summary.source if summary else source
     first = jobs.create_round(0, source, version=version, draft=job.draft)
     return jobs.adopt_draft(0, job.draft) if job.draft and not first.draft else first
 
 
-def _planner(services: Services, job: JobRow, log: Log) -> Planner:
-    return Planner(services.store(job.job), services.tasks(job), services.jobs(job.job), log)
+def _planner(services: Services, job: JobRow, log: Log) -> planner.Planner:
+    store, table, jobs = services.store(job.job), services.tasks(job), services.jobs(job.job)
+    return planner.Planner(store, table, jobs, log)
 
 
 def _report_changed_input(services: Services, spec: JobSpec, first: RoundRow, log: Log) -> None:

@@ -27,8 +27,7 @@ from airflow_slurm_provider.coordinator.spec.field_types import (
 )
 from airflow_slurm_provider.coordinator.spec.retry_policy import RetryRule
 from airflow_slurm_provider.coordinator.spec.site import Site
-from airflow_slurm_provider.coordinator.spec.validation import validate
-from airflow_slurm_provider.coordinator.spec.yaml_file import read_yaml
+from airflow_slurm_provider.coordinator.spec.validation import read_yaml, validate
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.units import parse_slurm_time

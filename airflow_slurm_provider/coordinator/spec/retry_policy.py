@@ -216,9 +216,5 @@ class ResourceBump:
 
 
 def parse_rules(raw: Mapping[str, Any], where: str) -> Rules:
-    """Check the rules that an operator gets.
-
-    Raises:
-        UserError: naming the class, the field and what to do.
-    """
+    """Check the rules that an operator gets; see `validate`."""
     return validate(Rules, dict(raw), f"{where}.")

@@ -11,8 +11,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from airflow_slurm_provider.coordinator.spec.field_types import Strict
-from airflow_slurm_provider.coordinator.spec.validation import validate
-from airflow_slurm_provider.coordinator.spec.yaml_file import read_yaml
+from airflow_slurm_provider.coordinator.spec.validation import read_yaml, validate
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import split_s3_uri
 
@@ -151,11 +150,7 @@ def parse_cluster(raw: object, name: str) -> ClusterSite:
 
 
 def parse_site(raw: object, name: str) -> Site:
-    """Check a site's settings; `name` is their source, for messages.
-
-    Raises:
-        UserError: naming the field, the value and what to do.
-    """
+    """Check a site's settings; `name` is their source, for messages. See `validate`."""
     site = validate(Site, raw, f"{name}: ")
     split_s3_uri(site.storage.prefix, f"{name}: storage.prefix")
     _check_cluster(site.cluster, name)

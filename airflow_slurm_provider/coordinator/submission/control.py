@@ -258,11 +258,10 @@ def _useful_workers(
 
 def _open_round(snapshot: Snapshot) -> RoundRow | None:
     """The latest round, if it is planned and open."""
-    if not snapshot.rounds:
+    last = snapshot.rounds[-1] if snapshot.rounds else None
+    if last is None or last.state is not RoundState.OPEN or snapshot.job.rounds <= last.number:
         return None
-    last = snapshot.rounds[-1]
-    planned = last.state is RoundState.OPEN and snapshot.job.rounds > last.number
-    return last if planned else None
+    return last
 
 
 def _result(job_id: JobId, workers: Workers, *, changed: bool) -> ControlResult:

@@ -240,7 +240,7 @@ def _submit(
     submitted: list[str],
     log: Log,
 ) -> int:
-    """Submit the arrays, and append their ids to `submitted`; return the number of workers."""
+    """Append the arrays' ids to `submitted`, also before an error; return the workers' number."""
     command = [
         *shlex.split(upload.upload_worker(services)),
         *upload.worker_arguments(services, spec, job.config, submission.label),
@@ -309,6 +309,5 @@ def _skip_reason(services: Services, spec: JobSpec, arrays: Sequence[ArrayKey]) 
 
 
 def _existing(job_id: JobId, submission: SubmissionRow) -> Workers:
-    """The workers that an earlier call has submitted."""
     name, label = job_name(job_id, submission), submission.label
     return Workers(submission.slurm_job_ids, name, submission.workers, label, reattached=True)
