@@ -110,7 +110,9 @@ def submit(
     if planned.job.state is not JobState.OPEN:
         jobs.open(1)
     job = jobs.get()
-    round_row = _latest_open_round(jobs, job, first)
+    # A retry round has workers of its own, with its options; until then it is the first round.
+    retried = None if job.rounds < 2 else progress_of.open_round_of(job, jobs.rounds())
+    round_row = retried or first
     workers = _submit_with(services, planned, job, round_row, log)
     if not workers.reattached:
         audit_workers(services, job.job, workers, actor)
@@ -315,13 +317,6 @@ def merge_on_nodes(
 
 
 # --- steps of submit ----------------------------------------------------------------
-
-
-def _latest_open_round(jobs: JobTable, job: JobRow, first: RoundRow) -> RoundRow:
-    """A retry round has workers of its own, with its options; until then it is the first round."""
-    if job.rounds < 2:
-        return first
-    return progress_of.open_round_of(job, jobs.rounds()) or first
 
 
 def _submit_with(

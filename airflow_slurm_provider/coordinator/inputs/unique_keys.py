@@ -48,7 +48,9 @@ class KeyCheck:
             buffer = self._buffers[bucket]
             buffer += digest
             if len(buffer) >= _BUFFER_BYTES:
-                self._spool(bucket)
+                with self._path(bucket).open("ab") as file:
+                    file.write(buffer)
+                buffer.clear()
             yield key, item
 
     def check(self, reopen: Callable[[], Iterable[tuple[str, Any]]]) -> None:
@@ -83,11 +85,6 @@ class KeyCheck:
         counted = pc.value_counts(digests)
         repeated = counted.filter(pc.greater(counted.field("counts"), pa.scalar(1)))
         return {digest.as_py() for digest in repeated.field("values")}, extra
-
-    def _spool(self, bucket: int) -> None:
-        with self._path(bucket).open("ab") as file:
-            file.write(self._buffers[bucket])
-        self._buffers[bucket].clear()
 
     def _path(self, bucket: int) -> Path:
         return Path(self._folder.name) / f"{bucket:04}"

@@ -50,15 +50,11 @@ def validate(model: type[T], raw: object, prefix: str) -> T:
     try:
         return TypeAdapter(model).validate_python(raw)
     except ValidationError as error:
-        raise UserError(_explain(error, model, prefix)) from error
-
-
-def _explain(error: ValidationError, model: object, prefix: str) -> str:
-    fault = error.errors(include_url=False)[0]
-    # pydantic adds "[key]" if the key of a mapping is wrong, not its value.
-    field = ".".join(str(step) for step in fault["loc"] if step != "[key]") or "the whole file"
-    more = "" if error.error_count() == 1 else f" (and {error.error_count() - 1} more)"
-    return f"{prefix}{field}: {_fault(fault, model)}{more}"
+        fault = error.errors(include_url=False)[0]
+        # pydantic adds "[key]" if the key of a mapping is wrong, not its value.
+        field = ".".join(str(step) for step in fault["loc"] if step != "[key]") or "the whole file"
+        more = "" if error.error_count() == 1 else f" (and {error.error_count() - 1} more)"
+        raise UserError(f"{prefix}{field}: {_fault(fault, model)}{more}") from error
 
 
 def _fault(fault: Any, model: object) -> str:

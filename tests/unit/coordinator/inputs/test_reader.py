@@ -1,4 +1,4 @@
-"""Every input row arrives as it stands in the file, or is refused in one line."""
+"""Every input row arrives as written in the file, or is refused in one line."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from slurm_worker.testing import MemoryObjects
 
 
 class MissingBucket(MemoryObjects):
-    """A store that tells of a missing bucket only when asked for it."""
+    """A store that reports a missing bucket only when it verifies the bucket."""
 
     def verify(self) -> None:
         raise UserError("storage.prefix: there is no such bucket")
 
 
 class OutspokenMissingBucket(MissingBucket):
-    """A store that tells of a missing bucket at once."""
+    """A store that reports a missing bucket at once."""
 
     def size(self, key: str) -> int | None:
         self.verify()
@@ -187,7 +187,7 @@ def test_numbers_that_a_double_holds_are_read_in_any_notation(write: Write) -> N
     texts = ["0.1", "1e5", "-0.0", "100000000000000000000.0", "0.10000000000000000555", "5e-324"]
     lines = [f'{{"id": {number}, "x": {text}}}' for number, text in enumerate(texts)]
     path = write("a.jsonl", "\n".join(lines))
-    assert [item["x"] for _, item in read(path)] == [float(each) for each in texts]
+    assert [item["x"] for _, item in read(path)] == [float(text) for text in texts]
 
 
 @pytest.mark.parametrize(
