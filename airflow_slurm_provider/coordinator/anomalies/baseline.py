@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.anomalies.observation import Observation
 from airflow_slurm_provider.coordinator.anomalies.statistics import Share
-from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import Thresholds
+from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import AnomaliesSection
 from slurm_worker.protocol.task_history import TaskEvent
 
 #: Samples per window: the resolution of "some minutes ago".
@@ -64,7 +64,7 @@ class Baseline:
     nodes: list[NodeSample] = field(default_factory=list)
     losses: list[tuple[int, str]] = field(default_factory=list)
 
-    def update(self, observation: Observation, thresholds: Thresholds) -> None:
+    def update(self, observation: Observation, thresholds: AnomaliesSection) -> None:
         """Take an observation into account, before the rules judge it."""
         self._note_ends(observation)
         self._note_samples(observation, thresholds)
@@ -132,9 +132,9 @@ class Baseline:
             opened = max((round_row.opened_ms for round_row in snapshot.rounds), default=0)
             self.since_ms = observation.at_ms if self.observed_ms else max(opened, 1)
 
-    def _note_samples(self, observation: Observation, thresholds: Thresholds) -> None:
-        longest_ms = max(thresholds.window_s, thresholds.idle_after_s) * 1000
-        apart_ms = min(thresholds.window_s, thresholds.idle_after_s) * 1000 / _SAMPLES
+    def _note_samples(self, observation: Observation, thresholds: AnomaliesSection) -> None:
+        longest_ms = max(thresholds.window, thresholds.idle_after) * 1000
+        apart_ms = min(thresholds.window, thresholds.idle_after) * 1000 / _SAMPLES
         if self.samples and observation.at_ms < self.samples[-1].at_ms + apart_ms:
             return
         used = {limit.name: limit.used for limit in observation.limits}
@@ -143,15 +143,15 @@ class Baseline:
         while len(self.samples) > 1 and self.samples[1].at_ms <= observation.at_ms - longest_ms:
             del self.samples[0]
 
-    def _note_nodes(self, observation: Observation, thresholds: Thresholds) -> None:
-        if self.nodes and observation.at_ms < self.nodes[-1].at_ms + thresholds.window_s * 1000:
+    def _note_nodes(self, observation: Observation, thresholds: AnomaliesSection) -> None:
+        if self.nodes and observation.at_ms < self.nodes[-1].at_ms + thresholds.window * 1000:
             return
         # Work before the first observation counts too: the first base is empty.
         shares = node_shares(observation) if self.nodes else {}
         self.nodes = [*self.nodes[-1:], NodeSample(observation.at_ms, shares)]
 
-    def _note_losses(self, observation: Observation, thresholds: Thresholds) -> None:
-        from_ms = observation.at_ms - thresholds.window_s * 1000
+    def _note_losses(self, observation: Observation, thresholds: AnomaliesSection) -> None:
+        from_ms = observation.at_ms - thresholds.window * 1000
         found = {loss for loss in self.losses if loss[0] >= from_ms}
         for row in observation.snapshot.leased:
             for entry in row.history:

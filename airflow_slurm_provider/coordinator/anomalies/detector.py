@@ -20,7 +20,7 @@ from airflow_slurm_provider.coordinator.anomalies.baseline import Baseline
 from airflow_slurm_provider.coordinator.anomalies.observation import Observation
 from airflow_slurm_provider.coordinator.anomalies.rule_context import Finding, RuleContext
 from airflow_slurm_provider.coordinator.anomalies.rules import EXPLAINS, Rule
-from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import Thresholds
+from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import AnomaliesSection
 from slurm_worker.protocol.keys import JobState
 
 Key = tuple[AnomalyKind, str]
@@ -87,7 +87,7 @@ class Detector:
 
     def __init__(
         self,
-        thresholds: Thresholds,
+        thresholds: AnomaliesSection,
         baseline: Baseline | None = None,
         episodes: Mapping[Key, Episode] | None = None,
     ) -> None:
@@ -123,7 +123,7 @@ class Detector:
         }
 
     @classmethod
-    def from_dict(cls, thresholds: Thresholds, raw: Mapping[str, Any]) -> Detector:
+    def from_dict(cls, thresholds: AnomaliesSection, raw: Mapping[str, Any]) -> Detector:
         """Read what `to_dict` wrote."""
         episodes = {
             (AnomalyKind(kind), subject): Episode(*rest) for kind, subject, *rest in raw["episodes"]
@@ -158,7 +158,7 @@ class Detector:
         episode.since_ms = episode.since_ms or observation.at_ms
         episode.held_ms, episode.clear = observation.at_ms, 0
         least_ms = (
-            self.thresholds.limit_after_s * 1000 if finding.kind is AnomalyKind.LIMIT_STARVED else 0
+            self.thresholds.limit_after * 1000 if finding.kind is AnomalyKind.LIMIT_STARVED else 0
         )
         if episode.open or observation.at_ms < episode.since_ms + least_ms:
             return None
@@ -177,7 +177,7 @@ class Detector:
 
     def _calm(self, observation: Observation, findings: Mapping[Key, Finding]) -> list[Alert]:
         """The episodes that are over: all at the job's end, since nothing changes any more."""
-        calm_ms = 0 if observation.finished else self.thresholds.calm_s * 1000
+        calm_ms = 0 if observation.finished else self.thresholds.calm * 1000
         over = []
         for (kind, subject), episode in self._episodes.items():
             if (kind, subject) in findings:

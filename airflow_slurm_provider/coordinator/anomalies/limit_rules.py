@@ -52,7 +52,7 @@ def limit_starved(context: RuleContext) -> Iterator[Finding]:
 def limit_idle(context: RuleContext) -> Iterator[Finding]:
     """A rate limit is hardly used, while tasks wait for workers."""
     limits, baseline = context.thresholds, context.baseline
-    sample = baseline.sample_before(context.now_ms, limits.idle_after_s)
+    sample = baseline.sample_before(context.now_ms, limits.idle_after)
     if sample is None or not 0 < baseline.since_ms <= sample.at_ms:
         return
     if not context.live or not context.ready:

@@ -15,7 +15,7 @@ from airflow_slurm_provider.coordinator.anomalies.statistics import (
     Usual,
     usual_durations,
 )
-from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import LEAST_SINCE, Thresholds
+from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import LEAST_SINCE, AnomaliesSection
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from slurm_worker.protocol.tasks import TaskRow
 
@@ -54,7 +54,7 @@ class RuleContext:
 
     observation: Observation
     baseline: Baseline
-    thresholds: Thresholds
+    thresholds: AnomaliesSection
     levels: Mapping[tuple[AnomalyKind, str], Mapping[str, float]]
 
     @property

@@ -70,11 +70,11 @@ def stall(context: RuleContext) -> Iterator[Finding]:
         return
     since_ms = max(baseline.ended_ms, context.live[0].started_ms)
     still_s = (context.now_ms - since_ms) / 1000
-    window_s, known = context.thresholds.stall_first_s, "no task of this job has ended yet"
+    window_s, known = context.thresholds.stall_first, "no task of this job has ended yet"
     if context.usual is not None:
         usual, per_task = context.usual, (done.ok + done.failed.total()) / done.tasks
         longest_s = 2 * usual.median_s if per_task >= _MANY_ITEMS else usual.longest_s
-        window_s = max(context.thresholds.stall_s, longest_s)
+        window_s = max(context.thresholds.stall, longest_s)
         known = f"tasks of this job take {format_seconds(usual.median_s)} at the median"
     if still_s <= window_s:
         return
@@ -146,7 +146,7 @@ def throughput(context: RuleContext) -> Iterator[Finding]:
     if not tasks:
         return
     rate = tasks / (len(timeline.buckets) * timeline.width_s)
-    width_s = max(limits.window_s / 5, 2 * context.usual.median_s, LEAST_PER_WINDOW / rate)
+    width_s = max(limits.window / 5, 2 * context.usual.median_s, LEAST_PER_WINDOW / rate)
     length = math.ceil(width_s / timeline.width_s)
     # In the first one the workers were started.
     windows = timeline.windows(length)[1:]
@@ -246,7 +246,7 @@ def lease_loss(context: RuleContext) -> Iterator[Finding]:
     """Many leases ran out: workers die, freeze, or can't reach the table."""
     limits = context.thresholds
     baseline = context.baseline
-    sample = baseline.sample_before(context.now_ms, limits.window_s)
+    sample = baseline.sample_before(context.now_ms, limits.window)
     sample = sample or next(iter(baseline.samples), None)
     lost = max(0, context.snapshot.lost - sample.lost) if sample is not None else 0
     overdue = len(context.overdue)
@@ -256,7 +256,7 @@ def lease_loss(context: RuleContext) -> Iterator[Finding]:
     yield Finding(
         AnomalyKind.LEASE_LOSS,
         WHOLE,
-        f"{lost:,} leases were lost within {format_seconds(limits.window_s)}, and workers have "
+        f"{lost:,} leases were lost within {format_seconds(limits.window)}, and workers have "
         f"stopped renewing {overdue:,} more; they renew {len(context.live):,}",
         "slurmctl status shows how workers died (memory, time limit, node); if none died, they "
         "can't reach the table, or lease.ttl is too short",
@@ -270,7 +270,7 @@ def _stretches(context: RuleContext) -> list[int]:
     The shortest holds just enough tasks. If it began in a bad time, the time before is bad as well.
     So longer ones follow, up to the window, for a first observation that comes late.
     """
-    timeline, window_s = context.timeline, context.thresholds.window_s
+    timeline, window_s = context.timeline, context.thresholds.window
     least = math.ceil(window_s / 5 / timeline.width_s)
     count, tasks, items = len(timeline.buckets), 0, 0
     found: list[int] = []

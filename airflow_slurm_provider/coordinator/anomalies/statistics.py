@@ -15,7 +15,7 @@ from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import (
     SHARE_DEVIATIONS,
     SHARE_RATIO,
     STRAGGLER_DEVIATIONS,
-    Thresholds,
+    AnomaliesSection,
 )
 from slurm_worker.protocol.job_totals import PER_DOUBLING, JobTotals, TimeBucket
 
@@ -39,7 +39,7 @@ class Usual:
     longest_s: float
 
 
-def usual_durations(done: JobTotals, thresholds: Thresholds) -> Usual | None:
+def usual_durations(done: JobTotals, thresholds: AnomaliesSection) -> Usual | None:
     """What is usual by the tasks that are done; None where those are too few."""
     if done.durations.total() < LEAST_DURATIONS:
         return None
@@ -50,7 +50,7 @@ def usual_durations(done: JobTotals, thresholds: Thresholds) -> Usual | None:
     upper = deviation * (1 + 2 * MAD_ERROR / math.sqrt(done.durations.total()))
     spread = 2 ** (STRAGGLER_DEVIATIONS * MAD_SCALE * upper / PER_DOUBLING)
     longest_s = median_s * max(thresholds.straggler_ratio, spread)
-    return Usual(median_s, max(thresholds.straggler_s, longest_s))
+    return Usual(median_s, max(thresholds.straggler, longest_s))
 
 
 def spread_of(values: Sequence[float]) -> tuple[float, float]:
