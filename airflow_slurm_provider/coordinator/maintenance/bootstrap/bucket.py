@@ -134,7 +134,6 @@ class _Bucket:
             if code in _DENIED:
                 return  # The user of bootstrap may lack the right to write objects.
             raise Unsupported(
-                f"bucket {self._name!r}: an encrypted object can't be written ({error})",
                 f"not encrypted at rest: the store can't write an encrypted object ({code})",
                 "give the store encryption keys, then run slurmctl bootstrap --update; or leave it",
             ) from error
@@ -194,8 +193,8 @@ def _is_there(clients: Clients, name: str) -> bool:
             return False
         if code in _DENIED:
             raise UserError(
-                f"storage.prefix: no access to bucket {name!r}; check the name (another account "
-                "may own that bucket) and the credentials"
+                f"storage.prefix: no access to bucket {name!r}",
+                "check the name (another account may own that bucket) and the credentials",
             ) from error
         raise
     return True

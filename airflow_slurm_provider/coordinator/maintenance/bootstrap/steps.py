@@ -134,5 +134,5 @@ class BootstrapRequest:
                 return Step(name, StepResult.WOULD_MAKE, as_wanted)
             make()
         except Unsupported as error:
-            return Step(name, StepResult.UNSUPPORTED, error.found, error.fix)
+            return Step(name, StepResult.UNSUPPORTED, error.problem, error.fix)
         return Step(name, StepResult.MADE, as_wanted)

@@ -97,10 +97,10 @@ def describe_table(client: object, name: str) -> TableDescription:
     except ClientError as error:
         if error.response["Error"]["Code"] == "ResourceNotFoundException":
             raise UserError(
-                f"storage.table: there is no DynamoDB table {name!r}; create it with "
-                "slurmctl bootstrap, or correct the name"
+                f"storage.table: there is no DynamoDB table {name!r}",
+                "create it with slurmctl bootstrap, or correct the name",
             ) from error
-        raise ServiceError(f"DynamoDB table {name!r}: {error}; {_POLICY}") from error
+        raise ServiceError(f"DynamoDB table {name!r}: {error}", _POLICY) from error
     except BotoCoreError as error:
         raise unanswered(
             f"DynamoDB table {name!r}",
@@ -224,6 +224,7 @@ def judge_probes(check: str, probes: Sequence[AccessProbe], fix: str) -> Finding
     if not refused:
         names = ", ".join(probe.action.partition(":")[2] for probe in probes)
         return Finding(check, Level.PASS, f"allowed: {names}")
-    found, _, own = refused[0].error.partition("; ")
     actions = ", ".join(probe.action for probe in refused)
-    return Finding(check, Level.FAIL, f"{actions} failed: {found}", own or fix)
+    return Finding(
+        check, Level.FAIL, f"{actions} failed: {refused[0].error}", refused[0].fix or fix
+    )

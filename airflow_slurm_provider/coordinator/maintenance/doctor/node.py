@@ -24,7 +24,6 @@ from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import quote, render_script
 from airflow_slurm_provider.units import format_size
 from slurm_worker.diagnostics.access_probes import PROBE_JOB, AccessProbe
-from slurm_worker.errors import ServiceError
 
 #: Options on where and how workers run; the probe ignores the others.
 _KEPT = (
@@ -215,14 +214,18 @@ def _judge_python(version: str, python: str) -> Finding:
 
 def _judge_document(document: dict[str, Any]) -> Iterator[Finding]:
     yield _judge_scratch(document)
+    fixes: dict[str, str] = document.get("fixes", {})
     for check, name in (("node_table", "table"), ("node_bucket", "bucket")):
-        probes = [AccessProbe(action, error) for action, error in document.get(name, {}).items()]
+        probes = [
+            AccessProbe(action, error, fixes.get(action, ""))
+            for action, error in document.get(name, {}).items()
+        ]
         yield judge_probes(check, probes, _POLICY)
     if "clock_ahead_s" in document:
         yield judge_clock("node_clock", f"node {document['host']}", document["clock_ahead_s"])
     else:
-        error = ServiceError(document.get("clock_error", "the node did not report the time"))
-        yield Finding.of_error("node_clock", error, "see node_table")
+        found = document.get("clock_error", "the node did not report the time")
+        yield Finding("node_clock", Level.FAIL, found, fixes.get("clock", "see node_table"))
 
 
 def _judge_scratch(document: dict[str, Any]) -> Finding:

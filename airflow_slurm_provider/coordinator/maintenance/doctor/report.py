@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from slurm_worker.errors import describe
+from slurm_worker.errors import problem_and_fix
 
 
 class Level(str, Enum):
@@ -37,8 +37,8 @@ class Finding:
 
     @classmethod
     def of_error(cls, check: str, error: Exception, fix: str) -> Finding:
-        """A failed check; errors of this project have their own fix after a semicolon."""
-        found, _, own = describe(error).partition("; ")
+        """A failed check; `fix` is for errors that have none of their own."""
+        found, own = problem_and_fix(error)
         return cls(check, Level.FAIL, found, own or fix)
 
     def to_dict(self) -> dict[str, Any]:
