@@ -10,13 +10,7 @@ from airflow_slurm_provider.coordinator.anomalies import Alert
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import task_row
 from airflow_slurm_provider.dashboard import models, pagination, views
-from airflow_slurm_provider.dashboard.dependencies import (
-    PROBLEMS,
-    Job,
-    Reader,
-    Site,
-    Task,
-)
+from airflow_slurm_provider.dashboard.dependencies import PROBLEMS, Job, Reader, Site, Task
 from airflow_slurm_provider.dashboard.task_logs import read_task_log
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.job_rows import AuditEvent
@@ -46,11 +40,7 @@ def list_jobs(
 def get_job(site: Site, job: Job) -> models.JobDetail:
     """A job with everything that the table has on it."""
     job_id = JobId(job)
-    return views.job_detail(
-        site.snapshot(job_id),
-        site.submissions(job_id),
-        site.events(job_id),
-    )
+    return views.job_detail(site.snapshot(job_id), site.submissions(job_id), site.events(job_id))
 
 
 @router.get("/jobs/{job}/workers")

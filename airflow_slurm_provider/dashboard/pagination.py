@@ -49,11 +49,7 @@ def _of_snapshot(
 
 
 def _of_table(
-    services: Services,
-    seen: Snapshot,
-    state: TaskState | None,
-    place: tuple[int, str],
-    limit: int,
+    services: Services, seen: Snapshot, state: TaskState | None, place: tuple[int, str], limit: int
 ) -> models.TaskList:
     shards = seen.job.shards
     table = services.tasks(seen.job)

@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from airflow_slurm_provider.coordinator.anomalies.alert import AnomalyKind
-from airflow_slurm_provider.coordinator.anomalies.rule_context import (
-    WHOLE,
-    Finding,
-    RuleContext,
-)
+from airflow_slurm_provider.coordinator.anomalies.rule_context import WHOLE, Finding, RuleContext
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import LEAST_DURATIONS, LEAST_EXCESS
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.units import format_percent, format_seconds

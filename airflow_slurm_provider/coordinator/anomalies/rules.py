@@ -12,11 +12,7 @@ from collections.abc import Callable, Iterator
 
 from airflow_slurm_provider.coordinator.anomalies.alert import AnomalyKind
 from airflow_slurm_provider.coordinator.anomalies.baseline import node_of
-from airflow_slurm_provider.coordinator.anomalies.rule_context import (
-    WHOLE,
-    Finding,
-    RuleContext,
-)
+from airflow_slurm_provider.coordinator.anomalies.rule_context import WHOLE, Finding, RuleContext
 from airflow_slurm_provider.coordinator.anomalies.statistics import (
     Share,
     at_least,

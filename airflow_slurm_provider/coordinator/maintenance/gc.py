@@ -118,9 +118,7 @@ def collect(
     _delete(services, batch, dry_run, log, found)
     if found.objects and not dry_run:
         jobs.audit(
-            actor,
-            "collected",
-            {"objects": found.objects.total(), "bytes": found.sizes.total()},
+            actor, "collected", {"objects": found.objects.total(), "bytes": found.sizes.total()}
         )
     return found
 

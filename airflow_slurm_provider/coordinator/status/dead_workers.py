@@ -58,11 +58,7 @@ class WorkerFailure:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
-        return {
-            **asdict(self),
-            "error_class": self.error_class.value,
-            "tasks": list(self.tasks),
-        }
+        return {**asdict(self), "error_class": self.error_class.value, "tasks": list(self.tasks)}
 
     def line(self) -> str:
         """One line for a log."""

@@ -111,6 +111,5 @@ def _restorable(clients: Clients, name: str) -> bool:
 def _make_restorable(clients: Clients, name: str) -> None:
     with translated(f"DynamoDB table {name!r}"):
         clients.dynamodb.update_continuous_backups(
-            TableName=name,
-            PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True},
+            TableName=name, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True}
         )

@@ -28,12 +28,7 @@ Log = Callable[[str], None]
 
 
 def repair(
-    services: Services,
-    job_id: JobId,
-    *,
-    dry_run: bool = False,
-    log: Log,
-    actor: str = "slurmctl",
+    services: Services, job_id: JobId, *, dry_run: bool = False, log: Log, actor: str = "slurmctl"
 ) -> RepairResult:
     """Make a job's rows agree with its objects on S3.
 
@@ -178,12 +173,7 @@ class _JobRepair:
         jobs = jobs_at(self._services, self._job_id, job.created_ms / 1000)
         now = int(self._services.clock.now())
         written = jobs.create(
-            job.identity,
-            job.config,
-            job.shards,
-            draft=job.draft,
-            open_rounds=rounds,
-            voided=now,
+            job.identity, job.config, job.shards, draft=job.draft, open_rounds=rounds, voided=now
         )
         if written.state is JobState.PLANNING:
             jobs.adopt_plan(job.identity, job.config, job.shards, job.draft)

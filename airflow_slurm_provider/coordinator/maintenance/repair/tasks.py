@@ -173,11 +173,7 @@ class TaskRepair:
     def _last_attempt(self, task: TaskId) -> int:
         """The highest attempt that left an object: what is granted next must be above it."""
         paths = self._store.paths
-        folders = (
-            f"{paths.parts}{task}/",
-            paths.checkpoints(task),
-            f"{paths.all_proposed}{task}/",
-        )
+        folders = (f"{paths.parts}{task}/", paths.checkpoints(task), f"{paths.all_proposed}{task}/")
         names = (
             key.removeprefix(folder)
             for folder in folders
