@@ -30,14 +30,7 @@ class StepResult(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One resource or setting.
-
-    Args:
-        name: its name, which is stable.
-        outcome: the result.
-        found: its state, in a line.
-        fix: what to do about it, in a line; empty where all is well.
-    """
+    """One resource or setting, by its stable name; `fix` is empty where all is well."""
 
     name: str
     outcome: StepResult
@@ -46,22 +39,13 @@ class Step:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
-        return {
-            "name": self.name,
-            "outcome": self.outcome.value,
-            "found": self.found,
-            "mend": self.fix,
-        }
+        outcome = self.outcome.value
+        return {"name": self.name, "outcome": outcome, "found": self.found, "mend": self.fix}
 
 
 @dataclass(frozen=True, slots=True)
 class BootstrapResult:
-    """All steps.
-
-    Args:
-        steps: in their order.
-        dry_run: nothing was made.
-    """
+    """All steps, in their order."""
 
     steps: tuple[Step, ...]
     dry_run: bool

@@ -21,14 +21,7 @@ class Level(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check.
-
-    Args:
-        check: its name, which is stable.
-        level: the result.
-        found: what was found, in a line.
-        fix: what to do about it, in a line; empty where all is well.
-    """
+    """One check, by its stable name; `fix` is empty where all is well."""
 
     check: str
     level: Level
@@ -43,12 +36,8 @@ class Finding:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
-        return {
-            "check": self.check,
-            "level": self.level.value,
-            "found": self.found,
-            "mend": self.fix,
-        }
+        level = self.level.value
+        return {"check": self.check, "level": level, "found": self.found, "mend": self.fix}
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,11 +82,9 @@ class _JobRepair:
             self._begin_generation()
             return
         self._check_register(job)
-        standing = {
-            round_row.number: round_row for round_row in self._services.jobs(self._job_id).rounds()
-        }
-        for number in range(max(job.rounds, len(standing))):
-            round_row = standing.get(number)
+        existing = self._rounds.existing()
+        for number in range(max(job.rounds, len(existing))):
+            round_row = existing.get(number)
             if round_row is None:
                 round_row = self._rounds.rebuild(
                     number,
@@ -128,27 +126,27 @@ class _JobRepair:
             if self._write:
                 self._services.jobs(self._job_id).register(job)
 
-    def _rebuild_job(self, standing_job: JobRow | None) -> None:
+    def _rebuild_job(self, existing_job: JobRow | None) -> None:
         """Rebuild, from its objects, a job without a row that names its plan."""
         entries = list(self._store.objects.entries(self._store.paths.config_folder))
         born = self._created(min(map(_modified, entries), default=0.0))
         # A round that is not open may have an incomplete plan: its row is rebuilt, too.
-        standing = {
-            round_row.number: round_row
-            for round_row in self._services.jobs(self._job_id).rounds()
+        existing = {
+            number: round_row
+            for number, round_row in self._rounds.existing().items()
             if round_row.state is RoundState.OPEN
         }
         configs = self._configs(entries)
-        rounds = self._rounds.count_open(standing)
+        rounds = self._rounds.count_open(existing)
         found = [
-            standing.get(number)
+            existing.get(number)
             or self._rounds.rebuild(
                 number, born, known=0, source=lambda: configs[0].spec.input.path
             )
             for number in range(rounds)
         ]
         job = self._job_of(found[0], configs, born)
-        if standing_job is not None and standing_job.identity != job.identity:
+        if existing_job is not None and existing_job.identity != job.identity:
             raise UserError(
                 f"job_id: the row of {self._job_id!r} belongs to another input than its results; "
                 "use another job_id for the new input, delete that row and repair again"
@@ -162,7 +160,7 @@ class _JobRepair:
         for round_row in found:
             self._repair_tasks(job, round_row, strict=True)
         for round_row in found:
-            if round_row.number not in standing:
+            if round_row.number not in existing:
                 self._rounds.write(round_row)
         self._repair_submissions(rounds)
         if self._write:
