@@ -16,7 +16,7 @@ class StepResult(str, Enum):
 
     THERE = "there"  #: it was correct already; nothing was done
     MADE = "made"  #: by this call
-    WOULD_MAKE = "would_make"  #: by this call, if it were no dry run
+    WOULD_MAKE = "would_make"  #: a call without dry run makes it
     DIFFERS = "differs"  #: jobs run with it; only --update changes it
     UNSUPPORTED = "unsupported"  #: the store has no such setting, or can't apply it
     MISSING = "missing"  #: jobs can't run, and this call was not told to make it

@@ -34,11 +34,10 @@ def check_version(slurm: SlurmClient) -> Iterator[Finding]:
     """Slurm is there, and its release was tested."""
     text = slurm.version()
     match = _VERSION.search(text)
-    if match is None or "embedded" in text:
+    version = (int(match.group(1)), int(match.group(2))) if match else OLDEST
+    if "embedded" in text:
         yield Finding("slurm", Level.PASS, text)
-        return
-    version = int(match.group(1)), int(match.group(2))
-    if version < OLDEST:
+    elif version < OLDEST:
         fix = f"upgrade Slurm to {_dotted(OLDEST)} or later"
         yield Finding("slurm", Level.FAIL, f"{text} is older than {_dotted(OLDEST)}", fix)
     elif version > NEWEST:

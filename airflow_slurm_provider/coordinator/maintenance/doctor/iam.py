@@ -20,7 +20,7 @@ from slurm_worker.protocol.keys import JobId
 
 
 def policies(site: Site) -> dict[str, Any]:
-    """Both, by who needs them; the names are stable."""
+    """The policies of the coordinator and of the nodes; the names are stable."""
     return {"coordinator": _coordinator_policy(site), "node": session_policy(site, JobId("*"))}
 
 

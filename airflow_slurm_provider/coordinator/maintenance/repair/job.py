@@ -116,8 +116,8 @@ class _JobRepair:
 
     def _has_lost_plan(self, job: JobRow) -> bool:
         """Whether a job in planning has results: then they belong to a job that lost its row."""
-        committed = next(iter(self._store.objects.list(self._store.paths.done_folder)), None)
-        return committed is not None and not has_plan(self._services, job)
+        committed = any(True for _ in self._store.objects.list(self._store.paths.done_folder))
+        return committed and not has_plan(self._services, job)
 
     def _check_register(self, job: JobRow) -> None:
         register = keys.register_sk(job.created_ms, self._job_id)
@@ -129,7 +129,7 @@ class _JobRepair:
     def _rebuild_job(self, existing_job: JobRow | None) -> None:
         """Rebuild, from its objects, a job without a row that names its plan."""
         entries = list(self._store.objects.entries(self._store.paths.config_folder))
-        born = self._created(min(map(_modified, entries), default=0.0))
+        born = self._created(min((entry.modified for entry in entries), default=0.0))
         # A round that is not open may have an incomplete plan: its row is rebuilt, too.
         existing = {
             number: round_row
@@ -217,7 +217,7 @@ class _JobRepair:
     def _configs(self, entries: list[ObjectInfo]) -> list[_Config]:
         """The configurations that the job has had, the newest first."""
         found = []
-        for entry in sorted(entries, key=_modified, reverse=True):
+        for entry in sorted(entries, key=lambda entry: entry.modified, reverse=True):
             data = self._store.objects.get(entry.key)
             if data:
                 digest = entry.key.rpartition("/")[2].removesuffix(".json")
@@ -237,7 +237,3 @@ class _JobRepair:
             for shard in range(shards)
             for row in self._services.rows.query(keys.task_pk(self._job_id, shard))
         )
-
-
-def _modified(entry: ObjectInfo) -> float:
-    return entry.modified

@@ -22,8 +22,8 @@ def repair_submissions(
     services: Services, store: JobStore, found: RepairResult, log: Log, rounds: int
 ) -> None:
     """Rebuild the missing rows of the submissions of the first `rounds` rounds."""
-    # The logs are listed first: a submission has its row before it has a worker.
     job_id = store.paths.job
+    # The logs are listed first: a submission has its row before it has a worker.
     entries = list(store.objects.entries(store.paths.logs))
     existing = {(row.round_no, row.number) for row in services.jobs(job_id).submissions()}
     arrays: defaultdict[tuple[int, int], set[str]] = defaultdict(set)

@@ -136,7 +136,7 @@ class TaskRepair:
         return self._settle(row) if done else None
 
     def _catch_up(self, task: TaskId) -> tuple[TaskRow, Marker] | None:
-        """Mark a row as done; None where its worker has, or the marker is of other items."""
+        """Mark a row as done; None where its worker has, or the marker belongs to other items."""
         row = self._table.find(task)
         if row is None or row.state is TaskState.DONE:
             return None
@@ -166,7 +166,7 @@ class TaskRepair:
         return marker
 
     def _last_attempt(self, task: TaskId) -> int:
-        """The highest attempt that left an object: what is granted next must be above it."""
+        """The highest attempt that left an object; the next attempt must be above it."""
         paths = self._store.paths
         folders = (f"{paths.parts}{task}/", paths.checkpoints(task), f"{paths.all_proposed}{task}/")
         names = (
@@ -178,7 +178,7 @@ class TaskRepair:
         return max((int(match.group(1)) for match in found), default=0)
 
     def _halve(self, row: TaskRow, marker: Marker) -> None:
-        """Have the halves of a bisected task, and then the whole done."""
+        """Make the halves of a bisected task done, and then the whole."""
         lost = [
             half
             for half in halves_of(row)
