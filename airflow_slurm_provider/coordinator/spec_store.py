@@ -53,7 +53,7 @@ def _read_document(services: Services, job: JobRow) -> bytes:
     key = services.paths(job.job).config(job.config)
     document = services.objects.get(key)
     if document is None:
-        raise ServiceError(f"{key} is missing; submit the job again")
+        raise ServiceError(f"{key} is missing", "submit the job again")
     return document
 
 

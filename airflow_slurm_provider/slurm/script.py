@@ -94,7 +94,7 @@ def quote(value: str) -> str:
 def _directive(argument: str) -> str:
     # sbatch reads its lines as a shell would, except that it drops backslashes.
     if "\\" in argument:
-        raise UserError(f"slurm: {argument!r} holds a backslash, which sbatch drops; remove it")
+        raise UserError(f"slurm: {argument!r} holds a backslash, which sbatch drops", "remove it")
     return quote(argument)
 
 

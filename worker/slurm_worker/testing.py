@@ -110,6 +110,13 @@ class MemoryRows:
             if self._rows.get(pk, {}).pop(sk, None) is not None:
                 self._order[pk].remove(sk)
 
+    def all_rows(self) -> list[Row]:
+        """Every row of the table, by partition and in the order of their sort keys."""
+        with self._lock:
+            return [
+                _copied(self._rows[pk][sk]) for pk, order in self._order.items() for sk in order
+            ]
+
     def _set(self, pk: str, sk: str, row: Row) -> None:
         partition = self._rows.setdefault(pk, {})
         if sk not in partition:

@@ -67,11 +67,6 @@ class RuleContext:
         """When the job was observed."""
         return self.observation.at_ms
 
-    @property
-    def ready(self) -> int:
-        """Tasks that no worker holds."""
-        return self.snapshot.ready
-
     @cached_property
     def live(self) -> list[TaskRow]:
         """Tasks whose worker renews the lease in time; the one that was leased first is first."""
@@ -141,7 +136,10 @@ class RuleContext:
         """Whether tasks still end, or none is left to start: if not, all tasks are slow."""
         done = self.snapshot.done
         last_s = (max(done.timeline, default=0) + 1) * done.width_s
-        return not self.ready or self.now_ms / 1000 - last_s <= 2 * usual.median_s + done.width_s
+        return (
+            not self.snapshot.ready
+            or self.now_ms / 1000 - last_s <= 2 * usual.median_s + done.width_s
+        )
 
     def _ended_since(self, row: TaskRow) -> bool:
         """Whether enough other tasks have ended since this one was leased."""

@@ -31,8 +31,8 @@ class Usual:
 
     Args:
         median_s: the median.
-        longest_s: longer than this is no chance: the median and some robust deviations, on
-            the logarithm, since durations are skewed.
+        longest_s: longer than this is not by chance: the median and some robust deviations,
+            on the logarithm, since durations are skewed.
     """
 
     median_s: float
@@ -61,7 +61,7 @@ def spread_of(values: Sequence[float]) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Failures among what was tried; `tasks` are the units that stand for themselves."""
+    """Failures among what was tried; `tasks` are the independent units."""
 
     failed: int = 0
     tried: int = 0

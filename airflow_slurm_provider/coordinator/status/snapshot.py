@@ -10,9 +10,9 @@ the workers' own totals (`slurm_worker/protocol/shard_progress.py`) are further.
             ├──── in the sum ────┤    ├────── read ──────────────────┤ not read
 
 Requests per snapshot: the job's rows, and at least one query per shard, two where leases were lost
-or an earlier round is not all done, of a read unit per 4 KB of rows (consistent: a row that is
-passed is not read again); at a process's first snapshot a GET, and one per shard; one PUT
-where the sum has grown by a twentieth.
+or an earlier round is not all done. A query takes a read unit per 4 KB of rows (consistent: a row
+that is passed is not read again). A process's first snapshot takes a GET, and one per shard. There
+is one PUT where the sum has grown by a twentieth.
 """
 
 from __future__ import annotations
@@ -107,12 +107,7 @@ def read_snapshot(services: Services, job_id: JobId) -> Snapshot:
 
 
 class SnapshotReader:
-    """Reads snapshots of one job; safe to share between threads.
-
-    Args:
-        services: the edges.
-        job_id: the job.
-    """
+    """Reads snapshots of one job; safe to share between threads."""
 
     def __init__(self, services: Services, job_id: JobId) -> None:
         self._services = services

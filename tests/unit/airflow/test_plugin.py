@@ -213,7 +213,7 @@ def test_sites_are_connections_of_type_slurm(
     for name in ("", "gpu", "gpu"):
         assert found.services(name) is edges
     assert opened == [("hpc", "aws_default"), ("gpu", "eu")], "the second look opens nothing"
-    with pytest.raises(UserError, match="conn: 'db' is no connection of type slurm"):
+    with pytest.raises(UserError, match="conn: 'db' is not a connection of type slurm"):
         found.services("db")
 
 

@@ -170,8 +170,8 @@ class DynamoRows:
         except ClientError as error:
             if code_of(error) == "ResourceNotFoundException":
                 raise UserError(
-                    f"storage.table: there is no DynamoDB table {self._table!r}; create it with "
-                    "slurmctl bootstrap, or correct the name"
+                    f"storage.table: there is no DynamoDB table {self._table!r}",
+                    "create it with slurmctl bootstrap, or correct the name",
                 ) from error
             raise refused(f"DynamoDB table {self._table!r}", error) from error
         except BotoCoreError as error:

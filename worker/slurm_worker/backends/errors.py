@@ -82,8 +82,8 @@ def unanswered(where: str, error: Exception, check: str) -> ServiceError:
     If credentials are not the reason, the user should `check` this.
     """
     if isinstance(error, _OF_CREDENTIALS):
-        return NoCredentials(f"{where}: {_sentence(error)}; {_LOOKED_FOR}")
-    return ServiceError(f"{where}: {error}; check {check}")
+        return NoCredentials(f"{where}: {_sentence(error)}", _LOOKED_FOR)
+    return ServiceError(f"{where}: {error}", f"check {check}")
 
 
 @contextmanager
@@ -96,15 +96,16 @@ def settings_explained() -> Iterator[None]:
     try:
         yield
     except _OF_CREDENTIALS as error:
-        raise UserError(f"aws: {_sentence(error)}; {_LOOKED_FOR}") from error
+        raise UserError(f"aws: {_sentence(error)}", _LOOKED_FOR) from error
     except ProfileNotFound as error:
         raise UserError(
-            f"aws: {_sentence(error)}; correct the site's aws section or AWS_PROFILE: profiles "
-            "are those of ~/.aws/config and ~/.aws/credentials"
+            f"aws: {_sentence(error)}",
+            "correct the site's aws section or AWS_PROFILE: profiles "
+            "are those of ~/.aws/config and ~/.aws/credentials",
         ) from error
     except (BotoCoreError, ValueError) as error:
         raise UserError(
-            f"aws: {error}; correct the site's aws section or AWS_* variables"
+            f"aws: {error}", "correct the site's aws section or AWS_* variables"
         ) from error
 
 

@@ -75,8 +75,8 @@ class JobTable:
         found = self.find()
         if found is None:
             raise UserError(
-                f"job_id: there is no job {self.job!r} in this table; check the spelling, "
-                "the site's storage.table, or submit it first"
+                f"job_id: there is no job {self.job!r} in this table",
+                "check the spelling, the site's storage.table, or submit it first",
             )
         return found
 
@@ -362,8 +362,8 @@ class JobTable:
         result = self._update(sk, statement)
         if result.row is None:
             raise ServiceError(
-                f"job_id: row {sk} of {self.job!r} is missing from the table; "
-                f"slurmctl doctor --repair --job {self.job} says what is left"
+                f"job_id: row {sk} of {self.job!r} is missing from the table",
+                f"slurmctl doctor --repair --job {self.job} says what is left",
             )
         return result.row, isinstance(result, Applied)
 
