@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from airflow_slurm_provider.cli.options import Common, common_options
-from airflow_slurm_provider.cli.output import emit
+from airflow_slurm_provider.cli.rendering.output import emit
 from airflow_slurm_provider.units import format_count, format_size
 from slurm_worker.errors import UserError
 
@@ -88,8 +88,7 @@ def aggregate_files(
     if left_out := str(sources.left_out):
         fields.append(("left out", left_out))
     document = {**dataset.to_dict(), "dataset": output, "left_out": sources.left_out.to_list()}
-    emit(common.as_json, document, fields)
-    return 0
+    return emit(common.as_json, document, fields)
 
 
 class _Buckets:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar
@@ -135,7 +136,6 @@ def _with_round(state: dict[str, Any], result: api.RetryResult) -> dict[str, Any
     """The state with one more round; a round seen before (reattached) counts once."""
     if result.round in state["rounds"]:
         return state
-    retried = dict(state["retried"])
-    for name, count in result.items.items():
-        retried[name] = retried.get(name, 0) + count
-    return {**state, "rounds": [*state["rounds"], result.round], "retried": retried}
+    retried = Counter[str](state["retried"])
+    retried.update(result.items)
+    return {**state, "rounds": [*state["rounds"], result.round], "retried": dict(retried)}

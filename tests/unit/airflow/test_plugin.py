@@ -146,7 +146,7 @@ def test_runs_and_tasks_lead_to_their_job(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     found = [Destination("older", "slurm"), Destination("job-1", "slurm")]
-    monkeypatch.setattr(mounted, "_destinations", lambda *_: found)
+    monkeypatch.setattr(mounted, "destinations", lambda *_: found)
     answer = client.get(path, headers=logged_in("viewer"))
     assert answer.status_code == 303
     assert answer.headers["Location"] == "/slurm/jobs/job-1?conn=slurm"
@@ -155,7 +155,7 @@ def test_runs_and_tasks_lead_to_their_job(
 def test_a_run_without_a_backfill_says_so(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mounted, "_destinations", lambda *_: [])
+    monkeypatch.setattr(mounted, "destinations", lambda *_: [])
     answer = client.get("/slurm/airflow/run?dag_id=d&run_id=r", headers=logged_in("viewer"))
     assert answer.status_code == 404
     assert "no backfill is known here" in answer.text
@@ -188,10 +188,10 @@ def test_a_dashboard_that_cannot_be_made_does_not_keep_airflow_from_starting(
         raise ImportError("no jinja2")
 
     monkeypatch.setattr(mounted, "mounted_app", fails)
-    plugin._apps.cache_clear()
+    plugin.mounted_apps.cache_clear()
     assert SlurmPlugin().fastapi_apps == []
     assert "can't be mounted" in caplog.text
-    plugin._apps.cache_clear()
+    plugin.mounted_apps.cache_clear()
 
 
 def test_sites_are_connections_of_type_slurm(
@@ -220,7 +220,7 @@ def test_sites_are_connections_of_type_slurm(
 def test_without_a_choice_the_sites_are_those_of_the_database(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sites, "_stored", lambda: ["a", "b"])
+    monkeypatch.setattr(sites, "stored_connections", lambda: ["a", "b"])
     assert AirflowSites().names() == ["a", "b"]
-    monkeypatch.setattr(sites, "_stored", list)
+    monkeypatch.setattr(sites, "stored_connections", list)
     assert AirflowSites().names() == ["slurm_default"]

@@ -63,7 +63,7 @@ def test_the_cost_of_a_job_is_shown_with_advice(cli: Cli) -> None:
     assert ended.code == ExitCode.OK
     assert "cpu time: 2 CPU-hours given; by ended workers: 50% used" in ended.out
     assert "memory: 400.0 MiB of 4.0 GiB at most (10%)" in ended.out
-    assert "advice: 4.0 GiB of memory were asked" in ended.out
+    assert "advice: 4.0 GiB of memory were requested" in ended.out
     document = cli("cost", "job-1", "--json").json
     assert document["counted"]["requests"] == {"s3_put": 1}
 

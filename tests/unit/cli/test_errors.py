@@ -34,7 +34,7 @@ MISUSE = [
     (["aggregate", "results", "-o", "out"], "use: slurmctl aggregate-files results -o out"),
     (["aggregate", "job-1", "--sort-by", "n"], "No such option"),
     (["aggregate-files", "results"], "Missing option '-o'"),
-    (["aggregate-files", "nowhere", "-o", "out"], "PATH: there is no nowhere"),
+    (["aggregate-files", "nowhere", "-o", "out"], "PATH: nowhere does not exist"),
     (["aggregate-files", ".", "-o", "out", "--schema", "nowhere.yaml"], "nowhere.yaml can't"),
     (["aggregate", "unknown-job"], "there is no job 'unknown-job'"),
     (["workers", "job-1"], "Missing option '--add'; see slurmctl workers --help"),

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from airflow_slurm_provider.cli.app import ExitCode
-from airflow_slurm_provider.cli.watch_view import View, render
+from airflow_slurm_provider.cli.rendering.watch_screen import View, render
 from airflow_slurm_provider.coordinator.status.eta import stragglers
 from airflow_slurm_provider.coordinator.status.progress import JobStatus, progress_of
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from airflow_slurm_provider.slurm.environment import CLEAN, cleaned
-from airflow_slurm_provider.slurm.transport import LocalTransport
+from airflow_slurm_provider.slurm.transport import CLEAN, LocalTransport
+from slurm_worker.node.slurm_variables import cleaned
 
 HOSTILE = {
     "SBATCH_JOB_NAME": "other",

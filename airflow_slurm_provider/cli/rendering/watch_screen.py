@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from airflow_slurm_provider.cli.events import event_line
+from airflow_slurm_provider.cli.rendering.fields import event_line
 from airflow_slurm_provider.coordinator.status.audit_log import as_utc
 from airflow_slurm_provider.coordinator.status.eta import (
     Eta,
