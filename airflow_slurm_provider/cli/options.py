@@ -30,12 +30,7 @@ _MOST_JOBS = 200
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """The options of every command.
-
-    Args:
-        site: the site file.
-        as_json: print one JSON document on stdout instead of text.
-    """
+    """The options of every command; `as_json`: print one JSON document instead of text."""
 
     site: Path
     as_json: bool

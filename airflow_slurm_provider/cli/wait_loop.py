@@ -70,12 +70,8 @@ def wait_until_finished(
 ) -> JobStatus:
     """Poll until every task has ended, or until there is a problem that waiting can't fix.
 
-    Args:
-        services: the job's table, bucket and cluster.
-        job_id: the job.
-        interval: longest time between two queries, in seconds; the first pauses are shorter.
-        timeout: the longest wait in seconds; None for no limit.
-        show: shows a status; where None, a bar or lines on stderr.
+    Times are in seconds. The first pauses are shorter than `interval`. Without `show`, the status
+    is a bar or lines on stderr.
 
     Raises:
         ServiceError: if the time is up, a service is away at the first query, or stays away.

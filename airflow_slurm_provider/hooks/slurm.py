@@ -71,7 +71,7 @@ class SlurmHook(BaseHook):
         def connect() -> tuple[SlurmClient, ArrayPoller]:
             transport = open_transport(cluster, connect=self._connect)
             client = SlurmClient(transport, cluster.remote_dir)
-            return client, ArrayPoller(client)
+            return client, ArrayPoller(client.arrays)
 
         return self._clients.get((self.slurm_conn_id, repr(cluster)), math.inf, connect)
 

@@ -168,10 +168,6 @@ class JobPoller:
     """Polls a job from a task's own process, and runs the notifiers.
 
     It tolerates as many failed status queries in a row as a trigger.
-
-    Args:
-        operator: the operator that waits.
-        job_id: the job.
     """
 
     def __init__(self, operator: JobWaiter, job_id: str) -> None:

@@ -47,7 +47,6 @@ _MOST_NAMES = 100
 _TEMPORARY = ("temporarily", "try again", "queue limit")
 #: Refusals because of the number of jobs that an account, a user or a QOS may have queued.
 _SUBMIT_LIMIT = re.compile(r"(max|grp)submitjob", re.IGNORECASE)
-_MAX_ARRAY_SIZE = re.compile(r"^MaxArraySize\s*=\s*(\d+)", re.MULTILINE)
 _DEFAULT_ARRAY_SIZE = 1001
 
 
@@ -72,7 +71,6 @@ class ClientTimes:
         cancel_s: how long `cancel` repeats while arrays wait or run.
         vanished_after_s: see `JobQueries`.
         first_pause_s: the first pause between two tries; each further one is twice as long.
-        longest_pause_s: the longest pause.
     """
 
     unsure_s: float = 15.0
@@ -85,12 +83,7 @@ class ClientTimes:
 class SlurmClient(JobQueries, RemoteFolder):
     """The commands of one cluster, as one user; safe to share between threads.
 
-    Args:
-        transport: runs the commands.
-        remote_dir: see `RemoteFolder`.
-        clock: seconds, for deadlines.
-        sleep: waits between two tries.
-        times: how long to wait.
+    All methods raise `ServiceError` if the cluster can't be reached; call again to continue.
     """
 
     def __init__(
@@ -132,9 +125,8 @@ class SlurmClient(JobQueries, RemoteFolder):
     def max_array_size(self) -> int:
         """How many elements one array may have; Slurm's default where it is not configured."""
         if not self._max_array_size:
-            result = self._transport.run("scontrol show config")
-            match = _MAX_ARRAY_SIZE.search(result.stdout)
-            self._max_array_size = int(match.group(1)) if match else _DEFAULT_ARRAY_SIZE
+            configured = self.survey().settings().get("MaxArraySize", "")
+            self._max_array_size = int(configured) if configured.isdigit() else _DEFAULT_ARRAY_SIZE
         return max(1, self._max_array_size)
 
     def submit(self, name: str, script: str, folder: str) -> str:
@@ -176,9 +168,6 @@ class SlurmClient(JobQueries, RemoteFolder):
 
         Returns:
             The ids of the arrays that exist; the other names will never have one.
-
-        Raises:
-            ServiceError: if the cluster can't be reached; call again to continue.
         """
         check_name(folder, "folder")
         known, kept = self.find(names), {}
@@ -203,8 +192,7 @@ class SlurmClient(JobQueries, RemoteFolder):
             The arrays that waited or ran.
 
         Raises:
-            ServiceError: naming the arrays that still wait or run at the deadline, or if the
-                cluster can't be reached; call again to continue.
+            ServiceError: naming the arrays that still wait or run at the deadline.
         """
         for array in arrays:
             check_name(array.name, "job")
@@ -229,11 +217,7 @@ class SlurmClient(JobQueries, RemoteFolder):
         return sorted(found)
 
     def end(self, name: str, folder: str) -> None:
-        """`withdraw` and `cancel` one submission, whether or not Slurm has its array.
-
-        Raises:
-            ServiceError: as they do; call again to continue.
-        """
+        """`withdraw` and `cancel` one submission, whether or not Slurm has its array."""
         self.withdraw([name], folder)
         self.cancel([ArrayKey("", name)])
 

@@ -50,10 +50,6 @@ class Survey:
     """Queries about a cluster, over the transport of its client.
 
     All raise `ServiceError` if the cluster can't be reached.
-
-    Args:
-        transport: runs the commands.
-        remote_dir: the project's folder on the login node.
     """
 
     def __init__(self, transport: Transport, remote_dir: str) -> None:

@@ -53,8 +53,6 @@ class JobQueries:
     All raise `ServiceError` if Slurm doesn't answer. That does not mean that there is no array.
 
     Args:
-        transport: runs the commands.
-        clock: seconds.
         vanished_after_s: seconds after which an array counts as ended although its end was
             never recorded.
     """

@@ -33,7 +33,6 @@ class RemoteFolder:
     cluster can't be reached. `folder` and `name` are those given to `SlurmClient.submit`.
 
     Args:
-        transport: runs the commands.
         remote_dir: the project's folder on the login node, relative to the home folder
             unless absolute; must be on a file system that the nodes share.
     """

@@ -123,11 +123,7 @@ def _home() -> Path:
 
 
 class OnFirstUse:
-    """A transport that is opened for the first command.
-
-    Args:
-        make: opens it.
-    """
+    """A transport that is opened for the first command."""
 
     def __init__(self, make: Callable[[], Transport]) -> None:
         self._make = make

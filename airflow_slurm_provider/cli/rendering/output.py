@@ -24,13 +24,7 @@ def say(message: str) -> None:
 
 
 def show(text: str, *, head: str = "", colour: str = "") -> None:
-    """Print text on stdout, line by line.
-
-    Args:
-        text: the text.
-        head: text before it, in `colour` on a terminal.
-        colour: as click names it.
-    """
+    """Print text on stdout, line by line, behind a `head` in one of click's colours."""
     start = click.style(head, fg=colour) if head else ""
     click.echo(f"{start}{printable_lines(text)}", color=sys.stdout.isatty())
 

@@ -34,7 +34,7 @@ def key(slurm_job_id: str) -> ArrayKey:
 
 
 def poller_of(cluster: Cluster, time: Time) -> ArrayPoller:
-    return ArrayPoller(cluster, time.clock, random.Random(1))
+    return ArrayPoller(cluster.arrays, time.clock, random.Random(1))
 
 
 def test_three_hundred_waits_cost_as_much_as_one() -> None:
