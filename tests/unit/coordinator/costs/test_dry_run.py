@@ -72,7 +72,7 @@ def test_the_limits_say_how_long_it_takes_at_least_and_how_many_workers_they_fee
     )
     found = plan(starved)
     assert (found.workers_asked, found.workers) == (3, 2)
-    assert "keeps 2 workers" in found.notes[0]
+    assert "keeps at most 2 workers" in found.notes[0]
 
 
 def test_the_time_of_an_item_gives_the_time_of_the_work_and_its_heartbeats(tmp_path: Path) -> None:
