@@ -13,12 +13,7 @@ from airflow.sdk import Context
 from airflow_slurm_provider.airflow_errors import as_airflow_failures, task_log
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.links import BackfillLink
-from airflow_slurm_provider.operators.deferral import (
-    JobPoller,
-    JobWaiter,
-    actor_of,
-    progress_of,
-)
+from airflow_slurm_provider.operators.deferral import JobPoller, JobWaiter, actor_of, progress_of
 from slurm_worker.protocol.keys import check_job_id
 
 

@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from airflow_slurm_provider.slurm import submission
 from airflow_slurm_provider.slurm.array_state import (
     ArrayKey,
-    ArrayState,
-    Element,
     named,
     parse_job_id,
 )
 from airflow_slurm_provider.slurm.cluster_info import Survey
-from airflow_slurm_provider.slurm.queries import JobQueries, pieces
+from airflow_slurm_provider.slurm.queries import MOST_NAMES, JobQueries, pieces
 from airflow_slurm_provider.slurm.remote_folder import (
     PROGRAM_TIMEOUT_S,
     RemoteFolder,
@@ -37,11 +35,8 @@ from airflow_slurm_provider.slurm.transport import (
 )
 from slurm_worker.errors import ServiceError, UserError
 
-__all__ = ["ArrayKey", "ArrayState", "ClientTimes", "Element", "SlurmClient"]
-
 #: The most scripts of other callers that may have been submitted in place of ours.
 _OTHER_SCRIPTS = 3
-_MOST_NAMES = 100
 
 #: Refusals that may pass with time.
 _TEMPORARY = ("temporarily", "try again", "queue limit")
@@ -172,7 +167,7 @@ class SlurmClient(JobQueries, RemoteFolder):
         check_name(folder, "folder")
         known, kept = self.find(names), {}
         place = self._place(folder)
-        for some in pieces(sorted(names), _MOST_NAMES):
+        for some in pieces(sorted(names), MOST_NAMES):
             values = {name: known.get(name, submission.CANCELLED) for name in some}
             pairs = [word for pair in values.items() for word in pair]
             text = self._run_checked("withdraw", submission.WITHDRAW, place, new_token(), *pairs)

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 #: The most array ids, and names, in one command line.
-_MOST_IDS, _MOST_NAMES = 500, 100
+_MOST_IDS, MOST_NAMES = 500, 100
 #: The account, for a shell.
 _ME = '"$(id -un)"'
 
@@ -73,7 +73,7 @@ class JobQueries:
         found: dict[str, str] = {}
         for name in names:
             check_name(name, "job")
-        for some in pieces(sorted(names), _MOST_NAMES):
+        for some in pieces(sorted(names), MOST_NAMES):
             known = _ids_by_name(self._queue(f"-t all --name={','.join(some)}", "%F|%j"))
             missing = [name for name in some if name not in known]
             if missing:
@@ -99,7 +99,7 @@ class JobQueries:
     def alive(self, names: Collection[str]) -> set[ArrayKey]:
         """The arrays of these names that wait or run."""
         found = set()
-        for some in pieces(sorted(names), _MOST_NAMES):
+        for some in pieces(sorted(names), MOST_NAMES):
             chosen = f"-t {submission.WAITS_OR_RUNS} --name={','.join(some)}"
             for line in self._queue(chosen, "%F|%j").splitlines():
                 job, _, name = line.partition("|")

@@ -106,11 +106,7 @@ class LocalTransport:
 
 
 def _home() -> Path:
-    """The home folder, in which commands start, as over SSH.
-
-    Raises:
-        UserError: if there is none.
-    """
+    """The home folder, in which commands start, as over SSH."""
     try:
         home = Path.home()
     except RuntimeError as error:

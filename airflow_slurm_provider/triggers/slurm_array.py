@@ -34,6 +34,8 @@ class SlurmArrayTrigger(PollingTrigger):
     The other parameters are those of `PollingTrigger`.
     """
 
+    own_arguments = ("job_id", "max_resubmissions", "tells_anomalies", "state")
+
     def __init__(
         self,
         job_id: str,
@@ -50,16 +52,6 @@ class SlurmArrayTrigger(PollingTrigger):
         self.state = state or {}
         self._watcher: Watcher | None = None
         self._metrics = JobMetrics(job_id)
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """See `PollingTrigger`."""
-        return {
-            "job_id": self.job_id,
-            "max_resubmissions": self.max_resubmissions,
-            "tells_anomalies": self.tells_anomalies,
-            "state": self.state,
-        }
 
     def poll(self) -> dict[str, Any] | None:
         """Query the job's status once."""
@@ -78,13 +70,8 @@ class SlurmArrayTrigger(PollingTrigger):
 
     def failed(self, message: str) -> dict[str, Any]:
         """The event for queries that failed."""
-        return {
-            "status": "failed",
-            "message": message,
-            "progress": None,
-            "lost_workers": {},
-            **self._identity(),
-        }
+        empty = {"progress": None, "lost_workers": dict[str, int]()}
+        return {"status": "failed", "message": message, **empty, **self._identity()}
 
     def cancel(self) -> None:
         """Cancel the job's arrays."""

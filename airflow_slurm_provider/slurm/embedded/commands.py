@@ -229,13 +229,7 @@ def main(argv: list[str]) -> int:
     # Only the owner can read or change these files, whatever the caller's umask.
     os.umask(0o077)
     folder, verb, *arguments = argv
-    commands = {
-        "sbatch": sbatch,
-        "squeue": squeue,
-        "sacct": sacct,
-        "scancel": scancel,
-        "scontrol": scontrol,
-    }
+    commands = {run.__name__: run for run in (sbatch, squeue, sacct, scancel, scontrol)}
     store = Store(Path(folder))
     try:
         sys.stdout.writelines(f"{line}\n" for line in commands[verb](store, arguments))

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_slurm_provider.slurm.array_state import split_by_array
-from airflow_slurm_provider.slurm.client import ArrayKey, SlurmClient
+from airflow_slurm_provider.slurm.array_state import ArrayKey, split_by_array
+from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.slurm.transport import CommandResult, LocalTransport
 from slurm_worker.errors import ServiceError, UserError

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.slurm import submission
-from airflow_slurm_provider.slurm.client import ArrayKey, ArrayState, SlurmClient
+from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState
+from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.embedded.commands import CommandError, read_request
 from airflow_slurm_provider.slurm.embedded.transport import EmbeddedTransport
 from airflow_slurm_provider.slurm.options import SlurmOptions

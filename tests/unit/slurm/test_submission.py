@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.slurm import submission
+from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.client import (
-    ArrayKey,
     SlurmClient,
     SubmissionCancelledError,
     SubmitLimitError,
