@@ -57,6 +57,6 @@ def _open(name: str) -> Services:
     except AirflowNotFoundException:
         connection = None
     if connection is None or connection.conn_type != SlurmHook.conn_type:
-        raise UserError(f"conn: {name!r} is no connection of type slurm")
+        raise UserError(f"conn: {name!r} is not a connection of type slurm")
     aws = str(connection.extra_dejson.get("aws_conn_id") or _DEFAULT_AWS)
     return SlurmHook(name, aws).services()

@@ -172,9 +172,9 @@ def test_whoever_may_not_read_a_dag_does_not_learn_of_its_jobs(
 def test_the_plugin_is_one_by_airflows_rules() -> None:
     assert is_valid_plugin(SlurmPlugin)
     plugin = SlurmPlugin()
-    views = [ExternalViewResponse.model_validate(each) for each in plugin.external_views]
-    assert [each.destination for each in views] == ["nav", "dag_run", "task_instance"]
-    assert len({each.url_route for each in views}) == len(views)
+    views = [ExternalViewResponse.model_validate(view) for view in plugin.external_views]
+    assert [view.destination for view in views] == ["nav", "dag_run", "task_instance"]
+    assert len({view.url_route for view in views}) == len(views)
     (app,) = plugin.fastapi_apps
     assert (app["url_prefix"], type(app["app"])) == ("/slurm", FastAPI)
 
@@ -212,8 +212,8 @@ def test_sites_are_connections_of_type_slurm(
     assert found.names() == ["hpc", "gpu"]
     for name in ("", "gpu", "gpu"):
         assert found.services(name) is edges
-    assert opened == [("hpc", "aws_default"), ("gpu", "eu")], "the second look opens nothing"
-    with pytest.raises(UserError, match="conn: 'db' is no connection of type slurm"):
+    assert opened == [("hpc", "aws_default"), ("gpu", "eu")], "the second use opens nothing"
+    with pytest.raises(UserError, match="conn: 'db' is not a connection of type slurm"):
         found.services("db")
 
 

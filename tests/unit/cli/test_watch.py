@@ -1,4 +1,4 @@
-"""The live view shows what a look has found, ends like a wait, and leaves the job alone."""
+"""The live view shows what a query has found, ends like a wait, and leaves the job alone."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_a_terminal_gets_the_other_screen_and_gets_it_back(
     screen, _, after = ended.out.partition("\x1b[?1049l")
     assert screen.startswith("\x1b[?1049h")
     assert "slurmctl" in screen
-    assert "submitted" in screen, "the audit trail is on it"
+    assert "submitted" in screen, "the audit log is on it"
     assert "items in" in after
 
 
