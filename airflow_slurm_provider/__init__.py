@@ -13,6 +13,7 @@ from slurm_worker import __version__
 
 __all__ = ["__version__", "get_provider_info"]
 
+_INTEGRATION = "Slurm backfills"
 _CONNECTION_FIELDS: dict[str, tuple[str, str]] = {
     "table": ("DynamoDB table", "Table with the rows of all jobs; string keys pk and sk."),
     "prefix": ("S3 prefix", "s3://bucket/prefix for the objects of all jobs."),
@@ -36,52 +37,26 @@ _CONNECTION_FIELDS: dict[str, tuple[str, str]] = {
 
 def get_provider_info() -> dict[str, Any]:
     """The description of this provider for Airflow."""
-    package = "airflow_slurm_provider"
-    name = "Slurm backfills"
+    package = __name__
     return {
         "package-name": "airflow-slurm-provider",
-        "name": name,
+        "name": _INTEGRATION,
         "description": "Million-item backfills on a Slurm cluster, with DynamoDB and S3 as the "
         "only shared state.",
         "versions": [__version__],
         "integrations": [
             {
-                "integration-name": name,
+                "integration-name": _INTEGRATION,
                 "external-doc-url": "https://slurm.schedmd.com/",
                 "tags": ["service"],
             }
         ],
-        "operators": [
-            {
-                "integration-name": name,
-                "python-modules": [
-                    f"{package}.operators.slurm_submit",
-                    f"{package}.operators.retry_by_error_class",
-                    f"{package}.operators.parquet_aggregate",
-                ],
-            }
-        ],
-        "sensors": [
-            {"integration-name": name, "python-modules": [f"{package}.sensors.slurm_array"]}
-        ],
-        "hooks": [
-            {
-                "integration-name": name,
-                "python-modules": [
-                    f"{package}.hooks.slurm",
-                    f"{package}.hooks.dynamo_task_table",
-                ],
-            }
-        ],
-        "triggers": [
-            {
-                "integration-name": name,
-                "python-modules": [
-                    f"{package}.triggers.slurm_array",
-                    f"{package}.triggers.slurm_batch",
-                ],
-            }
-        ],
+        "operators": _modules(
+            "operators", "slurm_submit", "retry_by_error_class", "parquet_aggregate"
+        ),
+        "sensors": _modules("sensors", "slurm_array"),
+        "hooks": _modules("hooks", "slurm", "dynamo_task_table"),
+        "triggers": _modules("triggers", "slurm_array", "slurm_batch"),
         "task-decorators": [
             {
                 "name": "slurm_map",
@@ -132,3 +107,8 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
     }
+
+
+def _modules(folder: str, *names: str) -> list[dict[str, Any]]:
+    modules = [f"{__name__}.{folder}.{name}" for name in names]
+    return [{"integration-name": _INTEGRATION, "python-modules": modules}]

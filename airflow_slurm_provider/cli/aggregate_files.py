@@ -5,13 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from airflow_slurm_provider.cli.options import Common, common_options
-from airflow_slurm_provider.cli.output import emit
+from airflow_slurm_provider.cli.rendering.output import emit
 from airflow_slurm_provider.units import format_count, format_size
 from slurm_worker.errors import UserError
 
@@ -56,6 +57,7 @@ def aggregate_files(
     """
     from slurm_worker.aggregate.files.merge import merge_files
     from slurm_worker.aggregate.options import AggregateOptions
+    from slurm_worker.backends.local import FolderObjects
 
     if not output.strip():
         raise UserError("-o: is empty; give a folder")
@@ -66,9 +68,11 @@ def aggregate_files(
     )
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurmctl-")))
-        bucket = _Buckets(common, stack)
-        objects, folder = bucket.target(output)
-        sources = bucket.sources(paths, output, scratch)
+        open_bucket = _bucket_opener(common, stack)
+        bucket, key = _bucket_and_key(output)
+        objects = open_bucket(bucket) if bucket else FolderObjects(Path(output))
+        folder = f"{key.rstrip('/')}/" if bucket and key else ""
+        sources = _find_sources(paths, output, scratch, open_bucket)
         with _one_line(output):
             dataset = merge_files(
                 sources.found,
@@ -88,56 +92,43 @@ def aggregate_files(
     if left_out := str(sources.left_out):
         fields.append(("left out", left_out))
     document = {**dataset.to_dict(), "dataset": output, "left_out": sources.left_out.to_list()}
-    emit(common.as_json, document, fields)
-    return 0
+    return emit(common.as_json, document, fields)
 
 
-class _Buckets:
-    """The places of paths; the site is read only if one of them is on S3."""
+def _bucket_opener(common: Common, stack: ExitStack) -> Callable[[str], ObjectStore]:
+    """Opens a bucket by its name; the site is read only for the first one."""
+    services = cache(lambda: stack.enter_context(common.services()))
+    return lambda name: services().bucket(name)
 
-    def __init__(self, common: Common, stack: ExitStack) -> None:
-        self._common = common
-        self._stack = stack
-        self._bucket: Callable[[str], ObjectStore] | None = None
 
-    def target(self, output: str) -> tuple[ObjectStore, str]:
-        """The store of the dataset, and its folder in it."""
-        from slurm_worker.backends.local import FolderObjects
+def _bucket_and_key(address: str) -> tuple[str, str]:
+    """The parts of an ``s3://`` address; an empty bucket for a local path."""
+    if not address.startswith(_S3):
+        return "", address
+    name, _, key = address.removeprefix(_S3).partition("/")
+    if not name:
+        raise UserError(f"{address!r} has no bucket; write s3://bucket/prefix")
+    return name, key
 
-        if not output.startswith(_S3):
-            return FolderObjects(Path(output)), ""
-        objects, _, key = self._find(output)
-        return objects, f"{key.rstrip('/')}/" if key else ""
 
-    def sources(self, paths: Sequence[str], output: str, scratch: Path) -> Sources:
-        """The files at these paths, without those of the dataset."""
-        from slurm_worker.aggregate.files.sources import Sources
+def _find_sources(
+    paths: Sequence[str], output: str, scratch: Path, open_bucket: Callable[[str], ObjectStore]
+) -> Sources:
+    """The files at these paths, without those of the dataset."""
+    from slurm_worker.aggregate.files.sources import Sources
 
-        found = Sources(scratch)
-        for path in paths:
-            if not path:
-                raise UserError("PATH: is empty; give files, or folders that hold them")
-            if path.startswith(_S3):
-                objects, name, key = self._find(path)
-                found.add_stored(objects, name, key, self._below(output, name))
-            else:
-                found.add_local(Path(path), None if output.startswith(_S3) else Path(output))
-        return found
-
-    def _below(self, output: str, bucket: str) -> str | None:
-        """The dataset's folder, where it is in this bucket."""
-        name, _, key = output.removeprefix(_S3).partition("/")
-        if not output.startswith(_S3) or name != bucket or not key:
-            return None
-        return f"{key.rstrip('/')}/"
-
-    def _find(self, address: str) -> tuple[ObjectStore, str, str]:
-        name, _, key = address.removeprefix(_S3).partition("/")
-        if not name:
-            raise UserError(f"{address!r} has no bucket; write s3://bucket/prefix")
-        if self._bucket is None:
-            self._bucket = self._stack.enter_context(self._common.services()).bucket
-        return self._bucket(name), name, key
+    found = Sources(scratch)
+    own_bucket, own_key = _bucket_and_key(output)
+    for path in paths:
+        if not path:
+            raise UserError("PATH: is empty; give files, or folders that hold them")
+        bucket, key = _bucket_and_key(path)
+        if bucket:
+            own = f"{own_key.rstrip('/')}/" if bucket == own_bucket and own_key else None
+            found.add_stored(open_bucket(bucket), bucket, key, own)
+        else:
+            found.add_local(Path(path), None if own_bucket else Path(output))
+    return found
 
 
 def _read_schema(path: Path | None) -> dict[str, str] | None:

@@ -37,13 +37,13 @@ COMMANDS = {
     "submit": ("submit", "Plan a job from its YAML file and start its workers."),
     "status": ("status", "Show a job's progress, failures, workers and dataset."),
     "wait": ("status", "Wait until every task of a job has ended."),
-    "watch": ("watch", "Show a job's progress live, in the full terminal."),
+    "watch": ("status", "Show a job's progress live, in the full terminal."),
     "retry": ("results", "Run failed items again, by error class."),
     "errors": ("results", "List a job's failures, grouped by class and message."),
     "aggregate": ("results", "Publish a job's results as one Parquet dataset."),
     "aggregate-files": ("aggregate_files", "Merge files into one Parquet dataset, without a job."),
     "logs": ("logs", "Print the log lines of a job's workers."),
-    "events": ("events", "Print a job's audit log: who did what, and when."),
+    "events": ("logs", "Print a job's audit log: who did what, and when."),
     "cost": ("cost", "Show what a job has cost so far, and how to make it cheaper."),
     "limits": ("limits", "Show a job's rate limits, or the rate that a quota allows."),
     "pause": ("control", "Stop a job's workers after their current tasks; resume continues."),
@@ -52,9 +52,9 @@ COMMANDS = {
     "cancel": ("control", "Cancel a job's Slurm arrays at once; submit continues it."),
     "dashboard": ("dashboard", "Serve a web page with the site's jobs on this machine."),
     "completion": ("completion", "Print a script that makes a shell complete slurmctl."),
-    "bootstrap": ("bootstrap", "Create the site's table and bucket if they are missing."),
-    "doctor": ("doctor", "Check login, Slurm, table, bucket, permissions, clocks and a node."),
-    "gc": ("gc", "Delete objects on S3 that a job no longer needs."),
+    "bootstrap": ("maintenance", "Create the site's table and bucket if they are missing."),
+    "doctor": ("maintenance", "Check login, Slurm, table, bucket, permissions, clocks and a node."),
+    "gc": ("maintenance", "Delete objects on S3 that a job no longer needs."),
 }
 
 

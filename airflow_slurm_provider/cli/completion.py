@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import click
+from click.shell_completion import get_completion_class
 
-from airflow_slurm_provider.cli.completers import SHELLS, script
 from airflow_slurm_provider.cli.options import Common, common_options
-from airflow_slurm_provider.cli.output import emit, show
+from airflow_slurm_provider.cli.rendering.output import emit
+
+SHELLS = ("bash", "zsh", "fish")
+#: The environment variable with which the script requests completions.
+VARIABLE = "_SLURMCTL_COMPLETE"
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl completion bash >> ~/.bashrc")
@@ -14,9 +18,8 @@ from airflow_slurm_provider.cli.output import emit, show
 @common_options
 def completion(common: Common, shell: str) -> int:
     """Print a script that makes SHELL complete commands, options, profiles and job ids."""
-    text = script(click.get_current_context().find_root().command, shell)
-    if common.as_json:
-        emit(True, {"shell": shell, "script": text}, [])
-    else:
-        show(text)
-    return 0
+    kind = get_completion_class(shell)
+    assert kind is not None, "click knows all of SHELLS"
+    root = click.get_current_context().find_root().command
+    script = kind(root, {}, "slurmctl", VARIABLE).source()
+    return emit(common.as_json, {"shell": shell, "script": script}, script)

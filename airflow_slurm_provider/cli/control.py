@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from airflow_slurm_provider.cli.options import Common, common_options, job_argument
-from airflow_slurm_provider.cli.output import Fields, emit, say
+from airflow_slurm_provider.cli.rendering.output import Fields, emit, say
 from slurm_worker.protocol.keys import JobId
 
 if TYPE_CHECKING:
@@ -28,8 +28,7 @@ def pause(common: Common, job: JobId) -> int:
     with common.services() as services:
         paused = control.pause(services, job, actor=common.actor)
     state = f"by {paused.paused}" + ("" if paused.changed else ", already before this call")
-    emit(common.as_json, paused.to_dict(), [("job", job), ("paused", state)])
-    return 0
+    return emit(common.as_json, paused.to_dict(), [("job", job), ("paused", state)])
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl resume flights-2013")
@@ -46,8 +45,7 @@ def resume(common: Common, job: JobId) -> int:
         resumed = control.resume(services, job, log=say, actor=common.actor)
     state = "yes" if resumed.changed else "no: the job was neither paused nor stopped"
     fields = [("job", job), ("resumed", state), *_workers(resumed)]
-    emit(common.as_json, resumed.to_dict(), fields)
-    return 0
+    return emit(common.as_json, resumed.to_dict(), fields)
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl workers flights-2013 --add 10")
@@ -71,8 +69,7 @@ def workers(common: Common, job: JobId, count: int) -> int:
 
     with common.services() as services:
         added = control.add_workers(services, job, count, log=say, actor=common.actor)
-    emit(common.as_json, added.to_dict(), [("job", job), *_workers(added)])
-    return 0
+    return emit(common.as_json, added.to_dict(), [("job", job), *_workers(added)])
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl cancel flights-2013")
@@ -89,12 +86,9 @@ def cancel(common: Common, job: JobId) -> int:
 
     with common.services() as services:
         cancelled = control.cancel(services, job, actor=common.actor)
-    emit(
-        common.as_json,
-        {"job_id": job, "cancelled": cancelled},
-        [("job", job), ("cancelled", ", ".join(cancelled) or "nothing: no array waits or runs")],
-    )
-    return 0
+    arrays = ", ".join(cancelled) or "nothing: no array waits or runs"
+    document = {"job_id": job, "cancelled": cancelled}
+    return emit(common.as_json, document, [("job", job), ("cancelled", arrays)])
 
 
 def _workers(result: ControlResult) -> Fields:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from airflow_slurm_provider.cli.options import Common, common_options, job_argument
-from airflow_slurm_provider.cli.output import Fields, emit, say, show
+from airflow_slurm_provider.cli.options import Common, common_options, job_argument, number
+from airflow_slurm_provider.cli.rendering.output import Fields, emit, say
 from airflow_slurm_provider.units import format_count, format_memory, format_seconds
 from slurm_worker.protocol.keys import JobId
 
@@ -25,11 +25,10 @@ if TYPE_CHECKING:
 )
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--job-id", metavar="ID", help="Job id, in place of the file's job_id.")
-@click.option(
+@number(
     "--item-seconds",
-    metavar="SECONDS",
-    type=click.FloatRange(min=0),
-    help="Seconds per item. With it, the total time is estimated.",
+    click.FloatRange(min=0),
+    "Seconds per item. With it, the total time is estimated.",
 )
 @click.option("--script", is_flag=True, help="Print only the batch script.")
 @common_options
@@ -47,11 +46,8 @@ def plan(
     loaded = load_config(config, job_id=job_id)
     with common.services() as services:
         found = estimate(services, loaded, item_s=item_seconds, log=say)
-    if script and not common.as_json:
-        show(found.script.removesuffix("\n"))
-        return 0
-    emit(common.as_json, found.to_dict(), _plan_fields(found))
-    return 0
+    shown = found.script.removesuffix("\n") if script else _plan_fields(found)
+    return emit(common.as_json, found.to_dict(), shown)
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl cost flights-2013")
@@ -67,8 +63,7 @@ def cost(common: Common, job: JobId) -> int:
 
     with common.services() as services:
         found = read_cost(services, job)
-    emit(common.as_json, found.to_dict(), _cost_fields(found))
-    return 0
+    return emit(common.as_json, found.to_dict(), _cost_fields(found))
 
 
 def _plan_fields(found: Estimate) -> Fields:
@@ -77,22 +72,15 @@ def _plan_fields(found: Estimate) -> Fields:
         ("items", format_count(found.items)),
         ("tasks", f"{found.tasks:,} of up to {found.bundle:,} items"),
         ("segments", format_count(found.segments)),
-        (
-            "workers",
-            f"{found.workers:,} of {found.workers_asked:,} requested",
-        ),
+        ("workers", f"{found.workers:,} of {found.workers_asked:,} requested"),
         ("arrays", _arrays_text(found)),
         ("each worker", " ".join(found.resources) or "the site's defaults"),
     ]
     if found.cpu_hours_most is not None:
         fields.append(("cpu time", f"at most {found.cpu_hours_most:,g} CPU-hours, from slurm.time"))
     if found.shortest_s is not None:
-        fields.append(
-            (
-                "limits",
-                f"allow no less than {format_seconds(found.shortest_s)}, at one token per item",
-            )
-        )
+        least = format_seconds(found.shortest_s)
+        fields.append(("limits", f"allow no less than {least}, at one token per item"))
     if found.work_s is not None:
         fields.append(("time", f"about {format_seconds(found.work_s)} once all workers run"))
     fields += _bill_fields(found.total)
@@ -134,10 +122,7 @@ def _cost_fields(found: JobCost) -> Fields:
         fields += _efficiency_fields(found.efficiency)
     if found.problem:
         fields.append(("cluster", f"unknown: {found.problem}"))
-    return [
-        *fields,
-        *[("advice", advice) for advice in found.advice or ("none",)],
-    ]
+    return [*fields, *[("advice", advice) for advice in found.advice or ("none",)]]
 
 
 def _efficiency_fields(found: Efficiency) -> Fields:

@@ -7,7 +7,7 @@ import json
 import click
 
 from airflow_slurm_provider.cli.options import Common, common_options
-from airflow_slurm_provider.cli.output import say, show
+from airflow_slurm_provider.cli.rendering.output import say, show
 from slurm_worker.errors import UserError
 
 

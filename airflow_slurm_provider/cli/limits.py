@@ -4,51 +4,39 @@ from __future__ import annotations
 
 import click
 
-from airflow_slurm_provider.cli.completers import complete_jobs
-from airflow_slurm_provider.cli.options import Common, common_options
-from airflow_slurm_provider.cli.output import emit
+from airflow_slurm_provider.cli.options import Common, common_options, number, optional_job
+from airflow_slurm_provider.cli.rendering.output import emit
 from airflow_slurm_provider.units import format_count
 from slurm_worker.errors import UserError
-from slurm_worker.protocol.keys import check_job_id
+from slurm_worker.protocol.keys import JobId
 
 
 @click.command(
     epilog="\b\nExample:\n  slurmctl limits planes-2013\n  slurmctl limits --safe 600/min"
 )
-@click.argument("job", required=False, shell_complete=complete_jobs)
+@optional_job
 @click.option(
     "--safe",
     metavar="QUOTA",
     help="A vendor's quota, such as 600/min. Prints the highest rate that never exceeds it.",
 )
-@click.option(
-    "--burst",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="With --safe: the burst of the limit.",
-)
-@click.option(
+@number("--burst", click.IntRange(min=1), "With --safe: the burst of the limit.", 1)
+@number(
     "--send-window",
-    type=click.FloatRange(min=0, min_open=True),
-    default=1.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="With --safe: the send_window of the limit.",
+    click.FloatRange(min=0, min_open=True),
+    "With --safe: the send_window of the limit.",
+    1.0,
 )
-@click.option(
+@number(
     "--workers",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="With --safe: worker processes that share the limit. Fewer reserve more at a time.",
+    click.IntRange(min=1),
+    "With --safe: worker processes that share the limit. Fewer reserve more at a time.",
+    1,
 )
 @common_options
 def limits(
     common: Common,
-    job: str | None,
+    job: JobId | None,
     safe: str | None,
     burst: int,
     send_window: float,
@@ -67,26 +55,21 @@ def limits(
             ("rate", f"{found.rate:g}/s"),
             ("at most", f"{found.bound:g} requests in any {found.window_s:g} s"),
         ]
-        emit(common.as_json, found.to_dict(), fields)
-        return 0
+        return emit(common.as_json, found.to_dict(), fields)
     if job is None:
         raise UserError("JOB: is missing; give a job id, or a quota with --safe 600/min")
-    name = check_job_id(job, "JOB")
     with common.services() as services:
-        states = read_limits(services, name)
-    fields = [("job", str(name))]
+        states = read_limits(services, job)
+    fields = [("job", str(job))]
     for state in states:
         used = format_count(state.used)
         if state.quota_per_day is not None:
             used += f" of {state.quota_per_day:,} today"
         fields += [
             (state.name, f"{state.current_rate:g}/s of {state.rate:g}/s, scope {state.scope}"),
-            (
-                "",
-                f"used {used}; reserved {state.ahead_s:.1f} s ahead; {state.cuts} rate changes",
-            ),
+            ("", f"used {used}; reserved {state.ahead_s:.1f} s ahead; {state.cuts} rate changes"),
         ]
     if not states:
         fields.append(("limits", "none"))
-    emit(common.as_json, {"job_id": name, "limits": [state.to_dict() for state in states]}, fields)
-    return 0
+    document = {"job_id": job, "limits": [state.to_dict() for state in states]}
+    return emit(common.as_json, document, fields)

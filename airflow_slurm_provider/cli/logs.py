@@ -1,14 +1,22 @@
-"""`slurmctl logs`: the log lines of a job's workers."""
+"""`slurmctl logs` and `events`: what a job's workers have logged, and its audit log."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-from airflow_slurm_provider.cli.options import Common, common_options, job_argument
-from airflow_slurm_provider.cli.output import emit, show
+from airflow_slurm_provider.cli.options import Common, common_options, job_argument, number
+from airflow_slurm_provider.cli.rendering.fields import event_line
+from airflow_slurm_provider.cli.rendering.output import emit, say, show
+from airflow_slurm_provider.cli.wait_loop import TOLERATED_FAILURES
+from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.keys import JobId
+
+if TYPE_CHECKING:
+    from slurm_worker.protocol.job_rows import AuditEvent
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl logs flights-2013 --errors")
@@ -39,12 +47,57 @@ def logs(common: Common, job: JobId, task: str, worker: str, errors: bool, outpu
         if output:
             element = worker.partition("-")[0]
             text = reading.read_output(services, job, element)
-            if common.as_json:
-                emit(True, {"job_id": job, "worker": element, "output": text}, [])
-            else:
-                show(text.removesuffix("\n"))
-            return 0
+            document = {"job_id": job, "worker": element, "output": text}
+            return emit(common.as_json, document, text.removesuffix("\n"))
         lines = reading.read_logs(services, job, reading.Selection(task, worker, errors))
         for line in lines if common.as_json else reading.without_repeats(lines):
             show(json.dumps(line) if common.as_json else reading.as_text(line))
     return 0
+
+
+@click.command(epilog="\b\nExample:\n  slurmctl events flights-2013 --follow")
+@job_argument
+@click.option(
+    "--after", metavar="MARK", default="", help="Only events after the `mark` of an earlier call."
+)
+@click.option("--follow", is_flag=True, help="Keep printing new events until interrupted.")
+@number("--interval", click.FloatRange(min=0.1), "Time between two queries with --follow.", 5.0)
+@common_options
+def events(common: Common, job: JobId, after: str, follow: bool, interval: float) -> int:
+    """Print the audit log of JOB: who did what, and when. Times are UTC.
+
+    With --json, the document has a `mark`. Give it to --after to print only later events. With
+    --json and --follow, each new group of events is one document on one line.
+    """
+    from airflow_slurm_provider.coordinator.status.audit_log import AuditLogReader
+
+    with common.services() as services:
+        reader = AuditLogReader(services, job, after)
+        found = reader.read()
+        _show(common, job, found, after)
+        failures = 0
+        while follow:
+            services.clock.sleep(interval)
+            try:
+                found, failures = reader.read(), 0
+            except ServiceError as error:
+                failures += 1
+                if failures > TOLERATED_FAILURES:
+                    raise
+                say(f"{error}; next try in {interval:g} s")
+                continue
+            if found:
+                _show(common, job, found, after)
+    return 0
+
+
+def _show(common: Common, job: str, found: Sequence[AuditEvent], after: str) -> None:
+    from airflow_slurm_provider.coordinator.status.audit_log import event_document
+
+    if not common.as_json:
+        for event in found:
+            show(event_line(event))
+        return
+    mark = max((event.sk for event in found), default=after)
+    documents = [event_document(event) for event in found]
+    emit(True, {"job_id": job, "events": documents, "mark": mark}, [])

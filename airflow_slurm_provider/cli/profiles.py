@@ -24,12 +24,7 @@ DEFAULT_PROFILE = "site"
 
 
 def site_file(site: str | None, profile: str | None, environment: Mapping[str, str]) -> Path:
-    """The site file, which need not exist.
-
-    Args:
-        site: ``--site``.
-        profile: ``--profile``.
-        environment: the process's.
+    """The site file, which need not exist, by the options and the process's environment.
 
     Raises:
         UserError: if both options are given, or the profile does not exist.

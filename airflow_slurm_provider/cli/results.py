@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from airflow_slurm_provider.cli.completers import complete_jobs
-from airflow_slurm_provider.cli.formatting import failure_fields, manifest_fields
 from airflow_slurm_provider.cli.options import (
     Common,
+    check_job,
     common_options,
+    complete_jobs,
     error_classes,
     job_argument,
+    optional_job,
 )
-from airflow_slurm_provider.cli.output import by_class, emit, say
+from airflow_slurm_provider.cli.rendering.fields import failure_fields, manifest_fields
+from airflow_slurm_provider.cli.rendering.output import Fields, by_class, emit, say
 from airflow_slurm_provider.cli.wait_loop import report_wait, wait_options, wait_until_finished
 from airflow_slurm_provider.units import format_count
 from slurm_worker.errors import UserError
@@ -28,8 +30,14 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl retry planes-1 --errors=network,timeout --wait")
-@click.argument("job", required=False, shell_complete=complete_jobs)
-@click.option("--job-id", metavar="JOB", shell_complete=complete_jobs, help="The same as JOB.")
+@optional_job
+@click.option(
+    "--job-id",
+    metavar="JOB",
+    shell_complete=complete_jobs,
+    callback=check_job,
+    help="The same as JOB.",
+)
 @click.option(
     "--errors",
     metavar="CLASSES",
@@ -45,8 +53,8 @@ if TYPE_CHECKING:
 @common_options
 def retry(
     common: Common,
-    job: str | None,
-    job_id: str | None,
+    job: JobId | None,
+    job_id: JobId | None,
     errors: str | None,
     items: Path | None,
     dry_run: bool,
@@ -67,14 +75,12 @@ def retry(
         if dry_run:
             plan = verbs.plan_retry(services, name, classes, only=only)
             document = {"job_id": name, "dry_run": True, **plan.to_dict()}
-            emit(common.as_json, document, _planned_fields(name, plan))
-            return 0
+            return emit(common.as_json, document, _planned_fields(name, plan))
         retried = verbs.retry(services, name, classes, only=only, log=say, actor=common.actor)
         document = {**retried.to_dict(), "dry_run": False}
         fields = _retried_fields(retried)
         if not wait or retried.round is None:
-            emit(common.as_json, document, fields)
-            return 0
+            return emit(common.as_json, document, fields)
         status = wait_until_finished(services, name, interval=interval, timeout=timeout)
     return report_wait(common, status, max_failed_items, document, fields)
 
@@ -94,8 +100,7 @@ def errors(common: Common, job: JobId, error_class: str | None) -> int:
     with common.services() as services:
         groups = explain(services, job, chosen)
     document = {"job_id": job, "groups": [group.to_dict() for group in groups]}
-    emit(common.as_json, document, [("job", job), *failure_fields(job, groups)])
-    return 0
+    return emit(common.as_json, document, [("job", job), *failure_fields(job, groups)])
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl aggregate flights-2013")
@@ -128,8 +133,7 @@ def aggregate(common: Common, jobs: tuple[str, ...], output: str | None, where: 
             if submitted is not None and not _merged(services, JobId(submitted.job_id)):
                 return 1
         manifest = verbs.aggregate(services, name, log=say, actor=common.actor)
-    emit(common.as_json, manifest, [("job", name), *manifest_fields(manifest)])
-    return 0
+    return emit(common.as_json, manifest, [("job", name), *manifest_fields(manifest)])
 
 
 def _merged(services: Services, merging: JobId) -> bool:
@@ -141,12 +145,13 @@ def _merged(services: Services, merging: JobId) -> bool:
     return not failed
 
 
-def _one_job(argument: str | None, option: str | None) -> JobId:
+def _one_job(argument: JobId | None, option: JobId | None) -> JobId:
     if argument and option and argument != option:
         raise UserError(f"--job-id: {option!r} differs from JOB {argument!r}; give only one")
-    if not argument and not option:
+    name = argument or option
+    if name is None:
         raise UserError("JOB: is missing; give a job id")
-    return check_job_id(argument or option or "", "JOB" if argument else "--job-id")
+    return name
 
 
 def _keys(path: Path) -> list[str]:
@@ -160,7 +165,7 @@ def _keys(path: Path) -> list[str]:
     return keys
 
 
-def _planned_fields(job_id: str, plan: RetryPlan) -> list[tuple[str, str]]:
+def _planned_fields(job_id: str, plan: RetryPlan) -> Fields:
     number_of = "nothing to run again" if plan.round is None else str(plan.round)
     fields = [
         ("job", job_id),
@@ -177,7 +182,7 @@ def _planned_fields(job_id: str, plan: RetryPlan) -> list[tuple[str, str]]:
     return [*fields, *(("note", note) for note in plan.notes)]
 
 
-def _retried_fields(retried: RetryResult) -> list[tuple[str, str]]:
+def _retried_fields(retried: RetryResult) -> Fields:
     fields = [
         ("job", retried.job_id),
         ("round", "nothing to run again" if retried.round is None else str(retried.round)),

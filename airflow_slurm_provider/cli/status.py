@@ -1,22 +1,26 @@
-"""`slurmctl status` and `slurmctl wait`: the progress of a job."""
+"""`slurmctl status`, `wait` and `watch`: the progress of a job, once, at the end, or live."""
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
-from airflow_slurm_provider.cli.formatting import (
+from airflow_slurm_provider.cli.app import ExitCode
+from airflow_slurm_provider.cli.options import Common, common_options, job_argument
+from airflow_slurm_provider.cli.rendering.fields import (
     dataset_text,
-    manifest_address,
     progress_fields,
-    read_manifest,
     worker_failure_fields,
     workers_document,
     workers_text,
 )
-from airflow_slurm_provider.cli.options import Common, common_options, job_argument
-from airflow_slurm_provider.cli.output import emit
+from airflow_slurm_provider.cli.rendering.output import emit, say
 from airflow_slurm_provider.cli.wait_loop import report_wait, wait_limits, wait_until_finished
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.keys import JobId
@@ -24,6 +28,9 @@ from slurm_worker.protocol.keys import JobId
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.services import Services
     from airflow_slurm_provider.coordinator.status.dead_workers import WorkerFailure
+    from airflow_slurm_provider.coordinator.status.progress import JobStatus
+
+_EVENTS_KEPT = 5
 
 
 @click.command(epilog="\b\nExample:\n  slurmctl status flights-2013")
@@ -47,8 +54,10 @@ def status(common: Common, job: JobId) -> int:
             progress, problem, away = read_progress(services, job), "", error
             workers, array = "unknown: the cluster can't be reached", None
         lost = _worker_failures(services, job)
-        manifest = read_manifest(services, job)
-        where = manifest_address(services, job)
+        key = services.paths(job).manifest
+        data = services.objects.get(key)
+    manifest = None if data is None else json.loads(data)
+    where = f"s3://{services.site.bucket}/{key}"
     document = {
         **progress.to_dict(),
         "problem": problem,
@@ -67,16 +76,6 @@ def status(common: Common, job: JobId) -> int:
     return 0
 
 
-def _worker_failures(services: Services, job: JobId) -> list[WorkerFailure] | None:
-    """Workers that died; None where Slurm can't be reached."""
-    from airflow_slurm_provider.coordinator.status.dead_workers import find_worker_failures
-
-    try:
-        return find_worker_failures(services, job)
-    except ServiceError:
-        return None
-
-
 @click.command(epilog="\b\nExample:\n  slurmctl wait flights-2013 --timeout 3600")
 @job_argument
 @wait_limits
@@ -92,3 +91,68 @@ def wait(
     with common.services() as services:
         found = wait_until_finished(services, job, interval=interval, timeout=timeout)
     return report_wait(common, found, max_failed_items)
+
+
+@click.command(epilog="\b\nExample:\n  slurmctl watch flights-2013 --interval 5")
+@job_argument
+@wait_limits
+@common_options
+def watch(
+    common: Common, job: JobId, interval: float, timeout: float | None, max_failed_items: int | None
+) -> int:
+    """Show JOB live: progress, workers, failures, nodes, slow tasks, limits, events.
+
+    Ctrl-C leaves the display, with exit code 130; the job continues. When the job ends, watch
+    exits like slurmctl wait. Without a terminal it prints a line at every change.
+    """
+    with common.services() as services:
+        try:
+            live = sys.stdout.isatty() and not common.as_json
+            with _screen(services, job) if live else nullcontext() as shown:
+                status = wait_until_finished(
+                    services, job, interval=interval, timeout=timeout, show=shown
+                )
+        except KeyboardInterrupt:
+            say(f"{job} continues; to watch it again: slurmctl watch {job}")
+            return ExitCode.INTERRUPTED
+    return report_wait(common, status, max_failed_items)
+
+
+def _worker_failures(services: Services, job: JobId) -> list[WorkerFailure] | None:
+    """Workers that died; None where Slurm can't be reached."""
+    from airflow_slurm_provider.coordinator.status.dead_workers import find_worker_failures
+
+    try:
+        return find_worker_failures(services, job)
+    except ServiceError:
+        return None
+
+
+@contextmanager
+def _screen(services: Services, job: JobId) -> Iterator[Callable[[JobStatus], None]]:
+    """The terminal's alternate screen, redrawn at each status query.
+
+    Limits and events that can't be read now stay as they were.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    from airflow_slurm_provider.cli.rendering.watch_screen import View, render
+    from airflow_slurm_provider.coordinator.status.audit_log import AuditLogReader
+    from airflow_slurm_provider.coordinator.status.rate_limits import read_limits
+
+    reader = AuditLogReader(services, job)
+    last: View | None = None
+
+    def show(status: JobStatus) -> None:
+        nonlocal last
+        last = replace(last, status=status, note="") if last else View(status)
+        try:
+            events = (*last.events, *reader.read())[-_EVENTS_KEPT:]
+            last = View(status, read_limits(services, job), events)
+        except ServiceError as error:
+            last = replace(last, note=str(error))
+        live.update(render(last), refresh=True)
+
+    with Live(console=Console(), screen=True, auto_refresh=False) as live:
+        yield show

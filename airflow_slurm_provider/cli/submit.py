@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from airflow_slurm_provider.cli.options import Common, common_options
-from airflow_slurm_provider.cli.output import emit, say
+from airflow_slurm_provider.cli.rendering.output import emit, say
 from airflow_slurm_provider.cli.wait_loop import report_wait, wait_options, wait_until_finished
 from airflow_slurm_provider.units import format_count
 from slurm_worker.protocol.keys import JobId
@@ -50,8 +50,7 @@ def submit(
             ("slurm job", f"{', '.join(submitted.slurm_job_ids)} {submitted.slurm_job_name}"),
         ]
         if not wait:
-            emit(common.as_json, submitted.to_dict(), fields)
-            return 0
+            return emit(common.as_json, submitted.to_dict(), fields)
         name = JobId(submitted.job_id)
         status = wait_until_finished(services, name, interval=interval, timeout=timeout)
     return report_wait(common, status, max_failed_items, submitted.to_dict(), fields)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from airflow_slurm_provider.cli.app import ExitCode
-from airflow_slurm_provider.cli.formatting import waited_fields
-from airflow_slurm_provider.cli.options import Common
-from airflow_slurm_provider.cli.output import Fields, emit, say
+from airflow_slurm_provider.cli.options import Common, number
+from airflow_slurm_provider.cli.rendering.fields import waited_fields
+from airflow_slurm_provider.cli.rendering.output import Fields, emit, say
 from slurm_worker.errors import ServiceError
 from slurm_worker.printable import printable
 from slurm_worker.protocol.keys import JobId, TaskState
@@ -41,25 +41,21 @@ def wait_options(function: F) -> F:
 
 def wait_limits(function: F) -> F:
     """Give a command ``--interval``, ``--timeout`` and ``--max-failed-items``."""
-    interval = click.option(
+    interval = number(
         "--interval",
-        metavar="SECONDS",
-        type=click.FloatRange(min=0.1),
-        default=10.0,
-        show_default=True,
-        help="Longest time between two status queries while waiting.",
+        click.FloatRange(min=0.1),
+        "Longest time between two status queries while waiting.",
+        10.0,
     )
-    timeout = click.option(
+    timeout = number(
         "--timeout",
-        metavar="SECONDS",
-        type=click.FloatRange(min=0),
-        help="Stop waiting after this time, with exit code 3. The job continues.",
+        click.FloatRange(min=0),
+        "Stop waiting after this time, with exit code 3. The job continues.",
     )
-    most_failed = click.option(
+    most_failed = number(
         "--max-failed-items",
-        metavar="N",
-        type=click.IntRange(min=0),
-        help="Exit with 1 if more items than this have failed. Default: no limit.",
+        click.IntRange(min=0),
+        "Exit with 1 if more items than this have failed. Default: no limit.",
     )
     return interval(timeout(most_failed(function)))
 
@@ -74,12 +70,8 @@ def wait_until_finished(
 ) -> JobStatus:
     """Poll until every task has ended, or until there is a problem that waiting can't fix.
 
-    Args:
-        services: the job's table, bucket and cluster.
-        job_id: the job.
-        interval: longest time between two queries, in seconds; the first pauses are shorter.
-        timeout: the longest wait in seconds; None for no limit.
-        show: shows a status; where None, a bar or lines on stderr.
+    Times are in seconds. The first pauses are shorter than `interval`. Without `show`, the status
+    is a bar or lines on stderr.
 
     Raises:
         ServiceError: if the time is up, a service is away at the first query, or stays away.

@@ -75,7 +75,7 @@ def standalone_app(services: Services, token: str, actor: str) -> FastAPI:
         actor: the user's name in the audit log.
     """
     guard = TokenGuard(token, actor)
-    shared = SharedPolling(ArrayPoller(services.slurm), TTLCache())
+    shared = SharedPolling(ArrayPoller(services.slurm.arrays), TTLCache())
     app = create_app(OneSite(replace(services, shared=shared, poll_s=CLUSTER_S)), guard)
 
     @app.middleware("http")

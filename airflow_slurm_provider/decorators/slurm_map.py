@@ -28,8 +28,6 @@ from airflow.providers.common.compat.sdk import (
 )
 from airflow.sdk import Context
 
-from airflow_slurm_provider.airflow_errors import as_airflow_failures, task_log
-from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.planning.inline_items import (
     VALUE_FIELD,
     path_or_items,
@@ -39,8 +37,7 @@ from airflow_slurm_provider.coordinator.spec.job_spec import Config, parse_confi
 from airflow_slurm_provider.decorators.source import source_of
 from airflow_slurm_provider.links import BackfillLink, JobObjectsLink
 from airflow_slurm_provider.operators.backfill import BackfillOperator
-from airflow_slurm_provider.operators.deferral import actor_of
-from airflow_slurm_provider.operators.parquet_aggregate import PUBLISHED, emit_assets
+from airflow_slurm_provider.operators.parquet_aggregate import publish_dataset
 from slurm_worker.errors import UserError
 from slurm_worker.execution.signatures import ContextPassing, is_coroutine
 from slurm_worker.protocol.keys import check_job_id
@@ -147,14 +144,8 @@ class SlurmMapOperator(DecoratedOperator, BackfillOperator):
                 f"{failed} of {progress['items']} items failed: {progress['failed']}; see "
                 f"slurmctl errors {progress['job_id']}, or raise max_failed_items"
             )
-        with as_airflow_failures():
-            services = self.services()
-            job_id = check_job_id(progress["job_id"])
-            manifest = api.aggregate(services, job_id, log=task_log(self), actor=actor_of(context))
-            address = f"s3://{services.site.bucket}/{services.paths(job_id).dataset}"
-        result = {"job_id": job_id, **{name: manifest[name] for name in PUBLISHED}}
-        emit_assets(self, context, address, result)
-        return result
+        job_id = progress["job_id"]
+        return {"job_id": job_id, **publish_dataset(self, context, job_id)}
 
     def build_config(self) -> Config:
         """A configuration whose handler is the function, and whose input are the items."""

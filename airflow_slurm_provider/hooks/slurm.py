@@ -29,7 +29,7 @@ from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.errors import SlurmWorkerError
 
-#: Services are opened anew after so long, so that a connection that was edited counts.
+#: Services are opened again after this time in seconds, so that an edited connection counts.
 _REOPEN_S = 300.0
 _NODE_EXTRAS = ("node_role_arn", "node_read")
 _SITE_EXTRAS = ("transport", "remote_dir", "python", "worker_command", "embedded_dir")
@@ -71,7 +71,7 @@ class SlurmHook(BaseHook):
         def connect() -> tuple[SlurmClient, ArrayPoller]:
             transport = open_transport(cluster, connect=self._connect)
             client = SlurmClient(transport, cluster.remote_dir)
-            return client, ArrayPoller(client)
+            return client, ArrayPoller(client.arrays)
 
         return self._clients.get((self.slurm_conn_id, repr(cluster)), math.inf, connect)
 
@@ -89,17 +89,10 @@ class SlurmHook(BaseHook):
 
     def _cluster(self) -> dict[str, Any]:
         connection = self.get_connection(self.slurm_conn_id)
-        extra = connection.extra_dejson
-        cluster: dict[str, Any] = {
-            name: extra[name] for name in _SITE_EXTRAS if extra.get(name) not in (None, "")
-        }
-        if connection.host:
-            cluster["host"] = connection.host
-        if connection.port:
-            cluster["port"] = connection.port
-        if connection.login:
-            cluster["user"] = connection.login
-        return cluster
+        cluster = {name: connection.extra_dejson.get(name) for name in _SITE_EXTRAS}
+        cluster["host"], cluster["user"] = connection.host, connection.login
+        cluster["port"] = connection.port or None
+        return {name: value for name, value in cluster.items() if value not in (None, "")}
 
     def services(self, *, poll_s: float | None = None) -> Services:
         """What the coordinator's functions work with.
@@ -152,15 +145,12 @@ class SlurmHook(BaseHook):
     def _aws_site(self) -> dict[str, Any]:
         hook: AwsGenericHook[Any] = AwsGenericHook(aws_conn_id=self.aws_conn_id)
         config = hook.conn_config
+        extra = self.get_connection(self.slurm_conn_id).extra_dejson
         return {
             "region": hook.region_name,
             "s3_endpoint_url": config.get_service_endpoint_url("s3"),
             "dynamodb_endpoint_url": config.get_service_endpoint_url("dynamodb"),
             "sts_endpoint_url": config.get_service_endpoint_url("sts", sts_connection_assume=True),
             "sns_endpoint_url": config.get_service_endpoint_url("sns"),
-            **{
-                name: value
-                for name in _NODE_EXTRAS
-                if (value := self.get_connection(self.slurm_conn_id).extra_dejson.get(name))
-            },
+            **{name: extra[name] for name in _NODE_EXTRAS if extra.get(name)},
         }

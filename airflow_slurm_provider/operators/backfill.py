@@ -16,13 +16,7 @@ from airflow_slurm_provider.operators.deferral import JobWaiter, actor_of, progr
 
 
 class BackfillOperator(JobWaiter):
-    """Submit the job of a config.
-
-    :param config: path of the job's YAML, or the mapping that it would hold. (templated)
-    :param job_id: replaces the config's ``job_id``. (templated)
-    :param items: items to run instead of the config's ``input``. (templated)
-    :param item_key: the field that names each object in `items`; ``id`` where None.
-    """
+    """Submit the job of a config. The parameters are those of `SlurmSubmitOperator`."""
 
     def __init__(
         self,

@@ -45,11 +45,7 @@ _INTENT = "slurm_submit_intent"
 class BatchScriptOperator(ResumableJobMixin, JobWaiter):
     """Submit a script once, and wait for its elements.
 
-    :param script: a batch script's text. (templated)
-    :param command: a shell line, or a list of words, instead of a script. (templated)
-    :param array: elements of the array: ``"0-99%10"``; one where None. (templated)
-    :param slurm: options, as in a config's ``slurm`` section. (templated)
-    :param env: variables for the script; no secrets. (templated)
+    The parameters are those of `SlurmSubmitOperator`.
     """
 
     external_id_key = "slurm_job"

@@ -28,7 +28,7 @@ from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.metrics import JobMetrics
 from airflow_slurm_provider.triggers.polling import PollBudget
-from airflow_slurm_provider.triggers.slurm_array import ANOMALY, SlurmArrayTrigger, event_of
+from airflow_slurm_provider.triggers.slurm_array import ANOMALY, SlurmArrayTrigger, query
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.printable import printable_lines
 from slurm_worker.protocol.keys import check_job_id
@@ -168,10 +168,6 @@ class JobPoller:
     """Polls a job from a task's own process, and runs the notifiers.
 
     It tolerates as many failed status queries in a row as a trigger.
-
-    Args:
-        operator: the operator that waits.
-        job_id: the job.
     """
 
     def __init__(self, operator: JobWaiter, job_id: str) -> None:
@@ -197,19 +193,14 @@ class JobPoller:
         """Query once: the event that ends the wait; None while it lasts or the query failed."""
         with as_airflow_failures():
             try:
-                status = self._watcher.poll()
+                alerts, event = query(self._watcher, self._metrics)
             except ServiceError as error:
                 if self._budget.allow_error(error):
                     return None
                 raise
         self._budget.reset()
-        self._metrics.record(status)
-        alerts = [alert.to_dict() for alert in self._watcher.take_alerts()]
-        for alert in alerts:
-            self._metrics.anomaly(alert["kind"])
         self._operator.notify(context, alerts)
-        event = event_of(status)
-        return None if event is None else {**event, "lost_workers": dict(self._watcher.lost)}
+        return event
 
 
 def progress_of(event: dict[str, Any] | None) -> dict[str, Any]:

@@ -6,30 +6,37 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from airflow.providers.common.compat.sdk import AirflowFailException
-from airflow.sdk import Asset, AssetAlias, BaseOperator, Context
+from airflow.sdk import Asset, AssetAlias, Context
 
 from airflow_slurm_provider.airflow_errors import as_airflow_failures, task_log
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.links import BackfillLink, JobObjectsLink
-from airflow_slurm_provider.operators.deferral import (
-    JobPoller,
-    JobWaiter,
-    actor_of,
-    progress_of,
-)
+from airflow_slurm_provider.operators.deferral import JobPoller, JobWaiter, actor_of, progress_of
 from slurm_worker.protocol.keys import check_job_id
 
+#: What is reported of a published dataset.
+_PUBLISHED = ("dataset", "manifest", "items", "ok", "failed", "rows")
 
-def emit_assets(
-    operator: BaseOperator, context: Context, address: str, extra: dict[str, Any]
-) -> None:
-    """Report a published dataset to Airflow: an event for each of the task's outlets."""
+
+def publish_dataset(operator: JobWaiter, context: Context, job_id: str) -> dict[str, Any]:
+    """Publish a job's dataset; its counts and address.
+
+    Each of the task's outlets gets an event with them; an alias becomes the dataset's asset.
+    """
+    with as_airflow_failures():
+        services, job = operator.services(), check_job_id(job_id)
+        manifest = api.aggregate(services, job, log=task_log(operator), actor=actor_of(context))
+        JobObjectsLink.persist(context, services, job)
+    result = {name: manifest[name] for name in _PUBLISHED} | {"files": len(manifest["files"])}
+    address = f"s3://{services.site.bucket}/{services.paths(job).dataset}"
+    extra = {"job_id": job_id, **result}
     for outlet in operator.outlets:
         events = context["outlet_events"][outlet]
         if isinstance(outlet, AssetAlias):
             events.add(Asset(address), extra=extra)
         elif isinstance(outlet, Asset):
             events.extra.update(extra)
+    return result
 
 
 def check_merged(progress: dict[str, Any]) -> None:
@@ -40,10 +47,6 @@ def check_merged(progress: dict[str, Any]) -> None:
         raise AirflowFailException(
             f"{failed} files could not be merged on the nodes; see slurmctl errors {name}"
         )
-
-
-#: What is reported of a published dataset.
-PUBLISHED = ("dataset", "manifest", "items", "ok", "failed", "rows")
 
 
 class ParquetAggregateOperator(JobWaiter):
@@ -88,13 +91,13 @@ class ParquetAggregateOperator(JobWaiter):
             if self.deferrable and JobPoller(self, merging).poll(context) is None:
                 self.defer_until_done(merging)
             check_merged(self.wait_until_done(context, merging))
-        return self._publish(context)
+        return publish_dataset(self, context, self.job_id)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """The nodes have merged: publish."""
         self.handle_anomalies(context, event)
         check_merged(progress_of(event))
-        return self._publish(context)
+        return publish_dataset(self, context, self.job_id)
 
     def start_merge(self, context: Context) -> str | None:
         """Start the job that merges on the nodes; None where this process is to merge."""
@@ -107,14 +110,3 @@ class ParquetAggregateOperator(JobWaiter):
                 services, job_id, log=task_log(self), actor=actor_of(context)
             )
         return None if submitted is None else submitted.job_id
-
-    def _publish(self, context: Context) -> dict[str, Any]:
-        with as_airflow_failures():
-            services = self.services()
-            job_id = check_job_id(self.job_id)
-            manifest = api.aggregate(services, job_id, log=task_log(self), actor=actor_of(context))
-            address = f"s3://{services.site.bucket}/{services.paths(job_id).dataset}"
-            JobObjectsLink.persist(context, services, job_id)
-        result = {name: manifest[name] for name in PUBLISHED} | {"files": len(manifest["files"])}
-        emit_assets(self, context, address, {"job_id": job_id, **result})
-        return result

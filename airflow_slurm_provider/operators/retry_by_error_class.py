@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar
@@ -12,12 +13,7 @@ from airflow.sdk import Context
 from airflow_slurm_provider.airflow_errors import as_airflow_failures, task_log
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.links import BackfillLink
-from airflow_slurm_provider.operators.deferral import (
-    JobPoller,
-    JobWaiter,
-    actor_of,
-    progress_of,
-)
+from airflow_slurm_provider.operators.deferral import JobPoller, JobWaiter, actor_of, progress_of
 from slurm_worker.protocol.keys import check_job_id
 
 
@@ -135,7 +131,6 @@ def _with_round(state: dict[str, Any], result: api.RetryResult) -> dict[str, Any
     """The state with one more round; a round seen before (reattached) counts once."""
     if result.round in state["rounds"]:
         return state
-    retried = dict(state["retried"])
-    for name, count in result.items.items():
-        retried[name] = retried.get(name, 0) + count
-    return {**state, "rounds": [*state["rounds"], result.round], "retried": retried}
+    retried = Counter[str](state["retried"])
+    retried.update(result.items)
+    return {**state, "rounds": [*state["rounds"], result.round], "retried": dict(retried)}

@@ -56,7 +56,6 @@ class Element:
 
     Args:
         exit_code: ``<code>:<signal>``; empty where Slurm doesn't give one.
-        node: the node on which it runs or ran.
         reason: Slurm's reason why it waits.
     """
 
@@ -131,7 +130,12 @@ def split_by_array(text: str, arrays: Iterable[ArrayKey], fields: int) -> dict[A
                 found[key].append(start)
         if job == start.job:
             start.lines.append("|".join(words[:fields]))
-    return {key: _lines_by_time(starts) for key, starts in found.items()}
+    for starts in found.values():
+        starts.sort(key=lambda start: start.submitted)
+    return {
+        key: "\n".join(line for start in starts for line in start.lines)
+        for key, starts in found.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +145,6 @@ class _Start:
     job: str
     submitted: str
     lines: list[str] = field(default_factory=list)
-
-
-def _lines_by_time(starts: Iterable[_Start]) -> str:
-    by_time = sorted(starts, key=lambda start: start.submitted)
-    return "\n".join(line for start in by_time for line in start.lines)
 
 
 def parse_queue(text: str) -> Elements:

@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from airflow_slurm_provider.slurm import submission
 from airflow_slurm_provider.slurm.array_state import (
     ArrayKey,
-    ArrayState,
-    Element,
     named,
     parse_job_id,
 )
 from airflow_slurm_provider.slurm.cluster_info import Survey
-from airflow_slurm_provider.slurm.queries import JobQueries, pieces
+from airflow_slurm_provider.slurm.queries import MOST_NAMES, JobQueries, pieces
 from airflow_slurm_provider.slurm.remote_folder import (
     PROGRAM_TIMEOUT_S,
     RemoteFolder,
@@ -37,17 +35,13 @@ from airflow_slurm_provider.slurm.transport import (
 )
 from slurm_worker.errors import ServiceError, UserError
 
-__all__ = ["ArrayKey", "ArrayState", "ClientTimes", "Element", "SlurmClient"]
-
 #: The most scripts of other callers that may have been submitted in place of ours.
 _OTHER_SCRIPTS = 3
-_MOST_NAMES = 100
 
 #: Refusals that may pass with time.
 _TEMPORARY = ("temporarily", "try again", "queue limit")
 #: Refusals because of the number of jobs that an account, a user or a QOS may have queued.
 _SUBMIT_LIMIT = re.compile(r"(max|grp)submitjob", re.IGNORECASE)
-_MAX_ARRAY_SIZE = re.compile(r"^MaxArraySize\s*=\s*(\d+)", re.MULTILINE)
 _DEFAULT_ARRAY_SIZE = 1001
 
 
@@ -72,7 +66,6 @@ class ClientTimes:
         cancel_s: how long `cancel` repeats while arrays wait or run.
         vanished_after_s: see `JobQueries`.
         first_pause_s: the first pause between two tries; each further one is twice as long.
-        longest_pause_s: the longest pause.
     """
 
     unsure_s: float = 15.0
@@ -85,12 +78,7 @@ class ClientTimes:
 class SlurmClient(JobQueries, RemoteFolder):
     """The commands of one cluster, as one user; safe to share between threads.
 
-    Args:
-        transport: runs the commands.
-        remote_dir: see `RemoteFolder`.
-        clock: seconds, for deadlines.
-        sleep: waits between two tries.
-        times: how long to wait.
+    All methods raise `ServiceError` if the cluster can't be reached; call again to continue.
     """
 
     def __init__(
@@ -132,9 +120,8 @@ class SlurmClient(JobQueries, RemoteFolder):
     def max_array_size(self) -> int:
         """How many elements one array may have; Slurm's default where it is not configured."""
         if not self._max_array_size:
-            result = self._transport.run("scontrol show config")
-            match = _MAX_ARRAY_SIZE.search(result.stdout)
-            self._max_array_size = int(match.group(1)) if match else _DEFAULT_ARRAY_SIZE
+            configured = self.survey().settings().get("MaxArraySize", "")
+            self._max_array_size = int(configured) if configured.isdigit() else _DEFAULT_ARRAY_SIZE
         return max(1, self._max_array_size)
 
     def submit(self, name: str, script: str, folder: str) -> str:
@@ -176,14 +163,11 @@ class SlurmClient(JobQueries, RemoteFolder):
 
         Returns:
             The ids of the arrays that exist; the other names will never have one.
-
-        Raises:
-            ServiceError: if the cluster can't be reached; call again to continue.
         """
         check_name(folder, "folder")
         known, kept = self.find(names), {}
         place = self._place(folder)
-        for some in pieces(sorted(names), _MOST_NAMES):
+        for some in pieces(sorted(names), MOST_NAMES):
             values = {name: known.get(name, submission.CANCELLED) for name in some}
             pairs = [word for pair in values.items() for word in pair]
             text = self._run_checked("withdraw", submission.WITHDRAW, place, new_token(), *pairs)
@@ -203,8 +187,7 @@ class SlurmClient(JobQueries, RemoteFolder):
             The arrays that waited or ran.
 
         Raises:
-            ServiceError: naming the arrays that still wait or run at the deadline, or if the
-                cluster can't be reached; call again to continue.
+            ServiceError: naming the arrays that still wait or run at the deadline.
         """
         for array in arrays:
             check_name(array.name, "job")
@@ -229,11 +212,7 @@ class SlurmClient(JobQueries, RemoteFolder):
         return sorted(found)
 
     def end(self, name: str, folder: str) -> None:
-        """`withdraw` and `cancel` one submission, whether or not Slurm has its array.
-
-        Raises:
-            ServiceError: as they do; call again to continue.
-        """
+        """`withdraw` and `cancel` one submission, whether or not Slurm has its array."""
         self.withdraw([name], folder)
         self.cancel([ArrayKey("", name)])
 

@@ -49,9 +49,7 @@ class Partition:
 class Survey:
     """Queries about a cluster, over the transport of its client.
 
-    Args:
-        transport: runs the commands.
-        remote_dir: the project's folder on the login node.
+    All raise `ServiceError` if the cluster can't be reached.
     """
 
     def __init__(self, transport: Transport, remote_dir: str) -> None:
@@ -59,20 +57,12 @@ class Survey:
         self._remote_dir = remote_dir
 
     def settings(self) -> dict[str, str]:
-        """The values of ``scontrol show config``; empty where the account may not read them.
-
-        Raises:
-            ServiceError: if the cluster can't be reached.
-        """
+        """The values of ``scontrol show config``; empty where the account may not read them."""
         result = self._transport.run("scontrol show config")
         return {} if result.code else dict(_SETTING.findall(result.stdout))
 
     def partitions(self) -> list[Partition]:
-        """The partitions that the account may see.
-
-        Raises:
-            ServiceError: if the cluster can't be reached.
-        """
+        """The partitions that the account may see."""
         result = self._transport.run("scontrol -o show partition")
         lines = [] if result.code else result.stdout.splitlines()
         return [
@@ -87,22 +77,12 @@ class Survey:
         ]
 
     def ignored_variables(self) -> list[str]:
-        """Names of the account's variables that are removed from each command.
-
-        Empty where the login node has no ``/proc``.
-
-        Raises:
-            ServiceError: if the cluster can't be reached.
-        """
+        """The account's variables that commands don't get; none on a node without ``/proc``."""
         names = self._transport.run(_PARENTS_VARIABLES).stdout.split()
         return sorted({name for name in names if is_option(name)})
 
     def accounting(self) -> bool:
-        """Whether ``sacct`` answers; false where the site keeps no accounting.
-
-        Raises:
-            ServiceError: if it fails in another way.
-        """
+        """Whether ``sacct`` answers; false where the site keeps no accounting."""
         result = self._transport.run("sacct -nXP -S now-1hours -o JobID")
         if keeps_no_accounting(result):
             return False

@@ -12,7 +12,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Collection
-from typing import Protocol
 
 from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState
 from slurm_worker.errors import ServiceError
@@ -21,29 +20,22 @@ from slurm_worker.errors import ServiceError
 _FORGET_S = 3600.0
 
 
-class Arrays(Protocol):
-    """The part of `SlurmClient` that is used here."""
-
-    def arrays(self, arrays: Collection[ArrayKey]) -> dict[ArrayKey, ArrayState]:
-        """See `SlurmClient.arrays`."""
-
-
 class ArrayPoller:
     """Queries again when the last result is too old; safe to share between threads.
 
     Args:
-        client: queries the cluster.
+        query: `SlurmClient.arrays`.
         clock: seconds.
         rng: jitter, so that several triggerers don't query at the same moment.
     """
 
     def __init__(
         self,
-        client: Arrays,
+        query: Callable[[Collection[ArrayKey]], dict[ArrayKey, ArrayState]],
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        self._client = client
+        self._query = query
         self._clock = clock
         self._rng = rng or random.Random()
         self._lock = threading.Lock()
@@ -67,19 +59,19 @@ class ArrayPoller:
             now = self._clock()
             self._requested[array] = now
             if self._queried is None or now >= self._queried + max_age_s * self._jitter:
-                self._query(now)
+                self._refresh(now)
             if self._failure is not None:
                 raise ServiceError(str(self._failure)) from self._failure
             return self._states.get(array) or ArrayState(
                 array.slurm_job_id or array.name, unknown=True
             )
 
-    def _query(self, now: float) -> None:
+    def _refresh(self, now: float) -> None:
         self._requested = {
             key: when for key, when in self._requested.items() if when >= now - _FORGET_S
         }
         try:
-            self._states = self._client.arrays(self._requested.keys())
+            self._states = self._query(self._requested.keys())
             self._failure = None
         except ServiceError as error:
             self._failure = error

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 #: The most array ids, and names, in one command line.
-_MOST_IDS, _MOST_NAMES = 500, 100
+_MOST_IDS, MOST_NAMES = 500, 100
 #: The account, for a shell.
 _ME = '"$(id -un)"'
 
@@ -50,9 +50,9 @@ _ME = '"$(id -un)"'
 class JobQueries:
     """Queries for the jobs of one account; safe to share between threads.
 
+    All raise `ServiceError` if Slurm doesn't answer. That does not mean that there is no array.
+
     Args:
-        transport: runs the commands.
-        clock: seconds.
         vanished_after_s: seconds after which an array counts as ended although its end was
             never recorded.
     """
@@ -69,18 +69,11 @@ class JobQueries:
         self._unknown_since: dict[ArrayKey, float] = {}
 
     def find(self, names: Collection[str]) -> dict[str, str]:
-        """The ids of the arrays of these names that Slurm knows, queued or accounted.
-
-        Args:
-            names: job names; one that Slurm does not know is absent from the result.
-
-        Raises:
-            ServiceError: if Slurm doesn't answer, which does not mean that there is no array.
-        """
+        """The ids of arrays by name, queued or accounted; a name that Slurm lacks is absent."""
         found: dict[str, str] = {}
         for name in names:
             check_name(name, "job")
-        for some in pieces(sorted(names), _MOST_NAMES):
+        for some in pieces(sorted(names), MOST_NAMES):
             known = _ids_by_name(self._queue(f"-t all --name={','.join(some)}", "%F|%j"))
             missing = [name for name in some if name not in known]
             if missing:
@@ -90,14 +83,9 @@ class JobQueries:
         return found
 
     def names(self, slurm_job_ids: Collection[str], prefix: str) -> dict[str, str]:
-        """The names of arrays by their ids, where Slurm knows one with our prefix.
+        """The names of arrays by id, where they begin with `prefix`.
 
-        Args:
-            slurm_job_ids: the ids; Slurm may have given some to other jobs since.
-            prefix: the prefix of the names.
-
-        Raises:
-            ServiceError: if Slurm doesn't answer.
+        Slurm may have given some of the ids to other jobs since.
         """
         found: dict[str, str] = {}
         for some in pieces(sorted(slurm_job_ids, key=int), _MOST_IDS):
@@ -109,13 +97,9 @@ class JobQueries:
         return found
 
     def alive(self, names: Collection[str]) -> set[ArrayKey]:
-        """The arrays of these names that wait or run.
-
-        Raises:
-            ServiceError: if the queue can't be read.
-        """
+        """The arrays of these names that wait or run."""
         found = set()
-        for some in pieces(sorted(names), _MOST_NAMES):
+        for some in pieces(sorted(names), MOST_NAMES):
             chosen = f"-t {submission.WAITS_OR_RUNS} --name={','.join(some)}"
             for line in self._queue(chosen, "%F|%j").splitlines():
                 job, _, name = line.partition("|")
@@ -131,9 +115,6 @@ class JobQueries:
         """The states of arrays: one ``squeue`` and one ``sacct`` for up to 500 of them.
 
         An array whose id is absent is looked up first: see `find`.
-
-        Raises:
-            ServiceError: if the queue can't be read.
         """
         ids = self._with_ids(arrays)
         states: dict[ArrayKey, ArrayState] = {}
@@ -153,9 +134,6 @@ class JobQueries:
         """The starts of the arrays' elements, requeued ones included; one ``sacct``.
 
         Empty where the site keeps no accounting. Elements that still wait are left out.
-
-        Raises:
-            ServiceError: if the accounting can't be read.
         """
         found: list[JobRecord] = []
         for some in pieces(sorted(set(self._with_ids(arrays).values())), _MOST_IDS):

@@ -29,8 +29,10 @@ _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 class RemoteFolder:
     """Files of one account on the login node; safe to share between threads.
 
+    All methods raise `UserError` if another user can change the folder, and `ServiceError` if the
+    cluster can't be reached. `folder` and `name` are those given to `SlurmClient.submit`.
+
     Args:
-        transport: runs the commands.
         remote_dir: the project's folder on the login node, relative to the home folder
             unless absolute; must be on a file system that the nodes share.
     """
@@ -44,10 +46,6 @@ class RemoteFolder:
         """Put a file into `remote_dir`; return its path.
 
         Skipped where a file of this name and SHA-256 exists. A partial upload is never visible.
-
-        Raises:
-            UserError: if another user can change `remote_dir`.
-            ServiceError: if the cluster can't be reached.
         """
         check_name(name, "file")
         base = self._base_folder()
@@ -59,13 +57,7 @@ class RemoteFolder:
     def put_secret(self, folder: str, name: str, data: bytes) -> str:
         """Put a file that only the account can read, replacing one of this name; return its path.
 
-        Args:
-            folder: the folder of the job's submissions.
-            name: the file's name.
-            data: its content; sent through standard input only.
-
-        Raises:
-            ServiceError: if the cluster can't be reached.
+        The content is sent through standard input only.
         """
         check_name(name, "file")
         place = self._place(folder)
@@ -73,23 +65,11 @@ class RemoteFolder:
         return f"{place}/{name}"
 
     def output(self, name: str, folder: str, element: int, lines: int) -> str:
-        """The last lines that an element of an array wrote; empty where it wrote none.
-
-        Args:
-            name: the array's name.
-            folder: the folder given to `submit`.
-            element: its number.
-            lines: the most lines.
-        """
+        """The last lines that an element of an array wrote; empty where it wrote none."""
         return self._tail(self._place(folder, name), f"worker-{element}.log", str(lines))
 
     def script(self, name: str, folder: str) -> str:
-        """The batch script of an array, as ``sbatch`` got it.
-
-        Args:
-            name: the array's name.
-            folder: the folder given to `submit`.
-        """
+        """The batch script of an array, as ``sbatch`` got it."""
         return self._tail(self._place(folder, name), "script.sh", _ALL_LINES)
 
     def _place(self, folder: str, name: str | None = None) -> str:
@@ -119,12 +99,7 @@ class RemoteFolder:
         return self._transport.run(command, stdin, PROGRAM_TIMEOUT_S)
 
     def _run_checked(self, what: str, program: str, *arguments: str, stdin: bytes = b"") -> str:
-        """Run a program; its output.
-
-        Raises:
-            UserError: if another user can change the folder.
-            ServiceError: naming `what`, if the program fails otherwise.
-        """
+        """Run a program; its output. An error names `what`."""
         result = self._run(program, *arguments, stdin=stdin)
         if result.code == SubmitExit.UNSAFE:
             raise unsafe_folder(result)

@@ -46,6 +46,8 @@ def render_script(
         f"--signal=USR1@{options.grace}",
         *options.arguments(),
     ]
+    # Since 22.05 a step doesn't inherit --cpus-per-task: it would be bound to one core.
+    cpus = f" --cpus-per-task={options.cpus_per_task}" if options.cpus_per_task else ""
     words = " ".join(map(quote, [*options.command_prefix, *command]))
     lines = [
         "#!/bin/bash",
@@ -56,7 +58,7 @@ def render_script(
         *exports(environment),
         *(MODULES if options.setup else ()),
         *options.setup,
-        f"exec {' '.join(_step(options))} {words}",
+        f"exec srun --ntasks=1{cpus} --kill-on-bad-exit=1 {words}",
         "",
     ]
     return "\n".join(lines)
@@ -68,7 +70,13 @@ def directives(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: if an option can't be written that way.
     """
-    return [f"#SBATCH {_directive(argument)}" for argument in arguments]
+    for argument in arguments:
+        # sbatch reads its lines as a shell would, except that it drops backslashes.
+        if "\\" in argument:
+            raise UserError(
+                f"slurm: {argument!r} holds a backslash, which sbatch drops", "remove it"
+            )
+    return [f"#SBATCH {quote(argument)}" for argument in arguments]
 
 
 def exports(environment: Mapping[str, str]) -> list[str]:
@@ -77,7 +85,10 @@ def exports(environment: Mapping[str, str]) -> list[str]:
     Raises:
         UserError: if a name or a value can't be written that way.
     """
-    return [f"export {_variable(name)}={quote(value)}" for name, value in environment.items()]
+    for name in environment:
+        if not _VARIABLE.fullmatch(name):
+            raise UserError(f"slurm: {name!r} is not the name of an environment variable")
+    return [f"export {name}={quote(value)}" for name, value in environment.items()]
 
 
 def quote(value: str) -> str:
@@ -89,22 +100,3 @@ def quote(value: str) -> str:
     if any(ord(character) < 32 or ord(character) == 127 for character in value):
         raise UserError(f"slurm: {value!r} holds control characters and can't be in a batch script")
     return shlex.quote(value)
-
-
-def _directive(argument: str) -> str:
-    # sbatch reads its lines as a shell would, except that it drops backslashes.
-    if "\\" in argument:
-        raise UserError(f"slurm: {argument!r} holds a backslash, which sbatch drops", "remove it")
-    return quote(argument)
-
-
-def _step(options: SlurmOptions) -> list[str]:
-    # Since 22.05 a step doesn't inherit --cpus-per-task: it would be bound to one core.
-    cpus = [f"--cpus-per-task={options.cpus_per_task}"] if options.cpus_per_task else []
-    return ["srun", "--ntasks=1", *cpus, "--kill-on-bad-exit=1"]
-
-
-def _variable(name: str) -> str:
-    if not _VARIABLE.fullmatch(name):
-        raise UserError(f"slurm: {name!r} is not the name of an environment variable")
-    return name

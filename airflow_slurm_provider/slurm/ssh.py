@@ -19,8 +19,7 @@ import paramiko
 from paramiko.hostkeys import InvalidHostKey
 from paramiko.pkey import UnknownKeyType
 
-from airflow_slurm_provider.slurm.environment import CLEAN
-from airflow_slurm_provider.slurm.transport import CommandResult, no_answer
+from airflow_slurm_provider.slurm.transport import CLEAN, CommandResult, no_answer
 from slurm_worker.errors import HostUnreachable, ServiceError, SlurmWorkerError, UserError
 
 _KEEPALIVE_S = 30

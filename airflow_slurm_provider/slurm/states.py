@@ -60,21 +60,6 @@ class ElementState(str, Enum):
         return _ERROR_CLASSES.get(self)
 
 
-_TERMINAL = frozenset(
-    {
-        ElementState.BOOT_FAIL,
-        ElementState.CANCELLED,
-        ElementState.COMPLETED,
-        ElementState.DEADLINE,
-        ElementState.FAILED,
-        ElementState.NODE_FAIL,
-        ElementState.OUT_OF_MEMORY,
-        ElementState.PREEMPTED,
-        ElementState.REVOKED,
-        ElementState.TIMEOUT,
-    }
-)
-
 _ERROR_CLASSES = {
     ElementState.OUT_OF_MEMORY: ErrorClass.OUT_OF_MEMORY,
     ElementState.TIMEOUT: ErrorClass.WALLTIME,
@@ -85,6 +70,11 @@ _ERROR_CLASSES = {
     ElementState.BOOT_FAIL: ErrorClass.NODE_FAILURE,
     ElementState.CANCELLED: ErrorClass.CANCELLED,
     ElementState.FAILED: ErrorClass.WORKER_CRASH,
+}
+
+#: A requeued element's start has failed, and the element will run again.
+_TERMINAL = {*_ERROR_CLASSES, ElementState.COMPLETED, ElementState.REVOKED} - {
+    ElementState.REQUEUED
 }
 
 

@@ -11,12 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from airflow_slurm_provider.slurm.environment import cleaned
 from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.node.slurm_variables import COMMANDS, ENGLISH, KEPT, PREFIXES, REMOVED, cleaned
 
 _MOST_CHARACTERS = 400
 #: What `submission` prints about a folder that it refuses.
 _UNSAFE = re.compile(r"^(odd|owner|open) (/.*)$", re.MULTILINE)
+
+#: `cleaned`, the environment of every command on the cluster, for a POSIX shell, in one line and
+#: without ``!``, so that any login shell passes it.
+CLEAN = (
+    r"for each in $(env | sed -n 's/^\([A-Z]*_[A-Za-z0-9_]*\)=.*/\1/p'); do case $each in "
+    f"{'|'.join(KEPT)}) ;; {'|'.join(f'{prefix}_*' for prefix in PREFIXES)}) unset $each ;; "
+    "esac; done; "
+    f"unset -f {' '.join(COMMANDS)} 2>/dev/null; "
+    '[ -z "$LC_ALL" ] || export LANG="$LC_ALL"; '
+    f"unset {' '.join(REMOVED)}; "
+    f"export {' '.join(f'{name}={value}' for name, value in ENGLISH.items())}; "
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +48,8 @@ class CommandResult:
 class Transport(Protocol):
     """Runs shell commands on the cluster; safe to share between threads.
 
-    Commands get the account's environment, cleaned by `environment`.
+    Commands get the account's environment, cleaned. `slurm_worker.node.slurm_variables` lists the
+    variables that are removed or kept, and why.
     """
 
     def run(self, command: str, stdin: bytes = b"", timeout: float = 60.0) -> CommandResult:
@@ -93,11 +106,7 @@ class LocalTransport:
 
 
 def _home() -> Path:
-    """The home folder, in which commands start, as over SSH.
-
-    Raises:
-        UserError: if there is none.
-    """
+    """The home folder, in which commands start, as over SSH."""
     try:
         home = Path.home()
     except RuntimeError as error:
@@ -111,11 +120,7 @@ def _home() -> Path:
 
 
 class OnFirstUse:
-    """A transport that is opened for the first command.
-
-    Args:
-        make: opens it.
-    """
+    """A transport that is opened for the first command."""
 
     def __init__(self, make: Callable[[], Transport]) -> None:
         self._make = make

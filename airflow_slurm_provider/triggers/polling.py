@@ -7,7 +7,7 @@ import contextvars
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -25,6 +25,8 @@ _LONGEST_PAUSE_S = 60.0
 _SETTLE_S = 7.0
 #: Added to Airflow's interval, so that the end of the process can reach the scheduler.
 _MARGIN_S = 2.0
+_CONNECTIONS = ("slurm_conn_id", "aws_conn_id")
+_ARGUMENTS = (*_CONNECTIONS, "poll_interval", "cancel_on_kill", "failures_allowed")
 _THREADS = ThreadPoolExecutor(16, thread_name_prefix="slurm-trigger")
 
 
@@ -69,6 +71,9 @@ class PollingTrigger(BaseTrigger):
     :param settle_s: seconds before the first event; where None, see `default_settle_s`.
     """
 
+    #: Names of a subclass's arguments, which are its attributes as well.
+    own_arguments: ClassVar[tuple[str, ...]]
+
     def __init__(
         self,
         *,
@@ -86,11 +91,6 @@ class PollingTrigger(BaseTrigger):
         self.cancel_on_kill = cancel_on_kill
         self.failures_allowed = failures_allowed
         self._settle_s = default_settle_s() if settle_s is None else settle_s
-
-    @property
-    @abstractmethod
-    def arguments(self) -> dict[str, Any]:
-        """This trigger's own arguments; no credentials."""
 
     @abstractmethod
     def poll(self) -> dict[str, Any] | None:
@@ -115,14 +115,8 @@ class PollingTrigger(BaseTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Class path and arguments; no credentials."""
-        common = {
-            "slurm_conn_id": self.slurm_conn_id,
-            "aws_conn_id": self.aws_conn_id,
-            "poll_interval": self.poll_interval,
-            "cancel_on_kill": self.cancel_on_kill,
-            "failures_allowed": self.failures_allowed,
-        }
-        return f"{type(self).__module__}.{type(self).__qualname__}", {**self.arguments, **common}
+        arguments = {name: getattr(self, name) for name in (*self.own_arguments, *_ARGUMENTS)}
+        return f"{type(self).__module__}.{type(self).__qualname__}", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll until there is an event."""

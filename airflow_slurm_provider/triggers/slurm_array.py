@@ -34,6 +34,8 @@ class SlurmArrayTrigger(PollingTrigger):
     The other parameters are those of `PollingTrigger`.
     """
 
+    own_arguments = ("job_id", "max_resubmissions", "tells_anomalies", "state")
+
     def __init__(
         self,
         job_id: str,
@@ -51,42 +53,25 @@ class SlurmArrayTrigger(PollingTrigger):
         self._watcher: Watcher | None = None
         self._metrics = JobMetrics(job_id)
 
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """See `PollingTrigger`."""
-        return {
-            "job_id": self.job_id,
-            "max_resubmissions": self.max_resubmissions,
-            "tells_anomalies": self.tells_anomalies,
-            "state": self.state,
-        }
-
     def poll(self) -> dict[str, Any] | None:
         """Query the job's status once."""
         if self._watcher is None:
-            self._watcher = self._open_watcher()
-        status = self._watcher.poll()
-        self._metrics.record(status)
-        alerts = [alert.to_dict() for alert in self._watcher.take_alerts()]
-        for alert in alerts:
-            self._metrics.anomaly(alert["kind"])
+            self._watcher = Watcher(
+                self.hook.services(poll_s=self.poll_interval),
+                check_job_id(self.job_id),
+                task_log(self),
+                max_resubmissions=self.max_resubmissions,
+                actor="airflow triggerer",
+            )
+        alerts, event = query(self._watcher, self._metrics)
         if alerts and self.tells_anomalies:
-            report = {"status": ANOMALY, "message": alerts[0]["message"], "alerts": alerts}
-            return {**report, **self._identity()}
-        event = event_of(status)
-        if event is None:
-            return None
-        return {**event, "lost_workers": dict(self._watcher.lost), **self._identity()}
+            event = {"status": ANOMALY, "message": alerts[0]["message"], "alerts": alerts}
+        return None if event is None else {**event, **self._identity()}
 
     def failed(self, message: str) -> dict[str, Any]:
         """The event for queries that failed."""
-        return {
-            "status": "failed",
-            "message": message,
-            "progress": None,
-            "lost_workers": {},
-            **self._identity(),
-        }
+        empty = {"progress": None, "lost_workers": dict[str, int]()}
+        return {"status": "failed", "message": message, **empty, **self._identity()}
 
     def cancel(self) -> None:
         """Cancel the job's arrays."""
@@ -96,14 +81,18 @@ class SlurmArrayTrigger(PollingTrigger):
         """The fields that every event returns to the operator."""
         return {"job_id": self.job_id, "state": self.state}
 
-    def _open_watcher(self) -> Watcher:
-        return Watcher(
-            self.hook.services(poll_s=self.poll_interval),
-            check_job_id(self.job_id),
-            task_log(self),
-            max_resubmissions=self.max_resubmissions,
-            actor="airflow triggerer",
-        )
+
+def query(
+    watcher: Watcher, metrics: JobMetrics
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """Query a job's status once: new alerts, and the event that ends the wait, if it ends."""
+    status = watcher.poll()
+    metrics.record(status)
+    alerts = [alert.to_dict() for alert in watcher.take_alerts()]
+    for alert in alerts:
+        metrics.anomaly(alert["kind"])
+    event = event_of(status)
+    return alerts, None if event is None else {**event, "lost_workers": dict(watcher.lost)}
 
 
 def event_of(status: JobStatus) -> dict[str, Any] | None:

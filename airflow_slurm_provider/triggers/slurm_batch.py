@@ -19,16 +19,13 @@ class SlurmBatchTrigger(PollingTrigger):
     The other parameters are those of `PollingTrigger`; no connection to AWS is needed.
     """
 
+    own_arguments = ("slurm_job_id", "name")
+
     def __init__(self, slurm_job_id: str, name: str, **polling: Any) -> None:
         super().__init__(**polling)
         self.slurm_job_id = slurm_job_id
         self.name = name
         self._logged = ""
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """See `PollingTrigger`."""
-        return {"slurm_job_id": self.slurm_job_id, "name": self.name}
 
     def poll(self) -> dict[str, Any] | None:
         """Query the array's state once."""

@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.coordinator.services import open_services
+from airflow_slurm_provider.coordinator.services import open_services, open_transport
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
 from airflow_slurm_provider.coordinator.spec.site import load_site
-from airflow_slurm_provider.slurm.transport import CommandResult
+from airflow_slurm_provider.slurm.client import SlurmClient
+from airflow_slurm_provider.slurm.transport import CommandResult, Transport
 from slurm_worker.errors import ServiceError
 from tests.stack.demo import read_environment
 
@@ -90,13 +91,13 @@ class Struck:
 class StruckTransport:
     """The way to the cluster, whose connection can be cut besides."""
 
-    def __init__(self, transport: Any, faults: Faults) -> None:
+    def __init__(self, transport: Transport, faults: Faults) -> None:
         self._transport = transport
         self._faults = faults
 
     def run(self, command: str, stdin: bytes = b"", timeout: float = 60.0) -> CommandResult:
         self._faults.strike(self._transport.close)
-        result: CommandResult = self._transport.run(command, stdin, timeout)
+        result = self._transport.run(command, stdin, timeout)
         self._faults.strike(self._lose_reply)
         return result
 
@@ -111,9 +112,9 @@ class StruckTransport:
 def submit(config: Config, point: Point) -> Faults:
     """Submit in this process, disturbed at a point."""
     faults = Faults(point)
-    opened = open_services(load_site(os.environ["SLURMCTL_CONFIG"]))
-    client = opened.slurm
-    client._transport = StruckTransport(client._transport, faults)  # the seam of this test
+    site = load_site(os.environ["SLURMCTL_CONFIG"])
+    transport = StruckTransport(open_transport(site.cluster), faults)
+    opened = open_services(site, slurm=SlurmClient(transport, site.cluster.remote_dir))
     services = replace(
         opened, rows=Struck(opened.rows, faults), objects=Struck(opened.objects, faults)
     )

@@ -187,7 +187,7 @@ def outcomes(services: Services) -> Iterator[dict[str, Outcome]]:
     settings = remembered_settings(state_folder(ROOT))
     if settings is None or settings.mode is not Mode.SLURM:
         pytest.skip("the embedded cluster has one node, and none of Slurm's ways to die")
-    poller = ArrayPoller(services.slurm)
+    poller = ArrayPoller(services.slurm.arrays)
     edges = replace(services, shared=SharedPolling(poller, TTLCache()), poll_s=INTERVAL_S)
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(len(PROVOKED)) as pool:
         folder = Path(name)

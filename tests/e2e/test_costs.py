@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.services import Services, open_transport
 from slurm_worker.protocol.job_rows import job_name
 from slurm_worker.protocol.keys import JobId
 from tests.e2e.conftest import EXAMPLE, Slurmctl
@@ -37,7 +37,7 @@ def test_a_plan_agrees_with_the_submit_after_it_and_cost_tells_of_the_job(
     assert len(segments) == planned["segments"]
     (row,) = services.jobs(JobId(job_id)).submissions()
     name = job_name(JobId(job_id), row)
-    assert sent_script(services, name, job_id) == as_sent(planned["script"], row.token, services)
+    assert services.slurm.script(name, job_id) == as_sent(planned["script"], row.token, services)
 
     slurmctl.json("wait", job_id)
     cost = slurmctl.json("cost", job_id)
@@ -53,16 +53,8 @@ def test_a_plan_agrees_with_the_submit_after_it_and_cost_tells_of_the_job(
     assert cost["problem"] == ""
 
 
-def sent_script(services: Services, name: str, folder: str) -> str:
-    """The batch script as it stands on the cluster."""
-    remote = services.site.cluster.remote_dir
-    found = services.slurm._transport.run(f"cat {remote}/jobs/{folder}/{name}/script.sh")
-    assert found.code == 0, found.stderr
-    return found.stdout
-
-
 def as_sent(script: str, token: str, services: Services) -> str:
     """A planned script with what only the submit knows."""
-    home = services.slurm._transport.run("pwd").stdout.strip()
+    home = open_transport(services.site.cluster).run("pwd").stdout.strip()
     remote = services.site.cluster.remote_dir
     return script.replace(".TOKEN", f".{token}").replace(f" {remote}/", f" {home}/{remote}/")

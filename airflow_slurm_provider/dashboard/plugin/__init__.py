@@ -37,7 +37,8 @@ class _WhenAsked:
 
 
 @cache
-def _apps() -> list[dict[str, Any]]:
+def mounted_apps() -> list[dict[str, Any]]:
+    """The dashboard for Airflow's API server; none where it can't be made."""
     try:
         # Airflow's server and its database, which no other process may or need load.
         from airflow_slurm_provider.dashboard.plugin.mounted import mounted_app
@@ -84,5 +85,5 @@ class SlurmPlugin(AirflowPlugin):
     """Mounts the dashboard, and leads to it from the nav and from runs and tasks."""
 
     name = "slurm_backfills"
-    fastapi_apps: list[Any] = cast("list[Any]", _WhenAsked(_apps))
+    fastapi_apps: list[Any] = cast("list[Any]", _WhenAsked(mounted_apps))
     external_views: list[Any] = cast("list[Any]", _WhenAsked(_views))

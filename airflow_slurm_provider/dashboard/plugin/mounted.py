@@ -66,14 +66,14 @@ async def _lead(
     user = await airflow_user(request)
     if not await run_in_threadpool(may_read_xcoms, user, dag_id):
         raise HTTPException(403, f"your role in Airflow may not read XComs of {dag_id}")
-    found = await run_in_threadpool(_destinations, dag_id, run_id, task_id, map_index)
+    found = await run_in_threadpool(destinations, dag_id, run_id, task_id, map_index)
     if not found:
         return pages.error_page(request, 404, _NONE_YET)
     # Relative to this mount, whatever host the XCom names.
     return RedirectResponse(f"{request.scope['root_path']}/{found[-1].path()}", 303)
 
 
-def _destinations(
+def destinations(
     dag_id: str, run_id: str, task_id: str | None, map_index: int | None
 ) -> Sequence[Destination]:
     """Jobs that tasks of the run have recorded, oldest first."""

@@ -33,7 +33,7 @@ class AirflowSites:
     def names(self) -> Sequence[str]:
         """The configured connections, else those of the database; the default first."""
         configured = conf.getlist("slurm_backfills", "connections", fallback=[])
-        return list(configured or _stored()) or [SlurmHook.default_conn_name]
+        return list(configured or stored_connections()) or [SlurmHook.default_conn_name]
 
     def services(self, conn: str) -> Services:
         """The services of a connection of type `slurm`."""
@@ -41,7 +41,8 @@ class AirflowSites:
         return self._opened.get(name, _REOPEN_S, lambda: _open(name))
 
 
-def _stored() -> list[str]:
+def stored_connections() -> list[str]:
+    """The connections of type `slurm` in Airflow's database."""
     with create_session() as session:
         found = session.scalars(
             select(Connection.conn_id).where(Connection.conn_type == SlurmHook.conn_type)

@@ -17,7 +17,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,16 +229,10 @@ def main(argv: list[str]) -> int:
     # Only the owner can read or change these files, whatever the caller's umask.
     os.umask(0o077)
     folder, verb, *arguments = argv
-    commands = {
-        "sbatch": sbatch,
-        "squeue": squeue,
-        "sacct": sacct,
-        "scancel": scancel,
-        "scontrol": scontrol,
-    }
+    commands = {run.__name__: run for run in (sbatch, squeue, sacct, scancel, scontrol)}
     store = Store(Path(folder))
     try:
-        _print(commands[verb](store, arguments))
+        sys.stdout.writelines(f"{line}\n" for line in commands[verb](store, arguments))
     except CommandError as error:
         print(f"{verb}: error: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -262,7 +256,11 @@ def sbatch(store: Store, arguments: list[str]) -> list[str]:
     if not script.startswith("#!"):
         raise CommandError("This does not look like a batch script.")
     request = read_request(script, arguments[:position], path.name)
-    job = store.add(script, request, _submitters_environment())
+    # Without the variables of the program around this process.
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("EMBEDDED_")
+    }
+    job = store.add(script, request, environment)
     return [str(job) if "--parsable" in arguments else f"Submitted batch job {job}"]
 
 
@@ -392,11 +390,6 @@ def isolated(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-I", "-c", program, *arguments]
 
 
-def _submitters_environment() -> dict[str, str]:
-    """This process's environment, without the variables of the program around it."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("EMBEDDED_")}
-
-
 def _option(arguments: list[str], name: str) -> str:
     """The value of ``-o VALUE`` or ``--name=VALUE``; empty where it isn't given."""
     for position, word in enumerate(arguments):
@@ -405,7 +398,3 @@ def _option(arguments: list[str], name: str) -> str:
         if word.startswith(f"{name}="):
             return word.partition("=")[2]
     return ""
-
-
-def _print(lines: Iterable[str]) -> None:
-    sys.stdout.writelines(f"{line}\n" for line in lines)

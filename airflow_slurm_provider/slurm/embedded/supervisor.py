@@ -110,15 +110,8 @@ class Supervisor:
             self._end(job, element, "FAILED", "1:0")
             return
         self._children[job, element] = child
-        self._set(
-            job,
-            element,
-            state="RUNNING",
-            pid=child.pid,
-            born=_born(child.pid),
-            started=time.time(),
-            warned=0,
-        )
+        pid, now = child.pid, time.time()
+        self._set(job, element, state="RUNNING", pid=pid, born=_born(pid), started=now, warned=0)
 
     def _reap(self) -> None:
         for (job, element), child in list(self._children.items()):
@@ -128,7 +121,9 @@ class Supervisor:
             del self._children[job, element]
             # Processes that the element left running end with it.
             _signal(child.pid, signal.SIGKILL)
-            wish = self._wish_of(job, element)
+            (wish,) = self._db.execute(
+                "SELECT wish FROM elements WHERE job = ? AND element = ?", (job, element)
+            ).fetchone()
             if wish == "requeue":
                 self._db.execute(
                     "UPDATE elements SET state = 'PENDING', wish = '', asked = NULL, "
@@ -178,12 +173,6 @@ class Supervisor:
             if born and born == _born(pid):
                 _signal(pid, signal.SIGKILL)
             self._end(job, element, "NODE_FAIL", "0:0")
-
-    def _wish_of(self, job: int, element: int) -> str:
-        (wish,) = self._db.execute(
-            "SELECT wish FROM elements WHERE job = ? AND element = ?", (job, element)
-        ).fetchone()
-        return str(wish)
 
     def _end(self, job: int, element: int, state: str, exit_code: str) -> None:
         self._set(job, element, state=state, exit_code=exit_code, wish="")

@@ -11,7 +11,8 @@ import paramiko
 import pytest
 
 from airflow_slurm_provider.coordinator.spec.site import ClusterSite, load_site
-from airflow_slurm_provider.slurm.client import ArrayKey, ArrayState, SlurmClient
+from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState
+from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import render_script
 from airflow_slurm_provider.slurm.ssh import SshTransport, open_paramiko

@@ -17,8 +17,8 @@ import paramiko
 import pytest
 
 from airflow_slurm_provider.slurm import submission
+from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.client import (
-    ArrayKey,
     ClientTimes,
     SlurmClient,
     SubmissionCancelledError,

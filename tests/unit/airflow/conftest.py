@@ -53,7 +53,7 @@ ALERT = Alert(
 
 
 def raise_once(patch: pytest.MonkeyPatch, *alerts: Alert) -> None:
-    """Have the first look of whichever watcher raise the alerts."""
+    """Let the first query of any watcher raise the alerts."""
     left = list(alerts)
 
     def take(_self: Watcher) -> list[Alert]:
@@ -66,7 +66,7 @@ def raise_once(patch: pytest.MonkeyPatch, *alerts: Alert) -> None:
 
 @dataclass
 class Coordinator:
-    """Answers in order; remembers what it was asked."""
+    """Answers in order; remembers the requests."""
 
     polls: list[Any] = field(default_factory=lambda: [FINISHED])
     retries: list[api.RetryResult] = field(default_factory=list)

@@ -43,7 +43,7 @@ def anomaly(state: dict[str, Any] | None = None, *alerts: Any) -> dict[str, Any]
     return {
         "status": "anomaly",
         "message": ALERT.message,
-        "alerts": [each.to_dict() for each in alerts or (ALERT,)],
+        "alerts": [alert.to_dict() for alert in alerts or (ALERT,)],
         "job_id": "job-1",
         "state": state or {},
     }

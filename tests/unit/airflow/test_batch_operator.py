@@ -1,4 +1,4 @@
-"""A script is submitted once, whatever cuts the task short; a failed one is submitted anew."""
+"""A script is submitted once, whatever interrupts the task; a failed one is submitted again."""
 
 from __future__ import annotations
 

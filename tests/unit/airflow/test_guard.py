@@ -1,4 +1,4 @@
-"""Who uses the dashboard is found the way each release of Airflow finds its own users."""
+"""The dashboard finds its user as each release of Airflow finds its own users."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ async def scheme(_: Request) -> str:
 
 def test_airflow_30_takes_the_token_of_the_header(monkeypatch: pytest.MonkeyPatch) -> None:
     async def get_user(token: str) -> Any:
-        return f"whoever has {token}"
+        return f"owner of {token}"
 
     found = SimpleNamespace(get_user=get_user, oauth2_scheme=scheme)
     monkeypatch.setattr(guard, "security", found)
-    assert asyncio.run(guard.airflow_user(request())) == "whoever has the token"  # type: ignore[comparison-overlap]  # a twin of a user
+    assert asyncio.run(guard.airflow_user(request())) == "owner of the token"  # type: ignore[comparison-overlap]  # a twin of a user
 
 
 def test_later_releases_look_at_the_cookie_too(monkeypatch: pytest.MonkeyPatch) -> None:

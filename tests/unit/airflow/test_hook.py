@@ -36,5 +36,5 @@ def test_a_job_of_the_same_name_in_another_table_is_another_job() -> None:
 def test_tasks_that_wait_for_the_same_job_or_cluster_share_their_queries() -> None:
     first = shared("eu")
     SlurmHook.reopen()
-    assert shared("eu").progress is first.progress, "also where services were opened anew"
+    assert shared("eu").progress is first.progress, "also where services were opened again"
     assert shared("us").poller is first.poller

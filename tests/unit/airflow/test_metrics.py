@@ -1,4 +1,4 @@
-"""Each look at a job tells Airflow's metrics where it stands."""
+"""Each query of a job reports its state to Airflow's metrics."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Sink:
 def _key(stat: str, tags: dict[str, Any]) -> tuple[str, ...]:
     return (
         stat.removeprefix("slurm_backfill."),
-        *(tags[each] for each in tags if each != "backfill"),
+        *(tags[name] for name in tags if name != "backfill"),
     )
 
 

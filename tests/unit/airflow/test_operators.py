@@ -114,7 +114,7 @@ def test_on_kill_cancels_only_when_asked_to(
 def killed_while_it_waits(
     monkeypatch: pytest.MonkeyPatch, context: dict[str, Any], task: Any
 ) -> None:
-    """As by a signal between two looks."""
+    """As by a signal between two queries."""
 
     def kill(_seconds: float) -> None:
         task.on_kill()
@@ -297,7 +297,7 @@ def test_retry_begins_no_round_beyond_its_budget_of_items(
     RetryByErrorClassOperator(
         task_id="retry", job_id="job-1", max_items=100, policy=policy
     ).execute(context)
-    assert [each["max_items"] for each in coordinator.asked] == [100, 70, 40]
+    assert [call["max_items"] for call in coordinator.asked] == [100, 70, 40]
     assert coordinator.asked[0]["policy"] == policy
 
 

@@ -146,7 +146,7 @@ def test_runs_and_tasks_lead_to_their_job(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     found = [Destination("older", "slurm"), Destination("job-1", "slurm")]
-    monkeypatch.setattr(mounted, "_destinations", lambda *_: found)
+    monkeypatch.setattr(mounted, "destinations", lambda *_: found)
     answer = client.get(path, headers=logged_in("viewer"))
     assert answer.status_code == 303
     assert answer.headers["Location"] == "/slurm/jobs/job-1?conn=slurm"
@@ -155,7 +155,7 @@ def test_runs_and_tasks_lead_to_their_job(
 def test_a_run_without_a_backfill_says_so(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mounted, "_destinations", lambda *_: [])
+    monkeypatch.setattr(mounted, "destinations", lambda *_: [])
     answer = client.get("/slurm/airflow/run?dag_id=d&run_id=r", headers=logged_in("viewer"))
     assert answer.status_code == 404
     assert "no backfill is known here" in answer.text
@@ -172,9 +172,9 @@ def test_whoever_may_not_read_a_dag_does_not_learn_of_its_jobs(
 def test_the_plugin_is_one_by_airflows_rules() -> None:
     assert is_valid_plugin(SlurmPlugin)
     plugin = SlurmPlugin()
-    views = [ExternalViewResponse.model_validate(each) for each in plugin.external_views]
-    assert [each.destination for each in views] == ["nav", "dag_run", "task_instance"]
-    assert len({each.url_route for each in views}) == len(views)
+    views = [ExternalViewResponse.model_validate(view) for view in plugin.external_views]
+    assert [view.destination for view in views] == ["nav", "dag_run", "task_instance"]
+    assert len({view.url_route for view in views}) == len(views)
     (app,) = plugin.fastapi_apps
     assert (app["url_prefix"], type(app["app"])) == ("/slurm", FastAPI)
 
@@ -188,10 +188,10 @@ def test_a_dashboard_that_cannot_be_made_does_not_keep_airflow_from_starting(
         raise ImportError("no jinja2")
 
     monkeypatch.setattr(mounted, "mounted_app", fails)
-    plugin._apps.cache_clear()
+    plugin.mounted_apps.cache_clear()
     assert SlurmPlugin().fastapi_apps == []
     assert "can't be mounted" in caplog.text
-    plugin._apps.cache_clear()
+    plugin.mounted_apps.cache_clear()
 
 
 def test_sites_are_connections_of_type_slurm(
@@ -212,7 +212,7 @@ def test_sites_are_connections_of_type_slurm(
     assert found.names() == ["hpc", "gpu"]
     for name in ("", "gpu", "gpu"):
         assert found.services(name) is edges
-    assert opened == [("hpc", "aws_default"), ("gpu", "eu")], "the second look opens nothing"
+    assert opened == [("hpc", "aws_default"), ("gpu", "eu")], "the second use opens nothing"
     with pytest.raises(UserError, match="conn: 'db' is not a connection of type slurm"):
         found.services("db")
 
@@ -220,7 +220,7 @@ def test_sites_are_connections_of_type_slurm(
 def test_without_a_choice_the_sites_are_those_of_the_database(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sites, "_stored", lambda: ["a", "b"])
+    monkeypatch.setattr(sites, "stored_connections", lambda: ["a", "b"])
     assert AirflowSites().names() == ["a", "b"]
-    monkeypatch.setattr(sites, "_stored", list)
+    monkeypatch.setattr(sites, "stored_connections", list)
     assert AirflowSites().names() == ["slurm_default"]

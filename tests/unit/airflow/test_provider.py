@@ -25,8 +25,8 @@ def test_every_module_and_class_that_it_names_exists() -> None:
         for entry in info[kind]:
             for module in entry["python-modules"]:
                 importlib.import_module(module)
-    classes = [each["class-name"] for each in info["task-decorators"]]
-    classes += [each["plugin-class"] for each in info["plugins"]]
+    classes = [entry["class-name"] for entry in info["task-decorators"]]
+    classes += [entry["plugin-class"] for entry in info["plugins"]]
     for path in (*info["extra-links"], *classes):
         module, _, name = path.rpartition(".")
         assert callable(getattr(importlib.import_module(module), name))

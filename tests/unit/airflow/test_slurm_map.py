@@ -1,4 +1,4 @@
-"""`@task.slurm_map` ships the function as it stands, and the items as they are."""
+"""`@task.slurm_map` ships the function and the items unchanged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.unit.coordinator.fakes import services
 
 
 def square(number):  # type: ignore[no-untyped-def]
-    # Shipped as it stands.
+    # Shipped unchanged.
     return {"square": number * number}
 
 
@@ -120,7 +120,7 @@ def test_it_is_a_task_decorator() -> None:
 
         mapped = double([1, 2]).operator
     assert isinstance(mapped, SlurmMapOperator)
-    assert not any("task.slurm_map" in each for each in mapped.sources(plain=True).values())
+    assert not any("task.slurm_map" in source for source in mapped.sources(plain=True).values())
     assert handler_of(mapped.build_config()).handle({"id": 1, "value": 1}, None) == {"double": 2}
 
 
@@ -348,11 +348,11 @@ def test_annotations_may_name_anything_where_python_does_not_evaluate_them() -> 
     assert shipped(operator(global_annotation, [1])).handle({"id": 1, "value": 1}, None) == {}
 
 
-# --- what may be handed over --------------------------------------------------
+# --- what may be passed ---------------------------------------------------------
 
 
 class Lazy(Sequence[int]):
-    """As Airflow hands over the results of mapped tasks."""
+    """As Airflow passes the results of mapped tasks."""
 
     def __len__(self) -> int:
         return 2

@@ -109,7 +109,7 @@ def test_an_alert_fires_only_for_an_operator_that_has_notifiers(
         coordinator.polls = [RUNNING, FINISHED]
         raise_once(monkeypatch, ALERT)
         events = fire(trigger(tells_anomalies=tells))
-        assert [each["status"] for each in events] == statuses
+        assert [event["status"] for event in events] == statuses
         assert (events[0]["job_id"], events[0]["state"]) == ("job-1", {"rounds": [1]})
         if tells:
             assert events[0]["alerts"] == [ALERT.to_dict()]

@@ -58,7 +58,7 @@ class FakeSlurm:
 
     def find(self, names: Collection[str]) -> dict[str, str]:
         self._answer()
-        return {each: str(101 + n) for n, each in enumerate(self.names) if each in names}
+        return {name: str(101 + n) for n, name in enumerate(self.names) if name in names}
 
     def withdraw(self, names: Collection[str], folder: str) -> dict[str, str]:
         return self.find(names)
@@ -68,7 +68,7 @@ class FakeSlurm:
 
     def together(self, arrays: Sequence[ArrayKey]) -> ArrayState:
         self._answer()
-        return merge_arrays([self.arrays[each.slurm_job_id] for each in arrays])
+        return merge_arrays([self.arrays[key.slurm_job_id] for key in arrays])
 
     def output(self, name: str, folder: str, element: int, lines: int) -> str:
         self._answer()
@@ -79,10 +79,10 @@ class FakeSlurm:
         return self.ended
 
     def cancel(self, arrays: Collection[ArrayKey]) -> list[ArrayKey]:
-        ids = self.find({each.name for each in arrays})
+        ids = self.find({array.name for array in arrays})
         found = [ArrayKey(job, name) for name, job in ids.items() if self.arrays[job].alive]
-        for each in found:
-            self.end(each.slurm_job_id, "CANCELLED")
+        for array in found:
+            self.end(array.slurm_job_id, "CANCELLED")
         return found
 
     def end(self, slurm_job_id: str, state: str) -> None:
@@ -146,7 +146,7 @@ class Cli:
 
     def __call__(self, *arguments: str | Path) -> Ended:
         self.capsys.readouterr()
-        code = run([str(each) for each in arguments])
+        code = run([str(word) for word in arguments])
         out, err = self.capsys.readouterr()
         return Ended(int(code), out, err)
 
@@ -154,7 +154,7 @@ class Cli:
         return self("submit", self.config, *arguments)
 
     def work(self) -> None:
-        """Let one worker do all there is to do, and end the arrays."""
+        """Let one worker process all tasks, and end the arrays."""
         self.world.worker().run()
         for slurm_job_id, array in self.slurm.arrays.items():
             if array.alive:
@@ -169,7 +169,7 @@ class Handler:
 
     def __call__(self, item: dict[str, Any], context: Any) -> dict[str, Any]:
         if item["n"] == 1:
-            raise ItemError("bad_input", "one is no good")
+            raise ItemError("bad_input", "one is wrong")
         if item["n"] == 2 and not self.cured:
             raise ItemError("network", "connection reset")
         return {"double": 2 * item["n"]}
@@ -217,7 +217,7 @@ def cli(
 
 
 def empty_aws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the SDK's variables say nothing of any real account or endpoint."""
+    """Clear the SDK's variables, which may name a real account or endpoint."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "none")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")

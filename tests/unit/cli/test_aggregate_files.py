@@ -1,4 +1,4 @@
-"""`slurmctl aggregate-files`: what was in the files is in the dataset, or refused."""
+"""`slurmctl aggregate-files`: every row of the files gets into the dataset, or is refused."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Merged:
         return path
 
     def run(self, *options: str, paths: tuple[str | Path, ...] = ()) -> int:
-        where = [str(each) for each in paths or (self.folder,)]
+        where = [str(path) for path in paths or (self.folder,)]
         return run(["aggregate-files", *where, "-o", str(self.output), *options])
 
     def files(self) -> list[Path]:
@@ -50,7 +50,7 @@ class Merged:
 
     def rows(self) -> list[Row]:
         """By pyarrow, file by file."""
-        return [row for each in self.files() for row in pq.ParquetFile(each).read().to_pylist()]
+        return [row for file in self.files() for row in pq.ParquetFile(file).read().to_pylist()]
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> None:
     line = capsys.readouterr().err
     assert line.startswith("slurmctl: ")
     assert line.count("\n") == 1
-    for each in words:
-        assert each in line
+    for word in words:
+        assert word in line
 
 
 # --- JSON ------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ ONE = gzip.compress(b'{"a": 1}\n', mtime=0)
 @pytest.mark.parametrize(
     "data",
     [b"", ONE[:-3], ONE + b"more", ONE + ONE[:-9]],
-    ids=["empty", "cut short", "with more", "second cut short"],
+    ids=["empty", "truncated", "with more", "second truncated"],
 )
 def test_a_gzip_file_that_is_cut_short_or_goes_on_is_refused(
     merged: Merged, capsys: pytest.CaptureFixture[str], data: bytes
@@ -166,9 +166,9 @@ def test_a_gzip_file_that_is_cut_short_or_goes_on_is_refused(
 
 def test_numbers_that_a_double_keeps_are_read_however_they_are_written(merged: Merged) -> None:
     numbers = ["0.10000000000000001", "5e-324", "1e22", "-0.0", "0.10000000000000000555", "1E+2"]
-    merged.write("a.jsonl", "".join(f'{{"x": {each}}}\n' for each in numbers))
+    merged.write("a.jsonl", "".join(f'{{"x": {number}}}\n' for number in numbers))
     assert merged.run() == 0
-    assert [row["x"] for row in merged.rows()] == [float(each) for each in numbers]
+    assert [row["x"] for row in merged.rows()] == [float(number) for number in numbers]
 
 
 def test_values_nested_deeper_than_readers_go_are_refused(
@@ -223,8 +223,8 @@ def test_rows_in_are_rows_out_whatever_their_names(row: Row, copies: int, ascii_
 
 def made(path: Path, *statements: str) -> None:
     with closing(sqlite3.connect(path)) as db:
-        for each in statements:
-            db.execute(each)
+        for statement in statements:
+            db.execute(statement)
         db.commit()
 
 
@@ -245,11 +245,11 @@ def interrupted(merged: Merged) -> Iterator[sqlite3.Connection]:
 
 @pytest.mark.usefixtures("interrupted")
 def test_rows_that_were_never_committed_are_not_published(merged: Merged) -> None:
-    before = {each.name: each.read_bytes() for each in merged.folder.iterdir()}
+    before = {file.name: file.read_bytes() for file in merged.folder.iterdir()}
     assert merged.run() == 0
     assert "a.db-journal" in before
     assert [row["amount"] for row in merged.rows()] == [100] * 20_000
-    assert {each.name: each.read_bytes() for each in merged.folder.iterdir()} == before
+    assert {file.name: file.read_bytes() for file in merged.folder.iterdir()} == before
 
 
 def test_rows_that_were_committed_to_the_log_are_published(merged: Merged) -> None:
@@ -259,9 +259,9 @@ def test_rows_that_were_committed_to_the_log_are_published(merged: Merged) -> No
         db.execute("INSERT INTO t VALUES (1)")
         db.commit()
         db.execute("INSERT INTO t VALUES (2)")
-        before = sorted(each.name for each in merged.folder.iterdir())
+        before = sorted(file.name for file in merged.folder.iterdir())
         assert merged.run() == 0
-        assert sorted(each.name for each in merged.folder.iterdir()) == before
+        assert sorted(file.name for file in merged.folder.iterdir()) == before
     assert "a.db-wal" in before
     assert merged.rows() == [{"a": 1}]
 
@@ -402,14 +402,14 @@ def test_files_that_are_left_out_are_reported(
         merged.write(name, "")
     assert merged.run("--json") == 0
     told = json.loads(capsys.readouterr().out)["left_out"]
-    assert {each["why"]: each["files"] for each in told} == {
+    assert {group["why"]: group["files"] for group in told} == {
         "hidden": 3,
         ".json": 1,
         ".bz2": 1,
         "without a suffix": 1,
         ".csv": 2,
     }
-    assert next(each["examples"] for each in told if each["why"] == ".csv") == ["e.csv", "f.csv"]
+    assert next(group["examples"] for group in told if group["why"] == ".csv") == ["e.csv", "f.csv"]
     assert merged.rows() == [{"a": 1}]
 
 
@@ -506,7 +506,7 @@ def test_rows_are_sorted_wherever_scratch_is(
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     rows = [{"o": {"a": n, "A": -n}, "filename": "f", "n": n} for n in (2, 1)]
-    merged.write("a.jsonl", "".join(json.dumps(each) + "\n" for each in rows))
+    merged.write("a.jsonl", "".join(json.dumps(line) + "\n" for line in rows))
     assert merged.run("--sort-by", "n") == 0
     assert merged.rows() == rows[::-1]
 
@@ -519,7 +519,7 @@ PARTITIONS = [
 def test_partitions_are_read_back_as_they_were(merged: Merged) -> None:
     merged.write(
         "a.jsonl",
-        "".join(json.dumps({"p": each, "n": n}) + "\n" for n, each in enumerate(PARTITIONS)),
+        "".join(json.dumps({"p": value, "n": n}) + "\n" for n, value in enumerate(PARTITIONS)),
     )
     assert merged.run("--partition-by", "p") == 0
     every = f"{merged.output}/**/*.parquet"
@@ -556,7 +556,7 @@ def test_partitions_are_read_back_as_they_were(merged: Merged) -> None:
 def test_partitions_that_readers_would_confuse_are_refused(
     merged: Merged, capsys: pytest.CaptureFixture[str], values: list[str | None]
 ) -> None:
-    merged.write("a.jsonl", "".join(json.dumps({"p": each, "n": 1}) + "\n" for each in values))
+    merged.write("a.jsonl", "".join(json.dumps({"p": value, "n": 1}) + "\n" for value in values))
     assert merged.run("--partition-by", "p") == 2
     refused(capsys, "aggregate.partition_by: 'p': the value ")
     assert merged.files() == []

@@ -91,7 +91,7 @@ def test_wait_until_all_tasks_have_ended(cli: Cli) -> None:
     cli.submit()
     cli.clock.events = [lambda: None, cli.work]
     ended = cli("wait", "job-1")
-    assert ended.code == ExitCode.OK, "failed items alone are no failed job"
+    assert ended.code == ExitCode.OK, "failed items alone don't fail the job"
     assert ended.fields["ok"] == str(ITEMS - 2)
     assert ended.fields["failed"] == "2 (bad_input 1, network 1)"
     assert cli.clock.slept[:2] == [1.0, 1.5]
@@ -193,7 +193,7 @@ def test_errors_groups_failures_and_names_the_command_that_retries_them(cli: Cli
     assert ended.code == 0
     assert "slurmctl retry job-1 --errors=network" in ended.out
     groups = cli("errors", "job-1", "--json").json["groups"]
-    counts = {each["error_class"]: each["count"] for each in groups}
+    counts = {group["error_class"]: group["count"] for group in groups}
     assert counts == cli("status", "job-1", "--json").json["failed"]
 
 

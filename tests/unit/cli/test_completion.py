@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from airflow_slurm_provider.cli import completers
+from airflow_slurm_provider.cli import options
 from airflow_slurm_provider.cli.app import ExitCode, slurmctl
-from airflow_slurm_provider.cli.completers import SHELLS, VARIABLE
+from airflow_slurm_provider.cli.completion import SHELLS, VARIABLE
 from airflow_slurm_provider.coordinator import services as services_module
 from airflow_slurm_provider.coordinator.services import Services
 from tests.unit.cli.conftest import Cli
@@ -69,9 +69,9 @@ def test_a_table_that_does_not_answer_is_not_waited_for(
         return cli.services
 
     monkeypatch.setattr(services_module, "open_services", open_services)
-    assert completers.newest_job_ids({}, "j", timeout_s=0.05) == []
+    assert options.newest_job_ids({}, "j", timeout_s=0.05) == []
     answer.set()
-    assert completers.newest_job_ids({}, "j", timeout_s=60.0) == ["job-1"]
+    assert options.newest_job_ids({}, "j", timeout_s=60.0) == ["job-1"]
 
 
 def test_bash_completes_commands_and_profiles_for_real(tmp_path: Path) -> None:

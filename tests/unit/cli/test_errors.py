@@ -84,7 +84,7 @@ def test_a_wrong_config_is_named_and_leaves_nothing(
     ended = cli("submit", write_config(wrong, **changes))
     assert ended.code == ExitCode.USER_ERROR
     line = assert_one_line(ended.err)
-    assert [each for each in expected if each not in line] == []
+    assert [word for word in expected if word not in line] == []
     assert cli.slurm.names == []
     assert cli.submit().code == ExitCode.OK
 

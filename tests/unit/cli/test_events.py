@@ -1,4 +1,4 @@
-"""A job's full story is in its audit trail, and whoever follows it misses nothing."""
+"""A job's full story is in its audit log, and a reader that follows it misses nothing."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_the_full_story_can_be_rebuilt(cli: Cli, handler: Handler) -> None:
     published = do("aggregate", "job-1")
 
     story = do("events", "job-1")["events"]
-    assert all(each["actor"].startswith("slurmctl ") and "@" in each["actor"] for each in story)
-    told = [(each["action"], each["detail"]) for each in story]
+    assert all(event["actor"].startswith("slurmctl ") and "@" in event["actor"] for event in story)
+    told = [(event["action"], event["detail"]) for event in story]
     assert told == [
         ("planned", {"tasks": 3, "items": 25}),
         (
@@ -99,11 +99,11 @@ def test_the_full_story_can_be_rebuilt(cli: Cli, handler: Handler) -> None:
 def test_a_mark_continues_where_the_last_call_ended(cli: Cli) -> None:
     cli.submit()
     first = cli("events", "job-1", "--json").json
-    assert [each["action"] for each in first["events"]] == ["planned", "submitted"]
+    assert [event["action"] for event in first["events"]] == ["planned", "submitted"]
     cli.clock.advance(1)
     cli("pause", "job-1")
     second = cli("events", "job-1", "--after", first["mark"], "--json").json
-    assert [each["action"] for each in second["events"]] == ["paused"]
+    assert [event["action"] for event in second["events"]] == ["paused"]
     third = cli("events", "job-1", "--after", second["mark"], "--json").json
     assert (third["events"], third["mark"]) == ([], second["mark"])
 
@@ -162,8 +162,8 @@ def test_a_late_event_is_printed_once(cli: Cli) -> None:
     assert len(reader.read()) == 2
     cli.clock.advance(10)
     jobs.audit("a worker", "later", {})
-    assert [each.action for each in reader.read()] == ["later"]
+    assert [event.action for event in reader.read()] == ["later"]
     cli.clock.advance(-5)
     jobs.audit("a worker whose clock is behind", "late", {})
-    assert [each.action for each in reader.read()] == ["late"]
+    assert [event.action for event in reader.read()] == ["late"]
     assert reader.read() == []

@@ -50,7 +50,7 @@ def in_aws(cli: Cli) -> None:
     cli.enter_aws()
 
 
-#: How each command is called, with what before it; CONFIG, FOLDER stand for paths.
+#: How each command is called, and what runs before it; CONFIG and FOLDER are paths.
 CALLS: dict[str, list[tuple[Ready, Arguments]]] = {
     "plan": [(fresh, ["CONFIG"]), (fresh, ["CONFIG", "--item-seconds", "2"])],
     "submit": [(fresh, ["CONFIG"]), (done, ["CONFIG", "--wait"])],
@@ -117,7 +117,7 @@ def test_each_command_has_an_example_and_the_common_options(cli: Cli, name: str)
     ended = cli(name, "--help")
     assert ended.code == ExitCode.OK
     assert f"slurmctl {name} " in ended.out.split("Example:")[1]
-    assert [each for each in ("--json", "--site", "--profile") if each not in ended.out] == []
+    assert [option for option in ("--json", "--site", "--profile") if option not in ended.out] == []
 
 
 @pytest.mark.parametrize(("command", "ready", "words"), each_call())
@@ -139,11 +139,11 @@ def test_the_schemas_are_right_and_describe_every_name() -> None:
             if "properties" in schema:
                 assert schema["additionalProperties"] is False, where
                 assert {*schema["required"]} <= {*schema["properties"]}, where
-            for name, each in schema.items():
-                check(f"{where}/{name}", each)
+            for name, part in schema.items():
+                check(f"{where}/{name}", part)
         elif isinstance(schema, list):
-            for number, each in enumerate(schema):
-                check(f"{where}/{number}", each)
+            for number, part in enumerate(schema):
+                check(f"{where}/{number}", part)
 
     check("#", schemas)
     assert {*COMMANDS} - SERVERS <= {*schemas["$defs"]}

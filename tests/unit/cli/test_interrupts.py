@@ -1,4 +1,4 @@
-"""Ctrl-C at any request: exit code 130, and the same command again goes on to one whole job."""
+"""Ctrl-C at any request: exit code 130, and the same command again completes one job."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def steps(
 
 def arrays_of(cli: Cli, name: str) -> set[str]:
     """Names of the arrays that were submitted for a job; a name is submitted once."""
-    return {each for each in cli.slurm.names if each.startswith(f"{name}.")}
+    return {array for array in cli.slurm.names if array.startswith(f"{name}.")}
 
 
 @pytest.mark.parametrize("after", [False, True])

@@ -94,7 +94,7 @@ def test_a_bug_of_ours_shows_what_it_quotes(cli: Cli, monkeypatch: pytest.Monkey
 
 
 def test_a_terminal_shows_markup_as_text(cli: Cli) -> None:
-    from airflow_slurm_provider.cli.watch_view import View, render
+    from airflow_slurm_provider.cli.rendering.watch_screen import View, render
     from airflow_slurm_provider.coordinator.watcher import Watcher
 
     cli.submit()
@@ -109,7 +109,7 @@ def test_every_command_prints_through_one_module() -> None:
     folder = Path(airflow_slurm_provider.cli.__file__).parent
     direct = [
         f"{path.name}:{node.lineno}"
-        for path in folder.glob("*.py")
+        for path in folder.rglob("*.py")
         if path.name not in ("output.py", "app.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call)

@@ -1,4 +1,4 @@
-"""The live view shows what a look has found, ends like a wait, and leaves the job alone."""
+"""The live view shows what a query has found, ends like a wait, and leaves the job alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from airflow_slurm_provider.cli.app import ExitCode
-from airflow_slurm_provider.cli.watch_view import View, render
+from airflow_slurm_provider.cli.rendering.watch_screen import View, render
 from airflow_slurm_provider.coordinator.status.eta import stragglers
 from airflow_slurm_provider.coordinator.status.progress import JobStatus, progress_of
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
@@ -158,7 +158,7 @@ def test_a_terminal_gets_the_other_screen_and_gets_it_back(
     screen, _, after = ended.out.partition("\x1b[?1049l")
     assert screen.startswith("\x1b[?1049h")
     assert "slurmctl" in screen
-    assert "submitted" in screen, "the audit trail is on it"
+    assert "submitted" in screen, "the audit log is on it"
     assert "items in" in after
 
 

@@ -75,7 +75,9 @@ def _slurmctl(arguments: list[str]) -> None:
     command = slurmctl.get_command(parent, arguments[0])
     assert command is not None, f"slurmctl has no command {arguments[0]!r}"
     if arguments[1:] != ["--help"]:
-        command.make_context(arguments[0], arguments[1:], parent=parent)
+        # A script's own argument may be any valid word.
+        words = [re.sub(r"\$\d", "job-1", word) for word in arguments[1:]]
+        command.make_context(arguments[0], words, parent=parent)
 
 
 def _worker(arguments: list[str]) -> None:

@@ -96,7 +96,7 @@ class _Session(paramiko.ServerInterface):
     def _run(self, channel: paramiko.Channel, command: bytes) -> None:
         if self._node.silent:
             return
-        # Input, or its end, follows our answer to the request: before, nothing may be said.
+        # Input, or its end, follows our answer to the request: nothing may be sent before it.
         sent = channel.recv(1)
         if b"cat" in command:
             sent += channel.makefile("rb").read()

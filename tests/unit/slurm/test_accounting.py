@@ -100,7 +100,7 @@ def usage(text: str) -> list[JobRecord]:
 
 
 def test_each_start_has_its_cpu_time_and_the_memory_of_its_largest_step() -> None:
-    found = {(each.element, each.restart): each for each in usage(USAGE_TEXT)}
+    found = {(record.element, record.restart): record for record in usage(USAGE_TEXT)}
     assert found[0, 0] == JobRecord(
         array="12",
         element=0,
@@ -125,7 +125,7 @@ def test_what_a_running_worker_uses_is_not_taken_for_nothing() -> None:
     assert (found.starts, found.running) == (5, 1)
     assert found.allocated_s == ended + 300 * 4
     assert found.cpu_share == pytest.approx((750.5 + 30 + 93_784 + 1) / ended)
-    running = efficiency_of(each for each in usage(USAGE_TEXT) if not each.ended)
+    running = efficiency_of(record for record in usage(USAGE_TEXT) if not record.ended)
     assert (running.cpu_share, running.memory_share) == (None, None)
 
 
@@ -137,9 +137,9 @@ def test_the_efficiency_of_no_records_is_unknown() -> None:
 
 def test_the_accounting_of_a_real_cluster_is_understood() -> None:
     found = usage((RECORDED / "22.05" / "usage").read_text())
-    states = {(each.element, each.restart): each.state for each in found}
+    states = {(record.element, record.restart): record.state for record in found}
     assert states[0, 0] is ElementState.COMPLETED
-    sleeper = max(found, key=lambda each: each.elapsed_s)
+    sleeper = max(found, key=lambda record: record.elapsed_s)
     assert sleeper.elapsed_s >= 60
     assert 0 < sleeper.max_rss < sleeper.mem
     assert 0 < efficiency_of(found).used_s < efficiency_of(found).ended_s

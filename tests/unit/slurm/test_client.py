@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_slurm_provider.slurm.array_state import split_by_array
-from airflow_slurm_provider.slurm.client import ArrayKey, SlurmClient
+from airflow_slurm_provider.slurm.array_state import ArrayKey, split_by_array
+from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.slurm.transport import CommandResult, LocalTransport
 from slurm_worker.errors import ServiceError, UserError
@@ -61,7 +61,7 @@ def test_the_queue_says_what_lives_and_the_accounting_how_things_ended() -> None
         ),
     )
     array = client_of(transport).array(KEY)
-    assert {n: each.state for n, each in array.elements.items()} == {
+    assert {n: element.state for n, element in array.elements.items()} == {
         0: S.COMPLETED,
         1: S.RUNNING,
         2: S.FAILED,
@@ -208,7 +208,7 @@ def test_a_file_is_put_once_and_whole(tmp_path: Path) -> None:
     before, made = transport.commands, path.stat().st_ino
     assert Path(client.put_file(name, data)) == path
     assert (transport.commands - before, path.stat().st_ino) == (1, made)
-    assert [each.name for each in path.parent.iterdir()] == [name]
+    assert [file.name for file in path.parent.iterdir()] == [name]
 
 
 def test_a_file_of_another_size_is_put_again(tmp_path: Path) -> None:
@@ -256,10 +256,10 @@ def test_what_is_put_or_submitted_is_the_accounts_alone_whatever_its_umask(
     finally:
         os.umask(before)
     found = [tmp_path / "remote", *(tmp_path / "remote").rglob("*")]
-    assert {"f", "credentials.json", "script.sh", "id"} <= {each.name for each in found}
-    for each in found:
-        wanted = 0o700 if each.is_dir() else 0o600
-        assert stat.S_IMODE(each.stat().st_mode) == wanted, each
+    assert {"f", "credentials.json", "script.sh", "id"} <= {path.name for path in found}
+    for path in found:
+        wanted = 0o700 if path.is_dir() else 0o600
+        assert stat.S_IMODE(path.stat().st_mode) == wanted, path
 
 
 def test_what_earlier_releases_left_open_is_closed(tmp_path: Path) -> None:
@@ -271,13 +271,13 @@ def test_what_earlier_releases_left_open_is_closed(tmp_path: Path) -> None:
 def test_folders_of_the_account_that_its_group_may_write_into_are_closed(tmp_path: Path) -> None:
     """As a umask of 002 leaves them: nobody else need be in that group."""
     slurm = FakeSlurm(tmp_path / "slurm")
-    parts = [tmp_path / each for each in ("lab", "lab/jobs", "lab/jobs/j", "lab/jobs/j/name")]
-    for each in parts:
-        each.mkdir()
-        each.chmod(0o775)
+    parts = [tmp_path / part for part in ("lab", "lab/jobs", "lab/jobs/j", "lab/jobs/j/name")]
+    for part in parts:
+        part.mkdir()
+        part.chmod(0o775)
     client = SlurmClient(slurm.transport(), str(parts[0]))
     assert client.submit("name", "#!/bin/sh\n#SBATCH --job-name=name\n", "j") == "101"
-    assert [each for each in parts if each.stat().st_mode & 0o022] == []
+    assert [part for part in parts if part.stat().st_mode & 0o022] == []
 
 
 def test_a_folder_above_that_a_group_may_write_into_is_refused_and_left_alone(
@@ -341,7 +341,7 @@ def test_the_remote_folder_is_below_home_unless_absolute(
 
 
 def records(*lines: str) -> CommandResult:
-    return CommandResult(0, "".join(f"{each}\n" for each in lines), "")
+    return CommandResult(0, "".join(f"{line}\n" for line in lines), "")
 
 
 def test_an_array_that_has_another_jobs_number_is_unknown() -> None:
@@ -432,5 +432,5 @@ def test_whatever_other_jobs_do_an_array_is_what_it_is(
         lines[place:place] = [*head, *step]
     text = "\n".join(lines)
     assert sorted(split_by_array(text, [KEY], 4)[KEY].splitlines()) == sorted(
-        each.rsplit("|", 2)[0] for each in own
+        line.rsplit("|", 2)[0] for line in own
     )

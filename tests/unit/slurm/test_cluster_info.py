@@ -24,7 +24,7 @@ def client(tmp_path: Path, remote: Path) -> SlurmClient:
 
 
 def left(remote: Path) -> set[str]:
-    return {each.name for each in (remote / "jobs").iterdir()}
+    return {path.name for path in (remote / "jobs").iterdir()}
 
 
 def test_a_folder_is_removed_with_its_credentials_and_no_other(

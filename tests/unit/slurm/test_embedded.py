@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.slurm import submission
-from airflow_slurm_provider.slurm.client import ArrayKey, ArrayState, SlurmClient
+from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState
+from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.embedded.commands import CommandError, read_request
 from airflow_slurm_provider.slurm.embedded.transport import EmbeddedTransport
 from airflow_slurm_provider.slurm.options import SlurmOptions
@@ -82,7 +83,7 @@ class Cluster:
                 words = (process / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if str(self.folder).encode() in words and any(b"supervisor" in each for each in words):
+            if str(self.folder).encode() in words and any(b"supervisor" in word for word in words):
                 found.append(int(process.name))
         return found
 
@@ -100,7 +101,7 @@ def cluster(tmp_path: Path, wait_for: Wait) -> Cluster:
 def test_an_array_runs_and_has_states_and_exit_codes(cluster: Cluster) -> None:
     job = cluster.submit("exit $((SLURM_ARRAY_TASK_ID * 3))", workers=3)
     array = cluster.ended(job)
-    assert {n: (each.state, each.exit_code) for n, each in array.elements.items()} == {
+    assert {n: (element.state, element.exit_code) for n, element in array.elements.items()} == {
         0: (S.COMPLETED, "0:0"),
         1: (S.FAILED, "3:0"),
         2: (S.FAILED, "6:0"),
@@ -124,15 +125,15 @@ def test_elements_see_slurms_variables_and_of_the_submitters_only_those_on_the_l
     first = cluster.submit('env > "$OUT/$SLURM_ARRAY_TASK_ID"', workers=2)
     cluster.ended(first)
     seen = [dict(line.split("=", 1) for line in cluster.read(n).splitlines()) for n in ("0", "1")]
-    assert [each["SLURM_ARRAY_TASK_ID"] for each in seen] == ["0", "1"]
-    assert {each["SLURM_ARRAY_JOB_ID"] for each in seen} == {first}
-    assert {each["SLURM_ARRAY_TASK_COUNT"] for each in seen} == {"2"}
-    assert len({each["SLURM_JOB_ID"] for each in seen}) == 2
-    assert all("SLURM_RESTART_COUNT" not in each for each in seen)
+    assert [variables["SLURM_ARRAY_TASK_ID"] for variables in seen] == ["0", "1"]
+    assert {variables["SLURM_ARRAY_JOB_ID"] for variables in seen} == {first}
+    assert {variables["SLURM_ARRAY_TASK_COUNT"] for variables in seen} == {"2"}
+    assert len({variables["SLURM_JOB_ID"] for variables in seen}) == 2
+    assert all("SLURM_RESTART_COUNT" not in variables for variables in seen)
     assert "planted" not in str(seen)
-    assert {each["http_proxy"] for each in seen} == {"http://proxy:3128"}
-    assert {each["AWS_PROFILE"] for each in seen} == {"lab"}
-    assert {each["PYTHONPATH"] for each in seen} == {"/of/the/submitter"}
+    assert {variables["http_proxy"] for variables in seen} == {"http://proxy:3128"}
+    assert {variables["AWS_PROFILE"] for variables in seen} == {"lab"}
+    assert {variables["PYTHONPATH"] for variables in seen} == {"/of/the/submitter"}
     assert not any(name.startswith("EMBEDDED") for name in seen[0])
 
     monkeypatch.setenv("AWS_PROFILE", "other")
@@ -154,17 +155,17 @@ def test_the_environment_is_forgotten_when_the_array_has_ended(
 def test_the_output_is_in_the_submissions_folder(cluster: Cluster) -> None:
     cluster.ended(cluster.submit("echo I am $SLURM_ARRAY_TASK_ID; echo error >&2", workers=2))
     logs = sorted(cluster.remote.glob("jobs/test/*/worker-*.log"))
-    assert [each.read_text() for each in logs] == ["I am 0\nerror\n", "I am 1\nerror\n"]
+    assert [path.read_text() for path in logs] == ["I am 0\nerror\n", "I am 1\nerror\n"]
 
 
 def test_no_more_run_at_once_than_there_are_slots_or_the_throttle_says(cluster: Cluster) -> None:
     count = 'ls "$OUT"/run-* 2>/dev/null | wc -l >> "$OUT/$NAME"; '
     program = f'touch "$OUT/run-$$"; sleep 0.2; {count}rm "$OUT/run-$$"'
     cluster.ended(cluster.submit(f"NAME=throttled; {program}", workers=6, throttle=2))
-    throttled = [int(each) for each in cluster.read("throttled").split()]
+    throttled = [int(number) for number in cluster.read("throttled").split()]
     assert (len(throttled), max(throttled)) == (6, 2)
     cluster.ended(cluster.submit(f"NAME=slots; {program}", workers=9))
-    slots = [int(each) for each in cluster.read("slots").split()]
+    slots = [int(number) for number in cluster.read("slots").split()]
     assert (len(slots), max(slots) <= 4) == (9, True)
 
 
@@ -172,7 +173,7 @@ def test_the_same_name_twice_at_the_same_time_is_one_array(cluster: Cluster) -> 
     script = "#!/bin/bash\n#SBATCH --job-name=twice\n#SBATCH --array=0-1\ntrue\n"
     clients = [SlurmClient(cluster.transport, str(cluster.remote)) for _ in range(5)]
     with ThreadPoolExecutor(5) as pool:
-        jobs = set(pool.map(lambda each: each.submit("twice", script, "test"), clients))
+        jobs = set(pool.map(lambda client: client.submit("twice", script, "test"), clients))
     assert jobs == {*cluster.client.find(["twice"]).values()}
     with sqlite3.connect(cluster.folder / "state.db") as db:
         assert db.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
@@ -246,7 +247,7 @@ def test_a_second_array_runs_after_the_supervisor_has_ended(
 def test_many_submissions_in_a_row_all_run(cluster: Cluster, wait_for: Wait) -> None:
     """The supervisor often ends just as the next array comes: none may be left waiting.
 
-    Only the files are looked at: a look at the queue would wake the cluster up.
+    It reads the files alone: a query of the queue would wake the cluster up.
     """
     for number in range(15):
         cluster.submit(f'touch "$OUT/{number}"')

@@ -1,4 +1,4 @@
-"""What is asked of Slurm is in the command, whatever the account's variables say."""
+"""The command alone decides what Slurm does, whatever the account's variables are."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from airflow_slurm_provider.slurm.environment import CLEAN, cleaned
-from airflow_slurm_provider.slurm.transport import LocalTransport
+from airflow_slurm_provider.slurm.transport import CLEAN, LocalTransport
+from slurm_worker.node.slurm_variables import cleaned
 
 HOSTILE = {
     "SBATCH_JOB_NAME": "other",
@@ -49,7 +49,7 @@ def by_shell(environment: Mapping[str, str], shell: str = "sh") -> dict[str, str
     done = subprocess.run(
         [path, "-c", f"{CLEAN} exec env -0"], env=dict(environment), capture_output=True, check=True
     )
-    pairs = (each.partition("=") for each in done.stdout.decode().split("\0") if each)
+    pairs = (pair.partition("=") for pair in done.stdout.decode().split("\0") if pair)
     return {name: value for name, _, value in pairs if name not in ("_", "PWD", "SHLVL", "OLDPWD")}
 
 
@@ -73,7 +73,7 @@ def test_variables_that_change_what_is_asked_are_removed_and_no_others(
 
 def test_a_function_in_place_of_a_command_is_removed() -> None:
     function = {"BASH_FUNC_squeue%%": "() { echo forged; }", "PATH": "/usr/bin:/bin"}
-    assert not any("squeue" in each for each in cleaned(function))
+    assert not any("squeue" in name for name in cleaned(function))
     bash = shutil.which("bash") or pytest.skip("bash is not installed")
     program = f"{CLEAN} command -V squeue"
     done = subprocess.run([bash, "-c", program], env=function, capture_output=True, text=True)

@@ -1,7 +1,7 @@
 """Names and values that try to be commands stay names and values.
 
 The scripts are really run by a shell and the programs by ``sh``, with commands planted in
-everything that a user can name: had one been run, its mark would be there.
+everything that a user can name: if one ran, its mark would exist.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 from airflow_slurm_provider.slurm import submission
+from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.batch import batch_name
-from airflow_slurm_provider.slurm.client import ArrayKey, SlurmClient
+from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import quote, render_script
 from airflow_slurm_provider.slurm.transport import CommandResult, LocalTransport
@@ -79,11 +80,13 @@ def test_a_files_or_a_jobs_name_is_refused_before_anything_is_run(value: str) ->
 @pytest.mark.parametrize("value", HOSTILE)
 def test_a_batch_jobs_label_becomes_a_plain_name(value: str) -> None:
     name = batch_name(value, "token")
-    assert all(each.isascii() and (each.isalnum() or each in "._-") for each in name)
+    assert all(
+        character.isascii() and (character.isalnum() or character in "._-") for character in name
+    )
     assert name[0].isalnum()
 
 
-@pytest.mark.parametrize("value", [each for each in HOSTILE if each])
+@pytest.mark.parametrize("value", [text for text in HOSTILE if text])
 @pytest.mark.parametrize("where", ["environment", "command", "option", "comment"])
 def test_a_value_in_the_script_is_never_run(value: str, where: str, tmp_path: Path) -> None:
     options = {
@@ -111,7 +114,7 @@ def test_a_value_in_the_script_is_never_run(value: str, where: str, tmp_path: Pa
         capture_output=True,
         check=True,
     )
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["bin"], "something was run"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bin"], "something was run"
     if where == "command":
         assert ended.stdout.decode() == value
     if where == "environment":
@@ -137,7 +140,7 @@ def test_any_text_is_one_word_or_refused(value: str) -> None:
     assert ended.stdout.decode() == value
 
 
-@pytest.mark.parametrize("value", [each for each in HOSTILE if each and "\x00" not in each])
+@pytest.mark.parametrize("value", [text for text in HOSTILE if text and "\x00" not in text])
 def test_the_programs_on_the_login_node_take_any_argument_as_text(
     value: str, tmp_path: Path
 ) -> None:
@@ -147,7 +150,7 @@ def test_the_programs_on_the_login_node_take_any_argument_as_text(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("value", [each for each in HOSTILE if not each.startswith("-")])
+@pytest.mark.parametrize("value", [text for text in HOSTILE if not text.startswith("-")])
 def test_extra_arguments_are_options(value: str) -> None:
     with pytest.raises(UserError, match="extra_args"):
         SlurmOptions.from_mapping({"extra_args": [value]})

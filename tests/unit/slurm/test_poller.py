@@ -1,4 +1,4 @@
-"""However many wait, the cluster is asked once per interval."""
+"""However many tasks wait, the cluster is queried once per interval."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Cluster:
 
     def arrays(self, arrays: Collection[ArrayKey]) -> dict[ArrayKey, ArrayState]:
         with self._lock:
-            self.looks.append({each.slurm_job_id for each in arrays})
+            self.looks.append({key.slurm_job_id for key in arrays})
         if self.down:
             raise ServiceError("cluster: squeue failed")
-        return {each: ArrayState(each.slurm_job_id, alive=1) for each in arrays}
+        return {key: ArrayState(key.slurm_job_id, alive=1) for key in arrays}
 
 
 def key(slurm_job_id: str) -> ArrayKey:
@@ -34,7 +34,7 @@ def key(slurm_job_id: str) -> ArrayKey:
 
 
 def poller_of(cluster: Cluster, time: Time) -> ArrayPoller:
-    return ArrayPoller(cluster, time.clock, random.Random(1))
+    return ArrayPoller(cluster.arrays, time.clock, random.Random(1))
 
 
 def test_three_hundred_waits_cost_as_much_as_one() -> None:

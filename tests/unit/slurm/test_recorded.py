@@ -30,7 +30,7 @@ ENDING_FIELDS = [
 ]
 
 
-@pytest.fixture(params=sorted(each.name for each in RECORDED.iterdir() if each.is_dir()))
+@pytest.fixture(params=sorted(path.name for path in RECORDED.iterdir() if path.is_dir()))
 def release(request: pytest.FixtureRequest) -> Path:
     return RECORDED / str(request.param)
 
@@ -62,7 +62,7 @@ def client(code: int, out: str = "", err: str = "") -> SlurmClient:
 
 
 def test_releases_from_20_11_on_are_recorded() -> None:
-    found = sorted(each.name for each in RECORDED.iterdir() if each.is_dir())
+    found = sorted(path.name for path in RECORDED.iterdir() if path.is_dir())
     assert found == ["20.11", "22.05", "24.11"]
 
 
@@ -78,7 +78,7 @@ def test_the_queue_and_the_accounting_agree_on_every_element(
     records = elements_of(parse_records(text(release, "records"), STATE_FIELDS))
     job, held = sorted({*queue, *records}, key=int)
     array = merge(job, queue[job], records[job])
-    states = {n: each.state for n, each in array.elements.items()}
+    states = {n: element.state for n, element in array.elements.items()}
     assert {n: states[n] for n in (0, 1, 2, 4)} == {
         0: S.COMPLETED,
         1: S.FAILED,
@@ -89,10 +89,12 @@ def test_the_queue_and_the_accounting_agree_on_every_element(
     assert (array.elements[1].exit_code, array.alive, array.unknown) == ("3:0", 2, False)
     waiting = merge(held, queue[held], records.get(held, {}))
     assert waiting.counts() == {"PENDING": 8}
-    assert {each.reason for each in queue[held].values()} == {"JobHeldUser"}
+    assert {element.reason for element in queue[held].values()} == {"JobHeldUser"}
     short = parse_queue(text(release, "queue-short"))
-    assert {n: each.state for n, each in short[held].items()} == dict.fromkeys(range(8), S.PENDING)
-    assert [each for each in caplog.records if each.levelno >= logging.WARNING] == []
+    assert {n: element.state for n, element in short[held].items()} == dict.fromkeys(
+        range(8), S.PENDING
+    )
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_each_ending_has_its_class(release: Path) -> None:

@@ -78,7 +78,7 @@ def test_the_shell_sees_hostile_values_as_they_are(value: str, tmp_path: Path) -
     lines = ended.stdout.split("\n")
     assert (lines[0], lines[-3], lines[-2]) == (value, "run", value)
     assert ended.stderr == ""
-    assert [each.name for each in tmp_path.iterdir()] == ["srun"]
+    assert [path.name for path in tmp_path.iterdir()] == ["srun"]
 
 
 @pytest.mark.parametrize("value", ["a\nb", "a\rb", "\x00", "\x1b[0m", "\x7f"])

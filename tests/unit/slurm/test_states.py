@@ -10,7 +10,7 @@ from slurm_worker.errors import ErrorClass
 S = ElementState
 
 
-@pytest.mark.parametrize("state", [each for each in S if each is not S.UNKNOWN])
+@pytest.mark.parametrize("state", [state for state in S if state is not S.UNKNOWN])
 def test_every_state_is_read_as_itself(state: ElementState) -> None:
     assert parse_state(state.value) is state
     assert parse_state(f" {state.value.lower()} ") is state

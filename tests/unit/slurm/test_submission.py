@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.slurm import submission
+from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.client import (
-    ArrayKey,
     SlurmClient,
     SubmissionCancelledError,
     SubmitLimitError,
@@ -82,7 +82,7 @@ def test_the_script_is_submitted_from_its_folder(
     assert slurm.lines("calls") == [f"--parsable --job-name={NAME} script.sh"]
     assert (place / "script.sh").read_text() == submission.guarded(SCRIPT)
     assert (place / "id").read_text() == "101\n"
-    assert sorted(each.name for each in place.iterdir()) == ["attempt.1", "id", "script.sh"]
+    assert sorted(path.name for path in place.iterdir()) == ["attempt.1", "id", "script.sh"]
 
 
 def test_the_same_name_again_is_the_same_array(client: SlurmClient, slurm: FakeSlurm) -> None:
@@ -392,7 +392,7 @@ def test_a_folder_that_can_not_be_written_is_reported(slurm: FakeSlurm, tmp_path
 def cancel(client: SlurmClient) -> list[str]:
     """What `slurmctl cancel` does with a submission whose id is not known."""
     ids = client.withdraw([NAME], "flights")
-    return [each.slurm_job_id for each in client.cancel([ArrayKey(ids.get(NAME, ""), NAME)])]
+    return [array.slurm_job_id for array in client.cancel([ArrayKey(ids.get(NAME, ""), NAME)])]
 
 
 @pytest.mark.parametrize("mode", ["kill-caller", "silent"])
@@ -532,7 +532,7 @@ def test_a_sites_token_reaches_sbatch_and_no_command_line(
     assert submit(SlurmClient(transport, str(remote))) == "101"
     seen = (tmp_path / "environment").read_text().splitlines()
     assert f"SLURM_JWT={token}" in seen
-    assert not any(each.startswith("SECRET=") for each in seen)
+    assert not any(line.startswith("SECRET=") for line in seen)
     shown = (tmp_path / "ps").read_text()
     assert "sbatch --parsable" in shown
     assert token not in shown
@@ -560,7 +560,7 @@ def test_addresses_that_may_hold_a_password_are_left_out_and_no_other_value(
     submit(SlurmClient(LocalTransport({**kept, **passwords}), str(remote)))
     seen = (tmp_path / "environment").read_text().splitlines()
     assert {f"{name}={value}" for name, value in kept.items()} <= set(seen)
-    assert [each for each in seen if "secret" in each] == []
+    assert [line for line in seen if "secret" in line] == []
 
 
 def test_what_sbatch_says_is_english_whatever_the_accounts_language(
@@ -572,7 +572,7 @@ def test_what_sbatch_says_is_english_whatever_the_accounts_language(
     submit(SlurmClient(transport, str(remote)))
     seen = (tmp_path / "environment").read_text().splitlines()
     assert {"LANG=de_DE.UTF-8", "LC_MESSAGES=C"} <= set(seen)
-    assert not any(each.startswith(("LC_ALL=", "LANGUAGE=")) for each in seen)
+    assert not any(line.startswith(("LC_ALL=", "LANGUAGE=")) for line in seen)
 
 
 class Recording:
@@ -608,5 +608,5 @@ def test_any_login_shell_hands_every_command_on(slurm: FakeSlurm, remote: Path) 
     survey.why_waiting(NAME)
     survey.remove("flights")
     assert len(recording.commands) > 10
-    lines = [SshTransport(connect=pytest.fail).wrap(each) for each in recording.commands]
-    assert [each for each in lines if any(odd in each for odd in ("\n", "!", "\\\\"))] == []
+    lines = [SshTransport(connect=pytest.fail).wrap(command) for command in recording.commands]
+    assert [line for line in lines if any(odd in line for odd in ("\n", "!", "\\\\"))] == []

@@ -1,4 +1,4 @@
-"""A transport runs a command and says what it said, wherever it runs."""
+"""A transport runs a command and returns its output, wherever it runs."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def record_modelled() -> None:
 def record_stack(kinds: list[str]) -> None:
     """The jobs of the end-to-end test, side by side; all where no kind is named."""
     services = open_services(load_site(read_environment()["SLURMCTL_CONFIG"]))
-    shared = SharedPolling(ArrayPoller(services.slurm), TTLCache())
+    shared = SharedPolling(ArrayPoller(services.slurm.arrays), TTLCache())
     edges = replace(services, shared=shared, poll_s=INTERVAL_S)
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -24,33 +24,30 @@ def say(message: str) -> None:
 
 
 def show(text: str, *, head: str = "", colour: str = "") -> None:
-    """Print text on stdout, line by line.
-
-    Args:
-        text: the text.
-        head: text before it, in `colour` on a terminal.
-        colour: as click names it.
-    """
+    """Print text on stdout, line by line, behind a `head` in one of click's colours."""
     start = click.style(head, fg=colour) if head else ""
     click.echo(f"{start}{printable_lines(text)}", color=sys.stdout.isatty())
 
 
-def emit(as_json: bool, document: Mapping[str, object], fields: Fields) -> None:
-    """Print a command's result on stdout.
+def emit(as_json: bool, document: Mapping[str, object], shown: Fields | str) -> int:
+    """Print a command's result on stdout; the exit code of a command that has succeeded.
 
     Args:
-        as_json: print `document` in one line, else `fields`.
+        as_json: print `document` in one line, else `shown`.
         document: the stable machine form.
-        fields: the form for people; a table on a terminal, ``label: value`` lines in a pipe. One
-            without a label continues the one before it.
+        shown: the form for people: text, or fields. Fields are a table on a terminal, and
+            ``label: value`` lines in a pipe. One without a label continues the one before it.
     """
     if as_json:
         click.echo(json.dumps(document, sort_keys=True))
+    elif isinstance(shown, str):
+        show(shown)
     elif sys.stdout.isatty():
-        _show_table(fields)
+        _show_table(shown)
     else:
-        for label, value in fields:
+        for label, value in shown:
             click.echo(_indented(f"{label}: {value}" if label else f"  {value}"))
+    return 0
 
 
 def by_class(counts: Mapping[str, int]) -> str:

@@ -16,14 +16,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from airflow_slurm_provider.cli.events import event_line
+from airflow_slurm_provider.cli.rendering.fields import event_line
 from airflow_slurm_provider.coordinator.status.audit_log import as_utc
-from airflow_slurm_provider.coordinator.status.eta import (
-    Eta,
-    eta_of,
-    stragglers,
-    usual_ms,
-)
+from airflow_slurm_provider.coordinator.status.eta import Eta, eta_of, stragglers, usual_ms
 from airflow_slurm_provider.coordinator.status.progress import JobStatus, Progress
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot

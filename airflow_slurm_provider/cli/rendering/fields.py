@@ -1,40 +1,27 @@
-"""How all commands show a job's progress, its workers and its dataset."""
+"""How all commands show a job's progress, workers, failures, events and dataset."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from airflow_slurm_provider.cli.output import Fields, by_class
+from airflow_slurm_provider.cli.rendering.output import Fields, by_class
 from airflow_slurm_provider.slurm.array_state import named
 from airflow_slurm_provider.units import format_count, format_size
-from slurm_worker.protocol.keys import JobId
+from slurm_worker.printable import printable
 
 if TYPE_CHECKING:
-    from airflow_slurm_provider.coordinator.services import Services
     from airflow_slurm_provider.coordinator.status.dead_workers import WorkerFailure
     from airflow_slurm_provider.coordinator.status.failures import Group
     from airflow_slurm_provider.coordinator.status.progress import JobStatus, Progress
     from airflow_slurm_provider.slurm.array_state import ArrayState
+    from slurm_worker.protocol.job_rows import AuditEvent
 
 Manifest = Mapping[str, Any]
 _WORKERS_SHOWN = 5
 _GROUPS_SHOWN = 20
-
-
-def read_manifest(services: Services, job: JobId) -> Manifest | None:
-    """The published dataset's manifest, if the job has one; one request."""
-    data = services.objects.get(services.paths(job).manifest)
-    manifest: Manifest | None = None if data is None else json.loads(data)
-    return manifest
-
-
-def manifest_address(services: Services, job: JobId) -> str:
-    """The address of the job's manifest, also before it exists."""
-    return f"s3://{services.site.bucket}/{services.paths(job).manifest}"
 
 
 def progress_fields(progress: Progress, problem: str = "") -> Fields:
@@ -161,6 +148,15 @@ def dataset_text(manifest: Manifest | None, address: str) -> str:
     if manifest is None:
         return "not published"
     return f"{manifest['rows']:,} rows in {len(manifest['files'])} files, {address}"
+
+
+def event_line(event: AuditEvent) -> str:
+    """An event in a line: time, who, what, details."""
+    from airflow_slurm_provider.coordinator.status.audit_log import as_utc
+
+    detail = ", ".join(f"{name}={value}" for name, value in event.detail.items() if value != "")
+    line = f"{as_utc(event.at_ms)} {event.actor}: {event.action}{f' ({detail})' if detail else ''}"
+    return printable(line)
 
 
 def _utc(at: float) -> str:
