@@ -52,7 +52,7 @@ async def of_task(
     dag_id: Annotated[str, Query(max_length=250)],
     run_id: Annotated[str, Query(max_length=250)],
     task_id: Annotated[str, Query(max_length=250)],
-    # Airflow's UI leaves its placeholder standing where a task is not mapped.
+    # Airflow's UI keeps its placeholder where a task is not mapped.
     map_index: Annotated[str, Query(max_length=20)] = "-1",
 ) -> Response:
     """The job of a task instance."""

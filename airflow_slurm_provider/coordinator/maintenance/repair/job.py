@@ -107,10 +107,7 @@ class _JobRepair:
         repair_submissions(self._services, self._store, self._found, self._log, rounds)
 
     def _begin_generation(self) -> None:
-        """Make all workers read every row again.
-
-        Also where nothing is missing any more: an earlier call may have stopped before this.
-        """
+        """Make all workers read every row again, in case an earlier call stopped before this."""
         if self._write:
             self._services.jobs(self._job_id).begin_generation()
 

@@ -96,7 +96,7 @@ class TaskRepair:
             done.append(row.task)
             if row.where.count > 1 and not row.items_ok and not row.items_failed:
                 whole.append(row)
-        # Only now: a row is done after its marker, so the marker of each that was seen is listed.
+        # Only now: a row is done after its marker, so the marker of every done row is listed.
         folder = self._store.paths.done_folder
         self._done = {
             TaskId(key.removeprefix(folder).removesuffix(".done"))

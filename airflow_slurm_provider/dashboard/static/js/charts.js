@@ -70,21 +70,21 @@ export function runningSums(element, times, series, { goal, empty, height }) {
 
 function draw(element, data, series, { goal, unit, empty, height }) {
   const key = JSON.stringify([data, series.map((curve) => curve.label), goal]);
-  const standing = charts.get(element);
-  if (standing?.key === key && standing.width === element.clientWidth) return;
+  const last = charts.get(element);
+  if (last?.key === key && last.width === element.clientWidth) return;
   if (data[0].length === 0) {
-    standing?.plot?.destroy();
+    last?.plot?.destroy();
     charts.delete(element);
     element.replaceChildren(h("div", { class: "empty" }, empty));
     return;
   }
   const names = series.map((curve) => curve.label).join();
-  if (standing?.plot && standing.names === names && standing.width === element.clientWidth && standing.goal === goal) {
-    standing.plot.setData(data);
-    charts.set(element, { ...standing, key, again: () => draw(element, data, series, { goal, unit, empty, height }) });
+  if (last?.plot && last.names === names && last.width === element.clientWidth && last.goal === goal) {
+    last.plot.setData(data);
+    charts.set(element, { ...last, key, again: () => draw(element, data, series, { goal, unit, empty, height }) });
     return;
   }
-  standing?.plot?.destroy();
+  last?.plot?.destroy();
   element.replaceChildren();
   const plot = new uPlot(options(element, series, { goal, unit, height }), data, element);
   charts.set(element, {

@@ -96,21 +96,21 @@ export function poll(ask, { everyMs, report }) {
 export function freshness() {
   const live = document.getElementById("live");
   const banner = document.getElementById("away");
-  let seen = 0;
+  let updated = 0;
   let retryAt = 0;
   let problem = null;
 
   function show() {
     const now = Date.now();
-    live.dataset.state = problem ? "away" : seen ? "ok" : "";
-    if (seen) live.textContent = problem ? `as of ${ago(seen)}` : "live";
+    live.dataset.state = problem ? "away" : updated ? "ok" : "";
+    if (updated) live.textContent = problem ? `as of ${ago(updated)}` : "live";
     else if (problem) live.textContent = "no answer yet";
     banner.hidden = !problem;
     if (!problem) return;
     const left = Math.max(0, Math.round((retryAt - now) / 1000));
     banner.querySelector(".what").textContent = problem.message;
     banner.querySelector(".sub").textContent = retryAt
-      ? `Trying again ${left ? `in ${left} s` : "now"}.${seen ? " What is shown is older." : ""}`
+      ? `Trying again ${left ? `in ${left} s` : "now"}.${updated ? " What is shown is older." : ""}`
       : "";
     const title = { 0: "No answer", 401: "Signed out", 403: "Not allowed", 404: "Not found" };
     banner.querySelector("strong").textContent = title[problem.status] ?? "Can't be reached";
@@ -118,7 +118,7 @@ export function freshness() {
   setInterval(show, 1000);
   return (error, waitMs) => {
     problem = error;
-    if (!error) seen = Date.now();
+    if (!error) updated = Date.now();
     retryAt = error && error.status !== 404 ? Date.now() + waitMs : 0;
     show();
   };
