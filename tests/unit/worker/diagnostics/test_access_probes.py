@@ -41,8 +41,8 @@ class Away(MemoryObjects):
 def test_every_action_is_tried_and_nothing_is_left_behind() -> None:
     rows, objects = MemoryRows(), MemoryObjects()
     probes = [*probe_table(rows, "u"), *probe_bucket(objects, "lab", "u")]
-    assert [each.action for each in probes if each.error] == []
-    assert {each.action for each in probes} == {
+    assert [probe.action for probe in probes if probe.error] == []
+    assert {probe.action for probe in probes} == {
         *("dynamodb:PutItem", "dynamodb:GetItem", "dynamodb:Query", "dynamodb:UpdateItem"),
         *("dynamodb:DeleteItem", "s3:ListBucket", "s3:PutObject", "s3:GetObject"),
         "s3:DeleteObject",
@@ -52,7 +52,7 @@ def test_every_action_is_tried_and_nothing_is_left_behind() -> None:
 
 
 def test_a_denied_action_is_named_and_the_rest_is_tried() -> None:
-    probes = {each.action: each.error for each in probe_bucket(ReadOnly(), "lab", "u")}
+    probes = {probe.action: probe.error for probe in probe_bucket(ReadOnly(), "lab", "u")}
     assert "AccessDenied" in probes.pop("s3:PutObject")
     assert set(probes.values()) == {""}
 
@@ -89,7 +89,7 @@ def server_that_says(date: str, status: int) -> Iterator[str]:
 @pytest.mark.parametrize("status", [200, 403])
 def test_clocks_that_agree_are_reported_as_equal(status: int) -> None:
     with server_that_says(formatdate(time.time(), usegmt=True), status) as url:
-        # The server's answer is from before it was asked: ahead by as long as that took.
+        # The server's answer is from before the request: ahead by as long as that took.
         assert 0 <= clock_ahead(url) < 60
 
 

@@ -157,7 +157,7 @@ def test_an_item_that_an_abandoned_thread_still_changes_is_recorded_as_planned(
         assert world.worker().run() == WorkerExit.OK
     finally:
         over.set()
-    assert [each["item"] for each in world.lines("errors")] == [{"n": n} for n in range(4)]
+    assert [line["item"] for line in world.lines("errors")] == [{"n": n} for n in range(4)]
 
 
 def test_a_row_that_coroutines_share_is_written_before_another_fills_it(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_row_that_coroutines_share_is_written_before_another_fills_it(tmp_path
     world = World(tmp_path, handle, bundle=40, worker_config=WorkerConfig(concurrency=40))
     world.plan(numbered(40))
     assert world.worker().run() == WorkerExit.OK
-    assert [(each["_key"], each["n"]) for each in world.lines("rows")] == [
+    assert [(row["_key"], row["n"]) for row in world.lines("rows")] == [
         (f"k{n}", n) for n in range(40)
     ]
 
@@ -269,7 +269,7 @@ def test_an_exception_in_the_place_of_a_result_fails_that_item_alone(tmp_path: P
     world = World(tmp_path, handle)
     world.plan(numbered(4))
     assert world.worker().run() == WorkerExit.OK
-    assert [(each["_key"], each["class"]) for each in world.lines("errors")] == [
+    assert [(line["_key"], line["class"]) for line in world.lines("errors")] == [
         ("k1", "handler_bug")
     ]
 
@@ -287,12 +287,12 @@ def test_a_stop_in_the_place_of_a_result_is_no_failure(tmp_path: Path) -> None:
     # Its task is given back, and so found again: by then nothing stops.
     give_back = world.logger.info
 
-    def told(event: str, **fields: Any) -> None:
+    def log_info(event: str, **fields: Any) -> None:
         if event == "lease released":
             stops.clear()
         give_back(event, **fields)
 
-    world.logger.info = told  # type: ignore[method-assign]
+    world.logger.info = log_info  # type: ignore[method-assign]
     assert worker.run() == WorkerExit.OK
     assert world.lines("errors") == []
     assert len(world.lines("rows")) == 4

@@ -1,4 +1,4 @@
-"""What a process was doing is told after its death, as it stood."""
+"""What a process was doing can be read after its death."""
 
 from __future__ import annotations
 

@@ -87,13 +87,13 @@ def test_a_bug_is_logged_with_its_place_and_the_first_one_with_a_traceback(
     world = World(tmp_path / "node", handle, module_file=str(tmp_path / "a_handler.py"))
     world.plan(numbered(4))
     assert world.worker().run() == WorkerExit.OK
-    told = [each for each in world.logger.lines if each["event"] == "item failed"]
-    assert told[0]["error"] == "ZeroDivisionError: division by zero"
+    failures = [line for line in world.logger.lines if line["event"] == "item failed"]
+    assert failures[0]["error"] == "ZeroDivisionError: division by zero"
     ratio, parse = "helper_of_a_bug.py:4 in ratio", "helper_of_a_bug.py:7 in parse"
-    assert [each["place"] for each in told[:3]] == [ratio, ratio, parse], "not a library's line"
-    assert ["exc_info" in each for each in told] == [True, False, True]
-    assert [message_of(each) for each in world.lines("errors")] == [
-        (each["error"], each["place"]) for each in told
+    assert [line["place"] for line in failures[:3]] == [ratio, ratio, parse], "not a library's line"
+    assert ["exc_info" in line for line in failures] == [True, False, True]
+    assert [message_of(line) for line in world.lines("errors")] == [
+        (line["error"], line["place"]) for line in failures
     ]
 
 
@@ -115,11 +115,11 @@ def test_what_can_not_be_fetched_fails_its_item_alone(tmp_path: Path) -> None:
     world = World(tmp_path, handle, objects=store)
     world.plan([(name, {"file": name}) for name in ("here", "gone", "secret")])
     assert world.worker().run() == WorkerExit.OK
-    assert [(each["_key"], each["class"]) for each in world.lines("errors")] == [
+    assert [(line["_key"], line["class"]) for line in world.lines("errors")] == [
         ("gone", ErrorClass.NOT_FOUND.value),
         ("secret", ErrorClass.AUTH.value),
     ]
-    assert [each["size"] for each in world.lines("rows")] == [3]
+    assert [row["size"] for row in world.lines("rows")] == [3]
 
 
 def module_of(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -152,9 +152,9 @@ def test_a_handler_that_can_not_be_called_stops_the_worker_in_one_line(
     text: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = module_of(tmp_path, text, monkeypatch)
-    with pytest.raises(UserError, match=says) as told:
+    with pytest.raises(UserError, match=says) as raised:
         loaded(HandlerConfig(entry), tmp_path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_every_way_of_calling_gives_the_same(
     assert world.worker().run() == WorkerExit.OK
     rows = {row["_key"]: row["square"] for row in world.lines("rows")}
     assert rows == {f"k{n}": n**2 for n in range(40) if n % 10 != 3}
-    errors = [(each["_key"], each["class"]) for each in world.lines("errors")]
+    errors = [(line["_key"], line["class"]) for line in world.lines("errors")]
     assert errors == [(f"k{n}", "bad_input") for n in (3, 13, 23, 33)]
 
 
@@ -164,7 +164,7 @@ def test_a_wait_before_another_try_is_recorded_and_at_most_ten_minutes(
     )
     world.plan(numbered(10))
     assert world.worker().run() == WorkerExit.OK
-    assert len(waited) == 1200, "600 s, told each half second"
+    assert len(waited) == 1200, "600 s, recorded every half second"
     assert [(e["_key"], e["class"]) for e in world.lines("errors")] == [("k3", "bad_input")]
 
 
@@ -220,23 +220,23 @@ def test_a_batch_of_the_wrong_shape_is_the_handlers_bug(tmp_path: Path, result: 
     world = World(tmp_path, handle)
     world.plan(numbered(5))
     world.worker().run()
-    assert {each["class"] for each in world.lines("errors")} == {"handler_bug"}
-    assert {each["_key"] for each in world.lines("errors")} == {f"k{n}" for n in range(5)}
+    assert {line["class"] for line in world.lines("errors")} == {"handler_bug"}
+    assert {line["_key"] for line in world.lines("errors")} == {f"k{n}" for n in range(5)}
 
 
 def test_the_log_names_the_items_of_a_batch_that_failed_and_no_others(tmp_path: Path) -> None:
     @batch(size=8)
     def handle(items: list[dict[str, Any]], _context: Context) -> list[dict[str, Any]]:
         if any(item["n"] == 5 for item in items):
-            raise ItemError("bad_input", "five is no good")
+            raise ItemError("bad_input", "five is not allowed")
         return items
 
     world = World(tmp_path, handle)
     world.plan(numbered(8))
     world.worker().run()
-    failed = [each["item"] for each in world.logger.lines if each["event"] == "item failed"]
+    failed = [line["item"] for line in world.logger.lines if line["event"] == "item failed"]
     assert failed == ["k5"]
-    assert [each["_key"] for each in world.lines("errors")] == ["k5"]
+    assert [line["_key"] for line in world.lines("errors")] == ["k5"]
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])

@@ -54,7 +54,7 @@ def test_what_a_preempted_worker_had_done_is_not_done_again(tmp_path: Path) -> N
     assert row.checkpoint.startswith("a1-0 ")
     assert world.worker().run() == WorkerExit.OK
     assert stops.calls == list(range(10))
-    assert [each["n"] for each in world.lines("rows")] == list(range(10))
+    assert [row["n"] for row in world.lines("rows")] == list(range(10))
 
 
 @pytest.mark.parametrize("damage", ["missing", "damaged", "other code"])
@@ -73,7 +73,7 @@ def test_an_attempt_starts_over_where_the_checkpoint_can_not_be_used(
     else:
         world.module = "another_handler"
     assert world.worker().run() == WorkerExit.OK
-    assert [each["n"] for each in world.lines("rows")] == list(range(10))
+    assert [row["n"] for row in world.lines("rows")] == list(range(10))
     assert stops.calls == [*range(7), *range(10)]
 
 

@@ -87,9 +87,9 @@ def test_an_idle_worker_stays_until_every_lease_would_have_run_out(
 def test_few_of_many_idle_workers_stay_for_a_few_leases(clock: ManualClock) -> None:
     stay = 0
     for seed in range(1000):
-        each = Idle(LEASE, 1000, clock, random.Random(seed), Sleep(clock))
-        each.record(Waiting(leased=100, later=0))
-        stay += each.wait()
+        idle = Idle(LEASE, 1000, clock, random.Random(seed), Sleep(clock))
+        idle.record(Waiting(leased=100, later=0))
+        stay += idle.wait()
     assert 2 <= stay <= 30, "one for each ten leases, and the same again at least"
 
 

@@ -1,4 +1,4 @@
-"""A worker hears that it shall stop, whatever it is doing."""
+"""A worker receives the request to stop, whatever it is doing."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ waiting = [threads.start(drain.stop_requested.wait) for _ in range(3)]
 drain.install()
 print("ready", flush=True)
 {main}
-for each in waiting:
-    each.result()
+for thread in waiting:
+    thread.result()
 print(drain.before_time_limit, flush=True)
 """
 
@@ -58,8 +58,8 @@ def test_many_signals_at_once_cause_no_deadlock() -> None:
 
 
 def test_a_signal_arrives_while_the_main_thread_is_inside_a_long_call() -> None:
-    # `hash` of a long string goes on for long without looking at signals, and lets no other
-    # thread run; `hashlib` lets them.
+    # `hash` of a long string takes long, checks for no signals, and lets no other thread run;
+    # `hashlib` lets them.
     main = "import hashlib; data = b'x' * 2**30; began = time.time()\n"
     main += "heard = threads.start(lambda: (drain.stop_requested.wait(), time.time())[1])\n"
     main += "hashlib.sha256(data); ended = time.time()\n"

@@ -1,4 +1,4 @@
-"""A process that can't even begin is not started for ever."""
+"""A process that can't even begin is not started again and again."""
 
 from __future__ import annotations
 

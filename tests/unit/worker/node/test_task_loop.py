@@ -34,9 +34,9 @@ def test_a_worker_without_progress_exits_with_code_76_and_the_reason(
     world = World(tmp_path, lease=NEVER)
     world.plan(numbered(20))
     assert world.worker(world.patient()).run() == WorkerExit.NO_PROGRESS
-    (line,) = (each for each in world.logger.lines if each["event"].startswith("no progress"))
+    (line,) = (line for line in world.logger.lines if line["event"].startswith("no progress"))
     assert line["error"] == "5 leases in a row finished no item"
-    (event,) = (each for each in world.jobs.events() if each.action == "no_progress")
+    (event,) = (event for event in world.jobs.events() if event.action == "no_progress")
     assert event.detail["leases"] == FRUITLESS_LEASES_ALLOWED + 1
     assert sum(row.attempt for row in world.task_rows()) <= FRUITLESS_LEASES_ALLOWED + 2
 

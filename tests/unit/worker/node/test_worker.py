@@ -152,7 +152,7 @@ def test_a_worker_exits_in_time_although_an_item_still_runs(tmp_path: Path) -> N
     world.worker(drain, leave=left.set, drain_s=0.2).run()
     (row,) = world.task_rows()
     assert (row.state, row.tries, row.lost) == (TaskState.READY, 0, 0)
-    assert row.checkpoint, "what was done is kept"
+    assert row.checkpoint, "the finished items are kept"
     world.handle = lambda item, _context: item
     assert world.worker().run() == WorkerExit.OK
     assert [line["_key"] for line in world.lines("rows")] == [f"k{n}" for n in range(10)]
@@ -413,8 +413,8 @@ def test_requests_per_task_stay_within_the_budget(tmp_path: Path) -> None:
     world.worker().run()
     assert rows.requests["claim"] == tasks
     assert rows.requests["complete"] == tasks
-    # One page and one look at the job's row per claim; and each time a shard is used up,
-    # a look at the others, at most all of them.
+    # One page and one read of the job's row per claim. Each time a shard has no more tasks, the
+    # worker reads others, at most all of them.
     assert rows.requests["query"] <= tasks + world.shards**2
     # And at the mark of each shard.
     assert rows.requests["get"] <= tasks + world.shards + 5

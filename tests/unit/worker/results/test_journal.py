@@ -74,7 +74,7 @@ def test_both_formats_of_lines_hold_the_same(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     journal.add(ok_outcome(0, "a", [{"n": "x\u2028y"}, {"n": None}]))
     journal.add(ok_outcome(1, "b", None))
-    parts = [make_part(journal, each, "rows", tmp_path) for each in (JSONL, SQLITE)]
+    parts = [make_part(journal, part_format, "rows", tmp_path) for part_format in (JSONL, SQLITE)]
     found = {lines_of(data, f"part.{suffix}") for suffix, data in parts}
     assert found == {'{"_key":"a","n":"x\u2028y"}\n{"_key":"a","n":null}\n'.encode()}
 
@@ -141,7 +141,7 @@ def test_any_json_row_is_kept_exactly(tmp_path_factory, given_rows) -> None:  # 
 @given(st.lists(st.lists(st.tuples(text, rows), min_size=1, max_size=4), min_size=1, max_size=4))
 def test_slices_and_segments_give_back_the_items(bundles) -> None:  # type: ignore[no-untyped-def]
     packed = [pack_slice(bundle) for bundle in bundles]
-    assert [unpack_slice(each) for each in packed] == bundles
+    assert [unpack_slice(data) for data in packed] == bundles
     assert list(unpack_segment(b"".join(packed))) == [item for b in bundles for item in b]
 
 
