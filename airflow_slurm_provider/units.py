@@ -3,6 +3,8 @@
 Two bases are in use, and each function says which one is its own. What is configured, and all
 that Slurm says, counts in powers of 1,024: ``1GB`` in the YAML is 2^30 bytes. Sizes of files
 are shown in powers of 1,000 (MB), sizes of memory in powers of 1,024 (MiB).
+
+Parsers of what a user writes raise a ValueError that says what to write instead.
 """
 
 from __future__ import annotations
@@ -25,35 +27,19 @@ _CPU_TIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of ``30s``, ``200ms``, ``5m`` (or ``5min``), ``2h`` or ``7d``.
-
-    Raises:
-        ValueError: if it is none of these.
-    """
-    match = re.fullmatch(DURATION, text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is not a duration; write 30s, 200ms, 5m or 2h")
+    """Seconds of ``30s``, ``200ms``, ``5m`` (or ``5min``), ``2h`` or ``7d``."""
+    match = _match(DURATION, text, "a duration", "30s, 200ms, 5m or 2h")
     return float(match.group(1)) * _SECONDS[match.group(2)]
 
 
 def parse_rate(text: str) -> float:
-    """Calls per second of ``40/s``, ``600/min`` or ``5000/h``.
-
-    Raises:
-        ValueError: if it is none of these.
-    """
-    match = re.fullmatch(RATE, text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is not a rate; write 40/s, 600/min or 5000/h")
+    """Calls per second of ``40/s``, ``600/min`` or ``5000/h``."""
+    match = _match(RATE, text, "a rate", "40/s, 600/min or 5000/h")
     return float(match.group(1)) / _SECONDS[match.group(2)]
 
 
 def parse_quota(text: str) -> tuple[int, float]:
-    """Calls and the window's seconds of a quota: ``600/min``, ``100/10s``, ``5000/h``.
-
-    Raises:
-        ValueError: if it is none of these, or its window is empty.
-    """
+    """Calls and the window's seconds of a quota: ``600/min``, ``100/10s``, ``5000/h``."""
     match = _QUOTA.fullmatch(text.strip())
     if match is None or not int(match.group(2) or 1):
         raise ValueError(f"{text!r} is not a quota; write 600/min, 100/10s or 5000/h")
@@ -61,24 +47,14 @@ def parse_quota(text: str) -> tuple[int, float]:
 
 
 def parse_size(text: str) -> int:
-    """Bytes of ``500MB`` or ``2GB`` in the YAML; base 1,024: 1MB is 2^20 bytes.
-
-    Raises:
-        ValueError: if it is not a size.
-    """
-    match = re.fullmatch(SIZE, text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is not a size; write 500MB or 2GB")
+    """Bytes of ``500MB`` or ``2GB`` in the YAML; base 1,024: 1MB is 2^20 bytes."""
+    match = _match(SIZE, text, "a size", "500MB or 2GB")
     power: int = _POWERS[match.group(2)[0]]
     return int(match.group(1)) << 10 * power
 
 
 def parse_slurm_time(text: str) -> int:
-    """Seconds of a time limit as Slurm writes it: minutes, mm:ss, hh:mm:ss or d-hh[:mm[:ss]].
-
-    Raises:
-        ValueError: if it is none of these.
-    """
+    """Seconds of a time limit as Slurm writes it: minutes, mm:ss, hh:mm:ss or d-hh[:mm[:ss]]."""
     if not _SLURM_TIME.fullmatch(text):
         raise ValueError(f'{text!r} is not a time; write minutes, "02:00:00" or "1-00:00"')
     days, dash, rest = text.rpartition("-")
@@ -91,11 +67,7 @@ def parse_slurm_time(text: str) -> int:
 
 
 def parse_slurm_memory(text: str) -> int:
-    """Megabytes, rounded up, of ``--mem``: ``2G``, or ``500`` for megabytes; base 1,024.
-
-    Raises:
-        ValueError: if it is not a size.
-    """
+    """Megabytes, rounded up, of ``--mem``: ``2G``, or ``500`` for megabytes; base 1,024."""
     match = _SLURM_MEMORY.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not a size; write 500M or 2G")
@@ -158,6 +130,13 @@ def format_percent(share: float) -> str:
 def format_count(count: int) -> str:
     """A number with its thousands apart: ``336,776``."""
     return f"{count:,}"
+
+
+def _match(pattern: str, text: str, what: str, forms: str) -> re.Match[str]:
+    match = re.fullmatch(pattern, text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not {what}; write {forms}")
+    return match
 
 
 def _parts(seconds: float) -> tuple[int, int, int, int]:

@@ -43,7 +43,7 @@ from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_store import JobStore, Marker
 from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import JobId, TaskState
-from slurm_worker.protocol.shard_totals import ShardTotals
+from slurm_worker.protocol.shard_progress import ShardTotals
 from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.testing import MemoryObjects, MemoryRows

@@ -134,7 +134,7 @@ def _find_sources(
 def _read_schema(path: Path | None) -> dict[str, str] | None:
     if path is None:
         return None
-    from airflow_slurm_provider.coordinator.spec.yaml_file import read_yaml
+    from airflow_slurm_provider.coordinator.spec.validation import read_yaml
 
     raw = read_yaml(path, "--schema", "give a YAML file of column: type")
     if not isinstance(raw, dict) or not all(isinstance(kind, str) for kind in raw.values()):

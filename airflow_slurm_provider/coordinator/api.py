@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 from airflow_slurm_provider.coordinator import spec_store
 from airflow_slurm_provider.coordinator.planning import initial_round, retry_round
 from airflow_slurm_provider.coordinator.planning.bundle_size import bundle_of
+from airflow_slurm_provider.coordinator.planning.initial_round import PlannedJob
 from airflow_slurm_provider.coordinator.planning.planner import Planner
 from airflow_slurm_provider.coordinator.planning.retry_round import RetryPlan, RetryRequest
-from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.services import Log, Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec
 from airflow_slurm_provider.coordinator.status import progress as progress_of
 from airflow_slurm_provider.coordinator.status.dead_workers import (
@@ -32,6 +33,7 @@ from airflow_slurm_provider.coordinator.status.failures import cured_by_class
 from airflow_slurm_provider.coordinator.status.progress import JobStatus, Progress, check_running
 from airflow_slurm_provider.coordinator.submission import upload
 from airflow_slurm_provider.coordinator.submission.workers import (
+    VerbResult,
     Workers,
     audit_workers,
     ensure_workers,
@@ -44,11 +46,9 @@ from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import JobId, JobState, RoundState, SubmitState
 from slurm_worker.protocol.ports import Value
 
-Log = Callable[[str], None]
-
 
 @dataclass(frozen=True, slots=True)
-class SubmitResult:
+class SubmitResult(VerbResult):
     """The result of `submit`.
 
     Args:
@@ -58,22 +58,16 @@ class SubmitResult:
         reattached: an earlier call has submitted these workers.
     """
 
-    job_id: str
     round: int
     tasks: int
     items: int
     workers: int
-    slurm_job_ids: tuple[str, ...]
     slurm_job_name: str
     reattached: bool
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able; the names are stable."""
-        return {**asdict(self), "slurm_job_ids": list(self.slurm_job_ids)}
-
 
 @dataclass(frozen=True, slots=True)
-class RetryResult:
+class RetryResult(VerbResult):
     """The result of `retry`.
 
     Args:
@@ -84,17 +78,11 @@ class RetryResult:
         reattached: an earlier call has planned and submitted this round.
     """
 
-    job_id: str
     round: int | None
     items: dict[str, int] = field(default_factory=dict)
     tasks: int = 0
     given_up: dict[str, int] = field(default_factory=dict)
-    slurm_job_ids: tuple[str, ...] = ()
     reattached: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able; the names are stable."""
-        return {**asdict(self), "slurm_job_ids": list(self.slurm_job_ids)}
 
 
 def submit(
@@ -122,8 +110,10 @@ def submit(
     if planned.job.state is not JobState.OPEN:
         jobs.open(1)
     job = jobs.get()
-    round_row = _latest_open_round(jobs, job, first)
-    workers = _submit_with(services, planned.stored, job, round_row, log)
+    # A retry round has workers of its own, with its options; until then it is the first round.
+    retried = None if job.rounds < 2 else progress_of.open_round_of(job, jobs.rounds())
+    round_row = retried or first
+    workers = _submit_with(services, planned, job, round_row, log)
     if not workers.reattached:
         audit_workers(services, job.job, workers, actor)
     return SubmitResult(
@@ -166,7 +156,7 @@ def resubmit(
     submissions = progress_of.of_round(jobs.submissions(), round_row.number)
     # A submission that was refused or interrupted does not count: it is carried out now.
     made = [row for row in submissions if row.state is SubmitState.SUBMITTED]
-    if sum(not row.asked for row in made) > max_resubmits:
+    if sum(not row.requested for row in made) > max_resubmits:
         return None
     actor_of_cancel = _cancelled_by(jobs, submissions)
     if actor_of_cancel:
@@ -329,28 +319,21 @@ def merge_on_nodes(
 # --- steps of submit ----------------------------------------------------------------
 
 
-def _latest_open_round(jobs: JobTable, job: JobRow, first: RoundRow) -> RoundRow:
-    """A retry round has workers of its own, with its options; until then it is the first round."""
-    if job.rounds < 2:
-        return first
-    return progress_of.open_round_of(job, jobs.rounds()) or first
-
-
 def _submit_with(
     services: Services,
-    stored: spec_store.StoredSpec,
+    planned: PlannedJob,
     job: JobRow,
     round_row: RoundRow,
     log: Log,
 ) -> Workers:
-    """Workers with the stored spec, which becomes the job's when Slurm has accepted it."""
-    changed = stored.digest != job.config
+    """Workers with the planned spec, which becomes the job's when Slurm has accepted it."""
+    changed = planned.digest != job.config
     tasks = progress_of.tasks_of(round_row)
-    job = replace(job, config=stored.digest)
-    workers = ensure_workers(services, stored.spec, job, round_row, tasks, log)
+    job = replace(job, config=planned.digest)
+    workers = ensure_workers(services, planned.spec, job, round_row, tasks, log)
     if changed:
         # Only now: if Slurm refuses the options, later workers must not get them.
-        services.jobs(job.job).set_config(stored.digest)
+        services.jobs(job.job).set_config(planned.digest)
         log(
             "code, settings or worker count changed; workers started from now on use the new "
             "version"

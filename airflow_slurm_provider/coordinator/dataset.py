@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from airflow_slurm_provider.coordinator.planning.inline_items import put_items
-from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.services import Log, Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec, parse_config
 from airflow_slurm_provider.coordinator.status.progress import read_progress
 from slurm_worker import aggregate as aggregation
@@ -27,8 +27,6 @@ from slurm_worker.results.parts import lines_of
 _MODULE = "merging"
 _CODE = "from slurm_worker.aggregate.node import merge_file\n"
 _LOCAL = {"schema_", "where", "workers", "slurm", "requirements"}
-
-Log = Callable[[str], None]
 
 
 def check_complete(services: Services, job_id: JobId) -> None:
@@ -43,10 +41,6 @@ def check_complete(services: Services, job_id: JobId) -> None:
 
 def merge(services: Services, spec: JobSpec, log: Log) -> aggregation.Manifest:
     """Merge the files that were not merged on the nodes, and publish."""
-
-    def made(inputs: str) -> Mapping[str, aggregation.DataFile]:
-        return _made_on_nodes(services, spec.id, inputs)
-
     with tempfile.TemporaryDirectory(prefix="airflow-slurm-aggregate-") as scratch:
         return aggregation.aggregate(
             services.objects,
@@ -55,7 +49,7 @@ def merge(services: Services, spec: JobSpec, log: Log) -> aggregation.Manifest:
             _options(spec),
             Path(scratch),
             log,
-            made,
+            partial(_made_on_nodes, services, spec.id),
         )
 
 

@@ -35,6 +35,9 @@ from slurm_worker.protocol.task_table import TaskTable
 if TYPE_CHECKING:
     import paramiko
 
+#: Gets a line per step.
+Log = Callable[[str], None]
+
 #: A process that waits for a job must not be held up by an alert for more than some seconds.
 _HASTY = BotoConfig(connect_timeout=5, read_timeout=5, retries={"total_max_attempts": 2})
 
@@ -132,8 +135,8 @@ def open_services(
         site: names the table, the bucket and the cluster.
         session: credentials; by default the standard chain with the site's profile.
         slurm: a client to share; by default a new one with the site's transport.
-        shared: queries that are shared with other waits on the same cluster.
-        poll_s: seconds between two queries of a wait.
+        shared: see `Services`.
+        poll_s: see `Services`.
 
     Raises:
         UserError: if the profile or the region does not exist.
@@ -184,11 +187,5 @@ def _ssh(cluster: ClusterSite, connect: Callable[[], paramiko.SSHClient] | None)
     # Importing paramiko takes a tenth of the time of a command that needs AWS alone.
     from airflow_slurm_provider.slurm.ssh import SshTransport, open_paramiko
 
-    return SshTransport(
-        connect
-        or (
-            lambda: open_paramiko(
-                cluster.host, cluster.port, cluster.user, cluster.key_file, cluster.known_hosts
-            )
-        )
-    )
+    site = (cluster.host, cluster.port, cluster.user, cluster.key_file, cluster.known_hosts)
+    return SshTransport(connect or (lambda: open_paramiko(*site)))

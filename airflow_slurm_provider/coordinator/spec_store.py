@@ -6,7 +6,7 @@ Each document is named by its digest. Storing it again changes nothing for runni
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec, spec_of
@@ -15,20 +15,12 @@ from slurm_worker.protocol.job_config import JobConfig
 from slurm_worker.protocol.job_rows import JobRow
 
 
-@dataclass(frozen=True, slots=True)
-class StoredSpec:
-    """A spec that is on S3, and the digest that names its document."""
-
-    spec: JobSpec
-    digest: str
-
-
-def store_spec(services: Services, spec: JobSpec, shards: int, code_sha256: str) -> StoredSpec:
-    """Put the resolved configuration of a spec on S3."""
+def store_spec(services: Services, spec: JobSpec, shards: int, code_sha256: str) -> str:
+    """Put the resolved configuration of a spec on S3; return the digest of its document."""
     resolved = spec.resolve(
         services.site, shards, code_sha256, conditional_put=services.conditional_put()
     )
-    return StoredSpec(spec, _put_document(services, spec, resolved))
+    return _put_document(services, spec, resolved)
 
 
 def store_more_workers(services: Services, job: JobRow, workers: int) -> str:
@@ -61,7 +53,7 @@ def _read_document(services: Services, job: JobRow) -> bytes:
     key = services.paths(job.job).config(job.config)
     document = services.objects.get(key)
     if document is None:
-        raise ServiceError(f"{key} is missing; submit the job again")
+        raise ServiceError(f"{key} is missing", "submit the job again")
     return document
 
 

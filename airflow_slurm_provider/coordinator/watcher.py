@@ -19,10 +19,7 @@ from airflow_slurm_provider.coordinator.status.dead_workers import WorkerFailure
 from airflow_slurm_provider.coordinator.status.eta import eta_of
 from airflow_slurm_provider.coordinator.status.logs import first_failures, last_words, read_output
 from airflow_slurm_provider.coordinator.status.progress import JobStatus, current_arrays
-from airflow_slurm_provider.coordinator.submission.credentials import (
-    RENEW_AFTER_S,
-    put_credentials,
-)
+from airflow_slurm_provider.coordinator.submission.credentials import RENEW_AFTER_S, put_credentials
 from slurm_worker.errors import ErrorClass, ServiceError, UserError
 from slurm_worker.protocol.keys import JobId
 

@@ -25,10 +25,7 @@ router = APIRouter(prefix="/api", responses=PROBLEMS)
 
 @router.post("/jobs/{job}/retry/plan")
 def plan_retry(
-    site: Site,
-    _actor: Actor,
-    job: Job,
-    body: models.RetryRequest,
+    site: Site, _actor: Actor, job: Job, body: models.RetryRequest
 ) -> models.RetryPlanView:
     """What a retry would do now. It changes nothing."""
     job_id = _known(site, job)

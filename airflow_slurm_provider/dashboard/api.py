@@ -10,13 +10,7 @@ from airflow_slurm_provider.coordinator.anomalies import Alert
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import task_row
 from airflow_slurm_provider.dashboard import models, pagination, views
-from airflow_slurm_provider.dashboard.dependencies import (
-    PROBLEMS,
-    Job,
-    Reader,
-    Site,
-    Task,
-)
+from airflow_slurm_provider.dashboard.dependencies import PROBLEMS, Job, Reader, Site, Task
 from airflow_slurm_provider.dashboard.task_logs import read_task_log
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.job_rows import AuditEvent
@@ -46,18 +40,14 @@ def list_jobs(
 def get_job(site: Site, job: Job) -> models.JobDetail:
     """A job with everything that the table has on it."""
     job_id = JobId(job)
-    return views.job_detail(
-        site.snapshot(job_id),
-        site.submissions(job_id),
-        site.events(job_id),
-    )
+    return views.job_detail(site.snapshot(job_id), site.submissions(job_id), site.events(job_id))
 
 
 @router.get("/jobs/{job}/workers")
 def get_workers(site: Site, job: Job) -> models.Workers:
     """Workers as Slurm shows them, and what they have done; also when Slurm can't be reached."""
     job_id = JobId(job)
-    seen = site.snapshot(job_id)
+    snapshot = site.snapshot(job_id)
     problem, array = "", None
     try:
         array = site.arrays(job_id)
@@ -69,9 +59,9 @@ def get_workers(site: Site, job: Job) -> models.Workers:
         alive=0 if array is None else array.alive,
         states={} if array is None else array.counts(),
         slurm_job_ids=[] if array is None else array.slurm_job_id.split(","),
-        nodes=views.nodes(seen),
-        workers=views.workers(seen),
-        worker_count=len({*seen.done.workers, *views.held_by(seen)}),
+        nodes=views.nodes(snapshot),
+        workers=views.workers(snapshot),
+        worker_count=len({*snapshot.done.workers, *views.held_by(snapshot)}),
     )
 
 
@@ -94,7 +84,8 @@ def get_cost(site: Site, job: Job) -> models.Cost:
 @router.get("/jobs/{job}/failures")
 def get_failures(site: Site, job: Job) -> list[models.FailureGroup]:
     """Failures by class and message. Reads the parts of failed items, so call it on demand."""
-    return [views.failure_group(failure) for failure in site.failures(JobId(job))]
+    groups = site.failures(JobId(job))
+    return [models.FailureGroup.model_validate(group.to_dict()) for group in groups]
 
 
 @router.get("/jobs/{job}/events", response_model=list[models.Event])
@@ -134,8 +125,8 @@ def list_tasks(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> models.TaskList:
     """A page of tasks, shard by shard."""
-    seen = site.snapshot(JobId(job))
-    return pagination.page_of_tasks(site.services, seen, state, after, limit)
+    snapshot = site.snapshot(JobId(job))
+    return pagination.page_of_tasks(site.services, snapshot, state, after, limit)
 
 
 @router.get("/jobs/{job}/tasks/{task}")

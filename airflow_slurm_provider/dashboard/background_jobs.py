@@ -25,15 +25,7 @@ _KEEP_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One action.
-
-    Args:
-        name: its name.
-        state: its state.
-        said: the lines that the coordinator has logged.
-        result: its result.
-        error: why it failed; empty where it did not.
-    """
+    """One action; `said` are the lines that the coordinator has logged."""
 
     name: str
     state: Literal["running", "done", "failed"] = "running"
@@ -53,20 +45,15 @@ class Runs:
     def start(
         self, name: str, act: Callable[[Callable[[str], None]], dict[str, Any]]
     ) -> tuple[Run, bool]:
-        """Start an action, or join the one of this name that runs.
+        """Start an action, or join the one of this name that runs; True if it was started now.
 
-        Args:
-            name: of the action.
-            act: does it; it gets a function that logs a line, and returns its result.
-
-        Returns:
-            The action, and whether it was started now.
+        `act` gets a function that logs a line, and returns the action's result.
         """
         with self._lock:
             self._sweep()
-            standing = self._runs.get(name)
-            if standing is not None and standing[0].state == "running":
-                return standing[0], False
+            last = self._runs.get(name)
+            if last is not None and last[0].state == "running":
+                return last[0], False
             run = Run(name)
             self._runs[name] = run, self._clock()
         threading.Thread(target=self._act, args=(name, act), name=name, daemon=True).start()

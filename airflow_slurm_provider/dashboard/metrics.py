@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Query, Response
 
 from airflow_slurm_provider.coordinator.costs.actual import cost_so_far
-from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from airflow_slurm_provider.dashboard import views
 from airflow_slurm_provider.dashboard.cache import JobCache
 from airflow_slurm_provider.dashboard.dependencies import Site
 from slurm_worker.errors import ServiceError
+from slurm_worker.protocol.keys import JobId
 
 _MOST_JOBS = 20
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -43,6 +44,16 @@ METRICS = {
     "slurm_backfill_limit_used_total": ("counter", "Tokens that were reserved."),
     "slurm_backfill_dollars": ("gauge", "AWS requests so far, at list prices."),
     "slurm_backfill_anomalies_total": ("counter", "Alerts that were raised, by kind."),
+}
+
+#: The metrics that are numbers of a `models.JobSummary`.
+_OF_SUMMARY = {
+    "items": "items",
+    "items_ok": "ok",
+    "items_pending": "pending",
+    "rows": "rows",
+    "items_per_second": "rate",
+    "eta_seconds": "eta_s",
 }
 
 router = APIRouter()
@@ -81,7 +92,7 @@ def render(samples: Iterable[Sample]) -> str:
 def _samples(site: JobCache, most: int) -> Iterator[Sample]:
     try:
         found, _ = site.newest(0, most)
-        samples = [sample for seen in found for sample in _of_job(site, seen)]
+        samples = [sample for snapshot in found for sample in _of_job(site, snapshot)]
     except ServiceError:
         yield Sample("slurm_backfill_up", {"service": "table"}, 0)
         return
@@ -89,54 +100,48 @@ def _samples(site: JobCache, most: int) -> Iterator[Sample]:
     yield from samples
 
 
-def _of_job(site: JobCache, seen: Snapshot) -> Iterator[Sample]:
-    job = seen.job.job
-    summary = views.job_summary(seen)
-    name = "slurm_backfill_"
-    labels: dict[str, str] = {"job": job}
-    yield Sample(f"{name}items", labels, summary.items)
-    yield Sample(f"{name}items_ok", labels, summary.ok)
-    yield Sample(f"{name}items_pending", labels, summary.pending)
-    yield Sample(f"{name}rows", labels, summary.rows)
-    yield Sample(f"{name}items_per_second", labels, summary.rate)
-    if summary.eta_s is not None:
-        yield Sample(f"{name}eta_seconds", labels, summary.eta_s)
-    yield Sample(f"{name}leases_lost_total", labels, seen.lost)
-    spent = cost_so_far(seen.done, seen.rounds, seen.requests_of_open)
-    yield Sample(f"{name}dollars", labels, spent.dollars)
-    yield Sample(f"{name}job_state", {**labels, "state": summary.state}, 1)
+def _of_job(site: JobCache, snapshot: Snapshot) -> Iterator[Sample]:
+    job, summary = snapshot.job.job, views.job_summary(snapshot)
+    sample = partial(_sample, job)
+    for name, field in _OF_SUMMARY.items():
+        value = getattr(summary, field)
+        if value is not None:
+            yield sample(name, value)
+    yield sample("leases_lost_total", snapshot.lost)
+    spent = cost_so_far(snapshot.done, snapshot.rounds, snapshot.requests_of_open)
+    yield sample("dollars", spent.dollars)
+    yield sample("job_state", 1, state=summary.state)
     for error_class, count in summary.failed.items():
-        yield Sample(f"{name}items_failed", {**labels, "class": error_class}, count)
+        yield sample("items_failed", count, **{"class": error_class})
     for state, count in summary.tasks.items():
-        yield Sample(f"{name}tasks", {**labels, "state": state}, count)
+        yield sample("tasks", count, state=state)
     kinds = Counter(alert.kind.value for alert in site.alerts(job))
     for kind, count in sorted(kinds.items()):
-        yield Sample(f"{name}anomalies_total", {**labels, "kind": kind}, count)
+        yield sample("anomalies_total", count, kind=kind)
     if summary.state != "complete":
-        yield from _of_running(site, seen)
+        yield from _of_running(site, job)
 
 
-def _of_running(site: JobCache, seen: Snapshot) -> Iterator[Sample]:
+def _of_running(site: JobCache, job: JobId) -> Iterator[Sample]:
     """Metrics that change only while workers run: the cluster's, and the limits'."""
-    labels: dict[str, str] = {"job": seen.job.job}
+    sample = partial(_sample, job)
     try:
-        array = site.arrays(seen.job.job)
+        array = site.arrays(job)
     except ServiceError:
-        yield Sample("slurm_backfill_up", {**labels, "service": "cluster"}, 0)
+        yield sample("up", 0, service="cluster")
     else:
-        yield Sample("slurm_backfill_up", {**labels, "service": "cluster"}, 1)
-        yield Sample("slurm_backfill_workers_alive", labels, array.alive if array else 0)
+        yield sample("up", 1, service="cluster")
+        yield sample("workers_alive", array.alive if array else 0)
         for state, count in (array.counts() if array else {}).items():
-            yield Sample("slurm_backfill_workers", {**labels, "state": state}, count)
-    for limit in site.limits(seen.job.job):
-        yield from _of_limit(labels, limit)
+            yield sample("workers", count, state=state)
+    for limit in site.limits(job):
+        yield sample("limit_rate", limit.current_rate, limit=limit.name)
+        yield sample("limit_configured_rate", limit.rate, limit=limit.name)
+        yield sample("limit_used_total", limit.used, limit=limit.name)
 
 
-def _of_limit(labels: dict[str, str], limit: LimitState) -> Iterator[Sample]:
-    named = {**labels, "limit": limit.name}
-    yield Sample("slurm_backfill_limit_rate", named, limit.current_rate)
-    yield Sample("slurm_backfill_limit_configured_rate", named, limit.rate)
-    yield Sample("slurm_backfill_limit_used_total", named, limit.used)
+def _sample(job: str, name: str, value: float, **labels: str) -> Sample:
+    return Sample(f"slurm_backfill_{name}", {"job": job, **labels}, value)
 
 
 def _escape(value: str) -> str:

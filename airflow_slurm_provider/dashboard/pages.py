@@ -60,7 +60,7 @@ def task_page(request: Request, user: Reader, site: Site, job: Job, task: Task) 
 
 
 def note_root(request: Request) -> str:
-    """Note the path below which the application is mounted, before anything is routed."""
+    """Store the path below which the application is mounted, before anything is routed."""
     root = str(request.scope.get("root_path", "")).rstrip("/")
     request.scope[_ROOT] = root
     return root

@@ -18,13 +18,13 @@ _IN_SNAPSHOT = {TaskState.LEASED, TaskState.FAILED, TaskState.QUARANTINED}
 
 
 def page_of_tasks(
-    services: Services, seen: Snapshot, state: TaskState | None, after: str, limit: int
+    services: Services, snapshot: Snapshot, state: TaskState | None, after: str, limit: int
 ) -> models.TaskList:
     """A page of tasks.
 
     Args:
         services: the edges.
-        seen: the job.
+        snapshot: the job.
         state: of these only.
         after: where the page before ended; empty for the first.
         limit: at most so many.
@@ -32,31 +32,34 @@ def page_of_tasks(
     shard_text, _, sk = after.partition(":")
     place = (int(shard_text or 0), sk)
     if state in _IN_SNAPSHOT:
-        return _of_snapshot(seen, state, place, limit)
-    return _of_table(services, seen, state, place, limit)
+        return _of_snapshot(snapshot, state, place, limit)
+    return _of_table(services, snapshot, state, place, limit)
 
 
 def _of_snapshot(
-    seen: Snapshot, state: TaskState | None, place: tuple[int, str], limit: int
+    snapshot: Snapshot, state: TaskState | None, place: tuple[int, str], limit: int
 ) -> models.TaskList:
-    shards = seen.job.shards
+    shards = snapshot.job.shards
     rows = sorted(
-        (row for row in (*seen.leased, *seen.ended) if row.state is state),
+        (row for row in (*snapshot.leased, *snapshot.ended) if row.state is state),
         key=lambda row: _place(row, shards),
     )
     left = [row for row in rows if _place(row, shards) > place]
-    return _list(left[:limit], shards, more=len(left) > limit)
+    if len(left) <= limit:
+        return _list(left)
+    shard, sk = _place(left[limit - 1], shards)
+    return _list(left[:limit], f"{shard}:{sk}")
 
 
 def _of_table(
     services: Services,
-    seen: Snapshot,
+    snapshot: Snapshot,
     state: TaskState | None,
     place: tuple[int, str],
     limit: int,
 ) -> models.TaskList:
-    shards = seen.job.shards
-    table = services.tasks(seen.job)
+    shards = snapshot.job.shards
+    table = services.tasks(snapshot.job)
     shard, after = place
     found: list[TaskRow] = []
     size = limit + 1 if state is None else _PAGE
@@ -67,21 +70,16 @@ def _of_table(
             if state in (None, row.state):
                 found.append(row)
             if len(found) == limit:
-                return _list(found, shards, more=True)
+                return _list(found, f"{shard}:{after}")
         if len(rows) < size:
             shard, after = shard + 1, ""
         if shard >= shards:
-            return _list(found, shards, more=False)
-    summaries = [views.task_summary(row) for row in found]
-    return models.TaskList(tasks=summaries, next=f"{shard}:{after}")
+            return _list(found)
+    return _list(found, f"{shard}:{after}")
 
 
-def _list(rows: list[TaskRow], shards: int, *, more: bool) -> models.TaskList:
-    goes_on = ""
-    if more and rows:
-        shard, sk = _place(rows[-1], shards)
-        goes_on = f"{shard}:{sk}"
-    return models.TaskList(tasks=[views.task_summary(row) for row in rows], next=goes_on)
+def _list(rows: list[TaskRow], following: str = "") -> models.TaskList:
+    return models.TaskList(tasks=[views.task_summary(row) for row in rows], next=following)
 
 
 def _place(row: TaskRow, shards: int) -> tuple[int, str]:

@@ -13,7 +13,6 @@ from airflow_slurm_provider.coordinator.anomalies import RAISED
 from airflow_slurm_provider.coordinator.costs.actual import JobCost
 from airflow_slurm_provider.coordinator.costs.prices import PRICES_OF, REGION
 from airflow_slurm_provider.coordinator.status.eta import eta_of
-from airflow_slurm_provider.coordinator.status.failures import Group
 from airflow_slurm_provider.coordinator.status.progress import progress_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from airflow_slurm_provider.dashboard import models
@@ -147,11 +146,6 @@ def cost(found: JobCost) -> models.Cost:
     )
 
 
-def failure_group(group: Group) -> models.FailureGroup:
-    """One kind of failure."""
-    return models.FailureGroup.model_validate(group.to_dict())
-
-
 def task_summary(row: TaskRow) -> models.TaskSummary:
     """A task in a line."""
     return view(
@@ -192,15 +186,10 @@ def _marker(marker: Marker) -> models.MarkerView:
 
 def _shares(done: Mapping[str, WorkTotals], held: Counter[str], most: int) -> list[models.ShareRow]:
     """Nodes or workers: those that fail most first, then those that did most."""
-    empty = WorkTotals()
-    rows = [
-        _share(name, done.get(name, empty), held[name]) for name in sorted({*done, *held}) if name
-    ]
+    rows = []
+    for name in filter(None, {*done, *held}):
+        share = done.get(name, WorkTotals())
+        rate = round(share.failed / ((share.ok + share.failed) or 1), 6)
+        rows.append(view(models.ShareRow, share, name=name, error_rate=rate, leased=held[name]))
     rows.sort(key=lambda row: (-row.error_rate, -row.failed, -row.tasks, row.name))
     return rows[:most]
-
-
-def _share(name: str, share: WorkTotals, leased: int) -> models.ShareRow:
-    items = share.ok + share.failed
-    error_rate = round(share.failed / items, 6) if items else 0.0
-    return view(models.ShareRow, share, name=name, error_rate=error_rate, leased=leased)

@@ -21,7 +21,7 @@ from airflow_slurm_provider.slurm.array_state import Element, Elements, element_
 from airflow_slurm_provider.slurm.states import ElementState, parse_state
 from airflow_slurm_provider.units import parse_accounted_size, parse_cpu_time, parse_slurm_time
 from slurm_worker.errors import ErrorClass
-from slurm_worker.node.exit_codes import WorkerExit
+from slurm_worker.node.slurm_job import WorkerExit
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ STATE_FIELDS = ("JobID", "State", "NodeList", "ExitCode")
 #: The fields of a full record, of elements and of their steps.
 RECORD_FIELDS = (*STATE_FIELDS, "Elapsed", "AllocCPUS", "TotalCPU", "ReqMem", "MaxRSS")
 
-#: The meaning of the exit codes in `slurm_worker.node.exit_codes`.
+#: The meaning of the exit codes in `slurm_worker.node.slurm_job`.
 _EXIT_CODES = {
     str(WorkerExit.CONFIG.value): ErrorClass.HANDLER_BUG,
     str(WorkerExit.INFRASTRUCTURE.value): ErrorClass.NODE_FAILURE,

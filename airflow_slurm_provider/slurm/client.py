@@ -112,8 +112,8 @@ class SlurmClient(JobQueries, RemoteFolder):
         result = self._transport.run("sbatch --version")
         if result.code:
             raise UserError(
-                f"cluster: sbatch does not run on the login node: {error_text(result)}; make it "
-                "available to non-interactive shells"
+                f"cluster: sbatch does not run on the login node: {error_text(result)}",
+                "make it available to non-interactive shells",
             )
         return result.stdout.strip()
 
@@ -206,7 +206,7 @@ class SlurmClient(JobQueries, RemoteFolder):
                 ids = named([array.slurm_job_id for array in sorted(alive)])
                 error = f" ({error_text(result)})" if result.code else ""
                 raise ServiceError(
-                    f"cluster: {ids} still waits or runs after scancel{error}; try again"
+                    f"cluster: {ids} still waits or runs after scancel{error}", "try again"
                 )
             pause = self._pause(pause)
         return sorted(found)
@@ -248,8 +248,8 @@ class SlurmClient(JobQueries, RemoteFolder):
                 deadline = min(deadline, self._clock() + self._times.unsure_s)
             if self._clock() > deadline:
                 raise ServiceError(
-                    f"cluster: it is not known yet whether Slurm took array {name}{error}; "
-                    "submit again to continue: it will not be submitted twice"
+                    f"cluster: it is not known yet whether Slurm took array {name}{error}",
+                    "submit again to continue: it will not be submitted twice",
                 )
             pause = self._pause(pause)
 
@@ -267,13 +267,13 @@ def _failure(result: CommandResult, place: str, name: str) -> UserError | Servic
         return unsafe_folder(result)
     if result.code == SubmitExit.CANCELLED:
         return SubmissionCancelledError(
-            f"cluster: the submission of {name} was cancelled before Slurm had its array; "
-            "submit again for a new one"
+            f"cluster: the submission of {name} was cancelled before Slurm had its array",
+            "submit again for a new one",
         )
     if result.code == SubmitExit.UNTRACEABLE:
         return ServiceError(
-            f"cluster: workers of array {name} have run, but Slurm has no record of them; write "
-            f"the array's job id into {place}/id, or remove that folder to submit again"
+            f"cluster: workers of array {name} have run, but Slurm has no record of them",
+            f"write the array's job id into {place}/id, or remove that folder to submit again",
         )
     return ServiceError(f"cluster: submission of {name} in {place} failed: {error_text(result)}")
 
@@ -281,7 +281,7 @@ def _failure(result: CommandResult, place: str, name: str) -> UserError | Servic
 def _refusal(result: CommandResult) -> SubmitRefusedError | ServiceError:
     message = f"slurm: sbatch refused the array: {error_text(result)}"
     if _SUBMIT_LIMIT.search(message):
-        return SubmitLimitError(f"{message}; submit again when fewer jobs are in the queue")
+        return SubmitLimitError(message, "submit again when fewer jobs are in the queue")
     if any(words in message.lower() for words in _TEMPORARY):
-        return ServiceError(f"{message}; submit again later")
-    return SubmitRefusedError(f"{message}; correct the slurm section")
+        return ServiceError(message, "submit again later")
+    return SubmitRefusedError(message, "correct the slurm section")

@@ -104,7 +104,8 @@ class Survey:
         if result.code:
             raise UserError(
                 f"cluster.remote_dir: {self._remote_dir!r} can't be written on the login node "
-                f"({error_text(result)}); name a folder that belongs to the account"
+                f"({error_text(result)})",
+                "name a folder that belongs to the account",
             )
         path, filesystem = [*result.stdout.splitlines(), ""][:2]
         return Folder(path, filesystem)

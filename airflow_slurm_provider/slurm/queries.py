@@ -196,7 +196,7 @@ class JobQueries:
         """The output of ``squeue`` for the account's own jobs."""
         result = self._transport.run(f"squeue -h -u {_ME} {chosen} -o {shlex.quote(fields)}")
         if result.code and "invalid job id" not in result.stderr.lower():
-            raise ServiceError(f"cluster: squeue failed: {error_text(result)}; try again")
+            raise ServiceError(f"cluster: squeue failed: {error_text(result)}", "try again")
         return "" if result.code else result.stdout
 
     def _accounting(self, flags: str, chosen: str, fields: str) -> str | None:
@@ -206,7 +206,7 @@ class JobQueries:
             return result.stdout
         if keeps_no_accounting(result):
             return None
-        raise ServiceError(f"cluster: sacct failed: {error_text(result)}; try again")
+        raise ServiceError(f"cluster: sacct failed: {error_text(result)}", "try again")
 
 
 def pieces(values: Sequence[_T], most: int) -> Iterator[Sequence[_T]]:

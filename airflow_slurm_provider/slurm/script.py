@@ -73,7 +73,9 @@ def directives(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         # sbatch reads its lines as a shell would, except that it drops backslashes.
         if "\\" in argument:
-            raise UserError(f"slurm: {argument!r} holds a backslash, which sbatch drops; remove it")
+            raise UserError(
+                f"slurm: {argument!r} holds a backslash, which sbatch drops", "remove it"
+            )
     return [f"#SBATCH {quote(argument)}" for argument in arguments]
 
 

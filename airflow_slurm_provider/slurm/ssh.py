@@ -86,7 +86,8 @@ class SshTransport:
                 self._retire(connection)
                 raise ServiceError(
                     f"cluster: the SSH connection to {connection.host} broke "
-                    f"({type(error).__name__}: {error}); try again to open a new one"
+                    f"({type(error).__name__}: {error})",
+                    "try again to open a new one",
                 ) from error
             finally:
                 channel.close()
@@ -124,8 +125,8 @@ class SshTransport:
                 self._leave(connection)
                 if refused > _SESSIONS_REFUSED_S:
                     raise ServiceError(
-                        f"cluster: {connection.host} refuses more sessions ({error.text}); try "
-                        "again later"
+                        f"cluster: {connection.host} refuses more sessions ({error.text})",
+                        "try again later",
                     ) from error
                 self._sleep(pause)
                 refused, pause = refused + pause, 2 * pause
@@ -134,7 +135,7 @@ class SshTransport:
                 self._leave(connection)
                 if replaced:
                     raise ServiceError(
-                        f"cluster: {connection.host} opens no session ({error}); try again"
+                        f"cluster: {connection.host} opens no session ({error})", "try again"
                     ) from error
                 replaced = True
 
@@ -257,15 +258,15 @@ def explain_failure(error: Exception) -> SlurmWorkerError:
     if isinstance(error, paramiko.AuthenticationException) or "authentication methods" in str(
         error
     ):
-        return UserError(f"cluster: the login was refused ({error}); check user, key and agent")
+        return UserError(f"cluster: the login was refused ({error})", "check user, key and agent")
     if isinstance(error, paramiko.BadHostKeyException):
         return UserError(
-            f"cluster.known_hosts: the key of {error.hostname!r} is not the known one; if the node "
-            "was reinstalled, replace its line; if not, somebody may be listening in"
+            f"cluster.known_hosts: the key of {error.hostname!r} is not the known one",
+            "if the node was reinstalled, replace its line; if not, somebody may be listening in",
         )
     if isinstance(error, OSError):
-        return HostUnreachable(f"cluster.host: can't be reached ({error}); check host and port")
-    return ServiceError(f"cluster: SSH: {error}; try again")
+        return HostUnreachable(f"cluster.host: can't be reached ({error})", "check host and port")
+    return ServiceError(f"cluster: SSH: {error}", "try again")
 
 
 def open_paramiko(
@@ -323,7 +324,7 @@ def _load_host_keys(client: paramiko.SSHClient, known_hosts: str | None) -> None
         if _SYSTEM_KNOWN_HOSTS.is_file():
             client.load_system_host_keys(str(_SYSTEM_KNOWN_HOSTS))
     except (paramiko.SSHException, InvalidHostKey, OSError) as error:
-        raise UserError(f"cluster.known_hosts: can't be read ({error}); correct it") from error
+        raise UserError(f"cluster.known_hosts: can't be read ({error})", "correct it") from error
 
 
 def _load_key(name: str) -> paramiko.PKey | None:
@@ -335,14 +336,14 @@ def _load_key(name: str) -> paramiko.PKey | None:
         return None
     except (paramiko.SSHException, UnknownKeyType, ValueError, OSError) as error:
         raise UserError(
-            f"cluster.key_file: {name!r} is not a private key ({error}); name another file"
+            f"cluster.key_file: {name!r} is not a private key ({error})", "name another file"
         ) from error
 
 
 def _expand(field: str, name: str) -> str:
     path = Path(name).expanduser()
     if not path.is_file():
-        raise UserError(f"cluster.{field}: there is no file {name!r}; correct the path")
+        raise UserError(f"cluster.{field}: there is no file {name!r}", "correct the path")
     return str(path)
 
 
@@ -353,16 +354,16 @@ def _explain_for(
     explained = explain_failure(error)
     if isinstance(explained, HostUnreachable):
         return HostUnreachable(
-            f"cluster.host: {host!r} port {port} can't be reached ({error}); check both, and the "
-            "network"
+            f"cluster.host: {host!r} port {port} can't be reached ({error})",
+            "check both, and the network",
         )
     if explained is error or isinstance(error, paramiko.BadHostKeyException):
         return explained
     if isinstance(explained, UserError):
         key = f" {key_file!r} (in ssh-agent, where it is encrypted)" if key_file else " and agent"
         return UserError(
-            f"cluster: {host!r} refused the login of {user or 'this account'} ({error}); check "
-            f"user and key_file{key}"
+            f"cluster: {host!r} refused the login of {user or 'this account'} ({error})",
+            f"check user and key_file{key}",
         )
     return explained
 
@@ -380,6 +381,6 @@ class _RefuseUnknown(paramiko.MissingHostKeyPolicy):
         """Refuse, with the command that makes the host known."""
         host = hostname.removeprefix("[").split("]")[0]
         raise UserError(
-            f"cluster.known_hosts: the key of {hostname!r} ({key.get_name()}) is not known; "
-            f"compare and add it: ssh-keyscan -p {self._port} {host} >> known_hosts"
+            f"cluster.known_hosts: the key of {hostname!r} ({key.get_name()}) is not known",
+            f"compare and add it: ssh-keyscan -p {self._port} {host} >> known_hosts",
         )

@@ -93,7 +93,7 @@ class LocalTransport:
             )
         except OSError as error:
             raise ServiceError(
-                f"cluster: the command did not start ({error}); try again"
+                f"cluster: the command did not start ({error})", "try again"
             ) from error
         try:
             stdout, stderr = started.communicate(stdin, timeout)
@@ -110,10 +110,11 @@ def _home() -> Path:
     try:
         home = Path.home()
     except RuntimeError as error:
-        raise UserError("cluster: this account has no home folder; set HOME to one") from error
+        raise UserError("cluster: this account has no home folder", "set HOME to one") from error
     if not os.access(home, os.X_OK) or not home.is_dir():
         raise UserError(
-            f"cluster: HOME: this account can't enter {str(home)!r}; set HOME to one of its folders"
+            f"cluster: HOME: this account can't enter {str(home)!r}",
+            "set HOME to one of its folders",
         )
     return home
 
@@ -161,17 +162,15 @@ def unsafe_folder(result: CommandResult) -> UserError:
     reason, path = found.groups() if found else ("odd", "")
     name = "name a folder of this account, such as .airflow-slurm in its home folder"
     if reason == "odd":
-        return UserError(
-            f"cluster.remote_dir: can't tell who may change a part of its path; {name}"
-        )
+        return UserError("cluster.remote_dir: can't tell who may change a part of its path", name)
     if reason == "open":
         return UserError(
-            f"cluster.remote_dir: other users can write into {path!r} and change what jobs run; "
-            f"check it for files that are not yours and run chmod go-w on it, or {name}"
+            f"cluster.remote_dir: other users can write into {path!r} and change what jobs run",
+            f"check it for files that are not yours and run chmod go-w on it, or {name}",
         )
     return UserError(
-        f"cluster.remote_dir: {path!r} belongs to another user, who can change what jobs run; "
-        f"{name}"
+        f"cluster.remote_dir: {path!r} belongs to another user, who can change what jobs run",
+        name,
     )
 
 

@@ -7,7 +7,7 @@ import uuid
 
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.ports import Applied, Refused, Rows, Statement
-from slurm_worker.protocol.shard_cursors import ShardCursors, Stage
+from slurm_worker.protocol.shard_progress import ShardCursors, Stage
 
 
 def raised(*log: str) -> Statement:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from slurm_worker.errors import ServiceError
 from slurm_worker.execution.throttle import TokenThrottle
 from slurm_worker.protocol.job_config import LimitConfig
-from slurm_worker.protocol.keys import limit_pk, limit_sk
+from slurm_worker.protocol.keys import LIMIT_SK, limit_pk
 from slurm_worker.protocol.ports import Rows, int_of
 from slurm_worker.rate_limits.limiter import RateLimiter, Stopped
 from slurm_worker.rate_limits.slices import bound as bound_of
@@ -180,7 +180,7 @@ class LimitSimulation:
                 number += 1
                 self._trouble(f"w{number}")
         # Right before midnight: what the day's calls have been charged.
-        row = self.rows.get(limit_pk(self.config.scope, self.config.name), limit_sk()) or {}
+        row = self.rows.get(limit_pk(self.config.scope, self.config.name), LIMIT_SK) or {}
         self.used = int_of(row, "used")
         self.schedule.sleep(self.before_s / 4)
         for each in self.live:

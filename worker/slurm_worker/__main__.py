@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from slurm_worker import __version__
 from slurm_worker.errors import ServiceError, UserError
-from slurm_worker.node.exit_codes import WorkerExit
+from slurm_worker.node.slurm_job import WorkerExit
 
 if TYPE_CHECKING:
     from slurm_worker.execution.flight_recorder import Recorder
@@ -56,7 +57,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from slurm_worker.node import process  # noqa: F401  all that a worker needs
 
     found = node_report.examine(_scratch(), arguments.table, arguments.objects)
-    print(node_report.as_line(found))  # noqa: T201
+    print(json.dumps(found, sort_keys=True))  # noqa: T201
     return 0
 
 
@@ -68,7 +69,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from slurm_worker.node.supervisor import Supervisor
 
     def child(folder: Path, recorder: Recorder, number: int, death: Death | None) -> int:
-        # What is heavy is imported by the processes that do the work, not by their parent.
+        # The processes that do the work import the heavy modules; their parent does not.
         from slurm_worker.node.process import work
 
         try:

@@ -54,22 +54,24 @@ class ErrorClass(str, Enum):
 class SlurmWorkerError(Exception):
     """Something went wrong in airflow-slurm-provider."""
 
-    def __init__(self, message: str = "") -> None:
-        super().__init__(message or self.__doc__)
+    def __init__(self, message: str = "", fix: str = "") -> None:
+        #: What happened, and what to do about it: the error's text without and with the fix.
+        self.problem, self.fix = message or self.__doc__ or "", fix
+        super().__init__(f"{self.problem}; {fix}" if fix else self.problem)
 
 
 class UserError(SlurmWorkerError):
-    """A configuration, argument or input is wrong; the message has field, value and fix."""
+    """A configuration, argument or input is wrong; the text has field, value and fix."""
 
-    def __init__(self, message: str = "") -> None:
-        super().__init__(printable_lines(message))
+    def __init__(self, message: str = "", fix: str = "") -> None:
+        super().__init__(printable_lines(message), printable_lines(fix))
 
 
 class ServiceError(SlurmWorkerError):
     """A service can't be reached, or refused the request."""
 
-    def __init__(self, message: str = "") -> None:
-        super().__init__(printable_lines(message))
+    def __init__(self, message: str = "", fix: str = "") -> None:
+        super().__init__(printable_lines(message), printable_lines(fix))
 
 
 class Throttled(ServiceError):
@@ -140,24 +142,17 @@ class RateLimited(ItemError):
 
 
 class FatalError(SlurmWorkerError):
-    """Nothing of this job can succeed (a wrong API key, say): stop all of its tasks."""
+    """Nothing of this job can succeed, as with a wrong API key: stop all of its tasks."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassRule:
-    """A job's rule for the class of its errors; each given condition must hold.
+    """A job's rule for the class of its errors; each given condition must hold."""
 
-    Args:
-        error_class: the class of exceptions that match.
-        exception: qualified name of the exception's class or of one of its bases.
-        message: a regular expression that is searched for in the exception's text.
-        status: the HTTP status that the exception carries.
-    """
-
-    error_class: ErrorClass
-    exception: str = ""
-    message: str = ""
-    status: int = 0
+    error_class: ErrorClass  #: the class of exceptions that match
+    exception: str = ""  #: qualified name of the exception's class or of one of its bases
+    message: str = ""  #: a regular expression that is searched for in the exception's text
+    status: int = 0  #: the HTTP status that the exception carries
 
     def matches(self, error: BaseException) -> bool:
         """Whether the rule is about this exception."""
@@ -278,7 +273,17 @@ def describe(error: BaseException, limit: int = 500) -> str:
     text = _text(error)
     if not text or not isinstance(error, SlurmWorkerError):
         text = f"{type(error).__name__}: {text}"
-    return encodable(" ".join(text.split()))[:limit]
+    return _one_line(text)[:limit]
+
+
+def problem_and_fix(error: BaseException, limit: int = 500) -> tuple[str, str]:
+    """`describe` in two parts, with at most `limit` characters of the first.
+
+    Errors of services and of users may have a fix; it is empty for all others.
+    """
+    if isinstance(error, (UserError, ServiceError)):
+        return _one_line(error.problem)[:limit], _one_line(error.fix)
+    return describe(error, limit), ""
 
 
 def retry_after_of(error: BaseException) -> float | None:
@@ -300,6 +305,10 @@ def _retry_after(error: BaseException) -> Any:
     response = getattr(error, "response", None)
     headers = getattr(error, "headers", None) or getattr(response, "headers", None)
     return None if headers is None else headers.get("Retry-After")
+
+
+def _one_line(text: str) -> str:
+    return encodable(" ".join(text.split()))
 
 
 def _text(error: BaseException) -> str:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 
 class FailureBudget:
-    """Counts failures in a row against the number that is allowed.
-
-    Args:
-        allowed: failures in a row that are tolerated; the next one is too many.
-    """
+    """Counts failures in a row; the one after the `allowed` number is too many."""
 
     def __init__(self, allowed: int) -> None:
         self._allowed = allowed
@@ -19,9 +15,8 @@ class FailureBudget:
     def allow(self, *, counts: bool = True) -> bool:
         """Record a failure; return whether to try again.
 
-        Args:
-            counts: False for a failure that alone is never a reason to give up, such as a
-                throttled request.
+        A failure that alone is never a reason to give up, such as a throttled request, does not
+        count.
         """
         self.failures += 1
         self._counted += counts

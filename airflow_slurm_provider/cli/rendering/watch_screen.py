@@ -93,7 +93,7 @@ def _bar(progress: Progress, outlook: Eta) -> RenderableType:
 
 def _pace(progress: Progress, outlook: Eta) -> Text:
     text = Text(f"{progress.ok:,} ok, {sum(progress.failed.values()):,} failed, ")
-    text.append(f"{progress.pending:,} to do")
+    text.append(f"{progress.pending:,} pending")
     if outlook.running_items:
         text.append(f" ({outlook.running_items:,} of them in running tasks, done)")
     if outlook.rate:

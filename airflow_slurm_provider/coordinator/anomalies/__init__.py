@@ -9,7 +9,6 @@ from airflow_slurm_provider.coordinator.anomalies.audit_log import read_alerts
 from airflow_slurm_provider.coordinator.anomalies.detector import Changes, Detector
 from airflow_slurm_provider.coordinator.anomalies.monitor import AnomalyMonitor
 from airflow_slurm_provider.coordinator.anomalies.observation import Observation
-from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import Thresholds
 
 __all__ = [
     "OVER",
@@ -20,6 +19,5 @@ __all__ = [
     "Changes",
     "Detector",
     "Observation",
-    "Thresholds",
     "read_alerts",
 ]

@@ -7,28 +7,23 @@ This is the rest: when something last ended, and the counters of some minutes ag
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from airflow_slurm_provider.coordinator.anomalies.observation import Observation
 from airflow_slurm_provider.coordinator.anomalies.statistics import Share
-from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import Thresholds
+from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import AnomaliesSection
 from slurm_worker.protocol.task_history import TaskEvent
 
 #: Samples per window: the resolution of "some minutes ago".
 _SAMPLES = 5
 #: Lost leases whose nodes are kept; more would not change a verdict.
-_MOST_LOSSES = 500
+_MOST_LOST = 500
 
 
 @dataclass(frozen=True, slots=True)
 class CounterSample:
-    """The counters at one time.
-
-    Args:
-        lost: leases lost by then.
-        used: tokens used by then, by limit.
-    """
+    """The leases lost by a time, and the tokens used by then, by limit."""
 
     at_ms: int
     lost: int
@@ -53,7 +48,7 @@ class Baseline:
         observed_ms: the last observation.
         samples: counters over the longest window.
         nodes: what nodes had done one and two windows ago.
-        losses: leases lost within the window, as time and node.
+        lost_leases: those within the window, as time and node.
     """
 
     ended: int = 0
@@ -62,14 +57,14 @@ class Baseline:
     observed_ms: int = 0
     samples: list[CounterSample] = field(default_factory=list)
     nodes: list[NodeSample] = field(default_factory=list)
-    losses: list[tuple[int, str]] = field(default_factory=list)
+    lost_leases: list[tuple[int, str]] = field(default_factory=list)
 
-    def update(self, observation: Observation, thresholds: Thresholds) -> None:
+    def update(self, observation: Observation, thresholds: AnomaliesSection) -> None:
         """Take an observation into account, before the rules judge it."""
         self._note_ends(observation)
         self._note_samples(observation, thresholds)
         self._note_nodes(observation, thresholds)
-        self._note_losses(observation, thresholds)
+        self._note_lost_leases(observation, thresholds)
         self.observed_ms = observation.at_ms
 
     def reset(self, observation: Observation) -> None:
@@ -89,15 +84,9 @@ class Baseline:
             "ended_ms": self.ended_ms,
             "since_ms": self.since_ms,
             "looked_ms": self.observed_ms,
-            "marks": [[sample.at_ms, sample.lost, dict(sample.used)] for sample in self.samples],
-            "nodes": [
-                [
-                    sample.at_ms,
-                    {name: [s.failed, s.tried, s.tasks] for name, s in sample.shares.items()},
-                ]
-                for sample in self.nodes
-            ],
-            "losses": [list(loss) for loss in self.losses],
+            "marks": [astuple(sample) for sample in self.samples],
+            "nodes": [astuple(sample) for sample in self.nodes],
+            "losses": self.lost_leases,
         }
 
     @classmethod
@@ -132,9 +121,9 @@ class Baseline:
             opened = max((round_row.opened_ms for round_row in snapshot.rounds), default=0)
             self.since_ms = observation.at_ms if self.observed_ms else max(opened, 1)
 
-    def _note_samples(self, observation: Observation, thresholds: Thresholds) -> None:
-        longest_ms = max(thresholds.window_s, thresholds.idle_after_s) * 1000
-        apart_ms = min(thresholds.window_s, thresholds.idle_after_s) * 1000 / _SAMPLES
+    def _note_samples(self, observation: Observation, thresholds: AnomaliesSection) -> None:
+        longest_ms = max(thresholds.window, thresholds.idle_after) * 1000
+        apart_ms = min(thresholds.window, thresholds.idle_after) * 1000 / _SAMPLES
         if self.samples and observation.at_ms < self.samples[-1].at_ms + apart_ms:
             return
         used = {limit.name: limit.used for limit in observation.limits}
@@ -143,21 +132,21 @@ class Baseline:
         while len(self.samples) > 1 and self.samples[1].at_ms <= observation.at_ms - longest_ms:
             del self.samples[0]
 
-    def _note_nodes(self, observation: Observation, thresholds: Thresholds) -> None:
-        if self.nodes and observation.at_ms < self.nodes[-1].at_ms + thresholds.window_s * 1000:
+    def _note_nodes(self, observation: Observation, thresholds: AnomaliesSection) -> None:
+        if self.nodes and observation.at_ms < self.nodes[-1].at_ms + thresholds.window * 1000:
             return
         # Work before the first observation counts too: the first base is empty.
         shares = node_shares(observation) if self.nodes else {}
         self.nodes = [*self.nodes[-1:], NodeSample(observation.at_ms, shares)]
 
-    def _note_losses(self, observation: Observation, thresholds: Thresholds) -> None:
-        from_ms = observation.at_ms - thresholds.window_s * 1000
-        found = {loss for loss in self.losses if loss[0] >= from_ms}
+    def _note_lost_leases(self, observation: Observation, thresholds: AnomaliesSection) -> None:
+        from_ms = observation.at_ms - thresholds.window * 1000
+        found = {(at_ms, node) for at_ms, node in self.lost_leases if at_ms >= from_ms}
         for row in observation.snapshot.leased:
             for entry in row.history:
                 if entry.event is TaskEvent.STOLEN and entry.at_ms >= from_ms:
                     found.add((entry.at_ms, node_of(entry.previous, observation.nodes)))
-        self.losses = sorted(found)[-_MOST_LOSSES:]
+        self.lost_leases = sorted(found)[-_MOST_LOST:]
 
 
 def node_shares(observation: Observation) -> dict[str, Share]:

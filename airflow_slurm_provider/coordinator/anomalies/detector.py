@@ -11,7 +11,7 @@ held for as long as its kind requires. It is over when the condition has not hel
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from airflow_slurm_provider.coordinator.anomalies import limit_rules, rules
@@ -20,7 +20,7 @@ from airflow_slurm_provider.coordinator.anomalies.baseline import Baseline
 from airflow_slurm_provider.coordinator.anomalies.observation import Observation
 from airflow_slurm_provider.coordinator.anomalies.rule_context import Finding, RuleContext
 from airflow_slurm_provider.coordinator.anomalies.rules import EXPLAINS, Rule
-from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import Thresholds
+from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import AnomaliesSection
 from slurm_worker.protocol.keys import JobState
 
 Key = tuple[AnomalyKind, str]
@@ -79,15 +79,12 @@ class Changes:
 class Detector:
     """Detects anomalies of one job; give it each observation, in order.
 
-    Args:
-        thresholds: when something is one.
-        baseline: what earlier observations have left.
-        episodes: those of earlier observations.
+    `baseline` and `episodes` are what earlier observations have left.
     """
 
     def __init__(
         self,
-        thresholds: Thresholds,
+        thresholds: AnomaliesSection,
         baseline: Baseline | None = None,
         episodes: Mapping[Key, Episode] | None = None,
     ) -> None:
@@ -117,13 +114,13 @@ class Detector:
         return {
             "memory": self._baseline.to_dict(),
             "episodes": [
-                [kind.value, subject, *_fields(episode)]
+                [kind.value, subject, *astuple(episode)]
                 for (kind, subject), episode in self._episodes.items()
             ],
         }
 
     @classmethod
-    def from_dict(cls, thresholds: Thresholds, raw: Mapping[str, Any]) -> Detector:
+    def from_dict(cls, thresholds: AnomaliesSection, raw: Mapping[str, Any]) -> Detector:
         """Read what `to_dict` wrote."""
         episodes = {
             (AnomalyKind(kind), subject): Episode(*rest) for kind, subject, *rest in raw["episodes"]
@@ -157,9 +154,8 @@ class Detector:
         episode = self._episodes.setdefault(finding.key, Episode())
         episode.since_ms = episode.since_ms or observation.at_ms
         episode.held_ms, episode.clear = observation.at_ms, 0
-        least_ms = (
-            self.thresholds.limit_after_s * 1000 if finding.kind is AnomalyKind.LIMIT_STARVED else 0
-        )
+        late = finding.kind is AnomalyKind.LIMIT_STARVED
+        least_ms = self.thresholds.limit_after * 1000 if late else 0
         if episode.open or observation.at_ms < episode.since_ms + least_ms:
             return None
         episode.open, episode.number = True, episode.number + 1
@@ -177,7 +173,7 @@ class Detector:
 
     def _calm(self, observation: Observation, findings: Mapping[Key, Finding]) -> list[Alert]:
         """The episodes that are over: all at the job's end, since nothing changes any more."""
-        calm_ms = 0 if observation.finished else self.thresholds.calm_s * 1000
+        calm_ms = 0 if observation.finished else self.thresholds.calm * 1000
         over = []
         for (kind, subject), episode in self._episodes.items():
             if (kind, subject) in findings:
@@ -185,8 +181,8 @@ class Detector:
             episode.since_ms, episode.clear = 0, episode.clear + 1
             episode.held_ms = episode.held_ms or observation.at_ms
             # The last observation may be hours old: one clear observation is not enough.
-            seen = episode.clear >= _CLEAR_OBSERVATIONS or observation.finished
-            if episode.open and seen and observation.at_ms >= episode.held_ms + calm_ms:
+            clear = episode.clear >= _CLEAR_OBSERVATIONS or observation.finished
+            if episode.open and clear and observation.at_ms >= episode.held_ms + calm_ms:
                 episode.open = False
                 ended = Alert(observation.snapshot.job.job, kind, subject, episode.number, "", "")
                 over.append(ended.ended(observation.at_ms))
@@ -194,24 +190,12 @@ class Detector:
 
     def _forget(self) -> None:
         closed = [
-            key
+            (episode.held_ms, key)
             for key, episode in self._episodes.items()
             if not episode.open and not episode.since_ms
         ]
-        closed.sort(key=lambda key: self._episodes[key].held_ms)
-        for key in closed[: max(0, len(closed) - _MOST_OVER)]:
+        for _, key in sorted(closed)[: max(0, len(closed) - _MOST_OVER)]:
             del self._episodes[key]
-
-
-def _fields(episode: Episode) -> list[Any]:
-    return [
-        episode.number,
-        episode.open,
-        episode.since_ms,
-        episode.held_ms,
-        episode.clear,
-        dict(episode.numbers),
-    ]
 
 
 def _at_rest(observation: Observation) -> bool:

@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from airflow_slurm_provider.coordinator.anomalies.alert import AnomalyKind
-from airflow_slurm_provider.coordinator.anomalies.rule_context import (
-    WHOLE,
-    Finding,
-    RuleContext,
-)
+from airflow_slurm_provider.coordinator.anomalies.rule_context import WHOLE, Finding, RuleContext
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import LEAST_DURATIONS, LEAST_EXCESS
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.units import format_percent, format_seconds
@@ -52,10 +48,10 @@ def limit_starved(context: RuleContext) -> Iterator[Finding]:
 def limit_idle(context: RuleContext) -> Iterator[Finding]:
     """A rate limit is hardly used, while tasks wait for workers."""
     limits, baseline = context.thresholds, context.baseline
-    sample = baseline.sample_before(context.now_ms, limits.idle_after_s)
+    sample = baseline.sample_before(context.now_ms, limits.idle_after)
     if sample is None or not 0 < baseline.since_ms <= sample.at_ms:
         return
-    if not context.live or not context.ready:
+    if not context.live or not context.snapshot.ready:
         return
     seconds = (context.now_ms - sample.at_ms) / 1000
     for limit in context.observation.limits:
@@ -69,7 +65,7 @@ def limit_idle(context: RuleContext) -> Iterator[Finding]:
             limit.name,
             f"limit {limit.name} was used at {rate:.3g} tokens/s in the last "
             f"{format_seconds(seconds)}, {format_percent(rate / limit.current_rate)} of its "
-            f"{limit.current_rate:.3g}/s, while {context.ready:,} tasks wait",
+            f"{limit.current_rate:.3g}/s, while {context.snapshot.ready:,} tasks wait",
             _more_workers(context, limit, rate),
             {"used": round(rate, 4), "rate": limit.current_rate, "window_s": round(seconds, 1)},
         )

@@ -110,7 +110,7 @@ class AnomalyMonitor:
         detector = self._detector
         if detector is None:
             detector = self._detector = self._load(spec, snapshot)
-        detector.thresholds = spec.anomalies.resolve()
+        detector.thresholds = spec.anomalies
         changes = detector.observe(observe(self._services, spec, status, snapshot))
         for alert in changes.raised:
             self._raise(detector, alert)
@@ -154,7 +154,7 @@ class AnomalyMonitor:
 
     def _load(self, spec: JobSpec, snapshot: Snapshot) -> Detector:
         """The stored detector, with the alerts that the audit log has since."""
-        thresholds = spec.anomalies.resolve()
+        thresholds = spec.anomalies
         data = self._services.objects.get(self._services.paths(self._job_id).anomalies)
         raw: dict[str, Any] = {} if data is None else json.loads(data)
         if raw.get("v") == _VERSION and raw["created_ms"] == snapshot.job.created_ms:

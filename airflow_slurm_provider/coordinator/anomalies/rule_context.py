@@ -15,7 +15,7 @@ from airflow_slurm_provider.coordinator.anomalies.statistics import (
     Usual,
     usual_durations,
 )
-from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import LEAST_SINCE, Thresholds
+from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import LEAST_SINCE, AnomaliesSection
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from slurm_worker.protocol.tasks import TaskRow
 
@@ -54,7 +54,7 @@ class RuleContext:
 
     observation: Observation
     baseline: Baseline
-    thresholds: Thresholds
+    thresholds: AnomaliesSection
     levels: Mapping[tuple[AnomalyKind, str], Mapping[str, float]]
 
     @property
@@ -66,11 +66,6 @@ class RuleContext:
     def now_ms(self) -> int:
         """When the job was observed."""
         return self.observation.at_ms
-
-    @property
-    def ready(self) -> int:
-        """Tasks that no worker holds."""
-        return self.snapshot.ready
 
     @cached_property
     def live(self) -> list[TaskRow]:
@@ -141,7 +136,10 @@ class RuleContext:
         """Whether tasks still end, or none is left to start: if not, all tasks are slow."""
         done = self.snapshot.done
         last_s = (max(done.timeline, default=0) + 1) * done.width_s
-        return not self.ready or self.now_ms / 1000 - last_s <= 2 * usual.median_s + done.width_s
+        return (
+            not self.snapshot.ready
+            or self.now_ms / 1000 - last_s <= 2 * usual.median_s + done.width_s
+        )
 
     def _ended_since(self, row: TaskRow) -> bool:
         """Whether enough other tasks have ended since this one was leased."""

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from airflow_slurm_provider.coordinator.anomalies.alert import AnomalyKind
 from airflow_slurm_provider.coordinator.anomalies.baseline import node_of
-from airflow_slurm_provider.coordinator.anomalies.rule_context import (
-    WHOLE,
-    Finding,
-    RuleContext,
-)
+from airflow_slurm_provider.coordinator.anomalies.rule_context import WHOLE, Finding, RuleContext
 from airflow_slurm_provider.coordinator.anomalies.statistics import (
     Share,
+    Timeline,
     at_least,
     exceeds,
     spread_of,
@@ -66,15 +63,15 @@ def stall(context: RuleContext) -> Iterator[Finding]:
     """Nothing ends, although tasks are held by live workers."""
     done, baseline = context.snapshot.done, context.baseline
     stragglers = len(context.slow) == len({row.owner for row in context.live}) <= MOST_NAMED
-    if not context.live or (stragglers and not context.ready):
+    if not context.live or (stragglers and not context.snapshot.ready):
         return
     since_ms = max(baseline.ended_ms, context.live[0].started_ms)
     still_s = (context.now_ms - since_ms) / 1000
-    window_s, known = context.thresholds.stall_first_s, "no task of this job has ended yet"
+    window_s, known = context.thresholds.stall_first, "no task of this job has ended yet"
     if context.usual is not None:
         usual, per_task = context.usual, (done.ok + done.failed.total()) / done.tasks
         longest_s = 2 * usual.median_s if per_task >= _MANY_ITEMS else usual.longest_s
-        window_s = max(context.thresholds.stall_s, longest_s)
+        window_s = max(context.thresholds.stall, longest_s)
         known = f"tasks of this job take {format_seconds(usual.median_s)} at the median"
     if still_s <= window_s:
         return
@@ -82,7 +79,7 @@ def stall(context: RuleContext) -> Iterator[Finding]:
         AnomalyKind.STALL,
         WHOLE,
         f"no item has ended for {format_seconds(still_s)}; live workers hold "
-        f"{len(context.live):,} tasks, and {context.ready:,} wait ({known}; the limit is "
+        f"{len(context.live):,} tasks, and {context.snapshot.ready:,} wait ({known}; the limit is "
         f"{format_seconds(window_s)})",
         "check what the handler waits for (slurmctl logs); with worker.item_timeout an item that "
         "hangs fails with class timeout",
@@ -112,7 +109,7 @@ def _rise(context: RuleContext, name: str, recent: int, last: int) -> Finding | 
     It must still be in the shortest stretch, since the bucket `last`.
     """
     timeline, limits = context.timeline, context.thresholds
-    # One bad task, however many of its items failed, is no rise.
+    # One bad task is not a rise, however many of its items failed.
     if sum(bucket.touched[name] for bucket in timeline.buckets[recent:]) < LEAST_TOUCHED:
         return None
     now, before = timeline.share(name, recent), timeline.share(name, 0, recent)
@@ -131,22 +128,30 @@ def _rise(context: RuleContext, name: str, recent: int, last: int) -> Finding | 
         rises = lasts and before.enough and exceeds(now, before, limits.error_rise)
     if not rises or _of_one_node(context, base + limits.error_rise):
         return None
-    return _error_finding(context, name, now, base, recent)
+    seconds = (len(timeline.buckets) - recent) * timeline.width_s
+    return Finding(
+        AnomalyKind.ERROR_RATE,
+        name,
+        f"{format_percent(now.value)} of the {now.tried:,} items of the last "
+        f"{format_seconds(seconds)} failed with {name}; before it was {format_percent(base)}",
+        f"slurmctl errors --class {name} shows examples; to stop the job, use slurmctl pause; "
+        "retry the class when the cause is fixed",
+        _rounded(share=now.value, before=base) | {"failed": now.failed, "items": now.tried},
+    )
 
 
 def throughput(context: RuleContext) -> Iterator[Finding]:
     """Far fewer items end per second than did before."""
-    if not context.ready or not context.usual or not context.baseline.since_ms:
+    if not context.snapshot.ready or not context.usual or not context.baseline.since_ms:
         return
     done, limits = context.snapshot.done, context.thresholds
-    timeline = type(context.timeline).of(
-        done, max(context.round_ms, context.baseline.since_ms), context.now_ms
-    )
+    since_ms = max(context.round_ms, context.baseline.since_ms)
+    timeline = Timeline.of(done, since_ms, context.now_ms)
     tasks = sum(bucket.tasks for bucket in timeline.buckets)
     if not tasks:
         return
     rate = tasks / (len(timeline.buckets) * timeline.width_s)
-    width_s = max(limits.window_s / 5, 2 * context.usual.median_s, LEAST_PER_WINDOW / rate)
+    width_s = max(limits.window / 5, 2 * context.usual.median_s, LEAST_PER_WINDOW / rate)
     length = math.ceil(width_s / timeline.width_s)
     # In the first one the workers were started.
     windows = timeline.windows(length)[1:]
@@ -222,7 +227,7 @@ def bad_node(context: RuleContext) -> Iterator[Finding]:
     """Items fail, or leases are lost, on one node and not on the others."""
     shares = context.nodes
     for name, share in shares.items():
-        others = _sum(share for other, share in shares.items() if other != name)
+        others = _others(shares, name)
         if not share.enough or not others.enough:
             continue
         if exceeds(share, others, context.thresholds.node_rise):
@@ -232,12 +237,8 @@ def bad_node(context: RuleContext) -> Iterator[Finding]:
                 f"{format_percent(share.value)} of {share.tried:,} items failed on node {name}; "
                 f"on the other nodes {format_percent(others.value)} of {others.tried:,}",
                 _node_advice(name),
-                {
-                    "share": round(share.value, 4),
-                    "others": round(others.value, 4),
-                    "items": share.tried,
-                    "tasks": share.tasks,
-                },
+                _rounded(share=share.value, others=others.value)
+                | {"items": share.tried, "tasks": share.tasks},
             )
     yield from _losing_node(context)
 
@@ -246,7 +247,7 @@ def lease_loss(context: RuleContext) -> Iterator[Finding]:
     """Many leases ran out: workers die, freeze, or can't reach the table."""
     limits = context.thresholds
     baseline = context.baseline
-    sample = baseline.sample_before(context.now_ms, limits.window_s)
+    sample = baseline.sample_before(context.now_ms, limits.window)
     sample = sample or next(iter(baseline.samples), None)
     lost = max(0, context.snapshot.lost - sample.lost) if sample is not None else 0
     overdue = len(context.overdue)
@@ -256,7 +257,7 @@ def lease_loss(context: RuleContext) -> Iterator[Finding]:
     yield Finding(
         AnomalyKind.LEASE_LOSS,
         WHOLE,
-        f"{lost:,} leases were lost within {format_seconds(limits.window_s)}, and workers have "
+        f"{lost:,} leases were lost within {format_seconds(limits.window)}, and workers have "
         f"stopped renewing {overdue:,} more; they renew {len(context.live):,}",
         "slurmctl status shows how workers died (memory, time limit, node); if none died, they "
         "can't reach the table, or lease.ttl is too short",
@@ -270,7 +271,7 @@ def _stretches(context: RuleContext) -> list[int]:
     The shortest holds just enough tasks. If it began in a bad time, the time before is bad as well.
     So longer ones follow, up to the window, for a first observation that comes late.
     """
-    timeline, window_s = context.timeline, context.thresholds.window_s
+    timeline, window_s = context.timeline, context.thresholds.window
     least = math.ceil(window_s / 5 / timeline.width_s)
     count, tasks, items = len(timeline.buckets), 0, 0
     found: list[int] = []
@@ -286,27 +287,6 @@ def _stretches(context: RuleContext) -> list[int]:
     return found
 
 
-def _error_finding(
-    context: RuleContext, name: str, now: Share, base: float, recent: int
-) -> Finding:
-    timeline = context.timeline
-    seconds = (len(timeline.buckets) - recent) * timeline.width_s
-    return Finding(
-        AnomalyKind.ERROR_RATE,
-        name,
-        f"{format_percent(now.value)} of the {now.tried:,} items of the last "
-        f"{format_seconds(seconds)} failed with {name}; before it was {format_percent(base)}",
-        f"slurmctl errors --class {name} shows examples; to stop the job, use slurmctl pause; "
-        "retry the class when the cause is fixed",
-        {
-            "share": round(now.value, 4),
-            "before": round(base, 4),
-            "failed": now.failed,
-            "items": now.tried,
-        },
-    )
-
-
 def _of_one_node(context: RuleContext, most: float) -> bool:
     """Whether there is no rise without one node, even if it is too early to report that node.
 
@@ -314,7 +294,7 @@ def _of_one_node(context: RuleContext, most: float) -> bool:
     share is compared with that of the others, and theirs with the limit.
     """
     for name, share in context.nodes.items():
-        others = _sum(theirs for other, theirs in context.nodes.items() if other != name)
+        others = _others(context.nodes, name)
         worse = share.failed and share.value >= SHARE_RATIO * others.value
         if others.tasks and worse and others.value < most:
             return True
@@ -326,21 +306,21 @@ def _losing_node(context: RuleContext) -> Iterator[Finding]:
     if (AnomalyKind.LEASE_LOSS, WHOLE) in context.levels:
         return
     nodes = context.observation.nodes
-    losses = Counter(node for _, node in context.baseline.losses if node)
-    losses.update(node for row in context.overdue if (node := node_of(row.owner, nodes)))
+    lost_on = Counter(node for _, node in context.baseline.lost_leases if node)
+    lost_on.update(node for row in context.overdue if (node := node_of(row.owner, nodes)))
     workers = Counter(nodes.values())
-    for name, lost in losses.items():
+    for name, lost in lost_on.items():
         if lost < context.thresholds.losses or workers[name] == workers.total():
             continue
-        chance = at_least(lost, losses.total(), workers[name] / workers.total())
+        chance = at_least(lost, lost_on.total(), workers[name] / workers.total())
         if chance <= MOST_CHANCE:
             yield Finding(
                 AnomalyKind.BAD_NODE,
                 name,
-                f"{lost:,} of {losses.total():,} leases that were lost, or are not renewed, were "
+                f"{lost:,} of {lost_on.total():,} leases that were lost, or are not renewed, were "
                 f"held on node {name}, which has {workers[name]:,} of {workers.total():,} workers",
                 _node_advice(name),
-                {"lost": lost, "of": losses.total(), "chance": round(chance, 6)},
+                {"lost": lost, "of": lost_on.total(), "chance": round(chance, 6)},
             )
 
 
@@ -351,11 +331,13 @@ def _node_advice(name: str) -> str:
     )
 
 
-def _sum(shares: Iterator[Share]) -> Share:
-    total = Share()
-    for share in shares:
-        total += share
-    return total
+def _others(shares: Mapping[str, Share], name: str) -> Share:
+    """What all nodes have in sum except this one."""
+    return sum((share for other, share in shares.items() if other != name), Share())
+
+
+def _rounded(**shares: float) -> dict[str, float]:
+    return {name: round(share, 4) for name, share in shares.items()}
 
 
 def no_progress(context: RuleContext) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import (
     SHARE_DEVIATIONS,
     SHARE_RATIO,
     STRAGGLER_DEVIATIONS,
-    Thresholds,
+    AnomaliesSection,
 )
 from slurm_worker.protocol.job_totals import PER_DOUBLING, JobTotals, TimeBucket
 
@@ -31,15 +31,15 @@ class Usual:
 
     Args:
         median_s: the median.
-        longest_s: longer than this is no chance: the median and some robust deviations, on
-            the logarithm, since durations are skewed.
+        longest_s: longer than this is not by chance: the median and some robust deviations,
+            on the logarithm, since durations are skewed.
     """
 
     median_s: float
     longest_s: float
 
 
-def usual_durations(done: JobTotals, thresholds: Thresholds) -> Usual | None:
+def usual_durations(done: JobTotals, thresholds: AnomaliesSection) -> Usual | None:
     """What is usual by the tasks that are done; None where those are too few."""
     if done.durations.total() < LEAST_DURATIONS:
         return None
@@ -50,7 +50,7 @@ def usual_durations(done: JobTotals, thresholds: Thresholds) -> Usual | None:
     upper = deviation * (1 + 2 * MAD_ERROR / math.sqrt(done.durations.total()))
     spread = 2 ** (STRAGGLER_DEVIATIONS * MAD_SCALE * upper / PER_DOUBLING)
     longest_s = median_s * max(thresholds.straggler_ratio, spread)
-    return Usual(median_s, max(thresholds.straggler_s, longest_s))
+    return Usual(median_s, max(thresholds.straggler, longest_s))
 
 
 def spread_of(values: Sequence[float]) -> tuple[float, float]:
@@ -61,7 +61,7 @@ def spread_of(values: Sequence[float]) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Failures among what was tried; `tasks` are the units that stand for themselves."""
+    """Failures among what was tried; `tasks` are the independent units."""
 
     failed: int = 0
     tried: int = 0

@@ -14,17 +14,8 @@ from itertools import pairwise
 from typing import Any
 
 from airflow_slurm_provider.coordinator import spec_store
-from airflow_slurm_provider.coordinator.costs.advice import JobProfile, LimitUse, advise
-from airflow_slurm_provider.coordinator.costs.prices import (
-    PRICES_OF,
-    REGION,
-    Bill,
-    bill_of,
-    ending_bill,
-    planning_bill,
-    reservations_of,
-    working_bill,
-)
+from airflow_slurm_provider.coordinator.costs import prices
+from airflow_slurm_provider.coordinator.costs.advice import JobProfile, advise
 from airflow_slurm_provider.coordinator.planning.bundle_size import bundle_of
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
@@ -49,8 +40,8 @@ class Spent:
         estimated: of the coordinator's planning, and of workers after their last marker.
     """
 
-    counted: Bill
-    estimated: Bill
+    counted: prices.Bill
+    estimated: prices.Bill
 
     @property
     def dollars(self) -> float:
@@ -89,7 +80,7 @@ class JobCost:
             "dollars_expected": round(self.expected, 8),
             "counted": self.spent.counted.to_dict(),
             "estimated": self.spent.estimated.to_dict(),
-            "prices": {"region": REGION, "of": PRICES_OF},
+            "prices": {"region": prices.REGION, "of": prices.PRICES_OF},
             "cluster": self.efficiency.to_dict() if self.efficiency else None,
             "problem": self.problem,
             "advice": list(self.advice),
@@ -116,42 +107,29 @@ def read_cost(services: Services, job_id: JobId) -> JobCost:
         problem = "" if measured else "the cluster's accounting has no data on the job's arrays"
     except (ServiceError, UserError) as error:
         problem = str(error)
+    done, profile = snapshot.done, profile_of(snapshot.done, spec, efficiency)
+    work = expected_work(spec, done.tasks, profile.items, profile.workers, _busy_s(done))
     return JobCost(
         job_id=job_id,
-        tasks=snapshot.done.tasks,
-        items=snapshot.done.ok + snapshot.done.failed.total(),
-        spent=cost_so_far(snapshot.done, snapshot.rounds, snapshot.requests_of_open),
-        expected=expected_so_far(snapshot.done, snapshot.rounds, spec),
+        tasks=done.tasks,
+        items=profile.items,
+        spent=cost_so_far(done, snapshot.rounds, snapshot.requests_of_open),
+        expected=(_planned(snapshot.rounds) + work).dollars,
         efficiency=efficiency,
         problem=problem,
-        advice=tuple(advise(profile_of(snapshot.done, spec, efficiency))),
+        advice=tuple(advise(profile)),
     )
 
 
 def cost_so_far(
     done: JobTotals, rounds: Sequence[RoundRow], of_open: Mapping[str, int] | None = None
 ) -> Spent:
-    """A job's requests until now, from one snapshot; makes none itself.
+    """A job's requests until now, from fields of one `Snapshot`; makes none itself.
 
-    Args:
-        done: of all tasks that are done: `Snapshot.done`.
-        rounds: `Snapshot.rounds`.
-        of_open: `Snapshot.requests_of_open`.
+    `of_open` is its `requests_of_open`.
     """
-    counted = bill_of(done.requests) + bill_of(of_open or {})
-    return Spent(counted, _planned(rounds) + ending_bill(_workers(done)))
-
-
-def expected_so_far(done: JobTotals, rounds: Sequence[RoundRow], spec: JobSpec) -> float:
-    """Dollars for the tasks done so far, if none is tried twice; makes no request."""
-    work = working_bill(
-        done.tasks,
-        _workers(done),
-        busy_s=sum(share.busy_ms for share in done.workers.values()) / 1000,
-        heartbeat_s=spec.lease.heartbeat,
-        reservations=reservations(spec, done.ok + done.failed.total()),
-    )
-    return (_planned(rounds) + work).dollars
+    counted = prices.bill_of(done.requests) + prices.bill_of(of_open or {})
+    return Spent(counted, _planned(rounds) + prices.ending_bill(len(done.workers)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,23 +149,31 @@ def work_cost(snapshot: Snapshot, spec: JobSpec) -> WorkCost:
 
     `expected` is at least `_NEGLIGIBLE`, so that nobody gets an alert for cents.
     """
-    spent = (bill_of(snapshot.done.requests) + bill_of(snapshot.requests_of_open)).dollars
-    expected = _whole_work(snapshot, spec).dollars
+    done = snapshot.done
+    spent = (prices.bill_of(done.requests) + prices.bill_of(snapshot.requests_of_open)).dollars
+    tasks = sum(round_row.tasks for round_row in snapshot.rounds)
+    items = sum(round_row.items for round_row in snapshot.rounds)
+    workers = max(len(done.workers), min(tasks, spec.max_workers))
+    # As if all tasks were like those that are done.
+    busy_s = _busy_s(done) * tasks / done.tasks if done.tasks else 0.0
+    expected = expected_work(spec, tasks, items, workers, busy_s).dollars
     return WorkCost(round(spent, 8), round(max(_NEGLIGIBLE, expected), 8))
 
 
-def _whole_work(snapshot: Snapshot, spec: JobSpec) -> Bill:
-    """The expected requests of the workers, if all tasks are like those that are done."""
-    tasks = sum(round_row.tasks for round_row in snapshot.rounds)
-    items = sum(round_row.items for round_row in snapshot.rounds)
-    done = snapshot.done
-    busy_s = sum(share.busy_ms for share in done.workers.values()) / 1000
-    return working_bill(
+def expected_work(
+    spec: JobSpec, tasks: int, items: int, workers: int, busy_s: float
+) -> prices.Bill:
+    """The workers' requests, if no task is tried twice; `busy_s` is of all tasks together."""
+    reservations = sum(
+        prices.reservations_of(limit.rate, items, spec.max_workers, limit.quota_per_day)
+        for limit in spec.limits.values()
+    )
+    return prices.working_bill(
         tasks,
-        max(_workers(done), min(tasks, spec.max_workers)),
-        busy_s=busy_s * tasks / done.tasks if done.tasks else 0.0,
+        workers,
+        busy_s=busy_s,
         heartbeat_s=spec.lease.heartbeat,
-        reservations=reservations(spec, items),
+        reservations=reservations,
     )
 
 
@@ -198,14 +184,14 @@ def profile_of(done: JobTotals, spec: JobSpec, efficiency: Efficiency | None) ->
         tasks=done.tasks,
         items=done.ok + done.failed.total(),
         bundle=bundle_of(spec),
-        workers=_workers(done),
+        workers=len(done.workers),
         calls=spec.worker.concurrency,
         median_s=done.quantile_ms(0.5) / 1000,
         slow_s=slow_s,
         span_s=_worked_s(done, slow_s),
         lost=done.lost,
         failed=dict(done.failed),
-        limits=tuple(LimitUse(name, limit.rate) for name, limit in spec.limits.items()),
+        limits={name: limit.rate for name, limit in spec.limits.items()},
         efficiency=efficiency,
     )
 
@@ -218,20 +204,11 @@ def _worked_s(done: JobTotals, slow_s: float) -> float:
     return (sum(gaps) + bool(buckets)) * done.width_s
 
 
-def _workers(done: JobTotals) -> int:
-    return len(done.workers)
+def _busy_s(done: JobTotals) -> float:
+    return sum(share.busy_ms for share in done.workers.values()) / 1000
 
 
-def _planned(rounds: Sequence[RoundRow]) -> Bill:
+def _planned(rounds: Sequence[RoundRow]) -> prices.Bill:
     # While a round is planned, its row has the number of tasks that are written.
     tasks = sum(max(round_row.tasks, round_row.cursor) for round_row in rounds)
-    return planning_bill(tasks, sum(round_row.items for round_row in rounds), len(rounds))
-
-
-def reservations(spec: JobSpec, items: int) -> int:
-    """Writes to the rows of the job's limits for so many items."""
-    limits = spec.limits.values()
-    return sum(
-        reservations_of(limit.rate, items, spec.max_workers, limit.quota_per_day)
-        for limit in limits
-    )
+    return prices.planning_bill(tasks, sum(round_row.items for round_row in rounds), len(rounds))

@@ -7,7 +7,7 @@ too little is known.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from airflow_slurm_provider.slurm.accounting import Efficiency
@@ -32,20 +32,11 @@ _TRANSIENT = ("network", "timeout", "rate_limited")
 
 
 @dataclass(frozen=True, slots=True)
-class LimitUse:
-    """A rate limit, in tokens a second."""
-
-    name: str
-    rate: float
-
-
-@dataclass(frozen=True, slots=True)
 class JobProfile:
     """A job's work so far, as the advice needs it.
 
     Args:
-        tasks: tasks that are done.
-        items: items in them.
+        tasks: those that are done; `items` are in them.
         bundle: items of a task, as configured.
         workers: processes that have done them.
         calls: items that one worker processes at the same time.
@@ -54,7 +45,7 @@ class JobProfile:
         span_s: seconds from the first task's end to the last one's, without pauses between rounds.
         lost: leases lost.
         failed: items that failed, by error class.
-        limits: the job's rate limits.
+        limits: the job's rate limits, in tokens a second, by name.
         efficiency: CPU and memory; None where Slurm did not report it.
     """
 
@@ -68,7 +59,7 @@ class JobProfile:
     span_s: float
     lost: int = 0
     failed: dict[str, int] = field(default_factory=dict)
-    limits: tuple[LimitUse, ...] = ()
+    limits: Mapping[str, float] = field(default_factory=dict)
     efficiency: Efficiency | None = None
 
 
@@ -146,22 +137,19 @@ def limit_advice(profile: JobProfile) -> Iterator[str]:
         return
     pace = profile.items / profile.span_s
     at_once = profile.workers * profile.calls
-    for limit in profile.limits:
-        if pace >= _FULL * limit.rate:
-            enough = math.ceil(limit.rate / profile.calls)
-            more = (
-                f"; for calls of t seconds, {limit.rate:g} * t / {profile.calls} workers are "
-                f"enough: {enough:,} for calls of 1 s; the job had {profile.workers:,}"
-            )
+    for name, rate in profile.limits.items():
+        if pace >= _FULL * rate:
+            enough = math.ceil(rate / profile.calls)
             yield (
-                f"limit {limit.name!r} of {limit.rate:g}/s is fully used ({pace:.3g} items/s): "
-                f"more workers would only wait{more}"
+                f"limit {name!r} of {rate:g}/s is fully used ({pace:.3g} items/s): more workers "
+                f"would only wait; for calls of t seconds, {rate:g} * t / {profile.calls} workers "
+                f"are enough: {enough:,} for calls of 1 s; the job had {profile.workers:,}"
             )
-        elif pace < _UNUSED * limit.rate:
-            wanted = math.ceil(profile.workers * limit.rate / pace)
+        elif pace < _UNUSED * rate:
+            wanted = math.ceil(profile.workers * rate / pace)
             yield (
-                f"{at_once:,} items at a time gave {pace:.3g} items/s, but limit {limit.name!r} "
-                f"allows {limit.rate:g}/s: {wanted:,} workers at this speed, or a higher "
+                f"{at_once:,} items at a time gave {pace:.3g} items/s, but limit {name!r} "
+                f"allows {rate:g}/s: {wanted:,} workers at this speed, or a higher "
                 "worker.concurrency, would use it"
             )
 

@@ -1,33 +1,25 @@
 """A dry run: what submitting a job would plan, start and cost. Writes nothing anywhere.
 
 The input is read from beginning to end, as `submit` reads it, so that what is wrong with it
-is found here too. Requests: those that read an input on S3. The cluster is asked for its
-largest array only, and does without an answer.
+is found here too. Requests: those that read an input on S3. The only question to the cluster is
+for its largest array; the dry run also works without an answer.
 """
 
 from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from airflow_slurm_provider.coordinator import spec_store
-from airflow_slurm_provider.coordinator.costs.actual import reservations
-from airflow_slurm_provider.coordinator.costs.prices import (
-    PRICES_OF,
-    REGION,
-    Bill,
-    merging_bill,
-    planning_bill,
-    working_bill,
-)
+from airflow_slurm_provider.coordinator.costs import prices
+from airflow_slurm_provider.coordinator.costs.actual import expected_work
 from airflow_slurm_provider.coordinator.inputs.reader import open_input
 from airflow_slurm_provider.coordinator.inputs.unique_keys import KeyCheck
 from airflow_slurm_provider.coordinator.planning import bundle_size
 from airflow_slurm_provider.coordinator.planning.planner import SEGMENT_ITEMS
-from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.services import Log, Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec
 from airflow_slurm_provider.coordinator.submission import upload
 from airflow_slurm_provider.coordinator.submission.workers import useful_workers
@@ -46,7 +38,7 @@ _FIRST = "000-1"
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What submitting a job would come to.
+    """The result of a dry run.
 
     Args:
         workers: as `submit` would start: no more than have something to do.
@@ -77,9 +69,9 @@ class Estimate:
     max_array_size: int | None
     shortest_s: float | None
     work_s: float | None
-    planning: Bill
-    working: Bill
-    merging: Bill
+    planning: prices.Bill
+    working: prices.Bill
+    merging: prices.Bill
     heartbeats: int
     resources: tuple[str, ...]
     cpu_hours_most: float | None
@@ -87,36 +79,24 @@ class Estimate:
     notes: tuple[str, ...]
 
     @property
-    def total(self) -> Bill:
+    def total(self) -> prices.Bill:
         """All requests."""
         return self.planning + self.working + self.merging
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
+        found = asdict(self)
+        for bill in ("planning", "working", "merging"):
+            del found[bill]
+            found[f"dollars_{bill}"] = round(getattr(self, bill).dollars, 8)
+        for name in ("arrays", "resources", "notes"):
+            found[name] = list(found[name])
+        found["heartbeats_per_worker_hour"] = found.pop("heartbeats")
         return {
-            "job_id": self.job_id,
-            "items": self.items,
-            "bundle": self.bundle,
-            "tasks": self.tasks,
-            "segments": self.segments,
-            "shards": self.shards,
-            "workers_asked": self.workers_asked,
-            "workers": self.workers,
-            "arrays": list(self.arrays),
-            "max_array_size": self.max_array_size,
-            "shortest_s": self.shortest_s,
-            "work_s": self.work_s,
+            **found,
             "requests": self.total.requests,
             "dollars": round(self.total.dollars, 8),
-            "dollars_planning": round(self.planning.dollars, 8),
-            "dollars_working": round(self.working.dollars, 8),
-            "dollars_merging": round(self.merging.dollars, 8),
-            "heartbeats_per_worker_hour": self.heartbeats,
-            "prices": {"region": REGION, "of": PRICES_OF},
-            "resources": list(self.resources),
-            "cpu_hours_most": self.cpu_hours_most,
-            "script": self.script,
-            "notes": list(self.notes),
+            "prices": {"region": prices.REGION, "of": prices.PRICES_OF},
         }
 
 
@@ -125,15 +105,15 @@ def estimate(
     config: Config,
     *,
     item_s: float | None = None,
-    log: Callable[[str], None] = lambda _: None,
+    log: Log = lambda _: None,
 ) -> Estimate:
     """What `submit` of the same config would do.
 
     Args:
-        services: the site; only read from.
+        services: only read from.
         config: the job.
         item_s: seconds per item, if known.
-        log: gets a line for each step.
+        log: gets a line per step.
 
     Raises:
         UserError: a mistake in the config or the input, as `submit` would report it.
@@ -163,15 +143,11 @@ def estimate(
         max_array_size=size,
         shortest_s=shortest_s,
         work_s=work_s,
-        planning=planning_bill(tasks, items),
-        working=working_bill(
-            tasks,
-            processes,
-            busy_s=(work_s or shortest_s or 0.0) * processes,
-            heartbeat_s=spec.lease.heartbeat,
-            reservations=reservations(spec, items),
+        planning=prices.planning_bill(tasks, items),
+        working=expected_work(
+            spec, tasks, items, processes, busy_s=(work_s or shortest_s or 0.0) * processes
         ),
-        merging=merging_bill(tasks),
+        merging=prices.merging_bill(tasks),
         heartbeats=round(3600 / spec.lease.heartbeat),
         resources=tuple(spec.slurm_options.arguments()),
         cpu_hours_most=_cpu_hours_most(spec, workers),
@@ -180,14 +156,14 @@ def estimate(
     )
 
 
-def _count(services: Services, spec: JobSpec, log: Callable[[str], None]) -> int:
+def _count(services: Services, spec: JobSpec, log: Log) -> int:
     count = 0
     with KeyCheck() as keys:
-        for _ in keys.watch(open_input(spec.source, services.bucket)):
+        for _ in keys.watch(open_input(spec.input, services.bucket)):
             count += 1
             if count % SEGMENT_ITEMS == 0:
                 log(f"read {count:,} items")
-        keys.check(lambda: open_input(spec.source, services.bucket))
+        keys.check(lambda: open_input(spec.input, services.bucket))
     return count
 
 

@@ -43,10 +43,11 @@ PRICES: Mapping[RequestKind, float] = {
     RequestKind.S3_DELETE: 0.0,
 }
 
-#: A planner's: code, configuration, the probe of conditional PUT, and checks of existing objects.
-_SUBMIT_PUTS, _SUBMIT_GETS, _SUBMIT_READS = 6, 4, 10
-#: Job, register, round, opening, intent, array, and two events of the audit log.
-_ROUND_WRITES = 8
+#: Of each submit: code, configuration, the draft's summary, and two to test conditional PUT.
+_SUBMIT_PUTS = 5
+#: Job, register, round, its opening and the job's, intent, arrays, two events of the audit log.
+_ROUND_WRITES = 9
+_ROUND_READS = 2
 _ROWS_PER_CURSOR = 2_000
 #: A worker reads configuration, code, the files of `setup`, and its shard.
 _START_GETS, _START_READS = 4, 2
@@ -95,13 +96,15 @@ def bill_of(requests: Mapping[str, int]) -> Bill:
 
 def planning_bill(tasks: int, items: int, rounds: int = 1) -> Bill:
     """The coordinator's requests to plan and submit so many tasks, with their rows."""
-    segments = math.ceil(items / SEGMENT_ITEMS)
+    segments, cursors = math.ceil(items / SEGMENT_ITEMS), math.ceil(tasks / _ROWS_PER_CURSOR)
     return bill_of(
         {
-            RequestKind.DYNAMO_WRITE: tasks + tasks // _ROWS_PER_CURSOR + rounds * _ROUND_WRITES,
-            RequestKind.DYNAMO_GET: rounds * _SUBMIT_READS,
+            RequestKind.DYNAMO_WRITE: tasks + cursors + rounds * _ROUND_WRITES,
+            RequestKind.DYNAMO_GET: rounds * _ROUND_READS,
+            RequestKind.DYNAMO_QUERY: rounds,
             RequestKind.S3_PUT: segments + rounds * _SUBMIT_PUTS,
-            RequestKind.S3_GET: rounds * _SUBMIT_GETS,
+            RequestKind.S3_LIST: rounds,
+            RequestKind.S3_GET: rounds,
         }
     )
 
@@ -119,8 +122,8 @@ def working_bill(
     Args:
         tasks: how many are done.
         workers: processes that work on them.
-        busy_s: seconds that the tasks take, together; a heartbeat each `heartbeat_s`.
-        heartbeat_s: the lease's.
+        busy_s: seconds that the tasks take, together.
+        heartbeat_s: seconds between two heartbeats of a task.
         reservations: slices of rate limits.
     """
     beats = int(busy_s / heartbeat_s)

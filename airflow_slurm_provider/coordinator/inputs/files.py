@@ -169,7 +169,9 @@ def _objects(path: str, bucket: Bucket) -> list[InputFile]:
     try:
         size = store.size(key) if key and not path.endswith("/") else None
         if size is not None:
-            return [_object(path, size, store, key)]
+            entry = next(iter(store.entries(key)), None)
+            changed = entry.modified if entry and entry.key == key else 0.0
+            return [InputFile(path, size, changed, (PurePosixPath(key).name,), key, store)]
         found = _below(store, name, f"{key}/" if key else "")
         if not found:
             # Some stores give the same answer for a missing object and a missing bucket.
@@ -182,12 +184,6 @@ def _objects(path: str, bucket: Bucket) -> list[InputFile]:
     if not found:
         raise _no_object(path, store, name, key)
     return found
-
-
-def _object(path: str, size: int, store: ObjectStore, key: str) -> InputFile:
-    entry = next(iter(store.entries(key)), None)
-    changed = entry.modified if entry and entry.key == key else 0.0
-    return InputFile(path, size, changed, (PurePosixPath(key).name,), key, store)
 
 
 def _below(store: ObjectStore, bucket: str, prefix: str) -> list[InputFile]:

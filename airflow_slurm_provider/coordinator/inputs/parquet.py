@@ -74,11 +74,7 @@ def _open(path: Path, **options: Any) -> pq.ParquetFile:
 
 
 def _old_times(file: pq.ParquetFile) -> list[str]:
-    """Columns of INT96, the time of old writers (Impala, Hive, Spark before 3).
-
-    Raises:
-        ValueError: naming a column that has them in lists or structs.
-    """
+    """Columns of INT96, the time of old writers (Impala, Hive, Spark before 3)."""
     columns = [file.schema.column(at) for at in range(len(file.schema))]
     old = [column for column in columns if column.physical_type == "INT96"]
     for column in old:
@@ -90,11 +86,7 @@ def _old_times(file: pq.ParquetFile) -> list[str]:
 
 
 def _check_whole(name: str, micros: pa.Array[Any], nanos: pa.Array[Any]) -> None:
-    """Refuse times that have digits below a microsecond.
-
-    Raises:
-        ValueError: naming the column.
-    """
+    """Refuse times that have digits below a microsecond."""
     # Both wrap in the same way where nanoseconds do, so the difference is exact.
     whole = pc.multiply(micros.cast(pa.int64()), 1000)
     if pc.any(pc.not_equal(whole, nanos.cast(pa.int64()))).as_py():
@@ -229,8 +221,12 @@ def _is_plain(column: pa.Array[Any]) -> bool:
 def _jsonable(value: Any, name: str) -> Any:
     if value is None or isinstance(value, (str, bool, int)):
         return value
+    if isinstance(value, float) and not math.isinf(value):
+        return None if math.isnan(value) else value
     if isinstance(value, float):
-        return _finite_or_none(value, name)
+        raise ValueError(
+            f"column {name!r} holds {value}, which JSON does not have; write null or a string"
+        )
     if isinstance(value, (dt.date, dt.time)):
         return value.isoformat()
     if isinstance(value, Decimal):
@@ -245,14 +241,4 @@ def _jsonable(value: Any, name: str) -> Any:
         return {field: _jsonable(element, name) for field, element in value.items()}
     raise ValueError(
         f"column {name!r} holds a {type(value).__name__}, which has no JSON form; cast the column"
-    )
-
-
-def _finite_or_none(value: float, name: str) -> float | None:
-    if math.isfinite(value):
-        return value
-    if math.isnan(value):
-        return None
-    raise ValueError(
-        f"column {name!r} holds {value}, which JSON does not have; write null or a string"
     )

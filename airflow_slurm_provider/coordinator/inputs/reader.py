@@ -28,12 +28,12 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 from airflow_slurm_provider.coordinator.inputs.files import Bucket, InputFile, find_files
+from airflow_slurm_provider.coordinator.spec.job_spec import InputSection
 from slurm_worker.errors import UserError
 from slurm_worker.results import jsonlines
 
@@ -44,14 +44,7 @@ _LISTED = 20
 #: A quote that is never closed makes the rest of the file one field; this bounds the memory.
 _MOST_FIELD_BYTES = 1 << 30
 #: Errors of reading that the file has caused.
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    OverflowError,
-    RecursionError,
-    csv.Error,
-    zlib.error,
-)
+_UNREADABLE = (OSError, ValueError, OverflowError, RecursionError, csv.Error, zlib.error)
 
 
 class InputFormat(str, Enum):
@@ -73,37 +66,18 @@ _FORMATS = ", ".join(form.value for form in InputFormat)
 _DELIMITERS = ",\t;|"
 
 
-@dataclass(frozen=True, slots=True)
-class InputSpec:
-    """Where the items are.
-
-    Args:
-        path: a local file or folder, ``s3://bucket/key`` or ``s3://bucket/folder/``.
-        key: the column that names each item; its values are strings or integers.
-        format: an `InputFormat`; if None, by the files' suffixes.
-    """
-
-    path: str
-    key: str
-    format: str | None = None
-
-
-def open_input(spec: InputSpec, bucket: Bucket) -> Iterator[tuple[str, Item]]:
+def open_input(spec: InputSection, bucket: Bucket) -> Iterator[tuple[str, Item]]:
     """Stream the (key, item) pairs in the order of the files.
 
-    Args:
-        spec: where the items are.
-        bucket: opens a bucket by its name.
-
     Raises:
-        UserError: in one line, naming the file, the row and what to do: at once for the
-            format, and for the rest while the rows are read.
+        UserError: naming the file, the row and what to do: at once for the format, and for the
+            rest while the rows are read.
     """
     input_format(spec)
     return _items(spec, bucket)
 
 
-def find_input(spec: InputSpec, bucket: Bucket) -> tuple[InputFormat, list[InputFile]]:
+def find_input(spec: InputSection, bucket: Bucket) -> tuple[InputFormat, list[InputFile]]:
     """The input's format, and its files in the order in which they are read.
 
     Raises:
@@ -128,7 +102,7 @@ def find_input(spec: InputSpec, bucket: Bucket) -> tuple[InputFormat, list[Input
     return form, files
 
 
-def input_format(spec: InputSpec) -> InputFormat | None:
+def input_format(spec: InputSection) -> InputFormat | None:
     """The format by `input.format` or the path's suffix; None if the files' suffixes decide."""
     if spec.format is not None:
         name = spec.format.lower().removesuffix(".gz")
@@ -152,7 +126,7 @@ def _no_format(path: str) -> UserError:
     )
 
 
-def _items(spec: InputSpec, bucket: Bucket) -> Iterator[tuple[str, Item]]:
+def _items(spec: InputSection, bucket: Bucket) -> Iterator[tuple[str, Item]]:
     form, files = find_input(spec, bucket)
     empty = True
     with tempfile.TemporaryDirectory(prefix="airflow-slurm-input-") as folder:
@@ -169,7 +143,6 @@ def _items(spec: InputSpec, bucket: Bucket) -> Iterator[tuple[str, Item]]:
 
 
 def _with_fields(file: InputFile, rows: Iterator[Item]) -> Iterator[Item]:
-    """Add the columns in the names of the file's folders."""
     for row in rows:
         for name, value in file.fields.items():
             if row.setdefault(name, value) != value:
@@ -195,7 +168,7 @@ def _numbered(file: InputFile, rows: Iterator[Item]) -> Generator[tuple[int, Ite
         ) from error
 
 
-def _no_column(spec: InputSpec, file: InputFile, number: int, item: Item) -> UserError:
+def _no_column(spec: InputSection, file: InputFile, number: int, item: Item) -> UserError:
     names = list(item)
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     near = difflib.get_close_matches(spec.key, names, 1)
@@ -206,7 +179,7 @@ def _no_column(spec: InputSpec, file: InputFile, number: int, item: Item) -> Use
     )
 
 
-def _key_of(value: object, spec: InputSpec, file: InputFile, number: int) -> str:
+def _key_of(value: object, spec: InputSection, file: InputFile, number: int) -> str:
     where = f"input.key: {file.name}: row {number}: {spec.key!r}"
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -240,9 +213,7 @@ def read_parquet(path: Path, _key: str = "") -> Iterator[Item]:
 def read_csv(path: Path, key: str) -> Iterator[Item]:
     """Rows of a CSV file in UTF-8 with a header; values stay strings, an empty one is None.
 
-    Args:
-        path: the file.
-        key: a column of the header, which determines the delimiter.
+    `key` is a column of the header: it determines the delimiter.
     """
     csv.field_size_limit(_MOST_FIELD_BYTES)
     delimiter = next((mark for mark in _DELIMITERS if key in _header(path, mark)), ",")

@@ -12,7 +12,6 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
@@ -38,12 +37,7 @@ class KeyCheck:
     def __enter__(self) -> KeyCheck:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._folder.cleanup()
 
     def watch(self, items: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
@@ -54,15 +48,15 @@ class KeyCheck:
             buffer = self._buffers[bucket]
             buffer += digest
             if len(buffer) >= _BUFFER_BYTES:
-                self._spool(bucket)
+                with self._path(bucket).open("ab") as file:
+                    file.write(buffer)
+                buffer.clear()
             yield key, item
 
     def check(self, reopen: Callable[[], Iterable[tuple[str, Any]]]) -> None:
         """Refuse the recorded keys if one occurs twice.
 
-        Args:
-            reopen: reads the same items again, in the same order; called only to name a
-                duplicate key.
+        `reopen` reads the same items again, in the same order, to name a duplicate key.
 
         Raises:
             UserError: naming the first such key and its rows, counted from 1.
@@ -91,11 +85,6 @@ class KeyCheck:
         counted = pc.value_counts(digests)
         repeated = counted.filter(pc.greater(counted.field("counts"), pa.scalar(1)))
         return {digest.as_py() for digest in repeated.field("values")}, extra
-
-    def _spool(self, bucket: int) -> None:
-        with self._path(bucket).open("ab") as file:
-            file.write(self._buffers[bucket])
-        self._buffers[bucket].clear()
 
     def _path(self, bucket: int) -> Path:
         return Path(self._folder.name) / f"{bucket:04}"

@@ -118,9 +118,7 @@ def collect(
     _delete(services, batch, dry_run, log, found)
     if found.objects and not dry_run:
         jobs.audit(
-            actor,
-            "collected",
-            {"objects": found.objects.total(), "bytes": found.sizes.total()},
+            actor, "collected", {"objects": found.objects.total(), "bytes": found.sizes.total()}
         )
     return found
 
@@ -150,10 +148,8 @@ class _GarbageScan:
     """Finds what is garbage now.
 
     Args:
-        store: the job's objects.
         complete: whether the job is.
         older_than_s: see `collect`.
-        dry_run: nothing will be deleted.
         plans: the draft that is each round's plan, of rounds that have one.
     """
 
@@ -169,19 +165,14 @@ class _GarbageScan:
 
     def garbage(self) -> Iterator[tuple[str, ObjectInfo]]:
         """Kind and object, one after the other."""
-        for entry in self._parts():
-            yield "parts", entry
-        for entry in self._of_done(self._paths.all_checkpoints):
-            yield "checkpoints", entry
+        paths = self._paths
+        yield from (("parts", entry) for entry in self._parts())
+        yield from (("checkpoints", entry) for entry in self._of_done(paths.all_checkpoints))
         if self.complete:
-            for entry in self._of_done(self._paths.all_proposed):
-                yield "proposed", entry
-        for entry in sweep(
-            self.store.objects, self._paths, self.older_than_s, dry_run=self.dry_run
-        ):
-            yield "dataset", entry
-        for entry in self._drafts():
-            yield "drafts", entry
+            yield from (("proposed", entry) for entry in self._of_done(paths.all_proposed))
+        swept = sweep(self.store.objects, paths, self.older_than_s, dry_run=self.dry_run)
+        yield from (("dataset", entry) for entry in swept)
+        yield from (("drafts", entry) for entry in self._drafts())
 
     def _parts(self) -> Iterator[ObjectInfo]:
         """Parts that no marker names."""
@@ -218,11 +209,11 @@ class _GarbageScan:
             for key in self.store.objects.list(self._paths.done_folder)
         )
         # Ids have one width, so both listings are in the order of the tasks.
-        standing = next(markers, "")
+        marker = next(markers, "")
         for task, entries in groupby(self.store.objects.entries(folder), task_of):
-            while standing and standing < task:
-                standing = next(markers, "")
-            yield _Task(TaskId(task), tuple(entries), done=standing == task)
+            while marker and marker < task:
+                marker = next(markers, "")
+            yield _Task(TaskId(task), tuple(entries), done=marker == task)
 
     def _drafts(self) -> Iterator[ObjectInfo]:
         """Objects of drafts that are not a plan and can't become one."""
@@ -230,7 +221,7 @@ class _GarbageScan:
             for entry in self.store.objects.entries(self._paths.segments(number)):
                 if self._paths.draft_in(entry.key) not in (None, plan):
                     yield entry
-            standing = self._paths.draft_summary(number, plan)
+            kept = self._paths.draft_summary(number, plan)
             for entry in self.store.objects.entries(self._paths.draft_summaries(number)):
-                if entry.key != standing:
+                if entry.key != kept:
                     yield entry

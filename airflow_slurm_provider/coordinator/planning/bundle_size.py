@@ -15,8 +15,8 @@ import zlib
 from collections.abc import Callable
 
 from airflow_slurm_provider.coordinator.inputs.files import InputFile
-from airflow_slurm_provider.coordinator.inputs.reader import InputFormat, InputSpec, find_input
-from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
+from airflow_slurm_provider.coordinator.inputs.reader import InputFormat, find_input
+from airflow_slurm_provider.coordinator.spec.job_spec import InputSection, JobSpec
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.ports import ObjectStore
 
@@ -33,12 +33,7 @@ _GZIP = b"\x1f\x8b"
 
 
 def bundle_for(items: int, workers: int) -> int:
-    """Items per task.
-
-    Args:
-        items: in the job; an estimate is enough.
-        workers: worker processes that may run at the same time.
-    """
+    """Items per task, for about so many items and so many processes at the same time."""
     smallest = min(SMALLEST, math.ceil(items / (_MIN_TASKS_PER_WORKER * workers)))
     wanted = items // (TASKS_PER_WORKER * min(workers, _MAX_WORKERS))
     return max(1, smallest, min(LARGEST, wanted))
@@ -50,7 +45,7 @@ def with_bundle(
     """The spec with a bundle: its own, or one that fits the input's size."""
     if spec.bundle is not None:
         return spec
-    items = estimate_items(spec.source, bucket)
+    items = estimate_items(spec.input, bucket)
     bundle = bundle_for(items, spec.max_workers)
     log(f"about {items:,} items for {spec.workers:,} workers: {bundle:,} items per task")
     return spec.model_copy(update={"bundle": bundle})
@@ -62,7 +57,7 @@ def bundle_of(spec: JobSpec) -> int:
     return spec.bundle
 
 
-def estimate_items(source: InputSpec, bucket: Callable[[str], ObjectStore]) -> int:
+def estimate_items(source: InputSection, bucket: Callable[[str], ObjectStore]) -> int:
     """About how many items an input has; the same input gives the same number.
 
     The estimate is made from a Parquet file's footer; from a text file's size and the length of its

@@ -12,30 +12,17 @@ round. Load: a query and a GET; more only if an earlier call was interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from airflow_slurm_provider.coordinator import spec_store
 from airflow_slurm_provider.coordinator.inputs.files import version_of
 from airflow_slurm_provider.coordinator.inputs.reader import open_input
-from airflow_slurm_provider.coordinator.planning import bundle_size
-from airflow_slurm_provider.coordinator.planning.planner import (
-    Draft,
-    DraftSummary,
-    Planner,
-    SliceTotals,
-    begun_without_draft,
-    new_draft,
-    summary_of,
-)
-from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.planning import bundle_size, planner
+from airflow_slurm_provider.coordinator.services import Log, Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec, spec_of
-from airflow_slurm_provider.coordinator.spec_store import StoredSpec
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.keys import JobState, RoundState, shard_count
-
-Log = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +30,15 @@ class PlannedJob:
     """A job whose first round is planned and open.
 
     Args:
-        job: its row, as it was before the job was opened.
-        stored: the spec that was submitted, with the job's bundle, as stored on S3.
-        first: the first round.
+        job: as it was before the job was opened.
+        spec: the one that was submitted, with the job's bundle.
+        digest: of the document on S3 that holds the spec.
         planned_now: this call has planned the round, or finished its plan.
     """
 
     job: JobRow
-    stored: StoredSpec
+    spec: JobSpec
+    digest: str
     first: RoundRow
     planned_now: bool
 
@@ -78,7 +66,7 @@ def has_plan(services: Services, job: JobRow) -> bool:
         return False
     if first.state is RoundState.OPEN or first.draft:
         return True
-    return begun_without_draft(services.store(job.job), services.tasks(job), first)
+    return planner.begun_without_draft(services.store(job.job), services.tasks(job), first)
 
 
 def create_job(services: Services, spec: JobSpec, code_sha256: str, log: Log) -> PlannedJob:
@@ -101,9 +89,9 @@ def create_job(services: Services, spec: JobSpec, code_sha256: str, log: Log) ->
 
     with KeyCheck() as keys:
 
-        def summarize(totals: SliceTotals) -> DraftSummary:
-            keys.check(lambda: open_input(spec.source, services.bucket))
-            return DraftSummary(
+        def summarize(totals: planner.SliceTotals) -> planner.DraftSummary:
+            keys.check(lambda: open_input(spec.input, services.bucket))
+            return planner.DraftSummary(
                 totals.tasks,
                 totals.items,
                 totals.sha256,
@@ -113,19 +101,19 @@ def create_job(services: Services, spec: JobSpec, code_sha256: str, log: Log) ->
                 version=version,
             )
 
-        items = keys.watch(open_input(spec.source, services.bucket))
+        items = keys.watch(open_input(spec.input, services.bucket))
         bundle, store = bundle_size.bundle_of(sized), services.store(spec.id)
-        with new_draft(store, 0, items, bundle, summarize, log) as draft:
-            stored = spec_store.store_spec(services, sized, shards, code_sha256)
-            job = _adopt(services, stored, shards, draft.number)
+        with planner.new_draft(store, 0, items, bundle, summarize, log) as draft:
+            digest = spec_store.store_spec(services, sized, shards, code_sha256)
+            job = _adopt(services, sized, digest, shards, draft.number)
             draft.discard_unless(job.draft)
             _check_identity(job, spec)
             first = _first_round(services, job, spec.input.path, draft)
             first = _planner(services, job, log).finish(first, draft)
-    if job.config != stored.digest:
+    if job.config != digest:
         # The plan of another call was first, and its spec differs.
         return replace(load_job(services, job, spec, code_sha256, log), planned_now=True)
-    return PlannedJob(job, stored, first, planned_now=True)
+    return PlannedJob(job, sized, digest, first, planned_now=True)
 
 
 def load_job(
@@ -138,7 +126,7 @@ def load_job(
             missing.
     """
     spec = _with_bundle_of(services, job, spec, log)
-    stored = spec_store.store_spec(services, spec, job.shards, code_sha256)
+    digest = spec_store.store_spec(services, spec, job.shards, code_sha256)
     first = _first_round(services, job, spec.input.path)
     planned_now = first.state is not RoundState.OPEN
     if planned_now:
@@ -146,7 +134,7 @@ def load_job(
         services.jobs(job.job).register(job)
         first = _planner(services, job, log).finish(first)
     _report_changed_input(services, spec, first, log)
-    return PlannedJob(job, stored, first, planned_now)
+    return PlannedJob(job, spec, digest, first, planned_now)
 
 
 def _check_identity(job: JobRow, spec: JobSpec) -> None:
@@ -172,13 +160,13 @@ def _check_no_results(services: Services, spec: JobSpec) -> None:
         )
 
 
-def _adopt(services: Services, stored: StoredSpec, shards: int, draft: int) -> JobRow:
+def _adopt(services: Services, spec: JobSpec, digest: str, shards: int, draft: int) -> JobRow:
     """The job, with this draft as its plan, or with an earlier one."""
-    identity, jobs = stored.spec.identity(), services.jobs(stored.spec.id)
-    job = jobs.create(identity, stored.digest, shards, draft=draft)
+    identity, jobs = spec.identity(), services.jobs(spec.id)
+    job = jobs.create(identity, digest, shards, draft=draft)
     if has_plan(services, job):
         return job
-    return jobs.adopt_plan(identity, stored.digest, shards, draft)
+    return jobs.adopt_plan(identity, digest, shards, draft)
 
 
 def _with_bundle_of(services: Services, job: JobRow, spec: JobSpec, log: Log) -> JobSpec:
@@ -197,7 +185,7 @@ def _with_bundle_of(services: Services, job: JobRow, spec: JobSpec, log: Log) ->
 
 
 def _first_round(
-    services: Services, job: JobRow, source: str, draft: Draft | None = None
+    services: Services, job: JobRow, source: str, draft: planner.Draft | None = None
 ) -> RoundRow:
     """The row of the first round of a job that has a plan, created if it is missing.
 
@@ -209,15 +197,16 @@ def _first_round(
     first = None if is_ours else _first_of(jobs.rounds())
     if first is not None and (first.draft or not job.draft):
         return first
-    summary = summary_of(store, 0, job.draft, draft)
+    summary = planner.summary_of(store, 0, job.draft, draft)
     version = summary.version if summary else ""
     source = summary.source if summary else source
     first = jobs.create_round(0, source, version=version, draft=job.draft)
     return jobs.adopt_draft(0, job.draft) if job.draft and not first.draft else first
 
 
-def _planner(services: Services, job: JobRow, log: Log) -> Planner:
-    return Planner(services.store(job.job), services.tasks(job), services.jobs(job.job), log)
+def _planner(services: Services, job: JobRow, log: Log) -> planner.Planner:
+    store, table, jobs = services.store(job.job), services.tasks(job), services.jobs(job.job)
+    return planner.Planner(store, table, jobs, log)
 
 
 def _report_changed_input(services: Services, spec: JobSpec, first: RoundRow, log: Log) -> None:

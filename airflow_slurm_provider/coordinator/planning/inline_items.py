@@ -33,8 +33,7 @@ _SHOWN = 60
 def path_or_items(value: object) -> str | list[Any]:
     """The path of a file that holds the items, or the items.
 
-    Args:
-        value: a path as text (local, or ``s3://bucket/key``) or as `os.PathLike`; or see `as_list`.
+    A path is text (local, or ``s3://bucket/key``) or an `os.PathLike`; for items see `as_list`.
 
     Raises:
         UserError: naming the value, and what to pass instead.
@@ -86,12 +85,8 @@ def put_items(
 ) -> dict[str, str]:
     """Put items on S3; return the ``input`` section that names them.
 
-    Args:
-        services: the edges.
-        job_id: the job.
-        items: see `as_list`: objects that have the field `key`; or strings and integers, which
-            are their own keys.
-        key: the field that holds an object's key.
+    `items` are what `as_list` accepts: objects that have the field `key`; or strings and integers,
+    which are their own keys.
 
     Raises:
         UserError: naming the first item that is wrong.

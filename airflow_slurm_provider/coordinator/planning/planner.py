@@ -27,6 +27,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from airflow_slurm_provider.coordinator.services import Log
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_rows import RoundRow
@@ -40,7 +41,6 @@ SEGMENT_ITEMS = 50_000
 _WRITERS = 32
 _CURSOR_EVERY = 2_000
 
-Log = Callable[[str], None]
 Items = Iterable[tuple[str, dict[str, Any]]]
 
 
@@ -53,14 +53,11 @@ class DraftSummary:
     """What a draft holds. It is the last object of a draft: with it the draft is complete.
 
     Args:
-        tasks: slices in its segments.
-        items: items in them.
         sha256: over the digests of its slices, in order, in hex.
         retried: in a retry round, the number of items by the error class of their failure.
-        identity: of a job's first round: see `JobRow`.
-        shards: likewise.
-        source: likewise: the input, as the config names it.
-        version: likewise: see `coordinator.inputs.version_of`.
+        identity: of a job's first round, as the fields below: see `JobRow`.
+        source: the input, as the config names it.
+        version: see `coordinator.inputs.version_of`.
     """
 
     tasks: int
@@ -102,11 +99,8 @@ class SliceTotals:
 
     def match(self, summary: DraftSummary) -> bool:
         """Whether these are the slices of the summary's draft."""
-        return (self.tasks, self.items, self.sha256) == (
-            summary.tasks,
-            summary.items,
-            summary.sha256,
-        )
+        totals = (summary.tasks, summary.items, summary.sha256)
+        return (self.tasks, self.items, self.sha256) == totals
 
 
 class Draft:
@@ -141,7 +135,8 @@ class Draft:
         """Write the segments; the items are read once."""
         totals = SliceTotals()
         per_segment = max(1, SEGMENT_ITEMS // bundle)
-        bundles = _bundles(iter(items), bundle)
+        source = iter(items)
+        bundles = iter(lambda: list(islice(source, bundle)), [])
         place = 0
         with self._spool.open("w") as spool:
             while group := list(islice(bundles, per_segment)):
@@ -180,15 +175,10 @@ def new_draft(
     summarize: Callable[[SliceTotals], DraftSummary],
     log: Log,
 ) -> Iterator[Draft]:
-    """A complete draft of a round. It is deleted if it can't be completed.
+    """A complete draft of a round, with `bundle` items per task. `log` gets a line per segment.
 
-    Args:
-        store: the job's objects.
-        round_no: the round.
-        items: its (key, item) pairs.
-        bundle: items per task.
-        summarize: called when all items are read; raises a UserError to refuse them.
-        log: gets a line per segment.
+    `summarize` is called when all items are read, and raises a UserError to refuse them. A draft
+    that can't be completed is deleted.
     """
     with tempfile.TemporaryDirectory(prefix="airflow-slurm-plan-") as folder:
         draft = Draft(store, round_no, Path(folder) / "slices.jsonl")
@@ -202,14 +192,7 @@ def new_draft(
 
 
 class Planner:
-    """Plans one round.
-
-    Args:
-        store: the job's objects.
-        table: its task rows.
-        jobs: its own rows.
-        log: gets a line per step.
-    """
+    """Plans one round; `log` gets a line per step."""
 
     def __init__(self, store: JobStore, table: TaskTable, jobs: JobTable, log: Log) -> None:
         self._store = store
@@ -224,17 +207,14 @@ class Planner:
         bundle: int,
         retried: Callable[[], dict[str, int]] = dict,
     ) -> RoundRow:
-        """Write the round and open it, unless it is open already; return its row.
+        """Write a round that was created, and open it, unless it is open already; return its row.
 
         Args:
-            round_row: the round, created.
-            items: its (key, item) pairs; not read if the round has a plan already.
+            round_row: the round.
+            items: not read if the round has a plan already.
             bundle: items per task.
             retried: called when all items are read: in a retry round, the number of items by
                 error class. It raises a UserError to refuse the items.
-
-        Raises:
-            UserError: if the items are refused; otherwise as `finish`.
         """
         if round_row.state is RoundState.OPEN or round_row.draft:
             return self.finish(round_row)
@@ -325,10 +305,3 @@ def begun_without_draft(store: JobStore, table: TaskTable, round_row: RoundRow) 
     if next(store.segments(round_row.number, 0), None) is None:
         return False
     return next(table.rows_of_round(round_row.number), None) is not None
-
-
-def _bundles(
-    items: Iterator[tuple[str, dict[str, Any]]], size: int
-) -> Iterator[list[tuple[str, dict[str, Any]]]]:
-    while bundle := list(islice(items, size)):
-        yield bundle

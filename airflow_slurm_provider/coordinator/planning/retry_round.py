@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
@@ -39,11 +39,9 @@ _UNLIMITED_ROUNDS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Which failures are retried.
+    """Which failures are retried: for `rounds` retry rounds by error class.
 
-    Args:
-        rounds: by error class, how many retry rounds its failures get.
-        only: keys of the requested items; None for all.
+    `only` has the keys of the requested items; None for all.
     """
 
     rounds: Mapping[str, int]
@@ -94,7 +92,7 @@ class RetryRequest:
 
     def policy(self, spec: JobSpec) -> Policy:
         """The job's policy, with the request's rules over it."""
-        return spec.policy(self.rules)
+        return Policy(spec.retry, self.rules)
 
     def selector(self, spec: JobSpec) -> Selector:
         """Which failures are retried."""
@@ -106,13 +104,8 @@ class RetryRequest:
 class FailedItems:
     """The failed items of a job's first rounds, split by a selector.
 
-    Iterating yields (key, item) of those to retry, and fills the counts.
-
-    Args:
-        store: the job's objects.
-        selector: which are retried.
-        drafts: of the rounds, in order.
-        table: its tasks, to check the markers against; None for no check.
+    Iterating yields (key, item) of those to retry, and fills the counts. `drafts` are those of the
+    rounds, in order. The markers are checked against `table`; None for no check.
     """
 
     store: JobStore
@@ -148,7 +141,6 @@ class RetryPlan:
         tasks: failed tasks that it puts back, by error class.
         given_up: failed items that are not retried, by error class.
         missing: requested items that have not failed.
-        resources: what its array gets.
     """
 
     round: int | None
@@ -166,16 +158,9 @@ class RetryPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
-        return {
-            "round": self.round,
-            "items": self.items,
-            "tasks": self.tasks,
-            "given_up": self.given_up,
-            "missing": self.missing,
-            "slurm": self.resources.slurm,
-            "delay_s": self.resources.delay_s,
-            "notes": self.notes,
-        }
+        plan = asdict(self)
+        resources = plan.pop("resources")
+        return {**plan, **resources, "notes": self.notes}
 
 
 def plan_retry(

@@ -6,12 +6,11 @@ with their reasons.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
 
-from airflow_slurm_provider.coordinator.spec.field_types import Delay, Seconds, Strict, resolve
+from airflow_slurm_provider.coordinator.spec.field_types import Delay, Seconds, Strict
 
 #: Tasks that must be done before their durations show what is usual. With 20, the median is
 #: within a third of the true one, and the median deviation does not depend on two lucky tasks.
@@ -47,34 +46,6 @@ SHARE_RATIO = 3.0
 #: Dollars above the estimate that are worth an alert; cents are not.
 LEAST_EXCESS = 1.0
 
-
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """The settings, with defaults that suit most jobs; `AnomaliesSection` says what each means.
-
-    Times are in seconds.
-    """
-
-    calm_s: float = 300.0
-    window_s: float = 300.0
-    stall_s: float = 300.0
-    stall_first_s: float = 1800.0
-    straggler_s: float = 120.0
-    straggler_ratio: float = 4.0
-    error_rise: float = 0.1
-    error_first: float = 0.5
-    throughput_drop: float = 0.5
-    node_rise: float = 0.2
-    losses: int = 5
-    limit_after_s: float = 60.0
-    limit_cut: float = 0.5
-    idle_after_s: float = 600.0
-    idle_share: float = 0.1
-    cost_ratio: float = 1.5
-    budget: float = 0.0
-
-
-_DEFAULT = Thresholds()
 _Part = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -83,41 +54,37 @@ class AnomaliesSection(Strict):
 
     enabled: bool = True
     """Detect anomalies of this job."""
-    calm: Seconds = _DEFAULT.calm_s
+    calm: Seconds = 300.0
     """An episode is over when its condition has not held for this long."""
-    window: Seconds = _DEFAULT.window_s
+    window: Seconds = 300.0
     """Shortest time over which shares, losses and throughput are measured."""
-    stall: Seconds = _DEFAULT.stall_s
+    stall: Seconds = 300.0
     """Shortest time in which no item ends, while tasks are held."""
-    stall_first: Seconds = _DEFAULT.stall_first_s
+    stall_first: Seconds = 1800.0
     """The same while it is unknown how long tasks take."""
-    straggler: Seconds = _DEFAULT.straggler_s
+    straggler: Seconds = 120.0
     """Shortest time that a straggler has been held."""
-    straggler_ratio: Annotated[float, Field(gt=1)] = _DEFAULT.straggler_ratio
+    straggler_ratio: Annotated[float, Field(gt=1)] = 4.0
     """How many times longer than the median task."""
-    error_rise: _Part = _DEFAULT.error_rise
+    error_rise: _Part = 0.1
     """Rise of a class's share of all items."""
-    error_first: _Part = _DEFAULT.error_first
+    error_first: _Part = 0.5
     """Share of a class that is too high from the job's first items on."""
-    throughput_drop: _Part = _DEFAULT.throughput_drop
+    throughput_drop: _Part = 0.5
     """Part of the usual throughput that is missing."""
-    node_rise: _Part = _DEFAULT.node_rise
+    node_rise: _Part = 0.2
     """A node's share of failed items above that of the others."""
-    losses: Annotated[int, Field(ge=1)] = _DEFAULT.losses
+    losses: Annotated[int, Field(ge=1)] = 5
     """Leases lost within the window."""
-    limit_after: Delay = _DEFAULT.limit_after_s
+    limit_after: Delay = 60.0
     """How long a limit must have starved the workers."""
-    limit_cut: _Part = _DEFAULT.limit_cut
+    limit_cut: _Part = 0.5
     """A limit starves workers if at most this part of its configured rate is left."""
-    idle_after: Seconds = _DEFAULT.idle_after_s
+    idle_after: Seconds = 600.0
     """Time over which a limit's use is measured."""
-    idle_share: _Part = _DEFAULT.idle_share
+    idle_share: _Part = 0.1
     """A limit is idle if at most this part of it is used."""
-    cost_ratio: Annotated[float, Field(ge=1)] = _DEFAULT.cost_ratio
+    cost_ratio: Annotated[float, Field(ge=1)] = 1.5
     """How many times the estimate a job may cost, if no budget is given."""
-    budget: Annotated[float, Field(ge=0)] = _DEFAULT.budget
+    budget: Annotated[float, Field(ge=0)] = 0.0
     """Dollars that the workers' AWS requests may cost in all; 0 for none."""
-
-    def resolve(self) -> Thresholds:
-        """The thresholds, for the detector."""
-        return resolve(self, Thresholds)

@@ -6,14 +6,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    WithJsonSchema,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WithJsonSchema
 
 from airflow_slurm_provider import units
 
@@ -32,10 +25,7 @@ class Strict(BaseModel):
 def resolve(section: BaseModel, target: type[_Resolved], **values: object) -> _Resolved:
     """A section as a dataclass whose fields have the same names; times end in ``_s``.
 
-    Args:
-        section: of the YAML.
-        target: the dataclass.
-        values: of fields that the section does not have, or has in another form.
+    `values` are those of fields that the section does not have, or has in another form.
     """
     given = dict(section) | values
     names = {field.name: field.name.removesuffix("_s") for field in fields(target)}

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from airflow_slurm_provider.coordinator.inputs.reader import InputSpec
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import AnomaliesSection
 from airflow_slurm_provider.coordinator.spec.field_types import (
     Bytes,
@@ -26,10 +25,9 @@ from airflow_slurm_provider.coordinator.spec.field_types import (
     Strict,
     resolve,
 )
-from airflow_slurm_provider.coordinator.spec.retry_policy import Policy, RetryRule, Rules
+from airflow_slurm_provider.coordinator.spec.retry_policy import RetryRule
 from airflow_slurm_provider.coordinator.spec.site import Site
-from airflow_slurm_provider.coordinator.spec.validation import explain
-from airflow_slurm_provider.coordinator.spec.yaml_file import read_yaml
+from airflow_slurm_provider.coordinator.spec.validation import read_yaml, validate
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.units import parse_slurm_time
@@ -270,11 +268,6 @@ class JobSpec(Strict):
         return JobId(self.job_id)
 
     @property
-    def source(self) -> InputSpec:
-        """The input, for its reader."""
-        return resolve(self.input, InputSpec)
-
-    @property
     def slurm_options(self) -> SlurmOptions:
         """The array's options, checked when the config was loaded."""
         return SlurmOptions.from_mapping(self.slurm)
@@ -295,10 +288,6 @@ class JobSpec(Strict):
             raise UserError(
                 "worker.part_format: 'parquet' needs columns; declare them in aggregate.schema"
             )
-
-    def policy(self, *over: Rules) -> Policy:
-        """The retry policy: the job's rules, with those of a retry over them."""
-        return Policy(self.retry, *over)
 
     @property
     def max_workers(self) -> int:
@@ -364,12 +353,9 @@ class Config:
 
 
 def load_config(source: str | Path | Mapping[str, Any], *, job_id: str | None = None) -> Config:
-    """Read a job's YAML file or mapping.
+    """Read a job's YAML file or mapping; `job_id` replaces the one in it.
 
-    Args:
-        source: a file's path, or its content. Relative paths in it start from the file's
-            folder, or from the working directory.
-        job_id: replaces the `job_id` in `source`.
+    Relative paths in it start from the file's folder, or from the working directory.
 
     Raises:
         UserError: naming the field, the value and what to do.
@@ -384,7 +370,14 @@ def read_source(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: if there is no such file, or if it is not YAML.
     """
-    return dict(source) if isinstance(source, Mapping) else _read(Path(source))
+    if isinstance(source, Mapping):
+        return dict(source)
+    raw = read_yaml(Path(source), "config", "name the job's YAML file")
+    if not isinstance(raw, dict):
+        raise UserError(
+            f"{source}: must be a mapping of settings; see docs/guides/configuration.md"
+        )
+    return raw
 
 
 def parse_config(raw: Mapping[str, Any], source: str | Path | Mapping[str, Any]) -> Config:
@@ -393,11 +386,8 @@ def parse_config(raw: Mapping[str, Any], source: str | Path | Mapping[str, Any])
         name, folder = "config", Path.cwd()
     else:
         name, folder = str(source), Path(source).resolve().parent
-    try:
-        spec = JobSpec.model_validate(raw)
-        check_job_id(spec.job_id, f"{name}: job_id")
-    except ValidationError as error:
-        raise UserError(explain(error, JobSpec, f"{name}: ")) from error
+    spec = validate(JobSpec, raw, f"{name}: ")
+    check_job_id(spec.job_id, f"{name}: job_id")
     try:
         _check_times(spec)
         spec.check_schema()
@@ -409,13 +399,6 @@ def parse_config(raw: Mapping[str, Any], source: str | Path | Mapping[str, Any])
 def spec_of(document: bytes) -> JobSpec:
     """The user's part of a resolved configuration on S3."""
     return JobSpec.model_validate(json.loads(document)["spec"])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    raw = read_yaml(path, "config", "name the job's YAML file")
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: must be a mapping of settings; see docs/guides/configuration.md")
-    return raw
 
 
 def _check_times(spec: JobSpec) -> None:

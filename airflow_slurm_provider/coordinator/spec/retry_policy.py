@@ -21,40 +21,40 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from airflow_slurm_provider.coordinator.spec.field_types import Delay, Strict
-from airflow_slurm_provider.coordinator.spec.validation import explain
+from airflow_slurm_provider.coordinator.spec.validation import validate
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.units import format_slurm_time, parse_slurm_memory, parse_slurm_time
-from slurm_worker.errors import ErrorClass, UserError
+from slurm_worker.errors import ErrorClass
 
 _FACTOR = re.compile(r"x(\d+(?:\.\d+)?)(?: up to (\S+))?")
 _LONGEST_BACKOFF_S = 6 * 3600.0
 
 
-def _check_increase(text: str, what: str, forms: str, parse: Callable[[str], int]) -> str:
+def _increase(what: str, forms: str, parse: Callable[[str], int]) -> AfterValidator:
     """Check a factor (``x2 up to 64G``) or an amount (``64G``)."""
-    match = _FACTOR.fullmatch(text)
-    try:
-        amount = text if match is None else match.group(2)
-        if amount:
-            parse(amount)
-        if match is not None and float(match.group(1)) <= 1:
-            raise ValueError
-    except ValueError:
-        raise ValueError(f"{text!r} is not a valid {what} increase; use {forms}") from None
-    return text
+
+    def check(text: str) -> str:
+        match = _FACTOR.fullmatch(text)
+        try:
+            amount = text if match is None else match.group(2)
+            if amount:
+                parse(amount)
+            if match is not None and float(match.group(1)) <= 1:
+                raise ValueError
+        except ValueError:
+            raise ValueError(f"{text!r} is not a valid {what} increase; use {forms}") from None
+        return text
+
+    return AfterValidator(check)
 
 
-def _check_memory(text: str) -> str:
-    forms = "a factor (x2, x2 up to 64G) or a size (64G)"
-    return _check_increase(text, "memory", forms, parse_slurm_memory)
-
-
-def _check_time(text: str) -> str:
-    forms = "a factor (x1.5, x2 up to 1-00:00:00) or a time (12:00:00)"
-    return _check_increase(text, "time", forms, parse_slurm_time)
+_MEMORY = _increase("memory", "a factor (x2, x2 up to 64G) or a size (64G)", parse_slurm_memory)
+_TIME = _increase(
+    "time", "a factor (x1.5, x2 up to 1-00:00:00) or a time (12:00:00)", parse_slurm_time
+)
 
 
 class RetryRule(Strict):
@@ -64,9 +64,9 @@ class RetryRule(Strict):
     """How many retry rounds its items and tasks get; `never` is 0."""
     backoff: Delay = 0.0
     """Wait before the first of them starts; twice as long before each further one."""
-    mem: Annotated[str, AfterValidator(_check_memory)] | None = None
+    mem: Annotated[str, _MEMORY] | None = None
     """Memory per worker: `x2`, `x2 up to 64G` or `64G`; as Slurm counts, `1M` is 2^20 bytes."""
-    time: Annotated[str, AfterValidator(_check_time)] | None = None
+    time: Annotated[str, _TIME] | None = None
     """Time limit per worker: `x1.5`, `x2 up to 1-00:00:00` or `12:00:00`."""
     partition: str | None = None
     """Partition of the retry rounds, instead of the job's."""
@@ -102,7 +102,6 @@ DEFAULT_RULES: Rules = {
     ErrorClass.WORKER_CRASH: RetryRule(rounds=1),
     ErrorClass.UNKNOWN: RetryRule(rounds=1),
 }
-_RULES: TypeAdapter[Rules] = TypeAdapter(Rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +135,7 @@ class RoundResources:
 
 
 class Policy:
-    """A rule for every error class.
-
-    Args:
-        rules: rules over the defaults; each overrides only the fields that it names.
-    """
+    """A rule for every error class: the defaults, and `rules` over them, field by field."""
 
     def __init__(self, *rules: Mapping[ErrorClass, RetryRule]) -> None:
         self._rules = dict(DEFAULT_RULES)
@@ -157,13 +152,7 @@ class Policy:
     def resources(
         self, base: SlurmOptions, classes: Collection[str], context: RetryContext
     ) -> RoundResources:
-        """What a round that retries these classes gets.
-
-        Args:
-            base: the job's options.
-            classes: the error classes that it retries.
-            context: what happened before.
-        """
+        """What a round that retries these classes gets over `base`, the job's options."""
         memory = "mem_per_cpu" if base.mem_per_cpu else "mem"
         base_mem = parse_slurm_memory(base.mem_per_cpu or base.mem or "0")
         base_time = parse_slurm_time(base.time) if base.time else 0
@@ -227,12 +216,5 @@ class ResourceBump:
 
 
 def parse_rules(raw: Mapping[str, Any], where: str) -> Rules:
-    """Check the rules that an operator gets.
-
-    Raises:
-        UserError: naming the class, the field and what to do.
-    """
-    try:
-        return _RULES.validate_python(dict(raw))
-    except ValidationError as error:
-        raise UserError(explain(error, Rules, f"{where}.")) from error
+    """Check the rules that an operator gets; see `validate`."""
+    return validate(Rules, dict(raw), f"{where}.")

@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import ValidationError
-
 from airflow_slurm_provider.coordinator.spec.field_types import Strict
-from airflow_slurm_provider.coordinator.spec.validation import explain
-from airflow_slurm_provider.coordinator.spec.yaml_file import read_yaml
+from airflow_slurm_provider.coordinator.spec.validation import read_yaml, validate
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import split_s3_uri
 
@@ -147,24 +144,14 @@ def load_site(path: str | Path) -> Site:
 
 def parse_cluster(raw: object, name: str) -> ClusterSite:
     """Check a cluster's settings; see `parse_site`."""
-    try:
-        cluster = ClusterSite.model_validate(raw)
-    except ValidationError as error:
-        raise UserError(explain(error, ClusterSite, f"{name}: ")) from error
+    cluster = validate(ClusterSite, raw, f"{name}: ")
     _check_cluster(cluster, name)
     return cluster
 
 
 def parse_site(raw: object, name: str) -> Site:
-    """Check a site's settings; `name` is their source, for messages.
-
-    Raises:
-        UserError: naming the field, the value and what to do.
-    """
-    try:
-        site = Site.model_validate(raw)
-    except ValidationError as error:
-        raise UserError(explain(error, Site, f"{name}: ")) from error
+    """Check a site's settings; `name` is their source, for messages. See `validate`."""
+    site = validate(Site, raw, f"{name}: ")
     split_s3_uri(site.storage.prefix, f"{name}: storage.prefix")
     _check_cluster(site.cluster, name)
     _check_alerts(site.alerts, name)

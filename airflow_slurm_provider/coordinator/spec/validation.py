@@ -1,27 +1,60 @@
-"""One clear line from a failed validation: the field, the value, and what to do."""
+"""What a user wrote in YAML: read, and checked. Each mistake is one line."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, get_args
+from pathlib import Path
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from slurm_worker.errors import UserError
+
+T = TypeVar("T")
 
 
-def explain(error: ValidationError, model: object, prefix: str) -> str:
-    """The first fault of `error` as one line, with the nearest known name for an unknown one.
+def read_yaml(path: Path, field: str, hint: str) -> Any:
+    """What the file holds, unchecked.
 
-    Args:
-        error: the failed validation.
-        model: the type that was validated: a model, or a mapping of models.
-        prefix: goes before the field: ``config.yaml: ``.
+    For messages: `field` is the setting that names the file, `hint` what to do if it can't be read.
+
+    Raises:
+        UserError: if it can't be read, or is not YAML.
     """
-    fault = error.errors(include_url=False)[0]
-    # pydantic adds "[key]" if the key of a mapping is wrong, not its value.
-    field = ".".join(str(step) for step in fault["loc"] if step != "[key]") or "the whole file"
-    more = "" if error.error_count() == 1 else f" (and {error.error_count() - 1} more)"
-    return f"{prefix}{field}: {_fault(fault, model)}{more}"
+    try:
+        # _Loader is a SafeLoader.
+        return yaml.load(path.read_text(), _Loader)  # noqa: S506
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"it is not text: {error}"
+        raise UserError(f"{field}: {path} can't be read ({reason}); {hint}") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise UserError(
+            f"{path}: is not YAML: {where}{error.problem}; correct that line"
+        ) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+
+
+def validate(model: type[T], raw: object, prefix: str) -> T:
+    """Check what a user wrote against a model, or a mapping of models.
+
+    `prefix` goes before the field in the message: ``config.yaml: ``.
+
+    Raises:
+        UserError: the first fault, with the nearest known name for an unknown one.
+    """
+    try:
+        return TypeAdapter(model).validate_python(raw)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        # pydantic adds "[key]" if the key of a mapping is wrong, not its value.
+        field = ".".join(str(step) for step in fault["loc"] if step != "[key]") or "the whole file"
+        more = "" if error.error_count() == 1 else f" (and {error.error_count() - 1} more)"
+        raise UserError(f"{prefix}{field}: {_fault(fault, model)}{more}") from error
 
 
 def _fault(fault: Any, model: object) -> str:
@@ -57,3 +90,29 @@ def _fields_at(model: object, location: Sequence[int | str]) -> list[str]:
     if isinstance(current, type) and issubclass(current, BaseModel):
         return [info.alias or name for name, info in current.model_fields.items()]
     return []
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Refuse a mapping that names a key twice; YAML's own loader keeps the last."""
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
+                if (key.tag, key.value) in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"the key {key.value!r} occurs twice", problem_mark=key.start_mark
+                    )
+                seen.add((key.tag, key.value))
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Name the line of a value that looks like a date, for example, but is not valid."""
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:
+            mark = node.start_mark
+            line = (mark.get_snippet(0) or "").splitlines()[0]
+            raise yaml.YAMLError(
+                f"line {mark.line + 1}: {line}: {error}; put the value in quotes"
+            ) from error

@@ -1,9 +1,9 @@
 """A job's arrays: those that its submissions' rows name, and those that only Slurm knows.
 
 A submitter that was killed between ``sbatch`` and its row leaves an intent. Its token is in the
-name of the array that Slurm may have: whoever wants the job's arrays looks it up, as `submit`
-does. Requests: none to AWS; one ``squeue``, and one ``sacct`` for names that are not in the
-queue, only where an intent stands.
+name of the array that Slurm may have, by which `submit` and all others look it up.
+Requests: none to AWS. Only where there is an intent: one ``squeue``, and one ``sacct`` for names
+that are not in the queue.
 """
 
 from __future__ import annotations

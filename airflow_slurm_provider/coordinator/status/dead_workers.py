@@ -58,11 +58,7 @@ class WorkerFailure:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
-        return {
-            **asdict(self),
-            "error_class": self.error_class.value,
-            "tasks": list(self.tasks),
-        }
+        return {**asdict(self), "error_class": self.error_class.value, "tasks": list(self.tasks)}
 
     def line(self) -> str:
         """One line for a log."""
@@ -86,7 +82,7 @@ def find_worker_failures(services: Services, job_id: JobId) -> list[WorkerFailur
     if not died:
         return []
     snapshot = read_snapshot(services, job_id)
-    return _losses_of(services, snapshot, died, _may_have_been_held(services, snapshot))
+    return _failures_of(services, snapshot, died, _may_have_been_held(services, snapshot))
 
 
 def read_job_records(services: Services, job_id: JobId) -> list[JobRecord]:
@@ -101,16 +97,14 @@ def read_job_records(services: Services, job_id: JobId) -> list[JobRecord]:
 
 
 def failed_nodes(
-    endings: Iterable[JobRecord], classes: Mapping[ElementState, ErrorClass]
+    records: Iterable[JobRecord], classes: Mapping[ElementState, ErrorClass]
 ) -> dict[str, set[str]]:
     """The nodes on which workers died, by error class; makes no request.
 
-    Args:
-        endings: how workers ended.
-        classes: the job's own rules of what a Slurm state means.
+    `classes` are the job's own rules of what a Slurm state means.
     """
     found: defaultdict[str, set[str]] = defaultdict(set)
-    for record in endings:
+    for record in records:
         if record.error_class is not None and record.node:
             found[_class_of(record, classes).value].add(record.node)
     return found
@@ -130,10 +124,10 @@ def attribute_failures(services: Services, job_id: JobId) -> int:
     ]
     if not lost:
         return 0
-    losses = _losses_of(services, snapshot, _died(services, job_id), lost)
+    failures = _failures_of(services, snapshot, _died(services, job_id), lost)
     table, count = services.tasks(snapshot.job), 0
     for row in lost:
-        why = next((failure for failure in reversed(losses) if row.task in failure.tasks), None)
+        why = next((failure for failure in reversed(failures) if row.task in failure.tasks), None)
         if why is not None and why.error_class is not ErrorClass.WORKER_CRASH:
             # The earlier text is kept: it names the worker.
             message = f"{row.error}; {why.line()}"
@@ -163,7 +157,7 @@ def _may_have_been_held(services: Services, snapshot: Snapshot) -> Iterator[Task
         yield from table.all_rows(shard)
 
 
-def _losses_of(
+def _failures_of(
     services: Services, snapshot: Snapshot, died: list[JobRecord], rows: Iterable[TaskRow]
 ) -> list[WorkerFailure]:
     if not died:
@@ -172,7 +166,7 @@ def _losses_of(
     from airflow_slurm_provider.coordinator.spec_store import read_spec
 
     classes, held = read_spec(services, snapshot.job).slurm_classes, _held(rows)
-    return [_loss(record, held, classes) for record in died]
+    return [_failure(record, held, classes) for record in died]
 
 
 def _held(rows: Iterable[TaskRow]) -> dict[str, list[TaskRow]]:
@@ -187,26 +181,26 @@ def _held(rows: Iterable[TaskRow]) -> dict[str, list[TaskRow]]:
     return found
 
 
-def _loss(
-    ending: JobRecord, held: dict[str, list[TaskRow]], classes: Mapping[ElementState, ErrorClass]
+def _failure(
+    record: JobRecord, held: dict[str, list[TaskRow]], classes: Mapping[ElementState, ErrorClass]
 ) -> WorkerFailure:
     tasks = {
-        row.task for owner, rows in held.items() if owner.startswith(ending.worker) for row in rows
+        row.task for owner, rows in held.items() if owner.startswith(record.worker) for row in rows
     }
     return WorkerFailure(
-        element=f"{ending.array}_{ending.element}",
-        restart=ending.restart,
-        error_class=_class_of(ending, classes),
-        state=ending.state.value,
-        exit_code=ending.exit_code,
-        node=ending.node,
-        elapsed_s=ending.elapsed_s,
-        max_rss=ending.max_rss,
+        element=f"{record.array}_{record.element}",
+        restart=record.restart,
+        error_class=_class_of(record, classes),
+        state=record.state.value,
+        exit_code=record.exit_code,
+        node=record.node,
+        elapsed_s=record.elapsed_s,
+        max_rss=record.max_rss,
         tasks=tuple(sorted(tasks)),
     )
 
 
-def _class_of(ending: JobRecord, classes: Mapping[ElementState, ErrorClass]) -> ErrorClass:
+def _class_of(record: JobRecord, classes: Mapping[ElementState, ErrorClass]) -> ErrorClass:
     """Why a worker died: by the job's own rules, else by Slurm's word."""
-    assert ending.error_class is not None, "callers pass dead workers only"
-    return classes.get(ending.state, ending.error_class)
+    assert record.error_class is not None, "callers pass dead workers only"
+    return classes.get(record.state, record.error_class)

@@ -189,9 +189,7 @@ def explain(services: Services, job_id: JobId, error_class: str = "") -> list[Gr
             )
     for which, found in groups.items():
         found.message = same[which]
-    return sorted(
-        groups.values(), key=lambda group: (-group.count, -group.superseded, group.message)
-    )
+    return sorted(groups.values(), key=lambda kind: (-kind.count, -kind.superseded, kind.message))
 
 
 def cured_by_class(services: Services, job_id: JobId) -> Counter[str]:

@@ -81,24 +81,15 @@ def read_script(services: Services, job_id: JobId) -> str:
     Raises:
         ServiceError: if the cluster can't be reached.
     """
-    by_age = sorted(
-        services.jobs(job_id).submissions(),
-        key=lambda submission: (submission.round_no, submission.number),
-    )
-    for submission in reversed(by_age):
+    submissions = services.jobs(job_id).submissions()
+    for submission in sorted(submissions, key=lambda row: (row.round_no, row.number), reverse=True):
         if arrays := arrays_of(services, job_id, [submission]):
             return services.slurm.script(arrays[0].name, job_id)
     return ""
 
 
 def read_output(services: Services, job_id: JobId, element: str, lines: int = 50) -> str:
-    """The end of what an array's element wrote, from the cluster.
-
-    Args:
-        services: the edges.
-        job_id: the job.
-        element: such as ``1234_7``.
-        lines: at most so many.
+    """The last lines that an array's element, such as ``1234_7``, wrote; from the cluster.
 
     Raises:
         UserError: if no array of the job has this id.
@@ -140,7 +131,7 @@ def first_failures(services: Services, job_id: JobId, most: int = 5) -> list[str
 def last_words(output: str) -> str:
     """The end of a worker's output, as far as it helps a person.
 
-    From its own first complaint on what is no line of its log; without one all of it.
+    After its own first complaint, all except its log's lines; without a complaint all of it.
     """
     lines = output.removesuffix("\n").split("\n")
     first = next((n for n, line in enumerate(lines) if line.startswith(_OWN)), None)

@@ -7,7 +7,7 @@ again where a submission was interrupted (`arrays.py`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -36,7 +36,7 @@ class Progress:
     Args:
         state: whether all tasks of round 0 have rows.
         tasks: number of tasks by state.
-        items: items of round 0: all there are.
+        items: items of round 0, which has all items of the input.
         ok: items that succeeded, in whichever round.
         failed: items whose latest outcome is a failure, by error class.
         task_errors: tasks that failed or were quarantined, by error class.
@@ -141,9 +141,7 @@ def read_status(services: Services, job_id: JobId) -> JobStatus:
         return JobStatus(progress, None, finished=False, problem=problem, snapshot=snapshot)
     submissions = services.jobs(job_id).submissions()
     # A cancel leaves an empty submission in each round, also in one without workers yet.
-    newest = latest([submission for submission in submissions if not submission.empty]) or latest(
-        submissions
-    )
+    newest = latest([row for row in submissions if not row.empty]) or latest(submissions)
     # Each of the round's arrays may still be alive: workers may have been added to it.
     of_last = of_round(submissions, newest.round_no) if newest else []
     arrays = arrays_of(services, job_id, of_last)
@@ -159,18 +157,12 @@ def read_status(services: Services, job_id: JobId) -> JobStatus:
     if progress.complete:
         return JobStatus(progress, array, finished=True, snapshot=snapshot)
     counts = ", ".join(f"{n} {state}" for state, n in sorted(array.counts().items()))
-    return JobStatus(
-        progress,
-        array,
-        finished=False,
-        problem=(
-            f"no worker of {named(ids_of(arrays))} is left ({counts}) and "
-            f"{progress.unfinished_tasks:,} tasks are not done; "
-            f"slurmctl logs {job_id} --errors may show why; submit the job again to continue"
-        ),
-        workers_gone=True,
-        snapshot=snapshot,
+    problem = (
+        f"no worker of {named(ids_of(arrays))} is left ({counts}) and "
+        f"{progress.unfinished_tasks:,} tasks are not done; "
+        f"slurmctl logs {job_id} --errors may show why; submit the job again to continue"
     )
+    return JobStatus(progress, array, False, problem, workers_gone=True, snapshot=snapshot)
 
 
 def _recent(services: Services, job_id: JobId) -> Snapshot:
@@ -211,12 +203,8 @@ def of_round(submissions: Iterable[SubmissionRow], number: int) -> list[Submissi
 
 def open_round_of(job: JobRow, rounds: Iterable[RoundRow]) -> RoundRow | None:
     """The latest round that is planned and open for work."""
-    found = [
-        round_row
-        for round_row in rounds
-        if round_row.number < job.rounds and round_row.state is RoundState.OPEN
-    ]
-    return max(found, key=lambda round_row: round_row.number, default=None)
+    found = (row for row in rounds if row.number < job.rounds and row.state is RoundState.OPEN)
+    return max(found, key=lambda row: row.number, default=None)
 
 
 def tasks_of(round_row: RoundRow) -> int:
@@ -251,22 +239,21 @@ def current_arrays(submissions: Iterable[SubmissionRow]) -> set[str]:
     """The arrays of the last submission that replaced workers, and of the later ones."""
     made = (submission for submission in submissions if submission.slurm_job_ids)
     by_time = sorted(made, key=lambda row: (row.round_no, row.number))
-    needed = [number for number, row in enumerate(by_time) if not row.asked]
+    needed = [number for number, row in enumerate(by_time) if not row.requested]
     return set(slurm_job_ids_of(by_time[needed[-1] if needed else 0 :]))
 
 
 def latest(submissions: list[SubmissionRow]) -> SubmissionRow | None:
     """The submission of the highest round and number."""
-    return max(
-        submissions, key=lambda submission: (submission.round_no, submission.number), default=None
-    )
+    return max(submissions, key=lambda row: (row.round_no, row.number), default=None)
 
 
 def progress_of(snapshot: Snapshot) -> Progress:
     """The progress that a snapshot shows."""
     # An item that is tried again in a later round no longer counts as failed in its first.
     failed = Counter(snapshot.done.failed)
-    failed.subtract(_retried(snapshot.rounds))
+    for round_row in snapshot.rounds:
+        failed.subtract(round_row.retried)
     return Progress(
         job_id=snapshot.job.job,
         state=snapshot.job.state,
@@ -280,10 +267,3 @@ def progress_of(snapshot: Snapshot) -> Progress:
         stop=snapshot.job.stop,
         paused=snapshot.job.paused,
     )
-
-
-def _retried(rounds: Iterable[RoundRow]) -> Mapping[str, int]:
-    total: Counter[str] = Counter()
-    for round_row in rounds:
-        total.update(round_row.retried)
-    return total

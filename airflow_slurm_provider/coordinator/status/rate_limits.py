@@ -77,7 +77,7 @@ def limit_states(services: Services, limits: Mapping[str, LimitSection]) -> list
     """The state of the limits in a job's config."""
     found = []
     for name, limit in limits.items():
-        row = services.rows.get(keys.limit_pk(limit.scope, name), keys.limit_sk()) or {}
+        row = services.rows.get(keys.limit_pk(limit.scope, name), keys.LIMIT_SK) or {}
         rate = int_of(row, "rate") / 1000 or limit.rate
         ahead_s = int_of(row, "tat") / 1e6 - services.clock.now()
         found.append(

@@ -4,15 +4,15 @@ Workers process a shard's rows about in order. So a snapshot reads on from the f
 not done at the last one. It stops after so many untouched rows in a row that no worker can be
 further; the number of rows left follows from the round. The totals of done tasks are kept on S3
 (`JobPaths.progress`), so that a new process continues from there. Where the last snapshot is old,
-the workers' own totals (`slurm_worker/protocol/shard_totals.py`) are further.
+the workers' own totals (`slurm_worker/protocol/shard_progress.py`) are further.
 
     shard   done done done failed done leased done leased ready ready ready … ready
             ├──── in the sum ────┤    ├────── read ──────────────────┤ not read
 
 Requests per snapshot: the job's rows, and at least one query per shard, two where leases were lost
-or an earlier round is not all done, of a read unit per 4 KB of rows (consistent: a row that is
-passed is not read again); at a process's first snapshot a GET, and one per shard; one PUT
-where the sum has grown by a twentieth.
+or an earlier round is not all done. A query takes a read unit per 4 KB of rows (consistent: a row
+that is passed is not read again). A process's first snapshot takes a GET, and one per shard. There
+is one PUT where the sum has grown by a twentieth.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.job_totals import JobTotals
 from slurm_worker.protocol.keys import JobId, RoundState, TaskId, TaskState
-from slurm_worker.protocol.shard_totals import ShardTotal
+from slurm_worker.protocol.shard_progress import ShardTotal
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
 
@@ -107,12 +107,7 @@ def read_snapshot(services: Services, job_id: JobId) -> Snapshot:
 
 
 class SnapshotReader:
-    """Reads snapshots of one job; safe to share between threads.
-
-    Args:
-        services: the edges.
-        job_id: the job.
-    """
+    """Reads snapshots of one job; safe to share between threads."""
 
     def __init__(self, services: Services, job_id: JobId) -> None:
         self._services = services

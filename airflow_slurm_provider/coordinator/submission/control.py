@@ -14,13 +14,11 @@ Requests: a few reads and writes of the job's rows; for workers also a snapshot,
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Any
 
 from airflow_slurm_provider.coordinator import spec_store
-from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.services import Log, Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 from airflow_slurm_provider.coordinator.status.arrays import (
     arrays_of,
@@ -36,6 +34,7 @@ from airflow_slurm_provider.coordinator.status.progress import (
 )
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.coordinator.submission.workers import (
+    VerbResult,
     Workers,
     audit_workers,
     ensure_workers,
@@ -47,29 +46,20 @@ from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.job_rows import JobRow, RoundRow, SubmissionRow
 from slurm_worker.protocol.keys import JobId, RoundState, SubmitState
 
-Log = Callable[[str], None]
-
 
 @dataclass(frozen=True, slots=True)
-class ControlResult:
+class ControlResult(VerbResult):
     """The result of `pause`, `resume` and `add_workers`.
 
     Args:
         changed: this call has paused or resumed the job; false if it was so before.
         paused: who has paused the job; empty if it is not paused.
         workers: new workers that this call has submitted.
-        slurm_job_ids: their arrays.
     """
 
-    job_id: str
     changed: bool
     paused: str = ""
     workers: int = 0
-    slurm_job_ids: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able; the names are stable."""
-        return {**asdict(self), "slurm_job_ids": list(self.slurm_job_ids)}
 
 
 def pause(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> ControlResult:
@@ -156,7 +146,9 @@ def add_workers(
         more = _useful_workers(spec, job_id, alive, count, tasks, log)
         raised = replace(job, config=spec_store.store_more_workers(services, job, alive + more))
         array_size = services.slurm.max_array_size()
-        added = jobs.record_intent(round_row.number, last.next_number, more, array_size, asked=True)
+        added = jobs.record_intent(
+            round_row.number, last.next_number, more, array_size, requested=True
+        )
         workers = submit_workers(services, spec, raised, round_row, added, log)
         # Only now: if Slurm refuses them, later submissions must not use this configuration.
         jobs.set_config(raised.config)
@@ -207,10 +199,8 @@ def _cancel_all(services: Services, job_id: JobId, submissions: list[SubmissionR
     cancelled = services.slurm.cancel(arrays)
     for row in submissions:
         if row.state is SubmitState.INTENT:
-            found = (ids.get(name) for name in open_names(job_id, row))
-            services.jobs(job_id).record_submitted(
-                row, [job for job in takewhile(bool, found) if job]
-            )
+            found = (ids.get(name, "") for name in open_names(job_id, row))
+            services.jobs(job_id).record_submitted(row, list(takewhile(bool, found)))
     return ids_of(cancelled)
 
 
@@ -233,7 +223,7 @@ def _intend_replacements(
     missing = useful_workers(spec, spec.workers, tasks, log) - staying
     if missing > 0:
         array_size = services.slurm.max_array_size()
-        jobs.record_intent(round_row.number, last.next_number, missing, array_size, asked=True)
+        jobs.record_intent(round_row.number, last.next_number, missing, array_size, requested=True)
 
 
 def _holders(snapshot: Snapshot) -> int:
@@ -270,14 +260,12 @@ def _useful_workers(
 
 def _open_round(snapshot: Snapshot) -> RoundRow | None:
     """The latest round, if it is planned and open."""
-    if not snapshot.rounds:
+    last = snapshot.rounds[-1] if snapshot.rounds else None
+    if last is None or last.state is not RoundState.OPEN or snapshot.job.rounds <= last.number:
         return None
-    last = snapshot.rounds[-1]
-    planned = last.state is RoundState.OPEN and snapshot.job.rounds > last.number
-    return last if planned else None
+    return last
 
 
 def _result(job_id: JobId, workers: Workers, *, changed: bool) -> ControlResult:
-    return ControlResult(
-        job_id, changed=changed, workers=workers.workers, slurm_job_ids=workers.slurm_job_ids
-    )
+    ids = workers.slurm_job_ids
+    return ControlResult(job_id, changed=changed, workers=workers.workers, slurm_job_ids=ids)

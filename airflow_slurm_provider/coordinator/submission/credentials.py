@@ -160,10 +160,11 @@ def _mint(services: Services, job_id: JobId, role: str) -> bytes:
     except ClientError as error:
         code = error.response["Error"]["Code"]
         if code in _TEMPORARY:
-            raise ServiceError(f"STS: {code}; try again") from error
+            raise ServiceError(f"STS: {code}", "try again") from error
         raise UserError(
             f"aws.node_role_arn: {role!r} can't be assumed ({code}: "
-            f"{error.response['Error'].get('Message', '')}); correct it, or its trust policy"
+            f"{error.response['Error'].get('Message', '')})",
+            "correct it, or its trust policy",
         ) from error
     except BotoCoreError as error:
         raise unanswered("STS", error, "aws.sts_endpoint_url and the network") from error

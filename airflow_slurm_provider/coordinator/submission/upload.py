@@ -27,11 +27,7 @@ _MOST_CODE_BYTES = 50 * 1024 * 1024
 
 
 def upload_code(services: Services, config: Config) -> str:
-    """Put the handler's folder on S3 as a zip; return its digest, empty if there is no folder.
-
-    Raises:
-        UserError: if the folder is missing, or the handler's module is not in it.
-    """
+    """Put the zip of `pack_code` on S3; return its digest, empty if there is no folder."""
     digest, data = pack_code(config)
     if digest:
         services.objects.put_new(services.paths(config.spec.id).code(digest), data)
@@ -58,7 +54,12 @@ def _zip_folder(folder: Path, config: Config) -> bytes:
         raise UserError(
             f"{where}: the folder {folder} does not exist; name the folder with the handler"
         )
-    _check_requirements(folder, config)
+    requirements = config.spec.handler.requirements
+    if requirements and not (folder / requirements).is_file():
+        raise UserError(
+            f"{config.source}: handler.requirements: {folder} has no {requirements!r}; name a file "
+            "within handler.code"
+        )
     if not config.spec.handler.plugin:
         _check_entry(folder, config)
     out = io.BytesIO()
@@ -95,13 +96,15 @@ def worker_command(services: Services, path: str) -> str:
     The latter runs the file only if its digest is that of the worker here.
     """
     cluster = services.site.cluster
-    launch = [cluster.python, "-c", zipapp.LAUNCH, path, _worker_sha256()]
+    sha256 = hashlib.sha256(built_worker()[1]).hexdigest()
+    launch = [cluster.python, "-c", zipapp.LAUNCH, path, sha256]
     return cluster.worker_command or shlex.join(launch)
 
 
+@lru_cache(maxsize=1)
 def built_worker() -> tuple[str, bytes]:
     """The worker as one file: its name, which contains its digest, and its bytes."""
-    digest, data = _built_worker()
+    digest, data = zipapp.build()
     return f"worker-{digest}.pyz", data
 
 
@@ -110,25 +113,6 @@ def worker_arguments(services: Services, spec: JobSpec, config: str, submission:
     uri = f"s3://{services.site.bucket}/{services.paths(spec.id).config(config)}"
     processes = str(spec.worker.processes)
     return ["run", "--config", uri, "--submission", submission, "--processes", processes]
-
-
-@lru_cache(maxsize=1)
-def _built_worker() -> tuple[str, bytes]:
-    return zipapp.build()
-
-
-@lru_cache(maxsize=1)
-def _worker_sha256() -> str:
-    return hashlib.sha256(built_worker()[1]).hexdigest()
-
-
-def _check_requirements(folder: Path, config: Config) -> None:
-    requirements = config.spec.handler.requirements
-    if requirements and not (folder / requirements).is_file():
-        raise UserError(
-            f"{config.source}: handler.requirements: {folder} has no {requirements!r}; name a file "
-            "within handler.code"
-        )
 
 
 def _check_entry(folder: Path, config: Config) -> None:

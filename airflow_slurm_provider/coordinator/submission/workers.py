@@ -18,15 +18,12 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
-from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.services import Log, Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
-from airflow_slurm_provider.coordinator.status.arrays import (
-    arrays_of,
-    ids_of,
-    known_arrays,
-)
+from airflow_slurm_provider.coordinator.status.arrays import arrays_of, ids_of, known_arrays
 from airflow_slurm_provider.coordinator.status.progress import (
     blocked_reason,
     latest,
@@ -47,10 +44,20 @@ from slurm_worker.protocol.job_rows import JobRow, RoundRow, SubmissionRow, job_
 from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import JobId, SubmitState
 
-Log = Callable[[str], None]
-
 #: The longest time of a call, in seconds, if the job sets no timeout.
 _LONG_CALL_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class VerbResult:
+    """The result of a verb that may submit workers; `slurm_job_ids` are their arrays."""
+
+    job_id: str
+    slurm_job_ids: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; the names are stable."""
+        return {**asdict(self), "slurm_job_ids": list(self.slurm_job_ids)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +240,7 @@ def _submit(
     submitted: list[str],
     log: Log,
 ) -> int:
-    """Submit the arrays, and append their ids to `submitted`; return the number of workers."""
+    """Append the arrays' ids to `submitted`, also before an error; return the workers' number."""
     command = [
         *shlex.split(upload.upload_worker(services)),
         *upload.worker_arguments(services, spec, job.config, submission.label),
@@ -302,7 +309,5 @@ def _skip_reason(services: Services, spec: JobSpec, arrays: Sequence[ArrayKey]) 
 
 
 def _existing(job_id: JobId, submission: SubmissionRow) -> Workers:
-    """The workers that an earlier call has submitted."""
-    name = job_name(job_id, submission)
-    ids, label = submission.slurm_job_ids, submission.label
-    return Workers(ids, name, submission.workers, label, reattached=True)
+    name, label = job_name(job_id, submission), submission.label
+    return Workers(submission.slurm_job_ids, name, submission.workers, label, reattached=True)

@@ -3,7 +3,7 @@
 | to | Airflow must allow |
 | --- | --- |
 | read | reading of task instances (of any DAG) |
-| act | changing them: what clearing a task asks for |
+| act | changing them, as for clearing a task |
 
 The user is found as in Airflow's own API: by a bearer token, or by the UI's cookie (which
 Airflow 3.0 doesn't have: there a token must come along).
@@ -30,14 +30,14 @@ class AirflowGuard:
     """See `airflow_slurm_provider.dashboard.auth.Guard`."""
 
     async def user(self, request: Request) -> User:
-        """Who reads; 401 without a login, 403 for who may not read task instances."""
+        """The user who reads; 401 without a login, 403 without the right to read task instances."""
         found = await airflow_user(request)
         if not await run_in_threadpool(_may, "GET", found):
             raise HTTPException(403, "your role in Airflow may not read task instances")
         return User(_name(found), may_act=await run_in_threadpool(_may, "PUT", found))
 
     async def actor(self, request: Request) -> User:
-        """Who acts; 403 for who may not change task instances, such as a viewer."""
+        """The user who acts; 403 without the right to change task instances, as for a viewer."""
         found = await airflow_user(request)
         if not await run_in_threadpool(_may, "PUT", found):
             raise HTTPException(403, "your role in Airflow may not change task instances")

@@ -17,11 +17,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from airflow_slurm_provider.dashboard import pages
 from airflow_slurm_provider.dashboard.app import create_app
-from airflow_slurm_provider.dashboard.plugin.guard import (
-    AirflowGuard,
-    airflow_user,
-    may_read_xcoms,
-)
+from airflow_slurm_provider.dashboard.plugin.guard import AirflowGuard, airflow_user, may_read_xcoms
 from airflow_slurm_provider.dashboard.plugin.sites import AirflowSites
 from airflow_slurm_provider.dashboard_urls import Destination
 from airflow_slurm_provider.links import BackfillLink

@@ -52,12 +52,12 @@ class EmbeddedTransport(LocalTransport):
             folder = own_folder(path)
         except UnsafeFolder as error:
             raise UserError(
-                f"cluster.embedded_dir: {error}, who can change what jobs run; name a folder of "
-                "your own, such as ~/.airflow-slurm/embedded"
+                f"cluster.embedded_dir: {error}, who can change what jobs run",
+                "name a folder of your own, such as ~/.airflow-slurm/embedded",
             ) from error
         except OSError as error:
             raise UserError(
-                f"cluster.embedded_dir: {str(path)!r} can't be made ({error}); name another"
+                f"cluster.embedded_dir: {str(path)!r} can't be made ({error})", "name another"
             ) from error
         (folder / "bin").mkdir(mode=0o700, exist_ok=True)
         settings = {

@@ -86,7 +86,9 @@ class Coordinator:
         if self.error:
             raise self.error
         self.submits += 1
-        return api.SubmitResult(config.spec.job_id, 0, 10, 100, 2, ("7",), "name", False)
+        return api.SubmitResult(
+            config.spec.job_id, 0, 10, 100, 2, "name", False, slurm_job_ids=("7",)
+        )
 
     def retry(self, _services: object, job_id: str, *_: object, **asked: object) -> api.RetryResult:
         self.asked.append(asked)

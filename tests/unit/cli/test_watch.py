@@ -81,7 +81,7 @@ def test_the_screen_shows_everything_of_a_status_query() -> None:
     for expected in (
         "job-1  running  22:13:20 UTC",
         "50.0% of 1,000 items",
-        "450 ok, 50 failed, 500 to do; 2.",
+        "450 ok, 50 failed, 500 pending; 2.",
         "48 ready, 2 leased",
         "3 alive (2 RUNNING, 1 PENDING)",
         "50 network",

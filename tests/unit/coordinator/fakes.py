@@ -28,7 +28,7 @@ SITE = {
 
 def state_of(error_class: str) -> ElementState:
     """A state of Slurm's that means this class."""
-    meaning = {each.error_class.value: each for each in ElementState if each.error_class}
+    meaning = {state.error_class.value: state for state in ElementState if state.error_class}
     return meaning[error_class]
 
 
@@ -106,7 +106,7 @@ class FakeSlurm:
         return self.arrays[name]
 
     def find(self, names: Collection[str]) -> dict[str, str]:
-        return {each: self.arrays[each] for each in names if each in self.arrays}
+        return {name: self.arrays[name] for name in names if name in self.arrays}
 
     def names(self, slurm_job_ids: Collection[str], prefix: str) -> dict[str, str]:
         ids = {job: name for name, job in self.arrays.items() if name.startswith(prefix)}
@@ -121,7 +121,7 @@ class FakeSlurm:
         return self.states.get(array.slurm_job_id, self.state)
 
     def together(self, arrays: Sequence[ArrayKey]) -> Any:
-        return merge_arrays([self.array(each) for each in arrays])  # type: ignore[misc]
+        return merge_arrays([self.array(key) for key in arrays])  # type: ignore[misc]
 
     def output(self, name: str, folder: str, element: int, lines: int) -> str:
         return self.words or f"the end of {folder} {element}\n"
@@ -130,14 +130,14 @@ class FakeSlurm:
         return self.scripts[list(self.arrays).index(name)]
 
     def records(self, arrays: Collection[ArrayKey]) -> list[JobRecord]:
-        self.accounted.append([each.slurm_job_id for each in arrays])
+        self.accounted.append([key.slurm_job_id for key in arrays])
         return self.ended
 
     def cancel(self, arrays: Collection[ArrayKey]) -> list[ArrayKey]:
         """By name, as the real one."""
         found = [ArrayKey(job, name) for name, job in self.find({e.name for e in arrays}).items()]
-        alive = sorted(each for each in found if self.array(each).alive)
-        self.cancelled += [each.slurm_job_id for each in alive]
+        alive = sorted(key for key in found if self.array(key).alive)
+        self.cancelled += [key.slurm_job_id for key in alive]
         return alive
 
     def end(self, name: str, folder: str) -> None:
@@ -149,7 +149,7 @@ class FakeSlurm:
 
 
 def no_sts() -> Any:
-    raise AssertionError("no role is named, so STS is not asked")
+    raise AssertionError("no role is named, so STS gets no request")
 
 
 def services(slurm: FakeSlurm | None = None) -> Services:

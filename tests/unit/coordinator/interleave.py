@@ -1,4 +1,4 @@
-"""Two calls at a time, at every step that one of them can stand at when the other goes on.
+"""Two calls at a time: one stops at each of its steps, and the other continues.
 
 Each request to the table, the bucket or the cluster is a step. Before its n-th step a call
 is suspended while another runs, or its process dies there; so all orders are tried in which
@@ -86,7 +86,7 @@ def stepped(services: Services, steps: Steps) -> Services:
 
 @dataclass
 class Call:
-    """One process: what it does, and what came of it."""
+    """One process: what it does, and its result."""
 
     services: Services
     work: Callable[[Services], Any]

@@ -1,4 +1,4 @@
-"""Processes that share a bucket, stopped before any of their requests and let go on.
+"""Processes that share a bucket, stopped before any of their requests and continued.
 
 `Bucket` holds the objects, with a clock that the test moves. Each `Process` runs in a thread of its
 own and speaks to the bucket by a `Paced` store: `run_to` lets it make so many requests that
@@ -83,7 +83,7 @@ class Bucket:
 
     def unnamed(self) -> set[str]:
         """What lies in the datasets' folders, and neither of the last two versions names."""
-        named = {file["key"] for each in self.published[-2:] for file in each.files}
+        named = {file["key"] for publication in self.published[-2:] for file in publication.files}
         found = {
             key
             for key in self.objects.objects
@@ -187,7 +187,7 @@ class Process:
         self._thread.start()
 
     def run_to(self, requests: int) -> bool:
-        """Let it go on until it has made so many requests; return whether it has ended."""
+        """Continue it until it has made so many requests; return whether it has ended."""
         self.store.allow(requests)
         turn = self.store._turn
         with turn:

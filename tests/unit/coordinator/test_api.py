@@ -59,10 +59,10 @@ def test_submitting_again_reports_a_changed_configuration(tmp_path: Path) -> Non
     lines: list[str] = []
     api.submit(edges, config, log=lines.append)
     api.submit(edges, config, log=lines.append)
-    assert not any("worker count changed" in each for each in lines)
+    assert not any("worker count changed" in line for line in lines)
     (tmp_path / "handler.py").write_text("def handle(item, context):\n    return None\n")
     api.submit(edges, config, log=lines.append)
-    assert any("code, settings or worker count changed" in each for each in lines)
+    assert any("code, settings or worker count changed" in line for line in lines)
 
 
 def test_submitting_a_finished_job_again_says_that_all_tasks_have_ended(tmp_path: Path) -> None:
@@ -90,10 +90,10 @@ def test_a_changed_input_is_reported_and_the_job_keeps_its_items(
     lines: list[str] = []
     api.submit(edges, config, log=lines.append)
     api.submit(edges, config, log=lines.append)
-    assert not any("has changed" in each for each in lines)
+    assert not any("has changed" in line for line in lines)
     make_config(tmp_path, items=30)
     again = api.submit(edges, config, log=lines.append)
-    assert any("keeps the 20 items that it had then" in each for each in lines)
+    assert any("keeps the 20 items that it had then" in line for line in lines)
     assert again.items == 20
 
 
@@ -217,7 +217,7 @@ def test_an_input_that_breaks_after_planning_does_not_affect_the_job(
     items.write_text(items.read_text() + "{broken\n")
     lines: list[str] = []
     assert api.submit(edges, config, log=lines.append).items == 50
-    assert any("keeps the 50 items that it had then" in each for each in lines)
+    assert any("keeps the 50 items that it had then" in line for line in lines)
 
 
 def test_another_input_under_the_same_job_id_is_refused(tmp_path: Path) -> None:
@@ -404,10 +404,10 @@ def test_no_secret_is_in_the_script_the_config_or_the_table(tmp_path: Path, monk
 def quarantined(edges: Services, config: Config, folder: Path) -> Any:
     """A world whose first task was given up after its workers died."""
     world = world_of(edges, config, folder, failing())
-    row = next(each for each in world.task_rows() if each.state is not TaskState.DONE)
+    row = next(task for task in world.task_rows() if task.state is not TaskState.DONE)
     for _ in range(world.lease.max_tries):
         world.clock.advance(100)
-        (row,) = [each for each in world.task_rows() if each.task == row.task]
+        (row,) = [task for task in world.task_rows() if task.task == row.task]
         claimed = world.table.claim(row, "broken-node")
         world.table.fail(claimed.lease, ErrorClass.OUT_OF_MEMORY, "killed", 0)
     return world

@@ -69,7 +69,7 @@ def merge_on_nodes(
 def described(manifest: dict[str, Any]) -> list[Any]:
     """A dataset's files by their names in its folder."""
     return [
-        {**each, "key": each["key"].removeprefix(manifest["folder"])} for each in manifest["files"]
+        {**file, "key": file["key"].removeprefix(manifest["folder"])} for file in manifest["files"]
     ]
 
 
@@ -85,7 +85,7 @@ def test_nodes_write_the_same_bytes_and_the_coordinator_only_publishes(
     monkeypatch.setattr(DatasetFolder, "write", lambda *_: pytest.fail("a file was merged here"))
     there = api.aggregate(edges, config.spec.id, log=log)
     assert described(there) == described(here)
-    assert all(each["key"].startswith(there["folder"]) for each in there["files"])
+    assert all(file["key"].startswith(there["folder"]) for file in there["files"])
     assert api.merge_on_nodes(edges, config.spec.id, log=log) is None, "it is up to date"
 
 
@@ -110,10 +110,10 @@ def test_a_suspended_node_cannot_change_the_published_dataset(tmp_path: Path) ->
     manifest = api.aggregate(edges, config.spec.id, log=log)
     for key in written:
         edges.objects.put(key, b"the bytes of another build, late")
-    for each in manifest["files"]:
-        body = edges.objects.get(each["key"])
+    for file in manifest["files"]:
+        body = edges.objects.get(file["key"])
         assert body is not None
-        assert hashlib.sha256(body).hexdigest() == each["sha256"]
+        assert hashlib.sha256(body).hexdigest() == file["sha256"]
     collected = collect(edges, config.spec.id, log=log)
     assert collected.objects["dataset"] == len(written) == 4
     assert not set(written) & set(edges.objects.list(paths.dataset))
@@ -128,7 +128,7 @@ def test_files_merged_by_nodes_of_an_older_release_are_published(
     monkeypatch.setattr(DatasetFolder, "write", lambda *_: pytest.fail("a file was merged here"))
     manifest = api.aggregate(edges, config.spec.id, log=log)
     assert len(manifest["files"]) == 4
-    assert all(each["key"].startswith(manifest["folder"]) for each in manifest["files"])
+    assert all(file["key"].startswith(manifest["folder"]) for file in manifest["files"])
 
 
 def test_another_pyarrow_on_the_node_is_refused(tmp_path: Path) -> None:
@@ -157,7 +157,9 @@ def test_the_merge_jobs_credentials_allow_the_other_jobs_parts_and_dataset() -> 
     assert merged_job(name) == "flights"
     assert merged_job(JobId("flights")) is None
     statements = session_policy(edges.site, name)["Statement"]
-    objects = [each["Resource"] for each in statements if isinstance(each["Resource"], list)]
+    objects = [
+        statement["Resource"] for statement in statements if isinstance(statement["Resource"], list)
+    ]
     assert [r.rpartition("jobs/")[2] for r in objects[0]] == [f"{name}/*", "flights/dataset/*"]
     assert [r.rpartition("jobs/")[2] for r in objects[1]] == [f"{name}/*", "flights/*"]
 

@@ -1,4 +1,4 @@
-"""A published manifest names files that are there, whoever pauses where and for how long."""
+"""A published manifest names files that exist, wherever and however long a process pauses."""
 
 from __future__ import annotations
 
@@ -67,10 +67,12 @@ class Lab:
 
     def kept_its_promises(self, *processes: Process) -> None:
         assert self.bucket.broken == []
-        assert [each.error for each in processes] == [None] * len(processes)
-        folders = {each.manifest["folder"] for each in self.bucket.published}
-        results = [each.result for each in processes if isinstance(each.result, Manifest)]
-        assert {each.folder for each in results} <= folders, "a success was told and not published"
+        assert [process.error for process in processes] == [None] * len(processes)
+        folders = {publication.manifest["folder"] for publication in self.bucket.published}
+        results = [process.result for process in processes if isinstance(process.result, Manifest)]
+        assert {result.folder for result in results} <= folders, (
+            "a success was reported and not published"
+        )
 
     def can_be_tidied(self) -> None:
         for layout in ("d", "e"):
@@ -174,7 +176,7 @@ def test_many_processes_in_any_order_break_no_promise(
     rng = random.Random(seed)
     lab = lab_of(rng.choice(["", "c", "abc"]))
     kinds = ["gc", "gc", "a", "b", rng.choice("abc"), rng.choice("abc")]
-    processes = [lab.start(each) for each in kinds]
+    processes = [lab.start(kind) for kind in kinds]
     steps = dict.fromkeys(range(len(processes)), 0)
     left = set(steps)
     while left:
@@ -241,7 +243,7 @@ def test_the_promise_to_readers_counts_publications_and_time_since_retirement(
 
 
 def present(lab: Lab, publication: Any) -> bool:
-    return any(each["key"] in lab.bucket.objects.objects for each in publication.files)
+    return any(file["key"] in lab.bucket.objects.objects for file in publication.files)
 
 
 def test_files_of_a_manifest_of_an_older_release_are_kept_as_promised(
@@ -299,4 +301,4 @@ def test_a_store_without_conditions_keeps_all_files_and_the_later_manifest_stand
     lab.run("gc")
     lab.kept_its_promises(slow)
     assert len(lab.bucket.published) == 5
-    assert all(present(lab, each) for each in lab.bucket.published)
+    assert all(present(lab, publication) for publication in lab.bucket.published)

@@ -89,8 +89,8 @@ class Site:
         assert (row.state, row.rounds, first.state) == (JobState.OPEN, 1, RoundState.OPEN)
         assert (first.tasks, first.items) == (2, ITEMS)
         tasks = list(self.services.tasks(row).rows_of_round(0))
-        assert [draft_of(each.where.segment) for each in tasks] == [row.draft] * 2
-        slices = [self.services.store(JOB).read_slice(0, each.where) for each in tasks]
+        assert [draft_of(task.where.segment) for task in tasks] == [row.draft] * 2
+        slices = [self.services.store(JOB).read_slice(0, task.where) for task in tasks]
         read = [items.take(position) for items in slices for position in range(len(items))]
         assert [item["n"] for item in read] == [f"{word}{n}" for n in range(ITEMS)]
         assert list(self.services.rows.query("JOBS")) != []
@@ -250,7 +250,7 @@ def test_of_two_inputs_under_one_id_one_is_refused_and_changes_nothing(
         site = new_site()
         first, second = other(site), site.submit()
         one_suspended(first, at, second)
-        (refused,) = [each.error for each in (first, second) if each.error is not None]
+        (refused,) = [process.error for process in (first, second) if process.error is not None]
         assert isinstance(refused, UserError), at
         assert "exists with another input" in str(refused), at
         site.check("other" if second.error else "good")
@@ -305,7 +305,7 @@ def check_round(site: Site) -> None:
     (task,) = site.services.tasks(jobs.get()).rows_of_round(1)
     assert task.state is TaskState.READY
     assert site.services.store(JOB).read_slice(1, task.where).keys == ["k2", "k7"]
-    assert [each.round_no for each in jobs.submissions()] == [0, 1]
+    assert [submission.round_no for submission in jobs.submissions()] == [0, 1]
     assert len(site.slurm.arrays) == 2
 
 
@@ -333,4 +333,7 @@ def test_refused_additional_workers_are_not_intended_again(
     assert site.services.jobs(JOB).get().config == before
     added = control.add_workers(site.services, JOB, 1, log=lambda _: None)
     assert added.workers == 1
-    assert [each.label for each in site.services.jobs(JOB).submissions()] == ["000-1", "000-2"]
+    assert [submission.label for submission in site.services.jobs(JOB).submissions()] == [
+        "000-1",
+        "000-2",
+    ]

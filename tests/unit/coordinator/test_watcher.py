@@ -1,4 +1,4 @@
-"""Who waits is told what is new: rate, deaths with their reasons; gone workers are replaced."""
+"""A wait reports what is new: rate, deaths and their reasons. It replaces workers that left."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_gone_workers_are_replaced_up_to_the_bound(tmp_path: Path) -> None:
     lines: list[str] = []
     watcher = Watcher(edges, edges.jobs(job_id).job, lines.append, max_resubmissions=2)
     polls = [watcher.poll() for _ in range(4)]
-    assert [bool(each.problem) for each in polls] == [False, False, True, True]
+    assert [bool(poll.problem) for poll in polls] == [False, False, True, True]
     assert len(slurm.arrays) == 3
     assert any("no worker of array 100 is left" in line for line in lines)
 
@@ -65,16 +65,16 @@ def die(edges: Services, owner: str, times: int) -> None:
     lease = LeaseConfig(max_lost=1)
     table = TaskTable(edges.rows, job_id, row.shards, lease, clock)
     (first,) = [
-        each for shard in range(row.shards) for each in table.all_rows(shard) if not each.sequence
+        task for shard in range(row.shards) for task in table.all_rows(shard) if not task.sequence
     ]
     assert isinstance(table.claim(first, f"{owner}aaaa"), Claimed)
     for _ in range(times):
         clock.sleep(1000)
         (first,) = [
-            each
+            task
             for shard in range(row.shards)
-            for each in table.all_rows(shard)
-            if not each.sequence
+            for task in table.all_rows(shard)
+            if not task.sequence
         ]
         table.steal(first, f"{owner}bbbb")
 
@@ -103,7 +103,7 @@ def test_a_death_is_told_with_a_task_that_another_worker_has_taken_over(tmp_path
     edges, job_id = submitted(tmp_path, slurm, items=5, bundle=1)
     row = edges.jobs(job_id).get()
     table = TaskTable(edges.rows, job_id, row.shards, LeaseConfig(), edges.clock)
-    (first,) = [each for shard in range(row.shards) for each in table.all_rows(shard)][:1]
+    (first,) = [task for shard in range(row.shards) for task in table.all_rows(shard)][:1]
     assert isinstance(table.claim(first, "100_2-r0-aaaa"), Claimed)
     edges.clock.sleep(1000)
     held = table.find(first.task)
@@ -185,15 +185,17 @@ def test_who_waits_again_is_not_told_of_the_dead_of_earlier_arrays_one_by_one(
 def test_workers_that_died_with_the_same_words_are_told_without_them(tmp_path: Path) -> None:
     slurm = FakeSlurm()
     edges, job_id = submitted(tmp_path, slurm)
-    slurm.words = '{"event": "the worker can\'t go on"}\nslurm-worker: handler.entry: mend it\n'
+    slurm.words = (
+        '{"event": "the worker can\'t continue"}\nslurm-worker: handler.entry: correct it\n'
+    )
     slurm.ended = [
-        JobRecord("100", each, 0, ElementState.FAILED, "2:0", "n1", 60, 0) for each in (0, 1)
+        JobRecord("100", element, 0, ElementState.FAILED, "2:0", "n1", 60, 0) for element in (0, 1)
     ]
     slurm.state = FakeArray(alive=0, dead={"worker_crash": 2})
     lines: list[str] = []
     Watcher(edges, job_id, lines.append).poll()
     assert [line.strip() for line in lines if line.startswith("  100_")] == [
-        "100_0: slurm-worker: handler.entry: mend it",
+        "100_0: slurm-worker: handler.entry: correct it",
         "100_1: the same",
     ]
 
@@ -232,7 +234,7 @@ def test_the_first_failures_are_told_when_the_job_ends(tmp_path: Path) -> None:
     world_of(edges, config, tmp_path / "w", handle).worker().run()
     chunk = [
         {"event": "worker started", "level": "info"},
-        *(failed(n, "bad_input", f"{n} is no good") for n in range(8)),
+        *(failed(n, "bad_input", f"{n} is not good") for n in range(8)),
         {**failed(8, "handler_bug", "ZeroDivisionError"), "exception": "Traceback:\n  at line 3"},
     ]
     job_id = config.spec.id
@@ -241,7 +243,7 @@ def test_the_first_failures_are_told_when_the_job_ends(tmp_path: Path) -> None:
     lines: list[str] = []
     Watcher(edges, job_id, lines.append).poll()
     told = [line for line in lines if "item failed" in line]
-    assert [f'item="{each}"' in line for each, line in zip(["k0", "k8"], told, strict=True)] == [
+    assert [f'item="{key}"' in line for key, line in zip(["k0", "k8"], told, strict=True)] == [
         True,
         True,
     ], "one of each kind"

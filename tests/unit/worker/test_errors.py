@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import pickle
 import socket
 import urllib.error
 from email.message import Message
@@ -21,6 +22,7 @@ from slurm_worker.errors import (
     classify,
     classify_status,
     describe,
+    problem_and_fix,
     retry_after_of,
 )
 
@@ -82,6 +84,15 @@ def test_a_description_is_one_line_of_bounded_length() -> None:
     text = describe(ValueError("a\nb" + "x" * 1000))
     assert "\n" not in text
     assert len(text) == 500
+
+
+def test_an_error_has_its_problem_and_its_fix_as_fields_and_one_text() -> None:
+    error = ServiceError("cluster: no answer; 3\x1b tries", "try again")
+    for copied in (error, pickle.loads(pickle.dumps(error))):
+        assert str(copied) == "cluster: no answer; 3\\x1b tries; try again"
+        assert problem_and_fix(copied) == ("cluster: no answer; 3\\x1b tries", "try again")
+    assert problem_and_fix(UserError("a; b")) == ("a; b", "")
+    assert problem_and_fix(ValueError("a; b")) == ("ValueError: a; b", "")
 
 
 def test_an_item_error_refuses_a_class_that_is_not_in_the_list() -> None:

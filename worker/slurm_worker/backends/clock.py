@@ -1,10 +1,11 @@
 """AWS time and the boot-time clock.
 
 The time of day comes from the ``Date`` headers of the table's replies, so that workers agree
-even if their nodes' clocks are wrong. A header has whole seconds; the intersection of the
-offsets that many replies allow is a few hundredths wide (after Marzullo, 1984, "Maintaining
-the Time in a Distributed System", with the whole second as each reading's interval). Costs no
-request.
+even if their nodes' clocks are wrong. A header has whole seconds. The intersection of the
+offsets that many replies allow is a few hundredths wide. Costs no request.
+
+Source: Marzullo, 1984, "Maintaining the Time in a Distributed System", with the whole second as
+each reading's interval.
 """
 
 from __future__ import annotations
@@ -31,8 +32,7 @@ class AwsClock:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        local = time.time() - boot_time()
-        self._fallback = local
+        self._fallback = time.time() - boot_time()
         self._low: float | None = None
         self._high: float | None = None
 

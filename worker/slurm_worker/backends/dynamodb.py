@@ -75,7 +75,7 @@ class DynamoRows:
             try:
                 reply = self._client.put_item(
                     TableName=self._table,
-                    Item=_item(row),
+                    Item={name: _serialize(value) for name, value in row.items()},
                     ConditionExpression="attribute_not_exists(pk)",
                     ReturnValuesOnConditionCheckFailure="ALL_OLD",
                 )
@@ -170,8 +170,8 @@ class DynamoRows:
         except ClientError as error:
             if code_of(error) == "ResourceNotFoundException":
                 raise UserError(
-                    f"storage.table: there is no DynamoDB table {self._table!r}; create it with "
-                    "slurmctl bootstrap, or correct the name"
+                    f"storage.table: there is no DynamoDB table {self._table!r}",
+                    "create it with slurmctl bootstrap, or correct the name",
                 ) from error
             raise refused(f"DynamoDB table {self._table!r}", error) from error
         except BotoCoreError as error:
@@ -199,10 +199,6 @@ def dynamo_client(
 
 def _key(pk: str, sk: str) -> dict[str, Any]:
     return {"pk": {"S": pk}, "sk": {"S": sk}}
-
-
-def _item(row: Row) -> dict[str, Any]:
-    return {name: _serialize(value) for name, value in row.items()}
 
 
 def _take_items(

@@ -68,9 +68,7 @@ def code_of(error: ClientError) -> str:
 def refused(where: str, error: ClientError) -> ServiceError:
     """The error for a request that a service answered and did not carry out.
 
-    Args:
-        where: the table or object of the request.
-        error: the SDK's, after its retries.
+    `where` names the table or object of the request. The SDK has made its retries.
     """
     code = code_of(error)
     kinds = {Throttled: _THROTTLED, AccessDenied: _DENIED, InvalidRequest: _INVALID}
@@ -79,16 +77,13 @@ def refused(where: str, error: ClientError) -> ServiceError:
 
 
 def unanswered(where: str, error: Exception, check: str) -> ServiceError:
-    """The error for a request that the SDK could not send, or that got no answer.
+    """The error for a request to `where` that the SDK could not send, or that got no answer.
 
-    Args:
-        where: the table or object of the request.
-        error: the SDK's.
-        check: what the user should check if credentials are not the reason.
+    If credentials are not the reason, the user should `check` this.
     """
     if isinstance(error, _OF_CREDENTIALS):
-        return NoCredentials(f"{where}: {_sentence(error)}; {_LOOKED_FOR}")
-    return ServiceError(f"{where}: {error}; check {check}")
+        return NoCredentials(f"{where}: {_sentence(error)}", _LOOKED_FOR)
+    return ServiceError(f"{where}: {error}", f"check {check}")
 
 
 @contextmanager
@@ -101,15 +96,16 @@ def settings_explained() -> Iterator[None]:
     try:
         yield
     except _OF_CREDENTIALS as error:
-        raise UserError(f"aws: {_sentence(error)}; {_LOOKED_FOR}") from error
+        raise UserError(f"aws: {_sentence(error)}", _LOOKED_FOR) from error
     except ProfileNotFound as error:
         raise UserError(
-            f"aws: {_sentence(error)}; correct the site's aws section or AWS_PROFILE: profiles "
-            "are those of ~/.aws/config and ~/.aws/credentials"
+            f"aws: {_sentence(error)}",
+            "correct the site's aws section or AWS_PROFILE: profiles "
+            "are those of ~/.aws/config and ~/.aws/credentials",
         ) from error
     except (BotoCoreError, ValueError) as error:
         raise UserError(
-            f"aws: {error}; correct the site's aws section or AWS_* variables"
+            f"aws: {error}", "correct the site's aws section or AWS_* variables"
         ) from error
 
 

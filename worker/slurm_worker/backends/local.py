@@ -17,14 +17,11 @@ from slurm_worker.protocol.ports import ObjectInfo, StoredObject
 
 #: Errors of `os.link` on a file system without hard links.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 class FolderObjects:
-    """`ports.ObjectStore` over the files below a folder; each appears complete or not at all.
-
-    Args:
-        root: the folder.
-    """
+    """`ports.ObjectStore` over the files below a folder; each appears complete or not at all."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -40,7 +37,7 @@ class FolderObjects:
             with (self._root / key).open("rb") as file:
                 file.seek(start)
                 return file.read(-1 if length is None else length)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        except _ABSENT:
             return None
 
     def put(self, key: str, body: bytes) -> None:
@@ -69,7 +66,7 @@ class FolderObjects:
             with (self._root / key).open("rb") as file:
                 body = file.read()
                 modified = os.fstat(file.fileno()).st_mtime
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        except _ABSENT:
             return None
         return StoredObject(body, hashlib.sha256(body).hexdigest(), modified)
 
@@ -120,7 +117,7 @@ class FolderObjects:
         """See `ports.ObjectStore.download`."""
         try:
             shutil.copyfile(self._root / key, path)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        except _ABSENT as error:
             raise Missing(f"{self._root / key}: there is no such file") from error
 
     def copy(self, source: str, key: str) -> None:

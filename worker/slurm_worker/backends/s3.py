@@ -41,12 +41,7 @@ class _Condition(TypedDict, total=False):
 
 
 class S3Objects:
-    """`ports.ObjectStore` on one S3 bucket.
-
-    Args:
-        client: a boto3 S3 client.
-        bucket: the bucket's name.
-    """
+    """`ports.ObjectStore` on one S3 bucket."""
 
     def __init__(self, client: S3Client, bucket: str) -> None:
         self.client = client
@@ -62,8 +57,8 @@ class S3Objects:
                     raise self._no_bucket() from error
                 if code_of(error) == "403":
                     raise UserError(
-                        f"storage.prefix: no access to bucket {self.bucket!r}; check the name "
-                        "and the credentials"
+                        f"storage.prefix: no access to bucket {self.bucket!r}",
+                        "check the name and the credentials",
                     ) from error
                 raise
 
@@ -174,7 +169,7 @@ class S3Objects:
 
     def _no_bucket(self) -> UserError:
         return UserError(
-            f"storage.prefix: there is no bucket {self.bucket!r}; create it or correct the name"
+            f"storage.prefix: there is no bucket {self.bucket!r}", "create it or correct the name"
         )
 
     @contextmanager

@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from email.message import Message
 from email.utils import parsedate_to_datetime
 
-from slurm_worker.errors import AccessDenied, ServiceError, UserError, describe
+from slurm_worker.errors import (
+    AccessDenied,
+    ServiceError,
+    UserError,
+    describe,
+    problem_and_fix,
+)
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.paths import JobPaths
@@ -30,10 +36,14 @@ _TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class AccessProbe:
-    """One action, by its IAM name, and the service's error; empty where it is allowed."""
+    """One action, by its IAM name, and the service's error; empty where it is allowed.
+
+    The fix is the error's own, and often empty.
+    """
 
     action: str
     error: str = ""
+    fix: str = ""
 
 
 def probe_table(rows: Rows, unique: str) -> list[AccessProbe]:
@@ -81,13 +91,13 @@ def clock_ahead(url: str, timeout_s: float = 10.0) -> float:
         sent, headers, received = _headers_of(url, timeout_s)
     except (OSError, ValueError) as error:
         raise ServiceError(
-            f"{url} can't be reached ({describe(error)}); check the endpoint, the region and the "
-            "network"
+            f"{url} can't be reached ({describe(error)})",
+            "check the endpoint, the region and the network",
         ) from error
     try:
         second = parsedate_to_datetime(headers["Date"]).timestamp()
     except (TypeError, ValueError) as error:
-        raise ServiceError(f"the reply of {url} has no date; check the endpoint") from error
+        raise ServiceError(f"the reply of {url} has no date", "check the endpoint") from error
     # It answered at some time within that second, and between our two: clocks may agree.
     least, most = sent - (second + 1), received - second
     return round(max(least, 0.0) + min(most, 0.0), 1)
@@ -116,7 +126,7 @@ def _run(steps: Sequence[tuple[str, Callable[[], object]]]) -> list[AccessProbe]
             step()
             probes.append(AccessProbe(action))
         except (ServiceError, UserError) as error:
-            probes.append(AccessProbe(action, describe(error, _LONGEST_ERROR)))
+            probes.append(AccessProbe(action, *problem_and_fix(error, _LONGEST_ERROR)))
             if not isinstance(error, AccessDenied):
                 break
     return probes

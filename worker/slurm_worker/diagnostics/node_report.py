@@ -7,7 +7,6 @@ that workers need, with the node's own credentials; see `access_probes`.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import socket
@@ -21,8 +20,13 @@ from typing import Any
 from slurm_worker import __version__
 from slurm_worker.backends import dynamodb, s3
 from slurm_worker.backends.clock import AwsClock
-from slurm_worker.diagnostics.access_probes import clock_ahead, probe_bucket, probe_table
-from slurm_worker.errors import ServiceError
+from slurm_worker.diagnostics.access_probes import (
+    AccessProbe,
+    clock_ahead,
+    probe_bucket,
+    probe_table,
+)
+from slurm_worker.errors import ServiceError, problem_and_fix
 from slurm_worker.private import check_folder
 from slurm_worker.protocol.keys import split_s3_uri
 
@@ -31,6 +35,9 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 def examine(scratch: Path, table: str, uri: str) -> dict[str, Any]:
     """The document; its names are stable.
+
+    ``fixes`` has what to do about an error that says so, by action, and of ``clock_error`` as
+    ``clock``.
 
     Args:
         scratch: the node-local folder that a worker would use.
@@ -46,35 +53,27 @@ def examine(scratch: Path, table: str, uri: str) -> dict[str, Any]:
         "cpus": len(os.sched_getaffinity(0)),
         **_scratch(scratch),
     }
+    fixes: dict[str, str] = {}
     unique = uuid.uuid4().hex
     if table:
         client = dynamodb.dynamo_client()
         rows = dynamodb.DynamoRows(client, table, AwsClock())
-        found["table"] = {probe.action: probe.error for probe in probe_table(rows, unique)}
+        found["table"] = _errors(probe_table(rows, unique), fixes)
         try:
             found["clock_ahead_s"] = clock_ahead(client.meta.endpoint_url)
         except ServiceError as error:
-            found["clock_error"] = str(error)
+            found["clock_error"], fixes["clock"] = problem_and_fix(error)
     if uri:
         bucket, prefix = split_s3_uri(uri, "--objects")
         objects = s3.S3Objects(s3.s3_client(), bucket)
-        found["bucket"] = {
-            probe.action: probe.error for probe in probe_bucket(objects, prefix, unique)
-        }
-    return found
-
-
-def as_line(document: dict[str, Any]) -> str:
-    """The document in one line."""
-    return json.dumps(document, sort_keys=True)
+        found["bucket"] = _errors(probe_bucket(objects, prefix, unique), fixes)
+    return {**found, "fixes": fixes} if fixes else found
 
 
 def filesystem_of(path: Path, mounts: str) -> str:
-    """The type of the file system that a path is on; empty where `mounts` does not name it.
+    """The type of the file system that an absolute path is on; empty where it is not known.
 
-    Args:
-        path: absolute.
-        mounts: what ``/proc/self/mountinfo`` holds.
+    `mounts` is the text of ``/proc/self/mountinfo``.
     """
     best, kind = -1, ""
     for line in mounts.splitlines():
@@ -84,6 +83,12 @@ def filesystem_of(path: Path, mounts: str) -> str:
         if path.is_relative_to(point) and len(point.parts) >= best:
             best, kind = len(point.parts), after.split()[0]
     return kind
+
+
+def _errors(probes: list[AccessProbe], fixes: dict[str, str]) -> dict[str, str]:
+    """The error of each action; adds the errors' own fixes."""
+    fixes.update((probe.action, probe.fix) for probe in probes if probe.fix)
+    return {probe.action: probe.error for probe in probes}
 
 
 def _scratch(scratch: Path) -> dict[str, Any]:

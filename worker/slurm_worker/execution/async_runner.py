@@ -99,7 +99,7 @@ class AsyncRunner(Runner):
 
     async def _timed(self, position: int, items: TaskItems, attempt: int) -> Outcome:
         timeout_s = self._calls.config.item_timeout_s
-        # A task of its own: a call that the handler's code cancels is no request to stop.
+        # A task of its own: a call that the handler's code cancels is not a request to stop.
         task = asyncio.ensure_future(self._call(position, items, attempt))
         try:
             done, _ = await asyncio.wait({task}, timeout=timeout_s or None)

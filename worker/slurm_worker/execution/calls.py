@@ -24,9 +24,10 @@ from slurm_worker.errors import (
     place_of,
     retry_after_of,
 )
-from slurm_worker.execution.context import Context, HandlerResources, Throttle
+from slurm_worker.execution.context import Context, HandlerResources
 from slurm_worker.execution.flight_recorder import Recorder
 from slurm_worker.execution.handler import RAISED, Handler
+from slurm_worker.execution.throttle import TokenThrottle
 from slurm_worker.protocol.job_config import JobConfig, WorkerConfig
 from slurm_worker.protocol.ports import ITEM_FAILED, Clock
 from slurm_worker.protocol.slices import TaskItems
@@ -53,11 +54,8 @@ class Calls:
     """What all ways of calling share.
 
     Args:
-        handler: the user's functions.
-        resources: the part of the context that is the same for all items.
-        job: the job, with its rules for errors.
+        job: has the rules for errors.
         stopping: true once no more items may start.
-        clock: for backoff and times of day.
         rng: jitter.
         recorder: keeps which item runs, for the supervisor.
         to_lines: turns a result into lines, or raises an `ItemError`.
@@ -80,7 +78,7 @@ class Calls:
         return self.job.worker
 
     @property
-    def throttle(self) -> Throttle:
+    def throttle(self) -> TokenThrottle:
         """The rate limits."""
         return self.resources.throttle
 
@@ -126,11 +124,7 @@ class Calls:
                 details["exc_info"] = error
         key = items.keys[position]
         self.resources.logger.warning(
-            ITEM_FAILED,
-            item=key,
-            error_class=error_class.value,
-            error=message,
-            **details,
+            ITEM_FAILED, item=key, error_class=error_class.value, error=message, **details
         )
         return error_outcome(
             position,
@@ -178,14 +172,7 @@ def run_item(
 
     A further try begins only after the error of the last one was handled. Otherwise Python
     would make that error the context of the new one, which would be classified by it.
-
-    Args:
-        calls: what to call with.
-        position: of the item in its task.
-        items: of the task.
-        attempt: at the task.
-        handle: called for each try.
-        failed: the error of a first try that the caller made.
+    `handle` is called for each try; `failed` is the error of a first try that the caller made.
 
     Raises:
         FatalError: if the handler raised one.

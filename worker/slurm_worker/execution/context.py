@@ -8,36 +8,18 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from slurm_worker.errors import AccessDenied, ErrorClass, ItemError, Missing
+from slurm_worker.execution.throttle import TokenThrottle
 from slurm_worker.protocol.keys import split_s3_uri
 from slurm_worker.protocol.ports import Logger, ObjectStore
 
 
-class Throttle(Protocol):
-    """The job's rate limits."""
-
-    @property
-    def unlimited(self) -> bool:
-        """Whether there is none."""
-
-    def acquire(self, name: str | None) -> None:
-        """Wait for a token of the limit `name`, or of each; raises `Stopped`."""
-
-    async def acquire_async(self, name: str | None) -> None:
-        """The same in a coroutine."""
-
-    def penalize(self, retry_after_s: float | None) -> None:
-        """The server answered 429."""
-
-
 class Fetcher:
-    """Copies S3 objects to node-local scratch, each once per worker.
+    """Copies S3 objects to a folder on node-local scratch, each once per worker.
 
-    Args:
-        buckets: gives the store of a bucket.
-        folder: where the files go.
+    `buckets` gives the store of a bucket.
     """
 
     def __init__(self, buckets: Callable[[str], ObjectStore], folder: Path) -> None:
@@ -70,16 +52,9 @@ class Fetcher:
 
 @dataclass(frozen=True, slots=True)
 class HandlerResources:
-    """The part of the context that is the same for all items of a worker.
+    """The part of the context that is the same for all items of a worker; see `Context`.
 
-    Args:
-        job: the job's id.
-        params: the user's own settings (``handler.params``), as JSON text.
-        logger: writes JSON lines with all ids.
-        scratch: a node-local folder of this worker.
-        fetcher: copies S3 objects to scratch.
-        throttle: the job's rate limits.
-        state: what ``setup`` returned.
+    `params` is JSON text.
     """
 
     job: str
@@ -87,7 +62,7 @@ class HandlerResources:
     logger: Logger
     scratch: Path
     fetcher: Fetcher
-    throttle: Throttle
+    throttle: TokenThrottle
     state: Any = None
 
 

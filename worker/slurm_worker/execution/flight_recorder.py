@@ -94,11 +94,7 @@ class HangDetector:
 
 
 class Recorder:
-    """Writes and reads the record.
-
-    Args:
-        path: the file, created if absent; without one nothing outlives the process.
-    """
+    """Writes and reads the record; without a `path`, nothing outlives the process."""
 
     def __init__(self, path: Path | None = None) -> None:
         if path is None:
@@ -140,7 +136,7 @@ class Recorder:
         self.items(_NOBODY, count, now)
 
     def waits(self, now: float) -> None:
-        """Something waits on purpose, for a token or before another try: that is no hang."""
+        """Something waits on purpose, for a token or before another try: that is not a hang."""
         self.waited = now
         _SINCE.pack_into(self._memory, _SINCE_AT, now)
 

@@ -1,14 +1,20 @@
 """Loading and calling the user's code.
 
-A handler is ``module:function`` in the code that the job shipped (a zip named by its
-digest) or in a module that is importable on the node, or an entry point of an installed
-distribution. Functions ``setup(context)`` and ``teardown(context)`` in the same module are
-called once per worker; what `setup` returns is ``context.state``.
+A handler is ``module:function`` in the code that the job shipped (a zip named by its digest) or
+in a module that is importable on the node. Or it is an entry point of an installed distribution.
+The job's requirements are installed on the node. Functions ``setup(context)`` and
+``teardown(context)`` in the same module are called once per worker; what `setup` returns is
+``context.state``.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import io
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -19,7 +25,6 @@ from typing import Any
 
 from slurm_worker.decorators import BATCH_MARK
 from slurm_worker.errors import UserError, describe
-from slurm_worker.execution.code_bundle import bring_code
 from slurm_worker.execution.context import Context, HandlerResources
 from slurm_worker.execution.signatures import (
     NotCallable,
@@ -37,6 +42,7 @@ from slurm_worker.protocol.ports import ObjectStore
 PLUGIN_GROUP = "slurm_worker.handlers"
 #: What user code may raise; sys.exit() is a bug there: a handler does not end its worker.
 RAISED = (Exception, SystemExit)
+_PIP = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
 
 
 class HandlerKind(Enum):
@@ -49,16 +55,7 @@ class HandlerKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """The user's functions, loaded.
-
-    Args:
-        handle: called for each item, or for each batch.
-        kind: how.
-        batch_size: the most items in a call.
-        setup: called once per worker, before the first item.
-        teardown: called once per worker, after the last one.
-        folder: where the user's code is; empty if that is not known.
-    """
+    """The user's functions, loaded; `folder` has their code, and is empty if it is not known."""
 
     handle: Callable[..., Any]
     kind: HandlerKind = HandlerKind.ITEM
@@ -72,9 +69,15 @@ def load(config: HandlerConfig, objects: ObjectStore, paths: JobPaths, scratch: 
     """Copy the handler's code to the node and import it.
 
     Raises:
-        UserError: if the code, the module or the function is not there, or can't be called.
+        UserError: if the code is missing or damaged, its requirements can't be installed, or the
+            module or the function is not there or can't be called.
     """
-    folder = bring_code(config, objects, paths, scratch) if config.code_sha256 else None
+    folder = None
+    if config.code_sha256:
+        folder = _unpack(config.code_sha256, objects, paths, scratch)
+        if config.requirements:
+            _put_first(_install(folder / config.requirements, scratch / "requirements"))
+        _put_first(folder)
     module, handle = _plugin(config.plugin) if config.plugin else _function(config.entry)
     size = getattr(handle, BATCH_MARK, 0)
     asynchronous = is_coroutine(handle)
@@ -117,6 +120,53 @@ def tear_down(handler: Handler, resources: HandlerResources) -> None:
         handler.teardown(Context(resources))
     except RAISED as error:
         resources.logger.error("teardown failed", error=describe(error), exc_info=error)
+
+
+def _put_first(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def _install(requirements: Path, target: Path) -> Path:
+    """Install the handler's requirements into a folder of this worker."""
+    if target.exists():
+        return target
+    if not requirements.exists():
+        raise UserError(
+            f"handler.requirements: {requirements.name!r} is not in the shipped code; correct "
+            "the name, relative to handler.code"
+        )
+    ended = subprocess.run(
+        [*_PIP, "--target", str(target.absolute()), "--requirement", str(requirements.absolute())],
+        capture_output=True,
+        text=True,
+        check=False,
+        # With -m the current folder is where Python looks for pip first.
+        cwd=target.parent,
+    )
+    if ended.returncode:
+        last = (ended.stderr.strip() or ended.stdout.strip() or "no output").splitlines()[-1]
+        raise UserError(
+            f"handler.requirements: pip can't install {requirements.name!r} on the node: {last}"
+        )
+    return target
+
+
+def _unpack(digest: str, objects: ObjectStore, paths: JobPaths, scratch: Path) -> Path:
+    folder = scratch / f"code-{digest[:16]}"
+    if folder.exists():
+        return folder
+    data = objects.get(paths.code(digest))
+    if data is None or hashlib.sha256(data).hexdigest() != digest:
+        raise UserError(
+            f"handler.code: {paths.code(digest)} is {'missing' if data is None else 'damaged'}; "
+            "submit the job again to upload it"
+        )
+    partial = folder.with_suffix(".partial")
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        archive.extractall(partial)
+    partial.rename(folder)
+    return folder
 
 
 def _called_with_context(handle: Callable[..., Any], config: HandlerConfig) -> Callable[..., Any]:

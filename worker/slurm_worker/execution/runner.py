@@ -24,11 +24,9 @@ from slurm_worker.results.journal import Journal, Outcome
 
 
 def make_runner(calls: Calls, *, isolated: bool = False) -> Runner:
-    """The runner for the handler's kind.
+    """The runner for the handler's kind; `isolated`, it runs one item at a time.
 
-    Args:
-        calls: what to call.
-        isolated: run one item at a time, so that a crash can be traced to its item.
+    Then a crash can be traced to its item.
     """
     if calls.handler.kind is HandlerKind.ASYNC:
         return AsyncRunner(calls, 1 if isolated else calls.config.concurrency)

@@ -21,11 +21,8 @@ class TokenThrottle:
     all are checked again right before sending. An expired one is discarded and taken again,
     which wastes its slot and never exceeds the limit.
 
-    Args:
-        limiters: one per limit.
-        clock: AWS time.
-        stopping: true once no more items may start.
-        recorder: gets a mark while items wait for tokens, which may last until tomorrow.
+    `stopping` returns true once no more items may start. `recorder` gets a mark while items wait
+    for tokens, which may last until tomorrow.
     """
 
     def __init__(

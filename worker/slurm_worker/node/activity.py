@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from slurm_worker.node.attempts import Attempt
 from slurm_worker.node.backoff import Durations, Idle
 from slurm_worker.node.context import NodeContext
-from slurm_worker.results.journal import Outcome
 
 
 class Activity:
@@ -16,10 +13,8 @@ class Activity:
     Attributes:
         running: the attempt whose items run.
         leases: leases whose items were run.
-        items_ended: items that came to an outcome.
+        items_ended: items that have an outcome.
         tasks_done: tasks that this process committed.
-        durations: of the tasks so far.
-        idle: when to wait, and when to exit.
     """
 
     def __init__(self, context: NodeContext) -> None:
@@ -53,7 +48,7 @@ class Activity:
             return
         ended, running = self.items_ended, self.running
         if running is not None:
-            ended += sum(running.held.progress) - count_items(running.restored)
+            ended += sum(running.held.progress) - running.items_restored
         if self.leases and ended <= 0 and not context.recorder.waited:
             context.logger.error(
                 "not requeued: no item finished before the time limit; raise slurm.time, or set "
@@ -62,8 +57,3 @@ class Activity:
             return
         error = context.requeue(context.identity.slurm)
         context.logger.info("Slurm is asked to requeue this worker", error=error)
-
-
-def count_items(outcomes: Sequence[Outcome]) -> int:
-    """The items that the outcomes speak of."""
-    return sum(outcome.items for outcome in outcomes)

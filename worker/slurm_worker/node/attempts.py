@@ -32,7 +32,7 @@ from slurm_worker.protocol.ports import TASK_FAILED, Value
 from slurm_worker.protocol.slices import TaskItems
 from slurm_worker.protocol.task_history import MOST_CRASHES, poison_items
 from slurm_worker.protocol.tasks import Lease, TaskRow
-from slurm_worker.results.checkpoints import Checkpoints, Origin
+from slurm_worker.results.checkpoints import Checkpoints
 from slurm_worker.results.journal import Journal, Outcome
 from slurm_worker.results.parts import Columns, error_outcome, make_part
 
@@ -45,14 +45,7 @@ _OTHER_CRASH_TEXT = "the handler killed its process, again and again"
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A lease whose items are here.
-
-    Args:
-        held: the lease, renewed by the heartbeat.
-        items: of the task.
-        checkpoints: of this attempt.
-        restored: outcomes to start from.
-    """
+    """A lease whose items are here; `restored` are the outcomes to start from."""
 
     held: HeldLease
     items: TaskItems
@@ -63,6 +56,11 @@ class Attempt:
     def lease(self) -> Lease:
         """The lease."""
         return self.held.lease
+
+    @property
+    def items_restored(self) -> int:
+        """Items that have an outcome from the start."""
+        return sum(outcome.items for outcome in self.restored)
 
 
 class Attempts:
@@ -78,7 +76,6 @@ class Attempts:
         self._config = context.config
         self._store = context.store
         self._table = context.table
-        self._clock = context.clock
         self._logger = context.logger
         self._requests = context.requests
         self._heartbeat = heartbeat
@@ -114,7 +111,8 @@ class Attempts:
             return None
         if lease.row.winner and not self._config.conditional_put:
             # ... or won the row's decision and died before its marker was published.
-            self._finish(lease, self._publish(lease, lease.row.winner))
+            row = lease.row
+            self._finish(lease, self._store.publish(row.task, row.winner, row.where))
             return None
         if lease.to_bisect(self._config.lease.max_lost):
             self._bisect(lease)
@@ -126,9 +124,7 @@ class Attempts:
         items = self._store.read_slice(lease.row.round_no, lease.row.where)
         handler = self._config.handler
         code = f"{handler.code_sha256} {handler.entry}{handler.plugin}"
-        origin = Origin(lease.task, lease.row.where.sha256, code)
-        every_s = self._config.worker.checkpoint_s
-        checkpoints = Checkpoints(self._store, origin, lease.attempt, every_s)
+        checkpoints = Checkpoints(self._store, lease, code, self._config.worker.checkpoint_s)
         restored = checkpoints.load(lease.row.checkpoint) if lease.row.checkpoint else []
         have = {at + n for at, _, _, _, count in restored for n in range(count)}
         for position, error_class in poison_items(lease.row.crashes).items():
@@ -227,9 +223,6 @@ class Attempts:
             lambda: self._table.fail(lease, error_class, describe(error), delay)
         )
 
-    def _publish(self, lease: Lease, attempt: int) -> Marker:
-        return self._store.publish(lease.task, attempt, lease.row.where)
-
     def _marker(self, lease: Lease) -> Marker:
         """A marker of this attempt that counts no items yet."""
         identity = self._context.identity
@@ -243,7 +236,7 @@ class Attempts:
             rows=0,
             input_sha256=lease.row.where.sha256,
             slurm=identity.slurm,
-            finished=round(self._clock.now(), 3),
+            finished=round(self._context.clock.now(), 3),
         )
 
     def _settle(self, lease: Lease, ours: Marker) -> Marker:
@@ -259,7 +252,8 @@ class Attempts:
                 winner = self._store.commit(ours)
             else:
                 self._store.propose(ours)
-                winner = self._publish(lease, self._table.decide(ours))
+                attempt = self._table.decide(ours)
+                winner = self._store.publish(lease.task, attempt, lease.row.where)
             reported = winner.attempt == ours.attempt
         finally:
             if not reported:
@@ -301,7 +295,7 @@ class Attempts:
             error_class,
             _CRASH_TEXT.get(error_class, _OTHER_CRASH_TEXT),
             tries=1,
-            at=self._clock.now(),
+            at=self._context.clock.now(),
             item=items.text(position),
         )
 

@@ -40,9 +40,7 @@ def fruitless_wait_s(leases: int, rng: random.Random) -> float:
 class Durations:
     """How long tasks have taken here: whether another one fits, when this one is nearly done.
 
-    Args:
-        clock: gives this node's time.
-        seconds_left: until Slurm ends this job; None if that is not known.
+    `seconds_left` are those until Slurm ends this job; None if that is not known.
     """
 
     def __init__(self, clock: Clock, seconds_left: float | None) -> None:
@@ -72,12 +70,8 @@ class Durations:
 class Idle:
     """Waits while other workers hold what is left; one for each worker.
 
-    Args:
-        lease: the job's lease times.
-        max_workers: how many may be at work on the job.
-        clock: gives this node's time.
-        rng: draws the number that ranks this worker among the idle.
-        sleep: waits so many seconds, or less where the worker is asked to stop.
+    `max_workers` may be at work on the job. `rng` draws the number that ranks this worker among
+    the idle.
     """
 
     def __init__(

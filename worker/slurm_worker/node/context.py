@@ -11,10 +11,9 @@ from slurm_worker.backends.request_counter import RequestCounts
 from slurm_worker.execution.flight_recorder import Recorder
 from slurm_worker.node.slurm_job import Drain, WorkerIdentity, requeue
 from slurm_worker.node.threads import Threads
-from slurm_worker.protocol.audit_log import AuditLog
 from slurm_worker.protocol.job_config import JobConfig
 from slurm_worker.protocol.job_store import JobStore
-from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.job_table import AuditLog, JobTable
 from slurm_worker.protocol.ports import Clock, Logger, ObjectStore
 from slurm_worker.protocol.task_table import TaskTable
 
@@ -24,19 +23,10 @@ class NodeContext:
     """One worker process: its job, its services, its place on the node.
 
     Args:
-        config: the job.
-        identity: of this process.
-        store: the job's objects.
-        jobs: the job's own rows.
-        table: the job's task rows.
         buckets: gives the store of a bucket, for handlers.
         clock: AWS time.
         scratch: an empty node-local folder of this process.
-        logger: writes JSON lines.
-        threads: run what happens beside the items.
-        drain: the request to stop.
         rng: jitter and random picks.
-        recorder: keeps what the process is doing, for the supervisor.
         requests: counts this process's requests to AWS.
         seconds_left: until Slurm ends this job; None if that is not known.
         drain_s: seconds that a stopping worker waits for the items that run. Slurm kills about

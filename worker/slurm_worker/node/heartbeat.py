@@ -28,13 +28,7 @@ _TICK_S = 0.5
 
 
 class HeldLease:
-    """One lease that the heartbeat renews.
-
-    Args:
-        lease: the lease.
-        ttl_s: for how long an answer can be trusted.
-        clock: boot time.
-    """
+    """One lease that the heartbeat renews; an answer can be trusted for `ttl_s` seconds."""
 
     def __init__(self, lease: Lease, ttl_s: float, clock: Clock) -> None:
         self.lease = lease
@@ -138,8 +132,7 @@ class Heartbeat:
     def write_or_defer(self, write: Callable[[], None]) -> bool:
         """Make a write to a task's row, now or as soon as the table answers; False if later.
 
-        Args:
-            write: does no harm if it is late, or made twice.
+        It must do no harm if it is late, or made twice.
         """
         try:
             write()

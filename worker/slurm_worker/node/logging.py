@@ -2,8 +2,9 @@
 
 Lines go to stderr (Slurm's output file) and to a file on scratch, which is uploaded to S3 in
 chunks: when one is full or ten minutes old, and when the worker ends. The user's own `logging`
-calls become the same JSON lines. Text that looks like a secret is not written. Requests: six an
-hour for each worker process, more where much is written.
+calls become the same JSON lines. Structlog's context variables add the task and the attempt. Text
+that looks like a secret is not written. Requests: six an hour for each worker process, more where
+much is written.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -55,9 +55,7 @@ class Logs:
         ids: on every line.
         folder: on scratch.
         upload: stores chunks; if it fails, nothing is lost, and the chunk is uploaded later.
-        level: the least severe line that is written.
         stream: where lines go besides the file; stderr by default.
-        chunk_bytes: the size at which a chunk is uploaded.
     """
 
     def __init__(
@@ -120,13 +118,6 @@ class Logs:
         for shape in _SHAPES:
             line = shape.sub(rf"\1{_REDACTED}\2", line)
         return line
-
-
-@contextmanager
-def bound(**ids: object) -> Iterator[None]:
-    """Put ids on every line of this thread, or of this coroutine, within the block."""
-    with structlog.contextvars.bound_contextvars(**ids):
-        yield
 
 
 class _Sink:

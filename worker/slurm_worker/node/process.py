@@ -41,15 +41,10 @@ def work(
     number: int,
     death: Death | None,
 ) -> int:
-    """Be a worker; return the exit code.
+    """Be a worker on the job at `config_uri`, ``s3://bucket/key``; return the exit code.
 
-    Args:
-        config_uri: ``s3://bucket/key`` of the resolved job.
-        submission: names the folder of the logs.
-        folder: scratch of this process alone.
-        recorder: read by the supervisor.
-        number: of the process on its node.
-        death: of the process before this one, to report.
+    `submission` names the folder of the logs. `folder` is scratch of this process alone. `death`
+    is that of the process before this one, to report.
 
     Raises:
         UserError: if the job can't be run on any node.

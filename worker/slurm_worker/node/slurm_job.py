@@ -1,4 +1,4 @@
-"""The worker as a Slurm job: its identity, its end, its signals, and its requeue."""
+"""The worker as a Slurm job: its identity, exit codes, time limit, signals and requeue."""
 
 from __future__ import annotations
 
@@ -11,22 +11,30 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import IntEnum
 
-from slurm_worker.node.exit_codes import STOP_SIGNALS
 from slurm_worker.node.slurm_variables import cleaned
 from slurm_worker.node.threads import Signal
 
+#: Slurm sends them before a time limit, on cancel and on preemption; Ctrl-C sends SIGINT.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _SLURM_TIMEOUT_S = 10.0
+
+
+class WorkerExit(IntEnum):
+    """The exit codes that a worker process chooses; every other end is a crash."""
+
+    OK = 0
+    CONFIG = 3  #: nothing of this job can run on this node: a mistake in the job
+    INFRASTRUCTURE = 75  #: the node or a service failed; another worker may succeed
+    NO_PROGRESS = 76  #: several leases in a row finished no item: see the worker's log
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerIdentity:
     """Names one worker process; new with each start, so a requeued twin differs.
 
-    Args:
-        worker: the worker's id.
-        submission: the submission that started it, such as ``000-1``.
-        slurm: Slurm's ids and the node.
+    `submission` started it, such as ``000-1``. `slurm` has Slurm's ids and the node.
     """
 
     worker: str
@@ -52,15 +60,12 @@ class WorkerIdentity:
 
 
 class Drain:
-    """The request to stop, set by signals.
+    """The request to stop, `stop_requested`, set by the first signal.
 
     A separate thread learns of them through a pipe, into which the interpreter writes
     each signal's number at once. So the request arrives even while the main thread is inside
     a long call, and no lock is taken in a signal handler: Slurm and the supervisor often
     signal at the same moment, and a handler interrupted by itself would wait for itself.
-
-    Args:
-        stop_requested: is set by the first signal.
     """
 
     def __init__(self, stop_requested: Signal) -> None:

@@ -3,7 +3,7 @@
 A handler can take its process down: a segmentation fault, the kernel's out-of-memory
 killer, a call that never returns. The parent sees the death, reads the flight recorder, and
 starts a successor. The successor first writes to the task's row which item it was, so that the
-item is not run forever, and ends the dead process's other leases, so that none has to run out.
+item is not run forever. It also ends the dead process's other leases: none has to run out.
 The parent imports nothing heavy, and makes no request itself.
 """
 
@@ -25,7 +25,7 @@ from pathlib import Path
 from slurm_worker.backends.clock import boot_time
 from slurm_worker.errors import ErrorClass, ServiceError
 from slurm_worker.execution.flight_recorder import HangDetector, Record, Recorder
-from slurm_worker.node.exit_codes import STOP_SIGNALS, WorkerExit
+from slurm_worker.node.slurm_job import STOP_SIGNALS, WorkerExit
 from slurm_worker.printable import printable
 from slurm_worker.private import is_ours, new_folder
 from slurm_worker.protocol.task_history import Crash
@@ -78,10 +78,7 @@ class _Process:
 class Supervisor:
     """Keeps `processes` worker processes running until they end by themselves.
 
-    Args:
-        child: what a process runs.
-        processes: how many.
-        scratch: node-local folder in which each process gets its own.
+    Each runs `child` with its own folder in `scratch`, which is node-local.
     """
 
     def __init__(self, child: Child, processes: int, scratch: Path) -> None:
@@ -89,6 +86,7 @@ class Supervisor:
         self._count = processes
         self._scratch = scratch
         self._base = scratch
+        self._prefix = f"slurm-worker-{os.getuid()}-"
         self._processes: dict[int, _Process] = {}
         self._stopping = False
         self._restarts = 0
@@ -126,10 +124,6 @@ class Supervisor:
             return new_folder(self._scratch, f"{self._prefix}{os.getpid()}-")
         except OSError as error:
             raise _unusable(self._scratch, error) from error
-
-    @property
-    def _prefix(self) -> str:
-        return f"slurm-worker-{os.getuid()}-"
 
     def _sweep(self) -> None:
         """Remove the folders of our workers that were killed on this node."""
@@ -208,11 +202,10 @@ def _unusable(scratch: Path, error: OSError) -> ServiceError:
 def _is_there(pid: int) -> bool:
     """Whether a process has this id, ours or not."""
     try:
-        os.kill(pid, 0)
+        with suppress(PermissionError):
+            os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
     return True
 
 
@@ -241,7 +234,7 @@ def _death(process: _Process, record: Record, code: int) -> Death | None:
 
 
 def _end_with(parent: int) -> None:
-    """Have the kernel send this process SIGTERM when its parent dies."""
+    """Make the kernel send this process SIGTERM when its parent dies."""
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     except (OSError, AttributeError):

@@ -10,12 +10,12 @@ at random, so that workers of one shard seldom collide.
 A claim usually reads on from the hint. One in four begins at the cursor instead; every row before
 the cursor is in an end state. Such a claim meets the leases that have run out, so that these are
 taken over while there is other work, and it moves the cursor on. Workers share their cursors
-(`protocol/shard_cursors.py`), so that one that starts late need not read the rows that are done.
+(`shard_progress.py`), so that one that starts late need not read the rows that are done.
 They also share which shards have nothing ready, and search the others first. A new round, or a
 repair, moves the cursors back to the start.
 
 Requests: one consistent Query of 20 rows (3 read units) for a claim in the usual case, two
-or three queries for one in four. Cursors and totals (`protocol/shard_totals.py`) cost more
+or three queries for one in four. Cursors and totals (`protocol/shard_progress.py`) cost more
 requests, for many rows together.
 """
 
@@ -30,10 +30,10 @@ from dataclasses import dataclass
 from itertools import islice, takewhile
 
 from slurm_worker.errors import ServiceError
-from slurm_worker.protocol.audit_log import RecordEvent, ignore_event
+from slurm_worker.protocol.job_table import RecordEvent, ignore_event
 from slurm_worker.protocol.keys import TaskState, parse_task_sk, shard_of
 from slurm_worker.protocol.ports import Clock, Value
-from slurm_worker.protocol.shard_cursors import ROWS_PER_CURSOR, ShardCursors, Stage
+from slurm_worker.protocol.shard_progress import ROWS_PER_CURSOR, ShardCursors, Stage
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Candidate, Claimed, GivenUp, Held, Lease, TaskRow
 
@@ -62,13 +62,11 @@ class Found:
 class Waiting:
     """Nothing now, but other workers hold leases that may run out, or a backoff is running.
 
-    Args:
-        leased: tasks that other workers hold, estimated from a sample of the shards.
-        later: tasks that may be leased after their backoff, estimated likewise.
+    Both numbers of tasks are estimated from a sample of the shards.
     """
 
-    leased: int
-    later: int
+    leased: int  #: by other workers
+    later: int  #: may be leased after their backoff
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +80,8 @@ class TaskFinder:
     Args:
         table: the job's task rows.
         owner: the worker's identity, new with each start of the process.
-        rng: source of the random picks.
         clock: AWS time.
+        rng: source of the random picks.
         record_event: gets an event for each lease taken from another worker, and each task given
             up.
         moved: called for each shared cursor that this worker moves, with the shard and the sort
@@ -122,6 +120,7 @@ class TaskFinder:
         #: Leases past their end: row version and when we first saw it, on the boot-time clock.
         self._expired: dict[str, tuple[str, float]] = {}
         self._generation = 0
+        self._few = table.shards <= _FEW_SHARDS
 
     def new_generation(self, generation: int) -> bool:
         """Search every row again, as rows in an end state may have been put back.
@@ -164,10 +163,6 @@ class TaskFinder:
         in_all = (self._table.shards - ended) / searched
         return Waiting(round(leased * in_all), round(later * in_all))
 
-    @property
-    def _few(self) -> bool:
-        return self._table.shards <= _FEW_SHARDS
-
     def _shards(self, passed: set[int]) -> Iterator[int]:
         """Home, while it has something; then those that have, at random; then the others.
 
@@ -195,7 +190,7 @@ class TaskFinder:
         None where other workers found nothing ready, unless it is to be read `through`.
         """
         hint = self._hints.get(shard, "")
-        suspects = self._suspects(shard)
+        suspects = [sk for sk in self._expired if self._shard_of(sk) == shard]
         scan = through or suspects or self._rng.random() * _SCAN_EVERY < 1
         if hint and not scan:
             lease, _ = self._read_on(shard, hint, steal=False)
@@ -207,10 +202,6 @@ class TaskFinder:
         if lease is None and not any(row.state is TaskState.READY for row in unfinished):
             self._share_stage(shard, Stage.LEASED if unfinished else Stage.ENDED)
         return lease or unfinished
-
-    def _suspects(self, shard: int) -> list[str]:
-        """The leases past their end that were seen in this shard."""
-        return [sk for sk in self._expired if self._shard_of(sk) == shard]
 
     def _shard_of(self, sk: str) -> int:
         return shard_of(parse_task_sk(sk)[1], self._table.shards)
@@ -226,10 +217,8 @@ class TaskFinder:
         """Share how far this shard is processed, or read it; no lease is at risk."""
         if shard in self._cursors and self._advanced[shard] < ROWS_PER_CURSOR:
             return
-        ours, theirs = (
-            self._cursors.get(shard, ""),
-            self._shared_cursors.read(shard, self._generation),
-        )
+        ours = self._cursors.get(shard, "")
+        theirs = self._shared_cursors.read(shard, self._generation)
         self._cursors[shard] = max(ours, theirs)
         self._advanced[shard] = 0
         if ours <= theirs or not self._shared_cursors.advance(shard, self._generation, ours):

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import sqlite3
 
+from structlog.contextvars import bound_contextvars
+
 from slurm_worker.errors import FatalError, ServiceError, Throttled, describe
 from slurm_worker.execution.calls import Calls
 from slurm_worker.execution.runner import make_runner
@@ -23,14 +25,12 @@ from slurm_worker.node.backoff import (
     fruitless_wait_s,
     service_wait_s,
 )
-from slurm_worker.node.commits import BackgroundCommit
 from slurm_worker.node.context import NodeContext
-from slurm_worker.node.exit_codes import WorkerExit
-from slurm_worker.node.logging import bound
+from slurm_worker.node.slurm_job import WorkerExit
 from slurm_worker.node.task_finder import Finished
 from slurm_worker.node.task_source import TaskSource
-from slurm_worker.node.threads import Signal
-from slurm_worker.protocol.task_history import run_isolated
+from slurm_worker.node.threads import Pending, Signal
+from slurm_worker.protocol.job_store import ForeignMarker
 from slurm_worker.results.journal import Journal
 
 
@@ -59,7 +59,7 @@ class TaskLoop:
         self._idle = activity.idle
         self._service_budget = FailureBudget(SERVICE_FAILURES_ALLOWED)
         self._lease_budget = FailureBudget(FRUITLESS_LEASES_ALLOWED)
-        self._commit = BackgroundCommit(context, activity, attempts, self._service_budget)
+        self._commit = _BackgroundCommit(context, activity, attempts, self._service_budget)
         self._runner, self._isolated = make_runner(calls), make_runner(calls, isolated=True)
 
     def run(self) -> WorkerExit:
@@ -114,7 +114,7 @@ class TaskLoop:
     def _after_failure(self, error: ServiceError) -> WorkerExit | None:
         """Wait after a service failed; exit where one has been away too often.
 
-        The task at hand, if any, was given back; its next holder sees whether its marker exists.
+        The current task, if any, was given back; its next holder sees whether its marker exists.
         Only a commit shows that the services work for this worker: one that can lease and run
         tasks but not commit them would otherwise never stop. A service that throttles does work:
         if its workers left, they would be missing once it has capacity again.
@@ -199,8 +199,9 @@ class TaskLoop:
         self._activity.running = attempt
         self._context.recorder.task(lease.task, lease.attempt)
         self._source.start_ahead(attempt, journal, ran)
-        runner = self._isolated if run_isolated(lease.row.crashes) else self._runner
-        with bound(task=lease.task, attempt=lease.attempt):
+        # One item at a time, so that the next death can be traced to its item.
+        runner = self._isolated if lease.row.crashes else self._runner
+        with bound_contextvars(task=lease.task, attempt=lease.attempt):
             runner.run(attempt.items, todo, lease.attempt, journal)
         journal.flush()
 
@@ -243,3 +244,69 @@ class TaskLoop:
                 )
                 code = code or WorkerExit.INFRASTRUCTURE
         return code
+
+
+class _BackgroundCommit:
+    """Commits a task that has run in another thread, beside the run of the next task.
+
+    `budget` is that of service failures: a commit shows that the services work, and resets it.
+    """
+
+    def __init__(
+        self, context: NodeContext, activity: Activity, attempts: Attempts, budget: FailureBudget
+    ) -> None:
+        self._logger = context.logger
+        self._threads = context.threads
+        self._activity = activity
+        self._attempts = attempts
+        self._budget = budget
+        self._thread: Pending[None] | None = None
+        self._journal: Journal | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether a commit has begun that nobody has waited for."""
+        return self._thread is not None
+
+    def start(self, attempt: Attempt, journal: Journal, started: float) -> None:
+        """Commit a task that has run, from its journal; `started` is a time of day."""
+        self._thread = self._threads.start(lambda: self._commit(attempt, journal, started))
+        self._journal = journal
+
+    def finish(self, journal: Journal | None = None) -> None:
+        """Wait for the commit, if there is one; with a journal, only for a commit from that.
+
+        Raises:
+            ServiceError, OSError, sqlite3.Error: if it failed; its lease was given back.
+        """
+        if journal is not None and journal is not self._journal:
+            return
+        thread, self._thread, self._journal = self._thread, None, None
+        if thread is not None:
+            thread.result()
+
+    def _commit(self, attempt: Attempt, journal: Journal, started: float) -> None:
+        try:
+            winner = self._attempts.commit(attempt, journal, started)
+            self._budget.reset()
+        except ForeignMarker as error:
+            self._attempts.give_up(attempt.held, error)
+            return
+        except ServiceError as error:
+            self._attempts.give_back(attempt.held, error)
+            raise
+        except (OSError, sqlite3.Error) as error:
+            self._attempts.give_up(attempt.held, error)
+            raise
+        finally:
+            self._attempts.discard(attempt)
+        won = winner.attempt == attempt.lease.attempt and not winner.split
+        self._activity.tasks_done += won
+        self._logger.info(
+            "task committed" if won else "another attempt had committed this task",
+            task=attempt.lease.task,
+            attempt=attempt.lease.attempt,
+            items_ok=winner.ok,
+            failed=winner.failed,
+            rows=winner.rows,
+        )

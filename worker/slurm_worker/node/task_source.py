@@ -7,13 +7,13 @@ claim; and those of `Attempts.open`.
 
 from __future__ import annotations
 
-from slurm_worker.node.activity import Activity, count_items
+from slurm_worker.node.activity import Activity
 from slurm_worker.node.attempts import Attempt, Attempts
 from slurm_worker.node.context import NodeContext
 from slurm_worker.node.task_finder import Finished, Found, TaskFinder
 from slurm_worker.node.threads import Pending, Signal
 from slurm_worker.protocol.keys import JobState
-from slurm_worker.protocol.shard_totals import ShardTotals
+from slurm_worker.protocol.shard_progress import ShardTotals
 from slurm_worker.results.journal import Journal
 
 #: Seconds between two checks whether the running task is nearly done.
@@ -65,15 +65,9 @@ class TaskSource:
     def lease_ahead(
         self, attempt: Attempt, journal: Journal, ran: Signal
     ) -> Attempt | Finished | None:
-        """Wait until the running task is nearly done, then lease and fetch the next.
-
-        Args:
-            attempt: the one that runs.
-            journal: of its outcomes.
-            ran: is set when its items have run.
-        """
+        """Wait until the running task is nearly done, or has `ran`; lease and fetch the next."""
         began = self._context.clock.boot_time()
-        restored = count_items(attempt.restored)
+        restored = attempt.items_restored
         left = len(attempt.items) - restored
         while not self._durations.nearly_done(journal.ok + journal.failed - restored, left, began):
             if ran.wait(CHECK_S):

@@ -19,8 +19,8 @@ from slurm_worker.execution.throttle import TokenThrottle
 from slurm_worker.node.activity import Activity
 from slurm_worker.node.attempts import Attempts
 from slurm_worker.node.context import NodeContext
-from slurm_worker.node.exit_codes import WorkerExit
 from slurm_worker.node.heartbeat import Heartbeat
+from slurm_worker.node.slurm_job import WorkerExit
 from slurm_worker.node.task_loop import TaskLoop
 from slurm_worker.node.task_source import TaskSource
 from slurm_worker.protocol.job_config import JobConfig, check_times
@@ -41,6 +41,7 @@ class Worker:
         self.context = context
         context.recorder.owner(context.identity.worker)
         self._activity = Activity(context)
+        self._ended = context.threads.signal()
         limiters = [
             RateLimiter(
                 context.table.rows, limit, config.max_workers, clock, rng, context.audit_log.record
@@ -83,14 +84,16 @@ class Worker:
         logger.info(
             "worker starts", handler=context.config.handler.entry, scratch=str(context.scratch)
         )
-        deadline = _StopDeadline(context, self._activity, attempts, source, self._throttle)
+        deadline = context.threads.start(lambda: self._exit_in_time(attempts, source))
         loop = TaskLoop(context, self._activity, calls, journals, attempts, source)
         try:
             return loop.run()
         finally:
             tear_down(handler, resources)
             self._throttle.close()
-            deadline.close()
+            self._ended.set()
+            context.drain.stop_requested.set()
+            deadline.result()
             heartbeat.close()
             logger.info("worker ends", tasks_done=self.tasks_done, **self._throttle.numbers())
 
@@ -129,51 +132,25 @@ class Worker:
                 f"scratch {scratch}: {error}; name another folder with --scratch"
             ) from error
 
+    def _exit_in_time(self, attempts: Attempts, source: TaskSource) -> None:
+        """End the process, in another thread: Slurm kills about 30 s after it asks.
 
-class _StopDeadline:
-    """Ends the process in time, in a thread that it starts: Slurm kills about 30 s after it asks.
-
-    The item that runs is given up, and done again by the next holder of the task. If it ends at
-    this very moment, both ways out are taken; the table lets one of them release the lease.
-    """
-
-    def __init__(
-        self,
-        context: NodeContext,
-        activity: Activity,
-        attempts: Attempts,
-        source: TaskSource,
-        throttle: TokenThrottle,
-    ) -> None:
-        self._context = context
-        self._activity = activity
-        self._attempts = attempts
-        self._source = source
-        self._throttle = throttle
-        self._ended = context.threads.signal()
-        self._thread = context.threads.start(self._watch)
-
-    def close(self) -> None:
-        """The worker has ended by itself."""
-        self._ended.set()
-        self._context.drain.stop_requested.set()
-        self._thread.result()
-
-    def _watch(self) -> None:
-        context = self._context
+        The item that runs is given up, and done again by the next holder of the task. If it ends
+        at this very moment, both ways out are taken; the table lets one of them release the lease.
+        """
+        context, activity = self.context, self._activity
         context.drain.stop_requested.wait()
         if self._ended.wait(context.drain_s):
             return
-        running = self._activity.running
+        running = activity.running
         context.logger.warning("an item still runs; the worker exits without it")
         try:
             if running is not None:
-                worked_s = context.clock.boot_time() - running.held.saved
-                self._attempts.release(running, worked_s)
-            self._source.return_ahead(wait=False)
+                attempts.release(running, context.clock.boot_time() - running.held.saved)
+            source.return_ahead(wait=False)
         except (ServiceError, OSError, sqlite3.Error) as error:
             context.logger.warning("not given back; the lease will run out", error=describe(error))
-        self._activity.requeue_before_time_limit()
+        activity.requeue_before_time_limit()
         self._throttle.close()
         context.leave()
 

@@ -1,7 +1,7 @@
 """What may bring a row back, so that workers find it: the rule of generations, in one place.
 
 Workers and status queries skip rows in an end state and remember how far they came: cursors and
-stages (`shard_cursors.py`, `node/task_finder.py`), totals (`shard_totals.py`, `progress.json`).
+stages (`node/task_finder.py`), totals (`progress.json`): see `shard_progress.py`.
 What they remember is valid within one *generation* of the job (`JobRow.generation`). So:
 
     Code that makes a row claimable that may have been skipped begins a new generation *after*
@@ -33,10 +33,7 @@ from slurm_worker.protocol.tasks import TaskRow
 
 
 def open_round(
-    jobs: JobTable,
-    table: TaskTable,
-    round_no: int,
-    failed: Callable[[], Iterable[TaskRow]],
+    jobs: JobTable, table: TaskTable, round_no: int, failed: Callable[[], Iterable[TaskRow]]
 ) -> int:
     """Put a planned retry's failed tasks back, then open its round for work.
 

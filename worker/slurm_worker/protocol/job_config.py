@@ -28,121 +28,76 @@ _LEAST_SEND_WINDOW_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class HandlerConfig:
-    """Where the user's function is.
+    """Where the user's function is."""
 
-    Args:
-        entry: ``module:function``.
-        code_sha256: digest of the zip of the handler's code on S3; empty where the
-            module is already importable on the node.
-        params: the user's own settings, passed to the handler as ``context.params``.
-        requirements: a requirements file within the shipped code, installed on the node.
-        plugin: an entry point to use instead of `entry`.
-    """
-
-    entry: str
+    entry: str  #: ``module:function``
+    #: Digest of the zip of the handler's code on S3; empty where the module is already importable
+    #: on the node.
     code_sha256: str = ""
+    #: The user's own settings, passed to the handler as ``context.params``.
     params: dict[str, Any] = field(default_factory=dict)
-    requirements: str = ""
-    plugin: str = ""
+    requirements: str = ""  #: a requirements file within the shipped code, installed on the node
+    plugin: str = ""  #: an entry point to use instead of `entry`
 
 
 @dataclass(frozen=True, slots=True)
 class LimitConfig:
-    """One shared rate limit, from which every call of the handler takes a token.
+    """One shared rate limit, from which every call of the handler takes a token."""
 
-    Args:
-        name: the limit's name; jobs of the same scope and name share it.
-        rate: tokens per second.
-        burst: tokens that may be sent at once after an idle time.
-        scope: the limit's namespace in the table.
-        send_window_s: a token older than this is dropped (L in the bound).
-        quota_per_day: tokens per UTC day; None for no limit.
-    """
-
-    name: str
-    rate: float
-    burst: int = 1
-    scope: str = "shared"
-    send_window_s: float = 1.0
-    quota_per_day: int | None = None
+    name: str  #: the limit's name; jobs of the same scope and name share it
+    rate: float  #: tokens per second
+    burst: int = 1  #: tokens that may be sent at once after an idle time
+    scope: str = "shared"  #: the limit's namespace in the table
+    send_window_s: float = 1.0  #: a token older than this is dropped (L in the bound)
+    quota_per_day: int | None = None  #: tokens per UTC day; None for no limit
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseConfig:
-    """Times of a task's lease, in seconds.
+    """Times of a task's lease, in seconds."""
 
-    Args:
-        ttl_s: a lease not renewed for this long may be stolen.
-        heartbeat_s: renewed this often.
-        margin_s: added to the ttl before a lease may be stolen, for clocks that differ.
-        max_lost: a task whose lease was lost this often is quarantined.
-        max_tries: a task that failed this often is not tried again.
-        stall_s: a worker in which no item ends within this time gives its lease up.
-    """
-
-    ttl_s: float = 120.0
-    heartbeat_s: float = 30.0
-    margin_s: float = 15.0
-    max_lost: int = 3
-    max_tries: int = 3
-    stall_s: float = 3600.0
+    ttl_s: float = 120.0  #: a lease not renewed for this long may be stolen
+    heartbeat_s: float = 30.0  #: renewed this often
+    margin_s: float = 15.0  #: added to the ttl before a lease may be stolen, for clocks that differ
+    max_lost: int = 3  #: a task whose lease was lost this often is quarantined
+    max_tries: int = 3  #: a task that failed this often is not tried again
+    stall_s: float = 3600.0  #: a worker in which no item ends within this time gives its lease up
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """How a worker runs the items of a task.
+    """How a worker runs the items of a task."""
 
-    Args:
-        concurrency: calls of the handler at the same time: threads, or coroutines.
-        tries: calls per item inside the worker, for transient errors.
-        backoff_s: base of the full-jitter backoff between them.
-        max_backoff_s: its ceiling.
-        item_timeout_s: an item that takes longer fails with class timeout; 0 for no limit.
-        checkpoint_s: shortest time between two checkpoints; 0 for none.
-        log_level: of the worker's and the handler's log lines.
-    """
-
-    concurrency: int = 1
-    tries: int = 3
-    backoff_s: float = 0.5
-    max_backoff_s: float = 30.0
+    concurrency: int = 1  #: calls of the handler at the same time: threads, or coroutines
+    tries: int = 3  #: calls per item inside the worker, for transient errors
+    backoff_s: float = 0.5  #: base of the full-jitter backoff between them
+    max_backoff_s: float = 30.0  #: its ceiling
+    #: An item that takes longer fails with class timeout; 0 for no limit.
     item_timeout_s: float = 0.0
-    checkpoint_s: float = 60.0
-    log_level: str = "INFO"
+    checkpoint_s: float = 60.0  #: shortest time between two checkpoints; 0 for none
+    log_level: str = "INFO"  #: of the worker's and the handler's log lines
 
 
 @dataclass(frozen=True, slots=True)
 class JobConfig:
-    """Everything a worker needs to know of a job; no secrets.
-
-    Args:
-        job_id: the job.
-        table: the DynamoDB table's name.
-        bucket: the S3 bucket.
-        prefix: the site's key prefix inside it.
-        shards: task shards of the job.
-        max_workers: workers that may run at the same time, for the limits' horizon.
-        conditional_put: whether the store decides between two markers; otherwise the table
-            does.
-        part_format: one of `parts.PART_FORMATS`.
-        columns: the declared schema, for parts that need one.
-        rules: the job's own rules for the classes of errors.
-    """
+    """Everything a worker needs to know of a job; no secrets."""
 
     job_id: JobId
     table: str
     bucket: str
-    prefix: str
+    prefix: str  #: the site's key prefix inside the bucket
     shards: int
     handler: HandlerConfig
-    max_workers: int = 1
+    max_workers: int = 1  #: workers that may run at the same time, for the limits' horizon
+    #: Whether the store decides between two markers; otherwise the table does.
     conditional_put: bool = True
-    part_format: str = "jsonl.gz"
+    part_format: str = "jsonl.gz"  #: one of `parts.PART_FORMATS`
+    #: The declared schema, for parts that need one.
     columns: dict[str, str] = field(default_factory=dict)
     limits: tuple[LimitConfig, ...] = ()
     lease: LeaseConfig = field(default_factory=LeaseConfig)
     worker: WorkerConfig = field(default_factory=WorkerConfig)
-    rules: tuple[ClassRule, ...] = ()
+    rules: tuple[ClassRule, ...] = ()  #: the job's own rules for the classes of errors
 
     def to_json(self, spec: dict[str, Any]) -> bytes:
         """The resolved configuration: what workers need, and the job as the user wrote it.
@@ -188,13 +143,9 @@ def check_times(lease: LeaseConfig, worker: WorkerConfig, limits: Sequence[Limit
 
 
 def check_lifetime(seconds: float, worker: WorkerConfig, limits: Sequence[LimitConfig]) -> None:
-    """Refuse what can't be done in the time that a worker has.
+    """Refuse what can't be done in the time that a worker has: from its start until its signal.
 
-    Args:
-        seconds: ``slurm.time`` less ``slurm.grace``: from a worker's start until its signal to
-            stop.
-        worker: how it runs items.
-        limits: the job's rate limits.
+    `seconds` is ``slurm.time`` less ``slurm.grace``.
 
     Raises:
         UserError: naming the field, its value, and what to change.

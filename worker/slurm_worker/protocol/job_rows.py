@@ -16,29 +16,20 @@ _MOST_ROUNDS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
-    """The META row.
-
-    Args:
-        identity: digest of what must not change between two submits of one job id.
-        config: digest of the resolved configuration that new workers get.
-        rounds: rounds that are open for work.
-        stop: why the job's breaker is tripped; empty where it isn't.
-        paused: who has paused the job; empty where it isn't.
-        voided: rises whenever what is known of old rows becomes void; 0 at first.
-        draft: the plan of its first round, decided when the job was created; 0 if an earlier
-            release has created it.
-    """
+    """The META row."""
 
     job: JobId
     state: JobState
     shards: int
-    identity: str
-    config: str
-    rounds: int
-    stop: str = ""
+    identity: str  #: digest of what must not change between two submits of one job id
+    config: str  #: digest of the resolved configuration that new workers get
+    rounds: int  #: rounds that are open for work
+    stop: str = ""  #: why the job's breaker is tripped; empty where it isn't
     created_ms: int = 0
-    paused: str = ""
-    voided: int = 0
+    paused: str = ""  #: who has paused the job; empty where it isn't
+    voided: int = 0  #: rises whenever what is known of old rows becomes void; 0 at first
+    #: The plan of its first round, decided when the job was created; 0 if an earlier release has
+    #: created it.
     draft: int = 0
 
     @property
@@ -54,14 +45,10 @@ class JobRow:
     @classmethod
     def from_row(cls, job: JobId, row: Row) -> JobRow:
         """Read a row of the table."""
-        return _JOB.read(row, job=job)
-
-    def to_row(self) -> Row:
-        """The attributes of a new row, without its key."""
-        return _JOB.write(self)
+        return JOB_FIELDS.read(row, job=job)
 
 
-_JOB = RowFields(
+JOB_FIELDS = RowFields(
     JobRow,
     names={"created_ms": "created", "voided": "repaired"},
     read={"state": JobState},
@@ -71,36 +58,28 @@ _JOB = RowFields(
 
 @dataclass(frozen=True, slots=True)
 class RoundRow:
-    """One batch of tasks planned together.
-
-    Args:
-        selector: of a retry: by error class, how many retry rounds its failures get.
-        cursor: how many of its task rows exist for certain.
-        retried: in a retry's round, its items by the error class they had failed with.
-        tasks_back: in a retry's round, the failed tasks that it puts back, by error class.
-        only: digest of the list of items that a retry was requested for; empty for all.
-        slurm: options of its array in addition to, or instead of, the job's.
-        delay_s: seconds before its array may start.
-        version: of the input that was planned; see `coordinator.inputs.version_of`.
-        draft: whose segments hold its items; 0 if none is decided, or if an earlier release has
-            planned it.
-    """
+    """One batch of tasks planned together."""
 
     number: int
     state: RoundState
     source: str
+    #: Of a retry: by error class, how many retry rounds its failures get.
     selector: dict[str, int] = field(default_factory=dict)
     tasks: int = 0
     items: int = 0
-    cursor: int = 0
+    cursor: int = 0  #: how many of its task rows exist for certain
     created_ms: int = 0
     opened_ms: int = 0
+    #: In a retry's round, its items by the error class they had failed with.
     retried: dict[str, int] = field(default_factory=dict)
+    #: In a retry's round, the failed tasks that it puts back, by error class.
     tasks_back: dict[str, int] = field(default_factory=dict)
-    only: str = ""
+    only: str = ""  #: digest of the list of items that a retry was requested for; empty for all
+    #: Options of its array in addition to, or instead of, the job's.
     slurm: dict[str, str] = field(default_factory=dict)
-    delay_s: int = 0
-    version: str = ""
+    delay_s: int = 0  #: seconds before its array may start
+    version: str = ""  #: of the input that was planned; see `coordinator.inputs.version_of`
+    #: Whose segments hold its items; 0 if none is decided, or if an earlier release has planned it.
     draft: int = 0
 
     @property
@@ -111,14 +90,10 @@ class RoundRow:
     @classmethod
     def from_row(cls, row: Row) -> RoundRow:
         """Read a row of the table."""
-        return _ROUND.read(row, number=int(str(row["sk"]).removeprefix(keys.ROUND_PREFIX)))
-
-    def to_row(self) -> Row:
-        """The attributes of a new row, without its key."""
-        return _ROUND.write(self)
+        return ROUND_FIELDS.read(row, number=int(str(row["sk"]).removeprefix(keys.ROUND_PREFIX)))
 
 
-_ROUND = RowFields(
+ROUND_FIELDS = RowFields(
     RoundRow,
     names={"created_ms": "created", "opened_ms": "opened", "delay_s": "delay"},
     read={"state": RoundState},
@@ -129,27 +104,19 @@ _ROUND = RowFields(
 
 @dataclass(frozen=True, slots=True)
 class SubmissionRow:
-    """Workers that were submitted together; `token` is in their Slurm job names.
-
-    Args:
-        workers: how many were wanted.
-        array_size: the most that one array may hold.
-        slurm_job_ids: the arrays, several where one may not hold all workers.
-        asked: a user requested these, in addition to those that the round gets by itself.
-        refused: Slurm has refused the arrays, and had none of this token then.
-    """
+    """Workers that were submitted together; `token` is in their Slurm job names."""
 
     round_no: int
     number: int
     state: SubmitState
     token: str
-    workers: int
-    array_size: int
-    slurm_job_ids: tuple[str, ...] = ()
+    workers: int  #: how many were wanted
+    array_size: int  #: the most that one array may hold
+    slurm_job_ids: tuple[str, ...] = ()  #: the arrays, several where one may not hold all workers
     intent_ms: int = 0
     submitted_ms: int = 0
-    asked: bool = False
-    refused: bool = False
+    requested: bool = False  #: by a user, in addition to those that the round gets by itself
+    refused: bool = False  #: Slurm has refused the arrays, and had none of this token then
 
     @property
     def sk(self) -> str:
@@ -179,16 +146,12 @@ class SubmissionRow:
     def from_row(cls, row: Row) -> SubmissionRow:
         """Read a row of the table."""
         round_no, number = str(row["sk"]).removeprefix(keys.SUBMIT_PREFIX).split("#")
-        return _SUBMISSION.read(row, round_no=int(round_no), number=int(number))
-
-    def to_row(self) -> Row:
-        """The attributes of a new row, without its key."""
-        return _SUBMISSION.write(self)
+        return SUBMISSION_FIELDS.read(row, round_no=int(round_no), number=int(number))
 
 
-_SUBMISSION = RowFields(
+SUBMISSION_FIELDS = RowFields(
     SubmissionRow,
-    names={"intent_ms": "intent", "submitted_ms": "submitted"},
+    names={"intent_ms": "intent", "submitted_ms": "submitted", "requested": "asked"},
     read={"state": SubmitState, "slurm_job_ids": tuple},
     beside=("round_no", "number"),
 )

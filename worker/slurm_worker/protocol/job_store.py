@@ -4,8 +4,8 @@ The marker is *the* commit point. It is created with ``If-None-Match: *``, so on
 attempts wins, whatever the table or a paused process says. Readers trust markers only, never
 a listing of parts.
 
-Requests per task: one ranged GET for the slice, one PUT per part (a second part only if items
-failed), one PUT for the marker, and one GET if another attempt may have won.
+Requests per task: one ranged GET for the slice, one PUT per part and one for the marker. There is
+a second part only if items failed. One GET follows if another attempt may have won.
 """
 
 from __future__ import annotations
@@ -33,15 +33,7 @@ class ForeignMarker(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One committed object of a task.
-
-    Args:
-        kind: ``rows`` or ``errors``.
-        key: the object's S3 key.
-        size: bytes.
-        sha256: of the object's bytes, in hex.
-        rows: lines in it.
-    """
+    """One committed object of a task: `kind` is ``rows`` or ``errors``, `rows` its lines."""
 
     kind: str
     key: str
@@ -101,10 +93,8 @@ class Marker:
     def check(self, where: Slice | None) -> None:
         """Refuse a marker that was not made from the items of its task.
 
-        Every release has written `input_sha256`, so a marker without it is refused too.
-
-        Args:
-            where: the task's slice, from its row; None where it has no row.
+        `where` is the task's slice, from its row; None where it has no row. Every release has
+        written `input_sha256`, so a marker without it is refused too.
 
         Raises:
             ForeignMarker: naming the marker.
@@ -126,12 +116,7 @@ class Marker:
 
 
 class JobStore:
-    """The objects of one job.
-
-    Args:
-        objects: the bucket.
-        paths: the job's keys.
-    """
+    """The objects of one job."""
 
     def __init__(self, objects: ObjectStore, paths: JobPaths) -> None:
         self.objects = objects

@@ -2,28 +2,58 @@
 
 The coordinator writes them and workers read them. A job's META row is created once, and its
 number of shards never changes. Each method is one request unless it says otherwise.
+
+The audit log holds what users do, and the few events of workers that are worth a row: a lease
+taken from another worker, a task bisected or given up because its workers died, a rate cut after
+a 429, and a stopped job. The worker whose conditional write did it records it. The SDK repeats a
+write whose reply was lost with the same key, which is then refused: no event is recorded twice.
 """
 
 from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol import keys
-from slurm_worker.protocol.job_rows import AuditEvent, JobRow, RoundRow, SubmissionRow
+from slurm_worker.protocol.job_rows import (
+    JOB_FIELDS,
+    ROUND_FIELDS,
+    SUBMISSION_FIELDS,
+    AuditEvent,
+    JobRow,
+    RoundRow,
+    SubmissionRow,
+)
 from slurm_worker.protocol.keys import JobId, JobState, RoundState, SubmitState
-from slurm_worker.protocol.ports import Applied, Clock, Refused, Row, Rows, Statement, Value, str_of
+from slurm_worker.protocol.ports import (
+    Applied,
+    Clock,
+    Logger,
+    Refused,
+    Row,
+    Rows,
+    Statement,
+    Value,
+    str_of,
+)
 from slurm_worker.protocol.statements import jobs as job_statements
 
 #: Keeps the order of one process's events within a millisecond.
 _ORDER = itertools.count()
+#: Records an event in the audit log: what was done, and its details.
+RecordEvent: TypeAlias = Callable[[str, dict[str, Value]], None]
 
 
 class JobTable:
-    """The rows of one job besides its tasks."""
+    """The rows of one job besides its tasks.
+
+    A method that changes a row raises a ServiceError if the row is missing. Those that do not
+    are `stop`, `resume`, `advance_cursor`, `record_submitted` and `record_refusal`.
+    """
 
     def __init__(self, rows: Rows, job: JobId, clock: Clock) -> None:
         self.rows = rows
@@ -45,8 +75,8 @@ class JobTable:
         found = self.find()
         if found is None:
             raise UserError(
-                f"job_id: there is no job {self.job!r} in this table; check the spelling, "
-                "the site's storage.table, or submit it first"
+                f"job_id: there is no job {self.job!r} in this table",
+                "check the spelling, the site's storage.table, or submit it first",
             )
         return found
 
@@ -62,15 +92,9 @@ class JobTable:
     ) -> JobRow:
         """Create the META row, or return the existing one (another's, or our lost reply).
 
-        Two writes: the second enters the job in the register of jobs.
-
-        Args:
-            identity: see `JobRow`.
-            config: likewise.
-            shards: of its task rows.
-            draft: the plan of its first round: the call that creates the row decides it.
-            open_rounds: of a job that is rebuilt, the rounds that are open at once.
-            voided: of a job that is rebuilt, seconds since the epoch: see `JobRow`.
+        Two writes: the second enters the job in the register of jobs. The arguments are those of
+        `JobRow`. The call that creates the row decides the `draft`. Only a job that is rebuilt
+        has `open_rounds`, and `voided` in seconds since the epoch.
         """
         row = JobRow(
             self.job,
@@ -83,7 +107,7 @@ class JobTable:
             voided=voided,
             draft=draft,
         )
-        standing = JobRow.from_row(self.job, self._put_new(keys.META, row.to_row()))
+        standing = JobRow.from_row(self.job, self._put_new(keys.META, JOB_FIELDS.write(row)))
         self.register(standing)
         return standing
 
@@ -96,28 +120,18 @@ class JobTable:
         """Decide the plan of a job that has none yet; return the current job.
 
         Refused means that another draft was first, or our own whose reply was lost.
-
-        Raises:
-            ServiceError: if the job's row is missing.
         """
         statement = job_statements.adopt_plan(draft, identity, config, shards)
         return JobRow.from_row(self.job, self._updated(keys.META, statement)[0])
 
     def set_config(self, digest: str) -> None:
-        """Point new workers at another resolved configuration; repeating it does no harm.
-
-        Raises:
-            ServiceError: if the job's row is missing.
-        """
+        """Point new workers at another resolved configuration; repeating it does no harm."""
         self._updated(keys.META, job_statements.set_config(digest))
 
     def open(self, rounds: int) -> bool:
         """Tell workers that `rounds` rounds are open.
 
         False if they were open already, or if this call's first reply was lost.
-
-        Raises:
-            ServiceError: if the job's row is missing.
         """
         return self._updated(keys.META, job_statements.open_job(rounds))[1]
 
@@ -125,9 +139,6 @@ class JobTable:
         """Make workers and status queries read every row again; repeating it only costs reads.
 
         The clock only separates this job's generations from those of a META row that was lost.
-
-        Raises:
-            ServiceError: if the job's row is missing.
         """
         self._updated(keys.META, job_statements.begin_generation(int(self.clock.now())))
 
@@ -136,11 +147,7 @@ class JobTable:
         self._update(keys.META, job_statements.stop(reason[:400]))
 
     def pause(self, who: str) -> str:
-        """Pause the job: no task is leased. Return who paused it: the first name stays.
-
-        Raises:
-            ServiceError: if the job's row is missing.
-        """
+        """Pause the job: no task is leased. Return who paused it: the first name stays."""
         standing, _ = self._updated(keys.META, job_statements.pause(who[:200]))
         return str_of(standing, "paused")
 
@@ -150,11 +157,7 @@ class JobTable:
 
     def rounds(self) -> list[RoundRow]:
         """Every round, oldest first."""
-        return [
-            RoundRow.from_row(row)
-            for row in self.rows.query(self._pk, after=keys.ROUND_PREFIX, consistent=True)
-            if str(row["sk"]).startswith(keys.ROUND_PREFIX)
-        ]
+        return [RoundRow.from_row(row) for row in self._rows_under(keys.ROUND_PREFIX)]
 
     def create_round(
         self,
@@ -183,15 +186,12 @@ class JobTable:
             version=version,
             draft=draft,
         )
-        return RoundRow.from_row(self._put_new(keys.round_sk(number), row.to_row()))
+        return RoundRow.from_row(self._put_new(keys.round_sk(number), ROUND_FIELDS.write(row)))
 
     def adopt_draft(self, number: int, draft: int) -> RoundRow:
         """Make a draft the round's plan, if it has none; return the current round.
 
         Refused means that another draft was first, or our own whose reply was lost.
-
-        Raises:
-            ServiceError: if the round's row is missing.
         """
         statement = job_statements.adopt_draft(draft)
         return RoundRow.from_row(self._updated(keys.round_sk(number), statement)[0])
@@ -204,21 +204,13 @@ class JobTable:
         self._update(keys.round_sk(number), job_statements.advance_round_cursor(cursor))
 
     def open_round(self, number: int, tasks: int, items: int, retried: Mapping[str, int]) -> None:
-        """Record that the round is planned; refused means that another planner has.
-
-        Raises:
-            ServiceError: if the round's row is missing.
-        """
+        """Record that the round is planned; refused means that another planner has."""
         statement = job_statements.open_round(tasks, items, retried, self._ms())
         self._updated(keys.round_sk(number), statement)
 
     def submissions(self) -> list[SubmissionRow]:
         """Every submission, oldest first."""
-        return [
-            SubmissionRow.from_row(row)
-            for row in self.rows.query(self._pk, after=keys.SUBMIT_PREFIX, consistent=True)
-            if str(row["sk"]).startswith(keys.SUBMIT_PREFIX)
-        ]
+        return [SubmissionRow.from_row(row) for row in self._rows_under(keys.SUBMIT_PREFIX)]
 
     def record_intent(
         self,
@@ -227,22 +219,15 @@ class JobTable:
         workers: int,
         array_size: int,
         *,
-        asked: bool = False,
+        requested: bool = False,
         token: str = "",
     ) -> SubmissionRow:
         """Write a submission's intent before ``sbatch``, or return the existing one.
 
         An intent and its token are never deleted: an array that Slurm accepts under the token
         belongs to the submission. A submission that Slurm has refused is intended again, with
-        these workers.
-
-        Args:
-            round_no: the round.
-            number: of the submission.
-            workers: how many are wanted.
-            array_size: the most that one array may hold.
-            asked: a user requested them.
-            token: of a lost row that is written again; drawn where none is given.
+        these workers. The arguments are those of `SubmissionRow`; only a lost row that is written
+        again has a `token`.
         """
         submission = SubmissionRow(
             round_no,
@@ -252,13 +237,13 @@ class JobTable:
             workers,
             array_size,
             intent_ms=self._ms(),
-            asked=asked,
+            requested=requested,
         )
-        standing = self._put_new(submission.sk, submission.to_row())
+        standing = self._put_new(submission.sk, SUBMISSION_FIELDS.write(submission))
         if standing.get("refused"):
             # Refused means that another caller was quicker; its arrays or intent count.
             statement = job_statements.renew_intent(
-                str(standing["token"]), workers, array_size, self._ms(), asked=asked
+                str(standing["token"]), workers, array_size, self._ms(), requested=requested
             )
             again = self._update(submission.sk, statement)
             standing = again.row or standing
@@ -309,7 +294,7 @@ class JobTable:
         token = uuid.uuid4().hex[:12]
         return self._put_submission(
             SubmissionRow(
-                round_no, number, SubmitState.SUBMITTED, token, 0, 1, (), now, now, asked=True
+                round_no, number, SubmitState.SUBMITTED, token, 0, 1, (), now, now, requested=True
             )
         )
 
@@ -345,22 +330,24 @@ class JobTable:
 
     def events_once(self, prefix: str) -> Iterator[tuple[str, AuditEvent]]:
         """Lines of the audit log that were appended `once`, under names with this prefix."""
-        start = keys.event_once_sk(prefix)
-        for row in self.rows.query(self._pk, after=start, consistent=True):
-            if not str(row["sk"]).startswith(start):
-                return
-            yield (
-                str(row["sk"]).removeprefix(keys.event_once_sk("")),
-                AuditEvent.from_row(row, str(row["mark"])),
-            )
+        for row in self._rows_under(keys.event_once_sk(prefix)):
+            name = str(row["sk"]).removeprefix(keys.event_once_sk(""))
+            yield name, AuditEvent.from_row(row, str(row["mark"]))
 
     def events(self, after: str = "") -> Iterator[AuditEvent]:
         """The audit log after a sort key, oldest first."""
         for row in self.rows.query(keys.event_pk(self.job), after=after):
             yield AuditEvent.from_row(row, str(row["sk"]))
 
+    def _rows_under(self, prefix: str) -> Iterator[Row]:
+        for row in self.rows.query(self._pk, after=prefix, consistent=True):
+            if not str(row["sk"]).startswith(prefix):
+                return
+            yield row
+
     def _put_submission(self, submission: SubmissionRow) -> SubmissionRow:
-        return SubmissionRow.from_row(self._put_new(submission.sk, submission.to_row()))
+        row = self._put_new(submission.sk, SUBMISSION_FIELDS.write(submission))
+        return SubmissionRow.from_row(row)
 
     def _put_new(self, sk: str, attributes: Row) -> Row:
         """Create a row, or return the existing one: another's, or our own lost reply."""
@@ -375,13 +362,33 @@ class JobTable:
         result = self._update(sk, statement)
         if result.row is None:
             raise ServiceError(
-                f"job_id: row {sk} of {self.job!r} is missing from the table; "
-                f"slurmctl doctor --repair --job {self.job} says what is left"
+                f"job_id: row {sk} of {self.job!r} is missing from the table",
+                f"slurmctl doctor --repair --job {self.job} says what is left",
             )
         return result.row, isinstance(result, Applied)
 
     def _ms(self) -> int:
         return int(self.clock.now() * 1000)
+
+
+class AuditLog:
+    """Records the events of one worker, and continues if that fails; a write per event."""
+
+    def __init__(self, jobs: JobTable, worker: str, logger: Logger) -> None:
+        self._jobs = jobs
+        self._worker = worker
+        self._logger = logger
+
+    def record(self, action: str, detail: dict[str, Value]) -> None:
+        """Append a line; work continues without it if the table can't be reached."""
+        try:
+            self._jobs.audit(self._worker, action, detail)
+        except ServiceError as error:
+            self._logger.warning("not in the audit log", action=action, error=str(error))
+
+
+def ignore_event(_action: str, _detail: dict[str, Value]) -> None:
+    """Record nothing."""
 
 
 def newest_jobs(rows: Rows, most: int) -> list[JobId]:

@@ -20,6 +20,8 @@ MOST_BUCKETS = 480
 FIRST_WIDTH_S = 2
 _SLOWEST = 20
 PER_DOUBLING = 8
+#: Fields of `JobTotals` that are numbers.
+_PLAIN = ("tasks", "ok", "rows", "lost", "width_s")
 
 
 @dataclass(slots=True)
@@ -68,29 +70,23 @@ class SlowTask:
 
 @dataclass(slots=True)
 class JobTotals:
-    """The totals.
+    """The totals; tasks are those that are done."""
 
-    Args:
-        tasks: done tasks, bisected ones included; the items of these are counted in the halves.
-        lost: leases that these tasks had lost.
-        durations: tasks by the logarithm of the time that they took; see `quantile_ms`.
-        width_s: seconds of a bucket of `timeline`, whose keys are the buckets' numbers.
-        slowest: the slowest tasks, the slowest first.
-        requests: of workers to AWS, by kind.
-    """
-
+    #: Done tasks, bisected ones included; the items of these are counted in the halves.
     tasks: int = 0
     ok: int = 0
     rows: int = 0
-    lost: int = 0
+    lost: int = 0  #: leases that these tasks had lost
     failed: Counter[str] = field(default_factory=Counter)
-    requests: Counter[str] = field(default_factory=Counter)
+    requests: Counter[str] = field(default_factory=Counter)  #: of workers to AWS, by kind
     nodes: dict[str, WorkTotals] = field(default_factory=dict)
     workers: dict[str, WorkTotals] = field(default_factory=dict)
+    #: Tasks by the logarithm of the time that they took; see `quantile_ms`.
     durations: Counter[int] = field(default_factory=Counter)
+    #: Seconds of a bucket of `timeline`, whose keys are the buckets' numbers.
     width_s: int = FIRST_WIDTH_S
     timeline: dict[int, TimeBucket] = field(default_factory=dict)
-    slowest: list[SlowTask] = field(default_factory=list)
+    slowest: list[SlowTask] = field(default_factory=list)  #: the slowest tasks, the slowest first
 
     def add_row(self, row: TaskRow) -> None:
         """Count a task that is done."""
@@ -154,16 +150,12 @@ class JobTotals:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` reads it."""
         return {
-            "tasks": self.tasks,
-            "ok": self.ok,
-            "rows": self.rows,
-            "lost": self.lost,
+            **{name: getattr(self, name) for name in _PLAIN},
             "failed": dict(self.failed),
             "requests": dict(self.requests),
             "nodes": {name: list(astuple(done)) for name, done in self.nodes.items()},
             "workers": {name: list(astuple(done)) for name, done in self.workers.items()},
             "durations": {str(number): count for number, count in self.durations.items()},
-            "width_s": self.width_s,
             "timeline": {
                 str(number): [bucket.tasks, bucket.ok, dict(bucket.failed), dict(bucket.touched)]
                 for number, bucket in self.timeline.items()
@@ -175,16 +167,12 @@ class JobTotals:
     def from_dict(cls, raw: Mapping[str, Any]) -> JobTotals:
         """Read what `to_dict` wrote."""
         return cls(
-            tasks=raw["tasks"],
-            ok=raw["ok"],
-            rows=raw["rows"],
-            lost=raw["lost"],
+            **{name: raw[name] for name in _PLAIN},
             failed=Counter(raw["failed"]),
             requests=Counter(raw["requests"]),
             nodes={name: WorkTotals(*done) for name, done in raw["nodes"].items()},
             workers={name: WorkTotals(*done) for name, done in raw["workers"].items()},
             durations=Counter({int(number): count for number, count in raw["durations"].items()}),
-            width_s=raw["width_s"],
             timeline={
                 int(number): TimeBucket(tasks, ok, Counter(failed), Counter(touched))
                 for number, (tasks, ok, failed, touched) in raw["timeline"].items()
@@ -193,10 +181,8 @@ class JobTotals:
         )
 
     def _keep_slowest(self, tasks: list[SlowTask]) -> None:
-        if (
-            len(self.slowest) >= _SLOWEST
-            and max(tasks, default=self.slowest[-1]) <= (self.slowest[-1])
-        ):
+        last = self.slowest[-1] if len(self.slowest) >= _SLOWEST else None
+        if last is not None and max(tasks, default=last) <= last:
             return
         self.slowest = sorted([*self.slowest, *tasks], reverse=True)[:_SLOWEST]
 

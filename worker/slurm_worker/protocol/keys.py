@@ -23,6 +23,8 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 S3_URI_PATTERN = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
 
 META = "META"
+#: Sort key of a rate limit's row.
+LIMIT_SK = "SLOT#0"
 #: The most tasks of a round; higher numbers are for the halves of bisected tasks.
 MAX_TASKS = 10_000_000
 #: The most shards that a job's task rows are spread over.
@@ -234,8 +236,3 @@ def shard_count(workers: int) -> int:
 def limit_pk(scope: str, name: str) -> str:
     """Partition of a rate limit."""
     return f"LIMIT#{scope}#{name}"
-
-
-def limit_sk() -> str:
-    """Sort key of a rate limit's row."""
-    return "SLOT#0"

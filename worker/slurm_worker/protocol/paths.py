@@ -17,10 +17,8 @@ NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 def version_name(number: int, inputs: str, unique: str) -> str:
     """The name of one aggregation's folders.
 
-    Args:
-        number: the number of the manifest that it is made for.
-        inputs: digest of all that goes into the dataset.
-        unique: an id of 0-9 and a-z that no other aggregation has.
+    It has the number of the manifest, a digest of all that goes into the dataset, and an id of
+    0-9 and a-z that no other aggregation has.
     """
     return f"{number:06}-{inputs[:16]}-{unique}"
 
@@ -41,12 +39,7 @@ def conditional_put_key(prefix: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class JobPaths:
-    """The S3 keys of one job, all under ``<prefix>/jobs/<job>/``.
-
-    Args:
-        prefix: the site's key prefix inside the bucket, without slashes at its ends.
-        job: the job's id.
-    """
+    """The S3 keys of one job; the site's key prefix has no slashes at its ends."""
 
     prefix: str
     job: JobId
@@ -91,7 +84,7 @@ class JobPaths:
         return f"{self.segments(round_no)}segment-{draft or ''}"
 
     def draft_in(self, key: str) -> int | None:
-        """The draft whose segment has this key; None for an object that is no segment."""
+        """The draft whose segment has this key; None for another object."""
         number = key.rpartition("/segment-")[2]
         return draft_of(int(number)) if number.isdecimal() else None
 

@@ -35,15 +35,12 @@ class Statement:
     Attribute names are written as ``#name`` and values as ``:name``. Statements are made by
     the functions of `protocol/statements` and `rate_limits/statements.py` only, so
     that a value that is missing is an argument that is missing.
-
-    Args:
-        name: what requests are counted as; statements of one name have the same two texts.
-        values: by name; exactly those that the texts use.
     """
 
-    name: str
+    name: str  #: what requests are counted as; statements of one name have the same two texts
     update: str
     condition: str
+    #: By name; exactly those that the texts use.
     values: Mapping[str, Value] = field(default_factory=dict)
 
 
@@ -63,13 +60,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """An object in a listing.
-
-    Args:
-        key: its key.
-        size: bytes.
-        modified: when it was written, in seconds since the epoch, by the store's clock.
-    """
+    """An object in a listing; `size` in bytes, `modified` as in `StoredObject`."""
 
     key: str
     size: int
@@ -78,17 +69,11 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object as it was read.
-
-    Args:
-        body: its bytes.
-        tag: the ``ETag``, for `ObjectStore.put_if`; other bytes have another tag.
-        modified: when it was written, in seconds since the epoch, by the store's clock.
-    """
+    """An object as it was read."""
 
     body: bytes
-    tag: str
-    modified: float
+    tag: str  #: the ``ETag``, for `ObjectStore.put_if`; other bytes have another tag
+    modified: float  #: when it was written, in seconds since the epoch, by the store's clock
 
 
 class Rows(Protocol):

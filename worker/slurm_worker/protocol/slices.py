@@ -16,23 +16,14 @@ _DECODER = json.JSONDecoder()
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Where a task's items are: a range of a segment, compressed by itself.
+    """Where a task's items are: a range of a segment, compressed by itself."""
 
-    Args:
-        segment: the segment's number within its round.
-        offset: first byte of the slice.
-        length: its bytes.
-        count: items of the task.
-        sha256: of the compressed bytes, in hex.
-        first: the task's first item within the slice; above 0 only in a bisected task.
-    """
-
-    segment: int
-    offset: int
-    length: int
-    count: int
-    sha256: str
-    first: int = 0
+    segment: int  #: the segment's number within its round
+    offset: int  #: first byte of the slice
+    length: int  #: its bytes
+    count: int  #: items of the task
+    sha256: str  #: of the compressed bytes, in hex
+    first: int = 0  #: the task's first item within the slice; above 0 only in a bisected task
 
 
 SLICE_FIELDS = RowFields(Slice, names={"count": "items"})
@@ -65,10 +56,7 @@ class TaskItems:
     Args:
         data: the slice, compressed.
         first: the task's first item within it.
-        count: items of the task.
-
-    Attributes:
-        keys: of the items, in order.
+        count: items of the task; `keys` are theirs, in order.
     """
 
     __slots__ = ("_data", "_first", "_lines", "_ready", "keys")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import cast
@@ -42,27 +42,17 @@ class TaskEvent(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One entry of a task's history.
+    """One entry of a task's history."""
 
-    Args:
-        at_ms: when, in milliseconds since the epoch, by AWS's clock.
-        event: what happened.
-        worker: the worker that wrote it, or whose process died.
-        previous: the worker that lost the lease.
-        error_class: of an attempt that failed, or a process that died.
-        attempt: the attempt that failed.
-        position: the item that the process ran, from 0; None where it ran several, or none.
-        round_no: the retry's round that put the task back.
-    """
-
-    at_ms: int
-    event: TaskEvent
-    worker: str = ""
-    previous: str = ""
-    error_class: str = ""
-    attempt: int = 0
+    at_ms: int  #: when, in milliseconds since the epoch, by AWS's clock
+    event: TaskEvent  #: what happened
+    worker: str = ""  #: the worker that wrote it, or whose process died
+    previous: str = ""  #: the worker that lost the lease
+    error_class: str = ""  #: of an attempt that failed, or a process that died
+    attempt: int = 0  #: the attempt that failed
+    #: The item that the process ran, from 0; None where it ran several, or none.
     position: int | None = None
-    round_no: int = 0
+    round_no: int = 0  #: the retry's round that put the task back
 
     def describe(self) -> str:
         """What happened, as a person reads it."""
@@ -99,15 +89,10 @@ _ENTRY = RowFields(
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """One death of a process.
+    """One death of a process."""
 
-    Args:
-        error_class: what it died of.
-        position: the item that it ran; None where it ran several, or none.
-    """
-
-    error_class: ErrorClass
-    position: int | None
+    error_class: ErrorClass  #: what it died of
+    position: int | None  #: the item that it ran; None where it ran several, or none
 
     def describe(self) -> str:
         """What a person reads."""
@@ -139,11 +124,6 @@ def poison_items(crashes: Iterable[Crash]) -> dict[int, ErrorClass]:
         if deaths[crash.position] >= _DEATHS.get(crash.error_class, _DEATHS_ELSE):
             found[crash.position] = crash.error_class
     return found
-
-
-def run_isolated(crashes: Collection[Crash]) -> bool:
-    """Whether to run one item at a time, so that the next death can be traced to its item."""
-    return bool(crashes)
 
 
 def read_crashes(row: Row) -> tuple[Crash, ...]:

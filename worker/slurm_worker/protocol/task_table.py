@@ -34,27 +34,17 @@ from slurm_worker.protocol.tasks import (
 )
 
 _MESSAGE_LIMIT = 200
+#: Entries of a row's history, and characters of a worker's name in each: within the 1 KB.
+HISTORY_LIMIT = 5
+_NAME_LIMIT = 40
 
 
 class RowConflict(UserError):
     """A task's row was written by another plan."""
 
 
-#: Entries of a row's history, and characters of a worker's name in each: within the 1 KB.
-HISTORY_LIMIT = 5
-_NAME_LIMIT = 40
-
-
 class TaskTable:
-    """The task rows of one job.
-
-    Args:
-        rows: the table.
-        job: the job's id.
-        shards: its number of shards, from its META row.
-        lease: times of a lease.
-        clock: AWS time.
-    """
+    """The task rows of one job, whose META row has the number of `shards`."""
 
     def __init__(
         self, rows: Rows, job: JobId, shards: int, lease: LeaseConfig, clock: Clock
@@ -110,12 +100,8 @@ class TaskTable:
     def check_markers(self, markers: Iterable[Marker], round_no: int) -> Iterator[Marker]:
         """A round's markers, after a check that each was made from the items of its task.
 
-        The requests are those of `rows_of_round`, and one for each row that was written after
-        its page was read.
-
-        Args:
-            markers: in the order of their tasks.
-            round_no: the round.
+        The markers come in the order of their tasks. The requests are those of `rows_of_round`,
+        and one for each row that was written after its page was read.
 
         Raises:
             ForeignMarker: naming a marker of other items, or whose task has no row.
@@ -147,10 +133,7 @@ class TaskTable:
     def claim(self, row: TaskRow, owner: str, request: str = "") -> Claimed | Held:
         """Lease a ready task. A refusal that carries our request id is our own lost reply.
 
-        Args:
-            row: the task, as it was seen.
-            owner: the worker that leases it.
-            request: an id of this request that no other has; drawn where none is given.
+        The `request` id, which no other request has, is drawn where none is given.
         """
         request = request or uuid.uuid4().hex
         now = self._ms()
@@ -182,13 +165,7 @@ class TaskTable:
         """Renew the lease, record progress and the checkpoint; repeating it does no harm."""
         until, version = self._until(self._ms()), uuid.uuid4().hex
         statement = task_statements.heartbeat(
-            lease.owner,
-            lease.attempt,
-            version,
-            until,
-            ok=ok,
-            failed=failed,
-            checkpoint=checkpoint,
+            lease.owner, lease.attempt, version, until, ok=ok, failed=failed, checkpoint=checkpoint
         )
         result = self._update(lease.task, statement)
         if isinstance(result, Applied):
@@ -251,7 +228,7 @@ class TaskTable:
         # A service that fails for minutes must not fill the history: the first entry is enough.
         recorded = any(entry.event is TaskEvent.SERVICE_FAILED for entry in lease.row.history)
         event = None if recorded else TaskEvent.SERVICE_FAILED
-        if not self._release(lease, event, checkpoint, lease.row.requests):
+        if not self.release(lease, checkpoint, event=event):
             self.excuse_loss(lease)
 
     def excuse_loss(self, lease: Lease) -> None:
@@ -276,7 +253,11 @@ class TaskTable:
         self._update(row.task, statement)
 
     def release(
-        self, lease: Lease, checkpoint: str = "", requests: Mapping[str, int] | None = None
+        self,
+        lease: Lease,
+        checkpoint: str = "",
+        requests: Mapping[str, int] | None = None,
+        event: TaskEvent | None = TaskEvent.RELEASED,
     ) -> bool:
         """Give the lease back without counting a try; False if it was lost already.
 
@@ -284,9 +265,16 @@ class TaskTable:
             lease: the lease.
             checkpoint: names what is saved of it.
             requests: made of AWS for the task so far, by kind, for the marker to come.
+            event: for the history; None records nothing.
         """
-        requests = requests or lease.row.requests
-        return self._release(lease, TaskEvent.RELEASED, checkpoint, requests)
+        statement = task_statements.release(
+            lease.owner,
+            lease.attempt,
+            checkpoint=checkpoint,
+            requests=requests or lease.row.requests,
+            history=[] if event is None else self._entry(lease.row, event, lease.owner),
+        )
+        return isinstance(self._update(lease.task, statement), Applied)
 
     def record_crash(self, task: TaskId, attempt: int, owner: str, crash: Crash) -> bool:
         """Record on which item the process that held the lease died, and give the lease back.
@@ -387,38 +375,16 @@ class TaskTable:
         ours = isinstance(result, Applied) or entry in read_history(result.row or {})
         return GivenUp() if ours else Held(None)
 
-    def _release(
-        self,
-        lease: Lease,
-        event: TaskEvent | None,
-        checkpoint: str,
-        requests: Mapping[str, int],
-    ) -> bool:
-        """Let a lease go without counting a try; False if it is ours no more."""
-        history = [] if event is None else self._entry(lease.row, event, lease.owner)
-        statement = task_statements.release(
-            lease.owner,
-            lease.attempt,
-            checkpoint=checkpoint,
-            requests=requests,
-            history=history,
-        )
-        return isinstance(self._update(lease.task, statement), Applied)
-
 
 def halves_of(row: TaskRow) -> tuple[TaskRow, TaskRow]:
     """The rows that a task is bisected into, as they are created."""
     halves = keys.halves(row.task)
     if halves is None:
         raise ValueError(f"{row.task} is a half already")
-    middle = row.where.count // 2
-    first, second = row.where.first, row.where.first + middle
-    one, other = map(keys.parse_task_id, halves)
+    where, middle = row.where, row.where.count // 2
+    one = replace(where, count=middle)
+    other = replace(where, first=where.first + middle, count=where.count - middle)
     return (
-        TaskRow(*one, TaskState.READY, replace(row.where, first=first, count=middle)),
-        TaskRow(
-            *other,
-            TaskState.READY,
-            replace(row.where, first=second, count=row.where.count - middle),
-        ),
+        TaskRow(*keys.parse_task_id(halves[0]), TaskState.READY, one),
+        TaskRow(*keys.parse_task_id(halves[1]), TaskState.READY, other),
     )

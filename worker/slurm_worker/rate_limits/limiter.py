@@ -26,8 +26,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from slurm_worker.protocol import keys
-from slurm_worker.protocol.audit_log import RecordEvent, ignore_event
 from slurm_worker.protocol.job_config import LimitConfig
+from slurm_worker.protocol.job_table import RecordEvent, ignore_event
 from slurm_worker.protocol.ports import Applied, Clock, Refused, Row, Rows, Statement, int_of
 from slurm_worker.rate_limits import statements
 from slurm_worker.rate_limits.quota import NO_QUOTA, Allotment, closes, day_of, opens, share_of
@@ -60,27 +60,17 @@ class Stopped(Exception):
 
 @dataclass(slots=True)
 class LimiterCounts:
-    """What a limiter has done.
+    """What a limiter has done."""
 
-    Args:
-        granted: calls that were granted, and charged to the day's quota where there is one.
-        returned: granted calls that were given back at the end.
-        slots: places in the schedule that were reserved; no fewer than calls.
-        late: slots that were dropped because their time had passed.
-        stale: slots that were dropped because the rate was cut after they were reserved.
-        reservations: writes that reserved tokens.
-        refusals: writes that reserved none: the schedule was full, or our copy of the row old.
-        penalties: answers with status 429.
-    """
-
-    granted: int = 0
-    returned: int = 0
-    slots: int = 0
-    late: int = 0
-    stale: int = 0
-    reservations: int = 0
+    granted: int = 0  #: calls that were granted, and charged to the day's quota where there is one
+    returned: int = 0  #: granted calls that were given back at the end
+    slots: int = 0  #: places in the schedule that were reserved; no fewer than calls
+    late: int = 0  #: slots that were dropped because their time had passed
+    stale: int = 0  #: slots that were dropped because the rate was cut after they were reserved
+    reservations: int = 0  #: writes that reserved tokens
+    #: Writes that reserved none: the schedule was full, or our copy of the row old.
     refusals: int = 0
-    penalties: int = 0
+    penalties: int = 0  #: answers with status 429
 
     def to_dict(self) -> dict[str, int]:
         """By name."""
@@ -89,17 +79,11 @@ class LimiterCounts:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One call that may be made.
+    """One call that may be made."""
 
-    Args:
-        at: not before this, in seconds since the epoch (AWS time).
-        until: no later than this.
-        day: the day whose quota it is charged to.
-    """
-
-    at: float
-    until: float
-    day: int
+    at: float  #: not before this, in seconds since the epoch (AWS time)
+    until: float  #: no later than this
+    day: int  #: the day whose quota it is charged to
 
 
 class RateLimiter:
@@ -143,7 +127,8 @@ class RateLimiter:
         self._refused_in_a_row = 0
         self._row: Row = {}
         self._pk = keys.limit_pk(config.scope, config.name)
-        self._sk = keys.limit_sk()
+        self._sk = keys.LIMIT_SK
+        self._quota = config.quota_per_day or NO_QUOTA
         least = slice_of(config.rate, MOST_WRITES_PER_S)
         self._share = share_of(config.quota_per_day, workers, least)
         #: Tokens of one reservation; more only where a burst is due.
@@ -316,21 +301,12 @@ class RateLimiter:
         charge = self._allotment.lacks(tokens, day)
         cost = math.ceil(tokens * 1e6 / rate)
         ceiling = _us(now) + _us(self._horizon_s)
-        behind = int_of(row, "tat") < floor and not self._crowded
-        epoch, most = int_of(row, "epoch"), self._quota - charge
-        if behind:
-            statement = statements.reserve_now(
-                cost=cost, charge=charge, floor=floor, epoch=epoch, window=day, most=most
-            )
+        seen = {"epoch": int_of(row, "epoch"), "window": day, "most": self._quota - charge}
+        if int_of(row, "tat") < floor and not self._crowded:
+            statement = statements.reserve_now(cost=cost, charge=charge, floor=floor, **seen)
         else:
             statement = statements.reserve_next(
-                cost=cost,
-                charge=charge,
-                floor=floor,
-                ceiling=ceiling,
-                epoch=epoch,
-                window=day,
-                most=most,
+                cost=cost, charge=charge, floor=floor, ceiling=ceiling, **seen
             )
         result = self._update(statement)
         self._row = result.row or {}
@@ -369,7 +345,8 @@ class RateLimiter:
         if self.config.quota_per_day is None:
             return 0.0
         if day_of(now) > int_of(self._row, "window"):
-            self._begin_day(day_of(now))
+            # Refused means that another worker has begun it.
+            self._row = self._update(statements.begin_day(day_of(now))).row or {}
         day = int_of(self._row, "window")
         if now < opens(day):
             return opens(day) - now
@@ -397,15 +374,6 @@ class RateLimiter:
         if self.config.quota_per_day is None:
             return Token(slot, until, day)
         return Token(max(slot, opens(day)), min(until, closes(day)), day)
-
-    @property
-    def _quota(self) -> int:
-        return self.config.quota_per_day or NO_QUOTA
-
-    def _begin_day(self, day: int) -> None:
-        """Begin a quota's day; refused means that another worker has begun it."""
-        result = self._update(statements.begin_day(day))
-        self._row = result.row or {}
 
     def _own_rate(self, row: Row) -> float:
         """Tokens per second: the row's rate, but at most our job's."""
@@ -488,7 +456,7 @@ def _us(seconds: float) -> int:
 
 
 def _thousandths(rate: float) -> int:
-    """As the row holds a rate: 500 a minute is no rate that a row can hold."""
+    """As the row holds a rate: rounded, as 500 a minute has no exact value; never 0."""
     return max(1, round(rate * 1000))
 
 

@@ -21,12 +21,9 @@ NO_QUOTA = 2**53
 
 
 def share_of(quota: int | None, workers: int, least: int) -> int:
-    """The most calls that one of `workers` processes holds.
+    """The most calls of a quota per day (None for no limit) that one of `workers` processes holds.
 
-    Args:
-        quota: calls per day; None for no limit.
-        workers: worker processes that share it.
-        least: what a write has to reserve, so that the row can serve all workers.
+    A write has to reserve the `least`, so that the row can serve all workers.
     """
     if quota is None:
         return NO_QUOTA
@@ -72,7 +69,7 @@ class Allotment:
         return max(0, calls - (self.held if day == self.day else 0))
 
     def charged(self, day: int, calls: int) -> None:
-        """Add calls that were charged; what is left of another day is void."""
+        """Add calls that were charged; the rest of another day is void."""
         self.held = calls + (self.held if day == self.day else 0)
         self.day = day
 

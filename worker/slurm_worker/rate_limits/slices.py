@@ -5,12 +5,8 @@ from __future__ import annotations
 from slurm_worker.rate_limits.quota import share_of
 
 MOST_TOKENS = 100
-
-
 #: To the row of a limit: a third of what a partition takes, as refused writes count too.
 MOST_WRITES_PER_S = 300
-
-
 #: After this many fully used slices, the next slices are larger.
 _CLEAN_SLICES = 40
 
@@ -40,11 +36,8 @@ def slice_of(rate: float, workers: int) -> int:
     """Tokens of one reservation.
 
     About a second's worth of a worker's share, so few writes and little waste; more where
-    that would be many workers' writes to one row, of which DynamoDB takes 1,000 a second.
-
-    Args:
-        rate: tokens per second.
-        workers: worker processes that share the limit.
+    that would be many workers' writes to one row, of which DynamoDB takes 1,000 a second. The
+    rate is in tokens per second, and `workers` processes share it.
     """
     writes_per_s = min(max(1, workers), MOST_WRITES_PER_S)
     return max(1, min(MOST_TOKENS, round(rate / writes_per_s)))
@@ -53,10 +46,7 @@ def slice_of(rate: float, workers: int) -> int:
 def reservation_of(rate: float, workers: int, quota: int | None) -> int:
     """Tokens of one reservation: `slice_of`, or the worker's part of a quota where that is less.
 
-    Args:
-        rate: tokens per second.
-        workers: worker processes that share the limit.
-        quota: calls per day; None for no limit.
+    The quota is in calls per day; None for no limit.
     """
     share = share_of(quota, workers, slice_of(rate, MOST_WRITES_PER_S))
     return min(slice_of(rate, workers), share)

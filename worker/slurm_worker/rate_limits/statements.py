@@ -13,16 +13,11 @@ _AS_SEEN = "#epoch = :epoch AND #window = :window AND #used <= :most"
 def reserve_next(
     *, cost: int, charge: int, floor: int, ceiling: int, epoch: int, window: int, most: int
 ) -> Statement:
-    """Reserve the next slice of a schedule that runs ahead of now.
+    """Reserve the next slice of a schedule that runs ahead of now, up to the `ceiling`.
 
-    Args:
-        cost: how far the slice moves the schedule on.
-        charge: calls that it charges to the day's quota.
-        floor: the schedule is not idle: it is at this or later.
-        ceiling: and at this or earlier, the horizon.
-        epoch: of the row as it was seen.
-        window: the day, likewise.
-        most: calls that may be charged already.
+    The slice moves the schedule on by `cost`, and charges `charge` calls to the day's quota, of
+    which at most `most` are charged already. A schedule before the `floor` is idle. `epoch` and
+    `window`, the day, are those of the row as it was seen.
     """
     return Statement(
         "reserve next",
@@ -76,13 +71,8 @@ def return_quota(calls: int, day: int, returns: int, request: str) -> Statement:
     """Give back calls that were charged to this day and surely not made.
 
     `returns` counts these writes and never falls, so one that is repeated after a lost reply,
-    or arrives late, is refused: use is never counted too low.
-
-    Args:
-        calls: how many.
-        day: that they were charged to.
-        returns: the row's count, as it was seen.
-        request: an id of this request that no other has.
+    or arrives late, is refused: use is never counted too low. No other request has the id
+    `request`.
     """
     return Statement(
         "return quota",
@@ -103,11 +93,7 @@ def return_quota(calls: int, day: int, returns: int, request: str) -> Statement:
 def cut_rate(rate: int, epoch: int, now: int, before: int) -> Statement:
     """Cut the rate: once per window, however many workers saw a 429.
 
-    Args:
-        rate: thousandths of a token per second.
-        epoch: of the row as it was seen.
-        now: the time.
-        before: the last change was before this.
+    The rate is in thousandths of a token per second; its last change was before `before`.
     """
     return Statement(
         "cut rate",
@@ -118,15 +104,9 @@ def cut_rate(rate: int, epoch: int, now: int, before: int) -> Statement:
 
 
 def raise_rate(rate: int, epoch: int, now: int, before: int, *, cap: int, full: int) -> Statement:
-    """Raise the rate; see `cut_rate`.
+    """Raise a rate that is lower than `cap`, our job's; see `cut_rate`.
 
-    Args:
-        rate: see `cut_rate`, and for the next three.
-        epoch: of the row.
-        now: the time.
-        before: the time of the last change at most.
-        cap: the rate is lower than this, our job's.
-        full: the highest rate of any job that shares the limit.
+    `full` is the highest rate of any job that shares the limit.
     """
     return Statement(
         "raise rate",

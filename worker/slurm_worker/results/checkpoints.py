@@ -13,29 +13,13 @@ import hashlib
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
 
 from slurm_worker.protocol.job_store import JobStore
-from slurm_worker.protocol.keys import TaskId
+from slurm_worker.protocol.tasks import Lease
 from slurm_worker.results.journal import Outcome
 
 #: A checkpoint is due when this many times its own cost has been worked since the last.
 _WORTH = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What a checkpoint's outcomes were made from; an attempt continues no others.
-
-    Args:
-        task: the task.
-        input_sha256: digest of its slice.
-        code: digest and name of the handler.
-    """
-
-    task: TaskId
-    input_sha256: str
-    code: str
 
 
 class Checkpoints:
@@ -43,16 +27,16 @@ class Checkpoints:
 
     Args:
         store: the job's objects.
-        origin: what the outcomes are made from.
-        attempt: names the objects.
+        lease: of the attempt.
+        code: digest and name of the handler.
         every_s: least seconds between two; 0 turns them off.
     """
 
-    def __init__(self, store: JobStore, origin: Origin, attempt: int, every_s: float) -> None:
+    def __init__(self, store: JobStore, lease: Lease, code: str, every_s: float) -> None:
         self._store = store
-        self._origin = origin
-        self._origin_fields = list(astuple(origin))
-        self._attempt = attempt
+        self._lease = lease
+        #: What the outcomes were made from; an attempt continues no others.
+        self._origin = [lease.task, lease.row.where.sha256, code]
         self._every_s = every_s
         self._number = 0
         self._cost_s = 0.0
@@ -71,10 +55,10 @@ class Checkpoints:
         items = sum(outcome.items for outcome in outcomes)
         if items <= self._items:
             return ""
-        head = {"origin": self._origin_fields}
+        head = {"origin": self._origin}
         lines = [json.dumps(head), *(json.dumps(outcome) for outcome in outcomes)]
         data = zlib.compress("\n".join(lines).encode(), 3)
-        key = self._store.paths.checkpoint(self._origin.task, self._attempt, self._number)
+        key = self._store.paths.checkpoint(self._lease.task, self._lease.attempt, self._number)
         self._store.objects.put(key, data)
         self._number += 1
         self._items = items
@@ -87,10 +71,10 @@ class Checkpoints:
     def load(self, ref: str) -> list[Outcome]:
         """The outcomes of a checkpoint, by the row's reference; none if it can't be used."""
         name, _, digest = ref.partition(" ")
-        data = self._store.objects.get(self._store.paths.checkpoints(self._origin.task) + name)
+        data = self._store.objects.get(self._store.paths.checkpoints(self._lease.task) + name)
         if data is None or hashlib.sha256(data).hexdigest() != digest:
             return []
         head, *lines = zlib.decompress(data).decode().split("\n")
-        if json.loads(head)["origin"] != self._origin_fields:
+        if json.loads(head)["origin"] != self._origin:
             return []
         return [Outcome(*json.loads(line)) for line in lines]

@@ -53,10 +53,7 @@ class Journal:
     """One attempt's outcomes; they survive the death of the process.
 
     One thread at a time writes; another may call `snapshot` at any time. `ok`, `failed` and `rows`
-    count what is flushed.
-
-    Args:
-        path: the SQLite file; created if absent.
+    count what is flushed. The SQLite file at `path` is created if absent.
 
     Raises:
         sqlite3.Error: from any method, when scratch is full or read-only.

@@ -17,12 +17,7 @@ _SHORT = 16
 
 
 class BadLine(ValueError):
-    """A line that can't be read without loss.
-
-    Args:
-        number: the line's number, counted from 1.
-        reason: what is wrong; it follows "line N: ".
-    """
+    """A line that can't be read without loss; lines are counted from 1."""
 
     def __init__(self, number: int, reason: str) -> None:
         super().__init__(f"line {number:,}: {reason}")

@@ -142,9 +142,6 @@ def _check_names(row: dict[str, Any], line: str) -> None:
 def check_names(value: object) -> None:
     """Refuse a dict, at any depth, two of whose keys become one name in JSON.
 
-    Args:
-        value: any JSON value.
-
     Raises:
         ValueError: naming the keys: JSON writes 1 as "1", None as "null", True as "true".
     """
@@ -182,17 +179,10 @@ def error_outcome(
     at: float,
     item: str,
 ) -> Outcome:
-    """The outcome of a failed item.
+    """The outcome of an item that failed after so many `tries`, or calls of the handler.
 
-    Args:
-        position: of the item in its task.
-        key: the item's.
-        error_class: why it failed.
-        message: what a person should read about it.
-        place: where in the user's code; see `errors.place_of`.
-        tries: calls of the handler.
-        at: when, in seconds since the epoch.
-        item: its JSON text, as it was planned.
+    `place` is where in the user's code; see `errors.place_of`. `at` is in seconds since the epoch.
+    `item` is the JSON text of the item, as it was planned.
     """
     record = {
         KEY_FIELD: key,
@@ -220,12 +210,8 @@ def make_part(
 ) -> tuple[str, bytes]:
     """The suffix of a part's key, and its bytes; the same outcomes give the same bytes.
 
-    Args:
-        journal: of the attempt.
-        part_format: of parts of rows; errors are always JSON lines.
-        kind: ``rows`` or ``errors``.
-        scratch: for formats that need a file.
-        columns: writes Parquet; without it, parts are JSON lines.
+    `kind` is ``rows`` or ``errors``; errors are always JSON lines. Formats that need a file use
+    `scratch`. Without `columns`, Parquet becomes JSON lines.
 
     Raises:
         OSError, sqlite3.Error: if scratch is full.
@@ -289,7 +275,7 @@ def parse_lines(data: bytes) -> list[dict[str, Any]]:
         ValueError: if a line is not a JSON object, has a name twice, or has no key.
     """
     if data and not data.endswith(b"\n"):
-        raise ValueError("the last line is cut short")
+        raise ValueError("the last line is incomplete")
     rows = jsonlines.parse(data)
     for row in rows:
         if type(row.get(KEY_FIELD)) is not str:

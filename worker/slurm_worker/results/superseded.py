@@ -18,11 +18,7 @@ from slurm_worker.protocol.slices import unpack_segment
 
 
 class RetriedItems:
-    """The items of the rounds after the first; close it at the end.
-
-    Args:
-        path: the scratch file; replaced if it is there.
-    """
+    """The items of the rounds after the first, in a scratch file; close it at the end."""
 
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)
@@ -40,12 +36,7 @@ class RetriedItems:
         self._db.close()
 
     def read(self, store: JobStore, drafts: Mapping[int, int]) -> dict[int, int]:
-        """Record the items of rounds, in order; return how many each has.
-
-        Args:
-            store: the job's objects.
-            drafts: the draft of each round, by its number.
-        """
+        """Record the items of rounds, in order, by their drafts; return how many each has."""
         return {number: self._read_round(store, number, drafts[number]) for number in drafts}
 
     def superseded(self, key: str, round_no: int) -> bool:

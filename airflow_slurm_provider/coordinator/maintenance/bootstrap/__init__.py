@@ -9,13 +9,50 @@ and continues where an interrupted run stopped. Requests: two to the table, four
 one for each thing that is made.
 """
 
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import Clients
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.run import bootstrap
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from airflow_slurm_provider.coordinator.maintenance.bootstrap.bucket import bucket_steps
+from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import Clients, open_clients
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import (
     BootstrapRequest,
     BootstrapResult,
     Step,
     StepResult,
 )
+from airflow_slurm_provider.coordinator.maintenance.bootstrap.table import table_steps
+from airflow_slurm_provider.coordinator.spec.site import Site
 
 __all__ = ["BootstrapRequest", "BootstrapResult", "Clients", "Step", "StepResult", "bootstrap"]
+
+
+def bootstrap(
+    site: Site,
+    wanted: BootstrapRequest,
+    *,
+    log: Callable[[Step], None] = lambda _: None,
+    clients: Clients | None = None,
+) -> BootstrapResult:
+    """Create and check the site's table and bucket.
+
+    Args:
+        site: names both.
+        wanted: what to create beside the table.
+        log: gets each step when it is done.
+        clients: of AWS; opened by the site's settings if absent.
+
+    Raises:
+        UserError: if the profile or region is not there, or the bucket belongs to another account.
+        ServiceError: if AWS can't be reached, or refuses; call again to continue.
+    """
+    opened = clients or open_clients(site)
+    steps = []
+    for steps_of_one in (
+        table_steps(opened, site.storage.table, wanted),
+        bucket_steps(opened, site.bucket, site.prefix, wanted),
+    ):
+        for step in steps_of_one:
+            log(step)
+            steps.append(step)
+    return BootstrapResult(tuple(steps), dry_run=wanted.dry_run)

@@ -103,8 +103,7 @@ class _Bucket:
     def block_public_access(self) -> None:
         with translated(f"bucket {self._name!r}"):
             self._s3.put_public_access_block(
-                Bucket=self._name,
-                PublicAccessBlockConfiguration=PUBLIC_ACCESS_BLOCK,
+                Bucket=self._name, PublicAccessBlockConfiguration=PUBLIC_ACCESS_BLOCK
             )
 
     def is_encrypted(self) -> bool:
@@ -119,8 +118,7 @@ class _Bucket:
             if not is_aws(self._s3):
                 self._try_encryption()
             self._s3.put_bucket_encryption(
-                Bucket=self._name,
-                ServerSideEncryptionConfiguration={"Rules": [rule]},
+                Bucket=self._name, ServerSideEncryptionConfiguration={"Rules": [rule]}
             )
 
     def _try_encryption(self) -> None:
@@ -134,7 +132,6 @@ class _Bucket:
             if code in _DENIED:
                 return  # The user of bootstrap may lack the right to write objects.
             raise Unsupported(
-                f"bucket {self._name!r}: an encrypted object can't be written ({error})",
                 f"not encrypted at rest: the store can't write an encrypted object ({code})",
                 "give the store encryption keys, then run slurmctl bootstrap --update; or leave it",
             ) from error
@@ -153,9 +150,7 @@ class _Bucket:
         kept = {_KEEPS: reply[_KEEPS]} if _KEEPS in reply else {}
         with translated(f"bucket {self._name!r}"):
             self._s3.put_bucket_lifecycle_configuration(
-                Bucket=self._name,
-                LifecycleConfiguration={"Rules": [*others, *rules]},
-                **kept,
+                Bucket=self._name, LifecycleConfiguration={"Rules": [*others, *rules]}, **kept
             )
 
     def _lifecycle(self) -> dict[str, Any]:
@@ -194,8 +189,8 @@ def _is_there(clients: Clients, name: str) -> bool:
             return False
         if code in _DENIED:
             raise UserError(
-                f"storage.prefix: no access to bucket {name!r}; check the name (another account "
-                "may own that bucket) and the credentials"
+                f"storage.prefix: no access to bucket {name!r}",
+                "check the name (another account may own that bucket) and the credentials",
             ) from error
         raise
     return True
@@ -203,10 +198,5 @@ def _is_there(clients: Clients, name: str) -> bool:
 
 def _create(clients: Clients, name: str) -> None:
     region = clients.s3.meta.region_name
-    if region == _DEFAULT_REGION:
-        clients.s3.create_bucket(Bucket=name)
-    else:
-        clients.s3.create_bucket(
-            Bucket=name,
-            CreateBucketConfiguration={"LocationConstraint": region},
-        )
+    where = {"CreateBucketConfiguration": {"LocationConstraint": region}}
+    clients.s3.create_bucket(Bucket=name, **({} if region == _DEFAULT_REGION else where))

@@ -21,20 +21,7 @@ _UNKNOWN = {"NotImplemented", "MethodNotAllowed", "UnknownOperationException", "
 
 
 class Unsupported(ServiceError):
-    """The service does not have the setting, or can't apply it.
-
-    Args:
-        message: the whole of it.
-        found: the state, in a line.
-        fix: what to do about it; empty where nothing can be done.
-    """
-
-    def __init__(
-        self, message: str, found: str = "the service has no such setting", fix: str = ""
-    ) -> None:
-        super().__init__(message)
-        self.found = found
-        self.fix = fix
+    """The service does not have the setting, or can't apply it; `problem` is the state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +57,7 @@ def translated(what: str) -> Iterator[None]:
         yield
     except ClientError as error:
         if code_of(error) in _UNKNOWN:
-            raise Unsupported(f"{what}: the service has no such setting ({error})") from error
+            raise Unsupported(f"{what}: the service has no such setting") from error
         raise ServiceError(
             f"{what}: {error}; the guide on setting up AWS lists the permissions of bootstrap"
         ) from error

@@ -16,7 +16,7 @@ class StepResult(str, Enum):
 
     THERE = "there"  #: it was correct already; nothing was done
     MADE = "made"  #: by this call
-    WOULD_MAKE = "would_make"  #: by this call, if it were no dry run
+    WOULD_MAKE = "would_make"  #: a call without dry run makes it
     DIFFERS = "differs"  #: jobs run with it; only --update changes it
     UNSUPPORTED = "unsupported"  #: the store has no such setting, or can't apply it
     MISSING = "missing"  #: jobs can't run, and this call was not told to make it
@@ -30,14 +30,7 @@ class StepResult(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One resource or setting.
-
-    Args:
-        name: its name, which is stable.
-        outcome: the result.
-        found: its state, in a line.
-        fix: what to do about it, in a line; empty where all is well.
-    """
+    """One resource or setting, by its stable name; `fix` is empty where all is well."""
 
     name: str
     outcome: StepResult
@@ -46,22 +39,13 @@ class Step:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
-        return {
-            "name": self.name,
-            "outcome": self.outcome.value,
-            "found": self.found,
-            "mend": self.fix,
-        }
+        outcome = self.outcome.value
+        return {"name": self.name, "outcome": outcome, "found": self.found, "mend": self.fix}
 
 
 @dataclass(frozen=True, slots=True)
 class BootstrapResult:
-    """All steps.
-
-    Args:
-        steps: in their order.
-        dry_run: nothing was made.
-    """
+    """All steps, in their order."""
 
     steps: tuple[Step, ...]
     dry_run: bool
@@ -134,5 +118,5 @@ class BootstrapRequest:
                 return Step(name, StepResult.WOULD_MAKE, as_wanted)
             make()
         except Unsupported as error:
-            return Step(name, StepResult.UNSUPPORTED, error.found, error.fix)
+            return Step(name, StepResult.UNSUPPORTED, error.problem, error.fix)
         return Step(name, StepResult.MADE, as_wanted)

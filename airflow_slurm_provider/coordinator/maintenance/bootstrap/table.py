@@ -75,11 +75,7 @@ def _options(clients: Clients, name: str, wanted: BootstrapRequest, new: bool) -
                 dynamodb.describe_table(TableName=name)["Table"].get("DeletionProtectionEnabled")
             ),
             # Of a new table it was set when that was created.
-            lambda: (
-                None
-                if new
-                else dynamodb.update_table(TableName=name, DeletionProtectionEnabled=True)
-            ),
+            lambda: new or dynamodb.update_table(TableName=name, DeletionProtectionEnabled=True),
             ("protected against deletion", "not protected against deletion"),
             new=new,
         )
@@ -111,6 +107,5 @@ def _restorable(clients: Clients, name: str) -> bool:
 def _make_restorable(clients: Clients, name: str) -> None:
     with translated(f"DynamoDB table {name!r}"):
         clients.dynamodb.update_continuous_backups(
-            TableName=name,
-            PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True},
+            TableName=name, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True}
         )

@@ -39,13 +39,7 @@ _POLICY = "slurmctl doctor --iam prints the policy"
 
 @dataclass(frozen=True, slots=True)
 class TableDescription:
-    """A table as DynamoDB describes it.
-
-    Args:
-        status: ``ACTIVE`` where it can be used.
-        keys: kind and type of each key attribute, by name: ``{"pk": ("HASH", "S")}``.
-        on_demand: whether it is billed by request.
-    """
+    """A table as DynamoDB describes it; `keys` as `aws_resources.TABLE_KEYS`."""
 
     status: str
     keys: dict[str, tuple[str, str]]
@@ -73,41 +67,35 @@ class AwsProbes:
     def of(cls, site: Site) -> AwsProbes:
         """Those of a site; requests are made when they are called."""
 
-        def client() -> object:
+        def client() -> Any:
             return dynamo_client(open_session(site), site.aws.dynamodb_endpoint_url)
-
-        def endpoint() -> str:
-            return str(client().meta.endpoint_url)  # type: ignore[attr-defined]  # a boto3 client
 
         return cls(
             table=lambda: describe_table(client(), site.storage.table),
-            ahead_s=lambda: clock_ahead(endpoint()),
+            ahead_s=lambda: clock_ahead(client().meta.endpoint_url),
         )
 
 
-def describe_table(client: object, name: str) -> TableDescription:
+def describe_table(client: Any, name: str) -> TableDescription:
     """Describe a table.
 
     Raises:
         UserError: if there is no such table.
         ServiceError: if DynamoDB can't be reached, or refuses.
     """
+    what = f"DynamoDB table {name!r}"
     try:
-        found = client.describe_table(TableName=name)["Table"]  # type: ignore[attr-defined]  # a boto3 client
+        return table_description(client.describe_table(TableName=name)["Table"])
     except ClientError as error:
         if error.response["Error"]["Code"] == "ResourceNotFoundException":
             raise UserError(
-                f"storage.table: there is no DynamoDB table {name!r}; create it with "
-                "slurmctl bootstrap, or correct the name"
+                f"storage.table: there is no {what}",
+                "create it with slurmctl bootstrap, or correct the name",
             ) from error
-        raise ServiceError(f"DynamoDB table {name!r}: {error}; {_POLICY}") from error
+        raise ServiceError(f"{what}: {error}", _POLICY) from error
     except BotoCoreError as error:
-        raise unanswered(
-            f"DynamoDB table {name!r}",
-            error,
-            "aws.dynamodb_endpoint_url, the region and the network",
-        ) from error
-    return table_description(found)
+        check = "aws.dynamodb_endpoint_url, the region and the network"
+        raise unanswered(what, error, check) from error
 
 
 def table_description(found: Mapping[str, Any]) -> TableDescription:
@@ -126,24 +114,15 @@ def table_description(found: Mapping[str, Any]) -> TableDescription:
     )
 
 
-def check_clock(probes: AwsProbes) -> Iterator[Finding]:
-    """This machine's clock agrees with AWS's."""
-    yield judge_clock("clock", "this machine", probes.ahead_s())
-
-
 def judge_clock(check: str, whose: str, ahead_s: float) -> Finding:
     """A clock that is so many seconds ahead of AWS's, or behind it where negative."""
-    way = "ahead of" if ahead_s >= 0 else "behind"
-    found = f"the clock of {whose} is {abs(ahead_s):.1f} s {way} AWS's"
     if not ahead_s:
         return Finding(check, Level.PASS, f"the clock of {whose} agrees with AWS's")
+    way = "ahead of" if ahead_s >= 0 else "behind"
+    found = f"the clock of {whose} is {abs(ahead_s):.1f} s {way} AWS's"
     if abs(ahead_s) > MOST_AHEAD_S:
-        return Finding(
-            check,
-            Level.FAIL,
-            found,
-            "set it by NTP: AWS refuses requests when the clock is off by 5 min",
-        )
+        fix = "set it by NTP: AWS refuses requests when the clock is off by 5 min"
+        return Finding(check, Level.FAIL, found, fix)
     if abs(ahead_s) > WORTH_SAYING_S:
         return Finding(check, Level.WARN, found, "set it by NTP")
     return Finding(check, Level.PASS, found)
@@ -153,23 +132,18 @@ def check_table(probes: AwsProbes, name: str) -> Iterator[Finding]:
     """The table is there, with the right keys, billed on demand."""
     table = probes.table()
     if table.keys != TABLE_KEYS:
-        yield Finding(
-            "table",
-            Level.FAIL,
-            f"table {name!r} has the keys {table.keys_text}",
+        fix = (
             "create another table with partition key pk and sort key sk, both strings, and name "
-            "it in storage.table",
+            "it in storage.table"
         )
+        yield Finding("table", Level.FAIL, f"table {name!r} has the keys {table.keys_text}", fix)
     elif table.status not in ("ACTIVE", "UPDATING"):
         fix = "wait until it is ACTIVE"
         yield Finding("table", Level.FAIL, f"table {name!r} is {table.status}", fix)
     elif not table.on_demand:
-        yield Finding(
-            "table",
-            Level.WARN,
-            f"table {name!r} has provisioned capacity, which throttles many workers at once",
-            "switch its billing mode to on demand (PAY_PER_REQUEST)",
-        )
+        found = f"table {name!r} has provisioned capacity, which throttles many workers at once"
+        fix = "switch its billing mode to on demand (PAY_PER_REQUEST)"
+        yield Finding("table", Level.WARN, found, fix)
     else:
         found = f"table {name!r} has string keys pk and sk and is billed on demand"
         yield Finding("table", Level.PASS, found)
@@ -196,26 +170,22 @@ def check_bucket_access(services: Services) -> Iterator[Finding]:
 def check_conditional_put(services: Services) -> Iterator[Finding]:
     """The store applies conditions: they decide between two markers, and two manifests."""
     paths = JobPaths(services.site.prefix, PROBE_JOB)
-    if services.conditional_put():
-        if probe_replacing(services.objects, paths) is not None:
-            found = "the store refuses to create an object twice"
-            yield Finding("conditional_put", Level.PASS, found)
-        else:
-            yield Finding(
-                "conditional_put",
-                Level.WARN,
-                "the store ignores If-Match: of two aggregations the later one wins, and slurmctl "
-                "gc deletes no files of datasets",
-                "if that matters, upgrade the store to one with conditional PUT",
-            )
-    else:
-        yield Finding(
-            "conditional_put",
-            Level.WARN,
+    fix = "if that matters, upgrade the store to one with conditional PUT"
+    if not services.conditional_put():
+        found = (
             "the store ignores If-None-Match: the table decides between two attempts, which takes "
-            "one more write and one more PUT per task",
-            "if that matters, upgrade the store to one with conditional PUT",
+            "one more write and one more PUT per task"
         )
+    elif probe_replacing(services.objects, paths) is None:
+        found = (
+            "the store ignores If-Match: of two aggregations the later one wins, and slurmctl gc "
+            "deletes no files of datasets"
+        )
+    else:
+        found = "the store refuses to create an object twice"
+        yield Finding("conditional_put", Level.PASS, found)
+        return
+    yield Finding("conditional_put", Level.WARN, found, fix)
 
 
 def judge_probes(check: str, probes: Sequence[AccessProbe], fix: str) -> Finding:
@@ -224,6 +194,7 @@ def judge_probes(check: str, probes: Sequence[AccessProbe], fix: str) -> Finding
     if not refused:
         names = ", ".join(probe.action.partition(":")[2] for probe in probes)
         return Finding(check, Level.PASS, f"allowed: {names}")
-    found, _, own = refused[0].error.partition("; ")
     actions = ", ".join(probe.action for probe in refused)
-    return Finding(check, Level.FAIL, f"{actions} failed: {found}", own or fix)
+    return Finding(
+        check, Level.FAIL, f"{actions} failed: {refused[0].error}", refused[0].fix or fix
+    )

@@ -34,11 +34,10 @@ def check_version(slurm: SlurmClient) -> Iterator[Finding]:
     """Slurm is there, and its release was tested."""
     text = slurm.version()
     match = _VERSION.search(text)
-    if match is None or "embedded" in text:
+    version = (int(match.group(1)), int(match.group(2))) if match else OLDEST
+    if "embedded" in text:
         yield Finding("slurm", Level.PASS, text)
-        return
-    version = int(match.group(1)), int(match.group(2))
-    if version < OLDEST:
+    elif version < OLDEST:
         fix = f"upgrade Slurm to {_dotted(OLDEST)} or later"
         yield Finding("slurm", Level.FAIL, f"{text} is older than {_dotted(OLDEST)}", fix)
     elif version > NEWEST:
@@ -49,13 +48,7 @@ def check_version(slurm: SlurmClient) -> Iterator[Finding]:
 
 
 def check_limits(survey: Survey, workers: int, partition: str | None) -> Iterator[Finding]:
-    """The controller's settings that workers depend on.
-
-    Args:
-        survey: queries the cluster.
-        workers: of the job in question; 0 for none.
-        partition: its partition; the default one where None.
-    """
+    """The controller's settings that workers depend on, for a job with `workers` (0: no job)."""
     settings = survey.settings()
     yield _array_size(settings, workers)
     yield _job_count(settings, workers)
@@ -68,12 +61,9 @@ def check_variables(survey: Survey) -> Iterator[Finding]:
     """Options that the account gives to Slurm's commands by variables are not used."""
     ignored = survey.ignored_variables()
     if ignored:
-        yield Finding(
-            "variables",
-            Level.WARN,
-            f"the account sets {', '.join(ignored)}, which are ignored here",
-            "set such options in the job's slurm section, for example slurm.account",
-        )
+        found = f"the account sets {', '.join(ignored)}, which are ignored here"
+        fix = "set such options in the job's slurm section, for example slurm.account"
+        yield Finding("variables", Level.WARN, found, fix)
     else:
         yield Finding("variables", Level.PASS, "the account sets no ignored variables")
 
@@ -83,12 +73,9 @@ def check_accounting(survey: Survey) -> Iterator[Finding]:
     if survey.accounting():
         yield Finding("accounting", Level.PASS, "sacct answers")
     else:
-        yield Finding(
-            "accounting",
-            Level.WARN,
-            "the site keeps no accounting, so the reason why a worker died is unknown",
-            "ask the site for AccountingStorageType=accounting_storage/slurmdbd",
-        )
+        found = "the site keeps no accounting, so the reason why a worker died is unknown"
+        fix = "ask the site for AccountingStorageType=accounting_storage/slurmdbd"
+        yield Finding("accounting", Level.WARN, found, fix)
 
 
 def check_folder(survey: Survey) -> Iterator[Finding]:
@@ -96,12 +83,9 @@ def check_folder(survey: Survey) -> Iterator[Finding]:
     folder = survey.try_folder(uuid.uuid4().hex[:8])
     kind = f" ({folder.filesystem})" if folder.filesystem else ""
     if folder.filesystem == "tmpfs":
-        yield Finding(
-            "remote_dir",
-            Level.WARN,
-            f"{folder.path} is in the login node's memory",
-            "name a folder in cluster.remote_dir that the nodes share",
-        )
+        fix = "name a folder in cluster.remote_dir that the nodes share"
+        found = f"{folder.path} is in the login node's memory"
+        yield Finding("remote_dir", Level.WARN, found, fix)
     else:
         yield Finding("remote_dir", Level.PASS, f"{folder.path} can be written{kind}")
 
@@ -123,19 +107,12 @@ def _job_count(settings: Mapping[str, str], workers: int) -> Finding:
     if most is None:
         return _unknown("max_job_count", "MaxJobCount")
     if workers >= most:
-        return Finding(
-            "max_job_count",
-            Level.FAIL,
-            f"MaxJobCount is {most:,}, and the job wants {workers:,} workers",
-            "lower the job's workers",
-        )
+        found = f"MaxJobCount is {most:,}, and the job wants {workers:,} workers"
+        return Finding("max_job_count", Level.FAIL, found, "lower the job's workers")
     if most < _LEAST_JOBS:
-        return Finding(
-            "max_job_count",
-            Level.WARN,
-            f"MaxJobCount is {most:,}, for all users together",
-            "keep workers well below it, or ask the site to raise it",
-        )
+        found = f"MaxJobCount is {most:,}, for all users together"
+        fix = "keep workers well below it, or ask the site to raise it"
+        return Finding("max_job_count", Level.WARN, found, fix)
     return Finding("max_job_count", Level.PASS, f"MaxJobCount is {most:,}")
 
 
@@ -166,27 +143,19 @@ def _preemption(settings: Mapping[str, str], partition: Partition | None) -> Fin
     if mode.startswith("OFF") or settings.get("PreemptType", "").endswith("none"):
         return Finding("preemption", Level.PASS, "jobs are not preempted")
     if "SUSPEND" in mode:
-        return Finding(
-            "preemption",
-            Level.WARN,
-            f"PreemptMode is {mode}: a suspended worker loses its leases to other workers",
-            "choose a partition or QOS that is not suspended, or use PreemptMode=REQUEUE",
+        found = f"PreemptMode is {mode}: a suspended worker loses its leases to other workers"
+        fix = "choose a partition or QOS that is not suspended, or use PreemptMode=REQUEUE"
+    elif "CANCEL" in mode:
+        found = f"PreemptMode is {mode}: preempted workers are not started again by Slurm"
+        fix = "wait with slurmctl wait or a sensor, which submit new workers; or use REQUEUE"
+    elif grace_s < DRAIN_S:
+        found = (
+            f"PreemptMode is {mode} with GraceTime {grace_s} s; a worker needs {DRAIN_S} s to exit"
         )
-    if "CANCEL" in mode:
-        return Finding(
-            "preemption",
-            Level.WARN,
-            f"PreemptMode is {mode}: preempted workers are not started again by Slurm",
-            "wait with slurmctl wait or a sensor, which submit new workers; or use REQUEUE",
-        )
-    if grace_s < DRAIN_S:
-        return Finding(
-            "preemption",
-            Level.WARN,
-            f"PreemptMode is {mode} with GraceTime {grace_s} s; a worker needs {DRAIN_S} s to exit",
-            f"ask the site for GraceTime={2 * DRAIN_S} on the partition or QOS",
-        )
-    return Finding("preemption", Level.PASS, f"PreemptMode is {mode}, GraceTime {grace_s} s")
+        fix = f"ask the site for GraceTime={2 * DRAIN_S} on the partition or QOS"
+    else:
+        return Finding("preemption", Level.PASS, f"PreemptMode is {mode}, GraceTime {grace_s} s")
+    return Finding("preemption", Level.WARN, found, fix)
 
 
 def _requeue(settings: Mapping[str, str]) -> Finding:
@@ -198,10 +167,8 @@ def _requeue(settings: Mapping[str, str]) -> Finding:
 
 
 def _partition(partitions: list[Partition], name: str | None) -> Partition | None:
-    for partition in partitions:
-        if partition.name == name or (name is None and partition.default):
-            return partition
-    return None
+    fitting = (p for p in partitions if p.name == name or (name is None and p.default))
+    return next(fitting, None)
 
 
 def _number(settings: Mapping[str, str], name: str) -> int | None:

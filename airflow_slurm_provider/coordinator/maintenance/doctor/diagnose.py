@@ -16,31 +16,38 @@ from airflow_slurm_provider.slurm.client import SlurmClient
 
 #: Seconds within which the probe job must have ended.
 TIMEOUT_S = 60.0
-
-Check = Callable[[], Iterable[Finding]]
+_ENDPOINT = "check the endpoints in the site's aws section, the region and the network"
+#: By check: the checks that must have passed, and what to do where its error does not say.
+_CHECKS = {
+    "aws": ("", "correct the site's aws section or AWS_* variables"),
+    "job": ("aws", "name a job of this table"),
+    "ssh": ("", "check cluster.host, port, user and key_file"),
+    "slurm": ("ssh", "make sbatch available to non-interactive shells of the login node"),
+    "limits": ("slurm", "let the account run scontrol show config"),
+    "variables": ("ssh", "unset them in the account's start-up files"),
+    "accounting": ("slurm", "make sacct available to non-interactive shells of the login node"),
+    "remote_dir": ("ssh", "name a folder of the account's own in cluster.remote_dir"),
+    "clock": ("aws", _ENDPOINT),
+    "table": ("aws", _ENDPOINT),
+    "table_access": ("table", _ENDPOINT),
+    "bucket": ("aws", _ENDPOINT),
+    "bucket_access": ("bucket", _ENDPOINT),
+    "conditional_put": ("bucket bucket_access", _ENDPOINT),
+    "node_job": ("slurm remote_dir", "correct the slurm section of the job"),
+}
 
 
 @dataclass(slots=True)
 class _Checklist:
-    """Runs checks one after the other, and keeps their findings.
-
-    Args:
-        log: gets each finding when it is made.
-    """
+    """Runs checks one after the other, and keeps their findings; `log` gets each finding."""
 
     log: Callable[[Finding], None]
     findings: list[Finding] = field(default_factory=list)
 
-    def make(self, name: str, needs: tuple[str, ...], fix: str, check: Check) -> None:
-        """Run a check, unless one that it needs has failed.
-
-        Args:
-            name: the check's, for a skip or an error.
-            needs: checks that must have passed.
-            fix: what to do where its error does not say.
-            check: yields findings.
-        """
-        missing = [need for need in needs if not self._passed(need)]
+    def make(self, name: str, check: Callable[[], Iterable[Finding]]) -> None:
+        """Run a check, unless one that it needs has failed."""
+        needs, fix = _CHECKS[name]
+        missing = [need for need in needs.split() if not self._passed(need)]
         if missing:
             self._add(Finding(name, Level.SKIP, f"not checked: {missing[0]} has not passed"))
             return
@@ -91,34 +98,31 @@ def diagnose(
         opened.append((open_services or opening.open_services)(site))
         yield Finding("aws", Level.PASS, f"region {site.aws.region or 'of the environment'}")
 
-    def read_job() -> Iterable[Finding]:
-        assert job is not None, "run only where there is one"
-        specs.append(job(opened[0]))
-        yield _of_job(specs[0])
+    def read_job(job: Callable[[Services], JobSpec]) -> Iterable[Finding]:
+        spec = job(opened[0])
+        specs.append(spec)
+        where = spec.slurm_options.partition or "the default partition"
+        yield Finding("job", Level.PASS, f"{spec.job_id}: {spec.workers:,} workers in {where}")
 
-    checklist.make("aws", (), "correct the site's aws section or AWS_* variables", open_all)
+    checklist.make("aws", open_all)
     if job is not None:
-        checklist.make("job", ("aws",), "name a job of this table", read_job)
+        checklist.make("job", lambda: read_job(job))
     spec = specs[0] if specs else None
-    services: Services | None = None
-    if opened:
-        services, slurm = opened[0], opened[0].slurm
-    else:
+    services = opened[0] if opened else None
+    if services is None:
         slurm = SlurmClient(opening.open_transport(site.cluster), site.cluster.remote_dir)
+    else:
+        slurm = services.slurm
     try:
         _examine_cluster(checklist, site, slurm, spec)
         if services is not None:
             _examine_aws(checklist, services, probes or AwsProbes.of(site))
             if probe:
-                _examine_node(checklist, services, spec, timeout_s)
+                options = node.probe_options(None if spec is None else spec.slurm_options)
+                checklist.make("node_job", lambda: node.check_node(services, options, timeout_s))
     finally:
         slurm.close()
     return Report(tuple(checklist.findings))
-
-
-def _of_job(spec: JobSpec) -> Finding:
-    partition = spec.slurm_options.partition or "the default partition"
-    return Finding("job", Level.PASS, f"{spec.job_id}: {spec.workers:,} workers in {partition}")
 
 
 def _examine_cluster(
@@ -126,69 +130,18 @@ def _examine_cluster(
 ) -> None:
     survey = slurm.survey()
     workers, partition = (0, None) if spec is None else (spec.workers, spec.slurm_options.partition)
-    checklist.make(
-        "ssh",
-        (),
-        "check cluster.host, port, user and key_file",
-        lambda: cluster.check_login(slurm, site.cluster),
-    )
-    checklist.make(
-        "slurm",
-        ("ssh",),
-        "make sbatch available to non-interactive shells of the login node",
-        lambda: cluster.check_version(slurm),
-    )
-    checklist.make(
-        "limits",
-        ("slurm",),
-        "let the account run scontrol show config",
-        lambda: cluster.check_limits(survey, workers, partition),
-    )
-    checklist.make(
-        "variables",
-        ("ssh",),
-        "unset them in the account's start-up files",
-        lambda: cluster.check_variables(survey),
-    )
-    checklist.make(
-        "accounting",
-        ("slurm",),
-        "make sacct available to non-interactive shells of the login node",
-        lambda: cluster.check_accounting(survey),
-    )
-    checklist.make(
-        "remote_dir",
-        ("ssh",),
-        "name a folder of the account's own in cluster.remote_dir",
-        lambda: cluster.check_folder(survey),
-    )
+    checklist.make("ssh", lambda: cluster.check_login(slurm, site.cluster))
+    checklist.make("slurm", lambda: cluster.check_version(slurm))
+    checklist.make("limits", lambda: cluster.check_limits(survey, workers, partition))
+    checklist.make("variables", lambda: cluster.check_variables(survey))
+    checklist.make("accounting", lambda: cluster.check_accounting(survey))
+    checklist.make("remote_dir", lambda: cluster.check_folder(survey))
 
 
 def _examine_aws(checklist: _Checklist, services: Services, probes: AwsProbes) -> None:
-    table = services.site.storage.table
-    endpoint = "check the endpoints in the site's aws section, the region and the network"
-    checklist.make("clock", ("aws",), endpoint, lambda: aws.check_clock(probes))
-    checklist.make("table", ("aws",), endpoint, lambda: aws.check_table(probes, table))
-    checklist.make("table_access", ("table",), endpoint, lambda: aws.check_table_access(services))
-    checklist.make("bucket", ("aws",), endpoint, lambda: aws.check_bucket(services))
-    checklist.make(
-        "bucket_access", ("bucket",), endpoint, lambda: aws.check_bucket_access(services)
-    )
-    checklist.make(
-        "conditional_put",
-        ("bucket", "bucket_access"),
-        endpoint,
-        lambda: aws.check_conditional_put(services),
-    )
-
-
-def _examine_node(
-    checklist: _Checklist, services: Services, spec: JobSpec | None, timeout_s: float
-) -> None:
-    options = node.probe_options(None if spec is None else spec.slurm_options)
-    checklist.make(
-        "node_job",
-        ("slurm", "remote_dir"),
-        "correct the slurm section of the job",
-        lambda: node.check_node(services, options, timeout_s),
-    )
+    checklist.make("clock", lambda: [aws.judge_clock("clock", "this machine", probes.ahead_s())])
+    checklist.make("table", lambda: aws.check_table(probes, services.site.storage.table))
+    checklist.make("table_access", lambda: aws.check_table_access(services))
+    checklist.make("bucket", lambda: aws.check_bucket(services))
+    checklist.make("bucket_access", lambda: aws.check_bucket_access(services))
+    checklist.make("conditional_put", lambda: aws.check_conditional_put(services))

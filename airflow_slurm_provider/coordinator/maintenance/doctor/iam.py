@@ -18,16 +18,13 @@ from airflow_slurm_provider.coordinator.submission.credentials import (
 )
 from slurm_worker.protocol.keys import JobId
 
-#: Stands for every job in ARNs and patterns.
-_EVERY_JOB = JobId("*")
+
+def policies(site: Site) -> dict[str, Any]:
+    """The policies of the coordinator and of the nodes; the names are stable."""
+    return {"coordinator": _coordinator_policy(site), "node": session_policy(site, JobId("*"))}
 
 
-def node_policy(site: Site) -> dict[str, Any]:
-    """What workers need, whatever the job."""
-    return session_policy(site, _EVERY_JOB)
-
-
-def coordinator_policy(site: Site) -> dict[str, Any]:
+def _coordinator_policy(site: Site) -> dict[str, Any]:
     """What submitting, watching, retrying, publishing, `doctor` and `gc` need.
 
     Inputs that lie elsewhere need ``s3:GetObject`` on them beside this.
@@ -36,32 +33,21 @@ def coordinator_policy(site: Site) -> dict[str, Any]:
     bucket = f"{arn}:s3:::{site.bucket}"
     below = f"{bucket}/{site.prefix}/*" if site.prefix else f"{bucket}/*"
     region = site.aws.region or "*"
-    statements: list[dict[str, Any]] = [
-        {
-            "Effect": "Allow",
-            # Large files are uploaded in parts, which are removed after an interruption.
-            "Action": [f"s3:{name}" for name in (*OBJECT_ACTIONS, "AbortMultipartUpload")],
-            "Resource": below,
-        },
+    table = f"{arn}:dynamodb:{region}:*:table/{site.storage.table}"
+    allowed: list[tuple[str | list[str], str | None]] = [
+        # Large files are uploaded in parts, which are removed after an interruption.
+        ([f"s3:{name}" for name in (*OBJECT_ACTIONS, "AbortMultipartUpload")], below),
         # HEAD of the bucket needs it too, and no prefix can limit that.
-        {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": bucket},
-        {
-            "Effect": "Allow",
-            "Action": [f"dynamodb:{name}" for name in (*TABLE_ACTIONS, "DescribeTable")],
-            "Resource": f"{arn}:dynamodb:{region}:*:table/{site.storage.table}",
-        },
+        ("s3:ListBucket", bucket),
+        ([f"dynamodb:{name}" for name in (*TABLE_ACTIONS, "DescribeTable")], table),
+        ("sts:AssumeRole", site.aws.node_role_arn),
+        ("sns:Publish", site.alerts.sns_topic_arn),
     ]
-    if site.aws.node_role_arn:
-        statements.append(
-            {"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": site.aws.node_role_arn}
-        )
-    if site.alerts.sns_topic_arn:
-        statements.append(
-            {"Effect": "Allow", "Action": "sns:Publish", "Resource": site.alerts.sns_topic_arn}
-        )
-    return {"Version": "2012-10-17", "Statement": statements}
-
-
-def policies(site: Site) -> dict[str, Any]:
-    """Both, by who needs them; the names are stable."""
-    return {"coordinator": coordinator_policy(site), "node": node_policy(site)}
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Action": actions, "Resource": resource}
+            for actions, resource in allowed
+            if resource
+        ],
+    }

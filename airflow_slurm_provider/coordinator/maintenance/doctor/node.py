@@ -24,7 +24,6 @@ from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import quote, render_script
 from airflow_slurm_provider.units import format_size
 from slurm_worker.diagnostics.access_probes import PROBE_JOB, AccessProbe
-from slurm_worker.errors import ServiceError
 
 #: Options on where and how workers run; the probe ignores the others.
 _KEPT = (
@@ -34,7 +33,7 @@ _KEPT = (
 _LIMIT_MINUTES = "5"
 _POLL_S = 1.0
 #: Seconds until a file that a node wrote is visible on the login node.
-_SEEN_WITHIN_S = 15.0
+_VISIBLE_WITHIN_S = 15.0
 _LINES = 200
 _OLDEST_PYTHON = (3, 10)
 #: Printed by Python on the node, before the worker is tried.
@@ -49,24 +48,14 @@ _POLICY = (
 
 @dataclass(frozen=True, slots=True)
 class ProbeOutput:
-    """The probe's output.
-
-    Args:
-        text: what it wrote; empty where nothing is visible.
-        states: the states of its element in Slurm.
-    """
+    """What the probe wrote, empty where nothing is visible, and its states in Slurm."""
 
     text: str
     states: str
 
 
 def check_node(services: Services, options: SlurmOptions, timeout_s: float) -> Iterator[Finding]:
-    """Run the probe and judge its output; see `judge`.
-
-    Args:
-        services: the edges.
-        options: those of `probe_options`.
-        timeout_s: seconds until the probe must have ended.
+    """Run the probe, which must end within `timeout_s`, and judge its output; see `judge`.
 
     Raises:
         UserError: if Slurm refuses the job, with its error text.
@@ -103,16 +92,9 @@ def judge(output: ProbeOutput, python: str, worker_command: str | None) -> list[
     where = f" on {document['host']}" if document else ""
     findings = [Finding("node_job", Level.PASS, f"a job ran{where} ({output.states})")]
     if not output.text:
-        findings[0] = Finding("node_job", Level.PASS, f"a job ran ({output.states})")
-        findings.append(
-            Finding(
-                "node_folder",
-                Level.FAIL,
-                "the job ran, but its output is not visible on the login node",
-                "set cluster.remote_dir to a folder that the login node and the nodes share",
-            )
-        )
-        return findings
+        found = "the job ran, but its output is not visible on the login node"
+        fix = "set cluster.remote_dir to a folder that the login node and the nodes share"
+        return [*findings, Finding("node_folder", Level.FAIL, found, fix)]
     findings.append(Finding("node_folder", Level.PASS, "remote_dir is shared with the nodes"))
     version = document["python"] if document else _python_version(output.text)
     if document or not worker_command:
@@ -120,16 +102,9 @@ def judge(output: ProbeOutput, python: str, worker_command: str | None) -> list[
     if findings[-1].level is Level.FAIL:
         return findings
     if document is None:
-        last = _last_words(output.text)
-        findings.append(
-            Finding(
-                "node_worker",
-                Level.FAIL,
-                f"the worker did not start: {last}",
-                "run it by hand on a node; if TMPDIR is the cause, set another one in slurm.setup",
-            )
-        )
-        return findings
+        found = f"the worker did not start: {_last_words(output.text)}"
+        fix = "run it by hand on a node; if TMPDIR is the cause, set another one in slurm.setup"
+        return [*findings, Finding("node_worker", Level.FAIL, found, fix)]
     return [*findings, *_judge_document(document)]
 
 
@@ -149,54 +124,44 @@ def _script(services: Services, options: SlurmOptions, name: str) -> str:
         code = f"import sys; print('{_PYTHON}', '.'.join(map(str, sys.version_info[:3])))"
         words = [*options.command_prefix, cluster.python, "-c", code]
         setup = (*setup, " ".join(map(quote, words)))
-    return render_script(
-        replace(options, setup=setup),
-        name=name,
-        workers=1,
-        command=command,
-        environment=environment,
-    )
+    options = replace(options, setup=setup)
+    return render_script(options, name=name, workers=1, command=command, environment=environment)
 
 
 def _run(services: Services, name: str, script: str, timeout_s: float) -> ProbeOutput | Finding:
     slurm, clock = services.slurm, services.clock
     began = clock.boot_time()
+
+    def written() -> str:
+        return slurm.output(name, name, 0, _LINES)
+
     try:
         job = ArrayKey(slurm.submit(name, script, folder=name), name)
-        while (array := slurm.array(job)).alive or (array.unknown and not _seen(services, name)):
+        while (array := slurm.array(job)).alive or (array.unknown and not written()):
             if clock.boot_time() - began > timeout_s:
                 return _not_in_time(services, job, array.counts(), timeout_s)
             clock.sleep(_POLL_S)
     finally:
         slurm.end(name, folder=name)
     ended = clock.boot_time()
-    while not (text := _seen(services, name)) and clock.boot_time() - ended < _SEEN_WITHIN_S:
+    while not (text := written()) and clock.boot_time() - ended < _VISIBLE_WITHIN_S:
         clock.sleep(_POLL_S)
     states = ", ".join(sorted(array.counts())) or "ended"
     return ProbeOutput(text, states)
-
-
-def _seen(services: Services, name: str) -> str:
-    return services.slurm.output(name, name, 0, _LINES)
 
 
 def _not_in_time(
     services: Services, job: ArrayKey, counts: dict[str, int], timeout_s: float
 ) -> Finding:
     if "PENDING" not in counts:
-        return Finding(
-            "node_job",
-            Level.FAIL,
-            f"a job has not ended within {timeout_s:g} s ({', '.join(sorted(counts)) or 'lost'})",
-            "check what hangs on the node; slurmctl doctor --timeout allows more time",
-        )
+        states = ", ".join(sorted(counts)) or "lost"
+        found = f"a job has not ended within {timeout_s:g} s ({states})"
+        fix = "check what hangs on the node; slurmctl doctor --timeout allows more time"
+        return Finding("node_job", Level.FAIL, found, fix)
     reason = services.slurm.survey().why_waiting(job.name) or "no reason given"
-    return Finding(
-        "node_job",
-        Level.SKIP,
-        f"not checked: no node was free within {timeout_s:g} s (Slurm's reason: {reason})",
-        "try again later, with a longer --timeout, or with --config of a job of another partition",
-    )
+    found = f"not checked: no node was free within {timeout_s:g} s (Slurm's reason: {reason})"
+    fix = "try again later, with a longer --timeout, or with --config of a job of another partition"
+    return Finding("node_job", Level.SKIP, found, fix)
 
 
 def _judge_python(version: str, python: str) -> Finding:
@@ -215,14 +180,18 @@ def _judge_python(version: str, python: str) -> Finding:
 
 def _judge_document(document: dict[str, Any]) -> Iterator[Finding]:
     yield _judge_scratch(document)
+    fixes: dict[str, str] = document.get("fixes", {})
     for check, name in (("node_table", "table"), ("node_bucket", "bucket")):
-        probes = [AccessProbe(action, error) for action, error in document.get(name, {}).items()]
+        probes = [
+            AccessProbe(action, error, fixes.get(action, ""))
+            for action, error in document.get(name, {}).items()
+        ]
         yield judge_probes(check, probes, _POLICY)
     if "clock_ahead_s" in document:
         yield judge_clock("node_clock", f"node {document['host']}", document["clock_ahead_s"])
     else:
-        error = ServiceError(document.get("clock_error", "the node did not report the time"))
-        yield Finding.of_error("node_clock", error, "see node_table")
+        found = document.get("clock_error", "the node did not report the time")
+        yield Finding("node_clock", Level.FAIL, found, fixes.get("clock", "see node_table"))
 
 
 def _judge_scratch(document: dict[str, Any]) -> Finding:

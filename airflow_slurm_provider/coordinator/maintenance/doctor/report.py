@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from slurm_worker.errors import describe
+from slurm_worker.errors import problem_and_fix
 
 
 class Level(str, Enum):
@@ -21,14 +21,7 @@ class Level(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check.
-
-    Args:
-        check: its name, which is stable.
-        level: the result.
-        found: what was found, in a line.
-        fix: what to do about it, in a line; empty where all is well.
-    """
+    """One check, by its stable name; `fix` is empty where all is well."""
 
     check: str
     level: Level
@@ -37,18 +30,14 @@ class Finding:
 
     @classmethod
     def of_error(cls, check: str, error: Exception, fix: str) -> Finding:
-        """A failed check; errors of this project have their own fix after a semicolon."""
-        found, _, own = describe(error).partition("; ")
+        """A failed check; `fix` is for errors that have none of their own."""
+        found, own = problem_and_fix(error)
         return cls(check, Level.FAIL, found, own or fix)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
-        return {
-            "check": self.check,
-            "level": self.level.value,
-            "found": self.found,
-            "mend": self.fix,
-        }
+        level = self.level.value
+        return {"check": self.check, "level": level, "found": self.found, "mend": self.fix}
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,14 +25,14 @@ class Plan:
     sha256: str
 
 
-def find_plan(store: JobStore, round_no: int, known: int = 0, standing: int = 0) -> Plan:
+def find_plan(store: JobStore, round_no: int, known: int = 0, in_rows: int = 0) -> Plan:
     """The draft of a round from whose slices all its markers were made.
 
     Args:
         store: the job's objects.
         round_no: the round.
         known: the draft, where the job's row names it; 0 where it does not.
-        standing: the draft that task rows name, where there are any: of several drafts with the
+        in_rows: the draft that task rows name, where there are any: of several drafts with the
             same items it is the one whose segments these rows are read from.
 
     Raises:
@@ -53,7 +53,7 @@ def find_plan(store: JobStore, round_no: int, known: int = 0, standing: int = 0)
         except UserError as error:
             why = str(error)
         else:
-            if plan.sha256 not in plans or draft == standing:
+            if plan.sha256 not in plans or draft == in_rows:
                 plans[plan.sha256] = plan
     if len(plans) > 1:
         raise UserError(

@@ -28,12 +28,7 @@ Log = Callable[[str], None]
 
 
 def repair(
-    services: Services,
-    job_id: JobId,
-    *,
-    dry_run: bool = False,
-    log: Log,
-    actor: str = "slurmctl",
+    services: Services, job_id: JobId, *, dry_run: bool = False, log: Log, actor: str = "slurmctl"
 ) -> RepairResult:
     """Make a job's rows agree with its objects on S3.
 
@@ -87,11 +82,9 @@ class _JobRepair:
             self._begin_generation()
             return
         self._check_register(job)
-        standing = {
-            round_row.number: round_row for round_row in self._services.jobs(self._job_id).rounds()
-        }
-        for number in range(max(job.rounds, len(standing))):
-            round_row = standing.get(number)
+        existing = self._rounds.existing()
+        for number in range(max(job.rounds, len(existing))):
+            round_row = existing.get(number)
             if round_row is None:
                 round_row = self._rounds.rebuild(
                     number,
@@ -123,8 +116,8 @@ class _JobRepair:
 
     def _has_lost_plan(self, job: JobRow) -> bool:
         """Whether a job in planning has results: then they belong to a job that lost its row."""
-        committed = next(iter(self._store.objects.list(self._store.paths.done_folder)), None)
-        return committed is not None and not has_plan(self._services, job)
+        committed = any(True for _ in self._store.objects.list(self._store.paths.done_folder))
+        return committed and not has_plan(self._services, job)
 
     def _check_register(self, job: JobRow) -> None:
         register = keys.register_sk(job.created_ms, self._job_id)
@@ -133,27 +126,27 @@ class _JobRepair:
             if self._write:
                 self._services.jobs(self._job_id).register(job)
 
-    def _rebuild_job(self, standing_job: JobRow | None) -> None:
+    def _rebuild_job(self, existing_job: JobRow | None) -> None:
         """Rebuild, from its objects, a job without a row that names its plan."""
         entries = list(self._store.objects.entries(self._store.paths.config_folder))
-        born = self._created(min(map(_modified, entries), default=0.0))
+        born = self._created(min((entry.modified for entry in entries), default=0.0))
         # A round that is not open may have an incomplete plan: its row is rebuilt, too.
-        standing = {
-            round_row.number: round_row
-            for round_row in self._services.jobs(self._job_id).rounds()
+        existing = {
+            number: round_row
+            for number, round_row in self._rounds.existing().items()
             if round_row.state is RoundState.OPEN
         }
         configs = self._configs(entries)
-        rounds = self._rounds.count_open(standing)
+        rounds = self._rounds.count_open(existing)
         found = [
-            standing.get(number)
+            existing.get(number)
             or self._rounds.rebuild(
                 number, born, known=0, source=lambda: configs[0].spec.input.path
             )
             for number in range(rounds)
         ]
         job = self._job_of(found[0], configs, born)
-        if standing_job is not None and standing_job.identity != job.identity:
+        if existing_job is not None and existing_job.identity != job.identity:
             raise UserError(
                 f"job_id: the row of {self._job_id!r} belongs to another input than its results; "
                 "use another job_id for the new input, delete that row and repair again"
@@ -167,7 +160,7 @@ class _JobRepair:
         for round_row in found:
             self._repair_tasks(job, round_row, strict=True)
         for round_row in found:
-            if round_row.number not in standing:
+            if round_row.number not in existing:
                 self._rounds.write(round_row)
         self._repair_submissions(rounds)
         if self._write:
@@ -178,12 +171,7 @@ class _JobRepair:
         jobs = jobs_at(self._services, self._job_id, job.created_ms / 1000)
         now = int(self._services.clock.now())
         written = jobs.create(
-            job.identity,
-            job.config,
-            job.shards,
-            draft=job.draft,
-            open_rounds=rounds,
-            voided=now,
+            job.identity, job.config, job.shards, draft=job.draft, open_rounds=rounds, voided=now
         )
         if written.state is JobState.PLANNING:
             jobs.adopt_plan(job.identity, job.config, job.shards, job.draft)
@@ -229,7 +217,7 @@ class _JobRepair:
     def _configs(self, entries: list[ObjectInfo]) -> list[_Config]:
         """The configurations that the job has had, the newest first."""
         found = []
-        for entry in sorted(entries, key=_modified, reverse=True):
+        for entry in sorted(entries, key=lambda entry: entry.modified, reverse=True):
             data = self._store.objects.get(entry.key)
             if data:
                 digest = entry.key.rpartition("/")[2].removesuffix(".json")
@@ -249,7 +237,3 @@ class _JobRepair:
             for shard in range(shards)
             for row in self._services.rows.query(keys.task_pk(self._job_id, shard))
         )
-
-
-def _modified(entry: ObjectInfo) -> float:
-    return entry.modified

@@ -20,14 +20,7 @@ from slurm_worker.protocol.tasks import TaskRow
 
 
 class RoundRepair:
-    """Rebuilds the rows of rounds.
-
-    Args:
-        services: the edges.
-        store: the job's objects.
-        found: collects what was repaired.
-        log: gets a line for each step.
-    """
+    """Rebuilds the rows of rounds; `found` collects what was repaired."""
 
     def __init__(
         self, services: Services, store: JobStore, found: RepairResult, log: Callable[[str], None]
@@ -40,7 +33,12 @@ class RoundRepair:
         #: Drafts of the rounds that were rebuilt, by their numbers.
         self._drafts: dict[int, int] = {}
 
-    def count_open(self, standing: Mapping[int, RoundRow]) -> int:
+    def existing(self) -> dict[int, RoundRow]:
+        """The rows that the table has, by the rounds' numbers."""
+        rounds = self._services.jobs(self._job_id).rounds()
+        return {round_row.number: round_row for round_row in rounds}
+
+    def count_open(self, existing: Mapping[int, RoundRow]) -> int:
         """The number of rounds that are open for work, where the job's row was lost."""
         paths = self._store.paths
         found = {
@@ -48,7 +46,7 @@ class RoundRepair:
             for folder in (paths.segments_folder, paths.done_folder)
         }
         committed = found[paths.done_folder] | {
-            number for number, row in standing.items() if row.state is RoundState.OPEN
+            number for number, row in existing.items() if row.state is RoundState.OPEN
         }
         if not committed:
             raise UserError(
@@ -69,7 +67,7 @@ class RoundRepair:
         """A round whose row is missing, from its segments; writes nothing.
 
         Args:
-            number: the round's.
+            number: the round.
             born: when the job was created, in seconds since the epoch.
             known: the round's draft where a row names it; 0 where none does.
             source: the path of the job's input, for a job that was planned without a draft.
@@ -88,11 +86,10 @@ class RoundRepair:
                 "tasks it put back; run the retry again"
             )
         title = DraftSummary.read(self._store, number, plan.draft) if plan.draft else None
+        retried: dict[str, int] = {}
         if number:
-            retried = title.retried if title else self._retried(number)
-            path = "retry"
+            path, retried = "retry", title.retried if title else self._retried(number)
         else:
-            retried = {}
             path = title.source if title else source()
         self._drafts[number] = plan.draft
         return RoundRow(
@@ -137,13 +134,8 @@ class RoundRepair:
     def _retried(self, number: int) -> dict[str, int]:
         """The number of a retry's items by the class that they had failed with."""
         counts: Counter[str] = Counter()
-        standing = {
-            round_row.number: round_row for round_row in self._services.jobs(self._job_id).rounds()
-        }
-        drafts = [
-            standing[n].draft if n in standing else self._drafts.get(n, 0)
-            for n in range(number + 1)
-        ]
+        known = {**self._drafts, **{n: found.draft for n, found in self.existing().items()}}
+        drafts = [known.get(n, 0) for n in range(number + 1)]
         with (
             retried_items(self._store, drafts[:number]) as before,
             retried_items(self._store, drafts) as upto,

@@ -22,10 +22,10 @@ def repair_submissions(
     services: Services, store: JobStore, found: RepairResult, log: Log, rounds: int
 ) -> None:
     """Rebuild the missing rows of the submissions of the first `rounds` rounds."""
-    # The logs are listed first: a submission has its row before it has a worker.
     job_id = store.paths.job
+    # The logs are listed first: a submission has its row before it has a worker.
     entries = list(store.objects.entries(store.paths.logs))
-    standing = {(row.round_no, row.number) for row in services.jobs(job_id).submissions()}
+    existing = {(row.round_no, row.number) for row in services.jobs(job_id).submissions()}
     arrays: defaultdict[tuple[int, int], set[str]] = defaultdict(set)
     workers: defaultdict[tuple[int, int], set[str]] = defaultdict(set)
     first: dict[tuple[int, int], float] = {}
@@ -34,7 +34,7 @@ def repair_submissions(
         if match is None:
             continue
         which = int(match.group(1)), int(match.group(2))
-        if which in standing or which[0] >= rounds:
+        if which in existing or which[0] >= rounds:
             continue
         arrays[which].add(match.group(4))
         workers[which].add(match.group(3))

@@ -33,9 +33,7 @@ class TaskRepair:
     Args:
         store: the job's objects.
         table: its tasks.
-        round_row: the round.
         found: collects what was repaired.
-        log: gets a line for each step.
         strict: raise where a marker was made from other items, instead of reporting it.
     """
 
@@ -57,7 +55,7 @@ class TaskRepair:
         self._strict = strict
         self._write = not found.dry_run
         self._done: set[TaskId] = set()
-        self._seen: set[int] = set()
+        self._present: set[int] = set()
 
     def run(self) -> None:
         """Make rows agree with their markers, and create missing rows.
@@ -70,7 +68,7 @@ class TaskRepair:
         before = self._found.tasks
         with closing(prefetch(self._rebuild, self._missing())) as rebuilt:
             for row, marker in rebuilt:
-                self._seen.add(row.sequence)
+                self._present.add(row.sequence)
                 self._found.tasks += 1
                 self._found.completed += marker is not None
                 if marker is not None and marker.split:
@@ -79,12 +77,9 @@ class TaskRepair:
             lost = self._found.tasks - before
             self._log(f"round {self._round.number}: {lost:,} tasks had no row")
         with closing(prefetch(self._catch_up, undone)) as settled:
-            for _, found in settled:
-                if found is None:
-                    continue
-                self._found.completed += 1
-                if found[1].split:
-                    split.append(found)
+            caught_up = [found for _, found in settled if found is not None]
+        self._found.completed += len(caught_up)
+        split += [(row, marker) for row, marker in caught_up if marker.split]
         with closing(prefetch(self._marker, whole)) as markers:
             split += [(row, marker) for row, marker in markers if marker and marker.split]
         for row, marker in split:
@@ -94,7 +89,7 @@ class TaskRepair:
         """Tasks that aren't done and have a marker; rows of tasks that may be bisected."""
         undone, done, whole = [], [], []
         for row in self._table.rows_of_round(self._round.number):
-            self._seen.add(row.sequence)
+            self._present.add(row.sequence)
             if row.state is not TaskState.DONE:
                 undone.append(row.task)
                 continue
@@ -113,17 +108,17 @@ class TaskRepair:
                     f"task {task} is done, but {self._store.paths.done(task)} is missing from the "
                     "bucket; restore that object"
                 )
-        standing = [row for row in whole if row.task in self._done]
-        return [task for task in undone if task in self._done], standing
+        kept = [row for row in whole if row.task in self._done]
+        return [task for task in undone if task in self._done], kept
 
     def _missing(self) -> Iterator[TaskRow]:
         """Rows that should be there, as they were planned."""
-        if all(number in self._seen for number in range(self._round.tasks)):
+        if all(number in self._present for number in range(self._round.tasks)):
             return
         planned = 0
         slices = self._store.planned_slices(self._round.number, self._round.draft)
         for planned, where in enumerate(slices, 1):
-            if planned - 1 not in self._seen:
+            if planned - 1 not in self._present:
                 yield TaskRow(self._round.number, planned - 1, TaskState.READY, where)
         if planned < self._round.tasks:
             self._found.unrepaired.append(
@@ -141,7 +136,7 @@ class TaskRepair:
         return self._settle(row) if done else None
 
     def _catch_up(self, task: TaskId) -> tuple[TaskRow, Marker] | None:
-        """Mark a row as done; None where its worker has, or the marker is of other items."""
+        """Mark a row as done; None where its worker has, or the marker belongs to other items."""
         row = self._table.find(task)
         if row is None or row.state is TaskState.DONE:
             return None
@@ -171,27 +166,23 @@ class TaskRepair:
         return marker
 
     def _last_attempt(self, task: TaskId) -> int:
-        """The highest attempt that left an object: what is granted next must be above it."""
+        """The highest attempt that left an object; the next attempt must be above it."""
         paths = self._store.paths
-        folders = (
-            f"{paths.parts}{task}/",
-            paths.checkpoints(task),
-            f"{paths.all_proposed}{task}/",
-        )
+        folders = (f"{paths.parts}{task}/", paths.checkpoints(task), f"{paths.all_proposed}{task}/")
         names = (
             key.removeprefix(folder)
             for folder in folders
             for key in self._store.objects.list(folder)
         )
-        found = (match for name in names if (match := _ATTEMPT.match(name)))
+        found = filter(None, map(_ATTEMPT.match, names))
         return max((int(match.group(1)) for match in found), default=0)
 
     def _halve(self, row: TaskRow, marker: Marker) -> None:
-        """Have the halves of a bisected task, and then the whole done."""
+        """Make the halves of a bisected task done, and then the whole."""
         lost = [
             half
             for half in halves_of(row)
-            if half.sequence not in self._seen and self._table.find(half.task) is None
+            if half.sequence not in self._present and self._table.find(half.task) is None
         ]
         self._found.tasks += len(lost)
         if lost and self._write:

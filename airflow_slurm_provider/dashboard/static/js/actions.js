@@ -4,7 +4,7 @@ import { $, byClass, get, h, number, post, sum } from "./lib.js";
 
 const WAIT_MS = 1_000;
 
-/** Wires the buttons of the job's page; `page.now()` looks anew after something was done. */
+/** Wires the buttons of the job's page; `page.now()` reads the job again after an action. */
 export function offer(path, page) {
   const dialog = $("dialog");
   let job = null;
@@ -76,7 +76,7 @@ export function offer(path, page) {
       const box = h("input", { type: "checkbox", value: name, id: `class-${name}` });
       return h("label", { for: `class-${name}` }, box, name, h("span", { class: "n" }, number(failures)));
     });
-    const chosen = () => boxes.map((each) => each.querySelector("input")).filter((box) => box.checked).map((box) => box.value);
+    const chosen = () => boxes.map((label) => label.querySelector("input")).filter((box) => box.checked).map((box) => box.value);
     show("Retry failures", [
       h("p", {}, "Choose the error classes to try again. Without a choice, the job's retry policy decides."),
       h("fieldset", { class: "choices plain" }, h("legend", { class: "sr" }, "Error classes"), boxes),
@@ -103,10 +103,10 @@ export function offer(path, page) {
       ["Starts", plan.delay_s ? `after ${plan.delay_s} s` : "at once"],
     ];
     const facts = h("dl", { class: "facts", id: "plan" }, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
-    const notes = plan.notes.map((each) => h("p", { class: "note warn" }, each));
+    const notes = plan.notes.map((note) => h("p", { class: "note warn" }, note));
     show(nothing ? "Nothing to retry" : "The retry would do this", [facts, notes], [
       doer("Back", null, retryDialog),
-      nothing ? closer("Close", "primary") : doer("Start the retry", "primary", (each) => start(each, classes)),
+      nothing ? closer("Close", "primary") : doer("Start the retry", "primary", (button) => start(button, classes)),
     ]);
   }
 
@@ -114,10 +114,10 @@ export function offer(path, page) {
     button.disabled = true;
     try {
       let run = await post(`${path}/retry`, { classes });
-      const said = h("pre", { class: "log said", "aria-live": "polite" });
-      show("Retrying", [h("p", { class: "muted" }, "The retry continues when you close this window."), said], [closer("Close")]);
+      const lines = h("pre", { class: "log said", "aria-live": "polite" });
+      show("Retrying", [h("p", { class: "muted" }, "The retry continues when you close this window."), lines], [closer("Close")]);
       while (run.state === "running" && dialog.open) {
-        said.textContent = run.said.join("\n") || "reading the failures";
+        lines.textContent = run.said.join("\n") || "reading the failures";
         await new Promise((done) => setTimeout(done, WAIT_MS));
         run = await get(`${path}/retry`);
       }

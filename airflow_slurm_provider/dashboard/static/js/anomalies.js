@@ -11,7 +11,7 @@ poll(
     $("none").hidden = found.length > 0;
     $("list").hidden = found.length === 0;
     $("list").setAttribute("aria-busy", "false");
-    fill($("rows"), found, (alerts) => alerts.map((each) => alertRow(each, true)));
+    fill($("rows"), found, (alerts) => alerts.map((alert) => alertRow(alert, true)));
   },
   { everyMs: EVERY_MS, report: freshness() },
 );

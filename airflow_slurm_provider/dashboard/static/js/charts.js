@@ -19,7 +19,7 @@ export function steps(timeline, untilS) {
   const wide = width * Math.max(1, Math.ceil(spread / MOST_BARS));
   const times = [];
   for (let at = first; at <= last; at += wide) times.push(at);
-  return { times, width: wide, index: starts.map((each) => Math.floor((each - first) / wide)) };
+  return { times, width: wide, index: starts.map((start) => Math.floor((start - first) / wide)) };
 }
 
 export function regroup(values, { times, index }) {
@@ -30,19 +30,19 @@ export function regroup(values, { times, index }) {
   return sums;
 }
 
-/** Bars of one series upon the other. `series` are {label, colour, values}. */
+/** Bars of one series on top of the other. `series` are {label, colour, values}. */
 export function stackedBars(element, times, series, { unit = "", empty, height }) {
   const totals = times.map(() => 0);
-  const stacked = series.map((each) => each.values.map((value, place) => (totals[place] += value)));
-  const lines = series.map((each) => ({
-    label: each.label,
-    tint: each.colour,
-    fill: () => colour(each.colour),
-    stroke: () => colour(each.colour),
+  const stacked = series.map((curve) => curve.values.map((value, place) => (totals[place] += value)));
+  const lines = series.map((curve) => ({
+    label: curve.label,
+    tint: curve.colour,
+    fill: () => colour(curve.colour),
+    stroke: () => colour(curve.colour),
     width: 0,
     points: { show: false },
     paths: uPlot.paths.bars({ size: [0.86, 48], align: 1 }),
-    value: (_, __, ___, place) => (place === null ? "–" : figure(each.values[place]) + unit),
+    value: (_, __, ___, place) => (place === null ? "–" : figure(curve.values[place]) + unit),
   }));
   // The highest stack is drawn first, and the ones below over it.
   draw(element, [times, ...stacked.toReversed()], lines.toReversed(), { unit, empty, height });
@@ -50,26 +50,26 @@ export function stackedBars(element, times, series, { unit = "", empty, height }
 
 /** Sums that only rise, and the line that they are to reach. */
 export function runningSums(element, times, series, { goal, empty, height }) {
-  const lines = series.map((each) => ({
-    label: each.label,
-    tint: each.colour,
-    stroke: () => colour(each.colour),
-    fill: each.fill ? () => `${colour(each.colour)}24` : undefined,
+  const lines = series.map((curve) => ({
+    label: curve.label,
+    tint: curve.colour,
+    stroke: () => colour(curve.colour),
+    fill: curve.fill ? () => `${colour(curve.colour)}24` : undefined,
     width: 2,
     points: { show: false },
     value: (_, value) => (value === null || value === undefined ? "–" : number(value)),
   }));
-  const sums = series.map((each) => {
+  const sums = series.map((curve) => {
     let all = 0;
-    return each.values.map((value) => (all += value));
+    return curve.values.map((value) => (all += value));
   });
-  // The goal is in sight once a third is done; before, the scale is that of what there is.
-  const reached = Math.max(0, ...sums.map((each) => each.at(-1) ?? 0));
+  // The goal is in sight once a third is done; before, the data gives the scale.
+  const reached = Math.max(0, ...sums.map((values) => values.at(-1) ?? 0));
   draw(element, [times, ...sums], lines, { goal: 3 * reached > goal ? goal : 0, empty, height });
 }
 
 function draw(element, data, series, { goal, unit, empty, height }) {
-  const key = JSON.stringify([data, series.map((each) => each.label), goal]);
+  const key = JSON.stringify([data, series.map((curve) => curve.label), goal]);
   const standing = charts.get(element);
   if (standing?.key === key && standing.width === element.clientWidth) return;
   if (data[0].length === 0) {
@@ -78,7 +78,7 @@ function draw(element, data, series, { goal, unit, empty, height }) {
     element.replaceChildren(h("div", { class: "empty" }, empty));
     return;
   }
-  const names = series.map((each) => each.label).join();
+  const names = series.map((curve) => curve.label).join();
   if (standing?.plot && standing.names === names && standing.width === element.clientWidth && standing.goal === goal) {
     standing.plot.setData(data);
     charts.set(element, { ...standing, key, again: () => draw(element, data, series, { goal, unit, empty, height }) });
@@ -122,7 +122,7 @@ function clock(plot, ticks) {
   const style = day
     ? { day: "2-digit", month: "short", hour: "2-digit", minute: "2-digit" }
     : { hour: "2-digit", minute: "2-digit", second: plot.scales.x.max - plot.scales.x.min < 600 ? "2-digit" : undefined };
-  return ticks.map((each) => new Date(each * 1000).toLocaleString("en-GB", style));
+  return ticks.map((tick) => new Date(tick * 1000).toLocaleString("en-GB", style));
 }
 
 function figure(value) {

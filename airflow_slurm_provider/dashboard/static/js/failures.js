@@ -10,13 +10,13 @@ export function failures(job) {
     return h("p", { class: "muted" }, job.ok ? "None so far." : "None yet.");
   }
   const all = sum(job.failed);
-  const rows = items.map(([name, each]) => {
+  const rows = items.map(([name, amount]) => {
     const bar = h("div", { class: "bar mini", "aria-hidden": true }, h("span", { class: "fail" }));
-    bar.firstChild.style.width = `${(100 * each) / all}%`;
-    return h("tr", {}, h("td", { class: "name" }, name), h("td", { class: "n" }, number(each)), h("td", { class: "n muted" }, percent(each, job.items, 2)), h("td", {}, bar), h("td", {}, "items"));
+    bar.firstChild.style.width = `${(100 * amount) / all}%`;
+    return h("tr", {}, h("td", { class: "name" }, name), h("td", { class: "n" }, number(amount)), h("td", { class: "n muted" }, percent(amount, job.items, 2)), h("td", {}, bar), h("td", {}, "items"));
   });
-  for (const [name, each] of given) {
-    rows.push(h("tr", {}, h("td", { class: "name" }, name), h("td", { class: "n" }, number(each)), h("td", {}), h("td", {}), h("td", {}, "tasks given up")));
+  for (const [name, amount] of given) {
+    rows.push(h("tr", {}, h("td", { class: "name" }, name), h("td", { class: "n" }, number(amount)), h("td", {}), h("td", {}), h("td", {}, "tasks given up")));
   }
   const head = h("tr", {}, h("th", { scope: "col" }, "Class"), h("th", { scope: "col", class: "n" }, "Count"), h("th", { scope: "col", class: "n" }, "Of all"), h("th", { scope: "col", class: "grow" }, ""), h("th", { scope: "col" }, "Of"));
   return h("div", { class: "scroll" }, h("table", {}, h("thead", {}, head), h("tbody", {}, rows)));
@@ -41,15 +41,15 @@ export function watchFailures(path) {
 }
 
 function groups(found) {
-  return found.map((each) => {
-    const what = each.of === "task" ? "tasks given up" : "items";
-    const again = each.superseded ? ` (${number(each.superseded)} more were tried again)` : "";
-    const nodes = Object.entries(each.nodes).sort((a, b) => b[1] - a[1]).slice(0, 5);
+  return found.map((group) => {
+    const what = group.of === "task" ? "tasks given up" : "items";
+    const again = group.superseded ? ` (${number(group.superseded)} more were tried again)` : "";
+    const nodes = Object.entries(group.nodes).sort((a, b) => b[1] - a[1]).slice(0, 5);
     return h(
       "div",
       { class: "group" },
-      h("div", { class: "row" }, h("span", {}, h("strong", {}, each.error_class), ` ${each.message}`), h("span", {}, `${number(each.count)} ${what}${again}`)),
-      h("ul", {}, each.examples.map((example) => h("li", {}, h("code", {}, example.key), `: ${example.message}`))),
+      h("div", { class: "row" }, h("span", {}, h("strong", {}, group.error_class), ` ${group.message}`), h("span", {}, `${number(group.count)} ${what}${again}`)),
+      h("ul", {}, group.examples.map((example) => h("li", {}, h("code", {}, example.key), `: ${example.message}`))),
       nodes.length ? h("p", { class: "muted small" }, `on ${nodes.map(([node, times]) => `${node} ${number(times)}`).join(", ")}`) : null,
     );
   });

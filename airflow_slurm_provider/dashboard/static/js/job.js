@@ -61,7 +61,7 @@ part("events", async () => fill($("events"), await get(`${path}/events`), events
 part("alerts", async () => {
   alerts = await get(`${path}/anomalies`);
   $("alerts-card").hidden = !alerts.length;
-  fill($("alerts"), alerts, (found) => found.map((each) => alertRow(each, false)));
+  fill($("alerts"), alerts, (found) => found.map((alert) => alertRow(alert, false)));
   notes();
 });
 
@@ -107,7 +107,7 @@ function drawCharts({ job: found, timeline, at_ms: atMs }) {
   const ok = regroup(timeline.ok, grid);
   const classes = Object.entries(timeline.failed).map(([name, values]) => [name, regroup(values, grid)]);
   const failed = ok.map((_, place) => sum(classes.map(([, values]) => values[place])));
-  const perSecond = (values) => values.map((each) => each / grid.width);
+  const perSecond = (values) => values.map((value) => value / grid.width);
   const empty = "No task is done yet";
   stackedBars($("chart-rate"), grid.times, [
     { label: "ok", colour: "--ok", values: perSecond(ok) },
@@ -149,7 +149,7 @@ function note({ stop, paused, away, gone: left, alerts: raised }) {
     paused ? line("warn", "Paused", `by ${paused}`, "Workers finish their current task, then exit.") : null,
     away ? line("warn", "The cluster can't be reached", away, "Progress comes from the table and is up to date. Trying again.") : null,
     left ? line("warn", "No worker is left", "but tasks are not done.", "Resume to submit new workers, or submit the job again.") : null,
-    ...raised.map((each) => line("warn", kind(each), each.message, each.advice)),
+    ...raised.map((alert) => line("warn", kind(alert), alert.message, alert.advice)),
   ];
 }
 

@@ -133,7 +133,7 @@ export function h(tag, attributes = {}, ...children) {
     else if (name === "class") element.className = value;
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat(Infinity).filter((each) => each !== null && each !== undefined));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return element;
 }
 
@@ -143,7 +143,7 @@ export function fill(element, data, make) {
   if (element.dataset.key === key) return;
   element.dataset.key = key;
   const focused = element.contains(document.activeElement) ? document.activeElement.id : "";
-  element.replaceChildren(...[make(data)].flat(2).filter((each) => each !== null));
+  element.replaceChildren(...[make(data)].flat(2).filter((child) => child !== null));
   if (focused) document.getElementById(focused)?.focus();
 }
 
@@ -207,11 +207,11 @@ export function when(ms) {
   return h("time", { datetime: new Date(ms).toISOString(), title: ago(ms) }, clock.format(ms));
 }
 
-export const sum = (counts) => Object.values(counts).reduce((all, each) => all + each, 0);
+export const sum = (counts) => Object.values(counts).reduce((all, value) => all + value, 0);
 
 export function byClass(counts) {
   const sorted = Object.entries(counts).sort((a, b) => b[1] - a[1]);
-  return sorted.map(([name, each]) => `${name} ${number(each)}`).join(", ");
+  return sorted.map(([name, value]) => `${name} ${number(value)}`).join(", ");
 }
 
 export const badge = (state) => h("span", { class: "badge", "data-state": state }, state);
@@ -227,8 +227,8 @@ export function progressBar(job, mini = false) {
 export function setBar(bar, job) {
   const failed = sum(job.failed);
   const parts = [job.ok, failed, job.running_items];
-  [...bar.children].forEach((each, index) => {
-    each.style.width = job.items ? `${(100 * parts[index]) / job.items}%` : "0";
+  [...bar.children].forEach((stripe, index) => {
+    stripe.style.width = job.items ? `${(100 * parts[index]) / job.items}%` : "0";
   });
   bar.setAttribute("aria-valuenow", job.items ? Math.floor((100 * (job.ok + failed)) / job.items) : 0);
   bar.setAttribute("aria-valuetext", `${number(job.ok)} ok, ${number(failed)} failed, ${number(job.pending)} pending`);

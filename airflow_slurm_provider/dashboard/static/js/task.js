@@ -1,4 +1,4 @@
-// One task: its row, its attempts, what it committed, what workers said.
+// One task: its row, its attempts, what it committed, what workers logged.
 
 import { $, badge, byClass, bytes, duration, fill, freshness, get, h, number, poll, when } from "./lib.js";
 
@@ -64,7 +64,7 @@ function committed(marker) {
     ? h("p", { class: "note warn" }, h("strong", {}, "Bisected"), h("span", {}, `This task killed its workers repeatedly; its items are now in ${marker.split.join(" and ")}.`))
     : null;
   const line = `Attempt ${marker.attempt} by ${marker.worker} on ${marker.node || "an unnamed node"}: ${number(marker.ok)} ok, ${number(marker.rows)} rows${byClass(marker.failed) ? `, failed: ${byClass(marker.failed)}` : ""}.`;
-  const head = h("tr", {}, ["Part", "Kind", "Size", "SHA-256"].map((each) => h("th", { scope: "col", class: each === "Size" ? "n" : null }, each)));
+  const head = h("tr", {}, ["Part", "Kind", "Size", "SHA-256"].map((name) => h("th", { scope: "col", class: name === "Size" ? "n" : null }, name)));
   const rows = marker.parts.map((part) =>
     h("tr", {}, h("td", { class: "wrap" }, h("code", {}, part.key)), h("td", {}, part.kind), h("td", { class: "n" }, bytes(part.size)), h("td", { class: "mono muted" }, part.sha256.slice(0, 12))),
   );

@@ -1,6 +1,7 @@
 // Single tasks of a job, a page at a time, by state; and the slowest.
 
 import { $, ApiError, badge, count, duration, fill, get, h, number, taskAddress } from "./lib.js";
+import { head } from "./tables.js";
 
 const LIMIT = 25;
 const TABS = [
@@ -91,13 +92,12 @@ export function watchTasks(path, job) {
   };
 }
 
-const head = (...names) => h("thead", {}, h("tr", {}, names.map((each) => h("th", { scope: "col", class: each.startsWith(">") ? "n" : each.startsWith("<") ? "grow" : null }, each.replace(/^[<>]/, "")))));
 const link = (job, task) => h("a", { href: taskAddress(job, task), id: `task-${task}`, class: "mono" }, task);
 
 function slowest(rows, job) {
   if (!rows.length) return h("p", { class: "muted" }, "No task is done yet.");
   const most = rows.slice(0, 10);
-  return h("table", {}, head("Task", ">Took", "Node", "<Worker"), h("tbody", {}, most.map((each) => h("tr", {}, h("td", {}, link(job, each.task)), h("td", { class: "n" }, duration(each.took_ms)), h("td", {}, each.node), h("td", { class: "mono muted" }, each.worker)))));
+  return h("table", {}, head("Task", ">Took", "Node", "<Worker"), h("tbody", {}, most.map((row) => h("tr", {}, h("td", {}, link(job, row.task)), h("td", { class: "n" }, duration(row.took_ms)), h("td", {}, row.node), h("td", { class: "mono muted" }, row.worker)))));
 }
 
 function list(rows, job, goesOn) {
@@ -106,19 +106,19 @@ function list(rows, job, goesOn) {
     "table",
     {},
     head("Task", "State", ">Items", ">Ok", ">Failed", ">Attempt", ">Lost", "Worker", "<Error"),
-    h("tbody", {}, rows.map((each) =>
+    h("tbody", {}, rows.map((row) =>
       h(
         "tr",
         {},
-        h("td", {}, link(job, each.task)),
-        h("td", {}, badge(each.state)),
-        count(each.items),
-        count(each.ok),
-        h("td", { class: each.failed ? "n failing" : "n zero" }, number(each.failed)),
-        count(each.attempt),
-        count(each.lost),
-        h("td", { class: "mono muted" }, each.worker || "–"),
-        h("td", { class: "wrap" }, each.error_class ? `${each.error_class}: ${each.error}` : ""),
+        h("td", {}, link(job, row.task)),
+        h("td", {}, badge(row.state)),
+        count(row.items),
+        count(row.ok),
+        h("td", { class: row.failed ? "n failing" : "n zero" }, number(row.failed)),
+        count(row.attempt),
+        count(row.lost),
+        h("td", { class: "mono muted" }, row.worker || "–"),
+        h("td", { class: "wrap" }, row.error_class ? `${row.error_class}: ${row.error}` : ""),
       ),
     )),
   );

@@ -234,7 +234,7 @@ class Fleet:
 
     def _set_limits(self, attributes: dict[str, int]) -> None:
         for name, limit in self.plan.limits.items():
-            pk, sk = keys.limit_pk(limit.scope, name), keys.limit_sk()
+            pk, sk = keys.limit_pk(limit.scope, name), keys.LIMIT_SK
             self.rows.delete(pk, sk)
             self.rows.put_new({"pk": pk, "sk": sk, **attributes})
 

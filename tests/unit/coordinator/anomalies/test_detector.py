@@ -12,8 +12,8 @@ from airflow_slurm_provider.coordinator.anomalies import (
     AnomalyKind,
     Detector,
     Observation,
-    Thresholds,
 )
+from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import AnomaliesSection
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from slurm_worker.protocol.job_rows import JobRow, RoundRow
@@ -23,6 +23,7 @@ from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.tasks import TaskRow
 from tests.unit.coordinator.anomalies.fleet import FOREVER, Fleet, Plan
 
+DEFAULTS = AnomaliesSection()
 START_MS = 1_700_000_000_000
 SLICE = Slice(0, 0, 1, 100, "")
 
@@ -92,7 +93,7 @@ def stalled(at_s: float, **changes: object) -> Observation:
 
 
 def test_an_episode_is_over_when_it_was_calm_for_a_while_and_the_next_has_another_number() -> None:
-    detector = Detector(Thresholds(calm_s=60))
+    detector = Detector(AnomaliesSection(calm=60))
     assert not detector.observe(stalled(100)).raised
     (first,) = detector.observe(stalled(500)).raised
     assert (first.kind, first.subject, first.episode) == (AnomalyKind.STALL, "job", 1)
@@ -111,7 +112,7 @@ def test_an_episode_is_over_when_it_was_calm_for_a_while_and_the_next_has_anothe
 
 
 def test_a_condition_that_comes_and_goes_is_one_episode() -> None:
-    detector = Detector(Thresholds(calm_s=600))
+    detector = Detector(AnomaliesSection(calm=600))
     detector.observe(stalled(100))
     raised = [
         alert
@@ -123,7 +124,7 @@ def test_a_condition_that_comes_and_goes_is_one_episode() -> None:
 
 
 def test_at_the_jobs_end_every_episode_is_over() -> None:
-    detector = Detector(Thresholds())
+    detector = Detector(DEFAULTS)
     detector.observe(stalled(100))
     detector.observe(stalled(500))
     changes = detector.observe(observation(510, done(60), ready=0, finished=True))
@@ -131,7 +132,7 @@ def test_at_the_jobs_end_every_episode_is_over() -> None:
 
 
 def test_a_paused_job_has_no_stall() -> None:
-    detector = Detector(Thresholds())
+    detector = Detector(DEFAULTS)
     detector.observe(stalled(100))
     for at_s in (500, 1000, 5000):
         assert not detector.observe(stalled(at_s, paused="alice")).raised
@@ -140,7 +141,7 @@ def test_a_paused_job_has_no_stall() -> None:
 
 
 def test_a_stall_is_reported_later_while_task_durations_are_unknown() -> None:
-    detector = Detector(Thresholds(stall_s=300, stall_first_s=1800))
+    detector = Detector(AnomaliesSection(stall=300, stall_first=1800))
     row = (held(0, 10),)
     detector.observe(observation(10, JobTotals(), row))
     assert not detector.observe(observation(1000, JobTotals(), (held(0, 1000),))).raised
@@ -150,7 +151,7 @@ def test_a_stall_is_reported_later_while_task_durations_are_unknown() -> None:
 
 
 def test_items_that_end_within_a_task_are_no_stall() -> None:
-    detector = Detector(Thresholds())
+    detector = Detector(DEFAULTS)
     for at_s in range(100, 3000, 100):
         rows = (held(50, at_s, items_ok=at_s // 100),)
         assert AnomalyKind.STALL not in kinds(
@@ -159,7 +160,7 @@ def test_items_that_end_within_a_task_are_no_stall() -> None:
 
 
 def test_a_straggler_names_its_task_worker_and_what_is_usual() -> None:
-    detector = Detector(Thresholds())
+    detector = Detector(DEFAULTS)
     changes = detector.observe(observation(400, done(100), (held(40, 400),), ready=0))
     (alert,) = changes.raised
     assert (alert.kind, alert.subject) == (AnomalyKind.STRAGGLER, "000-00000900")
@@ -170,13 +171,13 @@ def test_a_straggler_names_its_task_worker_and_what_is_usual() -> None:
 
 def test_the_task_leased_ahead_by_a_worker_that_hangs_is_no_straggler_of_its_own() -> None:
     rows = (held(40, 400), held(41, 400, 901, owner="100_900-r0-aa"))
-    changes = Detector(Thresholds()).observe(observation(400, done(100), rows, ready=0))
+    changes = Detector(DEFAULTS).observe(observation(400, done(100), rows, ready=0))
     assert [each.subject for each in changes.raised] == ["000-00000900"]
 
 
 def test_many_stragglers_are_reported_as_one() -> None:
     rows = tuple(held(40, 400, 900 + n) for n in range(20))
-    (alert,) = Detector(Thresholds()).observe(observation(400, done(390), rows)).raised
+    (alert,) = Detector(DEFAULTS).observe(observation(400, done(390), rows)).raised
     assert (alert.kind, alert.subject, alert.numbers["tasks"]) == (
         AnomalyKind.STRAGGLER,
         "several",
@@ -187,19 +188,19 @@ def test_many_stragglers_are_reported_as_one() -> None:
 @pytest.mark.parametrize("count", [1, 5, 19])
 def test_few_tasks_give_no_usual_duration(count: int) -> None:
     rows = (held(40, 600),)
-    assert not Detector(Thresholds()).observe(observation(600, done(count), rows, ready=0)).raised
+    assert not Detector(DEFAULTS).observe(observation(600, done(count), rows, ready=0)).raised
 
 
 def test_one_bad_task_is_no_rise_of_failures() -> None:
     history = done(100)
     history.add(done(1, failed={"bad_input": 100}, first=100))
-    assert not Detector(Thresholds()).observe(observation(102, history, (held(100, 102),))).raised
+    assert not Detector(DEFAULTS).observe(observation(102, history, (held(100, 102),))).raised
 
 
 def test_a_rise_is_reported_by_class_with_the_share_before() -> None:
     history = done(100, failed={"not_found": 5})
     history.add(done(90, failed={"not_found": 5, "network": 40}, first=100))
-    (alert,) = Detector(Thresholds()).observe(observation(191, history, (held(188, 191),))).raised
+    (alert,) = Detector(DEFAULTS).observe(observation(191, history, (held(188, 191),))).raised
     assert (alert.kind, alert.subject) == (AnomalyKind.ERROR_RATE, "network")
     assert alert.numbers["share"] == pytest.approx(0.4)
     assert alert.numbers["before"] < 0.15
@@ -207,20 +208,20 @@ def test_a_rise_is_reported_by_class_with_the_share_before() -> None:
 
 @pytest.mark.parametrize("tasks", [60, 600])
 def test_a_job_that_fails_from_its_start_is_reported_by_a_late_observer(tasks: int) -> None:
-    seen = Detector(Thresholds()).observe(observation(tasks, done(tasks, failed={"network": 70})))
+    seen = Detector(DEFAULTS).observe(observation(tasks, done(tasks, failed={"network": 70})))
     (alert,) = seen.raised
     assert (alert.kind, alert.subject) == (AnomalyKind.ERROR_RATE, "network")
 
 
 def test_usual_failures_are_not_reported() -> None:
     history = done(300, failed={"not_found": 45})
-    assert not Detector(Thresholds()).observe(observation(301, history, (held(298, 301),))).raised
+    assert not Detector(DEFAULTS).observe(observation(301, history, (held(298, 301),))).raised
 
 
 def test_a_failing_node_is_reported_and_the_rise_that_it_causes_is_not() -> None:
     history = done(60)
     history.add(done(60, failed={"network": 90}, node="n2", first=60))
-    (alert,) = Detector(Thresholds()).observe(observation(121, history, (held(118, 121),))).raised
+    (alert,) = Detector(DEFAULTS).observe(observation(121, history, (held(118, 121),))).raised
     assert (alert.kind, alert.subject) == (AnomalyKind.BAD_NODE, "n2")
     assert "slurm.exclude: n2" in alert.advice
 
@@ -232,15 +233,15 @@ def test_a_rise_on_one_node_is_not_reported_for_the_whole_job() -> None:
     history.add(done(60, failed={"network": 100}, node="n2", first=600))
     seen = observation(660, history, (held(658, 660),))
     # Over the longer time in which nodes are compared, too few of its items have failed.
-    assert not Detector(Thresholds()).observe(seen).raised
+    assert not Detector(DEFAULTS).observe(seen).raised
     history.add(done(240, node="n1", first=660))
     history.add(done(240, failed={"network": 100}, node="n2", first=660))
-    (alert,) = Detector(Thresholds()).observe(observation(900, history, (held(898, 900),))).raised
+    (alert,) = Detector(DEFAULTS).observe(observation(900, history, (held(898, 900),))).raised
     assert (alert.kind, alert.subject) == (AnomalyKind.BAD_NODE, "n2")
 
 
 def test_leases_that_are_not_renewed_are_lease_loss_and_no_stall() -> None:
-    detector = Detector(Thresholds())
+    detector = Detector(DEFAULTS)
     detector.observe(stalled(100))
     rows = tuple(held(50, 1000, n, lease_until_ms=START_MS + 200_000) for n in range(6))
     assert kinds(detector.observe(observation(1000, done(50), rows)).raised) == [
@@ -249,7 +250,7 @@ def test_leases_that_are_not_renewed_are_lease_loss_and_no_stall() -> None:
 
 
 def test_leases_lost_long_ago_are_no_lease_loss() -> None:
-    detector = Detector(Thresholds())
+    detector = Detector(DEFAULTS)
     for at_s in range(0, 3600, 60):
         seen = observation(at_s, done(at_s // 60 + 1), (held(at_s - 5, at_s),), lost=at_s // 240)
         assert AnomalyKind.LEASE_LOSS not in kinds(detector.observe(seen).raised)
@@ -261,7 +262,7 @@ def limit(**changes: object) -> tuple[LimitState, ...]:
 
 
 def test_a_rate_that_stays_cut_is_reported() -> None:
-    detector = Detector(Thresholds(limit_after_s=60))
+    detector = Detector(AnomaliesSection(limit_after=60))
     cut = {"limits": limit(current_rate=3.0, cuts=4)}
     assert not detector.observe(observation(100, done(99), (held(98, 100),), **cut)).raised  # type: ignore[arg-type]
     assert not detector.observe(observation(140, done(139), (held(138, 140),), **cut)).raised  # type: ignore[arg-type]
@@ -271,7 +272,7 @@ def test_a_rate_that_stays_cut_is_reported() -> None:
 
 
 def test_a_quota_that_is_used_up_explains_why_nothing_ends() -> None:
-    detector = Detector(Thresholds())
+    detector = Detector(DEFAULTS)
     used = {"limits": limit(used=1000, quota_per_day=1000)}
     for at_s in (100, 200, 1000, 3000):
         changes = detector.observe(stalled(at_s, **used))
@@ -280,7 +281,7 @@ def test_a_quota_that_is_used_up_explains_why_nothing_ends() -> None:
 
 
 def test_an_idle_limit_is_reported_with_the_workers_that_would_use_it() -> None:
-    detector = Detector(Thresholds(idle_after_s=600))
+    detector = Detector(AnomaliesSection(idle_after=600))
     raised = []
     for at_s in range(10, 1000, 30):
         limits = limit(used=at_s // 10, ahead_s=0.0)
@@ -310,18 +311,18 @@ def test_cost_is_reported_when_the_whole_job_will_cost_more_than_expected(
     # A tenth is done.
     changes = {"dollars": dollars, "estimate": 10.0}
     seen = observation(101, done(100), (held(98, 101),), **changes)  # type: ignore[arg-type]
-    changes = Detector(Thresholds(budget=budget)).observe(seen)
+    changes = Detector(AnomaliesSection(budget=budget)).observe(seen)
     assert kinds(changes.raised) == ([AnomalyKind.COST] if expected else [])
 
 
 def test_cents_above_the_estimate_are_not_reported() -> None:
     changes = {"dollars": 0.09, "estimate": 0.1}
     seen = observation(101, done(100), (held(98, 101),), **changes)  # type: ignore[arg-type]
-    assert not Detector(Thresholds()).observe(seen).raised
+    assert not Detector(DEFAULTS).observe(seen).raised
 
 
 def test_another_watchers_alert_is_not_reported_again() -> None:
-    first, second = Detector(Thresholds()), Detector(Thresholds())
+    first, second = Detector(DEFAULTS), Detector(DEFAULTS)
     first.observe(stalled(100))
     second.observe(stalled(100))
     (alert,) = first.observe(stalled(500)).raised
@@ -333,7 +334,7 @@ def test_the_state_does_not_grow_with_the_job() -> None:
     plan = Plan(
         tasks=400, bundle=5, workers=60, nodes=10, dies=lambda w, _n, t: w % 3 == 0 and t > 60
     )
-    detector, sizes = Detector(Thresholds()), []
+    detector, sizes = Detector(DEFAULTS), []
     for seen in Fleet(plan).observations():
         detector.observe(seen)
         sizes.append(len(str(detector.to_dict())))
@@ -342,7 +343,7 @@ def test_the_state_does_not_grow_with_the_job() -> None:
 
 def test_a_job_that_only_hangs_from_its_start_is_a_stall() -> None:
     plan = Plan(slowness=lambda *_: FOREVER, most_s=2400.0, interval_s=60.0)
-    detector = Detector(Thresholds())
+    detector = Detector(DEFAULTS)
     raised = [each for seen in Fleet(plan).observations() for each in detector.observe(seen).raised]
     assert kinds(tuple(raised)) == [AnomalyKind.STALL]
 
@@ -358,7 +359,7 @@ def steps(*shares: tuple[int, int]) -> JobTotals:
 
 
 def test_failures_long_before_the_first_observation_are_reported() -> None:
-    detector = Detector(Thresholds(window_s=200))
+    detector = Detector(AnomaliesSection(window=200))
     assert not detector.observe(observation(60, steps((60, 0)))).raised
     (alert,) = detector.observe(observation(180, steps((60, 0), (120, 50)))).raised
     assert (alert.kind, alert.subject) == (AnomalyKind.ERROR_RATE, "network")
@@ -366,7 +367,7 @@ def test_failures_long_before_the_first_observation_are_reported() -> None:
 
 
 def test_failures_that_are_over_are_not_reported_again() -> None:
-    detector = Detector(Thresholds(window_s=200, calm_s=20))
+    detector = Detector(AnomaliesSection(window=200, calm=20))
     raised, over = [], []
     for at_s in range(60, 800, 10):
         bad, good = min(max(at_s - 60, 0), 120), max(at_s - 180, 0)
@@ -376,14 +377,14 @@ def test_failures_that_are_over_are_not_reported_again() -> None:
 
 
 def test_failures_that_ended_before_the_first_observation_are_not_reported() -> None:
-    detector = Detector(Thresholds(window_s=200))
+    detector = Detector(AnomaliesSection(window=200))
     assert not detector.observe(observation(60, steps((60, 0)))).raised
     assert not detector.observe(observation(260, steps((60, 0), (100, 50), (100, 0)))).raised
 
 
 def test_tasks_that_are_leased_and_given_back_for_ever_are_reported() -> None:
     row = TaskRow(0, 7, TaskState.READY, SLICE, attempt=4)
-    detector = Detector(Thresholds())
+    detector = Detector(DEFAULTS)
     assert not detector.observe(given_back(100, row)).raised, "a few preemptions"
     (alert,) = detector.observe(given_back(200, replace(row, attempt=5))).raised
     assert alert.kind is AnomalyKind.NO_PROGRESS
@@ -399,7 +400,7 @@ def test_leases_with_a_result_or_another_end_are_no_loop(
     changes: dict[str, Any],
 ) -> None:
     row = TaskRow(0, 7, TaskState.READY, SLICE, attempt=5, **changes)
-    assert not Detector(Thresholds()).observe(given_back(100, row)).raised
+    assert not Detector(DEFAULTS).observe(given_back(100, row)).raised
 
 
 def given_back(at_s: float, *rows: TaskRow) -> Observation:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.coordinator.anomalies import Alert, AnomalyKind, Detector, Thresholds
+from airflow_slurm_provider.coordinator.anomalies import Alert, AnomalyKind, Detector
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import AnomaliesSection
 from tests.e2e.test_anomalies import EVERY, QUICK
 from tests.unit.coordinator.anomalies.recording import RUNS, read_run
@@ -50,13 +50,13 @@ class Replayed:
         return len(self.alerts) - self.found
 
 
-def thresholds_of(name: str) -> Thresholds:
+def thresholds_of(name: str) -> AnomaliesSection:
     """Runs of the stack last seconds, and are judged by what their jobs' config says."""
     kind, _, where = name.partition(".")
     if where != "stack":
-        return Thresholds()
+        return AnomaliesSection()
     (what,) = [each for each in EVERY if each.name == kind or (kind == "good" and not each.kind)]
-    return AnomaliesSection.model_validate({**QUICK, **what.anomalies}).resolve()
+    return AnomaliesSection.model_validate({**QUICK, **what.anomalies})
 
 
 @cache

@@ -48,7 +48,7 @@ class Accounting(FakeSlurm):
 
 
 def run(edges: Services, config: Config, scratch: Path, writes: int = 3) -> None:
-    """Submit the job and do it; each item's handler is told as so many writes."""
+    """Submit the job and run it; so many writes are counted for each item."""
     api.submit(edges, config, log=lambda _: None)
     world = world_of(edges, config, scratch, None)
 
@@ -97,7 +97,7 @@ def test_what_workers_spend_grows_with_the_items_and_cents_are_never_too_much(
     edges = services()
     api.submit(edges, config, log=lambda _: None)
     before = work_cost(read_snapshot(edges, config.spec.id), config.spec)
-    assert before.spent == 0.0, "the planning is no worker's"
+    assert before.spent == 0.0, "planning is not work"
     run(edges, config, tmp_path / "node", writes=2_000)
     after = work_cost(read_snapshot(edges, config.spec.id), config.spec)
     assert after.spent == pytest.approx(ITEMS * 2_000 * 0.625e-6)

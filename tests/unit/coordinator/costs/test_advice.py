@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_slurm_provider.coordinator.costs.advice import JobProfile, LimitUse, advise
+from airflow_slurm_provider.coordinator.costs.advice import JobProfile, advise
 from airflow_slurm_provider.slurm.accounting import Efficiency
 
 MB = 1 << 20
@@ -71,18 +71,18 @@ def test_memory_that_slurm_did_not_sample_is_no_reason_for_anything() -> None:
 def test_cpus_that_wait_are_told_of_unless_a_limit_has_them_wait() -> None:
     idle = replace(GOOD, efficiency=replace(GOOD_USE, used_s=2000.0))
     assert "5% of 11.1 allocated CPU-hours were used" in only(idle)
-    assert advise(replace(idle, limits=(LimitUse("api", 10.0),))) == []
+    assert advise(replace(idle, limits={"api": 10.0})) == []
 
 
 @pytest.mark.parametrize("rate", [8.4, 9.0])
 def test_a_limit_that_is_used_up_is_told_with_the_workers_that_are_enough(rate: float) -> None:
-    advice = only(replace(GOOD, limits=(LimitUse("api", rate),), calls=2))
+    advice = only(replace(GOOD, limits={"api": rate}, calls=2))
     assert f"limit 'api' of {rate:g}/s is fully used (8.33 items/s)" in advice
     assert "5 for calls of 1 s; the job had 4" in advice
 
 
 def test_a_limit_that_is_not_used_is_told_with_the_workers_that_would() -> None:
-    advice = only(replace(GOOD, limits=(LimitUse("api", 100.0),)))
+    advice = only(replace(GOOD, limits={"api": 100.0}))
     assert "4 items at a time gave 8.33 items/s" in advice
     assert "48 workers" in advice
 

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.costs.prices import (
     PRICES,
     bill_of,
@@ -13,8 +20,31 @@ from airflow_slurm_provider.coordinator.costs.prices import (
     working_bill,
 )
 from slurm_worker.backends.request_counter import RequestKind
+from tests.unit.coordinator.fakes import make_config, services
 
 MILLION = 1_000_000
+#: The kinds of the verbs of `ports.Rows` and `ports.ObjectStore`; other row verbs are writes.
+KINDS = {
+    "get": "dynamo_get",
+    "query": "dynamo_query",
+    "verify": "s3_get",
+    "list": "s3_list",
+    "put": "s3_put",
+    "put_new": "s3_put",
+}
+
+
+class Counting:
+    """An object store that counts the calls of each verb."""
+
+    def __init__(self, objects: Any) -> None:
+        self.calls: Counter[str] = Counter()
+        self._objects = objects
+
+    def __getattr__(self, verb: str) -> Callable[..., Any]:
+        self.calls[verb] += 1
+        call: Callable[..., Any] = getattr(self._objects, verb)
+        return call
 
 
 def test_every_kind_has_a_price() -> None:
@@ -49,6 +79,23 @@ def test_planning_writes_a_row_for_each_task_and_an_object_for_each_segment() ->
     writes = large.requests["dynamo_write"] - small.requests["dynamo_write"]
     assert writes == 10_000 + 5, "and a cursor each 2,000"
     assert large.requests["s3_put"] - small.requests["s3_put"] == 100
+
+
+def test_the_first_submit_of_a_job_makes_exactly_the_estimated_requests(tmp_path: Path) -> None:
+    edges = services()
+    objects = Counting(edges.objects)
+    api.submit(
+        replace(edges, objects=objects),  # type: ignore[arg-type]  # it passes all calls on
+        make_config(tmp_path, 50),
+        log=lambda _: None,
+    )
+    made: Counter[str] = Counter()
+    for verb, count in edges.rows.requests.items():  # type: ignore[attr-defined]  # in memory
+        made["dynamo_write" if verb == "put_new" else KINDS.get(verb, "dynamo_write")] += count
+    for verb, count in objects.calls.items():
+        made[KINDS[verb]] += count
+    assert made == planning_bill(10, 50).requests
+    assert sum(made[kind] for kind in made if kind.startswith("dynamo")) == 23, "10 are task rows"
 
 
 def test_each_heartbeat_and_each_slice_of_a_limit_is_a_write() -> None:

@@ -1,4 +1,4 @@
-"""Every input row arrives as it stands in the file, or is refused in one line."""
+"""Every input row arrives as written in the file, or is refused in one line."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from hypothesis import strategies as st
 from airflow_slurm_provider.coordinator.inputs.files import version_of
 from airflow_slurm_provider.coordinator.inputs.reader import (
     InputFormat,
-    InputSpec,
     input_format,
     open_input,
 )
 from airflow_slurm_provider.coordinator.inputs.unique_keys import KeyCheck
+from airflow_slurm_provider.coordinator.spec.job_spec import InputSection
 from slurm_worker.errors import UserError
 from slurm_worker.testing import MemoryObjects
 
 
 class MissingBucket(MemoryObjects):
-    """A store that tells of a missing bucket only when asked for it."""
+    """A store that reports a missing bucket only when it verifies the bucket."""
 
     def verify(self) -> None:
         raise UserError("storage.prefix: there is no such bucket")
 
 
 class OutspokenMissingBucket(MissingBucket):
-    """A store that tells of a missing bucket at once."""
+    """A store that reports a missing bucket at once."""
 
     def size(self, key: str) -> int | None:
         self.verify()
@@ -50,8 +50,12 @@ def no_bucket(name: str) -> MemoryObjects:
     raise AssertionError(f"nothing here is on S3, least of all in {name}")
 
 
+def section(path: str, key: str = "id", form: str | None = None) -> InputSection:
+    return InputSection(path=path, key=key, format=form)
+
+
 def read(path: Path, key: str = "id", form: str | None = None) -> list[tuple[str, dict[str, Any]]]:
-    return list(open_input(InputSpec(str(path), key, form), no_bucket))
+    return list(open_input(section(str(path), key, form), no_bucket))
 
 
 def refusal(call: Callable[[], object]) -> str:
@@ -88,7 +92,7 @@ Write = Callable[[str, "str | bytes"], Path]
     ],
 )
 def test_the_suffix_determines_the_format(path: str, expected: InputFormat) -> None:
-    assert input_format(InputSpec(path, "id")) is expected
+    assert input_format(section(path, "id")) is expected
 
 
 def test_a_named_format_wins_over_the_suffix(write: Write) -> None:
@@ -97,9 +101,9 @@ def test_a_named_format_wins_over_the_suffix(write: Write) -> None:
 
 
 def test_an_unknown_suffix_or_format_is_refused_at_once() -> None:
-    assert "set input.format" in refusal(lambda: open_input(InputSpec("a.xlsx", "id"), no_bucket))
+    assert "set input.format" in refusal(lambda: open_input(section("a.xlsx", "id"), no_bucket))
     assert "'xml' is not a format" in refusal(
-        lambda: open_input(InputSpec("a.csv", "id", "xml"), no_bucket)
+        lambda: open_input(section("a.csv", "id", "xml"), no_bucket)
     )
 
 
@@ -183,7 +187,7 @@ def test_numbers_that_a_double_holds_are_read_in_any_notation(write: Write) -> N
     texts = ["0.1", "1e5", "-0.0", "100000000000000000000.0", "0.10000000000000000555", "5e-324"]
     lines = [f'{{"id": {number}, "x": {text}}}' for number, text in enumerate(texts)]
     path = write("a.jsonl", "\n".join(lines))
-    assert [item["x"] for _, item in read(path)] == [float(each) for each in texts]
+    assert [item["x"] for _, item in read(path)] == [float(text) for text in texts]
 
 
 @pytest.mark.parametrize(
@@ -338,14 +342,14 @@ def test_parquet_round_trip(tmp_path_factory: pytest.TempPathFactory, rows: list
 def test_an_object_on_s3_is_streamed_like_a_file() -> None:
     lab = MemoryObjects()
     lab.put("in/a.csv", b"id\n1\n2\n")
-    spec = InputSpec("s3://lab/in/a.csv", "id")
+    spec = section("s3://lab/in/a.csv", "id")
     assert [key for key, _ in open_input(spec, {"lab": lab}.__getitem__)] == ["1", "2"]
 
 
 def test_a_missing_object_names_the_nearest() -> None:
     lab = MemoryObjects()
     lab.put("in/flights.csv", b"id\n1\n")
-    spec = InputSpec("s3://lab/in/flihgts.csv", "id")
+    spec = section("s3://lab/in/flihgts.csv", "id")
     message = refusal(lambda: list(open_input(spec, lambda _: lab)))
     assert (
         "the object s3://lab/in/flihgts.csv does not exist; did you mean s3://lab/in/flights.csv?"
@@ -357,7 +361,7 @@ def test_a_missing_object_names_the_nearest() -> None:
 def test_a_missing_bucket_is_distinguished_from_a_missing_object(
     store: type[MissingBucket],
 ) -> None:
-    spec = InputSpec("s3://lab/in/a.csv", "id")
+    spec = section("s3://lab/in/a.csv", "id")
     message = refusal(lambda: list(open_input(spec, lambda _: store())))
     assert "the bucket 'lab' does not exist" in message
 
@@ -366,7 +370,7 @@ def test_a_copy_of_a_file_has_the_same_version(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("id\nx\n")
     os.utime(path, (1, 1))
-    spec = InputSpec(str(path), "id")
+    spec = section(str(path), "id")
     first = version_of(spec.path, no_bucket)
     path.write_text("id\nx\n")
     assert version_of(spec.path, no_bucket) == first
@@ -378,7 +382,7 @@ def test_a_copy_of_a_file_has_the_same_version(tmp_path: Path) -> None:
 def test_an_object_that_is_written_again_has_another_version() -> None:
     store = MemoryObjects()
     store.put("in/a.csv", b"id\nx\n")
-    spec = InputSpec("s3://lab/in/a.csv", "id")
+    spec = section("s3://lab/in/a.csv", "id")
     first = version_of(spec.path, lambda _name: store)
     assert first == version_of(spec.path, lambda _name: store) != ""
     store.put("in/a.csv", b"id\nx\ny\n")
@@ -504,14 +508,14 @@ def test_a_prefix_on_s3_is_a_folder_and_not_its_neighbours() -> None:
     for key in ("in/a/", "in/a/year=1/x.csv", "in/a-old/y.csv", "in/a.csv"):
         lab.put(key, b"id\n" + key.encode() + b"\n" if not key.endswith("/") else b"")
     for path in ("s3://lab/in/a", "s3://lab/in/a/"):
-        found = list(open_input(InputSpec(path, "id"), {"lab": lab}.__getitem__))
+        found = list(open_input(section(path, "id"), {"lab": lab}.__getitem__))
         assert found == [("in/a/year=1/x.csv", {"id": "in/a/year=1/x.csv", "year": 1})]
 
 
 def test_a_folder_has_another_version_if_one_of_its_files_changes(tmp_path: Path) -> None:
     for name in ("a.csv", "b.csv"):
         (tmp_path / name).write_text("id\n1\n")
-    spec = InputSpec(str(tmp_path), "id")
+    spec = section(str(tmp_path), "id")
     first = version_of(spec.path, no_bucket)
     assert first == version_of(spec.path, no_bucket) != ""
     (tmp_path / "b.csv").write_text("id\n1\n2\n")

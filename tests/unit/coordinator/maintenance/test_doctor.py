@@ -178,9 +178,11 @@ def test_the_probes_credentials_lie_in_the_folder_that_is_removed() -> None:
 
 
 def test_a_check_that_needs_another_is_not_made_where_that_has_failed() -> None:
-    cluster = Cluster(surveyed=FakeSurvey(error=HostUnreachable("it is off; switch it on")))
+    cluster = Cluster(
+        surveyed=FakeSurvey(error=HostUnreachable("it is off; no answer", "switch it on"))
+    )
     findings = examine(cluster)
-    assert findings["ssh"] == Finding("ssh", Level.FAIL, "it is off", "switch it on")
+    assert findings["ssh"] == Finding("ssh", Level.FAIL, "it is off; no answer", "switch it on")
     assert findings["node_job"].found == "not checked: slurm has not passed"
     assert named(findings, Level.SKIP) == {
         *("slurm", "limits", "variables", "accounting", "remote_dir", "node_job")
@@ -202,7 +204,7 @@ def test_without_services_the_cluster_is_still_looked_at() -> None:
     site = parse_site(
         {**SITE, "cluster": {"transport": "ssh", "host": "127.0.0.1", "port": 1}}, "s"
     )
-    report = diagnose(site, open_services=raises(UserError("aws: no profile; name one")))
+    report = diagnose(site, open_services=raises(UserError("aws: no profile", "name one")))
     found = {each.check: each.level for each in report.findings}
     assert (found["aws"], found["ssh"]) == (Level.FAIL, Level.FAIL)
     assert not report.ok
@@ -265,9 +267,11 @@ def test_a_job_that_does_not_end_is_a_fault() -> None:
 
 def test_what_slurm_refuses_is_told() -> None:
     cluster = Cluster(
-        refuse=UserError("slurm: sbatch refused the array; correct the slurm section")
+        refuse=UserError("slurm: sbatch refused the array: a; b", "correct the slurm section")
     )
-    assert examine(cluster)["node_job"].fix == "correct the slurm section"
+    finding = examine(cluster)["node_job"]
+    assert finding.found == "slurm: sbatch refused the array: a; b"
+    assert finding.fix == "correct the slurm section"
 
 
 @pytest.mark.parametrize(
@@ -434,7 +438,14 @@ def output(**changes: Any) -> ProbeOutput:
         (output(scratch_error="No such file"), "node_scratch", "TMPDIR"),
         (output(scratch_filesystem="lustre"), "node_scratch", "own disk"),
         (output(scratch_filesystem="fuse.sshfs"), "node_scratch", "own disk"),
-        (output(table={"dynamodb:PutItem": "away; check the network"}), "node_table", "network"),
+        (
+            output(
+                table={"dynamodb:PutItem": "away; lost"},
+                fixes={"dynamodb:PutItem": "check the network"},
+            ),
+            "node_table",
+            "check the network",
+        ),
         (output(bucket={"s3:PutObject": "AccessDenied"}), "node_bucket", "--iam"),
         (output(clock_ahead_s=-900.0), "node_clock", "NTP"),
     ],
@@ -443,6 +454,25 @@ def test_what_is_wrong_on_a_node_is_named(said: ProbeOutput, check: str, fix: st
     findings = {each.check: each for each in judge(said, "python3", None)}
     assert named(findings, Level.FAIL) == {check}
     assert fix in findings[check].fix
+
+
+def test_a_nodes_error_about_the_time_has_its_own_fix() -> None:
+    document = {name: value for name, value in NODE.items() if name != "clock_ahead_s"}
+    document |= {"clock_error": "no answer; 3 tries", "fixes": {"clock": "check the endpoint"}}
+    findings = judge(ProbeOutput(json.dumps(document), "COMPLETED"), "python3", None)
+    assert findings[-1] == Finding(
+        "node_clock", Level.FAIL, "no answer; 3 tries", "check the endpoint"
+    )
+
+
+def test_the_error_of_an_action_keeps_its_own_fix() -> None:
+    class Away(MemoryObjects):
+        def put(self, key: str, body: bytes) -> None:
+            raise ServiceError("away; lost", "check the network")
+
+    finding = examine(edges=replace(services(Cluster()), objects=Away()))["bucket_access"]
+    assert finding.found == "s3:PutObject failed: away; lost"
+    assert finding.fix == "check the network"
 
 
 def test_scratch_that_is_nearly_full_is_warned_of() -> None:

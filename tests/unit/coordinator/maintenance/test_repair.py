@@ -20,8 +20,8 @@ from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.keys import JobId, TaskId, TaskState, task_id
-from slurm_worker.protocol.shard_cursors import ShardCursors
-from slurm_worker.protocol.shard_totals import ShardTotals
+from slurm_worker.protocol.ports import Row
+from slurm_worker.protocol.shard_progress import ShardCursors, ShardTotals
 from slurm_worker.protocol.task_table import TaskTable, halves_of
 from slurm_worker.protocol.tasks import Claimed, TaskRow
 from slurm_worker.testing import MemoryObjects, MemoryRows
@@ -84,8 +84,8 @@ def published(edges: Services) -> dict[str, Any]:
     return {name: value for name, value in manifest.items() if name != "created"}
 
 
-def table_of(edges: Services) -> dict[str, dict[str, Any]]:
-    return cast("MemoryRows", edges.rows)._rows
+def table_of(edges: Services) -> list[Row]:
+    return cast("MemoryRows", edges.rows).all_rows()
 
 
 def marker_of(row: TaskRow, items: int, **changes: Any) -> Marker:
@@ -96,8 +96,8 @@ def marker_of(row: TaskRow, items: int, **changes: Any) -> Marker:
 
 
 def lose_everything(edges: Services) -> None:
-    table_of(edges).clear()
-    cast("MemoryRows", edges.rows)._order.clear()
+    for row in table_of(edges):
+        edges.rows.delete(str(row["pk"]), str(row["sk"]))
 
 
 def ship_logs(edges: Services, *names: str) -> None:
@@ -200,7 +200,7 @@ def test_a_job_that_lost_its_rows_is_not_planned_anew(edges: Services, tmp_path:
     config = make_config(tmp_path / "config")
     with pytest.raises(UserError, match="slurmctl doctor --repair --job job-1, or"):
         api.submit(edges, config, log=lambda _: None)
-    assert table_of(edges) == {}
+    assert table_of(edges) == []
     run(edges)
     assert api.submit(edges, config, log=lambda _: None).tasks == 10
 
@@ -224,7 +224,7 @@ def test_a_dry_run_tells_and_writes_nothing(edges: Services) -> None:
     lose_everything(edges)
     found = run(edges, dry_run=True)
     assert (found.job, found.rounds, found.tasks, found.completed) == (True, [0, 1], 11, 11)
-    assert table_of(edges) == {}
+    assert table_of(edges) == []
 
 
 def test_a_row_that_does_not_say_what_its_marker_decided_is_completed(

@@ -12,13 +12,13 @@ import pytest
 
 from airflow_slurm_provider.coordinator import api, spec_store
 from airflow_slurm_provider.coordinator.costs import dry_run
-from airflow_slurm_provider.coordinator.inputs.reader import InputSpec
 from airflow_slurm_provider.coordinator.planning.bundle_size import (
     LARGEST,
     SMALLEST,
     bundle_for,
     estimate_items,
 )
+from airflow_slurm_provider.coordinator.spec.job_spec import InputSection
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.ports import ObjectStore
 from slurm_worker.testing import MemoryObjects
@@ -47,8 +47,8 @@ def test_tasks_are_large_but_no_worker_has_too_few(items: int, workers: int, bun
     assert bundle_for(items, workers) == bundle
 
 
-def spec(path: str | Path) -> InputSpec:
-    return InputSpec(str(path), "id")
+def spec(path: str | Path) -> InputSection:
+    return InputSection(path=str(path), key="id")
 
 
 def no_bucket(name: str) -> ObjectStore:

@@ -1,4 +1,4 @@
-"""Items that are handed over are the rows that were meant, or are refused in one line."""
+"""Items that are passed are the rows that were meant, or are refused in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plan can be cut short anywhere and started again, and nothing is lost or doubled."""
+"""A plan can be interrupted anywhere and started again, and nothing is lost or doubled."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_a_row_of_another_plan_is_never_taken_for_one_of_this(tmp_path: Path) ->
 
 
 def plan_as_before_drafts(world: World, items: list[Any], rows: int) -> None:
-    """What a release without drafts leaves that was cut short after so many task rows."""
+    """What a release without drafts leaves if it is interrupted after so many task rows."""
     world.jobs.create("identity", "config", world.shards)
     world.jobs.create_round(0, "test")
     body, offset = b"", 0

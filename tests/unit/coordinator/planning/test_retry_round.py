@@ -15,7 +15,7 @@ from slurm_worker.errors import ErrorClass, ItemError
 from slurm_worker.node import task_finder
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.keys import TaskState
-from slurm_worker.protocol.shard_cursors import ShardCursors
+from slurm_worker.protocol.shard_progress import ShardCursors
 from slurm_worker.protocol.tasks import Claimed
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
 
@@ -75,7 +75,7 @@ def kill_first(edges: Services, config: Any, folder: Path) -> None:
     first = world.task_rows()[0].task
     for _ in range(LeaseConfig().max_tries):
         world.clock.advance(100)
-        (row,) = [each for each in world.task_rows() if each.task == first]
+        (row,) = [row for row in world.task_rows() if row.task == first]
         claimed = world.table.claim(row, "node")
         if isinstance(claimed, Claimed):
             world.table.fail(claimed.lease, ErrorClass.OUT_OF_MEMORY, "killed", 0)
@@ -149,10 +149,10 @@ def test_retries_at_the_same_time_make_one_round(tmp_path: Path) -> None:
         found.append(api.retry(edges, config.spec.id, log=lambda _: None).round)
 
     threads = [threading.Thread(target=retry) for _ in range(4)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert found == [1, 1, 1, 1]
     check(edges, slurm, config, tmp_path)
 
@@ -161,7 +161,7 @@ def test_retries_at_the_same_time_make_one_round(tmp_path: Path) -> None:
 def test_a_retry_that_is_repeated_after_its_workers_ran_leaves_no_task_unseen(
     tmp_path: Path, after: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Workers of this small job share how far its shards are worked off, as those of a large do.
+    # Workers of this small job share how far its shards are finished, as those of a large do.
     monkeypatch.setattr(task_finder, "ROWS_PER_CURSOR", 1)
     classes = ["network", "out_of_memory"]
     points, reopened = 0, False
@@ -199,7 +199,7 @@ def work(edges: Services, config: Any, folder: Path) -> None:
 def test_new_workers_read_every_row_if_others_have_left_tasks(tmp_path: Path) -> None:
     edges, slurm, config = failed_job(tmp_path)
     jobs = edges.jobs(config.spec.id)
-    (row,) = [each for each in edges.tasks(jobs.get()).all_rows(0) if each.error_class]
+    (row,) = [row for row in edges.tasks(jobs.get()).all_rows(0) if row.error_class]
     generation = jobs.get().generation
     cursors = ShardCursors(edges.rows, config.spec.id, jobs.get().shards)
     cursors.advance(0, generation, "999#")

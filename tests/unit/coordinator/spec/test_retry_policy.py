@@ -54,7 +54,7 @@ def test_a_rule_keeps_the_defaults_of_fields_that_it_does_not_name() -> None:
 
 def test_an_operators_rules_override_the_jobs(tmp_path: Path) -> None:
     config = make_config(tmp_path, retry={"network": 7, "timeout": "never"})
-    policy = config.spec.policy(parse_rules({"network": "never", "auth": 1}, "policy"))
+    policy = Policy(config.spec.retry, parse_rules({"network": "never", "auth": 1}, "policy"))
     assert (policy.rounds.get("network"), policy.rounds.get("timeout")) == (None, None)
     assert policy.rounds["auth"] == 1
 

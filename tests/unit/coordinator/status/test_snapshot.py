@@ -22,7 +22,7 @@ from slurm_worker.protocol.job_store import JobStore, Marker
 from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.job_totals import MOST_BUCKETS, JobTotals
 from slurm_worker.protocol.keys import JobId, TaskState, halves
-from slurm_worker.protocol.shard_totals import ShardTotals
+from slurm_worker.protocol.shard_progress import ShardTotals
 from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import Lease, TaskRow

@@ -1,4 +1,4 @@
-"""Pause, resume, more workers: whoever waits goes on waiting, and nothing is submitted twice."""
+"""Pause, resume, more workers: a wait continues, and nothing is submitted twice."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def submitted(folder: Path, **changes: Any) -> tuple[Services, FakeSlurm, Config
 
 
 def actions(edges: Services, config: Config) -> list[tuple[str, str]]:
-    return [(each.actor, each.action) for each in edges.jobs(config.spec.id).events()]
+    return [(event.actor, event.action) for event in edges.jobs(config.spec.id).events()]
 
 
 def hold(edges: Services, config: Config, folder: Path, owner: str) -> None:
     """Let a worker of this name hold one more task."""
     world = world_of(edges, config, folder, lambda item, _context: item)
-    row = next(each for each in world.task_rows() if not each.attempt)
+    row = next(task for task in world.task_rows() if not task.attempt)
     assert isinstance(world.table.claim(row, owner), Claimed)
 
 
@@ -87,7 +87,7 @@ def test_the_first_pause_stays_and_is_recorded_once(tmp_path: Path) -> None:
     assert control.pause(edges, config.spec.id, actor="me").changed
     again = control.pause(edges, config.spec.id, actor="you")
     assert (again.changed, again.paused) == (False, "me")
-    assert [each for each in actions(edges, config) if each[1] == "paused"] == [("me", "paused")]
+    assert [event for event in actions(edges, config) if event[1] == "paused"] == [("me", "paused")]
 
 
 def test_submit_of_a_paused_job_starts_no_workers(tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_an_array_whose_id_was_never_recorded_is_queried_and_accounted(tmp_path:
     assert slurm.accounted == [["100"]]
     assert read_script(edges, config.spec.id) == slurm.scripts[0]
     assert "the end of job-1 2" in read_output(edges, config.spec.id, "100_2")
-    edges.clock.sleep(3600)  # nobody goes on
+    edges.clock.sleep(3600)  # nobody continues
     slurm.state = GONE
     assert "no worker of array 100 is left" in api.poll(edges, config.spec.id).problem
 

@@ -139,7 +139,7 @@ def test_the_site_names_further_addresses_that_handlers_read() -> None:
 def test_a_readable_address_does_not_allow_similar_names(address: str, opened: list[str]) -> None:
     edges = edges_with(Sts(), FakeSlurm(), node_read=[address])
     resources = session_policy(edges.site, JOB)["Statement"][1]["Resource"]
-    assert resources[1:] == [f"arn:aws:s3:::{each}" for each in opened]
+    assert resources[1:] == [f"arn:aws:s3:::{name}" for name in opened]
 
 
 def test_the_sdk_reads_the_document_again_when_it_expires() -> None:
@@ -174,7 +174,7 @@ def test_a_wait_renews_credentials_long_before_they_expire(tmp_path: Path) -> No
     watcher = Watcher(edges, JOB, said.append, clock=lambda: now[0])
     for now[0] in (0.0, 10.0, RENEW_AFTER_S - 1, RENEW_AFTER_S, RENEW_AFTER_S + 1):
         watcher.poll()
-    assert len(sts.asked) == 3  # of the submission, of the first look, and a renewal
+    assert len(sts.asked) == 3  # of the submission, of the first poll, and a renewal
     assert b"very-secret-3" in slurm.secrets["credentials.json"]
     sts.error = EndpointConnectionError(endpoint_url="https://sts")
     now[0] += RENEW_AFTER_S

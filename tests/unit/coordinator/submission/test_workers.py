@@ -27,7 +27,7 @@ def submit(edges: Services, config: Config, said: list[str] | None = None) -> ap
 
 
 def sizes(slurm: FakeSlurm) -> list[int]:
-    return [1 + int(re.findall(r"--array=0-(\d+)", each)[0]) for each in slurm.scripts]
+    return [1 + int(re.findall(r"--array=0-(\d+)", script)[0]) for script in slurm.scripts]
 
 
 def test_more_workers_than_an_array_may_hold_are_several_arrays(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_there_are_no_more_workers_than_a_limit_keeps_busy(
 
 @dataclass
 class Losing(FakeSlurm):
-    """While an array is accepted, its intent's row is lost, and perhaps intended anew."""
+    """While an array is accepted, its intent's row is lost, and perhaps intended again."""
 
     edges: Services | None = None
     again: bool = False

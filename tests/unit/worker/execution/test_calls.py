@@ -19,7 +19,7 @@ import pytest
 from slurm_worker import batch
 from slurm_worker.errors import FatalError, ItemError, RateLimited
 from slurm_worker.execution.context import Context
-from slurm_worker.node.exit_codes import WorkerExit
+from slurm_worker.node.slurm_job import WorkerExit
 from slurm_worker.protocol.job_config import WorkerConfig
 from slurm_worker.rate_limits.limiter import Stopped
 from slurm_worker.testing import ManualClock

@@ -60,7 +60,7 @@ def test_a_lease_without_a_free_place_replaces_no_other() -> None:
 
 
 def half_written(path: Path, item: bytes, written: int) -> Record:
-    """What a look finds when an item's write has come as far as `written` of its bytes."""
+    """What is read when an item's write has come as far as `written` of its bytes."""
     with path.open("r+b") as file:
         file.write(item[:written] + bytes(len(item) - written))
     return Recorder(path).read()
@@ -85,10 +85,12 @@ def test_a_process_with_progress_does_not_hang_although_records_are_half_written
     recorder = Recorder(path)
     recorder.limits(3.0, 60.0)
     recorder.task("000-00000000", 1)
-    for look in range(1000):
-        now = 5_000.0 + look / 10
-        recorder.item(look, now)
-        record = half_written(path, struct.pack("<qqd", look, 1, now), 16 if look % 2 else 24)
+    for position in range(1000):
+        now = 5_000.0 + position / 10
+        recorder.item(position, now)
+        record = half_written(
+            path, struct.pack("<qqd", position, 1, now), 16 if position % 2 else 24
+        )
         assert not watch.hangs(record, now)
 
 
@@ -100,8 +102,10 @@ def test_a_process_hangs_without_progress_for_longer_than_its_limit(
     recorder.limits(3.0, 60.0)
     recorder.task("000-00000000", 1)
     recorder.items(17 if count == 1 else -1, count, 0.5)
-    looks = [watch.hangs(recorder.read(), 100.0 + tick / 8) for tick in range(int(limit_s) * 8 + 2)]
-    assert looks == [False] * (len(looks) - 1) + [True]
+    answers = [
+        watch.hangs(recorder.read(), 100.0 + tick / 8) for tick in range(int(limit_s) * 8 + 2)
+    ]
+    assert answers == [False] * (len(answers) - 1) + [True]
 
 
 def test_a_process_between_tasks_never_hangs() -> None:

@@ -15,7 +15,7 @@ from slurm_worker.errors import AccessDenied, ErrorClass, UserError
 from slurm_worker.execution import handler
 from slurm_worker.execution.context import Context
 from slurm_worker.execution.handler import load
-from slurm_worker.node.exit_codes import WorkerExit
+from slurm_worker.node.slurm_job import WorkerExit
 from slurm_worker.protocol.job_config import HandlerConfig
 from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.results.parts import message_of

@@ -14,7 +14,7 @@ from slurm_worker import batch
 from slurm_worker.errors import FatalError, ItemError, RateLimited, ServiceError
 from slurm_worker.execution.context import Context
 from slurm_worker.execution.flight_recorder import Recorder
-from slurm_worker.node.exit_codes import WorkerExit
+from slurm_worker.node.slurm_job import WorkerExit
 from slurm_worker.protocol.job_config import LeaseConfig, LimitConfig, WorkerConfig
 from slurm_worker.protocol.keys import TaskState
 from slurm_worker.testing import MemoryRows

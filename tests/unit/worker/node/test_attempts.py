@@ -10,8 +10,7 @@ import pytest
 
 from slurm_worker.errors import ErrorClass
 from slurm_worker.execution.context import Context
-from slurm_worker.node.exit_codes import WorkerExit
-from slurm_worker.node.slurm_job import Drain, seconds_left
+from slurm_worker.node.slurm_job import Drain, WorkerExit, seconds_left
 from slurm_worker.node.threads import PooledThreads
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_config import LeaseConfig, WorkerConfig

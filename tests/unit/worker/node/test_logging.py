@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.contextvars import bound_contextvars
 
 from slurm_worker.node import logging as log
 
@@ -50,7 +51,7 @@ def logs(tmp_path: Path, uploads: Uploads) -> Iterator[log.Logs]:
 
 
 def test_a_line_has_time_level_event_ids_and_fields(logs: log.Logs, uploads: Uploads) -> None:
-    with log.bound(task="000-00000001", attempt=2):
+    with bound_contextvars(task="000-00000001", attempt=2):
         logs.logger.info("task committed", rows=5)
     logs.close()
     (line,) = uploads.lines
@@ -90,7 +91,7 @@ def test_half_a_character_is_written_as_its_escape_and_loses_no_line(
 
 def test_ids_are_those_of_the_thread(logs: log.Logs, uploads: Uploads) -> None:
     def work(task: str) -> None:
-        with log.bound(task=task):
+        with bound_contextvars(task=task):
             for _ in range(20):
                 logs.logger.info(task)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm_worker.node.exit_codes import WorkerExit
+from slurm_worker.node.slurm_job import WorkerExit
 
 PROGRAM = """
 import os, pathlib, sys

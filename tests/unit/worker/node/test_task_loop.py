@@ -15,7 +15,7 @@ from slurm_worker.execution.flight_recorder import Recorder
 from slurm_worker.execution.handler import Handler
 from slurm_worker.node.activity import Activity
 from slurm_worker.node.backoff import FRUITLESS_LEASES_ALLOWED
-from slurm_worker.node.exit_codes import WorkerExit
+from slurm_worker.node.slurm_job import WorkerExit
 from slurm_worker.node.task_finder import Finished
 from slurm_worker.node.task_loop import TaskLoop
 from slurm_worker.protocol.job_config import LeaseConfig, WorkerConfig

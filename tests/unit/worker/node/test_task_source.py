@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from slurm_worker.node.activity import Activity
-from slurm_worker.node.attempts import Attempts
+from slurm_worker.node.attempts import Attempt, Attempts
 from slurm_worker.node.heartbeat import Heartbeat
 from slurm_worker.node.task_source import TaskSource
 from slurm_worker.results.journal import Outcome
@@ -24,9 +24,8 @@ def test_a_resumed_task_is_not_taken_for_nearly_done(tmp_path: Path) -> None:
     context = World(tmp_path).context()
     heartbeat = Heartbeat(context)
     source = TaskSource(context, Activity(context), Attempts(context, heartbeat))
-    attempt: Any = SimpleNamespace(
-        items=numbered(1000), restored=[Outcome(0, "", 900, "", items=900)]
-    )
+    unused: Any = None
+    attempt = Attempt(unused, numbered(1000), unused, [Outcome(0, "", 900, "", items=900)])
     journal: Any = SimpleNamespace(ok=900, failed=0)
     assert source.lease_ahead(attempt, journal, SimpleNamespace(wait=ran)) is None  # type: ignore[arg-type]
     heartbeat.close()

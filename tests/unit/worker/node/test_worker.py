@@ -22,9 +22,8 @@ from slurm_worker.errors import (
 )
 from slurm_worker.execution.context import Context
 from slurm_worker.node.attempts import Attempts
-from slurm_worker.node.exit_codes import WorkerExit
 from slurm_worker.node.heartbeat import Heartbeat
-from slurm_worker.node.slurm_job import Drain
+from slurm_worker.node.slurm_job import Drain, WorkerExit
 from slurm_worker.node.threads import PooledThreads
 from slurm_worker.protocol.job_config import LeaseConfig, WorkerConfig
 from slurm_worker.protocol.keys import TaskState

@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from slurm_worker.errors import ServiceError
-from slurm_worker.protocol.audit_log import AuditLog
 from slurm_worker.protocol.job_config import LeaseConfig, LimitConfig
 from slurm_worker.protocol.job_rows import AuditEvent
-from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.job_table import AuditLog, JobTable
 from slurm_worker.protocol.keys import event_pk
 from slurm_worker.protocol.ports import Applied, Refused, Row
 from slurm_worker.protocol.tasks import Claimed

@@ -17,7 +17,7 @@ from slurm_worker.protocol import keys
 from slurm_worker.protocol.generations import open_round
 from slurm_worker.protocol.keys import TaskState
 from slurm_worker.protocol.ports import Row
-from slurm_worker.protocol.shard_cursors import ShardCursors
+from slurm_worker.protocol.shard_progress import ShardCursors
 from slurm_worker.protocol.tasks import TaskRow
 from slurm_worker.testing import MemoryRows
 from tests.unit.world import JOB, World, numbered

@@ -1,6 +1,6 @@
 """Every conditional update of a job's own rows: META, rounds, submissions, cursors.
 
-`job_table.py` and `shard_cursors.py` say what a refusal means to each caller. Times are in
+`job_table.py` and `shard_progress.py` say what a refusal means to each caller. Times are in
 milliseconds unless a name says otherwise.
 """
 
@@ -151,13 +151,9 @@ def stage_name(shard: int) -> str:
 def record_submitted(
     token: str, slurm_job_ids: Sequence[str], known: Sequence[str], now: int
 ) -> Statement:
-    """Record the arrays of a submission.
+    """Record the arrays of a submission; `known` are those that the row may have already.
 
-    Args:
-        token: fixed when the intent was written: it is in the names of the arrays.
-        slurm_job_ids: the arrays.
-        known: those that the row may have already.
-        now: the time.
+    The token was fixed when the intent was written: it is in the names of the arrays.
     """
     return Statement(
         "submitted",
@@ -188,18 +184,20 @@ def record_refusal(token: str) -> Statement:
     )
 
 
-def renew_intent(token: str, workers: int, array_size: int, now: int, *, asked: bool) -> Statement:
+def renew_intent(
+    token: str, workers: int, array_size: int, now: int, *, requested: bool
+) -> Statement:
     """Intend other workers after a refusal; the token stays."""
     return Statement(
         "intend again",
-        "SET #workers = :workers, #array_size = :array_size, #asked = :asked, #intent = :now "
+        "SET #workers = :workers, #array_size = :array_size, #asked = :requested, #intent = :now "
         "REMOVE #refused",
         "#token = :token AND #state = :intent AND #refused = :yes",
         {
             "token": token,
             "workers": workers,
             "array_size": array_size,
-            "asked": asked,
+            "requested": requested,
             "intent": SubmitState.INTENT.value,
             "now": now,
             "yes": True,

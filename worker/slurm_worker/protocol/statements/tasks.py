@@ -58,16 +58,11 @@ def steal(
     seen: str,
     history: Sequence[HistoryEntry],
 ) -> Statement:
-    """Lease a task whose lease has expired, in one write.
+    """Lease a task whose lease has expired, in one write; see `claim`.
 
-    Args:
-        owner: see `claim`, and for the next three.
-        request: an id of this request.
-        now: the time.
-        until: the lease's end.
-        dead: a lease that ended before this has expired: the margin is over.
-        seen: the row's version a heartbeat interval ago; a holder that lives has changed it.
-        history: the entry, none where the history is full.
+    A lease that ended before `dead` has expired: the margin is over. A holder that lives has
+    changed the version that was `seen` a heartbeat interval ago. The `history` has the new entry,
+    none where the row's is full.
     """
     return Statement(
         "steal",
@@ -121,8 +116,6 @@ def complete(marker: Marker, now: int) -> Statement:
 
     No fence: the `.done` marker has already decided, and any worker may bring the row to it.
     """
-    failed_by: Value = dict(marker.failed)
-    requests: Value = dict(marker.requests)
     return Statement(
         "complete",
         "SET #state = :done, #winner = :winner, #items_ok = :ok, #items_failed = :failed, "
@@ -134,13 +127,13 @@ def complete(marker: Marker, now: int) -> Statement:
             "winner": marker.attempt,
             "ok": marker.ok,
             "failed": sum(marker.failed.values()),
-            "by": failed_by,
+            "by": dict[str, Value](marker.failed),
             "rows": marker.rows,
             "now": now,
             "worker": marker.worker,
             "node": marker.slurm.get("node", ""),
             "took": max(0, int((marker.finished - marker.started) * 1000)),
-            "requests": requests,
+            "requests": dict[str, Value](marker.requests),
         },
     )
 
@@ -206,11 +199,7 @@ def release(
 
 
 def undo_claim(
-    request: str,
-    *,
-    checkpoint: str,
-    requests: Mapping[str, int],
-    history: Sequence[HistoryEntry],
+    request: str, *, checkpoint: str, requests: Mapping[str, int], history: Sequence[HistoryEntry]
 ) -> Statement:
     """Give back what a claim or a steal may have leased whose reply never came.
 
@@ -232,12 +221,7 @@ def record_crash(owner: str, attempt: int, crash: Crash, history: HistoryEntry) 
         "SET #state = :ready, #crashes = list_append(if_not_exists(#crashes, :none), :crash), "
         f"{_ADD_HISTORY} {_END_LEASE}",
         _HELD,
-        {
-            "ready": _READY,
-            "crash": [crash.to_text()],
-            **_held(owner, attempt),
-            **_added([history]),
-        },
+        {"ready": _READY, "crash": [crash.to_text()], **_held(owner, attempt), **_added([history])},
     )
 
 
@@ -321,7 +305,7 @@ def _held(owner: str, attempt: int) -> Row:
 
 
 def _released(checkpoint: str, requests: Mapping[str, int], history: Sequence[HistoryEntry]) -> Row:
-    kept: Value = dict(requests)
+    kept = dict[str, Value](requests)
     return {"ready": _READY, "checkpoint": checkpoint, "requests": kept, **_added(history)}
 
 

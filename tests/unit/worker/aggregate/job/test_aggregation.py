@@ -335,7 +335,7 @@ def test_a_part_that_is_not_as_committed_is_named_with_its_task(
 @pytest.mark.parametrize(
     ("content", "rows", "says"),
     [
-        ('{"_key": "a", "n": 1}', 1, "the last line is cut short"),
+        ('{"_key": "a", "n": 1}', 1, "the last line is incomplete"),
         ('{"_key": "a", "n"\n', 1, "Expecting"),
         ("[1]\n", 1, "is a list; a row is an object"),
         ('{"n": 1}\n', 1, "is not an object with '_key'"),

@@ -11,7 +11,7 @@ from slurm_worker.errors import ErrorClass
 from slurm_worker.node.task_finder import Finished, Found, TaskFinder, Waiting
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_store import Marker
-from slurm_worker.protocol.shard_cursors import ROWS_PER_CURSOR, ShardCursors
+from slurm_worker.protocol.shard_progress import ROWS_PER_CURSOR, ShardCursors
 from slurm_worker.testing import MemoryRows
 from tests.unit.world import JOB, World, numbered
 
