@@ -24,6 +24,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.diagnostics.access_probes import PROBE_JOB
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.keys import JobId
+from slurm_worker.protocol.paths import conditional_put_key
 from slurm_worker.protocol.ports import Row
 from tests.e2e.conftest import Slurmctl, write_yaml
 from tests.e2e.ignorant_store import ignorant_store
@@ -250,8 +251,16 @@ WITHOUT_NODE: dict[str, tuple[Callable[[Setup], None], str, str]] = {
     "nothing listens at the port": (port_closed, "ssh", "check both, and the network"),
     "no Slurm on the login node": (no_slurm, "slurm", "non-interactive shells"),
     "no sacct on the login node": (no_sacct, "accounting", "non-interactive shells"),
-    "the remote folder can't be written": (folder_read_only, "remote_dir", "account's own"),
-    "others can change the remote folder": (folder_of_everybody, "remote_dir", "account's own"),
+    "the remote folder can't be written": (
+        folder_read_only,
+        "remote_dir",
+        "belongs to the account",
+    ),
+    "others can change the remote folder": (
+        folder_of_everybody,
+        "remote_dir",
+        "a folder of this account",
+    ),
     "no such profile": (profile_missing, "aws", "correct the site's aws section"),
     "no such table": (table_missing, "table", "create it with slurmctl bootstrap"),
     "the table has other keys": (table_of_other_keys, "table", "partition key pk"),
@@ -346,6 +355,8 @@ def test_a_store_without_conditional_put_is_warned_of(setup: Setup) -> None:
     client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
     client.create_bucket(Bucket="doctor-e2e")
     setup.closing.callback(client.delete_bucket, Bucket="doctor-e2e")
+    # What tests the store for conditions stays in its bucket.
+    setup.closing.callback(client.delete_object, Bucket="doctor-e2e", Key=conditional_put_key("x"))
     setup.site["aws"]["s3_endpoint_url"] = url
     setup.site["storage"]["prefix"] = "s3://doctor-e2e/x"
     code, findings = setup.examine("--no-node")
