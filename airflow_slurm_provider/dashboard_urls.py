@@ -22,15 +22,10 @@ def dashboard_root() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A job on the dashboard.
+    """A job on the dashboard."""
 
-    Args:
-        job_id: the job.
-        conn: its connection of type ``slurm``.
-    """
-
-    job_id: str
-    conn: str
+    job_id: str  #: the job
+    conn: str  #: its connection of type ``slurm``
 
     def path(self) -> str:
         """Within the dashboard."""

@@ -49,40 +49,27 @@ from slurm_worker.protocol.ports import Value
 
 @dataclass(frozen=True, slots=True)
 class SubmitResult(VerbResult):
-    """The result of `submit`.
+    """The result of `submit`."""
 
-    Args:
-        round: the round that the workers work on.
-        tasks: of the first round.
-        items: of the first round.
-        reattached: an earlier call has submitted these workers.
-    """
-
-    round: int
-    tasks: int
-    items: int
+    round: int  #: the round that the workers work on
+    tasks: int  #: of the first round
+    items: int  #: of the first round
     workers: int
     slurm_job_name: str
-    reattached: bool
+    reattached: bool  #: an earlier call has submitted these workers
 
 
 @dataclass(frozen=True, slots=True)
 class RetryResult(VerbResult):
-    """The result of `retry`.
+    """The result of `retry`."""
 
-    Args:
-        round: the new round's number; None if there was nothing to retry.
-        items: items in it by the error class of their failure.
-        tasks: failed tasks that were put back.
-        given_up: items that are not retried, by error class.
-        reattached: an earlier call has planned and submitted this round.
-    """
-
-    round: int | None
+    round: int | None  #: the new round's number; None if there was nothing to retry
+    #: Items in it by the error class of their failure
     items: dict[str, int] = field(default_factory=dict)
-    tasks: int = 0
+    tasks: int = 0  #: failed tasks that were put back
+    #: Items that are not retried, by error class
     given_up: dict[str, int] = field(default_factory=dict)
-    reattached: bool = False
+    reattached: bool = False  #: an earlier call has planned and submitted this round
 
 
 def submit(

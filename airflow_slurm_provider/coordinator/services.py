@@ -44,29 +44,15 @@ _HASTY = BotoConfig(connect_timeout=5, read_timeout=5, retries={"total_max_attem
 
 @dataclass(frozen=True, slots=True)
 class SharedPolling:
-    """What all waits for jobs share in one process.
+    """What all waits for jobs share in one process."""
 
-    Args:
-        poller: queries the cluster's arrays.
-        progress: the last progress of each job, of one table and store.
-    """
-
-    poller: ArrayPoller
-    progress: TTLCache[Any]
+    poller: ArrayPoller  #: queries the cluster's arrays
+    progress: TTLCache[Any]  #: the last progress of each job, of one table and store
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The edges, opened. Close it when done, unless the cluster's client is shared.
-
-    Args:
-        shared: queries that all waits in this process share; without it, each wait queries alone.
-        poll_s: seconds between two queries of this wait.
-        readers: by job, what the readers of its rows remember of the last query.
-        sns: makes a client for alerts in a region; None if none can be made.
-        credentials: gives the credentials that this process uses for AWS; None if it has none.
-        conditional: by bucket, whether the store heeds ``If-None-Match``; see `conditional_put`.
-    """
+    """The edges, opened. Close it when done, unless the cluster's client is shared."""
 
     site: Site
     rows: Rows
@@ -75,11 +61,16 @@ class Services:
     clock: Clock
     bucket: Callable[[str], ObjectStore]
     sts: Callable[[], Any]
+    #: Queries that all waits in this process share; without it, each wait queries alone
     shared: SharedPolling | None = None
-    poll_s: float = 0.0
+    poll_s: float = 0.0  #: seconds between two queries of this wait
+    #: By job, what the readers of its rows remember of the last query
     readers: TTLCache[Any] = field(default_factory=TTLCache)
+    #: Makes a client for alerts in a region; None if none can be made
     sns: Callable[[str], Any] | None = None
+    #: Gives the credentials that this process uses for AWS; None if it has none
     credentials: Callable[[], Any] = lambda: None
+    #: By bucket, whether the store heeds ``If-None-Match``; see `conditional_put`
     conditional: dict[str, bool] = field(default_factory=dict)
 
     def conditional_put(self) -> bool:

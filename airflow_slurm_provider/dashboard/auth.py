@@ -30,15 +30,10 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{20,100}")
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """The user of a request.
+    """The user of a request."""
 
-    Args:
-        name: the name in the audit log.
-        may_act: whether pages offer actions; `Guard.actor` decides on each action.
-    """
-
-    name: str
-    may_act: bool = True
+    name: str  #: the name in the audit log
+    may_act: bool = True  #: whether pages offer actions; `Guard.actor` decides on each action
 
 
 class Guard(Protocol):

@@ -62,17 +62,11 @@ class SharedCache:
 
 @dataclass(frozen=True, slots=True)
 class JobCache:
-    """The cached queries of one request.
+    """The cached queries of one request."""
 
-    Args:
-        conn: the site's name; empty for the default.
-        services: the site's.
-        shared: what earlier requests have read.
-    """
-
-    conn: str
-    services: Services
-    shared: SharedCache
+    conn: str  #: the site's name; empty for the default
+    services: Services  #: the site's
+    shared: SharedCache  #: what earlier requests have read
 
     def snapshot(self, job_id: JobId, max_age_s: float = SNAPSHOT_S) -> Snapshot:
         """The job's tasks.

@@ -40,31 +40,20 @@ _EXIT_CODES = {
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """One start of an array's element.
-
-    Args:
-        restart: how often the element had been started before.
-        exit_code: ``<code>:<signal>``.
-        elapsed_s: seconds that it ran.
-        max_rss: most bytes of memory that one of its steps used; 0 without a sample.
-        mem: bytes of memory that it was given; 0 where Slurm does not say.
-        cpus: CPUs that it was given.
-        cpu_s: seconds of CPU time that it used; 0 while it runs.
-        shared: Slurm has one record for several elements, because they never started.
-    """
+    """One start of an array's element."""
 
     array: str
     element: int
-    restart: int
+    restart: int  #: how often the element had been started before
     state: ElementState
-    exit_code: str = ""
+    exit_code: str = ""  #: ``<code>:<signal>``
     node: str = ""
-    elapsed_s: int = 0
-    max_rss: int = 0
-    mem: int = 0
-    cpus: int = 0
-    cpu_s: float = 0.0
-    shared: bool = False
+    elapsed_s: int = 0  #: seconds that it ran
+    max_rss: int = 0  #: most bytes of memory that one of its steps used; 0 without a sample
+    mem: int = 0  #: bytes of memory that it was given; 0 where Slurm does not say
+    cpus: int = 0  #: CPUs that it was given
+    cpu_s: float = 0.0  #: seconds of CPU time that it used; 0 while it runs
+    shared: bool = False  #: Slurm has one record for several elements, because they never started
 
     @property
     def started(self) -> bool:
@@ -120,25 +109,15 @@ def elements_of(records: Iterable[JobRecord]) -> Elements:
 
 @dataclass(frozen=True, slots=True)
 class Efficiency:
-    """Resource use of all starts of a job's workers together.
+    """Resource use of all starts of a job's workers together."""
 
-    Args:
-        starts: starts of elements that got a node.
-        running: starts that have not ended; their use is not known yet.
-        allocated_s: seconds of CPU time that all starts were given.
-        ended_s: seconds of CPU time that the ended starts were given.
-        used_s: seconds of CPU time that the ended starts used.
-        mem: bytes of memory given to a start, at most; 0 where Slurm does not say.
-        max_rss: most bytes that a start used; 0 without a sample.
-    """
-
-    starts: int
-    running: int
-    allocated_s: int
-    ended_s: int
-    used_s: float
-    mem: int
-    max_rss: int
+    starts: int  #: starts of elements that got a node
+    running: int  #: starts that have not ended; their use is not known yet
+    allocated_s: int  #: seconds of CPU time that all starts were given
+    ended_s: int  #: seconds of CPU time that the ended starts were given
+    used_s: float  #: seconds of CPU time that the ended starts used
+    mem: int  #: bytes of memory given to a start, at most; 0 where Slurm does not say
+    max_rss: int  #: most bytes that a start used; 0 without a sample
 
     @property
     def cpu_share(self) -> float | None:

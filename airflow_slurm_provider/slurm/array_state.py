@@ -39,30 +39,20 @@ RECORD_IDENTITY = ("Submit", "JobName")
 
 @dataclass(frozen=True, slots=True, order=True)
 class ArrayKey:
-    """The identity of an array.
+    """The identity of an array."""
 
-    Args:
-        slurm_job_id: Slurm's number; where it is empty, the name is looked up.
-        name: the Slurm job's name, which holds the submission's token.
-    """
-
-    slurm_job_id: str
-    name: str
+    slurm_job_id: str  #: Slurm's number; where it is empty, the name is looked up
+    name: str  #: the Slurm job's name, which holds the submission's token
 
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """One element of an array, as Slurm shows it.
-
-    Args:
-        exit_code: ``<code>:<signal>``; empty where Slurm doesn't give one.
-        reason: Slurm's reason why it waits.
-    """
+    """One element of an array, as Slurm shows it."""
 
     state: ElementState
-    exit_code: str = ""
+    exit_code: str = ""  #: ``<code>:<signal>``; empty where Slurm doesn't give one
     node: str = ""
-    reason: str = ""
+    reason: str = ""  #: Slurm's reason why it waits
 
 
 #: Elements by array and number.
@@ -71,17 +61,13 @@ Elements = dict[str, dict[int, Element]]
 
 @dataclass(frozen=True, slots=True)
 class ArrayState:
-    """An array, as Slurm shows it.
-
-    Args:
-        alive: number of elements in the queue that may still do something.
-        unknown: nothing is in the queue, and the end isn't recorded (yet): the array is
-            neither alive nor ended.
-    """
+    """An array, as Slurm shows it."""
 
     slurm_job_id: str
     elements: Mapping[int, Element] = field(default_factory=dict)
-    alive: int = 0
+    alive: int = 0  #: number of elements in the queue that may still do something
+    #: Nothing is in the queue, and the end isn't recorded (yet): the array is neither alive nor
+    #: ended
     unknown: bool = False
 
     @property

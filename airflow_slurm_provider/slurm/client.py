@@ -59,18 +59,12 @@ class SubmissionCancelledError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class ClientTimes:
-    """How long a client waits for Slurm, in seconds.
+    """How long a client waits for Slurm, in seconds."""
 
-    Args:
-        unsure_s: how long `submit` repeats while Slurm may have taken the array.
-        cancel_s: how long `cancel` repeats while arrays wait or run.
-        vanished_after_s: see `JobQueries`.
-        first_pause_s: the first pause between two tries; each further one is twice as long.
-    """
-
-    unsure_s: float = 15.0
-    cancel_s: float = 30.0
-    vanished_after_s: float = 120.0
+    unsure_s: float = 15.0  #: how long `submit` repeats while Slurm may have taken the array
+    cancel_s: float = 30.0  #: how long `cancel` repeats while arrays wait or run
+    vanished_after_s: float = 120.0  #: see `JobQueries`
+    #: The first pause between two tries; each further one is twice as long
     first_pause_s: float = 0.5
     longest_pause_s: float = 5.0
 

@@ -26,22 +26,12 @@ _OURS_SHORT = "aJoeiDWH"
 
 @dataclass(frozen=True, slots=True)
 class SlurmOptions:
-    """Options of ``sbatch``; where None, the site's default applies.
-
-    Args:
-        time: Slurm's limit per worker: ``"30"`` (minutes), ``"02:00:00"`` or ``"1-00:00"``.
-        begin: the earliest start: ``"20:00"``, ``"2026-12-01T18:00"`` or ``"now+600"`` (seconds).
-        throttle: workers that may run at the same time (``%`` of ``--array``).
-        grace: seconds before the time limit at which workers get the signal to drain. By default
-            120, or a quarter of a short limit. Slurm may send it up to 60 s earlier.
-        extra_args: more ``sbatch`` options, each as one word: ``--hint=nomultithread``.
-        setup: shell lines run before the worker: ``module load python/3.12``.
-        command_prefix: words before the worker's command: ``apptainer exec image.sif``.
-    """
+    """Options of ``sbatch``; where None, the site's default applies."""
 
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
+    #: Slurm's limit per worker: ``"30"`` (minutes), ``"02:00:00"`` or ``"1-00:00"``
     time: str | None = None
     mem: str | None = None
     mem_per_cpu: str | None = None
@@ -57,11 +47,16 @@ class SlurmOptions:
     tmp: str | None = None
     mail_type: str | None = None
     mail_user: str | None = None
+    #: The earliest start: ``"20:00"``, ``"2026-12-01T18:00"`` or ``"now+600"`` (seconds)
     begin: str | None = None
-    throttle: int | None = None
+    throttle: int | None = None  #: workers that may run at the same time (``%`` of ``--array``)
+    #: Seconds before the time limit at which workers get the signal to drain. By default 120, or a
+    #: quarter of a short limit. Slurm may send it up to 60 s earlier
     grace: int = _LONGEST_GRACE_S
+    #: More ``sbatch`` options, each as one word: ``--hint=nomultithread``
     extra_args: tuple[str, ...] = ()
-    setup: tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()  #: shell lines run before the worker: ``module load python/3.12``
+    #: Words before the worker's command: ``apptainer exec image.sif``
     command_prefix: tuple[str, ...] = ()
 
     @classmethod

@@ -31,18 +31,12 @@ _NODES, _STRAGGLERS, _EVENTS = 8, 5, 5
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one status query has found.
-
-    Args:
-        limits: the states of the job's rate limits.
-        events: the last entries of the audit log, oldest first.
-        note: what failed at this query; the rest may be older then.
-    """
+    """What one status query has found."""
 
     status: JobStatus
-    limits: Sequence[LimitState] = ()
-    events: Sequence[AuditEvent] = ()
-    note: str = ""
+    limits: Sequence[LimitState] = ()  #: the states of the job's rate limits
+    events: Sequence[AuditEvent] = ()  #: the last entries of the audit log, oldest first
+    note: str = ""  #: what failed at this query; the rest may be older then
 
 
 def render(view: View) -> RenderableType:

@@ -31,28 +31,18 @@ class AnomalyKind(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One anomaly, reported once per episode.
+    """One anomaly, reported once per episode."""
 
-    Args:
-        job_id: the job.
-        subject: the error class, task, node or limit; ``job`` for the whole job.
-        episode: number of the times that this subject had this anomaly, from 1.
-        message: what is wrong, with its numbers.
-        advice: what to do.
-        numbers: those of the message, by name; times in seconds, shares from 0 to 1.
-        at_ms: when it was detected, by AWS's clock.
-        over_ms: when the episode was over; 0 while it lasts.
-    """
-
-    job_id: str
+    job_id: str  #: the job
     kind: AnomalyKind
-    subject: str
-    episode: int
-    message: str
-    advice: str
+    subject: str  #: the error class, task, node or limit; ``job`` for the whole job
+    episode: int  #: number of the times that this subject had this anomaly, from 1
+    message: str  #: what is wrong, with its numbers
+    advice: str  #: what to do
+    #: Those of the message, by name; times in seconds, shares from 0 to 1
     numbers: Mapping[str, float] = field(default_factory=dict)
-    at_ms: int = 0
-    over_ms: int = 0
+    at_ms: int = 0  #: when it was detected, by AWS's clock
+    over_ms: int = 0  #: when the episode was over; 0 while it lasts
 
     @property
     def id(self) -> str:

@@ -40,23 +40,16 @@ class NodeSample:
 
 @dataclass(slots=True)
 class Baseline:
-    """What earlier observations have left.
+    """What earlier observations have left."""
 
-    Args:
-        ended: most items and tasks that had ended so far; `ended_ms` is when that last rose.
-        since_ms: since when tasks have been held without a break; 0 while none is.
-        observed_ms: the last observation.
-        samples: counters over the longest window.
-        nodes: what nodes had done one and two windows ago.
-        lost_leases: those within the window, as time and node.
-    """
-
-    ended: int = 0
+    ended: int = 0  #: most items and tasks that had ended so far; `ended_ms` is when that last rose
     ended_ms: int = 0
-    since_ms: int = 0
-    observed_ms: int = 0
-    samples: list[CounterSample] = field(default_factory=list)
+    since_ms: int = 0  #: since when tasks have been held without a break; 0 while none is
+    observed_ms: int = 0  #: the last observation
+    samples: list[CounterSample] = field(default_factory=list)  #: counters over the longest window
+    #: What nodes had done one and two windows ago
     nodes: list[NodeSample] = field(default_factory=list)
+    #: Those within the window, as time and node
     lost_leases: list[tuple[int, str]] = field(default_factory=list)
 
     def update(self, observation: Observation, thresholds: AnomaliesSection) -> None:

@@ -44,35 +44,22 @@ _MOST_OVER = 200
 
 @dataclass(slots=True)
 class Episode:
-    """A condition that holds, or has held.
+    """A condition that holds, or has held."""
 
-    Args:
-        number: of the last alert; 0 where there was none.
-        open: the alert was raised, and its episode lasts.
-        since_ms: since when the condition holds without a break; 0 where it does not.
-        held_ms: when it last held; 0 where it is not known.
-        clear: observations in a row at which it did not.
-        numbers: those of the alert.
-    """
-
-    number: int = 0
-    open: bool = False
-    since_ms: int = 0
-    held_ms: int = 0
-    clear: int = 0
-    numbers: Mapping[str, float] = field(default_factory=dict)
+    number: int = 0  #: of the last alert; 0 where there was none
+    open: bool = False  #: the alert was raised, and its episode lasts
+    since_ms: int = 0  #: since when the condition holds without a break; 0 where it does not
+    held_ms: int = 0  #: when it last held; 0 where it is not known
+    clear: int = 0  #: observations in a row at which it did not
+    numbers: Mapping[str, float] = field(default_factory=dict)  #: those of the alert
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What is new after an observation.
+    """What is new after an observation."""
 
-    Args:
-        raised: episodes that begin.
-        over: alerts whose episodes are over; their texts are in the audit log.
-    """
-
-    raised: tuple[Alert, ...] = ()
+    raised: tuple[Alert, ...] = ()  #: episodes that begin
+    #: Alerts whose episodes are over; their texts are in the audit log
     over: tuple[Alert, ...] = ()
 
 

@@ -12,27 +12,18 @@ from slurm_worker.protocol.job_config import LeaseConfig
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A snapshot, and what else is known at that time.
+    """A snapshot, and what else is known at that time."""
 
-    Args:
-        snapshot: the job's tasks.
-        finished: every task has ended.
-        workers: elements of the array that run; None where Slurm was not queried.
-        nodes: node by the beginning of its workers' names (``<array>_<element>-``).
-        limits: the state of the job's rate limits.
-        dollars: the cost of the workers' requests so far; None where it is not known.
-        estimate: the expected cost of their requests in the whole job, in dollars.
-        lease: times of the job's leases.
-    """
-
-    snapshot: Snapshot
-    finished: bool = False
-    workers: int | None = None
+    snapshot: Snapshot  #: the job's tasks
+    finished: bool = False  #: every task has ended
+    workers: int | None = None  #: elements of the array that run; None where Slurm was not queried
+    #: Node by the beginning of its workers' names (``<array>_<element>-``)
     nodes: Mapping[str, str] = field(default_factory=dict)
-    limits: tuple[LimitState, ...] = ()
+    limits: tuple[LimitState, ...] = ()  #: the state of the job's rate limits
+    #: The cost of the workers' requests so far; None where it is not known
     dollars: float | None = None
-    estimate: float = 0.0
-    lease: LeaseConfig = field(default_factory=LeaseConfig)
+    estimate: float = 0.0  #: the expected cost of their requests in the whole job, in dollars
+    lease: LeaseConfig = field(default_factory=LeaseConfig)  #: times of the job's leases
 
     @property
     def at_ms(self) -> int:

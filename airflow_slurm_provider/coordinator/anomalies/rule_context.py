@@ -43,18 +43,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class RuleContext:
-    """The input of every rule.
+    """The input of every rule."""
 
-    Args:
-        observation: the job now.
-        baseline: what earlier observations have left.
-        thresholds: when something is an anomaly.
-        levels: numbers of the alerts whose episodes last, by kind and subject.
-    """
-
-    observation: Observation
-    baseline: Baseline
-    thresholds: AnomaliesSection
+    observation: Observation  #: the job now
+    baseline: Baseline  #: what earlier observations have left
+    thresholds: AnomaliesSection  #: when something is an anomaly
+    #: Numbers of the alerts whose episodes last, by kind and subject
     levels: Mapping[tuple[AnomalyKind, str], Mapping[str, float]]
 
     @property

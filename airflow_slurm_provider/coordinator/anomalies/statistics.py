@@ -27,15 +27,11 @@ MAD_ERROR = 1.17
 
 @dataclass(frozen=True, slots=True)
 class Usual:
-    """How long tasks of this job take, in seconds.
+    """How long tasks of this job take, in seconds."""
 
-    Args:
-        median_s: the median.
-        longest_s: longer than this is not by chance: the median and some robust deviations,
-            on the logarithm, since durations are skewed.
-    """
-
-    median_s: float
+    median_s: float  #: the median
+    #: Longer than this is not by chance: the median and some robust deviations, on the logarithm,
+    #: since durations are skewed
     longest_s: float
 
 
@@ -107,15 +103,10 @@ def at_least(successes: int, tries: int, chance: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Buckets of a stretch of time, without gaps; the last one is complete.
+    """Buckets of a stretch of time, without gaps; the last one is complete."""
 
-    Args:
-        start_s: when the first bucket begins.
-        width_s: seconds of a bucket.
-    """
-
-    start_s: int
-    width_s: int
+    start_s: int  #: when the first bucket begins
+    width_s: int  #: seconds of a bucket
     buckets: Sequence[TimeBucket]
 
     @classmethod

@@ -33,15 +33,10 @@ _NEGLIGIBLE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """A job's AWS requests so far.
+    """A job's AWS requests so far."""
 
-    Args:
-        counted: by the workers' markers, and the rows of tasks that were given back.
-        estimated: of the coordinator's planning, and of workers after their last marker.
-    """
-
-    counted: prices.Bill
-    estimated: prices.Bill
+    counted: prices.Bill  #: by the workers' markers, and the rows of tasks that were given back
+    estimated: prices.Bill  #: of the coordinator's planning, and of workers after their last marker
 
     @property
     def dollars(self) -> float:
@@ -51,24 +46,17 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class JobCost:
-    """What a job has cost so far.
-
-    Args:
-        tasks: tasks that are done.
-        expected: dollars for so many tasks of such a duration, if none is tried twice.
-        efficiency: of the cluster's CPUs and memory; None where Slurm did not report it.
-        problem: why it could not; empty where it could.
-        advice: sentences.
-    """
+    """What a job has cost so far."""
 
     job_id: str
-    tasks: int
+    tasks: int  #: tasks that are done
     items: int
     spent: Spent
-    expected: float
+    expected: float  #: dollars for so many tasks of such a duration, if none is tried twice
+    #: Of the cluster's CPUs and memory; None where Slurm did not report it
     efficiency: Efficiency | None
-    problem: str
-    advice: tuple[str, ...]
+    problem: str  #: why it could not; empty where it could
+    advice: tuple[str, ...]  #: sentences
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""

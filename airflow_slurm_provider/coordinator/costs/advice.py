@@ -33,34 +33,22 @@ _TRANSIENT = ("network", "timeout", "rate_limited")
 
 @dataclass(frozen=True, slots=True)
 class JobProfile:
-    """A job's work so far, as the advice needs it.
+    """A job's work so far, as the advice needs it."""
 
-    Args:
-        tasks: those that are done; `items` are in them.
-        bundle: items of a task, as configured.
-        workers: processes that have done them.
-        calls: items that one worker processes at the same time.
-        median_s: seconds that half of the tasks took at most.
-        slow_s: seconds that 95 of 100 took at most.
-        span_s: seconds from the first task's end to the last one's, without pauses between rounds.
-        lost: leases lost.
-        failed: items that failed, by error class.
-        limits: the job's rate limits, in tokens a second, by name.
-        efficiency: CPU and memory; None where Slurm did not report it.
-    """
-
-    tasks: int
+    tasks: int  #: those that are done; `items` are in them
     items: int
-    bundle: int
-    workers: int
-    calls: int
-    median_s: float
-    slow_s: float
+    bundle: int  #: items of a task, as configured
+    workers: int  #: processes that have done them
+    calls: int  #: items that one worker processes at the same time
+    median_s: float  #: seconds that half of the tasks took at most
+    slow_s: float  #: seconds that 95 of 100 took at most
+    #: Seconds from the first task's end to the last one's, without pauses between rounds
     span_s: float
-    lost: int = 0
-    failed: dict[str, int] = field(default_factory=dict)
+    lost: int = 0  #: leases lost
+    failed: dict[str, int] = field(default_factory=dict)  #: items that failed, by error class
+    #: The job's rate limits, in tokens a second, by name
     limits: Mapping[str, float] = field(default_factory=dict)
-    efficiency: Efficiency | None = None
+    efficiency: Efficiency | None = None  #: CPU and memory; None where Slurm did not report it
 
 
 def advise(profile: JobProfile) -> list[str]:

@@ -38,24 +38,7 @@ _FIRST = "000-1"
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The result of a dry run.
-
-    Args:
-        workers: as `submit` would start: no more than have something to do.
-        arrays: elements of each array.
-        max_array_size: None where the cluster could not be reached.
-        shortest_s: the shortest time that the rate limits allow, at a token an item.
-        work_s: the time that the workers take, where the time of an item was given.
-        planning: requests of `submit`.
-        working: requests of the workers, where no task is tried twice.
-        merging: requests of `aggregate`.
-        heartbeats: writes of a worker per hour of work, which `working` holds as far as the
-            time of the work is known.
-        resources: the ``slurm`` options of each worker.
-        cpu_hours_most: what Slurm may give in all, by the time limit; None without one.
-        script: of the first array; the token in its name is drawn by `submit`.
-        notes: remarks on the plan.
-    """
+    """The result of a dry run."""
 
     job_id: str
     items: int
@@ -64,19 +47,21 @@ class Estimate:
     segments: int
     shards: int
     workers_asked: int
-    workers: int
-    arrays: tuple[int, ...]
-    max_array_size: int | None
-    shortest_s: float | None
-    work_s: float | None
-    planning: prices.Bill
-    working: prices.Bill
-    merging: prices.Bill
+    workers: int  #: as `submit` would start: no more than have something to do
+    arrays: tuple[int, ...]  #: elements of each array
+    max_array_size: int | None  #: None where the cluster could not be reached
+    shortest_s: float | None  #: the shortest time that the rate limits allow, at a token an item
+    work_s: float | None  #: the time that the workers take, where the time of an item was given
+    planning: prices.Bill  #: requests of `submit`
+    working: prices.Bill  #: requests of the workers, where no task is tried twice
+    merging: prices.Bill  #: requests of `aggregate`
+    #: Writes of a worker per hour of work, which `working` holds as far as the time of the work is
+    #: known
     heartbeats: int
-    resources: tuple[str, ...]
-    cpu_hours_most: float | None
-    script: str
-    notes: tuple[str, ...]
+    resources: tuple[str, ...]  #: the ``slurm`` options of each worker
+    cpu_hours_most: float | None  #: what Slurm may give in all, by the time limit; None without one
+    script: str  #: of the first array; the token in its name is drawn by `submit`
+    notes: tuple[str, ...]  #: remarks on the plan
 
     @property
     def total(self) -> prices.Bill:

@@ -37,24 +37,16 @@ _MOST_HASHED_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """One file of an input.
+    """One file of an input."""
 
-    Args:
-        name: its path or S3 address, for messages.
-        size: bytes.
-        changed: when it was written, in seconds since the epoch, by its file system or store.
-        parts: its path below the input's folder; only the name if the input is this file.
-        fields: the columns and values in the names of its folders.
-        store: the bucket that holds it; None for a local file.
-        key: its key there, or its local path.
-    """
-
-    name: str
-    size: int
-    changed: float
+    name: str  #: its path or S3 address, for messages
+    size: int  #: bytes
+    changed: float  #: when it was written, in seconds since the epoch, by its file system or store
+    #: Its path below the input's folder; only the name if the input is this file
     parts: tuple[str, ...]
-    key: str
-    store: ObjectStore | None = None
+    key: str  #: its key there, or its local path
+    store: ObjectStore | None = None  #: the bucket that holds it; None for a local file
+    #: The columns and values in the names of its folders
     fields: Mapping[str, Field] = field(default_factory=dict)
 
     def local(self, folder: Path) -> Path:

@@ -44,20 +44,14 @@ Log = Callable[[str], None]
 
 @dataclass(slots=True)
 class GcResult:
-    """The garbage that was found.
-
-    Args:
-        dry_run: nothing was deleted.
-        complete: whether the job is complete; else proposed markers were not checked.
-        objects: their number, by kind: ``parts checkpoints proposed dataset drafts``.
-        sizes: bytes, by kind.
-    """
+    """The garbage that was found."""
 
     job_id: str
-    dry_run: bool
-    complete: bool
+    dry_run: bool  #: nothing was deleted
+    complete: bool  #: whether the job is complete; else proposed markers were not checked
+    #: Their number, by kind: ``parts checkpoints proposed dataset drafts``
     objects: Counter[str] = field(default_factory=Counter)
-    sizes: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[str] = field(default_factory=Counter)  #: bytes, by kind
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
@@ -145,19 +139,13 @@ class _Task:
 
 @dataclass(frozen=True, slots=True)
 class _GarbageScan:
-    """Finds what is garbage now.
-
-    Args:
-        complete: whether the job is.
-        older_than_s: see `collect`.
-        plans: the draft that is each round's plan, of rounds that have one.
-    """
+    """Finds what is garbage now."""
 
     store: JobStore
-    complete: bool
-    older_than_s: float
+    complete: bool  #: whether the job is
+    older_than_s: float  #: see `collect`
     dry_run: bool
-    plans: dict[int, int]
+    plans: dict[int, int]  #: the draft that is each round's plan, of rounds that have one
 
     @property
     def _paths(self) -> JobPaths:

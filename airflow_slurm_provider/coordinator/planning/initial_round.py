@@ -27,20 +27,13 @@ from slurm_worker.protocol.keys import JobState, RoundState, shard_count
 
 @dataclass(frozen=True, slots=True)
 class PlannedJob:
-    """A job whose first round is planned and open.
+    """A job whose first round is planned and open."""
 
-    Args:
-        job: as it was before the job was opened.
-        spec: the one that was submitted, with the job's bundle.
-        digest: of the document on S3 that holds the spec.
-        planned_now: this call has planned the round, or finished its plan.
-    """
-
-    job: JobRow
-    spec: JobSpec
-    digest: str
+    job: JobRow  #: as it was before the job was opened
+    spec: JobSpec  #: the one that was submitted, with the job's bundle
+    digest: str  #: of the document on S3 that holds the spec
     first: RoundRow
-    planned_now: bool
+    planned_now: bool  #: this call has planned the round, or finished its plan
 
 
 def find_planned(services: Services, spec: JobSpec) -> JobRow | None:

@@ -50,24 +50,17 @@ class PlanConflict(UserError):
 
 @dataclass(frozen=True, slots=True)
 class DraftSummary:
-    """What a draft holds. It is the last object of a draft: with it the draft is complete.
-
-    Args:
-        sha256: over the digests of its slices, in order, in hex.
-        retried: in a retry round, the number of items by the error class of their failure.
-        identity: of a job's first round, as the fields below: see `JobRow`.
-        source: the input, as the config names it.
-        version: see `coordinator.inputs.version_of`.
-    """
+    """What a draft holds. It is the last object of a draft: with it the draft is complete."""
 
     tasks: int
     items: int
-    sha256: str
+    sha256: str  #: over the digests of its slices, in order, in hex
+    #: In a retry round, the number of items by the error class of their failure
     retried: dict[str, int] = field(default_factory=dict)
-    identity: str = ""
+    identity: str = ""  #: of a job's first round, as the fields below: see `JobRow`
     shards: int = 0
-    source: str = ""
-    version: str = ""
+    source: str = ""  #: the input, as the config names it
+    version: str = ""  #: see `coordinator.inputs.version_of`
     v: int = 1
 
     @classmethod

@@ -58,17 +58,12 @@ class Selector:
 
 @dataclass(frozen=True, slots=True)
 class RetryRequest:
-    """The arguments of a retry, checked.
+    """The arguments of a retry, checked."""
 
-    Args:
-        classes: error classes to retry, whatever the policy says; by the policy if empty.
-        rules: override the job's own rules.
-        only: keys of the items to retry; None for all.
-    """
-
+    #: Error classes to retry, whatever the policy says; by the policy if empty
     classes: tuple[str, ...]
-    rules: Rules
-    only: frozenset[str] | None
+    rules: Rules  #: override the job's own rules
+    only: frozenset[str] | None  #: keys of the items to retry; None for all
 
     @classmethod
     def of(
@@ -133,21 +128,13 @@ class FailedItems:
 
 @dataclass(frozen=True, slots=True)
 class RetryPlan:
-    """What a retry would do.
+    """What a retry would do."""
 
-    Args:
-        round: the new round's number; None if there is nothing to retry.
-        items: its items by the error class of their failure.
-        tasks: failed tasks that it puts back, by error class.
-        given_up: failed items that are not retried, by error class.
-        missing: requested items that have not failed.
-    """
-
-    round: int | None
-    items: dict[str, int]
-    tasks: dict[str, int]
-    given_up: dict[str, int]
-    missing: int
+    round: int | None  #: the new round's number; None if there is nothing to retry
+    items: dict[str, int]  #: its items by the error class of their failure
+    tasks: dict[str, int]  #: failed tasks that it puts back, by error class
+    given_up: dict[str, int]  #: failed items that are not retried, by error class
+    missing: int  #: requested items that have not failed
     resources: RoundResources
 
     @property

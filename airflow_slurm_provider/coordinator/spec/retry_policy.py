@@ -106,32 +106,22 @@ DEFAULT_RULES: Rules = {
 
 @dataclass(frozen=True, slots=True)
 class RetryContext:
-    """What happened to a job so far: the next round's resources depend on it.
+    """What happened to a job so far: the next round's resources depend on it."""
 
-    Args:
-        rounds: for each earlier retry round, the error classes that it retried.
-        nodes: nodes on which workers died, by error class.
-        mem_mb: memory that Slurm gave each worker, in units of 2^20 bytes; 0 if unknown.
-    """
-
+    #: For each earlier retry round, the error classes that it retried
     rounds: Sequence[Collection[str]] = ()
+    #: Nodes on which workers died, by error class
     nodes: Mapping[str, Collection[str]] = field(default_factory=dict)
-    mem_mb: int = 0
+    mem_mb: int = 0  #: memory that Slurm gave each worker, in units of 2^20 bytes; 0 if unknown
 
 
 @dataclass(frozen=True, slots=True)
 class RoundResources:
-    """What a round's array gets, over the job's options.
+    """What a round's array gets, over the job's options."""
 
-    Args:
-        slurm: options of the ``slurm`` section.
-        delay_s: seconds before it may start.
-        notes: what could not be increased, and why.
-    """
-
-    slurm: dict[str, str] = field(default_factory=dict)
-    delay_s: int = 0
-    notes: tuple[str, ...] = ()
+    slurm: dict[str, str] = field(default_factory=dict)  #: options of the ``slurm`` section
+    delay_s: int = 0  #: seconds before it may start
+    notes: tuple[str, ...] = ()  #: what could not be increased, and why
 
 
 class Policy:

@@ -26,25 +26,17 @@ from slurm_worker.protocol.tasks import TaskRow
 
 @dataclass(frozen=True, slots=True)
 class WorkerFailure:
-    """One worker that died.
+    """One worker that died."""
 
-    Args:
-        element: the array's element, such as ``123_4``.
-        error_class: why, by Slurm's word.
-        state: Slurm's word.
-        max_rss: most bytes of memory that Slurm saw it use.
-        tasks: tasks that it held.
-    """
-
-    element: str
+    element: str  #: the array's element, such as ``123_4``
     restart: int
-    error_class: ErrorClass
-    state: str
+    error_class: ErrorClass  #: why, by Slurm's word
+    state: str  #: Slurm's word
     exit_code: str
     node: str
     elapsed_s: int
-    max_rss: int
-    tasks: tuple[str, ...]
+    max_rss: int  #: most bytes of memory that Slurm saw it use
+    tasks: tuple[str, ...]  #: tasks that it held
 
     @property
     def array(self) -> str:

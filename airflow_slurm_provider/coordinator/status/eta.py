@@ -26,17 +26,11 @@ _FEW = 10
 
 @dataclass(frozen=True, slots=True)
 class Eta:
-    """A job's rate and time left.
+    """A job's rate and time left."""
 
-    Args:
-        rate: items a second in the last minutes; 0 where nothing was done.
-        eta_s: seconds until nothing is pending at this rate; None where there is none.
-        running_items: items that are finished within tasks that are not.
-    """
-
-    rate: float
-    eta_s: int | None
-    running_items: int
+    rate: float  #: items a second in the last minutes; 0 where nothing was done
+    eta_s: int | None  #: seconds until nothing is pending at this rate; None where there is none
+    running_items: int  #: items that are finished within tasks that are not
 
     def line(self) -> str:
         """Rate and time left, for the end of a progress line; empty where neither is known."""

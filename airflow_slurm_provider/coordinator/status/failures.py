@@ -46,25 +46,17 @@ _VARIABLE = [
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One failed outcome of one item.
-
-    Args:
-        place: of a handler's bug, in the user's code.
-        superseded: a later round has the item again.
-        at: when, in seconds since the epoch, by the worker's clock.
-        node: where.
-        item: the item itself.
-    """
+    """One failed outcome of one item."""
 
     task: TaskId
     key: str
     error_class: str
     message: str
-    place: str
-    superseded: bool
-    at: float
-    node: str
-    item: dict[str, Any]
+    place: str  #: of a handler's bug, in the user's code
+    superseded: bool  #: a later round has the item again
+    at: float  #: when, in seconds since the epoch, by the worker's clock
+    node: str  #: where
+    item: dict[str, Any]  #: the item itself
 
     @property
     def round_no(self) -> int:
@@ -108,25 +100,17 @@ def read_failures(
 
 @dataclass(slots=True)
 class Group:
-    """Failures of one class whose messages differ only in numbers and names.
+    """Failures of one class whose messages differ only in numbers and names."""
 
-    Args:
-        of: ``item``, or ``task`` where whole tasks were given up.
-        count: items that failed so and were not tried again since.
-        superseded: items that failed so and were tried again.
-        examples: the first few keys (or task ids), with the message in full.
-        nodes: failures by node.
-        first: when the first failed, in seconds since the epoch; 0 where unknown.
-    """
-
-    of: str
+    of: str  #: ``item``, or ``task`` where whole tasks were given up
     error_class: str
     message: str
-    count: int = 0
-    superseded: int = 0
+    count: int = 0  #: items that failed so and were not tried again since
+    superseded: int = 0  #: items that failed so and were tried again
+    #: The first few keys (or task ids), with the message in full
     examples: list[tuple[str, str]] = field(default_factory=list)
-    nodes: Counter[str] = field(default_factory=Counter)
-    first: float = 0.0
+    nodes: Counter[str] = field(default_factory=Counter)  #: failures by node
+    first: float = 0.0  #: when the first failed, in seconds since the epoch; 0 where unknown
     last: float = 0.0
 
     def add(self, name: str, message: str, node: str, at: float, *, superseded: bool) -> None:

@@ -40,17 +40,11 @@ _OWN = "slurm-worker: "
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which lines.
+    """Which lines."""
 
-    Args:
-        task: of this task only.
-        worker: of this worker only, or of those of an element or array: ``1234_7``.
-        errors: of failures, warnings and errors only.
-    """
-
-    task: str = ""
-    worker: str = ""
-    errors: bool = False
+    task: str = ""  #: of this task only
+    worker: str = ""  #: of this worker only, or of those of an element or array: ``1234_7``
+    errors: bool = False  #: of failures, warnings and errors only
 
     def wants(self, line: dict[str, Any]) -> bool:
         """Whether a line is selected; the worker is known from the chunk's name."""

@@ -31,26 +31,17 @@ _SHARED_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A job's progress.
-
-    Args:
-        state: whether all tasks of round 0 have rows.
-        tasks: number of tasks by state.
-        items: items of round 0, which has all items of the input.
-        ok: items that succeeded, in whichever round.
-        failed: items whose latest outcome is a failure, by error class.
-        task_errors: tasks that failed or were quarantined, by error class.
-        rows: rows that the handler returned.
-    """
+    """A job's progress."""
 
     job_id: str
-    state: JobState
+    state: JobState  #: whether all tasks of round 0 have rows
     rounds: int
-    tasks: dict[str, int]
-    items: int
-    ok: int
-    failed: dict[str, int]
-    rows: int
+    tasks: dict[str, int]  #: number of tasks by state
+    items: int  #: items of round 0, which has all items of the input
+    ok: int  #: items that succeeded, in whichever round
+    failed: dict[str, int]  #: items whose latest outcome is a failure, by error class
+    rows: int  #: rows that the handler returned
+    #: Tasks that failed or were quarantined, by error class
     task_errors: dict[str, int] = field(default_factory=dict)
     stop: str = ""
     paused: str = ""
@@ -104,21 +95,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """A job's status for a task that waits for it.
-
-    Args:
-        finished: every task is in an end state.
-        problem: why waiting longer is useless; empty where it is not.
-        workers_gone: the reason is that no worker is left; new workers would continue.
-        snapshot: what `progress` comes from.
-    """
+    """A job's status for a task that waits for it."""
 
     progress: Progress
     array: ArrayState | None
-    finished: bool
-    problem: str = ""
-    workers_gone: bool = False
-    snapshot: Snapshot | None = None
+    finished: bool  #: every task is in an end state
+    problem: str = ""  #: why waiting longer is useless; empty where it is not
+    workers_gone: bool = False  #: the reason is that no worker is left; new workers would continue
+    snapshot: Snapshot | None = None  #: what `progress` comes from
 
 
 def read_progress(services: Services, job_id: JobId) -> Progress:

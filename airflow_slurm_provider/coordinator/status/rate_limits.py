@@ -19,26 +19,18 @@ from slurm_worker.rate_limits.slices import bound, safe_rate, slice_of
 
 @dataclass(frozen=True, slots=True)
 class LimitState:
-    """One limit.
-
-    Args:
-        rate: tokens a second, as configured.
-        current_rate: the rate now, which is lower after a 429.
-        cuts: times the rate was changed.
-        ahead_s: how far the schedule is reserved ahead of now; 0 where the limit is idle.
-        used: calls charged, of the day where there is a quota per day, else in all; of them
-            workers hold some that they have not made yet.
-        quota_per_day: tokens per UTC day; None for no quota.
-    """
+    """One limit."""
 
     name: str
     scope: str
-    rate: float
-    current_rate: float
-    cuts: int
-    ahead_s: float
+    rate: float  #: tokens a second, as configured
+    current_rate: float  #: the rate now, which is lower after a 429
+    cuts: int  #: times the rate was changed
+    ahead_s: float  #: how far the schedule is reserved ahead of now; 0 where the limit is idle
+    #: Calls charged, of the day where there is a quota per day, else in all; of them workers hold
+    #: some that they have not made yet
     used: int
-    quota_per_day: int | None
+    quota_per_day: int | None  #: tokens per UTC day; None for no quota
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
@@ -47,17 +39,12 @@ class LimitState:
 
 @dataclass(frozen=True, slots=True)
 class SafeRate:
-    """The rate to configure for a vendor's quota.
-
-    Args:
-        rate: tokens a second; 0 if no rate keeps within the quota.
-        bound: the most requests in any window of the quota, at that rate.
-    """
+    """The rate to configure for a vendor's quota."""
 
     quota: int
     window_s: float
-    rate: float
-    bound: float
+    rate: float  #: tokens a second; 0 if no rate keeps within the quota
+    bound: float  #: the most requests in any window of the quota, at that rate
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""

@@ -46,30 +46,19 @@ _THREADS = 16
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A job at one time, or within the second that reading took.
-
-    Args:
-        at_ms: when, by AWS's clock.
-        done: totals of all tasks that are done.
-        leased: rows of the tasks that are held.
-        ended: rows of the tasks that failed or were quarantined.
-        ready: tasks that no worker holds; `waiting` of them after a failure.
-        lost: leases lost so far, of all tasks.
-        rows_read: task rows that this snapshot has read.
-        given_back: rows of ready tasks that a worker has held before.
-    """
+    """A job at one time, or within the second that reading took."""
 
     job: JobRow
     rounds: tuple[RoundRow, ...]
-    at_ms: int
-    done: JobTotals
-    leased: tuple[TaskRow, ...]
-    ended: tuple[TaskRow, ...]
-    ready: int
+    at_ms: int  #: when, by AWS's clock
+    done: JobTotals  #: totals of all tasks that are done
+    leased: tuple[TaskRow, ...]  #: rows of the tasks that are held
+    ended: tuple[TaskRow, ...]  #: rows of the tasks that failed or were quarantined
+    ready: int  #: tasks that no worker holds; `waiting` of them after a failure
     waiting: int
-    lost: int
-    rows_read: int
-    given_back: tuple[TaskRow, ...] = ()
+    lost: int  #: leases lost so far, of all tasks
+    rows_read: int  #: task rows that this snapshot has read
+    given_back: tuple[TaskRow, ...] = ()  #: rows of ready tasks that a worker has held before
 
     @property
     def requests_of_open(self) -> Counter[str]:

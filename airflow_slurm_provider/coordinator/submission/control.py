@@ -49,17 +49,11 @@ from slurm_worker.protocol.keys import JobId, RoundState, SubmitState
 
 @dataclass(frozen=True, slots=True)
 class ControlResult(VerbResult):
-    """The result of `pause`, `resume` and `add_workers`.
+    """The result of `pause`, `resume` and `add_workers`."""
 
-    Args:
-        changed: this call has paused or resumed the job; false if it was so before.
-        paused: who has paused the job; empty if it is not paused.
-        workers: new workers that this call has submitted.
-    """
-
-    changed: bool
-    paused: str = ""
-    workers: int = 0
+    changed: bool  #: this call has paused or resumed the job; false if it was so before
+    paused: str = ""  #: who has paused the job; empty if it is not paused
+    workers: int = 0  #: new workers that this call has submitted
 
 
 def pause(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> ControlResult:

@@ -62,20 +62,14 @@ class VerbResult:
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """The arrays that work on a round.
-
-    Args:
-        submission: its label; empty if the job is paused or stopped and never had workers.
-        reattached: an earlier call has submitted them.
-        config: digest of the configuration that they were started with.
-    """
+    """The arrays that work on a round."""
 
     slurm_job_ids: tuple[str, ...]
     slurm_job_name: str
     workers: int
-    submission: str
-    reattached: bool
-    config: str = ""
+    submission: str  #: its label; empty if the job is paused or stopped and never had workers
+    reattached: bool  #: an earlier call has submitted them
+    config: str = ""  #: digest of the configuration that they were started with
 
 
 def ensure_workers(

@@ -27,29 +27,23 @@ _NO_FOLDER = re.compile(r"[^\w .,+@-]")
 
 @dataclass(frozen=True, slots=True)
 class AggregateOptions:
-    """How the dataset is laid out.
+    """How the dataset is laid out."""
 
-    Args:
-        schema: column types by name, without the key's; inferred from all rows where None.
-        rename: other names for columns: ``{"arr delay": "arrival_delay"}``. `schema` has the
-            names that the handler returns; all options below have the names of the dataset.
-        partition_by: columns that become folders, ``year=2013/``, and leave the files.
-        sort_by: columns by which rows are sorted; in the input's order where empty.
-        rows_per_file: about how many rows a file holds.
-        file_size: about how many bytes of committed parts a file is made of; Parquet is
-            seldom larger than its compressed parts.
-        row_group_size: about how many rows a row group holds.
-        memory: about the most bytes of memory in use.
-    """
-
+    #: Column types by name, without the key's; inferred from all rows where None
     schema: dict[str, str] | None = None
+    #: Other names for columns: ``{"arr delay": "arrival_delay"}``. `schema` has the names that the
+    #: handler returns; all options below have the names of the dataset
     rename: dict[str, str] | None = None
+    #: Columns that become folders, ``year=2013/``, and leave the files
     partition_by: tuple[str, ...] = ()
+    #: Columns by which rows are sorted; in the input's order where empty
     sort_by: tuple[str, ...] = ()
-    rows_per_file: int = 5_000_000
+    rows_per_file: int = 5_000_000  #: about how many rows a file holds
+    #: About how many bytes of committed parts a file is made of; Parquet is seldom larger than its
+    #: compressed parts
     file_size: int = 512 * _MEBIBYTE
-    row_group_size: int = 131_072
-    memory: int = 1024 * _MEBIBYTE
+    row_group_size: int = 131_072  #: about how many rows a row group holds
+    memory: int = 1024 * _MEBIBYTE  #: about the most bytes of memory in use
 
     @property
     def sorted(self) -> bool:

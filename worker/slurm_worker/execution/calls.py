@@ -51,24 +51,16 @@ class ItemTimeout(ItemError):
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """What all ways of calling share.
-
-    Args:
-        job: has the rules for errors.
-        stopping: true once no more items may start.
-        rng: jitter.
-        recorder: keeps which item runs, for the supervisor.
-        to_lines: turns a result into lines, or raises an `ItemError`.
-    """
+    """What all ways of calling share."""
 
     handler: Handler
     resources: HandlerResources
-    job: JobConfig
-    stopping: Callable[[], bool]
+    job: JobConfig  #: has the rules for errors
+    stopping: Callable[[], bool]  #: true once no more items may start
     clock: Clock
-    rng: random.Random
-    recorder: Recorder
-    to_lines: ToLines = to_lines
+    rng: random.Random  #: jitter
+    recorder: Recorder  #: keeps which item runs, for the supervisor
+    to_lines: ToLines = to_lines  #: turns a result into lines, or raises an `ItemError`
     #: Where in its code the handler has failed so far.
     _places: set[str] = field(default_factory=set, init=False)
 

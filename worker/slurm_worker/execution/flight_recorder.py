@@ -38,29 +38,18 @@ _MOST_BETWEEN_READS_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What the process was doing.
+    """What the process was doing."""
 
-    Args:
-        task: empty between tasks.
-        attempt: of the task.
-        owner: who holds the leases.
-        position: the only item that runs; None where several or none run, or where the record
-            is half written.
-        running: items that run.
-        since: when that last changed, in seconds on the boot-time clock.
-        item_limit_s: an item that runs longer hangs; 0 for no limit.
-        stall_limit_s: a process in which nothing changes for longer hangs; 0 for no limit.
-        leases: (task, attempt) of each lease that the process has, with that of the task.
-    """
-
-    task: str
-    attempt: int
-    owner: str
+    task: str  #: empty between tasks
+    attempt: int  #: of the task
+    owner: str  #: who holds the leases
+    #: The only item that runs; None where several or none run, or where the record is half written
     position: int | None
-    running: int
-    since: float
-    item_limit_s: float
-    stall_limit_s: float
+    running: int  #: items that run
+    since: float  #: when that last changed, in seconds on the boot-time clock
+    item_limit_s: float  #: an item that runs longer hangs; 0 for no limit
+    stall_limit_s: float  #: a process in which nothing changes for longer hangs; 0 for no limit
+    #: (task, attempt) of each lease that the process has, with that of the task
     leases: tuple[tuple[str, int], ...]
 
 

@@ -20,38 +20,30 @@ from slurm_worker.protocol.task_table import TaskTable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeContext:
-    """One worker process: its job, its services, its place on the node.
-
-    Args:
-        buckets: gives the store of a bucket, for handlers.
-        clock: AWS time.
-        scratch: an empty node-local folder of this process.
-        rng: jitter and random picks.
-        requests: counts this process's requests to AWS.
-        seconds_left: until Slurm ends this job; None if that is not known.
-        drain_s: seconds that a stopping worker waits for the items that run. Slurm kills about
-            30 s after its signal.
-        leave: ends the process at once, whatever its main thread does.
-        requeue: has Slurm start this array element again; returns Slurm's error text.
-    """
+    """One worker process: its job, its services, its place on the node."""
 
     config: JobConfig
     identity: WorkerIdentity
     store: JobStore
     jobs: JobTable
     table: TaskTable
-    buckets: Callable[[str], ObjectStore]
-    clock: Clock
-    scratch: Path
+    buckets: Callable[[str], ObjectStore]  #: gives the store of a bucket, for handlers
+    clock: Clock  #: AWS time
+    scratch: Path  #: an empty node-local folder of this process
     logger: Logger
     threads: Threads
     drain: Drain
-    rng: random.Random
+    rng: random.Random  #: jitter and random picks
     recorder: Recorder = field(default_factory=Recorder)
+    #: Counts this process's requests to AWS
     requests: RequestCounts = field(default_factory=RequestCounts)
-    seconds_left: float | None = None
+    seconds_left: float | None = None  #: until Slurm ends this job; None if that is not known
+    #: Seconds that a stopping worker waits for the items that run. Slurm kills about 30 s after its
+    #: signal
     drain_s: float = 12.0
+    #: Ends the process at once, whatever its main thread does
     leave: Callable[[], None] = lambda: None
+    #: Has Slurm start this array element again; returns Slurm's error text
     requeue: Callable[[Mapping[str, str]], str] = requeue
 
     @property

@@ -41,21 +41,13 @@ _OOM_COUNTERS = ("memory.events", "memory.oom_control")
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """What a dead process was doing, for its successor to report.
+    """What a dead process was doing, for its successor to report."""
 
-    Args:
-        owner: of its leases.
-        task: that it ran; empty where it ran none.
-        attempt: of the task.
-        crash: how it died on the task.
-        leases: (task, attempt) of each other lease: of the next task, or of one that it
-            committed.
-    """
-
-    owner: str
-    task: str
-    attempt: int
-    crash: Crash
+    owner: str  #: of its leases
+    task: str  #: that it ran; empty where it ran none
+    attempt: int  #: of the task
+    crash: Crash  #: how it died on the task
+    #: (task, attempt) of each other lease: of the next task, or of one that it committed
     leases: tuple[tuple[str, int], ...] = ()
 
 

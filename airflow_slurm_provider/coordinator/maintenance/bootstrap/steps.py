@@ -73,21 +73,13 @@ class BootstrapResult:
 
 @dataclass(frozen=True, slots=True)
 class BootstrapRequest:
-    """The request: what to create beside the table.
+    """The request: what to create beside the table."""
 
-    Args:
-        bucket: create the bucket where there is none.
-        point_in_time: the table can be restored to any second of the last 35 days.
-        deletion_protection: the table can't be deleted by mistake.
-        update: also change what is there and differs.
-        dry_run: do nothing.
-    """
-
-    bucket: bool = False
-    point_in_time: bool = False
-    deletion_protection: bool = False
-    update: bool = False
-    dry_run: bool = False
+    bucket: bool = False  #: create the bucket where there is none
+    point_in_time: bool = False  #: the table can be restored to any second of the last 35 days
+    deletion_protection: bool = False  #: the table can't be deleted by mistake
+    update: bool = False  #: also change what is there and differs
+    dry_run: bool = False  #: do nothing
 
     def settle(
         self,

@@ -53,15 +53,10 @@ class TableDescription:
 
 @dataclass(frozen=True, slots=True)
 class AwsProbes:
-    """Requests that `Services` has no method for.
+    """Requests that `Services` has no method for."""
 
-    Args:
-        table: describes the site's table.
-        ahead_s: seconds that this machine's clock is ahead of DynamoDB's.
-    """
-
-    table: Callable[[], TableDescription]
-    ahead_s: Callable[[], float]
+    table: Callable[[], TableDescription]  #: describes the site's table
+    ahead_s: Callable[[], float]  #: seconds that this machine's clock is ahead of DynamoDB's
 
     @classmethod
     def of(cls, site: Site) -> AwsProbes:

@@ -8,25 +8,17 @@ from typing import Any
 
 @dataclass(slots=True)
 class RepairResult:
-    """What was repaired.
-
-    Args:
-        dry_run: nothing was written.
-        job: whether the job's row, or its entry in the register of jobs, was missing.
-        rounds: numbers of the rounds whose rows were missing.
-        submissions: their labels, likewise.
-        tasks: rows of tasks that were missing.
-        completed: rows, including missing ones, that are done now as their markers say.
-        unrepaired: what can't be repaired, and what to do about it.
-    """
+    """What was repaired."""
 
     job_id: str
-    dry_run: bool
-    job: bool = False
+    dry_run: bool  #: nothing was written
+    job: bool = False  #: whether the job's row, or its entry in the register of jobs, was missing
+    #: Numbers of the rounds whose rows were missing
     rounds: list[int] = field(default_factory=list)
-    submissions: list[str] = field(default_factory=list)
-    tasks: int = 0
-    completed: int = 0
+    submissions: list[str] = field(default_factory=list)  #: their labels, likewise
+    tasks: int = 0  #: rows of tasks that were missing
+    completed: int = 0  #: rows, including missing ones, that are done now as their markers say
+    #: What can't be repaired, and what to do about it
     unrepaired: list[str] = field(default_factory=list)
 
     @property

@@ -79,18 +79,12 @@ EXACT = 2**53
 
 @dataclass(frozen=True, slots=True)
 class ColumnType:
-    """The type of a column, or of the values inside one.
+    """The type of a column, or of the values inside one."""
 
-    Args:
-        type_name: bool, list and so on.
-        fields: names and types inside: a struct's fields; ``item`` of a list, ``value``
-            of a map.
-        digits: precision and scale of a decimal.
-    """
-
-    type_name: TypeName
+    type_name: TypeName  #: bool, list and so on
+    #: Names and types inside: a struct's fields; ``item`` of a list, ``value`` of a map
     fields: Mapping[str, ColumnType] = field(default_factory=dict)
-    digits: tuple[int, int] = (0, 0)
+    digits: tuple[int, int] = (0, 0)  #: precision and scale of a decimal
 
     def __str__(self) -> str:
         if self.type_name is TypeName.DECIMAL:

@@ -41,22 +41,15 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True)
 class DatasetFolder:
-    """Where the files of one dataset go.
+    """Where the files of one dataset go."""
 
-    Args:
-        objects: the bucket.
-        folder: the folder's key, ending in a slash.
-        path: a file on local disk.
-        progress: called with a line about each damaged file.
-        known: files of other versions, by their names in the folder.
-        leftover: the key of a file that may exist, and whose digest is not known, by its name.
-    """
-
-    objects: ObjectStore
-    folder: str
-    path: Path
-    progress: Callable[[str], None]
+    objects: ObjectStore  #: the bucket
+    folder: str  #: the folder's key, ending in a slash
+    path: Path  #: a file on local disk
+    progress: Callable[[str], None]  #: called with a line about each damaged file
+    #: Files of other versions, by their names in the folder
     known: Mapping[str, DataFile] = field(default_factory=dict)
+    #: The key of a file that may exist, and whose digest is not known, by its name
     leftover: Callable[[str], str | None] = lambda _name: None
 
     def find(self, name: str, rows: int | None, schema: pa.Schema) -> DataFile | None:

@@ -19,17 +19,11 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The input of one file, or of one of those that are sorted together.
+    """The input of one file, or of one of those that are sorted together."""
 
-    Args:
-        digests: of what it is made of, in order.
-        rows: how many it has; None where that is not known.
-        read: its tables, with the converter's columns.
-    """
-
-    digests: Sequence[str]
-    rows: int | None
-    read: Callable[[], Iterator[pa.Table]]
+    digests: Sequence[str]  #: of what it is made of, in order
+    rows: int | None  #: how many it has; None where that is not known
+    read: Callable[[], Iterator[pa.Table]]  #: its tables, with the converter's columns
 
 
 class DatasetWriter:

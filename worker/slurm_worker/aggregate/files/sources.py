@@ -38,21 +38,13 @@ OpenFile = Callable[[], AbstractContextManager[Path]]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file; `open` brings it to local disk while it is read.
+    """One file; `open` brings it to local disk while it is read."""
 
-    Args:
-        name: for messages, printable.
-        size: bytes.
-        is_database: whether it is SQLite, whose local file is a private copy.
-        is_gzip: whether it is compressed with gzip.
-        open: gives the local file, with those beside it that SQLite needs.
-    """
-
-    name: str
-    size: int
-    is_database: bool
-    is_gzip: bool
-    open: OpenFile
+    name: str  #: for messages, printable
+    size: int  #: bytes
+    is_database: bool  #: whether it is SQLite, whose local file is a private copy
+    is_gzip: bool  #: whether it is compressed with gzip
+    open: OpenFile  #: gives the local file, with those beside it that SQLite needs
 
 
 @dataclass(slots=True)

@@ -102,11 +102,7 @@ def aggregate(
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One try at a version; arguments as those of `aggregate`.
-
-    Args:
-        base: the manifest that it replaces.
-    """
+    """One try at a version; arguments as those of `aggregate`."""
 
     objects: ObjectStore
     paths: JobPaths
@@ -114,7 +110,7 @@ class _Run:
     options: AggregateOptions
     scratch: Path
     progress: Callable[[str], None]
-    base: Published
+    base: Published  #: the manifest that it replaces
 
     def merge(self, before: FilesByName, made: Callable[[str], FilesByName]) -> Manifest:
         """The manifest to publish; the current one where nothing has changed.

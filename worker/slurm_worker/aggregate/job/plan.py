@@ -36,20 +36,13 @@ CREATE TABLE part (
 
 @dataclass(frozen=True, slots=True)
 class RoundSummary:
-    """What was planned: a round with its numbers of tasks and items.
+    """What was planned: a round with its numbers of tasks and items."""
 
-    Args:
-        number: of the round.
-        tasks: how many, without the halves of bisected tasks.
-        items: of its tasks.
-        draft: the draft whose segments hold its items; see `RoundRow`.
-        table: the task rows, whose slices the markers must match; None for a round without rows.
-    """
-
-    number: int
-    tasks: int
-    items: int
-    draft: int = 0
+    number: int  #: of the round
+    tasks: int  #: how many, without the halves of bisected tasks
+    items: int  #: of its tasks
+    draft: int = 0  #: the draft whose segments hold its items; see `RoundRow`
+    #: The task rows, whose slices the markers must match; None for a round without rows
     table: TaskTable | None = None
 
 

@@ -42,50 +42,32 @@ _TICK_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Retired:
-    """A version that another one has replaced.
+    """A version that another one has replaced."""
 
-    Args:
-        version: its name.
-        at: when, in seconds since the epoch, by the store's clock; None for the time at which
-            the manifest that has this entry was written.
-    """
-
-    version: str
+    version: str  #: its name
+    #: When, in seconds since the epoch, by the store's clock; None for the time at which the
+    #: manifest that has this entry was written
     at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What was published; `items` = `ok` + the sum of `failed`.
+    """What was published; `items` = `ok` + the sum of `failed`."""
 
-    Args:
-        job: the job's id.
-        rows: rows of the dataset.
-        items: items of the job's input.
-        ok: items that succeeded, each with none, one or several rows.
-        failed: items that failed for good, by error class.
-        folder: where the files are: a folder of this version's own.
-        files: the dataset's files, in order of the tasks, or of the sorting.
-        errors: the files of the items that failed.
-        schema: column types by name.
-        inputs: digest of everything that went into it; the same inputs are published once.
-        created: when, in ISO 8601.
-        number: an aggregation that began from a manifest of a lower number can't be published.
-        retired: versions whose files are kept for their readers, the oldest first.
-    """
-
-    job: str
-    rows: int
-    items: int
-    ok: int
-    failed: Mapping[str, int]
-    folder: str
-    files: tuple[DataFile, ...]
-    errors: tuple[DataFile, ...]
-    schema: Mapping[str, str]
-    inputs: str
-    created: str
+    job: str  #: the job's id
+    rows: int  #: rows of the dataset
+    items: int  #: items of the job's input
+    ok: int  #: items that succeeded, each with none, one or several rows
+    failed: Mapping[str, int]  #: items that failed for good, by error class
+    folder: str  #: where the files are: a folder of this version's own
+    files: tuple[DataFile, ...]  #: the dataset's files, in order of the tasks, or of the sorting
+    errors: tuple[DataFile, ...]  #: the files of the items that failed
+    schema: Mapping[str, str]  #: column types by name
+    inputs: str  #: digest of everything that went into it; the same inputs are published once
+    created: str  #: when, in ISO 8601
+    #: An aggregation that began from a manifest of a lower number can't be published
     number: int = 0
+    #: Versions whose files are kept for their readers, the oldest first
     retired: tuple[Retired, ...] = ()
     v: int = VERSION
 
@@ -119,19 +101,12 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The manifest's object as it was read.
+    """The manifest's object as it was read."""
 
-    Args:
-        manifest: None where there is none, or none that this release reads.
-        tag: of the object; empty where there is none.
-        modified: when it was written, by the store's clock.
-        later: whether a later release has written it.
-    """
-
-    manifest: Manifest | None
-    tag: str = ""
-    modified: float = 0.0
-    later: bool = False
+    manifest: Manifest | None  #: None where there is none, or none that this release reads
+    tag: str = ""  #: of the object; empty where there is none
+    modified: float = 0.0  #: when it was written, by the store's clock
+    later: bool = False  #: whether a later release has written it
 
     @property
     def number(self) -> int:
