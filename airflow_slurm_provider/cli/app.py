@@ -6,7 +6,7 @@ runs; therefore `COMMANDS` holds the one-line help.
 | exit code | meaning |
 | --- | --- |
 | 0 | done |
-| 1 | the job failed: tasks gave up, or no worker is left; doctor, bootstrap: jobs can't run |
+| 1 | the job failed: tasks failed, or no worker is left; doctor, bootstrap: jobs can't run |
 | 2 | an error in an argument, a config or an input; no AWS credentials |
 | 3 | a service can't be reached or refuses; the same command may work later |
 | 70 | a bug in slurmctl, with its traceback |

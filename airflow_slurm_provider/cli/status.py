@@ -86,7 +86,7 @@ def wait(
     """Wait until every task of JOB has ended.
 
     Failed items don't fail the job: they are counted by class, and slurmctl retry runs them
-    again. Exits with 1 if tasks gave up, or if no worker is left while tasks remain.
+    again. Exits with 1 if tasks failed, or if no worker is left while tasks remain.
     """
     with common.services() as services:
         found = wait_until_finished(services, job, interval=interval, timeout=timeout)

@@ -110,7 +110,7 @@ def cancel(site: Site, actor: Actor, job: Job) -> models.Done:
 
 
 def _known(site: JobCache, job: str) -> JobId:
-    """The job's id, if there is such a job."""
+    """The job's id, if the job exists."""
     return site.snapshot(JobId(job)).job.job
 
 

@@ -18,7 +18,7 @@ from airflow_slurm_provider.coordinator.costs.actual import JobCost, read_cost
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.arrays import arrays_of
 from airflow_slurm_provider.coordinator.status.audit_log import AuditLogReader
-from airflow_slurm_provider.coordinator.status.failures import Group, explain
+from airflow_slurm_provider.coordinator.status.failures import FailureGroup, explain
 from airflow_slurm_provider.coordinator.status.progress import progress_of
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState, read_limits
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
@@ -121,13 +121,13 @@ class JobCache:
         """What the job has cost so far; queries Slurm's accounting."""
         return self._cached("cost", job_id, COST_S, lambda: read_cost(self.services, job_id))
 
-    def failures(self, job_id: JobId) -> list[Group]:
+    def failures(self, job_id: JobId) -> list[FailureGroup]:
         """The job's failures by class and message; reads the parts of failed items."""
         snapshot = self.snapshot(job_id)
         # Only new failures or a new round change the answer.
         version = (snapshot.done.failed.total(), len(snapshot.ended), len(snapshot.rounds))
 
-        def query() -> tuple[tuple[int, ...], list[Group]]:
+        def query() -> tuple[tuple[int, ...], list[FailureGroup]]:
             return version, explain(self.services, job_id)
 
         found, groups = self._cached("failures", job_id, FAILURES_S, query)

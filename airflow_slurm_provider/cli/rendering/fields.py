@@ -14,7 +14,7 @@ from slurm_worker.printable import printable
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.status.dead_workers import WorkerFailure
-    from airflow_slurm_provider.coordinator.status.failures import Group
+    from airflow_slurm_provider.coordinator.status.failures import FailureGroup
     from airflow_slurm_provider.coordinator.status.progress import JobStatus, Progress
     from airflow_slurm_provider.slurm.array_state import ArrayState
     from slurm_worker.protocol.job_rows import AuditEvent
@@ -76,7 +76,7 @@ def worker_failure_fields(failures: Sequence[WorkerFailure] | None) -> Fields:
     return fields + [("", failure.line()) for failure in failures[-_WORKERS_SHOWN:]]
 
 
-def failure_fields(job_id: str, groups: Sequence[Group]) -> Fields:
+def failure_fields(job_id: str, groups: Sequence[FailureGroup]) -> Fields:
     """Failures by class and message, each with its examples, and the command for the class."""
     if not groups:
         workers = f"for workers that died, see: slurmctl status {job_id}"
@@ -103,7 +103,7 @@ def failure_fields(job_id: str, groups: Sequence[Group]) -> Fields:
     return fields
 
 
-def _counted(group: Group) -> str:
+def _counted(group: FailureGroup) -> str:
     """The number of failures in a group."""
     if not group.count:
         return f"none left; {group.superseded:,} {_plural(group.of, group.superseded)} tried again"

@@ -18,7 +18,7 @@ from airflow_slurm_provider.coordinator.anomalies import limit_rules, rules
 from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind
 from airflow_slurm_provider.coordinator.anomalies.baseline import Baseline
 from airflow_slurm_provider.coordinator.anomalies.observation import Observation
-from airflow_slurm_provider.coordinator.anomalies.rule_context import Finding, RuleContext
+from airflow_slurm_provider.coordinator.anomalies.rule_context import Detection, RuleContext
 from airflow_slurm_provider.coordinator.anomalies.rules import EXPLAINS, Rule
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import AnomaliesSection
 from slurm_worker.protocol.keys import JobState
@@ -114,7 +114,7 @@ class Detector:
         }
         return cls(thresholds, Baseline.from_dict(raw["memory"]), episodes)
 
-    def _judge(self, observation: Observation) -> list[Finding]:
+    def _judge(self, observation: Observation) -> list[Detection]:
         if _at_rest(observation) or observation.finished:
             self._baseline.reset(observation)
             chosen = _ALWAYS
@@ -125,7 +125,7 @@ class Detector:
         context = RuleContext(observation, self._baseline, self.thresholds, levels)
         return [finding for rule in chosen for finding in rule(context)]
 
-    def _explain(self, findings: dict[Key, Finding]) -> None:
+    def _explain(self, findings: dict[Key, Detection]) -> None:
         """Drop what follows from another anomaly, unless its own alert lasts."""
         lasting = {kind for (kind, _), episode in self._episodes.items() if episode.open}
         explained: set[AnomalyKind] = set()
@@ -136,7 +136,7 @@ class Detector:
             if key[0] in explained and not (episode and episode.open):
                 del findings[key]
 
-    def _hold(self, observation: Observation, finding: Finding) -> Alert | None:
+    def _hold(self, observation: Observation, finding: Detection) -> Alert | None:
         """Record that a condition holds; the alert, if that is new."""
         episode = self._episodes.setdefault(finding.key, Episode())
         episode.since_ms = episode.since_ms or observation.at_ms
@@ -158,7 +158,7 @@ class Detector:
             observation.at_ms,
         )
 
-    def _calm(self, observation: Observation, findings: Mapping[Key, Finding]) -> list[Alert]:
+    def _calm(self, observation: Observation, findings: Mapping[Key, Detection]) -> list[Alert]:
         """The episodes that are over: all at the job's end, since nothing changes any more."""
         calm_ms = 0 if observation.finished else self.thresholds.calm * 1000
         over = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from airflow_slurm_provider.coordinator.anomalies.alert import AnomalyKind
-from airflow_slurm_provider.coordinator.anomalies.rule_context import WHOLE, Finding, RuleContext
+from airflow_slurm_provider.coordinator.anomalies.rule_context import WHOLE, Detection, RuleContext
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import LEAST_DURATIONS, LEAST_EXCESS
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.units import format_percent, format_seconds
@@ -15,14 +15,14 @@ from airflow_slurm_provider.units import format_percent, format_seconds
 _USED_UP = 0.98
 
 
-def limit_starved(context: RuleContext) -> Iterator[Finding]:
+def limit_starved(context: RuleContext) -> Iterator[Detection]:
     """Workers wait: the rate was cut after a 429, or the day's quota is used up."""
     if not context.live:
         return
     for limit in context.observation.limits:
         quota = limit.quota_per_day
         if quota and limit.used >= _USED_UP * quota:
-            yield Finding(
+            yield Detection(
                 AnomalyKind.LIMIT_STARVED,
                 limit.name,
                 f"limit {limit.name} has used {limit.used:,} of {quota:,} tokens of the day; "
@@ -32,7 +32,7 @@ def limit_starved(context: RuleContext) -> Iterator[Finding]:
                 {"used": limit.used, "quota": quota, "held": len(context.live)},
             )
         elif limit.ahead_s > 0 and limit.current_rate <= context.thresholds.limit_cut * limit.rate:
-            yield Finding(
+            yield Detection(
                 AnomalyKind.LIMIT_STARVED,
                 limit.name,
                 f"the rate of limit {limit.name} is {limit.current_rate:.3g}/s, "
@@ -45,7 +45,7 @@ def limit_starved(context: RuleContext) -> Iterator[Finding]:
             )
 
 
-def limit_idle(context: RuleContext) -> Iterator[Finding]:
+def limit_idle(context: RuleContext) -> Iterator[Detection]:
     """A rate limit is hardly used, while tasks wait for workers."""
     limits, baseline = context.thresholds, context.baseline
     sample = baseline.sample_before(context.now_ms, limits.idle_after)
@@ -60,7 +60,7 @@ def limit_idle(context: RuleContext) -> Iterator[Finding]:
         # A day's new quota begins with no token used.
         if used < 0 or rate > limits.idle_share * limit.current_rate:
             continue
-        yield Finding(
+        yield Detection(
             AnomalyKind.LIMIT_IDLE,
             limit.name,
             f"limit {limit.name} was used at {rate:.3g} tokens/s in the last "
@@ -71,7 +71,7 @@ def limit_idle(context: RuleContext) -> Iterator[Finding]:
         )
 
 
-def cost(context: RuleContext) -> Iterator[Finding]:
+def cost(context: RuleContext) -> Iterator[Detection]:
     """The job costs, or at this rate will cost, more than expected."""
     observation, limits = context.observation, context.thresholds
     done = observation.snapshot.done
@@ -87,7 +87,7 @@ def cost(context: RuleContext) -> Iterator[Finding]:
         bound = f"${observation.estimate:.4g} were expected"
     if whole <= most:
         return
-    yield Finding(
+    yield Detection(
         AnomalyKind.COST,
         WHOLE,
         f"the workers' AWS requests cost ${observation.dollars:.4g} so far, about ${whole:.4g} "

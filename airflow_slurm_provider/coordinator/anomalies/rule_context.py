@@ -26,7 +26,7 @@ _MISSED_BEATS = 2.5
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Detection:
     """An anomaly's condition holds."""
 
     kind: AnomalyKind

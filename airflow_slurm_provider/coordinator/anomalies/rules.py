@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from airflow_slurm_provider.coordinator.anomalies.alert import AnomalyKind
 from airflow_slurm_provider.coordinator.anomalies.baseline import node_of
-from airflow_slurm_provider.coordinator.anomalies.rule_context import WHOLE, Finding, RuleContext
+from airflow_slurm_provider.coordinator.anomalies.rule_context import WHOLE, Detection, RuleContext
 from airflow_slurm_provider.coordinator.anomalies.statistics import (
     Share,
     Timeline,
@@ -36,7 +36,7 @@ from airflow_slurm_provider.units import format_percent, format_seconds
 from slurm_worker.protocol.keys import TaskState
 from slurm_worker.protocol.tasks import TaskRow
 
-Rule = Callable[[RuleContext], Iterator[Finding]]
+Rule = Callable[[RuleContext], Iterator[Detection]]
 
 _SLOWER = frozenset({AnomalyKind.THROUGHPUT, AnomalyKind.LIMIT_IDLE})
 _STUCK = _SLOWER | {AnomalyKind.STALL, AnomalyKind.STRAGGLER}
@@ -59,7 +59,7 @@ _VAIN_LEASES = 5
 _MANY_ITEMS = 10
 
 
-def stall(context: RuleContext) -> Iterator[Finding]:
+def stall(context: RuleContext) -> Iterator[Detection]:
     """Nothing ends, although tasks are held by live workers."""
     done, baseline = context.snapshot.done, context.baseline
     stragglers = len(context.slow) == len({row.owner for row in context.live}) <= MOST_NAMED
@@ -75,7 +75,7 @@ def stall(context: RuleContext) -> Iterator[Finding]:
         known = f"tasks of this job take {format_seconds(usual.median_s)} at the median"
     if still_s <= window_s:
         return
-    yield Finding(
+    yield Detection(
         AnomalyKind.STALL,
         WHOLE,
         f"no item has ended for {format_seconds(still_s)}; live workers hold "
@@ -87,7 +87,7 @@ def stall(context: RuleContext) -> Iterator[Finding]:
     )
 
 
-def error_rate(context: RuleContext) -> Iterator[Finding]:
+def error_rate(context: RuleContext) -> Iterator[Detection]:
     """The share of items that fail with one class is far larger than before."""
     stretches = _stretches(context)
     if not stretches:
@@ -103,7 +103,7 @@ def error_rate(context: RuleContext) -> Iterator[Finding]:
             yield max(found, key=lambda rise: rise.numbers["share"] - rise.numbers["before"])
 
 
-def _rise(context: RuleContext, name: str, recent: int, last: int) -> Finding | None:
+def _rise(context: RuleContext, name: str, recent: int, last: int) -> Detection | None:
     """The finding on a class, if its share since the bucket `recent` is too large.
 
     It must still be in the shortest stretch, since the bucket `last`.
@@ -129,7 +129,7 @@ def _rise(context: RuleContext, name: str, recent: int, last: int) -> Finding | 
     if not rises or _of_one_node(context, base + limits.error_rise):
         return None
     seconds = (len(timeline.buckets) - recent) * timeline.width_s
-    return Finding(
+    return Detection(
         AnomalyKind.ERROR_RATE,
         name,
         f"{format_percent(now.value)} of the {now.tried:,} items of the last "
@@ -140,7 +140,7 @@ def _rise(context: RuleContext, name: str, recent: int, last: int) -> Finding | 
     )
 
 
-def throughput(context: RuleContext) -> Iterator[Finding]:
+def throughput(context: RuleContext) -> Iterator[Detection]:
     """Far fewer items end per second than did before."""
     if not context.snapshot.ready or not context.usual or not context.baseline.since_ms:
         return
@@ -172,7 +172,7 @@ def throughput(context: RuleContext) -> Iterator[Finding]:
     now = sum(rates[-SLOW_WINDOWS:]) / SLOW_WINDOWS
     running = context.observation.workers
     workers = "" if running is None else f" by {running:,} workers"
-    yield Finding(
+    yield Detection(
         AnomalyKind.THROUGHPUT,
         WHOLE,
         f"only {now:.1f} items/s ended in the last {format_seconds(SLOW_WINDOWS * seconds)}"
@@ -190,7 +190,7 @@ def throughput(context: RuleContext) -> Iterator[Finding]:
     )
 
 
-def straggler(context: RuleContext) -> Iterator[Finding]:
+def straggler(context: RuleContext) -> Iterator[Detection]:
     """A task is held far longer than tasks of this job take."""
     if not context.slow or context.usual is None:
         return
@@ -201,7 +201,7 @@ def straggler(context: RuleContext) -> Iterator[Finding]:
     advice = "check what its worker does (slurmctl logs); worker.item_timeout limits an item's time"
     if len(context.slow) > MOST_NAMED:
         worst = context.slow[0]
-        yield Finding(
+        yield Detection(
             AnomalyKind.STRAGGLER,
             "several",
             f"{len(context.slow):,} tasks are held for very long, {worst.task} for "
@@ -212,7 +212,7 @@ def straggler(context: RuleContext) -> Iterator[Finding]:
         return
     for row in context.slow:
         held_s = context.held_s(row)
-        yield Finding(
+        yield Detection(
             AnomalyKind.STRAGGLER,
             row.task,
             f"task {row.task} has been held for {format_seconds(held_s)} by {row.owner} "
@@ -223,7 +223,7 @@ def straggler(context: RuleContext) -> Iterator[Finding]:
         )
 
 
-def bad_node(context: RuleContext) -> Iterator[Finding]:
+def bad_node(context: RuleContext) -> Iterator[Detection]:
     """Items fail, or leases are lost, on one node and not on the others."""
     shares = context.nodes
     for name, share in shares.items():
@@ -231,7 +231,7 @@ def bad_node(context: RuleContext) -> Iterator[Finding]:
         if not share.enough or not others.enough:
             continue
         if exceeds(share, others, context.thresholds.node_rise):
-            yield Finding(
+            yield Detection(
                 AnomalyKind.BAD_NODE,
                 name,
                 f"{format_percent(share.value)} of {share.tried:,} items failed on node {name}; "
@@ -243,7 +243,7 @@ def bad_node(context: RuleContext) -> Iterator[Finding]:
     yield from _losing_node(context)
 
 
-def lease_loss(context: RuleContext) -> Iterator[Finding]:
+def lease_loss(context: RuleContext) -> Iterator[Detection]:
     """Many leases ran out: workers die, freeze, or can't reach the table."""
     limits = context.thresholds
     baseline = context.baseline
@@ -254,7 +254,7 @@ def lease_loss(context: RuleContext) -> Iterator[Finding]:
     total = lost + overdue
     if total < limits.losses or total * 5 < len(context.snapshot.leased):
         return
-    yield Finding(
+    yield Detection(
         AnomalyKind.LEASE_LOSS,
         WHOLE,
         f"{lost:,} leases were lost within {format_seconds(limits.window)}, and workers have "
@@ -301,7 +301,7 @@ def _of_one_node(context: RuleContext, most: float) -> bool:
     return False
 
 
-def _losing_node(context: RuleContext) -> Iterator[Finding]:
+def _losing_node(context: RuleContext) -> Iterator[Detection]:
     """One node lost more of the recently lost leases than chance explains."""
     if (AnomalyKind.LEASE_LOSS, WHOLE) in context.levels:
         return
@@ -314,7 +314,7 @@ def _losing_node(context: RuleContext) -> Iterator[Finding]:
             continue
         chance = at_least(lost, lost_on.total(), workers[name] / workers.total())
         if chance <= MOST_CHANCE:
-            yield Finding(
+            yield Detection(
                 AnomalyKind.BAD_NODE,
                 name,
                 f"{lost:,} of {lost_on.total():,} leases that were lost, or are not renewed, were "
@@ -340,7 +340,7 @@ def _rounded(**shares: float) -> dict[str, float]:
     return {name: round(share, 4) for name, share in shares.items()}
 
 
-def no_progress(context: RuleContext) -> Iterator[Finding]:
+def no_progress(context: RuleContext) -> Iterator[Detection]:
     """Tasks are leased and given back again and again, and none of their items ends."""
     snapshot = context.snapshot
     rows = (*snapshot.leased, *snapshot.given_back)
@@ -348,7 +348,7 @@ def no_progress(context: RuleContext) -> Iterator[Finding]:
     if not vain:
         return
     worst = max(vain, key=lambda task: vain[task])
-    yield Finding(
+    yield Detection(
         AnomalyKind.NO_PROGRESS,
         WHOLE,
         f"task {worst} was leased and given back {vain[worst]:,} times, and none of its items "

@@ -99,7 +99,7 @@ def read_failures(
 
 
 @dataclass(slots=True)
-class Group:
+class FailureGroup:
     """Failures of one class whose messages differ only in numbers and names."""
 
     of: str  #: ``item``, or ``task`` where whole tasks were given up
@@ -133,7 +133,7 @@ class Group:
         return {**asdict(self), "examples": examples, "nodes": dict(self.nodes)}
 
 
-def explain(services: Services, job_id: JobId, error_class: str = "") -> list[Group]:
+def explain(services: Services, job_id: JobId, error_class: str = "") -> list[FailureGroup]:
     """A job's failures by class and kind of message, the most frequent first.
 
     Raises:
@@ -143,18 +143,18 @@ def explain(services: Services, job_id: JobId, error_class: str = "") -> list[Gr
     drafts = [round_row.draft for round_row in snapshot.rounds]
     table = services.tasks(snapshot.job)
     store = services.store(job_id)
-    groups: dict[tuple[str, str, str], Group] = {}
+    groups: dict[tuple[str, str, str], FailureGroup] = {}
     #: The message of groups whose failures all have the same.
     same: dict[tuple[str, str, str], str] = {}
 
-    def group(of: str, name: str, message: str, place: str) -> Group:
+    def group(of: str, name: str, message: str, place: str) -> FailureGroup:
         which = (of, name, with_place(normalise(message), place))
         if which not in groups and len(groups) >= _MOST_GROUPS:
             which = (of, name, "(further messages)")
         message = with_place(message, place)
         if same.setdefault(which, message) != message:
             same[which] = which[2]
-        return groups.setdefault(which, Group(*which))
+        return groups.setdefault(which, FailureGroup(*which))
 
     with retried_items(store, drafts) as retried:
         for failure in read_failures(store, retried, range(len(drafts)), table):

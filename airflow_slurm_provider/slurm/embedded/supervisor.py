@@ -22,7 +22,7 @@ _TICK_S = 0.05
 _LOCK_WAIT_S = 2.0
 
 
-class Supervisor:
+class EmbeddedSupervisor:
     """Runs the elements of one folder, `slots` at a time."""
 
     def __init__(self, store: Store, slots: int, kill_wait: float) -> None:
@@ -211,5 +211,5 @@ def main(argv: list[str]) -> int:
     """Supervise ``FOLDER``."""
     store = Store(Path(argv[0]))
     slots = int(os.environ.get("EMBEDDED_SLOTS", "1"))
-    Supervisor(store, slots, float(os.environ.get("EMBEDDED_KILL_WAIT", "10"))).run()
+    EmbeddedSupervisor(store, slots, float(os.environ.get("EMBEDDED_KILL_WAIT", "10"))).run()
     return 0

@@ -65,14 +65,16 @@ class Journal:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.execute(_SCHEMA)
-        self.begin()
+        self._pending: list[Outcome] = []
+        self._run: list[str] = []
+        self._run_rows = self._following = 0
+        self._stale = True
+        self.ok = self.failed = self.rows = 0
 
     def begin(self) -> None:
         """Start an attempt; the first batch deletes the outcomes of the last one."""
-        self._pending: list[Outcome] = []
-        self._run: list[str] = []
-        self._run_rows = 0
-        self._following = 0
+        self._pending, self._run = [], []
+        self._run_rows = self._following = 0
         self._stale = True
         self.ok = self.failed = self.rows = 0
 

@@ -16,7 +16,7 @@ from slurm_worker.protocol.keys import MAX_TASKS
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RebuiltPlan:
     """A draft and its totals."""
 
     draft: int
@@ -25,7 +25,7 @@ class Plan:
     sha256: str
 
 
-def find_plan(store: JobStore, round_no: int, known: int = 0, in_rows: int = 0) -> Plan:
+def find_plan(store: JobStore, round_no: int, known: int = 0, in_rows: int = 0) -> RebuiltPlan:
     """The draft of a round from whose slices all its markers were made.
 
     Args:
@@ -45,7 +45,7 @@ def find_plan(store: JobStore, round_no: int, known: int = 0, in_rows: int = 0) 
     }
     found = store.objects.list(store.paths.segments(round_no))
     drafts = {draft for key in found if (draft := store.paths.draft_in(key)) is not None}
-    plans: dict[str, Plan] = {}
+    plans: dict[str, RebuiltPlan] = {}
     why = f"there are no segments below {store.paths.segments(round_no)}; restore them"
     for draft in sorted({known} if known else drafts):
         try:
@@ -64,14 +64,14 @@ def find_plan(store: JobStore, round_no: int, known: int = 0, in_rows: int = 0) 
     if plans:
         return plans.popitem()[1]
     if round_no and not markers and not drafts:
-        return Plan(0, 0, 0, "")
+        return RebuiltPlan(0, 0, 0, "")
     raise UserError(
         f"job_id: the input of {store.paths.job!r} can't be rebuilt, round {round_no}: {why}; or "
         "submit it under another job_id"
     )
 
 
-def _read(store: JobStore, round_no: int, draft: int, markers: dict[int, Marker]) -> Plan:
+def _read(store: JobStore, round_no: int, draft: int, markers: dict[int, Marker]) -> RebuiltPlan:
     """A draft, checked to be whole and the one that the markers were made from."""
     tally = SliceTotals()
     for sequence, where in enumerate(store.planned_slices(round_no, draft)):
@@ -90,4 +90,4 @@ def _read(store: JobStore, round_no: int, draft: int, markers: dict[int, Marker]
             f"segments of draft {draft} are missing below {store.paths.segments(round_no)}; "
             "restore them"
         )
-    return Plan(draft, tally.tasks, tally.items, tally.sha256)
+    return RebuiltPlan(draft, tally.tasks, tally.items, tally.sha256)

@@ -114,7 +114,7 @@ export function offer(path, page) {
     button.disabled = true;
     try {
       let run = await post(`${path}/retry`, { classes });
-      const lines = h("pre", { class: "log said", "aria-live": "polite" });
+      const lines = h("pre", { class: "log report", "aria-live": "polite" });
       show("Retrying", [h("p", { class: "muted" }, "The retry continues when you close this window."), lines], [closer("Close")]);
       while (run.state === "running" && dialog.open) {
         lines.textContent = run.said.join("\n") || "reading the failures";

@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class FileGroup:
     """The input of one file, or of one of those that are sorted together."""
 
     digests: Sequence[str]  #: of what it is made of, in order
@@ -40,7 +40,7 @@ class DatasetWriter:
 
     def write(
         self,
-        groups: Iterable[Group],
+        groups: Iterable[FileGroup],
         folder: DatasetFolder,
         scratch: Path,
         progress: Callable[[str, int], None],
@@ -67,19 +67,19 @@ class DatasetWriter:
             progress(done, rows)
         return files
 
-    def write_file(self, group: Group, folder: DatasetFolder) -> DataFile:
+    def write_file(self, group: FileGroup, folder: DatasetFolder) -> DataFile:
         """The file of one group: found, or written."""
         name = self.file_name(group)
         return folder.find(name, group.rows, self._schema) or folder.write(
             name, self._schema, self._tables(group), self._options.row_group_size
         )
 
-    def file_name(self, group: Group) -> str:
+    def file_name(self, group: FileGroup) -> str:
         """The name of the file of one group."""
         return file_name(self._writer, self._columns, self._options, group.digests)
 
     def _merge(
-        self, groups: Iterable[Group], scratch: Path, progress: Callable[[str, int], None]
+        self, groups: Iterable[FileGroup], scratch: Path, progress: Callable[[str, int], None]
     ) -> list[Path]:
         """Files to sort, in the input's order."""
         merged: list[Path] = []
@@ -91,7 +91,7 @@ class DatasetWriter:
             progress("merged", rows)
         return merged
 
-    def _tables(self, group: Group) -> Iterator[pa.Table]:
+    def _tables(self, group: FileGroup) -> Iterator[pa.Table]:
         """The tables by the dataset's names."""
         return (table.rename_columns(self._schema.names) for table in group.read())
 

@@ -32,7 +32,7 @@ from slurm_worker.aggregate.columns.converter import Converter
 from slurm_worker.aggregate.columns.inference import Inference
 from slurm_worker.aggregate.columns.types import Schema, parse_schema
 from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder, file_sha256, json_sha256
-from slurm_worker.aggregate.dataset.writer import DatasetWriter, Group, grouped
+from slurm_worker.aggregate.dataset.writer import DatasetWriter, FileGroup, grouped
 from slurm_worker.aggregate.errors import AggregationError, one_line
 from slurm_worker.aggregate.files.database import database_files, database_lines
 from slurm_worker.aggregate.files.sources import Source
@@ -207,7 +207,7 @@ class _Passes:
         options = self.options
         converter = Converter(columns, declared=options.schema is not None, keyed=False)
         groups = (
-            Group(
+            FileGroup(
                 [self.digest_of[source.name] for source in group],
                 None,
                 partial(self._tables, group, converter),

@@ -19,7 +19,7 @@ from slurm_worker.aggregate.columns.converter import Converter
 from slurm_worker.aggregate.columns.inference import Inference
 from slurm_worker.aggregate.columns.types import Schema
 from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder
-from slurm_worker.aggregate.dataset.writer import DatasetWriter, Group, grouped
+from slurm_worker.aggregate.dataset.writer import DatasetWriter, FileGroup, grouped
 from slurm_worker.aggregate.job.parts import Fetched, PartReader, is_columns
 from slurm_worker.aggregate.job.plan import ROWS, Plan, PlannedPart
 from slurm_worker.aggregate.options import AggregateOptions
@@ -66,8 +66,8 @@ class PartMerger:
         """The name of the file of these parts."""
         return self._writer.file_name(self._group(parts))
 
-    def _group(self, parts: Sequence[PlannedPart]) -> Group:
-        return Group(
+    def _group(self, parts: Sequence[PlannedPart]) -> FileGroup:
+        return FileGroup(
             [planned.part.sha256 for planned in parts],
             sum(planned.part.rows for planned in parts),
             lambda: self._reader.tables(parts, self._converter),

@@ -1,4 +1,4 @@
-"""What there is to merge: all markers, checked to be complete, as a plan on scratch.
+"""The plan of a merge: all markers, checked to be complete, on scratch.
 
 The plan is an SQLite file, so that memory does not grow with the number of tasks. It
 holds the committed parts in order of their tasks.

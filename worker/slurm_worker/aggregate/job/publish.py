@@ -18,7 +18,7 @@ The life of a version's files is one rule, kept by conditional PUTs of the manif
    raises the manifest's number to that aggregation's, and then (3) applies to it.
 
 Nothing here needs a pause to be short, or two clocks to agree: what `sweep` decides to delete stays
-garbage for ever, whenever it is deleted. In a store that ignores ``If-Match`` the later manifest
+garbage forever, whenever it is deleted. In a store that ignores ``If-Match`` the later manifest
 stays, and `sweep` finds nothing.
 """
 
@@ -227,7 +227,7 @@ def sweep(
     while True:
         current = read_published(objects, paths)
         if current.manifest is None:
-            # Nothing is published, or by another release: what is in use is not known.
+            # Nothing is published, or by another release: nobody knows which files are in use.
             return []
         kept, expired = _split(current, now - older_than_s)
         garbage, fence = _judge(files, paths, current.manifest, kept, now - older_than_s)
