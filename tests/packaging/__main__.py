@@ -40,7 +40,7 @@ _TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis", "jsonschema", "moto[dyn
 _UNIT_TESTS = (
     "tests/unit/airflow/test_operators.py",
     "tests/unit/airflow/test_slurm_map.py",
-    "tests/unit/aggregate",
+    "tests/unit/worker/aggregate",
     "tests/unit/cli/test_commands.py",
     "tests/unit/coordinator/test_api.py",
     "tests/unit/slurm/test_script.py",
