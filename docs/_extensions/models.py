@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-import re
 import types
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
@@ -74,33 +73,26 @@ def _of_model(model: type[BaseModel]) -> list[tuple[str, str, str, str]]:
 
 
 def _of_options(options: type) -> list[tuple[str, str, str, str]]:
-    meanings = described(options)
+    texts = meanings(options)
     return [
         (
             f"`{each.name}`",
             _kind(each),
             "the site's" if each.default in (None, ()) else f"`{each.default}`",
-            _escaped(meanings.get(each.name, f"`--{each.name.replace('_', '-')}`")),
+            _escaped(texts.get(each.name, f"`--{each.name.replace('_', '-')}`")),
         )
         for each in dataclasses.fields(options)
     ]
 
 
-def meanings(model: type[BaseModel]) -> dict[str, str]:
+def meanings(model: type) -> dict[str, str]:
     """The text below each key. Pydantic could attach it, but reads the source at each start."""
     texts = ModuleAnalyzer.for_module(model.__module__).find_attr_docs()
     return {
-        name: "\n".join(lines).strip()
+        name: "\n".join(lines).strip().replace("``", "`")
         for (owner, name), lines in texts.items()
         if owner == model.__name__
     }
-
-
-def described(options: type) -> dict[str, str]:
-    """The text in ``Args`` of a docstring, by name."""
-    text = (options.__doc__ or "").partition("Args:")[2]
-    found = re.findall(r"^ {8}(\w+): (.*?)(?=^ {8}\w+: |\Z)", text, re.MULTILINE | re.DOTALL)
-    return {name: " ".join(said.split()).replace("``", "`") for name, said in found}
 
 
 def takes(schema: dict[str, Any], key: str = "") -> str:
@@ -204,7 +196,7 @@ def options_schema() -> dict[str, Any]:
         "a whole number": {"type": "integer"},
         "text": {"type": ["string", "integer"]},
     }
-    meanings = described(SlurmOptions)
+    texts = meanings(SlurmOptions)
     return {
         "type": "object",
         "description": "Options of sbatch.",
@@ -212,7 +204,7 @@ def options_schema() -> dict[str, Any]:
         "properties": {
             each.name: {
                 **({"type": "string"} if each.name == "time" else kinds[_kind(each)]),
-                "description": meanings.get(each.name, f"--{each.name.replace('_', '-')}"),
+                "description": texts.get(each.name, f"--{each.name.replace('_', '-')}"),
             }
             for each in dataclasses.fields(SlurmOptions)
         },

@@ -207,7 +207,7 @@ def watch(services: Services, what: Provoked, folder: Path) -> Outcome:
     deadline = float("inf")
     try:
         while time.monotonic() < deadline:
-            seen, *_ = [patiently(each.look) for each in watchers]
+            seen, *_ = [patiently(each.poll) for each in watchers]
             assert seen.snapshot is not None
             what.provoke(folder, seen.snapshot)
             delivered += [alert for each in watchers for alert in each.take_alerts()]

@@ -26,8 +26,8 @@ _PACKAGES = (
 )
 _MODULES = ("six", "typing_extensions")
 _BOTOCORE_DATA = ("dynamodb", "s3", "sts", "sso", "sso-oidc", "signin")
-#: Examples, and descriptions of resources: the worker makes clients only.
-_LEFT_OUT = (("boto3", "examples"), ("boto3", "data"))
+#: Services whose resources a handler may use: ``boto3.resource("s3")``.
+_BOTO3_DATA = ("dynamodb", "s3")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 #: Runs the file $1 only if its SHA-256 is $2. It is read once, so the hashed bytes are what runs.
@@ -172,7 +172,9 @@ def _wanted(path: Path) -> bool:
         return False
     if parts[:2] == ("botocore", "data") and len(parts) > 3:
         return parts[2] in _BOTOCORE_DATA
-    return parts[:2] not in _LEFT_OUT and path.suffixes[-2:] != [".tar", ".gz"]
+    if parts[:2] == ("boto3", "data") and len(parts) > 3:
+        return parts[2] in _BOTO3_DATA
+    return parts[:2] != ("boto3", "examples")
 
 
 def _origin(module: str) -> Path:

@@ -37,6 +37,7 @@ MISUSE = [
     (["aggregate-files", "nowhere", "-o", "out"], "PATH: nowhere does not exist"),
     (["aggregate-files", ".", "-o", "out", "--schema", "nowhere.yaml"], "nowhere.yaml can't"),
     (["aggregate", "unknown-job"], "there is no job 'unknown-job'"),
+    (["gc", "job-1", "--older-than", "10ms"], "'10ms' is not an age; write 90m, 12h or 7d"),
     (["workers", "job-1"], "Missing option '--add'; see slurmctl workers --help"),
     (["workers", "job-1", "--add", "0"], "0 is not in the range x>=1"),
     (["logs", "unknown-job"], "there is no job 'unknown-job'"),

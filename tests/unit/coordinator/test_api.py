@@ -153,6 +153,20 @@ def test_the_store_is_tested_for_conditional_put_once_in_a_process(tmp_path: Pat
     assert keys.count("lab/conditional-put") == 3, "and each later process one"
 
 
+def test_a_probe_that_somebody_deletes_does_not_make_a_good_store_a_bad_one(tmp_path: Path) -> None:
+    class Swept(MemoryObjects):
+        swept = False
+
+        def put_new(self, key: str, body: bytes) -> bool:
+            made = super().put_new(key, body)
+            if made and not self.swept:
+                self.swept = True
+                self.delete(key)
+            return made
+
+    assert replace(services(), objects=Swept()).conditional_put()
+
+
 def test_a_store_that_ignores_conditions_is_detected(tmp_path: Path) -> None:
     class Ignorant(MemoryObjects):
         def put_new(self, key: str, body: bytes) -> bool:

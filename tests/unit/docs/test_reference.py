@@ -37,6 +37,12 @@ def test_the_schemas_that_are_kept_are_those_of_the_models(models: ModuleType, f
     )
 
 
+def test_a_key_that_is_no_option_of_sbatch_says_what_it_is(models: ModuleType) -> None:
+    keys = models.SCHEMAS["config.schema.json"]()["$defs"]["SlurmOptions"]["properties"]
+    for key in ("grace", "setup", "throttle", "command_prefix", "extra_args", "time", "begin"):
+        assert not keys[key]["description"].startswith("--"), key
+
+
 @pytest.mark.parametrize(
     ("wrong", "right"),
     [

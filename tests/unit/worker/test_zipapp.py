@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,15 @@ def test_the_unpacked_files_are_their_users_alone(worker_file: Path, tmp_path: P
     launch(worker_file, sha256(worker_file), "run", "--help", TMPDIR=str(tmp_path / "tmp"))
     (base,) = (tmp_path / "tmp").iterdir()
     assert base.stat().st_mode & 0o077 == 0
+
+
+def test_handlers_can_use_boto3s_resources_and_time_zones_and_no_node_loads_the_simulator(
+    worker_file: Path,
+) -> None:
+    names = zipfile.ZipFile(worker_file).namelist()
+    for wanted in ("boto3/data/s3/", "boto3/data/dynamodb/", "dateutil/zoneinfo/dateutil-zoneinfo"):
+        assert any(name.startswith(wanted) for name in names), wanted
+    assert not [name for name in names if "simul" in name]
 
 
 def test_a_configuration_must_have_the_digest_in_its_name() -> None:

@@ -49,7 +49,7 @@ class WorkerIdentity:
         array = environment.get("SLURM_ARRAY_JOB_ID") or environment.get("SLURM_JOB_ID", "")
         element = environment.get("SLURM_ARRAY_TASK_ID", "0")
         restart = environment.get("SLURM_RESTART_COUNT") or "0"
-        name = f"{array}_{element}-r{restart}" if array else host[:40]
+        name = f"{array}_{element}-r{restart}" if array else host[:31]
         slurm = {
             "array": array,
             "element": element if array else "",

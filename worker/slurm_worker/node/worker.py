@@ -85,9 +85,8 @@ class Worker:
             "worker starts", handler=context.config.handler.entry, scratch=str(context.scratch)
         )
         deadline = context.threads.start(lambda: self._exit_in_time(attempts, source))
-        loop = TaskLoop(context, self._activity, calls, journals, attempts, source)
         try:
-            return loop.run()
+            return TaskLoop(context, self._activity, calls, journals, attempts, source).run()
         finally:
             tear_down(handler, resources)
             self._throttle.close()

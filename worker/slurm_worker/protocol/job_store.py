@@ -247,10 +247,11 @@ class JobStore:
 def probe_conditional_put(objects: ObjectStore, key: str) -> bool:
     """Whether the store refuses to create an object twice; one request, or two.
 
-    Some stores ignore ``If-None-Match``, and then the table decides between markers. The object
-    stays: where it exists, the first request is refused and gives the answer.
+    Some stores ignore ``If-None-Match``, and then the table decides between markers: three
+    requests. The object stays: where it exists, the first request is refused and gives the
+    answer. If somebody deletes it between two requests, the third one gives the answer.
     """
-    return not objects.put_new(key, b"") or not objects.put_new(key, b"")
+    return not all(objects.put_new(key, b"") for _ in range(3))
 
 
 def probe_replacing(objects: ObjectStore, paths: JobPaths) -> float | None:

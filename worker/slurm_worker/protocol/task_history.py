@@ -38,6 +38,11 @@ class TaskEvent(str, Enum):
     SERVICE_FAILED = "service_failed"  #: as RELEASED, because a service failed
     CRASHED = "crashed"  #: the worker's process died
     REOPENED = "reopened"  #: a retry's round put the task back
+    OTHER = "other"  #: an event of a later release, which this one does not know
+
+    @classmethod
+    def _missing_(cls, _value: object) -> TaskEvent:
+        return cls.OTHER
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,7 @@ class HistoryEntry:
             TaskEvent.CRASHED: f"the process of {self.worker or 'a worker'} died{item}: "
             f"{self.error_class}",
             TaskEvent.REOPENED: f"put back for retry round {self.round_no}",
+            TaskEvent.OTHER: "an event that this release does not know",
         }[self.event]
 
     def to_row(self) -> dict[str, Value]:

@@ -86,3 +86,9 @@ def test_an_item_on_which_two_processes_died_or_one_hung_is_not_run_again() -> N
     assert poison_items([Crash(died, 3), Crash(died, 4), Crash(ErrorClass.OUT_OF_MEMORY, 3)]) == {
         3: ErrorClass.OUT_OF_MEMORY
     }
+
+
+def test_an_event_of_a_later_release_can_be_read() -> None:
+    (entry,) = read_history({"history": [{"at": 5, "event": "paused", "by": "w1"}]})
+    assert (entry.event, entry.at_ms, entry.worker) == (TaskEvent.OTHER, 5, "w1")
+    assert "does not know" in entry.describe()
