@@ -124,6 +124,18 @@ class Network:
             return result
         raise ServiceError(f"{name}: no answer after {_TRIES} tries")
 
+    def fault_once(self, where: str) -> str:
+        """Which fault a single try of a request meets; empty for none. It is recorded."""
+        fault = self._fault(where)
+        if fault:
+            self._seen.faults[fault] += 1
+        return fault
+
+    def answer(self, name: str) -> None:
+        """A request of this name was answered."""
+        self._seen.requests[name] += 1
+        self._answered(name)
+
     def _fault(self, where: str) -> str:
         for outage in self._outages:
             if outage.hits(self._schedule.now, where):

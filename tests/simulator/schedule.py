@@ -1,18 +1,19 @@
-"""Virtual time, and the order of threads, which pass a baton.
+"""Virtual time, and the order of simulated threads.
 
-Each simulated thread is a real one, but only the holder of the baton runs. It passes the baton on
-where it would wait: when it sleeps, makes a request, or waits for a signal. The next holder is the
-thread whose time comes first, so that a run depends only on its seed.
+Each simulated thread is a greenlet, and they share one real thread. A simulated thread gives way to
+others where it would wait: when it sleeps, makes a request, or waits for a signal. The next one is
+that whose time comes first, so that a run depends only on its seed.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
+
+from greenlet import getcurrent, greenlet
 
 T = TypeVar("T")
 
@@ -43,16 +44,13 @@ class Host:
 @dataclass(eq=False)
 class _Thread:
     host: Host
-    lock: threading.Lock = field(default_factory=threading.Lock)
     #: Which of its places in the queue counts; earlier ones are void.
     turn: int = 0
-
-    def __post_init__(self) -> None:
-        self.lock.acquire()
+    green: greenlet = field(init=False)
 
 
 class Schedule:
-    """The baton and the time.
+    """Who runs, and the time.
 
     Args:
         until: simulated seconds after which a run counts as hanging.
@@ -60,15 +58,14 @@ class Schedule:
 
     def __init__(self, until: float) -> None:
         self.now = 0.0
+        self.overrun = False
         self._until = until
         self._queue: list[tuple[float, int, int, _Thread]] = []
         self._order = itertools.count()
         self._current: _Thread | None = None
-        self._idle: list[_Starter] = []
-        self._alive: set[_Thread] = set()
-        self._end = threading.Lock()
-        self.overrun = False
-        self.failure: BaseException | None = None
+        self._alive: dict[_Thread, None] = {}
+        self._failure: BaseException | None = None
+        self._hub = getcurrent()
 
     def run(self, host: Host, main: Callable[[], None]) -> None:
         """Run `main` and all that it starts, until nothing is left.
@@ -76,23 +73,26 @@ class Schedule:
         Raises:
             Overrun: if the time is over before that.
         """
-        self._end.acquire()
+        self._hub = getcurrent()
         self.spawn(host, main)
-        self._pass_on()
-        self._end.acquire()
-        for starter in self._idle:
-            starter.dismiss()
-        if self.failure is not None:
-            raise self.failure
+        while (thread := self._next()) is not None:
+            self._current = thread
+            thread.green.switch()
+        self._current = None
+        for thread in list(self._alive):
+            # It waits for a signal that nobody is left to set.
+            thread.host.dead = True
+            thread.green.throw(Killed)
+        if self._failure is not None:
+            raise self._failure
         if self.overrun:
             raise Overrun(f"something still runs after {self._until:.0f} s")
 
     def spawn(self, host: Host, function: Callable[[], None]) -> None:
         """Run `function` in a thread of `host`, from now on."""
-        starter = self._idle.pop() if self._idle else _Starter(self)
         thread = _Thread(host)
-        self._alive.add(thread)
-        starter.begin(thread, function)
+        thread.green = greenlet(lambda: self._live(thread, function), self._hub)
+        self._alive[thread] = None
         self._enqueue(thread, self.now)
 
     def sleep(self, seconds: float) -> None:
@@ -103,7 +103,7 @@ class Schedule:
         """
         self._check()
         self._enqueue(self.current, self.now + max(0.0, seconds))
-        self._pass_on(self.current)
+        self._hub.switch()
         self._check()
 
     def wait(self) -> None:
@@ -114,7 +114,7 @@ class Schedule:
         """
         self._check()
         self.current.turn += 1
-        self._pass_on(self.current)
+        self._hub.switch()
         self._check()
 
     def _check(self) -> None:
@@ -139,37 +139,25 @@ class Schedule:
             if thread.host is host and thread is not self._current:
                 self._enqueue(thread, self.now)
 
-    def ended(self, thread: _Thread) -> None:
-        """The thread's function has returned: pass the baton on permanently."""
-        self._alive.discard(thread)
-        thread.turn += 1
-        self._pass_on(thread, ends=True)
-
     def pause(self, host: Host, seconds: float) -> None:
         """Stop all threads of a host for this time, as SIGSTOP does."""
         host.resumes = max(host.resumes, self.now + seconds)
 
-    def release(self, starter: _Starter) -> None:
-        """A real thread has nothing to do."""
-        self._idle.append(starter)
+    def _live(self, thread: _Thread, function: Callable[[], None]) -> None:
+        try:
+            if not thread.host.dead and not self.overrun:
+                function()
+        except Killed:
+            pass
+        except BaseException as error:
+            self._failure = self._failure or error
+        finally:
+            self._alive.pop(thread, None)
+            thread.turn += 1
 
     def _enqueue(self, thread: _Thread, when: float) -> None:
         thread.turn += 1
         heapq.heappush(self._queue, (when, next(self._order), thread.turn, thread))
-
-    def _pass_on(self, giver: _Thread | None = None, *, ends: bool = False) -> None:
-        """Pass the baton to the next thread; return when this thread has it again."""
-        following = self._next()
-        if following is giver and giver is not None:
-            self._current = giver
-            return
-        self._current = following
-        if following is None:
-            self._end.release()
-        else:
-            following.lock.release()
-        if giver is not None and not ends:
-            giver.lock.acquire()
 
     def _next(self) -> _Thread | None:
         while self._queue:
@@ -182,46 +170,11 @@ class Schedule:
             self.now = max(self.now, when)
             if self.now > self._until and not self.overrun:
                 self.overrun = True
-                for each in self._alive - {thread}:
-                    self._enqueue(each, self.now)
+                for other in self._alive:
+                    if other is not thread:
+                        self._enqueue(other, self.now)
             return thread
         return None
-
-
-class _Starter:
-    """A real thread, used for one simulated thread after the other."""
-
-    def __init__(self, schedule: Schedule) -> None:
-        self._schedule = schedule
-        self._work: tuple[_Thread, Callable[[], None]] | None = None
-        self._go = threading.Lock()
-        self._go.acquire()
-        threading.Thread(target=self._loop, daemon=True).start()
-
-    def begin(self, thread: _Thread, function: Callable[[], None]) -> None:
-        self._work = (thread, function)
-        self._go.release()
-
-    def dismiss(self) -> None:
-        self._work = None
-        self._go.release()
-
-    def _loop(self) -> None:
-        while True:
-            self._go.acquire()
-            if self._work is None:
-                return
-            thread, function = self._work
-            thread.lock.acquire()
-            try:
-                if not thread.host.dead and not self._schedule.overrun:
-                    function()
-            except Killed:
-                pass
-            except BaseException as error:
-                self._schedule.failure = self._schedule.failure or error
-            self._schedule.release(self)
-            self._schedule.ended(thread)
 
 
 class SimSignal:
@@ -269,6 +222,10 @@ class SimPending(Generic[T]):
     def done(self) -> bool:
         """See `threads.Pending.done`."""
         return self._ended.is_set()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for the end, at most `timeout` seconds; whether it has ended."""
+        return self._ended.wait(timeout)
 
     def result(self) -> T:
         """See `threads.Pending.result`."""

@@ -1,0 +1,39 @@
+"""Chance and concurrency of the standard library, decided by a seed.
+
+The product draws tokens and uses thread pools for requests. In a simulation both must depend on the
+seed alone: tokens come from one generator, and a pool runs what it is given at once.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from a generator with this seed, and run no real thread."""
+    rng = random.Random(seed)
+    with (
+        mock.patch.object(uuid, "uuid4", lambda: uuid.UUID(int=rng.getrandbits(128), version=4)),
+        mock.patch.object(secrets, "randbelow", rng.randrange),
+        mock.patch.object(ThreadPoolExecutor, "submit", _run_now),
+    ):
+        yield
+
+
+def _run_now(
+    _pool: ThreadPoolExecutor, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+) -> Future[Any]:
+    ended: Future[Any] = Future()
+    try:
+        ended.set_result(function(*args, **kwargs))
+    except Exception as error:
+        ended.set_exception(error)
+    return ended
