@@ -54,12 +54,12 @@ class ArrayElement:
 
     array: Array
     number: int
+    stop: SimSignal  #: SIGTERM to the latest start
     state: ElementState = ElementState.PENDING
     restarts: int = 0
     starts: list[Start] = field(default_factory=list)
     ended: float = 0.0
     hosts: list[Host] = field(default_factory=list)  #: its processes
-    stop: SimSignal | None = None  #: SIGTERM
     requeued: bool = False  #: it starts again when it has ended
     end: ElementState | None = None  #: the state that it will have; by its exit code if None
 
@@ -107,21 +107,20 @@ class Controller:
         schedule: the simulated time.
         rng: decides when elements start and when the accounting shows it.
         rules: what is peculiar to the site.
-        launch: runs an element.
     """
 
-    def __init__(
-        self, schedule: Schedule, rng: random.Random, rules: ClusterRules, launch: Launch
-    ) -> None:
+    def __init__(self, schedule: Schedule, rng: random.Random, rules: ClusterRules) -> None:
         self.rules = rules
+        self.launch: Launch = lambda _element: 0
         self.arrays: list[Array] = []
+        #: Called with each new array.
+        self.on_submit: Callable[[Array], None] = lambda _array: None
         #: Reason to refuse the next scripts; empty for none.
         self.refusal = ""
         self.down_until = 0.0
         self.accounting_down_until = 0.0
         self._schedule = schedule
         self._rng = rng
-        self._launch = launch
         self._host = Host("slurmctld")
         self._next_id = 100
 
@@ -148,7 +147,10 @@ class Controller:
             self._next_id, name, script, place, now, now + (int(begin.group(1)) if begin else 0)
         )
         self._next_id += 1
-        array.elements = [ArrayElement(array, number) for number in range(count)]
+        array.elements = [
+            ArrayElement(array, number, SimSignal(self._schedule)) for number in range(count)
+        ]
+        self.on_submit(array)
         self.arrays.append(array)
         self._dispatch_later(array.begin - now)
         return array.slurm_job_id
@@ -166,7 +168,7 @@ class Controller:
 
     def _stop(self, element: ArrayElement, end: ElementState, *, requeued: bool = False) -> None:
         """SIGTERM to an element that runs; SIGKILL follows."""
-        if element.state is not ElementState.RUNNING or element.stop is None:
+        if element.state is not ElementState.RUNNING:
             return
         element.state, element.end, element.requeued = ElementState.COMPLETING, end, requeued
         element.stop.set()
@@ -271,7 +273,7 @@ class Controller:
 
         def run() -> None:
             try:
-                code = self._launch(element)
+                code = self.launch(element)
             except Killed:
                 return
             if start.ended is None:

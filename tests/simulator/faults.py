@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from slurm_worker.errors import ServiceError
-from slurm_worker.protocol.ports import Applied, Refused, Row, Statement
+from slurm_worker.protocol.keys import JOBS_PK
+from slurm_worker.protocol.ports import (
+    Applied,
+    ObjectInfo,
+    Refused,
+    Row,
+    Statement,
+    StoredObject,
+)
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.simulator.schedule import Schedule
 
@@ -71,6 +80,68 @@ class Seen:
     markers: dict[str, set[str]] = field(default_factory=dict)
     #: Attempts of each task, in the order in which they were granted.
     attempts: dict[str, list[int]] = field(default_factory=dict)
+
+
+class WatchedRows(MemoryRows):
+    """The table, with a record of what became of each statement and each row's state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.applied: Counter[str] = Counter()  #: by the statement's name
+        self.refused: Counter[str] = Counter()
+        #: By kind of row, state before and state after; only where they differ
+        self.transitions: Counter[tuple[str, str, str]] = Counter()
+        #: The states of task rows, by partition and sort key
+        self.tasks: dict[tuple[str, str], str] = {}
+        self._states: dict[tuple[str, str], str] = {}
+
+    def put_new(self, row: Row) -> Applied | Refused:
+        """See `ports.Rows.put_new`."""
+        result = super().put_new(row)
+        self._count_result(f"put {_kind_of(str(row['pk']), str(row['sk']))}", result)
+        return result
+
+    def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
+        """See `ports.Rows.update`."""
+        result = super().update(pk, sk, statement)
+        self._count_result(statement_name(statement), result)
+        return result
+
+    def delete(self, pk: str, sk: str) -> None:
+        """See `ports.Rows.delete`."""
+        super().delete(pk, sk)
+        self.tasks.pop((pk, sk), None)
+        self._states.pop((pk, sk), None)
+
+    def _count_result(self, name: str, result: Applied | Refused) -> None:
+        if isinstance(result, Refused):
+            self.refused[name] += 1
+            return
+        self.applied[name] += 1
+        row = result.row
+        key = pk, sk = str(row["pk"]), str(row["sk"])
+        kind, state = _kind_of(pk, sk), str(row.get("state", ""))
+        before = self._states.get(key, "absent")
+        if state and state != before:
+            self._states[key] = state
+            self.transitions[kind, before, state] += 1
+            if kind == "task":
+                self.tasks[key] = state
+
+
+def statement_name(statement: Statement) -> str:
+    """The statement's name; the stages of all shards are one."""
+    return "stage" if re.fullmatch(r"s\d+", statement.name) else statement.name
+
+
+def _kind_of(pk: str, sk: str) -> str:
+    if "#TASK#" in pk:
+        return "task"
+    if "#EVENT#" in pk:
+        return "event"
+    if pk == JOBS_PK:
+        return "list of jobs"
+    return {"META": "job", "SLOT": "limit"}.get(sk.partition("#")[0], sk.partition("#")[0].lower())
 
 
 class Network:
@@ -209,43 +280,109 @@ class SimRows:
         self._network.call("delete", lambda: self._rows.delete(pk, sk), f"table {pk}")
 
 
-class SimObjects(MemoryObjects):
-    """`ports.ObjectStore` over a network; shares the objects of `store`."""
+class SimObjects:
+    """`ports.ObjectStore` over a network.
 
-    def __init__(self, store: MemoryObjects, network: Network, seen: Seen) -> None:
-        super().__init__()
+    Args:
+        store: the objects.
+        network: the connection to them.
+        seen: records the markers.
+        conditional_put: whether the store heeds ``If-None-Match`` and ``If-Match``.
+    """
+
+    def __init__(
+        self,
+        store: MemoryObjects,
+        network: Network,
+        seen: Seen,
+        *,
+        conditional_put: bool = True,
+    ) -> None:
         self._store = store
-        self.objects = store.objects
         self._network = network
         self._seen = seen
+        self._conditional_put = conditional_put
+
+    def verify(self) -> None:
+        """See `ports.ObjectStore.verify`."""
+        self._call("head", self._store.verify)
 
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | None:
         """See `ports.ObjectStore.get`."""
-        return self._network.call(
-            "object get", lambda: self._store.get(key, start=start, length=length), "store get"
-        )
+        return self._call("get", lambda: self._store.get(key, start=start, length=length))
 
     def put(self, key: str, body: bytes) -> None:
         """See `ports.ObjectStore.put`."""
 
         def apply() -> None:
             self._store.put(key, body)
-            self._note(key, body)
+            self._record(key, body)
 
-        self._network.call("object put", apply, "store put")
+        self._call("put", apply)
 
     def put_new(self, key: str, body: bytes) -> bool:
         """See `ports.ObjectStore.put_new`."""
+        if not self._conditional_put:
+            # Such a store ignores the header.
+            self.put(key, body)
+            return True
 
         def apply() -> bool:
             created = self._store.put_new(key, body)
             if created:
-                self._note(key, body)
+                self._record(key, body)
             return created
 
-        return self._network.call("object put", apply, "store put")
+        return self._call("put", apply)
 
-    def _note(self, key: str, body: bytes) -> None:
+    def read(self, key: str) -> StoredObject | None:
+        """See `ports.ObjectStore.read`."""
+        return self._call("get", lambda: self._store.read(key))
+
+    def put_if(self, key: str, body: bytes, tag: str) -> bool:
+        """See `ports.ObjectStore.put_if`."""
+        if not self._conditional_put:
+            self.put(key, body)
+            return True
+        return self._call("put", lambda: self._store.put_if(key, body, tag))
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """See `ports.ObjectStore.list`."""
+        yield from self._call("list", lambda: list(self._store.list(prefix)))
+
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See `ports.ObjectStore.entries`."""
+        yield from self._call("list", lambda: list(self._store.entries(prefix)))
+
+    def delete(self, key: str) -> None:
+        """See `ports.ObjectStore.delete`."""
+        self._call("delete", lambda: self._store.delete(key))
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """See `ports.ObjectStore.delete_many`."""
+        chosen = list(keys)
+        self._call("delete", lambda: self._store.delete_many(chosen))
+
+    def size(self, key: str) -> int | None:
+        """See `ports.ObjectStore.size`."""
+        return self._call("head", lambda: self._store.size(key))
+
+    def upload(self, key: str, path: str) -> None:
+        """See `ports.ObjectStore.upload`."""
+        self._call("put", lambda: self._store.upload(key, path))
+
+    def download(self, key: str, path: str) -> None:
+        """See `ports.ObjectStore.download`."""
+        self._call("get", lambda: self._store.download(key, path))
+
+    def copy(self, source: str, key: str) -> None:
+        """See `ports.ObjectStore.copy`."""
+        self._call("put", lambda: self._store.copy(source, key))
+
+    def _call(self, verb: str, apply: Callable[[], T]) -> T:
+        return self._network.call(f"object {verb}", apply, f"store {verb}")
+
+    def _record(self, key: str, body: bytes) -> None:
         if key.endswith(".done"):
             digest = hashlib.sha256(body).hexdigest()
             self._seen.markers.setdefault(key, set()).add(digest)

@@ -39,6 +39,9 @@ class Host:
     skew_s: float = 0.0
     dead: bool = False
     resumes: float = 0.0
+    #: Called when it is killed, before its threads see it; code that cleans up runs afterwards, as
+    #: it never would in a process that was killed.
+    when_killed: Callable[[], None] | None = None
 
 
 @dataclass(eq=False)
@@ -134,6 +137,10 @@ class Schedule:
 
     def kill(self, host: Host) -> None:
         """End a host's threads where they wait, now or when they resume."""
+        if host.dead:
+            return
+        if host.when_killed is not None:
+            host.when_killed()
         host.dead = True
         for thread in self._alive:
             if thread.host is host and thread is not self._current:

@@ -1,0 +1,181 @@
+"""Worker processes on the cluster: the element's script, its supervisor, and the nodes' own code."""
+
+from __future__ import annotations
+
+import random
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from slurm_worker.errors import ErrorClass, ServiceError, UserError
+from slurm_worker.execution.flight_recorder import Record, Recorder
+from slurm_worker.node.context import NodeContext
+from slurm_worker.node.slurm_job import Drain, WorkerExit, WorkerIdentity
+from slurm_worker.node.supervisor import Death
+from slurm_worker.node.worker import Worker, read_config
+from slurm_worker.protocol.job_store import JobStore
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.keys import TaskId, split_s3_uri
+from slurm_worker.protocol.paths import JobPaths
+from slurm_worker.protocol.task_history import Crash
+from slurm_worker.protocol.task_table import TaskTable
+from tests.simulator.cluster import ArrayElement
+from tests.simulator.faults import SimRows
+from tests.simulator.schedule import Host, Killed, SimClock, SimSignal, SimThreads
+from tests.simulator.world import JOB, World
+
+_CANCELLED_EXIT = 143
+_MOST_PROCESSES = 20
+
+
+class Fleet:
+    """Runs the elements of the world's arrays."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._started = 0
+
+    def launch(self, element: ArrayElement) -> int:
+        """The script of an element: the supervisor and its process, until they end."""
+        files = self._world.node.files
+        if files.get(f"{element.array.place}/id", b"").strip() == b"cancelled":
+            return _CANCELLED_EXIT
+        words = shlex.split(element.array.script.rstrip().splitlines()[-1])
+        options = dict(zip(words[-6::2], words[-5::2], strict=True))
+        death: Death | None = None
+        for _ in range(_MOST_PROCESSES):
+            self._started += 1
+            process = _Process(self._world, element, options, self._started, death)
+            code, death = process.run()
+            if code is not None:
+                return code
+            if element.stop.is_set():
+                break
+        return int(WorkerExit.INFRASTRUCTURE)
+
+
+class _Process:
+    """One worker process of an element."""
+
+    def __init__(
+        self,
+        world: World,
+        element: ArrayElement,
+        options: dict[str, str],
+        number: int,
+        death: Death | None,
+    ) -> None:
+        self._world = world
+        self._element = element
+        self._options = options
+        self._number = number
+        self._death = death
+        self._rng = random.Random(world.rng.random())
+        self._recorder = Recorder()
+        self._host = world.host(f"{element.name}.{number}")
+        self._records: list[Record] = []
+        self._host.when_killed = lambda: self._records.append(self._recorder.read())
+        self._stop = SimSignal(world.schedule)
+
+    def run(self) -> tuple[int | None, Death | None]:
+        """Its exit code, or what it was doing when it died."""
+        element, schedule = self._element, self._world.schedule
+        element.hosts = [element.hosts[0], self._host]
+        ended = SimSignal(schedule)
+        codes: list[int] = []
+
+        def live() -> None:
+            try:
+                codes.append(self._work())
+            except ServiceError:
+                codes.append(int(WorkerExit.INFRASTRUCTURE))
+            except UserError as error:
+                self._world.say(f"{self._host.name}: {error}")
+                codes.append(int(WorkerExit.CONFIG))
+            finally:
+                ended.set()
+
+        schedule.spawn(self._host, live)
+        schedule.spawn(self._host, self._forward)
+        ended.wait()
+        if not self._records:
+            return codes[0], None
+        self._world.say(f"{self._host.name} died")
+        return None, _death(self._records[0])
+
+    def _forward(self) -> None:
+        """The supervisor passes SIGTERM on to its process."""
+        self._element.stop.wait()
+        self._stop.set()
+
+    def _work(self) -> int:
+        world, element = self._world, self._element
+        network = world.network(self._rng)
+        objects = world.store(network)
+        _, key = split_s3_uri(self._options["--config"], "--config")
+        config = read_config(objects.get(key), key)
+        rows, clock = SimRows(world.rows, network, world.seen), SimClock(world.schedule, self._host)
+        table = TaskTable(rows, JOB, config.shards, config.lease, clock)
+        if self._death is not None:
+            _report(self._death, table)
+        scratch = world.scratch / f"{self._number}"
+        scratch.mkdir()
+        slurm = {
+            "array": str(element.array.slurm_job_id),
+            "element": str(element.number),
+            "restart": str(element.restarts),
+            "node": "n1",
+        }
+        name = f"{element.name}-r{element.restarts}-{self._number:08x}"
+        context = NodeContext(
+            config=config,
+            identity=WorkerIdentity(name, self._options["--submission"], slurm),
+            store=JobStore(objects, JobPaths(config.prefix, JOB)),
+            jobs=JobTable(rows, JOB, clock),
+            table=table,
+            buckets=lambda _: objects,
+            clock=clock,
+            scratch=scratch,
+            logger=Silent(),
+            threads=SimThreads(world.schedule, self._host),
+            drain=Drain(self._stop),
+            rng=self._rng,
+            recorder=self._recorder,
+            leave=self._leave,
+            requeue=self._requeue,
+        )
+        return int(Worker(context).run())
+
+    def _leave(self) -> None:
+        self._host.when_killed = None
+        self._world.schedule.kill(self._host)
+        raise Killed
+
+    def _requeue(self, _slurm: object) -> str:
+        self._world.controller.requeue(self._element)
+        return ""
+
+
+def _death(record: Record) -> Death | None:
+    leases = tuple(lease for lease in record.leases if lease != (record.task, record.attempt))
+    if not record.task and not leases:
+        return None
+    crash = Crash(ErrorClass.WORKER_CRASH, record.position)
+    return Death(record.owner, record.task, record.attempt, crash, leases)
+
+
+def _report(death: Death, table: TaskTable) -> None:
+    if death.task:
+        table.record_crash(TaskId(death.task), death.attempt, death.owner, death.crash)
+    for task, attempt in death.leases:
+        table.abandon(TaskId(task), attempt, death.owner)
+
+
+@dataclass
+class Silent:
+    """A logger that discards all lines."""
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Drop the line."""
+
+    debug = warning = error = exception = info

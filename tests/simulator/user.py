@@ -1,0 +1,131 @@
+"""The user, who runs commands, and repeats each until it succeeds.
+
+A command is a process of its own. It may be cut off, or stand still, after any of its requests. Its
+user may also start it twice.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_slurm_provider.coordinator.services import Services
+from slurm_worker.errors import ServiceError, UserError
+from tests.simulator.schedule import Host, Killed, SimSignal
+from tests.simulator.world import World
+
+#: What a command does.
+Verb = Callable[[Services], Any]
+
+#: A command is cut off or stands still after at most so many requests.
+_MOST_REQUESTS = 80
+_LONGEST_PAUSE_S = 600.0
+#: How often a user repeats a command that is refused although nothing else goes on.
+_MOST_REFUSALS = 4
+
+
+class Stuck(Exception):
+    """The user can't get a command done."""
+
+
+@dataclass(eq=False)
+class Command:
+    """One process of the user."""
+
+    name: str
+    host: Host
+    ended: SimSignal
+    value: Any = None
+    error: Exception | None = None
+    done: bool = False
+
+
+class User:
+    """Runs commands.
+
+    Args:
+        world: where.
+        careful: nothing happens to their commands.
+    """
+
+    def __init__(self, world: World, *, careful: bool) -> None:
+        self._world = world
+        self._rng = world.rng
+        self._careful = careful
+        self.running: set[Command] = set()
+
+    def until_done(self, name: str, verb: Verb, prepare: Callable[[], None]) -> Any:
+        """Repeat a command until it succeeds; `prepare` does what its message asks for.
+
+        Raises:
+            Stuck: if it never does.
+        """
+        rng, refusals = self._rng, 0
+        unlucky = 0 if self._careful else rng.randint(0, 3)
+        while True:
+            if not self._careful and rng.random() < 0.15:
+                self.begin(name, verb, disturbed=True)
+            command = self.begin(name, verb, disturbed=unlucky > 0)
+            command.ended.wait(rng.choice((30.0, _LONGEST_PAUSE_S)) if unlucky > 0 else None)
+            unlucky -= 1
+            if command.done:
+                return command.value
+            if isinstance(command.error, UserError):
+                refusals += not self.running
+                if refusals > _MOST_REFUSALS:
+                    raise Stuck(f"{name} is refused again and again: {command.error}")
+                prepare()
+            self._world.schedule.sleep(rng.uniform(1, 30))
+
+    def begin(self, name: str, verb: Verb, *, disturbed: bool) -> Command:
+        """Start a command; do not wait for it."""
+        world = self._world
+        rng, host = random.Random(self._rng.random()), world.host(name)
+        command = Command(name, host, SimSignal(world.schedule))
+        network = world.network(rng, self._disturbance(host, rng) if disturbed else _nothing)
+        services = world.services(host, network)
+
+        def run() -> None:
+            self.running.add(command)
+            try:
+                command.value = verb(services)
+                command.done = True
+                world.say(f"{name}: done")
+            except (ServiceError, UserError) as error:
+                command.error = error
+                world.say(f"{name}: {error}")
+            finally:
+                self.running.discard(command)
+                command.ended.set()
+
+        world.say(f"{name}: begins")
+        world.schedule.spawn(host, run)
+        return command
+
+    def wait(self) -> None:
+        """Until no command runs."""
+        while self.running:
+            self._world.schedule.sleep(5.0)
+
+    def _disturbance(self, host: Host, rng: random.Random) -> Callable[[str], None]:
+        """What happens to a command after one of its requests was answered."""
+        kind, left = rng.choice(("cut", "sleep")), int(_MOST_REQUESTS ** rng.random())
+
+        def disturb(name: str) -> None:
+            nonlocal left
+            left -= 1
+            if left:
+                return
+            self._world.seen.faults[kind] += 1
+            self._world.say(f"{host.name}: {kind} after {name}")
+            if kind == "cut":
+                raise Killed
+            self._world.schedule.pause(host, rng.uniform(1, _LONGEST_PAUSE_S))
+
+        return disturb
+
+
+def _nothing(_name: str) -> None:
+    """Let a command continue."""

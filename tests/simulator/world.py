@@ -1,0 +1,140 @@
+"""What one simulated backfill consists of: table, store, cluster, time; and clients of them."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.spec.site import parse_site
+from airflow_slurm_provider.slurm.client import SlurmClient
+from slurm_worker.protocol.job_config import LeaseConfig
+from slurm_worker.protocol.job_rows import JobRow
+from slurm_worker.protocol.job_store import JobStore
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.keys import JobId, TaskState
+from slurm_worker.protocol.paths import JobPaths
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import TaskRow
+from slurm_worker.testing import MemoryObjects
+from tests.simulator.cluster import Controller
+from tests.simulator.faults import (
+    FaultRates,
+    Network,
+    Outage,
+    Seen,
+    SimObjects,
+    SimRows,
+    WatchedRows,
+)
+from tests.simulator.login_node import LoginNode, SimTransport
+from tests.simulator.schedule import Host, Schedule, SimClock
+
+JOB = JobId("simulated")
+BUCKET, PREFIX, INPUT = "lab", "lab", "input/items.jsonl"
+_SITE = {
+    "storage": {"table": "t", "prefix": f"s3://{BUCKET}/{PREFIX}"},
+    "cluster": {"transport": "local", "worker_command": "slurm-worker"},
+}
+#: The most that a clock is wrong, in seconds.
+SKEW_S = 2.0
+
+
+@dataclass
+class World:
+    """Everything that outlives the processes; `rng` decides what happens to them."""
+
+    schedule: Schedule
+    rng: random.Random
+    controller: Controller
+    node: LoginNode
+    rates: FaultRates
+    outages: tuple[Outage, ...] = ()
+    conditional_put: bool = True  #: whether the store heeds ``If-None-Match``
+    rows: WatchedRows = field(default_factory=WatchedRows)
+    objects: MemoryObjects = field(default_factory=MemoryObjects)
+    seen: Seen = field(default_factory=Seen)
+    scratch: Path = Path()
+    log: list[str] = field(default_factory=list)  #: for people who read a failed run
+    calls: Counter[str] = field(default_factory=Counter)  #: of the handler, by item
+
+    def host(self, name: str) -> Host:
+        """A process whose clock is wrong."""
+        return Host(name, self.rng.uniform(-1, 1) * SKEW_S)
+
+    def say(self, line: str) -> None:
+        """Append a line to the log, with the time."""
+        self.log.append(f"{self.schedule.now:8.1f} {line}")
+
+    def network(
+        self, rng: random.Random, answered: Callable[[str], None] = lambda _name: None
+    ) -> Network:
+        """A process's connection to the services."""
+        return Network(self.schedule, rng, self.rates, self.seen, self.outages, answered)
+
+    def store(self, network: Network) -> SimObjects:
+        """The object store, as a process sees it."""
+        return SimObjects(
+            self.objects, network, self.seen, conditional_put=self.conditional_put
+        )
+
+    def services(self, host: Host, network: Network) -> Services:
+        """A command's services."""
+        objects = self.store(network)
+        slurm = SlurmClient(
+            SimTransport(self.schedule, self.node, network),
+            ".airflow-slurm",
+            lambda: self.schedule.now,
+            self.schedule.sleep,
+        )
+        return Services(
+            site=parse_site(_SITE, "site"),
+            rows=SimRows(self.rows, network, self.seen),
+            objects=objects,
+            slurm=slurm,
+            clock=SimClock(self.schedule, host),
+            bucket=lambda _name: objects,
+            sts=lambda: None,
+        )
+
+    # --- the truth, without a network -------------------------------------------
+
+    @property
+    def paths(self) -> JobPaths:
+        """The job's keys."""
+        return JobPaths(PREFIX, JOB)
+
+    @property
+    def truth(self) -> JobStore:
+        """The job's objects as they are."""
+        return JobStore(self.objects, self.paths)
+
+    @property
+    def jobs(self) -> JobTable:
+        """The job's rows as they are."""
+        return JobTable(self.rows, JOB, SimClock(self.schedule, Host("checker")))
+
+    def job(self) -> JobRow | None:
+        """The job's row."""
+        return self.jobs.find()
+
+    def task_rows(self) -> Iterator[TaskRow]:
+        """All task rows."""
+        job = self.job()
+        if job is not None:
+            table = TaskTable(self.rows, JOB, job.shards, LeaseConfig(), self.jobs.clock)
+            for shard in range(job.shards):
+                yield from table.all_rows(shard)
+
+    def complete(self) -> bool:
+        """Whether every task that has a row has ended."""
+        states = self.rows.tasks.values()
+        return bool(states) and all(TaskState(state).terminal for state in states)
+
+    def states(self) -> str:
+        """The tasks that have not ended, for a message."""
+        rows = [row for row in self.task_rows() if not row.state.terminal]
+        return ", ".join(f"{row.task} {row.state.value}" for row in rows) or "all tasks have ended"
