@@ -24,6 +24,7 @@ from airflow_slurm_provider.coordinator.spec.job_spec import Config, parse_confi
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass
+from slurm_worker.protocol.keys import TaskState, shard_count
 from tests.simulator import handler as handlers
 from tests.simulator.chance import seeded
 from tests.simulator.cluster import ArrayElement, ClusterRules, Controller
@@ -66,7 +67,7 @@ class Shape:
         return cls(
             items=rng.randint(100, 250) if many else rng.randint(6, 40),
             bundle=1 if many else rng.choice((None, 2, 3, 5, 8)),
-            workers=200 if many and rng.random() < 0.3 else rng.randint(1, 4),
+            workers=200 if many and rng.random() < 0.0 else rng.randint(1, 4),
             item_s=0.05 if many else rng.choice((0.3, 1.5)),
             retries=rng.choice((0, 1, 1, 2)),
             limited=rng.random() < 0.2,
@@ -114,6 +115,7 @@ class Backfill:
         self.handler = SimHandler(
             self.world, self.shape.items, self.shape.item_s, calm=self.calm
         )
+        self._damaged: dict[str, bytes] = {}
         self.promises = Promises(self.world, self.handler)
         self.user = User(self.world, careful=self.calm)
         controller.launch = Fleet(self.world).launch
@@ -155,7 +157,7 @@ class Backfill:
 
     def _outages(self) -> tuple[Outage, ...]:
         found, at = [], self.rng.uniform(10, 200)
-        while not self.calm and at < self.until and self.rng.random() < 0.3:
+        while not self.calm and at < self.until and self.rng.random() < 0.4:
             end = at + self.rng.uniform(30, 400)
             fault = self.rng.choice(("lost_request", "lost_reply"))
             found.append(Outage(at, end, self.rng.choice(_AWAY), fault))
@@ -166,9 +168,19 @@ class Backfill:
         world = self.world
         lines = [f'{{"id": "k{n}", "n": {n}}}\n' for n in range(self.shape.items)]
         world.objects.put(INPUT, "".join(lines).encode())
+        if self.rng.random() < 0.05:
+            # An earlier release created a job before it had read the input.
+            spec = self.config().spec
+            world.jobs.create(spec.identity(), "", shard_count(spec.max_workers))
         self._until_done("submit", _submit(self))
         self._wait()
+        self._restore()
         for _ in range(self.shape.retries):
+            self._until_done("retry", _retry)
+            self._wait()
+            self._restore()
+        self.handler.corrected = True
+        while any(row.state is not TaskState.DONE for row in world.task_rows()):
             self._until_done("retry", _retry)
             self._wait()
         if not self.calm:
@@ -232,6 +244,8 @@ class Backfill:
             world.node.restart()
         elif kind == "refusals":
             world.controller.refusal = _INVALID if not world.controller.refusal else ""
+        elif kind == "damage":
+            self._damage()
         elif running := world.controller.running():
             world.seen.faults[kind] += 1
             world.say(kind)
@@ -255,6 +269,19 @@ class Backfill:
             for other in world.controller.running():
                 for host in other.hosts:
                     world.schedule.pause(host, 3 * _TTL_S)
+
+    def _damage(self) -> None:
+        """An object of the input is damaged; the user restores it before a retry."""
+        objects = self.world.objects.objects
+        segments = sorted(key for key in objects if "/segment-" in key)
+        if segments:
+            key = self.rng.choice(segments)
+            self._damaged.setdefault(key, objects[key])
+            objects[key] = b"?" + objects[key][1:]
+
+    def _restore(self) -> None:
+        self.world.objects.objects.update(self._damaged)
+        self._damaged.clear()
 
     # --- the user's commands ----------------------------------------------------
 
@@ -342,6 +369,7 @@ _TROUBLES = {
     "slurmdbd": 1,
     "login node": 1,
     "refusals": 1,
+    "damage": 1,
     "pause": 1,
     "resume": 2,
     "submit": 2,

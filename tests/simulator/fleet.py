@@ -76,13 +76,15 @@ class _Process:
         self._records: list[Record] = []
         self._host.when_killed = lambda: self._records.append(self._recorder.read())
         self._stop = SimSignal(world.schedule)
+        self._codes: list[int] = []
 
     def run(self) -> tuple[int | None, Death | None]:
         """Its exit code, or what it was doing when it died."""
         element, schedule = self._element, self._world.schedule
         element.hosts = [element.hosts[0], self._host]
+        self._world.elements[self._host] = element
         ended = SimSignal(schedule)
-        codes: list[int] = []
+        codes = self._codes
 
         def live() -> None:
             try:
@@ -147,6 +149,7 @@ class _Process:
         return int(Worker(context).run())
 
     def _leave(self) -> None:
+        self._codes.append(int(WorkerExit.OK))
         self._host.when_killed = None
         self._world.schedule.kill(self._host)
         raise Killed

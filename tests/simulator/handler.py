@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import Any
 
+from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass, FatalError, ItemError, RateLimited
 from slurm_worker.execution.context import Context
 from tests.simulator.schedule import Killed
@@ -23,6 +24,7 @@ class Behaviour(Enum):
     CRASHES = "crashes"  #: takes its process down, the first calls
     POISON = "poison"  #: takes its process down, each time
     CHANGES = "changes"  #: changes the item that it was given, then fails the first calls
+    MEMORY = "memory"  #: needs more memory than the element has: Slurm ends the element
     LIMITED = "limited"  #: the server answers 429 the first calls
     FATAL = "fatal"  #: the first call says that nothing of the job can succeed
     BUG = "bug"  #: has a bug
@@ -31,7 +33,13 @@ class Behaviour(Enum):
 _FLAKY_CALLS = 3
 _CRASHES = 2
 _USUAL = (Behaviour.OK,) * 8 + (Behaviour.BAD, Behaviour.FLAKY, Behaviour.BUG, Behaviour.CHANGES)
-_RARE = (Behaviour.CRASHES, Behaviour.POISON, Behaviour.LIMITED, Behaviour.FATAL)
+_RARE = (
+    Behaviour.CRASHES,
+    Behaviour.POISON,
+    Behaviour.LIMITED,
+    Behaviour.FATAL,
+    Behaviour.MEMORY,
+)
 
 
 class SimHandler:
@@ -54,6 +62,8 @@ class SimHandler:
             for behaviour in rng.sample(_RARE, rng.randint(0, len(_RARE))):
                 self.behaviours[rng.randrange(items)] = behaviour
         self.sends: list[float] = []
+        #: The user has corrected the handler, and asks for more memory.
+        self.corrected = False
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Process one item."""
@@ -70,6 +80,13 @@ class SimHandler:
     def die(self) -> None:
         """The process ends here."""
         self._world.schedule.kill(self._world.schedule.current.host)
+        raise Killed
+
+    def end_element(self) -> None:
+        """Slurm ends the element that this process belongs to."""
+        world = self._world
+        element = world.elements[world.schedule.current.host]
+        world.controller.kill(element, ElementState.OUT_OF_MEMORY)
         raise Killed
 
 
@@ -106,6 +123,11 @@ def _poison(handler: SimHandler, _item: dict[str, Any], _calls: int) -> None:
     handler.die()
 
 
+def _memory(handler: SimHandler, _item: dict[str, Any], _calls: int) -> None:
+    if not handler.corrected:
+        handler.end_element()
+
+
 def _limited(_handler: SimHandler, _item: dict[str, Any], calls: int) -> None:
     if calls <= _FLAKY_CALLS:
         raise RateLimited(2.0)
@@ -123,6 +145,7 @@ _ACTIONS: Mapping[Behaviour, Callable[[SimHandler, dict[str, Any], int], None]] 
     Behaviour.CHANGES: _change,
     Behaviour.CRASHES: _crash,
     Behaviour.POISON: _poison,
+    Behaviour.MEMORY: _memory,
     Behaviour.LIMITED: _limited,
     Behaviour.FATAL: _fatal,
 }

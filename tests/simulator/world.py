@@ -20,7 +20,7 @@ from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
 from slurm_worker.testing import MemoryObjects
-from tests.simulator.cluster import Controller
+from tests.simulator.cluster import ArrayElement, Controller
 from tests.simulator.faults import (
     FaultRates,
     Network,
@@ -60,6 +60,7 @@ class World:
     scratch: Path = Path()
     log: list[str] = field(default_factory=list)  #: for people who read a failed run
     calls: Counter[str] = field(default_factory=Counter)  #: of the handler, by item
+    elements: dict[Host, ArrayElement] = field(default_factory=dict)  #: by worker process
 
     def host(self, name: str) -> Host:
         """A process whose clock is wrong."""
