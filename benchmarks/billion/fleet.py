@@ -24,7 +24,7 @@ from benchmarks.billion.aws import Client, Services
 from benchmarks.claims import Hub, HubClock
 from slurm_worker.errors import ServiceError, Throttled
 from slurm_worker.failure_budget import FailureBudget
-from slurm_worker.node.backoff import (
+from slurm_worker.node.activity import (
     LEASE_AHEAD_S,
     SERVICE_FAILURES_ALLOWED,
     Idle,

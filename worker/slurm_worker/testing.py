@@ -56,7 +56,8 @@ class MemoryRows:
         """See `ports.Rows.get`."""
         with self._lock:
             self._count("get")
-            return _copied_or_none(self._rows.get(pk, {}).get(sk))
+            found = self._rows.get(pk, {}).get(sk)
+            return found and _copied(found)
 
     def put_new(self, row: Row) -> Applied | Refused:
         """See `ports.Rows.put_new`."""
@@ -74,11 +75,10 @@ class MemoryRows:
         with self._lock:
             self._count(statement.name)
             existing = self._rows.get(pk, {}).get(sk)
-            before: Row = dict(existing) if existing is not None else {}
-            values = statement.values
-            if not _Parser(statement.condition, before, values).condition():
-                return Refused(_copied_or_none(existing))
-            after = _Parser(statement.update, before, values).update()
+            before = existing or {}
+            if not _Parser(statement.condition, before, statement.values).condition():
+                return Refused(existing and _copied(existing))
+            after = _Parser(statement.update, before, statement.values).update()
             after.update(pk=pk, sk=sk)
             self._set(pk, sk, after)
             return Applied(_copied(after))
@@ -252,10 +252,6 @@ class ManualClock:
     def advance(self, seconds: float) -> None:
         """Move the time forward."""
         self._now += seconds
-
-
-def _copied_or_none(row: Row | None) -> Row | None:
-    return None if row is None else _copied(row)
 
 
 def _copied(row: Row) -> Row:

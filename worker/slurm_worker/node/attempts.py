@@ -72,14 +72,10 @@ class Attempts:
     def __init__(
         self, context: NodeContext, heartbeat: Heartbeat, columns: Columns | None = None
     ) -> None:
-        self._context = context
-        self._config = context.config
-        self._store = context.store
-        self._table = context.table
-        self._logger = context.logger
-        self._requests = context.requests
-        self._heartbeat = heartbeat
-        self._columns = columns
+        self._context, self._config = context, context.config
+        self._store, self._table = context.store, context.table
+        self._logger, self._requests = context.logger, context.requests
+        self._heartbeat, self._columns = heartbeat, columns
 
     def open(self, lease: Lease) -> Attempt | None:
         """Fetch the task's items; None if there is nothing to run.
@@ -91,10 +87,10 @@ class Attempts:
         try:
             attempt = self._open(held)
         except UserError as error:
-            self.give_up(held, error)
+            self.abandon(held, error)
             return None
         except ServiceError as error:
-            self.give_back(held, error)
+            self.abandon(held, error)
             raise
         except BaseException:
             self._heartbeat.drop(held)
@@ -158,13 +154,12 @@ class Attempts:
     def release(self, attempt: Attempt, worked_s: float = 0.0) -> None:
         """Give the lease back, with a checkpoint of what is journaled where that saves work."""
         held = attempt.held
-        if held.journal is not None and attempt.checkpoints.worth_saving(worked_s):
+        if held.journal is not None and attempt.checkpoints.due(worked_s, released=True):
             try:
                 held.save()
             except (ServiceError, OSError, sqlite3.Error) as error:
                 # The work is lost then; the task is still free for another worker.
                 self._logger.warning("checkpoint failed", task=held.lease.task, error=str(error))
-        held.stop()
         # Not renewed from here on: if the request fails and this process ends, it runs out.
         self._heartbeat.drop(held)
         requests = self._requests.take()
@@ -181,18 +176,6 @@ class Attempts:
         if not self._table.release(held.lease, held.checkpoint_ref, total):
             self._requests.put_back(requests)
 
-    def give_back(self, held: HeldLease, error: ServiceError) -> None:
-        """A service failed: the task is free for other workers at once, and is not to blame.
-
-        Except where the service can never do such a request, as for a part that is too large:
-        then the lease runs out, which counts, so that the task is bisected.
-        """
-        held.stop()
-        if isinstance(error, InvalidRequest):
-            self._heartbeat.drop(held)
-        else:
-            self._heartbeat.give_back(held)
-
     def disown(self, row: TaskRow, request: str) -> None:
         """Give back a lease that we may have got without an answer to the request."""
         worker = self._context.identity.worker
@@ -200,16 +183,24 @@ class Attempts:
 
     def discard(self, attempt: Attempt) -> None:
         """Renew the lease no longer: it is lost, or the task is done."""
-        attempt.held.stop()
         self._heartbeat.drop(attempt.held)
         if attempt.held.lost:
             self._logger.warning("the lease was lost", task=attempt.lease.task)
 
-    def give_up(self, held: HeldLease, error: Exception) -> None:
-        """The task can't be run here: write the reason to its row, for a try elsewhere."""
-        lease = held.lease
-        held.stop()
+    def abandon(self, held: HeldLease, error: Exception) -> None:
+        """The task can't be run or committed here: free it for other workers.
+
+        Where a service failed, the task is not to blame. Where the service can never do such a
+        request, as for a part that is too large, the lease runs out, which counts, so that the task
+        is bisected. Any other reason is written to the task's row, for a try elsewhere.
+        """
         self._heartbeat.drop(held)
+        if isinstance(error, InvalidRequest):
+            return
+        if isinstance(error, ServiceError):
+            self._heartbeat.give_back(held)
+            return
+        lease = held.lease
         if isinstance(error, UserError):
             error_class = ErrorClass.BAD_INPUT
         elif isinstance(error, sqlite3.Error):
@@ -302,14 +293,13 @@ class Attempts:
     def _upload_parts(self, lease: Lease, journal: Journal) -> tuple[Part, ...]:
         unique = f"{self._context.rng.getrandbits(48):012x}"
         parts = []
-        for kind in ("rows", "errors"):
-            if kind == "errors" and not journal.failed:
+        for kind, rows in (("rows", journal.rows), ("errors", journal.failed)):
+            if kind == "errors" and not rows:
                 continue
             suffix, data = make_part(
                 journal, self._config.part_format, kind, self._context.scratch, self._columns
             )
             key = self._store.paths.part(lease.task, lease.attempt, unique, suffix)
-            rows = journal.rows if kind == "rows" else journal.failed
             parts.append(self._store.upload_part(key, data, kind, rows))
         return tuple(parts)
 

@@ -70,10 +70,9 @@ class HeldLease:
         if checkpoints is None:
             return
         began = self._clock.boot_time()
-        ref = checkpoints.save(outcomes)
+        self.checkpoint_ref = checkpoints.save(outcomes) or self.checkpoint_ref
         self.saved = self._clock.boot_time()
-        checkpoints.record_cost(self.saved - began)
-        self.checkpoint_ref = ref or self.checkpoint_ref
+        checkpoints.cost_s = self.saved - began
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -91,11 +90,8 @@ class Heartbeat:
     """Renews the worker's leases, in a thread that it starts."""
 
     def __init__(self, context: NodeContext) -> None:
-        self._table = context.table
-        self._recorder = context.recorder
-        self._clock = context.clock
-        self._rng = context.rng
-        self._logger = context.logger
+        self._table, self._recorder = context.table, context.recorder
+        self._clock, self._rng, self._logger = context.clock, context.rng, context.logger
         self._held: dict[HeldLease, float] = {}
         #: Writes that the table did not answer.
         self._deferred: list[Callable[[], None]] = []
@@ -114,7 +110,8 @@ class Heartbeat:
         return held
 
     def drop(self, held: HeldLease) -> None:
-        """Renew it no longer."""
+        """Renew it no longer; its items do not run any more."""
+        held.stop()
         self._recorder.drop(held.lease.task, held.lease.attempt)
         with self._lock:
             self._held.pop(held, None)

@@ -324,7 +324,7 @@ def test_a_stopping_worker_frees_its_task_although_its_checkpoint_can_not_be_sav
     held: Any = heartbeat.hold(claimed.lease)
     held.journal, held.save = SimpleNamespace(ok=0, failed=0), fails
     attempt: Any = SimpleNamespace(
-        held=held, checkpoints=SimpleNamespace(worth_saving=lambda _worked_s: True)
+        held=held, checkpoints=SimpleNamespace(due=lambda _worked_s, released: released)
     )
     Attempts(context, heartbeat).release(attempt, 100.0)
     heartbeat.close()
