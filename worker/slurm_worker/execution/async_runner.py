@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from slurm_worker.errors import ErrorClass, ItemError, describe
 from slurm_worker.execution.calls import CHECK_S, NOT_THE_ITEM, Calls, ItemTimeout, Runner
 from slurm_worker.execution.context import Context
+from slurm_worker.execution.flight_recorder import SEVERAL
 from slurm_worker.execution.handler import RAISED
 from slurm_worker.protocol.slices import TaskItems
 from slurm_worker.rate_limits.limiter import Stopped
@@ -66,10 +67,8 @@ class AsyncRunner(Runner):
         """Run one item after the other until none is left."""
         calls = self._calls
         for position in todo:
-            if self._concurrency == 1:
-                calls.recorder.item(position, calls.clock.boot_time())
-            else:
-                calls.recorder.several(self._concurrency, calls.clock.boot_time())
+            only = position if self._concurrency == 1 else SEVERAL
+            calls.recorder.items(only, self._concurrency, calls.clock.boot_time())
             outcome = await self._item(position, items, attempt)
             if outcome is None:
                 return

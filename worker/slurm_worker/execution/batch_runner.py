@@ -13,6 +13,7 @@ from typing import Any
 from slurm_worker.errors import ErrorClass, ItemError
 from slurm_worker.execution.calls import NOT_THE_ITEM, Calls, Runner
 from slurm_worker.execution.context import Context
+from slurm_worker.execution.flight_recorder import SEVERAL
 from slurm_worker.execution.handler import RAISED
 from slurm_worker.protocol.slices import TaskItems
 from slurm_worker.rate_limits.limiter import Stopped
@@ -50,11 +51,8 @@ class BatchRunner(Runner):
             if calls.stopping():
                 raise Stopped
             tries += 1
-            now = calls.clock.boot_time()
-            if len(positions) == 1:
-                calls.recorder.item(positions[0], now)
-            else:
-                calls.recorder.several(len(positions), now)
+            only = positions[0] if len(positions) == 1 else SEVERAL
+            calls.recorder.items(only, len(positions), calls.clock.boot_time())
             try:
                 results = self._call(items, positions, attempt)
             except (*NOT_THE_ITEM, Stopped):

@@ -165,7 +165,7 @@ class TaskLoop:
         finally:
             ran.set()
             self._activity.running = None
-            self._context.recorder.idle()
+            self._context.recorder.task()
         ended = journal.ok + journal.failed - (len(attempt.items) - len(todo))
         self._after_items(attempt, journal, self._clock.boot_time() - began, started)
         self._activity.items_ended += ended

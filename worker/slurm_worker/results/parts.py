@@ -7,7 +7,6 @@ be planned from it alone. The same outcomes give the same bytes.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
 import json
@@ -15,7 +14,7 @@ import re
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -90,9 +89,7 @@ class Columns(Protocol):
 def to_lines(key: str, result: object) -> tuple[int, str]:
     """A handler's result as JSON lines: how many, and the lines.
 
-    Args:
-        key: the item's key.
-        result: a dict (one row), a list of dicts (that many rows), or None (no row).
+    `result` is a dict (one row), a list of dicts (that many rows), or None (no row).
 
     Raises:
         ItemError: class `handler_bug`, if the result is something else or not JSON.
@@ -259,7 +256,7 @@ def _gunzip(data: bytes) -> bytes:
     size = int.from_bytes(data[-4:], "little")
     # Unpacked into one piece of memory of the size in the trailer, where possible.
     if igzip_lib is not None and size <= len(data) << _MOST_SHRUNK:
-        with contextlib.suppress(Exception):
+        with suppress(Exception):
             reader = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP)
             lines: bytes = reader.decompress(data, size + 1)
             if reader.eof and not reader.unused_data and len(lines) == size:
@@ -291,15 +288,9 @@ def _sqlite_part(bodies: Iterator[str], path: Path) -> bytes:
             db.execute("PRAGMA journal_mode=OFF")
             db.execute(PART_TABLE)
             db.execute("BEGIN")
-            db.executemany(
-                "INSERT INTO rows (key, line) VALUES (?, ?)",
-                (
-                    (json.loads(line)[KEY_FIELD], line)
-                    for body in bodies
-                    for line in body.split("\n")
-                    if line
-                ),
-            )
+            lines = (line for body in bodies for line in body.split("\n") if line)
+            values = ((json.loads(line)[KEY_FIELD], line) for line in lines)
+            db.executemany("INSERT INTO rows (key, line) VALUES (?, ?)", values)
             db.execute("COMMIT")
         return path.read_bytes()
     finally:
@@ -312,14 +303,12 @@ def _rows_of(result: object) -> list[dict[str, Any]]:
     rows: list[Any] = result if isinstance(result, list) else [result]
     for row in rows:
         if not isinstance(row, dict):
-            raise ItemError(
-                ErrorClass.HANDLER_BUG,
-                f"the handler returned {type(row).__name__}; return a dict, a list of dicts "
-                "or None",
-            )
+            found = type(row).__name__
+            message = f"the handler returned {found}; return a dict, a list of dicts or None"
+            raise ItemError(ErrorClass.HANDLER_BUG, message)
         if KEY_FIELD in row:
-            raise ItemError(
-                ErrorClass.HANDLER_BUG,
-                f"the handler's row has a field {KEY_FIELD!r}, which names the item; rename it",
+            message = (
+                f"the handler's row has a field {KEY_FIELD!r}, which names the item; rename it"
             )
+            raise ItemError(ErrorClass.HANDLER_BUG, message)
     return rows

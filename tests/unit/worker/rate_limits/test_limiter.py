@@ -215,7 +215,7 @@ def test_an_item_that_waits_for_its_token_is_not_taken_to_hang(quota_per_day: in
     pace = TokenThrottle([limit], clock, looked_at, recorder)
     start = clock.now()
     for position in range(4):
-        recorder.item(position, clock.boot_time())
+        recorder.items(position, 1, clock.boot_time())
         pace.acquire(None)
     assert clock.now() - start > 250
 
