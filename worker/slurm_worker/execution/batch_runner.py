@@ -82,11 +82,9 @@ class BatchRunner(Runner):
         batch = [items.take(position) for position in positions]
         given = list(batch)
         context = Context(calls.resources, items.keys[positions[0]], attempt)
-        results = calls.handler.handle(given, context)
-        if not isinstance(results, list | tuple) or len(results) != len(positions):
-            found = (
-                f"{len(results)}" if isinstance(results, list | tuple) else type(results).__name__
-            )
+        results: Sequence[object] = calls.handler.handle(given, context)
+        found = len(results) if isinstance(results, list | tuple) else type(results).__name__
+        if found != len(positions):
             raise ItemError(
                 ErrorClass.HANDLER_BUG,
                 f"the batch handler returned {found} for {len(positions)} items; return a list "

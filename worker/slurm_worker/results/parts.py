@@ -92,7 +92,7 @@ def to_lines(key: str, result: object) -> tuple[int, str]:
     `result` is a dict (one row), a list of dicts (that many rows), or None (no row).
 
     Raises:
-        ItemError: class `handler_bug`, if the result is something else or not JSON.
+        ItemError: class `handler_bug`, if it is something else or not JSON.
     """
     try:
         if type(result) is dict and KEY_FIELD not in result:
