@@ -81,8 +81,7 @@ class AccessDenied(ServiceError):
 class NoCredentials(ServiceError):
     """AWS's SDK finds no credentials that it can use.
 
-    On a node no task is the cause, and another node may have credentials. In a command it is a
-    mistake in the settings: exit code 2.
+    No task is the cause, and another node may have credentials. In a command: exit code 2.
     """
 
 

@@ -25,12 +25,7 @@ class UnsafeFolder(PermissionError):
 
 
 def check_folder(path: Path) -> None:
-    """Refuse a folder of which another user can change any part of the path.
-
-    Raises:
-        UnsafeFolder: naming the part.
-        OSError: if it can't be read.
-    """
+    """Raise an `UnsafeFolder` if another user can change any part of the folder's path."""
     absolute, real = Path(os.path.abspath(path)), path.resolve()  # noqa: PTH100  keeps the links
     trusted = {os.getuid(), 0, *_unmapped()}
     # Also the links on the way: their owners decide where they lead.
@@ -54,12 +49,7 @@ def own_folder(path: Path) -> Path:
 
 
 def new_folder(parent: Path, prefix: str) -> Path:
-    """Make a folder for this user alone, with a random name.
-
-    Raises:
-        UnsafeFolder: if another user can change any part of the parent's path.
-        OSError: if it can't be made.
-    """
+    """Make a folder for this user alone, with a random name; raises what `own_folder` does."""
     _make(parent)
     check_folder(parent)
     return Path(tempfile.mkdtemp(prefix=prefix, dir=parent.absolute()))

@@ -40,11 +40,7 @@ class BatchRunner(Runner):
                 return
 
     def _batch(self, items: TaskItems, positions: Sequence[int], attempt: int) -> Iterator[Outcome]:
-        """The outcome of each item of one batch.
-
-        Raises:
-            Stopped: if the worker stops before there is any.
-        """
+        """The outcome of each item of one batch; raises `Stopped` if the worker stops before."""
         calls = self._calls
         tries = 0
         while True:

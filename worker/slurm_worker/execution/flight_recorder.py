@@ -130,21 +130,11 @@ class Recorder:
         """What was written last."""
         position, running, since, attempt, task = _FORMAT.unpack_from(self._memory, 0)
         item_s, stall_s, owner = _PROCESS.unpack_from(self._memory, _FORMAT.size)
-        return Record(
-            _text(task),
-            attempt,
-            _text(owner),
-            None if position == SEVERAL or not since else position,
-            running,
-            since,
-            item_s,
-            stall_s,
-            tuple(
-                (_text(task), attempt)
-                for attempt, task in _LEASE.iter_unpack(self._memory[_LEASES_AT:])
-                if attempt
-            ),
-        )
+        only = None if position == SEVERAL or not since else position
+        found = _LEASE.iter_unpack(self._memory[_LEASES_AT:])
+        leases = tuple((_text(of), number) for number, of in found if number)
+        owned = _text(task), attempt, _text(owner)
+        return Record(*owned, only, running, since, item_s, stall_s, leases)
 
     def _replace(self, old: bytes, new: bytes) -> None:
         with self._lock:

@@ -15,6 +15,8 @@ from slurm_worker.node.task_finder import Waiting
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.ports import Clock
 
+#: Waits so many seconds, or less where the worker is asked to stop.
+Sleep = Callable[[float], object]
 #: Service failures in a row without a commit that a worker tolerates; throttling does not count.
 SERVICE_FAILURES_ALLOWED = 4
 #: Leases in a row without one finished item that a worker tolerates.
@@ -70,23 +72,12 @@ class Durations:
 
 
 class Idle:
-    """Waits while other workers hold what is left; one for each worker.
-
-    `max_workers` may be at work on the job. `sleep` waits so many seconds, or less where the
-    worker is asked to stop.
-    """
+    """Waits, with `sleep`, while some of `max_workers` hold what is left; one for each worker."""
 
     def __init__(
-        self,
-        lease: LeaseConfig,
-        max_workers: int,
-        clock: Clock,
-        rng: random.Random,
-        sleep: Callable[[float], object],
+        self, lease: LeaseConfig, max_workers: int, clock: Clock, rng: random.Random, sleep: Sleep
     ) -> None:
-        self._clock = clock
-        self._rng = rng
-        self._sleep = sleep
+        self._clock, self._rng, self._sleep = clock, rng, sleep
         self._max_workers = max_workers
         # Leases may run out; when none has in this time, live workers must hold them.
         self._longest_s = lease.ttl_s + lease.margin_s + 2 * lease.heartbeat_s
@@ -159,10 +150,8 @@ class Activity:
         if running is not None:
             ended += sum(running.held.progress) - running.items_restored
         if self.leases and ended <= 0 and not context.recorder.waited:
-            context.logger.error(
-                "not requeued: no item finished before the time limit; raise slurm.time, or set "
-                "worker.item_timeout"
-            )
+            message = "not requeued: no item finished before the time limit"
+            context.logger.error(f"{message}; raise slurm.time, or set worker.item_timeout")
             return
         error = context.requeue(context.identity.slurm)
         context.logger.info("Slurm is asked to requeue this worker", error=error)

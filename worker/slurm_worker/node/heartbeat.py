@@ -37,14 +37,12 @@ class HeldLease:
         self.stalled = False
         #: The table has not answered since it last renewed the lease: losing it is not.
         self.unanswered = False
-        self._ttl_s = ttl_s
-        self._clock = clock
+        self._ttl_s, self._clock = ttl_s, clock
         self.acknowledged = clock.boot_time()
         self.journal: Journal | None = None
         self.checkpoints: Checkpoints | None = None
-        #: Boot times: when items began to run, when the last of them ended, when the
-        #: last checkpoint was made.
-        self.began = self.moved = self.saved = clock.boot_time()
+        #: Boot times: when the last item ended, when the last checkpoint was made.
+        self.moved = self.saved = clock.boot_time()
         self.last = (0, 0)
         self.checkpoint_ref = lease.row.checkpoint
         self._lock = threading.Lock()
@@ -52,7 +50,7 @@ class HeldLease:
     def start(self, journal: Journal, checkpoints: Checkpoints) -> None:
         """Items begin to run."""
         self.journal, self.checkpoints = journal, checkpoints
-        self.began = self.moved = self.saved = self._clock.boot_time()
+        self.moved = self.saved = self._clock.boot_time()
         self.last = self.progress
 
     def stop(self) -> None:

@@ -77,7 +77,7 @@ class Logs:
         ]
         renderer = structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
         self.logger: Logger = structlog.wrap_logger(
-            _Lines(self._sink),
+            self._sink,
             processors=[*processors, renderer],
             wrapper_class=structlog.make_filtering_bound_logger(severity),
             cache_logger_on_first_use=True,
@@ -114,14 +114,11 @@ class _Sink:
     """The stream and the file; both get whole lines only, without secrets."""
 
     def __init__(self, folder: Path, upload: Upload, stream: TextIO, chunk_bytes: int) -> None:
-        self._folder = folder
-        self._upload = upload
-        self._stream = stream
-        self._chunk_bytes = chunk_bytes
+        self._folder, self._upload = folder, upload
+        self._stream, self._chunk_bytes = stream, chunk_bytes
         self._secrets = _secrets(os.environ)
         self._lock = threading.Lock()
-        self._number = 0
-        self._size = 0
+        self._number = self._size = 0
         #: Finished chunks that are not uploaded yet, oldest first.
         self._waiting: list[int] = []
         self._file = self._path(0).open("wb")
@@ -145,6 +142,9 @@ class _Sink:
                 self._size = 0
                 self._file = self._path(self._number).open("wb")
                 self._begun = time.monotonic()
+
+    # What structlog calls.
+    msg = debug = info = warning = error = critical = exception = fatal = write
 
     def close(self) -> None:
         with self._lock:
@@ -177,15 +177,6 @@ class _Sink:
         for shape in _SHAPES:
             line = shape.sub(rf"\1{_REDACTED}\2", line)
         return line
-
-
-class _Lines:
-    """What structlog writes to."""
-
-    def __init__(self, sink: _Sink) -> None:
-        self.msg = sink.write
-        self.debug = self.info = self.warning = self.error = self.critical = sink.write
-        self.exception = self.fatal = sink.write
 
 
 def _secrets(environment: Mapping[str, str]) -> list[str]:

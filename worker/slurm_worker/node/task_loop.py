@@ -133,10 +133,8 @@ class TaskLoop:
         if budget.allow():
             context.drain.sleep(fruitless_wait_s(budget.failures, context.rng))
             return None
-        self._logger.error(
-            "no progress: the worker exits",
-            error=f"{budget.failures} leases in a row finished no item",
-        )
+        reason = f"{budget.failures} leases in a row finished no item"
+        self._logger.error("no progress: the worker exits", error=reason)
         node = context.identity.slurm.get("node", "")
         context.audit_log.record("no_progress", {"leases": budget.failures, "node": node})
         return WorkerExit.NO_PROGRESS
@@ -226,9 +224,8 @@ class TaskLoop:
             try:
                 step()
             except (ServiceError, OSError, sqlite3.Error) as error:
-                self._logger.warning(
-                    "not all is given back; the lease will run out", error=describe(error)
-                )
+                message = "not all is given back; the lease will run out"
+                self._logger.warning(message, error=describe(error))
                 code = code or WorkerExit.INFRASTRUCTURE
         return code
 

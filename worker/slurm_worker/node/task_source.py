@@ -39,11 +39,7 @@ class TaskSource:
         self._ahead: Pending[Attempt | Finished | None] | None = None
 
     def next(self) -> Attempt | Finished | None:
-        """The next task; None if there is nothing now.
-
-        Raises:
-            ServiceError: if a service failed; no lease is held then.
-        """
+        """The next task; None if there is nothing now. After a ServiceError no lease is held."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             found = ahead.result()

@@ -30,13 +30,11 @@ class Checkpoints:
     """
 
     def __init__(self, store: JobStore, lease: Lease, code: str, every_s: float) -> None:
-        self._store = store
-        self._lease = lease
+        self._store, self._lease = store, lease
         #: What the outcomes were made from; an attempt continues no others.
         self._origin = [lease.task, lease.row.where.sha256, code]
         self._every_s = every_s
-        self._number = 0
-        self._items = 0
+        self._number = self._items = 0
         self.cost_s = 0.0  #: seconds that the last upload took
 
     def due(self, worked_s: float, *, released: bool = False) -> bool:

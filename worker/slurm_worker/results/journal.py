@@ -165,11 +165,7 @@ class Journal:
 
 
 def _runs(outcomes: list[Outcome]) -> list[Outcome]:
-    """The outcomes in order, neighbours that succeeded as one.
-
-    Raises:
-        sqlite3.IntegrityError: if an item has two.
-    """
+    """The outcomes in order, neighbours that succeeded as one; an item with two is an error."""
     if any(later[0] <= earlier[0] for earlier, later in pairwise(outcomes)):
         outcomes = sorted(outcomes)
     found: list[Outcome] = []

@@ -137,10 +137,9 @@ def _check_names(row: dict[str, Any], line: str) -> None:
 
 
 def check_names(value: object) -> None:
-    """Refuse a dict, at any depth, two of whose keys become one name in JSON.
+    """Raise a ValueError for a dict, at any depth, two of whose keys become one name in JSON.
 
-    Raises:
-        ValueError: naming the keys: JSON writes 1 as "1", None as "null", True as "true".
+    JSON writes 1 as "1", None as "null" and True as "true".
     """
     left = [value]
     while left:
@@ -266,11 +265,7 @@ def _gunzip(data: bytes) -> bytes:
 
 
 def parse_lines(data: bytes) -> list[dict[str, Any]]:
-    """Rows of JSON lines, each with its item's key.
-
-    Raises:
-        ValueError: if a line is not a JSON object, has a name twice, or has no key.
-    """
+    """Rows of JSON lines; a ValueError if a line is no object, has a name twice, or has no key."""
     if data and not data.endswith(b"\n"):
         raise ValueError("the last line is incomplete")
     rows = jsonlines.parse(data)
