@@ -133,8 +133,9 @@ class Recorder:
         only = None if position == SEVERAL or not since else position
         found = _LEASE.iter_unpack(self._memory[_LEASES_AT:])
         leases = tuple((_text(of), number) for number, of in found if number)
-        owned = _text(task), attempt, _text(owner)
-        return Record(*owned, only, running, since, item_s, stall_s, leases)
+        return Record(
+            _text(task), attempt, _text(owner), only, running, since, item_s, stall_s, leases
+        )
 
     def _replace(self, old: bytes, new: bytes) -> None:
         with self._lock:

@@ -155,7 +155,7 @@ def read_config(data: bytes | None, key: str) -> JobConfig:
     """The job's resolved configuration.
 
     Raises:
-        UserError: if it is not there, is of another release, or has times that can't be combined.
+        UserError: if it is missing, another release wrote it, or its times can't work together.
     """
     if data is None:
         raise UserError(f"--config: there is no object {key!r}; submit the job again")

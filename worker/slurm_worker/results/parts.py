@@ -265,7 +265,7 @@ def _gunzip(data: bytes) -> bytes:
 
 
 def parse_lines(data: bytes) -> list[dict[str, Any]]:
-    """Rows of JSON lines; a ValueError if a line is no object, has a name twice, or has no key."""
+    """Rows of JSON lines; a ValueError for one without a key, or that is not an object."""
     if data and not data.endswith(b"\n"):
         raise ValueError("the last line is incomplete")
     rows = jsonlines.parse(data)

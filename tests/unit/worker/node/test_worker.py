@@ -99,7 +99,7 @@ def test_a_result_that_is_not_a_row_is_the_handlers_bug(
     assert message in error["message"]
 
 
-def test_sys_exit_in_a_handler_is_a_bug_and_ends_nothing(tmp_path: Path) -> None:
+def test_sys_exit_in_a_handler_is_a_bug_and_does_not_end_the_worker(tmp_path: Path) -> None:
     def handle(_item: dict[str, Any], _context: Context) -> None:
         raise SystemExit(3)
 
