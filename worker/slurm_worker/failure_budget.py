@@ -13,7 +13,7 @@ class FailureBudget:
         self.failures = 0
 
     def allow(self, *, counts: bool = True) -> bool:
-        """Record a failure; return whether to try again. One without `counts` is free."""
+        """Record a failure; return whether to try again. A throttled request does not count."""
         self.failures += 1
         self._counted += counts
         return self._counted <= self._allowed

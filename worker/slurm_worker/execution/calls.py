@@ -99,6 +99,7 @@ class Calls:
         error_class, message = classify(error, self.job.rules), describe(error)
         key, item, now = items.keys[position], items.text(position), self.clock.now()
         details: dict[str, object] = {"item": key, "error_class": error_class.value}
+        details["error"] = message
         bug = error_class is ErrorClass.HANDLER_BUG
         place = errors.place_of(error, self.handler.folder) if bug else ""
         if place:
@@ -106,7 +107,7 @@ class Calls:
             if place not in self._places:
                 self._places.add(place)
                 details["exc_info"] = error
-        self.resources.logger.warning(ITEM_FAILED, error=message, **details)
+        self.resources.logger.warning(ITEM_FAILED, **details)
         return error_outcome(
             position, key, error_class, message, place=place, tries=tries, at=now, item=item
         )

@@ -95,7 +95,7 @@ class Recorder:
             with path.open("r+b") as file:
                 self._memory = mmap.mmap(file.fileno(), _SIZE)
         #: Records which item runs, or `SEVERAL`, how many run, and the time on the boot-time clock.
-        #: No method, as a call more for each item costs too much.
+        #: Not a method: one more call for each item would cost too much.
         self.items: Callable[[int, int, float], None] = partial(_ITEM.pack_into, self._memory, 0)
         self._lock = threading.Lock()
         #: When something here last waited on purpose, in seconds on the boot-time clock.

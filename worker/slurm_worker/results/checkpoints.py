@@ -38,7 +38,7 @@ class Checkpoints:
         self.cost_s = 0.0  #: seconds that the last upload took
 
     def due(self, worked_s: float, *, released: bool = False) -> bool:
-        """Whether so much work since the last one is worth another, if the task is `released`."""
+        """Whether the work since the last one is worth another; a `released` task needs less."""
         least_s = 1.0 if released else self._every_s
         return self._every_s > 0 and worked_s >= max(least_s, _WORTH * self.cost_s)
 

@@ -32,7 +32,7 @@ _BATCH = 1000
 
 
 class Outcome(NamedTuple):
-    """The outcome of one item; one for neighbours that succeeded saves most of SQLite's cost."""
+    """The outcome of one item, or of neighbours that succeeded: fewer rows cost SQLite less."""
 
     position: int  #: the place of the first item in its task, from 0
     error_class: str  #: empty where it succeeded
