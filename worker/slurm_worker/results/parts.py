@@ -101,8 +101,8 @@ def to_lines(key: str, result: object) -> tuple[int, str]:
             line = f"{_HEAD}{_encode_text(key)}{',' if result else ''}{rest}\n"
             if not line.isascii():
                 line.encode()  # See `_line`.
-            if "{" in rest:
-                _check_names(result, rest)
+            if "{" in rest and _NAME_OF_OTHER(rest):
+                check_names(result)
             for name in result:
                 if type(name) is not str:
                     check_names(result)
@@ -127,13 +127,9 @@ def _line(row: dict[str, Any]) -> str:
     line = "".join(_encode(row, 0)) + "\n"
     if not line.isascii():
         line.encode()  # A lone surrogate is text to Python only.
-    _check_names(row, line)
-    return line
-
-
-def _check_names(row: dict[str, Any], line: str) -> None:
     if _NAME_OF_OTHER(line):
         check_names(row)
+    return line
 
 
 def check_names(value: object) -> None:
