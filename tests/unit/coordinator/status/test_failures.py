@@ -109,7 +109,7 @@ def test_bugs_at_different_places_are_different_failures(
     edges, config = services(FakeSlurm()), make_config(tmp_path)
     api.submit(edges, config, log=log)
     places = cycle(f"h.py:{line} in f" for line in (4, 9))
-    monkeypatch.setattr(calls, "place_of", lambda _error, _folder: next(places))
+    monkeypatch.setattr("slurm_worker.errors.place_of", lambda _error, _folder: next(places))
 
     def handle(item: dict[str, Any], _context: object) -> dict[str, Any]:
         return {"x": item["no such field"]}
