@@ -77,9 +77,10 @@ def simulate(workers: int, seconds: float, seed: int = 1) -> dict[str, Any]:
         clock = SkewedClock(hub, own.uniform(-SKEW_S, SKEW_S))
         limiter = RateLimiter(rows, config, workers, clock, own)
         tokens = limiter.tokens
+        throttle = TokenThrottle([limiter], clock, over)
         try:
             while True:
-                limiter.acquire(over)
+                throttle.acquire(None)
                 sent.append(hub.now)
                 hub.sleep(CALL_S)
                 if own.random() < 0.01:

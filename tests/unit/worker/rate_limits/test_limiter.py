@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from slurm_worker.execution.flight_recorder import HangDetector, Recorder
 from slurm_worker.execution.throttle import TokenThrottle
 from slurm_worker.protocol.job_config import LimitConfig
-from slurm_worker.protocol.ports import Applied, Refused, Rows, Statement, Value
+from slurm_worker.protocol.ports import Applied, Clock, Refused, Rows, Statement, Value
 from slurm_worker.rate_limits.limiter import RateLimiter, Stopped
 from slurm_worker.rate_limits.slices import bound, safe_rate, slice_of
 from slurm_worker.testing import ManualClock, MemoryRows
@@ -25,6 +25,11 @@ from tests.simulator.schedule import Host, Schedule, SimClock
 
 def never() -> bool:
     return False
+
+
+def take(limit: RateLimiter, clock: Clock, stopping: Callable[[], bool] = never) -> None:
+    """Take a token, as a handler's call does."""
+    TokenThrottle([limit], clock, stopping).acquire(None)
 
 
 def limiter(
@@ -39,7 +44,7 @@ def test_one_worker_sends_at_the_rate() -> None:
     limit = limiter(MemoryRows(), clock)
     start = clock.now()
     for _ in range(100):
-        limit.acquire(never)
+        take(limit, clock)
     assert 9.0 <= clock.now() - start <= 11.5
 
 
@@ -58,7 +63,7 @@ def test_no_window_holds_more_tokens_than_the_bound() -> None:
     sent = []
     rng = random.Random(3)
     for _ in range(400):
-        rng.choice(limits).acquire(never)
+        take(rng.choice(limits), clock)
         sent.append(clock.now())
         if rng.random() < 0.05:
             clock.advance(rng.uniform(0, 20))
@@ -72,26 +77,26 @@ def test_no_window_holds_more_tokens_than_the_bound() -> None:
 def test_tokens_that_a_pause_made_stale_are_thrown_away() -> None:
     rows, clock = MemoryRows(), ManualClock()
     limit = limiter(rows, clock)
-    limit.acquire(never)
+    take(limit, clock)
     clock.advance(60)
     before = clock.now()
     for _ in range(10):
-        limit.acquire(never)
+        take(limit, clock)
     assert clock.now() - before >= 0.7, "ten tokens of a rate of 10/s can't be sent at once"
 
 
 def test_a_429_cuts_the_shared_rate_once_per_window_and_it_climbs_back() -> None:
     rows, clock = MemoryRows(), ManualClock()
     first, second = limiter(rows, clock, workers=2, seed=1), limiter(rows, clock, 10, 2, 2)
-    first.acquire(never)
-    second.acquire(never)
+    take(first, clock)
+    take(second, clock)
     first.penalize(None)
     second.penalize(None)
     row = rows.get("LIMIT#shared#api", "SLOT#0")
     assert row is not None
     assert (row["rate"], row["epoch"]) == (7000, 1)
     for _ in range(3000):
-        first.acquire(never)
+        take(first, clock)
     row = rows.get("LIMIT#shared#api", "SLOT#0")
     assert row is not None
     assert row["rate"] == 10000
@@ -100,7 +105,7 @@ def test_a_429_cuts_the_shared_rate_once_per_window_and_it_climbs_back() -> None
 def seconds_for(count: int, limit: RateLimiter, clock: ManualClock) -> float:
     start = clock.now()
     for _ in range(count):
-        limit.acquire(never)
+        take(limit, clock)
     return clock.now() - start
 
 
@@ -114,7 +119,7 @@ def test_a_rate_that_is_configured_anew_holds_at_once() -> None:
 def test_a_rate_that_was_cut_climbs_slowly_also_for_a_job_that_says_more() -> None:
     rows, clock = MemoryRows(), ManualClock()
     first = limiter(rows, clock, rate=10.0)
-    first.acquire(never)
+    take(first, clock)
     clock.advance(20)
     first.penalize(None)
     assert seconds_for(100, limiter(rows, clock, rate=100.0), clock) > 8
@@ -123,19 +128,19 @@ def test_a_rate_that_was_cut_climbs_slowly_also_for_a_job_that_says_more() -> No
 def test_retry_after_holds_everybody_back() -> None:
     rows, clock = MemoryRows(), ManualClock()
     first, second = limiter(rows, clock, workers=2, seed=1), limiter(rows, clock, 10, 2, 2)
-    first.acquire(never)
+    take(first, clock)
     first.penalize(30)
     start = clock.now()
-    second.acquire(never)
+    take(second, clock)
     assert clock.now() - start >= 28
 
 
 def test_waiting_for_a_token_ends_when_the_worker_stops() -> None:
     rows, clock = MemoryRows(), ManualClock()
     limit = limiter(rows, clock, rate=0.001)
-    limit.acquire(never)
+    take(limit, clock)
     with pytest.raises(Stopped):
-        limit.acquire(lambda: clock.boot_time() > 5)
+        take(limit, clock, lambda: clock.boot_time() > 5)
 
 
 def quota_limiter(rows: MemoryRows, clock: ManualClock, quota: int) -> RateLimiter:
@@ -148,7 +153,7 @@ def test_a_days_quota_is_never_overstepped_and_the_next_day_goes_on() -> None:
     limit = quota_limiter(rows, clock, 50)
     days: dict[int, int] = {}
     for _ in range(120):
-        limit.acquire(never)
+        take(limit, clock)
         day = int(clock.now() // 86_400)
         days[day] = days.get(day, 0) + 1
     assert len(days) >= 3
@@ -158,7 +163,7 @@ def test_a_days_quota_is_never_overstepped_and_the_next_day_goes_on() -> None:
 def test_slots_of_before_a_cut_are_not_used_after_it() -> None:
     rows, clock = MemoryRows(), ManualClock()
     first, second = limiter(rows, clock, 100.0, 1, 1), limiter(rows, clock, 100.0, 1, 2)
-    first.acquire(never)
+    take(first, clock)
     held = first.tokens - 1
     second.penalize(None)
     clock.advance(0.5)
@@ -172,10 +177,10 @@ def test_slots_of_before_a_cut_are_not_used_after_it() -> None:
 def test_a_held_slot_costs_no_request() -> None:
     rows, clock = MemoryRows(), ManualClock()
     limit = limiter(rows, clock, 100.0)
-    limit.acquire(never)
+    take(limit, clock)
     before = dict(rows.requests)
     for _ in range(limit.tokens - 1):
-        limit.acquire(never)
+        take(limit, clock)
     assert rows.requests == before
 
 
@@ -226,7 +231,7 @@ def test_a_quota_smaller_than_what_is_reserved_at_once_is_used_all_the_same() ->
     limit = RateLimiter(MemoryRows(), config, 1, clock, random.Random(1))
     start = clock.now()
     for _ in range(7):
-        limit.acquire(never)
+        take(limit, clock)
     assert clock.now() - start < 60
 
 
@@ -267,7 +272,7 @@ def test_after_an_idle_time_a_burst_may_be_sent_at_once(
     rows, clock = MemoryRows(), ManualClock()
     config = LimitConfig("api", rate=rate, burst=burst)
     limits = [RateLimiter(rows, config, workers, clock, random.Random(n)) for n in range(workers)]
-    limits[0].acquire(never)
+    take(limits[0], clock)
     clock.advance(3600)
     start, sent = clock.now(), 0
     for limit in limits * (burst + 2):
@@ -286,7 +291,7 @@ def calls_in(
     end, made = clock.now() + hours * 3600, 0
     with suppress(Stopped):
         while made < most:
-            limit.acquire(lambda: clock.now() >= end)
+            take(limit, clock, lambda: clock.now() >= end)
             made += 1
             clock.sleep(call_s)
     return made
@@ -349,13 +354,13 @@ def test_what_a_worker_holds_of_a_quota_at_its_end_is_given_back() -> None:
     rows, clock = MemoryRows(), ManualClock(MIDNIGHT + 100)
     limit = day_limiter(rows, clock, 1000)
     for _ in range(3):
-        limit.acquire(never)
+        take(limit, clock)
     assert used(rows) == 20
     limit.close()
     assert used(rows) == 3
     limit.close()
     assert used(rows) == 3, "nothing is held any more"
-    limit.acquire(never)
+    take(limit, clock)
     assert used(rows) == 23, "a call after the end is charged"
 
 
@@ -377,7 +382,7 @@ class Repeats(MemoryRows):
 def test_a_quota_is_given_back_once_though_the_reply_is_lost() -> None:
     rows, clock = Repeats(), ManualClock(MIDNIGHT + 100)
     limit = day_limiter(rows, clock, 1000)
-    limit.acquire(never)
+    take(limit, clock)
     limit.close()
     assert used(rows) == 1
 
@@ -385,11 +390,11 @@ def test_a_quota_is_given_back_once_though_the_reply_is_lost() -> None:
 def test_a_quota_is_given_back_once_though_others_use_it_before_the_repeat() -> None:
     rows, clock = Repeats(), ManualClock(MIDNIGHT + 100)
     limit, other = day_limiter(rows, clock, 1000), day_limiter(rows, clock, 1000, seed=2)
-    limit.acquire(never)
+    take(limit, clock)
 
     def others_call() -> None:
         for _ in range(20):
-            other.acquire(never)
+            take(other, clock)
 
     rows.before_repeat = others_call
     limit.close()
@@ -399,9 +404,9 @@ def test_a_quota_is_given_back_once_though_others_use_it_before_the_repeat() -> 
 def test_what_is_held_of_yesterday_is_not_given_back_today() -> None:
     rows, clock = MemoryRows(), ManualClock(MIDNIGHT + 100)
     limit, other = day_limiter(rows, clock, 1000), day_limiter(rows, clock, 1000, seed=2)
-    limit.acquire(never)
+    take(limit, clock)
     clock.advance(86_400)
-    other.acquire(never)
+    take(other, clock)
     limit.close()
     assert used(rows) == 20, "what the other was charged today"
 
@@ -414,7 +419,7 @@ def test_a_token_of_one_day_is_not_used_on_the_next() -> None:
     clock.advance(1.0)
     assert not limit.usable(token), "less than a second is left, and clocks differ"
     limit.discard(token)
-    limit.acquire(never)
+    take(limit, clock)
     assert clock.now() >= MIDNIGHT + 86_400 + 1
     assert used(rows) == 10, "charged anew"
 
@@ -508,5 +513,5 @@ def test_a_row_that_refuses_every_write_is_not_asked_without_a_pause() -> None:
 
     rows, clock = Refuses(), ManualClock()
     with pytest.raises(Stopped):
-        limiter(rows, clock).acquire(lambda: clock.boot_time() > 60)
+        take(limiter(rows, clock), clock, lambda: clock.boot_time() > 60)
     assert rows.requests["refused"] < 500
