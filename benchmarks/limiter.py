@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.claims import Hub, HubClock, show
+from slurm_worker.execution.throttle import TokenThrottle
 from slurm_worker.protocol.job_config import LimitConfig
 from slurm_worker.protocol.ports import Applied, Refused, Row, Statement
 from slurm_worker.rate_limits.limiter import RateLimiter, Stopped

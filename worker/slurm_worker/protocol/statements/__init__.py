@@ -15,10 +15,8 @@ _STATES = (
     *(TaskState.READY, TaskState.LEASED, TaskState.DONE, TaskState.QUARANTINED),
 )
 #: Values that are the same in all texts. Jobs and rounds have the same names of states.
-_FIXED: dict[str, Value] = {
-    **{state.value: state.value for state in _STATES},
-    **{"crashed": ErrorClass.WORKER_CRASH.value, "yes": True, "zero": 0, "one": 1, "none": []},
-}
+_FIXED: dict[str, Value] = {state.value: state.value for state in _STATES}
+_FIXED |= {"crashed": ErrorClass.WORKER_CRASH.value, "yes": True, "zero": 0, "one": 1, "none": []}
 
 
 def statement(name: str, update: str, condition: str, values: Mapping[str, Value]) -> Statement:
