@@ -35,7 +35,7 @@ from slurm_worker.protocol.keys import TaskState, parse_task_sk, shard_of
 from slurm_worker.protocol.ports import Clock, Value
 from slurm_worker.protocol.shard_progress import ROWS_PER_CURSOR, ShardCursors, Stage
 from slurm_worker.protocol.task_table import TaskTable
-from slurm_worker.protocol.tasks import Candidate, Claimed, GivenUp, Held, Lease, TaskRow
+from slurm_worker.protocol.tasks import Candidate, Claimed, GivenUp, Lease, TaskRow
 
 _FIRST_PAGE = 20
 _PAGE_GROWTH = 4
@@ -297,8 +297,8 @@ class TaskFinder:
         return None
 
     def _taken(
-        self, take: Callable[[TaskRow, str, str], Claimed | Held | GivenUp], row: TaskRow
-    ) -> Claimed | Held | GivenUp:
+        self, take: Callable[[TaskRow, str, str], Claimed | GivenUp | None], row: TaskRow
+    ) -> Claimed | GivenUp | None:
         request = uuid.uuid4().hex
         try:
             return take(row, self._owner, request)

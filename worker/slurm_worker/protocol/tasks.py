@@ -151,24 +151,5 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """Another worker was quicker, or the row is not claimable; `row` is the current row."""
-
-    row: TaskRow | None
-
-
-@dataclass(frozen=True, slots=True)
 class GivenUp:
     """The task lost its lease too often, and this call has quarantined it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Renewed:
-    """The lease is ours for another ttl."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The lease is lost: stop, discard, take the next task."""
-
-    row: TaskRow | None
