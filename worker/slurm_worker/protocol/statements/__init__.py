@@ -10,12 +10,10 @@ from slurm_worker.protocol.keys import JobState, SubmitState, TaskState
 from slurm_worker.protocol.ports import Statement, Value
 
 _VALUE = re.compile(r":(\w+)")
-_STATES = (
-    *(JobState.PLANNING, JobState.OPEN, SubmitState.INTENT, SubmitState.SUBMITTED),
-    *(TaskState.READY, TaskState.LEASED, TaskState.DONE, TaskState.QUARANTINED),
-)
 #: Values that are the same in all texts. Jobs and rounds have the same names of states.
-_FIXED: dict[str, Value] = {state.value: state.value for state in _STATES}
+_FIXED: dict[str, Value] = {
+    state.value: state.value for states in (TaskState, JobState, SubmitState) for state in states
+}
 _FIXED |= {"crashed": ErrorClass.WORKER_CRASH.value, "yes": True, "zero": 0, "one": 1, "none": []}
 
 

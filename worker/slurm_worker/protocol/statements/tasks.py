@@ -88,11 +88,11 @@ def heartbeat(
     owner: str, attempt: int, version: str, until: int, *, ok: int, failed: int, checkpoint: str
 ) -> Statement:
     """Renew a lease; record progress (in items) and the checkpoint in the same write."""
-    progress: Row = {"ok": ok, "failed": failed, "checkpoint": checkpoint}
+    progress: Row = {"ok": ok, "bad": failed, "checkpoint": checkpoint}
     return statement(
         "heartbeat",
         "SET #lease_until = :until, #version = :version, #items_ok = :ok, "
-        "#items_failed = :failed, #checkpoint = :checkpoint",
+        "#items_failed = :bad, #checkpoint = :checkpoint",
         _HELD,
         {"owner": owner, "attempt": attempt, "version": version, "until": until, **progress},
     )
@@ -105,14 +105,14 @@ def complete(marker: Marker, now: int) -> Statement:
     """
     return statement(
         "complete",
-        "SET #state = :done, #winner = :winner, #items_ok = :ok, #items_failed = :failed, "
+        "SET #state = :done, #winner = :winner, #items_ok = :ok, #items_failed = :bad, "
         "#failed_by = :by, #rows = :rows, #finished = :now, #worker = :worker, #node = :node, "
         f"#took = :took, #requests = :requests {_END_LEASE}, #not_before, #error_class, #error",
         "attribute_exists(#pk) AND (#state <> :done OR #winner = :winner)",
         {
             "winner": marker.attempt,
             "ok": marker.ok,
-            "failed": sum(marker.failed.values()),
+            "bad": sum(marker.failed.values()),
             "by": dict[str, Value](marker.failed),
             "rows": marker.rows,
             "now": now,
