@@ -31,7 +31,7 @@ from itertools import islice, takewhile
 
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.job_table import RecordEvent, ignore_event
-from slurm_worker.protocol.keys import TaskState, parse_task_sk, shard_of
+from slurm_worker.protocol.keys import TaskState, parse_task_id, shard_of
 from slurm_worker.protocol.ports import Clock, Value
 from slurm_worker.protocol.shard_progress import ROWS_PER_CURSOR, ShardCursors, Stage
 from slurm_worker.protocol.task_table import TaskTable
@@ -204,7 +204,7 @@ class TaskFinder:
         return lease or unfinished
 
     def _shard_of(self, sk: str) -> int:
-        return shard_of(parse_task_sk(sk)[1], self._table.shards)
+        return shard_of(parse_task_id(sk)[1], self._table.shards)
 
     def _clear(self, suspects: list[str]) -> None:
         """Forget suspects that were due for a takeover and are still here: they have ended."""

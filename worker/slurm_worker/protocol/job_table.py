@@ -64,7 +64,7 @@ class JobTable:
     def find(self, *, consistent: bool = True) -> JobRow | None:
         """The META row, if there is one."""
         row = self.rows.get(self._pk, keys.META, consistent=consistent)
-        return None if row is None else JobRow.from_row(self.job, row)
+        return None if row is None else JOB_FIELDS.read(row, job=self.job)
 
     def get(self) -> JobRow:
         """The META row.
@@ -107,7 +107,8 @@ class JobTable:
             voided=voided,
             draft=draft,
         )
-        standing = JobRow.from_row(self.job, self._put_new(keys.META, JOB_FIELDS.write(row)))
+        found = self._put_new(keys.META, JOB_FIELDS.write(row))
+        standing = JOB_FIELDS.read(found, job=self.job)
         self.register(standing)
         return standing
 
@@ -122,7 +123,7 @@ class JobTable:
         Refused means that another draft was first, or our own whose reply was lost.
         """
         statement = job_statements.adopt_plan(draft, identity, config, shards)
-        return JobRow.from_row(self.job, self._updated(keys.META, statement)[0])
+        return JOB_FIELDS.read(self._updated(keys.META, statement)[0], job=self.job)
 
     def set_config(self, digest: str) -> None:
         """Point new workers at another resolved configuration; repeating it does no harm."""

@@ -173,5 +173,5 @@ class ShardTotals:
         """Rows of the same step are added up together."""
         if not sk:
             return 0, 0
-        round_no, sequence = keys.parse_task_sk(sk)
+        round_no, sequence = keys.parse_task_id(sk)
         return round_no, sequence // (self._table.shards * ROWS_PER_TOTAL)

@@ -67,7 +67,7 @@ class TaskRow:
     @classmethod
     def from_row(cls, row: Row) -> TaskRow:
         """Read a row of the table."""
-        round_no, sequence = keys.parse_task_sk(str(row["sk"]))
+        round_no, sequence = keys.parse_task_id(str(row["sk"]))
         return _TASK.read(
             row,
             round_no=round_no,
