@@ -286,7 +286,7 @@ class Attempts:
         }
         self._logger.warning("task bisected: it lost its lease too often", **detail)
         if winner.split and winner.attempt == lease.attempt:
-            self._context.audit_log.record("bisected", detail)
+            self._context.record_event("bisected", detail)
 
     def _poisoned(self, position: int, items: TaskItems, error_class: ErrorClass) -> Outcome:
         return error_outcome(

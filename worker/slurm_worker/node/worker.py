@@ -44,7 +44,7 @@ class Worker:
         self._ended = context.threads.signal()
         limiters = [
             RateLimiter(
-                context.table.rows, limit, config.max_workers, clock, rng, context.audit_log.record
+                context.table.rows, limit, config.max_workers, clock, rng, context.record_event
             )
             for limit in config.limits
         ]

@@ -56,10 +56,7 @@ class TaskItems:
     of a failed item has the text that was planned. All first copies come from one decoding of
     the slice; a further copy is decoded from its line when it is needed.
 
-    Args:
-        data: the slice, compressed.
-        first: the task's first item within it.
-        count: items of the task; `keys` are theirs, in order.
+    The task has `count` items of a compressed slice, from its item `first` on. `keys` are theirs.
     """
 
     __slots__ = ("_data", "_first", "_lines", "_ready", "keys")

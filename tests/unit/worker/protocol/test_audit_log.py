@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.job_config import LeaseConfig, LimitConfig
 from slurm_worker.protocol.job_rows import AuditEvent
-from slurm_worker.protocol.job_table import AuditLog, JobTable
+from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import event_pk
 from slurm_worker.protocol.ports import Applied, Refused, Row
 from slurm_worker.protocol.tasks import Claimed
 from slurm_worker.rate_limits.limiter import RateLimiter
 from slurm_worker.testing import ManualClock, MemoryRows
-from tests.unit.world import JOB, Lines, World, numbered
+from tests.unit.world import JOB, World, numbered
 
 LEASE = LeaseConfig(ttl_s=100, heartbeat_s=10, margin_s=5, max_lost=2)
 
@@ -77,9 +78,7 @@ def limiters(rows: MemoryRows, clock: ManualClock, count: int) -> list[RateLimit
     jobs = JobTable(rows, JOB, clock)
     config = LimitConfig("api", rate=10.0)
     return [
-        RateLimiter(
-            rows, config, count, clock, random.Random(n), AuditLog(jobs, f"w{n}", Lines()).record
-        )
+        RateLimiter(rows, config, count, clock, random.Random(n), partial(jobs.audit, f"w{n}"))
         for n in range(count)
     ]
 
