@@ -157,7 +157,7 @@ def test_a_task_of_one_item_that_keeps_losing_its_lease_is_quarantined(table: Ta
     assert isinstance(keep_stealing(table, TaskId("000-00000008")), GivenUp)
 
 
-def test_whoever_gives_a_task_up_knows_it_also_when_the_reply_was_lost() -> None:
+def test_a_worker_that_gives_a_task_up_knows_it_if_the_reply_was_lost() -> None:
     table = TaskTable(LosesReplies(), JOB, 8, LEASE, ManualClock())
     table.create(0, 0, Slice(0, 0, 10, 1, "x"))
     assert isinstance(keep_stealing(table, TaskId("000-00000000")), GivenUp)
@@ -165,7 +165,7 @@ def test_whoever_gives_a_task_up_knows_it_also_when_the_reply_was_lost() -> None
     assert table.steal(row, "late") is None, "it was given up by another"
 
 
-def test_a_done_row_that_tells_all_there_is_to_tell_stays_under_a_kilobyte(
+def test_a_done_row_with_every_attribute_stays_under_a_kilobyte(
     table: TaskTable,
 ) -> None:
     table.fail(claim(table), ErrorClass.UNKNOWN, "x", 0, final=True)
@@ -203,7 +203,7 @@ def size_of(value: object) -> int:
     return len(value) if isinstance(value, str) else len(str(value)) // 2 + 2
 
 
-def test_a_death_is_noted_by_whoever_follows_and_only_once(table: TaskTable) -> None:
+def test_a_crash_is_recorded_once(table: TaskTable) -> None:
     lease = claim(table)
     crash = Crash(ErrorClass.OUT_OF_MEMORY, 3)
     assert table.record_crash(lease.task, lease.attempt, "w1", crash)
@@ -234,7 +234,7 @@ def stolen_from(table: TaskTable) -> Lease:
     return lease
 
 
-def test_a_lease_that_was_lost_by_a_worker_that_lives_does_not_count_against_its_task(
+def test_a_lease_that_a_live_worker_lost_does_not_count_against_its_task(
     table: TaskTable,
 ) -> None:
     lease = stolen_from(table)
@@ -243,7 +243,7 @@ def test_a_lease_that_was_lost_by_a_worker_that_lives_does_not_count_against_its
     assert (row.owner, row.lost) == ("w2", 0)
 
 
-def test_each_loss_is_excused_once_however_often_it_is_said(table: TaskTable) -> None:
+def test_a_loss_is_excused_once_however_often_it_is_reported(table: TaskTable) -> None:
     first = stolen_from(table)
     table.excuse_loss(first)
     table.clock.advance(111)  # type: ignore[attr-defined]
@@ -258,7 +258,7 @@ def test_a_worker_that_holds_its_lease_has_lost_none_to_excuse(table: TaskTable)
     assert only_row(table).lost == 1
 
 
-def test_what_is_given_back_for_want_of_a_service_is_ready_at_once_and_counts_nothing(
+def test_a_task_given_back_because_a_service_failed_is_ready_at_once_and_counts_no_try(
     table: TaskTable,
 ) -> None:
     for _ in range(HISTORY_LIMIT):
@@ -268,7 +268,7 @@ def test_what_is_given_back_for_want_of_a_service_is_ready_at_once_and_counts_no
     assert len(row.history) == 1, "there is room for what happens besides"
 
 
-def test_a_claim_that_was_not_answered_is_given_back_and_nobody_elses_is(table: TaskTable) -> None:
+def test_an_unanswered_claim_is_given_back_and_no_other_lease_is(table: TaskTable) -> None:
     seen = only_row(table)
     assert isinstance(table.claim(seen, "w1", "its request"), Claimed)
     table.undo_claim(seen, "w2", "another request")
@@ -277,7 +277,7 @@ def test_a_claim_that_was_not_answered_is_given_back_and_nobody_elses_is(table: 
     assert (only_row(table).state, only_row(table).lost) == (TaskState.READY, 0)
 
 
-def test_a_claim_that_got_nothing_takes_nothing_from_the_same_workers_next(
+def test_undoing_a_claim_that_leased_nothing_keeps_the_workers_next_lease(
     table: TaskTable,
 ) -> None:
     seen = only_row(table)
@@ -286,7 +286,7 @@ def test_a_claim_that_got_nothing_takes_nothing_from_the_same_workers_next(
     assert (only_row(table).state, only_row(table).owner) == (TaskState.LEASED, "w1")
 
 
-def test_a_decision_between_markers_is_the_same_for_all_who_ask(table: TaskTable) -> None:
+def test_every_worker_gets_the_same_decision_between_markers(table: TaskTable) -> None:
     ours = Marker(JOB, TaskId("000-00000000"), 2, "w", 5, 5, 5)
     assert [table.decide(replace(ours, attempt=each)) for each in (2, 3, 2)] == [2, 2, 2]
 

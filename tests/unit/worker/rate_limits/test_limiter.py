@@ -74,7 +74,7 @@ def test_no_window_holds_more_tokens_than_the_bound() -> None:
         assert most <= bound
 
 
-def test_tokens_that_a_pause_made_stale_are_thrown_away() -> None:
+def test_tokens_that_expire_during_a_pause_are_discarded() -> None:
     rows, clock = MemoryRows(), ManualClock()
     limit = limiter(rows, clock)
     take(limit, clock)
@@ -109,14 +109,14 @@ def seconds_for(count: int, limit: RateLimiter, clock: ManualClock) -> float:
     return clock.now() - start
 
 
-def test_a_rate_that_is_configured_anew_holds_at_once() -> None:
+def test_a_rate_that_the_configuration_changes_applies_at_once() -> None:
     rows, clock = MemoryRows(), ManualClock()
     assert 9.0 <= seconds_for(100, limiter(rows, clock, rate=10.0), clock) <= 12
     assert 4.0 <= seconds_for(500, limiter(rows, clock, rate=100.0), clock) <= 7
     assert 9.0 <= seconds_for(100, limiter(rows, clock, rate=10.0), clock) <= 12
 
 
-def test_a_rate_that_was_cut_climbs_slowly_also_for_a_job_that_says_more() -> None:
+def test_a_rate_that_was_cut_rises_slowly_for_a_job_with_a_higher_rate_too() -> None:
     rows, clock = MemoryRows(), ManualClock()
     first = limiter(rows, clock, rate=10.0)
     take(first, clock)
@@ -125,7 +125,7 @@ def test_a_rate_that_was_cut_climbs_slowly_also_for_a_job_that_says_more() -> No
     assert seconds_for(100, limiter(rows, clock, rate=100.0), clock) > 8
 
 
-def test_retry_after_holds_everybody_back() -> None:
+def test_retry_after_delays_every_worker() -> None:
     rows, clock = MemoryRows(), ManualClock()
     first, second = limiter(rows, clock, workers=2, seed=1), limiter(rows, clock, 10, 2, 2)
     take(first, clock)
@@ -148,7 +148,7 @@ def quota_limiter(rows: MemoryRows, clock: ManualClock, quota: int) -> RateLimit
     return RateLimiter(rows, config, 1, clock, random.Random(1))
 
 
-def test_a_days_quota_is_never_overstepped_and_the_next_day_goes_on() -> None:
+def test_a_daily_quota_is_never_exceeded_and_calls_continue_on_the_next_day() -> None:
     rows, clock = MemoryRows(), ManualClock()
     limit = quota_limiter(rows, clock, 50)
     days: dict[int, int] = {}
@@ -160,7 +160,7 @@ def test_a_days_quota_is_never_overstepped_and_the_next_day_goes_on() -> None:
     assert max(days.values()) <= 50
 
 
-def test_slots_of_before_a_cut_are_not_used_after_it() -> None:
+def test_slots_reserved_before_a_cut_are_not_used_after_it() -> None:
     rows, clock = MemoryRows(), ManualClock()
     first, second = limiter(rows, clock, 100.0, 1, 1), limiter(rows, clock, 100.0, 1, 2)
     take(first, clock)
@@ -190,7 +190,7 @@ def test_the_safe_rate_makes_the_bound_the_quota(quota: int) -> None:
     assert rate == 0 or bound(rate, 2, 1.0, 0.1, 5, 60) == pytest.approx(quota)
 
 
-def test_of_two_limits_no_token_is_used_after_its_time() -> None:
+def test_a_call_under_two_limits_uses_no_expired_token() -> None:
     rows, clock = MemoryRows(), ManualClock()
     fast = RateLimiter(
         rows, LimitConfig("fast", 50.0, send_window_s=0.2), 1, clock, random.Random(1)
@@ -206,7 +206,9 @@ def test_of_two_limits_no_token_is_used_after_its_time() -> None:
 
 
 @pytest.mark.parametrize("quota_per_day", [None, 3])
-def test_an_item_that_waits_for_its_token_is_not_taken_to_hang(quota_per_day: int | None) -> None:
+def test_an_item_that_waits_for_a_token_does_not_count_as_hanging(
+    quota_per_day: int | None,
+) -> None:
     clock, watch, recorder = ManualClock(), HangDetector(), Recorder()
     recorder.limits(3.0, 60.0)
     recorder.task("000-00000000", 1)
@@ -225,7 +227,7 @@ def test_an_item_that_waits_for_its_token_is_not_taken_to_hang(quota_per_day: in
     assert clock.now() - start > 250
 
 
-def test_a_quota_smaller_than_what_is_reserved_at_once_is_used_all_the_same() -> None:
+def test_a_quota_smaller_than_one_reservation_is_used_completely() -> None:
     clock = ManualClock()
     config = LimitConfig("api", rate=100.0, quota_per_day=7)
     limit = RateLimiter(MemoryRows(), config, 1, clock, random.Random(1))
@@ -235,7 +237,7 @@ def test_a_quota_smaller_than_what_is_reserved_at_once_is_used_all_the_same() ->
     assert clock.now() - start < 60
 
 
-def test_a_coroutine_waits_for_its_token_without_holding_others_up() -> None:
+def test_a_coroutine_that_waits_for_a_token_blocks_no_other() -> None:
     class LoopClock(ManualClock):
         def now(self) -> float:
             return time.time()
@@ -312,7 +314,7 @@ MIDNIGHT = 19_700.0 * 86_400
         (1000.0, 7, 1, 0.0),
     ],
 )
-def test_a_quota_is_used_up_whatever_a_call_takes_and_is_never_passed(
+def test_a_quota_is_used_up_and_never_exceeded_however_long_calls_take(
     rate: float, quota: int, workers: int, call_s: float
 ) -> None:
     rows, clock = MemoryRows(), ManualClock(MIDNIGHT)
@@ -332,7 +334,7 @@ def test_slots_that_pass_unused_cost_a_slow_worker_few_writes() -> None:
     assert limit.counts.reservations + limit.counts.refusals < 600
 
 
-def test_a_rate_that_no_row_can_hold_costs_no_further_writes() -> None:
+def test_a_rate_that_a_row_cannot_hold_exactly_costs_no_further_writes() -> None:
     rows, clock = MemoryRows(), ManualClock()
     limit = RateLimiter(rows, LimitConfig("api", rate=500 / 60), 1, clock, random.Random(1))
     assert calls_in(limit, clock, 0.0, hours=1, most=200) == 200
@@ -350,7 +352,7 @@ def used(rows: MemoryRows) -> Value:
     return row["used"]
 
 
-def test_what_a_worker_holds_of_a_quota_at_its_end_is_given_back() -> None:
+def test_a_worker_that_ends_gives_unused_quota_back() -> None:
     rows, clock = MemoryRows(), ManualClock(MIDNIGHT + 100)
     limit = day_limiter(rows, clock, 1000)
     for _ in range(3):
@@ -379,7 +381,7 @@ class Repeats(MemoryRows):
         return super().update(pk, sk, statement)
 
 
-def test_a_quota_is_given_back_once_though_the_reply_is_lost() -> None:
+def test_a_quota_is_given_back_once_if_the_reply_is_lost() -> None:
     rows, clock = Repeats(), ManualClock(MIDNIGHT + 100)
     limit = day_limiter(rows, clock, 1000)
     take(limit, clock)
@@ -387,7 +389,7 @@ def test_a_quota_is_given_back_once_though_the_reply_is_lost() -> None:
     assert used(rows) == 1
 
 
-def test_a_quota_is_given_back_once_though_others_use_it_before_the_repeat() -> None:
+def test_a_quota_is_given_back_once_if_other_workers_use_it_before_the_repeat() -> None:
     rows, clock = Repeats(), ManualClock(MIDNIGHT + 100)
     limit, other = day_limiter(rows, clock, 1000), day_limiter(rows, clock, 1000, seed=2)
     take(limit, clock)
@@ -401,7 +403,7 @@ def test_a_quota_is_given_back_once_though_others_use_it_before_the_repeat() -> 
     assert used(rows) == 21, "one call here, twenty there"
 
 
-def test_what_is_held_of_yesterday_is_not_given_back_today() -> None:
+def test_quota_of_yesterday_is_not_given_back_today() -> None:
     rows, clock = MemoryRows(), ManualClock(MIDNIGHT + 100)
     limit, other = day_limiter(rows, clock, 1000), day_limiter(rows, clock, 1000, seed=2)
     take(limit, clock)
@@ -421,10 +423,10 @@ def test_a_token_of_one_day_is_not_used_on_the_next() -> None:
     limit.discard(token)
     take(limit, clock)
     assert clock.now() >= MIDNIGHT + 86_400 + 1
-    assert used(rows) == 10, "charged anew"
+    assert used(rows) == 10, "charged again"
 
 
-def test_the_last_calls_of_a_quota_are_had_though_a_reservation_is_larger() -> None:
+def test_the_last_calls_of_a_quota_are_used_if_fewer_than_one_reservation() -> None:
     rows, clock = MemoryRows(), ManualClock(MIDNIGHT + 100)
     first, second = day_limiter(rows, clock, 1010), day_limiter(rows, clock, 1010, seed=2)
     assert calls_in(first, clock, 0.0, hours=1, most=1000) == 1000
@@ -450,7 +452,7 @@ def test_rows_of_an_earlier_release_are_read() -> None:
     assert calls_in(limit, clock, 0.0, hours=1) == 10
 
 
-def test_workers_that_wait_for_two_busy_limits_get_through() -> None:
+def test_workers_that_wait_for_two_busy_limits_get_tokens() -> None:
     hub = Schedule(20_000)
     rows, sends = MemoryRows(), []
     limits = [LimitConfig(name, rate=5.0, send_window_s=0.2) for name in ("one", "other")]
@@ -474,7 +476,7 @@ def test_workers_that_wait_for_two_busy_limits_get_through() -> None:
     assert len(sends) > 0.9 * 5.0 * 100
 
 
-def test_a_wait_that_is_broken_off_charges_nothing() -> None:
+def test_a_cancelled_wait_charges_nothing() -> None:
     rows, clock = MemoryRows(), ManualClock(MIDNIGHT + 100)
     day = day_limiter(rows, clock, 1000)
     slow = RateLimiter(rows, LimitConfig("slow", 0.001), 1, clock, random.Random(2))
@@ -501,11 +503,11 @@ def test_a_wait_that_is_broken_off_charges_nothing() -> None:
         spent=st.one_of(st.none(), st.floats(0.02, 0.5)),
     ),
 )
-def test_of_any_limit_bound_quota_and_burst_are_kept(seed: int, shape: Shape) -> None:
+def test_every_limit_keeps_its_bound_quota_and_burst(seed: int, shape: Shape) -> None:
     LimitSimulation(seed, shape=shape).run()
 
 
-def test_a_row_that_refuses_every_write_is_not_asked_without_a_pause() -> None:
+def test_writes_that_are_always_refused_are_repeated_only_after_pauses() -> None:
     class Refuses(MemoryRows):
         def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
             self.requests["refused"] = self.requests.get("refused", 0) + 1
