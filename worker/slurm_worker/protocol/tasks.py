@@ -97,24 +97,16 @@ _TASK = RowFields(
 
 
 class Candidate:
-    """A row of a page; only what a choice needs is read."""
+    """A row of a page; only what a choice needs is read. Times are those of `TaskRow`."""
 
-    __slots__ = ("_row", "sk", "state")
+    __slots__ = ("_row", "lease_until_ms", "not_before_ms", "sk", "state")
 
     def __init__(self, row: Row) -> None:
         self._row = row
         self.sk = str(row["sk"])
         self.state = TaskState(row["state"])
-
-    @property
-    def not_before_ms(self) -> int:
-        """See `TaskRow`."""
-        return int_of(self._row, "not_before")
-
-    @property
-    def lease_until_ms(self) -> int:
-        """See `TaskRow`."""
-        return int_of(self._row, "lease_until")
+        self.not_before_ms = int_of(row, "not_before")
+        self.lease_until_ms = int_of(row, "lease_until")
 
     def read(self) -> TaskRow:
         """The whole row."""
