@@ -35,7 +35,7 @@ from slurm_worker.protocol.tasks import TaskRow
 def open_round(
     jobs: JobTable, table: TaskTable, round_no: int, failed: Callable[[], Iterable[TaskRow]]
 ) -> int:
-    """Put a planned retry's `failed` tasks back, then open its round; how many this call put back.
+    """Put back a planned retry's `failed` tasks, then open its round; return how many came back.
 
     The task rows of the round itself exist. Safe to repeat at any time. A round that is open
     already gets no tasks back: its workers have processed them. But an earlier call may have
