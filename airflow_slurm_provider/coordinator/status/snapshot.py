@@ -274,7 +274,7 @@ class _ShardScan:
         """Read again the rows that were passed over."""
         left = []
         for sk in self.passed.aside:
-            row = self._table.find(keys.task_id(*keys.parse_task_sk(sk)))
+            row = self._table.find(keys.task_id(*keys.parse_task_id(sk)))
             self.rows_read += 1
             if row is None:
                 continue

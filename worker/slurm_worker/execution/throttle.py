@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 
 from slurm_worker.errors import ServiceError
 from slurm_worker.execution.flight_recorder import Recorder
@@ -81,7 +82,7 @@ class TokenThrottle:
 
     def numbers(self) -> dict[str, object]:
         """What the limits were used for, for the log."""
-        used = {name: limiter.counts.to_dict() for name, limiter in self._limiters.items()}
+        used = {name: asdict(limiter.counts) for name, limiter in self._limiters.items()}
         return {"limits": used} if used else {}
 
     def _missing(self, tokens: dict[RateLimiter, Token], name: str | None) -> list[RateLimiter]:

@@ -257,7 +257,7 @@ class Attempts:
         detail |= {"lost": lease.row.lost, "halves": list(winner.split)}
         self._logger.warning("task bisected: it lost its lease too often", **detail)
         if winner.split and winner.attempt == lease.attempt:
-            self._context.audit_log.record("bisected", detail)
+            self._context.record_event("bisected", detail)
 
     def _poisoned(self, position: int, items: TaskItems, error_class: ErrorClass) -> Outcome:
         message = _CRASH_TEXT.get(error_class, _CRASH_TEXT[ErrorClass.WORKER_CRASH])

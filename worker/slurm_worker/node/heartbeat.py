@@ -20,7 +20,7 @@ from slurm_worker.errors import ServiceError
 from slurm_worker.node.context import NodeContext
 from slurm_worker.node.threads import Pending, Signal
 from slurm_worker.protocol.ports import Clock
-from slurm_worker.protocol.tasks import Lease, Lost
+from slurm_worker.protocol.tasks import Lease
 from slurm_worker.results.checkpoints import Checkpoints
 from slurm_worker.results.journal import Journal
 
@@ -171,13 +171,13 @@ class Heartbeat:
             self._logger.warning("checkpoint failed", task=held.lease.task, error=str(error))
         sent = self._clock.boot_time()
         try:
-            result = self._table.heartbeat(held.lease, *held.last, checkpoint=held.checkpoint_ref)
+            renewed = self._table.heartbeat(held.lease, *held.last, checkpoint=held.checkpoint_ref)
         except ServiceError as error:
             # `trusted` becomes false by itself when this lasts too long.
             self._logger.warning("heartbeat failed", task=held.lease.task, error=str(error))
             held.unanswered = True
             return
-        if isinstance(result, Lost):
+        if not renewed:
             held.lost = True
             # Where the table answered each heartbeat in time, the task may be the cause.
             if held.unanswered:

@@ -31,11 +31,11 @@ from itertools import islice, takewhile
 
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.job_table import RecordEvent, ignore_event
-from slurm_worker.protocol.keys import TaskState, parse_task_sk, shard_of
+from slurm_worker.protocol.keys import TaskState, parse_task_id, shard_of
 from slurm_worker.protocol.ports import Clock, Value
 from slurm_worker.protocol.shard_progress import ROWS_PER_CURSOR, ShardCursors, Stage
 from slurm_worker.protocol.task_table import TaskTable
-from slurm_worker.protocol.tasks import Candidate, Claimed, GivenUp, Held, Lease, TaskRow
+from slurm_worker.protocol.tasks import Candidate, Claimed, GivenUp, Lease, TaskRow
 
 _FIRST_PAGE = 20
 _PAGE_GROWTH = 4
@@ -192,7 +192,7 @@ class TaskFinder:
         return lease or unfinished
 
     def _shard_of(self, sk: str) -> int:
-        return shard_of(parse_task_sk(sk)[1], self._table.shards)
+        return shard_of(parse_task_id(sk)[1], self._table.shards)
 
     def _clear(self, suspects: list[str]) -> None:
         """Forget suspects that were due for a takeover and are still here: they have ended."""
@@ -281,8 +281,8 @@ class TaskFinder:
         return None
 
     def _taken(
-        self, take: Callable[[TaskRow, str, str], Claimed | Held | GivenUp], row: TaskRow
-    ) -> Claimed | Held | GivenUp:
+        self, take: Callable[[TaskRow, str, str], Claimed | GivenUp | None], row: TaskRow
+    ) -> Claimed | GivenUp | None:
         request = uuid.uuid4().hex
         try:
             return take(row, self._owner, request)

@@ -136,7 +136,7 @@ class TaskLoop:
         reason = f"{budget.failures} leases in a row finished no item"
         self._logger.error("no progress: the worker exits", error=reason)
         node = context.identity.slurm.get("node", "")
-        context.audit_log.record("no_progress", {"leases": budget.failures, "node": node})
+        context.record_event("no_progress", {"leases": budget.failures, "node": node})
         return WorkerExit.NO_PROGRESS
 
     def _run(self, attempt: Attempt, journal: Journal) -> bool:
@@ -211,7 +211,7 @@ class TaskLoop:
     def _stop_job(self, error: FatalError) -> None:
         reason = describe(error)
         self._context.jobs.stop(f"{reason} (worker {self._context.identity.worker})")
-        self._context.audit_log.record("stopped", {"reason": reason})
+        self._context.record_event("stopped", {"reason": reason})
         self._logger.error("the handler stopped the job", error=reason)
 
     def _wind_up(self, code: WorkerExit) -> WorkerExit:

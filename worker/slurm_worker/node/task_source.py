@@ -32,7 +32,7 @@ class TaskSource:
             context.identity.worker,
             context.clock,
             context.rng,
-            context.audit_log.record,
+            context.record_event,
             ShardTotals(context.store, context.jobs, context.table).cursor_advanced,
             attempts.disown,
         )

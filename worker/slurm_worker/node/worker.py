@@ -42,7 +42,7 @@ class Worker:
         context.recorder.owner(context.identity.worker)
         self._activity = Activity(context)
         self._ended = context.threads.signal()
-        rows, workers, record = context.table.rows, config.max_workers, context.audit_log.record
+        rows, workers, record = context.table.rows, config.max_workers, context.record_event
         limiters = [
             RateLimiter(rows, limit, workers, clock, rng, record) for limit in config.limits
         ]

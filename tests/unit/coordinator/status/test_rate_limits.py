@@ -10,6 +10,7 @@ import pytest
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.status.rate_limits import rate_for, read_limits
 from slurm_worker.errors import UserError
+from slurm_worker.execution.throttle import TokenThrottle
 from slurm_worker.protocol.job_config import LimitConfig
 from slurm_worker.rate_limits.limiter import RateLimiter
 from slurm_worker.rate_limits.slices import bound, slice_of
@@ -24,7 +25,7 @@ def test_a_limit_shows_its_use_and_its_cuts(tmp_path: Path) -> None:
     assert (fresh.current_rate, fresh.used, fresh.ahead_s) == (10.0, 0, 0.0)
     limit = LimitConfig("api", rate=10.0, quota_per_day=1000)
     limiter = RateLimiter(edges.rows, limit, 1, edges.clock, random.Random(1))
-    limiter.acquire(lambda: False)
+    TokenThrottle([limiter], edges.clock, lambda: False).acquire(None)
     limiter.penalize(None)
     (state,) = read_limits(edges, config.spec.id)
     assert (state.rate, state.current_rate, state.cuts, state.used) == (10.0, 7.0, 1, 10)
