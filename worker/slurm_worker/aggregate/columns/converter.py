@@ -71,12 +71,13 @@ class Converter:
     def __init__(self, columns: Schema, *, declared: bool, keyed: bool = True) -> None:
         #: With the key's.
         self.columns: Schema = {KEY_FIELD: STRING, **columns} if keyed else columns
-        where, source = SCHEMA_AND_SOURCE[keyed]
-        self._fix = (
-            f"correct {where}, or {source}" if declared else f"declare the column in {where}"
-        )
-        self._reader = LineReader(self.columns, keyed=keyed, exact=not keyed)
         self.arrow_schema = to_arrow(self.columns, keyed=keyed)
+        #: Converts JSON lines the fast way; None where `table` has to decide.
+        self.read = LineReader(self.columns, keyed=keyed, exact=not keyed).table
+        where, source = SCHEMA_AND_SOURCE[keyed]
+        self._fix = f"correct {where}, or {source}"
+        if not declared:
+            self._fix = f"declare the column in {where}"
 
     def table(self, rows: Rows, part: str) -> pa.Table:
         """Convert the rows of one part.
@@ -88,10 +89,6 @@ class Converter:
             return self.build(rows)
         except Misfit as error:
             raise misfit_error(rows, self.build, error, part, self._fix) from error
-
-    def read(self, lines: bytes) -> pa.Table | None:
-        """Convert JSON lines the fast way; None where `table` has to decide."""
-        return self._reader.table(lines)
 
     def build(self, rows: Rows) -> pa.Table:
         """Convert rows.
@@ -126,8 +123,8 @@ def misfit_error(
         try:
             check([row])
         except Misfit as misfit:
-            item = f"item {row[KEY_FIELD]!r}" if KEY_FIELD in row else f"the row {_show(row)}"
             error = misfit
+            item = f"item {row[KEY_FIELD]!r}" if KEY_FIELD in row else f"the row {_show(row)}"
             break
     return AggregationError(
         f"aggregate: column {error.path!r}: {item} has {error.found} ({part}); {fix}"
@@ -142,13 +139,8 @@ def _build(values: Values, column: ColumnType, path: str) -> pa.Array[Any]:
     if wrong:
         example = next(value for value in values if type(value) in wrong)
         raise Misfit(path, f"{_show(example)}, which is not of type {column}")
-    match column.type_name:
-        case TypeName.LIST:
-            return _lists(values, column, path)
-        case TypeName.MAP:
-            return _maps(values, column, path)
-        case TypeName.STRUCT:
-            return _structs(values, column, path)
+    if nested := _NESTED.get(column.type_name):
+        return nested(values, column, path)
     if column.type_name is TypeName.DOUBLE and int in found:
         for value in values:
             if type(value) is int and abs(value) > EXACT:
@@ -204,17 +196,17 @@ def _structs(values: Values, column: ColumnType, path: str) -> pa.Array[Any]:
         for name, inner in column.fields.items()
     ]
     mask = pa.array([value is None for value in values], pa.bool_())
-    return pa.StructArray.from_arrays(
-        arrays, fields=list(to_arrow(column.fields, keyed=False)), mask=mask
-    )
+    fields = list(to_arrow(column.fields, keyed=False))
+    return pa.StructArray.from_arrays(arrays, fields=fields, mask=mask)
+
+
+_NESTED = {TypeName.LIST: _lists, TypeName.MAP: _maps, TypeName.STRUCT: _structs}
 
 
 def _offsets(values: Values) -> pa.Int32Array:
     """Where each list begins; null where there is none."""
     ends = list(accumulate((len(value or ()) for value in values), initial=0))
-    starts = [
-        None if value is None else start for value, start in zip(values, ends[:-1], strict=True)
-    ]
+    starts = (None if value is None else end for value, end in zip(values, ends, strict=False))
     return pa.array([*starts, ends[-1]], pa.int32())
 
 

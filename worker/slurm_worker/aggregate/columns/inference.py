@@ -12,6 +12,7 @@ A sample of the rows is not enough: the value that does not fit may be in the la
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -22,7 +23,14 @@ import pyarrow.compute as pc
 
 from slurm_worker.aggregate.columns.converter import SCHEMA_AND_SOURCE, misfit_error
 from slurm_worker.aggregate.columns.line_reader import LineReader
-from slurm_worker.aggregate.columns.types import EXACT, MAX_DEPTH, ColumnType, Rows, TypeName
+from slurm_worker.aggregate.columns.types import (
+    EXACT,
+    MAX_DEPTH,
+    STRING,
+    ColumnType,
+    Rows,
+    TypeName,
+)
 from slurm_worker.aggregate.errors import AggregationError, Misfit
 from slurm_worker.results.parts import KEY_FIELD
 
@@ -45,11 +53,9 @@ class SeenType:
     """The type of all values of a column that were seen so far; it only grows."""
 
     type_name: TypeName = TypeName.NULL
-    #: The largest absolute value of an int.
-    largest_int: int = 0
+    largest_int: int = 0  #: the largest absolute value of an int
     fields: dict[str, SeenType] = field(default_factory=dict)
-    #: How many columns it is inside of.
-    depth: int = 0
+    depth: int = 0  #: how many columns it is inside of
 
     def add(self, values: Sequence[Any], path: str) -> None:
         """Join the values of one column.
@@ -97,7 +103,7 @@ class SeenType:
             Misfit: if there is none.
         """
         if self.type_name is TypeName.NULL:
-            return ColumnType(TypeName.STRING)
+            return STRING
         if self.type_name is TypeName.STRUCT and not self.fields:
             raise Misfit(path, "only empty objects, which Parquet can't store")
         is_list = self.type_name is TypeName.LIST
@@ -111,11 +117,6 @@ class SeenType:
         """The type so far, with `NULL` for what has had no value."""
         fields = {name: inner.shape() for name, inner in self.fields.items()}
         return ColumnType(self.type_name, fields)
-
-    def copy(self) -> SeenType:
-        """A copy that grows by itself."""
-        fields = {name: inner.copy() for name, inner in self.fields.items()}
-        return SeenType(self.type_name, self.largest_int, fields, self.depth)
 
     def _check_exact(self, path: str) -> None:
         if self.type_name is TypeName.DOUBLE and self.largest_int > EXACT:
@@ -152,14 +153,11 @@ def _inside(path: str, name: str) -> str:
 
 
 class Inference:
-    """Finds the schema of all rows, a part at a time.
-
-    Args:
-        keyed: whether each row has its item's key.
-    """
+    """Finds the schema of all rows, a part at a time; `keyed` rows have their items' keys."""
 
     def __init__(self, *, keyed: bool = True) -> None:
         self._keyed = keyed
+        self._where, self._source = SCHEMA_AND_SOURCE[keyed]
         self._seen = SeenType(TypeName.STRUCT)
         self._shape = self._seen.shape()
         self._reader: LineReader | None = None
@@ -178,7 +176,7 @@ class Inference:
             parse: the slow way, which says what is wrong.
 
         Returns:
-            A function that adds the rows; takes the name of the part, and raises as `add_rows`.
+            What adds the rows of the part with this name; raises as `add_rows`.
         """
         table = self._reader.table(lines) if self._reader else None
         if table is not None and count in (None, table.num_rows):
@@ -199,16 +197,19 @@ class Inference:
         Raises:
             AggregationError: naming the column, the item and the part that do not fit.
         """
-        before = self._seen.copy()
+        before = deepcopy(self._seen)
         try:
             self._seen.add(rows, "")
         except Misfit as error:
-            where, source = SCHEMA_AND_SOURCE[self._keyed]
-            fix = f"correct {source} so that its values have one type, or declare it in {where}"
+            fix = (
+                f"correct {self._source} so that its values have one type, or declare it in "
+                f"{self._where}"
+            )
             raise misfit_error(rows, partial(before.add, path=""), error, part, fix) from error
-        if self._seen.shape() != self._shape:
-            self._shape = self._seen.shape()
-            self._reader = LineReader(self._shape.fields, keyed=self._keyed)
+        shape = self._seen.shape()
+        if shape != self._shape:
+            self._shape = shape
+            self._reader = LineReader(shape.fields, keyed=self._keyed)
 
     def schema(self) -> dict[str, ColumnType]:
         """The columns in the order in which they were first seen, without the key.
@@ -216,14 +217,14 @@ class Inference:
         Raises:
             AggregationError: naming a column that no type fits.
         """
-        columns = dict(self._seen.fields)
-        if self._keyed:
-            columns.pop(KEY_FIELD, None)
         try:
-            return {name: column.column_type(name) for name, column in columns.items()}
+            return {
+                name: column.column_type(name)
+                for name, column in self._seen.fields.items()
+                if name != KEY_FIELD or not self._keyed
+            }
         except Misfit as error:
-            where, source = SCHEMA_AND_SOURCE[self._keyed]
             raise AggregationError(
                 f"aggregate: column {error.path!r} holds {error.found}; declare it as json in "
-                f"{where}, or correct {source} so that it has no such column"
+                f"{self._where}, or correct {self._source} so that it has no such column"
             ) from error

@@ -45,14 +45,9 @@ def sort_files(
     folder: DatasetFolder,
     scratch: Path,
 ) -> Iterator[DataFile]:
-    """Write merged files sorted, a folder per partition, and remove them.
+    """Write the files of `write_merged`, all in `scratch`, sorted; a folder per partition.
 
-    Args:
-        merged: what `write_merged` wrote, all in `scratch`.
-        schema: of the rows.
-        options: by what to sort and partition.
-        folder: where the files go.
-        scratch: a folder on local disk.
+    The merged files are removed.
 
     Raises:
         UserError: if DuckDB is not installed.
@@ -61,9 +56,7 @@ def sort_files(
     if not merged:
         return
     partition = list(options.partition_by)
-    if partition:
-        indices = [schema.get_field_index(name) for name in partition]
-        partitions.check(merged, partition, indices)
+    partitions.check(merged, partition, [schema.get_field_index(name) for name in partition])
     inside = pa.schema([field for field in schema if field.name not in partition])
     batches = _sorted(merged, schema, [*partition, *options.sort_by], options.memory, scratch)
     pieces = _pieces(batches, partition, options.rows_per_file)
@@ -137,18 +130,17 @@ def _by_descriptor(folder: Path) -> Iterator[str]:
 
 def _plain(schema: pa.Schema) -> pa.Schema:
     """The schema with names that DuckDB can tell apart."""
-    return pa.schema(
-        [
-            pa.field(f"c{number}", _plain_type(field.type), field.nullable)
-            for number, field in enumerate(schema)
-        ]
-    )
+    return pa.schema(list(_plain_type(pa.struct(list(schema)))))
 
 
 def _plain_type(data_type: pa.DataType) -> pa.DataType:
     if pa.types.is_struct(data_type):
-        inside = [data_type.field(number).type for number in range(data_type.num_fields)]
-        return pa.struct([(f"c{n}", _plain_type(inner)) for n, inner in enumerate(inside)])
+        return pa.struct(
+            [
+                pa.field(f"c{number}", _plain_type(field.type), field.nullable)
+                for number, field in enumerate(data_type)
+            ]
+        )
     if pa.types.is_map(data_type):
         return pa.map_(data_type.key_type, _plain_type(data_type.item_type))
     if pa.types.is_list(data_type):

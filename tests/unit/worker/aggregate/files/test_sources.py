@@ -12,8 +12,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from slurm_worker.aggregate.columns.types import parse_schema
-from slurm_worker.aggregate.dataset.folder import file_name
 from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.aggregate.files.merge import merge_files
 from slurm_worker.aggregate.files.sources import Source, Sources
@@ -193,34 +191,3 @@ def test_leftovers_of_an_interrupted_run_are_removed(tmp_path: Path) -> None:
     left = {path.name for path in out.rglob("*.parquet")}
     assert "x.parquet" in left
     assert "part-0123456789abcdef.parquet" not in left
-
-
-COLUMNS = parse_schema({"a": "json", "b": "int64"})
-
-
-@pytest.mark.parametrize(
-    ("columns", "options", "inputs", "writer"),
-    [
-        (parse_schema({"a": "string", "b": "int64"}), {}, ["x"], "w"),
-        (parse_schema({"a": "map<string, int64>", "b": "int64"}), {}, ["x"], "w"),
-        (parse_schema({"b": "int64", "a": "json"}), {}, ["x"], "w"),
-        (COLUMNS, {"rename": {"a": "c"}}, ["x"], "w"),
-        (COLUMNS, {"rename": {"a": "b", "b": "a"}}, ["x"], "w"),
-        (COLUMNS, {"row_group_size": 10}, ["x"], "w"),
-        (COLUMNS, {}, ["y"], "w"),
-        (COLUMNS, {}, ["x", "x"], "w"),
-        (COLUMNS, {}, ["x"], "v"),
-    ],
-)
-def test_every_change_of_a_file_changes_its_name(
-    columns: Any, options: dict[str, Any], inputs: list[str], writer: str
-) -> None:
-    standard = file_name("w", COLUMNS, AggregateOptions(), ["x"])
-    assert file_name(writer, columns, AggregateOptions(**options), inputs) != standard
-
-
-def test_swapped_columns_are_another_file() -> None:
-    """By the dataset's names and types alone both are the same."""
-    one = file_name("w", parse_schema({"a": "int64", "b": "int64"}), AggregateOptions(), ["x"])
-    swapped = AggregateOptions(rename={"a": "b", "b": "a"})
-    assert file_name("w", parse_schema({"b": "int64", "a": "int64"}), swapped, ["x"]) != one
