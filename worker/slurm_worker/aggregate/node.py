@@ -15,11 +15,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from slurm_worker.aggregate.columns.types import ColumnType, parse_schema
+from slurm_worker.aggregate.columns.types import ColumnType
 from slurm_worker.aggregate.dataset.folder import DatasetFolder
 from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.aggregate.job.aggregation import inputs_sha256
-from slurm_worker.aggregate.job.merge import PartMerger, groups_of, infer
+from slurm_worker.aggregate.job.merge import PartMerger, groups_of, schema_of
 from slurm_worker.aggregate.job.parts import PartReader
 from slurm_worker.aggregate.job.plan import ROWS, Plan, PlannedPart, RoundSummary
 from slurm_worker.aggregate.job.publish import read_published
@@ -63,23 +63,21 @@ def split(
             "aggregate.sort_by, .partition_by: sorting needs all rows in one place; set "
             "aggregate.where to local"
         )
-    declared = None if options.schema is None else parse_schema(options.schema)
     store = JobStore(objects, paths)
-    base = read_published(objects, paths)
+    base = read_published(objects, paths).manifest
     reader = PartReader(store, options.memory)
     with Plan(store, expected, scratch) as plan:
         inputs = inputs_sha256(plan, options)
-        if base.if_made_of(inputs, objects) is not None:
+        if base.is_of(inputs, objects):
             return None
-        columns = infer(reader, plan) if declared is None else declared
-        merger = PartMerger(reader, columns, options)
+        merger = PartMerger(reader, schema_of(reader, plan, options), options)
         items = [_item(parts, merger) for parts in groups_of(plan, ROWS, options)]
     params = {
         "job": paths.job,
         "prefix": paths.prefix,
         "folder": paths.dataset_of(version_name(base.number + 1, inputs, _NODES)),
         "options": asdict(options),
-        "columns": {name: column.to_list() for name, column in columns.items()},
+        "columns": {name: column.to_list() for name, column in merger.columns.items()},
         "pyarrow": pa.__version__,
     }
     return Split(inputs, params, items)

@@ -130,17 +130,19 @@ def _by_descriptor(folder: Path) -> Iterator[str]:
 
 def _plain(schema: pa.Schema) -> pa.Schema:
     """The schema with names that DuckDB can tell apart."""
-    return pa.schema(list(_plain_type(pa.struct(list(schema)))))
+    return pa.schema(_plain_fields(schema))
+
+
+def _plain_fields(fields: Iterable[pa.Field[Any]]) -> list[pa.Field[Any]]:
+    return [
+        pa.field(f"c{number}", _plain_type(field.type), field.nullable)
+        for number, field in enumerate(fields)
+    ]
 
 
 def _plain_type(data_type: pa.DataType) -> pa.DataType:
     if pa.types.is_struct(data_type):
-        return pa.struct(
-            [
-                pa.field(f"c{number}", _plain_type(field.type), field.nullable)
-                for number, field in enumerate(data_type)
-            ]
-        )
+        return pa.struct(_plain_fields(data_type))
     if pa.types.is_map(data_type):
         return pa.map_(data_type.key_type, _plain_type(data_type.item_type))
     if pa.types.is_list(data_type):

@@ -51,7 +51,8 @@ class DatasetWriter:
         A dataset that is sorted needs `scratch`, on local disk, to hold it twice. `progress` is
         called with what was done ("merged" or "sorted"), and with how many rows.
         """
-        done, written = "merged", (self.write_file(group, folder) for group in groups)
+        done = "merged"
+        written: Iterator[DataFile] = (self.write_file(group, folder) for group in groups)
         if self._options.sorted:
             merged = self._merge(groups, scratch, progress)
             done = "sorted"

@@ -19,7 +19,6 @@ from slurm_worker.aggregate.job.plan import ERRORS, Plan, PlannedPart
 from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.errors import with_place
 from slurm_worker.printable import encodable
-from slurm_worker.protocol.job_store import JobStore
 from slurm_worker.protocol.keys import parse_task_id
 from slurm_worker.results.parts import KEY_FIELD, message_of
 
@@ -47,7 +46,6 @@ class FailureMerger:
     whose item occurs again in a later round.
     """
 
-    store: JobStore
     reader: PartReader
     plan: Plan
     options: AggregateOptions
@@ -89,7 +87,7 @@ class FailureMerger:
 
     def _keep(self, planned: PlannedPart, record: dict[str, Any]) -> bool:
         """Count a failure; tell whether no later round has its item."""
-        if self.plan.superseded(record[KEY_FIELD], parse_task_id(planned.task)[0]):
+        if self.plan.retried.superseded(record[KEY_FIELD], parse_task_id(planned.task)[0]):
             self.superseded += 1
             return False
         self.failed[record["class"]] += 1
@@ -112,7 +110,7 @@ class FailureMerger:
             yield
         except _NO_RECORDS as error:
             problem = f"has invalid error records ({type(error).__name__}: {one_line(error)})"
-            raise part_error(self.store, planned.task, planned.part, problem) from error
+            raise part_error(self.reader.store, planned.task, planned.part, problem) from error
 
 
 def _row(planned: PlannedPart, record: dict[str, Any]) -> dict[str, Any]:

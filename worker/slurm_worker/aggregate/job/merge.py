@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from slurm_worker.aggregate.columns.converter import Converter
 from slurm_worker.aggregate.columns.inference import Inference
-from slurm_worker.aggregate.columns.types import Schema
+from slurm_worker.aggregate.columns.types import Schema, parse_schema
 from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder
 from slurm_worker.aggregate.dataset.writer import DatasetWriter, FileGroup, grouped
 from slurm_worker.aggregate.job.parts import Fetched, PartReader, is_columns
@@ -29,7 +29,7 @@ WRITER = f"4 pyarrow-{pa.__version__}"
 
 
 class PartMerger:
-    """Makes files of parts, here or on a node; `columns` are the schema without the key.
+    """Makes files of parts, here or on a node.
 
     Raises:
         UserError: if an option names no column.
@@ -37,6 +37,7 @@ class PartMerger:
 
     def __init__(self, reader: PartReader, columns: Schema, options: AggregateOptions) -> None:
         options.check(columns)
+        self.columns = columns  #: the schema, without the key
         self._reader = reader
         self._converter = Converter(columns, declared=options.schema is not None)
         self._options = options
@@ -83,16 +84,21 @@ def groups_of(plan: Plan, kind: str, options: AggregateOptions) -> Iterator[list
     )
 
 
-def infer(reader: PartReader, plan: Plan) -> Schema:
-    """The schema of all rows, from a full pass over them.
+def schema_of(reader: PartReader, plan: Plan, options: AggregateOptions) -> Schema:
+    """The declared schema; without one, that of all rows, from a full pass over them.
 
     Raises:
+        UserError: if a declared type is not a type.
         AggregationError: naming a value that does not fit one schema with the others.
     """
+    if options.schema is not None:
+        return parse_schema(options.schema)
     inference = Inference()
     parts = ([planned] for planned in plan.parts(ROWS))
-    read = reader.ahead(parts, plan.largest(ROWS), lambda batch: _read_into(inference, batch[0]))
-    with closing(read):
+    largest = plan.largest(ROWS)
+    with closing(
+        reader.ahead(parts, largest, lambda batch: _read_into(inference, batch[0]))
+    ) as read:
         for (planned,), add in read:
             add(planned.part.key)
     return inference.schema()

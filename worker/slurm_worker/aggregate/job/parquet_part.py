@@ -16,7 +16,6 @@ from itertools import islice
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from slurm_worker.aggregate.columns.converter import Converter
@@ -89,12 +88,6 @@ def read_columns(data: bytes) -> pa.Table:
     if KEY_FIELD not in table.column_names or _METADATA not in (table.schema.metadata or {}):
         raise ValueError("it is a Parquet file, but no worker has written it")
     return table
-
-
-def count_keys(table: pa.Table) -> int:
-    """Distinct items in a part."""
-    count: int = pc.count_distinct(table.column(KEY_FIELD)).as_py()
-    return count
 
 
 def read_rows(data: bytes) -> list[dict[str, Any]]:
