@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,26 +63,23 @@ def aggregate_files(
     if not output.strip():
         raise UserError("-o: is empty; give a folder")
     options = AggregateOptions(
-        schema=_read_schema(schema),
-        sort_by=_names(sort_by),
-        partition_by=_names(partition_by),
+        schema=_read_schema(schema), sort_by=_names(sort_by), partition_by=_names(partition_by)
     )
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurmctl-")))
-        open_bucket = _bucket_opener(common, stack)
+        # The site is read only for the first bucket.
+        services = cache(lambda: stack.enter_context(common.services()))
+
+        def open_bucket(name: str) -> ObjectStore:
+            return services().bucket(name)
+
         bucket, key = _bucket_and_key(output)
         objects = open_bucket(bucket) if bucket else FolderObjects(Path(output))
         folder = f"{key.rstrip('/')}/" if bucket and key else ""
         sources = _find_sources(paths, output, scratch, open_bucket)
         with _one_line(output):
-            dataset = merge_files(
-                sources.found,
-                objects,
-                folder,
-                options,
-                scratch,
-                stack.enter_context(_bar()),
-            )
+            bar = stack.enter_context(_bar())
+            dataset = merge_files(sources.found, objects, folder, options, scratch, bar)
     size = format_size(sum(file.size for file in dataset.files))
     fields = [
         ("files in", format_count(dataset.sources)),
@@ -91,14 +89,8 @@ def aggregate_files(
     ]
     if left_out := str(sources.left_out):
         fields.append(("left out", left_out))
-    document = {**dataset.to_dict(), "dataset": output, "left_out": sources.left_out.to_list()}
+    document = {**asdict(dataset), "dataset": output, "left_out": sources.left_out.to_list()}
     return emit(common.as_json, document, fields)
-
-
-def _bucket_opener(common: Common, stack: ExitStack) -> Callable[[str], ObjectStore]:
-    """Opens a bucket by its name; the site is read only for the first one."""
-    services = cache(lambda: stack.enter_context(common.services()))
-    return lambda name: services().bucket(name)
 
 
 def _bucket_and_key(address: str) -> tuple[str, str]:

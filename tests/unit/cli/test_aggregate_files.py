@@ -337,10 +337,7 @@ def test_tables_that_sqlite_keeps_for_itself_are_no_rows(
 @pytest.mark.parametrize(
     ("statements", "says"),
     [
-        (
-            ["CREATE TABLE one (a)", "CREATE TABLE two (a)"],
-            "the tables one, two; a database",
-        ),
+        (["CREATE TABLE one (a)", "CREATE TABLE two (a)"], "the tables one, two; a database"),
         (["CREATE VIEW v AS SELECT 1 AS a"], "(none) (and v, which can't be read)"),
         (["CREATE VIRTUAL TABLE f USING fts5(x)"], "(none) (and f, which can't be read)"),
         (["CREATE TABLE t (a)", "INSERT INTO t VALUES (9e999)"], "that JSON can't hold"),

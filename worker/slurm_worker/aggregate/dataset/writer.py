@@ -22,8 +22,8 @@ class FileGroup:
     """The input of one file, or of one of those that are sorted together."""
 
     digests: Sequence[str]  #: of what it is made of, in order
-    rows: int | None  #: how many it has; None where that is not known
     read: Callable[[], Iterator[pa.Table]]  #: its tables, with the converter's columns
+    rows: int | None = None  #: how many it has; None where that is not known
 
 
 class DatasetWriter:

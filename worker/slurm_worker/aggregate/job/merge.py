@@ -70,8 +70,8 @@ class PartMerger:
     def _group(self, parts: Sequence[PlannedPart]) -> FileGroup:
         return FileGroup(
             [planned.part.sha256 for planned in parts],
-            sum(planned.part.rows for planned in parts),
             lambda: self._reader.tables(parts, self._converter),
+            sum(planned.part.rows for planned in parts),
         )
 
 

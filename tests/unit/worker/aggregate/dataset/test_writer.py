@@ -44,4 +44,4 @@ def test_swapped_columns_are_another_file() -> None:
 def file_name(writer: str, columns: Schema, inputs: list[str], **options: Any) -> str:
     converter = Converter(columns, declared=True, keyed=False)
     merged = DatasetWriter(writer, converter, AggregateOptions(**options))
-    return merged.file_name(FileGroup(inputs, None, lambda: iter([])))
+    return merged.file_name(FileGroup(inputs, lambda: iter([])))
