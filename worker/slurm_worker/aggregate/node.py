@@ -31,20 +31,14 @@ from slurm_worker.protocol.keys import JobId, TaskId
 from slurm_worker.protocol.paths import JobPaths, version_name
 from slurm_worker.protocol.ports import ObjectStore
 
-#: The end of the name of the folder in which nodes write.
-_NODES = "nodes"
-
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A merge as work for several nodes: `params` for all files, and one item for each.
+    """A merge as work for several nodes."""
 
-    `inputs` is the digest of everything that goes into the dataset.
-    """
-
-    inputs: str
-    params: dict[str, Any]
-    items: list[dict[str, Any]]
+    inputs: str  #: digest of everything that goes into the dataset
+    params: dict[str, Any]  #: for all files
+    items: list[dict[str, Any]]  #: one for each file
 
 
 def split(
@@ -70,23 +64,25 @@ def split(
         inputs = inputs_sha256(plan, options)
         if base.is_of(inputs, objects):
             return None
-        merger = PartMerger(reader, schema_of(reader, plan, options), options)
-        items = [_item(parts, merger) for parts in groups_of(plan, ROWS, options)]
+        columns = schema_of(reader, plan, options)
+        merger = PartMerger(reader, columns, options)
+        # One file each, whose name is its key.
+        items = [
+            {
+                "id": merger.file_name(merger.group(parts)),
+                "parts": [[of.task, of.ok, *astuple(of.part)] for of in parts],
+            }
+            for parts in groups_of(plan, ROWS, options)
+        ]
     params = {
         "job": paths.job,
         "prefix": paths.prefix,
-        "folder": paths.dataset_of(version_name(base.number + 1, inputs, _NODES)),
+        "folder": paths.dataset_of(version_name(base.number + 1, inputs, "nodes")),
         "options": asdict(options),
-        "columns": {name: column.to_list() for name, column in merger.columns.items()},
+        "columns": {name: column.to_list() for name, column in columns.items()},
         "pyarrow": pa.__version__,
     }
     return Split(inputs, params, items)
-
-
-def _item(parts: Sequence[PlannedPart], merger: PartMerger) -> dict[str, Any]:
-    """One file, as JSON; its name is its key."""
-    raw = [[planned.task, planned.ok, *astuple(planned.part)] for planned in parts]
-    return {"id": merger.file_name(parts), "parts": raw}
 
 
 def merge_file(item: Mapping[str, Any], context: Context) -> dict[str, Any]:
@@ -117,6 +113,6 @@ def merge_file(item: Mapping[str, Any], context: Context) -> dict[str, Any]:
     target = DatasetFolder(objects, folder, path, context.logger.info)
     try:
         merger = PartMerger(PartReader(store, options.memory), columns, options)
-        return asdict(merger.merge_file(parts, target))
+        return asdict(merger.write_file(merger.group(parts), target))
     except AggregationError as error:
         raise ItemError(ErrorClass.BAD_INPUT, str(error)) from error

@@ -21,9 +21,9 @@ from pathlib import Path
 from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder, json_sha256
 from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.aggregate.job.failures import FailureMerger
-from slurm_worker.aggregate.job.merge import WRITER, PartMerger, schema_of
+from slurm_worker.aggregate.job.merge import WRITER, PartMerger, groups_of, schema_of
 from slurm_worker.aggregate.job.parts import PartReader
-from slurm_worker.aggregate.job.plan import Plan, RoundSummary
+from slurm_worker.aggregate.job.plan import ROWS, Plan, RoundSummary
 from slurm_worker.aggregate.job.publish import VERSION, Manifest, publish, read_published
 from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.protocol.job_store import JobStore
@@ -126,8 +126,16 @@ class _Run:
                 known={**known, **made(inputs)},
                 leftover=_leftovers(self.store, inputs).get,
             )
-            merger = PartMerger(reader, schema_of(reader, plan, self.options), self.options)
-            files = merger.merge(plan, folder, self.scratch, self.progress)
+            columns = schema_of(reader, plan, self.options)
+            merger = PartMerger(reader, columns, self.options)
+            groups = map(merger.group, groups_of(plan, ROWS, self.options))
+            total = f"of {plan.totals.rows:,} rows"
+            files = merger.write(
+                groups,
+                folder,
+                self.scratch,
+                lambda done, rows: self.progress(f"{done} {rows:,} {total}"),
+            )
             if not plan.unchanged():
                 raise AggregationError(
                     "aggregate: tasks were finished while this merged; aggregate again when the "
@@ -142,7 +150,7 @@ class _Run:
             folder=folder.folder,
             files=tuple(files),
             errors=tuple(errors),
-            schema={KEY_FIELD: "string", **self.options.named(merger.columns)},
+            schema={KEY_FIELD: "string", **self.options.named(columns)},
             inputs=inputs,
             created=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         )

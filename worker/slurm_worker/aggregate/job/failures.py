@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder, part_name
+from slurm_worker.aggregate.dataset.writer import grouped
 from slurm_worker.aggregate.errors import one_line
 from slurm_worker.aggregate.job.merge import WRITER, groups_of
 from slurm_worker.aggregate.job.parts import PartReader, part_error
@@ -35,22 +36,20 @@ _FIELDS: list[pa.Field[Any]] = [
     pa.field("item", pa.string()),  # its JSON text
 ]
 ERRORS_SCHEMA = pa.schema(_FIELDS)
+_Kept = tuple[PlannedPart, list[dict[str, Any]]]
 _NO_RECORDS = (KeyError, TypeError, ValueError, OverflowError, pa.ArrowException)
 
 
 @dataclass(slots=True)
 class FailureMerger:
-    """Merges the errors parts of a plan, and counts the failures.
-
-    `failed` counts those that no later round supersedes, by error class; `superseded` those
-    whose item occurs again in a later round.
-    """
+    """Merges the errors parts of a plan, and counts the failures."""
 
     reader: PartReader
     plan: Plan
     options: AggregateOptions
+    #: Failures that no later round supersedes, by error class
     failed: Counter[str] = field(default_factory=Counter)
-    superseded: int = 0
+    superseded: int = 0  #: failures whose item occurs again in a later round
 
     def merge(self, folder: DatasetFolder) -> list[DataFile]:
         """Write the files of the failures that no later round supersedes.
@@ -68,22 +67,21 @@ class FailureMerger:
         return files
 
     def _tables(self, parts: Sequence[PlannedPart]) -> Iterator[pa.Table]:
+        # A table takes longer to set up than a part's few failures to write into it.
+        return map(
+            self._table, grouped(self._kept(parts), (lambda kept: len(kept[1]), _ROWS_AT_ONCE))
+        )
+
+    def _kept(self, parts: Sequence[PlannedPart]) -> Iterator[_Kept]:
+        """Each part, and the rows of its failures that no later round supersedes."""
         batches = ([planned] for planned in parts)
         largest = self.plan.largest(ERRORS)
-        # A table takes longer to set up than a part's few failures to write into it.
-        waiting: list[tuple[PlannedPart, list[dict[str, Any]]]] = []
-        rows = 0
         for (planned,), records in self.reader.ahead(batches, largest, lambda b: b[0].rows()):
             with self._named(planned):
                 if Counter(record["class"] for record in records) != planned.failed:
                     raise ValueError("its error classes are not those of its marker")
                 kept = [_row(planned, record) for record in records if self._keep(planned, record)]
-            waiting.append((planned, kept))
-            rows += len(kept)
-            if rows >= _ROWS_AT_ONCE:
-                yield self._table(waiting)
-                waiting, rows = [], 0
-        yield self._table(waiting)
+            yield planned, kept
 
     def _keep(self, planned: PlannedPart, record: dict[str, Any]) -> bool:
         """Count a failure; tell whether no later round has its item."""
@@ -93,7 +91,7 @@ class FailureMerger:
         self.failed[record["class"]] += 1
         return True
 
-    def _table(self, parts: Sequence[tuple[PlannedPart, list[dict[str, Any]]]]) -> pa.Table:
+    def _table(self, parts: Sequence[_Kept]) -> pa.Table:
         try:
             together = [row for _, kept in parts for row in kept]
             return pa.Table.from_pylist(together, schema=ERRORS_SCHEMA)
