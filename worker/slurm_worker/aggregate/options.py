@@ -55,9 +55,7 @@ class AggregateOptions:
     def check(self, columns: Schema, *, keyed: bool = True) -> None:
         """Check that the columns that the options name exist.
 
-        Args:
-            columns: the schema, without the key's column where there is one.
-            keyed: whether the dataset has a column of keys of its own.
+        A `keyed` dataset has a column of keys of its own, which is not among `columns`.
 
         Raises:
             UserError: naming the option, the column and what to do.

@@ -109,14 +109,9 @@ class Converter:
 def misfit_error(
     rows: Rows, check: Callable[[Rows], object], error: Misfit, part: str, fix: str
 ) -> AggregationError:
-    """The error that names the first row that `check` refuses.
+    """The error that names the first row of `part` that `check` refuses, and how to `fix` it.
 
-    Args:
-        rows: the rows of `part`, one of which does not fit.
-        check: raises `Misfit`.
-        error: what to say where no row is refused by itself.
-        part: the name of the part or file.
-        fix: what to do.
+    `check` raises `Misfit`; `error` is what to say where no row is refused by itself.
     """
     item = "one of the rows"
     for row in rows:

@@ -168,15 +168,9 @@ class Inference:
         """Read lines, in any thread; the result adds them, in the caller's thread, in order.
 
         Of lines that Arrow reads with the shape that was seen before, only the size of their
-        whole numbers is checked.
-
-        Args:
-            lines: JSON lines.
-            count: how many rows they must hold; None where that is not known.
-            parse: the slow way, which says what is wrong.
-
-        Returns:
-            What adds the rows of the part with this name; raises as `add_rows`.
+        whole numbers is checked. `count` is how many rows there must be, None where that is not
+        known; `parse` is the slow way, which says what is wrong. The result takes the part's name,
+        and raises as `add_rows`.
         """
         table = self._reader.table(lines) if self._reader else None
         if table is not None and count in (None, table.num_rows):

@@ -80,14 +80,8 @@ def merge_files(
 ) -> MergedFiles:
     """Merge files into a dataset.
 
-    Args:
-        sources: the files.
-        objects: where the dataset goes.
-        folder: its key prefix there, ending in a slash, or empty.
-        options: how it is laid out.
-        scratch: as that of `job.aggregation.aggregate`.
-        progress: called as the files are read.
-        chunk_bytes: about how many bytes of lines are read at a time.
+    Its `folder` is a key prefix that ends in a slash, or empty. `scratch` is as for `aggregate`.
+    About `chunk_bytes` of lines are read at a time.
 
     Raises:
         UserError: if the folder holds another dataset.

@@ -48,15 +48,9 @@ def aggregate(
 ) -> Manifest:
     """Merge a job's committed parts and publish the dataset.
 
-    Args:
-        objects: the bucket.
-        paths: the job's keys.
-        expected: what was planned, round by round.
-        options: schema and layout.
-        scratch: a folder on local disk with room for one file of the dataset; where it is
-            sorted or partitioned, for the dataset twice.
-        progress: called with each line of progress.
-        made: files by name that were merged elsewhere, from inputs of this digest.
+    `scratch` is a folder on local disk with room for one file of the dataset; where it is sorted
+    or partitioned, for the dataset twice. `expected` is what was planned, round by round; `made`
+    gives the files by name that were merged elsewhere, from inputs of a digest.
 
     Returns:
         The current manifest: a new one, or the last where nothing has changed.
@@ -116,7 +110,7 @@ class _Run:
             inputs = inputs_sha256(plan, self.options)
             if self.base.is_of(inputs, self.store.objects):
                 return self.base
-            self.progress(f"{plan.tasks:,} tasks are complete, {plan.totals.rows:,} rows")
+            self.progress(f"{plan.tasks:,} tasks are complete, {plan.rows:,} rows")
             name = version_name(self.base.number + 1, inputs, uuid.uuid4().hex[:12])
             failures = FailureMerger(reader, plan, self.options)
             errors = failures.merge(self._folder(paths.errors_of(name)))
@@ -129,7 +123,7 @@ class _Run:
             columns = schema_of(reader, plan, self.options)
             merger = PartMerger(reader, columns, self.options)
             groups = map(merger.group, groups_of(plan, ROWS, self.options))
-            total = f"of {plan.totals.rows:,} rows"
+            total = f"of {plan.rows:,} rows"
             files = merger.write(
                 groups,
                 folder,
@@ -145,7 +139,7 @@ class _Run:
             job=paths.job,
             rows=sum(file.rows for file in files),
             items=items,
-            ok=plan.totals.ok,
+            ok=plan.ok,
             failed=dict(sorted(failures.failed.items())),
             folder=folder.folder,
             files=tuple(files),
@@ -184,10 +178,10 @@ def _prove(plan: Plan, failures: FailureMerger, expected: Sequence[RoundSummary]
     """
     items = sum(summary.items for summary in expected if summary.number == 0)
     failed = sum(failures.failed.values())
-    if items != plan.totals.ok + failed or failures.superseded != plan.totals.retried:
+    if items != plan.ok + failed or failures.superseded != plan.retries:
         raise AggregationError(
             f"aggregate: the markers are not of one job: the input has {items:,} items, "
-            f"{plan.totals.ok:,} succeeded and {failed:,} failed, and {plan.totals.retried:,} "
+            f"{plan.ok:,} succeeded and {failed:,} failed, and {plan.retries:,} "
             f"retried items replace {failures.superseded:,} earlier failures; compare done/ with "
             "the job's rounds"
         )

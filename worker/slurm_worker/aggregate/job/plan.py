@@ -57,16 +57,6 @@ class PlannedPart:
 
 
 @dataclass(slots=True)
-class Totals:
-    """Sums over the markers; `retried` counts items of the rounds after the first."""
-
-    ok: int = 0
-    rows: int = 0
-    items: int = 0
-    retried: int = 0
-
-
-@dataclass(slots=True)
 class _Round:
     expected: RoundSummary
     seen: bytearray  #: of each task, whether it has a marker
@@ -76,11 +66,6 @@ class _Round:
 
 class Plan:
     """Reads and checks all markers when it is created; a context manager.
-
-    Args:
-        store: the job's objects.
-        expected: the job's rounds.
-        scratch: a folder on local disk.
 
     Raises:
         AggregationError: naming the task that is missing, or whose counts do not agree.
@@ -100,7 +85,8 @@ class Plan:
         }
         self._sha256 = hashlib.sha256()
         self.tasks = sum(summary.tasks for summary in expected)  #: how many there are, all done
-        self.totals = Totals()
+        self.ok = self.rows = 0  #: sums over the markers
+        self.retries = 0  #: items of the rounds after the first
         self._read_markers()
         self._check_rounds()
         self._read_retried()
@@ -181,9 +167,8 @@ class Plan:
         return marker
 
     def _add(self, marker: Marker) -> None:
-        self.totals.items += marker.items
-        self.totals.ok += marker.ok
-        self.totals.rows += marker.rows
+        self.ok += marker.ok
+        self.rows += marker.rows
         failed = json.dumps(marker.failed)
         for part in marker.parts:
             self._sha256.update(f"{marker.task} {part.kind} {part.sha256} {part.rows}\n".encode())
@@ -226,7 +211,7 @@ class Plan:
                     f"{self._rounds[number].expected.items:,} were planned; restore the missing "
                     "segments"
                 )
-            self.totals.retried += items
+            self.retries += items
 
 
 def _parse(key: str, data: bytes | None) -> Marker:
