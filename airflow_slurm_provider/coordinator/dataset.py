@@ -21,14 +21,7 @@ from airflow_slurm_provider.coordinator.planning.inline_items import put_items
 from airflow_slurm_provider.coordinator.services import Log, Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec, parse_config
 from airflow_slurm_provider.coordinator.status.progress import read_progress
-from slurm_worker.aggregate import (
-    AggregateOptions,
-    DataFile,
-    Manifest,
-    RoundSummary,
-    aggregate,
-    split,
-)
+from slurm_worker.aggregate import AggregateOptions, DataFile, RoundSummary, aggregate, split
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobId, check_job_id, merge_job_id
 from slurm_worker.protocol.paths import JobPaths
@@ -51,10 +44,10 @@ def check_complete(services: Services, job_id: JobId) -> None:
         )
 
 
-def merge(services: Services, spec: JobSpec, log: Log) -> Manifest:
-    """Merge the files that were not merged on the nodes, and publish."""
+def merge(services: Services, spec: JobSpec, log: Log) -> dict[str, Any]:
+    """Merge the files that were not merged on the nodes; publish and return the manifest."""
     with _inputs(services, spec) as inputs:
-        return aggregate(*inputs, log, partial(_made_on_nodes, services, spec.id))
+        return aggregate(*inputs, log, partial(_made_on_nodes, services, spec.id)).to_dict()
 
 
 def plan_on_nodes(services: Services, spec: JobSpec, folder: Path) -> Config | None:

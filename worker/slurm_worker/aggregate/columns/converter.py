@@ -60,12 +60,9 @@ Values = Sequence[Any]
 
 
 class Converter:
-    """Turns the rows of a part into a table of one schema.
+    """Turns the rows of a part into a table of one schema; `keyed` rows have their items' keys.
 
-    Args:
-        columns: the schema, without the key.
-        declared: whether the user wrote it; messages then say how to correct it.
-        keyed: whether each row has its item's key.
+    `columns` are without the key; where they are `declared`, messages say how to correct them.
     """
 
     def __init__(self, columns: Schema, *, declared: bool, keyed: bool = True) -> None:

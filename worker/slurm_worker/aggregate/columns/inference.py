@@ -23,14 +23,7 @@ import pyarrow.compute as pc
 
 from slurm_worker.aggregate.columns.converter import SCHEMA_AND_SOURCE, misfit_error
 from slurm_worker.aggregate.columns.line_reader import LineReader
-from slurm_worker.aggregate.columns.types import (
-    EXACT,
-    MAX_DEPTH,
-    STRING,
-    ColumnType,
-    Rows,
-    TypeName,
-)
+from slurm_worker.aggregate.columns.types import EXACT, MAX_DEPTH, ColumnType, Rows, TypeName
 from slurm_worker.aggregate.errors import AggregationError, Misfit
 from slurm_worker.results.parts import KEY_FIELD
 
@@ -103,7 +96,7 @@ class SeenType:
             Misfit: if there is none.
         """
         if self.type_name is TypeName.NULL:
-            return STRING
+            return ColumnType(TypeName.STRING)
         if self.type_name is TypeName.STRUCT and not self.fields:
             raise Misfit(path, "only empty objects, which Parquet can't store")
         is_list = self.type_name is TypeName.LIST

@@ -50,13 +50,10 @@ _FEW_NAMES = 2
 
 
 class LineReader:
-    """Reads lines of one schema.
+    """Reads lines of one schema, which has the key's column where rows are `keyed`.
 
-    Args:
-        columns: the schema, with the key's column where there is one.
-        keyed: whether each row has its item's key.
-        exact: whether to search for numbers that a double does not hold exactly. Not needed for
-            the lines of a worker, which writes its doubles with as many digits as they need.
+    If `exact`, numbers that a double does not hold exactly are searched for. The lines of a worker
+    have none: it writes its doubles with as many digits as they need.
     """
 
     def __init__(self, columns: Schema, *, keyed: bool = True, exact: bool = False) -> None:
@@ -108,8 +105,7 @@ class LineReader:
 
 def is_finite(numbers: pa.Array[Any]) -> bool:
     """Whether there is no NaN and no infinity among these doubles."""
-    found: bool | None = pc.all(pc.is_finite(numbers)).as_py()
-    return found is not False
+    return pc.all(pc.is_finite(numbers)).as_py() is not False
 
 
 def leaves(array: pa.Array[Any], path: str = "") -> Iterator[tuple[str, pa.Array[Any]]]:

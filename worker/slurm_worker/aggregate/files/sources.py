@@ -32,7 +32,6 @@ _HIDDEN = (".", "_")
 #: How many names of left-out files are shown for each reason.
 _EXAMPLES = 3
 
-
 OpenFile = Callable[[], AbstractContextManager[Path]]
 
 
@@ -76,9 +75,7 @@ class LeftOut:
 class Sources:
     """Finds files and remembers what it has found.
 
-    Args:
-        scratch: a folder on local disk with room for the largest database and, of those on S3,
-            for the largest file.
+    `scratch`, on local disk, has room for the largest database and the largest file of S3.
     """
 
     def __init__(self, scratch: Path) -> None:
@@ -126,16 +123,24 @@ class Sources:
         before = self._count()
         size = objects.size(key) if is_known(key) else None
         if size is not None:
-            sides = {end for end in SIDE_FILES if objects.size(key + end) is not None}
-            self._add_object(objects, bucket, key, size, sides)
+            chosen, listed = [key], {key: size}
+            for side in (key + end for end in SIDE_FILES if is_database(key)):
+                if (size := objects.size(side)) is not None:
+                    listed[side] = size
         else:
             folder = key if key.endswith("/") or not key else f"{key}/"
             listed = {entry.key: entry.size for entry in objects.entries(folder)}
-            for found, size in listed.items():
-                own = found.endswith("/") or (output and found.startswith(output))
-                if not own and self._takes(found, found.removeprefix(folder), listed):
-                    sides = {end for end in SIDE_FILES if found + end in listed}
-                    self._add_object(objects, bucket, found, size, sides)
+            chosen = [
+                name
+                for name in listed
+                if not name.endswith("/")
+                and not (output and name.startswith(output))
+                and self._takes(name, name.removeprefix(folder), listed)
+            ]
+        for name in chosen:
+            ends = [end for end in SIDE_FILES if is_database(name) and name + end in listed]
+            opened = partial(_fetched, objects, name, ends, self._scratch)
+            self._add((bucket, name), f"s3://{bucket}/{name}", listed[name], opened)
         self._check_found(before, f"s3://{bucket}/{key}")
 
     def _walk(self, top: Path, output: Path | None) -> Iterator[Path]:
@@ -188,13 +193,6 @@ class Sources:
             )
         opened = partial(_local, path, self._scratch, is_database(path.name))
         self._add((found.st_dev, found.st_ino), str(path), found.st_size, opened)
-
-    def _add_object(
-        self, objects: ObjectStore, bucket: str, key: str, size: int, sides: set[str]
-    ) -> None:
-        ends = sorted(sides) if is_database(key) else []
-        opened = partial(_fetched, objects, key, ends, self._scratch)
-        self._add((bucket, key), f"s3://{bucket}/{key}", size, opened)
 
     def _add(self, identity: tuple[object, ...], name: str, size: int, opened: OpenFile) -> None:
         if identity in self._seen:

@@ -104,32 +104,33 @@ class _Run:
 
         `known` are files of earlier versions and of the try before; see `aggregate` for `made`.
         """
-        paths = self.store.paths
+        objects, paths = self.store.objects, self.store.paths
         reader = PartReader(self.store, self.options.memory)
         with Plan(self.store, self.expected, self.scratch) as plan:
             inputs = inputs_sha256(plan, self.options)
-            if self.base.is_of(inputs, self.store.objects):
+            if self.base.is_of(inputs, objects):
                 return self.base
             self.progress(f"{plan.tasks:,} tasks are complete, {plan.rows:,} rows")
             name = version_name(self.base.number + 1, inputs, uuid.uuid4().hex[:12])
             failures = FailureMerger(reader, plan, self.options)
-            errors = failures.merge(self._folder(paths.errors_of(name)))
+            path = self.scratch / "file.parquet"
+            folder = DatasetFolder(objects, paths.errors_of(name), path, self.progress)
+            errors = failures.merge(folder)
             items = _prove(plan, failures, self.expected)
             folder = replace(
-                self._folder(paths.dataset_of(name)),
+                folder,
+                folder=paths.dataset_of(name),
                 known={**known, **made(inputs)},
                 leftover=_leftovers(self.store, inputs).get,
             )
             columns = schema_of(reader, plan, self.options)
             merger = PartMerger(reader, columns, self.options)
             groups = map(merger.group, groups_of(plan, ROWS, self.options))
-            total = f"of {plan.rows:,} rows"
-            files = merger.write(
-                groups,
-                folder,
-                self.scratch,
-                lambda done, rows: self.progress(f"{done} {rows:,} {total}"),
-            )
+
+            def report(done: str, rows: int) -> None:
+                self.progress(f"{done} {rows:,} of {plan.rows:,} rows")
+
+            files = merger.write(groups, folder, self.scratch, report)
             if not plan.unchanged():
                 raise AggregationError(
                     "aggregate: tasks were finished while this merged; aggregate again when the "
@@ -148,10 +149,6 @@ class _Run:
             inputs=inputs,
             created=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         )
-
-    def _folder(self, key: str) -> DatasetFolder:
-        path = self.scratch / "file.parquet"
-        return DatasetFolder(self.store.objects, key, path, self.progress)
 
 
 def inputs_sha256(plan: Plan, options: AggregateOptions) -> str:

@@ -60,17 +60,13 @@ class FailureMerger:
         files = []
         for number, parts in enumerate(groups_of(self.plan, ERRORS, self.options)):
             name = part_name([WRITER, self.plan.digest, asdict(self.options), number])
-            tables = self._tables(parts)
+            # A table takes longer to set up than a part's few failures to write into it.
+            together = grouped(self._kept(parts), (lambda kept: len(kept[1]), _ROWS_AT_ONCE))
+            tables = map(self._table, together)
             file = folder.write(name, ERRORS_SCHEMA, tables, self.options.row_group_size)
             if file.rows:
                 files.append(file)
         return files
-
-    def _tables(self, parts: Sequence[PlannedPart]) -> Iterator[pa.Table]:
-        # A table takes longer to set up than a part's few failures to write into it.
-        return map(
-            self._table, grouped(self._kept(parts), (lambda kept: len(kept[1]), _ROWS_AT_ONCE))
-        )
 
     def _kept(self, parts: Sequence[PlannedPart]) -> Iterator[_Kept]:
         """Each part, and the rows of its failures that no later round supersedes."""

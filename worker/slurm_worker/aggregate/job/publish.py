@@ -214,7 +214,8 @@ def sweep(
         if current.manifest is NO_MANIFEST:
             # Nothing is published, or by another release: nobody knows which files are in use.
             return []
-        kept, expired = _split(current, now - older_than_s)
+        expired = _expired(current, now - older_than_s)
+        kept = current.versions - expired
         garbage, fence = _judge(files, paths, current.manifest, kept, now - older_than_s)
         number = max(current.manifest.number, fence)
         if dry_run or (number == current.manifest.number and not expired):
@@ -232,15 +233,11 @@ def _put(objects: ObjectStore, paths: JobPaths, manifest: Manifest, current: Pub
     return objects.put_if(paths.manifest, body, current.tag)
 
 
-def _split(current: Published, old: float) -> tuple[set[str], set[str]]:
-    """The versions whose files are promised to readers, and those that no longer are."""
+def _expired(current: Published, old: float) -> set[str]:
+    """The retired versions whose files are no longer promised to readers."""
     # The last one is promised until the publication after the next, whatever its age.
-    expired = {
-        entry.version
-        for entry in current.retired[:-1]
-        if entry.at is not None and entry.at + _TICK_S < old
-    }
-    return current.versions - expired, expired
+    retired = current.retired[:-1]
+    return {entry.version for entry in retired if entry.at is not None and entry.at + _TICK_S < old}
 
 
 def _judge(
