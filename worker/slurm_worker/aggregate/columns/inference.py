@@ -63,7 +63,7 @@ class SeenType:
         if int in found:
             ints = values if len(found) == 1 else [value for value in values if type(value) is int]
             self._join_ints(min(ints), max(ints), path)
-        self._check_exact(path)
+        self._check_exact(self.largest_int, path)
         if self.depth > MAX_DEPTH and self.type_name in (TypeName.LIST, TypeName.STRUCT):
             raise Misfit(path[:60], f"values that are nested more than {MAX_DEPTH} levels deep")
         if self.type_name is TypeName.LIST:
@@ -82,7 +82,6 @@ class SeenType:
             low, high = pc.min(array).as_py(), pc.max(array).as_py()
             if low is not None and high is not None:
                 self._join_ints(low, high, path)
-            self._check_exact(path)
         elif isinstance(array, pa.ListArray):
             self.fields["item"].add_array(array.flatten(), f"{path}[]")
         elif isinstance(array, pa.StructArray):
@@ -111,12 +110,12 @@ class SeenType:
         fields = {name: inner.shape() for name, inner in self.fields.items()}
         return ColumnType(self.type_name, fields)
 
-    def _check_exact(self, path: str) -> None:
-        if self.type_name is TypeName.DOUBLE and self.largest_int > EXACT:
+    def _check_exact(self, largest_int: int, path: str) -> None:
+        if self.type_name is TypeName.DOUBLE and largest_int > EXACT:
             raise Misfit(
                 path,
-                f"a number that mixes floats and ints up to {self.largest_int} in one column, but "
-                f"a double holds ints exactly only up to {EXACT}",
+                f"a number that mixes floats and ints up to {largest_int} in one column, but a "
+                f"double holds ints exactly only up to {EXACT}",
             )
 
     def _join(self, type_name: TypeName, path: str) -> None:
@@ -131,7 +130,10 @@ class SeenType:
         if low < _INT64[0] or high > _INT64[1]:
             beyond = high if high > _INT64[1] else low
             raise Misfit(path, f"{beyond}, which does not fit into 64 bits")
-        self.largest_int = max(self.largest_int, high, -low)
+        largest = max(self.largest_int, high, -low)
+        # Before it is changed: the row that does not fit is searched for afterwards.
+        self._check_exact(largest, path)
+        self.largest_int = largest
 
     def _join_fields(self, objects: list[dict[str, Any]], path: str) -> None:
         for name in dict.fromkeys(chain.from_iterable(objects)):

@@ -34,7 +34,7 @@ def test_every_change_of_a_file_changes_its_name(
     assert file_name(writer, columns, inputs, **options) != file_name("w", COLUMNS, ["x"])
 
 
-def test_swapped_columns_are_another_file() -> None:
+def test_columns_that_are_renamed_to_each_other_change_the_files_name() -> None:
     """By the dataset's names and types alone both are the same."""
     one = file_name("w", parse_schema({"a": "int64", "b": "int64"}), ["x"])
     swapped = parse_schema({"b": "int64", "a": "int64"})

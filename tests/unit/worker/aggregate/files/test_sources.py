@@ -57,7 +57,7 @@ def objects() -> MemoryObjects:
 
 
 @pytest.mark.parametrize("key", ["p/res", "p/res/"])
-def test_a_folder_of_a_bucket_is_not_every_key_with_that_prefix(
+def test_a_folder_of_a_bucket_does_not_match_keys_that_only_share_its_prefix(
     tmp_path: Path, objects: MemoryObjects, key: str
 ) -> None:
     sources = stored(tmp_path, objects, key)
@@ -69,6 +69,19 @@ def test_a_folder_of_a_bucket_is_not_every_key_with_that_prefix(
 def test_a_named_object_is_only_that_object(tmp_path: Path, objects: MemoryObjects) -> None:
     objects.put("p/res.jsonl.gz", b"")
     assert names(stored(tmp_path, objects, "p/res.jsonl")) == ["s3://lab/p/res.jsonl"]
+
+
+def test_only_beside_a_database_are_other_files_asked_for(tmp_path: Path) -> None:
+    class Counted(MemoryObjects):
+        def size(self, key: str) -> int | None:
+            asked.append(key)
+            return super().size(key)
+
+    asked: list[str] = []
+    objects = Counted()
+    objects.put("a.jsonl", LINE)
+    stored(tmp_path, objects, "a.jsonl")
+    assert asked == ["a.jsonl"]
 
 
 def test_objects_are_read_once(tmp_path: Path, objects: MemoryObjects) -> None:
@@ -93,7 +106,7 @@ def test_a_folder_that_does_not_exist_is_named(
 
 
 @pytest.mark.parametrize("key", ["runs", "runs/a.db"])
-def test_a_database_in_a_bucket_comes_with_its_log(tmp_path: Path, key: str) -> None:
+def test_a_database_in_a_bucket_is_read_with_its_write_ahead_log(tmp_path: Path, key: str) -> None:
     objects = MemoryObjects()
     with closing(sqlite3.connect(tmp_path / "a.db")) as db:
         db.execute("PRAGMA journal_mode = wal")
@@ -107,7 +120,7 @@ def test_a_database_in_a_bucket_comes_with_its_log(tmp_path: Path, key: str) -> 
     assert merged(tmp_path, sources) == [{"a": 1}]
 
 
-def test_a_database_in_a_bucket_comes_with_its_journal(tmp_path: Path) -> None:
+def test_a_database_in_a_bucket_is_read_with_its_journal(tmp_path: Path) -> None:
     objects = MemoryObjects()
     with closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as db:
         db.execute("PRAGMA cache_size = 1")

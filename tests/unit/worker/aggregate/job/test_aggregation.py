@@ -209,7 +209,7 @@ def test_a_publication_that_is_replaced_before_its_lost_reply_is_not_a_failure(j
     assert [entry["version"] for entry in standing["retired"]] == [first.version]
 
 
-def test_results_of_an_earlier_time_never_replace_later_ones(job: Job) -> None:
+def test_a_slow_aggregation_never_replaces_later_results(job: Job) -> None:
     class Later(MemoryObjects):
         """While the first merges, a retry ends and is published."""
 
@@ -414,7 +414,7 @@ def by_city(job: Job) -> None:
     job.add_round(*({key: ok(city=city, n=n)} for key, city, n in rows))
 
 
-def test_columns_get_other_names(job: Job) -> None:
+def test_columns_are_renamed(job: Job) -> None:
     by_city(job)
     manifest = job.aggregate(rename={"n": "number"}, schema={"n": "int64", "city": "string"})
     assert manifest.schema == {"_key": "string", "number": "int64", "city": "string"}
