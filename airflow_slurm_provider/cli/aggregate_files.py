@@ -18,8 +18,8 @@ from airflow_slurm_provider.units import format_count, format_size
 from slurm_worker.errors import UserError
 
 if TYPE_CHECKING:
+    from airflow_slurm_provider.coordinator.services import Services
     from slurm_worker.aggregate.files.sources import Sources
-    from slurm_worker.protocol.ports import ObjectStore
 
 _S3 = "s3://"
 
@@ -69,14 +69,10 @@ def aggregate_files(
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurmctl-")))
         # The site is read only for the first bucket.
         services = cache(lambda: stack.enter_context(common.services()))
-
-        def open_bucket(name: str) -> ObjectStore:
-            return services().bucket(name)
-
         bucket, key = _bucket_and_key(output)
-        objects = open_bucket(bucket) if bucket else FolderObjects(Path(output))
+        objects = services().bucket(bucket) if bucket else FolderObjects(Path(output))
         folder = f"{key.rstrip('/')}/" if bucket and key else ""
-        sources = _find_sources(paths, output, scratch, open_bucket)
+        sources = _find_sources(paths, output, scratch, services)
         with _one_line(output):
             bar = stack.enter_context(_bar())
             dataset = merge_files(sources.found, objects, folder, options, scratch, bar)
@@ -104,7 +100,7 @@ def _bucket_and_key(address: str) -> tuple[str, str]:
 
 
 def _find_sources(
-    paths: Sequence[str], output: str, scratch: Path, open_bucket: Callable[[str], ObjectStore]
+    paths: Sequence[str], output: str, scratch: Path, services: Callable[[], Services]
 ) -> Sources:
     """The files at these paths, without those of the dataset."""
     from slurm_worker.aggregate.files.sources import Sources
@@ -117,7 +113,7 @@ def _find_sources(
         bucket, key = _bucket_and_key(path)
         if bucket:
             own = f"{own_key.rstrip('/')}/" if bucket == own_bucket and own_key else None
-            found.add_stored(open_bucket(bucket), bucket, key, own)
+            found.add_stored(services().bucket(bucket), bucket, key, own)
         else:
             found.add_local(Path(path), None if own_bucket else Path(output))
     return found

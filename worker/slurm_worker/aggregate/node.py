@@ -100,9 +100,8 @@ def merge_file(item: Mapping[str, Any], context: Context) -> dict[str, Any]:
             "aggregate.requirements",
         )
     # Tuples are lists in JSON.
-    raw: dict[str, Any] = params["options"]
-    lists = {name: tuple(value) for name, value in raw.items() if isinstance(value, list)}
-    options = AggregateOptions(**{**raw, **lists})
+    lists = {n: tuple(value) for n, value in params["options"].items() if isinstance(value, list)}
+    options = AggregateOptions(**{**params["options"], **lists})
     columns = {name: ColumnType.from_list(raw) for name, raw in params["columns"].items()}
     objects = context.objects(params["bucket"])
     store = JobStore(objects, JobPaths(params["prefix"], JobId(params["job"])))

@@ -75,9 +75,8 @@ class DatasetFolder:
         self.path.unlink()
         return described.result()
 
-    def keep(self, path: Path, rows: int, folder: str = "") -> DataFile:
-        """Upload a file that was written, named by its content, unless it can be copied."""
-        path.replace(self.path)
+    def keep(self, rows: int, folder: str) -> DataFile:
+        """Upload the file at `path`, named by its content, unless it can be copied."""
         described = self._describe("", rows)
         name = f"{folder}part-{described.sha256[:16]}.parquet"
         key = self.folder + name

@@ -61,10 +61,9 @@ def sort_files(
     batches = _sorted(merged, schema, [*partition, *options.sort_by], options.memory, scratch)
     pieces = _pieces(batches, partition, options.rows_per_file)
     for (_, values), group in groupby(pieces, itemgetter(0)):
-        path = scratch / "sorted.parquet"
         tables = (table.select(inside.names) for _, table in group)
-        rows = write_parquet(path, inside, tables, options.row_group_size)
-        yield folder.keep(path, rows, partitions.folder(partition, values))
+        rows = write_parquet(folder.path, inside, tables, options.row_group_size)
+        yield folder.keep(rows, partitions.folder(partition, values))
     for path in merged:
         path.unlink()
 

@@ -26,11 +26,10 @@ from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.results.superseded import RetriedItems
 
 ROWS, ERRORS = "rows", "errors"
-_TABLES = """
-CREATE TABLE part (
-    number INTEGER PRIMARY KEY, task TEXT, ok INTEGER, failed TEXT,
-    kind TEXT, key TEXT, size INTEGER, sha256 TEXT, rows INTEGER
-);
+#: Nothing in it must survive a crash: a restart reads the markers again.
+_DATABASE = """
+PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;
+CREATE TABLE part (number INTEGER PRIMARY KEY, task, ok, failed, kind, key, size, sha256, rows);
 """
 
 
@@ -75,8 +74,7 @@ class Plan:
     def __init__(self, store: JobStore, expected: Sequence[RoundSummary], scratch: Path) -> None:
         self._store = store
         self._db = sqlite3.connect(scratch / "plan.sqlite", isolation_level=None)
-        # Nothing here must survive a crash: a restart reads the markers again.
-        self._db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;" + _TABLES)
+        self._db.executescript(_DATABASE)
         self.retried = RetriedItems(scratch / "retried.sqlite")  #: which items were retried
         self._rounds = {
             summary.number: _Round(summary, bytearray(summary.tasks))
