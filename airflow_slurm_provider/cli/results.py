@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,23 +107,31 @@ def errors(common: Common, job: JobId, error_class: str | None) -> int:
 @click.command(epilog="\b\nExample:\n  slurmctl aggregate flights-2013")
 @click.argument("jobs", metavar="JOB", nargs=-1, required=True, shell_complete=complete_jobs)
 @click.option("-o", "--output", hidden=True)
+@click.option("--schema", hidden=True)
+@click.option("--sort-by", hidden=True)
+@click.option("--partition-by", hidden=True)
 @click.option(
     "--where",
     type=click.Choice(["local", "slurm"]),
     help="Merge on this machine, or on the cluster's nodes. Default: as in the job's config.",
 )
 @common_options
-def aggregate(common: Common, jobs: tuple[str, ...], output: str | None, where: str | None) -> int:
+def aggregate(
+    common: Common, /, jobs: tuple[str, ...], where: str | None, **of_files: str | None
+) -> int:
     """Publish the results of JOB as one Parquet dataset with a manifest.
 
     Fails while tasks are missing. Running it again changes nothing. To merge files without a
     job, use slurmctl aggregate-files.
     """
-    if len(jobs) != 1 or output is not None or "/" in jobs[0]:
-        given = " ".join(jobs)
+    options = {name: value for name, value in of_files.items() if value is not None}
+    if len(jobs) != 1 or options or "/" in jobs[0]:
+        output = options.pop("output", "") or "DATASET"
+        given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        command = shlex.join(["slurmctl", "aggregate-files", *jobs, "-o", output, *given])
         raise UserError(
-            f"JOB: aggregate takes one job id, not files ({given}); to merge files, use: slurmctl "
-            f"aggregate-files {given} -o {output or 'DATASET'}"
+            "JOB: aggregate takes one job id; the job's config sets its schema, sort_by and "
+            f"partition_by. To merge files, use: {command}"
         )
     name = check_job_id(jobs[0], "JOB")
     from airflow_slurm_provider.coordinator import api as verbs

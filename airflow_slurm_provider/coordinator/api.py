@@ -267,7 +267,7 @@ def aggregate(
     jobs = services.jobs(job_id)
     spec = spec_store.read_spec(services, jobs.get())
     dataset.check_complete(services, job_id)
-    manifest = dataset.merge(services, spec, log).to_dict()
+    manifest = dataset.merge(services, spec, log)
     summary = {name: manifest[name] for name in ("items", "ok", "rows")}
     jobs.audit(actor, "published", cast("dict[str, Value]", summary))
     bucket, paths = services.site.bucket, services.paths(job_id)
