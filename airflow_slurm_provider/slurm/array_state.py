@@ -23,8 +23,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 
 from airflow_slurm_provider.slurm.states import ElementState, parse_state
 
@@ -100,8 +101,9 @@ def split_by_array(text: str, arrays: Iterable[ArrayKey], fields: int) -> dict[A
         fields: number of values; the first one is the job's id.
     """
     wanted = {(array.slurm_job_id, array.name): array for array in arrays}
-    found: dict[ArrayKey, list[_Start]] = {array: [] for array in wanted.values()}
-    start = _Start("", "")
+    #: By array, the starts of its elements: the submit time, the element's line and its steps'
+    found: dict[ArrayKey, list[tuple[str, list[str]]]] = {array: [] for array in wanted.values()}
+    current: tuple[str, list[str]] = "", []
     for line in text.splitlines():
         # The name is last: only a name may hold a separator.
         words = line.strip().split("|", fields + 1)
@@ -110,40 +112,41 @@ def split_by_array(text: str, arrays: Iterable[ArrayKey], fields: int) -> dict[A
             continue
         job, _, step = words[0].partition(".")
         if not step:
-            start = _Start(job, words[-2])
+            current = job, []
             key = wanted.get((job.partition("_")[0], words[-1]))
             if key is not None:
-                found[key].append(start)
-        if job == start.job:
-            start.lines.append("|".join(words[:fields]))
-    for starts in found.values():
-        starts.sort(key=lambda start: start.submitted)
+                found[key].append((words[-2], current[1]))
+        if job == current[0]:
+            current[1].append("|".join(words[:fields]))
     return {
-        key: "\n".join(line for start in starts for line in start.lines)
+        key: "\n".join(line for _, lines in sorted(starts, key=itemgetter(0)) for line in lines)
         for key, starts in found.items()
     }
 
 
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """One start of an element: its line and those of its steps."""
+def job_lines(
+    text: str, fields: Sequence[str]
+) -> Iterator[tuple[str, str, list[int], Mapping[str, str]]]:
+    """Job, step (empty for an element), elements and values of each line, as `fields` name them.
 
-    job: str
-    submitted: str
-    lines: list[str] = field(default_factory=list)
+    The first field is the job's id; a value that was not requested is empty.
+    """
+    for line in text.splitlines():
+        words = line.strip().split("|")
+        job, _, step = words[0].partition(".")
+        numbers = element_numbers(job)
+        if len(words) != len(fields) or numbers is None:
+            log.warning("Slurm printed a line that is not understood: %r", line)
+        else:
+            yield job, step, numbers, defaultdict(str, zip(fields, words, strict=True))
 
 
 def parse_queue(text: str) -> Elements:
     """Elements by array in lines of `QUEUE_FIELDS`."""
     found: Elements = defaultdict(dict)
-    for line in text.splitlines():
-        words = line.strip().split("|")
-        numbers = element_numbers(words[0])
-        if len(words) != len(QUEUE_FIELDS) or numbers is None:
-            log.warning("Slurm printed a line that is not understood: %r", line)
-            continue
-        job, state, node, reason = words
-        element = Element(parse_state(state), node=node, reason="" if reason == "None" else reason)
+    for job, _, numbers, values in job_lines(text, QUEUE_FIELDS):
+        reason = "" if values["%r"] == "None" else values["%r"]
+        element = Element(parse_state(values["%T"]), node=values["%N"], reason=reason)
         found[job.partition("_")[0]].update(dict.fromkeys(numbers, element))
     return found
 

@@ -169,8 +169,7 @@ def unsafe_folder(result: CommandResult) -> UserError:
             f"check it for files that are not yours and run chmod go-w on it, or {name}",
         )
     return UserError(
-        f"cluster.remote_dir: {path!r} belongs to another user, who can change what jobs run",
-        name,
+        f"cluster.remote_dir: {path!r} belongs to another user, who can change what jobs run", name
     )
 
 

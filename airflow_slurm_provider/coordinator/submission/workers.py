@@ -73,12 +73,7 @@ class Workers:
 
 
 def ensure_workers(
-    services: Services,
-    spec: JobSpec,
-    job: JobRow,
-    round_row: RoundRow,
-    tasks: int,
-    log: Log,
+    services: Services, spec: JobSpec, job: JobRow, round_row: RoundRow, tasks: int, log: Log
 ) -> Workers:
     """The round's workers: those that were submitted before, or new ones.
 
@@ -260,10 +255,7 @@ def _submit(
 
 
 def _submit_parts(
-    sizes: Sequence[int],
-    submit_part: Callable[[int, int], str],
-    submitted: list[str],
-    log: Log,
+    sizes: Sequence[int], submit_part: Callable[[int, int], str], submitted: list[str], log: Log
 ) -> int:
     workers = 0
     for part, wanted in enumerate(sizes):

@@ -91,8 +91,7 @@ class EmbeddedSupervisor:
             **({"SLURM_RESTART_COUNT": str(restarts)} if restarts else {}),
         }
         target = expand(
-            output,
-            {"%A": str(job), "%a": str(element), "%j": str(raw_id), "%x": name, "%%": "%"},
+            output, {"%A": str(job), "%a": str(element), "%j": str(raw_id), "%x": name, "%%": "%"}
         )
         try:
             with (Path(cwd) / target).open("ab") as log:
