@@ -74,10 +74,13 @@ class SshTransport:
         with self._sessions:
             connection, channel = self._open_channel(timeout)
             try:
-                line = self.wrap(command)
-                return self._own_output(
-                    _execute(channel, line, stdin, lambda: deadline - self._clock())
+                result = _execute(
+                    channel, self.wrap(command), stdin, lambda: deadline - self._clock()
                 )
+                # The output of the command alone; all output if the login shell did not run it.
+                both = (result.stdout, result.stderr)
+                own = (text.rpartition(f"{self._start}\n")[2] for text in both)
+                return CommandResult(result.code, *own)
             except TimeoutError as error:
                 self._retire(connection)
                 message = no_answer(f"cluster: {connection.host}", timeout, command)
@@ -100,17 +103,10 @@ class SshTransport:
     def close(self) -> None:
         """See `Transport.close`."""
         with self._lock:
-            connection = self._current
-        if connection is not None:
-            self._retire(connection)
-
-    def _own_output(self, result: CommandResult) -> CommandResult:
-        """The output of the command alone; all output if the login shell did not run it."""
-        return CommandResult(
-            result.code,
-            result.stdout.rpartition(f"{self._start}\n")[2],
-            result.stderr.rpartition(f"{self._start}\n")[2],
-        )
+            connection, self._current = self._current, None
+            idle = connection is not None and connection.users == 0
+        if connection is not None and idle:
+            connection.client.close()
 
     def _open_channel(self, timeout: float) -> tuple[_Connection, paramiko.Channel]:
         """A channel on the shared connection, which is replaced once if it went stale."""
@@ -158,9 +154,6 @@ class SshTransport:
         with self._lock:
             if self._current is connection:
                 self._current = None
-            idle = connection.users == 0
-        if idle:
-            connection.client.close()
 
     def _connected(self) -> _Connection:
         if self._clock() < self._not_before:
@@ -251,21 +244,32 @@ def _pause(error: SlurmWorkerError, failures: int) -> float:
     return min(_LONGEST_PAUSE_S, 2.0 ** min(failures, 10)) * random.uniform(0.5, 1.0)
 
 
-def explain_failure(error: Exception) -> SlurmWorkerError:
-    """Why there is no connection, in one line; the class tells whether the user can fix it."""
+def explain_failure(
+    error: Exception, host: str = "", port: int = 22, user: str | None = None, key_file: str = ""
+) -> SlurmWorkerError:
+    """Why there is no connection, in one line; the class tells whether the user can fix it.
+
+    `host` and the others are what the site gave; they are absent for a connection of Airflow's.
+    """
     if isinstance(error, SlurmWorkerError):
         return error
-    if isinstance(error, paramiko.AuthenticationException) or "authentication methods" in str(
-        error
-    ):
-        return UserError(f"cluster: the login was refused ({error})", "check user, key and agent")
+    refused = isinstance(error, paramiko.AuthenticationException)
+    if refused or "authentication methods" in str(error):
+        login = f"{host!r} refused the login of {user or 'this account'}"
+        fix = f"check user and key_file {key_file!r} (in ssh-agent, where it is encrypted)"
+        return UserError(
+            f"cluster: {login if host else 'the login was refused'} ({error})",
+            fix if key_file else "check user, key and agent",
+        )
     if isinstance(error, paramiko.BadHostKeyException):
         return UserError(
             f"cluster.known_hosts: the key of {error.hostname!r} is not the known one",
             "if the node was reinstalled, replace its line; if not, somebody may be listening in",
         )
     if isinstance(error, OSError):
-        return HostUnreachable(f"cluster.host: can't be reached ({error})", "check host and port")
+        where = f"{host!r} port {port} " if host else ""
+        fix = "check host, port and the network"
+        return HostUnreachable(f"cluster.host: {where}can't be reached ({error})", fix)
     return ServiceError(f"cluster: SSH: {error}", "try again")
 
 
@@ -311,7 +315,7 @@ def open_paramiko(
         )
     except Exception as error:
         client.close()
-        raise _explain_for(host, port, user, key_file, error) from error
+        raise explain_failure(error, host, port, user, key_file or "") from error
     return client
 
 
@@ -345,27 +349,6 @@ def _expand(field: str, name: str) -> str:
     if not path.is_file():
         raise UserError(f"cluster.{field}: there is no file {name!r}", "correct the path")
     return str(path)
-
-
-def _explain_for(
-    host: str, port: int, user: str | None, key_file: str | None, error: Exception
-) -> SlurmWorkerError:
-    """`explain_failure`, with the names that the site gave."""
-    explained = explain_failure(error)
-    if isinstance(explained, HostUnreachable):
-        return HostUnreachable(
-            f"cluster.host: {host!r} port {port} can't be reached ({error})",
-            "check both, and the network",
-        )
-    if explained is error or isinstance(error, paramiko.BadHostKeyException):
-        return explained
-    if isinstance(explained, UserError):
-        key = f" {key_file!r} (in ssh-agent, where it is encrypted)" if key_file else " and agent"
-        return UserError(
-            f"cluster: {host!r} refused the login of {user or 'this account'} ({error})",
-            f"check user and key_file{key}",
-        )
-    return explained
 
 
 class _RefuseUnknown(paramiko.MissingHostKeyPolicy):
