@@ -10,10 +10,10 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
-from airflow_slurm_provider.slurm.array_state import ArrayState, Element
+from airflow_slurm_provider.slurm.array_state import ArrayState
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.options import SlurmOptions
-from airflow_slurm_provider.slurm.script import MODULES, directives, exports
+from airflow_slurm_provider.slurm.script import LOG_OPTIONS, MODULES, directives, exports
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ServiceError, UserError
 
@@ -31,12 +31,8 @@ def batch_script(
 ) -> str:
     """The user's script with our options, which override those in the script.
 
-    Args:
-        options: the user's options.
-        name: the Slurm job's name.
-        array: elements, as ``sbatch --array`` takes them.
-        body: a shell script, with or without ``#!`` and ``#SBATCH`` lines.
-        environment: variables for it; no secrets.
+    `array` has the elements, as ``sbatch --array`` takes them. `body` is a shell script, with or
+    without ``#!`` and ``#SBATCH`` lines. `environment` must hold no secrets.
 
     Raises:
         UserError: naming the field, the value and the fix.
@@ -55,15 +51,8 @@ def batch_script(
         (n for n, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines)
     )
     throttle = f"%{options.throttle}" if options.throttle and "%" not in array else ""
-    ours = directives(
-        [
-            *options.arguments(),
-            f"--job-name={name}",
-            f"--array={array}{throttle}",
-            "--output=worker-%a.log",
-            "--open-mode=append",
-        ]
-    )
+    own = [f"--job-name={name}", f"--array={array}{throttle}", *LOG_OPTIONS]
+    ours = directives([*options.arguments(), *own])
     modules = MODULES if "bash" in lines[0] else ()
     body_lines = [*ours, *exports(environment), *modules, *options.setup, *lines[head:]]
     return "\n".join([*lines[:head], *body_lines, ""])
@@ -82,24 +71,21 @@ def has_ended(array: ArrayState) -> bool:
 
 def failure(array: ArrayState) -> str:
     """Why the array failed; empty where every element completed."""
-    failed = [n for n, element in sorted(array.elements.items()) if not _completed(element)]
+    failed = _failed(array)
     if array.elements and not failed:
         return ""
     counts = Counter(array.elements[n].state.value for n in failed)
     states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "no record"
-    first = failed[0] if failed else None
-    exit_code = "" if first is None else array.elements[first].exit_code
-    how = f"; element {first} exited with {exit_code}" if exit_code else ""
+    exit_code = array.elements[failed[0]].exit_code if failed else ""
+    how = f"; element {failed[0]} exited with {exit_code}" if exit_code else ""
     total = len(array.elements)
     return f"array {array.slurm_job_id}: {len(failed)} of {total} elements failed ({states}){how}"
 
 
 def last_output(client: SlurmClient, name: str, array: ArrayState, lines: int = 20) -> str:
     """The last lines of elements that failed; of the first element where none did."""
-    numbers = sorted(array.elements)
-    failed = [n for n in numbers if not _completed(array.elements[n])]
     shown = []
-    for element in (failed or numbers[:1])[:_TAILS]:
+    for element in (_failed(array) or sorted(array.elements)[:1])[:_TAILS]:
         try:
             text = client.output(name, FOLDER, element, lines)
         except ServiceError as error:
@@ -108,5 +94,6 @@ def last_output(client: SlurmClient, name: str, array: ArrayState, lines: int = 
     return "\n".join(shown)
 
 
-def _completed(element: Element) -> bool:
-    return element.state is ElementState.COMPLETED
+def _failed(array: ArrayState) -> list[int]:
+    elements = sorted(array.elements.items())
+    return [number for number, element in elements if element.state is not ElementState.COMPLETED]

@@ -23,10 +23,8 @@ _FORGET_S = 3600.0
 class ArrayPoller:
     """Queries again when the last result is too old; safe to share between threads.
 
-    Args:
-        query: `SlurmClient.arrays`.
-        clock: seconds.
-        rng: jitter, so that several triggerers don't query at the same moment.
+    `query` is `SlurmClient.arrays`. `rng` gives jitter, so that several triggerers don't query at
+    the same moment.
     """
 
     def __init__(
@@ -48,9 +46,7 @@ class ArrayPoller:
     def array(self, array: ArrayKey, max_age_s: float) -> ArrayState:
         """The array's last known state; unknown where no query has included it yet.
 
-        Args:
-            array: the array.
-            max_age_s: the greatest age of a result in seconds, with a tenth of jitter.
+        `max_age_s` is the greatest age of a result in seconds, with a tenth of jitter.
 
         Raises:
             ServiceError: if the last query failed; the next one comes when it is due.

@@ -15,6 +15,8 @@ from slurm_worker.errors import UserError
 
 #: A site's ``module`` command, where the login node has one: functions are not exported.
 MODULES = ('[ -z "${MODULESHOME-}" ] || type module >/dev/null 2>&1 || . "$MODULESHOME/init/bash"',)
+#: Logs are beside the script: the submission's folder is the job's working directory.
+LOG_OPTIONS = ("--output=worker-%a.log", "--open-mode=append")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -28,20 +30,13 @@ def render_script(
 ) -> str:
     """The script of an array of `workers` elements, each of which runs `command`.
 
-    Args:
-        options: the user's options.
-        name: the Slurm job's name.
-        workers: elements, at least 1.
-        command: the worker's argument list.
-        environment: variables for it; no secrets.
+    `environment` must hold no secrets.
     """
     throttle = f"%{options.throttle}" if options.throttle else ""
     arguments = [
         f"--job-name={name}",
         f"--array=0-{workers - 1}{throttle}",
-        # Beside the script: the submission's folder is the job's working directory.
-        "--output=worker-%a.log",
-        "--open-mode=append",
+        *LOG_OPTIONS,
         "--requeue",
         f"--signal=USR1@{options.grace}",
         *options.arguments(),
@@ -73,9 +68,8 @@ def directives(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         # sbatch reads its lines as a shell would, except that it drops backslashes.
         if "\\" in argument:
-            raise UserError(
-                f"slurm: {argument!r} holds a backslash, which sbatch drops", "remove it"
-            )
+            problem = f"slurm: {argument!r} holds a backslash, which sbatch drops"
+            raise UserError(problem, "remove it")
     return [f"#SBATCH {quote(argument)}" for argument in arguments]
 
 
