@@ -35,7 +35,6 @@ from airflow_slurm_provider.coordinator.status.progress import (
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.coordinator.submission.workers import (
     VerbResult,
-    Workers,
     audit_workers,
     ensure_workers,
     submit_workers,
@@ -102,7 +101,8 @@ def resume(
     if workers.reattached:
         return ControlResult(job_id, changed=halted)
     audit_workers(services, job_id, workers, actor)
-    return _result(job_id, workers, changed=halted)
+    ids = workers.slurm_job_ids
+    return ControlResult(job_id, changed=halted, workers=workers.workers, slurm_job_ids=ids)
 
 
 def add_workers(
@@ -147,7 +147,8 @@ def add_workers(
         # Only now: if Slurm refuses them, later submissions must not use this configuration.
         jobs.set_config(raised.config)
     audit_workers(services, job_id, workers, actor, "added workers")
-    return _result(job_id, workers, changed=True)
+    ids = workers.slurm_job_ids
+    return ControlResult(job_id, changed=True, workers=workers.workers, slurm_job_ids=ids)
 
 
 def cancel(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> list[str]:
@@ -258,8 +259,3 @@ def _open_round(snapshot: Snapshot) -> RoundRow | None:
     if last is None or last.state is not RoundState.OPEN or snapshot.job.rounds <= last.number:
         return None
     return last
-
-
-def _result(job_id: JobId, workers: Workers, *, changed: bool) -> ControlResult:
-    ids = workers.slurm_job_ids
-    return ControlResult(job_id, changed=changed, workers=workers.workers, slurm_job_ids=ids)
