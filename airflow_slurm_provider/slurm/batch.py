@@ -1,7 +1,6 @@
 """Batch jobs that are not backfills: a script of the user's own, as an array of one or more.
 
-It is always an array, so the code for the workers' arrays also submits, finds and watches it. A
-single job is element 0.
+The code for the workers' arrays also submits, finds and watches it. A single job is element 0.
 """
 
 from __future__ import annotations

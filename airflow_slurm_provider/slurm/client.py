@@ -109,12 +109,9 @@ class SlurmClient(JobQueries, RemoteFolder):
     def submit(self, name: str, script: str, folder: str) -> str:
         """Submit `script` under `name` exactly once; return the array's job id.
 
-        Called again with the same name, after any failure, it returns the same array.
-
-        Args:
-            name: the Slurm job's name, which holds the submission's token.
-            script: the batch script; it must set this job name.
-            folder: groups submissions in `remote_dir`, such as the backfill's id.
+        Called again with the same name, after any failure, it returns the same array. The name
+        holds the submission's token, and the batch script must set it. `folder` groups submissions
+        in `remote_dir`, such as those of a backfill.
 
         Raises:
             SubmitRefusedError: if Slurm refuses the script's options; then there is no array.
@@ -139,10 +136,6 @@ class SlurmClient(JobQueries, RemoteFolder):
 
         An array that Slurm has already is left alone; `cancel` ends it.
 
-        Args:
-            names: job names, as `submit` takes them.
-            folder: the folder given to `submit`.
-
         Returns:
             The ids of the arrays that exist; the other names will never have one.
         """
@@ -157,12 +150,9 @@ class SlurmClient(JobQueries, RemoteFolder):
         return kept
 
     def cancel(self, arrays: Collection[ArrayKey]) -> list[ArrayKey]:
-        """Cancel arrays by their names, and repeat until Slurm has done it.
+        """Cancel arrays by their names, also without an id, and repeat until Slurm has done it.
 
         No other job is hit, also if it has the number of an array now.
-
-        Args:
-            arrays: an id may be absent.
 
         Returns:
             The arrays that waited or ran.

@@ -232,43 +232,33 @@ def sbatch(store: Store, arguments: list[str]) -> list[str]:
 
 def squeue(store: Store, arguments: list[str]) -> list[str]:
     """The elements in the format of ``-o``; ended ones only with ``-t all``."""
-    jobs = _option(arguments, "-j")
-    rows = store.select(jobs, _option(arguments, "--name"))
-    if jobs and not rows:
+    elements = _elements(store, arguments)
+    if _option(arguments, "-j") and not elements:
         raise CommandError("Invalid job id specified")
     wanted = (_option(arguments, "-t") or "PENDING,RUNNING,COMPLETING").split(",")
     template = _option(arguments, "-o") or "%i|%T"
-    lines = []
-    for number, element, state, _, name in rows:
-        if wanted == ["all"] or state in wanted:
-            values = {
-                "%i": f"{number}_{element}",
-                "%F": str(number),
-                "%T": state,
-                "%N": "" if state == "PENDING" else "localhost",
-                "%r": "Resources" if state == "PENDING" else "None",
-                "%V": "",
-                "%j": name,
-            }
-            lines.append(expand(template, values))
-    return lines
+    shown = [values for values in elements if wanted == ["all"] or values["%T"] in wanted]
+    return [expand(template, values) for values in shown]
 
 
 def sacct(store: Store, arguments: list[str]) -> list[str]:
     """The elements' fields of ``-o``, separated by ``|``; values that aren't measured are empty."""
     fields = (_option(arguments, "-o") or "JobID,State").split(",")
-    lines = []
+    elements = _elements(store, arguments)
+    return ["|".join(values.get(field, "") for field in fields) for values in elements]
+
+
+def _elements(store: Store, arguments: list[str]) -> list[dict[str, str]]:
+    """The chosen elements: the values that squeue shows, and those that sacct shows."""
+    found = []
     rows = store.select(_option(arguments, "-j"), _option(arguments, "--name"))
     for job, element, state, code, name in rows:
-        values = {
-            "JobID": f"{job}_{element}",
-            "State": state,
-            "NodeList": "None assigned" if state == "PENDING" else "localhost",
-            "ExitCode": code,
-            "JobName": name,
-        }
-        lines.append("|".join(values.get(field, "") for field in fields))
-    return lines
+        number, waits = f"{job}_{element}", state == "PENDING"
+        node, reason = ("None assigned", "Resources") if waits else ("localhost", "None")
+        queue = {"%i": number, "%F": str(job), "%T": state, "%r": reason, "%V": "", "%j": name}
+        record = {"JobID": number, "State": state, "ExitCode": code, "JobName": name}
+        found.append({**queue, "%N": "" if waits else node, **record, "NodeList": node})
+    return found
 
 
 def scancel(store: Store, arguments: list[str]) -> list[str]:
