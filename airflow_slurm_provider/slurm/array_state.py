@@ -81,6 +81,29 @@ class ArrayState:
         """Elements that run."""
         return self.counts().get(ElementState.RUNNING.value, 0)
 
+    @property
+    def ended(self) -> bool:
+        """Whether all elements have ended, and Slurm has recorded how."""
+        return not self.unknown and not self.alive
+
+    @property
+    def failed(self) -> list[int]:
+        """The elements that did not complete."""
+        elements = sorted(self.elements.items())
+        return [number for number, item in elements if item.state is not ElementState.COMPLETED]
+
+    def failure(self) -> str:
+        """Why the array failed; empty where every element completed."""
+        failed, total = self.failed, len(self.elements)
+        if total and not failed:
+            return ""
+        counts = Counter(self.elements[number].state.value for number in failed)
+        states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+        exit_code = self.elements[failed[0]].exit_code if failed else ""
+        how = f"; element {failed[0]} exited with {exit_code}" if exit_code else ""
+        found = f"{len(failed)} of {total} elements failed ({states or 'no record'}){how}"
+        return f"array {self.slurm_job_id}: {found}"
+
     def lost(self) -> dict[str, int]:
         """Elements whose worker died, by error class."""
         classes = (element.state.error_class for element in self.elements.values())

@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 from airflow_slurm_provider.slurm import submission
 from airflow_slurm_provider.slurm.array_state import ArrayKey
-from airflow_slurm_provider.slurm.batch import batch_name
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.options import SlurmOptions
-from airflow_slurm_provider.slurm.script import quote, render_script
+from airflow_slurm_provider.slurm.script import batch_name, quote, render_script
 from airflow_slurm_provider.slurm.transport import CommandResult, LocalTransport
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import check_job_id
