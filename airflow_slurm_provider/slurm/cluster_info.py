@@ -6,7 +6,6 @@ Each method costs one command.
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass
 
 from airflow_slurm_provider.slurm import submission
@@ -108,12 +107,6 @@ class Survey:
             )
         path, filesystem = [*result.stdout.splitlines(), ""][:2]
         return Folder(path, filesystem)
-
-    def why_waiting(self, name: str) -> str:
-        """Slurm's reason why an array waits, such as ``Resources``; empty without one."""
-        result = self._transport.run(f"squeue -h --name={shlex.quote(name)} -t pending -o %r")
-        lines = result.stdout.split("\n")
-        return "" if result.code else lines[0].strip().removeprefix("None")
 
     def remove(self, folder: str) -> None:
         """Remove a folder of submissions with its content, including credentials."""

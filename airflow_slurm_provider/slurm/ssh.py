@@ -12,6 +12,7 @@ import shlex
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,7 +62,10 @@ class SshTransport:
         self._sleep = sleep
         self._lock = threading.Lock()
         self._sessions = threading.BoundedSemaphore(_MOST_SESSIONS)
-        self._current: _Connection | None = None
+        self._current: paramiko.SSHClient | None = None
+        #: The number of commands that use each connection
+        self._users: Counter[paramiko.SSHClient] = Counter()
+        self._host = "the login node"
         self._was_connected = False
         self._failures = 0
         self._not_before = 0.0
@@ -72,7 +76,7 @@ class SshTransport:
         """See `Transport.run`."""
         deadline = self._clock() + timeout
         with self._sessions:
-            connection, channel = self._open_channel(timeout)
+            client, channel = self._open_channel(timeout)
             try:
                 result = _execute(
                     channel, self.wrap(command), stdin, lambda: deadline - self._clock()
@@ -82,19 +86,19 @@ class SshTransport:
                 own = (text.rpartition(f"{self._start}\n")[2] for text in both)
                 return CommandResult(result.code, *own)
             except TimeoutError as error:
-                self._retire(connection)
-                message = no_answer(f"cluster: {connection.host}", timeout, command)
+                self._retire(client)
+                message = no_answer(f"cluster: {self._host}", timeout, command)
                 raise ServiceError(message) from error
             except (paramiko.SSHException, OSError, EOFError) as error:
-                self._retire(connection)
+                self._retire(client)
                 raise ServiceError(
-                    f"cluster: the SSH connection to {connection.host} broke "
+                    f"cluster: the SSH connection to {self._host} broke "
                     f"({type(error).__name__}: {error})",
                     "try again to open a new one",
                 ) from error
             finally:
                 channel.close()
-                self._leave(connection)
+                self._leave(client)
 
     def wrap(self, command: str) -> str:
         """The command line for the login shell: `command` in a clean environment."""
@@ -103,59 +107,63 @@ class SshTransport:
     def close(self) -> None:
         """See `Transport.close`."""
         with self._lock:
-            connection, self._current = self._current, None
-            idle = connection is not None and connection.users == 0
-        if connection is not None and idle:
-            connection.client.close()
+            client, self._current = self._current, None
+            used = client in self._users
+        if client is not None and not used:
+            client.close()
 
-    def _open_channel(self, timeout: float) -> tuple[_Connection, paramiko.Channel]:
+    def _open_channel(self, timeout: float) -> tuple[paramiko.SSHClient, paramiko.Channel]:
         """A channel on the shared connection, which is replaced once if it went stale."""
         replaced, refused, pause = False, 0.0, _SESSION_PAUSE_S
         while True:
-            connection = self._join()
+            client = self._join()
             try:
-                return connection, connection.open_session(timeout)
+                transport = client.get_transport()
+                if transport is None or not transport.is_active():
+                    raise paramiko.SSHException("the connection is closed")
+                return client, transport.open_session(timeout=timeout)
             except paramiko.ChannelException as error:
                 # The connection works, and other threads use it. sshd counts a session for a
                 # moment after its end, so there may be one too many just now.
-                self._leave(connection)
+                self._leave(client)
                 if refused > _SESSIONS_REFUSED_S:
                     raise ServiceError(
-                        f"cluster: {connection.host} refuses more sessions ({error.text})",
+                        f"cluster: {self._host} refuses more sessions ({error.text})",
                         "try again later",
                     ) from error
                 self._sleep(pause)
                 refused, pause = refused + pause, 2 * pause
             except (paramiko.SSHException, OSError, EOFError) as error:
-                self._retire(connection)
-                self._leave(connection)
+                self._retire(client)
+                self._leave(client)
                 if replaced:
                     raise ServiceError(
-                        f"cluster: {connection.host} opens no session ({error})", "try again"
+                        f"cluster: {self._host} opens no session ({error})", "try again"
                     ) from error
                 replaced = True
 
-    def _join(self) -> _Connection:
+    def _join(self) -> paramiko.SSHClient:
         with self._lock:
             if self._current is None:
                 self._current = self._connected()
-            self._current.users += 1
+            self._users[self._current] += 1
             return self._current
 
-    def _leave(self, connection: _Connection) -> None:
+    def _leave(self, client: paramiko.SSHClient) -> None:
         with self._lock:
-            connection.users -= 1
-            idle = connection.users == 0 and connection is not self._current
+            self._users[client] -= 1
+            self._users = +self._users
+            idle = client not in self._users and client is not self._current
         if idle:
-            connection.client.close()
+            client.close()
 
-    def _retire(self, connection: _Connection) -> None:
+    def _retire(self, client: paramiko.SSHClient) -> None:
         """Use it for nothing new; it is closed when its last user leaves."""
         with self._lock:
-            if self._current is connection:
+            if self._current is client:
                 self._current = None
 
-    def _connected(self) -> _Connection:
+    def _connected(self) -> paramiko.SSHClient:
         if self._clock() < self._not_before:
             raise type(self._refusal)(str(self._refusal))
         try:
@@ -173,24 +181,9 @@ class SshTransport:
         self._was_connected = True
         transport = client.get_transport()
         if transport is not None:
+            self._host = str(transport.getpeername()[0])
             transport.set_keepalive(_KEEPALIVE_S)
-        return _Connection(client)
-
-
-class _Connection:
-    """One SSH connection and the number of commands that use it."""
-
-    def __init__(self, client: paramiko.SSHClient) -> None:
-        self.client = client
-        self.users = 0
-        transport = client.get_transport()
-        self.host = str(transport.getpeername()[0]) if transport else "the login node"
-
-    def open_session(self, timeout: float) -> paramiko.Channel:
-        transport = self.client.get_transport()
-        if transport is None or not transport.is_active():
-            raise paramiko.SSHException("the connection is closed")
-        return transport.open_session(timeout=timeout)
+        return client
 
 
 def _execute(

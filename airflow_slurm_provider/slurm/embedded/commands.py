@@ -54,6 +54,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        (folder / "spool").mkdir(exist_ok=True)
         # Two processes that make the file at once would see it locked.
         with (folder / "state.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -79,9 +80,7 @@ class Store:
 
     def script(self, job: int) -> Path:
         """Where the job's own copy of its script is."""
-        spool = self.folder / "spool"
-        spool.mkdir(exist_ok=True)
-        return spool / f"{job}.sh"
+        return self.folder / "spool" / f"{job}.sh"
 
     def select(self, jobs: str = "", names: str = "") -> list[tuple[int, int, str, str, str]]:
         """``(job, element, state, exit code, name)`` of the ids and names; all where empty.
@@ -98,11 +97,9 @@ class Store:
         ).fetchall()
 
     def wish(self, wish: str, target: str) -> bool:
-        """Ask the supervisor to end elements; False if `target` names none.
+        """Ask the supervisor to end elements; False if `target` (see `_TARGET`) names none.
 
-        Args:
-            wish: ``cancel``, ``requeue`` or ``limit``.
-            target: ``job``, ``job_element``, or an element's raw id.
+        `wish` is ``cancel``, ``requeue`` or ``limit``.
         """
         (count,) = self.db.execute(
             f"SELECT count(*) FROM elements WHERE {_TARGET}",  # noqa: S608  no value is in it

@@ -605,7 +605,6 @@ def test_any_login_shell_hands_every_command_on(slurm: FakeSlurm, remote: Path) 
     survey = client.survey()
     survey.try_folder("x")
     survey.ignored_variables()
-    survey.why_waiting(NAME)
     survey.remove("flights")
     assert len(recording.commands) > 10
     lines = [SshTransport(connect=pytest.fail).wrap(command) for command in recording.commands]
