@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 
 from airflow_slurm_provider.slurm import submission
 from airflow_slurm_provider.slurm.array_state import ArrayKey, named, parse_job_id
@@ -127,8 +128,10 @@ class SlurmClient(JobQueries, RemoteFolder):
             except SubmitRefusedError:
                 # Another caller of this name may have replaced our options before sbatch read
                 # them: then Slurm has refused the options of that caller.
-                if not self._was_replaced(name, folder, script):
-                    raise
+                with suppress(ServiceError):
+                    if self.script(name, folder) != script:
+                        continue
+                raise
         return self._put_and_submit(place, name, script)
 
     def withdraw(self, names: Collection[str], folder: str) -> dict[str, str]:
@@ -186,12 +189,6 @@ class SlurmClient(JobQueries, RemoteFolder):
         """`withdraw` and `cancel` one submission, whether or not Slurm has its array."""
         self.withdraw([name], folder)
         self.cancel([ArrayKey("", name)])
-
-    def _was_replaced(self, name: str, folder: str, script: str) -> bool:
-        try:
-            return self.script(name, folder) != script
-        except ServiceError:
-            return False
 
     def _put_and_submit(self, place: str, name: str, script: str) -> str:
         data = script.encode()

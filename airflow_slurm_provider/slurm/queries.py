@@ -134,11 +134,9 @@ class JobQueries:
     def _states(self, arrays: Sequence[ArrayKey]) -> dict[ArrayKey, ArrayState]:
         text = self._queue(f"-r -t all -j {_ids(arrays)}", "|".join(QUEUE_FIELDS + QUEUE_IDENTITY))
         queue = split_by_array(text, arrays, len(QUEUE_FIELDS))
-        accounted = True
         try:
             # All records of an id: the latest one may be of a later job with the same number.
             lines = self._record_lines("-nXPD", arrays, STATE_FIELDS)
-            accounted, lines = lines is not None, lines or {}
         except ServiceError as error:
             if not any(queue.values()):
                 raise
@@ -148,9 +146,9 @@ class JobQueries:
         for key in arrays:
             job = key.slurm_job_id
             queued = parse_queue(queue[key]).get(job, {})
-            ended = elements_of(parse_records(lines.get(key, ""), STATE_FIELDS)).get(job, {})
-            array = merge(job, queued, ended)
-            if not accounted and not array.alive:
+            records = parse_records((lines or {}).get(key, ""), STATE_FIELDS)
+            array = merge(job, queued, elements_of(records).get(job, {}))
+            if lines is None and not array.alive:
                 # Without accounting, the queue alone shows that the array has ended.
                 found[key] = ArrayState(job, queued)
             else:

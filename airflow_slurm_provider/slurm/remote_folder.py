@@ -31,10 +31,7 @@ class RemoteFolder:
 
     All methods raise `UserError` if another user can change the folder, and `ServiceError` if the
     cluster can't be reached. `folder` and `name` are those given to `SlurmClient.submit`.
-
-    Args:
-        remote_dir: the project's folder on the login node, relative to the home folder
-            unless absolute; must be on a file system that the nodes share.
+    `remote_dir` is relative to the home folder unless absolute. The nodes must share it.
     """
 
     def __init__(self, transport: Transport, remote_dir: str) -> None:

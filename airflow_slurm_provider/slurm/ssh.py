@@ -213,10 +213,9 @@ def _send(channel: paramiko.Channel, stdin: bytes, in_time: Callable[[], None]) 
             in_time()
             channel.sendall(stdin[start : start + _PIECE])
         channel.shutdown_write()
-    except TimeoutError:
-        raise
-    except OSError:
-        return
+    except OSError as error:
+        if isinstance(error, TimeoutError):
+            raise
 
 
 def _receive(receive: Callable[[int], bytes], in_time: Callable[[], None]) -> bytes:

@@ -213,18 +213,14 @@ def _intend_replacements(
     spec = spec_store.read_spec(services, job)
     array = _array_state(services, job.job, submissions)
     # A running worker without a task has seen the pause, and exits. A worker with a task checks
-    # for a pause only after the task: it continues.
-    staying = array.alive - array.running + min(array.running, _holders(snapshot))
+    # for a pause only after the task: it continues. An element may have several workers.
+    live = (row for row in snapshot.leased if row.lease_until_ms > snapshot.at_ms)
+    holders = {row.owner.partition("-")[0] for row in live}
+    staying = array.alive - array.running + min(array.running, len(holders))
     missing = useful_workers(spec, spec.workers, tasks, log) - staying
     if missing > 0:
         array_size = services.slurm.max_array_size()
         jobs.record_intent(round_row.number, last.next_number, missing, array_size, requested=True)
-
-
-def _holders(snapshot: Snapshot) -> int:
-    """Array elements whose workers hold a task now; an element may have several workers."""
-    live = (row for row in snapshot.leased if row.lease_until_ms > snapshot.at_ms)
-    return len({row.owner.partition("-")[0] for row in live})
 
 
 def _array_state(services: Services, job_id: JobId, submissions: list[SubmissionRow]) -> ArrayState:
@@ -256,6 +252,5 @@ def _useful_workers(
 def _open_round(snapshot: Snapshot) -> RoundRow | None:
     """The latest round, if it is planned and open."""
     last = snapshot.rounds[-1] if snapshot.rounds else None
-    if last is None or last.state is not RoundState.OPEN or snapshot.job.rounds <= last.number:
-        return None
-    return last
+    planned = last is not None and last.number < snapshot.job.rounds
+    return last if last and planned and last.state is RoundState.OPEN else None

@@ -125,9 +125,8 @@ def put_credentials(services: Services, job_id: JobId, *, folder: str = "") -> d
 
 def _our_own(services: Services) -> bytes:
     """The document with this process's credentials; empty if workers find some themselves."""
-    if services.site.cluster.transport != "embedded":
-        return b""
-    found = services.credentials()
+    embedded = services.site.cluster.transport == "embedded"
+    found = services.credentials() if embedded else None
     if found is None or found.method not in _OF_THIS_PROCESS:
         return b""
     own = found.get_frozen_credentials()

@@ -89,7 +89,7 @@ def ensure_workers(
     last = latest(submissions)
     with_arrays = latest([row for row in submissions if row.slurm_job_ids])
     shown = with_arrays or latest([row for row in submissions if not row.empty]) or last
-    number = 1
+    number = 1 if last is None else last.number
     if reason := blocked_reason(job):
         log(f"{spec.id} {reason}; no workers are started; to continue: slurmctl resume {spec.id}")
         if shown is None:
@@ -107,14 +107,11 @@ def ensure_workers(
         log(f"{ended}, and tasks are unfinished; submitting new workers")
         # The workers may have left tasks because they did not find them: see `generations`.
         jobs.begin_generation()
-        number = last.next_number
-        last = None
+        number, last = last.next_number, None
     if last is None or last.refused:
         wanted = useful_workers(spec, spec.workers, tasks, log)
         array_size = services.slurm.max_array_size()
-        last = jobs.record_intent(
-            round_row.number, number if last is None else last.number, wanted, array_size
-        )
+        last = jobs.record_intent(round_row.number, number, wanted, array_size)
     return submit_workers(services, spec, job, round_row, last, log)
 
 
@@ -156,14 +153,8 @@ def submit_workers(
         services.slurm.cancel(known_arrays(spec.id, ours))
         return submit_workers(services, spec, job, round_row, standing, log)
     log(f"submitted {named(slurm_job_ids)} of {workers} workers")
-    return Workers(
-        slurm_job_ids=tuple(slurm_job_ids),
-        slurm_job_name=job_name(spec.id, submission),
-        workers=workers,
-        submission=submission.label,
-        reattached=False,
-        config=job.config,
-    )
+    ids, name = tuple(slurm_job_ids), job_name(spec.id, submission)
+    return Workers(ids, name, workers, submission.label, reattached=False, config=job.config)
 
 
 def _cancelled(job_id: JobId) -> str:
