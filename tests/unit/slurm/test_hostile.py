@@ -46,7 +46,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-def test_a_job_id_is_refused(value: str) -> None:
+def test_a_hostile_job_id_is_refused(value: str) -> None:
     with pytest.raises(UserError, match=r"job_id: .* is not a job id; use 1 to 63 of"):
         check_job_id(value)
     with pytest.raises(UserError):
@@ -54,7 +54,7 @@ def test_a_job_id_is_refused(value: str) -> None:
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-def test_a_files_or_a_jobs_name_is_refused_before_anything_is_run(value: str) -> None:
+def test_a_hostile_file_or_job_name_is_refused_before_any_command_runs(value: str) -> None:
     class Nothing(LocalTransport):
         def run(self, command: str, stdin: bytes = b"", timeout: float = 60.0) -> CommandResult:
             assert value not in command or not value, "refused before it is part of a command"
