@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from airflow_slurm_provider.slurm.options import SlurmOptions
+from airflow_slurm_provider.slurm.submission import first_command
 from slurm_worker.errors import UserError
 
 #: A site's ``module`` command, where the login node has one: functions are not exported.
@@ -86,10 +87,8 @@ def batch_script(
     lines = body.splitlines()
     if not lines[0].startswith("#!"):
         lines.insert(0, "#!/bin/bash")
-    # sbatch reads directives up to the first command. The last one of a name counts.
-    head = next(
-        (n for n, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines)
-    )
+    # Of several directives of a name, sbatch takes the last one.
+    head = first_command(lines)
     throttle = f"%{options.throttle}" if options.throttle and "%" not in array else ""
     own = [f"--job-name={name}", f"--array={array}{throttle}", *_LOG_OPTIONS]
     ours = _directives([*options.arguments(), *own])

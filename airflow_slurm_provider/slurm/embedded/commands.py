@@ -24,7 +24,7 @@ from pathlib import Path
 
 import airflow_slurm_provider
 import slurm_worker
-from airflow_slurm_provider.slurm.submission import EXPORTED
+from airflow_slurm_provider.slurm.submission import EXPORTED, first_command
 from airflow_slurm_provider.units import parse_slurm_time
 
 _SCHEMA = """
@@ -169,11 +169,10 @@ def read_request(script: str, arguments: list[str], default_name: str) -> Reques
 
 
 def _directives(script: str) -> Iterator[str]:
-    for line in script.splitlines():
+    lines = script.splitlines()
+    for line in lines[: first_command(lines)]:
         if line.startswith("#SBATCH "):
             yield from shlex.split(line.removeprefix("#SBATCH "))
-        elif line.strip() and not line.startswith("#"):
-            return
 
 
 def _array(text: str) -> tuple[tuple[int, ...], int]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import batch_name, batch_script, quote, render_script
+from airflow_slurm_provider.slurm.submission import guarded
 from slurm_worker.errors import UserError
 
 GOLDEN = Path(__file__).with_name("golden_script.sh")
@@ -169,6 +170,15 @@ def test_our_options_come_after_the_users_and_override_them() -> None:
 def test_a_script_without_a_shebang_gets_bash() -> None:
     assert script("hostname")[0] == "#!/bin/bash"
     assert script("hostname")[-1] == "hostname"
+
+
+def test_directives_below_a_line_of_spaces_or_an_indented_comment_still_count() -> None:
+    body = "#!/bin/bash\n  \n  # the lab's\n#SBATCH --mem=1G\n\techo hello\n"
+    lines = guarded("\n".join(script(body))).splitlines()
+    guard = next(n for n, line in enumerate(lines) if "exit 143" in line)
+    directives = [n for n, line in enumerate(lines) if line.startswith("#SBATCH")]
+    assert len(directives) == 5
+    assert max(directives) < guard < lines.index("\techo hello")
 
 
 def test_options_and_variables_are_quoted() -> None:
