@@ -117,11 +117,8 @@ class ArrayState:
 def split_by_array(text: str, arrays: Iterable[ArrayKey], fields: int) -> dict[ArrayKey, str]:
     """The lines of each array, by submit time; lines of other jobs are dropped.
 
-    Args:
-        text: lines of `fields` values, then submit time and name, separated by ``|``. The lines
-            of steps follow that of their element and have the name of the step.
-        arrays: the arrays, with their ids.
-        fields: number of values; the first one is the job's id.
+    A line has so many `fields`, the job's id first, then submit time and name, separated by ``|``.
+    The lines of steps follow that of their element and have the name of the step.
     """
     wanted = {(array.slurm_job_id, array.name): array for array in arrays}
     #: By array, the starts of its elements: the submit time, the element's line and its steps'

@@ -45,10 +45,7 @@ _SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 class SshTransport:
     """A login node over one SSH connection.
 
-    Args:
-        connect: opens a connected client; called again when the connection broke.
-        clock: seconds, for pauses and time limits.
-        sleep: waits, while the node has too many sessions.
+    `connect` opens a connected client; it is called again when the connection broke.
     """
 
     def __init__(

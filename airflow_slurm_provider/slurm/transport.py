@@ -71,10 +71,7 @@ class LocalTransport:
     """This machine is the login node.
 
     A command has its own session and is never killed. Like one over SSH it continues when its
-    caller is interrupted or has waited too long.
-
-    Args:
-        environment: variables beside this process's own.
+    caller is interrupted or has waited too long. It gets `environment` over this process's own.
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:

@@ -132,7 +132,7 @@ def add_workers(
     last = latest(submissions)
     spec = spec_store.read_spec(services, job)
     tasks = progress_of(snapshot).unfinished_tasks
-    if last is None or (last.state is not SubmitState.SUBMITTED and not last.refused):
+    if last is None or not (last.refused or last.state is SubmitState.SUBMITTED):
         log("an earlier submission was interrupted; it is carried out now, and no more are added")
         workers = ensure_workers(services, spec, job, round_row, tasks, log)
     else:
@@ -206,9 +206,7 @@ def _intend_replacements(
     jobs = services.jobs(job.job)
     submissions = of_round(jobs.submissions(), round_row.number)
     last, tasks = latest(submissions), progress_of(snapshot).unfinished_tasks
-    if not tasks or last is None:
-        return
-    if last.state is not SubmitState.SUBMITTED and not last.refused:
+    if not tasks or last is None or not (last.refused or last.state is SubmitState.SUBMITTED):
         return
     spec = spec_store.read_spec(services, job)
     array = _array_state(services, job.job, submissions)

@@ -296,11 +296,8 @@ def ensure_supervisor(store: Store) -> None:
     with (store.folder / "supervisor.lock").open("w") as lock:
         if not try_lock(lock.fileno()):
             return
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name in EXPORTED or name.startswith("EMBEDDED_")
-    }
+    kept = (*EXPORTED, "EMBEDDED_SLOTS", "EMBEDDED_KILL_WAIT")
+    environment = {name: os.environ[name] for name in kept if name in os.environ}
     with (store.folder / "supervisor.log").open("ab") as log:
         subprocess.Popen(
             isolated("supervisor", str(store.folder)),
