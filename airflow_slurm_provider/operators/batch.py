@@ -22,17 +22,10 @@ from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.operators.compat import ResumableJobMixin
 from airflow_slurm_provider.operators.deferral import JobWaiter
 from airflow_slurm_provider.slurm.array_state import ArrayKey
-from airflow_slurm_provider.slurm.batch import (
-    FOLDER,
-    batch_name,
-    batch_script,
-    failure,
-    has_ended,
-    last_output,
-)
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.remote_folder import new_token
+from airflow_slurm_provider.slurm.script import BATCH_FOLDER, batch_name, batch_script
 from airflow_slurm_provider.slurm.submission import guarded
 from airflow_slurm_provider.triggers.polling import PollBudget
 from airflow_slurm_provider.triggers.slurm_batch import SlurmBatchTrigger, array_line, batch_event
@@ -90,9 +83,9 @@ class BatchScriptOperator(ResumableJobMixin, JobWaiter):
         """RUNNING, COMPLETED or FAILED, of the array as a whole."""
         with as_airflow_failures():
             array = self._hook().get_conn().array(_key(external_id))
-        if not has_ended(array):
+        if not array.ended:
             return "RUNNING"
-        return "FAILED" if failure(array) else "COMPLETED"
+        return "FAILED" if array.failure() else "COMPLETED"
 
     def is_job_active(self, status: str) -> bool:
         """Whether to continue with it."""
@@ -109,7 +102,7 @@ class BatchScriptOperator(ResumableJobMixin, JobWaiter):
         if self.batch_script is None:
             # An earlier try submitted it.
             with as_airflow_failures():
-                self.batch_script = self._hook().get_conn().script(name, FOLDER) or None
+                self.batch_script = self._hook().get_conn().script(name, BATCH_FOLDER) or None
         if not self.wait_for_completion:
             return slurm_job_id
         if self.deferrable:
@@ -157,7 +150,7 @@ class BatchScriptOperator(ResumableJobMixin, JobWaiter):
         if self.cancel_on_kill:
             self._killed = True
             if self._batch:
-                self._hook().get_conn().end(self._batch, FOLDER)
+                self._hook().get_conn().end(self._batch, BATCH_FOLDER)
         super().on_kill()
 
     def _wait(self, key: ArrayKey) -> dict[str, Any]:
@@ -176,8 +169,8 @@ class BatchScriptOperator(ResumableJobMixin, JobWaiter):
                 if line != logged:
                     logged = line
                     task_log(self)(line)
-                if has_ended(array):
-                    return batch_event(array, last_output(client, key.name, array))
+                if array.ended:
+                    return batch_event(client, key.name, array)
             time.sleep(budget.pause_s)  # not deferrable: this process is to wait
 
     def _submit_as(self, token: str, context: Context) -> dict[str, str]:
@@ -187,7 +180,7 @@ class BatchScriptOperator(ResumableJobMixin, JobWaiter):
         self.batch_script = script = self._render_batch(name)
         task_log(self)(f"::group::Batch script\n{script}\n::endgroup::")
         self._batch = name
-        slurm_job_id = self._hook().get_conn().submit(name, script, FOLDER)
+        slurm_job_id = self._hook().get_conn().submit(name, script, BATCH_FOLDER)
         return {"slurm_job_id": slurm_job_id, "slurm_job_name": name}
 
     def _render_batch(self, name: str) -> str:

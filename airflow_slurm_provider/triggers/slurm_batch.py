@@ -6,8 +6,13 @@ from typing import Any
 
 from airflow_slurm_provider.airflow_errors import task_log
 from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState
-from airflow_slurm_provider.slurm.batch import FOLDER, failure, has_ended, last_output
+from airflow_slurm_provider.slurm.client import SlurmClient
+from airflow_slurm_provider.slurm.script import BATCH_FOLDER
 from airflow_slurm_provider.triggers.polling import PollingTrigger
+from slurm_worker.errors import ServiceError
+
+#: So many last lines of at most so many elements are in the event.
+_LINES, _TAILS = 20, 3
 
 
 class SlurmBatchTrigger(PollingTrigger):
@@ -34,9 +39,7 @@ class SlurmBatchTrigger(PollingTrigger):
         if line != self._logged:
             self._logged = line
             task_log(self)(line)
-        if not has_ended(array):
-            return None
-        return batch_event(array, last_output(self.hook.get_conn(), self.name, array))
+        return batch_event(self.hook.get_conn(), self.name, array) if array.ended else None
 
     def failed(self, message: str) -> dict[str, Any]:
         """The event for queries that failed."""
@@ -44,7 +47,7 @@ class SlurmBatchTrigger(PollingTrigger):
 
     def cancel(self) -> None:
         """Cancel the array."""
-        self.hook.get_conn().end(self.name, FOLDER)
+        self.hook.get_conn().end(self.name, BATCH_FOLDER)
 
 
 def array_line(array: ArrayState) -> str:
@@ -53,12 +56,24 @@ def array_line(array: ArrayState) -> str:
     return f"array {array.slurm_job_id}: {counts or 'not known yet'}"
 
 
-def batch_event(array: ArrayState, output: str) -> dict[str, Any]:
+def batch_event(client: SlurmClient, name: str, array: ArrayState) -> dict[str, Any]:
     """The event for an array that has ended."""
-    problem = failure(array)
+    problem = array.failure()
     return {
         "status": "failed" if problem else "finished",
         "message": problem or array_line(array),
         "states": array.counts(),
-        "output": output,
+        "output": _last_output(client, name, array),
     }
+
+
+def _last_output(client: SlurmClient, name: str, array: ArrayState) -> str:
+    """The last lines of elements that failed; of the first element where none did."""
+    shown = []
+    for element in (array.failed or sorted(array.elements)[:1])[:_TAILS]:
+        try:
+            text = client.output(name, BATCH_FOLDER, element, _LINES)
+        except ServiceError as error:
+            text = str(error)
+        shown += [f"{array.slurm_job_id}_{element}: {line}" for line in text.splitlines()]
+    return "\n".join(shown)

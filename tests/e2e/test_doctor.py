@@ -248,7 +248,7 @@ WITHOUT_NODE: dict[str, tuple[Callable[[Setup], None], str, str]] = {
     "no such user": (user_unknown, "ssh", "check user and key_file"),
     "no key file": (key_missing, "ssh", "correct the path"),
     "the key is another": (key_of_another, "ssh", "check user and key_file"),
-    "nothing listens at the port": (port_closed, "ssh", "check both, and the network"),
+    "nothing listens at the port": (port_closed, "ssh", "check host, port and the network"),
     "no Slurm on the login node": (no_slurm, "slurm", "non-interactive shells"),
     "no sacct on the login node": (no_sacct, "accounting", "non-interactive shells"),
     "the remote folder can't be written": (

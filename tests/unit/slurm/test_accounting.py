@@ -48,7 +48,7 @@ not a line
 """
 
 
-def test_each_death_has_its_class_node_memory_and_time() -> None:
+def test_each_failed_record_has_its_class_node_memory_and_time() -> None:
     records = parse_records(TEXT, ENDING_FIELDS)
     found = {(record.element, record.restart): record for record in records if record.ended}
     classes = {which: record.error_class for which, record in found.items() if record.error_class}
@@ -71,7 +71,7 @@ def test_each_death_has_its_class_node_memory_and_time() -> None:
     assert found[3, 0].elapsed_s == 86_401
 
 
-def test_a_worker_differs_from_its_requeued_twin() -> None:
+def test_each_start_of_an_element_has_its_own_worker_name() -> None:
     workers = [
         record.worker for record in parse_records(TEXT, ENDING_FIELDS) if record.element == 2
     ]
@@ -119,7 +119,7 @@ def test_each_start_has_its_cpu_time_and_the_memory_of_its_largest_step() -> Non
     assert {element for element, _ in found} == {0, 1, 2, 3}, "the others wait"
 
 
-def test_what_a_running_worker_uses_is_not_taken_for_nothing() -> None:
+def test_starts_that_still_run_do_not_lower_the_efficiency() -> None:
     found = efficiency_of(usage(USAGE_TEXT))
     ended = 600 * 2 + 60 + 86_400 + 10
     assert (found.starts, found.running) == (5, 1)

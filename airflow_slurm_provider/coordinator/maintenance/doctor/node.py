@@ -19,7 +19,7 @@ from airflow_slurm_provider.coordinator.maintenance.doctor.report import Finding
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submission import upload
 from airflow_slurm_provider.coordinator.submission.credentials import put_credentials
-from airflow_slurm_provider.slurm.array_state import ArrayKey
+from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import quote, render_script
 from airflow_slurm_provider.units import format_size
@@ -139,7 +139,7 @@ def _run(services: Services, name: str, script: str, timeout_s: float) -> ProbeO
         job = ArrayKey(slurm.submit(name, script, folder=name), name)
         while (array := slurm.array(job)).alive or (array.unknown and not written()):
             if clock.boot_time() - began > timeout_s:
-                return _not_in_time(services, job, array.counts(), timeout_s)
+                return _not_in_time(array, timeout_s)
             clock.sleep(_POLL_S)
     finally:
         slurm.end(name, folder=name)
@@ -150,15 +150,14 @@ def _run(services: Services, name: str, script: str, timeout_s: float) -> ProbeO
     return ProbeOutput(text, states)
 
 
-def _not_in_time(
-    services: Services, job: ArrayKey, counts: dict[str, int], timeout_s: float
-) -> Finding:
-    if "PENDING" not in counts:
-        states = ", ".join(sorted(counts)) or "lost"
+def _not_in_time(array: ArrayState, timeout_s: float) -> Finding:
+    if "PENDING" not in array.counts():
+        states = ", ".join(sorted(array.counts())) or "lost"
         found = f"a job has not ended within {timeout_s:g} s ({states})"
         fix = "check what hangs on the node; slurmctl doctor --timeout allows more time"
         return Finding("node_job", Level.FAIL, found, fix)
-    reason = services.slurm.survey().why_waiting(job.name) or "no reason given"
+    reasons = (element.reason for element in array.elements.values())
+    reason = next(filter(None, reasons), "no reason given")
     found = f"not checked: no node was free within {timeout_s:g} s (Slurm's reason: {reason})"
     fix = "try again later, with a longer --timeout, or with --config of a job of another partition"
     return Finding("node_job", Level.SKIP, found, fix)

@@ -27,8 +27,10 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 from airflow_slurm_provider.coordinator.spec.site import Site, parse_site
 from airflow_slurm_provider.coordinator.submission.credentials import session_policy
+from airflow_slurm_provider.slurm.array_state import Element
 from airflow_slurm_provider.slurm.cluster_info import Folder, Partition
 from airflow_slurm_provider.slurm.options import SlurmOptions
+from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.diagnostics.access_probes import PROBE_JOB
 from slurm_worker.errors import HostUnreachable, ServiceError, UserError
 from slurm_worker.protocol.keys import JobId
@@ -87,9 +89,6 @@ class FakeSurvey:
     def ignored_variables(self) -> list[str]:
         return self.ignored
 
-    def why_waiting(self, name: str) -> str:
-        return "Resources"
-
     def remove(self, folder: str) -> None:
         self.removed.append(folder)
 
@@ -122,6 +121,10 @@ class Cluster(FakeSlurm):
 
 @dataclass
 class Pending(FakeArray):
+    @property
+    def elements(self) -> dict[int, Element]:
+        return {0: Element(ElementState.PENDING, reason="Resources")}
+
     def counts(self) -> dict[str, int]:
         return {"PENDING": 1}
 
