@@ -58,17 +58,11 @@ def get_provider_info() -> dict[str, Any]:
         "hooks": _modules("hooks", "slurm", "dynamo_task_table"),
         "triggers": _modules("triggers", "slurm_array", "slurm_batch"),
         "task-decorators": [
-            {
-                "name": "slurm_map",
-                "class-name": f"{package}.decorators.slurm_map.slurm_map_task",
-            }
+            {"name": "slurm_map", "class-name": f"{package}.decorators.slurm_map.slurm_map_task"}
         ],
         "extra-links": [f"{package}.links.BackfillLink", f"{package}.links.JobObjectsLink"],
         "plugins": [
-            {
-                "name": "slurm_backfills",
-                "plugin-class": f"{package}.dashboard.plugin.SlurmPlugin",
-            }
+            {"name": "slurm_backfills", "plugin-class": f"{package}.dashboard.plugin.SlurmPlugin"}
         ],
         "config": {
             "slurm_backfills": {

@@ -1,4 +1,4 @@
-"""The verbs that every face calls: submit, progress, poll, retry, aggregate.
+"""The verbs that every face calls: submit, resubmit, retry, aggregate.
 
 `submission/control.py` has those that control a running job: pause, resume, cancel.
 
@@ -23,14 +23,16 @@ from airflow_slurm_provider.coordinator.planning.planner import Planner
 from airflow_slurm_provider.coordinator.planning.retry_round import RetryPlan, RetryRequest
 from airflow_slurm_provider.coordinator.services import Log, Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec
-from airflow_slurm_provider.coordinator.status import progress as progress_of
-from airflow_slurm_provider.coordinator.status.dead_workers import (
-    WorkerFailure,
-    attribute_failures,
-    find_worker_failures,
+from airflow_slurm_provider.coordinator.status.dead_workers import attribute_failures
+from airflow_slurm_provider.coordinator.status.progress import (
+    Progress,
+    check_running,
+    latest,
+    of_round,
+    open_round_of,
+    read_progress,
+    tasks_of,
 )
-from airflow_slurm_provider.coordinator.status.failures import cured_by_class
-from airflow_slurm_provider.coordinator.status.progress import JobStatus, Progress, check_running
 from airflow_slurm_provider.coordinator.submission import upload
 from airflow_slurm_provider.coordinator.submission.workers import (
     VerbResult,
@@ -98,7 +100,7 @@ def submit(
         jobs.open(1)
     job = jobs.get()
     # A retry round has workers of its own, with its options; until then it is the first round.
-    retried = None if job.rounds < 2 else progress_of.open_round_of(job, jobs.rounds())
+    retried = None if job.rounds < 2 else open_round_of(job, jobs.rounds())
     round_row = retried or first
     workers = _submit_with(services, planned, job, round_row, log)
     if not workers.reattached:
@@ -115,16 +117,6 @@ def submit(
     )
 
 
-def progress(services: Services, job_id: JobId) -> Progress:
-    """How far the job is."""
-    return progress_of.read_progress(services, job_id)
-
-
-def poll(services: Services, job_id: JobId) -> JobStatus:
-    """The job's status, for a wait."""
-    return progress_of.read_status(services, job_id)
-
-
 def resubmit(
     services: Services, job_id: JobId, *, max_resubmits: int, log: Log, actor: str = "slurmctl"
 ) -> Workers | None:
@@ -139,8 +131,8 @@ def resubmit(
     jobs = services.jobs(job_id)
     job, rounds = jobs.get(), jobs.rounds()
     spec = spec_store.read_spec(services, job)
-    round_row = progress_of.open_round_of(job, rounds) or rounds[-1]
-    submissions = progress_of.of_round(jobs.submissions(), round_row.number)
+    round_row = open_round_of(job, rounds) or rounds[-1]
+    submissions = of_round(jobs.submissions(), round_row.number)
     # A submission that was refused or interrupted does not count: it is carried out now.
     made = [row for row in submissions if row.state is SubmitState.SUBMITTED]
     if sum(not row.requested for row in made) > max_resubmits:
@@ -149,7 +141,7 @@ def resubmit(
     if actor_of_cancel:
         log(f"the workers were cancelled by {actor_of_cancel}; they are not replaced")
         return None
-    tasks = progress_of.tasks_of(round_row)
+    tasks = tasks_of(round_row)
     try:
         workers = ensure_workers(services, spec, job, round_row, tasks, log)
     except SubmissionCancelledError as error:
@@ -158,11 +150,6 @@ def resubmit(
     if not workers.reattached:
         audit_workers(services, job_id, workers, actor)
     return workers
-
-
-def worker_failures(services: Services, job_id: JobId) -> list[WorkerFailure]:
-    """The job's workers that died: why, and which tasks they held."""
-    return find_worker_failures(services, job_id)
 
 
 def plan_retry(
@@ -216,7 +203,7 @@ def retry(
     last = _last_planned(job_id, rounds)
     attribute_failures(services, job_id)
     unfinished = _unfinished_retry(jobs, last)
-    if unfinished is None and not (state := progress(services, job_id)).complete:
+    if unfinished is None and not (state := read_progress(services, job_id)).complete:
         newest = jobs.rounds()[-1]
         if newest.number == last.number:
             return _still_running(jobs, job, state, last)
@@ -243,11 +230,6 @@ def retry(
         delay_s=plan.resources.delay_s,
     )
     return _finish_retry(services, spec, job, started, log, actor)
-
-
-def cured(services: Services, job_id: JobId) -> dict[str, int]:
-    """Failures that the job's retries have fixed, by error class."""
-    return dict(cured_by_class(services, job_id))
 
 
 def aggregate(
@@ -307,15 +289,11 @@ def merge_on_nodes(
 
 
 def _submit_with(
-    services: Services,
-    planned: PlannedJob,
-    job: JobRow,
-    round_row: RoundRow,
-    log: Log,
+    services: Services, planned: PlannedJob, job: JobRow, round_row: RoundRow, log: Log
 ) -> Workers:
     """Workers with the planned spec, which becomes the job's when Slurm has accepted it."""
     changed = planned.digest != job.config
-    tasks = progress_of.tasks_of(round_row)
+    tasks = tasks_of(round_row)
     job = replace(job, config=planned.digest)
     workers = ensure_workers(services, planned.spec, job, round_row, tasks, log)
     if changed:
@@ -330,7 +308,7 @@ def _submit_with(
 
 def _cancelled_by(jobs: JobTable, submissions: list[SubmissionRow]) -> str:
     """Who has cancelled the workers since the last were submitted; empty if nobody has."""
-    last = progress_of.latest(submissions)
+    last = latest(submissions)
     if last is None or not last.empty:
         return ""
     cancelled = [event.actor for event in jobs.events() if event.action == "cancelled"]
@@ -363,7 +341,7 @@ def _still_running(jobs: JobTable, job: JobRow, state: Progress, last: RoundRow)
             f"job_id: {state.job_id!r} has {state.unfinished_tasks:,} unfinished tasks; "
             f"retry when it is complete (slurmctl wait {state.job_id})"
         )
-    submission = progress_of.latest(jobs.submissions())
+    submission = latest(jobs.submissions())
     return RetryResult(
         state.job_id,
         last.number,

@@ -15,10 +15,18 @@ from dataclasses import replace
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.anomalies import Alert, AnomalyMonitor
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.status.dead_workers import WorkerFailure, attribute_failures
+from airflow_slurm_provider.coordinator.status.dead_workers import (
+    WorkerFailure,
+    attribute_failures,
+    find_worker_failures,
+)
 from airflow_slurm_provider.coordinator.status.eta import eta_of
 from airflow_slurm_provider.coordinator.status.logs import first_failures, last_words, read_output
-from airflow_slurm_provider.coordinator.status.progress import JobStatus, current_arrays
+from airflow_slurm_provider.coordinator.status.progress import (
+    JobStatus,
+    current_arrays,
+    read_status,
+)
 from airflow_slurm_provider.coordinator.submission.credentials import RENEW_AFTER_S, put_credentials
 from slurm_worker.errors import ErrorClass, ServiceError, UserError
 from slurm_worker.protocol.keys import JobId
@@ -80,7 +88,7 @@ class Watcher:
             ServiceError: if the table or the cluster can't be reached.
             UserError: if there is no such job.
         """
-        status = api.poll(self._services, self._job_id)
+        status = read_status(self._services, self._job_id)
         line = status.progress.line()
         if line != self._last_line and self._report_progress:
             self._last_line = line
@@ -131,7 +139,7 @@ class Watcher:
         if ended == self._ended and not status.finished:
             return
         try:
-            failures = api.worker_failures(self._services, self._job_id)
+            failures = find_worker_failures(self._services, self._job_id)
             if failures and self._reported is None:
                 self._reported = self._report_earlier(failures)
         except ServiceError as error:

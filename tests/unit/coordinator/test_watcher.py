@@ -9,10 +9,15 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.coordinator import api
+from airflow_slurm_provider.coordinator import watcher as watcher_module
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.status.dead_workers import WorkerFailure, attribute_failures
+from airflow_slurm_provider.coordinator.status.dead_workers import (
+    WorkerFailure,
+    attribute_failures,
+    find_worker_failures,
+)
 from airflow_slurm_provider.coordinator.status.logs import first_failures, last_words
-from airflow_slurm_provider.coordinator.status.progress import current_arrays
+from airflow_slurm_provider.coordinator.status.progress import current_arrays, read_progress
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.slurm.accounting import JobRecord
@@ -86,16 +91,16 @@ def test_slurms_word_becomes_the_class_of_a_task_whose_workers_died(tmp_path: Pa
         JobRecord("100", 2, 0, ElementState.OUT_OF_MEMORY, "0:125", "n7", 65, 512 * 2**20)
     ]
     die(edges, "100_2-r0-", 1)
-    before = api.progress(edges, job_id)
+    before = read_progress(edges, job_id)
     assert before.task_errors == {"worker_crash": 1}
-    (loss,) = api.worker_failures(edges, job_id)
+    (loss,) = find_worker_failures(edges, job_id)
     assert loss.line() == (
         "worker 100_2 (start 1) on n7: out_of_memory (OUT_OF_MEMORY, exit 0:125, after 65 s, "
         "512.0 MiB); held 000-00000000"
     )
     assert attribute_failures(edges, job_id) == 1
     assert attribute_failures(edges, job_id) == 0, "once"
-    assert api.progress(edges, job_id).task_errors == {"out_of_memory": 1}
+    assert read_progress(edges, job_id).task_errors == {"out_of_memory": 1}
 
 
 def test_a_death_is_told_with_a_task_that_another_worker_has_taken_over(tmp_path: Path) -> None:
@@ -112,7 +117,7 @@ def test_a_death_is_told_with_a_task_that_another_worker_has_taken_over(tmp_path
     assert isinstance(taken, Claimed)
     table.release(taken.lease)
     slurm.ended = [JobRecord("100", 2, 0, ElementState.NODE_FAIL, "0:0", "n7", 65, 0)]
-    (loss,) = api.worker_failures(edges, job_id)
+    (loss,) = find_worker_failures(edges, job_id)
     assert loss.tasks == (first.task,), "the row is ready again, and its history names the dead"
 
 
@@ -150,7 +155,7 @@ def test_a_death_is_told_at_the_next_look_where_the_table_was_away_at_this_one(
         raise ServiceError("the table is away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(api, "worker_failures", away)
+        patch.setattr(watcher_module, "find_worker_failures", away)
         watcher.poll()
     watcher.poll()
     assert watcher.lost == {"walltime": 1}, lines
@@ -257,5 +262,5 @@ def test_what_ended_well_is_no_loss(tmp_path: Path) -> None:
     slurm = FakeSlurm()
     edges, job_id = submitted(tmp_path, slurm)
     slurm.ended = [JobRecord("100", 0, 0, ElementState.COMPLETED, "0:0", "n1", 60, 0)]
-    assert api.worker_failures(edges, job_id) == []
-    assert ErrorClass.WORKER_CRASH.value not in api.progress(edges, job_id).task_errors
+    assert find_worker_failures(edges, job_id) == []
+    assert ErrorClass.WORKER_CRASH.value not in read_progress(edges, job_id).task_errors

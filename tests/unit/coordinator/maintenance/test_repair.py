@@ -15,6 +15,7 @@ from airflow_slurm_provider.coordinator.maintenance.repair import RepairResult, 
 from airflow_slurm_provider.coordinator.planning.planner import DraftSummary, new_draft
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.failures import explain
+from airflow_slurm_provider.coordinator.status.progress import read_progress
 from slurm_worker.errors import ItemError, UserError
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_config import LeaseConfig
@@ -75,7 +76,7 @@ def run(edges: Services, **options: Any) -> RepairResult:
 
 def status(edges: Services) -> dict[str, Any]:
     edges.readers.clear()
-    return api.progress(edges, JOB).to_dict()
+    return read_progress(edges, JOB).to_dict()
 
 
 def published(edges: Services) -> dict[str, Any]:
