@@ -26,7 +26,7 @@ import io
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from enum import Enum
 from pathlib import Path
@@ -39,7 +39,7 @@ from slurm_worker.results import jsonlines
 
 Item: TypeAlias = dict[str, Any]
 
-MAX_KEY_BYTES = 1024
+_MAX_KEY_BYTES = 1024
 _LISTED = 20
 #: A quote that is never closed makes the rest of the file one field; this bounds the memory.
 _MOST_FIELD_BYTES = 1 << 30
@@ -85,9 +85,7 @@ def find_input(spec: InputSection, bucket: Bucket) -> tuple[InputFormat, list[In
     """
     form = input_format(spec)
     files = find_files(spec.path, bucket)
-    if spec.format is not None and form:
-        return form, files
-    for file in files:
+    for file in files if spec.format is None else ():
         found = _by_suffix(file.name)
         if found is None and len(file.parts) == len(files) == 1:
             raise _no_format(file.name)
@@ -131,7 +129,7 @@ def _items(spec: InputSection, bucket: Bucket) -> Iterator[tuple[str, Item]]:
     empty = True
     with tempfile.TemporaryDirectory(prefix="airflow-slurm-input-") as folder:
         for file in files:
-            rows = _READERS[form](file.local(Path(folder)), spec.key)
+            rows = _rows(form, file.local(Path(folder)), spec.key)
             with closing(_numbered(file, _with_fields(file, rows))) as numbered:
                 for number, item in numbered:
                     empty = False
@@ -190,11 +188,10 @@ def _key_of(value: object, spec: InputSection, file: InputFile, number: int) -> 
             f"{where} is {str(value)[:60]} ({type(value).__name__}); keys must be strings or "
             "integers: convert the column, or choose another"
         )
-    size = len(value.encode())
-    if size > MAX_KEY_BYTES:
+    if (size := len(value.encode())) > _MAX_KEY_BYTES:
         raise UserError(
             f"{where} is {size:,} bytes long, from {value[:40]!r}; "
-            f"use keys of at most {MAX_KEY_BYTES:,} bytes"
+            f"use keys of at most {_MAX_KEY_BYTES:,} bytes"
         )
     return value
 
@@ -202,15 +199,16 @@ def _key_of(value: object, spec: InputSection, file: InputFile, number: int) -> 
 # --- readers: from a local file to rows; a ValueError is reported with the row's number ---
 
 
-def read_parquet(path: Path, _key: str = "") -> Iterator[Item]:
-    """Rows of a Parquet file; see `parquet.py`."""
+def _rows(form: InputFormat, path: Path, key: str) -> Iterator[Item]:
+    if form is not InputFormat.PARQUET:
+        return _csv_rows(path, key) if form is InputFormat.CSV else _jsonl_rows(path)
     # pyarrow takes a third of a second to import; the other formats don't need it.
-    from airflow_slurm_provider.coordinator.inputs.parquet import read_parquet as read
+    from airflow_slurm_provider.coordinator.inputs.parquet import read_parquet
 
-    yield from read(path)
+    return read_parquet(path)
 
 
-def read_csv(path: Path, key: str) -> Iterator[Item]:
+def _csv_rows(path: Path, key: str) -> Iterator[Item]:
     """Rows of a CSV file in UTF-8 with a header; values stay strings, an empty one is None.
 
     `key` is a column of the header: it determines the delimiter.
@@ -241,19 +239,11 @@ def _header(path: Path, delimiter: str) -> list[str]:
             return []  # with another delimiter it may be valid
 
 
-def read_jsonl(path: Path, _key: str = "") -> Iterator[Item]:
-    """Rows of a file with one JSON object per line."""
+def _jsonl_rows(path: Path) -> Iterator[Item]:
     with _lines(path, newline="\n") as lines:
         for line in lines:
             if not line.isspace():
                 yield jsonlines.decode_row(line)
-
-
-_READERS: dict[InputFormat, Callable[[Path, str], Iterator[Item]]] = {
-    InputFormat.PARQUET: read_parquet,
-    InputFormat.CSV: read_csv,
-    InputFormat.JSONL: read_jsonl,
-}
 
 
 @contextmanager
