@@ -79,24 +79,20 @@ def create_job(services: Services, spec: JobSpec, code_sha256: str, log: Log) ->
     sized = bundle_size.with_bundle(spec, services.bucket, log)
     shards = shard_count(spec.max_workers)
     version = version_of(spec.input.path, services.bucket)
-
+    bundle, store = bundle_size.bundle_of(sized), services.store(spec.id)
     with KeyCheck() as keys:
-
-        def summarize(totals: planner.SliceTotals) -> planner.DraftSummary:
-            keys.check(lambda: open_input(spec.input, services.bucket))
-            return planner.DraftSummary(
-                totals.tasks,
-                totals.items,
-                totals.sha256,
-                identity=spec.identity(),
-                shards=shards,
-                source=spec.input.path,
-                version=version,
-            )
-
         items = keys.watch(open_input(spec.input, services.bucket))
-        bundle, store = bundle_size.bundle_of(sized), services.store(spec.id)
-        with planner.new_draft(store, 0, items, bundle, summarize, log) as draft:
+        with planner.new_draft(store, 0, items, bundle, log) as draft:
+            keys.check(lambda: open_input(spec.input, services.bucket))
+            draft.complete(
+                planner.DraftSummary(
+                    *draft.totals.figures,
+                    identity=spec.identity(),
+                    shards=shards,
+                    source=spec.input.path,
+                    version=version,
+                )
+            )
             digest = spec_store.store_spec(services, sized, shards, code_sha256)
             job = _adopt(services, sized, digest, shards, draft.number)
             draft.discard_unless(job.draft)

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,9 @@ class SliceTotals:
         self._digest = hashlib.sha256()
 
     @property
-    def sha256(self) -> str:
-        """Over the digests of the slices so far."""
-        return self._digest.hexdigest()
+    def figures(self) -> tuple[int, int, str]:
+        """Tasks and items, and the digest over the digests of the slices, so far."""
+        return self.tasks, self.items, self._digest.hexdigest()
 
     def add(self, where: Slice) -> Slice:
         """Count one slice, and return it."""
@@ -92,8 +93,7 @@ class SliceTotals:
 
     def match(self, summary: DraftSummary) -> bool:
         """Whether these are the slices of the summary's draft."""
-        totals = (summary.tasks, summary.items, summary.sha256)
-        return (self.tasks, self.items, self.sha256) == totals
+        return self.figures == (summary.tasks, summary.items, summary.sha256)
 
 
 class Draft:
@@ -101,6 +101,7 @@ class Draft:
 
     def __init__(self, store: JobStore, round_no: int, spool: Path) -> None:
         self.number = keys.new_draft()
+        self.totals = SliceTotals()
         self.summary: DraftSummary | None = None
         self._store = store
         self._round_no = round_no
@@ -124,27 +125,24 @@ class Draft:
             objects.delete(paths.draft_summary(self._round_no, self.number))
             objects.delete_many(list(self._store.segments(self._round_no, self.number)))
 
-    def write(self, items: Items, bundle: int, log: Log) -> SliceTotals:
+    def write(self, items: Items, bundle: int, log: Log) -> None:
         """Write the segments; the items are read once."""
-        totals = SliceTotals()
         per_segment = max(1, SEGMENT_ITEMS // bundle)
         source = iter(items)
         bundles = iter(lambda: list(islice(source, bundle)), [])
-        place = 0
+        groups = iter(lambda: list(islice(bundles, per_segment)), [])
         with self._spool.open("w") as spool:
-            while group := list(islice(bundles, per_segment)):
+            for place, group in enumerate(groups):
                 number = keys.segment_number(self.number, place)
                 body = bytearray()
                 for task_items in group:
                     data = pack_slice(task_items)
                     digest = hashlib.sha256(data).hexdigest()
                     where = Slice(number, len(body), len(data), len(task_items), digest)
-                    spool.write(json.dumps(asdict(totals.add(where))) + "\n")
+                    spool.write(json.dumps(asdict(self.totals.add(where))) + "\n")
                     body += data
                 self._put_segment(number, bytes(body))
-                place += 1
-                log(f"read {totals.items:,} items")
-        return totals
+                log(f"read {self.totals.items:,} items")
 
     def complete(self, summary: DraftSummary) -> None:
         """Write the summary: the draft is complete."""
@@ -161,27 +159,21 @@ class Draft:
 
 @contextmanager
 def new_draft(
-    store: JobStore,
-    round_no: int,
-    items: Items,
-    bundle: int,
-    summarize: Callable[[SliceTotals], DraftSummary],
-    log: Log,
+    store: JobStore, round_no: int, items: Items, bundle: int, log: Log
 ) -> Iterator[Draft]:
-    """A complete draft of a round, with `bundle` items per task. `log` gets a line per segment.
+    """A draft of a round, with `bundle` items per task; `log` gets a line per segment.
 
-    `summarize` is called when all items are read, and raises a UserError to refuse them. A draft
-    that can't be completed is deleted.
+    It has no summary yet. A draft that the caller does not complete is deleted.
     """
     with tempfile.TemporaryDirectory(prefix="airflow-slurm-plan-") as folder:
         draft = Draft(store, round_no, Path(folder) / "slices.jsonl")
         try:
-            draft.complete(summarize(draft.write(items, bundle, log)))
-        except BaseException:
-            draft.discard()
-            raise
-        # From here on the draft may be the round's plan: only the round's row can tell.
-        yield draft
+            draft.write(items, bundle, log)
+            yield draft
+        finally:
+            # A complete draft may be the round's plan: only the round's row can tell.
+            if draft.summary is None:
+                draft.discard()
 
 
 class Planner:
@@ -214,12 +206,9 @@ class Planner:
         if begun_without_draft(self._store, self._table, round_row):
             deque(items, maxlen=0)
             return self.finish(replace(round_row, retried=retried()))
-
-        def summarize(totals: SliceTotals) -> DraftSummary:
-            return DraftSummary(totals.tasks, totals.items, totals.sha256, retried())
-
         number = round_row.number
-        with new_draft(self._store, number, items, bundle, summarize, self._log) as draft:
+        with new_draft(self._store, number, items, bundle, self._log) as draft:
+            draft.complete(DraftSummary(*draft.totals.figures, retried()))
             round_row = self._jobs.adopt_draft(number, draft.number)
             draft.discard_unless(round_row.draft)
             return self.finish(round_row, draft)
@@ -262,16 +251,13 @@ class Planner:
         )
 
     def _write_rows(self, round_row: RoundRow, slices: Iterator[Slice]) -> SliceTotals:
-        def create(numbered: tuple[int, Slice]) -> None:
-            self._table.create(round_row.number, *numbered)
-
+        create = partial(self._table.create, round_row.number)
         totals = SliceTotals()
         numbered = enumerate(map(totals.add, slices))
         deque(islice(numbered, round_row.cursor), maxlen=0)
         with ThreadPoolExecutor(_WRITERS) as pool:
             while batch := list(islice(numbered, _CURSOR_EVERY)):
-                for _ in pool.map(create, batch):
-                    pass
+                deque(pool.map(create, *zip(*batch, strict=True)), maxlen=0)
                 self._jobs.advance_cursor(round_row.number, totals.tasks)
                 self._log(f"wrote {totals.tasks:,} task rows")
         return totals

@@ -90,4 +90,4 @@ def _read(store: JobStore, round_no: int, draft: int, markers: dict[int, Marker]
             f"segments of draft {draft} are missing below {store.paths.segments(round_no)}; "
             "restore them"
         )
-    return RebuiltPlan(draft, tally.tasks, tally.items, tally.sha256)
+    return RebuiltPlan(draft, *tally.figures)

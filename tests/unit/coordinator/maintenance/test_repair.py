@@ -483,17 +483,9 @@ def test_segments_that_are_cut_short_bring_no_smaller_job_back(
 def test_a_draft_that_was_left_beside_the_plan_is_not_taken_for_it(edges: Services) -> None:
     plan = edges.jobs(JOB).get().draft
     before = published(edges)
-    with new_draft(
-        edges.store(JOB),
-        0,
-        [(f"other{n}", {"n": n}) for n in range(50)],
-        5,
-        lambda totals: DraftSummary(
-            totals.tasks, totals.items, totals.sha256, identity="of another input"
-        ),
-        lambda _: None,
-    ):
-        pass
+    items = [(f"other{n}", {"n": n}) for n in range(50)]
+    with new_draft(edges.store(JOB), 0, items, 5, lambda _: None) as draft:
+        draft.complete(DraftSummary(*draft.totals.figures, identity="of another input"))
     lose_everything(edges)
     run(edges)
     assert edges.jobs(JOB).get().draft == plan
