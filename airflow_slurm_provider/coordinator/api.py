@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,11 +67,9 @@ class RetryResult(VerbResult):
     """The result of `retry`."""
 
     round: int | None  #: the new round's number; None if there was nothing to retry
-    #: Items in it by the error class of their failure
-    items: dict[str, int] = field(default_factory=dict)
+    items: dict[str, int] = field(default_factory=dict)  #: in it, by error class
     tasks: int = 0  #: failed tasks that were put back
-    #: Items that are not retried, by error class
-    given_up: dict[str, int] = field(default_factory=dict)
+    given_up: dict[str, int] = field(default_factory=dict)  #: items not retried, by error class
     reattached: bool = False  #: an earlier call has planned and submitted this round
 
 
@@ -122,11 +121,8 @@ def resubmit(
 ) -> Workers | None:
     """New workers for a job whose workers have ended and left tasks.
 
-    The latest round may get new workers `max_resubmits` times.
-
-    Returns:
-        The round's workers; None if it had new ones `max_resubmits` times already, or if the
-        workers were cancelled.
+    None if the latest round had new ones `max_resubmits` times already, or if its workers were
+    cancelled.
     """
     jobs = services.jobs(job_id)
     job, rounds = jobs.get(), jobs.rounds()
@@ -137,13 +133,11 @@ def resubmit(
     made = [row for row in submissions if row.state is SubmitState.SUBMITTED]
     if sum(not row.requested for row in made) > max_resubmits:
         return None
-    actor_of_cancel = _cancelled_by(jobs, submissions)
-    if actor_of_cancel:
-        log(f"the workers were cancelled by {actor_of_cancel}; they are not replaced")
+    if canceller := _cancelled_by(jobs, submissions):
+        log(f"the workers were cancelled by {canceller}; they are not replaced")
         return None
-    tasks = tasks_of(round_row)
     try:
-        workers = ensure_workers(services, spec, job, round_row, tasks, log)
+        workers = ensure_workers(services, spec, job, round_row, tasks_of(round_row), log)
     except SubmissionCancelledError as error:
         log(f"{error}")
         return None
@@ -183,15 +177,9 @@ def retry(
 
     Two calls at the same time make one round. So does a call after one that was interrupted.
 
-    Args:
-        services: the edges.
-        job_id: the job.
-        classes: error classes to retry; by the retry policy if None.
-        policy: rules that override the job's own, by error class.
-        only: keys of the items to retry; all items of the classes if None.
-        max_items: a round of more items than this is not started.
-        log: gets a line per step.
-        actor: the name in the audit log.
+    Without `classes`, the retry policy decides which error classes are retried. The rules in
+    `policy` override the job's own. `only` has the keys of the items to retry; None for all. A
+    round of more than `max_items` items is not started.
 
     Raises:
         UserError: if a class or a rule is wrong, or if the first round is not complete.
@@ -235,10 +223,7 @@ def retry(
 def aggregate(
     services: Services, job_id: JobId, *, log: Log, actor: str = "slurmctl"
 ) -> dict[str, Any]:
-    """Publish the job's dataset.
-
-    Returns:
-        Its manifest, with the addresses of the version's folder (`dataset`) and of the manifest.
+    """Publish the job's dataset; return its manifest, with the version's folder as `dataset`.
 
     Raises:
         UserError: if the job is not complete, or if a part has changed since it was committed.
@@ -268,10 +253,9 @@ def merges_where(services: Services, job_id: JobId) -> str:
 def merge_on_nodes(
     services: Services, job_id: JobId, *, log: Log, actor: str = "slurmctl"
 ) -> SubmitResult | None:
-    """Start merging the job's parts on the cluster; call `aggregate` to publish when it is done.
+    """Start a job that merges the parts on the cluster; None if there is nothing to merge.
 
-    Returns:
-        The job that merges; None if there is nothing to merge.
+    Call `aggregate` to publish when it is done.
 
     Raises:
         UserError: if the job is not complete, or if its dataset is to be sorted.
@@ -285,18 +269,14 @@ def merge_on_nodes(
         return None if config is None else submit(services, config, log=log, actor=actor)
 
 
-# --- steps of submit ----------------------------------------------------------------
-
-
 def _submit_with(
     services: Services, planned: PlannedJob, job: JobRow, round_row: RoundRow, log: Log
 ) -> Workers:
     """Workers with the planned spec, which becomes the job's when Slurm has accepted it."""
-    changed = planned.digest != job.config
+    with_config = replace(job, config=planned.digest)
     tasks = tasks_of(round_row)
-    job = replace(job, config=planned.digest)
-    workers = ensure_workers(services, planned.spec, job, round_row, tasks, log)
-    if changed:
+    workers = ensure_workers(services, planned.spec, with_config, round_row, tasks, log)
+    if with_config != job:
         # Only now: if Slurm refuses the options, later workers must not get them.
         services.jobs(job.job).set_config(planned.digest)
         log(
@@ -315,14 +295,10 @@ def _cancelled_by(jobs: JobTable, submissions: list[SubmissionRow]) -> str:
     return cancelled[-1] if cancelled else "somebody"
 
 
-# --- steps of retry -----------------------------------------------------------------
-
-
 def _last_planned(job_id: JobId, rounds: list[RoundRow]) -> RoundRow:
-    last = rounds[-1] if rounds else None
-    if last is None or (last.number == 0 and last.state is RoundState.PLANNING):
+    if not rounds or (rounds[-1].number == 0 and rounds[-1].state is RoundState.PLANNING):
         raise UserError(f"job_id: {job_id!r} is not planned yet; run slurmctl submit first")
-    return last
+    return rounds[-1]
 
 
 def _unfinished_retry(jobs: JobTable, last: RoundRow) -> RoundRow | None:
@@ -359,14 +335,13 @@ def _finish_retry(
     number = round_row.number
     only = retry_round.load_keys(services, spec.id, round_row.only)
     selector = retry_round.Selector(round_row.selector, only)
-    items = retry_round.failed_items(services, job, jobs.rounds()[:number], selector)
-    planned = Planner(services.store(spec.id), tasks, jobs, log).plan(
+    drafts, store = [row.draft for row in jobs.rounds()[:number]], services.store(spec.id)
+    items = retry_round.FailedItems(store, selector, drafts, tasks)
+    planned = Planner(store, tasks, jobs, log).plan(
         round_row, items, bundle_of(spec), retried=lambda: dict(items.retried)
     )
-    put_back = open_round(
-        jobs, tasks, number, lambda: retry_round.failed_tasks(services, job.job, selector)
-    )
-    if put_back:
+    failed = partial(retry_round.failed_tasks, services, job.job, selector)
+    if put_back := open_round(jobs, tasks, number, failed):
         log(f"put {put_back:,} failed tasks back")
     back = sum(round_row.tasks_back.values())
     workers = ensure_workers(services, spec, job, round_row, planned.tasks + back, log)

@@ -26,7 +26,6 @@ class TTLCache(Generic[T]):
     Args:
         keep_s: an answer that nobody has wanted for so many seconds is dropped.
         most: answers that are kept; the one that was wanted longest ago is dropped first.
-        clock: seconds.
     """
 
     def __init__(
@@ -37,9 +36,7 @@ class TTLCache(Generic[T]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
-        self._entries: cachetools.TTLCache[Hashable, _Entry[T]] = cachetools.TTLCache(
-            most, keep_s, clock
-        )
+        self._entries = cachetools.TTLCache[Hashable, _Entry[T]](most, keep_s, clock)
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, max_age_s: float, query: Callable[[], T]) -> T:

@@ -42,13 +42,9 @@ class Watcher:
     """Polls a job; one per waiting task.
 
     Args:
-        services: the edges.
-        job_id: the job.
-        log: gets each new line.
         max_resubmissions: arrays of new workers that a round may get when its workers are
             gone and tasks are left.
         actor: the name of the waiting user in the audit log.
-        clock: seconds.
         report_progress: log the progress, too.
     """
 
@@ -106,8 +102,7 @@ class Watcher:
 
     def take_alerts(self) -> list[Alert]:
         """Alerts that this watcher has raised since the last call."""
-        taken = list(self._alerts)
-        self._alerts.clear()
+        taken, self._alerts[:] = list(self._alerts), []
         return taken
 
     def _renew_credentials(self) -> None:
@@ -124,14 +119,11 @@ class Watcher:
         if self._max_resubmissions < 1:
             return False
         self._log(status.problem)
-        array = api.resubmit(
-            self._services,
-            self._job_id,
-            max_resubmits=self._max_resubmissions,
-            log=self._log,
-            actor=self._actor,
+        most, log, actor = self._max_resubmissions, self._log, self._actor
+        workers = api.resubmit(
+            self._services, self._job_id, max_resubmits=most, log=log, actor=actor
         )
-        return array is not None
+        return workers is not None
 
     def _report_failures(self, status: JobStatus) -> None:
         """Log workers that died, when the array's state shows new ones, and at the end."""

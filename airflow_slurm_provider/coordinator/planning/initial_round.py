@@ -55,10 +55,8 @@ def has_plan(services: Services, job: JobRow) -> bool:
         return True
     # An older release created the job before it had read the input.
     first = _first_of(services.jobs(job.job).rounds())
-    if first is None:
-        return False
-    if first.state is RoundState.OPEN or first.draft:
-        return True
+    if first is None or first.state is RoundState.OPEN or first.draft:
+        return first is not None
     return planner.begun_without_draft(services.store(job.job), services.tasks(job), first)
 
 
@@ -186,9 +184,9 @@ def _first_round(
     first = None if is_ours else _first_of(jobs.rounds())
     if first is not None and (first.draft or not job.draft):
         return first
-    summary = planner.summary_of(store, 0, job.draft, draft)
+    if summary := planner.summary_of(store, 0, job.draft, draft):
+        source = summary.source
     version = summary.version if summary else ""
-    source = summary.source if summary else source
     first = jobs.create_round(0, source, version=version, draft=job.draft)
     return jobs.adopt_draft(0, job.draft) if job.draft and not first.draft else first
 

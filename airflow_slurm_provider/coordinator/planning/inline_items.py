@@ -38,15 +38,14 @@ def path_or_items(value: object) -> str | list[Any]:
     Raises:
         UserError: naming the value, and what to pass instead.
     """
-    if isinstance(value, str) and value.strip() and value.strip()[0] not in "[{":
-        if "\n" in value.strip():
-            raise UserError(
-                f"items: {_short(value)} is text of several lines, not a path; pass a list"
-            )
-        return value.strip()
     if isinstance(value, os.PathLike):
         return str(os.fspath(value))
-    return as_list(value)
+    path = value.strip() if isinstance(value, str) else ""
+    if not path or path[0] in "[{":
+        return as_list(value)
+    if "\n" in path:
+        raise UserError(f"items: {_short(value)} is text of several lines, not a path; pass a list")
+    return path
 
 
 def as_list(value: object) -> list[Any]:
@@ -63,11 +62,8 @@ def as_list(value: object) -> list[Any]:
     if isinstance(value, str):
         return _from_json(value)
     if not hasattr(type(value), "columns"):
-        _check_iterable(value)
-        if hasattr(value, "to_pylist"):  # Arrow's arrays
-            return list(value.to_pylist())
-        assert isinstance(value, Iterable), "other values were refused"
-        return list(value)
+        found = _checked_iterable(value)
+        return list(found.to_pylist() if hasattr(found, "to_pylist") else found)  # Arrow's arrays
     # Only now: no other items need Arrow.
     from airflow_slurm_provider.coordinator.inputs.parquet import read_table
 
@@ -136,14 +132,12 @@ def _from_json(text: str) -> list[Any]:
             "template write {{ … | tojson }}; to name a file, use the config's input"
         ) from error
     if not isinstance(found, list):
-        raise UserError(
-            f"items: {_short(text)} is a JSON {type(found).__name__}, not a list; put it in "
-            "brackets"
-        )
+        kind = type(found).__name__
+        raise UserError(f"items: {_short(text)} is a JSON {kind}, not a list; put it in brackets")
     return found
 
 
-def _check_iterable(value: object) -> None:
+def _checked_iterable(value: object) -> Iterable[Any]:
     """Refuse a value that can't be iterated over, or whose elements are not items."""
     kind, hint = "", "pass a list"
     if isinstance(value, Mapping):
@@ -163,8 +157,9 @@ def _check_iterable(value: object) -> None:
         kind, hint = "a named tuple", "pass a list: [it._asdict()] for one item"
     elif not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
         kind = f"{type(value).__name__} ({_short(value)})"
-    if kind:
+    if kind or not isinstance(value, Iterable):
         raise UserError(f"items: is {kind}; {hint}")
+    return value
 
 
 def _check_same_kind(items: list[Any]) -> None:

@@ -114,12 +114,12 @@ class Draft:
                 yield Slice(**json.loads(line))
 
     def discard_unless(self, adopted: int) -> None:
-        """Delete the draft if another draft is the round's plan."""
-        if adopted != self.number:
-            self.discard()
+        """Delete the draft if another one, or none (0), is the round's plan.
 
-    def discard(self) -> None:
-        """Delete the draft; ``slurmctl gc`` deletes what can't be deleted now."""
+        ``slurmctl gc`` deletes what can't be deleted now.
+        """
+        if adopted == self.number:
+            return
         with suppress(ServiceError):
             paths, objects = self._store.paths, self._store.objects
             objects.delete(paths.draft_summary(self._round_no, self.number))
@@ -173,7 +173,7 @@ def new_draft(
         finally:
             # A complete draft may be the round's plan: only the round's row can tell.
             if draft.summary is None:
-                draft.discard()
+                draft.discard_unless(adopted=0)
 
 
 class Planner:
@@ -194,12 +194,8 @@ class Planner:
     ) -> RoundRow:
         """Write a round that was created, and open it, unless it is open already; return its row.
 
-        Args:
-            round_row: the round.
-            items: not read if the round has a plan already.
-            bundle: items per task.
-            retried: called when all items are read: in a retry round, the number of items by
-                error class. It raises a UserError to refuse the items.
+        The items are not read if the round has a plan already. When all are read, `retried` gives
+        for a retry round the number of items by error class. It raises a UserError to refuse them.
         """
         if round_row.state is RoundState.OPEN or round_row.draft:
             return self.finish(round_row)
@@ -216,9 +212,7 @@ class Planner:
     def finish(self, round_row: RoundRow, draft: Draft | None = None) -> RoundRow:
         """Write the task rows of the round's plan and open it, unless it is open; return its row.
 
-        Args:
-            round_row: the round; it has a plan.
-            draft: one that is on this machine; it may differ from the plan.
+        `draft` is on this machine; it may differ from the plan.
 
         Raises:
             PlanConflict: if segments of the plan are missing.
@@ -228,10 +222,8 @@ class Planner:
             return round_row
         number, plan = round_row.number, round_row.draft
         summary = summary_of(self._store, number, plan, draft)
-        if draft is not None and draft.number == plan:
-            slices = draft.slices()
-        else:
-            slices = self._store.planned_slices(number, plan)
+        is_here = draft is not None and draft.number == plan
+        slices = draft.slices() if draft and is_here else self._store.planned_slices(number, plan)
         totals = self._write_rows(round_row, slices)
         if plan and (summary is None or not totals.match(summary)):
             raise PlanConflict(
@@ -240,15 +232,11 @@ class Planner:
                 "them, or submit under another job_id"
             )
         retried = summary.retried if summary else round_row.retried
-        self._jobs.open_round(number, totals.tasks, totals.items, retried)
-        self._log(f"planned {totals.items:,} items as {totals.tasks:,} tasks")
-        return replace(
-            round_row,
-            state=RoundState.OPEN,
-            tasks=totals.tasks,
-            items=totals.items,
-            retried=dict(retried),
-        )
+        tasks, items = totals.tasks, totals.items
+        self._jobs.open_round(number, tasks, items, retried)
+        self._log(f"planned {items:,} items as {tasks:,} tasks")
+        opened = replace(round_row, state=RoundState.OPEN, tasks=tasks, items=items)
+        return replace(opened, retried=dict(retried))
 
     def _write_rows(self, round_row: RoundRow, slices: Iterator[Slice]) -> SliceTotals:
         create = partial(self._table.create, round_row.number)
@@ -281,6 +269,7 @@ def begun_without_draft(store: JobStore, table: TaskTable, round_row: RoundRow) 
     That release wrote all segments first. A list request; if there are such segments, one query
     per shard.
     """
-    if next(store.segments(round_row.number, 0), None) is None:
-        return False
-    return next(table.rows_of_round(round_row.number), None) is not None
+    number = round_row.number
+    return any(True for _ in store.segments(number, 0)) and any(
+        True for _ in table.rows_of_round(number)
+    )
