@@ -136,8 +136,7 @@ def _holds_struct(kind: pa.DataType) -> bool:
 
 
 def _check_names(schema: pa.Schema) -> None:
-    duplicates = [name for name, count in Counter(schema.names).items() if count > 1]
-    if duplicates:
+    if duplicates := [name for name, count in Counter(schema.names).items() if count > 1]:
         raise ValueError(f"there are two columns named {duplicates[0]!r}")
     for field in schema:
         # For example pandas' periods: stored as numbers, which mean nothing without their type.

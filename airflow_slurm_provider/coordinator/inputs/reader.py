@@ -9,12 +9,10 @@ follow these rules:
               surrogate pair and a duplicate name are refused
     Parquet   see `parquet.py`: dates as ISO text, decimals as text, NaN as None
 
-CSV and JSONL may be gzipped; the first bytes show it. The input is one file, or a folder whose
-files are read one after another: `files.py`. An object on S3 is first downloaded to a temporary
-file (set TMPDIR to choose its folder), so that one version of it is read from beginning to end.
-Memory does not grow with the number of items.
-
-Rows are counted from 1 in each file, without a header and without blank lines.
+CSV and JSONL may be gzipped; the first bytes show it. The files of a folder are read one after
+another. An object on S3 is first downloaded to a temporary file (set TMPDIR to choose its folder),
+so that one version of it is read from beginning to end. Memory does not grow with the number of
+items. Rows are counted from 1 in each file, without a header and without blank lines.
 """
 
 from __future__ import annotations
@@ -55,14 +53,9 @@ class InputFormat(str, Enum):
     JSONL = "jsonl"
 
 
-_SUFFIXES = {
-    ".parquet": InputFormat.PARQUET,
-    ".csv": InputFormat.CSV,
-    ".tsv": InputFormat.CSV,
-    ".jsonl": InputFormat.JSONL,
-    ".ndjson": InputFormat.JSONL,
-}
-_FORMATS = ", ".join(form.value for form in InputFormat)
+_BY_NAME = {form.value: form for form in InputFormat}
+_BY_SUFFIX = {**_BY_NAME, "tsv": InputFormat.CSV, "ndjson": InputFormat.JSONL}
+_FORMATS = ", ".join(_BY_NAME)
 _DELIMITERS = ",\t;|"
 
 
@@ -70,8 +63,7 @@ def open_input(spec: InputSection, bucket: Bucket) -> Iterator[tuple[str, Item]]
     """Stream the (key, item) pairs in the order of the files.
 
     Raises:
-        UserError: naming the file, the row and what to do: at once for the format, and for the
-            rest while the rows are read.
+        UserError: naming the file and the row; at once for the format, else during reading.
     """
     input_format(spec)
     return _items(spec, bucket)
@@ -103,10 +95,10 @@ def find_input(spec: InputSection, bucket: Bucket) -> tuple[InputFormat, list[In
 def input_format(spec: InputSection) -> InputFormat | None:
     """The format by `input.format` or the path's suffix; None if the files' suffixes decide."""
     if spec.format is not None:
-        name = spec.format.lower().removesuffix(".gz")
-        if name not in [form.value for form in InputFormat]:
+        found = _BY_NAME.get(spec.format.lower().removesuffix(".gz"))
+        if found is None:
             raise UserError(f"input.format: {spec.format!r} is not a format; use {_FORMATS}")
-        return InputFormat(name)
+        return found
     found = _by_suffix(spec.path)
     if found is None and Path(spec.path.rstrip("/")).suffix and not Path(spec.path).is_dir():
         raise _no_format(spec.path)
@@ -114,7 +106,7 @@ def input_format(spec: InputSection) -> InputFormat | None:
 
 
 def _by_suffix(path: str) -> InputFormat | None:
-    return _SUFFIXES.get(Path(path.lower().removesuffix(".gz")).suffix)
+    return _BY_SUFFIX.get(Path(path.lower().removesuffix(".gz")).suffix[1:])
 
 
 def _no_format(path: str) -> UserError:
@@ -219,15 +211,12 @@ def _csv_rows(path: Path, key: str) -> Iterator[Item]:
         reader = csv.reader(lines, strict=True, delimiter=delimiter)
         rows = (values for values in reader if values)
         header = next(rows, [])
-        duplicates = [name for name, count in Counter(header).items() if count > 1]
-        if duplicates:
+        if duplicates := [name for name, count in Counter(header).items() if count > 1]:
             raise ValueError(f"the header has the column {duplicates[0]!r} twice")
         for values in rows:
             if len(values) != len(header):
-                raise ValueError(
-                    f"(line {reader.line_num}) has {len(values)} fields, but the header has "
-                    f"{len(header)}"
-                )
+                sizes = f"{len(values)} fields, but the header has {len(header)}"
+                raise ValueError(f"(line {reader.line_num}) has {sizes}")
             yield {name: value or None for name, value in zip(header, values, strict=True)}
 
 

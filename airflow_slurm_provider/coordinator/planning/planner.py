@@ -222,8 +222,8 @@ class Planner:
             return round_row
         number, plan = round_row.number, round_row.draft
         summary = summary_of(self._store, number, plan, draft)
-        is_here = draft is not None and draft.number == plan
-        slices = draft.slices() if draft and is_here else self._store.planned_slices(number, plan)
+        here = draft if draft and draft.number == plan else None
+        slices = here.slices() if here else self._store.planned_slices(number, plan)
         totals = self._write_rows(round_row, slices)
         if plan and (summary is None or not totals.match(summary)):
             raise PlanConflict(

@@ -7,7 +7,6 @@ decorator), the node checks it, and refuses it in one line.
 from __future__ import annotations
 
 import ast
-import inspect
 from collections.abc import Iterator
 from inspect import Parameter, Signature
 
@@ -71,21 +70,20 @@ def _is_batch(decorator: ast.expr) -> bool:
 
 
 def _signature(of: ast.arguments) -> Signature:
-    positional: list[tuple[ast.arg, inspect._ParameterKind]] = [
-        *((argument, Parameter.POSITIONAL_ONLY) for argument in of.posonlyargs),
-        *((argument, Parameter.POSITIONAL_OR_KEYWORD) for argument in of.args),
-    ]
-    required = len(positional) - len(of.defaults)
-    defaults = [*[Parameter.empty] * required, *map(ast.unparse, of.defaults)]
-    found = [
-        Parameter(argument.arg, kind, default=default)
-        for (argument, kind), default in zip(positional, defaults, strict=True)
-    ]
-    if of.vararg:
-        found.append(Parameter(of.vararg.arg, Parameter.VAR_POSITIONAL))
-    for argument, value in zip(of.kwonlyargs, of.kw_defaults, strict=True):
-        default = Parameter.empty if value is None else ast.unparse(value)
-        found.append(Parameter(argument.arg, Parameter.KEYWORD_ONLY, default=default))
-    if of.kwarg:
-        found.append(Parameter(of.kwarg.arg, Parameter.VAR_KEYWORD))
+    positional = [*of.posonlyargs, *of.args]
+    values = dict(zip(positional[len(positional) - len(of.defaults) :], of.defaults, strict=True))
+    defaults = {**values, **dict(zip(of.kwonlyargs, of.kw_defaults, strict=True))}
+    kinds = (
+        (of.posonlyargs, Parameter.POSITIONAL_ONLY),
+        (of.args, Parameter.POSITIONAL_OR_KEYWORD),
+        ([of.vararg], Parameter.VAR_POSITIONAL),
+        (of.kwonlyargs, Parameter.KEYWORD_ONLY),
+        ([of.kwarg], Parameter.VAR_KEYWORD),
+    )
+    found = []
+    for argument, kind in ((argument, kind) for arguments, kind in kinds for argument in arguments):
+        if argument is not None:
+            value = defaults.get(argument)
+            default = Parameter.empty if value is None else ast.unparse(value)
+            found.append(Parameter(argument.arg, kind, default=default))
     return Signature(found)
