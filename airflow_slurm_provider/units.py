@@ -55,10 +55,9 @@ def parse_slurm_time(text: str) -> int:
     _match(_SLURM_TIME, text, "a time", 'minutes, "02:00:00" or "1-00:00"')
     days, dash, rest = text.rpartition("-")
     numbers = [int(part) for part in rest.split(":")]
-    if dash or len(numbers) == 3:
-        hours, minutes, seconds = [*numbers, 0, 0][:3]
-    else:
-        hours, (minutes, seconds) = 0, [*numbers, 0][:2]
+    if not dash and len(numbers) < 3:
+        numbers.insert(0, 0)  # it begins with the minutes
+    hours, minutes, seconds = [*numbers, 0, 0][:3]
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 

@@ -192,11 +192,10 @@ def retry(
     attribute_failures(services, job_id)
     unfinished = _unfinished_retry(jobs, last)
     if unfinished is None and not (state := read_progress(services, job_id)).complete:
-        newest = jobs.rounds()[-1]
-        if newest.number == last.number:
+        # Another call may have started a round since.
+        unfinished = jobs.rounds()[-1]
+        if unfinished.number == last.number:
             return _still_running(jobs, job, state, last)
-        # Another call has started a round since.
-        unfinished = newest
     if unfinished is not None:
         return _finish_retry(services, spec, job, unfinished, log, actor)
     # Plan with the rounds that were read before the job was seen complete: if another call starts
@@ -237,12 +236,9 @@ def aggregate(
     manifest = dataset.merge(services, spec, log).to_dict()
     summary = {name: manifest[name] for name in ("items", "ok", "rows")}
     jobs.audit(actor, "published", cast("dict[str, Value]", summary))
-    bucket, paths = services.site.bucket, services.paths(job_id)
-    return {
-        **manifest,
-        "dataset": f"s3://{bucket}/{manifest['folder']}",
-        "manifest": f"s3://{bucket}/{paths.manifest}",
-    }
+    top = f"s3://{services.site.bucket}/"
+    own = services.paths(job_id).manifest
+    return {**manifest, "dataset": top + manifest["folder"], "manifest": top + own}
 
 
 def merges_where(services: Services, job_id: JobId) -> str:
@@ -318,13 +314,8 @@ def _still_running(jobs: JobTable, job: JobRow, state: Progress, last: RoundRow)
             f"retry when it is complete (slurmctl wait {state.job_id})"
         )
     submission = latest(jobs.submissions())
-    return RetryResult(
-        state.job_id,
-        last.number,
-        items=last.retried,
-        slurm_job_ids=submission.slurm_job_ids if submission else (),
-        reattached=True,
-    )
+    ids = submission.slurm_job_ids if submission else ()
+    return RetryResult(state.job_id, last.number, last.retried, reattached=True, slurm_job_ids=ids)
 
 
 def _finish_retry(
@@ -345,16 +336,10 @@ def _finish_retry(
         log(f"put {put_back:,} failed tasks back")
     back = sum(round_row.tasks_back.values())
     workers = ensure_workers(services, spec, job, round_row, planned.tasks + back, log)
-    result = RetryResult(
-        job_id=spec.id,
-        round=number,
-        items=dict(planned.retried),
-        tasks=back,
-        given_up=dict(items.given_up),
-        slurm_job_ids=workers.slurm_job_ids,
-        reattached=workers.reattached,
-    )
-    if not workers.reattached:
+    retried, given_up = dict(planned.retried), dict(items.given_up)
+    ids, reattached = workers.slurm_job_ids, workers.reattached
+    result = RetryResult(spec.id, number, retried, back, given_up, reattached, slurm_job_ids=ids)
+    if not reattached:
         detail = {**result.to_dict(), "config": job.config}
         jobs.audit(actor, "retried", cast("dict[str, Value]", detail))
         audit_workers(services, spec.id, workers, actor)

@@ -1,7 +1,4 @@
-"""What a coordinator works with: the table, the bucket, the cluster, a clock.
-
-`open_services` makes them for every face, and nothing else does.
-"""
+"""What a coordinator works with: the table, the bucket, the cluster, a clock."""
 
 from __future__ import annotations
 
@@ -117,13 +114,10 @@ def open_services(
     shared: SharedPolling | None = None,
     poll_s: float = 0.0,
 ) -> Services:
-    """Open the edges of a site; connections are made when first used.
+    """Open the edges of a site, for every face; connections are made when first used.
 
     By default, `session` is that of `open_session`, and `slurm` a new client with the site's
     transport. For `shared` and `poll_s` see `Services`.
-
-    Raises:
-        UserError: if the profile or the region does not exist.
     """
     chosen = session or open_session(site)
     s3 = s3_client(chosen, site.aws.s3_endpoint_url)

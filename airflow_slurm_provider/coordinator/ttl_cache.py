@@ -23,9 +23,8 @@ class _Entry(Generic[T]):
 class TTLCache(Generic[T]):
     """Answers by key. Each is queried once, however many threads want it at the same time.
 
-    Args:
-        keep_s: an answer that nobody has wanted for so many seconds is dropped.
-        most: answers that are kept; the one that was wanted longest ago is dropped first.
+    An answer that nobody has wanted for `keep_s` seconds is dropped. Of more than `most` answers,
+    those that were wanted longest ago are dropped first.
     """
 
     def __init__(

@@ -41,11 +41,8 @@ _EXPECTED = (ErrorClass.PREEMPTED, ErrorClass.CANCELLED)
 class Watcher:
     """Polls a job; one per waiting task.
 
-    Args:
-        max_resubmissions: arrays of new workers that a round may get when its workers are
-            gone and tasks are left.
-        actor: the name of the waiting user in the audit log.
-        report_progress: log the progress, too.
+    A round gets up to `max_resubmissions` arrays of new workers, when its workers are gone and
+    tasks are left. `actor` is the name of the waiting user in the audit log.
     """
 
     def __init__(
@@ -102,7 +99,8 @@ class Watcher:
 
     def take_alerts(self) -> list[Alert]:
         """Alerts that this watcher has raised since the last call."""
-        taken, self._alerts[:] = list(self._alerts), []
+        taken = self._alerts.copy()
+        self._alerts.clear()
         return taken
 
     def _renew_credentials(self) -> None:

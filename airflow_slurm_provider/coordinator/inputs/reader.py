@@ -201,10 +201,7 @@ def _rows(form: InputFormat, path: Path, key: str) -> Iterator[Item]:
 
 
 def _csv_rows(path: Path, key: str) -> Iterator[Item]:
-    """Rows of a CSV file in UTF-8 with a header; values stay strings, an empty one is None.
-
-    `key` is a column of the header: it determines the delimiter.
-    """
+    """Rows of a CSV file in UTF-8; its header has the column `key`, which shows the delimiter."""
     csv.field_size_limit(_MOST_FIELD_BYTES)
     delimiter = next((mark for mark in _DELIMITERS if key in _header(path, mark)), ",")
     with _lines(path, newline="") as lines:

@@ -1,10 +1,10 @@
 """Items that are passed inline, instead of in a file.
 
 They become a file of JSON lines on S3, named by its digest. So the same items are the same input,
-and an Airflow task that runs again continues its job.
+and an Airflow task that runs again continues its job. `as_list` documents which values are
+accepted. Other iterables (a mapping, a set, a file) are refused: their elements are not items.
 
-`as_list` documents which values are accepted. Other iterables (text, a mapping, a set, an open
-file) are refused, because their elements are not items.
+A wrong value is a UserError, which names the value or the first wrong item, and what to pass.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from slurm_worker.protocol.keys import JobId, check_job_id
 from slurm_worker.results import jsonlines
 from slurm_worker.results.parts import check_names
 
-DEFAULT_KEY = "id"
+_DEFAULT_KEY = "id"
 #: The field that holds an item that is not an object.
 VALUE_FIELD = "value"
 #: What numpy's scalars and arrays may hold: booleans, integers, floats, text, objects.
@@ -34,9 +34,6 @@ def path_or_items(value: object) -> str | list[Any]:
     """The path of a file that holds the items, or the items.
 
     A path is text (local, or ``s3://bucket/key``) or an `os.PathLike`; for items see `as_list`.
-
-    Raises:
-        UserError: naming the value, and what to pass instead.
     """
     if isinstance(value, os.PathLike):
         return str(os.fspath(value))
@@ -51,13 +48,9 @@ def path_or_items(value: object) -> str | list[Any]:
 def as_list(value: object) -> list[Any]:
     """The items, in their order.
 
-    Args:
-        value: a list or another iterable of items; a JSON list as text; or a table (pandas,
-            polars, Arrow, DuckDB), whose rows become objects by the rules for Parquet files:
-            dates as ISO text, NaN as None.
-
-    Raises:
-        UserError: naming the value, and what to pass instead.
+    The value is a list or another iterable of items; a JSON list as text; or a table (pandas,
+    polars, Arrow, DuckDB), whose rows become objects by the rules for Parquet files: dates as ISO
+    text, NaN as None.
     """
     if isinstance(value, str):
         return _from_json(value)
@@ -81,24 +74,23 @@ def put_items(
 ) -> dict[str, str]:
     """Put items on S3; return the ``input`` section that names them.
 
-    `items` are what `as_list` accepts: objects that have the field `key`; or strings and integers,
-    which are their own keys.
-
-    Raises:
-        UserError: naming the first item that is wrong.
+    `as_list` accepts them: objects with the field `key`, or strings and integers as their own keys.
     """
     found = as_list(items)
     if not found:
         raise UserError("items: the list is empty; pass at least one item")
-    _check_same_kind(found)
+    objects = isinstance(found[0], Mapping)
+    for number, item in enumerate(found, 1):
+        if isinstance(item, Mapping) is not objects:
+            raise UserError(
+                f"items: number {number} is {type(item).__name__}, but number 1 is "
+                f"{type(found[0]).__name__}; pass only objects, or only strings and integers"
+            )
     data = "".join(_line(number, item, key) for number, item in enumerate(found, 1)).encode()
     name = services.paths(job_id).inline(hashlib.sha256(data).hexdigest())
     services.objects.put_new(name, data)
-    return {
-        "path": f"s3://{services.site.bucket}/{name}",
-        "key": key or DEFAULT_KEY,
-        "format": "jsonl",
-    }
+    path = f"s3://{services.site.bucket}/{name}"
+    return {"path": path, "key": key or _DEFAULT_KEY, "format": "jsonl"}
 
 
 def config_with_items(
@@ -111,9 +103,6 @@ def config_with_items(
     """A job's config with these items as its input; for `items` and `key` see `put_items`.
 
     `source` is the job's YAML file or mapping, without ``input``. `job_id` replaces the one in it.
-
-    Raises:
-        UserError: naming what is wrong in the items or the config.
     """
     raw = read_source(source)
     if "input" in raw:
@@ -162,19 +151,9 @@ def _checked_iterable(value: object) -> Iterable[Any]:
     return value
 
 
-def _check_same_kind(items: list[Any]) -> None:
-    objects = isinstance(items[0], Mapping)
-    for number, item in enumerate(items, 1):
-        if isinstance(item, Mapping) is not objects:
-            raise UserError(
-                f"items: number {number} is {type(item).__name__}, but number 1 is "
-                f"{type(items[0]).__name__}; pass only objects, or only strings and integers"
-            )
-
-
 def _line(number: int, item: object, key: str | None) -> str:
     item = _without_numpy(item)
-    name = key or DEFAULT_KEY
+    name = key or _DEFAULT_KEY
     if isinstance(item, str | int) and not isinstance(item, bool):
         item = {name: item, VALUE_FIELD: item}
     if not isinstance(item, Mapping):

@@ -45,10 +45,6 @@ _CURSOR_EVERY = 2_000
 Items = Iterable[tuple[str, dict[str, Any]]]
 
 
-class PlanConflict(UserError):
-    """Objects of a round's plan are missing, or are not what was planned."""
-
-
 @dataclass(frozen=True, slots=True)
 class DraftSummary:
     """What a draft holds. It is the last object of a draft: with it the draft is complete."""
@@ -66,8 +62,9 @@ class DraftSummary:
 
     @classmethod
     def read(cls, store: JobStore, round_no: int, draft: int) -> DraftSummary | None:
-        """The summary of a draft; None if it is missing."""
-        data = store.objects.get(store.paths.draft_summary(round_no, draft))
+        """The summary of a draft; None if it is missing, or for a plan without a draft (0)."""
+        key = store.paths.draft_summary(round_no, draft)
+        data = store.objects.get(key) if draft else None
         return None if data is None else cls(**json.loads(data))
 
 
@@ -141,7 +138,11 @@ class Draft:
                     where = Slice(number, len(body), len(data), len(task_items), digest)
                     spool.write(json.dumps(asdict(self.totals.add(where))) + "\n")
                     body += data
-                self._put_segment(number, bytes(body))
+                key = self._store.paths.segment(self._round_no, number)
+                objects, segment = self._store.objects, bytes(body)
+                # A refusal may come from our own first try, whose reply was lost.
+                if not objects.put_new(key, segment) and objects.get(key) != segment:
+                    raise ServiceError(f"{key} exists with other content; submit again")
                 log(f"read {self.totals.items:,} items")
 
     def complete(self, summary: DraftSummary) -> None:
@@ -149,12 +150,6 @@ class Draft:
         data = json.dumps(asdict(summary), sort_keys=True).encode()
         self._store.objects.put(self._store.paths.draft_summary(self._round_no, self.number), data)
         self.summary = summary
-
-    def _put_segment(self, number: int, body: bytes) -> None:
-        key = self._store.paths.segment(self._round_no, number)
-        # A refusal may come from our own first try, whose reply was lost.
-        if not self._store.objects.put_new(key, body) and self._store.objects.get(key) != body:
-            raise ServiceError(f"{key} exists with other content; submit again")
 
 
 @contextmanager
@@ -215,28 +210,27 @@ class Planner:
         `draft` is on this machine; it may differ from the plan.
 
         Raises:
-            PlanConflict: if segments of the plan are missing.
+            UserError: if segments of the plan are missing.
             RowConflict: if there are rows of another plan.
         """
         if round_row.state is RoundState.OPEN:
             return round_row
         number, plan = round_row.number, round_row.draft
-        summary = summary_of(self._store, number, plan, draft)
         here = draft if draft and draft.number == plan else None
+        summary = here.summary if here else DraftSummary.read(self._store, number, plan)
         slices = here.slices() if here else self._store.planned_slices(number, plan)
         totals = self._write_rows(round_row, slices)
         if plan and (summary is None or not totals.match(summary)):
-            raise PlanConflict(
+            raise UserError(
                 f"input: objects of round {number} of {self._table.job!r} are missing below "
                 f"{self._store.paths.segments(number)} or were changed after planning; restore "
                 "them, or submit under another job_id"
             )
-        retried = summary.retried if summary else round_row.retried
+        retried = dict(summary.retried if summary else round_row.retried)
         tasks, items = totals.tasks, totals.items
         self._jobs.open_round(number, tasks, items, retried)
         self._log(f"planned {items:,} items as {tasks:,} tasks")
-        opened = replace(round_row, state=RoundState.OPEN, tasks=tasks, items=items)
-        return replace(opened, retried=dict(retried))
+        return replace(round_row, state=RoundState.OPEN, tasks=tasks, items=items, retried=retried)
 
     def _write_rows(self, round_row: RoundRow, slices: Iterator[Slice]) -> SliceTotals:
         create = partial(self._table.create, round_row.number)
@@ -249,18 +243,6 @@ class Planner:
                 self._jobs.advance_cursor(round_row.number, totals.tasks)
                 self._log(f"wrote {totals.tasks:,} task rows")
         return totals
-
-
-def summary_of(
-    store: JobStore, round_no: int, plan: int, draft: Draft | None = None
-) -> DraftSummary | None:
-    """The summary of a round's plan: a GET, unless `draft` is the plan.
-
-    None if it is missing, or if an older release made the plan, without a draft.
-    """
-    if draft is not None and draft.number == plan:
-        return draft.summary
-    return DraftSummary.read(store, round_no, plan) if plan else None
 
 
 def begun_without_draft(store: JobStore, table: TaskTable, round_row: RoundRow) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -147,23 +147,21 @@ def plan_retry(
     selector = request.selector(spec)
     drafts = [row.draft for row in rounds]
     items = FailedItems(services.store(job.job), selector, drafts, services.tasks(job))
-    for _ in items:
-        pass
+    deque(items, maxlen=0)
     tasks = Counter(row.error_class for row in failed_tasks(services, job.job, selector))
     found = {*items.retried, *tasks}
     resources = RoundResources()
     if found:
-        context = _retry_context(services, spec, rounds)
+        records = read_job_records(services, spec.id)
+        memory = max((record.mem for record in records), default=0)
+        nodes = failed_nodes(records, spec.slurm_classes)
+        context = RetryContext([row.classes for row in rounds[1:]], nodes, memory >> 20)
         resources = request.policy(spec).resources(spec.slurm_options, found, context)
     failed = items.retried.total() + items.given_up.total()
-    return RetryPlan(
-        len(rounds) if found else None,
-        dict(items.retried),
-        dict(tasks),
-        dict(items.given_up),
-        0 if selector.only is None else len(selector.only) - failed,
-        resources,
-    )
+    missing = 0 if selector.only is None else len(selector.only) - failed
+    number = len(rounds) if found else None
+    retried, given_up = dict(items.retried), dict(items.given_up)
+    return RetryPlan(number, retried, dict(tasks), given_up, missing, resources)
 
 
 def failed_tasks(services: Services, job_id: JobId, selector: Selector) -> list[TaskRow]:
@@ -193,10 +191,3 @@ def load_keys(services: Services, job_id: JobId, digest: str) -> frozenset[str] 
             "restore it"
         )
     return frozenset(json.loads(data))
-
-
-def _retry_context(services: Services, spec: JobSpec, rounds: list[RoundRow]) -> RetryContext:
-    records = read_job_records(services, spec.id)
-    memory = max((record.mem for record in records), default=0)
-    nodes = failed_nodes(records, spec.slurm_classes)
-    return RetryContext([row.classes for row in rounds[1:]], nodes, memory >> 20)

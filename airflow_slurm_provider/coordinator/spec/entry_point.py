@@ -18,12 +18,9 @@ _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 
 
 def check_function(tree: ast.Module, name: str, where: str) -> None:
-    """Refuse a handler that can't be called.
+    """Refuse a handler that can't be called: the function `name` of the module `tree`.
 
-    Args:
-        tree: the handler's module.
-        name: the function's name.
-        where: the field and its value; the message begins with it.
+    The message begins with `where`, the field and its value.
 
     Raises:
         UserError: if it is a class, a generator function, or has parameters that get no value.
@@ -70,9 +67,9 @@ def _is_batch(decorator: ast.expr) -> bool:
 
 
 def _signature(of: ast.arguments) -> Signature:
-    positional = [*of.posonlyargs, *of.args]
-    values = dict(zip(positional[len(positional) - len(of.defaults) :], of.defaults, strict=True))
-    defaults = {**values, **dict(zip(of.kwonlyargs, of.kw_defaults, strict=True))}
+    defaults = dict(zip(of.kwonlyargs, of.kw_defaults, strict=True))
+    # The defaults of positional parameters are those of the last ones.
+    defaults.update(zip([*of.posonlyargs, *of.args][::-1], of.defaults[::-1], strict=False))
     kinds = (
         (of.posonlyargs, Parameter.POSITIONAL_ONLY),
         (of.args, Parameter.POSITIONAL_OR_KEYWORD),
@@ -81,8 +78,8 @@ def _signature(of: ast.arguments) -> Signature:
         ([of.kwarg], Parameter.VAR_KEYWORD),
     )
     found = []
-    for argument, kind in ((argument, kind) for arguments, kind in kinds for argument in arguments):
-        if argument is not None:
+    for arguments, kind in kinds:
+        for argument in filter(None, arguments):
             value = defaults.get(argument)
             default = Parameter.empty if value is None else ast.unparse(value)
             found.append(Parameter(argument.arg, kind, default=default))

@@ -41,9 +41,7 @@ def read_yaml(path: Path, field: str, hint: str) -> Any:
 
 
 def validate(model: type[T], raw: object, prefix: str) -> T:
-    """Check what a user wrote against a model, or a mapping of models.
-
-    `prefix` goes before the field in the message: ``config.yaml: ``.
+    """Check what a user wrote against a model; `prefix` goes before the field in the message.
 
     Raises:
         UserError: the first fault, with the nearest known name for an unknown one.

@@ -407,7 +407,9 @@ def test_the_audit_log_has_all_actions(tmp_path: Path) -> None:
     ]
 
 
-def test_no_secret_is_in_the_script_the_config_or_the_table(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_no_secret_is_in_the_script_the_config_or_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t-value")
     slurm = FakeSlurm()
     edges, config = services(slurm), make_config(tmp_path)
