@@ -15,10 +15,18 @@ from dataclasses import replace
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.anomalies import Alert, AnomalyMonitor
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.status.dead_workers import WorkerFailure, attribute_failures
+from airflow_slurm_provider.coordinator.status.dead_workers import (
+    WorkerFailure,
+    attribute_failures,
+    find_worker_failures,
+)
 from airflow_slurm_provider.coordinator.status.eta import eta_of
 from airflow_slurm_provider.coordinator.status.logs import first_failures, last_words, read_output
-from airflow_slurm_provider.coordinator.status.progress import JobStatus, current_arrays
+from airflow_slurm_provider.coordinator.status.progress import (
+    JobStatus,
+    current_arrays,
+    read_status,
+)
 from airflow_slurm_provider.coordinator.submission.credentials import RENEW_AFTER_S, put_credentials
 from slurm_worker.errors import ErrorClass, ServiceError, UserError
 from slurm_worker.protocol.keys import JobId
@@ -33,15 +41,8 @@ _EXPECTED = (ErrorClass.PREEMPTED, ErrorClass.CANCELLED)
 class Watcher:
     """Polls a job; one per waiting task.
 
-    Args:
-        services: the edges.
-        job_id: the job.
-        log: gets each new line.
-        max_resubmissions: arrays of new workers that a round may get when its workers are
-            gone and tasks are left.
-        actor: the name of the waiting user in the audit log.
-        clock: seconds.
-        report_progress: log the progress, too.
+    A round gets up to `max_resubmissions` arrays of new workers, when its workers are gone and
+    tasks are left. `actor` is the name of the waiting user in the audit log.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Watcher:
             ServiceError: if the table or the cluster can't be reached.
             UserError: if there is no such job.
         """
-        status = api.poll(self._services, self._job_id)
+        status = read_status(self._services, self._job_id)
         line = status.progress.line()
         if line != self._last_line and self._report_progress:
             self._last_line = line
@@ -98,7 +99,7 @@ class Watcher:
 
     def take_alerts(self) -> list[Alert]:
         """Alerts that this watcher has raised since the last call."""
-        taken = list(self._alerts)
+        taken = self._alerts.copy()
         self._alerts.clear()
         return taken
 
@@ -116,14 +117,11 @@ class Watcher:
         if self._max_resubmissions < 1:
             return False
         self._log(status.problem)
-        array = api.resubmit(
-            self._services,
-            self._job_id,
-            max_resubmits=self._max_resubmissions,
-            log=self._log,
-            actor=self._actor,
+        most, log, actor = self._max_resubmissions, self._log, self._actor
+        workers = api.resubmit(
+            self._services, self._job_id, max_resubmits=most, log=log, actor=actor
         )
-        return array is not None
+        return workers is not None
 
     def _report_failures(self, status: JobStatus) -> None:
         """Log workers that died, when the array's state shows new ones, and at the end."""
@@ -131,7 +129,7 @@ class Watcher:
         if ended == self._ended and not status.finished:
             return
         try:
-            failures = api.worker_failures(self._services, self._job_id)
+            failures = find_worker_failures(self._services, self._job_id)
             if failures and self._reported is None:
                 self._reported = self._report_earlier(failures)
         except ServiceError as error:

@@ -12,6 +12,8 @@ from airflow.sdk import Context
 
 from airflow_slurm_provider.airflow_errors import as_airflow_failures, task_log
 from airflow_slurm_provider.coordinator import api
+from airflow_slurm_provider.coordinator.status.failures import cured_by_class
+from airflow_slurm_provider.coordinator.status.progress import read_progress
 from airflow_slurm_provider.links import BackfillLink
 from airflow_slurm_provider.operators.deferral import JobPoller, JobWaiter, actor_of, progress_of
 from slurm_worker.protocol.keys import check_job_id
@@ -116,8 +118,8 @@ class RetryByErrorClassOperator(JobWaiter):
         with as_airflow_failures():
             services = self.services()
             job_id = check_job_id(self.job_id)
-            progress = api.progress(services, job_id)
-            cured = api.cured(services, job_id)
+            progress = read_progress(services, job_id)
+            cured = dict(cured_by_class(services, job_id))
         return {
             "rounds": state["rounds"],
             "retried": state["retried"],

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 from airflow_slurm_provider.cli.app import ExitCode
-from airflow_slurm_provider.slurm.accounting import JobRecord
-from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.backends.request_counter import RequestKind
 from tests.unit.cli.conftest import Cli, write_config
+from tests.unit.slurm.records import completed
 
-USED = JobRecord(
-    array="101",
-    element=0,
-    restart=0,
-    state=ElementState.COMPLETED,
-    elapsed_s=7200,
-    cpus=1,
-    cpu_s=3600.0,
-    mem=4 << 30,
-    max_rss=400 << 20,
-)
+USED = completed("101", elapsed_s=7200, cpus=1, cpu_s=3600.0, mem=4 << 30, max_rss=400 << 20)
 
 
 def test_a_plan_and_the_submit_after_it_agree_and_the_plan_leaves_nothing(cli: Cli) -> None:

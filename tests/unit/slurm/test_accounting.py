@@ -9,6 +9,7 @@ import pytest
 from airflow_slurm_provider.slurm.accounting import JobRecord, efficiency_of, parse_records
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass
+from tests.unit.slurm.records import completed
 
 RECORDED = Path(__file__).with_name("recorded")
 ENDING_FIELDS = [
@@ -101,16 +102,8 @@ def usage(text: str) -> list[JobRecord]:
 
 def test_each_start_has_its_cpu_time_and_the_memory_of_its_largest_step() -> None:
     found = {(record.element, record.restart): record for record in usage(USAGE_TEXT)}
-    assert found[0, 0] == JobRecord(
-        array="12",
-        element=0,
-        restart=0,
-        state=ElementState.COMPLETED,
-        elapsed_s=600,
-        cpus=2,
-        cpu_s=750.5,
-        mem=400 << 20,
-        max_rss=150 << 20,
+    assert found[0, 0] == completed(
+        "12", elapsed_s=600, cpus=2, cpu_s=750.5, mem=400 << 20, max_rss=150 << 20
     )
     assert found[1, 1].cpu_s == ((24 + 2) * 60 + 3) * 60 + 4
     assert found[1, 1].max_rss == int(1.5 * 2**30)

@@ -84,10 +84,10 @@ def _read(store: JobStore, round_no: int, draft: int, markers: dict[int, Marker]
             f"done/{markers[beyond].task}.done belongs to a task without a slice below "
             f"{store.paths.segments(round_no)}; restore its segments"
         )
-    title = DraftSummary.read(store, round_no, draft) if draft else None
+    title = DraftSummary.read(store, round_no, draft)
     if draft and (title is None or not tally.match(title)):
         raise UserError(
             f"segments of draft {draft} are missing below {store.paths.segments(round_no)}; "
             "restore them"
         )
-    return RebuiltPlan(draft, tally.tasks, tally.items, tally.sha256)
+    return RebuiltPlan(draft, *tally.figures)

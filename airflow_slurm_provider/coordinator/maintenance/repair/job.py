@@ -177,7 +177,7 @@ class _JobRepair:
 
     def _job_of(self, first: RoundRow, configs: list[_Config], born: float) -> JobRow:
         """The job whose first round this is."""
-        title = DraftSummary.read(self._store, 0, first.draft) if first.draft else None
+        title = DraftSummary.read(self._store, 0, first.draft)
         if title is not None and title.identity:
             configs = [
                 config

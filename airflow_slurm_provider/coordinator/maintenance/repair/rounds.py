@@ -85,7 +85,7 @@ class RoundRepair:
                 f"round {number} has no items of its own, and only the table knew which failed "
                 "tasks it put back; run the retry again"
             )
-        title = DraftSummary.read(self._store, number, plan.draft) if plan.draft else None
+        title = DraftSummary.read(self._store, number, plan.draft)
         retried: dict[str, int] = {}
         if number:
             path, retried = "retry", title.retried if title else self._retried(number)

@@ -14,7 +14,7 @@ from airflow_slurm_provider.coordinator.anomalies import (
     read_alerts,
 )
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.status.progress import JobStatus
+from airflow_slurm_provider.coordinator.status.progress import JobStatus, read_status
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_table import JobTable
@@ -50,7 +50,7 @@ class Watch:
         self.anomalies = AnomalyMonitor(edges, job_id, self.logged.append, alert=self.alerts.append)
 
     def poll(self) -> JobStatus:
-        seen = api.poll(self.edges, self.job_id)
+        seen = read_status(self.edges, self.job_id)
         self.anomalies.check(seen)
         return seen
 
@@ -180,9 +180,9 @@ def test_a_callback_that_raises_does_not_stop_the_wait(edges: Services, job_id: 
     logged: list[str] = []
     anomalies = AnomalyMonitor(edges, job_id, logged.append, alert=fail)
     worker = Hung(edges, job_id)
-    anomalies.check(api.poll(edges, job_id))
+    anomalies.check(read_status(edges, job_id))
     worker.beat(edges, 120)
-    anomalies.check(api.poll(edges, job_id))
+    anomalies.check(read_status(edges, job_id))
     assert "alert stall/job/1: its callback failed: LookupError: no such channel" in logged
 
 

@@ -19,25 +19,15 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
 from airflow_slurm_provider.slurm.accounting import JobRecord
-from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.backends.request_counter import RequestKind
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.job_totals import PER_DOUBLING, JobTotals, TimeBucket
 from slurm_worker.protocol.tasks import Claimed
 from tests.unit.coordinator.fakes import FakeSlurm, make_config, services, world_of
+from tests.unit.slurm.records import completed
 
 ITEMS, BUNDLE = 50, 5
-USED = JobRecord(
-    array="100",
-    element=0,
-    restart=0,
-    state=ElementState.COMPLETED,
-    elapsed_s=100,
-    cpus=2,
-    cpu_s=150.0,
-    mem=1 << 30,
-    max_rss=800 << 20,
-)
+USED = completed("100", elapsed_s=100, cpus=2, cpu_s=150.0, mem=1 << 30, max_rss=800 << 20)
 
 
 class Accounting(FakeSlurm):

@@ -15,6 +15,7 @@ from airflow_slurm_provider.coordinator.maintenance.repair import RepairResult, 
 from airflow_slurm_provider.coordinator.planning.planner import DraftSummary, new_draft
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.failures import explain
+from airflow_slurm_provider.coordinator.status.progress import read_progress
 from slurm_worker.errors import ItemError, UserError
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_config import LeaseConfig
@@ -75,7 +76,7 @@ def run(edges: Services, **options: Any) -> RepairResult:
 
 def status(edges: Services) -> dict[str, Any]:
     edges.readers.clear()
-    return api.progress(edges, JOB).to_dict()
+    return read_progress(edges, JOB).to_dict()
 
 
 def published(edges: Services) -> dict[str, Any]:
@@ -482,17 +483,9 @@ def test_segments_that_are_cut_short_bring_no_smaller_job_back(
 def test_a_draft_that_was_left_beside_the_plan_is_not_taken_for_it(edges: Services) -> None:
     plan = edges.jobs(JOB).get().draft
     before = published(edges)
-    with new_draft(
-        edges.store(JOB),
-        0,
-        [(f"other{n}", {"n": n}) for n in range(50)],
-        5,
-        lambda totals: DraftSummary(
-            totals.tasks, totals.items, totals.sha256, identity="of another input"
-        ),
-        lambda _: None,
-    ):
-        pass
+    items = [(f"other{n}", {"n": n}) for n in range(50)]
+    with new_draft(edges.store(JOB), 0, items, 5, lambda _: None) as draft:
+        draft.complete(DraftSummary(*draft.totals.figures, identity="of another input"))
     lose_everything(edges)
     run(edges)
     assert edges.jobs(JOB).get().draft == plan

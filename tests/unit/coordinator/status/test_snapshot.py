@@ -254,22 +254,17 @@ def test_halves_of_bisected_tasks_are_found_behind_tasks_that_nobody_has_touched
     job.check(seen)
 
 
-def test_a_first_look_need_not_read_what_workers_have_summed_up() -> None:
+@pytest.mark.parametrize("read_before", [0, 500])
+def test_rows_that_workers_have_summed_up_since_the_last_snapshot_are_not_read(
+    read_before: int,
+) -> None:
     job = Job(shards=2)
     job.plan(6000)
+    if read_before:
+        finish(job, read_before)
+        job.look()
+        job.new_process()
     finish(job, 5000)
-    seen = job.look()
-    job.check(seen)
-    assert seen.rows_read < 1_000
-
-
-def test_workers_sums_that_are_further_than_the_last_look_are_taken() -> None:
-    job = Job(shards=2)
-    job.plan(4000)
-    finish(job, 500)
-    job.look()
-    finish(job, 3000)
-    job.new_process()
     seen = job.look()
     job.check(seen)
     assert seen.rows_read < 1_000
