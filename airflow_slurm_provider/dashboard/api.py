@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Request
 
-from airflow_slurm_provider.coordinator.anomalies import Alert
+from airflow_slurm_provider.coordinator.anomalies.alert import Alert
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import task_row
 from airflow_slurm_provider.dashboard import models, pagination, views

@@ -1,7 +1,7 @@
 """Checks a job for anomalies while a task or a command waits for it, and delivers the new alerts.
 
 However many processes watch a job, each episode has one alert: the audit log decides
-(`audit_log.py`). The detector's state is kept on S3, so that a new process continues where the
+(`alert.py`). The detector's state is kept on S3, so that a new process continues where the
 last one was; a sensor is a new process at each poke.
 
 Requests per check: one read per rate limit; a GET and a query at the first check; a PUT every
@@ -15,15 +15,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from airflow_slurm_provider.coordinator.anomalies.alert import Alert
-from airflow_slurm_provider.coordinator.anomalies.audit_log import (
+from airflow_slurm_provider.coordinator.anomalies.alert import (
+    Alert,
     append_alert,
     append_end,
     read_alerts,
 )
+from airflow_slurm_provider.coordinator.anomalies.baseline import Observation
 from airflow_slurm_provider.coordinator.anomalies.detector import Detector
 from airflow_slurm_provider.coordinator.anomalies.notifications import deliver
-from airflow_slurm_provider.coordinator.anomalies.observation import Observation
 from airflow_slurm_provider.coordinator.costs.actual import work_cost
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
@@ -127,17 +127,13 @@ class AnomalyMonitor:
 
     def _raise(self, detector: Detector, alert: Alert) -> None:
         """Write the alert to the audit log and deliver it, unless another process does."""
-        same = [
-            other
-            for other in read_alerts(self._services, self._job_id)
-            if (other.kind, other.subject) == (alert.kind, alert.subject)
-        ]
+        key, alerts = (alert.kind, alert.subject), read_alerts(self._services, self._job_id)
+        same = (other for other in alerts if (other.kind, other.subject) == key)
         last = max(same, key=lambda other: other.episode, default=None)
         if last is not None:
-            if not last.over_ms:
-                detector.adopt(last)
-                return
-            alert = replace(alert, episode=max(alert.episode, last.episode + 1))
+            # An episode that lasts is written again: its writer may have died halfway.
+            again = replace(alert, episode=max(alert.episode, last.episode + 1))
+            alert = again if last.over_ms else last
         detector.adopt(alert)
         if append_alert(self._jobs, self._actor, alert):
             self._report(alert)

@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from airflow_slurm_provider.coordinator.anomalies import Observation
+from airflow_slurm_provider.coordinator.anomalies.baseline import Observation
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import LimitSection
 from airflow_slurm_provider.coordinator.status.rate_limits import limit_states

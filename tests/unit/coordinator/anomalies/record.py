@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.coordinator.anomalies import Observation
+from airflow_slurm_provider.coordinator.anomalies.baseline import Observation
 from airflow_slurm_provider.coordinator.anomalies.monitor import observe
 from airflow_slurm_provider.coordinator.services import Services, SharedPolling, open_services
 from airflow_slurm_provider.coordinator.spec.site import load_site

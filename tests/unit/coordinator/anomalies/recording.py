@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from airflow_slurm_provider.coordinator.anomalies import Observation
+from airflow_slurm_provider.coordinator.anomalies.baseline import Observation
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from slurm_worker.protocol.job_config import LeaseConfig

@@ -7,12 +7,9 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator.anomalies import (
-    Alert,
-    AnomalyKind,
-    Detector,
-    Observation,
-)
+from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind
+from airflow_slurm_provider.coordinator.anomalies.baseline import Observation
+from airflow_slurm_provider.coordinator.anomalies.detector import Detector
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import AnomaliesSection
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot

@@ -7,12 +7,8 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.coordinator.anomalies import (
-    Alert,
-    AnomalyKind,
-    AnomalyMonitor,
-    read_alerts,
-)
+from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind, read_alerts
+from airflow_slurm_provider.coordinator.anomalies.monitor import AnomalyMonitor
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.progress import JobStatus
 from slurm_worker.errors import ServiceError
@@ -156,6 +152,23 @@ def test_an_alert_whose_writer_died_between_two_writes_is_in_the_audit_log(
     assert not jobs.audit("b", "anomaly", {}, once="anomaly/stall/job/1")
     assert [each for each in jobs.events() if each.action == "anomaly"] == [event]
     assert read_alerts(edges, job_id)[0].numbers == {"share": 0.25, "held": 3}
+
+
+def test_a_watcher_that_detects_the_same_repairs_the_audit_log_of_one_that_died(
+    edges: Services, job_id: JobId
+) -> None:
+    first, second = Watch(edges, job_id), Watch(edges, job_id)
+    worker = Hung(edges, job_id)
+    for watch in (first, second):
+        watch.poll()
+    worker.beat(edges, 120)
+    first.poll()
+    jobs = edges.jobs(job_id)
+    (event,) = [each for each in jobs.events() if each.action == "anomaly"]
+    edges.rows.delete(f"JOB#{job_id}#EVENT#00", event.sk)
+    second.poll()
+    assert [each for each in jobs.events() if each.action == "anomaly"] == [event]
+    assert second.alerts == []
 
 
 class Repeating(MemoryRows):

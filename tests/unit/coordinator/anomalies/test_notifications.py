@@ -15,7 +15,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from airflow_slurm_provider.coordinator.anomalies import Alert, AnomalyKind
+from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind
 from airflow_slurm_provider.coordinator.anomalies.notifications import deliver
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.site import parse_site

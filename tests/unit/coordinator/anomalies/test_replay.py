@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.coordinator.anomalies import Alert, AnomalyKind, Detector
+from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind
+from airflow_slurm_provider.coordinator.anomalies.detector import Detector
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import AnomaliesSection
 from tests.e2e.test_anomalies import EVERY, QUICK
 from tests.unit.coordinator.anomalies.recording import RUNS, read_run
