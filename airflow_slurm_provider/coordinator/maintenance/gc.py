@@ -21,13 +21,13 @@ attempts, those of `slurm_worker.aggregate.job.publish.sweep`, one delete per th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.services import Log, Services
 from airflow_slurm_provider.coordinator.status.progress import read_progress
 from slurm_worker.aggregate.job.publish import sweep
 from slurm_worker.prefetch import prefetch
@@ -38,8 +38,6 @@ from slurm_worker.protocol.ports import ObjectInfo
 
 WEEK_S = 7 * 24 * 3600.0
 _BATCH = 1000
-
-Log = Callable[[str], None]
 
 
 @dataclass(slots=True)
@@ -102,25 +100,25 @@ def collect(
     scan = _GarbageScan(services.store(job_id), complete, older_than_s, dry_run, plans)
     found = GcResult(job_id, dry_run, complete)
     batch: list[str] = []
+
+    def delete() -> None:
+        if batch and not dry_run:
+            services.objects.delete_many(batch)
+            log(f"deleted {found.objects.total():,} objects")
+        batch.clear()
+
     for kind, entry in scan.garbage():
         found.objects[kind] += 1
         found.sizes[kind] += entry.size
         batch.append(entry.key)
         if len(batch) == _BATCH:
-            _delete(services, batch, dry_run, log, found)
-            batch.clear()
-    _delete(services, batch, dry_run, log, found)
+            delete()
+    delete()
     if found.objects and not dry_run:
         jobs.audit(
             actor, "collected", {"objects": found.objects.total(), "bytes": found.sizes.total()}
         )
     return found
-
-
-def _delete(services: Services, keys: list[str], dry_run: bool, log: Log, found: GcResult) -> None:
-    if keys and not dry_run:
-        services.objects.delete_many(keys)
-        log(f"deleted {found.objects.total():,} objects")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.bucket import bucket_steps
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import Clients, open_clients
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import (
     BootstrapRequest,
     BootstrapResult,
+    Clients,
     Step,
     StepResult,
+    open_clients,
 )
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.table import table_steps
 from airflow_slurm_provider.coordinator.spec.site import Site

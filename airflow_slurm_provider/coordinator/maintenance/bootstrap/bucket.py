@@ -19,15 +19,13 @@ from airflow_slurm_provider.coordinator.maintenance.aws_resources import (
     PUBLIC_ACCESS_BLOCK,
     lifecycle_rules,
 )
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import (
-    Clients,
-    Unsupported,
-    translated,
-)
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import (
     BootstrapRequest,
+    Clients,
     Step,
     StepResult,
+    Unsupported,
+    translated,
 )
 from slurm_worker.backends.errors import code_of
 from slurm_worker.backends.s3 import is_aws

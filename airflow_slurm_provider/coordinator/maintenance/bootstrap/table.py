@@ -11,11 +11,12 @@ from airflow_slurm_provider.coordinator.maintenance.aws_resources import (
     TABLE_KEYS,
     table_definition,
 )
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import Clients, translated
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import (
     BootstrapRequest,
+    Clients,
     Step,
     StepResult,
+    translated,
 )
 from airflow_slurm_provider.coordinator.maintenance.doctor.aws import (
     TableDescription,

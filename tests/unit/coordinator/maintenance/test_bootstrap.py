@@ -23,7 +23,7 @@ from airflow_slurm_provider.coordinator.maintenance.bootstrap import (
     StepResult,
     bootstrap,
 )
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import open_clients
+from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import open_clients
 from airflow_slurm_provider.coordinator.maintenance.doctor import Level
 from airflow_slurm_provider.coordinator.maintenance.doctor.aws import AwsProbes, check_table
 from airflow_slurm_provider.coordinator.spec.site import Site, parse_site
