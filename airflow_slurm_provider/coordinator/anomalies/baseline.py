@@ -108,18 +108,13 @@ class Baseline:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Baseline:
         """Read what `to_dict` wrote."""
-        return cls(
-            raw["ended"],
-            raw["ended_ms"],
-            raw["since_ms"],
-            raw["looked_ms"],
-            [CounterSample(*sample) for sample in raw["marks"]],
-            [
-                NodeSample(at_ms, {name: Share(*counts) for name, counts in shares.items()})
-                for at_ms, shares in raw["nodes"]
-            ],
-            [(at_ms, node) for at_ms, node in raw["losses"]],
-        )
+        times = raw["ended_ms"], raw["since_ms"], raw["looked_ms"]
+        samples = [CounterSample(*sample) for sample in raw["marks"]]
+        nodes = [
+            NodeSample(at_ms, {name: Share(*counts) for name, counts in shares.items()})
+            for at_ms, shares in raw["nodes"]
+        ]
+        return cls(raw["ended"], *times, samples, nodes, [(at, node) for at, node in raw["losses"]])
 
     def _note_ends(self, observation: Observation) -> None:
         snapshot = observation.snapshot

@@ -47,12 +47,12 @@ def observe(
     Raises:
         ServiceError: if the table can't be reached.
     """
-    work = work_cost(snapshot, spec)
+    spent, expected = work_cost(snapshot, spec)
     return Observation(
         snapshot,
         finished=status.finished,
-        dollars=work.spent,
-        estimate=work.expected,
+        dollars=spent,
+        estimate=expected,
         workers=None if status.array is None else status.array.running,
         nodes={} if status.array is None else _nodes(status.array),
         lease=spec.resolve_lease(),

@@ -48,9 +48,8 @@ class Selection:
 
     def wants(self, line: dict[str, Any]) -> bool:
         """Whether a line is selected; the worker is known from the chunk's name."""
-        if self.task and line.get("task") != self.task:
-            return False
-        return not self.errors or line.get("level") in _SEVERE or line.get("event") in _FAILURES
+        severe = line.get("level") in _SEVERE or line.get("event") in _FAILURES
+        return self.task in ("", line.get("task")) and (severe or not self.errors)
 
 
 def read_logs(services: Services, job_id: JobId, selection: Selection) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -44,44 +45,41 @@ def bucket_steps(
     clients: Clients, name: str, prefix: str, wanted: BootstrapRequest
 ) -> Iterator[Step]:
     """What becomes of the bucket, its settings, and the rules for what is below a prefix."""
-    with translated(f"bucket {name!r}"):
+    what = f"bucket {name!r}"
+    with translated(what):
         new = not _is_there(clients, name)
         if not new:
-            yield Step("bucket", StepResult.THERE, f"bucket {name!r}")
+            yield Step("bucket", StepResult.THERE, what)
         elif not wanted.bucket:
             fix = "create it with slurmctl bootstrap --create-bucket; or correct storage.prefix"
-            yield Step("bucket", StepResult.MISSING, f"there is no bucket {name!r}", fix)
+            yield Step("bucket", StepResult.MISSING, f"there is no {what}", fix)
             return
         elif wanted.dry_run:
-            yield Step("bucket", StepResult.WOULD_MAKE, f"bucket {name!r}")
+            yield Step("bucket", StepResult.WOULD_MAKE, what)
         else:
             _create(clients, name)
-            yield Step(
-                "bucket", StepResult.MADE, f"bucket {name!r} in {clients.s3.meta.region_name}"
-            )
+            yield Step("bucket", StepResult.MADE, f"{what} in {clients.s3.meta.region_name}")
     bucket = _Bucket(clients, name, JobPaths(prefix, PROBE_JOB).probe(uuid.uuid4().hex))
-    yield wanted.settle(
+    settle = partial(wanted.settle, what, new=new)
+    yield settle(
         "public_access",
         lambda: bucket.public_access_block() == PUBLIC_ACCESS_BLOCK,
         bucket.block_public_access,
         ("closed to the public", "public access is not fully blocked"),
-        new=new,
     )
-    yield wanted.settle(
+    yield settle(
         "encryption",
         bucket.is_encrypted,
         bucket.encrypt,
         ("encrypted at rest", "not encrypted at rest by default"),
-        new=new,
     )
     rules = lifecycle_rules(prefix)
     names = ", ".join(str(rule["ID"]) for rule in rules)
-    yield wanted.settle(
+    yield settle(
         "lifecycle",
         lambda: bucket.has(rules),
         lambda: bucket.add(rules),
         (f"lifecycle rules {names}", f"some of the lifecycle rules {names} are missing or differ"),
-        new=new,
     )
 
 
@@ -99,10 +97,9 @@ class _Bucket:
         return found
 
     def block_public_access(self) -> None:
-        with translated(f"bucket {self._name!r}"):
-            self._s3.put_public_access_block(
-                Bucket=self._name, PublicAccessBlockConfiguration=PUBLIC_ACCESS_BLOCK
-            )
+        self._s3.put_public_access_block(
+            Bucket=self._name, PublicAccessBlockConfiguration=PUBLIC_ACCESS_BLOCK
+        )
 
     def is_encrypted(self) -> bool:
         """By whichever key."""
@@ -111,13 +108,12 @@ class _Bucket:
         return bool(reply.get("ServerSideEncryptionConfiguration", {}).get("Rules"))
 
     def encrypt(self) -> None:
+        if not is_aws(self._s3):
+            self._try_encryption()
         rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": ENCRYPTION}}
-        with translated(f"bucket {self._name!r}"):
-            if not is_aws(self._s3):
-                self._try_encryption()
-            self._s3.put_bucket_encryption(
-                Bucket=self._name, ServerSideEncryptionConfiguration={"Rules": [rule]}
-            )
+        self._s3.put_bucket_encryption(
+            Bucket=self._name, ServerSideEncryptionConfiguration={"Rules": [rule]}
+        )
 
     def _try_encryption(self) -> None:
         """Write an object as it will be once all are encrypted, and delete it."""
@@ -146,23 +142,21 @@ class _Bucket:
         ours = {rule["ID"] for rule in rules}
         others = [other for other in reply.get("Rules", []) if other.get("ID") not in ours]
         kept = {_KEEPS: reply[_KEEPS]} if _KEEPS in reply else {}
-        with translated(f"bucket {self._name!r}"):
-            self._s3.put_bucket_lifecycle_configuration(
-                Bucket=self._name, LifecycleConfiguration={"Rules": [*others, *rules]}, **kept
-            )
+        self._s3.put_bucket_lifecycle_configuration(
+            Bucket=self._name, LifecycleConfiguration={"Rules": [*others, *rules]}, **kept
+        )
 
     def _lifecycle(self) -> dict[str, Any]:
         return self._read("get_bucket_lifecycle_configuration", "NoSuchLifecycleConfiguration")
 
     def _read(self, verb: str, missing: str) -> dict[str, Any]:
         """A setting; empty where the store answers with the error code `missing`."""
-        with translated(f"bucket {self._name!r}"):
-            try:
-                reply: dict[str, Any] = getattr(self._s3, verb)(Bucket=self._name)
-            except ClientError as error:
-                if code_of(error) == missing:
-                    return {}
-                raise
+        try:
+            reply: dict[str, Any] = getattr(self._s3, verb)(Bucket=self._name)
+        except ClientError as error:
+            if code_of(error) == missing:
+                return {}
+            raise
         return reply
 
 

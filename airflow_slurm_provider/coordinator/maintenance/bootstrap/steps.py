@@ -94,6 +94,7 @@ class BootstrapRequest:
 
     def settle(
         self,
+        what: str,
         name: str,
         good: Callable[[], bool],
         make: Callable[[], object],
@@ -104,6 +105,7 @@ class BootstrapRequest:
         """Check one setting, and make it where the request allows that.
 
         Args:
+            what: the resource that has it, for errors.
             name: of the step.
             good: whether the setting is correct; not called for a new resource.
             make: makes it so.
@@ -112,14 +114,15 @@ class BootstrapRequest:
         """
         as_wanted, otherwise = texts
         try:
-            if not new and good():
-                return Step(name, StepResult.THERE, as_wanted)
-            if not new and not self.update:
-                fix = "slurmctl bootstrap --update changes it"
-                return Step(name, StepResult.DIFFERS, otherwise, fix)
-            if self.dry_run:
-                return Step(name, StepResult.WOULD_MAKE, as_wanted)
-            make()
+            with translated(what):
+                if not new and good():
+                    return Step(name, StepResult.THERE, as_wanted)
+                if not new and not self.update:
+                    fix = "slurmctl bootstrap --update changes it"
+                    return Step(name, StepResult.DIFFERS, otherwise, fix)
+                if self.dry_run:
+                    return Step(name, StepResult.WOULD_MAKE, as_wanted)
+                make()
         except Unsupported as error:
             return Step(name, StepResult.UNSUPPORTED, error.problem, error.fix)
         return Step(name, StepResult.MADE, as_wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from botocore.exceptions import ClientError
 
@@ -30,9 +31,10 @@ _WAIT = {"Delay": 2, "MaxAttempts": 150}
 
 def table_steps(clients: Clients, name: str, wanted: BootstrapRequest) -> Iterator[Step]:
     """What becomes of the table and its settings."""
-    with translated(f"DynamoDB table {name!r}"):
+    what = f"DynamoDB table {name!r}"
+    with translated(what):
         found = _find(clients, name)
-        new = found is None
+        settle = partial(wanted.settle, what, new=found is None)
         if found is None:
             if not wanted.dry_run:
                 _create(clients, name, wanted)
@@ -48,37 +50,30 @@ def table_steps(clients: Clients, name: str, wanted: BootstrapRequest) -> Iterat
             return
         else:
             yield Step("table", StepResult.THERE, f"table {name!r} with string keys pk and sk")
-            yield wanted.settle(
+            yield settle(
                 "billing",
                 lambda: found.on_demand,
                 lambda: clients.dynamodb.update_table(TableName=name, BillingMode=BILLING_MODE),
                 ("on demand", "provisioned capacity, which throttles many workers at once"),
-                new=False,
             )
-        yield from _options(clients, name, wanted, new)
-
-
-def _options(clients: Clients, name: str, wanted: BootstrapRequest, new: bool) -> Iterator[Step]:
-    """The requested options; nothing is reported on the others."""
     dynamodb = clients.dynamodb
+    # Nothing is reported on options that are not requested.
     if wanted.point_in_time:
-        yield wanted.settle(
+        yield settle(
             "point_in_time",
             lambda: _restorable(clients, name),
             lambda: _make_restorable(clients, name),
             ("can be restored to any second of the last 35 days", "can't be restored"),
-            new=new,
         )
     if wanted.deletion_protection:
-        yield wanted.settle(
+        yield settle(
             "deletion_protection",
             lambda: bool(
                 dynamodb.describe_table(TableName=name)["Table"].get("DeletionProtectionEnabled")
             ),
-            # Of a new table it was set when that was created.
-            lambda: new or dynamodb.update_table(TableName=name, DeletionProtectionEnabled=True),
+            # A new table was created with it.
+            lambda: found and dynamodb.update_table(TableName=name, DeletionProtectionEnabled=True),
             ("protected against deletion", "not protected against deletion"),
-            new=new,
         )
 
 
@@ -99,14 +94,12 @@ def _create(clients: Clients, name: str, wanted: BootstrapRequest) -> None:
 
 
 def _restorable(clients: Clients, name: str) -> bool:
-    with translated(f"DynamoDB table {name!r}"):
-        found = clients.dynamodb.describe_continuous_backups(TableName=name)
+    found = clients.dynamodb.describe_continuous_backups(TableName=name)
     description = found["ContinuousBackupsDescription"].get("PointInTimeRecoveryDescription", {})
     return bool(description.get("PointInTimeRecoveryStatus") == "ENABLED")
 
 
 def _make_restorable(clients: Clients, name: str) -> None:
-    with translated(f"DynamoDB table {name!r}"):
-        clients.dynamodb.update_continuous_backups(
-            TableName=name, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True}
-        )
+    clients.dynamodb.update_continuous_backups(
+        TableName=name, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True}
+    )
