@@ -63,12 +63,8 @@ def observe(
 class AnomalyMonitor:
     """Checks one job for anomalies.
 
-    Args:
-        services: the edges.
-        job_id: the job.
-        log: gets a line for each alert, and for each failure.
-        actor: the name of this process in the audit log.
-        alert: called with each alert that this process delivers.
+    `log` gets a line for each alert, and for each failure; `actor` is the name of this process in
+    the audit log; `alert` is called with each alert that this process delivers.
     """
 
     def __init__(

@@ -117,14 +117,9 @@ def working_bill(
     heartbeat_s: float = 30.0,
     reservations: int = 0,
 ) -> Bill:
-    """The workers' requests, if no task is tried twice.
+    """The requests of so many worker processes, if no task is tried twice.
 
-    Args:
-        tasks: how many are done.
-        workers: processes that work on them.
-        busy_s: seconds that the tasks take, together.
-        heartbeat_s: seconds between two heartbeats of a task.
-        reservations: slices of rate limits.
+    All tasks together take `busy_s` seconds; `reservations` are slices of rate limits.
     """
     beats = int(busy_s / heartbeat_s)
     return bill_of(

@@ -80,11 +80,8 @@ def read_failures(
 ) -> Iterator[Failure]:
     """The failures of these rounds, in order of their tasks within each.
 
-    Args:
-        store: the job's objects.
-        retried: the items of later rounds.
-        rounds: their numbers.
-        table: the job's tasks; None for no check of the markers against them.
+    `retried` are the items of later rounds. Without a `table`, markers are not checked against
+    the rows of their tasks.
 
     Raises:
         UserError: if a marker was made from other items than those of its task.

@@ -105,12 +105,12 @@ class BootstrapRequest:
         """Check one setting, and make it where the request allows that.
 
         Args:
-            what: the resource that has it, for errors.
-            name: of the step.
-            good: whether the setting is correct; not called for a new resource.
+            what: the resource, for errors.
+            name: the step's.
+            good: whether the setting is correct; not called for a `new` resource.
             make: makes it so.
-            texts: what it is like when it is so, and what it is like else.
-            new: what it is a setting of was made by this call, so that nobody else has set it.
+            texts: the state if it is correct, and if it is not.
+            new: the resource was made by this call, so that nobody else has set it.
         """
         as_wanted, otherwise = texts
         try:

@@ -86,16 +86,10 @@ def diagnose(
     open_services: Callable[[Site], Services] | None = None,
     probes: AwsProbes | None = None,
 ) -> Report:
-    """Check a site.
+    """Check a site; `log` gets each finding when it is made.
 
-    Args:
-        site: the site.
-        job: reads a job; the probe uses its partition, account and setup.
-        probe: whether to check a node, by a short job.
-        timeout_s: seconds for that.
-        log: gets each finding when it is made.
-        open_services: opens the site's edges.
-        probes: the requests beside those of the services.
+    `job` reads a job, whose partition, account and setup the probe uses. With `probe`, a short job
+    checks a node; it must end within `timeout_s`.
     """
     checklist = _Checklist(log)
     opened: list[Services] = []

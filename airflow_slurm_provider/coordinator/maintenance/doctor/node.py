@@ -81,13 +81,7 @@ def probe_options(options: SlurmOptions | None) -> SlurmOptions:
 
 
 def judge(output: ProbeOutput, python: str, worker_command: str | None) -> list[Finding]:
-    """The findings on the node.
-
-    Args:
-        output: the probe's.
-        python: the interpreter that the site names.
-        worker_command: the command that the site starts workers with instead, if any.
-    """
+    """The findings on the node; `worker_command` is what the site runs instead of `python`."""
     document = _document(output.text)
     where = f" on {document['host']}" if document else ""
     findings = [Finding("node_job", Level.PASS, f"a job ran{where} ({output.states})")]

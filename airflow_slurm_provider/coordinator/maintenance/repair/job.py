@@ -30,14 +30,7 @@ from slurm_worker.protocol.ports import ObjectInfo, Value
 def repair(
     services: Services, job_id: JobId, *, dry_run: bool = False, log: Log, actor: str = "slurmctl"
 ) -> RepairResult:
-    """Make a job's rows agree with its objects on S3.
-
-    Args:
-        services: the edges.
-        job_id: the job.
-        dry_run: only report.
-        log: gets a line for each step.
-        actor: the name of the user in the audit log.
+    """Make a job's rows agree with its objects on S3, or report it in a dry run.
 
     Raises:
         UserError: if neither the table nor S3 has enough of the job.

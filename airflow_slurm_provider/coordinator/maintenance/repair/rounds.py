@@ -64,7 +64,7 @@ class RoundRepair:
         Args:
             number: the round.
             born: when the job was created, in seconds since the epoch.
-            known: the round's draft where a row names it; 0 where none does.
+            known: the round's draft; 0 where no row names it.
             source: the path of the job's input, for a job that was planned without a draft.
 
         Raises:
@@ -168,12 +168,8 @@ def _find_plan(
     Memory grows with the number of markers by a digest. Requests: a GET per marker of the round,
     and one per segment of each draft.
 
-    Args:
-        store: the job's objects.
-        round_no: the round.
-        known: the draft, where the job's row names it; 0 where it does not.
-        in_rows: the draft that task rows name, where there are any: of several drafts with the
-            same items it is the one whose segments these rows are read from.
+    `known` is the draft that the job's row names, or 0. `in_rows` is the one that task rows name:
+    of several drafts with the same items, their segments are read from it.
 
     Raises:
         UserError: if there is none that is whole, or several that differ.
