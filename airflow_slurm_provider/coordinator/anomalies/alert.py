@@ -79,11 +79,7 @@ class Alert:
 
 
 def read_alerts(services: Services, job_id: JobId) -> list[Alert]:
-    """All alerts that were raised for a job, oldest first.
-
-    Raises:
-        ServiceError: if the table can't be reached.
-    """
+    """All alerts that were raised for a job, oldest first."""
     return alerts_of(job_id, (event for _, event in services.jobs(job_id).events_once(_PREFIX)))
 
 

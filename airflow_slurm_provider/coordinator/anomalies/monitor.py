@@ -42,11 +42,7 @@ _KEEP_AFTER_MS = 30_000
 def observe(
     services: Services, spec: JobSpec, status: JobStatus, snapshot: Snapshot
 ) -> Observation:
-    """What the detector is given; one read per rate limit.
-
-    Raises:
-        ServiceError: if the table can't be reached.
-    """
+    """What the detector is given; one read per rate limit."""
     spent, expected = work_cost(snapshot, spec)
     return Observation(
         snapshot,

@@ -3,7 +3,8 @@
 A worker's name holds its array, element and restart. A task's row names the worker that holds it,
 and its history the workers that lost it. So Slurm's state of an element gives the class of the
 tasks that it held. Requests: those of `snapshot.py`, a few rows of the job, one ``sacct``; every
-task row is read only where leases were lost and taken over.
+task row is read only where leases were lost and taken over. Functions raise a ServiceError if the
+table or the accounting can't be read.
 """
 
 from __future__ import annotations
@@ -67,11 +68,7 @@ class WorkerFailure:
 
 
 def find_worker_failures(services: Services, job_id: JobId) -> list[WorkerFailure]:
-    """The job's workers that died, with the tasks that they held.
-
-    Raises:
-        ServiceError: if the table or the accounting can't be read.
-    """
+    """The job's workers that died, with the tasks that they held."""
     died = _died(services, job_id)
     if not died:
         return []
@@ -86,11 +83,7 @@ def find_worker_failures(services: Services, job_id: JobId) -> list[WorkerFailur
 
 
 def read_job_records(services: Services, job_id: JobId) -> list[JobRecord]:
-    """How the job's workers ended that have, by Slurm's accounting: one ``sacct``.
-
-    Raises:
-        ServiceError: if the table or the accounting can't be read.
-    """
+    """How the job's workers ended that have, by Slurm's accounting: one ``sacct``."""
     submissions = services.jobs(job_id).submissions()
     records = services.slurm.records(arrays_of(services, job_id, submissions))
     return [record for record in records if record.ended]

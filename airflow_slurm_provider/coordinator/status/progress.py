@@ -106,11 +106,7 @@ class JobStatus:
 
 
 def read_progress(services: Services, job_id: JobId) -> Progress:
-    """The job's progress.
-
-    Raises:
-        UserError: if there is no such job.
-    """
+    """The job's progress; raises a UserError if there is no such job."""
     return progress_of(read_snapshot(services, job_id))
 
 

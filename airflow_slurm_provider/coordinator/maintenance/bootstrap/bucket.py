@@ -15,11 +15,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from airflow_slurm_provider.coordinator.maintenance.aws_resources import (
-    ENCRYPTION,
-    PUBLIC_ACCESS_BLOCK,
-    lifecycle_rules,
-)
+from airflow_slurm_provider.coordinator.maintenance import aws_resources
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import (
     BootstrapRequest,
     Clients,
@@ -63,7 +59,7 @@ def bucket_steps(
     settle = partial(wanted.settle, what, new=new)
     yield settle(
         "public_access",
-        lambda: bucket.public_access_block() == PUBLIC_ACCESS_BLOCK,
+        lambda: bucket.public_access_block() == aws_resources.PUBLIC_ACCESS_BLOCK,
         bucket.block_public_access,
         ("closed to the public", "public access is not fully blocked"),
     )
@@ -73,7 +69,7 @@ def bucket_steps(
         bucket.encrypt,
         ("encrypted at rest", "not encrypted at rest by default"),
     )
-    rules = lifecycle_rules(prefix)
+    rules = aws_resources.lifecycle_rules(prefix)
     names = ", ".join(str(rule["ID"]) for rule in rules)
     yield settle(
         "lifecycle",
@@ -98,7 +94,7 @@ class _Bucket:
 
     def block_public_access(self) -> None:
         self._s3.put_public_access_block(
-            Bucket=self._name, PublicAccessBlockConfiguration=PUBLIC_ACCESS_BLOCK
+            Bucket=self._name, PublicAccessBlockConfiguration=aws_resources.PUBLIC_ACCESS_BLOCK
         )
 
     def is_encrypted(self) -> bool:
@@ -110,7 +106,7 @@ class _Bucket:
     def encrypt(self) -> None:
         if not is_aws(self._s3):
             self._try_encryption()
-        rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": ENCRYPTION}}
+        rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": aws_resources.ENCRYPTION}}
         self._s3.put_bucket_encryption(
             Bucket=self._name, ServerSideEncryptionConfiguration={"Rules": [rule]}
         )
@@ -119,7 +115,10 @@ class _Bucket:
         """Write an object as it will be once all are encrypted, and delete it."""
         try:
             self._s3.put_object(
-                Bucket=self._name, Key=self._probe, Body=b"tried", ServerSideEncryption=ENCRYPTION
+                Bucket=self._name,
+                Key=self._probe,
+                Body=b"tried",
+                ServerSideEncryption=aws_resources.ENCRYPTION,
             )
         except ClientError as error:
             code = code_of(error)

@@ -141,11 +141,7 @@ class Clients:
 
 
 def open_clients(site: Site) -> Clients:
-    """Those of a site; connections are made when first used.
-
-    Raises:
-        UserError: if the profile or region is not there.
-    """
+    """Those of a site, not connected; raises a UserError if its profile or region is not there."""
     session = open_session(site)
     return Clients(
         dynamo_client(session, site.aws.dynamodb_endpoint_url),

@@ -7,11 +7,7 @@ from functools import partial
 
 from botocore.exceptions import ClientError
 
-from airflow_slurm_provider.coordinator.maintenance.aws_resources import (
-    BILLING_MODE,
-    TABLE_KEYS,
-    table_definition,
-)
+from airflow_slurm_provider.coordinator.maintenance import aws_resources
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import (
     BootstrapRequest,
     Clients,
@@ -40,7 +36,7 @@ def table_steps(clients: Clients, name: str, wanted: BootstrapRequest) -> Iterat
                 _create(clients, name, wanted)
             outcome = StepResult.WOULD_MAKE if wanted.dry_run else StepResult.MADE
             yield Step("table", outcome, f"table {name!r} with string keys pk and sk, on demand")
-        elif found.keys != TABLE_KEYS:
+        elif found.keys != aws_resources.TABLE_KEYS:
             yield Step(
                 "table",
                 StepResult.UNFIT,
@@ -53,7 +49,9 @@ def table_steps(clients: Clients, name: str, wanted: BootstrapRequest) -> Iterat
             yield settle(
                 "billing",
                 lambda: found.on_demand,
-                lambda: clients.dynamodb.update_table(TableName=name, BillingMode=BILLING_MODE),
+                lambda: clients.dynamodb.update_table(
+                    TableName=name, BillingMode=aws_resources.BILLING_MODE
+                ),
                 ("on demand", "provisioned capacity, which throttles many workers at once"),
             )
     dynamodb = clients.dynamodb
@@ -89,7 +87,7 @@ def _find(clients: Clients, name: str) -> TableDescription | None:
 def _create(clients: Clients, name: str, wanted: BootstrapRequest) -> None:
     """Create the table and wait until it can be used."""
     protection = {"DeletionProtectionEnabled": True} if wanted.deletion_protection else {}
-    clients.dynamodb.create_table(**table_definition(name), **protection)
+    clients.dynamodb.create_table(**aws_resources.table_definition(name), **protection)
     clients.dynamodb.get_waiter("table_exists").wait(TableName=name, WaiterConfig=_WAIT)
 
 
