@@ -78,8 +78,8 @@ class AnomalyMonitor:
         self._log = log
         self._actor = actor
         self._alert = alert
-        self._config = ""
-        self._spec: JobSpec | None = None
+        #: The job's spec, by the digest of its configuration.
+        self._specs: dict[str, JobSpec] = {}
         self._detector: Detector | None = None
         self._kept_ms = 0
         self._failed = ""
@@ -112,10 +112,10 @@ class AnomalyMonitor:
             self._keep(detector, snapshot)
 
     def _spec_of(self, snapshot: Snapshot) -> JobSpec:
-        if self._spec is None or self._config != snapshot.job.config:
-            self._spec = read_spec(self._services, snapshot.job)
-            self._config = snapshot.job.config
-        return self._spec
+        config = snapshot.job.config
+        if config not in self._specs:
+            self._specs = {config: read_spec(self._services, snapshot.job)}
+        return self._specs[config]
 
     def _raise(self, detector: Detector, alert: Alert) -> None:
         """Write the alert to the audit log and deliver it, unless another process does."""

@@ -141,11 +141,7 @@ def expected_work(
         for limit in spec.limits.values()
     )
     return prices.working_bill(
-        tasks,
-        workers,
-        busy_s=busy_s,
-        heartbeat_s=spec.lease.heartbeat,
-        reservations=reservations,
+        tasks, workers, busy_s=busy_s, heartbeat_s=spec.lease.heartbeat, reservations=reservations
     )
 
 

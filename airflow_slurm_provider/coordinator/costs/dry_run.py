@@ -86,11 +86,7 @@ class Estimate:
 
 
 def estimate(
-    services: Services,
-    config: Config,
-    *,
-    item_s: float | None = None,
-    log: Log = lambda _: None,
+    services: Services, config: Config, *, item_s: float | None = None, log: Log = lambda _: None
 ) -> Estimate:
     """What `submit` of the same config would do, at `item_s` seconds an item if that is known.
 

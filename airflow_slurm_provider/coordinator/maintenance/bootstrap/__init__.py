@@ -14,7 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import chain
 
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.bucket import bucket_steps
+from airflow_slurm_provider.coordinator.maintenance.bootstrap.resources import (
+    bucket_steps,
+    table_steps,
+)
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import (
     BootstrapRequest,
     BootstrapResult,
@@ -23,7 +26,6 @@ from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import (
     StepResult,
     open_clients,
 )
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.table import table_steps
 from airflow_slurm_provider.coordinator.spec.site import Site
 
 __all__ = ["BootstrapRequest", "BootstrapResult", "Clients", "Step", "StepResult", "bootstrap"]

@@ -33,11 +33,6 @@ class StepResult(str, Enum):
     MISSING = "missing"  #: jobs can't run, and this call was not told to make it
     UNFIT = "unfit"  #: jobs can't run with it, and it can't be changed
 
-    @property
-    def serves(self) -> bool:
-        """Whether jobs can run with what is there."""
-        return self not in (StepResult.MISSING, StepResult.UNFIT)
-
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -64,7 +59,8 @@ class BootstrapResult:
     @property
     def ok(self) -> bool:
         """Whether jobs can run with what is there, or would be."""
-        return all(step.outcome.serves for step in self.steps)
+        unusable = (StepResult.MISSING, StepResult.UNFIT)
+        return all(step.outcome not in unusable for step in self.steps)
 
     @property
     def counts(self) -> dict[str, int]:

@@ -18,6 +18,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 from airflow_slurm_provider.coordinator.spec.site import Site
 from airflow_slurm_provider.slurm.client import SlurmClient
+from slurm_worker.errors import problem_and_fix
 
 __all__ = ["Finding", "Level", "Report", "diagnose", "policies"]
 
@@ -63,7 +64,8 @@ class _Checklist:
                 self._add(finding)
         except Exception as error:
             # Whatever it is, the other checks continue.
-            self._add(Finding.of_error(name, error, fix))
+            found, own = problem_and_fix(error)
+            self._add(Finding(name, Level.FAIL, found, own or fix))
 
     def _passed(self, name: str) -> bool:
         return any(

@@ -11,10 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import closing
 
-from airflow_slurm_provider.coordinator.maintenance.repair.context import (
-    FixedClock,
-    RepairContext,
-)
+from airflow_slurm_provider.coordinator.maintenance.repair.context import FixedClock, RepairContext
 from slurm_worker.errors import ServiceError
 from slurm_worker.prefetch import prefetch
 from slurm_worker.protocol.job_rows import RoundRow

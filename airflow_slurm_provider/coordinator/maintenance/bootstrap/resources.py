@@ -1,4 +1,4 @@
-"""The bucket: created if requested; its settings and lifecycle rules.
+"""The table and the bucket: created where they are missing, else compared with `aws_resources.py`.
 
 Stores other than AWS's have no public access block, and some have no encryption or rules. Missing
 settings are reported, and the others are made. Some stores accept a setting that they can't apply:
@@ -24,17 +24,73 @@ from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import (
     Unsupported,
     translated,
 )
+from airflow_slurm_provider.coordinator.maintenance.doctor.aws import (
+    TableDescription,
+    table_description,
+)
 from slurm_worker.backends.errors import code_of
 from slurm_worker.backends.s3 import is_aws
 from slurm_worker.diagnostics.access_probes import PROBE_JOB
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.paths import JobPaths
 
+#: A table of its own is usable within half a minute; five are for a bad day.
+_WAIT = {"Delay": 2, "MaxAttempts": 150}
 #: Where buckets are created without naming it.
 _DEFAULT_REGION = "us-east-1"
 _DENIED = ("403", "AccessDenied")
 _KEEPS = "TransitionDefaultMinimumObjectSize"
 _ACTIONS = ("AbortIncompleteMultipartUpload", "NoncurrentVersionExpiration", "Expiration")
+
+
+def table_steps(clients: Clients, name: str, wanted: BootstrapRequest) -> Iterator[Step]:
+    """What becomes of the table and its settings."""
+    what = f"DynamoDB table {name!r}"
+    with translated(what):
+        found = _find_table(clients, name)
+        settle = partial(wanted.settle, what, new=found is None)
+        if found is None:
+            if not wanted.dry_run:
+                _create_table(clients, name, wanted)
+            outcome = StepResult.WOULD_MAKE if wanted.dry_run else StepResult.MADE
+            yield Step("table", outcome, f"table {name!r} with string keys pk and sk, on demand")
+        elif found.keys != aws_resources.TABLE_KEYS:
+            yield Step(
+                "table",
+                StepResult.UNFIT,
+                f"table {name!r} has the keys {found.keys_text}, and keys can't be changed",
+                "name another table in storage.table",
+            )
+            return
+        else:
+            yield Step("table", StepResult.THERE, f"table {name!r} with string keys pk and sk")
+            yield settle(
+                "billing",
+                lambda: found.on_demand,
+                lambda: clients.dynamodb.update_table(
+                    TableName=name, BillingMode=aws_resources.BILLING_MODE
+                ),
+                ("on demand", "provisioned capacity, which throttles many workers at once"),
+            )
+    dynamodb = clients.dynamodb
+    # Nothing is reported on options that are not requested.
+    if wanted.point_in_time:
+        yield settle(
+            "point_in_time",
+            lambda: _restorable(clients, name),
+            lambda: _make_restorable(clients, name),
+            ("can be restored to any second of the last 35 days", "can't be restored"),
+        )
+    if wanted.deletion_protection:
+        yield settle(
+            "deletion_protection",
+            lambda: bool(
+                dynamodb.describe_table(TableName=name)["Table"].get("DeletionProtectionEnabled")
+            ),
+            # A new table was created with it.
+            lambda: found and dynamodb.update_table(TableName=name, DeletionProtectionEnabled=True),
+            ("protected against deletion", "not protected against deletion"),
+        )
 
 
 def bucket_steps(
@@ -43,7 +99,7 @@ def bucket_steps(
     """What becomes of the bucket, its settings, and the rules for what is below a prefix."""
     what = f"bucket {name!r}"
     with translated(what):
-        new = not _is_there(clients, name)
+        new = not _bucket_exists(clients, name)
         if not new:
             yield Step("bucket", StepResult.THERE, what)
         elif not wanted.bucket:
@@ -53,7 +109,7 @@ def bucket_steps(
         elif wanted.dry_run:
             yield Step("bucket", StepResult.WOULD_MAKE, what)
         else:
-            _create(clients, name)
+            _create_bucket(clients, name)
             yield Step("bucket", StepResult.MADE, f"{what} in {clients.s3.meta.region_name}")
     bucket = _Bucket(clients, name, JobPaths(prefix, PROBE_JOB).probe(uuid.uuid4().hex))
     settle = partial(wanted.settle, what, new=new)
@@ -76,6 +132,34 @@ def bucket_steps(
         lambda: bucket.has(rules),
         lambda: bucket.add(rules),
         (f"lifecycle rules {names}", f"some of the lifecycle rules {names} are missing or differ"),
+    )
+
+
+def _find_table(clients: Clients, name: str) -> TableDescription | None:
+    try:
+        return table_description(clients.dynamodb.describe_table(TableName=name)["Table"])
+    except ClientError as error:
+        if code_of(error) == "ResourceNotFoundException":
+            return None
+        raise
+
+
+def _create_table(clients: Clients, name: str, wanted: BootstrapRequest) -> None:
+    """Create the table and wait until it can be used."""
+    protection = {"DeletionProtectionEnabled": True} if wanted.deletion_protection else {}
+    clients.dynamodb.create_table(**aws_resources.table_definition(name), **protection)
+    clients.dynamodb.get_waiter("table_exists").wait(TableName=name, WaiterConfig=_WAIT)
+
+
+def _restorable(clients: Clients, name: str) -> bool:
+    found = clients.dynamodb.describe_continuous_backups(TableName=name)
+    description = found["ContinuousBackupsDescription"].get("PointInTimeRecoveryDescription", {})
+    return bool(description.get("PointInTimeRecoveryStatus") == "ENABLED")
+
+
+def _make_restorable(clients: Clients, name: str) -> None:
+    clients.dynamodb.update_continuous_backups(
+        TableName=name, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True}
     )
 
 
@@ -171,7 +255,7 @@ def _same(found: dict[str, Any] | None, rule: dict[str, Any]) -> bool:
     )
 
 
-def _is_there(clients: Clients, name: str) -> bool:
+def _bucket_exists(clients: Clients, name: str) -> bool:
     try:
         clients.s3.head_bucket(Bucket=name)
     except ClientError as error:
@@ -187,7 +271,7 @@ def _is_there(clients: Clients, name: str) -> bool:
     return True
 
 
-def _create(clients: Clients, name: str) -> None:
+def _create_bucket(clients: Clients, name: str) -> None:
     region = clients.s3.meta.region_name
     where = {"CreateBucketConfiguration": {"LocationConstraint": region}}
     clients.s3.create_bucket(Bucket=name, **({} if region == _DEFAULT_REGION else where))
