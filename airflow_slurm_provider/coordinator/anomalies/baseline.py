@@ -90,8 +90,8 @@ class Baseline:
 
     def sample_before(self, now_ms: int, seconds: float) -> CounterSample | None:
         """The latest sample that is at least `seconds` old."""
-        old = [sample for sample in self.samples if sample.at_ms <= now_ms - seconds * 1000]
-        return old[-1] if old else None
+        old = (one for one in reversed(self.samples) if one.at_ms <= now_ms - seconds * 1000)
+        return next(old, None)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` reads it."""

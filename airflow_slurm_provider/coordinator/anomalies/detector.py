@@ -146,16 +146,8 @@ class Detector:
             return None
         episode.open, episode.number = True, episode.number + 1
         episode.numbers = finding.numbers
-        return Alert(
-            observation.snapshot.job.job,
-            finding.kind,
-            finding.subject,
-            episode.number,
-            finding.message,
-            finding.advice,
-            finding.numbers,
-            observation.at_ms,
-        )
+        job, texts = observation.snapshot.job.job, (finding.message, finding.advice)
+        return Alert(job, *finding.key, episode.number, *texts, finding.numbers, observation.at_ms)
 
     def _calm(self, observation: Observation, findings: Mapping[Key, Detection]) -> list[Alert]:
         """The episodes that are over: all at the job's end, since nothing changes any more."""

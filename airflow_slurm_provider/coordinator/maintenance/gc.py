@@ -77,10 +77,8 @@ def collect(
     """Delete a job's garbage, or count it in a dry run; calling again finds none.
 
     A replaced version of the dataset, and files of an aggregation that has not published yet, are
-    kept for `older_than_s` seconds at least. `log` gets a line for each batch.
-
-    Raises:
-        UserError: if there is no such job.
+    kept for `older_than_s` seconds at least. `log` gets a line for each batch. Raises a UserError
+    if there is no such job.
     """
     jobs = services.jobs(job_id)
     jobs.get()

@@ -38,9 +38,7 @@ class AuditLogReader:
     def read(self) -> list[AuditEvent]:
         """The events that no earlier call has returned, oldest first.
 
-        Raises:
-            UserError: if there is no such job.
-            ServiceError: if the table can't be reached.
+        Raises a UserError if there is no such job.
         """
         if self._newest_ms is None:
             self._jobs.get()

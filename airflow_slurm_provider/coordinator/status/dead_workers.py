@@ -157,12 +157,11 @@ def _failures_of(
     from airflow_slurm_provider.coordinator.spec_store import read_spec
 
     classes = read_spec(services, snapshot.job).slurm_classes
-    held: defaultdict[str, set[str]] = defaultdict(set)  # tasks by workers that did not end them
+    held: set[tuple[str, str]] = set()  # workers, and tasks that they held and did not end
     for row in rows:
-        for entry in row.history:
-            held[entry.previous].add(row.task)
+        held.update((entry.previous, row.task) for entry in row.history if entry.previous)
         if row.state is TaskState.LEASED:
-            held[row.owner].add(row.task)
+            held.add((row.owner, row.task))
     return [
         WorkerFailure(
             element=f"{record.array}_{record.element}",
@@ -173,11 +172,7 @@ def _failures_of(
             node=record.node,
             elapsed_s=record.elapsed_s,
             max_rss=record.max_rss,
-            tasks=tuple(
-                sorted(
-                    set().union(*(held[name] for name in held if name.startswith(record.worker)))
-                )
-            ),
+            tasks=tuple(sorted({task for name, task in held if name.startswith(record.worker)})),
         )
         for record in died
     ]

@@ -76,10 +76,7 @@ def rate_for(
 
     `burst` and `send_window_s` are the limit's. `skew_s` is how wrong a node's clock may be; the
     worker's own estimate is under 0.1 s. Of fewer `workers` (processes), each reserves more at a
-    time.
-
-    Raises:
-        UserError: if `quota` is not one.
+    time. Raises a UserError if `quota` is not one.
     """
     try:
         most, window_s = parse_quota(quota)

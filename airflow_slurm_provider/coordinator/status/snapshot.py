@@ -150,9 +150,7 @@ class SnapshotReader:
     def _load(self, job: JobRow) -> _Totals:
         """The stored totals: of the last snapshot, or of the workers."""
         objects, paths = self._services.objects, self._services.paths(self._job_id)
-        data = objects.get(paths.progress)
-        found = None if data is None else _Totals.from_json(data)
-        kept = found if found is not None and found.is_of(job) else _Totals.empty(job)
+        kept = _Totals.from_json(objects.get(paths.progress), job)
         with ThreadPoolExecutor(min(_THREADS, job.shards)) as pool:
             shards = list(pool.map(objects.get, map(paths.shard_progress, range(job.shards))))
         by_workers = _Totals.empty(job)
@@ -202,13 +200,15 @@ class _Totals:
         return json.dumps(document, separators=(",", ":")).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> _Totals | None:
-        """Read what `to_json` wrote; None if another release did: it only saves requests."""
-        raw = json.loads(data)
+    def from_json(cls, data: bytes | None, job: JobRow) -> _Totals:
+        """Read what `to_json` wrote; empty if there is none of this job and this release."""
+        raw: dict[str, Any] = json.loads(data) if data else {}
         if raw.get("v") != _VERSION:
-            return None
+            return cls.empty(job)
         cursors = [(after, tuple(aside)) for after, aside in raw["shards"]]
-        return cls(raw["created_ms"], raw["rows_since"], cursors, JobTotals.from_dict(raw["done"]))
+        done = JobTotals.from_dict(raw["done"])
+        found = cls(raw["created_ms"], raw["rows_since"], cursors, done)
+        return found if found.is_of(job) else cls.empty(job)
 
 
 class _ShardScan:

@@ -55,12 +55,8 @@ def table_steps(clients: Clients, name: str, wanted: BootstrapRequest) -> Iterat
             outcome = StepResult.WOULD_MAKE if wanted.dry_run else StepResult.MADE
             yield Step("table", outcome, f"table {name!r} with string keys pk and sk, on demand")
         elif found.keys != aws_resources.TABLE_KEYS:
-            yield Step(
-                "table",
-                StepResult.UNFIT,
-                f"table {name!r} has the keys {found.keys_text}, and keys can't be changed",
-                "name another table in storage.table",
-            )
+            text = f"table {name!r} has the keys {found.keys_text}, and keys can't be changed"
+            yield Step("table", StepResult.UNFIT, text, "name another table in storage.table")
             return
         else:
             yield Step("table", StepResult.THERE, f"table {name!r} with string keys pk and sk")
@@ -113,26 +109,14 @@ def bucket_steps(
             yield Step("bucket", StepResult.MADE, f"{what} in {clients.s3.meta.region_name}")
     bucket = _Bucket(clients, name, JobPaths(prefix, PROBE_JOB).probe(uuid.uuid4().hex))
     settle = partial(wanted.settle, what, new=new)
-    yield settle(
-        "public_access",
-        lambda: bucket.public_access_block() == aws_resources.PUBLIC_ACCESS_BLOCK,
-        bucket.block_public_access,
-        ("closed to the public", "public access is not fully blocked"),
-    )
-    yield settle(
-        "encryption",
-        bucket.is_encrypted,
-        bucket.encrypt,
-        ("encrypted at rest", "not encrypted at rest by default"),
-    )
+    texts = "closed to the public", "public access is not fully blocked"
+    yield settle("public_access", bucket.is_closed, bucket.close, texts)
+    texts = "encrypted at rest", "not encrypted at rest by default"
+    yield settle("encryption", bucket.is_encrypted, bucket.encrypt, texts)
     rules = aws_resources.lifecycle_rules(prefix)
     names = ", ".join(str(rule["ID"]) for rule in rules)
-    yield settle(
-        "lifecycle",
-        lambda: bucket.has(rules),
-        lambda: bucket.add(rules),
-        (f"lifecycle rules {names}", f"some of the lifecycle rules {names} are missing or differ"),
-    )
+    texts = f"lifecycle rules {names}", f"some of the lifecycle rules {names} are missing or differ"
+    yield settle("lifecycle", lambda: bucket.has(rules), lambda: bucket.add(rules), texts)
 
 
 def _find_table(clients: Clients, name: str) -> TableDescription | None:
@@ -171,12 +155,12 @@ class _Bucket:
         self._name = name
         self._probe = probe
 
-    def public_access_block(self) -> dict[str, Any]:
+    def is_closed(self) -> bool:
         reply = self._read("get_public_access_block", "NoSuchPublicAccessBlockConfiguration")
-        found: dict[str, Any] = reply.get("PublicAccessBlockConfiguration", {})
-        return found
+        found = reply.get("PublicAccessBlockConfiguration")
+        return bool(found == aws_resources.PUBLIC_ACCESS_BLOCK)
 
-    def block_public_access(self) -> None:
+    def close(self) -> None:
         self._s3.put_public_access_block(
             Bucket=self._name, PublicAccessBlockConfiguration=aws_resources.PUBLIC_ACCESS_BLOCK
         )

@@ -61,11 +61,9 @@ class RoundRepair:
     ) -> RoundRow:
         """A round whose row is missing, from its segments; writes nothing.
 
-        Args:
-            number: the round.
-            born: when the job was created, in seconds since the epoch.
-            known: the round's draft; 0 where no row names it.
-            source: the path of the job's input, for a job that was planned without a draft.
+        `born` is when the job was created, in seconds since the epoch; `known` is the round's
+        draft, or 0 where no row names it; `source` gives the path of the job's input, for a job
+        that was planned without a draft.
 
         Raises:
             UserError: if its segments are missing, or its markers are not of them.

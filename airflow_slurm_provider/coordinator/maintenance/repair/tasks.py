@@ -29,7 +29,8 @@ class TaskRepair:
     Workers may be running. Rows are read before markers are listed, and rows that seem broken are
     read again, so that a task that has just changed is not taken for broken.
 
-    With `strict`, a marker that was made from other items raises, instead of being reported.
+    With `strict`, a marker that was made from other items raises `ForeignMarker`, instead of being
+    reported.
     """
 
     def __init__(
@@ -45,11 +46,7 @@ class TaskRepair:
         self._present: set[int] = set()
 
     def run(self) -> None:
-        """Make rows agree with their markers, and create missing rows.
-
-        Raises:
-            ForeignMarker: if `strict`, where a marker is not of its task's items.
-        """
+        """Make rows agree with their markers, and create missing rows."""
         undone, whole = self._scan()
         split = []
         before = self._result.tasks
