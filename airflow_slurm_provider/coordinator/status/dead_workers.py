@@ -74,7 +74,7 @@ def find_worker_failures(services: Services, job_id: JobId) -> list[WorkerFailur
         return []
     snapshot = read_snapshot(services, job_id)
     rows: Iterable[TaskRow] = (*snapshot.leased, *snapshot.ended)
-    # Who holds a task is on a leased row, and from whom it was taken on one whose lease was lost.
+    # A leased row names its holder, and a row whose lease was lost names the earlier ones.
     # Where all lost leases are of tasks that were read anyway, no other row is read.
     if snapshot.lost != sum(row.lost for row in rows):
         table = services.tasks(snapshot.job)

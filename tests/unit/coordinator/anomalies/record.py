@@ -71,7 +71,7 @@ def _observations(
     deadline = float("inf")
     while time.monotonic() < deadline:
         status = api.status(services, job_id)
-        assert status.snapshot is not None, "a look has one"
+        assert status.snapshot is not None, "a status has one"
         what.provoke(folder, status.snapshot)
         if deadline == float("inf") and status.snapshot.leased:
             deadline = time.monotonic() + what.most_s

@@ -39,7 +39,7 @@ def read_run(path: Path) -> list[Observation]:
 
 def _to_json(observation: Observation) -> dict[str, Any]:
     snapshot = observation.snapshot
-    # Whoever did what, and what took longest, no rule looks at.
+    # No rule reads the totals by worker, or the slowest tasks.
     done = {**snapshot.done.to_dict(), "workers": {}, "slowest": []}
     return {
         "job": asdict(snapshot.job),

@@ -1,4 +1,4 @@
-"""However many watch a job, an alert is told once, kept in the trail, and fails no wait."""
+"""Of all processes that watch a job, one reports an alert; alerts are kept, and fail no wait."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def job_id(edges: Services, tmp_path: Path) -> JobId:
 
 
 class Watch:
-    """Somebody who watches, and what they are told."""
+    """A process that watches, and what it reports."""
 
     def __init__(self, edges: Services, job_id: JobId) -> None:
         self.edges, self.job_id = edges, job_id
@@ -179,7 +179,7 @@ class Repeating(MemoryRows):
         return super().put_new(row)
 
 
-def test_a_lost_reply_leaves_the_alert_ours_to_deliver() -> None:
+def test_a_process_whose_reply_was_lost_still_delivers_its_alert() -> None:
     jobs = JobTable(Repeating(), JobId("j"), ManualClock())
     assert jobs.audit("a", "anomaly", {}, once="anomaly/stall/job/1")
     assert not jobs.audit("b", "anomaly", {}, once="anomaly/stall/job/1")

@@ -36,13 +36,13 @@ class Replayed:
 
     @property
     def expected(self) -> set[AnomalyKind]:
-        """What must be told, by the file's name."""
+        """What must be reported, by the file's name."""
         kind = self.name.split(".")[0]
         return set() if kind == "good" else {AnomalyKind(kind)}
 
     @property
     def found(self) -> int:
-        """Expected anomalies that were told."""
+        """Expected anomalies that were reported."""
         return len(self.expected & {each.kind for each in self.alerts})
 
     @property

@@ -66,7 +66,7 @@ def config(tmp_path: Path) -> Config:
     return make_config(tmp_path / "job", ITEMS, bundle=BUNDLE)
 
 
-def test_what_the_markers_tell_is_counted_and_the_rest_estimated(
+def test_requests_in_markers_are_counted_and_the_rest_is_estimated(
     tmp_path: Path, config: Config
 ) -> None:
     edges = services()
@@ -78,7 +78,7 @@ def test_what_the_markers_tell_is_counted_and_the_rest_estimated(
     assert spent.dollars == spent.counted.dollars + spent.estimated.dollars > 0
 
 
-def test_a_job_that_asks_for_more_than_such_tasks_do_costs_more_than_expected(
+def test_a_job_with_more_requests_than_usual_costs_more_than_expected(
     tmp_path: Path,
 ) -> None:
     found = {}
@@ -91,7 +91,7 @@ def test_a_job_that_asks_for_more_than_such_tasks_do_costs_more_than_expected(
     assert found["thrifty"].expected == pytest.approx(found["wasteful"].expected)
 
 
-def test_what_workers_spend_grows_with_the_items_and_cents_are_never_too_much(
+def test_work_cost_grows_with_the_items_and_is_never_too_much_below_cents(
     tmp_path: Path, config: Config
 ) -> None:
     edges = services()
@@ -121,9 +121,7 @@ def test_cpu_and_memory_come_from_the_accounting(tmp_path: Path, config: Config)
     assert document["problem"] == ""
 
 
-def test_an_accounting_that_is_away_leaves_the_rest_of_the_report(
-    tmp_path: Path, config: Config
-) -> None:
+def test_without_accounting_the_rest_of_the_report_is_there(tmp_path: Path, config: Config) -> None:
     edges = services(Accounting())
     run(edges, config, tmp_path / "node")
     found = read_cost(edges, config.spec.id)
@@ -139,7 +137,7 @@ def test_pauses_between_rounds_do_not_count_as_work(config: Config) -> None:
     assert profile_of(history, config.spec, None).span_s <= 3 * (10 + 2 * history.width_s)
 
 
-def test_a_task_that_takes_longer_than_a_bucket_is_no_pause(config: Config) -> None:
+def test_a_task_longer_than_a_bucket_is_not_a_pause(config: Config) -> None:
     history = JobTotals()
     for tick in range(0, 10_000, 1000):
         history.timeline[int(tick / history.width_s)] = TimeBucket(tasks=1, ok=BUNDLE)
