@@ -158,6 +158,18 @@ def repair_submissions(context: RepairContext, rounds: int) -> None:
             jobs.record_submitted(jobs.record_intent(*which, count, count, token=token), ids)
 
 
+def _token(context: RepairContext, label: str, slurm_job_ids: list[str]) -> str:
+    """The token in the arrays' names, which identifies them; empty where Slurm does not say."""
+    prefix = f"{context.store.paths.job}.{label}."
+    try:
+        names = context.services.slurm.names(slurm_job_ids, prefix)
+    except (ServiceError, UserError) as error:
+        context.log(f"{error}; arrays of submission {prefix[:-1]} are not recognised")
+        return ""
+    tokens = {name.removeprefix(prefix).partition(".")[0] for name in names.values()}
+    return min(tokens, default="")
+
+
 def _find_plan(
     store: JobStore, round_no: int, known: int, in_rows: int
 ) -> tuple[int, DraftSummary]:
@@ -166,8 +178,8 @@ def _find_plan(
     Memory grows with the number of markers by a digest. Requests: a GET per marker of the round,
     and one per segment of each draft.
 
-    `known` is the draft that the job's row names, or 0. `in_rows` is the one that task rows name:
-    of several drafts with the same items, their segments are read from it.
+    `known` is the draft that the job's row names, or 0. `in_rows` is the draft that task rows name,
+    or 0: it is taken if several drafts have the same items, as rows are read from its segments.
 
     Raises:
         UserError: if there is none that is whole, or several that differ.
@@ -229,15 +241,3 @@ def _read_plan(
             "restore them"
         )
     return summary
-
-
-def _token(context: RepairContext, label: str, slurm_job_ids: list[str]) -> str:
-    """The token in the arrays' names, which identifies them; empty where Slurm does not say."""
-    prefix = f"{context.store.paths.job}.{label}."
-    try:
-        names = context.services.slurm.names(slurm_job_ids, prefix)
-    except (ServiceError, UserError) as error:
-        context.log(f"{error}; arrays of submission {prefix[:-1]} are not recognised")
-        return ""
-    tokens = {name.removeprefix(prefix).partition(".")[0] for name in names.values()}
-    return min(tokens, default="")
