@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
 from airflow_slurm_provider.cli.options import Common, common_options, number, optional_job
@@ -55,7 +57,7 @@ def limits(
             ("rate", f"{found.rate:g}/s"),
             ("at most", f"{found.bound:g} requests in any {found.window_s:g} s"),
         ]
-        return emit(common.as_json, found.to_dict(), fields)
+        return emit(common.as_json, asdict(found), fields)
     if job is None:
         raise UserError("JOB: is missing; give a job id, or a quota with --safe 600/min")
     with common.services() as services:
@@ -71,5 +73,5 @@ def limits(
         ]
     if not states:
         fields.append(("limits", "none"))
-    document = {"job_id": job, "limits": [state.to_dict() for state in states]}
+    document = {"job_id": job, "limits": [asdict(state) for state in states]}
     return emit(common.as_json, document, fields)

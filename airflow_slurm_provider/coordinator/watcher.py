@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.coordinator.anomalies import Alert, AnomalyMonitor
+from airflow_slurm_provider.coordinator.anomalies.alert import Alert
+from airflow_slurm_provider.coordinator.anomalies.monitor import AnomalyMonitor
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.dead_workers import (
     WorkerFailure,
@@ -69,7 +70,7 @@ class Watcher:
         )
         self._last_line = ""
         self._ended: dict[str, int] = {}
-        self._reported: set[tuple[str, int]] | None = None
+        self._reported: set[str] | None = None
         self._renewed = float("-inf")
         #: Reported workers that died, by error class.
         self.lost: Counter[str] = Counter()
@@ -140,8 +141,8 @@ class Watcher:
             return  # nobody has died
         if status.finished:
             attribute_failures(self._services, self._job_id)
-        new = [failure for failure in failures if failure.start not in self._reported]
-        self._reported.update(failure.start for failure in new)
+        new = [failure for failure in failures if failure.worker not in self._reported]
+        self._reported.update(failure.worker for failure in new)
         self.lost.update(failure.error_class.value for failure in new)
         shown = [failure for failure in new if failure.error_class not in _EXPECTED][:_TAILS]
         words = ""
@@ -150,7 +151,7 @@ class Watcher:
             if failure in shown:
                 words = self._report_output(failure, words)
 
-    def _report_earlier(self, failures: list[WorkerFailure]) -> set[tuple[str, int]]:
+    def _report_earlier(self, failures: list[WorkerFailure]) -> set[str]:
         """Log in one line the workers that had died before the current ones were submitted."""
         standing = current_arrays(self._services.jobs(self._job_id).submissions())
         earlier = [failure for failure in failures if failure.array not in standing]
@@ -162,7 +163,7 @@ class Watcher:
                 f"{len(earlier):,} workers of earlier arrays had died ({counts}); slurmctl status "
                 f"{self._job_id} lists them"
             )
-        return {failure.start for failure in earlier}
+        return {failure.worker for failure in earlier}
 
     def _report_item_failures(self) -> None:
         try:

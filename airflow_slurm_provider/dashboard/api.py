@@ -6,9 +6,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Request
 
-from airflow_slurm_provider.coordinator.anomalies import Alert
+from airflow_slurm_provider.coordinator.anomalies.alert import Alert
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
-from airflow_slurm_provider.coordinator.status.snapshot import task_row
 from airflow_slurm_provider.dashboard import models, pagination, views
 from airflow_slurm_provider.dashboard.dependencies import PROBLEMS, Job, Reader, Site, Task
 from airflow_slurm_provider.dashboard.task_logs import read_task_log
@@ -154,7 +153,7 @@ def get_openapi(request: Request, _user: Reader) -> dict[str, object]:
 
 def _task_row(site: Site, job_id: JobId, task: str) -> TaskRow:
     site.snapshot(job_id)
-    row = task_row(site.services, job_id, TaskId(task))
+    row = site.services.tasks(site.services.jobs(job_id).get()).find(TaskId(task))
     if row is None:
         raise HTTPException(404, f"task: {job_id!r} has no task {task!r}")
     return row

@@ -108,7 +108,7 @@ def _of_job(site: JobCache, snapshot: Snapshot) -> Iterator[Sample]:
         if value is not None:
             yield sample(name, value)
     yield sample("leases_lost_total", snapshot.lost)
-    spent = cost_so_far(snapshot.done, snapshot.rounds, snapshot.requests_of_open)
+    spent = cost_so_far(snapshot)
     yield sample("dollars", spent.dollars)
     yield sample("job_state", 1, state=summary.state)
     for error_class, count in summary.failed.items():

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from airflow_slurm_provider.coordinator.anomalies import RAISED
+from airflow_slurm_provider.coordinator.anomalies.alert import RAISED
 from airflow_slurm_provider.coordinator.costs.actual import JobCost
 from airflow_slurm_provider.coordinator.costs.prices import PRICES_OF, REGION
 from airflow_slurm_provider.coordinator.status.eta import eta_of

@@ -350,7 +350,7 @@ def test_a_table_with_provisioned_capacity_is_warned_of(setup: Setup) -> None:
     assert "PAY_PER_REQUEST" in findings["table"]["mend"]
 
 
-def test_a_store_without_conditional_put_is_warned_of(setup: Setup) -> None:
+def test_a_store_without_conditional_put_gives_a_warning(setup: Setup) -> None:
     url = setup.closing.enter_context(ignorant_store(setup.dynamodb))
     client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
     client.create_bucket(Bucket="doctor-e2e")

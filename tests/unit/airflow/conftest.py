@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from airflow_slurm_provider.coordinator import api, watcher
-from airflow_slurm_provider.coordinator.anomalies import Alert, AnomalyKind
+from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind
 from airflow_slurm_provider.coordinator.status.progress import JobStatus, Progress
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watcher import Watcher

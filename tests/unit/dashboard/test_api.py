@@ -6,12 +6,17 @@ import gc
 import gzip
 import json
 import weakref
+from typing import Any
 
 import pytest
 
 from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind
-from airflow_slurm_provider.coordinator.anomalies.audit_log import append_alert, append_end
+from airflow_slurm_provider.coordinator.anomalies.alert import (
+    Alert,
+    AnomalyKind,
+    append_alert,
+    append_end,
+)
 from airflow_slurm_provider.coordinator.status.audit_log import AuditLogReader
 from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.dashboard.cache import JobCache, SharedCache
@@ -293,6 +298,21 @@ def test_alerts_are_told_with_their_numbers_until_they_are_over(done: Dash) -> N
     done.look_anew()
     (over,) = done.json("/api/anomalies")
     assert over["over_ms"] - over["at_ms"] == 60_000
+
+
+def test_events_and_alerts_of_a_job_share_one_query(
+    done: Dash, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query, partitions = done.rows.query, []
+
+    def counted(pk: str, **kwargs: Any) -> Any:
+        partitions.append(pk)
+        return query(pk, **kwargs)
+
+    done.json("/api/jobs/job-1/events")
+    monkeypatch.setattr(done.rows, "query", counted)
+    done.json("/api/jobs/job-1/anomalies")
+    assert partitions == []
 
 
 def test_what_a_job_has_cost_is_told_by_kind_of_request(done: Dash) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind
-from airflow_slurm_provider.coordinator.anomalies.audit_log import append_alert
+from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind, append_alert
 from airflow_slurm_provider.dashboard.metrics import METRICS, Sample, render
 from slurm_worker.protocol.keys import JobId
 from tests.unit.dashboard.conftest import ITEMS, Dash

@@ -8,9 +8,11 @@ leaves nothing behind. Cost: one short job, a ``squeue`` and ``sacct`` per secon
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,13 +83,7 @@ def probe_options(options: SlurmOptions | None) -> SlurmOptions:
 
 
 def judge(output: ProbeOutput, python: str, worker_command: str | None) -> list[Finding]:
-    """The findings on the node.
-
-    Args:
-        output: the probe's.
-        python: the interpreter that the site names.
-        worker_command: the command that the site starts workers with instead, if any.
-    """
+    """The findings on the node; `worker_command` is what the site runs instead of `python`."""
     document = _document(output.text)
     where = f" on {document['host']}" if document else ""
     findings = [Finding("node_job", Level.PASS, f"a job ran{where} ({output.states})")]
@@ -213,21 +209,16 @@ def _judge_scratch(document: dict[str, Any]) -> Finding:
 def _document(text: str) -> dict[str, Any] | None:
     """The line that the worker printed, among the output of `setup`."""
     for line in reversed(text.splitlines()):
-        if line.startswith("{"):
-            try:
-                found = json.loads(line)
-            except ValueError:
-                continue
+        with suppress(ValueError):
+            found = json.loads(line)
             if isinstance(found, dict) and "scratch" in found:
                 return found
     return None
 
 
 def _python_version(text: str) -> str:
-    for line in text.splitlines():
-        if line.startswith(f"{_PYTHON} "):
-            return line.removeprefix(_PYTHON).strip()
-    return ""
+    match = re.search(rf"^{_PYTHON} (\S+)", text, re.MULTILINE)
+    return match.group(1) if match else ""
 
 
 def _last_words(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A job's rate limits are shown as they stand, and a vendor's quota becomes a safe rate."""
+"""The state of a job's rate limits is shown, and a vendor's quota becomes a safe rate."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ def test_a_safe_rate_keeps_within_the_quota_and_uses_most_of_it(quota: str) -> N
 
 @pytest.mark.parametrize("quota", ["600/min", "100/10s", "5000/h", "100000/d", "40000/min"])
 @pytest.mark.parametrize("workers", [1, 3, 10, 400])
-def test_a_safe_rate_is_so_for_what_as_many_workers_or_more_reserve(
-    quota: str, workers: int
-) -> None:
+def test_a_safe_rate_is_safe_for_that_many_workers_or_more(quota: str, workers: int) -> None:
     found = rate_for(quota, workers=workers)
     for more in (workers, 2 * workers, 10_000):
         reserved = slice_of(found.rate, more)
@@ -50,6 +48,6 @@ def test_a_safe_rate_is_so_for_what_as_many_workers_or_more_reserve(
 
 
 @pytest.mark.parametrize("quota", ["600", "600/week", "x/s", "5/0s"])
-def test_what_is_no_quota_is_refused(quota: str) -> None:
+def test_a_text_that_is_not_a_quota_is_refused(quota: str) -> None:
     with pytest.raises(UserError, match="write 600/min"):
         rate_for(quota)

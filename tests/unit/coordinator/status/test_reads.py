@@ -58,7 +58,7 @@ class ReadRows(MemoryRows):
 
 @pytest.fixture
 def ended(tmp_path: Path) -> tuple[Services, keys.JobId, ReadRows, FakeSlurm]:
-    """A job that is done but for two tasks that were given up; its rows were looked at once."""
+    """A job that is done, except two tasks that were given up; its rows were read once."""
     slurm = FakeSlurm()
     rows = ReadRows()
     edges = replace(services(slurm), rows=rows)
@@ -103,7 +103,7 @@ def test_planning_a_retry_reads_only_the_rows_of_tasks_that_did_not_end_well(
     assert rows.since() < FEW
 
 
-def test_planning_a_retry_asks_the_accounting_once(ended: Ended) -> None:
+def test_planning_a_retry_queries_the_accounting_once(ended: Ended) -> None:
     edges, job_id, _, slurm = ended
     slurm.ended = [
         JobRecord("100", 0, 0, ElementState.NODE_FAIL, "0:0", "n7", 65, 0),
@@ -114,7 +114,7 @@ def test_planning_a_retry_asks_the_accounting_once(ended: Ended) -> None:
     assert slurm.accounted == [["100"]]
 
 
-def test_asking_why_workers_died_reads_no_done_row_where_no_lease_was_lost(ended: Ended) -> None:
+def test_finding_dead_workers_reads_no_done_row_if_no_lease_was_lost(ended: Ended) -> None:
     edges, job_id, rows, slurm = ended
     slurm.ended = [JobRecord("100", 0, 0, ElementState.OUT_OF_MEMORY, "0:125", "n7", 65, 0)]
     assert attribute_failures(edges, job_id) == 0
