@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.aggregate.job.aggregation import inputs_sha256
 from slurm_worker.aggregate.job.merge import PartMerger, groups_of, schema_of
 from slurm_worker.aggregate.job.parts import PartReader
-from slurm_worker.aggregate.job.plan import ROWS, Plan, PlannedPart, RoundSummary
+from slurm_worker.aggregate.job.plan import PART_FIELDS, ROWS, Plan, PlannedPart, RoundSummary
 from slurm_worker.aggregate.job.publish import read_published
 from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.errors import ErrorClass, ItemError, UserError
@@ -70,7 +70,7 @@ def split(
         items = [
             {
                 "id": merger.file_name(merger.group(parts)),
-                "parts": [[of.task, of.ok, *astuple(of.part)] for of in parts],
+                "parts": [[of.task, of.ok, *PART_FIELDS(of.part)] for of in parts],
             }
             for parts in groups_of(plan, ROWS, options)
         ]

@@ -100,8 +100,11 @@ def grouped(items: Iterable[_T], *limits: tuple[Callable[[_T], int], int]) -> It
     sums = [0] * len(limits)
     for item in items:
         group.append(item)
-        sums = [total + measure(item) for total, (measure, _) in zip(sums, limits, strict=True)]
-        if any(total >= limit for total, (_, limit) in zip(sums, limits, strict=True)):
+        full = False
+        for number, (measure, limit) in enumerate(limits):
+            sums[number] += measure(item)
+            full |= sums[number] >= limit
+        if full:
             yield group
             group, sums = [], [0] * len(limits)
     if group:
