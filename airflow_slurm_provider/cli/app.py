@@ -117,11 +117,7 @@ class LazyGroup(click.Group):
             raise UserError(f"command: {args[0]!r} is unknown; {hint}")
         return super().resolve_command(ctx, args)
 
-    def shell_complete(
-        self,
-        ctx: click.Context,
-        incomplete: str,
-    ) -> list[CompletionItem]:
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Complete a command's name without importing the commands."""
         if incomplete.startswith("-"):
             return super().shell_complete(ctx, incomplete)

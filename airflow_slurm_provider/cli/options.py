@@ -104,10 +104,7 @@ optional_job = click.argument(
 
 
 def number(
-    name: str,
-    kind: click.IntRange | click.FloatRange,
-    text: str,
-    default: float | None = None,
+    name: str, kind: click.IntRange | click.FloatRange, text: str, default: float | None = None
 ) -> Callable[[F], F]:
     """Give a command an option whose value is a count, or a time in seconds."""
     return click.option(

@@ -26,8 +26,7 @@ from airflow_slurm_provider import __version__
 from airflow_slurm_provider.dashboard import actions, api, metrics, pages
 from airflow_slurm_provider.dashboard.auth import Guard
 from airflow_slurm_provider.dashboard.cache import NoSuchJobError
-from airflow_slurm_provider.dashboard.dependencies import State, current_user
-from airflow_slurm_provider.dashboard.sites import SitesSource
+from airflow_slurm_provider.dashboard.dependencies import SitesSource, State, current_user
 from slurm_worker.errors import ServiceError, UserError
 
 #: No inline script or style, nothing from elsewhere, framed by pages of the same origin only.

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 import socket
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -23,7 +23,6 @@ from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.dashboard.app import create_app
 from airflow_slurm_provider.dashboard.auth import User
 from airflow_slurm_provider.dashboard.cache import CLUSTER_S
-from airflow_slurm_provider.dashboard.sites import OneSite
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.errors import UserError
 
@@ -31,6 +30,23 @@ ADDRESS = "127.0.0.1"
 #: Requests for other host names are refused: a foreign name may resolve to loopback.
 _HOSTS = [ADDRESS, "localhost"]
 _STRANGER = "open the address that slurmctl dashboard printed at its start"
+
+
+@dataclass(frozen=True, slots=True)
+class OneSite:
+    """The one site of a stand-alone dashboard; see `dependencies.SitesSource`."""
+
+    opened: Services
+
+    def names(self) -> Sequence[str]:
+        """There is no choice."""
+        return ()
+
+    def services(self, conn: str) -> Services:
+        """The one site's; any other name is a mistake."""
+        if conn:
+            raise UserError(f"conn: {conn!r} is unknown; this dashboard has one site, without name")
+        return self.opened
 
 
 class TokenGuard:

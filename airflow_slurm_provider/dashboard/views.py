@@ -98,12 +98,12 @@ def phases(
     return sorted(found, key=lambda phase: phase.start_ms)
 
 
-def timeline(done: JobTotals) -> models.Timeline:
+def timeline(done: JobTotals) -> models.TimelineView:
     """What was done over time, without the empty buckets."""
     numbers = sorted(done.timeline)
     buckets = [done.timeline[number] for number in numbers]
     classes = sorted({name for bucket in buckets for name in bucket.failed})
-    return models.Timeline(
+    return models.TimelineView(
         width_s=done.width_s,
         start_s=[number * done.width_s for number in numbers],
         ok=[bucket.ok for bucket in buckets],

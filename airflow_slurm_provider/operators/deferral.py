@@ -102,10 +102,7 @@ class JobWaiter(BaseOperator):
         return progress_of(event)
 
     def defer_until_done(
-        self,
-        job_id: str,
-        state: dict[str, Any] | None = None,
-        timeout: timedelta | None = None,
+        self, job_id: str, state: dict[str, Any] | None = None, timeout: timedelta | None = None
     ) -> NoReturn:
         """Wait in the triggerer; the operator continues in `execute_complete`."""
         state = dict(state or {})

@@ -22,7 +22,7 @@ from airflow_slurm_provider.dashboard.auth import CSRF_COOKIE, CSRF_HEADER
 from airflow_slurm_provider.dashboard.plugin import SlurmPlugin, guard, mounted, sites
 from airflow_slurm_provider.dashboard.plugin.guard import AirflowGuard
 from airflow_slurm_provider.dashboard.plugin.sites import AirflowSites
-from airflow_slurm_provider.dashboard.sites import OneSite
+from airflow_slurm_provider.dashboard.server import OneSite
 from airflow_slurm_provider.dashboard_urls import Destination
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from slurm_worker.errors import UserError

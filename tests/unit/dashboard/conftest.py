@@ -17,7 +17,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.dashboard.app import create_app
 from airflow_slurm_provider.dashboard.auth import CSRF_COOKIE, CSRF_HEADER, User
 from airflow_slurm_provider.dashboard.cache import JobCache, SharedCache
-from airflow_slurm_provider.dashboard.sites import OneSite
+from airflow_slurm_provider.dashboard.server import OneSite
 from airflow_slurm_provider.slurm.array_state import ArrayKey
 from slurm_worker.errors import ItemError, ServiceError
 from slurm_worker.protocol.keys import JobId

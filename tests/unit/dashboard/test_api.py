@@ -117,6 +117,7 @@ def test_an_unknown_job_is_404(dash: Dash, path: str) -> None:
     ],
 )
 def test_a_wrong_parameter_is_named_in_one_line(dash: Dash, path: str, field: str) -> None:
+    dash.submit()
     answer = dash.get(path)
     assert answer.status_code == 422
     assert answer.json()["detail"].startswith(f"{field}: ")

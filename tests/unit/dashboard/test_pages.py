@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from airflow_slurm_provider.dashboard.app import create_app
-from airflow_slurm_provider.dashboard.sites import OneSite
+from airflow_slurm_provider.dashboard.server import OneSite
 from slurm_worker.errors import UserError
 from tests.unit.dashboard.conftest import Dash, Doorkeeper
 
