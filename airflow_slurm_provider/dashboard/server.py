@@ -52,13 +52,11 @@ class OneSite:
 class TokenGuard:
     """Lets in users with the token; they may do what the account of the dashboard may do.
 
-    Args:
-        token: the secret.
-        name: for the audit log.
+    `name` is the user's in the audit log.
     """
 
     def __init__(self, token: str, name: str) -> None:
-        self._token = token
+        self._token = token.encode()
         self._user = User(name)
         digest = hashlib.sha256(token.encode()).hexdigest()
         #: Of this start: cookies of one host are shared by all its ports.
@@ -69,7 +67,8 @@ class TokenGuard:
         """The user, if the request has the cookie or the token."""
         scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
         by_header = scheme.lower() == "bearer" and self.is_token(bearer.strip())
-        if not by_header and not _same(request.cookies.get(self.cookie, ""), self.session):
+        cookie = request.cookies.get(self.cookie, "")
+        if not by_header and not secrets.compare_digest(cookie.encode(), self.session.encode()):
             raise HTTPException(401, _STRANGER, {"WWW-Authenticate": "Bearer"})
         return self._user
 
@@ -79,16 +78,13 @@ class TokenGuard:
 
     def is_token(self, given: str) -> bool:
         """Whether it is the secret."""
-        return _same(given, self._token)
+        return secrets.compare_digest(given.encode(), self._token)
 
 
 def standalone_app(services: Services, token: str, actor: str) -> FastAPI:
     """The application for one site, with the exchange of the token for a cookie.
 
-    Args:
-        services: of the site; they stay open.
-        token: the secret.
-        actor: the user's name in the audit log.
+    The services stay open; `actor` is the user's name in the audit log.
     """
     guard = TokenGuard(token, actor)
     shared = SharedPolling(ArrayPoller(services.slurm.arrays), TTLCache())
@@ -115,13 +111,9 @@ def standalone_app(services: Services, token: str, actor: str) -> FastAPI:
 
 
 def serve(services: Services, port: int, actor: str, announce: Callable[[str], None]) -> None:
-    """Serve until interrupted.
+    """Serve until interrupted, on this port of loopback; 0 for any that is free.
 
-    Args:
-        services: of the site.
-        port: on loopback; 0 for any that is free.
-        actor: the user's name in the audit log.
-        announce: gets the address to open, once connections are accepted.
+    `announce` gets the address to open, once connections are accepted.
 
     Raises:
         UserError: if the port is not free.
@@ -142,7 +134,3 @@ def serve(services: Services, port: int, actor: str, announce: Callable[[str], N
             standalone_app(services, token, actor), access_log=False, log_level="warning"
         )
         uvicorn.Server(config).run(sockets=[listener])
-
-
-def _same(given: str, secret: str) -> bool:
-    return secrets.compare_digest(given.encode(), secret.encode())

@@ -19,9 +19,9 @@ from jwt import InvalidTokenError
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.dashboard.app import create_app
 from airflow_slurm_provider.dashboard.auth import CSRF_COOKIE, CSRF_HEADER
-from airflow_slurm_provider.dashboard.plugin import SlurmPlugin, guard, mounted, sites
+from airflow_slurm_provider.dashboard.plugin import SlurmPlugin, guard, mounted
 from airflow_slurm_provider.dashboard.plugin.guard import AirflowGuard
-from airflow_slurm_provider.dashboard.plugin.sites import AirflowSites
+from airflow_slurm_provider.dashboard.plugin.mounted import AirflowSites
 from airflow_slurm_provider.dashboard.server import OneSite
 from airflow_slurm_provider.dashboard_urls import Destination
 from airflow_slurm_provider.hooks.slurm import SlurmHook
@@ -220,7 +220,7 @@ def test_sites_are_connections_of_type_slurm(
 def test_without_a_choice_the_sites_are_those_of_the_database(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sites, "stored_connections", lambda: ["a", "b"])
+    monkeypatch.setattr(mounted, "stored_connections", lambda: ["a", "b"])
     assert AirflowSites().names() == ["a", "b"]
-    monkeypatch.setattr(sites, "stored_connections", list)
+    monkeypatch.setattr(mounted, "stored_connections", list)
     assert AirflowSites().names() == ["slurm_default"]
