@@ -34,7 +34,7 @@ from slurm_worker.printable import printable, printable_lines
 #: By name: module, and one line for ``slurmctl --help``. The attribute has ``_`` for ``-``.
 COMMANDS = {
     "plan": ("cost", "Estimate tasks, workers, time and cost of a job without submitting it."),
-    "submit": ("submit", "Plan a job from its YAML file and start its workers."),
+    "submit": ("control", "Plan a job from its YAML file and start its workers."),
     "status": ("status", "Show a job's progress, failures, workers and dataset."),
     "wait": ("status", "Wait until every task of a job has ended."),
     "watch": ("status", "Show a job's progress live, in the full terminal."),
@@ -94,11 +94,7 @@ class LazyGroup(click.Group):
         """The names, in the order of `COMMANDS`."""
         return list(COMMANDS)
 
-    def get_command(
-        self,
-        ctx: click.Context,  # noqa: ARG002 click's signature
-        cmd_name: str,
-    ) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import and return a command; None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
@@ -127,11 +123,7 @@ class LazyGroup(click.Group):
             if name.startswith(incomplete)
         ]
 
-    def format_commands(
-        self,
-        ctx: click.Context,  # noqa: ARG002 click's signature
-        formatter: click.HelpFormatter,
-    ) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the commands' help without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import click
 
-from airflow_slurm_provider.cli.options import Common, common_options, number, optional_job
+from airflow_slurm_provider.cli.options import Common, command, number, optional_job
 from airflow_slurm_provider.cli.rendering.output import emit
 from airflow_slurm_provider.units import format_count
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobId
 
 
-@click.command(
-    epilog="\b\nExample:\n  slurmctl limits planes-2013\n  slurmctl limits --safe 600/min"
-)
+@command("slurmctl limits planes-2013", "slurmctl limits --safe 600/min")
 @optional_job
 @click.option(
     "--safe",
@@ -33,7 +31,6 @@ from slurm_worker.protocol.keys import JobId
     "With --safe: worker processes that share the limit. Fewer reserve more at a time.",
     1,
 )
-@common_options
 def limits(
     common: Common,
     job: JobId | None,

@@ -13,7 +13,7 @@ import click
 from airflow_slurm_provider.cli.options import (
     Common,
     check_job,
-    common_options,
+    command,
     complete_jobs,
     job_argument,
     number,
@@ -44,26 +44,18 @@ _OUTCOMES = {
 }
 
 
-@click.command(
-    epilog="\b\nExample:\n  slurmctl bootstrap --create-bucket --dry-run\n"
-    "  slurmctl bootstrap --create-bucket --point-in-time"
+@command(
+    "slurmctl bootstrap --create-bucket --dry-run",
+    "slurmctl bootstrap --create-bucket --point-in-time",
 )
-@click.option("--create-bucket", is_flag=True, help="Create the bucket too.")
+@click.option("--create-bucket", "bucket", is_flag=True, help="Create the bucket too.")
 @click.option(
     "--point-in-time", is_flag=True, help="Enable point-in-time recovery of the table (35 days)."
 )
 @click.option("--deletion-protection", is_flag=True, help="Protect the table against deletion.")
 @click.option("--update", is_flag=True, help="Also change existing settings that differ.")
 @click.option("--dry-run", is_flag=True, help="Show what would be created, and change nothing.")
-@common_options
-def bootstrap(
-    common: Common,
-    create_bucket: bool,
-    point_in_time: bool,
-    deletion_protection: bool,
-    update: bool,
-    dry_run: bool,
-) -> int:
+def bootstrap(common: Common, **wanted: bool) -> int:
     """Create the site's table and bucket, with lifecycle rules, if they are missing.
 
     Existing settings stay as they are. Settings that differ are listed, and changed only with
@@ -76,23 +68,16 @@ def bootstrap(
         word, colour = _OUTCOMES[step.outcome.value]
         _show_step(common, f"{word:12}", colour, f"{step.name}: {step.found}", step.fix)
 
-    wanted = site_setup.BootstrapRequest(
-        bucket=create_bucket,
-        point_in_time=point_in_time,
-        deletion_protection=deletion_protection,
-        update=update,
-        dry_run=dry_run,
-    )
-    made = site_setup.bootstrap(load_site(common.site), wanted, log=log)
+    request = site_setup.BootstrapRequest(**wanted)
+    made = site_setup.bootstrap(load_site(common.site), request, log=log)
     counts = {_OUTCOMES[outcome][0]: count for outcome, count in made.counts.items()}
     summary = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
     emit(common.as_json, made.to_dict(), summary)
     return 0 if made.ok else 1
 
 
-@click.command(
-    epilog="\b\nExample:\n  slurmctl doctor --config config.yaml\n"
-    "  slurmctl doctor --repair --job flights-2013 --dry-run"
+@command(
+    "slurmctl doctor --config config.yaml", "slurmctl doctor --repair --job flights-2013 --dry-run"
 )
 @click.option(
     "--job",
@@ -111,7 +96,6 @@ def bootstrap(
 @click.option("--iam", is_flag=True, help="Only print the IAM policies that the site needs.")
 @click.option("--repair", is_flag=True, help="Rebuild the table rows of --job from S3.")
 @click.option("--dry-run", is_flag=True, help="With --repair: change nothing.")
-@common_options
 def doctor(
     common: Common,
     job: JobId | None,
@@ -140,7 +124,7 @@ def doctor(
     return _diagnose(common, _reader(job, config), node, timeout)
 
 
-@click.command(epilog="\b\nExample:\n  slurmctl gc flights-2013 --dry-run")
+@command("slurmctl gc flights-2013 --dry-run")
 @job_argument
 @click.option(
     "--older-than",
@@ -150,7 +134,6 @@ def doctor(
     help="Age after which a replaced version of the dataset is deleted: 90m, 12h, 7d.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be deleted, and change nothing.")
-@common_options
 def gc(common: Common, job: JobId, older_than: str, dry_run: bool) -> int:
     """Delete objects that JOB no longer needs: uncommitted parts, checkpoints, old datasets.
 

@@ -10,7 +10,7 @@ import click
 from airflow_slurm_provider.cli.options import (
     Common,
     check_job,
-    common_options,
+    command,
     complete_jobs,
     error_classes,
     job_argument,
@@ -18,7 +18,7 @@ from airflow_slurm_provider.cli.options import (
 )
 from airflow_slurm_provider.cli.rendering.fields import failure_fields, manifest_fields
 from airflow_slurm_provider.cli.rendering.output import Fields, by_class, emit, say
-from airflow_slurm_provider.cli.wait_loop import report_wait, wait_options, wait_until_finished
+from airflow_slurm_provider.cli.wait_loop import WaitLimits, report_wait, wait_for, wait_options
 from airflow_slurm_provider.units import format_count
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobId, check_job_id
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.services import Services
 
 
-@click.command(epilog="\b\nExample:\n  slurmctl retry planes-1 --errors=network,timeout --wait")
+@command("slurmctl retry planes-1 --errors=network,timeout --wait")
 @optional_job
 @click.option(
     "--job-id",
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 )
 @click.option("--dry-run", is_flag=True, help="Show what would run again, and change nothing.")
 @wait_options
-@common_options
 def retry(
     common: Common,
     job: JobId | None,
@@ -59,9 +58,7 @@ def retry(
     items: Path | None,
     dry_run: bool,
     wait: bool,
-    interval: float,
-    timeout: float | None,
-    max_failed_items: int | None,
+    limits: WaitLimits,
 ) -> int:
     """Run the failed items and tasks of JOB again, as a new round, by error class.
 
@@ -81,14 +78,13 @@ def retry(
         fields = _retried_fields(retried)
         if not wait or retried.round is None:
             return emit(common.as_json, document, fields)
-        status = wait_until_finished(services, name, interval=interval, timeout=timeout)
-    return report_wait(common, status, max_failed_items, document, fields)
+        status = wait_for(services, name, limits)
+    return report_wait(common, status, limits, document, fields)
 
 
-@click.command(epilog="\b\nExample:\n  slurmctl errors planes-1 --class network")
+@command("slurmctl errors planes-1 --class network")
 @job_argument
 @click.option("--class", "error_class", metavar="CLASS", help="Only failures of this class.")
-@common_options
 def errors(common: Common, job: JobId, error_class: str | None) -> int:
     """List the failures of JOB, grouped by class and message, with the retry command.
 
@@ -103,7 +99,7 @@ def errors(common: Common, job: JobId, error_class: str | None) -> int:
     return emit(common.as_json, document, [("job", job), *failure_fields(job, groups)])
 
 
-@click.command(epilog="\b\nExample:\n  slurmctl aggregate flights-2013")
+@command("slurmctl aggregate flights-2013")
 @click.argument("jobs", metavar="JOB", nargs=-1, required=True, shell_complete=complete_jobs)
 @click.option("-o", "--output", hidden=True)
 @click.option(
@@ -111,7 +107,6 @@ def errors(common: Common, job: JobId, error_class: str | None) -> int:
     type=click.Choice(["local", "slurm"]),
     help="Merge on this machine, or on the cluster's nodes. Default: as in the job's config.",
 )
-@common_options
 def aggregate(common: Common, jobs: tuple[str, ...], output: str | None, where: str | None) -> int:
     """Publish the results of JOB as one Parquet dataset with a manifest.
 
@@ -138,7 +133,7 @@ def aggregate(common: Common, jobs: tuple[str, ...], output: str | None, where: 
 
 def _merged(services: Services, merging: JobId) -> bool:
     """Wait until the nodes have merged; if they can't, false, with the reason on stderr."""
-    status = wait_until_finished(services, merging, interval=2.0, timeout=None)
+    status = wait_for(services, merging, WaitLimits(interval_s=2.0))
     failed = status.problem or status.progress.failed or status.progress.task_errors
     if failed:
         say(f"the nodes could not merge all files; see slurmctl errors {merging}")

@@ -59,6 +59,12 @@ def by_class(counts: Mapping[str, int]) -> str:
     return f"{total:,} ({', '.join(f'{name} {count:,}' for name, count in largest if count)})"
 
 
+def by_count(counts: Mapping[str, int]) -> str:
+    """Counts by state or class, the largest first: ``2 RUNNING, 1 PENDING``."""
+    largest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {name}" for name, count in largest if count) or "none"
+
+
 def _indented(text: str) -> str:
     """The text with its further lines indented, so that none looks like a new line."""
     return "\n    ".join(printable_lines(text).split("\n"))

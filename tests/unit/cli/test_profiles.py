@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.cli.app import ExitCode
-from airflow_slurm_provider.cli.profiles import site_file
+from airflow_slurm_provider.cli.options import site_file
 from slurm_worker.errors import UserError
 from tests.unit.cli.conftest import Cli
 
