@@ -36,8 +36,8 @@ from airflow_slurm_provider.coordinator.planning.inline_items import (
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, parse_config
 from airflow_slurm_provider.decorators.source import source_of
 from airflow_slurm_provider.links import BackfillLink, JobObjectsLink
-from airflow_slurm_provider.operators.backfill import BackfillOperator
 from airflow_slurm_provider.operators.parquet_aggregate import publish_dataset
+from airflow_slurm_provider.operators.slurm_submit import BackfillOperator
 from slurm_worker.errors import UserError
 from slurm_worker.execution.signatures import ContextPassing, is_coroutine
 from slurm_worker.protocol.keys import check_job_id
@@ -231,11 +231,12 @@ def _check_arguments(options: object, others: Mapping[str, Any]) -> None:
             "@task.slurm_map: durable=False can't work, because a backfill always continues where "
             "an earlier try has stopped; remove it, and use another job_id for a new backfill"
         )
-    for name in _REFUSED.keys() & others.keys():
-        raise UserError(f"@task.slurm_map: {name} can't be used; {_REFUSED[name]}")
-    wrong = [name for name in _OWN if isinstance(options, Mapping) and name in options]
-    if wrong:
-        raise UserError(f"@task.slurm_map: options can't set {wrong[0]}; {_OWN[wrong[0]]}")
+    for name, advice in _REFUSED.items():
+        if name in others:
+            raise UserError(f"@task.slurm_map: {name} can't be used; {advice}")
+    for name, advice in _OWN.items():
+        if isinstance(options, Mapping) and name in options:
+            raise UserError(f"@task.slurm_map: options can't set {name}; {advice}")
 
 
 def _takes_items(_items: object) -> None:

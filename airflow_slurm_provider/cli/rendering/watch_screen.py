@@ -26,6 +26,7 @@ from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from airflow_slurm_provider.units import format_duration
 from slurm_worker.printable import printable
 from slurm_worker.protocol.job_rows import AuditEvent
+from slurm_worker.protocol.job_totals import WorkTotals
 
 _NODES, _STRAGGLERS, _EVENTS = 8, 5, 5
 
@@ -122,10 +123,7 @@ def _nodes(status: JobStatus, snapshot: Snapshot) -> list[RenderableType]:
         return []
     table = _table("node", "workers", "tasks done", "items ok", "failed", "failed %")
     for name in names[:_NODES]:
-        share = done.get(name)
-        if share is None:
-            table.add_row(_text(name), f"{running[name]:,}", "0", "0", "0", "")
-            continue
+        share = done.get(name, WorkTotals())
         items = share.ok + share.failed
         percent = f"{share.failed / items:.1%}" if items else ""
         table.add_row(

@@ -20,6 +20,7 @@ DEFAULTS = {
     "max_resubmissions": 7,
     "wait_for_completion": True,
     "env": {"A": "1"},
+    "durable": False,
 }
 
 

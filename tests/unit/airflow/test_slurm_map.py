@@ -332,6 +332,34 @@ def test_a_call_has_the_items_and_nothing_else(arguments: tuple[Any, ...]) -> No
         operator(dry, *arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"config": {}}, "config can't be used; give its sections in options"),
+        ({"items": [1]}, "items can't be used; call the function with the items"),
+        ({"slurm": {"mem": "1G"}}, "slurm can't be used; use options={'slurm'"),
+        ({"env": {"A": "1"}}, "env can't be used; export variables in options"),
+        ({"durable": False}, "durable=False can't work, because a backfill always continues"),
+        ({"options": {"workers": 9}}, "options can't set workers; use the argument workers"),
+        ({"options": {"handler": {}}}, "options can't set handler; the function is the handler"),
+    ],
+)
+def test_an_argument_that_would_have_no_effect_is_refused_when_the_dag_is_parsed(
+    arguments: dict[str, Any], says: str
+) -> None:
+    for refused in (
+        lambda: task.slurm_map(job_id="j", **arguments)(square),  # type: ignore[attr-defined]  # a provider's
+        lambda: operator(square, [1], **arguments),
+    ):
+        with pytest.raises(UserError, match=says) as error:
+            refused()
+        assert "\n" not in str(error.value)
+
+
+def test_durable_is_accepted_because_a_backfill_always_continues() -> None:
+    assert operator(square, [1], durable=True).build_config().spec.id == "job-1"
+
+
 def test_a_function_is_mapped_over_several_lists_as_any_other_task() -> None:
     with DAG("d", schedule=None):
 
