@@ -2,16 +2,6 @@
 
 It imports click and the error classes only. A command's module is imported when the command
 runs; therefore `COMMANDS` holds the one-line help.
-
-| exit code | meaning |
-| --- | --- |
-| 0 | done |
-| 1 | the job failed: tasks failed, or no worker is left; doctor, bootstrap: jobs can't run |
-| 2 | an error in an argument, a config or an input; no AWS credentials |
-| 3 | a service can't be reached or refuses; the same command may work later |
-| 70 | a bug in slurmctl, with its traceback |
-| 130 | interrupted; running the same command again continues |
-| 141 | the reader of the output has closed it, as ``head`` does |
 """
 
 from __future__ import annotations
@@ -63,15 +53,15 @@ _NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
 class ExitCode(IntEnum):
-    """The exit codes of `slurmctl`; see the table above."""
+    """The exit codes of `slurmctl`."""
 
     OK = 0
-    JOB_FAILED = 1
-    USER_ERROR = 2
-    SERVICE_ERROR = 3
-    BUG = 70
-    INTERRUPTED = 130
-    READER_LEFT = 141
+    JOB_FAILED = 1  #: tasks failed, or no worker is left; doctor, bootstrap: jobs can't run
+    USER_ERROR = 2  #: an error in an argument, a config or an input; no AWS credentials
+    SERVICE_ERROR = 3  #: a service can't be reached or refuses; the command may work later
+    BUG = 70  #: a bug in slurmctl, with its traceback
+    INTERRUPTED = 130  #: running the same command again continues
+    READER_LEFT = 141  #: the reader of the output has closed it, as ``head`` does
 
 
 class _ReaderLeft(Exception):

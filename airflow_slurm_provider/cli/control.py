@@ -82,14 +82,9 @@ def resume(common: Common, job: JobId) -> int:
 @command("slurmctl workers flights-2013 --add 10")
 @job_argument
 @click.option(
-    "--add",
-    "count",
-    metavar="N",
-    type=click.IntRange(min=1),
-    required=True,
-    help="Number of workers to add.",
+    "--add", metavar="N", type=click.IntRange(1), required=True, help="Number of workers to add."
 )
-def workers(common: Common, job: JobId, count: int) -> int:
+def workers(common: Common, job: JobId, add: int) -> int:
     """Add workers to JOB.
 
     Never adds more than there are open tasks, or more than the rate limits can supply. If a call
@@ -98,7 +93,7 @@ def workers(common: Common, job: JobId, count: int) -> int:
     from airflow_slurm_provider.coordinator.submission import control
 
     with common.services() as services:
-        added = control.add_workers(services, job, count, log=say, actor=common.actor)
+        added = control.add_workers(services, job, add, log=say, actor=common.actor)
     return emit(common.as_json, added.to_dict(), [("job", job), *_workers(added)])
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from airflow_slurm_provider.cli.options import Common, command, job_argument, number
+from airflow_slurm_provider.cli.options import Common, command, job_argument, seconds
 from airflow_slurm_provider.cli.rendering.fields import event_line
 from airflow_slurm_provider.cli.rendering.output import emit, say, show
 from airflow_slurm_provider.cli.wait_loop import TOLERATED_FAILURES
@@ -60,7 +60,7 @@ def logs(common: Common, job: JobId, task: str, worker: str, errors: bool, outpu
     "--after", metavar="MARK", default="", help="Only events after the `mark` of an earlier call."
 )
 @click.option("--follow", is_flag=True, help="Keep printing new events until interrupted.")
-@number("--interval", click.FloatRange(min=0.1), "Time between two queries with --follow.", 5.0)
+@seconds("--interval", "Time between two queries with --follow.", 5.0, least=0.1)
 def events(common: Common, job: JobId, after: str, follow: bool, interval: float) -> int:
     """Print the audit log of JOB: who did what, and when. Times are UTC.
 

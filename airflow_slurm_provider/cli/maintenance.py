@@ -12,11 +12,10 @@ import click
 
 from airflow_slurm_provider.cli.options import (
     Common,
-    check_job,
     command,
-    complete_jobs,
     job_argument,
-    number,
+    job_option,
+    seconds,
 )
 from airflow_slurm_provider.cli.rendering.output import Fields, emit, say, show
 from airflow_slurm_provider.units import format_count, parse_duration
@@ -79,20 +78,14 @@ def bootstrap(common: Common, **wanted: bool) -> int:
 @command(
     "slurmctl doctor --config config.yaml", "slurmctl doctor --repair --job flights-2013 --dry-run"
 )
-@click.option(
-    "--job",
-    metavar="JOB",
-    shell_complete=complete_jobs,
-    callback=check_job,
-    help="Check from a node of this job's partition, with its setup.",
-)
+@job_option("--job", "Check from a node of this job's partition, with its setup.")
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
     help="Like --job, for a config that is not yet submitted.",
 )
 @click.option("--node/--no-node", default=True, help="Also check from a node, with a short job.")
-@number("--timeout", click.FloatRange(min=1), "Longest wait for the check from a node.", 60.0)
+@seconds("--timeout", "Longest wait for the check from a node.", 60.0, least=1)
 @click.option("--iam", is_flag=True, help="Only print the IAM policies that the site needs.")
 @click.option("--repair", is_flag=True, help="Rebuild the table rows of --job from S3.")
 @click.option("--dry-run", is_flag=True, help="With --repair: change nothing.")

@@ -131,6 +131,13 @@ optional_job = click.argument(
 )
 
 
+def job_option(name: str, text: str) -> Callable[[F], F]:
+    """Give a command an option whose value is a job id."""
+    return click.option(
+        name, metavar="JOB", shell_complete=complete_jobs, callback=check_job, help=text
+    )
+
+
 _COMMON_OPTIONS = (
     click.Option(
         ["--site"],
@@ -147,18 +154,20 @@ _COMMON_OPTIONS = (
 )
 
 
-def number(
-    name: str, kind: click.IntRange | click.FloatRange, text: str, default: float | None = None
+def seconds(
+    name: str, text: str, default: float | None = None, *, least: float = 0, above: bool = False
 ) -> Callable[[F], F]:
-    """Give a command an option whose value is a count, or a time in seconds."""
+    """Give a command an option whose value is a time: at least `least`, or `above` it."""
+    kind = click.FloatRange(min=least, min_open=above)
     return click.option(
-        name,
-        metavar="N" if isinstance(kind, click.IntRange) else "SECONDS",
-        type=kind,
-        default=default,
-        show_default=default is not None,
-        help=text,
+        name, metavar="SECONDS", type=kind, default=default, show_default=True, help=text
     )
+
+
+def count(name: str, text: str, default: int | None = None, *, least: int = 1) -> Callable[[F], F]:
+    """Give a command an option whose value is a whole number, at least `least`."""
+    kind = click.IntRange(min=least)
+    return click.option(name, metavar="N", type=kind, default=default, show_default=True, help=text)
 
 
 def command(*examples: str) -> Callable[[Callable[..., int]], click.Command]:

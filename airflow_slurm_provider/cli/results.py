@@ -9,11 +9,11 @@ import click
 
 from airflow_slurm_provider.cli.options import (
     Common,
-    check_job,
     command,
     complete_jobs,
     error_classes,
     job_argument,
+    job_option,
     optional_job,
 )
 from airflow_slurm_provider.cli.rendering.fields import failure_fields, manifest_fields
@@ -31,13 +31,7 @@ if TYPE_CHECKING:
 
 @command("slurmctl retry planes-1 --errors=network,timeout --wait")
 @optional_job
-@click.option(
-    "--job-id",
-    metavar="JOB",
-    shell_complete=complete_jobs,
-    callback=check_job,
-    help="The same as JOB.",
-)
+@job_option("--job-id", "The same as JOB.")
 @click.option(
     "--errors",
     metavar="CLASSES",

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from airflow_slurm_provider.cli.app import ExitCode
-from airflow_slurm_provider.cli.options import Common, number
+from airflow_slurm_provider.cli.options import Common, count, seconds
 from airflow_slurm_provider.cli.rendering.fields import waited_fields
 from airflow_slurm_provider.cli.rendering.output import Fields, emit, say
 from slurm_worker.errors import ServiceError
@@ -50,35 +50,20 @@ def wait_options(function: Callable[..., int]) -> Callable[..., int]:
 
 def wait_limits(function: Callable[..., int]) -> Callable[..., int]:
     """Give a command ``--interval``, ``--timeout`` and ``--max-failed-items`` as its `limits`."""
+    most_failed = "Exit with 1 if more items than this have failed. Default: no limit."
 
-    @number(
-        "--interval",
-        click.FloatRange(min=0.1),
-        "Longest time between two status queries while waiting.",
-        10.0,
+    @seconds(
+        "--interval", "Longest time between two status queries while waiting.", 10.0, least=0.1
     )
-    @number(
-        "--timeout",
-        click.FloatRange(min=0),
-        "Stop waiting after this time, with exit code 3. The job continues.",
-    )
-    @number(
-        "--max-failed-items",
-        click.IntRange(min=0),
-        "Exit with 1 if more items than this have failed. Default: no limit.",
-    )
+    @seconds("--timeout", "Stop waiting after this time, with exit code 3. The job continues.")
+    @count("--max-failed-items", most_failed, least=0)
     @functools.wraps(function)
-    def command(
-        *args: object,
-        interval: float,
-        timeout: float | None,
-        max_failed_items: int | None,
-        **options: object,
-    ) -> int:
-        limits = WaitLimits(interval, timeout, max_failed_items)
+    def run(*args: Any, **options: Any) -> int:
+        names = ("interval", "timeout", "max_failed_items")
+        limits = WaitLimits(*(options.pop(name) for name in names))
         return function(*args, limits=limits, **options)
 
-    return command
+    return run
 
 
 def wait_for(

@@ -62,22 +62,12 @@ def get_job(site: Site, job: Job) -> models.JobDetail:
 @router.get("/jobs/{job}/workers")
 def get_workers(site: Site, job: Job) -> models.WorkersView:
     """Workers as Slurm shows them, and what they have done; also when Slurm can't be reached."""
-    snapshot = site.snapshot(job)
-    problem, array = "", None
+    snapshot, problem, array = site.snapshot(job), "", None
     try:
         array = site.arrays(job)
     except ServiceError as error:
         problem = " ".join(str(error).split())
-    return models.WorkersView(
-        known=array is not None and not array.unknown,
-        problem=problem,
-        alive=0 if array is None else array.alive,
-        states={} if array is None else array.counts(),
-        slurm_job_ids=[] if array is None else array.slurm_job_id.split(","),
-        nodes=views.nodes(snapshot),
-        workers=views.workers(snapshot),
-        worker_count=len({*snapshot.done.workers, *views.held_by(snapshot)}),
-    )
+    return views.workers(snapshot, array, problem)
 
 
 @router.get("/jobs/{job}/limits")

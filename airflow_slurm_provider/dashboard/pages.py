@@ -76,17 +76,8 @@ def error_page(
     request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None
 ) -> Response:
     """A page that says what is wrong; it holds no data, since unknown users see it too."""
-    content = _templates.get_template("error.html").render(
-        root=_root(request),
-        conn="",
-        conns=(),
-        query="",
-        csrf="",
-        user=None,
-        status=status,
-        phrase=HTTPStatus(status).phrase,
-        detail=detail,
-    )
+    phrase, template = HTTPStatus(status).phrase, _templates.get_template("error.html")
+    content = template.render(root=_root(request), status=status, phrase=phrase, detail=detail)
     return HTMLResponse(content, status, headers)
 
 

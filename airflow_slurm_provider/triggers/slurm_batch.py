@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_slurm_provider.airflow_errors import task_log
-from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState
+from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.batch import FOLDER, failure, has_ended, last_output
 from airflow_slurm_provider.triggers.polling import PollingTrigger
 
@@ -30,13 +30,20 @@ class SlurmBatchTrigger(PollingTrigger):
     def poll(self) -> dict[str, Any] | None:
         """Query the array's state once."""
         array = self.hook.array(ArrayKey(self.slurm_job_id, self.name), self.poll_interval)
-        line = array_line(array)
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(array.counts().items()))
+        line = f"array {array.slurm_job_id}: {counts or 'not known yet'}"
         if line != self._logged:
             self._logged = line
             task_log(self)(line)
         if not has_ended(array):
             return None
-        return batch_event(array, last_output(self.hook.get_conn(), self.name, array))
+        problem = failure(array)
+        return {
+            "status": "failed" if problem else "finished",
+            "message": problem or line,
+            "states": array.counts(),
+            "output": last_output(self.hook.get_conn(), self.name, array),
+        }
 
     def failed(self, message: str) -> dict[str, Any]:
         """The event for queries that failed."""
@@ -45,20 +52,3 @@ class SlurmBatchTrigger(PollingTrigger):
     def cancel(self) -> None:
         """Cancel the array."""
         self.hook.get_conn().end(self.name, FOLDER)
-
-
-def array_line(array: ArrayState) -> str:
-    """An array in one line for a log."""
-    counts = ", ".join(f"{count} {state}" for state, count in sorted(array.counts().items()))
-    return f"array {array.slurm_job_id}: {counts or 'not known yet'}"
-
-
-def batch_event(array: ArrayState, output: str) -> dict[str, Any]:
-    """The event for an array that has ended."""
-    problem = failure(array)
-    return {
-        "status": "failed" if problem else "finished",
-        "message": problem or array_line(array),
-        "states": array.counts(),
-        "output": output,
-    }

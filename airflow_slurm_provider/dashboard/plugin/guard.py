@@ -34,14 +34,15 @@ class AirflowGuard:
         found = await airflow_user(request)
         if not await run_in_threadpool(_may, "GET", found):
             raise HTTPException(403, "your role in Airflow may not read task instances")
-        return User(_name(found), may_act=await run_in_threadpool(_may, "PUT", found))
+        may_act = await run_in_threadpool(_may, "PUT", found)
+        return User(f"airflow user {found.get_name()}", may_act=may_act)
 
     async def actor(self, request: Request) -> User:
         """The user who acts; 403 without the right to change task instances, as for a viewer."""
-        found = await airflow_user(request)
-        if not await run_in_threadpool(_may, "PUT", found):
+        found = await self.user(request)
+        if not found.may_act:
             raise HTTPException(403, "your role in Airflow may not change task instances")
-        return User(_name(found))
+        return found
 
 
 async def airflow_user(request: Request) -> BaseUser:
@@ -70,7 +71,3 @@ def _may(method: ResourceMethod, user: BaseUser) -> bool:
     return get_auth_manager().is_authorized_dag(
         method=method, access_entity=DagAccessEntity.TASK_INSTANCE, user=user
     )
-
-
-def _name(user: BaseUser) -> str:
-    return f"airflow user {user.get_name()}"

@@ -10,7 +10,7 @@ import pytest
 
 from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind
 from airflow_slurm_provider.coordinator.anomalies.audit_log import append_alert
-from airflow_slurm_provider.dashboard.metrics import METRICS, Sample, render
+from airflow_slurm_provider.dashboard.metrics import METRICS, render
 from slurm_worker.protocol.keys import JobId
 from tests.unit.dashboard.conftest import ITEMS, Dash
 
@@ -79,12 +79,12 @@ def test_only_the_newest_jobs_are_told(dash: Dash) -> None:
 
 
 def test_labels_are_escaped() -> None:
-    text = render([Sample("slurm_backfill_up", {"service": 'a"b\\c\nd'}, 1)])
+    text = render([("slurm_backfill_up", {"service": 'a"b\\c\nd'}, 1)])
     assert 'slurm_backfill_up{service="a\\"b\\\\c\\nd"} 1' in text
 
 
 def test_large_numbers_are_told_in_full() -> None:
-    text = render([Sample("slurm_backfill_items", {}, 123_456_789)])
+    text = render([("slurm_backfill_items", {}, 123_456_789)])
     assert "slurm_backfill_items{} 123456789" in text
 
 
