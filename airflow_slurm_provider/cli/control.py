@@ -9,7 +9,7 @@ import click
 
 from airflow_slurm_provider.cli.options import Common, command, job_argument
 from airflow_slurm_provider.cli.rendering.output import Fields, emit, say
-from airflow_slurm_provider.cli.wait_loop import WaitLimits, report_wait, wait_for, wait_options
+from airflow_slurm_provider.cli.wait_loop import WaitLimits, report_wait, wait_for, wait_limits
 from airflow_slurm_provider.units import format_count
 from slurm_worker.protocol.keys import JobId
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 @command("slurmctl submit example_dags/backfill_flights/config.yaml --job-id flights-2013 --wait")
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--job-id", metavar="ID", help="Job id, in place of the file's job_id.")
-@wait_options
+@click.option("--wait", is_flag=True, help="Wait until every task has ended.")
+@wait_limits
 def submit(common: Common, config: Path, job_id: str | None, wait: bool, limits: WaitLimits) -> int:
     """Plan the job that CONFIG describes and start its workers.
 

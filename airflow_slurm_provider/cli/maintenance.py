@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from airflow_slurm_provider.cli.options import (
-    Common,
-    command,
-    job_argument,
-    job_option,
-    seconds,
-)
+from airflow_slurm_provider.cli.options import Common, command, job_argument, job_option, seconds
 from airflow_slurm_provider.cli.rendering.output import Fields, emit, say, show
 from airflow_slurm_provider.units import format_count, parse_duration
 from slurm_worker.errors import UserError

@@ -9,8 +9,8 @@ import difflib
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -42,17 +42,12 @@ class Common:
 
         return f"slurmctl {_user()}@{socket.gethostname()}"
 
-    @contextmanager
-    def services(self) -> Iterator[Services]:
+    def services(self) -> AbstractContextManager[Services]:
         """The table, the bucket and the cluster of the site, closed at the end."""
         from airflow_slurm_provider.coordinator.services import open_services
         from airflow_slurm_provider.coordinator.spec.site import load_site
 
-        services = open_services(load_site(self.site))
-        try:
-            yield services
-        finally:
-            services.close()
+        return closing(open_services(load_site(self.site)))
 
 
 def site_file(site: str | None, profile: str | None, environment: Mapping[str, str]) -> Path:

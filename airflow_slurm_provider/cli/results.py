@@ -18,7 +18,7 @@ from airflow_slurm_provider.cli.options import (
 )
 from airflow_slurm_provider.cli.rendering.fields import failure_fields, manifest_fields
 from airflow_slurm_provider.cli.rendering.output import Fields, by_class, emit, say
-from airflow_slurm_provider.cli.wait_loop import WaitLimits, report_wait, wait_for, wait_options
+from airflow_slurm_provider.cli.wait_loop import WaitLimits, report_wait, wait_for, wait_limits
 from airflow_slurm_provider.units import format_count
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobId, check_job_id
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     help="A file with item keys, one per line. Only failed items among them run again.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would run again, and change nothing.")
-@wait_options
+@click.option("--wait", is_flag=True, help="Wait until every task has ended.")
+@wait_limits
 def retry(
     common: Common,
     job: JobId | None,
@@ -154,15 +155,21 @@ def _keys(path: Path) -> list[str]:
     return keys
 
 
-def _planned_fields(job_id: str, plan: RetryPlan) -> Fields:
-    number_of = "nothing to run again" if plan.round is None else str(plan.round)
-    fields = [
+def _round_fields(
+    job_id: str, result: RetryPlan | RetryResult, tasks: str, note: str = ""
+) -> list[tuple[str, str]]:
+    number = "nothing to run again" if result.round is None else str(result.round)
+    return [
         ("job", job_id),
-        ("round", f"{number_of} (dry run: nothing was changed)"),
-        ("items to run again", by_class(plan.items)),
-        ("tasks put back", by_class(plan.tasks)),
-        ("given up", by_class(plan.given_up)),
+        ("round", f"{number}{note}"),
+        ("items to run again", by_class(result.items)),
+        ("tasks put back", tasks),
+        ("given up", by_class(result.given_up)),
     ]
+
+
+def _planned_fields(job_id: str, plan: RetryPlan) -> Fields:
+    fields = _round_fields(job_id, plan, by_class(plan.tasks), " (dry run: nothing was changed)")
     if plan.resources.slurm:
         options = " ".join(f"{name}={value}" for name, value in plan.resources.slurm.items())
         fields.append(("with", options))
@@ -172,13 +179,7 @@ def _planned_fields(job_id: str, plan: RetryPlan) -> Fields:
 
 
 def _retried_fields(retried: RetryResult) -> Fields:
-    fields = [
-        ("job", retried.job_id),
-        ("round", "nothing to run again" if retried.round is None else str(retried.round)),
-        ("items to run again", by_class(retried.items)),
-        ("tasks put back", format_count(retried.tasks)),
-        ("given up", by_class(retried.given_up)),
-    ]
+    fields = _round_fields(retried.job_id, retried, format_count(retried.tasks))
     if retried.round is None and retried.given_up:
         classes = ",".join(retried.given_up)
         by_name = f"slurmctl retry {retried.job_id} --errors={classes}"

@@ -12,8 +12,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from airflow_slurm_provider.cli.app import ExitCode
 from airflow_slurm_provider.cli.options import Common, count, seconds
 from airflow_slurm_provider.cli.rendering.fields import waited_fields
@@ -39,13 +37,6 @@ class WaitLimits:
     interval_s: float  #: longest time between two status queries; the first pauses are shorter
     timeout_s: float | None = None
     max_failed_items: int | None = None
-
-
-def wait_options(function: Callable[..., int]) -> Callable[..., int]:
-    """Give a command ``--wait`` and the options of `wait_limits`."""
-    return click.option("--wait", is_flag=True, help="Wait until every task has ended.")(
-        wait_limits(function)
-    )
 
 
 def wait_limits(function: Callable[..., int]) -> Callable[..., int]:

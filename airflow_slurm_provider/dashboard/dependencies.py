@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol
 
-from fastapi import Depends, Path, Query, Request
+from fastapi import Depends, HTTPException, Path, Query, Request
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.dashboard.auth import Guard, User, check_csrf
@@ -54,10 +54,12 @@ async def current_user(request: Request) -> User:
     return await state_of(request).guard.user(request)
 
 
-async def current_actor(request: Request) -> User:
+async def current_actor(request: Request, user: Reader) -> User:
     """The user of an action, which a page of this dashboard has sent."""
     check_csrf(request)
-    return await state_of(request).guard.actor(request)
+    if user.refusal:
+        raise HTTPException(403, user.refusal)
+    return user
 
 
 def job_cache(

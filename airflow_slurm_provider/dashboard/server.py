@@ -72,10 +72,6 @@ class TokenGuard:
             raise HTTPException(401, _STRANGER, {"WWW-Authenticate": "Bearer"})
         return self._user
 
-    async def actor(self, request: Request) -> User:
-        """The same user: everyone who may read may act."""
-        return await self.user(request)
-
     def is_token(self, given: str) -> bool:
         """Whether it is the secret."""
         return secrets.compare_digest(given.encode(), self._token)

@@ -209,10 +209,7 @@ class SlurmMapOperator(DecoratedOperator, BackfillOperator):
 def slurm_map_task(
     python_callable: Callable[..., Any] | None = None, **kwargs: Any
 ) -> TaskDecorator:
-    """Wrap a function into a `SlurmMapOperator`.
-
-    :param python_callable: the function to decorate.
-    """
+    """Wrap a function into a `SlurmMapOperator`."""
     if python_callable is None:
         decorate: TaskDecorator = partial(slurm_map_task, **kwargs)  # type: ignore[assignment]  # is called with the function
         return decorate

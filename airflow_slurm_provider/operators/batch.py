@@ -21,13 +21,7 @@ from airflow_slurm_provider.airflow_errors import as_airflow_failures, task_log
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from airflow_slurm_provider.operators.deferral import JobWaiter
 from airflow_slurm_provider.slurm.array_state import ArrayKey
-from airflow_slurm_provider.slurm.batch import (
-    FOLDER,
-    batch_name,
-    batch_script,
-    failure,
-    has_ended,
-)
+from airflow_slurm_provider.slurm.batch import FOLDER, batch_name, batch_script, failure, has_ended
 from airflow_slurm_provider.slurm.client import SlurmClient, SubmissionCancelledError
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.remote_folder import new_token
@@ -49,7 +43,7 @@ else:
         class ResumableJobMixin:
             """The interface of Airflow 3.3. Earlier releases have no store: each try submits again.
 
-            :param durable: accepted, so that a DAG needs no change; nothing is resumed.
+            `durable` is accepted, so that a DAG needs no change; nothing is resumed.
             """
 
             external_id_key = "job"

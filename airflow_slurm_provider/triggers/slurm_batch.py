@@ -11,10 +11,7 @@ from airflow_slurm_provider.triggers.polling import PollingTrigger
 
 
 class SlurmBatchTrigger(PollingTrigger):
-    """Fires once: ``finished`` or ``failed``.
-
-    :param slurm_job_id: the array.
-    :param name: its name.
+    """Fires once: ``finished`` or ``failed``. `slurm_job_id` and `name` are the array's.
 
     The other parameters are those of `PollingTrigger`; no connection to AWS is needed.
     """

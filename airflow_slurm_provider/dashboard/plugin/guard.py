@@ -30,19 +30,13 @@ class AirflowGuard:
     """See `airflow_slurm_provider.dashboard.auth.Guard`."""
 
     async def user(self, request: Request) -> User:
-        """The user who reads; 401 without a login, 403 without the right to read task instances."""
+        """The user; 401 without a login, 403 without the right to read task instances."""
         found = await airflow_user(request)
         if not await run_in_threadpool(_may, "GET", found):
             raise HTTPException(403, "your role in Airflow may not read task instances")
         may_act = await run_in_threadpool(_may, "PUT", found)
-        return User(f"airflow user {found.get_name()}", may_act=may_act)
-
-    async def actor(self, request: Request) -> User:
-        """The user who acts; 403 without the right to change task instances, as for a viewer."""
-        found = await self.user(request)
-        if not found.may_act:
-            raise HTTPException(403, "your role in Airflow may not change task instances")
-        return found
+        refusal = "" if may_act else "your role in Airflow may not change task instances"
+        return User(f"airflow user {found.get_name()}", refusal)
 
 
 async def airflow_user(request: Request) -> BaseUser:

@@ -29,10 +29,11 @@ from airflow_slurm_provider.links import BackfillLink
 from slurm_worker.errors import UserError
 
 router = APIRouter(include_in_schema=False)
+Name = Annotated[str, Query(max_length=250)]
 _REOPEN_S = 300.0
 _NONE_YET = (
-    "no backfill is known here: it has not been submitted yet, or the task is none of "
-    "airflow-slurm-provider's operators"
+    "no backfill is known here: it has not been submitted yet, or the task uses no operator of "
+    "airflow-slurm-provider"
 )
 
 
@@ -67,11 +68,7 @@ def mounted_app() -> FastAPI:
 
 
 @router.get("/airflow/run")
-async def of_run(
-    request: Request,
-    dag_id: Annotated[str, Query(max_length=250)],
-    run_id: Annotated[str, Query(max_length=250)],
-) -> Response:
+async def of_run(request: Request, dag_id: Name, run_id: Name) -> Response:
     """The job of a DAG run: the latest that one of its tasks has recorded."""
     return await _lead(request, dag_id, run_id, None, None)
 
@@ -79,9 +76,9 @@ async def of_run(
 @router.get("/airflow/task")
 async def of_task(
     request: Request,
-    dag_id: Annotated[str, Query(max_length=250)],
-    run_id: Annotated[str, Query(max_length=250)],
-    task_id: Annotated[str, Query(max_length=250)],
+    dag_id: Name,
+    run_id: Name,
+    task_id: Name,
     # Airflow's UI keeps its placeholder where a task is not mapped.
     map_index: Annotated[str, Query(max_length=20)] = "-1",
 ) -> Response:
@@ -107,15 +104,13 @@ def destinations(
     dag_id: str, run_id: str, task_id: str | None, map_index: int | None
 ) -> Sequence[Destination]:
     """Jobs that tasks of the run have recorded, oldest first."""
+    key = BackfillLink().xcom_key
     query = XComModel.get_many(
-        run_id=run_id,
-        key=BackfillLink().xcom_key,
-        dag_ids=dag_id,
-        task_ids=task_id,
-        map_indexes=map_index,
-    ).with_only_columns(XComModel.value, XComModel.timestamp)
+        run_id=run_id, key=key, dag_ids=dag_id, task_ids=task_id, map_indexes=map_index
+    )
+    columns = query.with_only_columns(XComModel.value, XComModel.timestamp)
     with create_session() as session:
-        rows = sorted(session.execute(query), key=lambda row: row.timestamp)
+        rows = sorted(session.execute(columns), key=lambda row: row.timestamp)
         addresses = [str(XComModel.deserialize_value(row)) for row in rows]
     return [found for text in addresses if (found := Destination.of_address(text)) is not None]
 

@@ -41,7 +41,9 @@ class Base:
         self.options = options
 
 
-def test_before_airflow_33_the_replacement_submits_waits_and_returns_the_result(before_33: ModuleType) -> None:
+def test_the_replacement_submits_waits_and_returns_the_result(
+    before_33: ModuleType,
+) -> None:
     said: list[str] = []
 
     class Job(before_33.ResumableJobMixin, Base):  # type: ignore[name-defined,misc]  # made at run time
