@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from airflow_slurm_provider.cli.options import Common, common_options
+from airflow_slurm_provider.cli.options import Common, command
 from airflow_slurm_provider.cli.rendering.output import emit
 from airflow_slurm_provider.units import format_count, format_size
 from slurm_worker.errors import UserError
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 _S3 = "s3://"
 
 
-@click.command(
-    epilog="\b\nExample:\n"
-    "  slurmctl aggregate-files results/ more.jsonl.gz -o dataset/ --sort-by city,name"
-)
+@command("slurmctl aggregate-files results/ more.jsonl.gz -o dataset/ --sort-by city,name")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @click.option("-o", "--output", metavar="DATASET", required=True, help="Folder of the dataset.")
 @click.option(
@@ -42,7 +39,6 @@ _S3 = "s3://"
     default="",
     help="Columns, separated by commas, one folder per value.",
 )
-@common_options
 def aggregate_files(
     common: Common,
     paths: Sequence[str],

@@ -16,10 +16,7 @@ _LINES, _TAILS = 20, 3
 
 
 class SlurmBatchTrigger(PollingTrigger):
-    """Fires once: ``finished`` or ``failed``.
-
-    :param slurm_job_id: the array.
-    :param name: its name.
+    """Fires once: ``finished`` or ``failed``. `slurm_job_id` and `name` are the array's.
 
     The other parameters are those of `PollingTrigger`; no connection to AWS is needed.
     """
@@ -35,11 +32,20 @@ class SlurmBatchTrigger(PollingTrigger):
     def poll(self) -> dict[str, Any] | None:
         """Query the array's state once."""
         array = self.hook.array(ArrayKey(self.slurm_job_id, self.name), self.poll_interval)
-        line = array_line(array)
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(array.counts().items()))
+        line = f"array {array.slurm_job_id}: {counts or 'not known yet'}"
         if line != self._logged:
             self._logged = line
             task_log(self)(line)
-        return batch_event(self.hook.get_conn(), self.name, array) if array.ended else None
+        if not array.ended:
+            return None
+        problem = array.failure()
+        return {
+            "status": "failed" if problem else "finished",
+            "message": problem or line,
+            "states": array.counts(),
+            "output": _last_output(self.hook.get_conn(), self.name, array),
+        }
 
     def failed(self, message: str) -> dict[str, Any]:
         """The event for queries that failed."""
@@ -48,23 +54,6 @@ class SlurmBatchTrigger(PollingTrigger):
     def cancel(self) -> None:
         """Cancel the array."""
         self.hook.get_conn().end(self.name, BATCH_FOLDER)
-
-
-def array_line(array: ArrayState) -> str:
-    """An array in one line for a log."""
-    counts = ", ".join(f"{count} {state}" for state, count in sorted(array.counts().items()))
-    return f"array {array.slurm_job_id}: {counts or 'not known yet'}"
-
-
-def batch_event(client: SlurmClient, name: str, array: ArrayState) -> dict[str, Any]:
-    """The event for an array that has ended."""
-    problem = array.failure()
-    return {
-        "status": "failed" if problem else "finished",
-        "message": problem or array_line(array),
-        "states": array.counts(),
-        "output": _last_output(client, name, array),
-    }
 
 
 def _last_output(client: SlurmClient, name: str, array: ArrayState) -> str:

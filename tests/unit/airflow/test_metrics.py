@@ -68,7 +68,7 @@ def test_a_status_query_reports_items_tasks_and_workers() -> None:
     assert (sink.gauges[("workers_running",)], sink.gauges[("workers_pending",)]) == (1, 1)
 
 
-def test_the_gauges_of_cured_failures_and_of_ended_workers_fall_to_0() -> None:
+def test_gauges_fall_to_zero_for_cured_failures_and_for_workers_at_the_end() -> None:
     sink = Sink()
     metrics = JobMetrics("job-1", sink)
     metrics.record(running({"network": 3}))
