@@ -152,7 +152,6 @@ class Inference:
 
     def __init__(self, *, keyed: bool = True) -> None:
         self._keyed = keyed
-        self._where, self._source = SCHEMA_AND_SOURCE[keyed]
         self._seen = SeenType(TypeName.STRUCT)
         self._shape = self._seen.shape()
         self._reader: LineReader | None = None
@@ -190,10 +189,8 @@ class Inference:
         try:
             self._seen.add(rows, "")
         except Misfit as error:
-            fix = (
-                f"correct {self._source} so that its values have one type, or declare it in "
-                f"{self._where}"
-            )
+            where, source = SCHEMA_AND_SOURCE[self._keyed]
+            fix = f"correct {source} so that its values have one type, or declare it in {where}"
             raise misfit_error(rows, partial(before.add, path=""), error, part, fix) from error
         shape = self._seen.shape()
         if shape != self._shape:
@@ -213,7 +210,8 @@ class Inference:
                 if name != KEY_FIELD or not self._keyed
             }
         except Misfit as error:
+            where, source = SCHEMA_AND_SOURCE[self._keyed]
             raise AggregationError(
                 f"aggregate: column {error.path!r} holds {error.found}; declare it as json in "
-                f"{self._where}, or correct {self._source} so that it has no such column"
+                f"{where}, or correct {source} so that it has no such column"
             ) from error

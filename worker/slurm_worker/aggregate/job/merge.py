@@ -40,11 +40,7 @@ class PartMerger(DatasetWriter):
         super().__init__(WRITER, self._converter, options)
 
     def group(self, parts: Sequence[PlannedPart]) -> FileGroup:
-        """The parts of one file.
-
-        Reading them raises an AggregationError, naming task, part or item, if a part is not what
-        was committed, or a value does not fit the schema.
-        """
+        """The parts of one file; reading raises an AggregationError that names what is wrong."""
         return FileGroup(
             [planned.part.sha256 for planned in parts],
             lambda: self._reader.tables(parts, self._converter),

@@ -105,14 +105,13 @@ def _restore(value: Any, column: ColumnType) -> Any:
     """A Python value of pyarrow's as the JSON value that it was."""
     if value is None:
         return None
-    fields = column.fields
     match column.type_name:
         case TypeName.LIST:
-            return [_restore(item, fields["item"]) for item in value]
+            return [_restore(item, column.fields["item"]) for item in value]
         case TypeName.MAP:
-            return {name: _restore(item, fields["value"]) for name, item in value}
+            return {name: _restore(item, column.fields["value"]) for name, item in value}
         case TypeName.STRUCT:
-            return {name: _restore(item, fields[name]) for name, item in value.items()}
+            return {name: _restore(item, column.fields[name]) for name, item in value.items()}
         case TypeName.JSON:
             return json.loads(value)
         case TypeName.DECIMAL:
