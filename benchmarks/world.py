@@ -22,8 +22,7 @@ from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
-from slurm_worker.protocol.slices import Slice
-from slurm_worker.protocol.slices import pack_slice
+from slurm_worker.protocol.slices import Slice, pack_slice
 from slurm_worker.protocol.task_table import TaskTable
 
 JOB = JobId("benchmark")
